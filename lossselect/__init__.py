@@ -1,0 +1,71 @@
+"""Declare the classification task once; head, loss, target, metrics, thresholds and decoding follow.
+
+Names are imported when first used, so `import lossselect` costs next to nothing and the core
+(tasks, losses) needs torch alone: Lightning and torchmetrics are loaded by `TaskModule` and
+`make_metrics` only.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .criterion import Loss, select_loss
+    from .infer import check_task, infer_task
+    from .losses import LOSSES
+    from .metrics import make_metrics
+    from .module import TaskModule
+    from .tasks import (
+        TASKS,
+        Binary,
+        Multiclass,
+        Multilabel,
+        Task,
+        make_task,
+    )
+
+_HOME = {
+    "Binary": "tasks",
+    "Multiclass": "tasks",
+    "Multilabel": "tasks",
+    "Task": "tasks",
+    "TASKS": "tasks",
+    "make_task": "tasks",
+    "check_task": "infer",
+    "infer_task": "infer",
+    "LOSSES": "losses",
+    "Loss": "criterion",
+    "select_loss": "criterion",
+    "make_metrics": "metrics",
+    "TaskModule": "module",
+}
+
+__all__ = [
+    "LOSSES",
+    "TASKS",
+    "Binary",
+    "Loss",
+    "Multiclass",
+    "Multilabel",
+    "Task",
+    "TaskModule",
+    "check_task",
+    "infer_task",
+    "make_metrics",
+    "make_task",
+    "select_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("lossselect")
+    if name not in _HOME:
+        raise AttributeError(f"module 'lossselect' has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
