@@ -1,0 +1,108 @@
+"""Which task do these labels look like? For error messages, and for `task=auto`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .targets import as_tensor
+from .tasks import Task
+
+
+def infer_task(target: Any) -> tuple[str, str]:
+    """The name of the task that the labels look like, and why.
+
+    Args:
+        target: All labels of a data set, in any form that a task's `encode` takes.
+
+    Returns:
+        ("multiclass", "3 distinct whole numbers, 0 to 2"), for example.
+
+    Raises:
+        ValueError: no labels, more than two dimensions, or numbers that look like a quantity.
+
+    Example:
+        >>> infer_task([[1, 0, 1], [0, 0, 0]])
+        ('multilabel', 'row 0 has 2 ones')
+    """
+    target = as_tensor(target).cpu()
+    if target.ndim == 2 and target.shape[1] == 1:
+        target = target.squeeze(1)
+    if target.ndim not in (1, 2):
+        raise ValueError(f"No task can be told from a target of shape {tuple(target.shape)}; declare it.")
+    known = target[~target.isnan()]
+    if known.numel() == 0:
+        raise ValueError("No task can be told from labels that are all missing; declare it.")
+    return _infer_column(known) if target.ndim == 1 else _infer_matrix(target, known)
+
+
+def _infer_column(known: Tensor) -> tuple[str, str]:
+    values = known.to(torch.float64).unique()
+    least, most, count = values.min().item(), values.max().item(), len(values)
+    if count <= 2 and bool((values == values.round()).all()):
+        return "binary", f"{_plural(count, 'distinct value')}: {', '.join(f'{v:g}' for v in values)}"
+    if bool((values == values.round()).all()):
+        return "multiclass", f"{count} distinct whole numbers, {least:g} to {most:g}"
+    if least >= 0 and most <= 1:
+        return "binary", "soft values between 0 and 1"
+    raise ValueError(
+        f"Values such as {values[0]:g} and {values[-1]:g} look like a quantity, not like classes."
+    )
+
+
+def _infer_matrix(target: Tensor, known: Tensor) -> tuple[str, str]:
+    if bool(((known < 0) | (known > 1)).any()):
+        raise ValueError(
+            f"A label matrix holds 0 and 1 or values between, but these go from {known.min():g} "
+            f"to {known.max():g}."
+        )
+    rows = target.to(torch.float64)
+    total = rows.nan_to_num().sum(1)
+    missing_row = rows.isnan().all(1)
+    single = ((total - 1).abs() <= 1e-4) | missing_row
+    if bool(single.all()) and not bool((rows.isnan().any(1) & ~missing_row).any()):
+        hard = bool(((known == 0) | (known == 1)).all())
+        return "multiclass", "each row has exactly one 1" if hard else "each row sums to 1"
+    row = int((~single).nonzero()[0]) if not bool(single.all()) else 0
+    return "multilabel", f"row {row} has {_plural(int(total[row].round()), 'one')}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def check_task(task: Task, target: Any) -> Tensor:
+    """Does the declared task fit these labels? Run once, on all labels of a data set.
+
+    Returns:
+        The canonical target, as `task.encode(target)`.
+
+    Raises:
+        ValueError, TypeError: they do not fit: the row, the value, the fix, and the task that the
+            labels look like.
+
+    Example:
+        >>> from lossselect import Binary
+        >>> check_task(Binary(), [0, 2, 1])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: ... The labels look like task=multiclass: 3 distinct whole numbers, 0 to 2.
+    """
+    try:
+        encoded = task.encode(target)
+        # indices of a sequence, or a 0/1 matrix of another width than declared?
+        indices = task.activation == "softmax" and encoded.ndim == 2 and not encoded.is_floating_point()
+        if indices and task.num_outputs > 2 and encoded.numel() and int(encoded.max()) <= 1:
+            raise ValueError(
+                f"The target of shape {tuple(encoded.shape)} holds 0 and 1 alone, as a matrix of "
+                f"{encoded.shape[1]} labels does, but the task is {task.describe()}."
+            )
+        return encoded
+    except (TypeError, ValueError) as error:
+        try:
+            name, reason = infer_task(target)
+        except (TypeError, ValueError):
+            raise error from None
+        if name == task.name:
+            raise
+        raise type(error)(f"{error} The labels look like task={name}: {reason}.") from None

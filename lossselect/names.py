@@ -1,0 +1,68 @@
+"""Look things up by name, check options, and say what was meant when one is wrong.
+
+Needs neither torch nor lightning: the command line uses it before either is imported.
+"""
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A sentence such as " Did you mean 'focal'?", or nothing where no name is close."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """The entry called `name`; ValueError naming the entries there are, and the nearest."""
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(
+            f"There is no {kind} {name!r}.{nearest(str(name), table)} Choose one of: {', '.join(table)}."
+        )
+    return table[name]
+
+
+def check_options(given: Iterable[str], allowed: Iterable[str], owner: str) -> None:
+    """ValueError for the first option that `owner` does not have."""
+    allowed = list(allowed)
+    for name in given:
+        if name not in allowed:
+            has = f"Its options: {', '.join(allowed)}." if allowed else "It has no options."
+            raise ValueError(f"{owner} has no option {name!r}.{nearest(name, allowed)} {has}")
+
+
+def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
+    """`{"name": "focal", "gamma": 2}` -> `("focal", {"gamma": 2})`."""
+    if "name" not in spec:
+        raise ValueError(f"The {kind} is given as {dict(spec)}, which lacks a 'name'.")
+    return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
+
+
+def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a finite float between `least` and `most`; NumPy's numbers are numbers too."""
+    bounds = "" if least == -math.inf else f" of at least {least}"
+    bounds = bounds if most == math.inf else f" between {least} and {most}"
+    message = f"{name} must be a number{bounds}, got {value!r}."
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(message)
+    given = float(value)
+    if not least <= given <= most or not math.isfinite(given):
+        raise ValueError(message)
+    return given
+
+
+def whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """`value` as an int between `least` and `most`."""
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    message = f"{name} must be a whole number {bounds}, got {value!r}."
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(message)
+    if not least <= operator.index(value) <= most:
+        raise ValueError(message)
+    return operator.index(value)

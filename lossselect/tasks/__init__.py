@@ -1,0 +1,74 @@
+"""The classification tasks: what each implies for head, target, activation and decision."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..names import check_options, lookup
+from .base import IGNORE_INDEX, Task, along_classes
+from .sigmoid import Binary, Multilabel
+from .softmax import Multiclass
+
+__all__ = [
+    "IGNORE_INDEX",
+    "TASKS",
+    "Binary",
+    "Multiclass",
+    "Multilabel",
+    "Task",
+    "along_classes",
+    "as_task",
+    "make_task",
+]
+
+TASKS: dict[str, type[Task]] = {
+    "binary": Binary,
+    "multiclass": Multiclass,
+    "multilabel": Multilabel,
+}
+
+
+def make_task(
+    name: str, num_outputs: int | None = None, class_names: Sequence[str] | None = None, **options: Any
+) -> Task:
+    """The task called `name`, as a config or a checkpoint names it.
+
+    Args:
+        name: "binary", "multiclass" or "multilabel".
+        num_outputs: Width of the head: the number of classes or labels, 1 for binary. Left out,
+            it is the number of class names.
+        class_names: As the task takes them.
+        options: `missing` and, where the task has one, `threshold`.
+
+    Raises:
+        ValueError: an unknown name or option, a width that the task cannot have.
+
+    Example:
+        >>> make_task("multilabel", num_outputs=14).num_outputs
+        14
+    """
+    cls = lookup(TASKS, name, "task")
+    width = cls.width_field
+    check_options(options, [field.name for field in fields(cls)], f"task={name}")
+    if width is None and num_outputs not in (None, 1):
+        raise ValueError(
+            f"task={name} has one output, the positive class's, but num_outputs={num_outputs}. "
+            "One of several classes: task=multiclass."
+        )
+    if width is not None and width not in options:
+        if num_outputs is None and class_names is None:
+            raise ValueError(f"task={name} needs num_outputs or class_names.")
+        options[width] = len(class_names or ()) if num_outputs is None else num_outputs
+    return cls(class_names=class_names, **options)
+
+
+def as_task(task: Task | Mapping[str, Any]) -> Task:
+    """A task as it is, or made from the plain values that a checkpoint holds."""
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, Mapping):
+        return make_task(**task)
+    raise TypeError(
+        f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "
+        "By name: lossselect.make_task(name, num_outputs=...)."
+    )

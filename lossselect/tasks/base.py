@@ -1,0 +1,179 @@
+"""What all tasks share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..names import number, whole
+
+IGNORE_INDEX = -100
+"""What a missing label is in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """What all tasks share; use `Binary`, `Multiclass` or `Multilabel`.
+
+    Logits have shape (N, num_outputs, ...): the class dimension is 1, and trailing dimensions
+    (pixels, time steps) are allowed everywhere.
+    """
+
+    class_names: Sequence[str] | None = None
+    missing: float | None = None
+
+    name: ClassVar[str]
+    activation: ClassVar[str]
+    """ "sigmoid" or "softmax": which form of a loss the task takes."""
+    monitor: ClassVar[str]
+    """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
+    metric of `make_metrics`."""
+    metric_names: ClassVar[tuple[str, ...]]
+    """What `make_metrics` computes."""
+    target_form: ClassVar[str]
+    """The canonical target, in words."""
+    width_field: ClassVar[str | None] = None
+    """The argument that tells the width, where there is one."""
+
+    def __post_init__(self) -> None:
+        self._set("class_names", _checked_names(self.class_names, self._num_names, self.describe()))
+        if self.missing is not None:
+            number("missing", self.missing)
+            top = 1 if self.activation == "sigmoid" else self._num_names - 1
+            if 0 <= self.missing <= top:
+                raise ValueError(
+                    f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
+                    "such as -1."
+                )
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Width of the head."""
+
+    @property
+    def _num_names(self) -> int:
+        return self.num_outputs
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names; "0", "1", ... where none were given."""
+        return tuple(self.class_names or map(str, range(self._num_names)))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The name of what each output is the probability of; for binary the positive class's."""
+        return self.names[-self.num_outputs :]
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The task with its width, as messages name it: "multilabel with 14 labels"."""
+
+    @abstractmethod
+    def encode(self, target: Any) -> Tensor:
+        """The canonical target of any accepted form; ValueError or TypeError for another."""
+
+    @abstractmethod
+    def harden(self, target: Tensor) -> Tensor:
+        """A canonical target as whole numbers, shaped like a prediction; `IGNORE_INDEX` where missing.
+
+        A soft label becomes its likelier value.
+        """
+
+    @abstractmethod
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """The decision that follows from probabilities (N, num_outputs, ...)."""
+
+    @abstractmethod
+    def decode(self, prediction: Tensor) -> list[Any]:
+        """Class names in place of a prediction's numbers, an entry per row."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The activation of the logits, in float32 or wider, of the same shape."""
+        self.check_logits(logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """0/1 (N, 1, ...) for binary, class index (N, ...), 0/1 per label (N, L, ...); long."""
+        return self.decide(self.probabilities(logits))
+
+    def check_logits(self, logits: Tensor) -> None:
+        """ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
+        width = self.num_outputs
+        if logits.is_floating_point() and logits.ndim >= 2 and logits.shape[1] == width:
+            return
+        fix = "Build its last layer with task.num_outputs."
+        if not logits.is_floating_point():
+            fix = f"They are {logits.dtype}: logits are floats, before any decision."
+        elif logits.ndim < 2 and width == 1:
+            fix = "Keep the last dimension: no squeeze() at the end of forward."
+        elif width == 1 and logits.ndim >= 2 and logits.shape[1] == 2:
+            fix = "One output is the positive class's; for two use task=multiclass."
+        raise ValueError(
+            f"The net returned logits of shape {tuple(logits.shape)}, but {self.describe()} needs "
+            f"(N, {width}). {fix}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint, of which `make_task(**values)` makes the task again."""
+        values: dict[str, Any] = {"name": self.name, "num_outputs": self.num_outputs}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != self.width_field:
+                values[field.name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+    def _check_width(self, least: int) -> None:
+        name = str(self.width_field)
+        self._set(name, whole(name, getattr(self, name), least))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen
+
+
+def along_classes(values: Tensor, like: Tensor) -> Tensor:
+    """A value per class (C,) as (1, C, 1, ...), on the device and in the dtype of `like`."""
+    return values.to(like).view(1, -1, *[1] * (like.ndim - 2))
+
+
+def decisions(task: Task, prediction: Tensor) -> Tensor:
+    """What `decode` may name: whole numbers, of which a canonical target of 0, 1 and NaN can be made."""
+    if not prediction.is_floating_point():
+        return prediction
+    if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):
+        return task.harden(prediction)
+    raise ValueError(
+        "decode takes decisions, not probabilities: task.predict(logits), or task.decide(probabilities)."
+    )
+
+
+def take(names: tuple[str, ...], indices: Any) -> Any:
+    """Names in place of indices, in lists nested alike; None where the label is missing."""
+    if isinstance(indices, list):
+        return [take(names, index) for index in indices]
+    if indices == IGNORE_INDEX:
+        return None
+    if not 0 <= indices < len(names):
+        raise ValueError(
+            f"There is no class {indices}: decode takes 0 to {len(names) - 1}, {IGNORE_INDEX} if missing."
+        )
+    return names[indices]
+
+
+def _checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str):
+        raise TypeError(f"class_names must be a list of {count} names, got the string {names!r}.")
+    given = tuple(str(name) for name in names)
+    if len(given) != count:
+        some = ", ".join(given[:5]) + (", ..." if len(given) > 5 else "")
+        raise ValueError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some}.")
+    if len(set(given)) < count:
+        twice = next(name for i, name in enumerate(given) if name in given[:i])
+        raise ValueError(f"class_names must differ, but {twice!r} comes twice.")
+    return given

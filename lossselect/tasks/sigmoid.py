@@ -1,0 +1,215 @@
+"""Tasks of independent 0/1 outputs: binary and multilabel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..targets import as_tensor, distribution, lossless_float, refuse
+from .base import IGNORE_INDEX, Task, along_classes, decisions, take
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sigmoid(Task):
+    """What `Binary` and `Multilabel` share: independent 0/1 outputs, each with a threshold."""
+
+    threshold: float | Sequence[float] = 0.5
+
+    activation: ClassVar[str] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("threshold", _checked_threshold(self.threshold, self.num_outputs))
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """1 where the probability is at least the threshold, else 0: long, of the same shape."""
+        threshold = self.threshold
+        if isinstance(threshold, tuple):
+            return (
+                probabilities >= along_classes(torch.tensor(threshold, dtype=torch.float64), probabilities)
+            ).long()
+        return (probabilities >= threshold).long()  # type: ignore[operator]
+
+    def harden(self, target: Tensor) -> Tensor:
+        return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
+
+    def _encode(self, target: Tensor) -> Tensor:
+        """The canonical form of a target that has the canonical shape."""
+        encoded = lossless_float(target)
+        if self.missing is not None:
+            encoded = encoded.masked_fill(target == self.missing, torch.nan)
+        needed = f"{self.name} targets are 0 or 1, soft values between, or NaN where missing"
+        refuse(encoded, (encoded < 0) | (encoded > 1), needed, self._hint, self.output_names)
+        return encoded
+
+    def _hint(self, values: set[float]) -> str:
+        if values <= {1.0, 2.0}:
+            return "The labels seem to count from 1: subtract 1."
+        if values <= {0.0, 255.0}:
+            return "Divide by 255."
+        if values <= {-1.0, 0.0, 1.0}:
+            return (
+                "If -1 means 'not labelled', declare it with missing=-1; if it means 'negative', map it to 0."
+            )
+        if values and min(values) >= 0 and all(value // 1 == value for value in values):
+            return "Class indices belong to task=multiclass, shape (N,)."
+        return "A target holds labels, not logits."
+
+
+@dataclass(frozen=True)
+class Binary(_Sigmoid):
+    """Yes or no: one output, whose sigmoid is the probability of the positive class, 1.
+
+    Canonical target: float (N, 1, ...) in [0, 1], NaN where missing.
+
+    Args:
+        class_names: The negative class's name, then the positive one's.
+        missing: A value that marks a missing label, besides NaN.
+        threshold: The least probability that is called positive, in [0, 1].
+
+    Raises:
+        ValueError: not two distinct names, a threshold outside [0, 1], `missing` in [0, 1].
+
+    Example:
+        >>> task = Binary(class_names=("ham", "spam"))
+        >>> task.encode([0, 1, 1]).shape
+        torch.Size([3, 1])
+        >>> task.decode(task.predict(torch.tensor([[-2.0], [3.0]])))
+        ['ham', 'spam']
+    """
+
+    name: ClassVar[str] = "binary"
+    monitor: ClassVar[str] = "loss"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
+    target_form: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+    @property
+    def _num_names(self) -> int:
+        return 2
+
+    def describe(self) -> str:
+        return "binary"
+
+    def encode(self, target: Any) -> Tensor:
+        """float (N, 1, ...) in [0, 1], NaN where missing.
+
+        Takes 0/1 of any integer, bool or float dtype, and soft values between, of shape (N,),
+        (N, 1), (N, 1, ...) or (N, H, W, ...); or rows (N, 2) that are one-hot or sum to 1, the
+        second column being the positive class.
+
+        Raises:
+            ValueError: another shape or value; says which row, and the fix.
+            TypeError: labels that are no numbers.
+        """
+        target = as_tensor(target)
+        if target.ndim == 2 and target.shape[1] == 2:
+            return distribution(target, self.missing, self.name)[:, 1:]
+        if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
+            raise ValueError(
+                f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. Several labels "
+                "per sample: task=multilabel; one of several classes: task=multiclass; T decisions per "
+                "sample: shape (N, 1, T)."
+            )
+        if target.ndim == 1 or target.shape[1] != 1:
+            target = target.unsqueeze(1)
+        return self._encode(target)
+
+    def decode(self, prediction: Tensor) -> list[Any]:
+        """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+        if prediction.ndim < 2 or prediction.shape[1] != 1:
+            raise ValueError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
+        return take(self.names, decisions(self, prediction).squeeze(1).tolist())
+
+
+@dataclass(frozen=True)
+class Multilabel(_Sigmoid):
+    """Any number of L labels at once: L outputs, whose sigmoids are the labels' probabilities.
+
+    Canonical target: float (N, L, ...) in [0, 1], NaN where missing.
+
+    Args:
+        num_labels: L, at least 1.
+        class_names: L distinct names.
+        missing: A value that marks a missing label, besides NaN.
+        threshold: The least probability at which a label is called there, in [0, 1]: one for all
+            labels or one each.
+
+    Raises:
+        ValueError: no labels, names or thresholds that do not match, `missing` in [0, 1].
+
+    Example:
+        >>> task = Multilabel(3, threshold=(0.5, 0.2, 0.9))
+        >>> task.predict(torch.zeros(1, 3))
+        tensor([[1, 1, 0]])
+    """
+
+    num_labels: int
+
+    name: ClassVar[str] = "multilabel"
+    monitor: ClassVar[str] = "map"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
+    width_field: ClassVar[str | None] = "num_labels"
+    target_form: ClassVar[str] = "float (N, L) in [0, 1], NaN where missing"
+
+    def __post_init__(self) -> None:
+        self._check_width(1)
+        super().__post_init__()
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_labels
+
+    def describe(self) -> str:
+        return f"multilabel with {self.num_labels} labels"
+
+    def encode(self, target: Any) -> Tensor:
+        """float (N, L, ...) in [0, 1], NaN where missing.
+
+        Takes 0/1 (multi-hot) of any integer, bool or float dtype, and soft values between, of
+        shape (N, L, ...); with a single label also (N,).
+
+        Raises:
+            ValueError: another shape or value; says which row, and the fix.
+            TypeError: labels that are no numbers.
+        """
+        target = as_tensor(target)
+        if target.ndim == 1 and self.num_labels == 1:
+            target = target.unsqueeze(1)
+        if target.ndim < 2 or target.shape[1] != self.num_labels:
+            column = target.ndim < 2 or target.shape[1] == 1
+            fix = "Class indices of shape (N,) belong to task=multiclass, yes or no to task=binary."
+            raise ValueError(
+                f"Multilabel targets must have shape (N, num_labels)=(N, {self.num_labels}), got "
+                f"{tuple(target.shape)}. {fix if column else 'Declare as many labels as there are columns.'}"
+            )
+        return self._encode(target)
+
+    def decode(self, prediction: Tensor) -> list[Any]:
+        """The list of the names that are there, for each row of a prediction (N, L)."""
+        if prediction.ndim != 2:
+            raise ValueError(
+                f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
+            )
+        there = decisions(self, prediction) == 1
+        return [[self.names[i] for i in row.nonzero().flatten().tolist()] for row in there.cpu()]
+
+
+def _checked_threshold(value: Any, count: int) -> float | tuple[float, ...]:
+    single = not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0
+    try:
+        given = tuple(map(float, [value] if single else value))
+    except (TypeError, ValueError):
+        raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}.") from None
+    for i, threshold in enumerate(given):
+        if not 0 <= threshold <= 1:
+            which = "" if single else f" for output {i}"
+            raise ValueError(f"threshold must be a probability in [0, 1], got {threshold:g}{which}.")
+    if not single and len(given) != count:
+        raise ValueError(f"threshold must be one number or one per output ({count}), got {len(given)}.")
+    return given[0] if single else given

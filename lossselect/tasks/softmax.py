@@ -1,0 +1,124 @@
+"""The task of exactly one of several classes: multiclass."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..targets import as_tensor, distribution, refuse
+from .base import IGNORE_INDEX, Task, take
+
+
+@dataclass(frozen=True)
+class Multiclass(Task):
+    """Exactly one of C classes: C outputs, whose softmax is the classes' probabilities.
+
+    Canonical target: long (N, ...) class indices, -100 where missing; for soft labels float
+    (N, C, ...) whose rows sum to 1, NaN where missing.
+
+    Args:
+        num_classes: C, at least 2.
+        class_names: C distinct names.
+        missing: A value that marks a missing label, besides NaN. None is assumed: not -100 either.
+
+    Raises:
+        ValueError: fewer than 2 classes, names that do not match, `missing` that is a class.
+
+    Example:
+        >>> task = Multiclass(3)
+        >>> task.encode([[0, 0, 1], [1, 0, 0]])
+        tensor([2, 0])
+        >>> task.predict(torch.tensor([[0.1, 4.0, -1.0]]))
+        tensor([1])
+    """
+
+    num_classes: int
+
+    name: ClassVar[str] = "multiclass"
+    activation: ClassVar[str] = "softmax"
+    monitor: ClassVar[str] = "loss"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
+    width_field: ClassVar[str | None] = "num_classes"
+    target_form: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
+
+    def __post_init__(self) -> None:
+        self._check_width(2)
+        super().__post_init__()
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
+
+    def describe(self) -> str:
+        return f"multiclass with {self.num_classes} classes"
+
+    def encode(self, target: Any) -> Tensor:
+        """long (N, ...) class indices, or float (N, C, ...) for soft labels.
+
+        Takes class indices of any integer or float dtype (bool for two classes) and shape (N,),
+        (N, 1) or (N, ...); one-hot rows (N, C); rows (N, C, ...) of floats that sum to 1. With
+        three or more dimensions integers are indices, floats of shape (N, C, ...) distributions.
+
+        Raises:
+            ValueError: another shape or value; says which row, and the fix.
+            TypeError: labels that are no numbers.
+        """
+        target = as_tensor(target)
+        soft = target.is_floating_point()
+        if target.ndim == 0:
+            raise ValueError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
+        if target.ndim == 2 and target.shape[1] == 1:
+            target = target.squeeze(1)
+        if target.ndim >= 2 and target.shape[1] == self.num_classes and (soft or target.ndim == 2):
+            rows = distribution(target, self.missing, self.name)
+            # one-hot rows and indices give the same loss; on a device the values are not looked at
+            if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
+                return rows
+            return self.harden(rows)
+        if target.ndim == 2 and soft:
+            raise ValueError(
+                f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
+                f"floats of shape {tuple(target.shape)}. For {target.shape[1]} classes declare "
+                f"num_classes={target.shape[1]}; for several labels per sample use task=multilabel."
+            )
+        return self._encode_indices(target)
+
+    def _encode_indices(self, target: Tensor) -> Tensor:
+        if target.dtype == torch.bool and self.num_classes > 2:
+            raise ValueError(
+                f"The target is bool, but {self.describe()} needs indices. Yes or no: task=binary."
+            )
+        missing = target.isnan()
+        if self.missing is not None:
+            missing = missing | (target == self.missing)
+        known = target.masked_fill(missing, 0)
+        bad = (known < 0) | (known >= self.num_classes)
+        if target.is_floating_point():
+            bad = bad | (known != known.round())
+        needed = f"a class index is a whole number from 0 to {self.num_classes - 1}"
+        refuse(target, bad, needed, self._hint)
+        return known.long().masked_fill(missing, IGNORE_INDEX)
+
+    def _hint(self, values: set[float]) -> str:
+        least, most = min(values), max(values)
+        if any(value != value // 1 for value in values):
+            return f"Soft labels have a column per class: shape (N, {self.num_classes})."
+        if least == 1 and most == self.num_classes:
+            return "The labels seem to count from 1: subtract 1."
+        if least < 0:
+            return f"If {least:g} marks a missing label, declare it with missing={least:g}."
+        return f"Is num_classes={self.num_classes} too few?"
+
+    def harden(self, target: Tensor) -> Tensor:
+        if not target.is_floating_point():
+            return target
+        return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """Index of the most probable class: long (N, ...)."""
+        return probabilities.argmax(1)
+
+    def decode(self, prediction: Tensor) -> list[Any]:
+        """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+        return take(self.names, prediction.tolist())

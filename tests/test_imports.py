@@ -1,0 +1,48 @@
+"""What is imported when, each in an interpreter of its own."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "lightning", "torchmetrics", "hydra", "sklearn", "polars", "rich")
+
+
+def imported_by(code):
+    probe = f"{code}\nimport sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return eval(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import lossselect", []),
+        ("import lossselect; lossselect.LOSSES", []),
+        ("import lossselect; lossselect.Binary", ["torch"]),
+        ("import lossselect; lossselect.select_loss(lossselect.Binary())", ["torch"]),
+        ("import lossselect; lossselect.make_metrics", ["torch", "torchmetrics"]),
+        ("import lossselect.train", ["hydra"]),
+    ],
+)
+def test_nothing_heavy_before_it_is_needed(code, expected):
+    assert imported_by(code) == expected
+
+
+def test_names_are_found_and_listed():
+    import lossselect
+
+    for name in dir(lossselect):
+        assert getattr(lossselect, name) is not None
+    with pytest.raises(AttributeError, match="module 'lossselect' has no attribute 'Binry'"):
+        lossselect.Binry  # noqa: B018
+
+
+def test_every_folder_of_configs_is_installed():
+    root = Path(__file__).parent.parent
+    packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    for folder in (root / "configs").iterdir():
+        if folder.is_dir() and folder.name[0] != "_":
+            assert f"lossselect.configs.{folder.name}" in packages

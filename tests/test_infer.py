@@ -1,0 +1,78 @@
+import re
+
+import pytest
+import torch
+
+import lossselect as ls
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "reason"),
+    [
+        ([0, 1, 1], "binary", "2 distinct values: 0, 1"),
+        ([True, False], "binary", "2 distinct values: 0, 1"),
+        ([[1], [2], [1]], "binary", "2 distinct values: 1, 2"),
+        ([3, 3], "binary", "1 distinct value: 3"),
+        ([0.0, NAN, 0.7], "binary", "soft values between 0 and 1"),
+        ([0, 1, 2, NAN], "multiclass", "3 distinct whole numbers, 0 to 2"),
+        ([[0, 1], [1, 0]], "multiclass", "each row has exactly one 1"),
+        ([[0.2, 0.8], [1.0, 0.0]], "multiclass", "each row sums to 1"),
+        ([[NAN, NAN], [1, 0]], "multiclass", "each row has exactly one 1"),
+        ([[1, 0], [1, 1]], "multilabel", "row 1 has 2 ones"),
+        ([[0, 0], [1, 0]], "multilabel", "row 0 has 0 ones"),
+        ([[NAN, 1], [1, 0]], "multilabel", "row 0 has 1 one"),
+    ],
+)
+def test_infers_with_a_reason(target, name, reason):
+    assert ls.infer_task(target) == (name, reason)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ([0.5, 31.2], "look like a quantity"),
+        ([[0, 3], [1, 1]], "these go from 0 to 3"),
+        ([NAN, NAN], "all missing"),
+        (torch.zeros(2, 2, 2), "shape (2, 2, 2)"),
+    ],
+)
+def test_refuses_to_guess(target, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ls.infer_task(target)
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "message"),
+    [
+        (ls.Binary(), [0, 4, 1], "The labels look like task=multiclass: 3 distinct whole numbers, 0 to 4."),
+        (ls.Multiclass(2), [[1, 1], [0, 1]], "The labels look like task=multilabel: row 0 has 2 ones."),
+        (ls.Multilabel(3), [0, 1, 2], "The labels look like task=multiclass: 3 distinct"),
+        (ls.Multilabel(2), [0, 1, 1], "The labels look like task=binary"),
+    ],
+)
+def test_check_task_names_the_task_that_fits(task, target, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ls.check_task(task, target)
+
+
+def test_check_task_leaves_alone_what_has_no_better_name():
+    with pytest.raises(ValueError, match=r"Row 0 of the target is 0\.5.*Soft labels") as caught:
+        ls.check_task(ls.Multiclass(3), [0.5, 31.2])
+    assert "look like" not in str(caught.value)
+    with pytest.raises(ValueError, match="Row 1 of the target is 2") as caught:
+        ls.check_task(ls.Binary(), [1, 2])
+    assert "look like" not in str(caught.value)
+
+
+def test_check_task_finds_a_label_matrix_of_another_width():
+    with pytest.raises(
+        ValueError, match=r"holds 0 and 1 alone.* look like task=multilabel: row 0 has 2 ones"
+    ):
+        ls.check_task(ls.Multiclass(3), [[1, 0, 1, 0], [0, 0, 0, 1]])
+    assert ls.check_task(ls.Multiclass(3), [[1, 0, 2, 0], [0, 0, 0, 1]]).shape == (2, 4)
+
+
+def test_check_task_returns_the_canonical_target():
+    assert ls.check_task(ls.Binary(), [0, 1]).tolist() == [[0.0], [1.0]]

@@ -1,0 +1,416 @@
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import lossselect as ls
+
+NAN = float("nan")
+INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def same(encoded, expected):
+    torch.testing.assert_close(encoded, torch.as_tensor(expected), rtol=0, atol=0, equal_nan=True)
+
+
+class TestBinaryEncode:
+    @pytest.mark.parametrize("dtype", [torch.bool, *INTEGERS, *UNSIGNED, *FLOATS])
+    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
+    def test_takes_0_and_1_of_any_dtype(self, dtype, shape):
+        target = torch.tensor([0, 1, 1, 0]).to(dtype).reshape(shape)
+        same(ls.Binary().encode(target), [[0.0], [1.0], [1.0], [0.0]])
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            [0, 1, 1],
+            (0, 1, 1),
+            [[0], [1], [1]],
+            [False, True, True],
+            np.array([0, 1, 1], dtype=">i2"),
+            np.array([1, 1, 0])[::-1],
+            np.array([0.0, 1.0, 1.0], dtype=np.longdouble),
+            torch.tensor([0.0, 1.0, 1.0]).to_sparse(),
+            [[1, 0], [0, 1], [0, 1]],
+            torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]),
+        ],
+        ids=str,
+    )
+    def test_takes_lists_arrays_and_one_hot(self, target):
+        same(ls.Binary().encode(target), [[0.0], [1.0], [1.0]])
+
+    def test_a_read_only_array_is_taken_without_a_warning_and_left_alone(self):
+        array = np.array([0, 1, 1])
+        array.flags.writeable = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            same(ls.Binary().encode(array), [[0.0], [1.0], [1.0]])
+
+    def test_soft_values_keep_their_precision(self):
+        same(ls.Binary().encode(np.array([0.1, 0.5])), torch.tensor([[0.1], [0.5]], dtype=torch.float64))
+        assert ls.Binary().encode(np.array([0.0, 0.5, 1.0])).dtype == torch.float32
+        assert ls.Binary().encode([0.1, 0.5]).dtype == torch.float32
+        same(ls.Binary().encode([[0.25, 0.75]]), [[0.75]])
+
+    def test_trailing_dimensions(self):
+        mask = torch.randint(0, 2, (2, 4, 5))
+        assert ls.Binary().encode(mask).shape == (2, 1, 4, 5)
+        assert ls.Binary().encode(mask.unsqueeze(1)).shape == (2, 1, 4, 5)
+
+    def test_missing(self):
+        same(ls.Binary().encode([0, None, 1]), [[0.0], [NAN], [1.0]])
+        same(ls.Binary().encode([0.0, NAN, 1.0]), [[0.0], [NAN], [1.0]])
+        same(ls.Binary().encode(np.ma.array([0, 1, 1], mask=[0, 1, 0])), [[0.0], [NAN], [1.0]])
+        same(ls.Binary(missing=-1).encode([0, -1, 1]), [[0.0], [NAN], [1.0]])
+        same(
+            ls.Binary(missing=255).encode(torch.tensor([0, 255, 1], dtype=torch.uint8)), [[0.0], [NAN], [1.0]]
+        )
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ([0, 1, 2], "Row 2 of the target is 2, but binary targets are 0 or 1"),
+            ([1, 2, 2], "The labels seem to count from 1: subtract 1."),
+            (
+                [1, -1],
+                "If -1 means 'not labelled', declare it with missing=-1; if it means 'negative', map it",
+            ),
+            ([0, 255], "Divide by 255."),
+            ([0.2, 1.5], "Row 1 of the target is 1.5"),
+            ([0.2, float("inf")], "Row 1 of the target is inf"),
+            (
+                [[0, 1, 1]],
+                "must have shape (N,) or (N, 1), got (1, 3). Several labels per sample: task=multilabel",
+            ),
+            ([[1, 1], [0, 1]], "Row 0 of the target has 2 ones, but a binary sample has exactly one class"),
+            ([[0.5, 0.2]], "Row 0 of the target sums to 0.7"),
+            (1, "got ()"),
+            ([[1], [0, 1]], "Row 1 of the target has 2 entries where row 0 has 1"),
+            (torch.tensor([1j]), "The target is complex"),
+        ],
+    )
+    def test_refuses_with_row_value_and_fix(self, target, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ls.Binary().encode(target)
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            (["cat", "dog"], "entry 0 is 'cat'. Turn label names into indices first"),
+            ([0, "dog"], "entry 1 is 'dog'"),
+            ([{}, {}], "Targets must be numbers, got dict"),
+            (np.array(["2020-01-01"], dtype="datetime64[D]"), "dtype datetime64[D]"),
+        ],
+    )
+    def test_refuses_what_is_no_number(self, target, message):
+        with pytest.raises(TypeError, match=re.escape(message)):
+            ls.Binary().encode(target)
+
+
+class TestMulticlassEncode:
+    task = ls.Multiclass(3)
+
+    @pytest.mark.parametrize("dtype", [*INTEGERS, *UNSIGNED, *FLOATS])
+    @pytest.mark.parametrize("shape", [(4,), (4, 1)])
+    def test_takes_indices_of_any_dtype(self, dtype, shape):
+        same(self.task.encode(torch.tensor([0, 2, 1, 2]).to(dtype).reshape(shape)), [0, 2, 1, 2])
+
+    @pytest.mark.parametrize("dtype", [torch.bool, *INTEGERS, *FLOATS])
+    def test_takes_one_hot_of_any_dtype(self, dtype):
+        same(self.task.encode(F.one_hot(torch.tensor([0, 2, 1]), 3).to(dtype)), [0, 2, 1])
+
+    def test_takes_soft_rows(self):
+        rows = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+        same(self.task.encode(rows), rows)
+
+    def test_bool_is_an_index_of_two_classes(self):
+        same(ls.Multiclass(2).encode([True, False]), [1, 0])
+
+    def test_trailing_dimensions(self):
+        mask = torch.randint(0, 3, (2, 4, 5))
+        same(self.task.encode(mask), mask)
+        assert self.task.encode(torch.randint(0, 3, (2, 3, 5))).shape == (2, 3, 5)
+        soft = torch.rand(2, 3, 5).softmax(1)
+        same(self.task.encode(soft), soft)
+        one_hot = F.one_hot(mask, 3).movedim(-1, 1).float()
+        same(self.task.encode(one_hot), mask)
+
+    def test_missing(self):
+        same(self.task.encode([0, NAN, 2]), [0, -100, 2])
+        same(self.task.encode([0, None, 2]), [0, -100, 2])
+        same(ls.Multiclass(3, missing=-1).encode([0, -1, 2]), [0, -100, 2])
+        same(ls.Multiclass(3, missing=255).encode([0, 255, 2]), [0, -100, 2])
+        same(self.task.encode([[NAN, NAN, NAN], [0, 0, 1]]), [-100, 2])
+        same(self.task.encode([[NAN, NAN, NAN], [0, 0.5, 0.5]]), [[NAN, NAN, NAN], [0, 0.5, 0.5]])
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ([0, 1, 3], "Row 2 of the target is 3, but a class index is a whole number from 0 to 2"),
+            ([1, 2, 3], "The labels seem to count from 1: subtract 1."),
+            ([0, -1], "If -1 marks a missing label, declare it with missing=-1."),
+            ([0, -100], "declare it with missing=-100"),
+            ([0.5, 1.0], "Row 0 of the target is 0.5, but a class index is a whole number"),
+            ([float("inf"), 1.0], "Row 0 of the target is inf"),
+            (
+                [[1, 1, 0], [0, 1, 0]],
+                "Row 0 of the target has 2 ones, but a multiclass sample has exactly one class",
+            ),
+            ([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "Row 1 of the target has 0 ones"),
+            ([[0.5, 0.4, 0.2]], "Row 0 of the target sums to 1.1"),
+            ([[1.5, -0.5, 0.0]], "Row 0, position 0 of the target is 1.5"),
+            ([[NAN, 0.5, 0.5]], "a row of class probabilities is missing whole or not at all"),
+            ([[1.0, 0.0]], "got floats of shape (1, 2). For 2 classes declare num_classes=2"),
+            ([True, False], "The target is bool"),
+            (2, "got a single 2"),
+        ],
+    )
+    def test_refuses_with_row_value_and_fix(self, target, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.task.encode(target)
+
+
+class TestMultilabelEncode:
+    task = ls.Multilabel(3)
+
+    @pytest.mark.parametrize("dtype", [torch.bool, *INTEGERS, *UNSIGNED, *FLOATS])
+    def test_takes_multi_hot_of_any_dtype(self, dtype):
+        rows = torch.tensor([[0, 1, 1], [0, 0, 0]])
+        same(self.task.encode(rows.to(dtype)), rows.float())
+
+    def test_takes_soft_values_holes_and_trailing_dimensions(self):
+        same(self.task.encode([[0.1, NAN, 1]]), [[0.1, NAN, 1.0]])
+        same(ls.Multilabel(3, missing=-1).encode([[0, -1, 1]]), [[0.0, NAN, 1.0]])
+        assert self.task.encode(torch.ones(2, 3, 4, 5)).shape == (2, 3, 4, 5)
+        same(ls.Multilabel(1).encode([0, 1]), [[0.0], [1.0]])
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            (
+                torch.zeros(32),
+                "must have shape (N, num_labels)=(N, 3), got (32,). Class indices of shape (N,)",
+            ),
+            ([[0, 1]], "got (1, 2). Declare as many labels as there are columns."),
+            ([[0, 1, 7]], "Row 0, label '2' of the target is 7"),
+            ([[0, 1, -1]], "declare it with missing=-1"),
+            ([[0], [1, 2]], "Row 1 of the target has 2 entries where row 0 has 1"),
+        ],
+    )
+    def test_refuses_with_row_value_and_fix(self, target, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.task.encode(target)
+
+    def test_names_the_label_and_the_place(self):
+        task = ls.Multilabel(2, class_names=("news", "sport"))
+        with pytest.raises(ValueError, match="Row 1, label 'sport', position 3 of the target is 2"):
+            task.encode(torch.tensor([[[0] * 4] * 2, [[0] * 4, [0, 0, 0, 2]]]))
+
+
+class TestPredict:
+    def test_binary(self):
+        task = ls.Binary(threshold=0.3, class_names=("no", "yes"))
+        logits = torch.tensor([[-1.0], [-0.5], [2.0]])
+        torch.testing.assert_close(task.probabilities(logits), torch.sigmoid(logits))
+        same(task.predict(logits), [[0], [1], [1]])
+        assert task.decode(task.predict(logits)) == ["no", "yes", "yes"]
+
+    def test_multiclass(self):
+        task = ls.Multiclass(3, class_names=("a", "b", "c"))
+        logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 1.0, 2.0]])
+        torch.testing.assert_close(task.probabilities(logits).sum(1), torch.ones(2))
+        assert task.decode(task.predict(logits)) == ["c", "a"]
+
+    def test_multilabel_with_a_threshold_per_label(self):
+        task = ls.Multilabel(3, class_names=("a", "b", "c"), threshold=(0.4, 0.5, 0.6))
+        assert task.decode(task.predict(torch.zeros(1, 3))) == [["a", "b"]]
+        assert task.predict(torch.zeros(2, 3, 4)).tolist() == [[[1] * 4, [1] * 4, [0] * 4]] * 2
+
+    def test_a_probability_equal_to_the_threshold_is_positive(self):
+        assert ls.Binary().predict(torch.zeros(1, 1)).item() == 1
+
+    def test_trailing_dimensions(self):
+        assert ls.Binary(class_names=("x", "y")).decode(torch.tensor([[[0, 1]]])) == [["x", "y"]]
+        assert ls.Multiclass(2).decode(torch.tensor([[0, 1]])) == [["0", "1"]]
+        with pytest.raises(ValueError, match=re.escape("decode takes predictions (N, 2), got (1, 2, 3)")):
+            ls.Multilabel(2).decode(torch.zeros(1, 2, 3))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_logits_give_float32_probabilities(self, dtype):
+        for task in (ls.Binary(), ls.Multiclass(2), ls.Multilabel(2)):
+            logits = torch.randn(4, task.num_outputs)
+            got = task.probabilities(logits.to(dtype))
+            assert got.dtype == torch.float32
+            assert torch.equal(got, task.probabilities(logits.to(dtype).float()))
+
+    @pytest.mark.parametrize(
+        ("task", "logits", "message"),
+        [
+            (
+                ls.Multilabel(5),
+                torch.zeros(16, 10),
+                "shape (16, 10), but multilabel with 5 labels needs (N, 5)",
+            ),
+            (ls.Binary(), torch.zeros(16), "no squeeze() at the end of forward"),
+            (ls.Binary(), torch.zeros(16, 2), "for two use task=multiclass"),
+            (
+                ls.Multiclass(3),
+                torch.zeros(16, 3, dtype=torch.long),
+                "They are torch.int64: logits are floats",
+            ),
+        ],
+    )
+    def test_logits_of_another_shape_are_refused(self, task, logits, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            task.predict(logits)
+
+
+class TestDeclaration:
+    @pytest.mark.parametrize(
+        ("make", "error", "message"),
+        [
+            (
+                lambda: ls.Multiclass(1),
+                ValueError,
+                "num_classes must be a whole number of at least 2, got 1.",
+            ),
+            (lambda: ls.Multilabel(0), ValueError, "num_labels must be a whole number of at least 1"),
+            (lambda: ls.Multiclass(3.0), TypeError, "num_classes must be a whole number"),
+            (lambda: ls.Multiclass(True), TypeError, "num_classes must be a whole number"),
+            (lambda: ls.Binary(class_names=["a"]), ValueError, "Binary needs 2 class_names, got 1: a."),
+            (lambda: ls.Binary(class_names="ab"), TypeError, "class_names must be a list of 2 names"),
+            (lambda: ls.Multilabel(2, class_names=["a", "a"]), ValueError, "'a' comes twice"),
+            (
+                lambda: ls.Binary(threshold=1.5),
+                ValueError,
+                "threshold must be a probability in [0, 1], got 1.5",
+            ),
+            (lambda: ls.Binary(threshold=NAN), ValueError, "threshold must be a probability"),
+            (lambda: ls.Multilabel(2, threshold=[0.5, -1]), ValueError, "got -1 for output 1"),
+            (lambda: ls.Multilabel(2, threshold=[0.5]), ValueError, "one per output (2), got 1"),
+            (lambda: ls.Binary(threshold="high"), TypeError, "threshold must be a number"),
+            (lambda: ls.Binary(missing=0.5), ValueError, "missing=0.5 is a label itself"),
+            (lambda: ls.Multiclass(3, missing=2), ValueError, "missing=2 is a label itself"),
+            (lambda: ls.Multiclass(3, missing="?"), TypeError, "missing must be a number"),
+            (lambda: ls.make_task("multilable", 3), ValueError, "Did you mean 'multilabel'?"),
+            (lambda: ls.make_task("multiclass"), ValueError, "needs num_outputs or class_names"),
+            (lambda: ls.make_task("multiclass", 3, threshold=0.5), ValueError, "has no option 'threshold'"),
+            (lambda: ls.make_task("binary", 2), ValueError, "has one output"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, make, error, message):
+        with pytest.raises(error, match=re.escape(message)):
+            make()
+
+    @pytest.mark.parametrize(
+        "task",
+        [
+            ls.Binary(class_names=("n", "p"), threshold=0.2),
+            ls.Multiclass(3, missing=-1),
+            ls.Multilabel(2, class_names=["a", "b"], threshold=[0.1, 0.2]),
+        ],
+    )
+    def test_plain_values_make_the_same_task_again(self, task):
+        assert ls.make_task(**task.to_dict()) == task
+        assert hash(ls.make_task(**task.to_dict())) == hash(task)
+
+    def test_width_from_class_names(self):
+        assert ls.make_task("multilabel", class_names=("a", "b", "c")).num_outputs == 3
+
+    def test_numpy_numbers_are_numbers(self):
+        task = ls.Multiclass(np.int64(3), missing=np.int64(-1))
+        assert type(task.num_classes) is int
+        assert task.encode([0, -1]).tolist() == [0, -100]
+
+    def test_a_threshold_each_is_as_exact_as_one_for_all(self):
+        p = torch.tensor([[0.1, 0.3]], dtype=torch.float64)
+        assert ls.Multilabel(2, threshold=(0.1, 0.3)).decide(p).tolist() == [[1, 1]]
+
+    def test_thresholds_of_a_tensor(self):
+        assert ls.Multilabel(2, threshold=torch.tensor([0.25, 0.5])).threshold == (0.25, 0.5)
+        assert ls.Binary(threshold=np.float64(0.25)).threshold == 0.25
+
+
+class TestDecode:
+    def test_of_targets(self):
+        assert ls.Binary().decode(ls.Binary().encode([0, 1, None])) == ["0", "1", None]
+        task = ls.Multiclass(3, missing=-1)
+        assert task.decode(task.encode([2, -1])) == ["2", None]
+        assert ls.Multilabel(2).decode(torch.tensor([[1.0, NAN], [0.0, 1.0]])) == [["0"], ["1"]]
+
+    @pytest.mark.parametrize(
+        ("task", "prediction", "message"),
+        [
+            (ls.Binary(), torch.tensor([[-1]]), "There is no class -1: decode takes 0 to 1"),
+            (ls.Binary(), torch.tensor([0, 1]), "decode takes predictions (N, 1, ...), got (2,)"),
+            (ls.Multiclass(3), torch.tensor([3]), "There is no class 3: decode takes 0 to 2"),
+            (ls.Multilabel(2), torch.tensor([[0.2, 1.0]]), "decode takes decisions"),
+        ],
+    )
+    def test_refuses_what_is_no_decision(self, task, prediction, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            task.decode(prediction)
+
+
+def test_harden():
+    assert ls.Binary().harden(torch.tensor([[0.7], [0.2], [NAN]])).tolist() == [[1], [0], [-100]]
+    rows = torch.tensor([[0.2, 0.8], [NAN, NAN]])
+    assert ls.Multiclass(2).harden(rows).tolist() == [1, -100]
+    assert ls.Multiclass(2).harden(torch.tensor([1, -100])).tolist() == [1, -100]
+
+
+def test_output_names():
+    assert ls.Binary(class_names=("n", "p")).output_names == ("p",)
+    assert ls.Multilabel(2).output_names == ("0", "1")
+
+
+@given(st.lists(st.integers(0, 4), min_size=1), st.sampled_from(["list", "array", "one_hot", "column"]))
+def test_multiclass_round_trip(labels, form):
+    task = ls.Multiclass(5, class_names=tuple("abcde"))
+    index = torch.tensor(labels)
+    forms = {
+        "list": labels,
+        "array": np.array(labels),
+        "one_hot": F.one_hot(index, 5),
+        "column": index[:, None],
+    }
+    assert task.decode(task.encode(forms[form])) == ["abcde"[label] for label in labels]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1))
+def test_multilabel_round_trip(rows):
+    task = ls.Multilabel(3, class_names=("a", "b", "c"))
+    expected = [[name for name, there in zip("abc", row, strict=True) if there] for row in rows]
+    assert task.decode(task.encode(rows).long()) == expected
+
+
+@given(st.lists(st.booleans(), min_size=1))
+def test_binary_round_trip(labels):
+    task = ls.Binary(class_names=("n", "p"))
+    assert task.decode(task.encode(labels).long()) == ["np"[label] for label in labels]
+
+
+@given(
+    st.lists(st.one_of(st.integers(-3, 5), st.floats(-2, 4), st.just(NAN)), min_size=1, max_size=6),
+    st.sampled_from([ls.Binary(), ls.Multiclass(3), ls.Multilabel(1)]),
+)
+def test_what_is_accepted_is_canonical(labels, task):
+    """There is no list of numbers that comes out as something a loss should not see."""
+    try:
+        encoded = task.encode(labels)
+    except ValueError as error:
+        assert re.match(r"Row \d+ of the target is", str(error))  # noqa: PT017
+        return
+    if task.name == "multiclass":
+        assert encoded.dtype == torch.long
+        assert (((encoded >= 0) & (encoded < 3)) | (encoded == -100)).all()
+    else:
+        assert ((encoded >= 0) & (encoded <= 1) | encoded.isnan()).all()
+        assert encoded.shape == (len(labels), 1)
