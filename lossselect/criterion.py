@@ -1,0 +1,251 @@
+"""`select_loss`: a formula of the table, made a loss of the task with weights, masks and a mean."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .losses import LOSSES, MODIFIERS, formula_options
+from .names import check_options, lookup, number
+from .tasks import IGNORE_INDEX, Task, along_classes
+
+
+class Loss(nn.Module):
+    """A loss of a task's raw logits; made by `select_loss`.
+
+    loss = sum_i s_i / sum_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
+
+    - sigmoid: s = weight_l [pos_weight_l y' l(x, 1) + (1 - y') l(x, 0)], d = 1;
+    - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c,
+
+    with l the formula's loss of a hard label and y' = (1 - e) y + e / 2, t' = (1 - e) t + e / C the
+    smoothed target, e = label_smoothing. These are torch's numbers wherever torch has one; here index,
+    one-hot and soft forms of the same labels also give the same number. Missing labels (NaN; -100
+    among indices) count neither above nor below; with none left the mean is 0, its gradient 0.
+
+    Shapes:
+        logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
+        `task.encode` returns it. Returns a scalar in nats for "mean" and "sum"; for "none" the s_i,
+        of shape (N, L, ...) (sigmoid) or (N, ...) (softmax), 0 where the label is missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        formula: Callable[..., Tensor],
+        task: Task,
+        *,
+        reduction: str = "mean",
+        weight: Any = None,
+        pos_weight: Any = None,
+        label_smoothing: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
+        if number("label_smoothing", label_smoothing, 0, 1) == 1:
+            raise ValueError("label_smoothing must be below 1: at 1 no label is left.")
+        self.name, self.formula, self.task = name, formula, task
+        self.reduction, self.label_smoothing, self.options = reduction, label_smoothing, options
+        self.weight: Tensor | None
+        self.pos_weight: Tensor | None
+        # not in the state dict: they are options, kept with the other options in a checkpoint
+        self.register_buffer("weight", _per_output("weight", weight, task), persistent=False)
+        self.register_buffer("pos_weight", _per_output("pos_weight", pos_weight, task), persistent=False)
+        # the formula checks its own options: better now than at the first step
+        logits = torch.zeros(1, task.num_outputs)
+        formula(
+            logits, logits if task.activation == "sigmoid" else torch.zeros(1, dtype=torch.long), **options
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        losses, shares = self._weighted(logits, target)
+        if self.reduction == "none":
+            return losses
+        return losses.sum() if self.reduction == "sum" else divide(losses.sum(), shares.sum())
+
+    def sum_and_count(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean's numerator and denominator, to be added up over batches and ranks."""
+        losses, shares = self._weighted(logits, target)
+        return losses.sum(), shares.sum()
+
+    def _weighted(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        self._check_shapes(logits, target)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        target = target.to(logits.dtype) if target.is_floating_point() else target
+        weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
+        losses, shares, missing = weigh(logits, target)
+        return losses.masked_fill(missing, 0), shares.masked_fill(missing, 0)
+
+    def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        missing = target.isnan()
+        target = target.masked_fill(missing, 0)
+        if self.label_smoothing:
+            target = torch.lerp(target, torch.full_like(target, 0.5), self.label_smoothing)
+        mass = None
+        if self.pos_weight is not None:
+            # pw y l(1) + (1 - y) l(0) is mass * l(pw y / mass), the formula being linear in y
+            positive = along_classes(self.pos_weight, logits) * target
+            mass = positive + (1 - target)
+            target = positive / mass.clamp(min=torch.finfo(mass.dtype).tiny)
+        losses = self.formula(logits, target, **self.options)
+        if mass is not None:
+            losses = losses * mass
+        if self.weight is not None:
+            losses = losses * along_classes(self.weight, logits)
+        return losses, torch.ones_like(losses), missing
+
+    def _softmax(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        soft = target.is_floating_point()
+        missing = target.isnan().any(1) if soft else target == IGNORE_INDEX
+        target = target.masked_fill(missing.unsqueeze(1) if soft else missing, 0)
+        if not soft and self.label_smoothing:
+            target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
+            soft = True
+        if not soft:
+            losses = self.formula(logits, target, **self.options)
+            if self.weight is None:
+                return losses, torch.ones_like(losses), missing
+            shares = self.weight.to(losses)[target]
+            return losses * shares, shares, missing
+        weight = torch.ones((), dtype=logits.dtype, device=logits.device)
+        if self.weight is not None:
+            weight = along_classes(self.weight, logits)
+        shares = (weight * target).sum(1)
+        if self.label_smoothing:
+            uniform = torch.full_like(target, 1 / logits.shape[1])
+            target = torch.lerp(target, uniform, self.label_smoothing)
+        return self.formula(logits, weight * target, **self.options), shares, missing
+
+    def _check_shapes(self, logits: Tensor, target: Tensor) -> None:
+        self.task.check_logits(logits)
+        soft = target.is_floating_point()
+        shape = logits.shape
+        if self.task.activation == "softmax" and not soft:
+            shape = shape[:1] + shape[2:]
+        index = self.task.activation == "softmax" and target.dtype == torch.long
+        if target.shape != shape or not (soft or index):
+            kind = "floats" if self.task.activation == "sigmoid" else "class indices (long) or soft labels"
+            raise ValueError(
+                f"For logits of shape {tuple(logits.shape)} the {self.task.name} target is {kind} of shape "
+                f"{tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. "
+                "Pass task.encode(target), and a row of logits for each row of the target. "
+                "Several labels per sample belong to task=multilabel."
+            )
+        if target.device != logits.device:
+            raise ValueError(
+                f"The logits are on {logits.device}, the target is on {target.device}. Move one."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint, of which `select_loss(task, **values)` makes the loss again."""
+        values = {"name": self.name, **self.options, "label_smoothing": float(self.label_smoothing)}
+        for name in ("weight", "pos_weight"):
+            buffer = getattr(self, name)
+            values[name] = None if buffer is None else buffer.tolist()
+        return {**values, "reduction": self.reduction}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
+        # Follow .to(device), but keep the options' precision: as float16 a pos_weight of 1e5 is inf.
+        def move(tensor: Tensor) -> Tensor:
+            device = fn(tensor.new_empty(0)).device
+            return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
+
+        return super()._apply(move, recurse)
+
+    def extra_repr(self) -> str:
+        options = {"name": self.name, **self.options, "reduction": self.reduction}
+        return ", ".join(f"{key}={value!r}" for key, value in options.items())
+
+
+def divide(total: Tensor, count: Tensor) -> Tensor:
+    """total / count; 0 (with a zero gradient) where nothing counts."""
+    return total / torch.where(count > 0, count, 1)
+
+
+def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:
+    """The loss called `name` in the form that the task takes, with every option checked now.
+
+    Args:
+        task: Decides the form: sigmoid for binary and multilabel, softmax for multiclass.
+        name: A key of `LOSSES`.
+        options: The formula's own (`gamma`, `alpha` for focal) and
+
+            - `reduction`: "mean" (default), "sum" or "none";
+            - `weight`: a factor >= 0 per output, (C,);
+            - `pos_weight`: a factor >= 0 of the positives, one per output or one for all; sigmoid only;
+            - `label_smoothing`: in [0, 1).
+
+    Raises:
+        ValueError: an unknown name, a loss without the form that the task needs, an option that the
+            loss lacks or that would have no effect, a value out of range or of the wrong length.
+        TypeError: an option that is no number.
+
+    Example:
+        >>> from lossselect import Multilabel
+        >>> task = Multilabel(3)
+        >>> loss = select_loss(task, "focal", gamma=2.0)
+        >>> loss(torch.zeros(2, 3), task.encode([[1, 0, 1], [0, 0, 1]]))
+        tensor(0.1733)
+    """
+    forms = lookup(LOSSES, name, "loss")
+    formula = forms.get(task.activation)
+    if formula is None:
+        having = [other for other, its in LOSSES.items() if task.activation in its]
+        raise ValueError(
+            f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
+            f"Losses for {task.name}: {', '.join(having)}."
+        )
+    _check_options(task, name, forms, options)
+    return Loss(name, formula, task, **options)
+
+
+def _check_options(
+    task: Task, name: str, forms: Mapping[str, Callable[..., Tensor]], options: Mapping[str, Any]
+) -> None:
+    if task.activation == "softmax" and options.get("pos_weight") is not None:
+        raise ValueError(
+            f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
+            "against. Give the classes their factors with weight."
+        )
+    for option in options:
+        others = [other for other, formula in forms.items() if option in formula_options(formula)]
+        if others and task.activation not in others:
+            raise ValueError(
+                f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
+                f"takes: only the {others[0]} form has it. For a factor per class use weight."
+            )
+    own = formula_options(forms[task.activation])
+    modifiers = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
+    check_options(options, [*own, *modifiers, "reduction"], f"Loss {name!r} for task={task.name}")
+
+
+def _per_output(name: str, values: Any, task: Task) -> Tensor | None:
+    """An option as float64 of shape (num_outputs,), checked."""
+    if values is None:
+        return None
+    try:
+        given = torch.as_tensor(values, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a list of numbers, one per output, got {values!r}.") from None
+    if name == "pos_weight" and given.ndim == 0:
+        given = given.expand(task.num_outputs)
+    if given.shape != (task.num_outputs,):
+        fix = ""
+        if task.num_outputs == 1 and given.shape == (2,):
+            ratio = f"{given[1] / given[0]:g}" if given[0] else "..."
+            fix = f" To weigh the positive class against the negative one use pos_weight={ratio}."
+        raise ValueError(
+            f"{name} must have one value per output, shape ({task.num_outputs},) for {task.describe()}, "
+            f"got shape {tuple(given.shape)}.{fix}"
+        )
+    bad = ~(given.isfinite() & (given >= 0))
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        label = f" for {task.output_names[i]!r}"
+        raise ValueError(f"{name} must be finite and at least 0, got {given[i]:g}{label}.")
+    if name == "weight" and not bool((given > 0).any()):
+        raise ValueError("weight is 0 for every output: nothing would be learned.")
+    return given.clone()
