@@ -1,0 +1,296 @@
+"""`TaskModule`: a Lightning module whose loss, targets and metrics follow from its task."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from .checkpoint import check_same_task, plain_arguments, read_checkpoint
+from .criterion import Loss, divide, select_loss
+from .data.batches import EncodedBatch
+from .epoch import Epoch
+from .names import split_name
+from .nets import make_net
+from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from .tasks import Task, as_task
+
+
+class TaskModule(LightningModule):
+    """Trains, evaluates and predicts for one task; `forward` returns raw logits (N, num_outputs, ...).
+
+    Pass `net`, or subclass and override `forward`. A batch is a pair (inputs, target) with a target
+    of any form that `task.encode` takes; override `unpack` for batches that look otherwise. Loss and
+    metrics are logged under `train/`, `val/` and `test/`, each computed over the whole epoch. A subclass
+    that overrides a hook of Lightning's (setup, on_*_epoch_end, on_*_checkpoint) calls super() in it.
+
+    Args:
+        task: What the head decides: `Binary()`, `Multiclass(10)`, `Multilabel(14)`.
+        net: A module that returns raw logits, or a net of ours by name and plain values, such as
+            `{"name": "mlp", "num_features": 8}`.
+        loss: A name of `LOSSES`, `{"name": ..., **options}`, or any callable that takes logits and
+            the canonical target and returns a scalar.
+        optimizer: `{"name": "SGD", "lr": 0.1}` (a class of torch.optim), a callable that takes the
+            parameters, or None for AdamW with lr 1e-3.
+        scheduler: The same for torch.optim.lr_scheduler and a callable that takes the optimizer.
+
+    Raises:
+        ValueError: a loss or an option that does not fit the task; at the first batch, logits or
+            targets that do not.
+
+    Example:
+        >>> from lossselect import Multilabel, TaskModule
+        >>> class MyModel(TaskModule):
+        ...     def __init__(self, task, hidden=64, **kwargs):
+        ...         super().__init__(task=task, **kwargs)
+        ...         head = nn.Linear(hidden, task.num_outputs)
+        ...         self.net = nn.Sequential(nn.Linear(8, hidden), nn.ReLU(), head)
+        ...     def forward(self, x):
+        ...         return self.net(x)
+        >>> MyModel(Multilabel(5), loss="focal").criterion
+        Loss(name='focal', reduction='mean')
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        net: nn.Module | Mapping[str, Any] | None = None,
+        loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        optimizer: OptimizerSpec = None,
+        scheduler: SchedulerSpec = None,
+    ) -> None:
+        super().__init__()
+        plain, self._not_plain = plain_arguments(_arguments_of(self))
+        self.hparams.update(plain)
+        self.task = as_task(task)
+        self.net = make_net(net, self.task.num_outputs) if isinstance(net, Mapping) else net
+        self.criterion = _criterion(loss, self.task)
+        self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
+        self.train_epoch = Epoch(self.task, "train/")
+        self.val_epoch = Epoch(self.task, "val/")
+        self.test_epoch = Epoch(self.task, "test/")
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Raw logits (N, num_outputs, ...)."""
+        self._check_net()
+        logits: Tensor = self.net(inputs)  # type: ignore[misc]
+        return logits
+
+    def _check_net(self) -> None:
+        if self.net is None and type(self).forward is TaskModule.forward:
+            raise ValueError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
+
+    def unpack(self, batch: Any) -> tuple[Any, Any]:
+        """(inputs, target) of a batch as the data loader made it."""
+        if isinstance(batch, tuple | list) and len(batch) == 2:
+            return batch[0], batch[1]
+        size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+        raise ValueError(
+            f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. "
+            "Override unpack(batch) to say what is what."
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        return self._step(batch, self.train_epoch)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes the batch into the epoch's loss and metrics."""
+        self._step(batch, self.val_epoch)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes the batch into the epoch's loss and metrics."""
+        self._step(batch, self.test_epoch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target."""
+        if isinstance(batch, tuple | list) and len(batch) == 1:
+            (inputs,) = batch
+        elif isinstance(batch, tuple | list) or type(self).unpack is not TaskModule.unpack:
+            inputs, _ = self.unpack(batch)
+        else:
+            inputs = batch
+        probabilities = self.task.probabilities(self(inputs))
+        return {"probabilities": probabilities, "prediction": self.task.decide(probabilities)}
+
+    def _step(self, batch: Any, epoch: Epoch) -> Tensor:
+        inputs, target = self._encoded(batch)
+        logits = self(inputs)
+        self._check_rows(logits, target)
+        if isinstance(self.criterion, Loss):
+            total, count = self.criterion.sum_and_count(logits, target)
+            loss = divide(total, count)
+        else:
+            loss = self.criterion(logits, target)
+            if not isinstance(loss, Tensor) or loss.ndim > 0:
+                came = (
+                    f"a tensor of shape {tuple(loss.shape)}"
+                    if isinstance(loss, Tensor)
+                    else type(loss).__name__
+                )
+                raise ValueError(
+                    f"The loss must return a scalar tensor, got {came}. Average it over the batch."
+                )
+            count = loss.new_full((), len(target))
+            total = loss * count
+        epoch.update(total, count, logits, target)
+        return loss
+
+    def _check_rows(self, logits: Any, target: Tensor) -> None:
+        """Shapes cost nothing to look at, so they are looked at in every step, whatever the loss."""
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
+        self.task.check_logits(logits)
+        if len(logits) != len(target):
+            raise ValueError(
+                f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
+            )
+
+    def _encoded(self, batch: Any) -> EncodedBatch:
+        if isinstance(batch, EncodedBatch):
+            return batch
+        inputs, target = self.unpack(batch)
+        return EncodedBatch(inputs, self.task.encode(target))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Encode while the target is still on the CPU, where its values can be checked at no sync."""
+        return batch if self.trainer.predicting else self._encoded(batch)
+
+    def setup(self, stage: str) -> None:
+        """Start with empty epochs, whatever an interrupted run has left."""
+        # Lightning warns that the hook is used where a data module is; it is meant to be
+        warnings.filterwarnings(
+            "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
+        )
+        self._check_net()
+        for epoch in (self.train_epoch, self.val_epoch, self.test_epoch):
+            epoch.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log what the epoch comes to."""
+        self._log_epoch(self.train_epoch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the epoch comes to."""
+        self._log_epoch(self.val_epoch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what the epoch comes to."""
+        self._log_epoch(self.test_epoch)
+
+    def _log_epoch(self, epoch: Epoch) -> None:
+        values = epoch.compute()
+        shown = (f"{epoch.prefix}loss", f"{epoch.prefix}f1_macro")
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in shown)
+        epoch.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler if there is one."""
+        optimizer = make_optimizer(self.optimizer_spec, self.parameters())
+        scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{self.task.monitor}")
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the task, also where a subclass chose it, and which arguments must be passed again."""
+        checkpoint["task"] = self.task.to_dict()
+        checkpoint["not_plain"] = self._not_plain
+        # a subclass may have called save_hyperparameters, which keeps objects as they are
+        key = self.CHECKPOINT_HYPER_PARAMS_KEY
+        checkpoint[key], _ = plain_arguments(checkpoint.get(key, {}))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another task."""
+        check_same_task(checkpoint, self.task)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = "cpu",
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """The trained module of a checkpoint, which is read with `weights_only=True`.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Device of the module, as in `torch.load`.
+            strict: Whether the checkpoint must hold exactly the module's parameters.
+            kwargs: Arguments that are no plain values, such as `net=`, and any to change.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a checkpoint of ours, of another task, or an argument must be passed.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        arguments = {**checkpoint["hyper_parameters"], **kwargs}
+        if "task" in inspect.signature(cls).parameters:
+            arguments["task"] = as_task(arguments.get("task") or checkpoint["task"])
+        lost = [name for name in checkpoint["not_plain"] if name not in kwargs]
+        # a model can predict without them, but must not go on training with others than it had
+        arguments |= {
+            name: _lost(name, checkpoint_path) for name in lost if name in ("optimizer", "scheduler")
+        }
+        if again := [name for name in lost if name not in arguments]:
+            raise ValueError(
+                f"{checkpoint_path} was trained with {' and '.join(again)} of your own, which no checkpoint "
+                f"holds. Pass {', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
+            )
+        try:
+            inspect.signature(cls).bind(**arguments)
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__} cannot be built from {checkpoint_path}: {error}.") from None
+        module = cls(**arguments)
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"], strict=strict)
+        return module.to(torch.device(map_location))
+
+
+def _lost(name: str, path: Any) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise ValueError(f"The {name} that {path} was trained with is not in it: pass {name}= at loading.")
+
+    return refuse
+
+
+def _arguments_of(module: TaskModule) -> dict[str, Any]:
+    """What the outermost __init__ of `module` was called with: its subclass's, where it has one.
+
+    `save_hyperparameters` would also take in what that __init__ passes on to ours, which cannot be
+    given to it again, and deep-copies nets.
+    """
+    frame = inspect.currentframe()
+    frame = outermost = frame.f_back if frame else None
+    while frame and frame.f_code.co_varnames and frame.f_locals.get(frame.f_code.co_varnames[0]) is module:
+        outermost, frame = frame, frame.f_back
+    if outermost is None:
+        return {}
+    names, _, keywords, values = inspect.getargvalues(outermost)
+    return {**{name: values[name] for name in names[1:]}, **(values[keywords] if keywords else {})}
+
+
+def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+    if isinstance(loss, str):
+        return select_loss(task, loss)
+    if isinstance(loss, Mapping):
+        name, options = split_name(loss, "loss")
+        loss = select_loss(task, name, **options)
+    if not callable(loss):
+        raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
+    if isinstance(loss, Loss):
+        if loss.reduction != "mean":
+            raise ValueError(
+                f"TaskModule averages the loss over what has a label; reduction={loss.reduction!r} is for "
+                "loops of your own."
+            )
+        if (loss.task.activation, loss.task.num_outputs) != (task.activation, task.num_outputs):
+            raise ValueError(
+                f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}."
+            )
+    checked: Callable[[Tensor, Tensor], Tensor] = loss
+    return checked

@@ -1,0 +1,49 @@
+"""Small nets by name, built from plain values: what a checkpoint needs to build them again."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from .names import check_options, lookup, split_name
+
+
+def mlp(
+    num_features: int, num_outputs: int, hidden: Sequence[int] = (256,), dropout: float = 0.0
+) -> nn.Sequential:
+    """Linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits."""
+    layers: list[nn.Module] = []
+    width = num_features
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, num_outputs))
+
+
+def linear(num_features: int, num_outputs: int) -> nn.Linear:
+    """Logistic regression: (N, num_features) -> (N, num_outputs) logits."""
+    return nn.Linear(num_features, num_outputs)
+
+
+NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
+
+
+def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
+    """The net that `{"name": "mlp", "num_features": 8, ...}` names, with `num_outputs` outputs.
+
+    Raises:
+        ValueError: an unknown name or option, a value that the net refuses.
+
+    Example:
+        >>> make_net({"name": "linear", "num_features": 8}, num_outputs=3)
+        Linear(in_features=8, out_features=3, bias=True)
+    """
+    name, options = split_name(spec, "net")
+    build = lookup(NETS, name, "net")
+    allowed = [key for key in inspect.signature(build).parameters if key != "num_outputs"]
+    check_options(options, allowed, f"Net {name!r}")
+    try:
+        return build(num_outputs=num_outputs, **options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"Net {name!r} cannot be built with {options}: {error}") from None

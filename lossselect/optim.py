@@ -1,0 +1,73 @@
+"""Optimizers and schedulers: torch's own by name, or any callable."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import optim
+from torch.optim import Optimizer, lr_scheduler
+
+from .names import check_options, lookup, split_name
+
+OptimizerSpec = Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
+SchedulerSpec = Mapping[str, Any] | Callable[[Optimizer], Any] | None
+
+
+def _classes(module: Any, base: type) -> dict[str, Any]:
+    return {
+        name: cls
+        for name, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, base) and cls is not base and name[0] != "_"
+    }
+
+
+OPTIMIZERS = _classes(optim, Optimizer)
+SCHEDULERS = _classes(lr_scheduler, lr_scheduler.LRScheduler)
+
+
+def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any]) -> Optimizer:
+    """The optimizer of `{"name": "SGD", "lr": 0.1}`, of a callable, or AdamW(lr=1e-3) for None.
+
+    Raises:
+        ValueError: an unknown name or option, a value that the optimizer refuses, no parameter that
+            requires a gradient.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained:
+        raise ValueError("No parameter of the module requires a gradient: there is nothing to train.")
+    if callable(spec):
+        return spec(trained)
+    return _build(OPTIMIZERS, spec or {"name": "AdamW", "lr": 1e-3}, "optimizer", trained)
+
+
+def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, monitor: str) -> dict[str, Any] | None:
+    """Lightning's entry for the scheduler of `{"name": "CosineAnnealingLR", "T_max": 50}` or a callable.
+
+    In the spec, `interval` ("epoch" or "step") and `monitor`, what ReduceLROnPlateau watches, are
+    Lightning's; that scheduler's `mode` follows from what it watches unless it is given.
+    """
+    if spec is None:
+        return None
+    if callable(spec):
+        return {"scheduler": spec(optimizer), "monitor": monitor}
+    monitor = spec.get("monitor", monitor)
+    options = {key: value for key, value in spec.items() if key not in ("interval", "monitor")}
+    if options.get("name") == "ReduceLROnPlateau":
+        options.setdefault("mode", best_mode(monitor))
+    scheduler = _build(SCHEDULERS, options, "scheduler", optimizer)
+    return {"scheduler": scheduler, "interval": spec.get("interval", "epoch"), "monitor": monitor}
+
+
+def best_mode(monitor: str) -> str:
+    """ "min" for a loss, "max" for any other metric."""
+    return "min" if monitor.endswith("loss") else "max"
+
+
+def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any) -> Any:
+    name, options = split_name(spec, kind)
+    cls = lookup(table, name, kind)
+    check_options(options, list(inspect.signature(cls).parameters)[1:], f"{kind.capitalize()} {name!r}")
+    try:
+        return cls(first, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{kind.capitalize()} {name!r} cannot be built with {options}: {error}") from None

@@ -1,0 +1,96 @@
+"""Training on a GPU: what only shows there. The machines that CI has skip these."""
+
+import json
+
+import pytest
+import torch
+
+import lossselect as ls
+from lossselect import train
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+
+TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(10), "multilabel": ls.Multilabel(14)}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("task", TASKS)
+def test_trains_as_on_the_cpu(task, precision, tmp_path, monkeypatch):
+    def run(folder, *settings):
+        arguments = [f"task={task}", f"hydra.run.dir={tmp_path / folder}", "trainer.max_epochs=10", *settings]
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+        train.main()
+        return json.loads((tmp_path / folder / "metrics.json").read_text())
+
+    gpu = run("gpu", "trainer.accelerator=gpu", f"trainer.precision={precision}")
+    cpu = run("cpu", "trainer.accelerator=cpu")
+    assert gpu["test/loss"] == pytest.approx(cpu["test/loss"], rel=0.15)
+    assert gpu["test/accuracy"] == pytest.approx(cpu["test/accuracy"], abs=0.03)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_everything_lives_on_the_device(task, tmp_path):
+    import lightning.pytorch as L
+    from torch.utils.data import DataLoader, TensorDataset
+
+    seen = []
+
+    class Watching(ls.TaskModule):
+        def on_train_epoch_end(self):
+            self.train_epoch._flush()
+            tensors = [*self.parameters(), *self.buffers()]
+            for metric in self.train_epoch.metrics.values():
+                for state in metric.metric_state.values():
+                    tensors += state if isinstance(state, list) else [state]
+            seen.extend(tensor.device.type for tensor in tensors)
+            super().on_train_epoch_end()
+
+    threshold = {} if task.name == "multiclass" else {"threshold": [0.4] * task.num_outputs}
+    task = ls.make_task(task.name, task.num_outputs, **threshold)
+    loss = {"name": "cross_entropy", "weight": [1.0] * task.num_outputs}
+    module = Watching(task, {"name": "linear", "num_features": 8}, loss)
+    inputs = torch.randn(64, 8)
+    labels = task.predict(torch.randn(64, task.num_outputs))
+    data = DataLoader(TensorDataset(inputs, labels), batch_size=16)
+    L.Trainer(accelerator="gpu", devices=1, max_epochs=1, logger=False, default_root_dir=tmp_path).fit(
+        module, data, data
+    )
+    assert set(seen) == {"cuda"}
+    probabilities = task.probabilities(torch.zeros(2, task.num_outputs, device="cuda"))
+    assert task.decide(probabilities).device.type == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ls.LOSSES)
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_loss_equals_the_cpus(task, name, dtype):
+    if task.activation not in ls.LOSSES[name]:
+        pytest.skip("the loss has no form for this task")
+    loss = ls.select_loss(task, name, weight=[2.0] * task.num_outputs, label_smoothing=0.1)
+    logits = (5 * torch.randn(64, task.num_outputs)).to(dtype)
+    target = task.encode(task.predict(torch.randn(64, task.num_outputs)))
+    on_cpu = loss(logits, target)
+    with torch.autocast("cuda", dtype=torch.float16):
+        on_gpu = loss.to("cuda")(logits.cuda(), target.cuda())
+    assert on_gpu.dtype == torch.float32
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_step_does_not_sync(task):
+    from lossselect.epoch import Epoch
+
+    net = torch.nn.Linear(8, task.num_outputs).cuda()
+    loss = ls.select_loss(task, "focal", weight=[1.0] * task.num_outputs, label_smoothing=0.1).cuda()
+    epoch = Epoch(task, "train/").cuda()
+    inputs = torch.randn(64, 8).cuda()
+    target = task.encode(task.predict(torch.randn(64, task.num_outputs))).cuda()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        logits = net(inputs)
+        total, count = loss.sum_and_count(logits, task.encode(target))
+        epoch.update(total, count, logits, target)
+        total.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,197 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+import lossselect as ls
+from lossselect.epoch import Epoch
+
+NAN = float("nan")
+
+
+def computed(task, logits, target, batches=3):
+    metrics = ls.make_metrics(task)
+    for index in torch.arange(len(logits)).tensor_split(batches):
+        metrics.update(task.probabilities(logits[index].double()), task.encode(target[index]))
+    return {name: value.item() for name, value in metrics.compute().items()}
+
+
+def per_column(metric, truth, score, **kwargs):
+    """Mean over the columns in which both values occur, of the rows that have a label."""
+    values = []
+    for j in range(truth.shape[1]):
+        known = ~np.isnan(truth[:, j])
+        if len(set(truth[known, j])) == 2:
+            values.append(metric(truth[known, j], score[known, j], **kwargs))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.2])
+def test_binary_equals_scikit_learn(threshold):
+    task = ls.Binary(threshold=threshold)
+    logits, target = torch.randn(60, 1), (torch.rand(60) < 0.4).float()
+    target[::7] = NAN
+    got = computed(task, logits, target)
+    known = ~target.isnan()
+    y, p = target[known].numpy(), logits.double().sigmoid()[known, 0].numpy()
+    d = p >= threshold
+    expected = {
+        "accuracy": sk.accuracy_score(y, d),
+        "f1": sk.f1_score(y, d),
+        "f1_micro": sk.f1_score(y, d, average="micro"),
+        "f1_macro": sk.f1_score(y, d, average="macro"),
+        "auroc": sk.roc_auc_score(y, p),
+        "map": sk.average_precision_score(y, p),
+    }
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_multiclass_equals_scikit_learn():
+    task = ls.Multiclass(4)  # class 3 does not occur: it is in no mean
+    logits, target = torch.randn(60, 4), torch.randint(0, 3, (60,)).float()
+    target[::7] = NAN
+    got = computed(task, logits, target)
+    known = ~target.isnan()
+    y, p = target[known].numpy(), logits.double().softmax(1)[known].numpy()
+    one_hot = np.eye(4)[y.astype(int)]
+    expected = {
+        "accuracy": sk.accuracy_score(y, p.argmax(1)),
+        "f1_micro": sk.f1_score(y, p.argmax(1), average="micro"),
+        "f1_macro": sk.f1_score(y, p.argmax(1), average="macro"),
+        "auroc": per_column(sk.roc_auc_score, one_hot, p),
+        "map": per_column(sk.average_precision_score, one_hot, p),
+    }
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.5, (0.2, 0.5, 0.7, 0.9)])
+def test_multilabel_equals_scikit_learn(threshold):
+    task = ls.Multilabel(4, threshold=threshold)
+    logits, target = torch.randn(60, 4), (torch.rand(60, 4) < 0.4).float()
+    target[:, 3] = 0  # a label without positives: it has no ranking
+    target[torch.rand(60, 4) < 0.2] = NAN
+    got = computed(task, logits, target)
+    y, p = target.numpy(), logits.double().sigmoid().numpy()
+    d, known = (p >= np.array(threshold)), ~np.isnan(y)
+    expected = {
+        "accuracy": (d == y)[known].mean(),
+        "f1_micro": sk.f1_score(y[known], d[known]),
+        "f1_macro": np.mean(
+            [sk.f1_score(y[known[:, j], j], d[known[:, j], j], zero_division=0) for j in range(4)]
+        ),
+        "auroc": per_column(sk.roc_auc_score, y, p),
+        "map": per_column(sk.average_precision_score, y, p),
+    }
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "task", [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)], ids=lambda task: task.name
+)
+def test_batch_size_does_not_matter(task):
+    logits = torch.randn(30, task.num_outputs)
+    target = task.encode(task.predict(torch.randn(30, task.num_outputs)))
+    assert computed(task, logits, target, batches=1) == computed(task, logits, target, batches=15)
+
+
+def test_one_class_alone_has_no_ranking_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = computed(ls.Binary(), torch.randn(6, 1), torch.zeros(6))
+    assert math.isnan(got["auroc"])
+    assert math.isnan(got["map"])
+    assert 0 <= got["accuracy"] <= 1
+
+
+def test_soft_labels_count_as_their_likelier_value():
+    soft = computed(ls.Binary(), torch.tensor([[1.0], [-1.0]]), torch.tensor([0.8, 0.3]), batches=1)
+    assert soft["accuracy"] == 1
+    rows = torch.tensor([[0.7, 0.2, 0.1], [NAN, NAN, NAN], [0.1, 0.1, 0.8]])
+    assert computed(ls.Multiclass(3), torch.eye(3), rows, batches=1)["accuracy"] == 1
+
+
+def test_a_label_without_a_known_entry_does_not_end_the_run():
+    target = torch.tensor([[1.0, NAN], [0.0, NAN]])
+    assert math.isnan(computed(ls.Multilabel(2), torch.randn(2, 2), target, batches=1)["auroc"])
+    assert math.isnan(computed(ls.Binary(), torch.randn(2, 1), torch.tensor([NAN, NAN]), batches=1)["auroc"])
+
+
+def test_a_single_label_is_measured_as_binary():
+    logits, target = torch.randn(20, 1), (torch.rand(20, 1) < 0.5).float()
+    one, binary = computed(ls.Multilabel(1), logits, target), computed(ls.Binary(), logits, target)
+    assert one["auroc"] == pytest.approx(binary["auroc"])
+    assert one["map"] == pytest.approx(binary["map"])
+
+
+def test_prefix():
+    metrics = ls.make_metrics(ls.Binary(), "val/")
+    metrics.update(torch.tensor([[0.9], [0.1]]), torch.tensor([[1.0], [0.0]]))
+    assert metrics.compute().keys() == {f"val/{name}" for name in ls.Binary.metric_names}
+    assert metrics.clone(postfix="_best").compute().keys() == {
+        f"val/{n}_best" for n in ls.Binary.metric_names
+    }
+
+
+@pytest.mark.parametrize("task", [ls.Binary(threshold=0.2), ls.Multiclass(3), ls.Multilabel(3)], ids=str)
+def test_calling_takes_in_a_batch_and_returns_its_values(task):
+    logits = torch.randn(20, task.num_outputs)
+    p, target = task.probabilities(logits), task.encode(task.predict(torch.randn(20, task.num_outputs)))
+    metrics = ls.make_metrics(task)
+    first, second = metrics(p[:10], target[:10]), metrics(p[10:], target[10:])
+    assert {k: v.item() for k, v in first.items()} == pytest.approx(
+        computed(task, logits[:10], target[:10], 1), nan_ok=True
+    )
+    whole = ls.make_metrics(task)
+    whole.update(p, target)
+    torch.testing.assert_close(metrics.compute(), whole.compute(), equal_nan=True)
+    assert second.keys() == first.keys() == set(task.metric_names)
+
+
+class TestEpoch:
+    def run(self, logits, target, sizes, task=None):
+        epoch = Epoch(task or ls.Multilabel(3), "val/")
+        loss = ls.select_loss(epoch.task)
+        for x, y in zip(logits.split(sizes), target.split(sizes), strict=True):
+            total, count = loss.sum_and_count(x, y)
+            epoch.update(total, count, x, y)
+        return epoch
+
+    def test_loss_is_a_sum_over_a_count_not_a_mean_of_means(self):
+        logits, target = torch.randn(10, 3), torch.randint(0, 2, (10, 3)).float()
+        target[7:, 1:] = NAN
+        exact = ls.select_loss(ls.Multilabel(3))(logits, target)
+        got = self.run(logits, target, [7, 1, 2]).compute()["val/loss"]
+        torch.testing.assert_close(got, exact)
+
+    def test_flushing_early_changes_nothing(self, monkeypatch):
+        logits, target = torch.randn(10, 3), torch.randint(0, 2, (10, 3)).float()
+        whole = self.run(logits, target, [4, 4, 2]).compute()
+        monkeypatch.setattr("lossselect.epoch.HELD_BYTES", 1)
+        pieces = self.run(logits, target, [4, 4, 2])
+        assert not pieces._held
+        for name, value in pieces.compute().items():
+            torch.testing.assert_close(value, whole[name])
+
+    def test_reset_forgets(self):
+        epoch = self.run(torch.randn(4, 3), torch.zeros(4, 3), [4])
+        epoch.reset()
+        assert epoch.compute() == {}
+
+    def test_ranks_where_a_float32_sigmoid_is_1(self):
+        logits = torch.arange(18.0, 30.0).unsqueeze(1)
+        epoch = self.run(logits, (logits > 24).float(), [12], ls.Binary())
+        assert epoch.compute()["val/auroc"].item() == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        "task", [ls.Multiclass(3), ls.Multilabel(3), ls.Binary()], ids=lambda task: task.name
+    )
+    def test_trailing_dimensions_of_any_length(self, task):
+        epoch = Epoch(task, "")
+        logits = [torch.randn(2, task.num_outputs, length) for length in (5, 9)]
+        for x in logits:
+            y = task.encode(task.predict(x))
+            epoch.update(torch.tensor(1.0), torch.tensor(1.0), x, y)
+        assert epoch.compute()["accuracy"] == 1

@@ -1,0 +1,467 @@
+import re
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lossselect as ls
+from lossselect.data.batches import EncodedBatch
+
+TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(3)}
+
+
+def labels_of(task, inputs):
+    """Labels that a linear net can learn, in a form that users have."""
+    if task.name == "multiclass":
+        return inputs[:, : task.num_outputs].argmax(1)
+    return (inputs[:, : task.num_outputs] > 0).int()
+
+
+def loader(task, rows=40, batch_size=16, labels=None):
+    inputs = torch.randn(rows, 8)
+    labels = labels_of(task, inputs) if labels is None else labels
+    return DataLoader(TensorDataset(inputs, labels), batch_size=batch_size)
+
+
+def trainer(tmp_path, **options):
+    options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False} | options
+    return L.Trainer(
+        default_root_dir=tmp_path, enable_checkpointing=False, enable_model_summary=False, **options
+    )
+
+
+class MyModel(ls.TaskModule):
+    """As a user's own project has it."""
+
+    def __init__(self, task, hidden=64, **kwargs):
+        super().__init__(task=task, **kwargs)
+        self.net = nn.Sequential(nn.Linear(8, hidden), nn.ReLU(), nn.Linear(hidden, task.num_outputs))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+class TestTraining:
+    def test_learns_logs_and_predicts(self, task, tmp_path):
+        module = MyModel(task, optimizer={"name": "Adam", "lr": 0.02})
+        run = trainer(tmp_path, max_epochs=15)
+        data = loader(task, rows=200)
+        run.fit(module, data, data)
+        logged = run.callback_metrics
+        assert logged["val/accuracy"] > 0.9
+        assert {"loss", "accuracy", "f1_micro", "f1_macro", "auroc", "map"} <= {
+            name.removeprefix("train/") for name in logged if name.startswith("train/")
+        }
+        (tested,) = run.test(module, data, verbose=False)
+        assert tested["test/loss"] == pytest.approx(logged["val/loss"].item())
+        predicted = torch.cat([batch["prediction"] for batch in run.predict(module, data)])
+        assert predicted.shape == task.predict(torch.zeros(200, task.num_outputs)).shape
+        assert predicted.unique().tolist() == list(
+            range(task.num_outputs if task.name == "multiclass" else 2)
+        )
+
+    def test_the_logged_loss_is_that_of_the_whole_epoch(self, task, tmp_path):
+        module, data = MyModel(task), loader(task, rows=37, batch_size=16)
+        (logged,) = trainer(tmp_path).validate(module, data, verbose=False)
+        inputs, labels = data.dataset.tensors
+        exact = ls.select_loss(task)(module(inputs), task.encode(labels))
+        assert logged["val/loss"] == pytest.approx(exact.item(), rel=1e-6)
+
+    def test_the_first_loss_equals_a_plain_loop(self, task, tmp_path):
+        module, data = MyModel(task), loader(task, rows=16)
+        inputs, labels = data.dataset.tensors
+        parameters = [p.detach().clone() for p in module.parameters()]
+        loss = ls.select_loss(task)(module(inputs), task.encode(labels))
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        optimizer = {"name": "SGD", "lr": 0.1}
+        module.optimizer_spec = optimizer
+        trainer(tmp_path).fit(module, data)
+        for before, gradient, after in zip(parameters, gradients, module.parameters(), strict=True):
+            torch.testing.assert_close(after, before - 0.1 * gradient)
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+    def test_the_loss_is_float32_in_half_precision(self, task, precision, tmp_path):
+        seen = []
+
+        class Watching(MyModel):
+            def training_step(self, batch, batch_idx):
+                loss = super().training_step(batch, batch_idx)
+                seen.append(loss)
+                return loss
+
+        inputs = torch.randn(32, 8).to(torch.bfloat16 if precision == "bf16-true" else torch.float32)
+        data = DataLoader(TensorDataset(inputs, labels_of(task, inputs)), batch_size=16)
+        module = Watching(task)
+        expected = ls.select_loss(task)(
+            module(inputs[:16].float()), task.encode(data.dataset.tensors[1][:16])
+        )
+        trainer(tmp_path, precision=precision).fit(module, data, data)
+        assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in seen)
+        torch.testing.assert_close(seen[0], expected, rtol=0.02, atol=0.01)
+
+    def test_checkpoint_round_trip(self, task, tmp_path):
+        module, data = MyModel(task, hidden=16, loss={"name": "focal", "gamma": 1.5}), loader(task)
+        run = trainer(tmp_path)
+        run.fit(module, data)
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+        assert content["task"] == content["hyper_parameters"]["task"] == task.to_dict()
+        again = MyModel.load_from_checkpoint(tmp_path / "x.ckpt")
+        assert again.task == task
+        assert again.criterion.options == {"gamma": 1.5}
+        inputs = torch.randn(4, 8)
+        assert torch.equal(again(inputs), module(inputs))
+
+    def test_a_net_by_name_needs_no_further_argument(self, task, tmp_path):
+        module = ls.TaskModule(task, {"name": "mlp", "num_features": 8, "hidden": (4,)})
+        run = trainer(tmp_path)
+        run.fit(module, loader(task))
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        again = ls.TaskModule.load_from_checkpoint(tmp_path / "x.ckpt")
+        assert torch.equal(again.net[0].weight, module.net[0].weight)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("module", "message"),
+        [
+            (
+                ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 4)),
+                "(16, 4), but multilabel with 3 labels needs (N, 3)",
+            ),
+            (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "for two use task=multiclass"),
+            (ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))), "no squeeze()"),
+            (ls.TaskModule(TASKS["multilabel"]), "TaskModule has no net: pass net=..., or override forward."),
+            (
+                ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 3), loss=lambda x, y: (x - y) ** 2),
+                "The loss must return a scalar tensor, got a tensor of shape (16, 3)",
+            ),
+            (
+                ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 3), loss=lambda x, y: 1.0),
+                "The loss must return a scalar tensor, got float",
+            ),
+        ],
+    )
+    def test_found_before_the_first_step(self, module, message, tmp_path):
+        before = [p.detach().clone() for p in module.parameters()]
+        with pytest.raises(ValueError, match=re.escape(message)):
+            trainer(tmp_path).fit(
+                module, loader(TASKS["multilabel"], labels=torch.randint(0, 2, (40, module.task.num_outputs)))
+            )
+        assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+    @pytest.mark.parametrize(
+        ("task", "labels", "message"),
+        [
+            ("multiclass", torch.ones(40, 3), "Row 0 of the target has 3 ones"),
+            (
+                "multilabel",
+                torch.zeros(40, dtype=torch.long),
+                "Class indices of shape (N,) belong to task=multiclass",
+            ),
+            ("binary", 1 + torch.arange(40) % 2, "Row 1 of the target is 2"),
+        ],
+    )
+    def test_labels_that_do_not_fit_in_any_batch(self, task, labels, message, tmp_path):
+        module = ls.TaskModule(TASKS[task], nn.Linear(8, TASKS[task].num_outputs))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            trainer(tmp_path).fit(module, loader(TASKS[task], labels=labels))
+
+    def test_a_late_batch_is_checked_too(self, tmp_path):
+        labels = torch.zeros(40)
+        labels[39] = 2
+        with pytest.raises(ValueError, match="Row 7 of the target is 2"):
+            trainer(tmp_path).fit(MyModel(TASKS["binary"]), loader(TASKS["binary"], labels=labels))
+
+    @pytest.mark.parametrize(
+        ("batch", "message"),
+        [
+            ({"x": 1}, "A batch must be a pair (inputs, target), got dict of 1."),
+            ((1, 2, 3), "got tuple of 3"),
+            (torch.zeros(2, 3), "got Tensor of 2"),
+        ],
+    )
+    def test_a_batch_that_is_no_pair(self, batch, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            MyModel(TASKS["binary"]).training_step(batch, 0)
+
+    @pytest.mark.parametrize(
+        ("logits", "message"),
+        [(torch.zeros(3, 1), "3 rows of logits for 4 rows"), ({"logits": 1}, "as a tensor, got dict")],
+    )
+    def test_a_net_that_returns_something_else(self, logits, message):
+        module = ls.TaskModule(TASKS["binary"])
+        module.forward = lambda inputs: logits
+        with pytest.raises(ValueError, match=message):
+            module.training_step((torch.zeros(4, 8), torch.zeros(4)), 0)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"loss": "focl"}, ValueError, "Did you mean 'focal'?"),
+            ({"loss": {"gamma": 2}}, ValueError, "which lacks a 'name'"),
+            (
+                {"loss": {"name": "focal", "reduction": "sum"}},
+                ValueError,
+                "reduction='sum' is for loops of your own",
+            ),
+            ({"loss": 3}, TypeError, "loss must be a name"),
+            (
+                {"loss": ls.select_loss(ls.Multilabel(4))},
+                ValueError,
+                "The loss was made for multilabel with 4 labels",
+            ),
+            ({"net": {"name": "mpl"}}, ValueError, "Did you mean 'mlp'?"),
+            (
+                {"net": {"name": "mlp", "num_features": 8, "depth": 2}},
+                ValueError,
+                "Net 'mlp' has no option 'depth'",
+            ),
+            ({"net": {"name": "mlp", "num_features": 8, "dropout": 2}}, ValueError, "cannot be built"),
+            ({"task": "binary"}, TypeError, "By name: lossselect.make_task"),
+        ],
+    )
+    def test_at_construction(self, options, error, message):
+        with pytest.raises(error, match=re.escape(message)):
+            ls.TaskModule(**{"task": ls.Multilabel(3), **options})
+
+
+class TestOptimizers:
+    def configured(self, **specs):
+        return MyModel(ls.Binary(), **specs).configure_optimizers()
+
+    def test_adamw_by_default(self):
+        assert isinstance(self.configured(), torch.optim.AdamW)
+
+    def test_by_name_with_a_scheduler(self):
+        made = self.configured(
+            optimizer={"name": "SGD", "lr": 0.5},
+            scheduler={"name": "StepLR", "step_size": 3, "interval": "step"},
+        )
+        assert made["optimizer"].param_groups[0]["lr"] == 0.5
+        assert made["lr_scheduler"]["scheduler"].step_size == 3
+        assert made["lr_scheduler"]["interval"] == "step"
+
+    @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/map", "max")])
+    def test_plateau_watches_in_the_right_direction(self, monitor, mode):
+        made = self.configured(scheduler={"name": "ReduceLROnPlateau", "monitor": monitor})
+        assert made["lr_scheduler"]["monitor"] == monitor
+        assert made["lr_scheduler"]["scheduler"].mode == mode
+
+    def test_callables(self):
+        made = self.configured(
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.3),
+            scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o),
+        )
+        assert made["optimizer"].defaults["lr"] == 0.3
+
+    @pytest.mark.parametrize(
+        ("specs", "message"),
+        [
+            ({"optimizer": {"name": "Adm"}}, "Did you mean 'Adam'?"),
+            ({"optimizer": {"name": "SGD", "lr": -1}}, "Optimizer 'SGD' cannot be built with {'lr': -1}"),
+            ({"optimizer": {"name": "SGD", "rate": 1}}, "Optimizer 'SGD' has no option 'rate'"),
+            ({"scheduler": {"name": "StepLR", "size": 1}}, "Scheduler 'StepLR' has no option 'size'"),
+        ],
+    )
+    def test_mistakes(self, specs, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.configured(**specs)
+
+    def test_nothing_to_train(self):
+        module = MyModel(ls.Binary()).requires_grad_(False)
+        with pytest.raises(ValueError, match="No parameter of the module requires a gradient"):
+            module.configure_optimizers()
+
+
+class TestHooks:
+    def test_labels_are_encoded_before_they_leave_the_cpu(self, tmp_path):
+        seen = []
+
+        class Watching(MyModel):
+            def transfer_batch_to_device(self, batch, device, dataloader_idx):
+                seen.append(type(batch))
+                return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+        trainer(tmp_path).fit(Watching(TASKS["multiclass"]), loader(TASKS["multiclass"]))
+        assert set(seen) == {EncodedBatch}
+
+    def test_unpack_says_what_is_what(self, tmp_path):
+        class Dicts(MyModel):
+            def unpack(self, batch):
+                return batch["x"], batch["y"]
+
+        rows = [{"x": torch.randn(8), "y": 1} for _ in range(4)]
+        module, run = Dicts(ls.Binary()), trainer(tmp_path)
+        run.fit(module, DataLoader(rows, batch_size=2))
+        assert len(run.predict(module, DataLoader(rows, batch_size=2))) == 2
+
+    def test_a_custom_loss_takes_logits_and_the_canonical_target(self, tmp_path):
+        seen = []
+
+        def loss(logits, target):
+            seen.append((logits.shape, target.shape, target.dtype))
+            return ((logits.sigmoid() - target) ** 2).mean()
+
+        trainer(tmp_path).fit(
+            MyModel(ls.Binary(), loss=loss), loader(ls.Binary(), labels=torch.arange(40) % 2)
+        )
+        assert seen[0] == ((16, 1), (16, 1), torch.float32)
+
+    def test_an_interrupted_epoch_leaves_nothing_behind(self, tmp_path):
+        module, data = MyModel(TASKS["binary"]), loader(TASKS["binary"])
+        (alone,) = trainer(tmp_path).validate(module, data, verbose=False)
+        module.validation_step(next(iter(data)), 0)  # an epoch that never came to its end
+        (after,) = trainer(tmp_path).validate(module, data, verbose=False)
+        assert alone == after
+
+
+class TestCheckpoints:
+    def saved(self, tmp_path, module):
+        run = trainer(tmp_path)
+        run.fit(module, loader(module.task))
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        return tmp_path / "x.ckpt"
+
+    def test_arguments_of_the_subclass_alone_are_kept(self, tmp_path):
+        class Fixed(MyModel):
+            def __init__(self, task, width, folder, backbone, *, weights):
+                super().__init__(task, hidden=width, loss="focal")
+
+        module = Fixed(ls.Binary(), 4, Path("a/b"), nn.Identity(), weights=torch.tensor([1.0, 2.0]))
+        assert dict(module.hparams) == {
+            "task": ls.Binary().to_dict(),
+            "width": 4,
+            "folder": "a/b",
+            "weights": [1.0, 2.0],
+        }
+        path = self.saved(tmp_path, module)
+        with pytest.raises(ValueError, match=r"trained with backbone of your own.*Pass backbone=\.\.\."):
+            Fixed.load_from_checkpoint(path)
+        assert Fixed.load_from_checkpoint(path, backbone=nn.Identity()).criterion.name == "focal"
+
+    def test_a_module_within_a_module_keeps_its_own_arguments(self):
+        class Outer(ls.TaskModule):
+            def __init__(self, task):
+                super().__init__(task)
+                self.inner = ls.TaskModule(ls.Multiclass(4), nn.Linear(2, 4))
+
+        assert Outer(ls.Binary()).inner.hparams["task"]["name"] == "multiclass"
+
+    def test_a_net_of_the_users_own_must_be_passed(self, tmp_path):
+        path = self.saved(tmp_path, ls.TaskModule(ls.Binary(), nn.Linear(8, 1)))
+        with pytest.raises(
+            ValueError, match=r"trained with net of your own.*Pass net=\.\.\. to load_from_checkpoint"
+        ):
+            ls.TaskModule.load_from_checkpoint(path)
+        assert ls.TaskModule.load_from_checkpoint(path, net=nn.Linear(8, 1)).task == ls.Binary()
+
+    def test_a_checkpoint_of_another_task_is_refused(self, tmp_path):
+        path = self.saved(tmp_path, MyModel(ls.Multilabel(3, class_names=("a", "b", "c"))))
+        with pytest.raises(
+            ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
+        ):
+            trainer(tmp_path).fit(MyModel(ls.Multiclass(3)), loader(ls.Multiclass(3)), ckpt_path=path)
+        with pytest.raises(ValueError, match=r"class names are \['a', 'b', 'c'\], but the task's are"):
+            MyModel.load_from_checkpoint(path, task=ls.Multilabel(3, class_names=("c", "b", "a")))
+
+    def test_a_subclass_that_chooses_its_task(self, tmp_path):
+        class Own(MyModel):
+            def __init__(self, hidden=4):
+                super().__init__(ls.Binary(class_names=("n", "p")), hidden)
+
+        path = self.saved(tmp_path, Own())
+        assert Own.load_from_checkpoint(path).task.names == ("n", "p")
+        trainer(tmp_path, max_epochs=2).fit(Own(), loader(ls.Binary()), ckpt_path=path, weights_only=True)
+
+    @pytest.mark.parametrize("options", [{}, {"ignore": ["task"]}])
+    def test_a_subclass_that_saves_its_hyperparameters_itself(self, options, tmp_path):
+        class Saving(MyModel):
+            def __init__(self, task, hidden=4):
+                super().__init__(task, hidden)
+                self.save_hyperparameters(**options)
+
+        path = self.saved(tmp_path, Saving(ls.Binary(class_names=("n", "p")), hidden=8))
+        again = Saving.load_from_checkpoint(path)
+        assert again.task.names == ("n", "p")
+        assert again.net[0].out_features == 8
+
+    def test_numbers_of_numpy_and_losses_of_select_loss_are_kept(self, tmp_path):
+        path = self.saved(tmp_path, MyModel(ls.Binary(), loss={"name": "focal", "gamma": np.float64(1.5)}))
+        assert MyModel.load_from_checkpoint(path).criterion.options == {"gamma": 1.5}
+        path = self.saved(
+            tmp_path, MyModel(ls.Binary(), loss=ls.select_loss(ls.Binary(), "focal", pos_weight=2))
+        )
+        assert MyModel.load_from_checkpoint(path).criterion.pos_weight.item() == 2
+
+    def test_what_was_no_plain_value_is_never_replaced_by_a_default(self, tmp_path):
+        def loss(logits, target):
+            return (logits.sigmoid() - target).abs().mean()
+
+        path = self.saved(
+            tmp_path, MyModel(ls.Binary(), loss=loss, optimizer=lambda p: torch.optim.SGD(p, lr=0.3))
+        )
+        with pytest.raises(ValueError, match="trained with loss of your own"):
+            MyModel.load_from_checkpoint(path)
+        again = MyModel.load_from_checkpoint(path, loss=loss)
+        assert again(torch.zeros(1, 8)).shape == (1, 1)
+        with pytest.raises(ValueError, match=r"The optimizer that .* was trained with is not in it"):
+            trainer(tmp_path).fit(again, loader(ls.Binary()))
+
+    def test_an_argument_that_the_class_does_not_take(self, tmp_path):
+        path = self.saved(tmp_path, MyModel(ls.Binary()))
+
+        class Renamed(ls.TaskModule):
+            def __init__(self, task, width): ...
+
+        with pytest.raises(
+            ValueError, match=r"Renamed cannot be built from .*missing a required argument: 'width'"
+        ):
+            Renamed.load_from_checkpoint(path)
+
+    def test_a_bug_in_the_users_own_init_is_not_hidden(self, tmp_path):
+        path = self.saved(tmp_path, MyModel(ls.Binary()))
+
+        class Broken(MyModel):
+            def __init__(self, task, **kwargs):
+                len(5)
+
+        with pytest.raises(TypeError, match="has no len"):
+            Broken.load_from_checkpoint(path)
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+    def test_a_file_that_is_none(self, content, tmp_path):
+        path = tmp_path / "x.ckpt"
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=rf"x.ckpt \({len(content)} bytes\) cannot be read as a checkpoint"
+        ):
+            MyModel.load_from_checkpoint(path)
+
+    def test_a_truncated_file(self, tmp_path):
+        path = self.saved(tmp_path, MyModel(ls.Binary()))
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            MyModel.load_from_checkpoint(path)
+
+    def test_a_file_of_something_else(self, tmp_path):
+        torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+        with pytest.raises(ValueError, match=r"no checkpoint of a lossselect\.TaskModule"):
+            MyModel.load_from_checkpoint(tmp_path / "x.ckpt")
+        with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+            MyModel.load_from_checkpoint(tmp_path / "none.ckpt")
+
+    def test_nothing_in_a_checkpoint_is_executed(self, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "executed",))
+
+        torch.save({"hyper_parameters": {}, "task": Hostile()}, tmp_path / "x.ckpt")
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            MyModel.load_from_checkpoint(tmp_path / "x.ckpt")
+        assert not (tmp_path / "executed").exists()
