@@ -1,0 +1,1 @@
+"""Data for training: the toy sets, stratified splits, batches of whole tensors."""

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+
+import lossselect as ls
+from lossselect.data.batches import EncodedBatch, TensorBatches
+from lossselect.data.module import TensorData
+from lossselect.data.splits import make_splits
+from lossselect.data.toy import DATASETS, load
+
+FRACTIONS = {"breast_cancer": 0.2, "digits": 0.2, "yeast": None}
+
+
+def loaded(name, seed=0):
+    return load(name, seed=seed, val_fraction=0.2, test_fraction=FRACTIONS[name])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+class TestToySets:
+    def test_splits_are_a_partition_and_seeded(self, name):
+        splits, again, other = loaded(name), loaded(name), loaded(name, seed=1)
+        everything = torch.cat(list(splits.rows.values())).sort().values
+        assert torch.equal(everything, torch.arange(len(splits.labels)))
+        for split in splits.rows:
+            assert torch.equal(splits.rows[split], again.rows[split])
+        assert not torch.equal(splits.rows["val"], other.rows["val"])
+
+    def test_splits_are_stratified(self, name):
+        splits = loaded(name)
+        labels = splits.labels if splits.labels.ndim == 2 else np.eye(len(splits.class_names))[splits.labels]
+        train, val = (labels[splits.rows[split].numpy()].mean(0) for split in ("train", "val"))
+        np.testing.assert_allclose(train, val, atol=0.03)
+
+    def test_features_are_standardised_by_the_train_split_alone(self, name):
+        splits = loaded(name)
+        train = splits.features[splits.rows["train"]].double()
+        torch.testing.assert_close(train.mean(0), torch.zeros(train.shape[1]).double(), atol=1e-6, rtol=0)
+        deviation = train.std(0, correction=0)
+        assert (((deviation - 1).abs() < 1e-5) | (deviation == 0)).all()  # digits has constant pixels
+        assert splits.features.isfinite().all()
+        assert splits.features[splits.rows["test"]].mean(0).abs().max() > 1e-3
+
+    def test_there_are_as_many_names_as_classes(self, name):
+        splits = loaded(name)
+        width = splits.labels.shape[1] if splits.labels.ndim == 2 else splits.labels.max() + 1
+        assert len(splits.class_names) == width
+
+
+def test_yeast_is_the_published_set():
+    rows = DATASETS["yeast"]()
+    assert rows.features.shape == (2417, 103)
+    assert rows.labels.shape == (2417, 14)
+    assert rows.features[0, 0] == pytest.approx(0.004168, abs=1e-12)
+    assert rows.labels.sum(1).mean() == pytest.approx(4.237, abs=1e-3)  # cardinality in the literature
+    assert rows.test_rows.tolist() == list(range(917))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 0.2}, "x has no test split of its own: give data.test_fraction"),
+        (
+            {"val_fraction": 0.2, "test_fraction": 0.2, "test_rows": np.arange(2)},
+            "leave data.test_fraction at null",
+        ),
+    ],
+)
+def test_fractions_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_splits("x", np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), seed=0, **options)
+
+
+def test_an_unknown_set():
+    with pytest.raises(ValueError, match=r"There is no data set 'yest'\. Did you mean 'yeast'\?"):
+        load("yest", seed=0, val_fraction=0.2, test_fraction=None)
+
+
+class TestBatches:
+    def test_a_batch_is_the_rows_asked_for(self):
+        inputs, target = torch.arange(20.0).reshape(10, 2), torch.arange(10)
+        batches = list(TensorBatches(inputs, target).loader(4))
+        assert all(isinstance(batch, EncodedBatch) for batch in batches)
+        assert [len(batch.target) for batch in batches] == [4, 4, 2]
+        assert torch.equal(torch.cat([batch.inputs for batch in batches]), inputs)
+
+    def test_shuffling_keeps_inputs_and_target_together(self):
+        loader = TensorBatches(torch.arange(50.0).unsqueeze(1), torch.arange(50)).loader(8, shuffle=True)
+        inputs, target = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        assert torch.equal(inputs.squeeze(1).long(), target)
+        assert not torch.equal(target, torch.arange(50))
+        assert torch.equal(target.sort().values, torch.arange(50))
+
+    def test_a_single_row(self):
+        assert TensorBatches(torch.ones(3, 2), torch.zeros(3))[1].inputs.shape == (2,)
+
+
+class TestTensorData:
+    def test_labels_that_do_not_fit_the_task(self):
+        with pytest.raises(
+            ValueError, match="The labels look like task=multiclass: 10 distinct whole numbers"
+        ):
+            TensorData(loaded("digits"), ls.Binary())
+
+    def test_the_checkpoint_gets_what_the_features_went_through(self):
+        splits = loaded("breast_cancer")
+        state = TensorData(splits, ls.Binary()).state_dict()
+        raw = torch.from_numpy(DATASETS["breast_cancer"]().features).float()
+        torch.testing.assert_close(
+            (raw - state["mean"]) / state["std"], splits.features, rtol=1e-4, atol=1e-5
+        )
