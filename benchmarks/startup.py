@@ -1,0 +1,51 @@
+"""CPU seconds of starting up, each beside `import torch` in the same run: medians of 7, interleaved.
+
+python benchmarks/startup.py
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TRAIN = str(Path(__file__).resolve().parent.parent / "train.py")
+RUNS = 7
+COMMANDS = {
+    "import torch": ["-c", "import torch"],
+    "import lossselect": ["-c", "import lossselect"],
+    "lossselect.Binary": ["-c", "import lossselect; lossselect.Binary"],
+    "train.py --help": [TRAIN, "--help"],
+    "train.py task=multilable": [TRAIN, "task=multilable"],
+    "train.py ... loss.gama=1": [TRAIN, "task=binary", "loss=focal", "loss.gama=1"],
+    "train.py ... loss.pos_weight=3": [TRAIN, "task=multiclass", "loss.pos_weight=3"],
+}
+
+
+def cpu_seconds(arguments: list[str], folder: str) -> float:
+    """User and system time of one run in a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], capture_output=True, cwd=folder, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Print a table."""
+    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(RUNS + 1):
+            for name, arguments in COMMANDS.items():
+                seconds[name].append(cpu_seconds(arguments, folder))
+    # the first round fills the disk cache and writes byte code
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, medians of {RUNS}\n")
+    print(f"{'':32} CPU s   x import torch")
+    for name, value in medians.items():
+        print(f"{name:32} {value:5.2f}   {value / medians['import torch']:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The plan of a run, printed before it starts."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .criterion import Loss
+from .data.splits import Splits
+from .tasks import Task
+
+if TYPE_CHECKING:
+    from .module import TaskModule
+
+
+def plan(module: "TaskModule", data: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    """What a run will do, a line each; `data` is our splits or the user's own data module."""
+    task, criterion, net, trainer = module.task, module.criterion, module.net, config["trainer"]
+    assert isinstance(criterion, Loss)
+    formula = criterion.formula.__doc__ or criterion.formula.__name__
+    names = ", ".join(task.names[:8]) + (f", ... ({len(task.names)})" if len(task.names) > 8 else "")
+    lines = {
+        "task": task.describe(),
+        "classes": names,
+        "head": f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only",
+        "loss": f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}",
+        "target": task.target_form,
+        "decision": _decision(task),
+        "metrics": ", ".join(("loss", *task.metric_names)) + "; each over the whole epoch",
+        "best by": f"{config['monitor']} ({config['mode']})",
+    }
+    options = {key: value for key, value in criterion.options.items() if value is not None}
+    for name in ("weight", "pos_weight"):
+        buffer = getattr(criterion, name)
+        if buffer is not None:
+            options[name] = [round(value, 4) for value in buffer.tolist()]
+    if criterion.label_smoothing:
+        options["label_smoothing"] = criterion.label_smoothing
+    if options:
+        lines["options"] = ", ".join(f"{key}={value}" for key, value in options.items())
+    lines["data"] = type(data).__name__
+    if isinstance(data, Splits):
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.rows.items())
+        lines["data"] = (
+            f"{data.name}: {counts} rows of {data.features.shape[1]} features, standardised by train"
+        )
+    weights = sum(p.numel() for p in module.parameters())
+    lines["model"] = f"{type(net).__name__}, {weights:,} weights"
+    lines["training"] = (
+        f"at most {trainer['max_epochs']} epochs, accelerator {trainer['accelerator']}, "
+        f"precision {trainer['precision']}"
+    )
+    return lines
+
+
+def _decision(task: Task) -> str:
+    threshold = getattr(task, "threshold", None)
+    if threshold is None:
+        return "the most probable class"
+    shown = threshold if isinstance(threshold, float) else list(threshold)
+    return f"1 where the probability is at least {shown}"
+
+
+def print_table(title: str, lines: Mapping[str, str]) -> None:
+    """A title and a line for each entry, on the console."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+    for key, value in lines.items():
+        # Text: a class name such as [red] is no markup
+        table.add_row(Text(key, style="bold"), Text(value))
+    Console().print(table)

@@ -1,0 +1,42 @@
+"""What `--help` prints. Hydra's own help would take a second of composing to say less."""
+
+from importlib.resources import files
+
+from .losses import LOSSES
+
+HELP = """\
+Train a classifier. Say what the task is; head, loss, targets, metrics and decoding follow.
+
+  {command} task=binary        yes or no
+  {command} task=multiclass    exactly one of several classes
+  {command} task=multilabel    any number of labels at once
+
+Choose a variant of a part with PART=NAME:
+
+{groups}
+
+Change any setting with KEY=VALUE:
+
+  loss=focal loss.gamma=1         another loss, and its option
+  trainer.max_epochs=10 seed=1    shorter, with other random numbers
+  data.batch_size=128 optimizer.lr=3e-4
+  hydra.run.dir=runs/first        where the outputs go
+  -m task=binary,multilabel       several runs, one after another
+  --cfg job task=binary           show all settings of a run, and stop
+  --config-dir FOLDER             take variants of your own from a folder as well
+  --hydra-help                    what else the command line can do
+
+Outputs: checkpoints/best.ckpt, metrics.json, predictions.csv, logs/metrics.csv, .hydra/config.yaml.
+"""
+
+
+def print_help(command: str) -> None:
+    """Print how `command` is used, with the variants that there are of each part."""
+    configs = files("lossselect.configs")
+    folders = sorted(entry.name for entry in configs.iterdir() if entry.is_dir() and entry.name[0] != "_")
+    lines = []
+    for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *folders)):
+        found = () if group == "loss" else (configs / group).iterdir()
+        names = list(LOSSES) if group == "loss" else sorted(file.name.removesuffix(".yaml") for file in found)
+        lines.append(f"  {group:11}{', '.join(names)}")
+    print(HELP.format(command=command, groups="\n".join(lines)))

@@ -1,0 +1,74 @@
+"""What a run leaves: metrics.json and predictions.csv, each written whole or not at all."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from .module import TaskModule
+
+if TYPE_CHECKING:
+    from .data.splits import Splits
+
+
+def evaluate(
+    trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path
+) -> dict[str, float]:
+    """Metrics of the checkpoint on the validation and the test split, and the same into metrics.json."""
+    results: dict[str, float] = {}
+    # the best epoch's values are no further row of the training's log
+    trainer.loggers = []
+    has_test = is_overridden("test_dataloader", data, LightningDataModule)
+    for run in (trainer.validate, trainer.test) if has_test else (trainer.validate,):
+        for values in run(module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False):
+            results |= values
+    # JSON has no NaN: a metric that is not defined on these labels is null
+    metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
+    _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return results
+
+
+def save_predictions(
+    trainer: Trainer,
+    module: TaskModule,
+    data: Any,
+    checkpoint: str,
+    splits: "Splits | None",
+    folder: Path,
+) -> None:
+    """predictions.csv: row, target (where known), decoded prediction, a probability per output."""
+    import polars as pl
+
+    task = module.task
+    if not is_overridden("predict_dataloader", data, LightningDataModule):
+        if not is_overridden("test_dataloader", data, LightningDataModule):
+            return
+        data.predict_dataloader = data.test_dataloader  # within the data module, whose hooks apply
+    batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    probabilities = torch.cat([batch["probabilities"] for batch in batches]).double()
+    prediction = torch.cat([batch["prediction"] for batch in batches])
+    columns: dict[str, Any] = {"row": range(len(prediction))}
+    if splits:
+        rows = splits.rows["test"]
+        truth = task.harden(task.encode(splits.labels[rows.numpy()]))
+        columns = {"row": rows.numpy(), "target": _cells(task.decode(truth))}
+    columns["prediction"] = _cells(task.decode(prediction))
+    for name, column in zip(task.output_names, probabilities.T, strict=True):
+        columns[f"p_{name}"] = column.numpy()
+    _write(folder / "predictions.csv", pl.DataFrame(columns).write_csv())
+
+
+def _cells(names: list[Any]) -> list[str]:
+    """Names as they are; lists of names as JSON, which no name can break."""
+    return [name if isinstance(name, str) else json.dumps(name, ensure_ascii=False) for name in names]
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,42 @@
+"""Lightning's trainer, built of the config's values."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from .names import check_options
+
+OURS = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
+"""Arguments of the trainer that are groups of the config, or follow from the run."""
+
+
+def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
+    """A trainer with the settings `trainer.*`; to try them out, nothing more is needed.
+
+    Raises:
+        ValueError: a setting that Lightning does not know, or a value that it refuses.
+    """
+    quiet()
+    known = [name for name in inspect.signature(Trainer).parameters if name not in OURS]
+    check_options(options, known, "trainer")
+    ours = {"logger": False, "enable_checkpointing": False, **ours}
+    try:
+        return Trainer(**options, **ours, enable_model_summary=False)
+    except Exception as error:  # its checks raise several kinds, all about these settings
+        raise ValueError(f"The trainer cannot be built: {error}") from None
+
+
+def quiet() -> None:
+    """Silence what Lightning says of itself and of data that are small on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 under torch 2.13
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

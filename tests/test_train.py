@@ -1,0 +1,380 @@
+"""The command line, as a person uses it. In this process, but for what concerns imports."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lossselect as ls
+from lossselect import train
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
+# Lightning's and Hydra's own warnings are no failure of a run
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs the command in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        try:
+            train.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def read_csv(path):
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "first"),
+    [("binary", 114, "benign"), ("multiclass", 360, "0"), ("multilabel", 917, "Class1")],
+)
+def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
+    code, out, _ = command(f"task={task}", "hydra.run.dir=run", *SHORT)
+    assert code == 0
+    for word in (
+        "Plan",
+        "Results",
+        "test/f1_macro",
+        "Binary cross-entropy" if task != "multiclass" else "Cross-ent",
+    ):
+        assert word in out
+
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    for name in ("loss", "accuracy", "f1_micro", "f1_macro", "auroc", "map"):
+        assert metrics[f"test/{name}"] >= 0
+        assert metrics[f"val/{name}"] >= 0
+
+    table = read_csv("run/predictions.csv")
+    assert len(table) == rows
+    assert next(name for name in table[0] if name.startswith("p_")) == f"p_{first}"
+    module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
+    names = [name for name in table[0] if name.startswith("p_")]
+    probabilities = torch.tensor([[float(row[name]) for name in names] for row in table])
+    decided = module.task.decode(module.task.decide(probabilities))
+    assert decided == [
+        json.loads(row["prediction"]) if task == "multilabel" else row["prediction"] for row in table
+    ]
+    if task != "multilabel":
+        right = sum(row["target"] == row["prediction"] for row in table) / rows
+        assert metrics["test/accuracy"] == pytest.approx(right, abs=1e-6)
+
+    logged = read_csv("run/logs/metrics.csv")
+    assert {"train/loss", "val/loss", "train/auroc", "val/auroc"} <= set(logged[0])
+
+
+def test_the_config_is_written_unresolved(command, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    code, *_ = command("task=binary", "hydra.run.dir=run", "+experiment_key=${oc.env:A_SECRET}", *SHORT)
+    assert code == 0
+    written = Path("run/.hydra/config.yaml").read_text()
+    assert "hunter2" not in written
+    assert "${oc.env:A_SECRET}" in written
+
+
+def test_a_checkpoint_holds_plain_values(command):
+    command("task=multilabel", "loss=focal", "loss.gamma=1.5", "hydra.run.dir=run", *SHORT)
+    content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["loss"] == {"name": "focal", "gamma": 1.5}
+    assert content["hyper_parameters"]["task"]["class_names"][0] == "Class1"
+    assert content["TensorData"]["mean"].shape == (103,)
+
+
+def test_the_same_seed_gives_the_same_metrics(command):
+    results = []
+    for run in ("a", "b"):
+        command("task=binary", "seed=3", f"hydra.run.dir={run}", *SHORT)
+        results.append(Path(run, "metrics.json").read_text())
+    assert results[0] == results[1]
+
+
+def test_a_sweep_runs_each_task(command):
+    code, *_ = command("-m", "task=binary,multiclass,multilabel", "hydra.sweep.dir=sweep", *SHORT)
+    assert code == 0
+    assert sorted(path.parent.name for path in Path("sweep").glob("*/metrics.json")) == [
+        "0-binary",
+        "1-multiclass",
+        "2-multilabel",
+    ]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ["model=linear"],
+        ["optimizer=sgd"],
+        ["scheduler=none"],
+        ["scheduler=plateau"],
+        ["logger=none"],
+        ["trainer.precision=bf16-mixed"],
+        ["monitor=val/f1_macro"],
+        ["loss.weight=[1]", "loss.pos_weight=2", "loss.label_smoothing=0.1"],
+        ["data=digits", "task=multiclass"],
+        ["experiment=yeast_focal", "task=multilabel"],
+    ],
+    ids=" ".join,
+)
+def test_choices(choice, command):
+    code, _, err = command("task=binary", *choice, "hydra.run.dir=run", *SHORT)
+    assert code == 0, err
+    assert Path("run/metrics.json").exists()
+
+
+def test_parts_of_the_users_own(command, monkeypatch, tmp_path):
+    (tmp_path / "own_parts.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch import LightningDataModule\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "class Data(LightningDataModule):\n"
+        "    def setup(self, stage):\n"
+        "        self.class_names = ('low', 'high')\n"
+        "        x = torch.randn(64, 4)\n"
+        "        self.set = TensorDataset(x, (x[:, 0] > 0).int())\n"
+        "    def train_dataloader(self): return DataLoader(self.set, batch_size=16)\n"
+        "    val_dataloader = test_dataloader = predict_dataloader = train_dataloader\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self, inputs, num_outputs): super().__init__(inputs, num_outputs)\n"
+        "class NoTask(Data):\n"
+        "    def setup(self, stage): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [
+        "~data",
+        "+data._target_=own_parts.Data",
+        "~model",
+        "+model._target_=own_parts.Net",
+        "+model.inputs=4",
+    ]
+    code, out, err = command("task=binary", *own, "hydra.run.dir=run", *SHORT)
+    assert code == 0, err
+    assert "low, high" in out
+    assert {row["prediction"] for row in read_csv("run/predictions.csv")} <= {
+        "low",
+        "high",
+    }
+    own[1] = "+data._target_=own_parts.NoTask"
+    code, _, err = command("task=multiclass", *own, "hydra.run.dir=run2", *SHORT)
+    assert code == 1
+    assert "NoTask must tell how many classes there are" in err
+    own[1] = "+data._target_=torch.nn.Identity"
+    code, _, err = command("task=binary", *own, "hydra.run.dir=run3", *SHORT)
+    assert code == 1
+    assert "data._target_ must make a LightningDataModule, got Identity" in err
+
+
+MISTAKES = [
+    ([], "Say what the task is: task=binary, task=multiclass or task=multilabel."),
+    (["task=multilable"], "There is no task 'multilable'. Did you mean 'multilabel'?"),
+    (["tsk=binary"], "There is no setting 'tsk'. Did you mean 'task'?"),
+    (["task=binary", "lerning=1"], "There is no setting 'lerning'."),
+    (["task=binary", "loss=focl"], "There is no loss 'focl'. Did you mean 'focal'?"),
+    (
+        ["task=binary", "loss=focal", "loss.gama=2"],
+        "'loss.gama'. Did you mean 'gamma'? loss=focal has: alpha, gamma",
+    ),
+    (["task=binary", "loss.gamma=2"], "gamma is an option of loss=focal."),
+    (["task=binary", "trainer.max_epoch=3"], "'trainer.max_epoch'. Did you mean 'max_epochs'?"),
+    (["task=binary", "x=[1"], "'x=[1' cannot be read: settings look like KEY=VALUE."),
+    (["task=binary", "seed"], "'seed' cannot be read: settings look like KEY=VALUE."),
+    (["task=binary", "seed=x"], "seed must be a whole number from 0 to 4294967295, got 'x'."),
+    (["task=binary", "mode=most"], "mode must be min or max"),
+    (["task=binary", "trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number"),
+    (["task=binary", "data.batch_size=0"], "data.batch_size must be a whole number of at least 1, got 0."),
+    (["task=binary", "data.val_fraction=2"], "data.val_fraction must be a number between 0 and 1, got 2."),
+    (["task=binary", "data.test_fraction=2"], "data.test_fraction must be a number between 0 and 1, got 2."),
+    (["task=binary", "data.name=bc"], "There is no data set 'bc'."),
+    (["task=binary", "task.threshold=2"], "threshold must be a probability in [0, 1], got 2."),
+    (["task=binary", "task.missing=1"], "missing=1 is a label itself"),
+    (["task=binary", "+task.class_names=[a,b,c]"], "Binary needs 2 class_names, got 3: a, b, c."),
+    (["task=binary", "loss=focal", "loss.gamma=-2"], "gamma must be a number of at least 0, got -2."),
+    (["task=multiclass", "loss=focal", "loss.alpha=.2"], "alpha has no effect on the softmax form"),
+    (["task=multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
+    (
+        ["task=binary", "loss.label_smoothing=1.5"],
+        "label_smoothing must be a number between 0 and 1, got 1.5.",
+    ),
+    (["task=multilabel", "loss.weight=[1,-2,3]"], "weight must be finite and at least 0, got -2"),
+    (["task=binary", "optimizer.lr=-1"], "Optimizer 'AdamW' cannot be built with {'lr': -1"),
+    (["task=binary", "optimizer.name=Adm"], "There is no optimizer 'Adm'. Did you mean 'Adam'?"),
+    (["task=binary", "scheduler.name=Cosine"], "There is no scheduler 'Cosine'."),
+    (["task=binary", "model.dropout=2"], "Net 'mlp' cannot be built"),
+    (["task=binary", "model.name=mpl"], "There is no net 'mpl'. Did you mean 'mlp'?"),
+    (
+        ["task=binary", "monitor=val/auc"],
+        "There is no metric 'val/auc' to monitor. Did you mean 'val/auroc'?",
+    ),
+    (["task=binary", "+trainer.foo=1"], "trainer has no option 'foo'."),
+    (["task=binary", "+trainer.logger=true"], "trainer has no option 'logger'."),
+    (["task=binary", "trainer.precision=bf17"], "The trainer cannot be built: Precision 'bf17' is invalid."),
+    (["task=binary", "+loss.reduction=sum"], "loss.reduction is no setting"),
+    (["task=binary", "+task.num_outputs=5"], "task.num_outputs is no setting: the data tell how many"),
+    (["task=binary", "loss.name=[a]"], "There is no loss ['a']."),
+    (["task=binary", "loss=focal", "loss.gamma=null"], "gamma must be a number of at least 0, got None."),
+    (["task=binary", "task.threshold=null"], "threshold must be a number"),
+    (["task=binary", "+model.num_features=5"], "model.num_features is no setting: the data tell"),
+    (["task=binary", "~loss"], "A run needs loss=...; it cannot be None."),
+    (["task=binary", "model=null"], "Config group override must be a string or a list. Got NoneType"),
+    (["task=binary", "~data.batch_size"], "data.batch_size is missing."),
+    (["task=binary", "data.val_fraction=1"], "data.val_fraction must lie between 0 and 1, got 1."),
+    (["-m", "task=binary,multilable"], "There is no task 'multilable'. Did you mean 'multilabel'?"),
+    (["-m", "task=binary,multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
+    (["-m", "task=binary", "seed=1,x"], "seed must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), MISTAKES, ids=lambda value: " ".join(value) if value else "none"
+)
+def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, message, command, tmp_path):
+    code, out, err = command(*arguments)
+    assert code == 1
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["task=binary", "data=digits"],
+            "The labels look like task=multiclass: 10 distinct whole numbers, 0 to 9.",
+        ),
+        (["task=multiclass", "data=yeast"], "The labels look like task=multilabel: row 0 has 4 ones."),
+        (["task=multilabel", "data=digits"], "The labels look like task=multiclass"),
+        (["task=multilabel", "data=breast_cancer"], "The labels look like task=binary"),
+        (["task=multilabel", "task.threshold=[.5,.4]"], "one number or one per output (14), got 2"),
+        (
+            ["task=multilabel", "loss.weight=[1,2,3]"],
+            "shape (14,) for multilabel with 14 labels, got shape (3,)",
+        ),
+        (["task=binary", "data.val_fraction=.001"], "455 rows cannot be split at 0.001"),
+        (["task=binary", "data.test_fraction=null"], "breast_cancer has no test split of its own"),
+        (["task=binary", "hydra.run.dir=/proc/none/x"], "/proc/none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_that_the_data_show_is_one_message(arguments, message, command):
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_failing_job_of_a_sweep_is_told_and_the_others_run(command):
+    code, _, err = command("-m", "task=binary", "data=digits,breast_cancer", "hydra.sweep.dir=sweep", *SHORT)
+    assert code == 1
+    assert "The labels look like task=multiclass" in err
+    assert Path("sweep/1-binary/metrics.json").exists()
+
+
+def test_an_error_that_is_no_mistake_shows_its_traceback(command, monkeypatch):
+    monkeypatch.setattr("lossselect.tasks.Binary.metric_names", None)  # a TypeError in lossselect itself
+    with pytest.raises(TypeError, match="must be an iterable"):
+        command("task=binary", "hydra.run.dir=run", *SHORT)
+
+
+def test_the_seed_holds_for_the_users_own_net(command):
+    own = ["~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1"]
+    results = []
+    for run in ("a", "b"):
+        assert command("task=binary", *own, "seed=3", f"hydra.run.dir={run}", *SHORT)[0] == 0
+        results.append(Path(run, "metrics.json").read_text())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "modules"),
+    [
+        (["--help"], 0, []),
+        (["task=multilable"], 1, []),
+        (["task=binary", "loss=focl"], 1, []),
+        (["task=binary", "loss=focal", "loss.gama=1"], 1, []),
+        (["task=binary", "trainer.max_epoch=1"], 1, []),
+        (["task=multiclass", "loss.pos_weight=2"], 1, ["torch"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value),
+)
+def test_the_answer_comes_before_heavy_imports(arguments, code, modules, tmp_path):
+    probe = (
+        "import sys, lossselect.train\ncode = 0\n"
+        "try:\n    lossselect.train.main()\n"
+        "except SystemExit as stop:\n    code = stop.code or 0\n"
+        "names = [n for n in ('torch', 'lightning', 'torchmetrics') if n in sys.modules]\n"
+        "print([code, names])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.splitlines()[-1] == str([code, modules])
+
+
+def test_help_is_for_people(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    for words in (
+        "task=multilabel",
+        "loss       cross_entropy, focal",
+        "metrics.json",
+        "trainer.max_epochs=10",
+    ):
+        assert words in out
+
+
+def test_train_py_in_the_repository_is_the_same_command(tmp_path):
+    environment = {**os.environ, "HYDRA_FULL_ERROR": ""}
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "task=multilable"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "There is no task 'multilable'. Did you mean 'multilabel'? "
+        "Choose one of: binary, multiclass, multilabel.\n"
+    )
+
+
+def test_a_new_row_of_the_table_of_losses_is_a_choice_of_the_command_line(tmp_path):
+    """Nothing but the table is touched: no config, no list of names."""
+    code = (
+        "import sys, lossselect, lossselect.train\n"
+        "def squared(logits, target, power=2.0):\n"
+        "    return (logits.sigmoid() - target).abs() ** power\n"
+        "lossselect.LOSSES['squared'] = {'sigmoid': squared}\n"
+        "lossselect.train.main()\n"
+    )
+
+    def run(*arguments):
+        command = [sys.executable, "-c", code, "hydra.run.dir=run", *SHORT, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    done = run("task=binary", "loss=squared", "loss.power=3")
+    assert done.returncode == 0, done.stderr
+    assert "squared (sigmoid form)" in done.stdout
+    content = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["loss"] == {"name": "squared", "power": 3}
+    refused = run("task=multiclass", "loss=squared")
+    assert "Loss 'squared' has no softmax form, which task=multiclass needs." in refused.stderr
