@@ -1,52 +1,139 @@
 """Checkpoints hold tensors and plain values alone, and are read as nothing else."""
 
+import inspect
 import os
+import pickle
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import MethodType
+from typing import Any, Self
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from .criterion import Loss
 from .tasks import Task, make_task
 
 
 def plain(value: Any) -> Any:
-    """`value` in None, bool, int, float, str, list, tuple and dict alone.
+    """`value` in tensors, None, bool, int, float, str, list, tuple and dict alone.
 
     Raises:
         TypeError: it cannot be said in those: a net, a function.
     """
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())  # tensors, arrays, and NumPy's scalars, which pass for floats
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    if isinstance(value, Tensor):
+        return value.detach()
     if isinstance(value, Task | Loss):
         return plain(value.to_dict())
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
-        return tuple(plain(entry) for entry in value)
-    if isinstance(value, Sequence):
-        return [plain(entry) for entry in value]
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Enum) and isinstance(value, int | float | str):
+        return value.value  # which equals it
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())  # arrays, and NumPy's scalars, which pass for floats
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain_key(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(plain(entry) for entry in value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
+        return [plain(entry) for entry in value]
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
-def plain_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The arguments that can be kept as plain values, and the names of those that cannot."""
-    kept, lost = {}, []
-    for name, value in arguments.items():
+def _plain_key(key: Any) -> Any:
+    if isinstance(key := plain(key), Tensor | tuple):
+        raise TypeError(f"{type(key).__name__} is no key of plain values")
+    return key
+
+
+def plain_entries(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are plain, by name.
+
+    An array is none on its own: as a list it would mean something else, 2 * array for one.
+    """
+    kept = {}
+    for name, value in values.items():
+        with suppress(TypeError):
+            if not isinstance(value, np.ndarray):
+                kept[name] = plain(value)
+    return kept
+
+
+class Recorded:
+    """Keeps, in `_arguments`, what its subclass was called with, and in `_not_plain` what cannot be kept.
+
+    `save_hyperparameters` reads the variables of __init__ after it has run: changed ones, those that it
+    passes on, and deep copies of nets. This is the call itself.
+    """
+
+    _arguments: dict[str, Any]
+    _not_plain: list[str]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._arguments, self._not_plain = {}, []
         try:
-            kept[name] = plain(value)
+            bound = _signature(cls).bind(*args, **kwargs)
         except TypeError:
-            lost.append(name)
-    return kept, lost
+            return self  # __init__ will say it; copy.copy makes its objects without arguments
+        arguments = _by_name(bound)
+        self._arguments = plain_entries(arguments)
+        self._not_plain = [name for name in arguments if name not in self._arguments]
+        return self
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint's content, with tensors on the CPU and nothing in it executed.
+def call_of(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+    """The arguments, as `Recorded` has kept them, as a call of `cls`.
+
+    Raises:
+        TypeError: `cls` does not take these arguments.
+    """
+    signature = _signature(cls)
+    named = {name: value for name, value in arguments.items() if name in signature.parameters}
+    if others := {name: value for name, value in arguments.items() if name not in named}:
+        variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+        if not variadic:
+            raise TypeError(f"got an unexpected keyword argument {next(iter(others))!r}")
+        named[variadic[0]] = others
+    call = inspect.BoundArguments(signature, OrderedDict(named))
+    return signature.bind(*call.args, **call.kwargs)
+
+
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(MethodType(cls.__init__, cls))  # type: ignore[misc]
+
+
+def _by_name(call: inspect.BoundArguments) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, value in call.arguments.items():
+        variadic = call.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        named |= value if variadic else {name: value}
+    return named
+
+
+def without_numpy(value: Any) -> Any:
+    """The states of optimizers and schedulers with Python's numbers for NumPy's, which would not load."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {without_numpy(key): without_numpy(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_numpy, value))
+    return value
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint's content, of which nothing is executed.
+
+    Args:
+        path: The file.
+        map_location: Where its tensors go, as in `torch.load`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,15 +144,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = str(error).partition("\n")[0] if isinstance(error, _SPEAKING) else ""
+        cause = cause or "it was not written by torch.save, or is cut short."
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}"
         ) from None
-    if not isinstance(content, dict) or "task" not in content or "hyper_parameters" not in content:
+    if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
         raise ValueError(f"{path} is a file of torch, but no checkpoint of a lossselect.TaskModule.")
     return content
+
+
+_SPEAKING = (RuntimeError, pickle.UnpicklingError)
+"""What torch.load raises with a message that tells the cause."""
 
 
 def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:

@@ -2,15 +2,14 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from .checkpoint import check_same_task, plain_arguments, read_checkpoint
+from .bookkeeping import Bookkeeping, keep
+from .checkpoint import Recorded, call_of, check_same_task, read_checkpoint
 from .criterion import Loss, divide, select_loss
 from .data.batches import EncodedBatch
 from .epoch import Epoch
@@ -20,13 +19,12 @@ from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .tasks import Task, as_task
 
 
-class TaskModule(LightningModule):
+class TaskModule(Recorded, LightningModule):
     """Trains, evaluates and predicts for one task; `forward` returns raw logits (N, num_outputs, ...).
 
     Pass `net`, or subclass and override `forward`. A batch is a pair (inputs, target) with a target
     of any form that `task.encode` takes; override `unpack` for batches that look otherwise. Loss and
-    metrics are logged under `train/`, `val/` and `test/`, each computed over the whole epoch. A subclass
-    that overrides a hook of Lightning's (setup, on_*_epoch_end, on_*_checkpoint) calls super() in it.
+    metrics are logged under `train/`, `val/` and `test/`, each computed over the whole epoch.
 
     Args:
         task: What the head decides: `Binary()`, `Multiclass(10)`, `Multilabel(14)`.
@@ -64,8 +62,8 @@ class TaskModule(LightningModule):
         scheduler: SchedulerSpec = None,
     ) -> None:
         super().__init__()
-        plain, self._not_plain = plain_arguments(_arguments_of(self))
-        self.hparams.update(plain)
+        # for loggers, which write them as text
+        self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         self.task = as_task(task)
         self.net = make_net(net, self.task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _criterion(loss, self.task)
@@ -160,48 +158,20 @@ class TaskModule(LightningModule):
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
         return batch if self.trainer.predicting else self._encoded(batch)
 
-    def setup(self, stage: str) -> None:
-        """Start with empty epochs, whatever an interrupted run has left."""
-        # Lightning warns that the hook is used where a data module is; it is meant to be
-        warnings.filterwarnings(
-            "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
-        )
-        self._check_net()
-        for epoch in (self.train_epoch, self.val_epoch, self.test_epoch):
-            epoch.reset()
-
-    def on_train_epoch_end(self) -> None:
-        """Log what the epoch comes to."""
-        self._log_epoch(self.train_epoch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log what the epoch comes to."""
-        self._log_epoch(self.val_epoch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log what the epoch comes to."""
-        self._log_epoch(self.test_epoch)
-
-    def _log_epoch(self, epoch: Epoch) -> None:
-        values = epoch.compute()
-        shown = (f"{epoch.prefix}loss", f"{epoch.prefix}f1_macro")
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name in shown)
-        epoch.reset()
+    def configure_callbacks(self) -> list[Any]:
+        """What starts, logs and saves: a subclass's other hooks need no super()."""
+        return [Bookkeeping()]
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
+        self._check_net()
         optimizer = make_optimizer(self.optimizer_spec, self.parameters())
         scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{self.task.monitor}")
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the task, also where a subclass chose it, and which arguments must be passed again."""
-        checkpoint["task"] = self.task.to_dict()
-        checkpoint["not_plain"] = self._not_plain
-        # a subclass may have called save_hyperparameters, which keeps objects as they are
-        key = self.CHECKPOINT_HYPER_PARAMS_KEY
-        checkpoint[key], _ = plain_arguments(checkpoint.get(key, {}))
+        """Keep what loads the module again; here as well, as a checkpoint of weights has no callbacks."""
+        keep(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another task."""
@@ -213,23 +183,27 @@ class TaskModule(LightningModule):
         checkpoint_path: str | os.PathLike[str],
         map_location: Any = "cpu",
         strict: bool = True,
+        weights_only: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """The trained module of a checkpoint, which is read with `weights_only=True`.
+        """The trained module of a checkpoint, of which nothing is executed.
 
         Args:
             checkpoint_path: The file.
-            map_location: Device of the module, as in `torch.load`.
+            map_location: Where the module goes, as in `torch.load`.
             strict: Whether the checkpoint must hold exactly the module's parameters.
+            weights_only: True, as everywhere here.
             kwargs: Arguments that are no plain values, such as `net=`, and any to change.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: not a checkpoint of ours, of another task, or an argument must be passed.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
-        arguments = {**checkpoint["hyper_parameters"], **kwargs}
-        if "task" in inspect.signature(cls).parameters:
+        if not weights_only:
+            raise ValueError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        arguments = {**checkpoint["arguments"], **kwargs}
+        if "task" in arguments or "task" in inspect.signature(cls.__init__).parameters:
             arguments["task"] = as_task(arguments.get("task") or checkpoint["task"])
         lost = [name for name in checkpoint["not_plain"] if name not in kwargs]
         # a model can predict without them, but must not go on training with others than it had
@@ -242,13 +216,16 @@ class TaskModule(LightningModule):
                 f"holds. Pass {', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
             )
         try:
-            inspect.signature(cls).bind(**arguments)
+            call = call_of(cls, arguments)
         except TypeError as error:
             raise ValueError(f"{cls.__name__} cannot be built from {checkpoint_path}: {error}.") from None
-        module = cls(**arguments)
+        module = cls(*call.args, **call.kwargs)
+        module.configure_model()
         module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"], strict=strict)
-        return module.to(torch.device(map_location))
+        weights = checkpoint["state_dict"]
+        module.load_state_dict(weights, strict=strict)
+        device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
+        return module.to(device)
 
 
 def _lost(name: str, path: Any) -> Callable[..., Any]:
@@ -256,22 +233,6 @@ def _lost(name: str, path: Any) -> Callable[..., Any]:
         raise ValueError(f"The {name} that {path} was trained with is not in it: pass {name}= at loading.")
 
     return refuse
-
-
-def _arguments_of(module: TaskModule) -> dict[str, Any]:
-    """What the outermost __init__ of `module` was called with: its subclass's, where it has one.
-
-    `save_hyperparameters` would also take in what that __init__ passes on to ours, which cannot be
-    given to it again, and deep-copies nets.
-    """
-    frame = inspect.currentframe()
-    frame = outermost = frame.f_back if frame else None
-    while frame and frame.f_code.co_varnames and frame.f_locals.get(frame.f_code.co_varnames[0]) is module:
-        outermost, frame = frame, frame.f_back
-    if outermost is None:
-        return {}
-    names, _, keywords, values = inspect.getargvalues(outermost)
-    return {**{name: values[name] for name in names[1:]}, **(values[keywords] if keywords else {})}
 
 
 def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,3 +1,5 @@
+import copy
+import enum
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
+from lossselect.checkpoint import plain
 from lossselect.data.batches import EncodedBatch
 
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(3)}
@@ -321,6 +324,77 @@ class TestHooks:
         assert alone == after
 
 
+class TestHooksWithoutSuper:
+    """Lightning's own hooks do nothing, so nobody calls super() in them."""
+
+    def test_epochs_and_checkpoints(self, tmp_path):
+        class Own(MyModel):
+            def setup(self, stage): ...
+            def on_train_epoch_end(self): ...
+            def on_validation_epoch_end(self): ...
+            def on_test_epoch_end(self): ...
+            def on_save_checkpoint(self, checkpoint): ...
+            def on_load_checkpoint(self, checkpoint): ...
+
+        task = TASKS["multilabel"]
+        own, ours, data = Own(task), MyModel(task), loader(task)
+        own.load_state_dict(ours.state_dict())
+        values = []
+        for module in (own, ours):
+            torch.manual_seed(1)
+            run = trainer(tmp_path, max_epochs=2)
+            run.fit(module, data, data)
+            values.append(dict(run.callback_metrics))
+        assert values[0] == values[1]
+        assert len(values[0]) == 2 * 6
+        assert not own.val_epoch._held
+        own.trainer.save_checkpoint(tmp_path / "x.ckpt")
+        assert Own.load_from_checkpoint(tmp_path / "x.ckpt").task == task
+        ours.trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+        assert MyModel.load_from_checkpoint(tmp_path / "weights.ckpt").task == task
+
+    def test_hyperparameters_that_would_not_load(self, tmp_path):
+        class Data(L.LightningDataModule):
+            def __init__(self, pool, rows=40):
+                super().__init__()
+                self.save_hyperparameters()
+
+            def train_dataloader(self):
+                return loader(ls.Binary(), rows=self.hparams.rows)
+
+        run = trainer(tmp_path)
+        run.fit(MyModel(ls.Binary()), datamodule=Data(pool=object()))
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        assert torch.load(tmp_path / "x.ckpt", weights_only=True)["datamodule_hyper_parameters"] == {
+            "rows": 40
+        }
+
+
+class Color(enum.StrEnum):
+    RED = "red"
+
+
+class TestPlainValues:
+    @pytest.mark.parametrize(
+        ("value", "kept"),
+        [
+            (np.float64(1.5), 1.5),
+            (Color.RED, "red"),
+            ({2: np.int64(3), "a": (1, [None, True])}, {2: 3, "a": (1, [None, True])}),
+            (ls.Binary(threshold=0.2), ls.Binary(threshold=0.2).to_dict()),
+            (range(2), [0, 1]),
+        ],
+    )
+    def test_kept(self, value, kept):
+        assert plain(value) == kept
+        assert type(plain(value)) is type(kept)
+
+    @pytest.mark.parametrize("value", [nn.Identity(), len, {1, 2}, b"x", {(1, 2): 3}, object()])
+    def test_not_kept(self, value):
+        with pytest.raises(TypeError):
+            plain(value)
+
+
 class TestCheckpoints:
     def saved(self, tmp_path, module):
         run = trainer(tmp_path)
@@ -330,20 +404,96 @@ class TestCheckpoints:
 
     def test_arguments_of_the_subclass_alone_are_kept(self, tmp_path):
         class Fixed(MyModel):
-            def __init__(self, task, width, folder, backbone, *, weights):
+            def __init__(self, task, width, folder, backbone, *, weights, sizes):
+                self.weights, self.sizes = weights, sizes
                 super().__init__(task, hidden=width, loss="focal")
 
-        module = Fixed(ls.Binary(), 4, Path("a/b"), nn.Identity(), weights=torch.tensor([1.0, 2.0]))
-        assert dict(module.hparams) == {
-            "task": ls.Binary().to_dict(),
-            "width": 4,
-            "folder": "a/b",
-            "weights": [1.0, 2.0],
-        }
+        sizes = np.arange(3)
+        weights = torch.tensor([1.0, 2.0])
+        module = Fixed(ls.Binary(), 4, Path("a/b"), nn.Identity(), weights=weights, sizes=sizes)
+        assert dict(module.hparams) == {"task": ls.Binary().to_dict(), "width": 4, "folder": "a/b"}
         path = self.saved(tmp_path, module)
-        with pytest.raises(ValueError, match=r"trained with backbone of your own.*Pass backbone=\.\.\."):
+        with pytest.raises(
+            ValueError, match=r"with backbone and sizes of your own.*Pass backbone=\.\.\., sizes"
+        ):
             Fixed.load_from_checkpoint(path)
-        assert Fixed.load_from_checkpoint(path, backbone=nn.Identity()).criterion.name == "focal"
+        again = Fixed.load_from_checkpoint(path, backbone=nn.Identity(), sizes=sizes)
+        assert again.criterion.name == "focal"
+        assert torch.equal(again.weights, weights)
+
+    def test_the_call_is_kept_whatever_init_does_with_it(self, tmp_path):
+        class Changing(ls.TaskModule):
+            def __init__(self, num_features, /, *sizes, task, depth=1, **options):
+                depth = depth + 1
+                options.pop("note", None)
+                options.setdefault("loss", "focal")
+                super().__init__(task, **options)
+                self.seen = (num_features, sizes, depth)
+                self.net = nn.Linear(num_features, task.num_outputs)
+                task = num_features = sizes = None
+
+        path = self.saved(tmp_path, Changing(8, 4, 5, task=ls.Binary(), depth=3, note={1: "a"}))
+        content = torch.load(path, weights_only=True)
+        assert content["arguments"] == {
+            "num_features": 8,
+            "sizes": (4, 5),
+            "task": ls.Binary().to_dict(),
+            "depth": 3,
+            "note": {1: "a"},
+        }
+        again = Changing.load_from_checkpoint(path)
+        assert again.seen == (8, (4, 5), 4)
+        assert again.criterion.name == "focal"
+
+    def test_a_default_that_is_no_plain_value_is_not_asked_for(self, tmp_path):
+        class Default(ls.TaskModule):
+            def __init__(self, task, make=nn.Linear):
+                super().__init__(task)
+                self.net = make(8, task.num_outputs)
+
+        assert Default.load_from_checkpoint(self.saved(tmp_path, Default(ls.Binary()))).task == ls.Binary()
+
+    def test_a_copy_keeps_the_call(self):
+        module = MyModel(ls.Binary(), hidden=3)
+        assert copy.deepcopy(module)._arguments == module._arguments
+
+    def test_a_wrong_call_is_answered_by_init(self):
+        with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'hiden'"):
+            MyModel(ls.Binary(), hiden=3)
+
+    def test_a_net_made_late(self, tmp_path):
+        class Late(ls.TaskModule):
+            def configure_model(self):
+                if self.net is None:
+                    self.net = nn.Linear(8, 1)
+
+        module = Late(ls.Binary())
+        path = self.saved(tmp_path, module)
+        assert torch.equal(Late.load_from_checkpoint(path).net.weight, module.net.weight)
+
+    def test_numbers_of_numpy_in_an_optimizer(self, tmp_path):
+        module = MyModel(
+            ls.Binary(),
+            optimizer=lambda p: torch.optim.SGD(p, lr=np.float64(0.1), momentum=np.float32(0.5)),
+            scheduler={"name": "StepLR", "step_size": np.int64(2), "gamma": np.float64(0.5)},
+        )
+        group = torch.load(self.saved(tmp_path, module), weights_only=True)["optimizer_states"][0][
+            "param_groups"
+        ][0]
+        assert (type(group["lr"]), group["momentum"]) == (float, 0.5)
+
+    @pytest.mark.parametrize(
+        "place", [None, torch.device("cpu"), {"cuda:0": "cpu"}, lambda storage, _: storage]
+    )
+    def test_where_it_goes(self, place, tmp_path):
+        again = MyModel.load_from_checkpoint(self.saved(tmp_path, MyModel(ls.Binary())), map_location=place)
+        assert again.device.type == "cpu"
+
+    def test_weights_only_is_not_to_be_switched_off(self, tmp_path):
+        path = self.saved(tmp_path, MyModel(ls.Binary()))
+        assert MyModel.load_from_checkpoint(path, weights_only=True)
+        with pytest.raises(ValueError, match="weights_only=False is not needed"):
+            MyModel.load_from_checkpoint(path, weights_only=False)
 
     def test_a_module_within_a_module_keeps_its_own_arguments(self):
         class Outer(ls.TaskModule):
@@ -434,7 +584,7 @@ class TestCheckpoints:
         with pytest.raises(TypeError, match="has no len"):
             Broken.load_from_checkpoint(path)
 
-    @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"epoch,loss\n1,2\n"])
     def test_a_file_that_is_none(self, content, tmp_path):
         path = tmp_path / "x.ckpt"
         path.write_bytes(content)

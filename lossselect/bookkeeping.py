@@ -1,0 +1,66 @@
+"""What must happen in every run, also where a subclass overrides a hook and forgets super()."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from .checkpoint import plain_entries, without_numpy
+
+if TYPE_CHECKING:
+    from .epoch import Epoch
+    from .module import TaskModule
+
+
+class Bookkeeping(Callback):
+    """Starts and logs the epochs of a `TaskModule`, and puts into a checkpoint what loads it again."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        # Lightning warns that the hook is used where a data module is; it is meant to be
+        warnings.filterwarnings(
+            "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
+        )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.train_epoch.reset()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.val_epoch.reset()
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.test_epoch.reset()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        _log(pl_module, pl_module.train_epoch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        _log(pl_module, pl_module.val_epoch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        _log(pl_module, pl_module.test_epoch)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        keep(pl_module, checkpoint)
+
+
+def _log(module: "TaskModule", epoch: "Epoch") -> None:
+    shown = (f"{epoch.prefix}loss", f"{epoch.prefix}f1_macro")
+    for name, value in epoch.compute().items():
+        module.log(name, value, prog_bar=name in shown)
+    epoch.reset()  # and let go of the outputs
+
+
+def keep(module: "TaskModule", checkpoint: dict[str, Any]) -> None:
+    """Put the module's task and call into a checkpoint, and what would not load again out of it."""
+    checkpoint["task"] = module.task.to_dict()
+    checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
+    for key in ("optimizer_states", "lr_schedulers"):
+        if key in checkpoint:
+            checkpoint[key] = without_numpy(checkpoint[key])
+    # for people to read: save_hyperparameters puts there any object, and OmegaConf's type beside
+    for kind in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if kind in checkpoint:
+            checkpoint[kind] = plain_entries(checkpoint[kind])
+    for kind in ("hparams_type", "datamodule_hparams_type"):
+        checkpoint.pop(kind, None)
