@@ -3,6 +3,7 @@
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -32,9 +33,12 @@ class Bookkeeping(Callback):
         pl_module.test_epoch.reset()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        _check_weights(pl_module)
         _log(pl_module, pl_module.train_epoch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.training:
+            _check_weights(pl_module)  # before a checkpoint takes them for the best
         _log(pl_module, pl_module.val_epoch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -49,6 +53,18 @@ def _log(module: "TaskModule", epoch: "Epoch") -> None:
     for name, value in epoch.compute().items():
         module.log(name, value, prog_bar=name in shown)
     epoch.reset()  # and let go of the outputs
+
+
+def _check_weights(module: "TaskModule") -> None:
+    """ValueError where training has diverged. Looked at once an epoch: it makes the device wait."""
+    finite = [weight.isfinite().all() for weight in module.parameters() if weight.is_floating_point()]
+    if finite and not bool(torch.stack(finite).all()):
+        raise ValueError(
+            f"Training has diverged: in epoch {module.current_epoch} the weights are no longer finite, and "
+            "no further step would mend them. Lower the learning rate, clip gradients "
+            "(gradient_clip_val=1), and look for NaN or infinity among the inputs; a loss of your own must "
+            "leave out missing labels, which are NaN."
+        )
 
 
 def keep(module: "TaskModule", checkpoint: dict[str, Any]) -> None:

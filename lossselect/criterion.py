@@ -1,6 +1,7 @@
 """`select_loss`: a formula of the table, made a loss of the task with weights, masks and a mean."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from .losses import LOSSES, MODIFIERS, formula_options
 from .names import check_options, lookup, number
 from .tasks import IGNORE_INDEX, Task, along_classes
+
+MOST_WEIGHT = 1e30
+"""What counts as finite: times a loss of 1e4 it still is, in float32."""
 
 
 class Loss(nn.Module):
@@ -49,6 +53,7 @@ class Loss(nn.Module):
             raise ValueError("label_smoothing must be below 1: at 1 no label is left.")
         self.name, self.formula, self.task = name, formula, task
         self.reduction, self.label_smoothing, self.options = reduction, label_smoothing, options
+        self._looked = False
         self.weight: Tensor | None
         self.pos_weight: Tensor | None
         # not in the state dict: they are options, kept with the other options in a checkpoint
@@ -61,23 +66,38 @@ class Loss(nn.Module):
         )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        losses, shares = self._weighted(logits, target)
+        losses, shares = self._weighted(logits, target, look=True)
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else divide(losses.sum(), shares.sum())
 
     def sum_and_count(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean's numerator and denominator, to be added up over batches and ranks."""
+        """The mean's numerator and denominator, to be added up over batches and ranks.
+
+        The target is taken to come from `task.encode`: no value is looked at.
+        """
         losses, shares = self._weighted(logits, target)
         return losses.sum(), shares.sum()
 
-    def _weighted(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        self._check_shapes(logits, target)
+    def _weighted(self, logits: Tensor, target: Tensor, look: bool = False) -> tuple[Tensor, Tensor]:
+        self.task.check_logits(logits)
+        self.task.check_target(target, logits)
+        if look and not torch.compiler.is_compiling():
+            self._look_at(target.detach())
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         target = target.to(logits.dtype) if target.is_floating_point() else target
         weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
         losses, shares, missing = weigh(logits, target)
         return losses.masked_fill(missing, 0), shares.masked_fill(missing, 0)
+
+    def _look_at(self, target: Tensor) -> None:
+        """In a loop of one's own the target may never have seen `encode`: look at every one on the
+        CPU, and on a device, where a look makes the step wait, at the first."""
+        if target.device.type != "cpu" and self._looked:
+            return
+        self._looked = True
+        with suppress(RuntimeError):  # torch.vmap lets nobody look at values
+            self.task.check_values(target.cpu())
 
     def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         missing = target.isnan()
@@ -119,26 +139,6 @@ class Loss(nn.Module):
             target = torch.lerp(target, uniform, self.label_smoothing)
         return self.formula(logits, weight * target, **self.options), shares, missing
 
-    def _check_shapes(self, logits: Tensor, target: Tensor) -> None:
-        self.task.check_logits(logits)
-        soft = target.is_floating_point()
-        shape = logits.shape
-        if self.task.activation == "softmax" and not soft:
-            shape = shape[:1] + shape[2:]
-        index = self.task.activation == "softmax" and target.dtype == torch.long
-        if target.shape != shape or not (soft or index):
-            kind = "floats" if self.task.activation == "sigmoid" else "class indices (long) or soft labels"
-            raise ValueError(
-                f"For logits of shape {tuple(logits.shape)} the {self.task.name} target is {kind} of shape "
-                f"{tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. "
-                "Pass task.encode(target), and a row of logits for each row of the target. "
-                "Several labels per sample belong to task=multilabel."
-            )
-        if target.device != logits.device:
-            raise ValueError(
-                f"The logits are on {logits.device}, the target is on {target.device}. Move one."
-            )
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `select_loss(task, **values)` makes the loss again."""
         values = {"name": self.name, **self.options, "label_smoothing": float(self.label_smoothing)}
@@ -156,8 +156,11 @@ class Loss(nn.Module):
         return super()._apply(move, recurse)
 
     def extra_repr(self) -> str:
-        options = {"name": self.name, **self.options, "reduction": self.reduction}
-        return ", ".join(f"{key}={value!r}" for key, value in options.items())
+        shown = {key: value for key, value in self.to_dict().items() if value not in (None, 0)}
+        for name in ("weight", "pos_weight"):
+            if len(shown.get(name, ())) > 10:
+                shown[name] = f"{len(shown[name])} values"
+        return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
 
 def divide(total: Tensor, count: Tensor) -> Tensor:
@@ -241,11 +244,11 @@ def _per_output(name: str, values: Any, task: Task) -> Tensor | None:
             f"{name} must have one value per output, shape ({task.num_outputs},) for {task.describe()}, "
             f"got shape {tuple(given.shape)}.{fix}"
         )
-    bad = ~(given.isfinite() & (given >= 0))
+    bad = ~((given >= 0) & (given <= MOST_WEIGHT))
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         label = f" for {task.output_names[i]!r}"
         raise ValueError(f"{name} must be finite and at least 0, got {given[i]:g}{label}.")
-    if name == "weight" and not bool((given > 0).any()):
-        raise ValueError("weight is 0 for every output: nothing would be learned.")
+    if not bool((given > 0).any()):
+        raise ValueError(f"{name} is 0 for every output: nothing would be learned.")
     return given.clone()

@@ -14,7 +14,7 @@ HELD_BYTES = 1 << 28
 class Epoch(nn.Module):
     """Loss and metrics of a task over one epoch of one stage.
 
-    A step only keeps references, so it costs no sync and next to no time; metrics are computed over
+    A step only keeps copies, so it costs no sync and next to no time; metrics are computed over
     the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
     """
 
@@ -31,7 +31,8 @@ class Epoch(nn.Module):
 
     def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
-        logits, target = logits.detach(), target.detach()
+        # copies: a loader may fill the same buffer again, and a CUDA graph its output
+        logits, target = logits.detach().clone(), target.detach().clone()
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
             by_class = target.ndim == logits.ndim

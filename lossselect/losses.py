@@ -49,6 +49,10 @@ def softmax_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return cross_entropy(logits, target, reduction="none")
 
 
+MASKED = -1e30
+"""In place of a logit of minus infinity, by which nets rule an output out: 0 * inf would be NaN."""
+
+
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
     """Focal loss of each element: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
 
@@ -66,6 +70,7 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     from torch.nn.functional import logsigmoid
 
     number("gamma", gamma, 0)
+    logits = logits.clamp(MASKED, -MASKED)
     log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
     positive = -(gamma * log_not_p).exp() * log_p
     negative = -(gamma * log_p).exp() * log_not_p
@@ -93,6 +98,7 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     import torch
 
     number("gamma", gamma, 0)
+    logits = logits.clamp(MASKED, -MASKED)
     log_p = logits.log_softmax(1)
     top = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, keepdim=True), True)
     others = logits.masked_fill(top, -math.inf).logsumexp(1, keepdim=True)

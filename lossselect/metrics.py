@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics import classification as tm
 
 from .tasks import IGNORE_INDEX, Task
@@ -22,18 +22,37 @@ class TaskMetrics(MetricCollection):
     """
 
     def __init__(self, task: Task, prefix: str | None = None) -> None:
-        # arguments are not validated: it would sync with the device, and encode has done it
+        # arguments are not validated: it would sync with the device; `update` looks at what matters
         common = {"ignore_index": IGNORE_INDEX, "validate_args": False}
         metrics = METRICS[task.name](task.num_outputs, common)
+        metrics["nan"] = SumMetric(nan_strategy="disable")
         super().__init__(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
         self.task = task
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Take in a batch: probabilities (N, num_outputs, ...), target as `task.encode` returns it."""
+        """Take in a batch: probabilities (N, num_outputs, ...), target as `task.encode` returns it.
+
+        Raises:
+            ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
+        """
+        self.task.check_outputs(probabilities, "probabilities")
+        self.task.check_target(target, probabilities)
+        # NaN is no value outside: a net that diverged has metrics, which are NaN
+        outside = (probabilities < 0) | (probabilities > 1)
+        if probabilities.device.type == "cpu" and bool(outside.any()):
+            raise ValueError(
+                f"Metrics take probabilities, got {probabilities[outside][0]:g}: pass "
+                "task.probabilities(logits)."
+            )
+        if probabilities.numel() == 0:
+            return
         truth = self.task.harden(target)
         decisions = self.task.decide(probabilities)
         for name, metric in self.items(keep_base=True, copy_state=False):
-            metric.update(probabilities if name in RANKING else decisions, truth)
+            if name == "nan":
+                metric.update(probabilities.isnan().sum())
+            else:
+                metric.update(probabilities if name in RANKING else decisions, truth)
 
     def forward(self, probabilities: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Take in a batch, and return the values of this batch alone."""
@@ -43,28 +62,47 @@ class TaskMetrics(MetricCollection):
         return batch.compute()
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars by name. A class without positives or without negatives has no ranking: it is left
-        out of `auroc` and `map`, which are NaN where no class is left."""
+        """Scalars by name: NaN where no label is known or a probability was NaN.
+
+        A class without positives or without negatives has no ranking: it is left out of `auroc` and
+        `map`. A label of which nothing is known is left out of every macro mean.
+        """
+        metrics = dict(self.items(keep_base=True, copy_state=False))
+        undefined = metrics.pop("nan").compute() > 0
+        true_positive, false_positive, true_negative, false_negative, _ = (
+            metrics.pop("support").compute().unbind(-1)
+        )
+        positives, negatives = true_positive + false_negative, true_negative + false_positive
+        known = positives + negatives > 0
+        values = {}
         with warnings.catch_warnings():
             # torchmetrics puts 0 for a class without positives; here the class is left out
             warnings.filterwarnings("ignore", message="No (positive|negative) samples (found )?in target")
-            values = {
-                name: _computed(metric) for name, metric in self.items(keep_base=True, copy_state=False)
-            }
-        true_positive, false_positive, true_negative, false_negative, _ = values.pop("support").unbind(-1)
-        defined = (true_positive + false_negative > 0) & (true_negative + false_positive > 0)
-        for name in RANKING:
-            values[name] = values[name].expand(defined.shape).reshape(-1)[defined.reshape(-1)].mean()
+            for name, metric in metrics.items():
+                if name in RANKING:
+                    ranked = _rank(metric, self.task, known).expand(known.shape)
+                    values[name] = ranked[(positives > 0) & (negatives > 0)].mean()
+                else:
+                    value = metric.compute()
+                    values[name] = value[known].mean() if value.ndim else value
+        undefined = undefined | ~known.any()
         affixed = f"{self.prefix or ''}{{}}{self.postfix or ''}"
-        return {affixed.format(name): values[name] for name in self.task.metric_names}
+        return {
+            affixed.format(name): values[name].masked_fill(undefined, torch.nan)
+            for name in self.task.metric_names
+        }
 
 
-def _computed(metric: Metric) -> Tensor:
-    try:
-        value: Tensor = metric.compute()
-    except IndexError:
-        # torchmetrics 1.9 cannot rank where a label has no known entry at all
-        return torch.tensor(torch.nan, device=metric.device)
+def _rank(metric: Metric, task: Task, known: Tensor) -> Tensor:
+    """The metric per class. A class of which nothing is known stops torchmetrics 1.9 (IndexError): in
+    a copy it is given one negative, which leaves it without a ranking."""
+    if not bool(known.all()):
+        metric = metric.clone()
+        shape = (1,) if task.activation == "softmax" else (1, task.num_outputs)
+        unknown = (~known).all() if task.activation == "softmax" else ~known
+        target = torch.full(shape, IGNORE_INDEX, device=known.device)
+        metric.update(torch.zeros(1, task.num_outputs, device=known.device), target.masked_fill(unknown, 0))
+    value: Tensor = metric.compute()
     return value
 
 
@@ -123,7 +161,7 @@ def _multilabel(width: int, common: dict[str, Any]) -> dict[str, Metric]:
     return {
         "accuracy": tm.MultilabelAccuracy(average="micro", **common),
         "f1_micro": tm.MultilabelF1Score(average="micro", **common),
-        "f1_macro": tm.MultilabelF1Score(average="macro", **common),
+        "f1_macro": tm.MultilabelF1Score(average="none", **common),
         "auroc": tm.MultilabelAUROC(average="none", **common),
         "map": tm.MultilabelAveragePrecision(average="none", **common),
         "support": tm.MultilabelStatScores(average="none", **common),
@@ -131,4 +169,4 @@ def _multilabel(width: int, common: dict[str, Any]) -> dict[str, Metric]:
 
 
 METRICS = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel}
-"""The metrics of each task. `support` is not reported: it tells which classes have a ranking."""
+"""The metrics of each task. `support` is not reported: it tells of which classes something is known."""

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from lightning.pytorch import LightningModule
@@ -13,6 +14,7 @@ from .checkpoint import Recorded, call_of, check_same_task, read_checkpoint
 from .criterion import Loss, divide, select_loss
 from .data.batches import EncodedBatch
 from .epoch import Epoch
+from .losses import LOSSES
 from .names import split_name
 from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
@@ -98,11 +100,20 @@ class TaskModule(Recorded, LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
-        self._step(batch, self.val_epoch)
+        self._evaluate(batch, self.val_epoch, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
-        self._step(batch, self.test_epoch)
+        self._evaluate(batch, self.test_epoch, dataloader_idx)
+
+    def _evaluate(self, batch: Any, epoch: Epoch, dataloader_idx: int) -> None:
+        if dataloader_idx:
+            stage = epoch.prefix.strip("/")
+            raise ValueError(
+                f"There are several {stage} loaders, whose samples would be mixed in {stage}/loss and the "
+                "metrics. Evaluate one loader after another, or one of a torch.utils.data.ConcatDataset."
+            )
+        self._step(batch, epoch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target."""
@@ -228,6 +239,27 @@ class TaskModule(Recorded, LightningModule):
         return module.to(device)
 
 
+TORCH_LOSSES = {
+    **dict.fromkeys(("CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"), "softmax"),
+    **dict.fromkeys(("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"), "sigmoid"),
+    **dict.fromkeys(("MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss"), "sigmoid"),
+    **dict.fromkeys(("BCELoss", "binary_cross_entropy"), "probabilities"),
+    **dict.fromkeys(("NLLLoss", "nll_loss"), "log-probabilities"),
+}
+"""What torch's own losses take: one of another kind trains without an error, on nonsense."""
+
+
+def _check_kind(loss: Any, task: Task) -> None:
+    function = loss.func if isinstance(loss, partial) else loss
+    named = function if hasattr(function, "__name__") else type(function)
+    takes = TORCH_LOSSES.get(named.__name__) if named.__module__.startswith("torch.nn.") else None
+    if takes not in (None, task.activation):
+        raise ValueError(
+            f"torch's {named.__name__} is for {takes}, but {task.describe()} has a loss of raw logits under "
+            f"{task.activation}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
+        )
+
+
 def _lost(name: str, path: Any) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
         raise ValueError(f"The {name} that {path} was trained with is not in it: pass {name}= at loading.")
@@ -243,15 +275,16 @@ def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         loss = select_loss(task, name, **options)
     if not callable(loss):
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
-    if isinstance(loss, Loss):
-        if loss.reduction != "mean":
-            raise ValueError(
-                f"TaskModule averages the loss over what has a label; reduction={loss.reduction!r} is for "
-                "loops of your own."
-            )
-        if (loss.task.activation, loss.task.num_outputs) != (task.activation, task.num_outputs):
-            raise ValueError(
-                f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}."
-            )
+    if isinstance(loss, Loss) and (loss.task.activation, loss.task.num_outputs) != (
+        task.activation,
+        task.num_outputs,
+    ):
+        raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
+    _check_kind(loss, task)
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise ValueError(
+            f"TaskModule averages the loss over what has a label; reduction={loss.reduction!r} is for loops "
+            "of your own."
+        )
     checked: Callable[[Tensor, Tensor], Tensor] = loss
     return checked

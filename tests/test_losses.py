@@ -108,6 +108,19 @@ class TestEveryRow:
             assert value.isfinite()
             assert gradient.isfinite().all()
 
+    def test_an_output_that_is_ruled_out_by_minus_infinity(self, name, activation, options):
+        if (name, activation) == ("cross_entropy", "sigmoid"):
+            pytest.skip("torch's own number is NaN there")
+        loss = ls.select_loss(TASKS[activation], name, **options)
+        logits = torch.tensor([[1.0, -math.inf, 0.5], [-math.inf, -math.inf, 2.0]], requires_grad=True)
+        target = TASKS[activation].encode([[0, 0, 1], [0, 0, 1]])
+        value = loss(logits, target)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+        finite = logits.detach().clamp(min=-1e4)
+        torch.testing.assert_close(value, loss(finite, target))
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_computed_in_float32(self, name, activation, options, dtype):
         loss = ls.select_loss(TASKS[activation], name, **options)
@@ -308,6 +321,13 @@ class TestOptions:
             (ls.Multiclass(3), "cross_entropy", {"weight": [1, -2, 1]}, "at least 0, got -2 for '1'"),
             (ls.Multiclass(3), "cross_entropy", {"weight": [1, float("nan"), 1]}, "got nan for '1'"),
             (ls.Multiclass(3), "cross_entropy", {"weight": [0, 0, 0]}, "nothing would be learned"),
+            (ls.Multilabel(2), "cross_entropy", {"pos_weight": 0}, "pos_weight is 0 for every output"),
+            (
+                ls.Multilabel(2),
+                "cross_entropy",
+                {"weight": [1, 1e300]},
+                "must be finite and at least 0, got 1e+300",
+            ),
             (ls.Binary(), "cross_entropy", {"weight": [1, 3]}, "use pos_weight=3"),
             (ls.Multilabel(2), "cross_entropy", {"pos_weight": [1, 2, 3]}, "got shape (3,)"),
         ],
@@ -366,8 +386,46 @@ class TestShapes:
         with pytest.raises(ValueError, match=r"Pass task\.encode\(target\)"):
             ls.select_loss(task)(torch.zeros(logits), target)
 
+    @pytest.mark.parametrize(
+        ("task", "target", "message"),
+        [
+            (
+                ls.Multilabel(3),
+                [[0, 1, 1], [0, 2, 0]],
+                "Row 1, label '1' of the target is 2, but the canonical",
+            ),
+            (ls.Multilabel(3, missing=-1), [[0, 1, -1], [0, 1, 0]], "pass task.encode(target)"),
+            (
+                ls.Multiclass(3),
+                [[0, 1, 1], [0, 1, 0]],
+                "Row 0 of the target has 2 ones, but a multiclass sample",
+            ),
+            (ls.Multiclass(3), [[0.5, 0.5, 0], [0.5, 0.4, 0]], "Row 1 of the target sums to 0.9"),
+        ],
+    )
+    def test_values_that_are_not_canonical_are_refused(self, task, target, message):
+        loss = ls.select_loss(task)
+        loss(torch.zeros(2, 3), task.encode([[0, 1, 0], [0, 0, 1]]))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            loss(torch.zeros(2, 3), torch.tensor(target, dtype=torch.float32))
+
+    @pytest.mark.parametrize("index", [-1, 3])
+    def test_an_index_that_is_no_class_is_refused(self, index):
+        with pytest.raises(ValueError, match=f"is {index}, but a class index is from 0 to 2, or -100"):
+            ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), torch.tensor([0, index]))
+
+    def test_a_list_is_refused(self):
+        with pytest.raises(TypeError, match=r"The target is a list, no tensor: pass task.encode\(target\)"):
+            ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), [0, 1])
+
+    def test_gradients_per_sample(self):
+        loss, target = ls.select_loss(ls.Multiclass(3)), torch.tensor([0, 2, 1])
+        logits = torch.randn(3, 3)
+        each = torch.vmap(lambda x, y: loss(x[None], y[None]))(logits, target)
+        torch.testing.assert_close(each.mean(), loss(logits, target))
+
     def test_a_target_on_another_device_is_refused(self):
-        with pytest.raises(ValueError, match="The logits are on meta, the target is on cpu"):
+        with pytest.raises(ValueError, match="The outputs are on meta, the target is on cpu"):
             ls.select_loss(ls.Multilabel(3))(torch.zeros(4, 3, device="meta"), torch.zeros(4, 3))
 
 

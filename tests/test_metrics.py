@@ -10,6 +10,7 @@ import lossselect as ls
 from lossselect.epoch import Epoch
 
 NAN = float("nan")
+TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
 
 
 def computed(task, logits, target, batches=3):
@@ -113,10 +114,44 @@ def test_soft_labels_count_as_their_likelier_value():
     assert computed(ls.Multiclass(3), torch.eye(3), rows, batches=1)["accuracy"] == 1
 
 
-def test_a_label_without_a_known_entry_does_not_end_the_run():
-    target = torch.tensor([[1.0, NAN], [0.0, NAN]])
-    assert math.isnan(computed(ls.Multilabel(2), torch.randn(2, 2), target, batches=1)["auroc"])
-    assert math.isnan(computed(ls.Binary(), torch.randn(2, 1), torch.tensor([NAN, NAN]), batches=1)["auroc"])
+def test_a_label_of_which_nothing_is_known_is_left_out():
+    task = ls.Multilabel(3)
+    logits, target = torch.randn(40, 3), (torch.rand(40, 3) < 0.5).float()
+    target[:, 1] = NAN
+    others = computed(ls.Multilabel(2), logits[:, [0, 2]], target[:, [0, 2]])
+    assert computed(task, logits, target) == pytest.approx(others)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+class TestUndefined:
+    def test_without_any_label(self, task):
+        got = computed(task, torch.randn(6, task.num_outputs), torch.full((6, task.num_outputs), NAN))
+        assert all(math.isnan(value) for value in got.values())
+
+    def test_of_a_net_that_diverged(self, task):
+        logits, target = torch.randn(6, task.num_outputs), task.predict(torch.randn(6, task.num_outputs))
+        logits[3] = NAN
+        assert all(math.isnan(value) for value in computed(task, logits, target).values())
+
+    def test_before_the_first_batch_and_after_an_empty_one(self, task):
+        metrics = ls.make_metrics(task)
+        empty = torch.zeros(0, task.num_outputs)
+        metrics.update(empty, task.encode(torch.zeros(0, task.num_outputs)))
+        with pytest.warns(UserWarning, match="was called before the ``update`` method"):
+            assert all(value.isnan() for value in metrics.compute().values())
+
+    @pytest.mark.parametrize("value", [-0.1, 3.0])
+    def test_logits_are_refused(self, task, value):
+        target = task.encode(task.predict(torch.zeros(2, task.num_outputs)))
+        outputs = torch.full((2, task.num_outputs), value)
+        with pytest.raises(ValueError, match=rf"take probabilities, got {value:g}: pass task\.probabilities"):
+            ls.make_metrics(task).update(outputs, target)
+
+    def test_targets_of_another_shape_are_refused(self, task):
+        with pytest.raises(ValueError, match=r"Pass task\.encode\(target\)"):
+            ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), torch.zeros(2))
+        with pytest.raises(TypeError, match="The target is a list, no tensor"):
+            ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), [0, 1])
 
 
 def test_a_single_label_is_measured_as_binary():
@@ -174,6 +209,13 @@ class TestEpoch:
         assert not pieces._held
         for name, value in pieces.compute().items():
             torch.testing.assert_close(value, whole[name])
+
+    def test_a_buffer_that_is_filled_again_changes_nothing(self):
+        logits, target = torch.randn(8, 3), torch.randint(0, 2, (8, 3)).float()
+        expected = self.run(logits, target, [8]).compute()
+        epoch = self.run(logits, target, [8])
+        logits.zero_(), target.zero_()
+        assert epoch.compute() == expected
 
     def test_reset_forgets(self):
         epoch = self.run(torch.randn(4, 3), torch.zeros(4, 3), [4])

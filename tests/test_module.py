@@ -1,12 +1,15 @@
 import copy
 import enum
+import math
 import re
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -175,6 +178,41 @@ class TestMistakes:
         with pytest.raises(ValueError, match=re.escape(message)):
             trainer(tmp_path).fit(module, loader(TASKS[task], labels=labels))
 
+    @pytest.mark.parametrize(
+        ("task", "loss"),
+        [("multilabel", nn.BCEWithLogitsLoss()), ("multiclass", nn.functional.cross_entropy)],
+    )
+    def test_a_loss_of_torch_that_fits_gives_our_own_number(self, task, loss):
+        task = TASKS[task]
+        batch = torch.randn(5, 8), labels_of(task, torch.randn(5, 8))
+        module = ls.TaskModule(task, nn.Linear(8, 3), loss=loss)
+        ours = ls.TaskModule(task, module.net)
+        torch.testing.assert_close(module.training_step(batch, 0), ours.training_step(batch, 0))
+
+    def test_several_loaders_are_not_mixed(self, tmp_path):
+        module, data = MyModel(ls.Binary()), loader(ls.Binary())
+        with pytest.raises(ValueError, match="There are several test loaders"):
+            trainer(tmp_path).test(module, [data, data], verbose=False)
+
+    @pytest.mark.parametrize("validated", [True, False])
+    def test_a_run_that_diverges_ends_and_keeps_the_last_good_weights(self, validated, tmp_path):
+        class Diverging(MyModel):
+            def training_step(self, batch, batch_idx):
+                return super().training_step(batch, batch_idx) * (math.nan if self.current_epoch == 1 else 1)
+
+        data = loader(ls.Binary())
+        best = ModelCheckpoint(
+            tmp_path, "best", monitor="val/loss" if validated else "train/loss", save_last=True
+        )
+        run = L.Trainer(
+            max_epochs=4, callbacks=[best], accelerator="cpu", logger=False, enable_progress_bar=False
+        )
+        with pytest.raises(ValueError, match="Training has diverged: in epoch 1 the weights"):
+            run.fit(Diverging(ls.Binary()), data, data if validated else None)
+        for name in ("best.ckpt", "last.ckpt"):
+            weights = torch.load(tmp_path / name, weights_only=True)["state_dict"]
+            assert all(value.isfinite().all() for value in weights.values())
+
     def test_a_late_batch_is_checked_too(self, tmp_path):
         labels = torch.zeros(40)
         labels[39] = 2
@@ -218,6 +256,18 @@ class TestMistakes:
                 {"loss": ls.select_loss(ls.Multilabel(4))},
                 ValueError,
                 "The loss was made for multilabel with 4 labels",
+            ),
+            (
+                {"loss": nn.CrossEntropyLoss()},
+                ValueError,
+                "torch's CrossEntropyLoss is for softmax, but multilabel with 3 labels has a loss of raw",
+            ),
+            ({"loss": nn.BCELoss()}, ValueError, "torch's BCELoss is for probabilities"),
+            ({"loss": partial(nn.functional.nll_loss)}, ValueError, "nll_loss is for log-probabilities"),
+            (
+                {"loss": nn.BCEWithLogitsLoss(reduction="sum")},
+                ValueError,
+                "reduction='sum' is for loops of your own",
             ),
             ({"net": {"name": "mpl"}}, ValueError, "Did you mean 'mlp'?"),
             (

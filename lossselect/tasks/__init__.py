@@ -55,10 +55,13 @@ def make_task(
             f"task={name} has one output, the positive class's, but num_outputs={num_outputs}. "
             "One of several classes: task=multiclass."
         )
-    if width is not None and width not in options:
-        if num_outputs is None and class_names is None:
-            raise ValueError(f"task={name} needs num_outputs or class_names.")
-        options[width] = len(class_names or ()) if num_outputs is None else num_outputs
+    if width is not None:
+        if options.setdefault(width, num_outputs) is None:
+            if class_names is None:
+                raise ValueError(f"task={name} needs num_outputs or class_names.")
+            options[width] = len(class_names)
+        elif num_outputs not in (None, options[width]):
+            raise ValueError(f"num_outputs={num_outputs} and {width}={options[width]} contradict each other.")
     return cls(class_names=class_names, **options)
 
 

@@ -1,7 +1,7 @@
 """What all tasks share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -103,20 +103,53 @@ class Task(ABC):
 
     def check_logits(self, logits: Tensor) -> None:
         """ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
+        self.check_outputs(logits, "logits")
+
+    def check_outputs(self, outputs: Tensor, what: str) -> None:
+        """ValueError unless `outputs`, logits or probabilities, are floats (N, num_outputs, ...)."""
         width = self.num_outputs
-        if logits.is_floating_point() and logits.ndim >= 2 and logits.shape[1] == width:
+        if outputs.is_floating_point() and outputs.ndim >= 2 and outputs.shape[1] == width:
             return
         fix = "Build its last layer with task.num_outputs."
-        if not logits.is_floating_point():
-            fix = f"They are {logits.dtype}: logits are floats, before any decision."
-        elif logits.ndim < 2 and width == 1:
+        if not outputs.is_floating_point():
+            fix = f"They are {outputs.dtype}: {what} are floats, before any decision."
+        elif outputs.ndim < 2 and width == 1:
             fix = "Keep the last dimension: no squeeze() at the end of forward."
-        elif width == 1 and logits.ndim >= 2 and logits.shape[1] == 2:
+        elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
             fix = "One output is the positive class's; for two use task=multiclass."
         raise ValueError(
-            f"The net returned logits of shape {tuple(logits.shape)}, but {self.describe()} needs "
+            f"The net returned {what} of shape {tuple(outputs.shape)}, but {self.describe()} needs "
             f"(N, {width}). {fix}"
         )
+
+    def check_target(self, target: Tensor, outputs: Tensor) -> None:
+        """Whether `target` has the canonical form for these logits or probabilities; looks at no value.
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another shape, dtype or device.
+        """
+        if not isinstance(target, Tensor):
+            raise TypeError(f"The target is a {type(target).__name__}, no tensor: pass task.encode(target).")
+        index = self.activation == "softmax" and not target.is_floating_point()
+        shape = outputs.shape[:1] + outputs.shape[2:] if index else outputs.shape
+        dtype_fits = target.dtype == torch.long if index else target.is_floating_point()
+        if target.shape != shape or not dtype_fits:
+            kind = "floats" if self.activation == "sigmoid" else "class indices (long) or soft labels"
+            raise ValueError(
+                f"For outputs of shape {tuple(outputs.shape)} the {self.name} target is {kind} of shape "
+                f"{tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. "
+                "Pass task.encode(target), and a row of outputs for each row of the target. "
+                "Several labels per sample belong to task=multilabel."
+            )
+        if target.device != outputs.device:
+            raise ValueError(
+                f"The outputs are on {outputs.device}, the target is on {target.device}. Move one."
+            )
+
+    @abstractmethod
+    def check_values(self, target: Tensor) -> None:
+        """ValueError for a value that no canonical target has; looks at targets on the CPU alone."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `make_task(**values)` makes the task again."""
@@ -167,8 +200,11 @@ def take(names: tuple[str, ...], indices: Any) -> Any:
 def _checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[str, ...] | None:
     if names is None:
         return None
-    if isinstance(names, str):
-        raise TypeError(f"class_names must be a list of {count} names, got the string {names!r}.")
+    if isinstance(names, str | bytes | Mapping | Set) or not hasattr(names, "__iter__"):
+        raise TypeError(
+            f"class_names must be a list of {count} names in the order of the outputs, got "
+            f"{type(names).__name__} {names!r}."
+        )
     given = tuple(str(name) for name in names)
     if len(given) != count:
         some = ", ".join(given[:5]) + (", ..." if len(given) > 5 else "")

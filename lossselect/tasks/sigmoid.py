@@ -1,6 +1,7 @@
 """Tasks of independent 0/1 outputs: binary and multilabel."""
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +35,10 @@ class _Sigmoid(Task):
 
     def harden(self, target: Tensor) -> Tensor:
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
+
+    def check_values(self, target: Tensor) -> None:
+        needed = "the canonical target is in [0, 1], NaN where missing: pass task.encode(target)"
+        refuse(target, (target < 0) | (target > 1), needed, names=self.output_names)
 
     def _encode(self, target: Tensor) -> Tensor:
         """The canonical form of a target that has the canonical shape."""
@@ -201,15 +206,24 @@ class Multilabel(_Sigmoid):
 
 
 def _checked_threshold(value: Any, count: int) -> float | tuple[float, ...]:
-    single = not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0
-    try:
-        given = tuple(map(float, [value] if single else value))
-    except (TypeError, ValueError):
-        raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}.") from None
-    for i, threshold in enumerate(given):
-        if not 0 <= threshold <= 1:
-            which = "" if single else f" for output {i}"
-            raise ValueError(f"threshold must be a probability in [0, 1], got {threshold:g}{which}.")
-    if not single and len(given) != count:
+    if isinstance(value, numbers.Real):
+        return _probability(value)
+    # what has no order, or names of its own, would be taken apart wrongly
+    if isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__iter__"):
+        raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}.")
+    if getattr(value, "ndim", 1) == 0:
+        return _probability(value.item())
+    given = tuple(_probability(entry, f" for output {i}") for i, entry in enumerate(value))
+    if len(given) != count:
         raise ValueError(f"threshold must be one number or one per output ({count}), got {len(given)}.")
-    return given[0] if single else given
+    return given
+
+
+def _probability(value: Any, which: str = "") -> float:
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}{which}.")
+    given = float(value)
+    if not 0 <= given <= 1:
+        raise ValueError(f"threshold must be a probability in [0, 1], got {given:g}{which}.")
+    return given

@@ -110,6 +110,14 @@ class Multiclass(Task):
             return f"If {least:g} marks a missing label, declare it with missing={least:g}."
         return f"Is num_classes={self.num_classes} too few?"
 
+    def check_values(self, target: Tensor) -> None:
+        if target.is_floating_point():
+            distribution(target, None, self.name)
+            return
+        bad = ((target < 0) | (target >= self.num_classes)) & (target != IGNORE_INDEX)
+        needed = f"a class index is from 0 to {self.num_classes - 1}, or {IGNORE_INDEX} where missing"
+        refuse(target, bad, f"{needed}: pass task.encode(target)")
+
     def harden(self, target: Tensor) -> Tensor:
         if not target.is_floating_point():
             return target
