@@ -1,16 +1,20 @@
-"""A run's config, checked before anything is written; what lightning alone can tell comes last."""
+"""A run's config, checked before anything is written, and as far as possible before torch is imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .losses import row_options
 from .names import check_options, lookup, nearest, number, whole
+from .nets import make_net, net_options
 
 if TYPE_CHECKING:
     from .tasks import Task
 
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
 """What a run cannot do without."""
+
+SETTINGS = (*PARTS, "scheduler", "callbacks", "logger", "experiment", "seed", "monitor")
+"""What stands at the top of a config, beside Hydra's own."""
 
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
@@ -34,18 +38,23 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("seed", config["seed"], 0, MOST_SEED)
     whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
-    if config["mode"] not in (None, "min", "max"):
-        raise ValueError(f"mode must be min or max, got {config['mode']!r}.")
+    _check_data(config["data"])
+    _check_model(config["model"])
 
     from .criterion import select_loss
 
     task = _stand_in_task(config)
     select_loss(task, **loss_options(config["loss"]))
-    _check_monitor(config["monitor"], task)
-    _check_data(config["data"])
-    _check_model_and_optimizer(config)
+    for setting, metric in _watching(config).items():
+        _check_monitor(setting, metric, task)
+    if "_target_" not in config["model"]:
+        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
+    if "_target_" not in config["optimizer"]:
+        _check_steps(config["optimizer"], config.get("scheduler"))
 
-    # Lightning is the one to say what its trainer takes, and from here on it is needed anyway
+
+def check_trainer(config: Mapping[str, Any]) -> None:
+    """ValueError for a setting of the trainer's; Lightning alone can tell, and takes seconds to import."""
     from .trainer import build_trainer
 
     build_trainer(config["trainer"])
@@ -60,8 +69,11 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     for key in ("num_outputs", "num_classes", "num_labels"):
         if key in options:
             raise ValueError(f"task.{key} is no setting: the data tell how many classes there are.")
-    per_output = (options.get("threshold"), config["loss"].get("weight"), config["loss"].get("pos_weight"))
-    width = next((len(value) for value in per_output if isinstance(value, Sequence)), 2)
+    weight = config["loss"].get("weight")
+    if weight is not None and (not isinstance(weight, list) or not weight):
+        raise ValueError(f"loss.weight must be a list of one number per output, got {weight!r}.")
+    per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
+    width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
     sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
     return make_task(name, num_outputs=width if sized else None, **options)
 
@@ -75,11 +87,23 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
 
 
-def _check_monitor(monitor: Any, task: "Task") -> None:
+def _watching(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Which settings name a metric, and what they name."""
+    parts = {"scheduler": config.get("scheduler")}
+    parts |= {f"callbacks.{name}": entry for name, entry in (config.get("callbacks") or {}).items()}
+    named = {
+        f"{part}.monitor": entry["monitor"] for part, entry in parts.items() if entry and "monitor" in entry
+    }
+    return {"monitor": config["monitor"], **named}
+
+
+def _check_monitor(setting: str, metric: Any, task: "Task") -> None:
     known = [f"{stage}/{name}" for stage in ("val", "train") for name in ("loss", *task.metric_names)]
-    if monitor is not None and monitor not in known:
-        near = nearest(str(monitor), known)
-        raise ValueError(f"There is no metric {monitor!r} to monitor.{near} There are: {', '.join(known)}.")
+    if metric is not None and metric not in known:
+        raise ValueError(
+            f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
+            f"{', '.join(known)}."
+        )
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
@@ -101,19 +125,39 @@ def _check_data(data: Mapping[str, Any]) -> None:
             raise ValueError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
 
 
-def _check_model_and_optimizer(config: Mapping[str, Any]) -> None:
+def _check_model(model: Mapping[str, Any]) -> None:
+    if "_target_" in model:
+        return
+    if "num_features" in model:
+        raise ValueError("model.num_features is no setting: the data tell how many there are.")
+    net_options(model)
+
+
+def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
+    """Two steps of a weight of nothing: some options are refused only there, and by no message."""
     import torch
 
-    from .nets import make_net
     from .optim import make_optimizer, make_scheduler
 
-    if "_target_" not in config["model"]:
-        if "num_features" in config["model"]:
-            raise ValueError("model.num_features is no setting: the data tell how many there are.")
-        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
-    # torch imports its compiler with the first optimizer, which takes as long as all before
-    scheduler = config.get("scheduler")
-    if "_target_" not in config["optimizer"]:
-        built = make_optimizer(config["optimizer"], [torch.zeros(1, requires_grad=True)])
-        if scheduler and "_target_" not in scheduler:
-            make_scheduler(scheduler, built, monitor="")
+    weight = torch.zeros(2, 2, requires_grad=True)  # torch imports its compiler with the first optimizer
+    optimizer = make_optimizer(optimizer_spec, [weight])
+    scheduler = None
+    if scheduler_spec and "_target_" not in scheduler_spec:
+        scheduler = make_scheduler(scheduler_spec, optimizer, monitor="")
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        weight.sum().backward()
+        return 0.0
+
+    kind, spec = "optimizer", optimizer_spec
+    try:
+        for _ in range(2):
+            kind, spec = "optimizer", optimizer_spec
+            optimizer.step(loss)
+            if scheduler:
+                kind, spec = "scheduler", scheduler_spec
+                plateau = spec["name"] == "ReduceLROnPlateau"
+                scheduler["scheduler"].step(*[0.0] if plateau else [])
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None

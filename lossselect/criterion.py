@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .losses import LOSSES, MODIFIERS, formula_options
-from .names import check_options, lookup, number
+from .losses import LOSSES, MODIFIERS, find_loss, formula_options
+from .names import check_options, number
 from .tasks import IGNORE_INDEX, Task, along_classes
 
 MOST_WEIGHT = 1e30
@@ -193,7 +193,7 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
         >>> loss(torch.zeros(2, 3), task.encode([[1, 0, 1], [0, 0, 1]]))
         tensor(0.1733)
     """
-    forms = lookup(LOSSES, name, "loss")
+    forms = find_loss(name)
     formula = forms.get(task.activation)
     if formula is None:
         having = [other for other, its in LOSSES.items() if task.activation in its]

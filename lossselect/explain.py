@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .criterion import Loss
 from .data.splits import Splits
+from .optim import best_mode
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def plan(module: "TaskModule", data: Any, config: Mapping[str, Any]) -> dict[str
         "target": task.target_form,
         "decision": _decision(task),
         "metrics": ", ".join(("loss", *task.metric_names)) + "; each over the whole epoch",
-        "best by": f"{config['monitor']} ({config['mode']})",
+        "best by": f"{config['monitor']} ({best_mode(config['monitor'])})",
     }
     options = {key: value for key, value in criterion.options.items() if value is not None}
     for name in ("weight", "pos_weight"):

@@ -125,6 +125,28 @@ MODIFIERS = {"weight": None, "pos_weight": None, "label_smoothing": 0.0}
 """Options that every loss takes, where its activation gives them a meaning, with their defaults."""
 
 
+OTHER_NAMES = {
+    **dict.fromkeys(
+        ("ce", "bce", "bcewithlogits", "bcewithlogitsloss", "binarycrossentropy"), "cross_entropy"
+    ),
+    **dict.fromkeys(("bceloss", "crossentropyloss", "logloss", "nll", "nllloss"), "cross_entropy"),
+    **dict.fromkeys(("focalloss", "sigmoidfocalloss"), "focal"),
+}
+"""What people call them elsewhere, in small letters alone."""
+
+
+def find_loss(name: str) -> dict[str, Callable[..., Tensor]]:
+    """A row of the table; ValueError for a name that has none, telling which was meant."""
+    meant = OTHER_NAMES.get("".join(filter(str.isalpha, str(name))).lower())
+    if meant and name not in LOSSES:
+        serves = "; it is BCE under sigmoid, CE under softmax" if meant == "cross_entropy" else ""
+        raise ValueError(
+            f"There is no loss {name!r}. Here it is {meant!r}, in the form that the task takes{serves}. "
+            f"Choose one of: {', '.join(LOSSES)}."
+        )
+    return lookup(LOSSES, name, "loss")
+
+
 def formula_options(formula: Callable[..., Tensor]) -> dict[str, Any]:
     """A formula's keyword arguments with their defaults: the options of its row in the table."""
     parameters = inspect.signature(formula).parameters.values()
@@ -134,7 +156,7 @@ def formula_options(formula: Callable[..., Tensor]) -> dict[str, Any]:
 def row_options(name: str) -> dict[str, Any]:
     """All options of a row of the table with their defaults; None where its forms' defaults differ."""
     defaults: dict[str, Any] = {}
-    for formula in lookup(LOSSES, name, "loss").values():
+    for formula in find_loss(name).values():
         for option, default in formula_options(formula).items():
             defaults[option] = default if defaults.get(option, default) == default else None
     return {**defaults, **MODIFIERS}

@@ -2,13 +2,19 @@
 
 import linecache
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import OmegaConfBaseException
 
+from .losses import LOSSES, find_loss, row_options
 from .names import nearest
 
 
@@ -24,6 +30,8 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group == "loss":
+            return _raised_by(find_loss, name)
         options = ", ".join(error.options)
         return f"There is no {group} {name!r}.{nearest(name, error.options)} Choose one of: {options}."
     if isinstance(error, OverrideParseException):
@@ -31,6 +39,10 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
             line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))
         ]
         return f"{error.override!r} cannot be read: settings look like KEY=VALUE. {' '.join(cause)}"
+    if isinstance(error, InstantiationException):
+        return _not_made(error)
+    if "Config group override must be a string" in str(error):
+        return "A part takes the name of a variant, as in model=mlp: --help lists them."
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         return _no_setting(unknown[1], arguments) if unknown else " ".join(str(error).split())
@@ -38,7 +50,31 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return str(error).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, of a loader that is missing, say
+        return str(error)
     return str(error) if _raised_on_purpose(error.__traceback__) else None
+
+
+def _raised_by(function: Callable[[str], Any], name: str) -> str | None:
+    try:
+        function(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _not_made(error: Exception) -> str:
+    """What went wrong with a part that is named by `_target_`."""
+    said, _, part = str(error).partition("\nfull_key: ")
+    target = re.search(r"target '([^']+)'", said)
+    cause = error.__cause__
+    while cause and cause.__cause__:
+        cause = cause.__cause__
+    return (
+        f"{part or 'A part'}._target_{'=' + target[1] if target else ''} cannot be made: "
+        f"{type(cause).__name__ + ': ' + str(cause) if cause else said} "
+        "(HYDRA_FULL_ERROR=1 shows the traceback.)"
+    )
 
 
 def _raised_on_purpose(traceback: TracebackType | None) -> bool:
@@ -56,8 +92,6 @@ def _raised_on_purpose(traceback: TracebackType | None) -> bool:
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
-    from .losses import LOSSES, row_options
-
     groups = "task|loss|data|model|optimizer|scheduler|trainer"
     chosen = [text for text in arguments if re.fullmatch(rf"({groups})=\w+", text)]
     parent, _, name = key.rpartition(".")
@@ -71,6 +105,10 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
         known = sorted({*config, *([] if parent else ["task", "experiment"])})
     except (HydraException, OmegaConfBaseException, KeyError, TypeError):
         known = []  # a config folder of the user's own, say
+    if name in known:
+        return (
+            f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."
+        )
     said = f"There is no setting {key!r}.{nearest(name, known)}"
     if known:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."

@@ -15,8 +15,9 @@ T = TypeVar("T")
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence such as " Did you mean 'focal'?", or nothing where no name is close."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    return f" Did you mean {lower[close[0]]!r}?" if close else ""
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:

@@ -1,32 +1,54 @@
-"""Small nets by name, built from plain values: what a checkpoint needs to build them again."""
+"""Small nets by name, built from plain values: what a checkpoint needs to build them again.
+
+torch is imported when a net is built, so that the command line can check its name and options at once.
+"""
+
+from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from .names import check_options, lookup, number, split_name, whole
 
-from .names import check_options, lookup, split_name
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def mlp(
     num_features: int, num_outputs: int, hidden: Sequence[int] = (256,), dropout: float = 0.0
 ) -> nn.Sequential:
     """Linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits."""
+    from torch import nn
+
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise TypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
+    number("dropout", dropout, 0, 1)
     layers: list[nn.Module] = []
     width = num_features
     for size in hidden:
-        layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, whole("a width of hidden", size, 1)), nn.ReLU(), nn.Dropout(dropout)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
 
 def linear(num_features: int, num_outputs: int) -> nn.Linear:
     """Logistic regression: (N, num_features) -> (N, num_outputs) logits."""
+    from torch import nn
+
     return nn.Linear(num_features, num_outputs)
 
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
+
+
+def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `{"name": "mlp", ...}`; ValueError for a name or an option that there is not."""
+    name, options = split_name(spec, "net")
+    build = lookup(NETS, name, "net")
+    allowed = [key for key in inspect.signature(build).parameters if key != "num_outputs"]
+    check_options(options, allowed, f"Net {name!r}")
+    return options
 
 
 def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
@@ -39,11 +61,8 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
         >>> make_net({"name": "linear", "num_features": 8}, num_outputs=3)
         Linear(in_features=8, out_features=3, bias=True)
     """
-    name, options = split_name(spec, "net")
-    build = lookup(NETS, name, "net")
-    allowed = [key for key in inspect.signature(build).parameters if key != "num_outputs"]
-    check_options(options, allowed, f"Net {name!r}")
+    options = net_options(spec)
     try:
-        return build(num_outputs=num_outputs, **options)
+        return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"Net {name!r} cannot be built with {options}: {error}") from None
+        raise ValueError(f"Net {spec['name']!r} cannot be built with {options}: {error}") from None

@@ -66,7 +66,13 @@ def best_mode(monitor: str) -> str:
 def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any) -> Any:
     name, options = split_name(spec, kind)
     cls = lookup(table, name, kind)
-    check_options(options, list(inspect.signature(cls).parameters)[1:], f"{kind.capitalize()} {name!r}")
+    parameters = inspect.signature(cls).parameters
+    check_options(options, list(parameters)[1:], f"{kind.capitalize()} {name!r}")
+    for key, value in options.items():
+        # torch says of a string that '<=' is not supported
+        default = parameters[key].default
+        if isinstance(default, float) and (value is None or isinstance(value, str)):
+            raise ValueError(f"{kind.capitalize()} {name!r}: {key} must be a number, got {value!r}.")
     try:
         return cls(first, **options)
     except (TypeError, ValueError) as error:

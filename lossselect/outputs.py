@@ -1,8 +1,10 @@
-"""What a run leaves: metrics.json and predictions.csv, each written whole or not at all."""
+"""What a run leaves: metrics.json and the predictions, each written whole or not at all."""
 
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,16 @@ def evaluate(
     results: dict[str, float] = {}
     # the best epoch's values are no further row of the training's log
     trainer.loggers = []
-    has_test = is_overridden("test_dataloader", data, LightningDataModule)
-    for run in (trainer.validate, trainer.test) if has_test else (trainer.validate,):
+    stages = {"val_dataloader": trainer.validate, "test_dataloader": trainer.test}
+    for loader, run in stages.items():
+        if not is_overridden(loader, data, LightningDataModule):
+            continue
         for values in run(module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False):
             results |= values
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
-    _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    with _whole(folder / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return results
 
 
@@ -40,27 +45,41 @@ def save_predictions(
     checkpoint: str,
     splits: "Splits | None",
     folder: Path,
-) -> None:
-    """predictions.csv: row, target (where known), decoded prediction, a probability per output."""
+) -> str:
+    """predictions.csv: row, target (where known), decoded prediction, a probability per output.
+
+    With trailing dimensions (pixels, time steps) predictions.pt: what `predict_step` gave, batch by batch.
+
+    Returns:
+        The name of the file that was written, or nothing for data without a test split.
+    """
     import polars as pl
 
     task = module.task
     if not is_overridden("predict_dataloader", data, LightningDataModule):
         if not is_overridden("test_dataloader", data, LightningDataModule):
-            return
+            return ""
         data.predict_dataloader = data.test_dataloader  # within the data module, whose hooks apply
     batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if not batches:
+        return ""
+    if batches[0]["probabilities"].ndim > 2:
+        with _whole(folder / "predictions.pt") as path:
+            torch.save(batches, path)
+        return "predictions.pt"
     probabilities = torch.cat([batch["probabilities"] for batch in batches]).double()
     prediction = torch.cat([batch["prediction"] for batch in batches])
     columns: dict[str, Any] = {"row": range(len(prediction))}
     if splits:
-        rows = splits.rows["test"]
+        rows = splits.rows["test"][: len(prediction)]  # trainer.limit_predict_batches
         truth = task.harden(task.encode(splits.labels[rows.numpy()]))
         columns = {"row": rows.numpy(), "target": _cells(task.decode(truth))}
     columns["prediction"] = _cells(task.decode(prediction))
     for name, column in zip(task.output_names, probabilities.T, strict=True):
         columns[f"p_{name}"] = column.numpy()
-    _write(folder / "predictions.csv", pl.DataFrame(columns).write_csv())
+    with _whole(folder / "predictions.csv") as path:
+        pl.DataFrame(columns).write_csv(path)
+    return "predictions.csv"
 
 
 def _cells(names: list[Any]) -> list[str]:
@@ -68,7 +87,9 @@ def _cells(names: list[Any]) -> list[str]:
     return [name if isinstance(name, str) else json.dumps(name, ensure_ascii=False) for name in names]
 
 
-def _write(path: Path, text: str) -> None:
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write to; the file takes its own once it is complete."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
+    yield temporary
     os.replace(temporary, path)

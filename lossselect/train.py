@@ -5,9 +5,10 @@ A misspelt config is answered before torch is imported, most others before light
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
@@ -17,13 +18,15 @@ import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from .config import check_config, loss_options
+from .config import SETTINGS, check_config, check_trainer, loss_options
 from .help import print_help
 from .mistakes import message_of
+from .names import nearest
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -43,6 +46,10 @@ def main() -> None:
         name = Path(sys.argv[0]).name
         print_help(f"python {name}" if name.endswith(".py") else name)
         return
+    # Hydra knows no null for a group; ours that may be empty have a variant none
+    sys.argv[1:] = [
+        re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", a) for a in sys.argv[1:]
+    ]
     # as `python train.py` has it: the user's own parts are found from their folder, but shadow nothing
     sys.path.append(os.getcwd())
     # Hydra then raises its errors instead of printing them, and they can be put in better words
@@ -69,7 +76,7 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config."""
         with _mistakes_explained():
-            check_config(_plain(config))
+            _check(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
@@ -80,16 +87,41 @@ class CheckBeforeRun(Callback):
                 if o.is_discrete_sweep()
                 else [str(o.input_line)]
                 for o in overrides
-                if o.is_discrete_sweep() or not o.is_sweep_override()
+                if not o.is_sweep_override() or (o.is_discrete_sweep() and not isinstance(o.value(), Glob))
             ]
             for job in islice(product(*choices), 100):
-                check_config(_plain(compose(config.hydra.job.config_name, overrides=list(job))))
+                _check(compose(config.hydra.job.config_name, overrides=list(job)))
+
+
+def _check(config: DictConfig) -> None:
+    """All that can be known without a folder: also whether our own data fit the task."""
+    _check_names(config)
+    plain = _plain(config)
+    check_config(plain)
+    if "_target_" not in config.data:
+        from .criterion import select_loss
+
+        splits, _ = _load_data(config)
+        select_loss(_make_task(config, splits, None), **loss_options(plain["loss"]))
+    check_trainer(plain)
+
+
+def _check_names(config: DictConfig) -> None:
+    """A setting of one's own at the top is there for others to refer to; else it is a mistake."""
+    text = OmegaConf.to_yaml(config)
+    for name in map(str, config):
+        if name not in (*SETTINGS, "hydra") and f"${{{name}" not in text:
+            raise ValueError(
+                f"There is no setting {name!r}, and none that refers to it.{nearest(name, SETTINGS)} "
+                f"There are: {', '.join(SETTINGS)}."
+            )
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> None:
     """One run: fit, then evaluate and predict with the best checkpoint, into Hydra's run folder."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
+        _check(config)  # of a large sweep not every job has been checked
         train(config)  # Hydra goes on with the other jobs, and says which one failed
     else:
         with _mistakes_explained():
@@ -98,20 +130,16 @@ def run(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """What `run` does, given the composed config."""
-    check_config(_plain(config))
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from .explain import plan, print_table
     from .module import TaskModule
-    from .optim import best_mode
     from .outputs import evaluate, save_predictions
 
     _seed(config.seed)
     splits, data = _load_data(config)
     task = _make_task(config, splits, data)
-    # the callbacks' settings refer to these two
-    config.monitor = config.monitor or f"val/{task.monitor}"
-    config.mode = config.mode or best_mode(config.monitor)
+    config.monitor = config.monitor or f"val/{task.monitor}"  # to which the callbacks' settings refer
     module = TaskModule(
         task,
         _make_net(config, task, splits, data),
@@ -126,11 +154,31 @@ def train(config: DictConfig) -> None:
     trainer = _make_trainer(config, folder)
     print_table("Plan", {**plan(module, splits or data, config), "outputs": str(folder)})
     trainer.fit(module, datamodule=data)
-    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.test(module, datamodule=data, verbose=False)
+        print("A few batches went through training, validation and test. Nothing is kept of that.")
+        return
+    best = _best_checkpoint(trainer)
     results = evaluate(trainer, module, data, best, folder)
-    save_predictions(trainer, module, data, best, splits, folder)
+    written = save_predictions(trainer, module, data, best, splits, folder)
     print_table("Results", {name: f"{value:.4f}" for name, value in results.items()})
-    print(f"Best checkpoint, metrics.json and predictions.csv are in {folder}")
+    print(f"Best checkpoint, metrics.json{written and f' and {written}'} are in {folder}")
+
+
+def _best_checkpoint(trainer: "Trainer") -> str:
+    if not trainer.global_step:
+        raise ValueError(
+            "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
+            "trainer.max_steps or trainer.limit_train_batches allow none."
+        )
+    best: str = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    if not best:
+        raise ValueError(
+            f"{trainer.checkpoint_callback.monitor} was never computed in "  # type: ignore[union-attr]
+            f"{trainer.current_epoch} epochs, so there is no best checkpoint: validate more often "
+            "(trainer.check_val_every_n_epoch)."
+        )
+    return best
 
 
 def _seed(seed: int) -> None:
@@ -157,8 +205,16 @@ def _spec(config: DictConfig | None) -> Any:
     return hydra.utils.instantiate(config) if "_target_" in config else _plain(config)
 
 
+def _instantiate(part: DictConfig, known: dict[str, Any]) -> Any:
+    """A part with `_target_`, given those of the known values that it has parameters for."""
+    parameters: Iterable[str] = ()
+    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate will say it
+        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
+    return hydra.utils.instantiate(part, **{k: v for k, v in known.items() if k in parameters})
+
+
 def _scheduler(config: DictConfig) -> Any:
-    spec = _spec(config.scheduler)
+    spec = _spec(config.get("scheduler"))
     return {"monitor": config.monitor, **spec} if isinstance(spec, dict) else spec
 
 
@@ -174,7 +230,7 @@ def _load_data(config: DictConfig) -> "tuple[Splits | None, LightningDataModule 
     data = hydra.utils.instantiate(config.data)
     if not isinstance(data, LightningDataModule):
         raise TypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
-    if not any(hasattr(data, name) for name in ("class_names", "num_outputs")):
+    if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
         data.prepare_data()
         data.setup("fit")
     return None, data
@@ -187,10 +243,11 @@ def _make_task(config: DictConfig, splits: "Splits | None", data: Any) -> "Task"
 
     source = splits or data
     options = _plain(config.task)
-    names = options.pop("class_names", None) or getattr(source, "class_names", None)
+    names = options.pop("class_names", None)
+    names = getattr(source, "class_names", None) if names is None else names
     width = getattr(source, "num_outputs", None)
     if TASKS[options["name"]].width_field:
-        width = width or len(names or ())
+        width = len(() if names is None else names) if width is None else width
         if not width:
             raise ValueError(
                 f"{type(source).__name__} must tell how many classes there are: give it an attribute "
@@ -215,27 +272,34 @@ def _make_net(
                 f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
             )
         return {**known, **_plain(config.model)}
-    parameters = inspect.signature(hydra.utils.get_object(config.model._target_)).parameters
-    told = {**known, "num_outputs": task.num_outputs}
-    return hydra.utils.instantiate(config.model, **{k: v for k, v in told.items() if k in parameters})
+    from torch import nn
+
+    net = _instantiate(config.model, {**known, "num_outputs": task.num_outputs})
+
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
+    return net
 
 
 def _make_trainer(config: DictConfig, folder: Path) -> "Trainer":
     from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
-    from .trainer import build_trainer
+    from .optim import best_mode
+    from .trainer import NeedsValidation, build_trainer
 
-    callbacks: list[Any] = [
-        ModelCheckpoint(
-            folder / "checkpoints",
-            "best",
-            monitor=config.monitor,
-            mode=config.mode,
-            save_last=True,
-            enable_version_counter=False,
-        ),
-        *(hydra.utils.instantiate(entry) for entry in (config.callbacks or {}).values() if entry),
-    ]
+    best = ModelCheckpoint(
+        folder / "checkpoints",
+        "best",
+        monitor=config.monitor,
+        mode=best_mode(config.monitor),
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Any] = [best, NeedsValidation(config.monitor)]
+    for entry in (config.get("callbacks") or {}).values():
+        if entry:
+            known = {"mode": best_mode(entry.monitor)} if "monitor" in entry and "mode" not in entry else {}
+            callbacks.append(_instantiate(entry, known))
     options = _plain(config.trainer)
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
     options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
@@ -245,6 +309,6 @@ def _make_trainer(config: DictConfig, folder: Path) -> "Trainer":
         options,
         callbacks=callbacks,
         enable_checkpointing=True,
-        logger=_spec(config.logger) or False,
+        logger=_spec(config.get("logger")) or False,
         default_root_dir=folder,
     )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .names import check_options
 
@@ -25,9 +25,31 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
     check_options(options, known, "trainer")
     ours = {"logger": False, "enable_checkpointing": False, **ours}
     try:
-        return Trainer(**options, **ours, enable_model_summary=False)
+        trainer = Trainer(**options, **ours, enable_model_summary=False)
     except Exception as error:  # its checks raise several kinds, all about these settings
         raise ValueError(f"The trainer cannot be built: {error}") from None
+    if trainer.world_size > 1:
+        raise ValueError(
+            f"trainer.devices={options.get('devices')!r} makes {trainer.world_size} processes, and a run has "
+            "one as yet: trainer.devices=1."
+        )
+    return trainer
+
+
+class NeedsValidation(Callback):
+    """Ends a run before its first step where what chooses the best checkpoint will never be known."""
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        smoke_test = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.monitor.startswith("val/") and not smoke_test and not sum(trainer.num_val_batches):
+            raise ValueError(
+                f"There is no validation batch, but {self.monitor} chooses the best checkpoint: give the "
+                "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
+                "monitor=train/loss."
+            )
 
 
 def quiet() -> None:

@@ -83,8 +83,9 @@ def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
 
 def test_the_config_is_written_unresolved(command, monkeypatch):
     monkeypatch.setenv("A_SECRET", "hunter2")
-    code, *_ = command("task=binary", "hydra.run.dir=run", "+experiment_key=${oc.env:A_SECRET}", *SHORT)
-    assert code == 0
+    secret = ["+mine=${oc.env:A_SECRET}", "+task.class_names=[no,'${mine}']"]
+    code, _, err = command("task=binary", "hydra.run.dir=run", *secret, *SHORT)
+    assert code == 0, err
     written = Path("run/.hydra/config.yaml").read_text()
     assert "hunter2" not in written
     assert "${oc.env:A_SECRET}" in written
@@ -124,6 +125,10 @@ def test_a_sweep_runs_each_task(command):
         ["scheduler=none"],
         ["scheduler=plateau"],
         ["logger=none"],
+        ["logger=null", "scheduler=null", "callbacks=null"],
+        ["~logger", "~scheduler", "~callbacks"],
+        ["monitor=train/loss"],
+        ["+trainer.limit_predict_batches=1"],
         ["trainer.precision=bf16-mixed"],
         ["monitor=val/f1_macro"],
         ["loss.weight=[1]", "loss.pos_weight=2", "loss.label_smoothing=0.1"],
@@ -195,7 +200,27 @@ MISTAKES = [
     (["task=binary", "x=[1"], "'x=[1' cannot be read: settings look like KEY=VALUE."),
     (["task=binary", "seed"], "'seed' cannot be read: settings look like KEY=VALUE."),
     (["task=binary", "seed=x"], "seed must be a whole number from 0 to 4294967295, got 'x'."),
-    (["task=binary", "mode=most"], "mode must be min or max"),
+    (["task=binary", "+epochs=3"], "There is no setting 'epochs', and none that refers to it."),
+    (["task=binary", "loss=bce"], "There is no loss 'bce'. Here it is 'cross_entropy', in the form that"),
+    (["task=binary", "loss.name=BCEWithLogitsLoss"], "Here it is 'cross_entropy', in the form that the task"),
+    (["task=binary", "loss.weight=[]"], "loss.weight must be a list of one number per output, got []."),
+    (["task=multilabel", "loss.weight=3"], "loss.weight must be a list of one number per output, got 3."),
+    (["task=binary", "optimizer.name=adamw"], "There is no optimizer 'adamw'. Did you mean 'AdamW'?"),
+    (["task=binary", "optimizer.lr=abc"], "Optimizer 'AdamW': lr must be a number, got 'abc'."),
+    (["task=binary", "optimizer.name=SparseAdam", "~optimizer.weight_decay"], "cannot take a step"),
+    (["task=binary", "scheduler.T_max=null"], "The scheduler cannot take a step with {'name': 'Cosine"),
+    (["task=binary", "model.hidden=64"], "hidden must be a list of widths, such as [64], got 64."),
+    (["task=binary", "model.hidden=[0]"], "a width of hidden must be a whole number of at least 1, got 0."),
+    (["task=binary", "trainer.devices=2"], "trainer.devices=2 makes 2 processes, and a run has one as yet"),
+    (["task={a:1}"], "task is given as what it cannot be: task takes the name of a variant"),
+    (
+        ["task=binary", "callbacks.early_stopping.monitor=val/los"],
+        "callbacks.early_stopping.monitor: training knows no metric 'val/los'. Did you mean 'val/loss'?",
+    ),
+    (
+        ["task=binary", "scheduler=plateau", "+scheduler.monitor=val/x"],
+        "scheduler.monitor: training knows no",
+    ),
     (["task=binary", "trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number"),
     (["task=binary", "data.batch_size=0"], "data.batch_size must be a whole number of at least 1, got 0."),
     (["task=binary", "data.val_fraction=2"], "data.val_fraction must be a number between 0 and 1, got 2."),
@@ -219,7 +244,7 @@ MISTAKES = [
     (["task=binary", "model.name=mpl"], "There is no net 'mpl'. Did you mean 'mlp'?"),
     (
         ["task=binary", "monitor=val/auc"],
-        "There is no metric 'val/auc' to monitor. Did you mean 'val/auroc'?",
+        "monitor: training knows no metric 'val/auc'. Did you mean 'val/auroc'?",
     ),
     (["task=binary", "+trainer.foo=1"], "trainer has no option 'foo'."),
     (["task=binary", "+trainer.logger=true"], "trainer has no option 'logger'."),
@@ -231,12 +256,13 @@ MISTAKES = [
     (["task=binary", "task.threshold=null"], "threshold must be a number"),
     (["task=binary", "+model.num_features=5"], "model.num_features is no setting: the data tell"),
     (["task=binary", "~loss"], "A run needs loss=...; it cannot be None."),
-    (["task=binary", "model=null"], "Config group override must be a string or a list. Got NoneType"),
+    (["task=binary", "model=null"], "A part takes the name of a variant, as in model=mlp"),
     (["task=binary", "~data.batch_size"], "data.batch_size is missing."),
     (["task=binary", "data.val_fraction=1"], "data.val_fraction must lie between 0 and 1, got 1."),
     (["-m", "task=binary,multilable"], "There is no task 'multilable'. Did you mean 'multilabel'?"),
     (["-m", "task=binary,multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
     (["-m", "task=binary", "seed=1,x"], "seed must be a whole number"),
+    (["-m", "task=binary", "data=breast_cancer,digits"], "The labels look like task=multiclass"),
 ]
 
 
@@ -273,17 +299,151 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_that_the_data_show_is_one_message(arguments, message, command):
-    code, _, err = command(*arguments)
+def test_a_mistake_that_our_data_show_is_one_message_and_nothing_written(
+    arguments, message, command, tmp_path
+):
+    code, out, err = command(*arguments)
     assert code == 1
     assert message in err
     assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+OWN_DATA = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Data(LightningDataModule):
+    class_names = ("low", "high")
+    num_features = 4
+    def __init__(self, rows=64, drop_last=False):
+        super().__init__()
+        self.rows, self.drop_last = rows, drop_last
+    def loader(self):
+        x = torch.randn(self.rows, 4)
+        return DataLoader(TensorDataset(x, (x[:, 0] > 0).int()), batch_size=16, drop_last=self.drop_last)
+    def train_dataloader(self):
+        return self.loader()
+    def val_dataloader(self):
+        return self.loader()
+
+class NoTrain(LightningDataModule):
+    class_names, num_features = ("low", "high"), 4
+
+class NoVal(Data):
+    val_dataloader = LightningDataModule.val_dataloader
+
+class Images(Data):
+    def loader(self):
+        x = torch.randn(6, 3, 4, 4)
+        return DataLoader(TensorDataset(x, (x[:, 0] > 0).int()), batch_size=4)
+    test_dataloader = Data.val_dataloader
+
+def conv(num_outputs):
+    return torch.nn.Conv2d(3, num_outputs, 1)
+
+def number(num_outputs):
+    return num_outputs
+"""
+
+
+@pytest.fixture
+def own(command, monkeypatch, tmp_path):
+    """Runs the command on data of the user's own."""
+    (tmp_path / "own_data.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_data", raising=False)
+
+    def run(data, *arguments):
+        return command(
+            "task=binary", "~data", f"+data._target_=own_data.{data}", "hydra.run.dir=run", *SHORT, *arguments
+        )
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["NoTrain"], "`train_dataloader` must be implemented"),
+        (["NoVal"], "There is no validation batch, but val/loss chooses the best checkpoint"),
+        (["Data", "+trainer.limit_val_batches=0"], "There is no validation batch, but val/loss chooses"),
+        (["Data", "+data.rows=0"], "No step was taken: the train loader is empty"),
+        (["Data", "+data.rows=10", "+data.drop_last=true"], "No step was taken: the train loader is empty"),
+        (["Data", "+trainer.max_steps=0"], "trainer.max_steps or trainer.limit_train_batches allow none."),
+        (["Data", "+trainer.check_val_every_n_epoch=5"], "val/loss was never computed in 2 epochs"),
+        (["Dta"], "data._target_=own_data.Dta cannot be made: "),
+        (["Data", "+data.cols=3"], "Data.__init__() got an unexpected keyword argument 'cols'"),
+        (
+            ["Data", "~model", "+model._target_=own_data.number"],
+            "model._target_ must make a torch.nn.Module, got int.",
+        ),
+        (["Data", "loss.weight=[1,2]"], "weight must have one value per output, shape (1,) for binary"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_parts_of_the_users_own_is_one_message(arguments, message, own):
+    code, _, err = own(*arguments)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not Path("run/metrics.json").exists()
+
+
+def test_data_without_a_test_split(own):
+    assert own("Data")[0] == 0
+    assert {name.partition("/")[0] for name in json.loads(Path("run/metrics.json").read_text())} == {"val"}
+
+
+def test_data_without_a_validation_split(own):
+    assert own("NoVal", "monitor=train/loss", "callbacks=none")[0] == 0
+    assert Path("run/checkpoints/best.ckpt").exists()
+
+
+def test_predictions_with_trailing_dimensions_are_tensors(own):
+    code, out, err = own("Images", "~model", "+model._target_=own_data.conv")
+    assert code == 0, err
+    assert "predictions.pt are in" in out
+    first, second = torch.load("run/predictions.pt", weights_only=True)
+    assert first["probabilities"].shape == first["prediction"].shape == (4, 1, 4, 4)
+    assert len(second["prediction"]) == 2
+
+
+def test_a_few_batches_to_see_whether_all_works(command):
+    code, out, err = command("task=binary", "+trainer.fast_dev_run=true", "hydra.run.dir=run", *SHORT)
+    assert code == 0, err
+    assert "Nothing is kept" in out
+    assert not Path("run/metrics.json").exists()
+
+
+def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "lightning.pytorch.callbacks.EarlyStopping.on_fit_end",
+        lambda s, *_: seen.append((s.monitor, s.mode)),
+        raising=False,
+    )
+    command("task=multilabel", "callbacks.early_stopping.monitor=val/loss", "hydra.run.dir=a", *SHORT)
+    command("task=multilabel", "hydra.run.dir=b", *SHORT)
+    assert seen == [("val/loss", "min"), ("val/map", "max")]
+
+
+def test_a_diverged_run_is_a_mistake_and_keeps_no_such_weights(command):
+    code, _, err = command("task=binary", "optimizer=sgd", "optimizer.lr=1e30", "hydra.run.dir=run", *SHORT)
+    assert code == 1
+    assert "Training has diverged: in epoch 0 the weights are no longer finite" in err
+    assert not list(Path("run").rglob("*.ckpt"))
 
 
 def test_a_failing_job_of_a_sweep_is_told_and_the_others_run(command):
-    code, _, err = command("-m", "task=binary", "data=digits,breast_cancer", "hydra.sweep.dir=sweep", *SHORT)
+    code, _, err = command(
+        "-m", "task=binary", "optimizer=sgd", "optimizer.lr=1e30,.1", "hydra.sweep.dir=sweep", *SHORT
+    )
     assert code == 1
-    assert "The labels look like task=multiclass" in err
+    assert "Training has diverged" in err
     assert Path("sweep/1-binary/metrics.json").exists()
 
 
@@ -310,7 +470,12 @@ def test_the_seed_holds_for_the_users_own_net(command):
         (["task=binary", "loss=focl"], 1, []),
         (["task=binary", "loss=focal", "loss.gama=1"], 1, []),
         (["task=binary", "trainer.max_epoch=1"], 1, []),
+        (["task=binary", "data.name=yest"], 1, []),
+        (["task=binary", "model.name=mpl"], 1, []),
+        (["task=binary", "+model.width=3"], 1, []),
         (["task=multiclass", "loss.pos_weight=2"], 1, ["torch"]),
+        (["task=binary", "optimizer.name=Adm"], 1, ["torch"]),
+        (["task=binary", "data=digits"], 1, ["torch"]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value),
 )

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from importlib.resources import files
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..names import lookup
-from .splits import Splits, make_splits
+
+if TYPE_CHECKING:
+    from .splits import Splits
 
 
 class Rows(NamedTuple):
@@ -48,12 +50,14 @@ def yeast() -> Rows:
 DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digits": digits, "yeast": yeast}
 
 
-def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> Splits:
+def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> "Splits":
     """The data set called `name`, split and standardised.
 
     Raises:
         ValueError: an unknown name, or a fraction that cannot be.
     """
+    from .splits import make_splits
+
     rows = lookup(DATASETS, name, "data set")()
     return make_splits(
         name,
