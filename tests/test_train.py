@@ -15,8 +15,6 @@ from lossselect import train
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
-# Lightning's and Hydra's own warnings are no failure of a run
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture
@@ -364,7 +362,7 @@ def own(command, monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:Total length of")  # Lightning says of empty loaders what we say too
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -447,6 +445,7 @@ def test_a_failing_job_of_a_sweep_is_told_and_the_others_run(command):
     assert Path("sweep/1-binary/metrics.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Callback CheckBeforeRun")  # Hydra's, before it goes on
 def test_an_error_that_is_no_mistake_shows_its_traceback(command, monkeypatch):
     monkeypatch.setattr("lossselect.tasks.Binary.metric_names", None)  # a TypeError in lossselect itself
     with pytest.raises(TypeError, match="must be an iterable"):
