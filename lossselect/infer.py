@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .targets import as_tensor
-from .tasks import Task
+from .tasks import Task, make_task
 
 
 def infer_task(target: Any) -> tuple[str, str]:
@@ -25,7 +25,10 @@ def infer_task(target: Any) -> tuple[str, str]:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
         ('multilabel', 'row 0 has 2 ones')
     """
-    target = as_tensor(target).cpu()
+    return _infer(as_tensor(target).cpu())
+
+
+def _infer(target: Tensor) -> tuple[str, str]:
     if target.ndim == 2 and target.shape[1] == 1:
         target = target.squeeze(1)
     if target.ndim not in (1, 2):
@@ -33,6 +36,8 @@ def infer_task(target: Any) -> tuple[str, str]:
     known = target[~target.isnan()]
     if known.numel() == 0:
         raise ValueError("No task can be told from labels that are all missing; declare it.")
+    if not bool(known.isfinite().all()):
+        raise ValueError("Labels are finite, but these hold infinity.")
     return _infer_column(known) if target.ndim == 1 else _infer_matrix(target, known)
 
 
@@ -99,10 +104,22 @@ def check_task(task: Task, target: Any) -> Tensor:
             )
         return encoded
     except (TypeError, ValueError) as error:
-        try:
-            name, reason = infer_task(target)
-        except (TypeError, ValueError):
-            raise error from None
-        if name == task.name:
+        fits = _task_that_fits(task, target)
+        if fits is None or fits[0] == task.name:
             raise
-        raise type(error)(f"{error} The labels look like task={name}: {reason}.") from None
+        raise type(error)(f"{error} The labels look like task={fits[0]}: {fits[1]}.") from None
+
+
+def _task_that_fits(task: Task, target: Any) -> tuple[str, str] | None:
+    """What `infer_task` says of the labels without `task`'s missing ones, if that task takes them."""
+    try:
+        labels = as_tensor(target).cpu()
+        if task.missing is not None:
+            labels = labels.to(torch.float64).masked_fill(labels == task.missing, torch.nan)
+        name, reason = _infer(labels)
+        columns = labels.ndim == 2 and labels.shape[1] > 1
+        width = labels.shape[1] if columns else int(labels.nan_to_num().max()) + 1
+        make_task(name, num_outputs=None if name == "binary" else width).encode(labels)
+    except (TypeError, ValueError):
+        return None
+    return name, reason

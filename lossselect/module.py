@@ -34,8 +34,8 @@ class TaskModule(Recorded, LightningModule):
             `{"name": "mlp", "num_features": 8}`.
         loss: A name of `LOSSES`, `{"name": ..., **options}`, or any callable that takes logits and
             the canonical target and returns a scalar.
-        optimizer: `{"name": "SGD", "lr": 0.1}` (a class of torch.optim), a callable that takes the
-            parameters, or None for AdamW with lr 1e-3.
+        optimizer: "SGD" or `{"name": "SGD", "lr": 0.1}` (a class of torch.optim), a callable that takes
+            the parameters, or None for AdamW with lr 1e-3.
         scheduler: The same for torch.optim.lr_scheduler and a callable that takes the optimizer.
 
     Raises:

@@ -9,8 +9,8 @@ from torch.optim import Optimizer, lr_scheduler
 
 from .names import check_options, lookup, split_name
 
-OptimizerSpec = Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
-SchedulerSpec = Mapping[str, Any] | Callable[[Optimizer], Any] | None
+OptimizerSpec = str | Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
+SchedulerSpec = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
 
 
 def _classes(module: Any, base: type) -> dict[str, Any]:
@@ -26,7 +26,7 @@ SCHEDULERS = _classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any]) -> Optimizer:
-    """The optimizer of `{"name": "SGD", "lr": 0.1}`, of a callable, or AdamW(lr=1e-3) for None.
+    """The optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable, and AdamW(lr=1e-3) for None.
 
     Raises:
         ValueError: an unknown name or option, a value that the optimizer refuses, no parameter that
@@ -37,6 +37,8 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any]) -> Optimizer:
         raise ValueError("No parameter of the module requires a gradient: there is nothing to train.")
     if callable(spec):
         return spec(trained)
+    if isinstance(spec, str):
+        spec = {"name": spec}
     return _build(OPTIMIZERS, spec or {"name": "AdamW", "lr": 1e-3}, "optimizer", trained)
 
 
@@ -50,6 +52,8 @@ def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, monitor: str) -> d
         return None
     if callable(spec):
         return {"scheduler": spec(optimizer), "monitor": monitor}
+    if isinstance(spec, str):
+        spec = {"name": spec}
     monitor = spec.get("monitor", monitor)
     options = {key: value for key, value in spec.items() if key not in ("interval", "monitor")}
     if options.get("name") == "ReduceLROnPlateau":

@@ -36,6 +36,8 @@ def as_tensor(target: Any) -> Tensor:
 
 
 def _as_array(target: Any) -> np.ndarray:
+    if target is None:
+        raise TypeError("There is no target: it is None.")
     if np.ma.isMaskedArray(target):
         target = np.ma.filled(target.astype(np.float64), np.nan)  # np.asarray would drop the mask
     try:
@@ -53,11 +55,11 @@ def _as_array(target: Any) -> np.ndarray:
                 raise TypeError(f"Targets must be numbers, got {', '.join(kinds)}.") from None
     if array.dtype.kind in "OUS":
         # among numbers and strings NumPy has made strings of the numbers too
-        objects = np.array(target, dtype=object).flat
-        row, value = next((i, v) for i, v in enumerate(objects) if isinstance(v, str | bytes))
+        objects = np.array(target, dtype=object)
+        index, value = next((i, v) for i, v in np.ndenumerate(objects) if isinstance(v, str | bytes))
         raise TypeError(
-            f"Targets must be numbers, but entry {row} is {str(value)!r}. Turn label names into "
-            "indices first, for example with class_names.index(name)."
+            f"Targets must be numbers, but row {index[0] if index else 0} holds {str(value)!r}. Turn label "
+            "names into indices first, for example with class_names.index(name)."
         )
     if array.dtype.kind not in "biufc":
         raise TypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")
@@ -71,7 +73,9 @@ def _as_array(target: Any) -> np.ndarray:
 
 def _ragged(target: Any) -> ValueError:
     sizes = [len(row) if hasattr(row, "__len__") else 0 for row in target]
-    row = next((i for i, size in enumerate(sizes) if size != sizes[0]), 0)
+    row = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
+    if row is None:
+        return ValueError("Entries of one row of the target differ in length: a target is a regular array.")
     return ValueError(
         f"Row {row} of the target has {sizes[row]} entries where row 0 has {sizes[0]}. Rows of "
         "differing length are lists of labels: turn them into a 0/1 matrix (N, num_labels) first."
@@ -87,6 +91,21 @@ def lossless_float(target: Tensor) -> Tensor:
     narrow = target.to(torch.float32)
     same = (narrow.to(torch.float64) == target) | target.isnan()
     return narrow if bool(same.all()) else target
+
+
+ROUNDING = 1e-6
+"""How far outside [0, 1] a probability may lie that was computed."""
+
+
+def within_unit(target: Tensor) -> Tensor:
+    """`target`, where computing has left values outside [0, 1] by no more than rounding, set right."""
+    if target.device.type != "cpu":
+        return target
+    outside = (target < 0) | (target > 1)
+    if not bool(outside.any()):
+        return target
+    unit = target.clamp(0, 1)
+    return unit if bool((target - unit)[outside].abs().max() <= ROUNDING) else target
 
 
 def refuse(
@@ -122,7 +141,9 @@ def _place(index: list[int], names: Sequence[str] = ()) -> str:
     return ", ".join(words)
 
 
-def distribution(target: Tensor, missing: float | None, task: str) -> Tensor:
+def distribution(
+    target: Tensor, missing: float | None, task: str, hint: Callable[[set[float]], str] | None = None
+) -> Tensor:
     """Rows (N, C, ...) that are one-hot or sum to 1, as floats; NaN in all of a missing row.
 
     Raises:
@@ -131,9 +152,9 @@ def distribution(target: Tensor, missing: float | None, task: str) -> Tensor:
     rows = lossless_float(target)
     absent = rows.isnan() if missing is None else rows.isnan() | (target == missing)
     absent_row = absent.all(1, keepdim=True)
-    rows = rows.masked_fill(absent_row, 0)
+    rows = within_unit(rows.masked_fill(absent_row, 0))
     refuse(rows, absent & ~absent_row, "a row of class probabilities is missing whole or not at all")
-    refuse(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities")
+    refuse(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities", hint)
     total = rows.sum(1)
     tolerance = 1e-2 if target.dtype in (torch.float16, torch.bfloat16) else 1e-4
     wrong = ((total - 1).abs() > tolerance) & ~absent_row.squeeze(1)

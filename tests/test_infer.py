@@ -76,3 +76,22 @@ def test_check_task_finds_a_label_matrix_of_another_width():
 
 def test_check_task_returns_the_canonical_target():
     assert ls.check_task(ls.Binary(), [0, 1]).tolist() == [[0.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("task", "target"),
+    [
+        (ls.Binary(), [0, 1, -100]),  # a mark, not a third class
+        (ls.Binary(missing=-1), [0, -1, -2]),
+        (ls.Multiclass(3), [0.0, float("inf")]),
+    ],
+)
+def test_no_task_is_suggested_that_would_not_take_the_labels(task, target):
+    with pytest.raises(ValueError, match="of the target is") as error:
+        ls.check_task(task, target)
+    assert "look like" not in str(error.value)
+
+
+def test_declared_missing_labels_are_left_out_of_the_suggestion():
+    with pytest.raises(ValueError, match=r"task=multiclass: 3 distinct whole numbers, 0 to 2\.$"):
+        ls.check_task(ls.Binary(missing=-1), [0, 1, -1, 2])

@@ -414,6 +414,17 @@ class TestShapes:
         with pytest.raises(ValueError, match=f"is {index}, but a class index is from 0 to 2, or -100"):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), torch.tensor([0, index]))
 
+    @pytest.mark.parametrize(
+        ("target", "fix"),
+        [
+            (torch.zeros(2, 1, 4, 4, dtype=torch.long), "target.squeeze(1)"),
+            (torch.zeros(2, 3, 4, 4, dtype=torch.long), "pass target.float()"),
+        ],
+    )
+    def test_masks_of_another_shape(self, target, fix):
+        with pytest.raises(ValueError, match=re.escape(fix)):
+            ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3, 4, 4), target)
+
     def test_a_list_is_refused(self):
         with pytest.raises(TypeError, match=r"The target is a list, no tensor: pass task.encode\(target\)"):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), [0, 1])

@@ -306,6 +306,11 @@ class TestOptimizers:
         assert made["lr_scheduler"]["monitor"] == monitor
         assert made["lr_scheduler"]["scheduler"].mode == mode
 
+    def test_by_name_alone(self):
+        made = self.configured(optimizer="SGD", scheduler="ReduceLROnPlateau")
+        assert isinstance(made["optimizer"], torch.optim.SGD)
+        assert made["lr_scheduler"]["scheduler"].mode == "min"
+
     def test_callables(self):
         made = self.configured(
             optimizer=lambda p: torch.optim.SGD(p, lr=0.3),
@@ -318,6 +323,10 @@ class TestOptimizers:
         [
             ({"optimizer": {"name": "Adm"}}, "Did you mean 'Adam'?"),
             ({"optimizer": {"name": "SGD", "lr": -1}}, "Optimizer 'SGD' cannot be built with {'lr': -1}"),
+            (
+                {"optimizer": {"name": "SGD", "lr": "fast"}},
+                "Optimizer 'SGD': lr must be a number, got 'fast'.",
+            ),
             ({"optimizer": {"name": "SGD", "rate": 1}}, "Optimizer 'SGD' has no option 'rate'"),
             ({"scheduler": {"name": "StepLR", "size": 1}}, "Scheduler 'StepLR' has no option 'size'"),
         ],

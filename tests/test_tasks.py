@@ -103,8 +103,8 @@ class TestBinaryEncode:
     @pytest.mark.parametrize(
         ("target", "message"),
         [
-            (["cat", "dog"], "entry 0 is 'cat'. Turn label names into indices first"),
-            ([0, "dog"], "entry 1 is 'dog'"),
+            (["cat", "dog"], "row 0 holds 'cat'. Turn label names into indices first"),
+            ([0, "dog"], "row 1 holds 'dog'"),
             ([{}, {}], "Targets must be numbers, got dict"),
             (np.array(["2020-01-01"], dtype="datetime64[D]"), "dtype datetime64[D]"),
         ],
@@ -167,7 +167,8 @@ class TestMulticlassEncode:
             ([[0.5, 0.4, 0.2]], "Row 0 of the target sums to 1.1"),
             ([[1.5, -0.5, 0.0]], "Row 0, position 0 of the target is 1.5"),
             ([[NAN, 0.5, 0.5]], "a row of class probabilities is missing whole or not at all"),
-            ([[1.0, 0.0]], "got floats of shape (1, 2). For 2 classes declare num_classes=2"),
+            ([[1.0, 0.0]], "got floats of shape (1, 2). Declare as many classes as there are columns"),
+            ([[0, 1, 2]], "Indices of sequences that are as long as there are classes cannot be told"),
             ([True, False], "The target is bool"),
             (2, "got a single 2"),
         ],
@@ -430,3 +431,50 @@ def test_what_is_accepted_is_canonical(labels, task):
     else:
         assert ((encoded >= 0) & (encoded <= 1) | encoded.isnan()).all()
         assert encoded.shape == (len(labels), 1)
+
+
+class TestHints:
+    """What an odd value may mean is said once, and not of a value that is declared already."""
+
+    @pytest.mark.parametrize(
+        ("task", "target", "said", "unsaid"),
+        [
+            (ls.Binary(), [0, 1, -100], "declare it with missing=-100", "logits"),
+            (ls.Binary(missing=-1), [0, -1, -2], "declare it with missing=-2", "missing=-1"),
+            (ls.Multiclass(3, missing=-1), [0, -1, 3], "Is num_classes=3 too few?", "missing=-1"),
+            (ls.Multilabel(2), [[0, 9], [1, 1]], "If 9 marks a missing label", "logits"),
+            (ls.Multilabel(2), [[0, 2], [1, 1]], "Class indices belong to task=multiclass", "missing=2"),
+            (ls.Multilabel(2), [[0, float("inf")], [1, 1]], "labels, not logits", "missing=inf"),
+            (ls.Binary(), [0.2, -3.1], "labels, not logits", "missing="),
+        ],
+    )
+    def test_said(self, task, target, said, unsaid):
+        with pytest.raises(ValueError, match=re.escape(said)) as error:
+            task.encode(target)
+        assert unsaid not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "target"),
+    [
+        (ls.Multilabel(2), torch.tensor([[1 + 2e-16, 0.0], [0.5, -1e-9]], dtype=torch.float64)),
+        (ls.Binary(), torch.tensor([1.0000001, 0.0])),
+        (ls.Multiclass(2), torch.tensor([[1.0000001, -1e-8], [0.5, 0.5]])),
+    ],
+)
+def test_what_rounding_has_left_outside_is_set_right(task, target):
+    encoded = task.encode(target)
+    assert encoded.min() >= 0
+    assert encoded.max() == 1
+    with pytest.raises(ValueError, match=r"is 1.001|sums to 1.001"):
+        task.encode(target * 1.001)
+
+
+def test_a_ragged_row_within_a_regular_target():
+    with pytest.raises(ValueError, match="Entries of one row of the target differ in length"):
+        ls.Multilabel(2).encode([[[1, 0], [1]], [[0, 1], [1, 1]]])
+
+
+def test_no_target_at_all():
+    with pytest.raises(TypeError, match="There is no target: it is None"):
+        ls.Multiclass(3).encode(None)

@@ -135,12 +135,17 @@ class Task(ABC):
         shape = outputs.shape[:1] + outputs.shape[2:] if index else outputs.shape
         dtype_fits = target.dtype == torch.long if index else target.is_floating_point()
         if target.shape != shape or not dtype_fits:
+            fix = "Pass task.encode(target), and a row of outputs for each row of the target."
+            if index and target.ndim > 2 and target.shape == outputs.shape:
+                fix = "One-hot targets with trailing dimensions are floats: pass target.float()."
+            elif index and 2 < target.ndim == outputs.ndim and target.shape[1] == 1:
+                fix = "Drop dimension 1 of the target: target.squeeze(1)."
+            elif self.activation == "softmax" and target.ndim == outputs.ndim:
+                fix += " Several labels per sample belong to task=multilabel."
             kind = "floats" if self.activation == "sigmoid" else "class indices (long) or soft labels"
             raise ValueError(
                 f"For outputs of shape {tuple(outputs.shape)} the {self.name} target is {kind} of shape "
-                f"{tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. "
-                "Pass task.encode(target), and a row of outputs for each row of the target. "
-                "Several labels per sample belong to task=multilabel."
+                f"{tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. {fix}"
             )
         if target.device != outputs.device:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Tasks of independent 0/1 outputs: binary and multilabel."""
 
+import math
 import numbers
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..targets import as_tensor, distribution, lossless_float, refuse
+from ..targets import as_tensor, distribution, lossless_float, refuse, within_unit
 from .base import IGNORE_INDEX, Task, along_classes, decisions, take
+
+COLUMNS = "Declare as many labels as there are columns."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +48,29 @@ class _Sigmoid(Task):
         encoded = lossless_float(target)
         if self.missing is not None:
             encoded = encoded.masked_fill(target == self.missing, torch.nan)
+        encoded = within_unit(encoded)
         needed = f"{self.name} targets are 0 or 1, soft values between, or NaN where missing"
         refuse(encoded, (encoded < 0) | (encoded > 1), needed, self._hint, self.output_names)
         return encoded
 
     def _hint(self, values: set[float]) -> str:
+        odd = values - {0.0, 1.0}
+        whole = all(value // 1 == value for value in odd if math.isfinite(value))
         if values <= {1.0, 2.0}:
             return "The labels seem to count from 1: subtract 1."
         if values <= {0.0, 255.0}:
             return "Divide by 255."
-        if values <= {-1.0, 0.0, 1.0}:
+        if odd == {-1.0}:
             return (
                 "If -1 means 'not labelled', declare it with missing=-1; if it means 'negative', map it to 0."
             )
-        if values and min(values) >= 0 and all(value // 1 == value for value in values):
-            return "Class indices belong to task=multiclass, shape (N,)."
-        return "A target holds labels, not logits."
+        if math.inf in odd or -math.inf in odd or not whole:
+            return "A target holds labels, not logits."
+        marks = f"If {min(odd):g} marks a missing label, declare it with missing={min(odd):g}."
+        if min(odd) < 0:
+            return marks
+        indices = "Class indices belong to task=multiclass, shape (N,)."
+        return f"{indices} {marks}" if len(odd) == 1 and min(odd) > 2 else indices
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ class Multilabel(_Sigmoid):
             fix = "Class indices of shape (N,) belong to task=multiclass, yes or no to task=binary."
             raise ValueError(
                 f"Multilabel targets must have shape (N, num_labels)=(N, {self.num_labels}), got "
-                f"{tuple(target.shape)}. {fix if column else 'Declare as many labels as there are columns.'}"
+                f"{tuple(target.shape)}. {fix if column else COLUMNS}"
             )
         return self._encode(target)
 

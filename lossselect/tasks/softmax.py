@@ -1,5 +1,6 @@
 """The task of exactly one of several classes: multiclass."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,7 +72,7 @@ class Multiclass(Task):
         if target.ndim == 2 and target.shape[1] == 1:
             target = target.squeeze(1)
         if target.ndim >= 2 and target.shape[1] == self.num_classes and (soft or target.ndim == 2):
-            rows = distribution(target, self.missing, self.name)
+            rows = distribution(target, self.missing, self.name, None if soft else _sequence_hint)
             # one-hot rows and indices give the same loss; on a device the values are not looked at
             if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
                 return rows
@@ -79,8 +80,8 @@ class Multiclass(Task):
         if target.ndim == 2 and soft:
             raise ValueError(
                 f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
-                f"floats of shape {tuple(target.shape)}. For {target.shape[1]} classes declare "
-                f"num_classes={target.shape[1]}; for several labels per sample use task=multilabel."
+                f"floats of shape {tuple(target.shape)}. Declare as many classes as there are columns; "
+                "several labels per sample are task=multilabel; indices of a sequence (N, T) are integers."
             )
         return self._encode_indices(target)
 
@@ -97,11 +98,13 @@ class Multiclass(Task):
         if target.is_floating_point():
             bad = bad | (known != known.round())
         needed = f"a class index is a whole number from 0 to {self.num_classes - 1}"
-        refuse(target, bad, needed, self._hint)
+        refuse(target, bad, needed, lambda values: self._hint(values - {self.missing}))
         return known.long().masked_fill(missing, IGNORE_INDEX)
 
     def _hint(self, values: set[float]) -> str:
         least, most = min(values), max(values)
+        if not math.isfinite(least) or not math.isfinite(most):
+            return ""
         if any(value != value // 1 for value in values):
             return f"Soft labels have a column per class: shape (N, {self.num_classes})."
         if least == 1 and most == self.num_classes:
@@ -130,3 +133,10 @@ class Multiclass(Task):
     def decode(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         return take(self.names, prediction.tolist())
+
+
+def _sequence_hint(values: set[float]) -> str:
+    return (
+        "Indices of sequences that are as long as there are classes cannot be told from one-hot rows: give "
+        "them and the logits a trailing dimension, (N, T, 1)."
+    )
