@@ -67,7 +67,7 @@ def save_predictions(
         with _whole(folder / "predictions.pt") as path:
             torch.save(batches, path)
         return "predictions.pt"
-    probabilities = torch.cat([batch["probabilities"] for batch in batches]).double()
+    probabilities = torch.cat([batch["probabilities"] for batch in batches]).float()
     prediction = torch.cat([batch["prediction"] for batch in batches])
     columns: dict[str, Any] = {"row": range(len(prediction))}
     if splits:

@@ -3,13 +3,11 @@
 A misspelt config is answered before torch is imported, most others before lightning is.
 """
 
-import inspect
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,19 +19,24 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from .config import SETTINGS, check_config, check_trainer, loss_options
 from .help import print_help
 from .mistakes import message_of
 from .names import nearest
+from .parts import (
+    load_data,
+    net_of,
+    plain_values,
+    scheduler_of,
+    spec_of,
+    task_of,
+    trainer_of,
+)
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, Trainer
-    from torch import nn
-
-    from .data.splits import Splits
-    from .tasks import Task
+    from lightning.pytorch import Trainer
 
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -96,13 +99,13 @@ class CheckBeforeRun(Callback):
 def _check(config: DictConfig) -> None:
     """All that can be known without a folder: also whether our own data fit the task."""
     _check_names(config)
-    plain = _plain(config)
+    plain = plain_values(config)
     check_config(plain)
     if "_target_" not in config.data:
         from .criterion import select_loss
 
-        splits, _ = _load_data(config)
-        select_loss(_make_task(config, splits, None), **loss_options(plain["loss"]))
+        splits, _ = load_data(config)
+        select_loss(task_of(config, splits, None), **loss_options(plain["loss"]))
     check_trainer(plain)
 
 
@@ -132,36 +135,40 @@ def train(config: DictConfig) -> None:
     """What `run` does, given the composed config."""
     folder = Path(HydraConfig.get().runtime.output_dir)
 
+    from lightning.pytorch import seed_everything
+
+    from .checkpoint import read_checkpoint
     from .explain import plan, print_table
     from .module import TaskModule
     from .outputs import evaluate, save_predictions
 
-    _seed(config.seed)
-    splits, data = _load_data(config)
-    task = _make_task(config, splits, data)
+    # before the user's own net or data draw a number
+    seed_everything(config.seed, workers=True, verbose=False)
+    splits, data = load_data(config)
+    task = task_of(config, splits, data)
     config.monitor = config.monitor or f"val/{task.monitor}"  # to which the callbacks' settings refer
     module = TaskModule(
         task,
-        _make_net(config, task, splits, data),
-        loss_options(_plain(config.loss)),
-        _spec(config.optimizer),
-        _scheduler(config),
+        net_of(config, task, splits, data),
+        loss_options(plain_values(config.loss)),
+        spec_of(config.optimizer),
+        scheduler_of(config),
     )
     if splits:
         from .data.module import TensorData
 
         data = TensorData(splits, task, config.data.batch_size)
-    trainer = _make_trainer(config, folder)
+    trainer = trainer_of(config, folder)
     print_table("Plan", {**plan(module, splits or data, config), "outputs": str(folder)})
     trainer.fit(module, datamodule=data)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        trainer.test(module, datamodule=data, verbose=False)
-        print("A few batches went through training, validation and test. Nothing is kept of that.")
+        print("A few batches went through training and validation. Nothing is kept of that.")
         return
     best = _best_checkpoint(trainer)
     results = evaluate(trainer, module, data, best, folder)
     written = save_predictions(trainer, module, data, best, splits, folder)
-    print_table("Results", {name: f"{value:.4f}" for name, value in results.items()})
+    epoch = str(read_checkpoint(best)["epoch"])
+    print_table("Results", {"best epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
     print(f"Best checkpoint, metrics.json{written and f' and {written}'} are in {folder}")
 
 
@@ -179,136 +186,3 @@ def _best_checkpoint(trainer: "Trainer") -> str:
             "(trainer.check_val_every_n_epoch)."
         )
     return best
-
-
-def _seed(seed: int) -> None:
-    """Seed everything, before the user's own net or data draw a number."""
-    from lightning.pytorch import seed_everything
-
-    seed_everything(seed, workers=True, verbose=False)
-
-
-def _plain(config: DictConfig) -> Any:
-    """The config's values, resolved; without Hydra's own."""
-    config = config.copy()
-    with open_dict(config):
-        config.pop("hydra", None)
-        # the folder is not known before the run
-        config.pop("logger", None)
-    return OmegaConf.to_container(config, resolve=True)
-
-
-def _spec(config: DictConfig | None) -> Any:
-    """A part by name as plain values, a part with `_target_` as an object, an empty one as None."""
-    if not config:
-        return None
-    return hydra.utils.instantiate(config) if "_target_" in config else _plain(config)
-
-
-def _instantiate(part: DictConfig, known: dict[str, Any]) -> Any:
-    """A part with `_target_`, given those of the known values that it has parameters for."""
-    parameters: Iterable[str] = ()
-    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate will say it
-        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    return hydra.utils.instantiate(part, **{k: v for k, v in known.items() if k in parameters})
-
-
-def _scheduler(config: DictConfig) -> Any:
-    spec = _spec(config.get("scheduler"))
-    return {"monitor": config.monitor, **spec} if isinstance(spec, dict) else spec
-
-
-def _load_data(config: DictConfig) -> "tuple[Splits | None, LightningDataModule | None]":
-    if "_target_" not in config.data:
-        from .data.toy import load
-
-        options = _plain(config.data)
-        options.pop("batch_size")
-        return load(**options), None
-    from lightning.pytorch import LightningDataModule
-
-    data = hydra.utils.instantiate(config.data)
-    if not isinstance(data, LightningDataModule):
-        raise TypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
-    if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
-        data.prepare_data()
-        data.setup("fit")
-    return None, data
-
-
-def _make_task(config: DictConfig, splits: "Splits | None", data: Any) -> "Task":
-    """The task, whose width and class names the data tell, checked against the labels."""
-    from .infer import check_task
-    from .tasks import TASKS, make_task
-
-    source = splits or data
-    options = _plain(config.task)
-    names = options.pop("class_names", None)
-    names = getattr(source, "class_names", None) if names is None else names
-    width = getattr(source, "num_outputs", None)
-    if TASKS[options["name"]].width_field:
-        width = len(() if names is None else names) if width is None else width
-        if not width:
-            raise ValueError(
-                f"{type(source).__name__} must tell how many classes there are: give it an attribute "
-                "class_names or num_outputs, in setup at the latest."
-            )
-    # first without names: of labels of another task it is the labels that should be told, not the names
-    task = make_task(num_outputs=width, **options)
-    if splits:
-        check_task(task, splits.labels)
-    return replace(task, class_names=names)
-
-
-def _make_net(
-    config: DictConfig, task: "Task", splits: "Splits | None", data: Any
-) -> "nn.Module | dict[str, Any]":
-    """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
-    width = splits.features.shape[1] if splits else getattr(data, "num_features", None)
-    known = {} if width is None else {"num_features": width}
-    if "_target_" not in config.model:
-        if width is None:
-            raise ValueError(
-                f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
-            )
-        return {**known, **_plain(config.model)}
-    from torch import nn
-
-    net = _instantiate(config.model, {**known, "num_outputs": task.num_outputs})
-
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
-    return net
-
-
-def _make_trainer(config: DictConfig, folder: Path) -> "Trainer":
-    from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-
-    from .optim import best_mode
-    from .trainer import NeedsValidation, build_trainer
-
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        "best",
-        monitor=config.monitor,
-        mode=best_mode(config.monitor),
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Any] = [best, NeedsValidation(config.monitor)]
-    for entry in (config.get("callbacks") or {}).values():
-        if entry:
-            known = {"mode": best_mode(entry.monitor)} if "monitor" in entry and "mode" not in entry else {}
-            callbacks.append(_instantiate(entry, known))
-    options = _plain(config.trainer)
-    # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
-    options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
-    if options["enable_progress_bar"]:
-        callbacks.append(RichProgressBar())
-    return build_trainer(
-        options,
-        callbacks=callbacks,
-        enable_checkpointing=True,
-        logger=_spec(config.get("logger")) or False,
-        default_root_dir=folder,
-    )

@@ -1,0 +1,148 @@
+"""The parts of a run, made from its config."""
+
+import inspect
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, Trainer
+    from torch import nn
+
+    from .data.splits import Splits
+    from .tasks import Task
+
+
+def plain_values(config: DictConfig) -> Any:
+    """The config's values, resolved; without Hydra's own."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+        # the folder is not known before the run
+        config.pop("logger", None)
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def spec_of(config: DictConfig | None) -> Any:
+    """A part by name as plain values, a part with `_target_` as an object, an empty one as None."""
+    if not config:
+        return None
+    return hydra.utils.instantiate(config) if "_target_" in config else plain_values(config)
+
+
+def _instantiate(part: DictConfig, known: dict[str, Any]) -> Any:
+    """A part with `_target_`, given those of the known values that it has parameters for."""
+    parameters: Iterable[str] = ()
+    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate will say it
+        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
+    return hydra.utils.instantiate(part, **{k: v for k, v in known.items() if k in parameters})
+
+
+def scheduler_of(config: DictConfig) -> Any:
+    """The scheduler, which watches what the run watches; None where there is none."""
+    spec = spec_of(config.get("scheduler"))
+    return {"monitor": config.monitor, **spec} if isinstance(spec, dict) else spec
+
+
+def load_data(config: DictConfig) -> "tuple[Splits | None, LightningDataModule | None]":
+    """Our own data as splits, or the user's data module; the other is None."""
+    if "_target_" not in config.data:
+        from .data.toy import load
+
+        options = plain_values(config.data)
+        options.pop("batch_size")
+        return load(**options), None
+    from lightning.pytorch import LightningDataModule
+
+    data = hydra.utils.instantiate(config.data)
+    if not isinstance(data, LightningDataModule):
+        raise TypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
+    if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
+        data.prepare_data()
+        data.setup("fit")
+    return None, data
+
+
+def task_of(config: DictConfig, splits: "Splits | None", data: Any) -> "Task":
+    """The task, whose width and class names the data tell, checked against the labels."""
+    from .infer import check_task
+    from .tasks import TASKS, make_task
+
+    source = splits or data
+    options = plain_values(config.task)
+    names = options.pop("class_names", None)
+    names = getattr(source, "class_names", None) if names is None else names
+    width = getattr(source, "num_outputs", None)
+    if TASKS[options["name"]].width_field:
+        width = len(() if names is None else names) if width is None else width
+        if not width:
+            raise ValueError(
+                f"{type(source).__name__} must tell how many classes there are: give it an attribute "
+                "class_names or num_outputs, in setup at the latest."
+            )
+    # first without names: of labels of another task it is the labels that should be told, not the names
+    task = make_task(num_outputs=width, **options)
+    if splits:
+        check_task(task, splits.labels)
+    return replace(task, class_names=names)
+
+
+def net_of(
+    config: DictConfig, task: "Task", splits: "Splits | None", data: Any
+) -> "nn.Module | dict[str, Any]":
+    """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
+    width = splits.features.shape[1] if splits else getattr(data, "num_features", None)
+    known = {} if width is None else {"num_features": width}
+    if "_target_" not in config.model:
+        if width is None:
+            raise ValueError(
+                f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
+            )
+        return {**known, **plain_values(config.model)}
+    from torch import nn
+
+    net = _instantiate(config.model, {**known, "num_outputs": task.num_outputs})
+
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
+    return net
+
+
+def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
+    """Lightning's trainer with its callbacks and logger."""
+    from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+
+    from .optim import best_mode
+    from .trainer import NeedsValidation, build_trainer
+
+    best = ModelCheckpoint(
+        folder / "checkpoints",
+        "best",
+        monitor=config.monitor,
+        mode=best_mode(config.monitor),
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Any] = [best, NeedsValidation(config.monitor)]
+    for entry in (config.get("callbacks") or {}).values():
+        if entry:
+            known = {"mode": best_mode(entry.monitor)} if "monitor" in entry and "mode" not in entry else {}
+            callbacks.append(_instantiate(entry, known))
+    options = plain_values(config.trainer)
+    # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
+    options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
+    if options["enable_progress_bar"]:
+        callbacks.append(RichProgressBar())
+    return build_trainer(
+        options,
+        callbacks=callbacks,
+        enable_checkpointing=True,
+        logger=spec_of(config.get("logger")) or False,
+        default_root_dir=folder,
+    )
