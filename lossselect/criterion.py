@@ -16,29 +16,34 @@ MOST_WEIGHT = 1e30
 
 
 class Loss(nn.Module):
-    """A loss of a task's raw logits; made by `select_loss`.
+    """A loss of a task's raw logits; `select_loss` makes it.
 
     loss = sum_i s_i / sum_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
 
     - sigmoid: s = weight_l [pos_weight_l y' l(x, 1) + (1 - y') l(x, 0)], d = 1;
-    - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c,
+    - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c, t being 1 at a class index,
 
     with l the formula's loss of a hard label and y' = (1 - e) y + e / 2, t' = (1 - e) t + e / C the
-    smoothed target, e = label_smoothing. These are torch's numbers wherever torch has one; here index,
-    one-hot and soft forms of the same labels also give the same number. Missing labels (NaN; -100
-    among indices) count neither above nor below; with none left the mean is 0, its gradient 0.
+    smoothed target, e = label_smoothing. With class indices and under sigmoid these are torch's numbers;
+    here one-hot and soft forms of the same labels also give them. Missing labels (NaN; -100 among
+    indices) count neither above nor below; with none left the mean is 0, its gradient 0.
 
     Shapes:
         logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
         `task.encode` returns it. Returns a scalar in nats for "mean" and "sum"; for "none" the s_i,
         of shape (N, L, ...) (sigmoid) or (N, ...) (softmax), 0 where the label is missing.
+
+    Raises:
+        ValueError: at construction as `select_loss` says; when called, logits or a target of another
+            shape, dtype or device, and a value that no canonical target has (looked at on the CPU, and
+            on a device at the first call).
+        TypeError: a target that is no tensor.
     """
 
     def __init__(
         self,
-        name: str,
-        formula: Callable[..., Tensor],
         task: Task,
+        name: str = "cross_entropy",
         *,
         reduction: str = "mean",
         weight: Any = None,
@@ -47,13 +52,14 @@ class Loss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        self.formula = _formula(task, name, options, pos_weight)
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
         if number("label_smoothing", label_smoothing, 0, 1) == 1:
             raise ValueError("label_smoothing must be below 1: at 1 no label is left.")
-        self.name, self.formula, self.task = name, formula, task
-        self.reduction, self.label_smoothing, self.options = reduction, label_smoothing, options
-        self._looked = False
+        self.name, self.task, self.reduction = name, task, reduction
+        self.label_smoothing, self.options = label_smoothing, options
+        self._values_checked = False
         self.weight: Tensor | None
         self.pos_weight: Tensor | None
         # not in the state dict: they are options, kept with the other options in a checkpoint
@@ -61,58 +67,57 @@ class Loss(nn.Module):
         self.register_buffer("pos_weight", _per_output("pos_weight", pos_weight, task), persistent=False)
         # the formula checks its own options: better now than at the first step
         logits = torch.zeros(1, task.num_outputs)
-        formula(
-            logits, logits if task.activation == "sigmoid" else torch.zeros(1, dtype=torch.long), **options
-        )
+        target = logits if task.activation == "sigmoid" else torch.zeros(1, dtype=torch.long)
+        self.formula(logits, target, **options)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        losses, shares = self._weighted(logits, target, look=True)
+        losses, divisors = self._weighted(logits, target, check_values=True)
         if self.reduction == "none":
             return losses
-        return losses.sum() if self.reduction == "sum" else divide(losses.sum(), shares.sum())
+        return losses.sum() if self.reduction == "sum" else divide(losses.sum(), divisors.sum())
 
     def sum_and_count(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean's numerator and denominator, to be added up over batches and ranks.
 
         The target is taken to come from `task.encode`: no value is looked at.
         """
-        losses, shares = self._weighted(logits, target)
-        return losses.sum(), shares.sum()
+        losses, divisors = self._weighted(logits, target)
+        return losses.sum(), divisors.sum()
 
-    def _weighted(self, logits: Tensor, target: Tensor, look: bool = False) -> tuple[Tensor, Tensor]:
+    def _weighted(self, logits: Tensor, target: Tensor, check_values: bool = False) -> tuple[Tensor, Tensor]:
+        """The s_i and the d_i."""
         self.task.check_logits(logits)
         self.task.check_target(target, logits)
-        if look and not torch.compiler.is_compiling():
-            self._look_at(target.detach())
+        if check_values and not torch.compiler.is_compiling():
+            self._check_values(target.detach())
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         target = target.to(logits.dtype) if target.is_floating_point() else target
         weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
-        losses, shares, missing = weigh(logits, target)
-        return losses.masked_fill(missing, 0), shares.masked_fill(missing, 0)
+        losses, divisors, missing = weigh(logits, target)
+        return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
-    def _look_at(self, target: Tensor) -> None:
+    def _check_values(self, target: Tensor) -> None:
         """In a loop of one's own the target may never have seen `encode`: look at every one on the
         CPU, and on a device, where a look makes the step wait, at the first."""
-        if target.device.type != "cpu" and self._looked:
+        if target.device.type != "cpu" and self._values_checked:
             return
-        self._looked = True
+        self._values_checked = True
+        target = target.cpu()
         with suppress(RuntimeError):  # torch.vmap lets nobody look at values
-            self.task.check_values(target.cpu())
+            self.task.check_values(target)
 
     def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         missing = target.isnan()
         target = target.masked_fill(missing, 0)
         if self.label_smoothing:
             target = torch.lerp(target, torch.full_like(target, 0.5), self.label_smoothing)
-        mass = None
-        if self.pos_weight is not None:
-            # pw y l(1) + (1 - y) l(0) is mass * l(pw y / mass), the formula being linear in y
-            positive = along_classes(self.pos_weight, logits) * target
-            mass = positive + (1 - target)
-            target = positive / mass.clamp(min=torch.finfo(mass.dtype).tiny)
-        losses = self.formula(logits, target, **self.options)
-        if mass is not None:
-            losses = losses * mass
+        if self.pos_weight is None:
+            losses = self.formula(logits, target, **self.options)
+        else:
+            # the formula is linear in the target; as one call of a scaled target digits would be lost
+            positive = self.formula(logits, torch.ones_like(target), **self.options)
+            negative = self.formula(logits, torch.zeros_like(target), **self.options)
+            losses = along_classes(self.pos_weight, logits) * target * positive + (1 - target) * negative
         if self.weight is not None:
             losses = losses * along_classes(self.weight, logits)
         return losses, torch.ones_like(losses), missing
@@ -128,16 +133,16 @@ class Loss(nn.Module):
             losses = self.formula(logits, target, **self.options)
             if self.weight is None:
                 return losses, torch.ones_like(losses), missing
-            shares = self.weight.to(losses)[target]
-            return losses * shares, shares, missing
+            divisors = self.weight.to(losses)[target]
+            return losses * divisors, divisors, missing
         weight = torch.ones((), dtype=logits.dtype, device=logits.device)
         if self.weight is not None:
             weight = along_classes(self.weight, logits)
-        shares = (weight * target).sum(1)
+        divisors = (weight * target).sum(1)
         if self.label_smoothing:
             uniform = torch.full_like(target, 1 / logits.shape[1])
             target = torch.lerp(target, uniform, self.label_smoothing)
-        return self.formula(logits, weight * target, **self.options), shares, missing
+        return self.formula(logits, weight * target, **self.options), divisors, missing
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `select_loss(task, **values)` makes the loss again."""
@@ -148,12 +153,8 @@ class Loss(nn.Module):
         return {**values, "reduction": self.reduction}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
-        # Follow .to(device), but keep the options' precision: as float16 a pos_weight of 1e5 is inf.
-        def move(tensor: Tensor) -> Tensor:
-            device = fn(tensor.new_empty(0)).device
-            return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
-
-        return super()._apply(move, recurse)
+        # as float16 a pos_weight of 1e5 is inf
+        return super()._apply(device_only(fn), recurse)
 
     def extra_repr(self) -> str:
         shown = {key: value for key, value in self.to_dict().items() if value not in (None, 0)}
@@ -161,6 +162,16 @@ class Loss(nn.Module):
             if len(shown.get(name, ())) > 10:
                 shown[name] = f"{len(shown[name])} values"
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
+
+
+def device_only(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """For `nn.Module._apply`: follow `.to(device)`, but keep the precision that `.half()` would take."""
+
+    def move(tensor: Tensor) -> Tensor:
+        device = fn(tensor.new_empty(0)).device
+        return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
+
+    return move
 
 
 def divide(total: Tensor, count: Tensor) -> Tensor:
@@ -193,6 +204,11 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
         >>> loss(torch.zeros(2, 3), task.encode([[1, 0, 1], [0, 0, 1]]))
         tensor(0.1733)
     """
+    return Loss(task, name, **options)
+
+
+def _formula(task: Task, name: str, options: Mapping[str, Any], pos_weight: Any) -> Callable[..., Tensor]:
+    """The form of a loss that the task takes, where it has one and all of the options."""
     forms = find_loss(name)
     formula = forms.get(task.activation)
     if formula is None:
@@ -201,28 +217,22 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
             f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
             f"Losses for {task.name}: {', '.join(having)}."
         )
-    _check_options(task, name, forms, options)
-    return Loss(name, formula, task, **options)
-
-
-def _check_options(
-    task: Task, name: str, forms: Mapping[str, Callable[..., Tensor]], options: Mapping[str, Any]
-) -> None:
-    if task.activation == "softmax" and options.get("pos_weight") is not None:
+    if task.activation == "softmax" and pos_weight is not None:
         raise ValueError(
             f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
             "against. Give the classes their factors with weight."
         )
     for option in options:
-        others = [other for other, formula in forms.items() if option in formula_options(formula)]
+        others = [other for other, its in forms.items() if option in formula_options(its)]
         if others and task.activation not in others:
             raise ValueError(
                 f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
                 f"takes: only the {others[0]} form has it. For a factor per class use weight."
             )
-    own = formula_options(forms[task.activation])
     modifiers = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
-    check_options(options, [*own, *modifiers, "reduction"], f"Loss {name!r} for task={task.name}")
+    allowed = [*formula_options(formula), *modifiers, "reduction"]
+    check_options(options, allowed, f"Loss {name!r} for task={task.name}")
+    return formula
 
 
 def _per_output(name: str, values: Any, task: Task) -> Tensor | None:

@@ -31,6 +31,9 @@ def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: Shape (N, L, ...).
         target: y in [0, 1], of the same shape.
+
+    Returns:
+        Shape (N, L, ...).
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -43,14 +46,13 @@ def softmax_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: Shape (N, C, ...).
         target: Class indices (N, ...), or t of shape (N, C, ...).
+
+    Returns:
+        Shape (N, ...).
     """
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits, target, reduction="none")
-
-
-MASKED = -1e30
-"""In place of a logit of minus infinity, by which nets rule an output out: 0 * inf would be NaN."""
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
@@ -64,13 +66,18 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
         gamma: Down-weighting of easy elements, >= 0; 0 gives binary cross-entropy.
         alpha: Weight of the positives in [0, 1], the negatives having 1 - alpha; None leaves both at 1.
 
+    Returns:
+        Shape (N, L, ...).
+
+    Raises:
+        ValueError: gamma < 0, alpha outside [0, 1].
+
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
     """
     from torch.nn.functional import logsigmoid
 
     number("gamma", gamma, 0)
-    logits = logits.clamp(MASKED, -MASKED)
     log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
     positive = -(gamma * log_not_p).exp() * log_p
     negative = -(gamma * log_p).exp() * log_not_p
@@ -83,14 +90,19 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """Focal loss of each sample: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
 
-    Powers are taken in log space. For the likeliest class k, log(1 - p_k) is the log-sum-exp of the
-    other logits less that of all: 1 - p_k itself would round to 0, where the gradient is infinite
-    for gamma < 1.
+    Powers are taken in log space, with log(1 - p) as the log-sum-exp of the other classes' log p:
+    1 - p itself would round to 0, where the gradient is infinite for gamma < 1.
 
     Args:
         logits: Shape (N, C, ...).
         target: Class indices (N, ...), or t of shape (N, C, ...).
         gamma: Down-weighting of easy samples, >= 0; 0 gives cross-entropy.
+
+    Returns:
+        Shape (N, ...).
+
+    Raises:
+        ValueError: gamma < 0.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
@@ -98,21 +110,17 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     import torch
 
     number("gamma", gamma, 0)
-    logits = logits.clamp(MASKED, -MASKED)
     log_p = logits.log_softmax(1)
+    if not target.is_floating_point():
+        index = target.unsqueeze(1)
+        # not -inf: where the net rules all other classes out by that, a gradient would be NaN
+        log_not_p = log_p.scatter(1, index, -1e30).logsumexp(1)
+        return -(gamma * log_not_p).exp() * log_p.gather(1, index).squeeze(1)
+    # of all classes at once: only the likeliest one's 1 - p is a sum that rounds
     top = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, keepdim=True), True)
-    others = logits.masked_fill(top, -math.inf).logsumexp(1, keepdim=True)
-    log_not_top = others - logits.logsumexp(1, keepdim=True)
-    log_not_rest = (-log_p.masked_fill(top, -math.inf).exp()).log1p()
-    log_not_p = torch.where(top, log_not_top, log_not_rest)
-    return _expected(-(gamma * log_not_p).exp() * log_p, target)
-
-
-def _expected(losses: Tensor, target: Tensor) -> Tensor:
-    """sum_c t_c losses_c, over dimension 1; the true class's loss where the target is an index."""
-    if target.is_floating_point():
-        return (target * losses).sum(1)
-    return losses.gather(1, target.unsqueeze(1)).squeeze(1)
+    rest = log_p.masked_fill(top, -math.inf)
+    log_not_p = torch.where(top, rest.logsumexp(1, keepdim=True), (-rest.exp()).log1p())
+    return -(target * (gamma * log_not_p).exp() * log_p).sum(1)
 
 
 LOSSES: dict[str, dict[str, Callable[..., Tensor]]] = {
