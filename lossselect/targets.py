@@ -4,11 +4,18 @@ Values are looked at on the CPU alone: on a device a look would stall every step
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class EncodedBatch(NamedTuple):
+    """Inputs with a target that is in the task's canonical form already."""
+
+    inputs: Any
+    target: Tensor
 
 
 def as_tensor(target: Any) -> Tensor:
@@ -22,10 +29,12 @@ def as_tensor(target: Any) -> Tensor:
         ValueError: a ragged list, or complex numbers.
     """
     if not isinstance(target, Tensor):
-        # through lists of Python floats torch's own default dtype is meant, not NumPy's float64
-        narrow = isinstance(target, list | tuple)
+        from_list = isinstance(target, list | tuple)
         target = torch.from_numpy(_as_array(target))
-        target = target.to(torch.get_default_dtype()) if narrow and target.is_floating_point() else target
+        whole = not target.is_floating_point() or bool(((target == target.round()) | target.isnan()).all())
+        if from_list and not whole:
+            # .1 in a list means torch's own default dtype, not NumPy's float64
+            target = target.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
     if target.layout != torch.strided:
         target = target.to_dense()
     if target.is_complex():
@@ -95,6 +104,14 @@ def lossless_float(target: Tensor) -> Tensor:
 
 ROUNDING = 1e-6
 """How far outside [0, 1] a probability may lie that was computed."""
+
+
+def in_unit(target: Tensor) -> bool:
+    """Whether all values are in [0, 1], none missing: in one pass, where `refuse` takes several."""
+    if target.device.type != "cpu" or target.numel() == 0:
+        return False
+    least, most = target.aminmax()  # NaN where there is one
+    return bool((least >= 0) & (most <= 1))
 
 
 def within_unit(target: Tensor) -> Tensor:

@@ -478,3 +478,42 @@ def test_a_ragged_row_within_a_regular_target():
 def test_no_target_at_all():
     with pytest.raises(TypeError, match="There is no target: it is None"):
         ls.Multiclass(3).encode(None)
+
+
+def test_lists_are_never_narrowed_below_what_holds_them():
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert ls.Multiclass(1000).encode([257, 259, None]).tolist() == [257, 259, -100]
+        assert ls.Binary().encode([0.1]).item() == pytest.approx(0.1, rel=1e-6)
+    finally:
+        torch.set_default_dtype(default)
+    assert ls.Multiclass(2**25).encode([2**24 + 1, None]).tolist() == [2**24 + 1, -100]
+
+
+def test_indices_in_a_dtype_that_cannot_hold_them():
+    assert ls.Multiclass(257).encode(torch.tensor([256.0], dtype=torch.bfloat16)).item() == 256
+    with pytest.raises(
+        ValueError, match="bfloat16 holds whole numbers up to 256 alone, but there are 258 classes"
+    ):
+        ls.Multiclass(258).encode(torch.tensor([256.0], dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(("total", "fits"), [(1.00005, True), (1.0005, False)])
+def test_how_exactly_soft_labels_sum_to_1(total, fits):
+    rows = torch.tensor([[total - 0.25, 0.25, 0.0]])
+    if fits:
+        assert ls.Multiclass(3).encode(rows).shape == (1, 3)
+        assert ls.Multiclass(3).encode((rows * 0.995).to(torch.float16)).shape == (1, 3)
+    else:
+        with pytest.raises(ValueError, match=r"sums to 1\.0005"):
+            ls.Multiclass(3).encode(rows)
+
+
+def test_decode_of_rows_that_are_missing_and_of_what_is_no_decision():
+    task = ls.Multilabel(2, class_names=("a", "b"))
+    assert task.decode(task.harden(task.encode([[1, NAN], [NAN, NAN]]))) == [["a"], None]
+    with pytest.raises(ValueError, match=r"decode takes predictions \(N, 2\), got \(1, 3\)"):
+        task.decode(torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="decode takes class indices, not probabilities"):
+        ls.Multiclass(2).decode(torch.tensor([[0.2, 0.8]]))

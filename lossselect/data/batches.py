@@ -1,18 +1,13 @@
 """Batches of whole tensors: one indexing operation each, no collating of samples."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-
-class EncodedBatch(NamedTuple):
-    """Inputs with a target that is in the task's canonical form already."""
-
-    inputs: Any
-    target: Tensor
+from ..targets import EncodedBatch
 
 
 class TensorBatches(Dataset[Any]):

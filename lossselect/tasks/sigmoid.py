@@ -4,12 +4,13 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..targets import as_tensor, distribution, lossless_float, refuse, within_unit
+from ..targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
 from .base import IGNORE_INDEX, Task, along_classes, decisions, take
 
 COLUMNS = "Declare as many labels as there are columns."
@@ -29,12 +30,12 @@ class _Sigmoid(Task):
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0: long, of the same shape."""
-        threshold = self.threshold
+        threshold: Any = self.threshold
         if isinstance(threshold, tuple):
-            return (
-                probabilities >= along_classes(torch.tensor(threshold, dtype=torch.float64), probabilities)
-            ).long()
-        return (probabilities >= threshold).long()  # type: ignore[operator]
+            threshold = along_classes(
+                _on_device(threshold, probabilities.dtype, probabilities.device), probabilities
+            )
+        return (probabilities >= threshold).long()
 
     def harden(self, target: Tensor) -> Tensor:
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
@@ -46,6 +47,8 @@ class _Sigmoid(Task):
     def _encode(self, target: Tensor) -> Tensor:
         """The canonical form of a target that has the canonical shape."""
         encoded = lossless_float(target)
+        if in_unit(encoded):
+            return encoded
         if self.missing is not None:
             encoded = encoded.masked_fill(target == self.missing, torch.nan)
         encoded = within_unit(encoded)
@@ -206,13 +209,25 @@ class Multilabel(_Sigmoid):
         return self._encode(target)
 
     def decode(self, prediction: Tensor) -> list[Any]:
-        """The list of the names that are there, for each row of a prediction (N, L)."""
-        if prediction.ndim != 2:
+        """For each row (N, L) the names that are there; None where all labels are missing."""
+        if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
             raise ValueError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
-        there = decisions(self, prediction) == 1
-        return [[self.names[i] for i in row.nonzero().flatten().tolist()] for row in there.cpu()]
+        rows = decisions(self, prediction).cpu()
+        return [
+            None
+            if bool((row == IGNORE_INDEX).all())
+            else [self.names[i] for i in (row == 1).nonzero().flatten().tolist()]
+            for row in rows
+        ]
+
+
+@lru_cache(maxsize=16)
+def _on_device(thresholds: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Once, not in every step: a copy to a device makes it wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(thresholds, dtype=dtype, device=device)
 
 
 def _checked_threshold(value: Any, count: int) -> float | tuple[float, ...]:

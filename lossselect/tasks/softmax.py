@@ -10,6 +10,9 @@ from torch import Tensor
 from ..targets import as_tensor, distribution, refuse
 from .base import IGNORE_INDEX, Task, take
 
+HALF = {torch.bfloat16: 256, torch.float16: 2048}
+"""Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
+
 
 @dataclass(frozen=True)
 class Multiclass(Task):
@@ -90,9 +93,17 @@ class Multiclass(Task):
             raise ValueError(
                 f"The target is bool, but {self.describe()} needs indices. Yes or no: task=binary."
             )
+        if target.dtype in HALF and self.num_classes > HALF[target.dtype] + 1:
+            raise ValueError(
+                f"{target.dtype} holds whole numbers up to {HALF[target.dtype]} alone, but there are "
+                f"{self.num_classes} classes: give class indices as integers."
+            )
+        if target.dtype in HALF:
+            target = target.float()  # the number of classes may be none of bfloat16's numbers
         missing = target.isnan()
         if self.missing is not None:
-            missing = missing | (target == self.missing)
+            # also what is encoded already
+            missing = missing | (target == self.missing) | (target == IGNORE_INDEX)
         known = target.masked_fill(missing, 0)
         bad = (known < 0) | (known >= self.num_classes)
         if target.is_floating_point():
@@ -132,6 +143,8 @@ class Multiclass(Task):
 
     def decode(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+        if prediction.is_floating_point():
+            raise ValueError("decode takes class indices, not probabilities: task.predict(logits).")
         return take(self.names, prediction.tolist())
 
 
