@@ -14,23 +14,31 @@ RANKING = ("auroc", "map")
 """Metrics of how probabilities rank the samples; the others look at decisions alone."""
 
 
-class TaskMetrics(MetricCollection):
-    """Accuracy, F1, AUROC and average precision of a task; made by `make_metrics`.
+class TaskMetric(Metric):
+    """One metric of a task as a scalar, computed by torchmetrics; made by `make_metrics`.
 
-    Decisions are taken with the task's thresholds, rankings from the probabilities themselves.
-    Missing labels are left out. A soft label counts as its likelier value.
+    Decisions are taken with the task's thresholds, rankings from the probabilities themselves. A soft
+    label counts as its likelier value, .5 as positive. A missing label counts nowhere, a class without
+    positives or without negatives in no ranking, a label of which nothing is known in no macro mean.
+    The value is NaN where no label is known or a probability was NaN.
     """
 
-    def __init__(self, task: Task, prefix: str | None = None) -> None:
-        # arguments are not validated: it would sync with the device; `update` looks at what matters
+    def __init__(self, task: Task, name: str) -> None:
+        super().__init__()
+        # arguments are not validated: it would sync with the device, and `update` looks at what matters
         common = {"ignore_index": IGNORE_INDEX, "validate_args": False}
-        metrics = METRICS[task.name](task.num_outputs, common)
-        metrics["nan"] = SumMetric(nan_strategy="disable")
-        super().__init__(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
-        self.task = task
+        metrics, support = METRICS[task.name](task.num_outputs, common)
+        self.task, self.ranks = task, name in RANKING
+        self.metric, self.support = metrics[name], support
+        self.nan_count = SumMetric(nan_strategy="disable")
 
-    def update(self, probabilities: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Take in a batch: probabilities (N, num_outputs, ...), target as `task.encode` returns it.
+    def update(self, probabilities: Tensor, target: Tensor, decisions: Tensor | None = None) -> None:
+        """Take in a batch.
+
+        Args:
+            probabilities: (N, num_outputs, ...).
+            target: As `task.encode` returns it.
+            decisions: As `task.decide` returns them, where they are known.
 
         Raises:
             ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
@@ -47,66 +55,53 @@ class TaskMetrics(MetricCollection):
         if probabilities.numel() == 0:
             return
         truth = self.task.harden(target)
-        decisions = self.task.decide(probabilities)
-        for name, metric in self.items(keep_base=True, copy_state=False):
-            if name == "nan":
-                metric.update(probabilities.isnan().sum())
-            else:
-                metric.update(probabilities if name in RANKING else decisions, truth)
+        decisions = self.task.decide(probabilities) if decisions is None else decisions
+        self.nan_count.update(probabilities.isnan().sum())
+        self.support.update(decisions, truth)
+        self.metric.update(probabilities if self.ranks else decisions, truth)
 
-    def forward(self, probabilities: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Take in a batch, and return the values of this batch alone."""
-        self.update(probabilities, target)
-        batch = TaskMetrics(self.task, self.prefix).to(probabilities.device)
-        batch.update(probabilities, target)
-        return batch.compute()
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Take in a batch, and return the value of this batch alone."""
+        self.update(*batch)
+        alone = self.clone()
+        alone.reset()
+        alone.update(*batch)
+        return alone.compute()
 
-    def compute(self) -> dict[str, Tensor]:
-        """Scalars by name: NaN where no label is known or a probability was NaN.
-
-        A class without positives or without negatives has no ranking: it is left out of `auroc` and
-        `map`. A label of which nothing is known is left out of every macro mean.
-        """
-        metrics = dict(self.items(keep_base=True, copy_state=False))
-        undefined = metrics.pop("nan").compute() > 0
-        true_positive, false_positive, true_negative, false_negative, _ = (
-            metrics.pop("support").compute().unbind(-1)
-        )
+    def compute(self) -> Tensor:
+        """The scalar."""
+        counts = self.support.compute().reshape(-1, 5)
+        true_positive, false_positive, true_negative, false_negative, _ = counts.unbind(-1)
         positives, negatives = true_positive + false_negative, true_negative + false_positive
         known = positives + negatives > 0
-        values = {}
         with warnings.catch_warnings():
             # torchmetrics puts 0 for a class without positives; here the class is left out
             warnings.filterwarnings("ignore", message="No (positive|negative) samples (found )?in target")
-            for name, metric in metrics.items():
-                if name in RANKING:
-                    ranked = _rank(metric, self.task, known).expand(known.shape)
-                    values[name] = ranked[(positives > 0) & (negatives > 0)].mean()
-                else:
-                    value = metric.compute()
-                    values[name] = value[known].mean() if value.ndim else value
-        undefined = undefined | ~known.any()
-        affixed = f"{self.prefix or ''}{{}}{self.postfix or ''}"
-        return {
-            affixed.format(name): values[name].masked_fill(undefined, torch.nan)
-            for name in self.task.metric_names
-        }
+            value = self._ranked(known).expand(known.shape) if self.ranks else self.metric.compute()
+        if value.ndim:
+            value = value[(positives > 0) & (negatives > 0) if self.ranks else known].mean()
+        return value.masked_fill((self.nan_count.compute() > 0) | ~known.any(), torch.nan)
+
+    def _ranked(self, known: Tensor) -> Tensor:
+        """The metric per class. A class of which nothing is known stops torchmetrics 1.9 (IndexError):
+        in a copy it is given one negative, which leaves it without a ranking."""
+        metric = self.metric
+        if not bool(known.all()):
+            target = torch.where(known, IGNORE_INDEX, 0)
+            target = target[:1] if self.task.activation == "softmax" else target.unsqueeze(0)
+            metric = metric.clone()
+            metric.update(torch.zeros(1, len(known), device=known.device), target)
+        value: Tensor = metric.compute()
+        return value
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        for metric in (self.metric, self.support, self.nan_count):
+            metric.reset()
 
 
-def _rank(metric: Metric, task: Task, known: Tensor) -> Tensor:
-    """The metric per class. A class of which nothing is known stops torchmetrics 1.9 (IndexError): in
-    a copy it is given one negative, which leaves it without a ranking."""
-    if not bool(known.all()):
-        metric = metric.clone()
-        shape = (1,) if task.activation == "softmax" else (1, task.num_outputs)
-        unknown = (~known).all() if task.activation == "softmax" else ~known
-        target = torch.full(shape, IGNORE_INDEX, device=known.device)
-        metric.update(torch.zeros(1, task.num_outputs, device=known.device), target.masked_fill(unknown, 0))
-    value: Tensor = metric.compute()
-    return value
-
-
-def make_metrics(task: Task, prefix: str | None = None) -> TaskMetrics:
+def make_metrics(task: Task, prefix: str | None = None) -> MetricCollection:
     """The metrics of a task, as a `torchmetrics.MetricCollection`.
 
     - `accuracy`: of decisions; for multilabel of each label's decision (1 - Hamming loss).
@@ -128,45 +123,46 @@ def make_metrics(task: Task, prefix: str | None = None) -> TaskMetrics:
         >>> round(metrics.compute()["accuracy"].item(), 4)
         0.6667
     """
-    return TaskMetrics(task, prefix)
+    metrics = {name: TaskMetric(task, name) for name in task.metric_names}
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
 
 
-def _binary(width: int, common: dict[str, Any]) -> dict[str, Metric]:
+def _binary(width: int, common: dict[str, Any]) -> tuple[dict[str, Metric], Metric]:
     two = {"num_classes": 2, **common}
-    return {
+    metrics = {
         "accuracy": tm.BinaryAccuracy(**common),
         "f1": tm.BinaryF1Score(**common),
         "f1_micro": tm.MulticlassF1Score(average="micro", **two),
         "f1_macro": tm.MulticlassF1Score(average="macro", **two),
         "auroc": tm.BinaryAUROC(**common),
         "map": tm.BinaryAveragePrecision(**common),
-        "support": tm.BinaryStatScores(**common),
     }
+    return metrics, tm.BinaryStatScores(**common)
 
 
-def _multiclass(width: int, common: dict[str, Any]) -> dict[str, Metric]:
+def _multiclass(width: int, common: dict[str, Any]) -> tuple[dict[str, Metric], Metric]:
     common = {"num_classes": width, **common}
-    return {
+    metrics = {
         "accuracy": tm.MulticlassAccuracy(average="micro", **common),
         "f1_micro": tm.MulticlassF1Score(average="micro", **common),
         "f1_macro": tm.MulticlassF1Score(average="macro", **common),
         "auroc": tm.MulticlassAUROC(average="none", **common),
         "map": tm.MulticlassAveragePrecision(average="none", **common),
-        "support": tm.MulticlassStatScores(average="none", **common),
     }
+    return metrics, tm.MulticlassStatScores(average="none", **common)
 
 
-def _multilabel(width: int, common: dict[str, Any]) -> dict[str, Metric]:
+def _multilabel(width: int, common: dict[str, Any]) -> tuple[dict[str, Metric], Metric]:
     common = {"num_labels": width, **common}
-    return {
+    metrics = {
         "accuracy": tm.MultilabelAccuracy(average="micro", **common),
         "f1_micro": tm.MultilabelF1Score(average="micro", **common),
         "f1_macro": tm.MultilabelF1Score(average="none", **common),
         "auroc": tm.MultilabelAUROC(average="none", **common),
         "map": tm.MultilabelAveragePrecision(average="none", **common),
-        "support": tm.MultilabelStatScores(average="none", **common),
     }
+    return metrics, tm.MultilabelStatScores(average="none", **common)
 
 
 METRICS = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel}
-"""The metrics of each task. `support` is not reported: it tells of which classes something is known."""
+"""The metrics of each task, and what counts of which classes something is known."""

@@ -1,10 +1,13 @@
 import math
 import warnings
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MetricCollection
 
 import lossselect as ls
 from lossselect.epoch import Epoch
@@ -108,7 +111,9 @@ def test_one_class_alone_has_no_ranking_and_no_warning():
 
 
 def test_soft_labels_count_as_their_likelier_value():
-    soft = computed(ls.Binary(), torch.tensor([[1.0], [-1.0]]), torch.tensor([0.8, 0.3]), batches=1)
+    soft = computed(
+        ls.Binary(), torch.tensor([[1.0], [-1.0], [1.0]]), torch.tensor([0.8, 0.3, 0.5]), batches=1
+    )
     assert soft["accuracy"] == 1
     rows = torch.tensor([[0.7, 0.2, 0.1], [NAN, NAN, NAN], [0.1, 0.1, 0.8]])
     assert computed(ls.Multiclass(3), torch.eye(3), rows, batches=1)["accuracy"] == 1
@@ -159,6 +164,43 @@ def test_a_single_label_is_measured_as_binary():
     one, binary = computed(ls.Multilabel(1), logits, target), computed(ls.Binary(), logits, target)
     assert one["auroc"] == pytest.approx(binary["auroc"])
     assert one["map"] == pytest.approx(binary["map"])
+
+
+def test_logged_as_torchmetrics_are(tmp_path):
+    """`self.log_dict(metrics)` in a module of one's own."""
+    task = ls.Multilabel(3)
+    p, target = torch.rand(12, 3), (torch.rand(12, 3) < 0.5).float()
+
+    class Own(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.metrics = ls.make_metrics(task, "val/")
+
+        def validation_step(self, batch, batch_idx):
+            self.metrics.update(*batch)
+            self.log_dict(self.metrics)
+
+    run = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (logged,) = run.validate(Own(), DataLoader(TensorDataset(p, target), batch_size=5), verbose=False)
+    whole = ls.make_metrics(task, "val/")
+    whole.update(p, target)
+    assert logged == pytest.approx({name: value.item() for name, value in whole.compute().items()})
+    within = MetricCollection({"all": ls.make_metrics(task)})
+    within.update(p, target)
+    assert within.compute()["all_map"] == whole.compute()["val/map"]
+
+
+def test_computing_in_between_changes_nothing():
+    task = ls.Multilabel(2)
+    p, target = torch.rand(20, 2), (torch.rand(20, 2) < 0.5).float()
+    target[:10, 1] = NAN
+    metrics = ls.make_metrics(task)
+    metrics.update(p[:10], target[:10])
+    metrics.compute()
+    metrics.update(p[10:], target[10:])
+    whole = ls.make_metrics(task)
+    whole.update(p, target)
+    assert metrics.compute() == whole.compute()
 
 
 def test_prefix():
