@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from .checkpoint import plain_entries, without_numpy
+from .checkpoint import check_same_task, keep
 
 if TYPE_CHECKING:
     from .epoch import Epoch
@@ -18,6 +18,7 @@ class Bookkeeping(Callback):
     """Starts and logs the epochs of a `TaskModule`, and puts into a checkpoint what loads it again."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        pl_module.has_bookkeeping = True
         # Lightning warns that the hook is used where a data module is; it is meant to be
         warnings.filterwarnings(
             "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
@@ -47,6 +48,9 @@ class Bookkeeping(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         keep(pl_module, checkpoint)
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        check_same_task(checkpoint, pl_module.task)
+
 
 def _log(module: "TaskModule", epoch: "Epoch") -> None:
     shown = (f"{epoch.prefix}loss", f"{epoch.prefix}f1_macro")
@@ -65,18 +69,3 @@ def _check_weights(module: "TaskModule") -> None:
             "(gradient_clip_val=1), and look for NaN or infinity among the inputs; a loss of your own must "
             "leave out missing labels, which are NaN."
         )
-
-
-def keep(module: "TaskModule", checkpoint: dict[str, Any]) -> None:
-    """Put the module's task and call into a checkpoint, and what would not load again out of it."""
-    checkpoint["task"] = module.task.to_dict()
-    checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
-    for key in ("optimizer_states", "lr_schedulers"):
-        if key in checkpoint:
-            checkpoint[key] = without_numpy(checkpoint[key])
-    # for people to read: save_hyperparameters puts there any object, and OmegaConf's type beside
-    for kind in ("hyper_parameters", "datamodule_hyper_parameters"):
-        if kind in checkpoint:
-            checkpoint[kind] = plain_entries(checkpoint[kind])
-    for kind in ("hparams_type", "datamodule_hparams_type"):
-        checkpoint.pop(kind, None)

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ def plain(value: Any) -> Any:
         TypeError: it cannot be said in those: a net, a function.
     """
     if isinstance(value, Tensor):
-        return value.detach()
+        return value.detach().clone()
     if isinstance(value, Task | Loss):
         return plain(value.to_dict())
     if isinstance(value, Path):
@@ -37,7 +38,7 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())  # arrays, and NumPy's scalars, which pass for floats
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not (isinstance(value, dict) and type(value) is not dict):
         return {_plain_key(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(plain(entry) for entry in value)
@@ -118,12 +119,15 @@ def _by_name(call: inspect.BoundArguments) -> dict[str, Any]:
 
 
 def without_numpy(value: Any) -> Any:
-    """The states of optimizers and schedulers with Python's numbers for NumPy's, which would not load."""
+    """The states of optimizers, callbacks and the like with Python's numbers for NumPy's, and tensors
+    for arrays, which would not load."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, dict):
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.copy())
+    if type(value) is dict:
         return {without_numpy(key): without_numpy(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return type(value)(map(without_numpy, value))
     return value
 
@@ -148,16 +152,36 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     except Exception as error:
         cause = str(error).partition("\n")[0] if isinstance(error, _SPEAKING) else ""
         cause = cause or "it was not written by torch.save, or is cut short."
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            cause = f"it holds more than tensors and plain values, {found[1]} for one."
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}"
         ) from None
     if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
-        raise ValueError(f"{path} is a file of torch, but no checkpoint of a lossselect.TaskModule.")
+        raise ValueError(
+            f"{path} is a file of torch, but no checkpoint of a lossselect.TaskModule (or of one whose "
+            "on_save_checkpoint does not call super())."
+        )
     return content
 
 
 _SPEAKING = (RuntimeError, pickle.UnpicklingError)
 """What torch.load raises with a message that tells the cause."""
+
+
+def keep(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Put into a checkpoint what makes a `TaskModule` again, and out of it what would not load."""
+    checkpoint |= {"task": module.task.to_dict(), "class": type(module).__name__}
+    checkpoint["loss"] = module.criterion.to_dict() if isinstance(module.criterion, Loss) else None
+    checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
+    for key in checkpoint.keys() - {"state_dict", "arguments"}:
+        checkpoint[key] = without_numpy(checkpoint[key])
+    # for people to read: save_hyperparameters puts there any object, and OmegaConf's type beside
+    for kind in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if kind in checkpoint:
+            checkpoint[kind] = plain_entries(checkpoint[kind])
+    for kind in ("hparams_type", "datamodule_hparams_type"):
+        checkpoint.pop(kind, None)
 
 
 def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:

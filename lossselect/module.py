@@ -9,16 +9,16 @@ from typing import Any, Self
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from .bookkeeping import Bookkeeping, keep
-from .checkpoint import Recorded, call_of, check_same_task, read_checkpoint
+from .bookkeeping import Bookkeeping
+from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
 from .criterion import Loss, divide, select_loss
-from .data.batches import EncodedBatch
 from .epoch import Epoch
 from .losses import LOSSES
 from .names import split_name
 from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
-from .tasks import Task, as_task
+from .targets import EncodedBatch
+from .tasks import IGNORE_INDEX, Task, as_task
 
 
 class TaskModule(Recorded, LightningModule):
@@ -66,13 +66,27 @@ class TaskModule(Recorded, LightningModule):
         super().__init__()
         # for loggers, which write them as text
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
-        self.task = as_task(task)
-        self.net = make_net(net, self.task.num_outputs) if isinstance(net, Mapping) else net
-        self.criterion = _criterion(loss, self.task)
+        task = as_task(task)
+        self.net = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
+        self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
-        self.train_epoch = Epoch(self.task, "train/")
-        self.val_epoch = Epoch(self.task, "val/")
-        self.test_epoch = Epoch(self.task, "test/")
+        self.has_bookkeeping = False
+        self.task = task
+
+    @property
+    def task(self) -> Task:
+        """What the head decides. Thresholds, names and the missing value may change, the width may not."""
+        return self._task
+
+    @task.setter
+    def task(self, task: Task) -> None:
+        if isinstance(self.criterion, Loss):
+            _check_made_for(self.criterion, task)
+            self.criterion.task = task
+        self._task = task
+        self.train_epoch = Epoch(task, "train/").to(self.device)
+        self.val_epoch = Epoch(task, "val/").to(self.device)
+        self.test_epoch = Epoch(task, "test/").to(self.device)
 
     def forward(self, inputs: Any) -> Tensor:
         """Raw logits (N, num_outputs, ...)."""
@@ -127,6 +141,11 @@ class TaskModule(Recorded, LightningModule):
         return {"probabilities": probabilities, "prediction": self.task.decide(probabilities)}
 
     def _step(self, batch: Any, epoch: Epoch) -> Tensor:
+        if not self.has_bookkeeping and self._trainer is not None:
+            raise ValueError(
+                f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
+                "its own: without, no epoch is logged."
+            )
         inputs, target = self._encoded(batch)
         logits = self(inputs)
         self._check_rows(logits, target)
@@ -144,8 +163,9 @@ class TaskModule(Recorded, LightningModule):
                 raise ValueError(
                     f"The loss must return a scalar tensor, got {came}. Average it over the batch."
                 )
-            count = loss.new_full((), len(target))
-            total = loss * count
+            # over what has a label, as far as one can tell from outside
+            count = (self.task.harden(target) != IGNORE_INDEX).sum()
+            total = (loss.float() * count).masked_fill(count == 0, 0)
         epoch.update(total, count, logits, target)
         return loss
 
@@ -158,12 +178,19 @@ class TaskModule(Recorded, LightningModule):
             raise ValueError(
                 f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
             )
+        self.task.check_target(target, logits)
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         if isinstance(batch, EncodedBatch):
             return batch
-        inputs, target = self.unpack(batch)
-        return EncodedBatch(inputs, self.task.encode(target))
+        unpacked = self.unpack(batch)
+        if not isinstance(unpacked, tuple | list) or len(unpacked) != 2:
+            raise ValueError(f"unpack must return (inputs, target), got {type(unpacked).__name__}.")
+        inputs, target = unpacked
+        encoded = self.task.encode(target)
+        if isinstance(target, Tensor) and target.is_pinned():
+            encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
+        return EncodedBatch(inputs, encoded)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
@@ -213,9 +240,17 @@ class TaskModule(Recorded, LightningModule):
         if not weights_only:
             raise ValueError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
         checkpoint = read_checkpoint(checkpoint_path, map_location)
+        trained = checkpoint["class"]
+        if cls is TaskModule and trained != "TaskModule":
+            raise ValueError(
+                f"{checkpoint_path} holds a {trained}, whose forward may differ: load it with "
+                f"{trained}.load_from_checkpoint."
+            )
         arguments = {**checkpoint["arguments"], **kwargs}
-        if "task" in arguments or "task" in inspect.signature(cls.__init__).parameters:
-            arguments["task"] = as_task(arguments.get("task") or checkpoint["task"])
+        task = as_task(kwargs.get("task") or checkpoint["task"])
+        takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
+        if takes_task and isinstance(arguments.get("task", task), Task | Mapping):
+            arguments["task"] = task
         lost = [name for name in checkpoint["not_plain"] if name not in kwargs]
         # a model can predict without them, but must not go on training with others than it had
         arguments |= {
@@ -232,7 +267,13 @@ class TaskModule(Recorded, LightningModule):
             raise ValueError(f"{cls.__name__} cannot be built from {checkpoint_path}: {error}.") from None
         module = cls(*call.args, **call.kwargs)
         module.configure_model()
+        check_same_task(checkpoint, module.task)
         module.on_load_checkpoint(checkpoint)
+        # what was changed after construction: thresholds, say
+        module.task = task
+        loss = checkpoint["loss"]
+        if loss and isinstance(module.criterion, Loss) and "loss" not in kwargs:
+            module.criterion = Loss(task, **loss)
         weights = checkpoint["state_dict"]
         module.load_state_dict(weights, strict=strict)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
@@ -240,24 +281,38 @@ class TaskModule(Recorded, LightningModule):
 
 
 TORCH_LOSSES = {
-    **dict.fromkeys(("CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"), "softmax"),
-    **dict.fromkeys(("BCEWithLogitsLoss", "binary_cross_entropy_with_logits"), "sigmoid"),
-    **dict.fromkeys(("MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss"), "sigmoid"),
-    **dict.fromkeys(("BCELoss", "binary_cross_entropy"), "probabilities"),
-    **dict.fromkeys(("NLLLoss", "nll_loss"), "log-probabilities"),
+    "sigmoid": {
+        "BCEWithLogitsLoss",
+        "binary_cross_entropy_with_logits",
+        "MultiLabelSoftMarginLoss",
+        "multilabel_soft_margin_loss",
+    },
+    "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
 }
-"""What torch's own losses take: one of another kind trains without an error, on nonsense."""
+"""Those of torch's own losses that take raw logits and our targets; any other trains, but on nonsense."""
 
 
-def _check_kind(loss: Any, task: Task) -> None:
-    function = loss.func if isinstance(loss, partial) else loss
-    named = function if hasattr(function, "__name__") else type(function)
-    takes = TORCH_LOSSES.get(named.__name__) if named.__module__.startswith("torch.nn.") else None
-    if takes not in (None, task.activation):
+def _check_torch_loss(loss: Any, task: Task) -> None:
+    loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
+    options = loss.keywords if isinstance(loss, partial) else vars(loss)
+    loss = loss.func if isinstance(loss, partial) else loss
+    kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
+    names = {k.__name__ for k in kinds if k.__module__ in ("torch.nn.modules.loss", "torch.nn.functional")}
+    if names and not names & TORCH_LOSSES[task.activation]:
         raise ValueError(
-            f"torch's {named.__name__} is for {takes}, but {task.describe()} has a loss of raw logits under "
-            f"{task.activation}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
+            f"torch's {min(names - {'_Loss', '_WeightedLoss'})} takes no raw logits with the targets of "
+            f"{task.describe()}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
         )
+    if options.get("reduction", "mean") != "mean":
+        raise ValueError(
+            "TaskModule averages the loss over what has a label; "
+            f"reduction={options['reduction']!r} is for loops of your own."
+        )
+
+
+def _check_made_for(loss: Loss, task: Task) -> None:
+    if (loss.task.activation, loss.task.num_outputs) != (task.activation, task.num_outputs):
+        raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
 
 
 def _lost(name: str, path: Any) -> Callable[..., Any]:
@@ -275,16 +330,8 @@ def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         loss = select_loss(task, name, **options)
     if not callable(loss):
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
-    if isinstance(loss, Loss) and (loss.task.activation, loss.task.num_outputs) != (
-        task.activation,
-        task.num_outputs,
-    ):
-        raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
-    _check_kind(loss, task)
-    if getattr(loss, "reduction", "mean") != "mean":
-        raise ValueError(
-            f"TaskModule averages the loss over what has a label; reduction={loss.reduction!r} is for loops "
-            "of your own."
-        )
+    if isinstance(loss, Loss):
+        _check_made_for(loss, task)
+    _check_torch_loss(loss, task)
     checked: Callable[[Tensor, Tensor], Tensor] = loss
     return checked

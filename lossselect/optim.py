@@ -35,6 +35,11 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any]) -> Optimizer:
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
         raise ValueError("No parameter of the module requires a gradient: there is nothing to train.")
+    if isinstance(spec, Optimizer):
+        raise TypeError(
+            f"The module makes an optimizer of its own parameters: pass {type(spec).__name__!r}, "
+            f'{{"name": {type(spec).__name__!r}, ...}} or a function of the parameters, not one that is made.'
+        )
     if callable(spec):
         return spec(trained)
     if isinstance(spec, str):
@@ -51,7 +56,7 @@ def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, monitor: str) -> d
     if spec is None:
         return None
     if callable(spec):
-        return {"scheduler": spec(optimizer), "monitor": monitor}
+        return _watching(spec(optimizer), monitor, {})
     if isinstance(spec, str):
         spec = {"name": spec}
     monitor = spec.get("monitor", monitor)
@@ -59,7 +64,20 @@ def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, monitor: str) -> d
     if options.get("name") == "ReduceLROnPlateau":
         options.setdefault("mode", best_mode(monitor))
     scheduler = _build(SCHEDULERS, options, "scheduler", optimizer)
-    return {"scheduler": scheduler, "interval": spec.get("interval", "epoch"), "monitor": monitor}
+    return _watching(scheduler, monitor, spec)
+
+
+def _watching(scheduler: Any, monitor: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    mode = getattr(scheduler, "mode", None)
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and mode != best_mode(monitor):
+        raise ValueError(
+            f"ReduceLROnPlateau watches {monitor}, of which the {best_mode(monitor)} is best, but its mode "
+            f"is {mode!r}: it would lower the learning rate while training goes well. Give it "
+            f"mode={best_mode(monitor)!r}, or name another monitor."
+        )
+    by_step = isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
+    interval = spec.get("interval", "step" if by_step else "epoch")
+    return {"scheduler": scheduler, "interval": interval, "monitor": monitor}
 
 
 def best_mode(monitor: str) -> str:

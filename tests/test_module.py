@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 from lossselect.checkpoint import plain
-from lossselect.data.batches import EncodedBatch
+from lossselect.targets import EncodedBatch
 
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(3)}
 
@@ -89,6 +89,19 @@ class TestTraining:
         trainer(tmp_path).fit(module, data)
         for before, gradient, after in zip(parameters, gradients, module.parameters(), strict=True):
             torch.testing.assert_close(after, before - 0.1 * gradient)
+
+    @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+    def test_the_logged_loss_keeps_its_digits_in_half_precision(self, task, precision, tmp_path):
+        inputs = torch.randn(3000, 8)
+        data = DataLoader(TensorDataset(inputs, labels_of(task, inputs)), batch_size=100)
+        module = MyModel(task)
+        run = trainer(tmp_path, precision=precision)
+        (logged,) = run.validate(module, data, verbose=False)
+        expected = ls.select_loss(task)(
+            torch.cat([module(x.to(module.dtype)).float() for x in inputs.split(100)]),
+            task.encode(data.dataset.tensors[1]),
+        )
+        assert logged["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
 
     @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
     def test_the_loss_is_float32_in_half_precision(self, task, precision, tmp_path):
@@ -189,6 +202,38 @@ class TestMistakes:
         ours = ls.TaskModule(task, module.net)
         torch.testing.assert_close(module.training_step(batch, 0), ours.training_step(batch, 0))
 
+    def test_a_loss_of_ones_own_is_averaged_over_what_has_a_label(self, tmp_path):
+        task = ls.Multiclass(3, missing=-1)
+        labels = torch.randint(0, 3, (40,))
+        labels[5:20] = -1  # in the second batch nothing but them is left
+        labels[16:32] = -1
+        own = ls.TaskModule(task, nn.Linear(8, 3), loss=nn.CrossEntropyLoss())
+        data = loader(task, labels=labels)
+        (got,) = trainer(tmp_path).validate(own, data, verbose=False)
+        (ours,) = trainer(tmp_path).validate(ls.TaskModule(task, own.net), data, verbose=False)
+        assert got["val/loss"] == pytest.approx(ours["val/loss"])
+
+    def test_outputs_and_target_that_would_broadcast_in_a_loss_of_ones_own(self):
+        module = ls.TaskModule(ls.Binary(), nn.Linear(8, 1), loss=lambda x, y: (x - y).square().mean())
+        module.forward = lambda inputs: torch.zeros(4, 1, 5)
+        with pytest.raises(ValueError, match=r"For outputs of shape \(4, 1, 5\)"):
+            module.training_step((torch.zeros(4, 8), torch.zeros(4)), 0)
+
+    def test_bookkeeping_that_was_forgotten(self, tmp_path):
+        class Own(MyModel):
+            def configure_callbacks(self):
+                return []
+
+        with pytest.raises(ValueError, match=r"Own.configure_callbacks must return super\(\)"):
+            trainer(tmp_path).fit(Own(ls.Binary()), loader(ls.Binary()))
+
+    @pytest.mark.parametrize("batch", [(1, 2, 3), 5])
+    def test_an_unpack_that_returns_no_pair(self, batch):
+        module = MyModel(ls.Binary())
+        module.unpack = lambda batch: batch
+        with pytest.raises(ValueError, match=r"unpack must return \(inputs, target\)"):
+            module.training_step(batch, 0)
+
     def test_several_loaders_are_not_mixed(self, tmp_path):
         module, data = MyModel(ls.Binary()), loader(ls.Binary())
         with pytest.raises(ValueError, match="There are several test loaders"):
@@ -260,10 +305,21 @@ class TestMistakes:
             (
                 {"loss": nn.CrossEntropyLoss()},
                 ValueError,
-                "torch's CrossEntropyLoss is for softmax, but multilabel with 3 labels has a loss of raw",
+                "torch's CrossEntropyLoss takes no raw logits with the targets of multilabel with 3 labels.",
             ),
-            ({"loss": nn.BCELoss()}, ValueError, "torch's BCELoss is for probabilities"),
-            ({"loss": partial(nn.functional.nll_loss)}, ValueError, "nll_loss is for log-probabilities"),
+            ({"loss": nn.BCELoss()}, ValueError, "torch's BCELoss takes no raw logits"),
+            ({"loss": partial(nn.functional.nll_loss)}, ValueError, "torch's nll_loss takes no raw logits"),
+            ({"loss": nn.SoftMarginLoss()}, ValueError, "torch's SoftMarginLoss takes no raw logits"),
+            (
+                {"loss": type("Own", (nn.CrossEntropyLoss,), {})()},
+                ValueError,
+                "torch's CrossEntropyLoss takes no raw logits",
+            ),
+            (
+                {"loss": partial(nn.functional.binary_cross_entropy_with_logits, reduction="sum")},
+                ValueError,
+                "reduction='sum' is for loops of your own",
+            ),
             (
                 {"loss": nn.BCEWithLogitsLoss(reduction="sum")},
                 ValueError,
@@ -306,6 +362,26 @@ class TestOptimizers:
         assert made["lr_scheduler"]["monitor"] == monitor
         assert made["lr_scheduler"]["scheduler"].mode == mode
 
+    def test_one_cycle_counts_steps(self):
+        spec = {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": 10}
+        assert self.configured(scheduler=spec)["lr_scheduler"]["interval"] == "step"
+
+    def test_a_plateau_that_would_watch_in_the_wrong_direction(self):
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+        for spec in (plateau, {"name": "ReduceLROnPlateau", "mode": "min"}):
+            with pytest.raises(
+                ValueError, match="watches val/map, of which the max is best, but its mode is 'min'"
+            ):
+                MyModel(ls.Multilabel(3), scheduler=spec).configure_optimizers()
+        made = MyModel(ls.Multilabel(3), scheduler=lambda o: plateau(o, mode="max")).configure_optimizers()
+        assert made["lr_scheduler"]["monitor"] == "val/map"
+
+    def test_an_optimizer_that_is_made_already(self):
+        module = MyModel(ls.Binary())
+        module.optimizer_spec = torch.optim.SGD(module.parameters())
+        with pytest.raises(TypeError, match="makes an optimizer of its own parameters: pass 'SGD'"):
+            module.configure_optimizers()
+
     def test_by_name_alone(self):
         made = self.configured(optimizer="SGD", scheduler="ReduceLROnPlateau")
         assert isinstance(made["optimizer"], torch.optim.SGD)
@@ -339,6 +415,58 @@ class TestOptimizers:
         module = MyModel(ls.Binary()).requires_grad_(False)
         with pytest.raises(ValueError, match="No parameter of the module requires a gradient"):
             module.configure_optimizers()
+
+
+class TestForms:
+    def test_soft_and_hard_batches_in_one_epoch(self, tmp_path):
+        task = ls.Multiclass(3)
+        labels = torch.eye(3)[torch.randint(0, 3, (40,))]
+        labels[3] = torch.tensor([0.5, 0.25, 0.25])  # the other batches are one-hot
+        run = trainer(tmp_path)
+        data = loader(task, labels=labels)
+        run.fit(MyModel(task), data, data)
+        exact = ls.select_loss(task)(run.model(data.dataset.tensors[0]), labels)
+        assert run.callback_metrics["val/loss"] == pytest.approx(exact.item())
+
+    def test_a_target_may_be_encoded_twice(self, tmp_path):
+        class Plain(MyModel):
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                return batch[0] + 1, batch[1]
+
+        task = ls.Multiclass(3, missing=-1)
+        labels = torch.randint(-1, 3, (40,))
+        trainer(tmp_path).fit(Plain(task), loader(task, labels=labels))
+
+
+class TestTask:
+    def test_thresholds_may_change(self, tmp_path):
+        module, data = MyModel(ls.Binary()), loader(ls.Binary())
+        run = trainer(tmp_path)
+        module.task = ls.Binary(threshold=1.0)
+        (got,) = run.validate(module, data, verbose=False)
+        positive = sum(int(y.sum()) for _, y in data)
+        assert got["val/accuracy"] == pytest.approx(1 - positive / 40)
+        run.fit(module, data)
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        assert MyModel.load_from_checkpoint(tmp_path / "x.ckpt").task.threshold == 1.0
+        given = MyModel.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Binary(threshold=0.3))
+        assert given.task.threshold == 0.3
+
+    def test_the_width_may_not(self):
+        with pytest.raises(
+            ValueError, match="made for multilabel with 3 labels, but the task is multilabel with 4"
+        ):
+            MyModel(ls.Multilabel(3)).task = ls.Multilabel(4)
+
+    def test_decisions_of_metrics_are_those_of_predictions(self, tmp_path):
+        task = TASKS["binary"]
+        module, data = MyModel(task), loader(task)
+        inputs, labels = data.dataset.tensors
+        for probability in task.probabilities(module(inputs))[:, 0].tolist():
+            module.task = ls.Binary(threshold=probability)
+            (got,) = trainer(tmp_path).validate(module, data, verbose=False)
+            right = (module.task.predict(module(inputs)) == module.task.encode(labels)).float().mean()
+            assert got["val/accuracy"] == pytest.approx(right.item())
 
 
 class TestHooks:
@@ -409,6 +537,19 @@ class TestHooksWithoutSuper:
         assert not own.val_epoch._held
         own.trainer.save_checkpoint(tmp_path / "x.ckpt")
         assert Own.load_from_checkpoint(tmp_path / "x.ckpt").task == task
+        with pytest.raises(
+            ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
+        ):
+            Own.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Multiclass(3))
+        with pytest.raises(
+            ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
+        ):
+            trainer(tmp_path).fit(
+                Own(ls.Multiclass(3)),
+                loader(ls.Multiclass(3)),
+                ckpt_path=tmp_path / "x.ckpt",
+                weights_only=True,
+            )
         ours.trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
         assert MyModel.load_from_checkpoint(tmp_path / "weights.ckpt").task == task
 
@@ -529,6 +670,55 @@ class TestCheckpoints:
         module = Late(ls.Binary())
         path = self.saved(tmp_path, module)
         assert torch.equal(Late.load_from_checkpoint(path).net.weight, module.net.weight)
+
+    def test_a_loss_that_was_changed_is_kept(self, tmp_path):
+        module = MyModel(ls.Binary())
+        module.criterion = ls.select_loss(ls.Binary(), "focal", gamma=4, pos_weight=3)
+        again = MyModel.load_from_checkpoint(self.saved(tmp_path, module))
+        assert again.criterion.to_dict() == module.criterion.to_dict()
+
+    def test_a_tensor_that_changes_later_is_kept_as_it_was(self, tmp_path):
+        weight = torch.ones(3)
+        module = MyModel(ls.Multilabel(3), loss={"name": "focal", "weight": weight})
+        weight *= 5
+        again = MyModel.load_from_checkpoint(self.saved(tmp_path, module))
+        assert again.criterion.weight.tolist() == module.criterion.weight.tolist() == [1, 1, 1]
+
+    def test_a_subclass_is_not_loaded_as_another_model(self, tmp_path):
+        class Scaled(ls.TaskModule):
+            def forward(self, x):
+                return super().forward(x / 255)
+
+        path = self.saved(tmp_path, Scaled(ls.Binary(), {"name": "linear", "num_features": 8}))
+        with pytest.raises(ValueError, match="holds a Scaled, whose forward may differ"):
+            ls.TaskModule.load_from_checkpoint(path)
+        assert Scaled.load_from_checkpoint(path).task == ls.Binary()
+
+    def test_an_argument_of_ones_own_called_task(self, tmp_path):
+        class Named(ls.TaskModule):
+            def __init__(self, width, *, task="x"):
+                super().__init__(ls.Binary(), nn.Linear(8, 1))
+                self.kind = task
+
+        assert Named.load_from_checkpoint(self.saved(tmp_path, Named(3, task="multi"))).kind == "multi"
+
+    def test_numbers_of_numpy_in_a_callback(self, tmp_path):
+        class Counting(L.Callback):
+            def state_dict(self):
+                return {"best": np.float64(0.5), "curve": np.arange(3)}
+
+        run = trainer(tmp_path, callbacks=[Counting()])
+        run.fit(MyModel(ls.Binary()), loader(ls.Binary()))
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        assert MyModel.load_from_checkpoint(tmp_path / "x.ckpt").task == ls.Binary()
+
+    def test_what_a_subclass_put_in_that_does_not_load(self, tmp_path):
+        class Adding(MyModel):
+            def on_save_checkpoint(self, checkpoint):
+                checkpoint["mine"] = np.arange(3)
+
+        with pytest.raises(ValueError, match=r"more than tensors and plain values, numpy\S+ for one\.$"):
+            Adding.load_from_checkpoint(self.saved(tmp_path, Adding(ls.Binary())))
 
     def test_numbers_of_numpy_in_an_optimizer(self, tmp_path):
         module = MyModel(
