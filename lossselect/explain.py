@@ -1,7 +1,7 @@
 """The plan of a run, printed before it starts."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .criterion import Loss
 from .data.splits import Splits
@@ -9,13 +9,22 @@ from .optim import best_mode
 from .tasks import Task
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from .module import TaskModule
 
 
-def plan(module: "TaskModule", data: Any, config: Mapping[str, Any]) -> dict[str, str]:
-    """What a run will do, a line each; `data` is our splits or the user's own data module."""
-    task, criterion, net, trainer = module.task, module.criterion, module.net, config["trainer"]
-    assert isinstance(criterion, Loss)
+def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> dict[str, str]:
+    """What a run will do, a line each.
+
+    Args:
+        module: With a loss of ours.
+        data: Our splits, or the user's own data module.
+        trainer: That will fit it.
+        monitor: By which the best checkpoint is chosen.
+    """
+    task, net = module.task, module.net
+    criterion = cast(Loss, module.criterion)
     formula = criterion.formula.__doc__ or criterion.formula.__name__
     names = ", ".join(task.names[:8]) + (f", ... ({len(task.names)})" if len(task.names) > 8 else "")
     lines = {
@@ -26,7 +35,7 @@ def plan(module: "TaskModule", data: Any, config: Mapping[str, Any]) -> dict[str
         "target": task.target_form,
         "decision": _decision(task),
         "metrics": ", ".join(("loss", *task.metric_names)) + "; each over the whole epoch",
-        "best by": f"{config['monitor']} ({best_mode(config['monitor'])})",
+        "best by": f"{monitor} ({best_mode(monitor)})",
     }
     options = {key: value for key, value in criterion.options.items() if value is not None}
     for name in ("weight", "pos_weight"):
@@ -46,8 +55,8 @@ def plan(module: "TaskModule", data: Any, config: Mapping[str, Any]) -> dict[str
     weights = sum(p.numel() for p in module.parameters())
     lines["model"] = f"{type(net).__name__}, {weights:,} weights"
     lines["training"] = (
-        f"at most {trainer['max_epochs']} epochs, accelerator {trainer['accelerator']}, "
-        f"precision {trainer['precision']}"
+        f"at most {trainer.max_epochs} epochs, on {trainer.strategy.root_device}, "
+        f"precision {trainer.precision}"
     )
     return lines
 

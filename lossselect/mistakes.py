@@ -17,6 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from .losses import LOSSES, find_loss, row_options
 from .names import nearest
 
+SPEAKING = (__package__, "hydra", "lightning.pytorch", "lightning.fabric", "torch.optim", "torch.utils.data")
+"""Packages that raise errors about settings and data: of a loader that is missing, a schedule at its end."""
+
 
 def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """One message for an error that is the user's to mend; None for any other, which is a bug.
@@ -50,8 +53,6 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return str(error).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's, of a loader that is missing, say
-        return str(error)
     return str(error) if _raised_on_purpose(error.__traceback__) else None
 
 
@@ -78,15 +79,15 @@ def _not_made(error: Exception) -> str:
 
 
 def _raised_on_purpose(traceback: TracebackType | None) -> bool:
-    """Whether a `raise` of this package or of Hydra made the error, and not a line that went wrong."""
+    """Whether a `raise` in one of these packages made the error, and not a line that went wrong."""
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
     if traceback is None:
         return False
     frame = traceback.tb_frame
     line = linecache.getline(frame.f_code.co_filename, traceback.tb_lineno)
-    package = str(frame.f_globals.get("__name__")).partition(".")[0]
-    return package in (__package__, "hydra") and "raise" in line.split()
+    module = str(frame.f_globals.get("__name__"))
+    return module.startswith(SPEAKING) and "raise" in line.split()
 
 
 def _no_setting(key: str, arguments: Iterable[str]) -> str:

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from .data.splits import Splits
 
 
+RESULTS = ("metrics.json", "predictions.csv", "predictions.pt")
+
+
+def forget_results(folder: Path) -> None:
+    """Remove the results of an earlier run in the same folder: this one may end without any."""
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+
+
 def evaluate(
     trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path
 ) -> dict[str, float]:
@@ -61,6 +70,8 @@ def save_predictions(
             return ""
         data.predict_dataloader = data.test_dataloader  # within the data module, whose hooks apply
     batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if batches and isinstance(batches[0], list):  # of several loaders
+        batches = [batch for loader in batches for batch in loader]
     if not batches:
         return ""
     if batches[0]["probabilities"].ndim > 2:

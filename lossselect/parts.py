@@ -114,6 +114,18 @@ def net_of(
     return net
 
 
+def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
+    """What follows from the metric that a callback watches: in which direction, and when it is known."""
+    if "monitor" not in entry:
+        return {}
+    from .optim import best_mode
+
+    if not isinstance(entry.monitor, str):
+        raise ValueError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
+    known = {"mode": best_mode(entry.monitor), "check_on_train_epoch_end": entry.monitor.startswith("train/")}
+    return {key: value for key, value in known.items() if key not in entry}
+
+
 def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     """Lightning's trainer with its callbacks and logger."""
     from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
@@ -127,13 +139,14 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
         monitor=config.monitor,
         mode=best_mode(config.monitor),
         save_last=True,
+        # of a metric of the training epoch, only its end knows this epoch's value
+        save_on_train_epoch_end=config.monitor.startswith("train/") or None,
         enable_version_counter=False,
     )
     callbacks: list[Any] = [best, NeedsValidation(config.monitor)]
-    for entry in (config.get("callbacks") or {}).values():
+    for name, entry in (config.get("callbacks") or {}).items():
         if entry:
-            known = {"mode": best_mode(entry.monitor)} if "monitor" in entry and "mode" not in entry else {}
-            callbacks.append(_instantiate(entry, known))
+            callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
     options = plain_values(config.trainer)
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
     options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()

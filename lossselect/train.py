@@ -140,7 +140,7 @@ def train(config: DictConfig) -> None:
     from .checkpoint import read_checkpoint
     from .explain import plan, print_table
     from .module import TaskModule
-    from .outputs import evaluate, save_predictions
+    from .outputs import evaluate, forget_results, save_predictions
 
     # before the user's own net or data draw a number
     seed_everything(config.seed, workers=True, verbose=False)
@@ -159,7 +159,8 @@ def train(config: DictConfig) -> None:
 
         data = TensorData(splits, task, config.data.batch_size)
     trainer = trainer_of(config, folder)
-    print_table("Plan", {**plan(module, splits or data, config), "outputs": str(folder)})
+    print_table("Plan", {**plan(module, splits or data, trainer, config.monitor), "outputs": str(folder)})
+    forget_results(folder)
     trainer.fit(module, datamodule=data)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         print("A few batches went through training and validation. Nothing is kept of that.")

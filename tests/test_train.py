@@ -330,6 +330,14 @@ class Data(LightningDataModule):
 class NoTrain(LightningDataModule):
     class_names, num_features = ("low", "high"), 4
 
+class Empty(Data):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(0, 4)), shuffle=True)
+
+class Several(Data):
+    def predict_dataloader(self):
+        return [self.loader(), self.loader()]
+
 class NoVal(Data):
     val_dataloader = LightningDataModule.val_dataloader
 
@@ -372,6 +380,23 @@ def own(command, monkeypatch, tmp_path):
         (["Data", "+data.rows=0"], "No step was taken: the train loader is empty"),
         (["Data", "+data.rows=10", "+data.drop_last=true"], "No step was taken: the train loader is empty"),
         (["Data", "+trainer.max_steps=0"], "trainer.max_steps or trainer.limit_train_batches allow none."),
+        (["Data", "+trainer.max_steps=1", "trainer.max_epochs=1"], "Early stopping conditioned on metric"),
+        (["Data", "+trainer.val_check_interval=1000"], "`val_check_interval` (1000)"),
+        (
+            ["Data", "callbacks.early_stopping.monitor=null"],
+            "callbacks.early_stopping.monitor must be the name",
+        ),
+        (
+            [
+                "Data",
+                "scheduler.name=OneCycleLR",
+                "~scheduler.T_max",
+                "+scheduler.max_lr=.1",
+                "+scheduler.total_steps=3",
+            ],
+            "Tried to step",
+        ),
+        (["Empty"], "num_samples should be a positive integer value"),
         (["Data", "+trainer.check_val_every_n_epoch=5"], "val/loss was never computed in 2 epochs"),
         (["Dta"], "data._target_=own_data.Dta cannot be made: "),
         (["Data", "+data.cols=3"], "Data.__init__() got an unexpected keyword argument 'cols'"),
@@ -394,6 +419,34 @@ def test_a_mistake_in_parts_of_the_users_own_is_one_message(arguments, message, 
 def test_data_without_a_test_split(own):
     assert own("Data")[0] == 0
     assert {name.partition("/")[0] for name in json.loads(Path("run/metrics.json").read_text())} == {"val"}
+
+
+def test_predictions_of_several_loaders_are_one_table(own):
+    assert own("Several")[0] == 0
+    assert len(read_csv("run/predictions.csv")) == 128
+
+
+def test_a_setting_that_is_left_out_is_lightnings_default(own):
+    code, out, err = own("Data", "~trainer.precision")
+    assert code == 0, err
+    assert "precision 32-true" in out
+
+
+def test_results_of_an_earlier_run_do_not_stay_beside_those_of_a_failed_one(own):
+    assert own("Data")[0] == 0
+    assert own("Data", "optimizer=sgd", "optimizer.lr=1e30")[0] == 1
+    assert not Path("run/metrics.json").exists()
+
+
+def test_the_best_by_a_training_metric_is_of_that_epoch(own):
+    run = ["Data", "monitor=train/loss", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"]
+    assert own(*run, "callbacks=none")[0] == 0
+    losses = {
+        row["epoch"]: row["train/loss"] for row in read_csv("run/logs/metrics.csv") if row["train/loss"]
+    }
+    content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    (state,) = [value for key, value in content["callbacks"].items() if key.startswith("ModelCheckpoint")]
+    assert state["best_model_score"].item() == pytest.approx(float(losses[str(content["epoch"])]))
 
 
 def test_data_without_a_validation_split(own):
