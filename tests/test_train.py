@@ -371,6 +371,7 @@ def own(command, monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Total length of")  # Lightning says of empty loaders what we say too
+@pytest.mark.filterwarnings("ignore:`ModelCheckpoint.monitor='val/loss'.` could not find")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -432,6 +433,7 @@ def test_a_setting_that_is_left_out_is_lightnings_default(own):
     assert "precision 32-true" in out
 
 
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
 def test_results_of_an_earlier_run_do_not_stay_beside_those_of_a_failed_one(own):
     assert own("Data")[0] == 0
     assert own("Data", "optimizer=sgd", "optimizer.lr=1e30")[0] == 1
@@ -501,7 +503,7 @@ def test_a_failing_job_of_a_sweep_is_told_and_the_others_run(command):
 @pytest.mark.filterwarnings("ignore:Callback CheckBeforeRun")  # Hydra's, before it goes on
 def test_an_error_that_is_no_mistake_shows_its_traceback(command, monkeypatch):
     monkeypatch.setattr("lossselect.tasks.Binary.metric_names", None)  # a TypeError in lossselect itself
-    with pytest.raises(TypeError, match="must be an iterable"):
+    with pytest.raises(TypeError, match="is not iterable"):
         command("task=binary", "hydra.run.dir=run", *SHORT)
 
 
