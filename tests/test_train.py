@@ -381,7 +381,7 @@ def own(command, monkeypatch, tmp_path):
         (["Data", "+data.rows=0"], "No step was taken: the train loader is empty"),
         (["Data", "+data.rows=10", "+data.drop_last=true"], "No step was taken: the train loader is empty"),
         (["Data", "+trainer.max_steps=0"], "trainer.max_steps or trainer.limit_train_batches allow none."),
-        (["Data", "+trainer.max_steps=1", "trainer.max_epochs=1"], "Early stopping conditioned on metric"),
+        (["Data", "+trainer.max_steps=1", "trainer.max_epochs=1"], "val/loss was never computed"),
         (["Data", "+trainer.val_check_interval=1000"], "`val_check_interval` (1000)"),
         (
             ["Data", "callbacks.early_stopping.monitor=null"],
