@@ -2,6 +2,7 @@ import copy
 import enum
 import math
 import re
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -239,23 +240,34 @@ class TestMistakes:
         with pytest.raises(ValueError, match="There are several test loaders"):
             trainer(tmp_path).test(module, [data, data], verbose=False)
 
-    @pytest.mark.parametrize("validated", [True, False])
-    def test_a_run_that_diverges_ends_and_keeps_the_last_good_weights(self, validated, tmp_path):
+    @pytest.mark.parametrize(
+        ("validated", "every", "bad"), [(True, 1.0, 1), (True, 1 / 3, 0), (False, 1.0, 1)]
+    )
+    def test_a_run_that_diverges_ends_and_keeps_the_last_good_weights(self, validated, every, bad, tmp_path):
         class Diverging(MyModel):
             def training_step(self, batch, batch_idx):
-                return super().training_step(batch, batch_idx) * (math.nan if self.current_epoch == 1 else 1)
+                return super().training_step(batch, batch_idx) * (
+                    math.nan if self.current_epoch == bad else 1
+                )
 
         data = loader(ls.Binary())
         best = ModelCheckpoint(
             tmp_path, "best", monitor="val/loss" if validated else "train/loss", save_last=True
         )
         run = L.Trainer(
-            max_epochs=4, callbacks=[best], accelerator="cpu", logger=False, enable_progress_bar=False
+            max_epochs=4,
+            callbacks=[best],
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            val_check_interval=every,
         )
-        with pytest.raises(ValueError, match="Training has diverged: in epoch 1 the weights"):
+        with pytest.raises(ValueError, match=f"Training has diverged: in epoch {bad} the weights"):
             run.fit(Diverging(ls.Binary()), data, data if validated else None)
-        for name in ("best.ckpt", "last.ckpt"):
-            weights = torch.load(tmp_path / name, weights_only=True)["state_dict"]
+        kept = sorted(tmp_path.glob("*.ckpt"))
+        assert len(kept) == (2 if bad else 0)
+        for path in kept:
+            weights = torch.load(path, weights_only=True)["state_dict"]
             assert all(value.isfinite().all() for value in weights.values())
 
     def test_a_late_batch_is_checked_too(self, tmp_path):
@@ -589,7 +601,9 @@ class TestPlainValues:
         assert plain(value) == kept
         assert type(plain(value)) is type(kept)
 
-    @pytest.mark.parametrize("value", [nn.Identity(), len, {1, 2}, b"x", {(1, 2): 3}, object()])
+    @pytest.mark.parametrize(
+        "value", [nn.Identity(), len, {1, 2}, b"x", {(1, 2): 3}, object(), Counter("ab"), defaultdict(int)]
+    )
     def test_not_kept(self, value):
         with pytest.raises(TypeError):
             plain(value)
@@ -683,6 +697,7 @@ class TestCheckpoints:
         weight *= 5
         again = MyModel.load_from_checkpoint(self.saved(tmp_path, module))
         assert again.criterion.weight.tolist() == module.criterion.weight.tolist() == [1, 1, 1]
+        assert module._arguments["loss"]["weight"].tolist() == [1, 1, 1]
 
     def test_a_subclass_is_not_loaded_as_another_model(self, tmp_path):
         class Scaled(ls.TaskModule):
@@ -777,6 +792,15 @@ class TestCheckpoints:
         path = self.saved(tmp_path, Own())
         assert Own.load_from_checkpoint(path).task.names == ("n", "p")
         trainer(tmp_path, max_epochs=2).fit(Own(), loader(ls.Binary()), ckpt_path=path, weights_only=True)
+
+    def test_a_threshold_that_was_changed_in_a_subclass_that_chooses_its_task(self, tmp_path):
+        class Own(MyModel):
+            def __init__(self):
+                super().__init__(ls.Binary())
+
+        module = Own()
+        module.task = ls.Binary(threshold=0.2)
+        assert Own.load_from_checkpoint(self.saved(tmp_path, module)).task.threshold == 0.2
 
     @pytest.mark.parametrize("options", [{}, {"ignore": ["task"]}])
     def test_a_subclass_that_saves_its_hyperparameters_itself(self, options, tmp_path):
