@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
 
@@ -38,7 +39,7 @@ class Bookkeeping(Callback):
         _log(pl_module, pl_module.train_epoch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.training:
+        if trainer.state.fn == TrainerFn.FITTING:
             _check_weights(pl_module)  # before a checkpoint takes them for the best
         _log(pl_module, pl_module.val_epoch)
 
