@@ -8,6 +8,7 @@ import torch
 import lossselect as ls
 from lossselect import train
 
+# "default": which warnings Lightning and torch give on a GPU is not known here
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(10), "multilabel": ls.Multilabel(14)}
@@ -32,18 +33,20 @@ def test_trains_as_on_the_cpu(task, precision, tmp_path, monkeypatch):
 def test_everything_lives_on_the_device(task, tmp_path):
     import lightning.pytorch as L
     from torch.utils.data import DataLoader, TensorDataset
+    from torchmetrics import Metric
 
     seen = []
 
     class Watching(ls.TaskModule):
-        def on_train_epoch_end(self):
+        def on_train_batch_end(self, *_):
             self.train_epoch._flush()
             tensors = [*self.parameters(), *self.buffers()]
-            for metric in self.train_epoch.metrics.values():
-                for state in metric.metric_state.values():
-                    tensors += state if isinstance(state, list) else [state]
-            seen.extend(tensor.device.type for tensor in tensors)
-            super().on_train_epoch_end()
+            for metric in self.train_epoch.modules():
+                if isinstance(metric, Metric):
+                    for state in metric.metric_state.values():
+                        tensors += state if isinstance(state, list) else [state]
+            seen.append({tensor.device.type for tensor in tensors})
+            assert len(tensors) > 30
 
     threshold = {} if task.name == "multiclass" else {"threshold": [0.4] * task.num_outputs}
     task = ls.make_task(task.name, task.num_outputs, **threshold)
@@ -55,7 +58,7 @@ def test_everything_lives_on_the_device(task, tmp_path):
     L.Trainer(accelerator="gpu", devices=1, max_epochs=1, logger=False, default_root_dir=tmp_path).fit(
         module, data, data
     )
-    assert set(seen) == {"cuda"}
+    assert seen == [{"cuda"}] * 4
     probabilities = task.probabilities(torch.zeros(2, task.num_outputs, device="cuda"))
     assert task.decide(probabilities).device.type == "cuda"
 
@@ -76,21 +79,26 @@ def test_the_loss_equals_the_cpus(task, name, dtype):
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ls.LOSSES)
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_a_step_does_not_sync(task):
-    from lossselect.epoch import Epoch
-
-    net = torch.nn.Linear(8, task.num_outputs).cuda()
-    loss = ls.select_loss(task, "focal", weight=[1.0] * task.num_outputs, label_smoothing=0.1).cuda()
-    epoch = Epoch(task, "train/").cuda()
-    inputs = torch.randn(64, 8).cuda()
-    target = task.encode(task.predict(torch.randn(64, task.num_outputs))).cuda()
+def test_a_step_does_not_sync(task, loss):
+    spec = {"name": loss, "weight": [1.0] * task.num_outputs, "label_smoothing": 0.1}
+    threshold = {}
+    if task.activation == "sigmoid":
+        spec["pos_weight"] = 3.0
+        threshold = {"threshold": [0.4] * task.num_outputs}
+    task = ls.make_task(task.name, task.num_outputs, **threshold)
+    module = ls.TaskModule(task, torch.nn.Linear(8, task.num_outputs), spec).cuda()
+    inputs = torch.randn(64, 8)
+    batch = module._encoded((inputs, task.predict(torch.randn(64, task.num_outputs))))
+    batch = type(batch)(batch.inputs.cuda(), batch.target.cuda())
+    module.training_step(batch, 0).backward()  # what is done once
+    module.predict_step(batch, 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        logits = net(inputs)
-        total, count = loss.sum_and_count(logits, task.encode(target))
-        epoch.update(total, count, logits, target)
-        total.backward()
+        module.training_step(batch, 1).backward()
+        module.validation_step(batch, 1)
+        module.predict_step(batch, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
