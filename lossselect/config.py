@@ -47,6 +47,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     select_loss(task, **loss_options(config["loss"]))
     for setting, metric in _watching(config).items():
         _check_monitor(setting, metric, task)
+    for name, entry in (config.get("callbacks") or {}).items():
+        if "patience" in (entry or {}):
+            whole(f"callbacks.{name}.patience", entry["patience"], 0)
     if "_target_" not in config["model"]:
         make_net({"num_features": 1, **config["model"]}, num_outputs=1)
     if "_target_" not in config["optimizer"]:
