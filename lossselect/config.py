@@ -38,6 +38,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("seed", config["seed"], 0, MOST_SEED)
     whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
+    whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
+    for name, entry in (config.get("callbacks") or {}).items():
+        if entry is not None and "_target_" not in (entry if isinstance(entry, Mapping) else ()):
+            raise ValueError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
     _check_data(config["data"])
     _check_model(config["model"])
 

@@ -113,5 +113,7 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
     said = f"There is no setting {key!r}.{nearest(name, known)}"
     if known:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
+    if parent in ("trainer", "optimizer", "scheduler"):
+        said += f" Another one that it takes is added with a plus: +{key}=..."
     having = [loss for loss in LOSSES if name in row_options(loss)]
     return said + (f" {name} is an option of loss={having[0]}." if parent == "loss" and having else "")

@@ -143,7 +143,9 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
         save_on_train_epoch_end=config.monitor.startswith("train/") or None,
         enable_version_counter=False,
     )
-    callbacks: list[Any] = [best, NeedsValidation(config.monitor)]
+    # a smoke test must leave what is there
+    keeps = not config.trainer.get("fast_dev_run")
+    callbacks: list[Any] = [best, NeedsValidation(config.monitor)] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
         if entry:
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
@@ -155,7 +157,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     return build_trainer(
         options,
         callbacks=callbacks,
-        enable_checkpointing=True,
+        enable_checkpointing=keeps,
         logger=spec_of(config.get("logger")) or False,
         default_root_dir=folder,
     )

@@ -160,7 +160,8 @@ def train(config: DictConfig) -> None:
         data = TensorData(splits, task, config.data.batch_size)
     trainer = trainer_of(config, folder)
     print_table("Plan", {**plan(module, splits or data, trainer, config.monitor), "outputs": str(folder)})
-    forget_results(folder)
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        forget_results(folder)
     trainer.fit(module, datamodule=data)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         print("A few batches went through training and validation. Nothing is kept of that.")

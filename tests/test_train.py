@@ -214,6 +214,9 @@ MISTAKES = [
         ["task=binary", "callbacks.early_stopping.patience=abc"],
         "callbacks.early_stopping.patience must be a whole number of at least 0, got 'abc'.",
     ),
+    (["task=binary", "+callbacks.foo=3"], "callbacks.foo must have a _target_, or be null; it is 3."),
+    (["task=binary", "trainer.log_every_n_steps=abc"], "trainer.log_every_n_steps must be a whole number"),
+    (["task=binary", "trainer.limit_train_batches=3"], "with a plus: +trainer.limit_train_batches=..."),
     (["task={a:1}"], "task is given as what it cannot be: task takes the name of a variant"),
     (
         ["task=binary", "callbacks.early_stopping.monitor=val/los"],
@@ -469,11 +472,20 @@ def test_predictions_with_trailing_dimensions_are_tensors(own):
     assert len(second["prediction"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
 def test_a_few_batches_to_see_whether_all_works(command):
     code, out, err = command("task=binary", "+trainer.fast_dev_run=true", "hydra.run.dir=run", *SHORT)
     assert code == 0, err
     assert "Nothing is kept" in out
-    assert not Path("run/metrics.json").exists()
+    assert not list(Path("run").rglob("*.ckpt"))
+    command("task=binary", "hydra.run.dir=run", *SHORT)
+    before = {
+        path: path.read_bytes()
+        for path in Path("run").rglob("*")
+        if path.suffix in (".ckpt", ".json", ".csv")
+    }
+    command("task=binary", "+trainer.fast_dev_run=true", "logger=none", "hydra.run.dir=run", *SHORT)
+    assert before == {path: path.read_bytes() for path in before}
 
 
 def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monkeypatch):
