@@ -36,12 +36,11 @@ class Epoch(nn.Module):
 
     def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
-        # copies: a loader may fill the same buffer again, and a CUDA graph its output
-        logits = logits.detach().clone()
-        target = target.detach().clone()
         if self.task.activation == "softmax":
             # one form, whichever a batch came in; metrics know no soft labels
             target = self.task.harden(target)
+        # copies: a loader may fill the same buffer again, and a CUDA graph its output
+        logits, target = logits.detach().clone(), target.detach().clone()
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
             by_class = target.ndim == logits.ndim

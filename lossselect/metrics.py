@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics import classification as tm
 
+from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task
 
 RANKING = ("auroc", "map")
@@ -25,11 +26,8 @@ class TaskMetric(Metric):
 
     def __init__(self, task: Task, name: str) -> None:
         super().__init__()
-        # arguments are not validated: it would sync with the device, and `update` looks at what matters
-        common = {"ignore_index": IGNORE_INDEX, "validate_args": False}
-        metrics, support = METRICS[task.name](task.num_outputs, common)
         self.task, self.ranks = task, name in RANKING
-        self.metric, self.support = metrics[name], support
+        self.metric, self.support = _made(task, name), _made(task, "support")
         self.nan_count = SumMetric(nan_strategy="disable")
 
     def update(self, probabilities: Tensor, target: Tensor, decisions: Tensor | None = None) -> None:
@@ -45,13 +43,13 @@ class TaskMetric(Metric):
         """
         self.task.check_outputs(probabilities, "probabilities")
         self.task.check_target(target, probabilities)
-        # NaN is no value outside: a net that diverged has metrics, which are NaN
-        outside = (probabilities < 0) | (probabilities > 1)
-        if probabilities.device.type == "cpu" and bool(outside.any()):
-            raise ValueError(
-                f"Metrics take probabilities, got {probabilities[outside][0]:g}: pass "
-                "task.probabilities(logits)."
-            )
+        if probabilities.device.type == "cpu" and not in_unit(probabilities):
+            # NaN is no value outside: a net that diverged has metrics, which are NaN
+            outside = probabilities[(probabilities < 0) | (probabilities > 1)]
+            if len(outside):
+                raise ValueError(
+                    f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
+                )
         if probabilities.numel() == 0:
             return
         truth = self.task.harden(target)
@@ -101,6 +99,13 @@ class TaskMetric(Metric):
             metric.reset()
 
 
+def _made(task: Task, name: str) -> Metric:
+    kind, options = METRICS[task.name][name]
+    width = {task.width_field: task.num_outputs} if task.width_field else {}
+    # arguments are not validated: it would sync with the device, and `update` looks at what matters
+    return kind(**options, **width, ignore_index=IGNORE_INDEX, validate_args=False)
+
+
 def make_metrics(task: Task, prefix: str | None = None) -> MetricCollection:
     """The metrics of a task, as a `torchmetrics.MetricCollection`.
 
@@ -127,42 +132,31 @@ def make_metrics(task: Task, prefix: str | None = None) -> MetricCollection:
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
 
 
-def _binary(width: int, common: dict[str, Any]) -> tuple[dict[str, Metric], Metric]:
-    two = {"num_classes": 2, **common}
-    metrics = {
-        "accuracy": tm.BinaryAccuracy(**common),
-        "f1": tm.BinaryF1Score(**common),
-        "f1_micro": tm.MulticlassF1Score(average="micro", **two),
-        "f1_macro": tm.MulticlassF1Score(average="macro", **two),
-        "auroc": tm.BinaryAUROC(**common),
-        "map": tm.BinaryAveragePrecision(**common),
-    }
-    return metrics, tm.BinaryStatScores(**common)
-
-
-def _multiclass(width: int, common: dict[str, Any]) -> tuple[dict[str, Metric], Metric]:
-    common = {"num_classes": width, **common}
-    metrics = {
-        "accuracy": tm.MulticlassAccuracy(average="micro", **common),
-        "f1_micro": tm.MulticlassF1Score(average="micro", **common),
-        "f1_macro": tm.MulticlassF1Score(average="macro", **common),
-        "auroc": tm.MulticlassAUROC(average="none", **common),
-        "map": tm.MulticlassAveragePrecision(average="none", **common),
-    }
-    return metrics, tm.MulticlassStatScores(average="none", **common)
-
-
-def _multilabel(width: int, common: dict[str, Any]) -> tuple[dict[str, Metric], Metric]:
-    common = {"num_labels": width, **common}
-    metrics = {
-        "accuracy": tm.MultilabelAccuracy(average="micro", **common),
-        "f1_micro": tm.MultilabelF1Score(average="micro", **common),
-        "f1_macro": tm.MultilabelF1Score(average="none", **common),
-        "auroc": tm.MultilabelAUROC(average="none", **common),
-        "map": tm.MultilabelAveragePrecision(average="none", **common),
-    }
-    return metrics, tm.MultilabelStatScores(average="none", **common)
-
-
-METRICS = {"binary": _binary, "multiclass": _multiclass, "multilabel": _multilabel}
-"""The metrics of each task, and what counts of which classes something is known."""
+METRICS: dict[str, dict[str, tuple[type[Metric], dict[str, Any]]]] = {
+    "binary": {
+        "accuracy": (tm.BinaryAccuracy, {}),
+        "f1": (tm.BinaryF1Score, {}),
+        "f1_micro": (tm.MulticlassF1Score, {"num_classes": 2, "average": "micro"}),
+        "f1_macro": (tm.MulticlassF1Score, {"num_classes": 2, "average": "macro"}),
+        "auroc": (tm.BinaryAUROC, {}),
+        "map": (tm.BinaryAveragePrecision, {}),
+        "support": (tm.BinaryStatScores, {}),
+    },
+    "multiclass": {
+        "accuracy": (tm.MulticlassAccuracy, {"average": "micro"}),
+        "f1_micro": (tm.MulticlassF1Score, {"average": "micro"}),
+        "f1_macro": (tm.MulticlassF1Score, {"average": "macro"}),
+        "auroc": (tm.MulticlassAUROC, {"average": "none"}),
+        "map": (tm.MulticlassAveragePrecision, {"average": "none"}),
+        "support": (tm.MulticlassStatScores, {"average": "none"}),
+    },
+    "multilabel": {
+        "accuracy": (tm.MultilabelAccuracy, {"average": "micro"}),
+        "f1_micro": (tm.MultilabelF1Score, {"average": "micro"}),
+        "f1_macro": (tm.MultilabelF1Score, {"average": "none"}),
+        "auroc": (tm.MultilabelAUROC, {"average": "none"}),
+        "map": (tm.MultilabelAveragePrecision, {"average": "none"}),
+        "support": (tm.MultilabelStatScores, {"average": "none"}),
+    },
+}
+"""The metrics of each task, with their options. `support` tells of which classes something is known."""
