@@ -272,7 +272,8 @@ class TaskModule(Recorded, LightningModule):
         # what was changed after construction: thresholds, say
         module.task = task
         loss = checkpoint["loss"]
-        if loss and isinstance(module.criterion, Loss) and "loss" not in kwargs:
+        unchanged = kwargs.keys() <= {"task", *checkpoint["not_plain"]}
+        if loss and isinstance(module.criterion, Loss) and unchanged:
             module.criterion = Loss(task, **loss)
         weights = checkpoint["state_dict"]
         module.load_state_dict(weights, strict=strict)
@@ -328,7 +329,7 @@ def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(loss, Mapping):
         name, options = split_name(loss, "loss")
         loss = select_loss(task, name, **options)
-    if not callable(loss):
+    if not callable(loss) or isinstance(loss, type):
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
     if isinstance(loss, Loss):
         _check_made_for(loss, task)

@@ -310,6 +310,11 @@ class TestMistakes:
             ),
             ({"loss": 3}, TypeError, "loss must be a name"),
             (
+                {"loss": nn.BCEWithLogitsLoss},
+                TypeError,
+                "loss must be a name, a dict with a name, or a callable",
+            ),
+            (
                 {"loss": ls.select_loss(ls.Multilabel(4))},
                 ValueError,
                 "The loss was made for multilabel with 4 labels",
@@ -690,6 +695,15 @@ class TestCheckpoints:
         module.criterion = ls.select_loss(ls.Binary(), "focal", gamma=4, pos_weight=3)
         again = MyModel.load_from_checkpoint(self.saved(tmp_path, module))
         assert again.criterion.to_dict() == module.criterion.to_dict()
+
+    def test_an_argument_that_is_changed_at_loading_decides_on_the_loss(self, tmp_path):
+        class Focal(MyModel):
+            def __init__(self, task, gamma=2.0):
+                super().__init__(task, loss={"name": "focal", "gamma": gamma})
+
+        path = self.saved(tmp_path, Focal(ls.Binary(), gamma=3.0))
+        assert Focal.load_from_checkpoint(path).criterion.options == {"gamma": 3.0}
+        assert Focal.load_from_checkpoint(path, gamma=1.0).criterion.options == {"gamma": 1.0}
 
     def test_a_tensor_that_changes_later_is_kept_as_it_was(self, tmp_path):
         weight = torch.ones(3)
