@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .losses import LOSSES, MODIFIERS, find_loss, formula_options
 from .names import check_options, number
-from .tasks import IGNORE_INDEX, Task, along_classes
+from .tasks import IGNORE_INDEX, Task, along_classes, as_task
 
 MOST_WEIGHT = 1e30
 """What counts as finite: times a loss of 1e4 it still is, in float32."""
@@ -52,6 +52,7 @@ class Loss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        task = as_task(task)
         self.formula = _formula(task, name, options, pos_weight)
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")

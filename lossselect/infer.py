@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .targets import as_tensor
-from .tasks import Task, make_task
+from .tasks import Task, as_task, make_task
 
 
 def infer_task(target: Any) -> tuple[str, str]:
@@ -93,6 +93,7 @@ def check_task(task: Task, target: Any) -> Tensor:
         ...
         ValueError: ... The labels look like task=multiclass: 3 distinct whole numbers, 0 to 2.
     """
+    task = as_task(task)
     try:
         encoded = task.encode(target)
         # indices of a sequence, or a 0/1 matrix of another width than declared?

@@ -339,6 +339,13 @@ class TestOptions:
         assert "Losses for multiclass: cross_entropy, focal." in str(e.value)
 
 
+@pytest.mark.parametrize("task", ["multiclass", ls.Multiclass, [0, 1]])
+def test_what_is_no_task(task):
+    for call in (lambda: ls.select_loss(task), lambda: ls.check_task(task, [0, 1])):
+        with pytest.raises(TypeError, match="task must be a task such as"):
+            call()
+
+
 def test_row_options_leave_a_default_open_on_which_the_forms_differ(monkeypatch):
     def one(logits, target, k=1.0):
         return logits
