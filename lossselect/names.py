@@ -16,6 +16,9 @@ T = TypeVar("T")
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence such as " Did you mean 'focal'?", or nothing where no name is close."""
     lower = {known.lower(): known for known in names}
+    begun = [known for low, known in lower.items() if name and low.startswith(name.lower())]
+    if begun:
+        return f" Did you mean {begun[0]!r}?"
     close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
     return f" Did you mean {lower[close[0]]!r}?" if close else ""
 

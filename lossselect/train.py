@@ -171,7 +171,8 @@ def train(config: DictConfig) -> None:
     written = save_predictions(trainer, module, data, best, splits, folder)
     epoch = str(read_checkpoint(best)["epoch"])
     print_table("Results", {"best epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
-    print(f"Best checkpoint, metrics.json{written and f' and {written}'} are in {folder}")
+    files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *([written] if written else [])))
+    print(f"In {folder}: {files}")
 
 
 def _best_checkpoint(trainer: "Trainer") -> str:

@@ -43,8 +43,7 @@ class NeedsValidation(Callback):
         self.monitor = monitor
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        smoke_test = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if self.monitor.startswith("val/") and not smoke_test and not sum(trainer.num_val_batches):
+        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
             raise ValueError(
                 f"There is no validation batch, but {self.monitor} chooses the best checkpoint: give the "
                 "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
