@@ -39,9 +39,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
-    for name, entry in (config.get("callbacks") or {}).items():
-        if entry is not None and "_target_" not in (entry if isinstance(entry, Mapping) else ()):
-            raise ValueError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
+    _check_callbacks(config.get("callbacks") or {})
     _check_data(config["data"])
     _check_model(config["model"])
 
@@ -51,9 +49,6 @@ def check_config(config: Mapping[str, Any]) -> None:
     select_loss(task, **loss_options(config["loss"]))
     for setting, metric in _watching(config).items():
         _check_monitor(setting, metric, task)
-    for name, entry in (config.get("callbacks") or {}).items():
-        if "patience" in (entry or {}):
-            whole(f"callbacks.{name}.patience", entry["patience"], 0)
     if "_target_" not in config["model"]:
         make_net({"num_features": 1, **config["model"]}, num_outputs=1)
     if "_target_" not in config["optimizer"]:
@@ -111,6 +106,16 @@ def _check_monitor(setting: str, metric: Any, task: "Task") -> None:
             f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
             f"{', '.join(known)}."
         )
+
+
+def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    for name, entry in callbacks.items():
+        if entry is None:
+            continue
+        if not isinstance(entry, Mapping) or "_target_" not in entry:
+            raise ValueError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
+        if "patience" in entry:
+            whole(f"callbacks.{name}.patience", entry["patience"], 0)
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
