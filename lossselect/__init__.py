@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .criterion import Loss, select_loss
+    from .guards import GuardWarning, allow
     from .infer import check_task, infer_task
+    from .label_lists import LabelLists
+    from .labels import Vocabulary
     from .losses import LOSSES
     from .metrics import make_metrics
     from .module import TaskModule
@@ -31,6 +34,10 @@ _HOME = {
     "Task": "tasks",
     "TASKS": "tasks",
     "make_task": "tasks",
+    "GuardWarning": "guards",
+    "allow": "guards",
+    "LabelLists": "label_lists",
+    "Vocabulary": "labels",
     "check_task": "infer",
     "infer_task": "infer",
     "LOSSES": "losses",
@@ -44,11 +51,15 @@ __all__ = [
     "LOSSES",
     "TASKS",
     "Binary",
+    "GuardWarning",
+    "LabelLists",
     "Loss",
     "Multiclass",
     "Multilabel",
     "Task",
     "TaskModule",
+    "Vocabulary",
+    "allow",
     "check_task",
     "infer_task",
     "make_metrics",

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .label_values import as_number, form_of, some
+from .labels import Vocabulary
 from .targets import as_tensor
 from .tasks import Task, as_task, make_task
 
@@ -13,19 +15,38 @@ def infer_task(target: Any) -> tuple[str, str]:
     """The name of the task that the labels look like, and why.
 
     Args:
-        target: All labels of a data set, in any form that a task's `encode` takes.
+        target: All labels of a data set, in any form that a task's `encode` takes, names included.
 
     Returns:
         ("multiclass", "3 distinct whole numbers, 0 to 2"), for example.
 
     Raises:
-        ValueError: no labels, more than two dimensions, or numbers that look like a quantity.
+        ValueError: no labels, more than two dimensions, numbers that look like a quantity or may be one
+            (more than 20 distinct whole numbers).
 
     Example:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
         ('multilabel', 'row 0 has 2 ones')
     """
-    return _infer(as_tensor(target).cpu())
+    form = form_of(target)
+    if form == "lists":
+        return "multilabel", f"rows are lists, of {_plural(len(Vocabulary.fit_lists(target)), 'label')}"
+    if form == "names":
+        values = Vocabulary.fit(target).values
+        if any(as_number(value) is None for value in values):
+            name = "binary" if len(values) <= 2 else "multiclass"
+            return name, f"{_plural(len(values), 'distinct label')}: {some(values)}"
+        target = [None if entry is None else as_number(entry) for entry in target]
+    name, reason = _infer(as_tensor(target).cpu())
+    if name == "multiclass" and "distinct" in reason and int(reason.split()[0]) > MOST_CLASSES:
+        raise ValueError(
+            f"There are {reason}: classes or a quantity? Declare task=multiclass if they are classes."
+        )
+    return name, reason
+
+
+MOST_CLASSES = 20
+"""Up to how many distinct whole numbers are taken for classes without being declared."""
 
 
 def _infer(target: Tensor) -> tuple[str, str]:

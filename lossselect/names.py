@@ -7,6 +7,7 @@ import difflib
 import math
 import numbers
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -30,6 +31,16 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
             f"There is no {kind} {name!r}.{nearest(str(name), table)} Choose one of: {', '.join(table)}."
         )
     return table[name]
+
+
+def setting(key: str, value: Any) -> str:
+    """A setting as it is typed at the command line: "data.positive=yes", in quotes where it needs them."""
+    listed = isinstance(value, list | tuple)
+    parts = [str(entry) for entry in (value if listed else [value])]
+    if all(re.fullmatch(r"[\w.+-]+", part) for part in parts):
+        return f"{key}=[{','.join(parts)}]" if listed else f"{key}={parts[0]}"
+    parts = ["'" + part.replace("'", "\\'") + "'" for part in parts]
+    return f'"{key}=[{",".join(parts)}]"' if listed else f'"{key}={parts[0]}"'
 
 
 def check_options(given: Iterable[str], allowed: Iterable[str], owner: str) -> None:

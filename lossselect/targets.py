@@ -67,8 +67,8 @@ def _as_array(target: Any) -> np.ndarray:
         objects = np.array(target, dtype=object)
         index, value = next((i, v) for i, v in np.ndenumerate(objects) if isinstance(v, str | bytes))
         raise TypeError(
-            f"Targets must be numbers, but row {index[0] if index else 0} holds {str(value)!r}. Turn label "
-            "names into indices first, for example with class_names.index(name)."
+            f"Targets must be numbers, but row {index[0] if index else 0} holds {str(value)!r}. Give "
+            "all rows as numbers or, to a task that has class_names, all as names."
         )
     if array.dtype.kind not in "biufc":
         raise TypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")

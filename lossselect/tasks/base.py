@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..label_values import first_known, form_of
+from ..labels import Vocabulary
 from ..names import number, whole
 
 IGNORE_INDEX = -100
@@ -48,6 +51,27 @@ class Task(ABC):
                     f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
                     "such as -1."
                 )
+
+    def _unnamed(self, target: Any) -> Any:
+        """Class names in a target as the numbers that they stand for; anything else as it is."""
+        if isinstance(target, Tensor) or (form := form_of(target)) is None:
+            return target
+        if self.class_names is None:
+            row, value = first_known(target)
+            raise TypeError(
+                f"Targets must be numbers, but row {row} holds {value!r}. Turn label names into indices "
+                "first, or give the task class_names=(...), in the order of the outputs."
+            )
+        vocabulary = Vocabulary(self.names)
+        if (form == "lists") != (self.width_field == "num_labels"):
+            came = "lists of names" if form == "lists" else "one name a row"
+            fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
+            raise ValueError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
+        if form == "lists":
+            lists = vocabulary.encode_lists(target)
+            return lists.rows(np.arange(len(lists)))
+        indices = vocabulary.encode(target)
+        return np.where(indices == IGNORE_INDEX, np.nan, indices)
 
     @property
     @abstractmethod

@@ -119,13 +119,13 @@ class Binary(_Sigmoid):
 
         Takes 0/1 of any integer, bool or float dtype, and soft values between, of shape (N,),
         (N, 1), (N, 1, ...) or (N, H, W, ...); or rows (N, 2) that are one-hot or sum to 1, the
-        second column being the positive class.
+        second column being the positive class; or class names (N,), where the task has them.
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.
             TypeError: labels that are no numbers.
         """
-        target = as_tensor(target)
+        target = as_tensor(self._unnamed(target))
         if target.ndim == 2 and target.shape[1] == 2:
             return distribution(target, self.missing, self.name)[:, 1:]
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
@@ -190,13 +190,14 @@ class Multilabel(_Sigmoid):
         """float (N, L, ...) in [0, 1], NaN where missing.
 
         Takes 0/1 (multi-hot) of any integer, bool or float dtype, and soft values between, of
-        shape (N, L, ...); with a single label also (N,).
+        shape (N, L, ...); with a single label also (N,); or, where the task has class names, a list
+        of names per row.
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.
             TypeError: labels that are no numbers.
         """
-        target = as_tensor(target)
+        target = as_tensor(self._unnamed(target))
         if target.ndim == 1 and self.num_labels == 1:
             target = target.unsqueeze(1)
         if target.ndim < 2 or target.shape[1] != self.num_labels:

@@ -63,12 +63,13 @@ class Multiclass(Task):
         Takes class indices of any integer or float dtype (bool for two classes) and shape (N,),
         (N, 1) or (N, ...); one-hot rows (N, C); rows (N, C, ...) of floats that sum to 1. With
         three or more dimensions integers are indices, floats of shape (N, C, ...) distributions.
+        Where the task has class names, also names (N,).
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.
             TypeError: labels that are no numbers.
         """
-        target = as_tensor(target)
+        target = as_tensor(self._unnamed(target))
         soft = target.is_floating_point()
         if target.ndim == 0:
             raise ValueError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")

@@ -1,0 +1,160 @@
+"""Label values as they come: what is one, which are missing, in which order they stand."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+Value = str | int | bool
+"""What a label may be."""
+
+
+def form_of(target: Any) -> str | None:
+    """ "names" where the entries are strings, "lists" where they are lists or sets of strings, else None.
+
+    Looks at the first entry that is not missing.
+    """
+    if isinstance(target, str | bytes | Mapping | Set) or not hasattr(target, "__iter__"):
+        return None
+    if isinstance(getattr(target, "dtype", None), np.dtype) and target.dtype.kind not in "OUT":
+        return None
+    _, first = first_known(target)
+    if isinstance(first, str):
+        return "names"
+    listed = isinstance(first, list | tuple | Set | np.ndarray) and getattr(first, "ndim", 1) == 1
+    return "lists" if listed and isinstance(next(iter(first)), str) else None
+
+
+def first_known(entries: Iterable[Any]) -> tuple[int | None, Any]:
+    """Row and value of the first entry that is neither missing nor an empty list."""
+    for row, entry in enumerate(entries):
+        if not (is_missing(entry) or _is_empty(entry)):
+            return row, entry
+    return None, None
+
+
+def _is_empty(entry: Any) -> bool:
+    return not isinstance(entry, str) and hasattr(entry, "__len__") and len(entry) == 0
+
+
+def sorted_values(values: Iterable[Value]) -> list[Value]:
+    """Sorted; strings that all write numbers ("10", "2") by the numbers."""
+    values = list(values)
+    if values and all(isinstance(value, str) and as_number(value) is not None for value in values):
+        return sorted(values, key=lambda value: (as_number(value), value))
+    return sorted(values)
+
+
+def as_number(text: Any) -> float | None:
+    """The number that a string writes, or None: "nan", "inf" and "1_000" are none."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) and "_" not in str(text) else None
+
+
+def is_whole(text: str) -> bool:
+    """Whether a string is how a whole number is written: "7", not "007" or "7.0"."""
+    number = as_number(text)
+    return number is not None and number == number // 1 and str(int(number)) == text
+
+
+def plain_value(value: Any) -> Any:
+    """Python's own number for NumPy's, an int for 3.0."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value == value // 1 else value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an entry is None, NaN or what pandas has for them."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # pandas' own
+
+
+def entries_of(values: Any) -> list[Any]:
+    """One entry a row, as Python's objects."""
+    if isinstance(values, str | bytes | Mapping):
+        raise TypeError(f"Labels are a list, an entry a row; got {type(values).__name__} {values!r}.")
+    if isinstance(values, Set):
+        raise TypeError("Labels are a list, an entry a row; a set has no order.")
+    if getattr(values, "ndim", 1) != 1:
+        raise ValueError(f"Labels are one entry a row, got an array of shape {tuple(values.shape)}.")
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(object), None)
+    return values if isinstance(values, list) else _to_list(values)
+
+
+def _to_list(values: Any) -> list[Any]:
+    to_list = getattr(values, "tolist", None) or getattr(values, "to_list", None)
+    return to_list() if to_list else list(values)
+
+
+def distinct(entries: list[Any]) -> list[Value]:
+    """The distinct labels, sorted and checked."""
+    try:
+        found = set(entries)
+    except TypeError:
+        raise unhashable(entries) from None
+    if any(value in (0, 1) for value in found if not isinstance(value, str)):
+        # True == 1: in a set either stands for both
+        kinds = {kind: next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))}
+        check_kinds((plain_value(example) for example in kinds.values() if not is_missing(example)), entries)
+    known = [plain_value(value) for value in found if not is_missing(value)]
+    if not known:
+        raise ValueError(
+            "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
+        )
+    check_kinds(known, entries)
+    return sorted_values(known)
+
+
+def check_kinds(values: Iterable[Any], entries: Sequence[Any] = ()) -> None:
+    """TypeError or ValueError unless the labels are all strings, all integers or all booleans."""
+    examples: dict[type, Any] = {}
+    for value in values:
+        examples.setdefault(type(value), value)
+    for kind, value in examples.items():
+        if kind is float:
+            raise ValueError(f"Label {value!r} is a fraction: a quantity, not one of several classes.")
+        if kind not in (str, int, bool):
+            raise TypeError(f"Labels are strings, integers or booleans, got {kind.__name__} {value!r}.")
+    if len(examples) > 1:
+        found = [(kind, value, _first(entries, value)) for kind, value in examples.items()]
+        said = " and ".join(f"{value!r} ({kind.__name__}{at})" for kind, value, at in found[:2])
+        raise TypeError(f"Labels are all of one type, but there are {said}. Make them all strings.")
+
+
+def _first(entries: Sequence[Any], value: Any) -> str:
+    row = next((i for i, entry in enumerate(entries) if type(plain_value(entry)) is type(value)), None)
+    return "" if row is None else f" in row {row}"
+
+
+def unhashable(entries: Sequence[Any], owner: np.ndarray | None = None) -> TypeError:
+    """The error for entries among which is a list; `owner` tells the row of each."""
+    i = next(i for i, entry in enumerate(entries) if not _hashable(entry))
+    row = i if owner is None else owner[i]
+    return TypeError(
+        f"Row {row} is {entries[i]!r}, a {type(entries[i]).__name__}. Rows with several labels: fit_lists, "
+        "encode_lists, and task=multilabel."
+    )
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def first_twice(values: Sequence[Any]) -> Any:
+    """The first of the values that has been there before."""
+    return next(value for i, value in enumerate(values) if value in values[:i])
+
+
+def some(names: Sequence[Any], most: int = 8) -> str:
+    """The names in a line, or the first of them and how many there are."""
+    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
