@@ -3,28 +3,54 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..label_lists import LabelLists
 from ..targets import EncodedBatch
 
 
-class TensorBatches(Dataset[Any]):
-    """Rows of tensors held in memory, taken a batch at a time."""
+class LabelRows:
+    """Lists of labels as a target: rows of 0 and 1, made when they are taken."""
 
-    def __init__(self, inputs: Tensor, target: Tensor) -> None:
-        self.inputs, self.target = inputs, target
+    def __init__(self, lists: LabelLists) -> None:
+        self.lists = lists
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.lists)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """float32 (len(rows), num_labels), NaN where missing; for a single row (num_labels,)."""
+        index = torch.as_tensor(rows)
+        target = torch.from_numpy(self.lists.rows(np.atleast_1d(index.numpy())))
+        return target if index.ndim else target[0]
+
+
+class TensorBatches(Dataset[Any]):
+    """Some rows of what is held in memory, taken a batch at a time.
+
+    Args:
+        inputs: A tensor, or anything that rows can be taken of as of one.
+        target: The same.
+        rows: Which rows these are; all by default.
+    """
+
+    def __init__(self, inputs: Any, target: Any, rows: Tensor | None = None) -> None:
+        self.inputs, self.target = inputs, target
+        self.rows = torch.arange(len(inputs)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> EncodedBatch:
-        return EncodedBatch(self.inputs[index], self.target[index])
+        row = int(self.rows[index])
+        return EncodedBatch(self.inputs[row], self.target[row])
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
         """The whole batch at once: what a DataLoader asks for where a data set has this method."""
-        rows = torch.as_tensor(indices)
+        rows = self.rows[torch.as_tensor(indices)]
         return EncodedBatch(self.inputs[rows], self.target[rows])
 
     def loader(self, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..infer import check_task
+from ..label_lists import LabelLists
 from ..tasks import Task
-from .batches import TensorBatches
+from .batches import LabelRows, TensorBatches
 from .splits import Splits
 
 
@@ -27,9 +27,11 @@ class TensorData(LightningDataModule):
     def __init__(self, splits: Splits, task: Task, batch_size: int = 64) -> None:
         super().__init__()
         self.splits, self.batch_size = splits, batch_size
-        target = check_task(task, splits.labels)
+        # lists of labels have been checked as they were read; they become rows of 0 and 1 batch by batch
+        labels = splits.labels
+        target = LabelRows(labels) if isinstance(labels, LabelLists) else check_task(task, labels)
         self.batches = {
-            split: TensorBatches(splits.features[rows], target[rows]) for split, rows in splits.rows.items()
+            split: TensorBatches(splits.features, target, rows) for split, rows in splits.rows.items()
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -48,9 +50,9 @@ class TensorData(LightningDataModule):
         """The test split."""
         return self.test_dataloader()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a feature went through, for the checkpoint: (x - mean) / std."""
-        return {"mean": self.splits.mean, "std": self.splits.std}
+    def state_dict(self) -> dict[str, Any]:
+        """What features and labels went through, for the checkpoint."""
+        return self.splits.preparation
 
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take over: the same train split gives the same numbers."""

@@ -1,26 +1,46 @@
 """Stratified, seeded splits of labelled rows, standardised by what the train split says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..guards import warn
+from ..label_lists import LabelLists
+from ..label_values import some
+
+if TYPE_CHECKING:
+    from .features import TableRows
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Features (float32, standardised) and labels (as they came) of all rows, and whose rows are which."""
+    """Features (float32, standardised) and labels of all rows, and whose rows are which."""
 
     name: str
-    features: Tensor
-    labels: np.ndarray
+    features: "Tensor | TableRows"
+    labels: "np.ndarray | LabelLists"
+    """What the task's `encode` takes, or lists."""
     class_names: tuple[str, ...]
     rows: dict[str, Tensor]
-    mean: Tensor
-    std: Tensor
+    preparation: dict[str, Any]
+    """What features and labels went through, as tensors and plain values: a checkpoint keeps it."""
+    task: str | None = None
+    """A name of `TASKS`, where the labels were asked for it."""
+    reason: str = ""
+    """Why it is that task."""
+    hashes: np.ndarray | None = None
+    """Of each row's features as they were read, if they were: equal rows have equal ones."""
+
+    def labels_of(self, split: str) -> np.ndarray:
+        """The labels of a split's rows, as the task's `encode` takes them."""
+        rows = self.rows[split].numpy()
+        return self.labels.rows(rows) if isinstance(self.labels, LabelLists) else self.labels[rows]
 
 
 def make_splits(
@@ -72,7 +92,8 @@ def make_splits(
     mean, std = known.mean(0), known.std(0, correction=0)
     std = torch.where(std > 0, std, 1)  # a constant feature is 0 throughout, not 0 / 0
     standardised = ((raw - mean) / std).float()
-    return Splits(name, standardised, labels, tuple(class_names), rows, mean.float(), std.float())
+    preparation = {"mean": mean.float(), "std": std.float()}
+    return Splits(name, standardised, labels, tuple(class_names), rows, preparation)
 
 
 def _stratified(
@@ -91,4 +112,93 @@ def _stratified(
 
         splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
         kept, taken = (rows[index] for index in next(splitter.split(rows, labels[rows])))
+    return np.sort(kept), np.sort(taken)
+
+
+MOST_STRATIFIED = 200_000
+"""Up to how many labels a split is stratified: of more, a random one has them in proportion by itself."""
+
+
+def split_rows(
+    labels: "np.ndarray | LabelLists", fractions: Mapping[str, float], seed: int, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Rows of each split, with labels in like proportion as far as there are enough of each.
+
+    Rows of a class that has fewer rows than there are splits all go to train: it could not be learned
+    otherwise. Where rows are too few to be stratified, the split is random; both are said by a warning.
+    Of more than 200,000 labels it is random too, but for one row of each class, which goes to train.
+
+    Args:
+        labels: (N,) indices (NaN where missing), (N, L) 0/1, or lists of labels.
+        fractions: Of "test", of all rows, and of "val", of the rest; either may be left out.
+        seed: Of the split.
+        names: Of the classes or labels.
+
+    Raises:
+        ValueError: too few rows for a split to have one.
+    """
+    strata = _strata(labels)
+    rest = np.arange(len(labels))
+    pinned = np.zeros(len(labels), dtype=bool)
+    if strata is not None and strata.ndim == 1 and fractions:
+        codes = strata + 1  # 0 where the label is missing
+        counts = np.bincount(codes)
+        rare = (counts > 0) & (counts <= len(fractions))
+        rare[0] = False
+        if rare.any():
+            said = some([names[i - 1] for i in np.flatnonzero(rare).tolist()])
+            warn(
+                "rare_class",
+                f"{rare.sum()} of {len(names)} classes have fewer rows than there are splits "
+                f"({len(fractions) + 1}); their rows are all in the train split: {said}.",
+                stacklevel=4,
+            )
+            pinned = rare[codes]
+        if len(codes) > MOST_STRATIFIED:
+            first = np.zeros(len(counts), dtype=np.int64)
+            first[codes[::-1]] = rest[::-1]  # of several assignments to one place the last one stays
+            pinned[first[counts > 0]] = True
+            strata = None
+    rest = rest[~pinned]
+    taken: dict[str, np.ndarray] = {}
+    for split in ("test", "val"):
+        if split in fractions:
+            if round(len(rest) * fractions[split]) < 1 or len(rest) < 2:
+                raise ValueError(
+                    f"{len(labels)} rows are too few for a {split} split of {fractions[split]}: give more, a "
+                    f"larger data.{split}_fraction, or data.{split}_path."
+                )
+            rest, taken[split] = _taken(rest, strata, fractions[split], seed)
+    return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), rest])), **taken}
+
+
+def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
+    """What to stratify by: (N,) classes, -1 where missing; (N, L) 0/1; None where that would take long."""
+    if isinstance(labels, LabelLists):
+        if len(labels) * labels.num_labels > MOST_STRATIFIED:
+            return None
+        return np.nan_to_num(labels.rows(np.arange(len(labels)))).astype(np.int64)
+    if labels.ndim == 1:
+        return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
+    if labels.size > MOST_STRATIFIED:
+        return None
+    return (np.nan_to_num(labels) >= 0.5).astype(np.int64)
+
+
+def _taken(
+    rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    if strata is not None:
+        try:
+            return _stratified(rows, strata, fraction, seed)
+        except ValueError:  # scikit-learn's, where a class has too few rows for its share
+            warn(
+                "rare_class",
+                f"{len(rows)} rows are too few to have each class in a split of {fraction} in proportion; "
+                "the split is random.",
+                stacklevel=5,
+            )
+    kept, taken = train_test_split(rows, test_size=fraction, random_state=seed)
     return np.sort(kept), np.sort(taken)

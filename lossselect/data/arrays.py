@@ -1,0 +1,93 @@
+"""Features and labels from NumPy's files: one .npz, or a .npy of each. Nothing in them is executed."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..label_values import some
+from ..names import nearest
+
+FEATURES = ("features", "X", "x", "inputs", "data")
+LABELS = ("labels", "label", "target", "targets", "Y", "y")
+
+
+def read_arrays(path: str, features: str | None, target: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F) and labels (N,) or (N, L).
+
+    Args:
+        path: A .npz that holds both, or a .npy of features.
+        features: The name of their array in the .npz; by default one of the usual names.
+        target: The same for the labels; beside a .npy the path of theirs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that holds something else.
+    """
+    labels: np.ndarray
+    if Path(path).suffix == ".npz":
+        with _opened(path) as file:
+            inputs = _entry(file, features, FEATURES, "data.features", path)
+            labels = _entry(file, target, LABELS, "data.target", path)
+    elif target is None:
+        raise ValueError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
+    else:
+        inputs, labels = _opened(path), _opened(target)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    inputs = _checked(inputs, path)
+    if len(inputs) != len(labels):
+        raise ValueError(f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {path}.")
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "biufUS":
+        raise ValueError(
+            f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape}."
+        )
+    if labels.ndim == 2 and labels.dtype.kind in "US":
+        raise ValueError(f"Labels of shape {labels.shape} are 0 and 1, got {labels.dtype}.")
+    kinds = {"S": str, "f": np.float64}  # float16 is no number to Polars
+    return inputs, labels.astype(kinds.get(labels.dtype.kind, labels.dtype))
+
+
+def read_features(path: str, features: str | None = None) -> np.ndarray:
+    """The features (N, F) alone."""
+    if Path(path).suffix == ".npz":
+        with _opened(path) as file:
+            return _checked(_entry(file, features, FEATURES, "features", path), path)
+    return _checked(_opened(path), path)
+
+
+def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
+    if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
+        raise ValueError(
+            f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
+            "For images and the like write a LightningDataModule, and name it by data._target_."
+        )
+    return inputs.astype(np.float32) if inputs.dtype == np.float16 else inputs
+
+
+def _opened(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise FileNotFoundError(f"There is no file {file}.{nearest(file.name, there)}")
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} cannot be read as a file of NumPy's: {error}") from None
+
+
+def _entry(
+    file: "np.lib.npyio.NpzFile", name: str | None, usual: tuple[str, ...], setting: str, path: str
+) -> np.ndarray:
+    """The array called `name`, or by one of the usual names."""
+    found = name if name is not None else next((key for key in usual if key in file.files), None)
+    if found is None or found not in file.files:
+        asked = f"no array {name!r}" if name is not None else f"none of {', '.join(usual)}"
+        raise ValueError(
+            f"{path} has {asked} ({setting}).{nearest(str(name), file.files)} It has: {some(file.files)}."
+        )
+    try:
+        return file[found]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"Array {found!r} of {path} cannot be read: {error}") from None

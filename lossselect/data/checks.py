@@ -1,0 +1,69 @@
+"""What is wrong, or looks wrong, with a data set as a whole; looked at before a step is taken."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from ..guards import warn, warn_of_absent, warn_of_single_labels
+from ..statistics import LabelCounts, count_labels
+from ..tasks import Task
+
+if TYPE_CHECKING:
+    from .splits import Splits
+
+
+def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
+    """Errors and warnings about the splits as they are; returns how many labels there are.
+
+    Raises:
+        ValueError: a split without rows or without labels, or a train split of one class alone.
+    """
+    counts = count_labels(task, splits)
+    for split, count in counts.items():
+        if not count.rows:
+            raise ValueError(f"The {split} split has no rows.")
+        if not (count.positives + count.negatives).any():
+            raise ValueError(f"All labels of the {split} split are missing: nothing can be computed of it.")
+        _check_classes(task, split, count)
+    if task.width_field == "num_labels" and task.num_outputs > 1 and all(c.single for c in counts.values()):
+        warn_of_single_labels()
+    _warn_of_duplicates(splits)
+    return counts
+
+
+def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
+    names = np.array(task.names, dtype=object)
+    there = count.positives > 0
+    if task.width_field != "num_labels" and there.sum() == 1:
+        only = names[there][0]
+        if split == "train":
+            raise ValueError(f"All train rows are of class {only!r}: there is nothing to tell apart.")
+        warn(
+            "one_class",
+            f"All {split} rows are of class {only!r}: no ranking metric (AUROC, mAP) can be computed of "
+            "them.",
+            stacklevel=4,
+        )
+    elif split == "train" and not there.all():
+        warn_of_absent(names[~there].tolist(), stacklevel=4)
+
+
+def _warn_of_duplicates(splits: "Splits") -> None:
+    if splits.hashes is not None:
+        hashes = pl.Series(splits.hashes)
+    else:
+        assert isinstance(splits.features, Tensor)  # what comes along is held as a tensor
+        hashes = pl.from_numpy(splits.features.numpy()).hash_rows()
+    train = hashes.gather(splits.rows["train"].numpy()).implode()
+    for split in ("val", "test"):
+        rows = splits.rows[split]
+        count = int(hashes.gather(rows.numpy()).is_in(train).sum())
+        if count:
+            warn(
+                "duplicate_rows",
+                f"{count} of {len(rows)} {split} rows have the same features as a train row: the {split} "
+                "metrics tell in part what was learned by heart.",
+                stacklevel=4,
+            )

@@ -1,0 +1,171 @@
+"""The columns of a table: which are features, what kind each is, and how its cells are read."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from ..guards import warn
+from ..label_values import some
+from ..names import setting
+from .files import check_columns
+
+MOST_CATEGORIES = 1000
+"""Up to how many distinct values a column of text is one of categories."""
+FEW = 20
+"""Up to how many distinct values it is so too where most rows have their own."""
+DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers: (x - mean) / std, 0 where it is missing, and then a second feature is 1."""
+
+    name: str
+    mean: float
+    std: float
+    missing: bool
+    """Whether the train split has missing ones, so that there is a second feature."""
+
+    @property
+    def features(self) -> list[str]:
+        """What the features are called."""
+        return [self.name, f"{self.name} missing"] if self.missing else [self.name]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of categories, one-hot: a feature for each value that the train split has; all are 0 for
+    any other."""
+
+    name: str
+    values: tuple[str, ...]
+    missing: bool
+    """Whether the train split has missing ones, which then have a feature of their own."""
+
+    @property
+    def features(self) -> list[str]:
+        """What the features are called."""
+        return [f"{self.name}={value}" for value in self.values] + [f"{self.name} missing"] * self.missing
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How cells are read, before anything is fitted.
+
+    Args:
+        null_values: Cells that mean "missing", beside empty ones.
+        nan: What a NaN is: "error", or "missing".
+    """
+
+    null_values: tuple[str, ...] = ()
+    nan: str = "error"
+
+    def text(self, column: pl.Series) -> pl.Series:
+        """As trimmed text, null where missing."""
+        text = column.cast(pl.String).str.strip_chars()
+        gone = text.is_in([*self.null_values, ""])
+        return (
+            text.zip_with(~gone.fill_null(False), pl.Series([None], dtype=pl.String)) if gone.any() else text
+        )
+
+    def numbers(self, column: pl.Series, first_row: int = 0) -> pl.Series:
+        """As float64, null where missing.
+
+        Raises:
+            ValueError: a cell that is no number, infinity, or NaN where `nan` is "error".
+        """
+        numbers = column
+        if column.dtype == pl.String or column.dtype in (pl.Categorical, pl.Enum):
+            text = self.text(column)
+            numbers = text.cast(pl.Float64, strict=False)
+            truths = text.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
+            numbers = numbers.zip_with(truths.is_null(), truths.cast(pl.Float64))
+            if numbers.null_count() > text.null_count():
+                row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
+                raise ValueError(
+                    f"Column {column.name!r} holds numbers, but row {row + first_row} is {text[row]!r}. If "
+                    f"that means 'missing', train with {setting('data.null_values', [text[row]])}; if the "
+                    f"column is one of categories, with {setting('data.categorical', [column.name])}."
+                )
+        numbers = numbers.cast(pl.Float64)
+        if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
+            return numbers
+        bad = numbers.is_infinite()
+        if not bad.any() and self.nan == "missing":
+            return numbers.fill_nan(None)
+        bad = bad if bad.any() else numbers.is_nan()
+        if not bad.any():
+            return numbers
+        row = int(bad.arg_max())  # type: ignore[arg-type]
+        fix = (
+            "no feature can be infinite: mend it, or leave the column out with data.exclude"
+            if math.isinf(numbers[row])
+            else "if NaN means 'missing', say data.nan=missing"
+        )
+        raise ValueError(f"Row {row + first_row} of column {column.name!r} is {numbers[row]}; {fix}.")
+
+
+def kind_of(column: pl.Series, reading: Reading) -> str:
+    """ "number", "category", or why the column is neither."""
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean or column.dtype == pl.Null:
+        return "number"
+    if column.dtype.is_temporal():
+        return f"holds dates or times ({column.dtype})"
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return f"is of type {column.dtype}"
+    text = reading.text(column).drop_nulls()
+    values = text.unique()
+    numbers = values.cast(pl.Float64, strict=False).null_count()
+    if numbers == 0:
+        return "number"
+    if numbers < len(values) / 2:
+        reading.numbers(column)  # which says of what is no number that it is none
+    if _are_dates(values.head(100)):
+        return f"holds dates, such as {text[0]!r}"
+    distinct = len(values)
+    if distinct > MOST_CATEGORIES or distinct > max(FEW, len(text) / 2):
+        return (
+            f"is free text or an identifier ({distinct} distinct values in {len(text)} rows, such as "
+            f"{text[0]!r})"
+        )
+    return "category"
+
+
+def _are_dates(text: pl.Series) -> bool:
+    return len(text) > 0 and any(text.str.to_datetime(form, strict=False).null_count() == 0 for form in DATES)
+
+
+def warn_of_counting(column: pl.Series) -> None:
+    """A number that counts the rows tells nothing, or all: in a file that is sorted by label."""
+    if column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0:
+        steps = column.diff().drop_nulls()
+        if bool((steps == 1).all()):
+            warn(
+                "row_number",
+                f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
+                f"label away, and in any other it says nothing: {setting('data.exclude', [column.name])}.",
+                stacklevel=5,
+            )
+
+
+def feature_columns(
+    header: list[str], target: Sequence[str], only: Sequence[str], exclude: Sequence[str], path: str
+) -> list[str]:
+    """The columns that are features: all but the target's and those excluded, or the ones asked for.
+
+    Raises:
+        ValueError: a column that there is not, a target among the features, no column left.
+    """
+    check_columns(exclude, header, "data.exclude", path)
+    check_columns(only, header, "data.features", path)
+    if both := [name for name in only if name in target]:
+        raise ValueError(
+            f"Column {both[0]!r} is the target (data.target) and among the features (data.features): the net "
+            "would be given the answer."
+        )
+    columns = [name for name in only or header if name not in target and name not in exclude]
+    if not columns:
+        raise ValueError(f"{path} has no column left to be a feature, beside {some([*target, *exclude])}.")
+    return columns

@@ -1,0 +1,219 @@
+"""Columns of a table -> the numbers that a net takes, by what the train split says."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from ..guards import warn
+from ..label_values import some, sorted_values
+from ..names import setting
+from .columns import Category, Number, Reading, kind_of, warn_of_counting
+from .files import check_columns
+
+
+class TableRows:
+    """Rows of features, held as numbers and codes; those of a batch are made when it is taken.
+
+    A one-hot matrix of a whole table would take a float for each category and row.
+    """
+
+    def __init__(self, numbers: Tensor, codes: Tensor, num_features: int) -> None:
+        self.numbers, self.codes = numbers, codes
+        self.shape = (len(numbers), num_features)
+
+    @classmethod
+    def concatenated(cls, tables: Sequence["TableRows"]) -> "TableRows":
+        """The rows of several tables of the same features."""
+        if len(tables) == 1:
+            return tables[0]
+        numbers = torch.cat([table.numbers for table in tables])
+        return cls(numbers, torch.cat([table.codes for table in tables]), tables[0].shape[1])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """float32 (len(rows), num_features); for a single row (num_features,)."""
+        if isinstance(rows, int):
+            return self[torch.tensor([rows])][0]
+        numbers = self.numbers[rows]
+        if not self.codes.shape[1]:
+            return numbers
+        # a code may be the place after the last one, for what has no feature
+        features = numbers.new_zeros(len(numbers), self.shape[1] + 1)
+        features.scatter_(1, self.codes[rows].long(), 1)
+        features = features[:, :-1]
+        features[:, : numbers.shape[1]] = numbers
+        return features
+
+
+@dataclass(frozen=True)
+class Features:
+    """What becomes of a table's columns; fitted on the train split, and plain values in a checkpoint."""
+
+    numbers: tuple[Number, ...]
+    categories: tuple[Category, ...]
+    reading: Reading
+
+    @classmethod
+    def fit(
+        cls, frame: pl.DataFrame, train: np.ndarray, reading: Reading, categorical: Iterable[str] = ()
+    ) -> "Features":
+        """From all rows what type a column has, from those of the train split all else.
+
+        Args:
+            frame: The columns that are features.
+            train: The rows of the train split.
+            reading: How cells are read.
+            categorical: Columns of categories that do not look it: codes, or text of many values.
+
+        Raises:
+            ValueError: a column that is neither numbers nor categories, or no column that says anything.
+        """
+        refused: dict[str, str] = {}
+        read: dict[str, pl.Series] = {}
+        texts: dict[str, pl.Series] = {}
+        for column in frame.iter_columns():
+            kind = "category" if column.name in categorical else kind_of(column, reading)
+            if kind == "number":
+                warn_of_counting(column)
+                read[column.name] = reading.numbers(column)
+            elif kind == "category":
+                texts[column.name] = reading.text(column)
+            else:
+                refused[column.name] = kind
+        if refused:
+            what = "; ".join(f"{name!r} {why}" for name, why in refused.items())
+            raise ValueError(
+                f"A feature is a number or one of a few categories, but column {what}. Leave out what is no "
+                f"feature: {setting('data.exclude', [*refused])}; for categories of many values: "
+                "data.categorical=[...]."
+            )
+        numbers = _fit_numbers([*read.values()], train)
+        categories = [_fit_category(text.gather(train)) for text in texts.values()]
+        fitted = [*numbers, *categories]
+        constant = [name for name, column in zip([*read, *texts], fitted, strict=True) if column is None]
+        if len(constant) == len(fitted):
+            raise ValueError(
+                f"No column tells rows apart: {some(constant)} have one value in all train rows."
+            )
+        if constant:
+            warn(
+                "constant_feature",
+                f"Columns that have one value in all train rows are left out: {some(constant)}.",
+                stacklevel=4,
+            )
+        return cls(tuple(filter(None, numbers)), tuple(filter(None, categories)), reading)
+
+    @property
+    def names(self) -> list[str]:
+        """What the features are called, in their order."""
+        numbers = [name for number in self.numbers for name in number.features]
+        return numbers + [name for category in self.categories for name in category.features]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that a table must have."""
+        return [number.name for number in self.numbers] + [category.name for category in self.categories]
+
+    def transform(
+        self, frame: pl.DataFrame, path: str, first_row: int = 0
+    ) -> tuple[TableRows, dict[str, int]]:
+        """The features of a table's rows, and how many cells of each column are of an unknown category.
+
+        Args:
+            frame: With the columns, in any order; others are not looked at.
+            path: What to call the table in messages.
+            first_row: What to count rows from.
+
+        Raises:
+            ValueError: a column that is not there, or that holds something else than in training.
+        """
+        check_columns(self.columns, frame.columns, "a feature of the model", path)
+        read = [self.reading.numbers(frame[number.name], first_row) for number in self.numbers]
+        columns: list[pl.Expr] = []
+        for i, number in enumerate(self.numbers):
+            column = pl.col(str(i))
+            columns.append(((column - number.mean) / number.std).fill_null(0).cast(pl.Float32))
+            if number.missing:
+                columns.append(column.is_null().cast(pl.Float32))
+        place = len(columns)
+        width = len(self.names)
+        codes: list[pl.Series] = []
+        unknown: dict[str, int] = {}
+        for category in self.categories:
+            text = self.reading.text(frame[category.name])
+            code = text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32) + place
+            others = code.is_null() & text.is_not_null()
+            if others.any():
+                unknown[category.name] = int(others.sum())
+            gap = place + len(category.values) if category.missing else width
+            code = code.zip_with(text.is_not_null(), pl.Series([gap], dtype=pl.Int32)).fill_null(width)
+            codes.append(code)
+            place += len(category.features)
+
+        named = [column.alias(str(i)) for i, column in enumerate(columns)]
+        numbers = _matrix(_frame(read).select(named)) if read else torch.zeros(frame.height, 0)
+        coded = _matrix(_frame(codes)) if codes else torch.zeros(frame.height, 0, dtype=torch.int32)
+        rows = TableRows(numbers, coded, width)
+        return rows, unknown
+
+    def hashes(self, frame: pl.DataFrame) -> pl.Series:
+        """A hash of each row's features: of the same rows in two files the same, whatever types they have."""
+        numbers = [pl.col(number.name).cast(pl.Float64, strict=False) for number in self.numbers]
+        texts = [pl.col(category.name).cast(pl.String) for category in self.categories]
+        return frame.select([*numbers, *texts]).hash_rows()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint, of which `from_dict` makes it again."""
+        return {
+            "numbers": [asdict(column) for column in self.numbers],
+            "categories": [{**asdict(column), "values": [*column.values]} for column in self.categories],
+            "null_values": [*self.reading.null_values],
+            "nan": self.reading.nan,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Features":
+        """What `to_dict` was made of."""
+        return cls(
+            tuple(Number(**column) for column in values["numbers"]),
+            tuple(
+                Category(column["name"], tuple(column["values"]), column["missing"])
+                for column in values["categories"]
+            ),
+            Reading(tuple(values["null_values"]), values["nan"]),
+        )
+
+
+def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | None]:
+    """None for a column that has one value in all train rows."""
+    known = _frame(columns)[train]  # of all columns at once, which Polars does on several cores
+    means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
+    fitted: list[Number | None] = []
+    for i, column in enumerate(columns):
+        mean, std, missing = means[str(i)][0], deviations[str(i)][0], gaps[str(i)][0] > 0
+        tells = mean is not None and (std or missing)
+        fitted.append(Number(column.name, mean, std or 1.0, missing) if tells else None)
+    return fitted
+
+
+def _fit_category(text: pl.Series) -> Category | None:
+    values = sorted_values(text.drop_nulls().unique().to_list())
+    missing = text.null_count() > 0
+    return Category(text.name, tuple(map(str, values)), missing) if len(values) + missing > 1 else None
+
+
+def _frame(columns: list[pl.Series]) -> pl.DataFrame:
+    """Columns called "0", "1", ...: a name of the user's may be one of ours too."""
+    return pl.DataFrame([column.alias(str(i)) for i, column in enumerate(columns)])
+
+
+def _matrix(frame: pl.DataFrame) -> Tensor:
+    """(N, columns), row by row in memory, as batches are taken."""
+    return torch.from_numpy(frame.to_numpy(order="c", writable=True))
