@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
+from .data.module import TensorData
+from .watch import check_end, warn_of_no_positives
 
 if TYPE_CHECKING:
     from .epoch import Epoch
@@ -20,6 +22,7 @@ class Bookkeeping(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.has_bookkeeping = True
+        check_end(pl_module.net, pl_module.task)
         # Lightning warns that the hook is used where a data module is; it is meant to be
         warnings.filterwarnings(
             "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
@@ -37,14 +40,23 @@ class Bookkeeping(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         _check_weights(pl_module)
         _log(pl_module, pl_module.train_epoch)
+        if first := pl_module.train_epoch.first:
+            pl_module.train_epoch.first = None
+            if not pl_module._ends_affine:
+                first.warn_of_outputs()
+            if not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
+                first.warn_of_labels(pl_module.task)  # else that was said before the first step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             _check_weights(pl_module)  # before a checkpoint takes them for the best
         _log(pl_module, pl_module.val_epoch)
+        if trainer.state.fn != TrainerFn.FITTING:
+            _say_what_is_left_out(pl_module.val_epoch, "validation")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         _log(pl_module, pl_module.test_epoch)
+        _say_what_is_left_out(pl_module.test_epoch, "test")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         keep(pl_module, checkpoint)
@@ -58,6 +70,11 @@ def _log(module: "TaskModule", epoch: "Epoch") -> None:
     for name, value in epoch.compute().items():
         module.log(name, value, prog_bar=name in shown)
     epoch.reset()  # and let go of the outputs
+
+
+def _say_what_is_left_out(epoch: "Epoch", stage: str) -> None:
+    if epoch.positives is not None:
+        warn_of_no_positives(epoch.task, epoch.positives, stage)
 
 
 def _check_weights(module: "TaskModule") -> None:

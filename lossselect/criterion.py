@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .label_values import some
 from .losses import LOSSES, MODIFIERS, find_loss, formula_options
-from .names import check_options, number
+from .names import check_options, nearest, number
 from .tasks import IGNORE_INDEX, Task, along_classes, as_task
 
 MOST_WEIGHT = 1e30
@@ -89,6 +90,13 @@ class Loss(nn.Module):
         """The s_i and the d_i."""
         self.task.check_logits(logits)
         self.task.check_target(target, logits)
+        for name in ("weight", "pos_weight"):
+            given = getattr(self, name)
+            if given is not None and given.device != logits.device:
+                raise ValueError(
+                    f"The loss's {name} is on {given.device}, the logits are on {logits.device}. Move "
+                    f"the loss: loss.to({str(logits.device)!r})."
+                )
         if check_values and not torch.compiler.is_compiling():
             self._check_values(target.detach())
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -236,10 +244,24 @@ def _formula(task: Task, name: str, options: Mapping[str, Any], pos_weight: Any)
     return formula
 
 
+def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
+    """A value for each output of `{"cat": 2}`; 1 for those that it does not name."""
+    given = {str(key): value for key, value in values.items()}
+    for key in given:
+        if key not in task.output_names:
+            raise ValueError(
+                f"{name} is given for {key!r}, but {task.describe()} has no such "
+                f"output.{nearest(key, task.output_names)} There are: {some(task.output_names)}."
+            )
+    return [given.get(output, 1.0) for output in task.output_names]
+
+
 def _per_output(name: str, values: Any, task: Task) -> Tensor | None:
     """An option as float64 of shape (num_outputs,), checked."""
     if values is None:
         return None
+    if isinstance(values, Mapping):
+        values = _by_name(name, values, task)
     try:
         given = torch.as_tensor(values, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError):

@@ -9,6 +9,7 @@ from torchmetrics import SumMetric
 from .criterion import device_only
 from .metrics import make_metrics
 from .tasks import Task
+from .watch import FirstEpoch
 
 HELD_BYTES = 1 << 28
 """Outputs are held on the device up to this size (256 MiB), then handed to the metrics."""
@@ -33,6 +34,10 @@ class Epoch(nn.Module):
         self.loss_count = SumMetric(nan_strategy="disable").set_dtype(torch.float32)
         self._held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._held_bytes = 0
+        self.first: FirstEpoch | None = FirstEpoch() if prefix == "train/" else None
+        """What the first epoch of training was like; None once that has been said."""
+        self.positives: Tensor | None = None
+        """How many samples of each label the last epoch had; known after `compute`."""
 
     def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
@@ -56,6 +61,7 @@ class Epoch(nn.Module):
         self._flush()
         if not self.loss_sum.update_called:
             return {}
+        self.positives, _ = next(iter(self.metrics.values())).counts()  # type: ignore[operator]
         return {
             f"{self.prefix}loss": self.loss_sum.compute() / self.loss_count.compute(),
             **self.metrics.compute(),
@@ -82,6 +88,8 @@ class Epoch(nn.Module):
         outputs = torch.cat(logits)
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
         width = torch.float32 if outputs.device.type == "mps" else torch.float64
+        if self.first is not None:
+            self.first.update(outputs, torch.cat(target), self.task)
         decisions = self.task.predict(outputs)  # in float32, as predictions are made
         self.metrics.update(
             self.task.probabilities(outputs.to(width)), torch.cat(target), decisions=decisions

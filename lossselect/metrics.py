@@ -20,7 +20,7 @@ class TaskMetric(Metric):
 
     Decisions are taken with the task's thresholds, rankings from the probabilities themselves. A soft
     label counts as its likelier value, .5 as positive. A missing label counts nowhere, a class without
-    positives or without negatives in no ranking, a label of which nothing is known in no macro mean.
+    positives or without negatives in no ranking, a label without positives in no macro mean.
     The value is NaN where no label is known or a probability was NaN.
     """
 
@@ -68,17 +68,21 @@ class TaskMetric(Metric):
 
     def compute(self) -> Tensor:
         """The scalar."""
-        counts = self.support.compute().reshape(-1, 5)
-        true_positive, false_positive, true_negative, false_negative, _ = counts.unbind(-1)
-        positives, negatives = true_positive + false_negative, true_negative + false_positive
+        positives, negatives = self.counts()
         known = positives + negatives > 0
         with warnings.catch_warnings():
             # torchmetrics puts 0 for a class without positives; here the class is left out
             warnings.filterwarnings("ignore", message="No (positive|negative) samples (found )?in target")
             value = self._ranked(known).expand(known.shape) if self.ranks else self.metric.compute()
         if value.ndim:
-            value = value[(positives > 0) & (negatives > 0) if self.ranks else known].mean()
+            value = value[(positives > 0) & (negatives > 0) if self.ranks else positives > 0].mean()
         return value.masked_fill((self.nan_count.compute() > 0) | ~known.any(), torch.nan)
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """How many positives and negatives of each output there were, (num_outputs,) each."""
+        counts = self.support.compute().reshape(-1, 5)
+        true_positive, false_positive, true_negative, false_negative, _ = counts.unbind(-1)
+        return true_positive + false_negative, true_negative + false_positive
 
     def _ranked(self, known: Tensor) -> Tensor:
         """The metric per class. A class of which nothing is known stops torchmetrics 1.9 (IndexError):

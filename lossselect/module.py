@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task
+from .watch import check_first_outputs, check_graph
 
 
 class TaskModule(Recorded, LightningModule):
@@ -71,6 +73,7 @@ class TaskModule(Recorded, LightningModule):
         self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
         self.has_bookkeeping = False
+        self._outputs_checked = self._graph_checked = self._ends_affine = False
         self.task = task
 
     @property
@@ -149,6 +152,7 @@ class TaskModule(Recorded, LightningModule):
         inputs, target = self._encoded(batch)
         logits = self(inputs)
         self._check_rows(logits, target)
+        self._check_outputs(logits, inputs)
         if isinstance(self.criterion, Loss):
             total, count = self.criterion.sum_and_count(logits, target)
             loss = divide(total, count)
@@ -179,6 +183,29 @@ class TaskModule(Recorded, LightningModule):
                 f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
             )
         self.task.check_target(target, logits)
+
+    def _check_outputs(self, logits: Tensor, inputs: Any) -> None:
+        """Whether these are raw logits: values in the first batch, the graph in the first to train on."""
+        if self._graph_checked or torch.compiler.is_compiling():
+            return
+        if not self._outputs_checked:
+            check_first_outputs(logits, inputs, self.task)
+            self._outputs_checked = True
+        if self.training and torch.is_grad_enabled():
+            self._ends_affine = check_graph(logits, self, self.task)
+            self._graph_checked = True
+
+    def check_batch(self, batch: Any) -> Tensor:
+        """The loss of a batch, of which nothing is learned; raises what training on it would.
+
+        Args:
+            batch: As a data loader makes it.
+        """
+        inputs, target = self._encoded(batch)
+        logits = self(inputs)
+        self._check_rows(logits, target)
+        self._check_outputs(logits, inputs)
+        return self.criterion(logits, target)
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         if isinstance(batch, EncodedBatch):

@@ -503,7 +503,7 @@ class TestHooks:
             def unpack(self, batch):
                 return batch["x"], batch["y"]
 
-        rows = [{"x": torch.randn(8), "y": 1} for _ in range(4)]
+        rows = [{"x": torch.randn(8), "y": i % 2} for i in range(4)]
         module, run = Dicts(ls.Binary()), trainer(tmp_path)
         run.fit(module, DataLoader(rows, batch_size=2))
         assert len(run.predict(module, DataLoader(rows, batch_size=2))) == 2
