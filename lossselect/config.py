@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .guards import GUARDS
 from .losses import row_options
 from .names import check_options, lookup, nearest, number, whole
 from .nets import make_net, net_options
@@ -13,8 +14,35 @@ if TYPE_CHECKING:
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
 """What a run cannot do without."""
 
-SETTINGS = (*PARTS, "scheduler", "callbacks", "logger", "experiment", "seed", "monitor")
+SETTINGS = (
+    *PARTS,
+    "scheduler",
+    "callbacks",
+    "logger",
+    "experiment",
+    "seed",
+    "monitor",
+    "check_only",
+    "allow",
+)
 """What stands at the top of a config, beside Hydra's own."""
+
+SPLIT_SETTINGS = ("name", "batch_size", "val_fraction", "test_fraction", "seed")
+"""What all data of ours have."""
+
+FILES = {
+    "table": (
+        *("path", "val_path", "test_path", "target", "positive", "delimiter", "empty", "missing", "unseen"),
+        *("features", "exclude", "categorical", "null_values", "nan", "separator", "encoding"),
+    ),
+    "arrays": (
+        *("path", "val_path", "test_path", "target", "positive", "missing", "unseen", "features", "nan"),
+    ),
+}
+"""Data of the user's own, from files, with their settings."""
+
+CHOICES = {"unseen": ("error", "ignore"), "nan": ("error", "missing"), "empty": ("negative", "missing")}
+NAMES = ("target", "exclude", "categorical", "null_values", "features")
 
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
@@ -40,15 +68,22 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
     _check_callbacks(config.get("callbacks") or {})
+    if not isinstance(config["check_only"], bool):
+        raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
+    for name in allowed(config["allow"]):
+        lookup(GUARDS, name, "warning")
     _check_data(config["data"])
     _check_model(config["model"])
 
     from .criterion import select_loss
 
-    task = _stand_in_task(config)
-    select_loss(task, **loss_options(config["loss"]))
-    for setting, metric in _watching(config).items():
-        _check_monitor(setting, metric, task)
+    if config["task"].get("name") != "auto":  # else the labels must be read first
+        task = _stand_in_task(config)
+        options = loss_options(config["loss"])
+        # the names of classes are not known before the data
+        select_loss(task, **{k: v for k, v in options.items() if not isinstance(v, Mapping)})
+        for setting, metric in _watching(config).items():
+            _check_monitor(setting, metric, task)
     if "_target_" not in config["model"]:
         make_net({"num_features": 1, **config["model"]}, num_outputs=1)
     if "_target_" not in config["optimizer"]:
@@ -72,8 +107,11 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
         if key in options:
             raise ValueError(f"task.{key} is no setting: the data tell how many classes there are.")
     weight = config["loss"].get("weight")
-    if weight is not None and (not isinstance(weight, list) or not weight):
-        raise ValueError(f"loss.weight must be a list of one number per output, got {weight!r}.")
+    if weight is not None and (not isinstance(weight, list | Mapping) or not weight):
+        raise ValueError(
+            f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
+            "loss.weight={cat:2,dog:1}."
+        )
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
     sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
@@ -108,6 +146,11 @@ def _check_monitor(setting: str, metric: Any, task: "Task") -> None:
         )
 
 
+def allowed(allow: Any) -> list[str]:
+    """The names in the setting `allow`, which may be one, several or none."""
+    return allow if isinstance(allow, list) else [] if allow is None else [allow]
+
+
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
     for name, entry in callbacks.items():
         if entry is None:
@@ -123,9 +166,9 @@ def _check_data(data: Mapping[str, Any]) -> None:
 
     if "_target_" in data:
         return
-    lookup(DATASETS, data.get("name", ""), "data set")
-    settings = ("name", "batch_size", "val_fraction", "test_fraction", "seed")
-    check_options(data, settings, "data")
+    lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
+    settings = (*SPLIT_SETTINGS, *FILES.get(data["name"], ()))
+    check_options(data, settings, f"data={data['name']}")
     if lacking := [name for name in settings if name not in data]:
         raise ValueError(f"data.{lacking[0]} is missing.")
     whole("data.batch_size", data["batch_size"], 1)
@@ -135,6 +178,32 @@ def _check_data(data: Mapping[str, Any]) -> None:
             f"data.{name}", data[name], 0, 1
         ) in (0, 1):
             raise ValueError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
+    if data["name"] in FILES:
+        _check_files(data)
+
+
+def _check_files(data: Mapping[str, Any]) -> None:
+    if data["test_fraction"] is None:
+        raise ValueError("data.test_fraction must be a number between 0 and 1, got None.")
+    if data["path"] is None:
+        raise ValueError("Say where the data are: data.path=... is a file.")
+    if data["target"] is None and data["name"] == "table":
+        raise ValueError(
+            "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns."
+        )
+    for name in ("path", "val_path", "test_path"):
+        if not isinstance(data[name], str | None):
+            raise ValueError(f"data.{name} must be the path of a file, got {data[name]!r}.")
+    for name, known in CHOICES.items():
+        if data.get(name) is not None or name == "unseen":
+            lookup(dict.fromkeys(known), data[name], f"data.{name}")
+    for name in NAMES:
+        value = data.get(name)
+        entries = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(entry, str | int | float) for entry in entries):
+            raise ValueError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
+        if value == [] and name in ("target", "features"):
+            raise ValueError(f"data.{name} is an empty list.")
 
 
 def _check_model(model: Mapping[str, Any]) -> None:

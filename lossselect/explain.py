@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .criterion import Loss
 from .data.splits import Splits
 from .optim import best_mode
+from .statistics import LabelCounts, count_labels, describe_labels
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
         lines["options"] = ", ".join(f"{key}={value}" for key, value in options.items())
     lines["data"] = type(data).__name__
     if isinstance(data, Splits):
+        if data.reason:
+            lines["task"] += f": {data.reason}; another one with task=..."
+        lines["labels"] = describe_labels(task, count_labels(task, data))
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.rows.items())
         lines["data"] = (
             f"{data.name}: {counts} rows of {data.features.shape[1]} features, standardised by train"
@@ -59,6 +63,39 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
         f"precision {trainer.precision}"
     )
     return lines
+
+
+def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[list[str]]:
+    """Rows of a table of how many there are of each class in each split; of many classes the ends."""
+    train = counts["train"].positives
+    order = sorted(range(len(task.names)), key=lambda i: -train[i])
+    each = [[task.names[i], *(str(count.positives[i]) for count in counts.values())] for i in order]
+    rows = [["class", *counts], *each]
+    if len(rows) > MOST_ROWS:
+        half = MOST_ROWS // 2
+        rows = [*rows[: half + 1], ["...", *[""] * len(counts)], *rows[-half:]]
+    rows.append(["missing", *(str(count.missing) for count in counts.values())])
+    rows.append(["rows", *(str(count.rows) for count in counts.values())])
+    return rows
+
+
+MOST_ROWS = 30
+"""Up to how many classes are listed each."""
+
+
+def print_rows(title: str, rows: list[list[str]]) -> None:
+    """A title and a table, of which the first row is the header and all but the first column are numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for i, head in enumerate(rows[0]):
+        table.add_column(head, justify="right" if i else "left")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def _decision(task: Task) -> str:

@@ -10,6 +10,15 @@ Train a classifier. Say what the task is; head, loss, targets, metrics and decod
   {command} task=binary        yes or no
   {command} task=multiclass    exactly one of several classes
   {command} task=multilabel    any number of labels at once
+  {command} task=auto          what the labels look like
+
+On data of your own:
+
+  {command} task=multiclass data=table data.path=train.csv data.target=species
+  {command} task=multilabel data=table data.path=train.csv "data.target=[sport,news]"
+  {command} task=... check_only=true           look at data and settings, and stop
+
+Predict with `python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv`.
 
 Choose a variant of a part with PART=NAME:
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 from .module import TaskModule
+from .tasks import Task
 
 if TYPE_CHECKING:
     from .data.splits import Splits
@@ -42,7 +44,7 @@ def evaluate(
             results |= values
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
-    with _whole(folder / "metrics.json") as path:
+    with whole_file(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return results
 
@@ -75,7 +77,7 @@ def save_predictions(
     if not batches:
         return ""
     if batches[0]["probabilities"].ndim > 2:
-        with _whole(folder / "predictions.pt") as path:
+        with whole_file(folder / "predictions.pt") as path:
             torch.save(batches, path)
         return "predictions.pt"
     probabilities = torch.cat([batch["probabilities"] for batch in batches]).float()
@@ -83,14 +85,20 @@ def save_predictions(
     columns: dict[str, Any] = {"row": range(len(prediction))}
     if splits:
         rows = splits.rows["test"][: len(prediction)]  # trainer.limit_predict_batches
-        truth = task.harden(task.encode(splits.labels[rows.numpy()]))
+        truth = task.harden(task.encode(splits.labels_of("test")[: len(prediction)]))
         columns = {"row": rows.numpy(), "target": _cells(task.decode(truth))}
-    columns["prediction"] = _cells(task.decode(prediction))
-    for name, column in zip(task.output_names, probabilities.T, strict=True):
-        columns[f"p_{name}"] = column.numpy()
-    with _whole(folder / "predictions.csv") as path:
+    columns |= prediction_columns(task, probabilities, prediction)
+    with whole_file(folder / "predictions.csv") as path:
         pl.DataFrame(columns).write_csv(path)
     return "predictions.csv"
+
+
+def prediction_columns(task: Task, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:
+    """The decoded decision of each row, and the probability of each output."""
+    columns: dict[str, Any] = {"prediction": _cells(task.decode(prediction))}
+    for name, column in zip(task.output_names, probabilities.cpu().T, strict=True):
+        columns[f"p_{name}"] = column.numpy()
+    return columns
 
 
 def _cells(names: list[Any]) -> list[str]:
@@ -99,8 +107,11 @@ def _cells(names: list[Any]) -> list[str]:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to; the file takes its own once it is complete."""
     temporary = path.with_name(f".{path.name}.part")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

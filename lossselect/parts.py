@@ -1,15 +1,19 @@
 """The parts of a run, made from its config."""
 
 import inspect
+import json
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from .config import FILES
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -51,13 +55,11 @@ def scheduler_of(config: DictConfig) -> Any:
 
 
 def load_data(config: DictConfig) -> "tuple[Splits | None, LightningDataModule | None]":
-    """Our own data as splits, or the user's data module; the other is None."""
+    """Data of ours, or from a file, as splits; or the user's data module; the other is None."""
     if "_target_" not in config.data:
-        from .data.toy import load
-
         options = plain_values(config.data)
         options.pop("batch_size")
-        return load(**options), None
+        return _splits(json.dumps(options, sort_keys=True), json.dumps(plain_values(config.task))), None
     from lightning.pytorch import LightningDataModule
 
     data = hydra.utils.instantiate(config.data)
@@ -69,14 +71,40 @@ def load_data(config: DictConfig) -> "tuple[Splits | None, LightningDataModule |
     return None, data
 
 
+@lru_cache(maxsize=1)  # they are checked before the run has its folder, and taken again in it
+def _splits(data: str, task: str) -> "Splits":
+    options, of_task = json.loads(data), json.loads(task)
+    if options["name"] in FILES:
+        from .data.table import load_own
+
+        return load_own(**options, task=of_task)
+    from .data.toy import load
+    from .infer import infer_task
+
+    splits = load(**options)
+    if of_task["name"] != "auto":
+        return splits
+    name, reason = infer_task(splits.labels)
+    return replace(splits, task=name, reason=f"{splits.name} has labels of {reason}")
+
+
 def task_of(config: DictConfig, splits: "Splits | None", data: Any) -> "Task":
     """The task, whose width and class names the data tell, checked against the labels."""
     from .infer import check_task
+    from .label_lists import LabelLists
     from .tasks import TASKS, make_task
 
     source = splits or data
     options = plain_values(config.task)
     names = options.pop("class_names", None)
+    if splits and splits.task:
+        # the labels have been read for this task, and by these names
+        options["name"], names = splits.task, splits.class_names
+    elif options["name"] == "auto":
+        raise ValueError(
+            "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
+            f"of {type(source).__name__} are: task=binary, task=multiclass or task=multilabel."
+        )
     names = getattr(source, "class_names", None) if names is None else names
     width = getattr(source, "num_outputs", None)
     if TASKS[options["name"]].width_field:
@@ -88,7 +116,7 @@ def task_of(config: DictConfig, splits: "Splits | None", data: Any) -> "Task":
             )
     # first without names: of labels of another task it is the labels that should be told, not the names
     task = make_task(num_outputs=width, **options)
-    if splits:
+    if splits and not isinstance(splits.labels, LabelLists):
         check_task(task, splits.labels)
     return replace(task, class_names=names)
 

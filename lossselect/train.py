@@ -6,8 +6,6 @@ A misspelt config is answered before torch is imported, most others before light
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .config import SETTINGS, check_config, check_trainer, loss_options
+from .config import SETTINGS, allowed, check_config, check_trainer, loss_options
+from .console import explained, warnings_in_a_line
+from .guards import silence
 from .help import print_help
-from .mistakes import message_of
 from .names import nearest
 from .parts import (
     load_data,
@@ -36,11 +35,10 @@ from .parts import (
 )
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningDataModule, Trainer
 
-
-TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Hydra's own switch: show tracebacks of the user's mistakes too."""
+    from .data.splits import Splits
+    from .module import TaskModule
 
 
 def main() -> None:
@@ -57,20 +55,8 @@ def main() -> None:
     sys.path.append(os.getcwd())
     # Hydra then raises its errors instead of printing them, and they can be put in better words
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with _mistakes_explained(sys.argv[1:]):
+    with explained(sys.argv[1:]), warnings_in_a_line():
         run()
-
-
-@contextmanager
-def _mistakes_explained(arguments: Iterable[str] = ()) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        message = message_of(error, arguments)
-        if message is None or TRACEBACKS:
-            raise
-        print(message, file=sys.stderr)
-        sys.exit(1)
 
 
 class CheckBeforeRun(Callback):
@@ -78,12 +64,15 @@ class CheckBeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config."""
-        with _mistakes_explained():
+        with explained():
             _check(config)
+            if config.check_only:
+                explain_only(config)
+                sys.exit(0)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
-        with _mistakes_explained(config.hydra.overrides.task):
+        with explained(config.hydra.overrides.task):
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             choices = [
                 [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
@@ -101,11 +90,19 @@ def _check(config: DictConfig) -> None:
     _check_names(config)
     plain = plain_values(config)
     check_config(plain)
+    silence(allowed(plain["allow"]))
     if "_target_" not in config.data:
         from .criterion import select_loss
+        from .data.checks import check_splits
 
         splits, _ = load_data(config)
-        select_loss(task_of(config, splits, None), **loss_options(plain["loss"]))
+        assert splits is not None  # they are read from a file, or come along
+        if splits.task and plain["task"]["name"] == "auto":
+            plain["task"]["name"] = splits.task
+            check_config(plain)
+        task = task_of(config, splits, None)
+        select_loss(task, **loss_options(plain["loss"]))
+        check_splits(task, splits)
     check_trainer(plain)
 
 
@@ -125,22 +122,20 @@ def run(config: DictConfig) -> None:
     """One run: fit, then evaluate and predict with the best checkpoint, into Hydra's run folder."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         _check(config)  # of a large sweep not every job has been checked
-        train(config)  # Hydra goes on with the other jobs, and says which one failed
+        explain_only(config) if config.check_only else train(
+            config
+        )  # Hydra goes on with the other jobs, and says which one failed
     else:
-        with _mistakes_explained():
+        with explained():
             train(config)
 
 
-def train(config: DictConfig) -> None:
-    """What `run` does, given the composed config."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-
+def prepare(config: DictConfig) -> "tuple[TaskModule, Splits | None, LightningDataModule]":
+    """What a run trains, and on what; the splits where the data are ours or from a file."""
     from lightning.pytorch import seed_everything
 
-    from .checkpoint import read_checkpoint
-    from .explain import plan, print_table
+    from .data.module import TensorData
     from .module import TaskModule
-    from .outputs import evaluate, forget_results, save_predictions
 
     # before the user's own net or data draw a number
     seed_everything(config.seed, workers=True, verbose=False)
@@ -154,10 +149,39 @@ def train(config: DictConfig) -> None:
         spec_of(config.optimizer),
         scheduler_of(config),
     )
-    if splits:
-        from .data.module import TensorData
+    return module, splits, TensorData(splits, task, config.data.batch_size) if splits else data  # type: ignore[return-value]
 
-        data = TensorData(splits, task, config.data.batch_size)
+
+def explain_only(config: DictConfig) -> None:
+    """What `check_only=true` does: plan, warnings and label counts, of which nothing is written."""
+    from .explain import label_table, plan, print_rows, print_table
+    from .statistics import count_labels
+    from .trainer import build_trainer
+    from .watch import check_end
+
+    module, splits, data = prepare(config)
+    print_table(
+        "Plan", plan(module, splits or data, build_trainer(plain_values(config.trainer)), config.monitor)
+    )
+    if splits:
+        print_rows("Labels", label_table(module.task, count_labels(module.task, splits)))
+    else:
+        data.prepare_data()
+        data.setup("fit")
+    check_end(module.net, module.task)
+    module.check_batch(next(iter(data.train_dataloader())))
+    print("The first batch goes through net and loss. Nothing was trained, and nothing is written.")
+
+
+def train(config: DictConfig) -> None:
+    """What `run` does, given the composed config."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+
+    from .checkpoint import read_checkpoint
+    from .explain import plan, print_table
+    from .outputs import evaluate, forget_results, save_predictions
+
+    module, splits, data = prepare(config)
     trainer = trainer_of(config, folder)
     print_table("Plan", {**plan(module, splits or data, trainer, config.monitor), "outputs": str(folder)})
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]

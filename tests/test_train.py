@@ -574,7 +574,7 @@ def test_train_py_in_the_repository_is_the_same_command(tmp_path):
     assert done.returncode == 1
     assert done.stderr == (
         "There is no task 'multilable'. Did you mean 'multilabel'? "
-        "Choose one of: binary, multiclass, multilabel.\n"
+        "Choose one of: auto, binary, multiclass, multilabel.\n"
     )
 
 

@@ -1,0 +1,203 @@
+"""`lossselect-predict`: class names and probabilities for the rows of a new file.
+
+python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import explained, warnings_in_a_line
+from .guards import warn
+from .names import check_options, whole
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from .module import TaskModule
+
+USAGE = """\
+Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.
+
+  python -m lossselect.predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv
+
+  checkpoint=FILE    of a run
+  input=FILE         .csv, .tsv or .parquet with the columns that the model was trained on, in any order;
+                     .npz or .npy for a model of arrays
+  output=FILE        .csv: row, prediction, a probability for each class
+  keep=[a,b]         columns of the input to copy into the output: an id, say
+  batch_size=8192    rows at a time
+  device=auto        cpu, cuda, ...
+  separator=";" encoding=latin-1    of the input, if not as in training
+
+The output is written whole or not at all.
+"""
+
+DEFAULTS: dict[str, Any] = {
+    "checkpoint": None,
+    "input": None,
+    "output": None,
+    "keep": [],
+    "batch_size": 8192,
+    "device": "auto",
+    "separator": None,
+    "encoding": None,
+}
+
+
+def main() -> None:
+    """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return
+    with explained(arguments), warnings_in_a_line(""):
+        settings = read_settings(arguments)
+        count = predict_file(**settings)
+        print(f"{count} rows in {settings['output']}")
+
+
+def read_settings(arguments: list[str]) -> dict[str, Any]:
+    """`key=value` as values; ValueError for a key that there is not, or one that is lacking."""
+    from omegaconf import OmegaConf
+
+    for argument in arguments:
+        if "=" not in argument:
+            raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
+    given = {}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        check_options([key], DEFAULTS, "lossselect.predict")
+        # of a path nothing is to be read into
+        texts = key in ("checkpoint", "input", "output", "device", "separator", "encoding")
+        given[key] = value if texts else OmegaConf.to_container(OmegaConf.from_dotlist([argument]))[key]  # type: ignore[call-overload, index]
+    for key in ("checkpoint", "input", "output"):
+        if not given.get(key):
+            raise ValueError(f"Say {key}=...: checkpoint=best.ckpt input=new.csv output=out.csv.")
+    settings = {**DEFAULTS, **given}
+    whole("batch_size", settings["batch_size"], 1)
+    keep = settings["keep"]
+    settings["keep"] = [str(name) for name in (keep if isinstance(keep, list) else [keep])]
+    return settings
+
+
+def predict_file(
+    checkpoint: str,
+    input: str,
+    output: str,
+    keep: list[str],
+    batch_size: int,
+    device: str,
+    separator: str | None,
+    encoding: str | None,
+) -> int:
+    """Predict a file's rows, batch by batch, and write them; returns how many there were.
+
+    Raises:
+        FileNotFoundError: no such checkpoint or input.
+        ValueError: a checkpoint of something else, an input that the model cannot take.
+    """
+    import torch
+
+    from .checkpoint import read_checkpoint
+    from .data.features import Features
+    from .module import TaskModule
+    from .outputs import whole_file
+
+    content = read_checkpoint(checkpoint)
+    prepared = content.get("TensorData") or {}
+    if content["class"] != "TaskModule" or "features" not in prepared:
+        raise ValueError(
+            f"{checkpoint} is not of a run on data=table or data=arrays with a net of ours, so it does not "
+            "say how to make inputs of a file. In Python: load_from_checkpoint, and trainer.predict on your "
+            "own data."
+        )
+    features = Features.from_dict(prepared["features"])
+    module = TaskModule.load_from_checkpoint(checkpoint).eval().to(_device(device))
+    reading = {**prepared["reading"]}
+    reading |= {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
+    batches = _batches(
+        prepared["data"], input, [*dict.fromkeys([*features.columns, *keep])], batch_size, reading
+    )
+    unknown: dict[str, int] = {}
+    first = 0
+    with whole_file(_checked_output(output, input)) as path, path.open("wb") as file, torch.inference_mode():
+        for frame in batches:
+            rows, others = features.transform(frame, input, first)
+            for name, count in others.items():
+                unknown[name] = unknown.get(name, 0) + count
+            logits = module(rows[torch.arange(len(rows))].to(module.device))
+            table = _table(module, logits, first, frame.select(keep))
+            table.write_csv(file, include_header=first == 0)
+            first += len(rows)
+        if not first:
+            raise ValueError(f"{input} has no rows.")
+    for name, count in unknown.items():
+        warn("unknown_category", f"{count} cells of column {name!r} are of a category that no train row had.")
+    return first
+
+
+def _table(module: "TaskModule", logits: Any, first: int, kept: "pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+
+    from .outputs import prediction_columns
+
+    probabilities = module.task.probabilities(logits)
+    columns = {
+        "row": range(first, first + len(logits)),
+        **prediction_columns(module.task, probabilities, module.task.decide(probabilities)),
+    }
+    if both := [name for name in kept.columns if name in columns]:
+        raise ValueError(f"keep={both[0]}: the output has a column of that name already.")
+    return pl.DataFrame({**columns, **{name: kept[name] for name in kept.columns}})
+
+
+def _batches(
+    data: str, input: str, columns: list[str], size: int, reading: dict[str, Any]
+) -> "Iterator[pl.DataFrame]":
+    """The input's rows, some at a time."""
+    import polars as pl
+
+    from .data.arrays import read_features
+    from .data.files import table_batches
+
+    if data == "table":
+        yield from table_batches(input, columns, size, **reading)
+        return
+    inputs = read_features(input)
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
+        yield pl.from_numpy(part, schema=[f"x{i}" for i in range(part.shape[1])])
+
+
+def _checked_output(output: str, input: str) -> Path:
+    path = Path(output)
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"output={output} must end in .csv.")
+    if path.resolve() == Path(input).resolve():
+        raise ValueError(f"output={output} is the input: it would be lost.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} for output={output}.")
+    if path.is_dir():
+        raise ValueError(f"output={output} is a folder.")
+    return path
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
+    return device
+
+
+if __name__ == "__main__":
+    from lossselect import predict
+
+    predict.main()  # of the module by its name, which tells our errors from bugs
