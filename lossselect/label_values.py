@@ -82,8 +82,6 @@ def entries_of(values: Any) -> list[Any]:
         raise TypeError("Labels are a list, an entry a row; a set has no order.")
     if getattr(values, "ndim", 1) != 1:
         raise ValueError(f"Labels are one entry a row, got an array of shape {tuple(values.shape)}.")
-    if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values.astype(object), None)
     return values if isinstance(values, list) else _to_list(values)
 
 
@@ -111,8 +109,13 @@ def distinct(entries: list[Any]) -> list[Value]:
     return sorted_values(known)
 
 
-def check_kinds(values: Iterable[Any], entries: Sequence[Any] = ()) -> None:
-    """TypeError or ValueError unless the labels are all strings, all integers or all booleans."""
+def check_kinds(values: Iterable[Any], entries: Sequence[Any]) -> None:
+    """TypeError or ValueError unless the labels are all strings, all integers or all booleans.
+
+    Args:
+        values: The labels, or an example of each type.
+        entries: All rows, to say in which one a label is.
+    """
     examples: dict[type, Any] = {}
     for value in values:
         examples.setdefault(type(value), value)
@@ -122,14 +125,13 @@ def check_kinds(values: Iterable[Any], entries: Sequence[Any] = ()) -> None:
         if kind not in (str, int, bool):
             raise TypeError(f"Labels are strings, integers or booleans, got {kind.__name__} {value!r}.")
     if len(examples) > 1:
-        found = [(kind, value, _first(entries, value)) for kind, value in examples.items()]
-        said = " and ".join(f"{value!r} ({kind.__name__}{at})" for kind, value, at in found[:2])
+        found = sorted((_first(entries, value), kind.__name__, value) for kind, value in examples.items())
+        said = " and ".join(f"{value!r} ({kind} in row {row})" for row, kind, value in found[:2])
         raise TypeError(f"Labels are all of one type, but there are {said}. Make them all strings.")
 
 
-def _first(entries: Sequence[Any], value: Any) -> str:
-    row = next((i for i, entry in enumerate(entries) if type(plain_value(entry)) is type(value)), None)
-    return "" if row is None else f" in row {row}"
+def _first(entries: Sequence[Any], value: Any) -> int:
+    return next(i for i, entry in enumerate(entries) if type(plain_value(entry)) is type(value))
 
 
 def unhashable(entries: Sequence[Any], owner: np.ndarray | None = None) -> TypeError:

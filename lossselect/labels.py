@@ -60,7 +60,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         values = tuple(plain_value(value) for value in self.values)
-        check_kinds(values)
+        check_kinds(values, values)
         if not values:
             raise ValueError("There is no label: a vocabulary needs one at least.")
         index = {value: i for i, value in enumerate(values)}

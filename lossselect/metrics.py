@@ -50,6 +50,7 @@ class TaskMetric(Metric):
                 raise ValueError(
                     f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
                 )
+        self.task.check_values(target)  # on the CPU, where it need not wait
         if probabilities.numel() == 0:
             return
         truth = self.task.harden(target)

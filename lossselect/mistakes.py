@@ -46,6 +46,9 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return _not_made(error)
     if "Config group override must be a string" in str(error):
         return "A part takes the name of a variant, as in model=mlp: --help lists them."
+    if isinstance(error, HydraException) and "Error merging override" in str(error):
+        override = str(error).partition("override ")[2].strip()
+        return f"{override!r} is not what that setting can be: {str(error.__cause__).splitlines()[0]}."
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         return _no_setting(unknown[1], arguments) if unknown else " ".join(str(error).split())

@@ -1,5 +1,9 @@
+import sys
+
 import pytest
 import torch
+
+from lossselect import train
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +20,22 @@ def pytest_runtest_setup(item):
 def _few_threads():
     # the tests' tensors are tiny: a second thread costs more than it brings
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs the command in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        try:
+            train.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

@@ -11,29 +11,9 @@ import pytest
 import torch
 
 import lossselect as ls
-from lossselect import train
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
-
-
-@pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-    """Runs the command in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        try:
-            train.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def read_csv(path):

@@ -64,6 +64,8 @@ def of_values(column: pl.Series, options: LabelOptions, fitted: Vocabulary | Non
     """
     column = without(column, options.missing)
     name, known = column.name, column.drop_nulls()
+    if known.is_empty() and fitted:
+        return Labels(options.task, "", np.full(len(column), np.nan), fitted.names, fitted)
     if known.is_empty():
         raise ValueError(f"All labels of column {name!r} are missing: there is nothing to learn from.")
     counts: dict[Any, int] = dict(zip(*known.value_counts().get_columns(), strict=True))
@@ -94,7 +96,7 @@ def without(column: pl.Series, marks: Sequence[Any]) -> pl.Series:
     numbers = [number for mark in marks if (number := as_number(mark)) is not None]
     written = {str(mark) for mark in marks}
     found = [v for v in column.unique().drop_nulls() if str(v) in written or as_number(v) in numbers]
-    return column.set(column.is_in(pl.Series(found, dtype=column.dtype)), None) if found else column
+    return column.set(column.is_in(found), None) if found else column
 
 
 def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str, str]:
@@ -115,11 +117,14 @@ def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str,
 
 
 def _likely_delimiter(values: Sequence[Any]) -> str | None:
-    """What cuts at least a third of the labels into parts of which there are fewer than labels."""
+    """What cuts at least a third of the labels into parts some of which are in several labels."""
     for delimiter in DELIMITERS:
         cut = [value for value in values if isinstance(value, str) and delimiter in value.strip(delimiter)]
-        parts = {part.strip() for value in cut for part in value.split(delimiter)}
-        if len(cut) * 3 >= len(values) and len(parts) < len(values):
+        parts = [
+            {part.strip() for part in value.split(delimiter)} for value in values if isinstance(value, str)
+        ]
+        again = sum(map(len, parts)) > len(set().union(*parts))
+        if cut and len(cut) * 3 >= len(values) and again:
             return delimiter
     return None
 
@@ -273,7 +278,7 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
         row = min(rows)
         raise ValueError(f"Row {row} of column {column.name!r}: {vocabulary.never_seen(rows[row])}")
     if others:
-        count = int(column.is_in(pl.Series(others, dtype=column.dtype)).sum())
+        count = int(column.is_in(others).sum())
         warn(
             "unseen_label",
             f"{count} labels of column {column.name!r} were never seen in training and count as missing: "

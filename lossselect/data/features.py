@@ -193,6 +193,8 @@ class Features:
 
 def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | None]:
     """None for a column that has one value in all train rows."""
+    if not columns:
+        return []
     known = _frame(columns)[train]  # of all columns at once, which Polars does on several cores
     means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
     fitted: list[Number | None] = []

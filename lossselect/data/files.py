@@ -262,8 +262,9 @@ class CsvFormat:
             try:
                 for cells in records:
                     if cells and len(cells) != width:
+                        line = records.line_num  # type: ignore[attr-defined]
                         raise ValueError(
-                            f"Row {row} of {self.file} (line {records.line_num}) has {len(cells)} cells, but "  # type: ignore[attr-defined]
+                            f"Row {row} of {self.file} (line {line}) has {_cells(len(cells))}, but "
                             f"the header has {width}. Mend that line, or name the separator (data.separator)."
                         )
                     row += bool(cells)
@@ -281,6 +282,10 @@ def _check_names(names: list[str], file: Path) -> None:
             f"Column {names.index('')} of {file} has no name: name it in the header (a column that counts "
             "the rows, as pandas writes it, is best left out: to_csv(index=False))."
         )
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
 
 
 def _first_line(error: Exception) -> str:

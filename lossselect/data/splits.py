@@ -144,16 +144,15 @@ def split_rows(
         codes = strata + 1  # 0 where the label is missing
         counts = np.bincount(codes)
         rare = (counts > 0) & (counts <= len(fractions))
-        rare[0] = False
-        if rare.any():
-            said = some([names[i - 1] for i in np.flatnonzero(rare).tolist()])
+        if rare[1:].any():
+            said = some([names[i] for i in np.flatnonzero(rare[1:]).tolist()])
             warn(
                 "rare_class",
-                f"{rare.sum()} of {len(names)} classes have fewer rows than there are splits "
+                f"{rare[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
                 f"({len(fractions) + 1}); their rows are all in the train split: {said}.",
                 stacklevel=4,
             )
-            pinned = rare[codes]
+        pinned = rare[codes]
         if len(codes) > MOST_STRATIFIED:
             first = np.zeros(len(counts), dtype=np.int64)
             first[codes[::-1]] = rest[::-1]  # of several assignments to one place the last one stays

@@ -1,0 +1,235 @@
+import re
+import warnings
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lossselect as ls
+
+TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(3)}
+RAW = "but the loss takes raw logits and applies {} itself. Remove that layer; use task.probabilities(logits) to predict."
+
+
+class Ending(nn.Module):
+    """A linear layer, and a function after it."""
+
+    def __init__(self, task, function):
+        super().__init__()
+        self.head, self.function = nn.Linear(8, task.num_outputs), function
+
+    def forward(self, inputs):
+        return self.function(self.head(inputs))
+
+
+def loader(task, inputs=None, target=None):
+    inputs = torch.randn(64, 8) if inputs is None else inputs
+    if target is None:
+        target = task.encode(task.predict(torch.randn(len(inputs), task.num_outputs)))
+    return DataLoader(TensorDataset(inputs, target), batch_size=16)
+
+
+def fit(task, net, folder, **data):
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = ls.TaskModule(task, net)
+    trainer.fit(module, loader(task, **data))
+    return trainer
+
+
+def chain(task, *ends):
+    return nn.Sequential(nn.Linear(8, task.num_outputs), *ends)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.Sigmoid(), nn.LogSigmoid(), nn.Hardsigmoid()], ids=str)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_chain_that_ends_in_probabilities_takes_no_step(name, end, compiled, tmp_path):
+    task = TASKS[name]
+    net = chain(task, end, nn.Identity())
+    before = net[0].weight.clone()
+    message = f"The net ends in {type(end).__name__} (net.1), " + RAW.format(task.activation)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(task, torch.compile(net, backend="eager") if compiled else net, tmp_path)
+    assert torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [
+        (
+            "binary",
+            torch.sigmoid,
+            "The net ends in Sigmoid, but the loss takes raw logits and applies sigmoid",
+        ),
+        ("multilabel", lambda z: z.T.sigmoid().T.clone(), "The net ends in Sigmoid, but"),
+        (
+            "multiclass",
+            lambda z: torch.cat([z[:, :1].sigmoid(), z[:, 1:].sigmoid()], 1),
+            "The net ends in Sigmoid, but",
+        ),
+        (
+            "multilabel",
+            lambda z: z.log_softmax(1),
+            "The net ends in LogSoftmax, but the loss takes raw logits and",
+        ),
+        (
+            "multiclass",
+            lambda z: z.softmax(1),
+            "Each row of the first batch's outputs is between 0 and 1 and sums to 1",
+        ),
+        (
+            "multilabel",
+            lambda z: z.exp() / z.exp().sum(1, keepdim=True),
+            "Each row of the first batch's outputs is",
+        ),
+        ("binary", lambda z: z.squeeze(), "The net returned logits of shape (16,), but binary needs (N, 1)."),
+        ("binary", lambda z: z.detach(), "The logits carry no gradient, so nothing would be learned"),
+        ("binary", lambda z: z / 0, "of the first batch's logits is not finite. Look at the net's layers"),
+        ("multiclass", lambda z: z[:, :2], "The net returned logits of shape (16, 2), but multiclass with 3"),
+    ],
+)
+def test_a_function_at_the_end_takes_no_step(name, function, message, tmp_path):
+    net = Ending(TASKS[name], function)
+    before = net.head.weight.clone()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(TASKS[name], net, tmp_path)
+    assert torch.equal(net.head.weight, before)
+
+
+def test_the_module_that_was_called_is_named(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.squash = nn.Linear(8, 1), nn.Sigmoid()
+
+        def forward(self, inputs):
+            return self.squash(self.head(inputs))
+
+    with pytest.raises(ValueError, match=re.escape("The net ends in Sigmoid (net.squash), but")):
+        fit(ls.Binary(), Net(), tmp_path)
+
+
+def test_a_net_in_half_precision_is_looked_at_too(tmp_path):
+    net = Ending(TASKS["multiclass"], lambda z: z.bfloat16().softmax(1))
+    with pytest.raises(ValueError, match="Each row of the first batch's outputs"):
+        fit(TASKS["multiclass"], net, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "message"),
+    [
+        (
+            "multiclass",
+            nn.LogSoftmax(1),
+            r"ends in LogSoftmax \(net\.1\), which the loss applies itself.*\[log_softmax\]",
+        ),
+        (
+            "multiclass",
+            nn.ReLU(),
+            r"The net ends in ReLU \(net\.1\), so its logits cannot take all values.*\[bounded_outputs\]",
+        ),
+        ("binary", nn.Tanh(), r"The net ends in Tanh \(net\.1\), so its logits cannot"),
+    ],
+)
+def test_an_end_that_may_be_meant_is_said_once(name, end, message, tmp_path):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(TASKS[name], chain(TASKS[name], end), tmp_path)
+    ours = [
+        str(w.message)
+        for w in said
+        if issubclass(w.category, ls.GuardWarning) and "unit_outputs" not in str(w.message)
+    ]
+    assert len(ours) == 1
+    assert re.search(message, ours[0])
+    with ls.allow("log_softmax", "bounded_outputs", "unit_outputs"):
+        fit(TASKS[name], chain(TASKS[name], end), tmp_path)
+
+
+def test_outputs_that_look_like_probabilities_all_epoch_are_said(tmp_path):
+    by_hand = Ending(TASKS["multilabel"], lambda z: 1 / (1 + (-z).exp()))
+    with pytest.warns(
+        ls.GuardWarning, match=r"All outputs of the first epoch lie between .* as probabilities do"
+    ):
+        fit(TASKS["multilabel"], by_hand, tmp_path)
+
+
+def test_a_linear_layer_is_no_suspect(tmp_path):
+    net = nn.Linear(8, 1)
+    nn.init.zeros_(net.weight)
+    nn.init.constant_(net.bias, 0.5)
+    task = ls.Binary()
+    fit(task, net, tmp_path, target=torch.arange(64) % 2)  # warnings are errors here
+
+
+def test_inputs_that_are_not_finite_are_named(tmp_path):
+    inputs = torch.randn(64, 8)
+    inputs[3, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"Row 3 .* not finite\. The inputs of row 3 hold NaN or infinity"):
+        fit(ls.Binary(), nn.Linear(8, 1), tmp_path, inputs=inputs)
+
+
+def test_nothing_to_train(tmp_path):
+    with pytest.raises(ValueError, match="No parameter of the module requires a gradient"):
+        fit(ls.Binary(), nn.Linear(8, 1).requires_grad_(False), tmp_path)
+
+
+class TestLabelsOfTheFirstEpoch:
+    @pytest.mark.parametrize(
+        ("task", "target", "message"),
+        [
+            (
+                ls.Multiclass(4, class_names=[*"abcd"]),
+                torch.arange(64) % 3,
+                "No train row has d: the net cannot learn",
+            ),
+            (ls.Binary(class_names=("ham", "spam")), torch.ones(64), "No train row has ham"),
+            (ls.Multilabel(3), torch.eye(3)[torch.arange(64) % 3], "Every row has exactly one label"),
+            (ls.Multilabel(2), torch.tensor([[1, 0], [0, 0]] * 32), "No train row has 1"),
+        ],
+        ids=str,
+    )
+    def test_of_a_loader_of_ones_own_are_said(self, task, target, message, tmp_path):
+        with pytest.warns(ls.GuardWarning, match=message):
+            fit(task, nn.Linear(8, task.num_outputs), tmp_path, target=target)
+
+    def test_missing_labels_are_no_class(self, tmp_path):
+        task = ls.Multiclass(3, missing=-1)
+        fit(task, nn.Linear(8, 3), tmp_path, target=torch.arange(64) % 4 - 1)  # warnings are errors here
+
+
+def test_labels_without_positives_are_in_no_macro_mean_and_said(tmp_path):
+    task = ls.Multilabel(3, class_names=[*"abc"])
+    target = (torch.rand(64, 3) < 0.5).float()
+    trainer = fit(task, nn.Linear(8, 3), tmp_path, target=target)
+    target[:, 1] = 0
+    with pytest.warns(
+        ls.GuardWarning, match=r"1 of 3 labels have no positive in the test split.*: b\. \[no_pos"
+    ):
+        (got,) = trainer.test(trainer.lightning_module, loader(task, target=target), verbose=False)
+    assert 0 <= got["test/f1_macro"] <= 1
+
+
+class TestCheckBatch:
+    def test_gives_the_loss_and_learns_nothing(self):
+        task, net = ls.Multiclass(3), nn.Linear(8, 3)
+        before = net.weight.clone()
+        inputs, target = torch.randn(4, 8), [0, 2, 1, 1]
+        loss = ls.TaskModule(task, net).check_batch((inputs, target))
+        torch.testing.assert_close(loss, nn.functional.cross_entropy(net(inputs), torch.tensor(target)))
+        assert torch.equal(net.weight, before)
+
+    def test_raises_what_training_would(self):
+        module = ls.TaskModule(ls.Binary(), Ending(ls.Binary(), torch.sigmoid))
+        with pytest.raises(ValueError, match="The net ends in Sigmoid"):
+            module.check_batch((torch.randn(4, 8), [0, 1, 1, 0]))
