@@ -10,7 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
 from .data.module import TensorData
-from .watch import check_end, warn_of_no_positives
+from .guards import warn_of_no_positives
+from .watch import check_end
 
 if TYPE_CHECKING:
     from .epoch import Epoch
@@ -42,10 +43,11 @@ class Bookkeeping(Callback):
         _log(pl_module, pl_module.train_epoch)
         if first := pl_module.train_epoch.first:
             pl_module.train_epoch.first = None
-            if not pl_module._ends_affine:
+            if not pl_module.watch.affine:
                 first.warn_of_outputs()
-            if not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
-                first.warn_of_labels(pl_module.task)  # else that was said before the first step
+            counts = pl_module.train_epoch.counts
+            if counts and not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
+                first.warn_of_labels(pl_module.task, *counts)  # else that was said before the first step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -72,9 +74,13 @@ def _log(module: "TaskModule", epoch: "Epoch") -> None:
     epoch.reset()  # and let go of the outputs
 
 
-def _say_what_is_left_out(epoch: "Epoch", stage: str) -> None:
-    if epoch.positives is not None:
-        warn_of_no_positives(epoch.task, epoch.positives, stage)
+def _say_what_is_left_out(epoch: "Epoch", split: str) -> None:
+    task = epoch.task
+    if epoch.counts is None or task.width_field is None:
+        return
+    positives, _ = epoch.counts
+    if absent := [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]:
+        warn_of_no_positives(absent, task, split)
 
 
 def _check_weights(module: "TaskModule") -> None:

@@ -1,7 +1,10 @@
 """A run's config, checked before anything is written, and as far as possible before torch is imported."""
 
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
 
 from .guards import GUARDS
 from .losses import row_options
@@ -27,22 +30,11 @@ SETTINGS = (
 )
 """What stands at the top of a config, beside Hydra's own."""
 
-SPLIT_SETTINGS = ("name", "batch_size", "val_fraction", "test_fraction", "seed")
-"""What all data of ours have."""
+FILES = ("table", "arrays")
+"""Data of the user's own, from files."""
 
-FILES = {
-    "table": (
-        *("path", "val_path", "test_path", "target", "positive", "delimiter", "empty", "missing", "unseen"),
-        *("features", "exclude", "categorical", "null_values", "nan", "separator", "encoding"),
-    ),
-    "arrays": (
-        *("path", "val_path", "test_path", "target", "positive", "missing", "unseen", "features", "nan"),
-    ),
-}
-"""Data of the user's own, from files, with their settings."""
-
-CHOICES = {"unseen": ("error", "ignore"), "nan": ("error", "missing"), "empty": ("negative", "missing")}
 NAMES = ("target", "exclude", "categorical", "null_values", "features")
+"""Settings of theirs that take a name, or a list of names."""
 
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
@@ -70,24 +62,35 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config["check_only"], bool):
         raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
+    if not isinstance(config["allow"], str | list | None):
+        raise TypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
     for name in allowed(config["allow"]):
         lookup(GUARDS, name, "warning")
     _check_data(config["data"])
     _check_model(config["model"])
 
-    from .criterion import select_loss
-
     if config["task"].get("name") != "auto":  # else the labels must be read first
-        task = _stand_in_task(config)
-        options = loss_options(config["loss"])
-        # the names of classes are not known before the data
-        select_loss(task, **{k: v for k, v in options.items() if not isinstance(v, Mapping)})
-        for setting, metric in _watching(config).items():
-            _check_monitor(setting, metric, task)
+        check_task_settings(config, _stand_in_task(config))
     if "_target_" not in config["model"]:
         make_net({"num_features": 1, **config["model"]}, num_outputs=1)
     if "_target_" not in config["optimizer"]:
         _check_steps(config["optimizer"], config.get("scheduler"))
+
+
+def check_task_settings(config: Mapping[str, Any], task: "Task", names_known: bool = False) -> None:
+    """ValueError or TypeError for the first option of the loss, or metric, that the task does not have.
+
+    Args:
+        config: As for `check_config`.
+        task: The run's, or one like it before the data are read.
+        names_known: Whether its class names are those of the data.
+    """
+    from .criterion import select_loss
+
+    options = loss_options(config["loss"])
+    select_loss(task, **{k: v for k, v in options.items() if names_known or not isinstance(v, Mapping)})
+    for setting, metric in _watching(config).items():
+        _check_monitor(setting, metric, task)
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:
@@ -148,7 +151,7 @@ def _check_monitor(setting: str, metric: Any, task: "Task") -> None:
 
 def allowed(allow: Any) -> list[str]:
     """The names in the setting `allow`, which may be one, several or none."""
-    return allow if isinstance(allow, list) else [] if allow is None else [allow]
+    return [] if allow is None else [allow] if isinstance(allow, str) else [*allow]
 
 
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
@@ -167,7 +170,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
     if "_target_" in data:
         return
     lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
-    settings = (*SPLIT_SETTINGS, *FILES.get(data["name"], ()))
+    settings = _settings_of("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     if lacking := [name for name in settings if name not in data]:
         raise ValueError(f"data.{lacking[0]} is missing.")
@@ -182,6 +185,12 @@ def _check_data(data: Mapping[str, Any]) -> None:
         _check_files(data)
 
 
+def _settings_of(group: str, name: str) -> list[str]:
+    """The keys of configs/GROUP/NAME.yaml."""
+    text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
+    return [*OmegaConf.create(text)]
+
+
 def _check_files(data: Mapping[str, Any]) -> None:
     if data["test_fraction"] is None:
         raise ValueError("data.test_fraction must be a number between 0 and 1, got None.")
@@ -194,9 +203,6 @@ def _check_files(data: Mapping[str, Any]) -> None:
     for name in ("path", "val_path", "test_path"):
         if not isinstance(data[name], str | None):
             raise ValueError(f"data.{name} must be the path of a file, got {data[name]!r}.")
-    for name, known in CHOICES.items():
-        if data.get(name) is not None or name == "unseen":
-            lookup(dict.fromkeys(known), data[name], f"data.{name}")
     for name in NAMES:
         value = data.get(name)
         entries = value if isinstance(value, list) else [value]

@@ -36,9 +36,8 @@ def warnings_in_a_line(switch: str = "allow=[{name}] switches this off.") -> Ite
         if not issubclass(category, GuardWarning):
             others(message, category, *place)
             return
-        said, _, name = str(message).rpartition(" [")
-        how = switch.format(name=name.rstrip("]"))
-        print(f"Warning: {said}{f' ({how})' if how else ''}", file=sys.stderr)
+        how = f" ({switch.format(name=message.name)})" if switch else ""
+        print(f"Warning: {message.said}{how}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
     try:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .label_values import some
 from .losses import LOSSES, MODIFIERS, find_loss, formula_options
-from .names import check_options, nearest, number
+from .names import check_options, nearest, number, some
 from .tasks import IGNORE_INDEX, Task, along_classes, as_task
 
 MOST_WEIGHT = 1e30

@@ -36,8 +36,8 @@ class Epoch(nn.Module):
         self._held_bytes = 0
         self.first: FirstEpoch | None = FirstEpoch() if prefix == "train/" else None
         """What the first epoch of training was like; None once that has been said."""
-        self.positives: Tensor | None = None
-        """How many samples of each label the last epoch had; known after `compute`."""
+        self.counts: tuple[Tensor, Tensor] | None = None
+        """How many positives and negatives of each output the last epoch had; known after `compute`."""
 
     def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
@@ -61,7 +61,7 @@ class Epoch(nn.Module):
         self._flush()
         if not self.loss_sum.update_called:
             return {}
-        self.positives, _ = next(iter(self.metrics.values())).counts()  # type: ignore[operator]
+        self.counts = next(iter(self.metrics.values())).counts()  # type: ignore[operator]
         return {
             f"{self.prefix}loss": self.loss_sum.compute() / self.loss_count.compute(),
             **self.metrics.compute(),
@@ -89,7 +89,7 @@ class Epoch(nn.Module):
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
         width = torch.float32 if outputs.device.type == "mps" else torch.float64
         if self.first is not None:
-            self.first.update(outputs, torch.cat(target), self.task)
+            self.first.update(outputs, self.task.harden(torch.cat(target)))
         decisions = self.task.predict(outputs)  # in float32, as predictions are made
         self.metrics.update(
             self.task.probabilities(outputs.to(width)), torch.cat(target), decisions=decisions

@@ -1,12 +1,12 @@
 """The plan of a run, printed before it starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from .criterion import Loss
-from .data.splits import Splits
+from .data.counts import LabelCounts
+from .data.module import TensorData
 from .optim import best_mode
-from .statistics import LabelCounts, count_labels, describe_labels
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
 
     Args:
         module: With a loss of ours.
-        data: Our splits, or the user's own data module.
+        data: A `TensorData`, or the user's own data module.
         trainer: That will fit it.
         monitor: By which the best checkpoint is chosen.
     """
@@ -48,14 +48,13 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
     if options:
         lines["options"] = ", ".join(f"{key}={value}" for key, value in options.items())
     lines["data"] = type(data).__name__
-    if isinstance(data, Splits):
-        if data.reason:
-            lines["task"] += f": {data.reason}; another one with task=..."
-        lines["labels"] = describe_labels(task, count_labels(task, data))
-        counts = ", ".join(f"{len(rows)} {split}" for split, rows in data.rows.items())
-        lines["data"] = (
-            f"{data.name}: {counts} rows of {data.features.shape[1]} features, standardised by train"
-        )
+    if isinstance(data, TensorData):
+        splits = data.splits
+        if splits.reason:
+            lines["task"] += f": {splits.reason}; another one with task=..."
+        lines["labels"] = _label_line(task, data.counts)
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
+        lines["data"] = f"{splits.name}: {counts} rows of {data.num_features} features, standardised by train"
     weights = sum(p.numel() for p in module.parameters())
     lines["model"] = f"{type(net).__name__}, {weights:,} weights"
     lines["training"] = (
@@ -65,37 +64,37 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
     return lines
 
 
-def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[list[str]]:
-    """Rows of a table of how many there are of each class in each split; of many classes the ends."""
-    train = counts["train"].positives
-    order = sorted(range(len(task.names)), key=lambda i: -train[i])
-    each = [[task.names[i], *(str(count.positives[i]) for count in counts.values())] for i in order]
-    rows = [["class", *counts], *each]
-    if len(rows) > MOST_ROWS:
-        half = MOST_ROWS // 2
-        rows = [*rows[: half + 1], ["...", *[""] * len(counts)], *rows[-half:]]
-    rows.append(["missing", *(str(count.missing) for count in counts.values())])
-    rows.append(["rows", *(str(count.rows) for count in counts.values())])
-    return rows
+def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> str:
+    """The train split's labels, and what is missing anywhere."""
+    train = counts["train"]
+    kind = "label" if task.width_field == "num_labels" else "class"
+    said = f"largest to smallest {kind} {train.imbalance:.3g} to 1 in train"
+    if kind == "label":
+        said = f"{train.cardinality:.3g} of {len(task.names)} labels a row, {said}"
+    gone = [f"{count.missing} in {split}" for split, count in counts.items() if count.missing]
+    return f"{said}; missing: {', '.join(gone) or 'none'}"
+
+
+def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list[str]]:
+    """How many there are of each class in each split; of many classes the largest and the smallest."""
+    order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
+    lines = {task.names[i]: [str(count.positives[i]) for count in counts.values()] for i in order}
+    if len(lines) > MOST_ROWS:
+        names, half = [*lines], MOST_ROWS // 2
+        ends = [*names[:half], *names[-half:]]
+        lines = (
+            {name: lines[name] for name in ends[:half]}
+            | {"...": []}
+            | {name: lines[name] for name in ends[half:]}
+        )
+    sums = {"(missing)": "missing", "(rows)": "rows"}
+    return lines | {
+        key: [str(getattr(count, name)) for count in counts.values()] for key, name in sums.items()
+    }
 
 
 MOST_ROWS = 30
 """Up to how many classes are listed each."""
-
-
-def print_rows(title: str, rows: list[list[str]]) -> None:
-    """A title and a table, of which the first row is the header and all but the first column are numbers."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for i, head in enumerate(rows[0]):
-        table.add_column(head, justify="right" if i else "left")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def _decision(task: Task) -> str:
@@ -106,15 +105,18 @@ def _decision(task: Task) -> str:
     return f"1 where the probability is at least {shown}"
 
 
-def print_table(title: str, lines: Mapping[str, str]) -> None:
-    """A title and a line for each entry, on the console."""
+def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
+    """A title and a line for each entry, on the console; with a header, of several columns."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(header))
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left")
     for key, value in lines.items():
         # Text: a class name such as [red] is no markup
-        table.add_row(Text(key, style="bold"), Text(value))
+        cells = [value] if isinstance(value, str) else value
+        table.add_row(Text(key, style="bold"), *map(Text, cells))
     Console().print(table)

@@ -4,11 +4,11 @@ What cannot be meant is an error instead. Needs neither torch nor lightning.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from .label_values import some
-from .names import lookup
+from .names import lookup, some
 
 GUARDS = {
     "absent_class": "a class or label that no train row has",
@@ -16,7 +16,7 @@ GUARDS = {
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
     "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
-    "no_positives": "labels that the evaluated split has no positive of, in no macro mean",
+    "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
     "one_class": "a validation or test split in which one class is all there is",
     "one_label_each": "multilabel rows that all have exactly one label",
     "rare_class": "classes of too few rows to be in every split",
@@ -30,18 +30,30 @@ GUARDS = {
 
 
 class GuardWarning(UserWarning):
-    """What looks like a mistake and may be meant."""
+    """What looks like a mistake and may be meant.
+
+    Args:
+        name: A name of `GUARDS`.
+        said: What it looks like, and the fix.
+    """
+
+    def __init__(self, name: str, said: str) -> None:
+        super().__init__(name, said)
+        self.name, self.said = name, said
+
+    def __str__(self) -> str:
+        return f"{self.said} [{self.name}]"
 
 
-def warn(name: str, message: str, stacklevel: int = 2) -> None:
+def warn(name: str, said: str) -> None:
     """Issue the warning `name`, which `allow=[name]` or `lossselect.allow(name)` switches off."""
     lookup(GUARDS, name, "warning")
-    warnings.warn(f"{message} [{name}]", GuardWarning, stacklevel=stacklevel + 1)
+    warnings.warn(GuardWarning(name, said), stacklevel=2)
 
 
 @contextmanager
 def allow(*names: str) -> Iterator[None]:
-    """Within it, what these warnings are about is meant; for good, `silence` does it.
+    """Within it, what these warnings are about is meant.
 
     Raises:
         ValueError: there is no warning of that name.
@@ -51,25 +63,17 @@ def allow(*names: str) -> Iterator[None]:
         >>> with allow("one_label_each"):
         ...     target = check_task(Multilabel(2), [[1, 0], [0, 1]])
     """
+    for name in names:
+        lookup(GUARDS, name, "warning")
     with warnings.catch_warnings():
-        silence(names)
+        for name in names:
+            warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=GuardWarning)
         yield
 
 
-def silence(names: Iterable[str]) -> None:
-    """Switch the warnings of these names off."""
-    for name in names:
-        lookup(GUARDS, name, "warning")
-        warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=GuardWarning)
-
-
-def warn_of_absent(names: list[str], stacklevel: int = 2) -> None:
+def warn_of_absent(names: list[str]) -> None:
     """Warn of classes that no train row has."""
-    warn(
-        "absent_class",
-        f"No train row has {some(names)}: the net cannot learn what that is.",
-        stacklevel=stacklevel + 1,
-    )
+    warn("absent_class", f"No train row has {some(names)}: the net cannot learn what that is.")
 
 
 def warn_of_single_labels() -> None:
@@ -78,5 +82,15 @@ def warn_of_single_labels() -> None:
         "one_label_each",
         "Every row has exactly one label. If a row can have no other number of them, it is of one of several "
         "classes: task=multiclass.",
-        stacklevel=4,
+    )
+
+
+def warn_of_no_positives(names: list[str], task: Any, split: str) -> None:
+    """Say how many labels or classes are in no macro mean, as the split has none of them."""
+    labels = task.width_field == "num_labels"
+    kind, means = ("labels", "f1_macro, auroc, map") if labels else ("classes", "auroc, map")
+    warn(
+        "no_positives",
+        f"{len(names)} of {task.num_outputs} {kind} have no positive in the {split} split and are in no "
+        f"macro mean ({means}): {some(names)}.",
     )

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .label_values import as_number, form_of, some
+from .label_values import as_number, form_of
 from .labels import Vocabulary
+from .names import some
 from .targets import as_tensor
 from .tasks import Task, as_task, make_task
 

@@ -9,21 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from .label_values import entries_of
+from .label_values import entries_of, is_missing
 
 
 @dataclass(frozen=True)
 class LabelLists:
-    """The labels of N rows among `num_labels`: row i has `indices[offsets[i]:offsets[i + 1]]`, sorted.
+    """The labels of N rows: row i has `indices[offsets[i]:offsets[i + 1]]`, sorted.
 
-    Takes 8 bytes a label that is there; `rows` makes a matrix of 0 and 1 of some rows.
+    What a `scipy.sparse.csr_array` is, in NumPy alone (the core needs no more), and with rows of which
+    nothing is known. Takes 8 bytes a label that is there; `multi_hot` makes a matrix of some rows.
+
+    Args:
+        indices: int64 (labels that are there,), each from 0 to `num_labels` - 1.
+        offsets: int64 (N + 1,).
+        num_labels: How many labels there are.
+        missing: bool (N,), whether nothing is known of a row.
     """
 
     indices: np.ndarray
     offsets: np.ndarray
     num_labels: int
     missing: np.ndarray
-    """Whether nothing is known of a row."""
 
     @classmethod
     def of_pairs(
@@ -56,7 +62,7 @@ class LabelLists:
         indices = self.indices if rows is None else self._taken(rows)[0]
         return np.bincount(indices, minlength=self.num_labels)
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
+    def multi_hot(self, rows: np.ndarray) -> np.ndarray:
         """float32 (len(rows), num_labels): 1 where a label is there, 0 where not, NaN in a missing row."""
         indices, lengths = self._taken(rows)
         matrix = np.zeros((len(rows), self.num_labels), dtype=np.float32)
@@ -114,8 +120,10 @@ def parse_json_lists(values: Iterable[Any]) -> list[list[Any] | None]:
 
 
 def rows_of(rows: Any) -> list[Any]:
-    """Rows of labels; an empty one for None."""
+    """Rows of labels; an empty one for a missing one."""
     lists: list[Any] = [() if row is None else row for row in entries_of(rows)]
+    if set(map(type, lists)) - set(LISTS):
+        lists = [() if is_missing(row) else row for row in lists]
     for kind in set(map(type, lists)) - set(LISTS):
         row, value = next((i, entry) for i, entry in enumerate(lists) if type(entry) is kind)
         if not hasattr(value, "__iter__") or isinstance(value, str | bytes | Mapping):
@@ -129,6 +137,9 @@ LISTS = (list, tuple, set, frozenset, np.ndarray)
 
 
 def absent_rows(rows: Any) -> np.ndarray:
-    """Which rows are None."""
+    """Which rows are missing."""
     entries = entries_of(rows)
-    return np.fromiter(map(is_, entries, repeat(None)), bool, len(entries))
+    absent = np.fromiter(map(is_, entries, repeat(None)), bool, len(entries))
+    if set(map(type, entries)) - {*LISTS, type(None)}:  # NaN, or what pandas has for it
+        absent = np.array([is_missing(entry) for entry in entries])
+    return absent

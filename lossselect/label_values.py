@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+IGNORE_INDEX = -100
+"""What a missing label is in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
+
 Value = str | int | bool
 """What a label may be."""
 
@@ -13,13 +16,17 @@ Value = str | int | bool
 def form_of(target: Any) -> str | None:
     """ "names" where the entries are strings, "lists" where they are lists or sets of strings, else None.
 
-    Looks at the first entry that is not missing.
+    Looks at the first entry that is not missing; where all are, at whether there are empty lists.
     """
     if isinstance(target, str | bytes | Mapping | Set) or not hasattr(target, "__iter__"):
+        return None
+    if getattr(target, "ndim", 1) != 1:
         return None
     if isinstance(getattr(target, "dtype", None), np.dtype) and target.dtype.kind not in "OUT":
         return None
     _, first = first_known(target)
+    if first is None:
+        return "lists" if any(_is_empty(entry) for entry in target) else None
     if isinstance(first, str):
         return "names"
     listed = isinstance(first, list | tuple | Set | np.ndarray) and getattr(first, "ndim", 1) == 1
@@ -35,7 +42,7 @@ def first_known(entries: Iterable[Any]) -> tuple[int | None, Any]:
 
 
 def _is_empty(entry: Any) -> bool:
-    return not isinstance(entry, str) and hasattr(entry, "__len__") and len(entry) == 0
+    return isinstance(entry, list | tuple | Set | np.ndarray) and len(entry) == 0
 
 
 def sorted_values(values: Iterable[Value]) -> list[Value]:
@@ -93,14 +100,14 @@ def _to_list(values: Any) -> list[Any]:
 def distinct(entries: list[Any]) -> list[Value]:
     """The distinct labels, sorted and checked."""
     try:
-        found = set(entries)
+        found = {entry for entry in set(entries) if not is_missing(entry)}
     except TypeError:
         raise unhashable(entries) from None
     if any(value in (0, 1) for value in found if not isinstance(value, str)):
         # True == 1: in a set either stands for both
         kinds = {kind: next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))}
         check_kinds((plain_value(example) for example in kinds.values() if not is_missing(example)), entries)
-    known = [plain_value(value) for value in found if not is_missing(value)]
+    known = [plain_value(value) for value in found]
     if not known:
         raise ValueError(
             "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
@@ -150,13 +157,3 @@ def _hashable(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def first_twice(values: Sequence[Any]) -> Any:
-    """The first of the values that has been there before."""
-    return next(value for i, value in enumerate(values) if value in values[:i])
-
-
-def some(names: Sequence[Any], most: int = 8) -> str:
-    """The names in a line, or the first of them and how many there are."""
-    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")

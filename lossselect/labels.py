@@ -15,21 +15,19 @@ import numpy as np
 from .guards import warn
 from .label_lists import LabelLists, absent_rows, rows_of
 from .label_values import (
+    IGNORE_INDEX,
     Value,
     check_kinds,
     distinct,
     entries_of,
-    first_twice,
     is_missing,
     is_whole,
     plain_value,
-    some,
     unhashable,
 )
-from .names import nearest
+from .names import first_twice, nearest, some
 
-MISSING = -100
-"""A missing label among indices, as in `torch.nn.CrossEntropyLoss`."""
+NEVER_SEEN = "was never seen in training."
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Vocabulary:
             raise ValueError(f"There are {len(values)} labels, but {len(names)} names for them.")
         if len(set(names)) < len(names):
             raise ValueError(f"Names must differ, but {first_twice(names)!r} comes twice.")
-        index[None] = MISSING
+        index[None] = IGNORE_INDEX
         for name, value in {"values": values, "names": names, "_index": index}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
@@ -130,6 +128,7 @@ class Vocabulary:
             ValueError: a label that the vocabulary lacks; says the row.
             TypeError: entries that are lists.
         """
+        _check_policy(unseen)
         entries = entries_of(values)
         try:
             return np.fromiter(map(self._index.__getitem__, entries), np.int64, len(entries))
@@ -140,8 +139,6 @@ class Vocabulary:
 
     def _encodesome(self, entries: Sequence[Any], unseen: str, rows: np.ndarray | None = None) -> np.ndarray:
         """As `encode`, where some entries are NaN or not in the vocabulary."""
-        if unseen not in ("error", "ignore"):
-            raise ValueError(f"unseen must be 'error' or 'ignore', got {unseen!r}.")
         found = [self._index.get(entry) for entry in entries]
         others = [i for i, code in enumerate(found) if code is None and not is_missing(entries[i])]
         if others and unseen == "error":
@@ -153,20 +150,16 @@ class Vocabulary:
             warn(
                 "unseen_label",
                 f"{len(others)} labels were never seen in training and count as missing: {some(said)}.",
-                stacklevel=3,
             )
-        return np.array([MISSING if code is None else code for code in found], dtype=np.int64)
+        return np.array([IGNORE_INDEX if code is None else code for code in found], dtype=np.int64)
 
     def never_seen(self, value: Any) -> str:
         """The words for a label that the vocabulary lacks."""
-        said = f"label {value!r} was never seen in training."
+        said = f"label {value!r} {NEVER_SEEN}"
         if type(value) is not type(self.values[0]) and str(value) in map(str, self.values):
             kind = type(self.values[0]).__name__
             return f"{said} The labels are of type {kind}, this one is of type {type(value).__name__}."
-        return (
-            f"{said}{nearest(str(value), self.names)} There are {len(self)}: {some(self.names)}. "
-            "To take such labels for missing: unseen='ignore' (data.unseen=ignore)."
-        )
+        return f"{said}{nearest(str(value), self.names)} There are {len(self)}: {some(self.names)}."
 
     def encode_lists(self, rows: Iterable[Any], unseen: str = "error") -> "LabelLists":
         """The labels of each row as indices; a label that a row has twice counts once.
@@ -179,6 +172,7 @@ class Vocabulary:
             ValueError: a label that the vocabulary lacks, or is None; says the row.
             TypeError: a row that is no list, such as a string.
         """
+        _check_policy(unseen)
         lists = rows_of(rows)
         flat = list(chain.from_iterable(lists))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
@@ -189,7 +183,7 @@ class Vocabulary:
             codes = self._encodesome(flat, unseen, owner)
         except TypeError:
             raise unhashable(flat, owner) from None
-        known = codes != MISSING
+        known = codes != IGNORE_INDEX
         if not known.all():
             hole = next((i for i in np.flatnonzero(~known) if is_missing(flat[i])), None)
             if hole is not None:
@@ -200,9 +194,16 @@ class Vocabulary:
         return LabelLists.of_pairs(owner[known], codes[known], len(lists), len(self), absent_rows(rows))
 
     def decode(self, indices: Any) -> list[Any]:
-        """The labels of indices, as they came; None for -100."""
-        values: list[Any] = [*self.values]
-        return [None if i == MISSING else values[i] for i in np.asarray(indices).tolist()]
+        """The labels of indices, as they came; None for -100.
+
+        Raises:
+            ValueError: an index that there is not.
+        """
+        given = np.asarray(indices)
+        bad = (given != IGNORE_INDEX) & ((given < 0) | (given >= len(self)))
+        if bad.any():
+            raise ValueError(f"There is no label {given[bad][0]}: indices are 0 to {len(self) - 1}.")
+        return [None if i == IGNORE_INDEX else self.values[i] for i in given.tolist()]
 
     def decode_lists(self, lists: "LabelLists") -> list[list[Value] | None]:
         """The labels of each row, in the vocabulary's order; None where nothing is known."""
@@ -216,3 +217,8 @@ class Vocabulary:
     def to_dict(self) -> dict[str, list[Any]]:
         """Plain values, for a checkpoint, of which `Vocabulary(**values)` makes it again."""
         return {"values": list(self.values), "names": list(self.names)}
+
+
+def _check_policy(unseen: str) -> None:
+    if unseen not in ("error", "ignore"):
+        raise ValueError(f"unseen must be 'error' or 'ignore', got {unseen!r}.")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task
-from .watch import check_first_outputs, check_graph
+from .watch import OutputWatch
 
 
 class TaskModule(Recorded, LightningModule):
@@ -73,7 +72,7 @@ class TaskModule(Recorded, LightningModule):
         self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
         self.has_bookkeeping = False
-        self._outputs_checked = self._graph_checked = self._ends_affine = False
+        self.watch = OutputWatch()
         self.task = task
 
     @property
@@ -149,29 +148,34 @@ class TaskModule(Recorded, LightningModule):
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
             )
+        logits, target = self._outputs(batch)
+        loss, total, count = self._loss(logits, target)
+        epoch.update(total, count, logits, target)
+        return loss
+
+    def _outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The logits of a batch, which have been looked at, and its canonical target."""
         inputs, target = self._encoded(batch)
         logits = self(inputs)
         self._check_rows(logits, target)
-        self._check_outputs(logits, inputs)
+        self.watch.look(logits, inputs, self, self.task)
+        return logits, target
+
+    def _loss(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a batch, and its numerator and denominator."""
         if isinstance(self.criterion, Loss):
             total, count = self.criterion.sum_and_count(logits, target)
-            loss = divide(total, count)
-        else:
-            loss = self.criterion(logits, target)
-            if not isinstance(loss, Tensor) or loss.ndim > 0:
-                came = (
-                    f"a tensor of shape {tuple(loss.shape)}"
-                    if isinstance(loss, Tensor)
-                    else type(loss).__name__
-                )
-                raise ValueError(
-                    f"The loss must return a scalar tensor, got {came}. Average it over the batch."
-                )
-            # over what has a label, as far as one can tell from outside
-            count = (self.task.harden(target) != IGNORE_INDEX).sum()
-            total = (loss.float() * count).masked_fill(count == 0, 0)
-        epoch.update(total, count, logits, target)
-        return loss
+            return divide(total, count), total, count
+        loss = self.criterion(logits, target)
+        if not isinstance(loss, Tensor) or loss.ndim > 0:
+            of_shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+            raise ValueError(
+                f"The loss must return a scalar tensor, got {of_shape or type(loss).__name__}. Average it "
+                "over the batch."
+            )
+        # over what has a label, as far as one can tell from outside
+        count = (self.task.harden(target) != IGNORE_INDEX).sum()
+        return loss, (loss.float() * count).masked_fill(count == 0, 0), count
 
     def _check_rows(self, logits: Any, target: Tensor) -> None:
         """Shapes cost nothing to look at, so they are looked at in every step, whatever the loss."""
@@ -184,28 +188,15 @@ class TaskModule(Recorded, LightningModule):
             )
         self.task.check_target(target, logits)
 
-    def _check_outputs(self, logits: Tensor, inputs: Any) -> None:
-        """Whether these are raw logits: values in the first batch, the graph in the first to train on."""
-        if self._graph_checked or torch.compiler.is_compiling():
-            return
-        if not self._outputs_checked:
-            check_first_outputs(logits, inputs, self.task)
-            self._outputs_checked = True
-        if self.training and torch.is_grad_enabled():
-            self._ends_affine = check_graph(logits, self, self.task)
-            self._graph_checked = True
-
     def check_batch(self, batch: Any) -> Tensor:
         """The loss of a batch, of which nothing is learned; raises what training on it would.
 
         Args:
             batch: As a data loader makes it.
         """
-        inputs, target = self._encoded(batch)
-        logits = self(inputs)
-        self._check_rows(logits, target)
-        self._check_outputs(logits, inputs)
-        return self.criterion(logits, target)
+        logits, target = self._outputs(batch)
+        loss, _, _ = self._loss(logits, target)
+        return loss
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         if isinstance(batch, EncodedBatch):

@@ -8,7 +8,7 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -50,6 +50,21 @@ def check_options(given: Iterable[str], allowed: Iterable[str], owner: str) -> N
         if name not in allowed:
             has = f"Its options: {', '.join(allowed)}." if allowed else "It has no options."
             raise ValueError(f"{owner} has no option {name!r}.{nearest(name, allowed)} {has}")
+
+
+def some(names: Sequence[Any], most: int = 8) -> str:
+    """The names in a line, or the first of them and how many there are."""
+    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def first_twice(values: Iterable[Any]) -> Any:
+    """The first of the values that has been there before; None where there is none."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:

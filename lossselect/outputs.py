@@ -6,19 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from .data.module import TensorData
 from .module import TaskModule
 from .tasks import Task
-
-if TYPE_CHECKING:
-    from .data.splits import Splits
-
 
 RESULTS = ("metrics.json", "predictions.csv", "predictions.pt")
 
@@ -54,7 +51,6 @@ def save_predictions(
     module: TaskModule,
     data: Any,
     checkpoint: str,
-    splits: "Splits | None",
     folder: Path,
 ) -> str:
     """predictions.csv: row, target (where known), decoded prediction, a probability per output.
@@ -83,10 +79,10 @@ def save_predictions(
     probabilities = torch.cat([batch["probabilities"] for batch in batches]).float()
     prediction = torch.cat([batch["prediction"] for batch in batches])
     columns: dict[str, Any] = {"row": range(len(prediction))}
-    if splits:
-        rows = splits.rows["test"][: len(prediction)]  # trainer.limit_predict_batches
-        truth = task.harden(task.encode(splits.labels_of("test")[: len(prediction)]))
-        columns = {"row": rows.numpy(), "target": _cells(task.decode(truth))}
+    if isinstance(data, TensorData):
+        count = len(prediction)  # trainer.limit_predict_batches
+        truth = task.harden(task.encode(data.splits.labels_of("test")[:count]))
+        columns = {"row": data.splits.rows_in_file("test")[:count], "target": _cells(task.decode(truth))}
     columns |= prediction_columns(task, probabilities, prediction)
     with whole_file(folder / "predictions.csv") as path:
         pl.DataFrame(columns).write_csv(path)
@@ -101,9 +97,9 @@ def prediction_columns(task: Task, probabilities: Tensor, prediction: Tensor) ->
     return columns
 
 
-def _cells(names: list[Any]) -> list[str]:
-    """Names as they are; lists of names as JSON, which no name can break."""
-    return [name if isinstance(name, str) else json.dumps(name, ensure_ascii=False) for name in names]
+def _cells(names: list[Any]) -> list[str | None]:
+    """Names as they are, an empty cell for a missing one; lists of names as JSON, which no name can break."""
+    return [json.dumps(name, ensure_ascii=False) if isinstance(name, list) else name for name in names]
 
 
 @contextmanager

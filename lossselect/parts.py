@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
     from torch import nn
 
+    from .data.counts import LabelCounts
     from .data.splits import Splits
     from .tasks import Task
 
@@ -54,78 +55,99 @@ def scheduler_of(config: DictConfig) -> Any:
     return {"monitor": config.monitor, **spec} if isinstance(spec, dict) else spec
 
 
-def load_data(config: DictConfig) -> "tuple[Splits | None, LightningDataModule | None]":
-    """Data of ours, or from a file, as splits; or the user's data module; the other is None."""
-    if "_target_" not in config.data:
-        options = plain_values(config.data)
-        options.pop("batch_size")
-        return _splits(json.dumps(options, sort_keys=True), json.dumps(plain_values(config.task))), None
+class OwnData(NamedTuple):
+    """Data of ours or from a file, checked against the task, before Lightning is imported."""
+
+    splits: "Splits"
+    task: "Task"
+    counts: "dict[str, LabelCounts]"
+
+
+def own_data(config: DictConfig) -> OwnData:
+    """What the config names, read once: it is checked before a run has its folder, and taken again in it."""
+    options = plain_values(config.data)
+    options.pop("batch_size")
+    return _own_data(
+        json.dumps(options, sort_keys=True), json.dumps(plain_values(config.task), sort_keys=True)
+    )
+
+
+@lru_cache(maxsize=1)
+def _own_data(data: str, of_task: str) -> OwnData:
+    from .data.checks import check_splits
+    from .data.toy import load
+    from .infer import check_task, infer_task
+    from .label_lists import LabelLists
+    from .tasks import TASKS, make_task
+
+    options, settings = json.loads(data), json.loads(of_task)
+    names = settings.pop("class_names", None)
+    if options["name"] in FILES:
+        from .data.own import load_own
+
+        splits = load_own(**options, task={**settings, "class_names": names})
+        settings["name"], names = splits.task, splits.class_names
+    else:
+        splits = load(**options)
+        if settings["name"] == "auto":
+            settings["name"], reason = infer_task(splits.labels)
+            splits = replace(splits, task=settings["name"], reason=f"{splits.name} has labels of {reason}")
+    width = len(splits.class_names) if TASKS[settings["name"]].width_field else None
+    # of labels of another task it is the labels that should be told, not the names
+    task = make_task(num_outputs=width, **settings)
+    if not isinstance(splits.labels, LabelLists):
+        fits = len(splits.class_names) == len(task.names)
+        check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
+    task = replace(task, class_names=splits.class_names if names is None else names)
+    return OwnData(splits, task, check_splits(task, splits))
+
+
+def data_of(config: DictConfig) -> "LightningDataModule":
+    """The data module: one of ours, or the user's."""
     from lightning.pytorch import LightningDataModule
 
+    if "_target_" not in config.data:
+        from .data.module import TensorData
+
+        own = own_data(config)
+        return TensorData(own.splits, own.task, config.data.batch_size, own.counts)
     data = hydra.utils.instantiate(config.data)
     if not isinstance(data, LightningDataModule):
         raise TypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
     if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
         data.prepare_data()
         data.setup("fit")
-    return None, data
+    return data
 
 
-@lru_cache(maxsize=1)  # they are checked before the run has its folder, and taken again in it
-def _splits(data: str, task: str) -> "Splits":
-    options, of_task = json.loads(data), json.loads(task)
-    if options["name"] in FILES:
-        from .data.table import load_own
-
-        return load_own(**options, task=of_task)
-    from .data.toy import load
-    from .infer import infer_task
-
-    splits = load(**options)
-    if of_task["name"] != "auto":
-        return splits
-    name, reason = infer_task(splits.labels)
-    return replace(splits, task=name, reason=f"{splits.name} has labels of {reason}")
-
-
-def task_of(config: DictConfig, splits: "Splits | None", data: Any) -> "Task":
-    """The task, whose width and class names the data tell, checked against the labels."""
-    from .infer import check_task
-    from .label_lists import LabelLists
+def task_of(config: DictConfig, data: Any) -> "Task":
+    """The task, whose width and class names the data tell."""
     from .tasks import TASKS, make_task
 
-    source = splits or data
+    if "_target_" not in config.data:
+        return data.task
     options = plain_values(config.task)
-    names = options.pop("class_names", None)
-    if splits and splits.task:
-        # the labels have been read for this task, and by these names
-        options["name"], names = splits.task, splits.class_names
-    elif options["name"] == "auto":
+    if options["name"] == "auto":
         raise ValueError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
-            f"of {type(source).__name__} are: task=binary, task=multiclass or task=multilabel."
+            f"of {type(data).__name__} are: task=binary, task=multiclass or task=multilabel."
         )
-    names = getattr(source, "class_names", None) if names is None else names
-    width = getattr(source, "num_outputs", None)
+    names = options.pop("class_names", None)
+    names = getattr(data, "class_names", None) if names is None else names
+    width = getattr(data, "num_outputs", None)
     if TASKS[options["name"]].width_field:
         width = len(() if names is None else names) if width is None else width
         if not width:
             raise ValueError(
-                f"{type(source).__name__} must tell how many classes there are: give it an attribute "
+                f"{type(data).__name__} must tell how many classes there are: give it an attribute "
                 "class_names or num_outputs, in setup at the latest."
             )
-    # first without names: of labels of another task it is the labels that should be told, not the names
-    task = make_task(num_outputs=width, **options)
-    if splits and not isinstance(splits.labels, LabelLists):
-        check_task(task, splits.labels)
-    return replace(task, class_names=names)
+    return make_task(num_outputs=width, class_names=names, **options)
 
 
-def net_of(
-    config: DictConfig, task: "Task", splits: "Splits | None", data: Any
-) -> "nn.Module | dict[str, Any]":
+def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
     """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
-    width = splits.features.shape[1] if splits else getattr(data, "num_features", None)
+    width = getattr(data, "num_features", None)
     known = {} if width is None else {"num_features": width}
     if "_target_" not in config.model:
         if width is None:

@@ -3,8 +3,9 @@
 python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,6 @@ Predict for the rows of a new file with a checkpoint of a run on data=table or d
 The output is written whole or not at all.
 """
 
-DEFAULTS: dict[str, Any] = {
-    "checkpoint": None,
-    "input": None,
-    "output": None,
-    "keep": [],
-    "batch_size": 8192,
-    "device": "auto",
-    "separator": None,
-    "encoding": None,
-}
-
 
 def main() -> None:
     """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
@@ -62,23 +52,19 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
     """`key=value` as values; ValueError for a key that there is not, or one that is lacking."""
     from omegaconf import OmegaConf
 
+    parameters = inspect.signature(predict_file).parameters
+    settings: dict[str, Any] = {}
     for argument in arguments:
-        if "=" not in argument:
+        key, equals, value = argument.partition("=")
+        if not equals:
             raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
-    given = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        check_options([key], DEFAULTS, "lossselect.predict")
-        # of a path nothing is to be read into
-        texts = key in ("checkpoint", "input", "output", "device", "separator", "encoding")
-        given[key] = value if texts else OmegaConf.to_container(OmegaConf.from_dotlist([argument]))[key]  # type: ignore[call-overload, index]
+        check_options([key], parameters, "lossselect.predict")
+        # paths and the like are text, whatever they look like
+        texts = key not in ("keep", "batch_size")
+        settings[key] = value if texts else OmegaConf.to_object(OmegaConf.from_dotlist([argument]))[key]  # type: ignore[call-overload, index]
     for key in ("checkpoint", "input", "output"):
-        if not given.get(key):
+        if not settings.get(key):
             raise ValueError(f"Say {key}=...: checkpoint=best.ckpt input=new.csv output=out.csv.")
-    settings = {**DEFAULTS, **given}
-    whole("batch_size", settings["batch_size"], 1)
-    keep = settings["keep"]
-    settings["keep"] = [str(name) for name in (keep if isinstance(keep, list) else [keep])]
     return settings
 
 
@@ -86,13 +72,22 @@ def predict_file(
     checkpoint: str,
     input: str,
     output: str,
-    keep: list[str],
-    batch_size: int,
-    device: str,
-    separator: str | None,
-    encoding: str | None,
+    keep: str | Sequence[str] = (),
+    batch_size: int = 8192,
+    device: str = "auto",
+    separator: str | None = None,
+    encoding: str | None = None,
 ) -> int:
     """Predict a file's rows, batch by batch, and write them; returns how many there were.
+
+    Args:
+        checkpoint: Of a run on data=table or data=arrays.
+        input: A table with the columns that the model was trained on, or a file of arrays.
+        output: A .csv: row, prediction, a probability for each output, and the columns kept.
+        keep: Columns of the input to copy.
+        batch_size: Rows at a time.
+        device: Where the net runs; "auto" takes a GPU if there is one.
+        separator, encoding: Of the input, where they are not those of training.
 
     Raises:
         FileNotFoundError: no such checkpoint or input.
@@ -101,10 +96,12 @@ def predict_file(
     import torch
 
     from .checkpoint import read_checkpoint
-    from .data.features import Features
+    from .data.preparation import Preparation
     from .module import TaskModule
     from .outputs import whole_file
 
+    whole("batch_size", batch_size, 1)
+    kept = [keep] if isinstance(keep, str) else [str(name) for name in keep]
     content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
@@ -113,23 +110,19 @@ def predict_file(
             "say how to make inputs of a file. In Python: load_from_checkpoint, and trainer.predict on your "
             "own data."
         )
-    features = Features.from_dict(prepared["features"])
+    preparation = Preparation.from_dict(prepared)
+    changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
+    check_options(changed, preparation.reading, f"A model of {preparation.source}")
     module = TaskModule.load_from_checkpoint(checkpoint).eval().to(_device(device))
-    reading = {**prepared["reading"]}
-    reading |= {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
-    batches = _batches(
-        prepared["data"], input, [*dict.fromkeys([*features.columns, *keep])], batch_size, reading
-    )
     unknown: dict[str, int] = {}
     first = 0
     with whole_file(_checked_output(output, input)) as path, path.open("wb") as file, torch.inference_mode():
-        for frame in batches:
-            rows, others = features.transform(frame, input, first)
+        for frame in preparation.frames(input, batch_size, kept, **changed):
+            rows, others = preparation.features.transform(frame, input, first)
             for name, count in others.items():
                 unknown[name] = unknown.get(name, 0) + count
             logits = module(rows[torch.arange(len(rows))].to(module.device))
-            table = _table(module, logits, first, frame.select(keep))
-            table.write_csv(file, include_header=first == 0)
+            _table(module, logits, first, frame.select(kept)).write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:
             raise ValueError(f"{input} has no rows.")
@@ -151,24 +144,6 @@ def _table(module: "TaskModule", logits: Any, first: int, kept: "pl.DataFrame") 
     if both := [name for name in kept.columns if name in columns]:
         raise ValueError(f"keep={both[0]}: the output has a column of that name already.")
     return pl.DataFrame({**columns, **{name: kept[name] for name in kept.columns}})
-
-
-def _batches(
-    data: str, input: str, columns: list[str], size: int, reading: dict[str, Any]
-) -> "Iterator[pl.DataFrame]":
-    """The input's rows, some at a time."""
-    import polars as pl
-
-    from .data.arrays import read_features
-    from .data.files import table_batches
-
-    if data == "table":
-        yield from table_batches(input, columns, size, **reading)
-        return
-    inputs = read_features(input)
-    for start in range(0, len(inputs), size):
-        part = inputs[start : start + size]
-        yield pl.from_numpy(part, schema=[f"x{i}" for i in range(part.shape[1])])
 
 
 def _checked_output(output: str, input: str) -> Path:

@@ -6,6 +6,9 @@ A misspelt config is answered before torch is imported, most others before light
 import os
 import re
 import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +22,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .config import SETTINGS, allowed, check_config, check_trainer, loss_options
+from .config import SETTINGS, allowed, check_config, check_task_settings, check_trainer, loss_options
 from .console import explained, warnings_in_a_line
-from .guards import silence
+from .guards import allow
 from .help import print_help
 from .names import nearest
 from .parts import (
-    load_data,
+    data_of,
     net_of,
+    own_data,
     plain_values,
     scheduler_of,
     spec_of,
@@ -37,7 +41,6 @@ from .parts import (
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
 
-    from .data.splits import Splits
     from .module import TaskModule
 
 
@@ -63,16 +66,17 @@ class CheckBeforeRun(Callback):
     """Checks configs before Hydra makes a folder: for one that cannot be, nothing is written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the run's config."""
-        with explained():
+        """Check the run's config; with check_only that is all."""
+        with _nothing_passed_over():
             _check(config)
             if config.check_only:
-                explain_only(config)
+                with allow(*allowed(config.allow)):
+                    check_only(config)
                 sys.exit(0)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
-        with explained(config.hydra.overrides.task):
+        with _nothing_passed_over(config.hydra.overrides.task):
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             choices = [
                 [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
@@ -81,28 +85,35 @@ class CheckBeforeRun(Callback):
                 for o in overrides
                 if not o.is_sweep_override() or (o.is_discrete_sweep() and not isinstance(o.value(), Glob))
             ]
+            read: set[str] = set()
             for job in islice(product(*choices), 100):
-                _check(compose(config.hydra.job.config_name, overrides=list(job)))
+                of_job = compose(config.hydra.job.config_name, overrides=list(job))
+                # a file is not read again for each seed
+                same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
+                _check(of_job, look_at_data=same not in read)
+                read.add(same)
 
 
-def _check(config: DictConfig) -> None:
-    """All that can be known without a folder: also whether our own data fit the task."""
+@contextmanager
+def _nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
+    """Hydra makes a warning of what a callback raises, and runs on; here nothing unchecked is run."""
+    try:
+        with explained(arguments):
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _check(config: DictConfig, look_at_data: bool = True) -> None:
+    """All that can be known without a folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
     plain = plain_values(config)
     check_config(plain)
-    silence(allowed(plain["allow"]))
-    if "_target_" not in config.data:
-        from .criterion import select_loss
-        from .data.checks import check_splits
-
-        splits, _ = load_data(config)
-        assert splits is not None  # they are read from a file, or come along
-        if splits.task and plain["task"]["name"] == "auto":
-            plain["task"]["name"] = splits.task
-            check_config(plain)
-        task = task_of(config, splits, None)
-        select_loss(task, **loss_options(plain["loss"]))
-        check_splits(task, splits)
+    if "_target_" not in config.data and look_at_data:
+        with allow(*allowed(config.allow)):
+            task = own_data(config).task
+        check_task_settings(plain, task, names_known=True)
     check_trainer(plain)
 
 
@@ -120,57 +131,59 @@ def _check_names(config: DictConfig) -> None:
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> None:
     """One run: fit, then evaluate and predict with the best checkpoint, into Hydra's run folder."""
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        _check(config)  # of a large sweep not every job has been checked
-        explain_only(config) if config.check_only else train(
-            config
-        )  # Hydra goes on with the other jobs, and says which one failed
-    else:
-        with explained():
-            train(config)
+    with allow(*allowed(config.allow)):
+        if HydraConfig.get().mode is not RunMode.MULTIRUN:
+            with explained():
+                train(config)
+            return
+        _check(config)  # of a sweep not every job has been checked
+        if config.check_only:
+            check_only(config)
+        else:
+            train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
-def prepare(config: DictConfig) -> "tuple[TaskModule, Splits | None, LightningDataModule]":
-    """What a run trains, and on what; the splits where the data are ours or from a file."""
+def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
+    """What a run trains, and on what."""
     from lightning.pytorch import seed_everything
 
-    from .data.module import TensorData
     from .module import TaskModule
 
     # before the user's own net or data draw a number
     seed_everything(config.seed, workers=True, verbose=False)
-    splits, data = load_data(config)
-    task = task_of(config, splits, data)
+    data = data_of(config)
+    task = task_of(config, data)
     config.monitor = config.monitor or f"val/{task.monitor}"  # to which the callbacks' settings refer
     module = TaskModule(
         task,
-        net_of(config, task, splits, data),
+        net_of(config, task, data),
         loss_options(plain_values(config.loss)),
         spec_of(config.optimizer),
         scheduler_of(config),
     )
-    return module, splits, TensorData(splits, task, config.data.batch_size) if splits else data  # type: ignore[return-value]
+    return module, data
 
 
-def explain_only(config: DictConfig) -> None:
-    """What `check_only=true` does: plan, warnings and label counts, of which nothing is written."""
-    from .explain import label_table, plan, print_rows, print_table
-    from .statistics import count_labels
+def check_only(config: DictConfig) -> None:
+    """What `check_only=true` does: plan, warnings, label counts, and a batch of which nothing is learned."""
+    from .data.module import TensorData
+    from .explain import label_table, plan, print_table
     from .trainer import build_trainer
     from .watch import check_end
 
-    module, splits, data = prepare(config)
-    print_table(
-        "Plan", plan(module, splits or data, build_trainer(plain_values(config.trainer)), config.monitor)
-    )
-    if splits:
-        print_rows("Labels", label_table(module.task, count_labels(module.task, splits)))
+    module, data = prepare(config)
+    print_table("Plan", plan(module, data, build_trainer(plain_values(config.trainer)), config.monitor))
+    if isinstance(data, TensorData):
+        print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
     else:
         data.prepare_data()
         data.setup("fit")
     check_end(module.net, module.task)
-    module.check_batch(next(iter(data.train_dataloader())))
-    print("The first batch goes through net and loss. Nothing was trained, and nothing is written.")
+    batch = next(iter(data.train_dataloader()), None)
+    if batch is None:
+        raise ValueError("The train loader is empty (fewer rows than a batch, under drop_last?).")
+    module.check_batch(batch)
+    print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
 def train(config: DictConfig) -> None:
@@ -181,9 +194,9 @@ def train(config: DictConfig) -> None:
     from .explain import plan, print_table
     from .outputs import evaluate, forget_results, save_predictions
 
-    module, splits, data = prepare(config)
+    module, data = prepare(config)
     trainer = trainer_of(config, folder)
-    print_table("Plan", {**plan(module, splits or data, trainer, config.monitor), "outputs": str(folder)})
+    print_table("Plan", {**plan(module, data, trainer, config.monitor), "outputs": str(folder)})
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         forget_results(folder)
     trainer.fit(module, datamodule=data)
@@ -192,7 +205,7 @@ def train(config: DictConfig) -> None:
         return
     best = _best_checkpoint(trainer)
     results = evaluate(trainer, module, data, best, folder)
-    written = save_predictions(trainer, module, data, best, splits, folder)
+    written = save_predictions(trainer, module, data, best, folder)
     epoch = str(read_checkpoint(best)["epoch"])
     print_table("Results", {"best epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *([written] if written else [])))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .guards import warn, warn_of_absent, warn_of_single_labels
-from .label_values import some
-from .tasks import IGNORE_INDEX, Task
+from .tasks import Task
 
 ENDS = {
     "Softmax": "probabilities",
@@ -85,14 +84,12 @@ def _judge(end: str, where: str, task: Task) -> None:
             "bounded_outputs",
             f"The net ends in {end}{where}, so its logits cannot take all values, nor its probabilities. A "
             "net ends in a linear layer or a convolution.",
-            stacklevel=6,
         )
     elif _may_be_meant(end, task):
         warn(
             "log_softmax",
             f"The net ends in LogSoftmax{where}, which the loss applies itself. The second does no harm, but "
             "is for nothing: remove that layer.",
-            stacklevel=6,
         )
     else:
         raise ValueError(
@@ -131,15 +128,18 @@ def _operation(node: Any) -> str:
     return type(node).__name__.rstrip("0123456789").removesuffix("Backward")
 
 
-def _ends(node: Any, depth: int = 0) -> Iterator[Any]:
+def _ends(node: Any) -> Iterator[Any]:
     """The operations that made the values, behind those that only shape them."""
-    name = _operation(node)
-    if name not in SHAPING or depth > len(SHAPING):
-        yield node
-        return
-    for inner, _ in node.next_functions:
-        if inner is not None:
-            yield from _ends(inner, depth + 1)
+    seen, ahead = set(), [node]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if _operation(node) in SHAPING:
+            ahead += [inner for inner, _ in node.next_functions]
+        else:
+            yield node
 
 
 def check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
@@ -163,37 +163,50 @@ def check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
             )
 
 
-class FirstEpoch:
-    """What an epoch's outputs and labels were, added up on the device."""
+class OutputWatch:
+    """Looks at a module's outputs until it is known what they are; then it costs nothing."""
 
     def __init__(self) -> None:
+        self.values_seen = False
+        self.graph_seen = False
+        self.affine = False
+        """Whether the net was seen to end in a linear layer or a convolution."""
+
+    def look(self, logits: Tensor, inputs: Any, module: nn.Module, task: Task) -> None:
+        """Values in the first batch, the graph in the first to train on.
+
+        Raises:
+            ValueError: they are no raw logits, or nothing would be learned from them.
+        """
+        if self.graph_seen or torch.compiler.is_compiling():
+            return
+        if not self.values_seen:
+            check_first_outputs(logits, inputs, task)
+            self.values_seen = True
+        if module.training and torch.is_grad_enabled():
+            self.affine = check_graph(logits, module, task)
+            self.graph_seen = True
+
+
+class FirstEpoch:
+    """The range of an epoch's outputs, and whether each row had one label; added up on the device."""
+
+    def __init__(self) -> None:
+        self.rows = 0
         self.least: Tensor | None = None
         self.most: Tensor | None = None
-        self.positives: Tensor | None = None
         self.single: Tensor | None = None
-        self.rows = 0
 
-    def update(self, outputs: Tensor, target: Tensor, task: Task) -> None:
-        """Take in rows of outputs (N, C) and of the target."""
-        truth = task.harden(target)
-        if task.activation == "sigmoid":
-            ones = truth == 1
-            positives, single = ones.sum(0), (ones.sum(1) == 1).all()
-            if task.width_field is None:
-                positives = torch.cat([(truth == 0).sum(0), positives])
-        else:
-            # an index for what is missing, as bincount would make the device wait
-            place = truth.masked_fill(truth == IGNORE_INDEX, task.num_outputs)
-            positives = torch.zeros(task.num_outputs + 1, dtype=torch.long, device=truth.device)
-            positives = positives.scatter_add_(0, place, torch.ones_like(place))[:-1]
-            single = torch.zeros((), dtype=torch.bool, device=truth.device)
+    def update(self, outputs: Tensor, truth: Tensor) -> None:
+        """Take in rows of outputs (N, C), and of the target as `task.harden` makes it."""
+        if not outputs.numel():
+            return
         self.rows += len(outputs)
         least, most = outputs.aminmax()
-        if self.least is None or self.most is None or self.positives is None or self.single is None:
-            self.least, self.most, self.positives, self.single = least, most, positives, single
-            return
-        self.least, self.most = torch.minimum(self.least, least), torch.maximum(self.most, most)
-        self.positives, self.single = self.positives + positives, self.single & single
+        single = ((truth == 1).sum(1) == 1).all() if truth.ndim == 2 else torch.zeros_like(least).bool()
+        self.least = least if self.least is None else torch.minimum(self.least, least)
+        self.most = most if self.most is None else torch.maximum(self.most, most)
+        self.single = single if self.single is None else self.single & single
 
     def warn_of_outputs(self) -> None:
         """Warn of logits that all lie in [0, 1]."""
@@ -205,27 +218,14 @@ class FirstEpoch:
                 "unit_outputs",
                 f"All outputs of the first epoch lie between {least:.3g} and {most:.3g}, as probabilities "
                 "do. The net must return raw logits: the loss applies the activation itself.",
-                stacklevel=4,
             )
 
-    def warn_of_labels(self, task: Task) -> None:
+    def warn_of_labels(self, task: Task, positives: Tensor, negatives: Tensor) -> None:
         """Warn of classes that no row had, and of multilabel rows of one label each."""
-        if self.positives is None or self.single is None:
-            return
-        counts = self.positives.tolist()
-        if absent := [name for name, count in zip(task.names, counts, strict=True) if not count]:
-            warn_of_absent(absent, stacklevel=4)
-        if task.width_field == "num_labels" and task.num_outputs > 1 and bool(self.single):
+        # of a binary task's two classes the first one is the negative
+        counts = positives if len(positives) == len(task.names) else torch.cat([negatives, positives])
+        if absent := [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]:
+            warn_of_absent(absent)
+        several = task.width_field == "num_labels" and task.num_outputs > 1
+        if several and self.single is not None and bool(self.single):
             warn_of_single_labels()
-
-
-def warn_of_no_positives(task: Task, positives: Tensor, stage: str) -> None:
-    """Say how many labels are in no macro mean, as the split has none of them."""
-    absent = [name for name, count in zip(task.output_names, positives.tolist(), strict=True) if not count]
-    if task.width_field == "num_labels" and absent:
-        warn(
-            "no_positives",
-            f"{len(absent)} of {task.num_outputs} labels have no positive in the {stage} split and are in no "
-            f"macro mean (f1_macro, auroc, map): {some(absent)}.",
-            stacklevel=4,
-        )

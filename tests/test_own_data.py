@@ -82,7 +82,7 @@ def test_a_run_on_a_file_gives_its_labels_back(task, data, names, files, command
     assert (code, err) == (0, "")
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     assert content["task"]["class_names"] == names
-    if (vocabulary := content["TensorData"]["labels"]) is not None:
+    if (vocabulary := content["TensorData"]["vocabulary"]) is not None:
         assert ls.Vocabulary(**vocabulary).names == tuple(names)
     path = data[1].partition("=")[2]
     if path.endswith(".npz"):
@@ -190,8 +190,20 @@ class TestCheckOnly:
     def test_on_the_data_that_come_along(self, name, command, tmp_path):
         code, out, _ = command(f"task={name}", "check_only=true")
         assert code == 0
-        assert "Nothing was trained, and nothing is written." in out
+        assert "Nothing was trained or saved." in out
         assert not list(tmp_path.iterdir())
+
+    def test_an_empty_loader(self, command, tmp_path, monkeypatch):
+        (tmp_path / "own_empty.py").write_text(
+            "from lightning.pytorch import LightningDataModule\n"
+            "class Data(LightningDataModule):\n"
+            "    class_names, num_features = ('low', 'high'), 4\n"
+            "    def train_dataloader(self): return []\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        code, _, err = command("task=binary", "~data", "+data._target_=own_empty.Data", "check_only=true")
+        assert code == 1
+        assert err == "The train loader is empty (fewer rows than a batch, under drop_last?).\n"
 
     def test_looks_at_parts_of_the_users_own(self, command, tmp_path, monkeypatch):
         (tmp_path / "own_check.py").write_text(
@@ -259,6 +271,15 @@ class TestWarnings:
         assert f"missing: {count} in test" in " ".join(out.split())
 
 
+def test_a_row_without_a_label_has_an_empty_target(files, command):
+    hole = pl.int_range(pl.len()) % 3 == 0
+    pl.read_csv("species.csv").with_columns(pl.when(~hole).then("y").alias("y")).write_csv("holes.csv")
+    assert command("task=multiclass", *table("holes"), *SHORT)[0] == 0
+    rows = read_csv("run/predictions.csv")
+    assert {row["target"] for row in rows if int(row["row"]) % 3 == 0} == {""}
+    assert "" not in {row["target"] for row in rows if int(row["row"]) % 3}
+
+
 class TestPredict:
     @pytest.fixture
     def trained(self, files, command):
@@ -318,6 +339,33 @@ class TestPredict:
         assert command("task=multilabel", *table("json"), *SHORT, "logger=none")[0] == 0
         assert run("checkpoint=run/checkpoints/best.ckpt", "input=species.csv", "output=out.csv")[0] == 0
         assert isinstance(json.loads(read_csv("out.csv")[0]["prediction"]), list)
+
+    def test_arrays_of_another_width_or_name(self, files, command, run):
+        x = np.load("arrays.npz")["X"]
+        np.savez("named.npz", foo=x, y=np.load("arrays.npz")["y"])
+        assert (
+            command("task=multiclass", "data=arrays", "data.path=named.npz", "data.features=foo", *SHORT)[0]
+            == 0
+        )
+        settings = ["checkpoint=run/checkpoints/best.ckpt", "output=out.csv"]
+        assert run(*settings, "input=named.npz")[0] == 0
+        np.savez("wide.npz", foo=np.concatenate([x, x], 1))
+        code, _, err = run(*settings, "input=wide.npz")
+        assert code == 1
+        assert "wide.npz has 6 features a row, but the model was trained on 3." in err
+        code, _, err = run(*settings, "input=named.npz", "separator=;")
+        assert code == 1
+        assert "A model of arrays has no option 'separator'." in err
+
+    def test_codes_are_what_they_were(self, files, command, run):
+        frame = pl.read_csv("species.csv").with_columns(pl.Series("zip", ["00100", "00200"] * 60))
+        frame.write_csv("zips.csv")
+        assert command("task=multiclass", *table("zips", "data.categorical=zip"), *SHORT)[0] == 0
+        code, out, err = run("checkpoint=run/checkpoints/best.ckpt", "input=zips.csv", "output=out.csv")
+        assert (code, out, err) == (0, "120 rows in out.csv\n", "")
+        got = read_csv("out.csv")
+        for row in read_csv("run/predictions.csv"):
+            assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
 
     def test_categories_that_are_not_known_are_counted(self, trained, run, files):
         pl.read_csv("species.csv").with_columns(pl.lit("pink").alias("colour")).write_csv("new.csv")

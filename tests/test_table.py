@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 import lossselect as ls
 from lossselect.checkpoint import plain
 from lossselect.data.checks import check_splits
-from lossselect.data.classes import LabelOptions
 from lossselect.data.columns import Reading
 from lossselect.data.features import Features
+from lossselect.data.label_column import LabelOptions
+from lossselect.data.label_columns import read_labels
 from lossselect.data.module import TensorData
+from lossselect.data.own import load_own
 from lossselect.data.splits import split_rows
-from lossselect.data.table import load_own
-from lossselect.data.target import read_labels
 from lossselect.tasks import make_task
 
 NAN = float("nan")
@@ -137,9 +137,15 @@ class TestFeatures:
         big = [1.7e308, 1.7e308, 0.0]
         assert Reading().numbers(pl.Series("x", big)).to_list() == big
 
+    def test_numbers_may_mean_missing(self):
+        features, got, _ = features_of({"x": [1, -999, 3], "z": [1.5, -999.0, 2.5]}, null_values=("-999",))
+        assert features.names == ["x", "x missing", "z", "z missing"]
+        np.testing.assert_allclose(got[1], [0, 1, 0, 1])
+
     @pytest.mark.parametrize(
         ("frame", "message"),
         [
+            ({"x": [1e200, 2e200, 3e200]}, "so large that their standard deviation is none of float64"),
             ({"x": [1.0, float("inf")]}, "Row 1 of column 'x' is inf; no feature can be infinite"),
             (
                 {"x": [1.0, 2.0, NAN]},
@@ -171,6 +177,12 @@ class TestFeatures:
     def test_all_that_is_no_feature_is_named_at_once(self):
         with pytest.raises(ValueError, match=r"data\.exclude=\[d,l\]"):
             features_of({"d": ["2024-01-31"] * 2, "l": [[1], [2]], "x": [1, 2]})
+
+    def test_a_number_that_is_far_out_of_what_train_has(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0]})
+        features = Features.fit(frame, np.arange(2), Reading())
+        with pytest.raises(ValueError, match="Row 6 of column 'x' is too large: in units of the train rows'"):
+            features.transform(pl.DataFrame({"x": [1.0, 1e300]}), "new.csv", first_row=5)
 
     def test_a_column_of_another_type_than_in_training(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
@@ -392,6 +404,22 @@ class TestLabelsOfOneClassARow:
         assert labels.task == task
         assert reason in labels.reason
 
+    @pytest.mark.parametrize(
+        ("task", "options", "message"),
+        [
+            ("multiclass", {"positive": "a"}, "data.positive has no effect on task=multiclass"),
+            ("multilabel", {"empty": "missing"}, "data.empty is for cells of delimited labels"),
+            ("multiclass", {"unseen": "drop"}, "There is no data.unseen 'drop'"),
+        ],
+    )
+    def test_options_without_effect(self, task, options, message):
+        with pytest.raises(ValueError, match=message):
+            LabelOptions(task, **options)
+
+    def test_soft_labels_and_a_file_of_hard_ones(self):
+        train = labels_of([0.2, 0.9, 0.5], "binary")
+        np.testing.assert_array_equal(labels_of([1, 1], "binary", fitted=train).values, [1, 1])
+
     def test_classes_are_those_of_the_train_file(self):
         train = labels_of(["b", "c", "b"])
         other = labels_of(["c", "b"], fitted=train)
@@ -472,7 +500,7 @@ class TestLabelsOfSeveral:
                 ["a|b", ""],
                 "multilabel",
                 {"delimiter": "|", "empty": "none"},
-                "data.empty must be 'negative' or 'missing'",
+                "There is no data.empty 'none'. Choose one of: negative, missing.",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],
@@ -550,7 +578,7 @@ class TestSplitRows:
             [name for name, there in zip("abc", bits, strict=True) if there] for bits in np.eye(3, dtype=int)
         ] * 20
         lists = ls.Vocabulary(("a", "b", "c")).encode_lists(rows)
-        labels = lists if form == "lists" else lists.rows(np.arange(60))
+        labels = lists if form == "lists" else lists.multi_hot(np.arange(60))
         split = split_rows(labels, {"test": 0.5}, 0, ("a", "b", "c"))
         assert lists.counts(split["test"]).tolist() == [10, 10, 10]
 
@@ -637,6 +665,31 @@ class TestLoad:
         counts = check_splits(ls.Binary(), splits)
         assert sum(count.missing for count in counts.values()) == 10
 
+    def test_codes_are_the_same_in_all_files(self, load):
+        table = {"zip": ["007", "012"] * 10, "city": ["1", "x"] * 10, "y": ["a", "b"] * 10}
+        splits = load(
+            table, categorical=["zip", "city"], test_path={"zip": ["012"], "city": ["1"], "y": ["a"]}
+        )
+        assert splits.features[splits.rows["test"]].tolist() == [[0, 1, 1, 0]]
+
+    def test_rows_are_those_of_their_file(self, load):
+        train = {"x": numbers(20), "y": ["a", "b"] * 10}
+        splits = load(train, test_path={"x": [9.0, 8.0], "y": ["a", "b"]})
+        assert splits.rows_in_file("test").tolist() == [0, 1]
+        assert splits.rows["test"].tolist() == [20, 21]
+
+    def test_arrays_and_files_of_their_own(self, tmp_path):
+        x = numbers(80).reshape(40, 2)
+        for name, width in (("d", 3), ("v", 2)):
+            np.savez(tmp_path / f"{name}.npz", X=x, Y=np.eye(width, dtype=int)[np.arange(40) % width])
+        arguments = {**OPTIONS, "val_path": str(tmp_path / "v.npz")}
+        with pytest.raises(ValueError, match="There are 2 labels a row, but 3 in training"):
+            load_own("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
+        with pytest.raises(
+            ValueError, match=r"x\.npy holds features alone, so that other files need a \.npz each"
+        ):
+            load_own("arrays", task={"name": "multilabel"}, path="x.npy", **arguments)
+
     def test_arrays(self, tmp_path):
         x, y = numbers(80).reshape(40, 2), np.array(["b", "a"] * 20)
         np.savez(tmp_path / "d.npz", X=x, y=y)
@@ -697,6 +750,14 @@ class TestChecks:
         task = make_task("multilabel", class_names=splits.class_names)
         with pytest.warns(ls.GuardWarning, match=r"Every row has exactly one label.*task=multiclass"):
             check_splits(task, splits)
+
+    def test_labels_a_row_are_counted_where_they_are_known(self, load):
+        tags = ['["a", "b"]', '["a"]', None, None] * 10
+        splits = load({"x": numbers(40), "y": tags}, "multilabel")
+        counts = check_splits(make_task("multilabel", class_names=splits.class_names), splits)
+        known = {split: int(count.rows - count.missing / 2) for split, count in counts.items()}
+        assert sum(known.values()) == 20
+        assert counts["train"].cardinality == counts["train"].positives.sum() / known["train"]
 
     def test_all_labels_of_a_split_missing(self, load):
         splits = load(

@@ -482,11 +482,16 @@ def test_a_failing_job_of_a_sweep_is_told_and_the_others_run(command):
     assert Path("sweep/1-binary/metrics.json").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Callback CheckBeforeRun")  # Hydra's, before it goes on
-def test_an_error_that_is_no_mistake_shows_its_traceback(command, monkeypatch):
+@pytest.mark.parametrize("more", [[], ["check_only=true"], ["-m", "seed=1,2"]], ids=str)
+def test_an_error_that_is_no_mistake_shows_its_traceback_and_runs_nothing(
+    more, command, monkeypatch, tmp_path
+):
     monkeypatch.setattr("lossselect.tasks.Binary.metric_names", None)  # a TypeError in lossselect itself
-    with pytest.raises(TypeError, match="is not iterable"):
-        command("task=binary", "hydra.run.dir=run", *SHORT)
+    code, _, err = command(*more, "task=binary", "hydra.run.dir=run", *SHORT)
+    assert code == 1
+    assert "Traceback" in err
+    assert "TypeError: Value after * must be an iterable" in err
+    assert not list(tmp_path.iterdir())  # Hydra would make a warning of it, and go on
 
 
 def test_the_seed_holds_for_the_users_own_net(command):

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..label_values import some
-from ..names import nearest
+from ..names import nearest, some
 
 FEATURES = ("features", "X", "x", "inputs", "data")
 LABELS = ("labels", "label", "target", "targets", "Y", "y")

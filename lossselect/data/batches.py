@@ -24,7 +24,7 @@ class LabelRows:
     def __getitem__(self, rows: Any) -> Tensor:
         """float32 (len(rows), num_labels), NaN where missing; for a single row (num_labels,)."""
         index = torch.as_tensor(rows)
-        target = torch.from_numpy(self.lists.rows(np.atleast_1d(index.numpy())))
+        target = torch.from_numpy(self.lists.multi_hot(np.atleast_1d(index.numpy())))
         return target if index.ndim else target[0]
 
 

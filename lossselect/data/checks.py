@@ -7,8 +7,8 @@ import polars as pl
 from torch import Tensor
 
 from ..guards import warn, warn_of_absent, warn_of_single_labels
-from ..statistics import LabelCounts, count_labels
 from ..tasks import Task
+from .counts import LabelCounts, count_labels
 
 if TYPE_CHECKING:
     from .splits import Splits
@@ -44,18 +44,14 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
             "one_class",
             f"All {split} rows are of class {only!r}: no ranking metric (AUROC, mAP) can be computed of "
             "them.",
-            stacklevel=4,
         )
     elif split == "train" and not there.all():
-        warn_of_absent(names[~there].tolist(), stacklevel=4)
+        warn_of_absent(names[~there].tolist())
 
 
 def _warn_of_duplicates(splits: "Splits") -> None:
-    if splits.hashes is not None:
-        hashes = pl.Series(splits.hashes)
-    else:
-        assert isinstance(splits.features, Tensor)  # what comes along is held as a tensor
-        hashes = pl.from_numpy(splits.features.numpy()).hash_rows()
+    features = splits.features
+    hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
     train = hashes.gather(splits.rows["train"].numpy()).implode()
     for split in ("val", "test"):
         rows = splits.rows[split]
@@ -65,5 +61,4 @@ def _warn_of_duplicates(splits: "Splits") -> None:
                 "duplicate_rows",
                 f"{count} of {len(rows)} {split} rows have the same features as a train row: the {split} "
                 "metrics tell in part what was learned by heart.",
-                stacklevel=4,
             )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from ..guards import warn
-from ..label_values import some
-from ..names import setting
+from ..label_values import as_number
+from ..names import lookup, setting, some
 from .files import check_columns
 
 MOST_CATEGORIES = 1000
@@ -57,10 +57,16 @@ class Reading:
     Args:
         null_values: Cells that mean "missing", beside empty ones.
         nan: What a NaN is: "error", or "missing".
+
+    Raises:
+        ValueError: another `nan`.
     """
 
     null_values: tuple[str, ...] = ()
     nan: str = "error"
+
+    def __post_init__(self) -> None:
+        lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
 
     def text(self, column: pl.Series) -> pl.Series:
         """As trimmed text, null where missing."""
@@ -90,6 +96,9 @@ class Reading:
                     f"column is one of categories, with {setting('data.categorical', [column.name])}."
                 )
         numbers = numbers.cast(pl.Float64)
+        marks = [number for mark in self.null_values if (number := as_number(mark)) is not None]
+        if marks and (gone := numbers.is_in(marks).fill_null(False)).any():
+            numbers = numbers.zip_with(~gone, pl.Series([None], dtype=pl.Float64))
         if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
             return numbers
         bad = numbers.is_infinite()
@@ -108,7 +117,11 @@ class Reading:
 
 
 def kind_of(column: pl.Series, reading: Reading) -> str:
-    """ "number", "category", or why the column is neither."""
+    """ "number", "category", or why the column is neither.
+
+    Raises:
+        ValueError: a column of numbers in which a few cells are none.
+    """
     if column.dtype.is_numeric() or column.dtype == pl.Boolean or column.dtype == pl.Null:
         return "number"
     if column.dtype.is_temporal():
@@ -117,10 +130,10 @@ def kind_of(column: pl.Series, reading: Reading) -> str:
         return f"is of type {column.dtype}"
     text = reading.text(column).drop_nulls()
     values = text.unique()
-    numbers = values.cast(pl.Float64, strict=False).null_count()
-    if numbers == 0:
+    others = values.cast(pl.Float64, strict=False).null_count()
+    if others == 0:
         return "number"
-    if numbers < len(values) / 2:
+    if others < len(values) / 2:
         reading.numbers(column)  # which says of what is no number that it is none
     if _are_dates(values.head(100)):
         return f"holds dates, such as {text[0]!r}"
@@ -146,7 +159,6 @@ def warn_of_counting(column: pl.Series) -> None:
                 "row_number",
                 f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
                 f"label away, and in any other it says nothing: {setting('data.exclude', [column.name])}.",
-                stacklevel=5,
             )
 
 

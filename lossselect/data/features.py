@@ -1,5 +1,6 @@
 """Columns of a table -> the numbers that a net takes, by what the train split says."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..guards import warn
-from ..label_values import some, sorted_values
-from ..names import setting
+from ..label_values import sorted_values
+from ..names import setting, some
 from .columns import Category, Number, Reading, kind_of, warn_of_counting
 from .files import check_columns
 
@@ -19,11 +20,12 @@ from .files import check_columns
 class TableRows:
     """Rows of features, held as numbers and codes; those of a batch are made when it is taken.
 
-    A one-hot matrix of a whole table would take a float for each category and row.
+    A one-hot matrix of a whole table would take a float for each category and row. `hashes` are of each
+    row as it was read: equal rows have equal ones.
     """
 
-    def __init__(self, numbers: Tensor, codes: Tensor, num_features: int) -> None:
-        self.numbers, self.codes = numbers, codes
+    def __init__(self, numbers: Tensor, codes: Tensor, num_features: int, hashes: pl.Series) -> None:
+        self.numbers, self.codes, self.hashes = numbers, codes, hashes
         self.shape = (len(numbers), num_features)
 
     @classmethod
@@ -32,7 +34,8 @@ class TableRows:
         if len(tables) == 1:
             return tables[0]
         numbers = torch.cat([table.numbers for table in tables])
-        return cls(numbers, torch.cat([table.codes for table in tables]), tables[0].shape[1])
+        codes = torch.cat([table.codes for table in tables])
+        return cls(numbers, codes, tables[0].shape[1], pl.concat([table.hashes for table in tables]))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -106,7 +109,6 @@ class Features:
             warn(
                 "constant_feature",
                 f"Columns that have one value in all train rows are left out: {some(constant)}.",
-                stacklevel=4,
             )
         return cls(tuple(filter(None, numbers)), tuple(filter(None, categories)), reading)
 
@@ -144,10 +146,10 @@ class Features:
                 columns.append(column.is_null().cast(pl.Float32))
         place = len(columns)
         width = len(self.names)
+        texts = [self.reading.text(frame[category.name]) for category in self.categories]
         codes: list[pl.Series] = []
         unknown: dict[str, int] = {}
-        for category in self.categories:
-            text = self.reading.text(frame[category.name])
+        for category, text in zip(self.categories, texts, strict=True):
             code = text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32) + place
             others = code.is_null() & text.is_not_null()
             if others.any():
@@ -156,18 +158,17 @@ class Features:
             code = code.zip_with(text.is_not_null(), pl.Series([gap], dtype=pl.Int32)).fill_null(width)
             codes.append(code)
             place += len(category.features)
-
         named = [column.alias(str(i)) for i, column in enumerate(columns)]
         numbers = _matrix(_frame(read).select(named)) if read else torch.zeros(frame.height, 0)
         coded = _matrix(_frame(codes)) if codes else torch.zeros(frame.height, 0, dtype=torch.int32)
-        rows = TableRows(numbers, coded, width)
-        return rows, unknown
-
-    def hashes(self, frame: pl.DataFrame) -> pl.Series:
-        """A hash of each row's features: of the same rows in two files the same, whatever types they have."""
-        numbers = [pl.col(number.name).cast(pl.Float64, strict=False) for number in self.numbers]
-        texts = [pl.col(category.name).cast(pl.String) for category in self.categories]
-        return frame.select([*numbers, *texts]).hash_rows()
+        if not numbers.sum().isfinite() and not bool((finite := numbers.isfinite()).all()):
+            row, place = (~finite).nonzero()[0].tolist()
+            raise ValueError(
+                f"Row {row + first_row} of column {self.names[place]!r} is too large: in units of the "
+                "train rows' standard deviation it is no float32."
+            )
+        hashes = _frame([*read, *texts]).hash_rows()
+        return TableRows(numbers, coded, width, hashes), unknown
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `from_dict` makes it again."""
@@ -200,6 +201,11 @@ def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | N
     fitted: list[Number | None] = []
     for i, column in enumerate(columns):
         mean, std, missing = means[str(i)][0], deviations[str(i)][0], gaps[str(i)][0] > 0
+        if std is not None and not math.isfinite(std):
+            raise ValueError(
+                f"The numbers of column {column.name!r} are so large that their standard deviation is none "
+                "of float64: scale them, or leave the column out with data.exclude."
+            )
         tells = mean is not None and (std or missing)
         fitted.append(Number(column.name, mean, std or 1.0, missing) if tells else None)
     return fitted

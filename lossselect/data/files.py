@@ -10,8 +10,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from ..label_values import first_twice, some
-from ..names import nearest, setting
+from ..names import first_twice, nearest, setting, some
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")

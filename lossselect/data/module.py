@@ -9,30 +9,46 @@ from ..infer import check_task
 from ..label_lists import LabelLists
 from ..tasks import Task
 from .batches import LabelRows, TensorBatches
+from .checks import check_splits
+from .counts import LabelCounts
 from .splits import Splits
 
 
 class TensorData(LightningDataModule):
-    """Loaders over splits held as whole tensors; labels are checked and encoded once.
+    """Loaders over splits held in memory; labels are checked and encoded once.
 
     Args:
         splits: The data.
         task: Encodes the labels.
         batch_size: Rows a step.
+        counts: What `check_splits` returned, if the splits have been checked.
 
     Raises:
-        ValueError, TypeError: labels that do not fit the task; see `check_task`.
+        ValueError, TypeError: labels that do not fit the task; see `check_task` and `check_splits`.
     """
 
-    def __init__(self, splits: Splits, task: Task, batch_size: int = 64) -> None:
+    def __init__(
+        self, splits: Splits, task: Task, batch_size: int = 64, counts: dict[str, LabelCounts] | None = None
+    ) -> None:
         super().__init__()
-        self.splits, self.batch_size = splits, batch_size
+        self.splits, self.task, self.batch_size = splits, task, batch_size
         # lists of labels have been checked as they were read; they become rows of 0 and 1 batch by batch
         labels = splits.labels
         target = LabelRows(labels) if isinstance(labels, LabelLists) else check_task(task, labels)
+        self.counts = check_splits(task, splits) if counts is None else counts
         self.batches = {
             split: TensorBatches(splits.features, target, rows) for split, rows in splits.rows.items()
         }
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes or labels."""
+        return self.task.names
+
+    @property
+    def num_features(self) -> int:
+        """What the width of a net's inputs is."""
+        return self.splits.features.shape[1]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The train split, shuffled."""

@@ -1,7 +1,7 @@
-"""Stratified, seeded splits of labelled rows, standardised by what the train split says."""
+"""Seeded splits of labelled rows, in proportion to the labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guards import warn
 from ..label_lists import LabelLists
-from ..label_values import some
+from ..names import some
 
 if TYPE_CHECKING:
     from .features import TableRows
@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Splits:
-    """Features (float32, standardised) and labels of all rows, and whose rows are which."""
+    """What a net takes and the labels of all rows, and whose rows are which."""
 
     name: str
     features: "Tensor | TableRows"
@@ -34,13 +34,17 @@ class Splits:
     """A name of `TASKS`, where the labels were asked for it."""
     reason: str = ""
     """Why it is that task."""
-    hashes: np.ndarray | None = None
-    """Of each row's features as they were read, if they were: equal rows have equal ones."""
+    starts: Mapping[str, int] = field(default_factory=dict)
+    """The first row of a split that has a file of its own."""
+
+    def rows_in_file(self, split: str) -> np.ndarray:
+        """Which rows of their file the split's rows are, from 0."""
+        return self.rows[split].numpy() - self.starts.get(split, 0)
 
     def labels_of(self, split: str) -> np.ndarray:
         """The labels of a split's rows, as the task's `encode` takes them."""
         rows = self.rows[split].numpy()
-        return self.labels.rows(rows) if isinstance(self.labels, LabelLists) else self.labels[rows]
+        return self.labels.multi_hot(rows) if isinstance(self.labels, LabelLists) else self.labels[rows]
 
 
 def make_splits(
@@ -150,7 +154,6 @@ def split_rows(
                 "rare_class",
                 f"{rare[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
                 f"({len(fractions) + 1}); their rows are all in the train split: {said}.",
-                stacklevel=4,
             )
         pinned = rare[codes]
         if len(codes) > MOST_STRATIFIED:
@@ -176,7 +179,7 @@ def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
     if isinstance(labels, LabelLists):
         if len(labels) * labels.num_labels > MOST_STRATIFIED:
             return None
-        return np.nan_to_num(labels.rows(np.arange(len(labels)))).astype(np.int64)
+        return np.nan_to_num(labels.multi_hot(np.arange(len(labels)))).astype(np.int64)
     if labels.ndim == 1:
         return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
     if labels.size > MOST_STRATIFIED:
@@ -197,7 +200,6 @@ def _taken(
                 "rare_class",
                 f"{len(rows)} rows are too few to have each class in a split of {fraction} in proportion; "
                 "the split is random.",
-                stacklevel=5,
             )
     kept, taken = train_test_split(rows, test_size=fraction, random_state=seed)
     return np.sort(kept), np.sort(taken)

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from ..label_values import IGNORE_INDEX
 from ..names import check_options, lookup
-from .base import IGNORE_INDEX, Task, along_classes
+from .base import Task, along_classes
 from .sigmoid import Binary, Multilabel
 from .softmax import Multiclass
 

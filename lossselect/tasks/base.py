@@ -9,12 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..label_values import first_known, form_of
-from ..labels import Vocabulary
-from ..names import number, whole
-
-IGNORE_INDEX = -100
-"""What a missing label is in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
+from ..label_values import IGNORE_INDEX, first_known, form_of
+from ..labels import NEVER_SEEN, Vocabulary
+from ..names import first_twice, number, some, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +59,18 @@ class Task(ABC):
                 f"Targets must be numbers, but row {row} holds {value!r}. Turn label names into indices "
                 "first, or give the task class_names=(...), in the order of the outputs."
             )
-        vocabulary = Vocabulary(self.names)
         if (form == "lists") != (self.width_field == "num_labels"):
             came = "lists of names" if form == "lists" else "one name a row"
             fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
             raise ValueError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
-        if form == "lists":
-            lists = vocabulary.encode_lists(target)
-            return lists.rows(np.arange(len(lists)))
-        indices = vocabulary.encode(target)
+        vocabulary = Vocabulary(self.names)
+        try:
+            if form == "lists":
+                lists = vocabulary.encode_lists(target)
+                return lists.multi_hot(np.arange(len(lists)))
+            indices = vocabulary.encode(target)
+        except ValueError as error:
+            raise ValueError(str(error).replace(NEVER_SEEN, "is not among the class_names.")) from None
         return np.where(indices == IGNORE_INDEX, np.nan, indices)
 
     @property
@@ -236,9 +236,7 @@ def _checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[
         )
     given = tuple(str(name) for name in names)
     if len(given) != count:
-        some = ", ".join(given[:5]) + (", ..." if len(given) > 5 else "")
-        raise ValueError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some}.")
+        raise ValueError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some(given)}.")
     if len(set(given)) < count:
-        twice = next(name for i, name in enumerate(given) if name in given[:i])
-        raise ValueError(f"class_names must differ, but {twice!r} comes twice.")
+        raise ValueError(f"class_names must differ, but {first_twice(given)!r} comes twice.")
     return given

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..label_values import IGNORE_INDEX
 from ..targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
-from .base import IGNORE_INDEX, Task, along_classes, decisions, take
+from .base import Task, along_classes, decisions, take
 
 COLUMNS = "Declare as many labels as there are columns."
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..label_values import IGNORE_INDEX
 from ..targets import as_tensor, distribution, refuse
-from .base import IGNORE_INDEX, Task, take
+from .base import Task, take
 
 HALF = {torch.bfloat16: 256, torch.float16: 2048}
 """Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""

@@ -9,9 +9,10 @@ import polars as pl
 
 from ..guards import warn
 from ..infer import infer_task
-from ..label_values import as_number, plain_value, some
-from ..labels import MISSING, Vocabulary
-from ..names import nearest, setting
+from ..label_values import IGNORE_INDEX, as_number, plain_value
+from ..labels import Vocabulary
+from ..names import lookup, nearest, setting, some
+from ..tasks import TASKS
 
 PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
 """Of which two values the second is the positive one without being declared."""
@@ -30,6 +31,9 @@ class LabelOptions:
         missing: Labels that mark a missing one, beside empty cells.
         empty: What an empty cell of delimited labels is: "negative" (no label) or "missing".
         unseen: What a label is that no train row has: "error", or "ignore" (missing).
+
+    Raises:
+        ValueError: a value that there is not, or one that has no effect on the task.
     """
 
     task: str
@@ -39,6 +43,16 @@ class LabelOptions:
     missing: tuple[Any, ...] = ()
     empty: str | None = None
     unseen: str = "error"
+
+    def __post_init__(self) -> None:
+        lookup({**TASKS, "auto": None}, self.task, "task")
+        lookup(dict.fromkeys(("error", "ignore")), self.unseen, "data.unseen")
+        if self.empty is not None:
+            lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
+            if self.delimiter is None:
+                raise ValueError("data.empty is for cells of delimited labels: say data.delimiter too.")
+        if self.positive is not None and self.task not in ("binary", "auto"):
+            raise ValueError(f"data.positive has no effect on task={self.task}: binary has a positive class.")
 
 
 @dataclass(frozen=True)
@@ -56,16 +70,16 @@ class Labels:
     """Where labels became indices by it."""
 
 
-def of_values(column: pl.Series, options: LabelOptions, fitted: Vocabulary | None = None) -> Labels:
+def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | None = None) -> Labels:
     """The labels of a column that holds one a row.
 
     Raises:
         ValueError: labels that do not fit the task, or of which more must be said.
     """
-    column = without(column, options.missing)
+    column = mark_missing(column, options.missing)
     name, known = column.name, column.drop_nulls()
     if known.is_empty() and fitted:
-        return Labels(options.task, "", np.full(len(column), np.nan), fitted.names, fitted)
+        return replace(fitted, values=np.full(len(column), np.nan))
     if known.is_empty():
         raise ValueError(f"All labels of column {name!r} are missing: there is nothing to learn from.")
     counts: dict[Any, int] = dict(zip(*known.value_counts().get_columns(), strict=True))
@@ -79,17 +93,18 @@ def of_values(column: pl.Series, options: LabelOptions, fitted: Vocabulary | Non
             "columns of 0 and 1 (data.target=[a,b,c]), or say what stands between the labels of a cell "
             "(data.delimiter). One of several classes a row: task=multiclass."
         )
-    if options.task == "binary" and options.positive is None and _are_soft([*counts]):
-        # probabilities of the positive class
+    # probabilities of the positive class, which have no vocabulary
+    soft = _are_soft([*counts]) if fitted is None else fitted.vocabulary is None
+    if options.task == "binary" and options.positive is None and soft:
         return Labels("binary", reason, column.cast(pl.Float64).to_numpy(), _binary_names(options), None)
     pick = _binary_vocabulary if options.task == "binary" else _multiclass_vocabulary
-    vocabulary = fitted or pick(column, counts, options)
+    vocabulary = (fitted and fitted.vocabulary) or pick(column, counts, options)
     codes = _codes(column, vocabulary, options.unseen)
-    values = np.where(codes == MISSING, np.nan, codes) if (codes == MISSING).any() else codes
+    values = np.where(codes == IGNORE_INDEX, np.nan, codes) if (codes == IGNORE_INDEX).any() else codes
     return Labels(options.task, reason, values, vocabulary.names, vocabulary)
 
 
-def without(column: pl.Series, marks: Sequence[Any]) -> pl.Series:
+def mark_missing(column: pl.Series, marks: Sequence[Any]) -> pl.Series:
     """Null where a label is one of the marks: -1 marks "-1" and "-1.0" too."""
     if not marks:
         return column
@@ -222,7 +237,6 @@ def _multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options
             "similar_labels",
             f"Column {name!r} holds labels such as {example!r}. If these are several, say task=multilabel "
             f"{setting('data.delimiter', delimiter)}.",
-            stacklevel=6,
         )
     _warn_of_similar(name, ordered)
     return Vocabulary.fit(values, options.class_names)
@@ -262,7 +276,6 @@ def _warn_of_similar(name: str, values: list[Any]) -> None:
                 "similar_labels",
                 f"{seen[key]!r} and {value!r} in column {name!r} are two classes. If they are one, mend the "
                 "file.",
-                stacklevel=7,
             )
             return
         seen[key] = value
@@ -276,23 +289,25 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
     if others and unseen != "ignore":
         rows = {_row(column, value): value for value in others}
         row = min(rows)
-        raise ValueError(f"Row {row} of column {column.name!r}: {vocabulary.never_seen(rows[row])}")
+        raise ValueError(
+            f"Row {row} of column {column.name!r}: {vocabulary.never_seen(rows[row])} To take such labels "
+            "for missing: data.unseen=ignore."
+        )
     if others:
         count = int(column.is_in(others).sum())
         warn(
             "unseen_label",
             f"{count} labels of column {column.name!r} were never seen in training and count as missing: "
             f"{some(others)}.",
-            stacklevel=5,
         )
     known = [value for value in values if value in index]
     mapped = column.replace_strict(
         pl.Series(known, dtype=column.dtype),
         pl.Series([index[value] for value in known], dtype=pl.Int64),
-        default=MISSING,
+        default=IGNORE_INDEX,
         return_dtype=pl.Int64,
     )
-    return mapped.fill_null(MISSING).to_numpy(writable=True)
+    return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
 
 
 def _row(column: pl.Series, value: Any) -> int:

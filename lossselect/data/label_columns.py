@@ -7,13 +7,11 @@ import numpy as np
 import polars as pl
 
 from ..infer import infer_task
-from ..label_lists import parse_json_lists, split_delimited
-from ..label_values import some
+from ..label_lists import LabelLists, parse_json_lists, split_delimited
 from ..labels import Vocabulary
-from ..names import lookup
-from ..tasks import TASKS
-from .classes import LabelOptions, Labels, of_values, without
+from ..names import some
 from .columns import Reading
+from .label_column import LabelOptions, Labels, labels_of_column, mark_missing
 
 
 def read_labels(columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None = None) -> Labels:
@@ -27,27 +25,24 @@ def read_labels(columns: Sequence[pl.Series], options: LabelOptions, fitted: Lab
     Raises:
         ValueError: labels that are not what the options say; says the row, the value and the fix.
     """
-    if options.task != "auto":
-        lookup(TASKS, options.task, "task")
-    known = fitted.vocabulary if fitted else None
     if len(columns) > 1:
-        return _of_columns(columns, options)
+        return _labels_of_columns(columns, options)
     column = columns[0]
     if column.dtype == pl.Boolean or column.dtype.is_numeric():
-        return of_values(_numbers(column), options, known)
+        return labels_of_column(_numbers(column), options, fitted)
     if column.dtype in (pl.List, pl.Array):
-        return _of_lists(column.name, column.to_list(), options, known)
+        return _labels_of_lists(column.name, column.to_list(), options, fitted)
     if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         raise ValueError(
             f"Column {column.name!r} is of type {column.dtype}; labels are text or whole numbers."
         )
     text = column.cast(pl.String).str.strip_chars()
     if options.delimiter is not None:
-        return _of_lists(column.name, _split(text, options), options, known)
+        return _labels_of_lists(column.name, _split(text, options), options, fitted)
     text = text.set(text == "", None)
-    if _holds_json(text):
-        return _of_lists(column.name, parse_json_lists(text.to_list()), options, known)
-    return of_values(text, options, known)
+    if _holds_json(text) or (fitted and isinstance(fitted.values, LabelLists)):
+        return _labels_of_lists(column.name, parse_json_lists(text.to_list()), options, fitted)
+    return labels_of_column(text, options, fitted)
 
 
 def _numbers(column: pl.Series) -> pl.Series:
@@ -61,8 +56,6 @@ def _numbers(column: pl.Series) -> pl.Series:
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
     empty = text.is_null() | (text == "")
-    if options.empty not in (None, "negative", "missing"):
-        raise ValueError(f"data.empty must be 'negative' or 'missing', got {options.empty!r}.")
     if empty.any() and options.empty is None:
         raise ValueError(
             f"Row {empty.arg_max()} of column {text.name!r} is empty: has it no label, or is it not "
@@ -79,7 +72,7 @@ def _holds_json(text: pl.Series) -> bool:
     return len(known) > 0 and known.str.starts_with("[").all() and known.str.ends_with("]").all()
 
 
-def _of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Vocabulary | None) -> Labels:
+def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labels | None) -> Labels:
     rows = [None if row is None else [v.strip() if isinstance(v, str) else v for v in row] for row in rows]
     if options.task not in ("auto", "multilabel"):
         row, most = max(enumerate(rows), key=lambda entry: len(entry[1] or ()))
@@ -88,7 +81,7 @@ def _of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Vocabul
             f"task={options.task} has exactly one a row. Several labels per sample: task=multilabel."
         )
     try:
-        vocabulary = fitted or Vocabulary.fit_lists(rows, options.class_names)
+        vocabulary = (fitted and fitted.vocabulary) or Vocabulary.fit_lists(rows, options.class_names)
         lists = vocabulary.encode_lists(rows, options.unseen)
     except (TypeError, ValueError) as error:
         raise ValueError(f"Column {name!r}: {error}") from None
@@ -96,7 +89,7 @@ def _of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Vocabul
     return Labels("multilabel", reason, lists, vocabulary.names, vocabulary)
 
 
-def _of_columns(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
+def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
     names = tuple(column.name for column in columns)
     if options.delimiter is not None:
         raise ValueError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
@@ -107,13 +100,15 @@ def _of_columns(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
         )
     reading = Reading(nan="missing")
     try:
-        matrix = np.stack([reading.numbers(without(c, options.missing)).to_numpy() for c in columns], axis=1)
+        matrix = np.stack(
+            [reading.numbers(mark_missing(c, options.missing)).to_numpy() for c in columns], axis=1
+        )
     except ValueError as error:
         raise ValueError(f"Several target columns hold 0 and 1 each. {error}") from None
-    return of_matrix(matrix, names, options, f"columns {some(names)} hold")
+    return labels_of_matrix(matrix, names, options, f"columns {some(names)} hold")
 
 
-def of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions, what: str) -> Labels:
+def labels_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions, what: str) -> Labels:
     """The labels of a matrix with a column for each label, NaN where missing."""
     if options.class_names is not None and len(options.class_names) != len(names):
         raise ValueError(f"There are {len(names)} labels, but {len(options.class_names)} class_names.")

@@ -1,7 +1,7 @@
 """Data of the user's own, from tables and arrays, made the splits that a run takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,16 @@ import torch
 
 from ..guards import warn
 from ..label_lists import LabelLists
-from ..label_values import as_number, some
+from ..label_values import as_number
+from ..names import some
 from .arrays import read_arrays
-from .classes import LabelOptions, Labels
 from .columns import Reading, feature_columns
 from .features import Features, TableRows
 from .files import check_columns, columns_of, read_table
+from .label_column import LabelOptions, Labels
+from .label_columns import labels_of_matrix, read_labels
+from .preparation import Preparation, array_columns
 from .splits import SPLITS, Splits, split_rows
-from .target import of_matrix, read_labels
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Source:
     features: pl.DataFrame
     labels: "Sequence[pl.Series] | np.ndarray"
     """Columns, or a matrix with a column for each label."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """How a new file of the same kind is to be read."""
 
 
 def load_own(
@@ -64,7 +68,7 @@ def load_own(
         seed: Of that split.
         positive, delimiter, missing, empty, unseen: As `LabelOptions` has them; `missing` may be one.
         categorical, null_values, nan: As `Features.fit` and `Reading` have them.
-        reading: What `read_source` or `read_arrays` take.
+        reading: What `read_source` or `read_array_source` take.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,52 +80,59 @@ def load_own(
     options = LabelOptions(
         task["name"], task.get("class_names"), positive, delimiter, tuple(marks), empty, unseen
     )
-    read = read_source if name == "table" else _array_source
-    source = read(path, **reading)
+    cells = Reading(tuple(names_of(null_values)), nan)
+    categories = names_of(categorical)
+    if name == "arrays" and (val_path or test_path) and not path.endswith(".npz"):
+        raise ValueError(f"{path} holds features alone, so that other files need a .npz each, with both.")
+
+    def read(file: str, as_text: Sequence[str]) -> Source:
+        return (
+            read_source(file, as_text=as_text, **reading)
+            if name == "table"
+            else read_array_source(file, **reading)
+        )
+
+    source = read(path, categories)
+    check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
     options = replace(options, task=labels.task)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    strata = labels.values
-    rows = split_rows(strata, fractions, seed, labels.class_names)
-
-    cells = Reading(tuple(_names(null_values)), nan)
-    categorical = _names(categorical)
-    check_columns(categorical, source.features.columns, "data.categorical", path)
-    features = Features.fit(source.features, rows["train"], cells, categorical)
-    tables, all_labels, unknown = [], [labels], {}
+    rows = split_rows(labels.values, fractions, seed, labels.class_names)
+    features = Features.fit(source.features, rows["train"], cells, categories)
     made, _ = features.transform(source.features, path)
-    tables.append(made)
-    hashes = [features.hashes(source.features)]
+    tables, values, starts = [made], [labels.values], {}
+    unknown: dict[str, dict[str, int]] = {}
     count = len(made)
     for split, other_path in {"val": val_path, "test": test_path}.items():
-        if other_path:
-            try:
-                other = read(other_path, **reading)
-                made, unknown[other_path] = features.transform(other.features, other_path)
-                all_labels.append(_labels(other, options, labels))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{error} (In {other_path}.)") from None
-            tables.append(made)
-            hashes.append(features.hashes(other.features))
-            rows[split] = np.arange(count, count + len(made))
-            count += len(made)
+        if not other_path:
+            continue
+        try:
+            # as text, what are categories here: "007" stays what it is whatever the other cells look like
+            other = read(other_path, [category.name for category in features.categories])
+            made, unknown[other_path] = features.transform(other.features, other_path)
+            values.append(_labels(other, options, labels).values)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error} (In {other_path}.)") from None
+        tables.append(made)
+        rows[split] = np.arange(count, count + len(made))
+        starts[split] = count
+        count += len(made)
     _warn_of_unknown(unknown)
+    preparation = Preparation(name, features, source.reading).to_dict()
+    vocabulary = labels.vocabulary.to_dict() if labels.vocabulary else None
     return Splits(
         name=path,
         features=TableRows.concatenated(tables),
-        labels=_concatenated([part.values for part in all_labels]),
+        labels=LabelLists.concatenated(values)
+        if isinstance(values[0], LabelLists)
+        else np.concatenate(values),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
-        preparation={
-            "data": name,
-            "features": features.to_dict(),
-            "labels": labels.vocabulary.to_dict() if labels.vocabulary else None,
-            "reading": {key: value for key, value in reading.items() if key in ("separator", "encoding")},
-        },
+        preparation={**preparation, "vocabulary": vocabulary},
         task=labels.task,
         reason=labels.reason,
-        hashes=pl.concat(hashes).to_numpy(),
+        starts=starts,
     )
 
 
@@ -133,43 +144,50 @@ def read_source(
     exclude: Any = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    as_text: Sequence[str] = (),
 ) -> Source:
     """A table's columns, those of the target as they are written."""
-    targets = _names(target)
+    targets = names_of(target)
     header = columns_of(path, separator, encoding)
     check_columns(targets, header, "data.target", path)
-    columns = feature_columns(header, targets, _names(features), _names(exclude), path)
+    columns = feature_columns(header, targets, names_of(features), names_of(exclude), path)
     frame = read_table(
-        path, separator=separator, encoding=encoding, as_text=targets, columns=[*columns, *targets]
+        path,
+        separator=separator,
+        encoding=encoding,
+        as_text=[*targets, *as_text],
+        columns=[*columns, *targets],
     )
-    return Source(path, frame.select(columns), frame.select(targets).get_columns())
+    reading = {"separator": separator, "encoding": encoding}
+    return Source(path, frame.select(columns), frame.select(targets).get_columns(), reading)
 
 
-def _names(given: Any) -> list[str]:
+def read_array_source(path: str, *, features: str | None = None, target: str | None = None) -> Source:
+    """Features and labels of arrays, as columns."""
+    inputs, labels = read_arrays(path, features, target)
+    width = inputs.shape[1]
+    frame = pl.from_numpy(inputs, schema=array_columns(width))
+    columns = labels if labels.ndim == 2 else [pl.Series(target or "target", labels)]
+    return Source(path, frame, columns, {"features": features, "width": width})
+
+
+def names_of(given: Any) -> list[str]:
     """One name, several, or none; a name that is a number is one that YAML took for it."""
     listed = isinstance(given, list | tuple)
     return [] if given is None else [str(name) for name in (given if listed else [given])]
 
 
-def _array_source(path: str, *, features: str | None = None, target: str | None = None) -> Source:
-    inputs, labels = read_arrays(path, features, target)
-    frame = pl.from_numpy(inputs, schema=[f"x{i}" for i in range(inputs.shape[1])])
-    return Source(path, frame, labels if labels.ndim == 2 else [pl.Series(target or "target", labels)])
-
-
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
-    if isinstance(source.labels, np.ndarray):
-        matrix = source.labels.astype(np.float64)
-        for mark in options.missing:
-            matrix[matrix == as_number(mark)] = np.nan
-        return of_matrix(matrix, [str(i) for i in range(matrix.shape[1])], options, "the rows hold")
-    return read_labels(source.labels, options, fitted)
-
-
-def _concatenated(parts: list[Any]) -> Any:
-    if isinstance(parts[0], LabelLists):
-        return LabelLists.concatenated(parts)
-    return np.concatenate(parts)
+    if not isinstance(source.labels, np.ndarray):
+        return read_labels(source.labels, options, fitted)
+    matrix = source.labels.astype(np.float64)
+    for mark in options.missing:
+        matrix[matrix == as_number(mark)] = np.nan
+    if fitted and matrix.shape[1] != len(fitted.class_names):
+        raise ValueError(
+            f"There are {matrix.shape[1]} labels a row, but {len(fitted.class_names)} in training."
+        )
+    return labels_of_matrix(matrix, [str(i) for i in range(matrix.shape[1])], options, "the rows hold")
 
 
 def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
@@ -180,5 +198,4 @@ def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
         warn(
             "unknown_category",
             f"Categories that no train row has, and that count as none of those known: {some(said)}.",
-            stacklevel=4,
         )

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .label_lists import LabelLists
-from .tasks import IGNORE_INDEX, Task
+from ..label_lists import LabelLists
+from ..tasks import IGNORE_INDEX, Task
 
 if TYPE_CHECKING:
-    from .data.splits import Splits
+    from .splits import Splits
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class LabelCounts:
 
     @property
     def cardinality(self) -> float:
-        """Labels a row."""
-        return float(self.positives.sum() / max(self.rows, 1))
+        """Labels a row, where they are known."""
+        known = self.rows - self.missing / len(self.positives)
+        return float(self.positives.sum() / known) if known else float("nan")
 
     @property
     def imbalance(self) -> float:
@@ -67,13 +68,3 @@ def _of_truth(task: Task, truth: np.ndarray) -> LabelCounts:
         return LabelCounts(len(truth), positives, known.sum(0) - positives, missing, single)
     positives = np.bincount(truth[known].ravel(), minlength=len(task.names))
     return LabelCounts(len(truth), positives, positives.sum() - positives, missing, True)
-
-
-def describe_labels(task: Task, counts: dict[str, LabelCounts]) -> str:
-    """A line on the train split's labels, and on what is missing anywhere."""
-    train = counts["train"]
-    said = f"largest to smallest class {train.imbalance:.3g} to 1 in train"
-    if task.width_field == "num_labels":
-        said = f"{train.cardinality:.3g} of {len(task.names)} labels a row, {said.replace('class', 'label')}"
-    gone = [f"{count.missing} in {split}" for split, count in counts.items() if count.missing]
-    return f"{said}; missing: {', '.join(gone) or 'none'}"

@@ -1,0 +1,70 @@
+"""What a file's rows go through on their way to the net, as plain values that a checkpoint keeps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from .arrays import read_features
+from .features import Features
+from .files import table_batches
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How inputs are made of a file.
+
+    Args:
+        source: "table" or "arrays".
+        features: What becomes of the columns.
+        reading: How the file is written: `separator` and `encoding` of a table, `features` (the name
+            of their array) and `width` of arrays.
+    """
+
+    source: str
+    features: Features
+    reading: Mapping[str, Any]
+
+    def frames(
+        self, path: str, size: int, keep: Sequence[str] = (), **reading: Any
+    ) -> Iterator[pl.DataFrame]:
+        """The rows of a new file, `size` at a time, with the columns that are features and those to keep.
+
+        Args:
+            path: The file.
+            size: How many rows at a time.
+            keep: Columns beside those that the net needs.
+            reading: What is to be read in another way than in training.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that the net's inputs cannot be made of.
+        """
+        how = {**self.reading, **reading}
+        if self.source == "table":
+            columns = [*dict.fromkeys([*self.features.columns, *keep])]
+            yield from table_batches(path, columns, size, **how)
+            return
+        inputs = read_features(path, how["features"])
+        if inputs.shape[1] != how["width"]:
+            raise ValueError(
+                f"{path} has {inputs.shape[1]} features a row, but the model was trained on {how['width']}."
+            )
+        names = array_columns(inputs.shape[1])
+        for start in range(0, len(inputs), size):
+            yield pl.from_numpy(inputs[start : start + size], schema=names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint, of which `from_dict` makes it again."""
+        return {"source": self.source, "features": self.features.to_dict(), "reading": dict(self.reading)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
+        """What `to_dict` was made of; other entries are not looked at."""
+        return cls(values["source"], Features.from_dict(values["features"]), values["reading"])
+
+
+def array_columns(width: int) -> list[str]:
+    """What the columns of an array are called."""
+    return [f"x{i}" for i in range(width)]
