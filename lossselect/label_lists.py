@@ -62,8 +62,13 @@ class LabelLists:
         indices = self.indices if rows is None else self._taken(rows)[0]
         return np.bincount(indices, minlength=self.num_labels)
 
-    def multi_hot(self, rows: np.ndarray) -> np.ndarray:
-        """float32 (len(rows), num_labels): 1 where a label is there, 0 where not, NaN in a missing row."""
+    def multi_hot(self, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
+        """float32 (rows, num_labels): 1 where a label is there, 0 where not, NaN in a missing row.
+
+        Args:
+            rows: Which rows; all by default.
+        """
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         indices, lengths = self._taken(rows)
         matrix = np.zeros((len(rows), self.num_labels), dtype=np.float32)
         matrix[np.repeat(np.arange(len(rows)), lengths), indices] = 1

@@ -16,6 +16,11 @@ from ..names import setting, some
 from .columns import Category, Number, Reading, kind_of, warn_of_counting
 from .files import check_columns
 
+FEW_COLUMNS = 4
+"""Of how many columns the train rows are taken at once: on several cores, but in little memory."""
+SOME_ROWS = 1 << 17
+"""Of how many rows features are made at once, for the same reason."""
+
 
 class TableRows:
     """Rows of features, held as numbers and codes; those of a batch are made when it is taken.
@@ -138,37 +143,44 @@ class Features:
         """
         check_columns(self.columns, frame.columns, "a feature of the model", path)
         read = [self.reading.numbers(frame[number.name], first_row) for number in self.numbers]
-        columns: list[pl.Expr] = []
-        for i, number in enumerate(self.numbers):
-            column = pl.col(str(i))
-            columns.append(((column - number.mean) / number.std).fill_null(0).cast(pl.Float32))
-            if number.missing:
-                columns.append(column.is_null().cast(pl.Float32))
-        place = len(columns)
-        width = len(self.names)
         texts = [self.reading.text(frame[category.name]) for category in self.categories]
-        codes: list[pl.Series] = []
-        unknown: dict[str, int] = {}
-        for category, text in zip(self.categories, texts, strict=True):
-            code = text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32) + place
-            others = code.is_null() & text.is_not_null()
-            if others.any():
-                unknown[category.name] = int(others.sum())
-            gap = place + len(category.values) if category.missing else width
-            code = code.zip_with(text.is_not_null(), pl.Series([gap], dtype=pl.Int32)).fill_null(width)
-            codes.append(code)
-            place += len(category.features)
-        named = [column.alias(str(i)) for i, column in enumerate(columns)]
-        numbers = _matrix(_frame(read).select(named)) if read else torch.zeros(frame.height, 0)
-        coded = _matrix(_frame(codes)) if codes else torch.zeros(frame.height, 0, dtype=torch.int32)
+        numbers = _matrix(_frame(read), self._standardised(), torch.float32, frame.height)
         if not numbers.sum().isfinite() and not bool((finite := numbers.isfinite()).all()):
             row, place = (~finite).nonzero()[0].tolist()
             raise ValueError(
                 f"Row {row + first_row} of column {self.names[place]!r} is too large: in units of the "
                 "train rows' standard deviation it is no float32."
             )
+        codes, unknown = self._coded(texts, first=numbers.shape[1])
+        coded = _matrix(_frame(codes), [pl.col(str(i)) for i in range(len(codes))], torch.int32, frame.height)
         hashes = _frame([*read, *texts]).hash_rows()
-        return TableRows(numbers, coded, width, hashes), unknown
+        return TableRows(numbers, coded, len(self.names), hashes), unknown
+
+    def _standardised(self) -> list[pl.Expr]:
+        """The features of columns "0", "1", ... of numbers."""
+        features: list[pl.Expr] = []
+        for i, number in enumerate(self.numbers):
+            column = pl.col(str(i))
+            features.append(((column - number.mean) / number.std).fill_null(0))
+            if number.missing:
+                features.append(column.is_null())
+        return [feature.cast(pl.Float32).alias(str(i)) for i, feature in enumerate(features)]
+
+    def _coded(self, texts: list[pl.Series], first: int) -> tuple[list[pl.Series], dict[str, int]]:
+        """For each category column which feature is 1, the first one being `first`; the place after the
+        last feature where none is. And how many cells of each column are of an unknown category."""
+        width = len(self.names)
+        codes: list[pl.Series] = []
+        unknown: dict[str, int] = {}
+        for category, text in zip(self.categories, texts, strict=True):
+            code = text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32) + first
+            others = code.is_null() & text.is_not_null()
+            if others.any():
+                unknown[category.name] = int(others.sum())
+            gap = first + len(category.values) if category.missing else width
+            codes.append(code.zip_with(text.is_not_null(), pl.Series([gap], dtype=pl.Int32)).fill_null(width))
+            first += len(category.features)
+        return codes, unknown
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `from_dict` makes it again."""
@@ -194,20 +206,20 @@ class Features:
 
 def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | None]:
     """None for a column that has one value in all train rows."""
-    if not columns:
-        return []
-    known = _frame(columns)[train]  # of all columns at once, which Polars does on several cores
-    means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
     fitted: list[Number | None] = []
-    for i, column in enumerate(columns):
-        mean, std, missing = means[str(i)][0], deviations[str(i)][0], gaps[str(i)][0] > 0
-        if std is not None and not math.isfinite(std):
-            raise ValueError(
-                f"The numbers of column {column.name!r} are so large that their standard deviation is none "
-                "of float64: scale them, or leave the column out with data.exclude."
-            )
-        tells = mean is not None and (std or missing)
-        fitted.append(Number(column.name, mean, std or 1.0, missing) if tells else None)
+    for start in range(0, len(columns), FEW_COLUMNS):
+        some_columns = columns[start : start + FEW_COLUMNS]
+        known = _frame(some_columns)[train]
+        means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
+        for i, column in enumerate(some_columns):
+            mean, std, missing = means[str(i)][0], deviations[str(i)][0], gaps[str(i)][0] > 0
+            if std is not None and not math.isfinite(std):
+                raise ValueError(
+                    f"The numbers of column {column.name!r} are so large that their standard deviation is "
+                    "none of float64: scale them, or leave the column out with data.exclude."
+                )
+            tells = mean is not None and (std or missing)
+            fitted.append(Number(column.name, mean, std or 1.0, missing) if tells else None)
     return fitted
 
 
@@ -222,6 +234,11 @@ def _frame(columns: list[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame([column.alias(str(i)) for i, column in enumerate(columns)])
 
 
-def _matrix(frame: pl.DataFrame) -> Tensor:
-    """(N, columns), row by row in memory, as batches are taken."""
-    return torch.from_numpy(frame.to_numpy(order="c", writable=True))
+def _matrix(frame: pl.DataFrame, features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
+    """(height, features), row by row in memory, as batches are taken; made some rows at a time."""
+    matrix = torch.empty(height, len(features), dtype=dtype)
+    if features:
+        for start in range(0, height, SOME_ROWS):
+            part = frame.slice(start, SOME_ROWS).select(features)
+            matrix[start : start + SOME_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
+    return matrix

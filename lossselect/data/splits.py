@@ -179,7 +179,7 @@ def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
     if isinstance(labels, LabelLists):
         if len(labels) * labels.num_labels > MOST_STRATIFIED:
             return None
-        return np.nan_to_num(labels.multi_hot(np.arange(len(labels)))).astype(np.int64)
+        return np.nan_to_num(labels.multi_hot()).astype(np.int64)
     if labels.ndim == 1:
         return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
     if labels.size > MOST_STRATIFIED:

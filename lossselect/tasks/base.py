@@ -66,8 +66,7 @@ class Task(ABC):
         vocabulary = Vocabulary(self.names)
         try:
             if form == "lists":
-                lists = vocabulary.encode_lists(target)
-                return lists.multi_hot(np.arange(len(lists)))
+                return vocabulary.encode_lists(target).multi_hot()
             indices = vocabulary.encode(target)
         except ValueError as error:
             raise ValueError(str(error).replace(NEVER_SEEN, "is not among the class_names.")) from None

@@ -1,0 +1,137 @@
+"""From a file of 1M rows x 20 columns to the first training step, beside Polars only reading it.
+
+Each side is run five times in turn in a process that has imported everything, in seconds, and once each in a
+process of its own for the memory above what was there before. Both a CSV and a Parquet file.
+
+python benchmarks/table.py
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+RUNS = 5
+ROWS = 1_000_000
+
+
+def make_files(folder: Path) -> list[Path]:
+    """16 columns of numbers, 2 of categories, 1 of booleans, 1 of 10 classes."""
+    generator = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            **{f"x{i}": generator.normal(size=ROWS) for i in range(16)},
+            "colour": generator.choice(["red", "green", "blue"], ROWS),
+            "shop": generator.choice([f"shop {i}" for i in range(50)], ROWS),
+            "new": generator.random(ROWS) > 0.5,
+            "y": generator.choice([f"class {i}" for i in range(10)], ROWS),
+        }
+    )
+    frame.write_csv(folder / "t.csv")
+    frame.write_parquet(folder / "t.parquet")
+    return [folder / "t.csv", folder / "t.parquet"]
+
+
+def read(path: str) -> pl.DataFrame:
+    return pl.read_csv(path) if path.endswith("csv") else pl.read_parquet(path)
+
+
+def first_step(path: str) -> None:
+    """What `train.py data=table` does from the file on, up to one step."""
+    from lightning.pytorch import Trainer
+
+    import lossselect as ls
+    from lossselect.data.module import TensorData
+    from lossselect.data.own import load_own
+    from lossselect.tasks import make_task
+
+    splits = load_own(
+        "table",
+        task={"name": "multiclass"},
+        path=path,
+        val_path=None,
+        test_path=None,
+        val_fraction=0.2,
+        test_fraction=0.2,
+        seed=0,
+        target="y",
+    )
+    task = make_task("multiclass", class_names=splits.class_names)
+    data = TensorData(splits, task, batch_size=64)
+    net = {"name": "mlp", "num_features": data.num_features, "hidden": [256]}
+    trainer = Trainer(
+        max_steps=1,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(ls.TaskModule(task, net), datamodule=data)
+
+
+def resident() -> float:
+    """MB of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def peak_of(function: str, path: str) -> float:
+    """MB above the start, while the function runs in this process."""
+    peak, done = [resident()], threading.Event()
+    start = peak[0]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    {"read": read, "first_step": first_step}[function](path)
+    done.set()
+    watcher.join()
+    return peak[0] - start
+
+
+def main() -> None:
+    from lossselect.trainer import quiet
+
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "small.csv"
+        small.write_text("x,y\n" + "1,a\n2,b\n3,a\n4,b\n" * 20)
+        warnings.simplefilter("ignore")
+        first_step(str(small))  # imports, and what torch and Lightning do once
+        if len(sys.argv) > 1:
+            print(peak_of(*sys.argv[1:]))
+            return
+        print(f"Polars {pl.__version__}, {ROWS:,} rows, medians of {RUNS}\n")
+        heads = ("read, s", "step, s", "ratio", "table, MB", "peak, MB", "ratio")
+        print(" " * 10, *(f"{head:>9}" for head in heads))
+        for path in map(str, make_files(Path(folder))):
+            size = read(path).estimated_size() / 1e6
+            seconds: dict[str, list[float]] = {"read": [], "first_step": []}
+            for _ in range(RUNS):
+                for function in (read, first_step):
+                    start = time.perf_counter()
+                    function(path)
+                    seconds[function.__name__].append(time.perf_counter() - start)
+            alone, whole = (statistics.median(times) for times in seconds.values())
+            command = [sys.executable, __file__, "first_step", path]
+            peak = float(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+            )
+            figures = (f"{alone:.2f}", f"{whole:.2f}", f"{whole / alone:.2f}")
+            figures += (f"{size:.0f}", f"{peak:.0f}", f"{peak / size:.2f}")
+            print(f"{Path(path).suffix:10}", *(f"{figure:>9}" for figure in figures))
+
+
+if __name__ == "__main__":
+    main()
