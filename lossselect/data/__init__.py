@@ -1,1 +1,1 @@
-"""Data for training: the toy sets, stratified splits, batches of whole tensors."""
+"""Data for training: from files and from toy sets to splits, features, labels and batches."""
