@@ -38,6 +38,12 @@ class Bookkeeping(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.test_epoch.reset()
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not pl_module.watch.gradient_seen:
+            pl_module.watch.look_at_gradient(pl_module, outputs)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         _check_weights(pl_module)
         _log(pl_module, pl_module.train_epoch)

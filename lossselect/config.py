@@ -33,7 +33,7 @@ SETTINGS = (
 FILES = ("table", "arrays")
 """Data of the user's own, from files."""
 
-NAMES = ("target", "exclude", "categorical", "null_values", "features")
+NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing")
 """Settings of theirs that take a name, or a list of names."""
 
 MOST_SEED = 2**32 - 1
@@ -208,7 +208,7 @@ def _check_files(data: Mapping[str, Any]) -> None:
         entries = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(entry, str | int | float) for entry in entries):
             raise ValueError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
-        if value == [] and name in ("target", "features"):
+        if value == [] and name in ("target", "features", "missing"):
             raise ValueError(f"data.{name} is an empty list.")
 
 

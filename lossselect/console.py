@@ -19,6 +19,9 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
     """A user's mistake within it is one message on stderr and exit code 1, without a traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         message = message_of(error, arguments)
         if message is None or TRACEBACKS:

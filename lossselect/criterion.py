@@ -245,9 +245,16 @@ def _formula(task: Task, name: str, options: Mapping[str, Any], pos_weight: Any)
 
 def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
     """A value for each output of `{"cat": 2}`; 1 for those that it does not name."""
-    given = {str(key): value for key, value in values.items()}
+    # a name such as true is read as a truth value from a command line
+    given = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in values.items()}
     for key in given:
         if key not in task.output_names:
+            if key in task.names:
+                raise ValueError(
+                    f"{name} is given for {key!r}, the negative class, which has no output of its own. "
+                    f"To weigh "
+                    f"the positive class against it: pos_weight={{{task.names[1]}: ...}}."
+                )
             raise ValueError(
                 f"{name} is given for {key!r}, but {task.describe()} has no such "
                 f"output.{nearest(key, task.output_names)} There are: {some(task.output_names)}."

@@ -15,6 +15,7 @@ GUARDS = {
     "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
+    "label_everywhere": "a label that every train row has",
     "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
     "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
     "one_class": "a validation or test split in which one class is all there is",
@@ -24,6 +25,7 @@ GUARDS = {
     "similar_labels": "labels that differ in case, or in how the same number is written",
     "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
     "unknown_category": "values of a category column that no train row has",
+    "unmatched_missing": "marks for missing labels that no row has",
     "unseen_label": "labels that no train row has, and that count as missing by the user's choice",
 }
 """What is warned of, by name."""

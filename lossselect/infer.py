@@ -34,7 +34,7 @@ def infer_task(target: Any) -> tuple[str, str]:
         return "multilabel", f"rows are lists, of {_plural(len(Vocabulary.fit_lists(target)), 'label')}"
     if form == "names":
         values = Vocabulary.fit(target).values
-        if any(as_number(value) is None for value in values):
+        if len({as_number(value) for value in values} - {None}) < len(values):  # "007" is no 7
             name = "binary" if len(values) <= 2 else "multiclass"
             return name, f"{_plural(len(values), 'distinct label')}: {some(values)}"
         target = [None if entry is None else as_number(entry) for entry in target]

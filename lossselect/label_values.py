@@ -1,6 +1,7 @@
 """Label values as they come: what is one, which are missing, in which order they stand."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -20,6 +21,7 @@ def form_of(target: Any) -> str | None:
     """
     if isinstance(target, str | bytes | Mapping | Set) or not hasattr(target, "__iter__"):
         return None
+    target = as_list(target)
     if getattr(target, "ndim", 1) != 1:
         return None
     if isinstance(getattr(target, "dtype", None), np.dtype) and target.dtype.kind not in "OUT":
@@ -92,9 +94,23 @@ def entries_of(values: Any) -> list[Any]:
     return values if isinstance(values, list) else _to_list(values)
 
 
+def as_list(values: Any) -> Any:
+    """A dataframe's column as a list; its entries may be columns themselves."""
+    return values.to_list() if hasattr(values, "to_list") and not isinstance(values, np.ndarray) else values
+
+
 def _to_list(values: Any) -> list[Any]:
-    to_list = getattr(values, "tolist", None) or getattr(values, "to_list", None)
-    return to_list() if to_list else list(values)
+    return values.tolist() if hasattr(values, "tolist") else list(as_list(values))
+
+
+def likeness(value: Any) -> Any:
+    """What labels have in common that a person may take for the same: case, spaces, how a number is "
+    "written."""
+    number = as_number(value)
+    if number is not None or not isinstance(value, str):
+        return number if number is not None else value
+    letters = unicodedata.normalize("NFKC", value).casefold()
+    return " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())
 
 
 def distinct(entries: list[Any]) -> list[Value]:

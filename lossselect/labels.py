@@ -80,7 +80,7 @@ class Vocabulary:
         Args:
             values: A label per row: a list, an array or a column of a dataframe; None and NaN are missing.
             class_names: The order, where it is not the sorted one. They are the labels themselves, of
-                which some may not occur; or names for the integers 0 to C - 1, or for False and True.
+                which some may not occur; or names for 0 to C - 1, or for False and True.
 
         Raises:
             ValueError: all labels are missing, fractions, a label that is not among `class_names`.
@@ -98,14 +98,19 @@ class Vocabulary:
         if class_names is None:
             return cls(tuple(found))
         names = tuple(map(str, class_names))
+        kind = type(found[0]) if found else str
+        if kind is bool and {name.lower() for name in names} == {"false", "true"}:
+            return cls(tuple(name.lower() == "true" for name in names), names)
         if {str(value) for value in found} <= set(names):
             by_name = {str(value): value for value in found}
             # of labels that do not occur only the name is known: they are of the others' type
             number = found and all(type(value) is int for value in found)
             return cls(tuple(by_name.get(n, int(n) if number and is_whole(n) else n) for n in names), names)
-        kind = type(found[0]) if found else str
         if kind is bool and len(names) == 2:
             return cls((False, True), names)
+        places = [str(i) for i in range(len(names))]
+        if kind is str and set(found) <= set(places):
+            return cls(tuple(places), names)
         if kind is int and min(found) >= 0 and max(found) < len(names):  # type: ignore[operator]
             return cls(tuple(range(len(names))), names)
         other = next(value for value in found if str(value) not in names)
@@ -173,6 +178,7 @@ class Vocabulary:
             TypeError: a row that is no list, such as a string.
         """
         _check_policy(unseen)
+        rows = entries_of(rows)  # once: it may be an iterator
         lists = rows_of(rows)
         flat = list(chain.from_iterable(lists))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
@@ -200,6 +206,10 @@ class Vocabulary:
             ValueError: an index that there is not.
         """
         given = np.asarray(indices)
+        if given.dtype.kind == "f" and (given == given.round()).all():
+            given = given.astype(np.int64)
+        if given.size and given.dtype.kind not in "iu":
+            raise TypeError(f"decode takes indices, got {given.dtype}.")
         bad = (given != IGNORE_INDEX) & ((given < 0) | (given >= len(self)))
         if bad.any():
             raise ValueError(f"There is no label {given[bad][0]}: indices are 0 to {len(self) - 1}.")

@@ -50,8 +50,6 @@ def main() -> None:
 
 def read_settings(arguments: list[str]) -> dict[str, Any]:
     """`key=value` as values; ValueError for a key that there is not, or one that is lacking."""
-    from omegaconf import OmegaConf
-
     parameters = inspect.signature(predict_file).parameters
     settings: dict[str, Any] = {}
     for argument in arguments:
@@ -59,9 +57,12 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
         check_options([key], parameters, "lossselect.predict")
-        # paths and the like are text, whatever they look like
-        texts = key not in ("keep", "batch_size")
-        settings[key] = value if texts else OmegaConf.to_object(OmegaConf.from_dotlist([argument]))[key]  # type: ignore[call-overload, index]
+        settings[key] = value
+        if key == "keep":
+            names = value.removeprefix("[").removesuffix("]").split(",")
+            settings[key] = [name.strip() for name in names if name.strip() not in ("", "null")]
+        elif key == "batch_size":
+            settings[key] = int(value) if value.isdecimal() else value
     for key in ("checkpoint", "input", "output"):
         if not settings.get(key):
             raise ValueError(f"Say {key}=...: checkpoint=best.ckpt input=new.csv output=out.csv.")
@@ -101,7 +102,7 @@ def predict_file(
     from .outputs import whole_file
 
     whole("batch_size", batch_size, 1)
-    kept = [keep] if isinstance(keep, str) else [str(name) for name in keep]
+    kept = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]
     content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
@@ -122,7 +123,9 @@ def predict_file(
             for name, count in others.items():
                 unknown[name] = unknown.get(name, 0) + count
             logits = module(rows[torch.arange(len(rows))].to(module.device))
-            _table(module, logits, first, frame.select(kept)).write_csv(file, include_header=first == 0)
+            _table(module, logits, first, [frame[name] for name in kept]).write_csv(
+                file, include_header=first == 0
+            )
             first += len(rows)
         if not first:
             raise ValueError(f"{input} has no rows.")
@@ -131,19 +134,21 @@ def predict_file(
     return first
 
 
-def _table(module: "TaskModule", logits: Any, first: int, kept: "pl.DataFrame") -> "pl.DataFrame":
+def _table(module: "TaskModule", logits: Any, first: int, kept: "list[pl.Series]") -> "pl.DataFrame":
     import polars as pl
 
     from .outputs import prediction_columns
 
     probabilities = module.task.probabilities(logits)
-    columns = {
-        "row": range(first, first + len(logits)),
-        **prediction_columns(module.task, probabilities, module.task.decide(probabilities)),
-    }
-    if both := [name for name in kept.columns if name in columns]:
-        raise ValueError(f"keep={both[0]}: the output has a column of that name already.")
-    return pl.DataFrame({**columns, **{name: kept[name] for name in kept.columns}})
+    columns: dict[str, Any] = {"row": range(first, first + len(logits))}
+    columns |= prediction_columns(module.task, probabilities, module.task.decide(probabilities))
+    for column in kept:
+        if column.name in columns:
+            raise ValueError(f"keep={column.name}: the output has a column of that name already.")
+        if column.dtype.is_nested():
+            raise ValueError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
+        columns[column.name] = column
+    return pl.DataFrame(columns)
 
 
 def _checked_output(output: str, input: str) -> Path:

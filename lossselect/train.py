@@ -111,9 +111,12 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
     plain = plain_values(config)
     check_config(plain)
     if "_target_" not in config.data and look_at_data:
+        from .data.checks import check_ranking
+
         with allow(*allowed(config.allow)):
-            task = own_data(config).task
-        check_task_settings(plain, task, names_known=True)
+            own = own_data(config)
+        check_task_settings(plain, own.task, names_known=True)
+        check_ranking(plain["monitor"] or f"val/{own.task.monitor}", own.counts)
     check_trainer(plain)
 
 
@@ -224,5 +227,10 @@ def _best_checkpoint(trainer: "Trainer") -> str:
             f"{trainer.checkpoint_callback.monitor} was never computed in "  # type: ignore[union-attr]
             f"{trainer.current_epoch} epochs, so there is no best checkpoint: validate more often "
             "(trainer.check_val_every_n_epoch)."
+        )
+    if trainer.checkpoint_callback.best_model_score.isnan():  # type: ignore[union-attr]
+        raise ValueError(
+            f"{trainer.checkpoint_callback.monitor} was never a number, so there is no best checkpoint: the "  # type: ignore[union-attr]
+            "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
         )
     return best

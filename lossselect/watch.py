@@ -4,7 +4,7 @@ The last operation is told by the graph of the logits, at no cost; values are lo
 batch, and at the end of the first epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -169,6 +169,7 @@ class OutputWatch:
     def __init__(self) -> None:
         self.values_seen = False
         self.graph_seen = False
+        self.gradient_seen = False
         self.affine = False
         """Whether the net was seen to end in a linear layer or a convolution."""
 
@@ -186,6 +187,20 @@ class OutputWatch:
         if module.training and torch.is_grad_enabled():
             self.affine = check_graph(logits, module, task)
             self.graph_seen = True
+
+    def look_at_gradient(self, module: nn.Module, outputs: Any) -> None:
+        """ValueError where the first loss that is not 0 has sent no gradient back to any weight."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if not isinstance(loss, Tensor) or not bool(loss != 0):
+            return
+        self.gradient_seen = True
+        there = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        if there and not any(bool(gradient.count_nonzero()) for gradient in there):
+            raise ValueError(
+                f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "
+                f"learned. "
+                "Something in forward has no gradient, such as round(), sign() or a product with 0."
+            )
 
 
 class FirstEpoch:

@@ -141,6 +141,11 @@ class TestBatches:
         assert whole["a"].cast(pl.Int64).to_list() == list(range(1000))
         assert whole["b"].to_list() == ["x", None] * 500
 
+    def test_a_row_of_empty_cells_is_a_row(self, write):
+        (frame,) = table_batches(write("a,b\n1,2\n\n,\n3,4\n\n"), ["a", "b"], 10)
+        assert frame.rows() == [("1", "2"), (None, None), ("3", "4")]
+        assert read_table(write("a,b\n1,2\n\n,\n3,4\n")).rows() == [(1, 2), (None, None), (3, 4)]
+
     def test_of_another_encoding(self, write):
         path = write("a,b\n1,é\n\n2,x\n3,y\n".encode("latin-1"))
         parts = list(table_batches(path, ["b"], 2, encoding="latin-1"))
@@ -176,7 +181,7 @@ class TestArrays:
     def test_by_name_and_from_two_files(self, tmp_path):
         path = self.saved(tmp_path, a=np.eye(2, dtype=np.float16), b=np.array([b"x", b"y"]))
         inputs, labels = read_arrays(path, "a", "b")
-        assert inputs.dtype == np.float32
+        assert inputs.dtype == np.float64
         assert labels.tolist() == ["x", "y"]
         np.save(tmp_path / "x.npy", np.eye(2))
         np.save(tmp_path / "y.npy", np.array([0, 1]))
@@ -208,6 +213,17 @@ class TestArrays:
                 {"X": np.eye(2), "y": np.array([["a"] * 2] * 2)},
                 (None, None),
                 "Labels of shape (2, 2) are 0 and 1",
+            ),
+            (
+                {"X": np.eye(2), "x": np.eye(2), "y": np.arange(2)},
+                (None, None),
+                "that it may be: X, x. Say data.features=",
+            ),
+            ({"X": np.eye(2), "y": np.array(1)}, (None, None), "have an entry for each row"),
+            (
+                {"X": np.eye(2), "y": np.array([b"\xe9", b"a"])},
+                (None, None),
+                "are bytes, but not those of utf-8",
             ),
             ({"X": np.eye(2), "y": np.array([{}, {}])}, (None, None), "Array 'y' of "),
         ],

@@ -271,6 +271,26 @@ class TestWarnings:
         assert f"missing: {count} in test" in " ".join(out.split())
 
 
+def test_a_monitor_that_cannot_be_computed(files, command):
+    frame = pl.read_csv("json.csv")
+    frame.with_columns(pl.lit("[]").alias("y")).write_csv("empty.csv")
+    arguments = [
+        "task=multilabel",
+        *table("json"),
+        "data.val_path=empty.csv",
+        "allow=[duplicate_rows]",
+        *SHORT,
+    ]
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert (
+        "val/map chooses the best checkpoint, but no label of the val split has both positives and negatives"
+        in err
+    )
+    assert not Path("run").exists()
+    assert command(*arguments, "monitor=val/loss", "allow=[duplicate_rows,no_positives]")[0] == 0
+
+
 def test_a_row_without_a_label_has_an_empty_target(files, command):
     hole = pl.int_range(pl.len()) % 3 == 0
     pl.read_csv("species.csv").with_columns(pl.when(~hole).then("y").alias("y")).write_csv("holes.csv")
@@ -431,6 +451,7 @@ class TestPredict:
                 "batch_size must be a whole number",
             ),
             (["checkpoint={}", "input=species.csv", "output=out.csv", "keep=z"], "has no column 'z'"),
+            (["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[z"], "has no column 'z'"),
         ],
         ids=lambda value: " ".join(value)[-60:],
     )

@@ -197,6 +197,37 @@ class TestFeatures:
             features, _, _ = features_of({"x": [1, 2], "k": [3, 3], "n": [None, None]})
         assert features.names == ["x"]
 
+    def test_a_constant_is_one_whatever_rounding_leaves(self):
+        for value in (0.1, 19.99, 1e-300):
+            with ls.allow("constant_feature"):
+                features, _, _ = features_of({"x": numbers(60), "k": [value] * 60})
+            assert features.names == ["x"]
+
+    @pytest.mark.parametrize(
+        "cell",
+        ["2020-01-01T10:00:00Z", "2020-01-01 10:00", "10:00:00", "Jan 1 2020", "3. March 2021", "1/2/99"],
+    )
+    def test_dates_in_many_forms(self, cell):
+        with pytest.raises(ValueError, match="column 'd' holds dates"):
+            features_of({"x": [1, 2], "d": [cell, cell]})
+
+    def test_what_is_no_date(self):
+        features, _, _ = features_of({"v": ["1.2.3", "1.2.4"], "m": ["may", "june"]})
+        assert [column.name for column in features.categories] == ["v", "m"]
+
+    def test_columns_of_another_kind_in_a_later_table(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["1", "b"]})
+        features = Features.fit(frame, np.arange(2), Reading())
+        dates = pl.Series("x", ["2024-01-31"]).str.to_date()
+        with pytest.raises(ValueError, match="Column 'x' is of type Date, where numbers are needed"):
+            features.transform(pl.DataFrame([dates, pl.Series("c", ["b"])]), "t")
+        with pytest.raises(
+            ValueError, match=r"Column 'c' is of type List\(String\), where categories are needed"
+        ):
+            features.transform(pl.DataFrame({"x": [1.0], "c": [["b"]]}), "t")
+        rows, _ = features.transform(pl.DataFrame({"x": [1.0], "c": [1.0]}), "t")
+        assert rows[0].tolist() == [-1, 1, 0]
+
     def test_a_column_that_counts_the_rows_is_said(self):
         with pytest.warns(ls.GuardWarning, match=r"Column 'id' counts the rows.*data.exclude=\[id\]"):
             features_of({"id": range(5, 35), "x": numbers(30)})
@@ -373,10 +404,71 @@ class TestLabelsOfOneClassARow:
             labels_of(column, task, **options)
 
     @pytest.mark.parametrize(
+        ("column", "options", "names", "values"),
+        [
+            (["no", "yes"], {"class_names": ["yes", "no"]}, ("yes", "no"), [1, 0]),
+            (["no", "yes"], {"class_names": ["No", "Yes"]}, ("No", "Yes"), [0, 1]),
+            (["true", "false"], {"class_names": ["true", "false"]}, ("true", "false"), [0, 1]),
+            ([0, 1], {"class_names": ["neg", "pos"]}, ("neg", "pos"), [0, 1]),
+            ([0, 1], {"class_names": ["neg", "pos"], "positive": 0}, ("pos", "neg"), [1, 0]),
+            ([1.0, 0.0], {"positive": 1}, ("0", "1"), [1, 0]),
+            (["1.0", "0.0"], {"positive": 1}, ("0.0", "1.0"), [1, 0]),
+        ],
+        ids=str,
+    )
+    def test_binary_names_are_never_swapped(self, column, options, names, values):
+        labels = labels_of(column, "binary", **options)
+        assert labels.class_names == names
+        assert labels.values.tolist() == values
+
+    @pytest.mark.parametrize(
+        ("column", "options", "message"),
+        [
+            (
+                ["no", "yes"],
+                {"class_names": ["yes", "maybe"]},
+                "class_names=['yes', 'maybe'] are not the labels of",
+            ),
+            (
+                ["ham", "spam"],
+                {"class_names": ["spam", "junk"], "positive": "spam"},
+                "are not the labels of column 'y'",
+            ),
+            (["no", "yes"], {"class_names": ["yes", "no"], "positive": "yes"}, "but data.positive=yes."),
+            (["ham", "spam"], {"class_names": ["a", "b"]}, "which is the positive class?"),
+        ],
+        ids=str,
+    )
+    def test_binary_names_that_contradict(self, column, options, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            labels_of(column, "binary", **options)
+
+    def test_the_same_labels_in_a_file_of_another_type(self):
+        train = labels_of(["0", "1", "1", "0"])
+        np.testing.assert_array_equal(labels_of([1, 0, None], fitted=train).values, [1, 0, NAN])
+        train = labels_of([5, 7, 7, 5])
+        np.testing.assert_array_equal(labels_of(["7", "5"], fitted=train).values, [1, 0])
+
+    def test_names_for_numbers_in_text(self):
+        labels = labels_of(["0", "2", "1", "2"], class_names=["a", "b", "c"])
+        assert labels.class_names == ("a", "b", "c")
+        assert labels.values.tolist() == [0, 2, 1, 2]
+
+    def test_labels_in_brackets_are_no_lists(self):
+        assert labels_of(["[red]", "[blue]", "[red]"]).class_names == ("[blue]", "[red]")
+
+    def test_nan_as_a_mark(self):
+        labels = labels_of(["NaN", "a", "b", "a"], missing=(NAN,))
+        assert labels.class_names == ("a", "b")
+
+    @pytest.mark.parametrize(
         ("column", "message"),
         [
             (["Cat", "cat", "cat"], "'Cat' and 'cat' in column 'y' are two classes."),
             (["7", "007", "7"], "'007' and '7' in column 'y' are two classes."),
+            (["caf\u00e9", "cafe\u0301", "x", "x"], "in column 'y' are two classes."),
+            (["a b", "a  b", "x", "x"], "in column 'y' are two classes."),
+            (["a", "a\u200b", "x", "x"], "in column 'y' are two classes."),
             (
                 ["a;b", "b;c", "a;c", "a;b"],
                 "If these are several, say task=multilabel \"data.delimiter=';'\".",
@@ -462,6 +554,32 @@ class TestLabelsOfSeveral:
         assert labels.class_names == ("a", "b")
         assert labels.vocabulary.decode_lists(labels.values) == [["a", "b"], [], None, ["b"]]
 
+    def test_lists_of_one_label_each_are_classes(self):
+        labels = labels_of(['["b"]', '["a"]', None, '["b"]'], "multiclass")
+        assert labels.class_names == ("a", "b")
+        np.testing.assert_array_equal(labels.values, [1, 0, NAN, 1])
+
+    def test_columns_are_put_in_the_order_of_class_names(self):
+        columns = [pl.Series("a", [1, 1, 0]), pl.Series("b", [0, 1, 0])]
+        labels = labels_of(columns, "multilabel", class_names=["b", "a"])
+        assert labels.values[0].tolist() == [0, 1]
+        assert labels_of(columns, "multilabel", class_names=["x", "y"]).class_names == ("x", "y")
+        with pytest.raises(ValueError, match="are partly those of the columns"):
+            labels_of(columns, "multilabel", class_names=["b", "x"])
+
+    def test_a_list_of_one_column_is_one_label(self):
+        labels = read_labels([pl.Series("a", [1, 0])], LabelOptions("multilabel"), listed=True)
+        assert labels.values.tolist() == [[1], [0]]
+
+    def test_marks_in_lists(self):
+        for column, options in (
+            (["[1, 2]", "[-1]", "[2]", "NA"], {"missing": (-1.0, "NA")}),
+            (["1|2", "-1", "2", "NA"], {"missing": (-1.0, "NA"), "delimiter": "|"}),
+        ):
+            labels = labels_of(column, "multilabel", **options)
+            assert labels.class_names == ("1", "2")
+            assert labels.values.missing.tolist() == [False, True, False, True]
+
     def test_an_empty_cell_must_be_said_to_be_something(self):
         with pytest.raises(
             ValueError, match="Row 1 of column 'y' is empty: has it no label, or is it not labelled"
@@ -491,7 +609,34 @@ class TestLabelsOfSeveral:
                 ['["a"]', "[]"],
                 "multiclass",
                 {},
-                "holds lists of labels, of which row 0 has 1, but task=multiclass",
+                "holds lists of labels, of which row 1 has 0, but task=multiclass",
+            ),
+            (["[1, 2]", "[-1]"], "multilabel", {}, "Row 1 of column 'y' has label -1. If that marks a row"),
+            (
+                ["[1, 2]", "[-1, 2]"],
+                "multilabel",
+                {"missing": (-1,)},
+                "Row 1 of column 'y' has labels and a mark",
+            ),
+            (['["a", ""]', "[]"], "multilabel", {}, "Row 0 of column 'y' has an empty label among its own"),
+            (
+                ["[1, 0, 1]", "[0, 1, 0]"],
+                "multilabel",
+                {},
+                "holds rows of 3 zeros and ones, such as [1, 0, 1], where",
+            ),
+            (["['a']", "['b']"], "multilabel", {}, "Strings stand in double quotes."),
+            (
+                [pl.Series("a", [1, 2]), pl.Series("b", [0, 1])],
+                "multilabel",
+                {},
+                "Row 1, label 'a' of the target is 2",
+            ),
+            (
+                [pl.Series("a", [[1]]), pl.Series("b", [0])],
+                "multilabel",
+                {},
+                "Column 'a' is of type List(Int64), but of",
             ),
             (["[a]", "[b]"], "multilabel", {}, "Row 0 is '[a]', no JSON list"),
             (["[]", "[]"], "multilabel", {}, "Column 'y': There are no labels."),
@@ -518,7 +663,7 @@ class TestLabelsOfSeveral:
                 [pl.Series("a", ["x"]), pl.Series("b", [0])],
                 "multilabel",
                 {},
-                "Several target columns hold 0 and 1 each.",
+                "Row 0 of column 'a' is 'x', but of several target columns each holds 0 and 1",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],
@@ -554,7 +699,16 @@ class TestSplitRows:
             ls.GuardWarning, match=r"2 of 4 classes have fewer rows than there are splits \(3\).*: c, d"
         ):
             rows = split_rows(labels, {"test": 0.2, "val": 0.25}, 0, ("a", "b", "c", "d"))
-        assert {40, 41, 42} <= set(rows["train"].tolist())
+        assert {40, 42, 43} <= set(rows["train"].tolist())
+        assert np.array_equal(np.sort(np.concatenate([*rows.values()])), np.arange(44))
+
+    def test_classes_of_two_rows_each_are_split_otherwise(self):
+        labels = np.repeat(np.arange(30), 2)
+        with pytest.warns(ls.GuardWarning, match="30 of 30 classes have fewer rows than there are splits"):
+            rows = split_rows(labels, {"test": 0.2, "val": 0.2}, 0, [*map(str, range(30))])
+        assert set(labels[rows["train"]]) == set(range(30))
+        assert len(rows["test"]) == 6
+        assert len(rows["val"]) == 5
 
     def test_too_few_rows_to_be_in_proportion(self):
         labels = np.repeat(np.arange(10), 3)
@@ -583,7 +737,9 @@ class TestSplitRows:
         assert lists.counts(split["test"]).tolist() == [10, 10, 10]
 
     def test_too_few_rows_for_a_split(self):
-        with pytest.raises(ValueError, match=r"3 rows are too few for a test split of 0\.1: give more"):
+        with pytest.raises(
+            ValueError, match=r"3 rows \(0 of them kept for train\) are too few for a test split of 0\.1"
+        ):
             split_rows(np.array([0, 0, 0]), {"test": 0.1}, 0, ("a",))
 
 
@@ -659,6 +815,35 @@ class TestLoad:
         assert [set(names) for names in task.decode(task.harden(seen))] == expected
         assert data.batches["train"][0].target.shape == (3,)
 
+    def test_a_row_of_empty_cells_is_a_row(self, tmp_path):
+        path = tmp_path / "t.csv"
+        rows = [f"{i},{i % 5},{i},{'ab'[i % 2]}" for i in range(40)]
+        rows[4] = ",,99,"
+        path.write_text("\n".join(["f,g,id,y", *rows, "", ""]))
+        with ls.allow("row_number"):
+            splits = load_own(
+                "table", task={"name": "multiclass"}, path=str(path), target="y", exclude="id", **OPTIONS
+            )
+        assert len(splits.labels) == 40
+        assert np.flatnonzero(np.isnan(splits.labels)).tolist() == [4]
+
+    def test_columns_with_odd_names(self, load):
+        table = {
+            "p_a": numbers(40),
+            "row": numbers(40, 1),
+            "a=b": numbers(40, 2),
+            "\u00e9 .{}": ["a", "b"] * 20,
+        }
+        splits = load(table, target="\u00e9 .{}")
+        assert splits.features.shape == (40, 3)
+        for name in ("*", "^y.*$"):
+            with pytest.raises(ValueError, match="which Polars would take for a pattern"):
+                load({"x": numbers(4), name: ["a", "b"] * 2}, target=name)
+
+    def test_a_mark_that_no_row_has_is_said(self, load):
+        with pytest.warns(ls.GuardWarning, match="No row has the label zzz, given as data.missing"):
+            load({"x": numbers(40), "y": ["a", "b"] * 20}, missing="zzz")
+
     def test_a_missing_mark_of_the_task_counts(self, load):
         splits = load({"x": numbers(40), "y": [0, 1, -1, 1] * 10}, {"name": "binary", "missing": -1})
         assert np.isnan(splits.labels).sum() == 10
@@ -683,7 +868,9 @@ class TestLoad:
         for name, width in (("d", 3), ("v", 2)):
             np.savez(tmp_path / f"{name}.npz", X=x, Y=np.eye(width, dtype=int)[np.arange(40) % width])
         arguments = {**OPTIONS, "val_path": str(tmp_path / "v.npz")}
-        with pytest.raises(ValueError, match="There are 2 labels a row, but 3 in training"):
+        with pytest.raises(
+            ValueError, match=r"Labels are of shape \(40, 2\), but in training of shape \(40, 3\)"
+        ):
             load_own("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
         with pytest.raises(
             ValueError, match=r"x\.npy holds features alone, so that other files need a \.npz each"
@@ -752,11 +939,11 @@ class TestChecks:
             check_splits(task, splits)
 
     def test_labels_a_row_are_counted_where_they_are_known(self, load):
-        tags = ['["a", "b"]', '["a"]', None, None] * 10
-        splits = load({"x": numbers(40), "y": tags}, "multilabel")
+        tags = ['["a", "b"]', '["b"]', None, None, '["a"]', "[]"] * 8
+        splits = load({"x": numbers(48), "y": tags}, "multilabel")
         counts = check_splits(make_task("multilabel", class_names=splits.class_names), splits)
         known = {split: int(count.rows - count.missing / 2) for split, count in counts.items()}
-        assert sum(known.values()) == 20
+        assert sum(known.values()) == 32
         assert counts["train"].cardinality == counts["train"].positives.sum() / known["train"]
 
     def test_all_labels_of_a_split_missing(self, load):

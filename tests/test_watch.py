@@ -106,6 +106,18 @@ def test_a_function_at_the_end_takes_no_step(name, function, message, tmp_path):
     assert torch.equal(net.head.weight, before)
 
 
+@pytest.mark.parametrize("function", [lambda z: z.round(), lambda z: z * 0 + 1], ids=["round", "times 0"])
+def test_a_net_through_which_no_gradient_comes(function, tmp_path):
+    with pytest.raises(ValueError, match="but its gradient is 0 for all weights: nothing would be learned"):
+        fit(ls.Binary(), Ending(ls.Binary(), function), tmp_path)
+
+
+def test_a_first_batch_without_labels_has_no_gradient_and_is_no_mistake(tmp_path):
+    task = ls.Binary()
+    target = torch.tensor([torch.nan] * 16 + [0.0, 1.0] * 24)
+    fit(task, nn.Linear(8, 1), tmp_path, target=target)
+
+
 def test_the_module_that_was_called_is_named(tmp_path):
     class Net(nn.Module):
         def __init__(self):

@@ -33,6 +33,8 @@ def read_arrays(path: str, features: str | None, target: str | None) -> tuple[np
         raise ValueError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
     else:
         inputs, labels = _opened(path), _opened(target)
+    if labels.ndim == 0 or inputs.ndim == 0:
+        raise ValueError(f"Features and labels have an entry for each row; in {path} one is a single value.")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     inputs = _checked(inputs, path)
@@ -44,8 +46,13 @@ def read_arrays(path: str, features: str | None, target: str | None) -> tuple[np
         )
     if labels.ndim == 2 and labels.dtype.kind in "US":
         raise ValueError(f"Labels of shape {labels.shape} are 0 and 1, got {labels.dtype}.")
-    kinds = {"S": str, "f": np.float64}  # float16 is no number to Polars
-    return inputs, labels.astype(kinds.get(labels.dtype.kind, labels.dtype))
+    if labels.dtype.kind == "S":
+        try:
+            return inputs, np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"The labels of {path} are bytes, but not those of utf-8: {error}.") from None
+    # of the floats Polars knows two
+    return inputs, labels.astype(np.float64) if labels.dtype.kind == "f" else labels
 
 
 def read_features(path: str, features: str | None = None) -> np.ndarray:
@@ -62,7 +69,8 @@ def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
             f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
             "For images and the like write a LightningDataModule, and name it by data._target_."
         )
-    return inputs.astype(np.float32) if inputs.dtype == np.float16 else inputs
+    odd = inputs.dtype.kind == "f" and inputs.dtype not in (np.float32, np.float64)
+    return inputs.astype(np.float64) if odd else inputs
 
 
 def _opened(path: str) -> Any:
@@ -80,7 +88,10 @@ def _entry(
     file: "np.lib.npyio.NpzFile", name: str | None, usual: tuple[str, ...], setting: str, path: str
 ) -> np.ndarray:
     """The array called `name`, or by one of the usual names."""
-    found = name if name is not None else next((key for key in usual if key in file.files), None)
+    there = [key for key in usual if key in file.files]
+    if name is None and len(there) > 1:
+        raise ValueError(f"{path} has several arrays that it may be: {some(there)}. Say {setting}=...")
+    found = name if name is not None else next(iter(there), None)
     if found is None or found not in file.files:
         asked = f"no array {name!r}" if name is not None else f"none of {', '.join(usual)}"
         raise ValueError(

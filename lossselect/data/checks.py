@@ -7,6 +7,7 @@ import polars as pl
 from torch import Tensor
 
 from ..guards import warn, warn_of_absent, warn_of_single_labels
+from ..names import some
 from ..tasks import Task
 from .counts import LabelCounts, count_labels
 
@@ -33,6 +34,23 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     return counts
 
 
+def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
+    """ValueError where the best checkpoint would be chosen by a ranking that its split does not have.
+
+    Args:
+        monitor: "val/map", "train/auroc", ...
+        counts: Of the splits' labels.
+    """
+    split, _, metric = monitor.partition("/")
+    count = counts.get(split)
+    if count and metric in ("auroc", "map") and not ((count.positives > 0) & (count.negatives > 0)).any():
+        raise ValueError(
+            f"{monitor} chooses the best checkpoint, but no label of the {split} split has both "
+            f"positives and "
+            f"negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
+        )
+
+
 def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     names = np.array(task.names, dtype=object)
     there = count.positives > 0
@@ -47,6 +65,10 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
         )
     elif split == "train" and not there.all():
         warn_of_absent(names[~there].tolist())
+    everywhere = there & (count.negatives == 0)
+    if split == "train" and task.width_field == "num_labels" and everywhere.any():
+        said = some(names[everywhere].tolist())
+        warn("label_everywhere", f"Every train row has {said}: the net cannot learn where that is not.")
 
 
 def _warn_of_duplicates(splits: "Splits") -> None:

@@ -15,7 +15,15 @@ MOST_CATEGORIES = 1000
 """Up to how many distinct values a column of text is one of categories."""
 FEW = 20
 """Up to how many distinct values it is so too where most rows have their own."""
-DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+DATE = (
+    r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ t].*)?$"
+    r"|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?$"
+    r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
+)
+"""What dates and times of day look like."""
+
+
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,17 @@ class Reading:
         lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
 
     def text(self, column: pl.Series) -> pl.Series:
-        """As trimmed text, null where missing."""
+        """As trimmed text, null where missing; whole numbers as they are written without a fraction.
+
+        Raises:
+            ValueError: a column of lists, dates and the like.
+        """
+        if column.dtype.is_float() and (column.drop_nulls() == column.drop_nulls().round()).all():
+            column = column.cast(pl.Int64)
+        if not (column.dtype.is_numeric() or column.dtype in TEXT or column.dtype in (pl.Boolean, pl.Null)):
+            raise ValueError(
+                f"Column {column.name!r} is of type {column.dtype}, where categories are needed."
+            )
         text = column.cast(pl.String).str.strip_chars()
         gone = text.is_in([*self.null_values, ""])
         return (
@@ -83,7 +101,9 @@ class Reading:
             ValueError: a cell that is no number, infinity, or NaN where `nan` is "error".
         """
         numbers = column
-        if column.dtype == pl.String or column.dtype in (pl.Categorical, pl.Enum):
+        if not (column.dtype.is_numeric() or column.dtype in TEXT or column.dtype in (pl.Boolean, pl.Null)):
+            raise ValueError(f"Column {column.name!r} is of type {column.dtype}, where numbers are needed.")
+        if column.dtype in TEXT:
             text = self.text(column)
             numbers = text.cast(pl.Float64, strict=False)
             truths = text.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
@@ -126,7 +146,7 @@ def kind_of(column: pl.Series, reading: Reading) -> str:
         return "number"
     if column.dtype.is_temporal():
         return f"holds dates or times ({column.dtype})"
-    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
+    if column.dtype not in TEXT:
         return f"is of type {column.dtype}"
     text = reading.text(column).drop_nulls()
     values = text.unique()
@@ -147,7 +167,7 @@ def kind_of(column: pl.Series, reading: Reading) -> str:
 
 
 def _are_dates(text: pl.Series) -> bool:
-    return len(text) > 0 and any(text.str.to_datetime(form, strict=False).null_count() == 0 for form in DATES)
+    return len(text) > 0 and bool(text.str.to_lowercase().str.contains(DATE).all())
 
 
 def warn_of_counting(column: pl.Series) -> None:
@@ -177,7 +197,7 @@ def feature_columns(
             f"Column {both[0]!r} is the target (data.target) and among the features (data.features): the net "
             "would be given the answer."
         )
-    columns = [name for name in only or header if name not in target and name not in exclude]
+    columns = [n for n in dict.fromkeys(only or header) if n not in target and n not in exclude]
     if not columns:
         raise ValueError(f"{path} has no column left to be a feature, beside {some([*target, *exclude])}.")
     return columns

@@ -211,6 +211,7 @@ def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | N
         some_columns = columns[start : start + FEW_COLUMNS]
         known = _frame(some_columns)[train]
         means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
+        least, most = known.min(), known.max()
         for i, column in enumerate(some_columns):
             mean, std, missing = means[str(i)][0], deviations[str(i)][0], gaps[str(i)][0] > 0
             if std is not None and not math.isfinite(std):
@@ -218,8 +219,10 @@ def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | N
                     f"The numbers of column {column.name!r} are so large that their standard deviation is "
                     "none of float64: scale them, or leave the column out with data.exclude."
                 )
-            tells = mean is not None and (std or missing)
-            fitted.append(Number(column.name, mean, std or 1.0, missing) if tells else None)
+            # of a constant .1 the deviation is no 0, but what rounding leaves
+            constant = least[str(i)][0] == most[str(i)][0]
+            tells = mean is not None and (not constant or missing)
+            fitted.append(Number(column.name, mean, 1.0 if constant else std, missing) if tells else None)
     return fitted
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
+from polars import selectors
 
 from ..names import first_twice, nearest, setting, some
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
 OTHER_SEPARATORS = (";", "\t", "|", ",")
+ROW = "\x00row"
+"""A column of ours beside the file's."""
 INFERRED_ROWS = 10_000
 """Of how many rows a column's type is told, unless a later one does not fit it."""
 
@@ -68,7 +71,9 @@ def table_batches(
     check_columns(columns, columns_of(path, separator, encoding), "which is to be read", path)
     file = _existing(path)
     if file.suffix.lower() in PARQUET:
-        yield from pl.scan_parquet(file, glob=False).select(columns).collect_batches(chunk_size=size)
+        scan = pl.scan_parquet(file, glob=False).select(selectors.by_name(*columns))
+        for frame in scan.collect_batches(chunk_size=size):
+            yield frame[columns]
         return
     cells = CsvFormat(file, separator, encoding)
     try:
@@ -162,7 +167,7 @@ class CsvFormat:
         try:
             with self._open() as file:
                 names = next(self._records(file), [])
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise self._not_decoded() from None
         except csv.Error as error:
             raise ValueError(f"The header of {self.file} cannot be read: {error}.") from None
@@ -191,31 +196,32 @@ class CsvFormat:
                 if "could not parse" not in str(error):
                     raise
                 frame = pl.read_csv(self.file, infer_schema_length=None, **options)
-        except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        except (pl.exceptions.PolarsError, UnicodeError) as error:
             raise self.explained(error) from None
         if frame[header[-1]].null_count():
             # a line that ends too soon looks like one that ends in empty cells
-            if self._has_short_lines(len(header)):
-                self._check_lengths(len(header))
-            frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-        return frame if columns is None else frame.select(columns)
+            blank = self._blank_rows(len(header))
+            if blank:
+                frame = frame.filter(~pl.int_range(pl.len()).is_in(blank))
+        return frame if columns is None else frame[[*columns]]
 
     def batches(self, columns: list[str], size: int) -> Iterator[pl.DataFrame]:
         """Some rows at a time, as text."""
         header = self.header()
-        if self._has_short_lines(len(header)):
-            self._check_lengths(len(header))
+        blank = self._blank_rows(len(header))
         if not self.is_utf8:
             types = dict.fromkeys(header, pl.String)
             yield from self.read(header, types, columns).iter_slices(size)
             return
         scan = pl.scan_csv(self.file, separator=self.separator, infer_schema=False, glob=False)
-        rows = scan.filter(~pl.all_horizontal(pl.all().is_null()))
-        yield from rows.select(columns).collect_batches(chunk_size=size)
+        if blank:
+            scan = scan.with_row_index(ROW).filter(~pl.col(ROW).is_in(blank))
+        for frame in scan.select(selectors.by_name(*columns)).collect_batches(chunk_size=size):
+            yield frame[columns]
 
     def explained(self, error: Exception) -> ValueError:
         """What is wrong with the file that could not be read."""
-        if "utf-8" in str(error) or isinstance(error, UnicodeDecodeError):
+        if "utf-8" in str(error) or isinstance(error, UnicodeError):
             return self._not_decoded()
         try:
             self._check_lengths(len(self.header()))
@@ -229,18 +235,24 @@ class CsvFormat:
             for number, line in enumerate(file, 1):
                 try:
                     line.decode(self.encoding)
-                except UnicodeDecodeError as error:
-                    bad = line[error.start : error.start + 1]
+                except UnicodeError as error:
+                    start = getattr(error, "start", 0)
+                    bad = line[start : start + 1]
                     return ValueError(
                         f"Line {number} of {self.file} is not written in {self.encoding}: it holds the byte "
                         f"{bad!r}. Say how the file is written, such as data.encoding=latin-1."
                     )
         return ValueError(f"{self.file} is not written in {self.encoding}: say data.encoding=...")
 
+    def _blank_rows(self, width: int) -> list[int]:
+        """Which rows, as Polars counts them, are empty lines; ValueError for one that ends too soon."""
+        if self.is_utf8 and not self._has_short_lines(width):
+            return []
+        return self._check_lengths(width)
+
     def _has_short_lines(self, width: int) -> bool:
-        """Whether any line has too few separators, quoted ones included: quick, and never wrong with a no."""
-        if not self.is_utf8:
-            return True
+        """Whether any line is empty or has too few separators, quoted ones included: quick, and no is "
+        "sure."""
         lines = pl.scan_csv(
             self.file,
             has_header=False,
@@ -249,26 +261,32 @@ class CsvFormat:
             schema={"line": pl.String},
             glob=False,
         )
-        count = pl.col("line").str.count_matches(self.separator, literal=True)
-        return bool(lines.select((count < width - 1).any()).collect(engine="streaming").item())
+        short = pl.col("line").str.count_matches(self.separator, literal=True).fill_null(-1) < width - 1
+        empty = pl.col("line").is_null() | (pl.col("line").str.strip_chars_end("\r") == "")
+        return bool(lines.select((short | empty).any()).collect(engine="streaming").item())
 
-    def _check_lengths(self, width: int) -> None:
-        """ValueError for the first row that has more or fewer cells than the header."""
+    def _check_lengths(self, width: int) -> list[int]:
+        """Which rows are empty lines; ValueError for the first that has more or fewer cells than the "
+        "header."""
+        blank = []
         with self._open() as file:
             records = self._records(file)
             next(records)
             row = 0
             try:
-                for cells in records:
-                    if cells and len(cells) != width:
+                for row, cells in enumerate(records):
+                    if not cells:
+                        blank.append(row)
+                    elif len(cells) != width:
                         line = records.line_num  # type: ignore[attr-defined]
                         raise ValueError(
-                            f"Row {row} of {self.file} (line {line}) has {_cells(len(cells))}, but "
+                            f"Row {row - len(blank)} of {self.file} (line {line}) has "
+                            f"{_cells(len(cells))}, but "
                             f"the header has {width}. Mend that line, or name the separator (data.separator)."
                         )
-                    row += bool(cells)
             except csv.Error as error:
                 raise ValueError(f"Row {row} of {self.file} cannot be read: {error}.") from None
+        return blank
 
 
 def _check_names(names: list[str], file: Path) -> None:
@@ -276,6 +294,11 @@ def _check_names(names: list[str], file: Path) -> None:
         raise ValueError(f"{file} has no header: its first line is empty.")
     if len(set(names)) < len(names):
         raise ValueError(f"{file} has two columns {first_twice(names)!r}: give each its own name.")
+    if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
+        raise ValueError(
+            f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
+            f"another name."
+        )
     if "" in names:
         raise ValueError(
             f"Column {names.index('')} of {file} has no name: name it in the header (a column that counts "

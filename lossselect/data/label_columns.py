@@ -8,25 +8,34 @@ import polars as pl
 
 from ..infer import infer_task
 from ..label_lists import LabelLists, parse_json_lists, split_delimited
+from ..label_values import as_number, plain_value
 from ..labels import Vocabulary
-from ..names import some
-from .columns import Reading
-from .label_column import LabelOptions, Labels, labels_of_column, mark_missing
+from ..names import setting, some
+from ..tasks import make_task
+from .classes import warn_of_similar
+from .label_column import is_mark, labels_of_column, mark_missing
+from .label_options import LabelOptions, Labels
 
 
-def read_labels(columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None = None) -> Labels:
+def read_labels(
+    columns: Sequence[pl.Series],
+    options: LabelOptions,
+    fitted: Labels | None = None,
+    listed: bool = False,
+) -> Labels:
     """The labels of all rows of a table.
 
     Args:
         columns: One of labels, of lists of labels, or several of 0 and 1.
         options: What the user says.
         fitted: The train split's labels, whose classes these are too; without, these tell the classes.
+        listed: Whether the user named a list of columns, perhaps of one.
 
     Raises:
         ValueError: labels that are not what the options say; says the row, the value and the fix.
     """
-    if len(columns) > 1:
-        return _labels_of_columns(columns, options)
+    if len(columns) > 1 or (listed and options.task == "multilabel"):
+        return _labels_of_columns(columns, options, fitted)
     column = columns[0]
     if column.dtype == pl.Boolean or column.dtype.is_numeric():
         return labels_of_column(_numbers(column), options, fitted)
@@ -40,8 +49,9 @@ def read_labels(columns: Sequence[pl.Series], options: LabelOptions, fitted: Lab
     if options.delimiter is not None:
         return _labels_of_lists(column.name, _split(text, options), options, fitted)
     text = text.set(text == "", None)
-    if _holds_json(text) or (fitted and isinstance(fitted.values, LabelLists)):
-        return _labels_of_lists(column.name, parse_json_lists(text.to_list()), options, fitted)
+    rows = _json_rows(mark_missing(text, options.missing), options, fitted)
+    if rows is not None:
+        return _labels_of_lists(column.name, rows, options, fitted)
     return labels_of_column(text, options, fitted)
 
 
@@ -54,6 +64,9 @@ def _numbers(column: pl.Series) -> pl.Series:
     return column.cast(pl.Int64) if whole else column
 
 
+# --- a list of labels a row
+
+
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
     empty = text.is_null() | (text == "")
     if empty.any() and options.empty is None:
@@ -61,36 +74,101 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
             f"Row {empty.arg_max()} of column {text.name!r} is empty: has it no label, or is it not "
             "labelled? Say data.empty=negative for rows without labels, or data.empty=missing."
         )
-    marks = text.is_in([str(mark) for mark in options.missing]).fill_null(False)
-    gone = marks | empty if options.empty == "missing" else marks
     rows = split_delimited(text.fill_null("").to_list(), str(options.delimiter))
+    gone = empty if options.empty == "missing" else pl.repeat(False, len(text), eager=True)
     return [None if missing else row for row, missing in zip(rows, gone.to_list(), strict=True)]
 
 
-def _holds_json(text: pl.Series) -> bool:
+def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) -> list[Any] | None:
+    """The lists of a column that holds JSON, or must; else None."""
     known = text.drop_nulls()
-    return len(known) > 0 and known.str.starts_with("[").all() and known.str.ends_with("]").all()
+    brackets = len(known) > 0 and known.str.starts_with("[").all() and known.str.ends_with("]").all()
+    must = options.task == "multilabel" or (fitted and isinstance(fitted.values, LabelLists))
+    if not brackets and not (fitted and isinstance(fitted.values, LabelLists)):
+        return None
+    try:
+        return parse_json_lists(text.to_list())
+    except ValueError as error:
+        if not must:
+            return None  # labels that are written in brackets
+        quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
+        raise ValueError(f"Column {text.name!r}: {error}{quotes}") from None
 
 
 def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labels | None) -> Labels:
-    rows = [None if row is None else [v.strip() if isinstance(v, str) else v for v in row] for row in rows]
+    rows = [_checked_row(name, i, row, options) for i, row in enumerate(rows)]
+    known = [row for row in rows if row is not None]
     if options.task not in ("auto", "multilabel"):
-        row, most = max(enumerate(rows), key=lambda entry: len(entry[1] or ()))
-        raise ValueError(
-            f"Column {name!r} holds lists of labels, of which row {row} has {len(most or ())}, but "
-            f"task={options.task} has exactly one a row. Several labels per sample: task=multilabel."
-        )
+        if any(len(row) != 1 for row in known):
+            row, found = next((i, row) for i, row in enumerate(rows) if row is not None and len(row) != 1)
+            raise ValueError(
+                f"Column {name!r} holds lists of labels, of which row {row} has {len(found)}, but "
+                f"task={options.task} has exactly one a row. Several labels per sample: task=multilabel."
+            )
+        column = pl.Series(name, [row and row[0] for row in rows], strict=False)
+        return labels_of_column(column, options, fitted)
+    if fitted is None:
+        _check_no_multi_hot(name, known)
     try:
         vocabulary = (fitted and fitted.vocabulary) or Vocabulary.fit_lists(rows, options.class_names)
         lists = vocabulary.encode_lists(rows, options.unseen)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Column {name!r}: {error}") from None
+        unseen = " To leave such labels out: data.unseen=ignore." if "never seen" in str(error) else ""
+        raise ValueError(f"Column {name!r}: {error}{unseen}") from None
+    if fitted is None and options.class_names is None:
+        numbers = [value for value in vocabulary.values if (as_number(value) or 0) < 0]
+        if numbers:
+            row = next(i for i, labels in enumerate(rows) if labels and numbers[0] in labels)
+            raise ValueError(
+                f"Row {row} of column {name!r} has label {numbers[0]}. If that marks a row that is not "
+                f"labelled, "
+                f"say {setting('data.missing', numbers[0])}; if it is a label, "
+                f"{setting('+task.class_names', vocabulary.values[:20])}."
+            )
+        warn_of_similar(name, vocabulary.values)
     reason = f"column {name!r} holds lists" if options.task == "auto" else ""
     return Labels("multilabel", reason, lists, vocabulary.names, vocabulary)
 
 
-def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
-    names = tuple(column.name for column in columns)
+def _checked_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] | None:
+    """A row's labels without spaces around them; None where it is missing or holds a mark alone."""
+    if row is None:
+        return None
+    labels = [label.strip() if isinstance(label, str) else plain_value(label) for label in row]
+    if "" in labels:
+        raise ValueError(
+            f"Row {i} of column {name!r} has an empty label among its own: leave it out. A row without "
+            f"labels "
+            "is an empty list."
+        )
+    if not options.missing or not any(is_mark(label, options.missing) for label in labels):
+        return labels
+    if len(labels) > 1:
+        raise ValueError(
+            f"Row {i} of column {name!r} has labels and a mark for a missing one: {some(labels)}. A row is "
+            "labelled as a whole or not at all."
+        )
+    return None
+
+
+def _check_no_multi_hot(name: str, rows: list[list[Any]]) -> None:
+    """[1, 0, 1] for one row and [0, 1, 0] for the next are no lists of labels."""
+    width = len(rows[0]) if rows else 0
+    if width < 2 or any(len(row) != width for row in rows):
+        return
+    if all(label in (0, 1) for row in rows for label in row) and any(len(set(row)) < width for row in rows):
+        raise ValueError(
+            f"Column {name!r} holds rows of {width} zeros and ones, such as {rows[0]}, where lists of "
+            f"labels are "
+            "looked for. Give each label a column of its own, and name them: data.target=[a,b,c]."
+        )
+
+
+# --- a column a label
+
+
+def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None) -> Labels:
+    names = [column.name for column in columns]
     if options.delimiter is not None:
         raise ValueError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
     if options.task == "binary":
@@ -98,25 +176,63 @@ def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions) -> L
             f"task=binary has one column of labels, but data.target names {len(names)}: {some(names)}. "
             "Several labels per sample: task=multilabel."
         )
-    reading = Reading(nan="missing")
-    try:
-        matrix = np.stack(
-            [reading.numbers(mark_missing(c, options.missing)).to_numpy() for c in columns], axis=1
+    matrix = np.stack([_zeros_and_ones(mark_missing(c, options.missing)) for c in columns], axis=1)
+    return labels_of_matrix(matrix, names, options, f"columns {some(names)} hold", fitted)
+
+
+def _zeros_and_ones(column: pl.Series) -> np.ndarray:
+    """A target column as float64, NaN where missing."""
+    numbers = column
+    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+        text = text.set(text == "", None)
+        numbers = text.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+        if numbers.null_count() > text.null_count():
+            row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
+            raise ValueError(
+                f"Row {row} of column {column.name!r} is {column[row]!r}, but of several target columns each "
+                "holds 0 and 1 (or true and false)."
+            )
+    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+        raise ValueError(
+            f"Column {column.name!r} is of type {column.dtype}, but of several target columns each holds "
+            f"0 and 1."
         )
-    except ValueError as error:
-        raise ValueError(f"Several target columns hold 0 and 1 each. {error}") from None
-    return labels_of_matrix(matrix, names, options, f"columns {some(names)} hold")
+    return numbers.cast(pl.Float64).to_numpy(writable=True)
 
 
-def labels_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions, what: str) -> Labels:
-    """The labels of a matrix with a column for each label, NaN where missing."""
-    if options.class_names is not None and len(options.class_names) != len(names):
-        raise ValueError(f"There are {len(names)} labels, but {len(options.class_names)} class_names.")
-    if np.isnan(matrix).all():
+def labels_of_matrix(
+    matrix: np.ndarray, names: Sequence[str], options: LabelOptions, what: str, fitted: Labels | None = None
+) -> Labels:
+    """The labels of a matrix with a column for each label, NaN where missing.
+
+    Args:
+        matrix: (N, L) of 0 and 1, or values between.
+        names: Of the columns.
+        options: What the user says; `class_names` that are the columns' names are their order.
+        what: The start of the reason for a task that is inferred: "columns a, b hold".
+        fitted: The train split's labels.
+
+    Raises:
+        ValueError: other values, names that are neither those of the columns nor all others.
+    """
+    given = [*names] if options.class_names is None else [*map(str, options.class_names)]
+    if len(given) != len(names):
+        raise ValueError(f"There are {len(names)} labels, but {len(given)} class_names.")
+    if set(given) == set(names):
+        matrix = matrix[:, [[*names].index(name) for name in given]]
+    elif both := [name for name in given if name in names]:
+        raise ValueError(
+            f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be "
+            f"the name "
+            "of two. Give the columns' names in your order, or other names for them in their order."
+        )
+    if np.isnan(matrix).all() and fitted is None:
         raise ValueError("All labels are missing: there is nothing to learn from.")
     task, reason = options.task, ""
     if task == "auto":
         task, why = infer_task(matrix)
         reason = f"{what} 0 and 1, and {why}"
-    class_names = tuple(map(str, options.class_names or names))
-    return Labels(task, reason, matrix.astype(np.float32), class_names, None)
+    # here rows are still those of the file
+    make_task(task, class_names=given if task != "binary" else None).encode(matrix)
+    return Labels(task, reason, matrix.astype(np.float32), tuple(given), None)

@@ -1,7 +1,7 @@
 """Data of the user's own, from tables and arrays, made the splits that a run takes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from .arrays import read_arrays
 from .columns import Reading, feature_columns
 from .features import Features, TableRows
 from .files import check_columns, columns_of, read_table
-from .label_column import LabelOptions, Labels
+from .label_column import is_mark
 from .label_columns import labels_of_matrix, read_labels
+from .label_options import LabelOptions, Labels
 from .preparation import Preparation, array_columns
 from .splits import SPLITS, Splits, split_rows
 
@@ -30,7 +31,9 @@ class Source:
     features: pl.DataFrame
     labels: "Sequence[pl.Series] | np.ndarray"
     """Columns, or a matrix with a column for each label."""
-    reading: Mapping[str, Any] = field(default_factory=dict)
+    listed: bool
+    """Whether a list of target columns was named."""
+    reading: Mapping[str, Any]
     """How a new file of the same kind is to be read."""
 
 
@@ -74,12 +77,15 @@ def load_own(
         FileNotFoundError: no such file.
         ValueError, TypeError: a file or labels that cannot be used; says the row and the fix.
     """
-    marks = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
+    given = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
+    marks = given
     if task.get("missing") is not None:
-        marks = [*marks, task["missing"]]
-    options = LabelOptions(
-        task["name"], task.get("class_names"), positive, delimiter, tuple(marks), empty, unseen
-    )
+        marks = [*given, task["missing"]]
+    class_names = task.get("class_names")
+    if class_names is not None:
+        # a name such as true is read as a truth value from a command line
+        class_names = [str(n).lower() if isinstance(n, bool) else str(n) for n in class_names]
+    options = LabelOptions(task["name"], class_names, positive, delimiter, tuple(marks), empty, unseen)
     cells = Reading(tuple(names_of(null_values)), nan)
     categories = names_of(categorical)
     if name == "arrays" and (val_path or test_path) and not path.endswith(".npz"):
@@ -95,6 +101,7 @@ def load_own(
     source = read(path, categories)
     check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
+    _warn_of_unmatched(source.labels, given)
     options = replace(options, task=labels.task)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
@@ -110,6 +117,9 @@ def load_own(
         try:
             # as text, what are categories here: "007" stays what it is whatever the other cells look like
             other = read(other_path, [category.name for category in features.categories])
+            widths = other.reading.get("width"), source.reading.get("width")
+            if widths[0] != widths[1]:
+                raise ValueError(f"There are {widths[0]} features a row, but {widths[1]} in training.")
             made, unknown[other_path] = features.transform(other.features, other_path)
             values.append(_labels(other, options, labels).values)
         except (TypeError, ValueError) as error:
@@ -147,7 +157,7 @@ def read_source(
     as_text: Sequence[str] = (),
 ) -> Source:
     """A table's columns, those of the target as they are written."""
-    targets = names_of(target)
+    targets = [*dict.fromkeys(names_of(target))]
     header = columns_of(path, separator, encoding)
     check_columns(targets, header, "data.target", path)
     columns = feature_columns(header, targets, names_of(features), names_of(exclude), path)
@@ -158,8 +168,9 @@ def read_source(
         as_text=[*targets, *as_text],
         columns=[*columns, *targets],
     )
+    listed = isinstance(target, list | tuple)
     reading = {"separator": separator, "encoding": encoding}
-    return Source(path, frame.select(columns), frame.select(targets).get_columns(), reading)
+    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading)
 
 
 def read_array_source(path: str, *, features: str | None = None, target: str | None = None) -> Source:
@@ -168,7 +179,7 @@ def read_array_source(path: str, *, features: str | None = None, target: str | N
     width = inputs.shape[1]
     frame = pl.from_numpy(inputs, schema=array_columns(width))
     columns = labels if labels.ndim == 2 else [pl.Series(target or "target", labels)]
-    return Source(path, frame, columns, {"features": features, "width": width})
+    return Source(path, frame, columns, False, {"features": features, "width": width})
 
 
 def names_of(given: Any) -> list[str]:
@@ -179,15 +190,28 @@ def names_of(given: Any) -> list[str]:
 
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
     if not isinstance(source.labels, np.ndarray):
-        return read_labels(source.labels, options, fitted)
+        return read_labels(source.labels, options, fitted, source.listed)
     matrix = source.labels.astype(np.float64)
     for mark in options.missing:
         matrix[matrix == as_number(mark)] = np.nan
-    if fitted and matrix.shape[1] != len(fitted.class_names):
+    if fitted and np.shape(fitted.values)[1:] != matrix.shape[1:]:
         raise ValueError(
-            f"There are {matrix.shape[1]} labels a row, but {len(fitted.class_names)} in training."
+            f"Labels are of shape {matrix.shape}, but in training of shape {np.shape(fitted.values)}."
         )
-    return labels_of_matrix(matrix, [str(i) for i in range(matrix.shape[1])], options, "the rows hold")
+    names = [str(i) for i in range(matrix.shape[1])]
+    return labels_of_matrix(matrix, names, options, "the rows hold", fitted)
+
+
+def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray", marks: Sequence[Any]) -> None:
+    """A mark that no row has is perhaps written otherwise there."""
+    if not marks or isinstance(labels, np.ndarray):
+        return
+    flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
+    there = [value for column in flat for value in column.unique().drop_nulls().to_list()]
+    # a cell may hold several labels
+    unmatched = [m for m in marks if not any(is_mark(value, [m]) or str(m) in str(value) for value in there)]
+    if unmatched:
+        warn("unmatched_missing", f"No row has the label {some(unmatched)}, given as data.missing.")
 
 
 def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from .arrays import read_features
 from .features import Features
-from .files import table_batches
+from .files import check_columns, table_batches
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Preparation:
                 f"{path} has {inputs.shape[1]} features a row, but the model was trained on {how['width']}."
             )
         names = array_columns(inputs.shape[1])
+        check_columns(keep, names, "keep", path)
         for start in range(0, len(inputs), size):
             yield pl.from_numpy(inputs[start : start + size], schema=names)
 

@@ -128,9 +128,10 @@ def split_rows(
 ) -> dict[str, np.ndarray]:
     """Rows of each split, with labels in like proportion as far as there are enough of each.
 
-    Rows of a class that has fewer rows than there are splits all go to train: it could not be learned
-    otherwise. Where rows are too few to be stratified, the split is random; both are said by a warning.
-    Of more than 200,000 labels it is random too, but for one row of each class, which goes to train.
+    Of a class that has fewer rows than there are splits one row goes to train, as it could not be learned
+    otherwise, and any other where chance puts it. Where rows are too few to be stratified, the split is
+    random; both are said by a warning. Of more than 200,000 labels it is random too, but for one row of
+    each class, which goes to train.
 
     Args:
         labels: (N,) indices (NaN where missing), (N, L) 0/1, or lists of labels.
@@ -142,33 +143,39 @@ def split_rows(
         ValueError: too few rows for a split to have one.
     """
     strata = _strata(labels)
-    rest = np.arange(len(labels))
     pinned = np.zeros(len(labels), dtype=bool)
     if strata is not None and strata.ndim == 1 and fractions:
-        codes = strata + 1  # 0 where the label is missing
-        counts = np.bincount(codes)
-        rare = (counts > 0) & (counts <= len(fractions))
-        if rare[1:].any():
-            said = some([names[i] for i in np.flatnonzero(rare[1:]).tolist()])
+        counts = np.bincount(strata + 1)  # first of what is missing
+        few = (counts > 0) & (counts <= len(fractions))
+        if few[1:].any():
+            said = some([names[i] for i in np.flatnonzero(few[1:]).tolist()])
             warn(
                 "rare_class",
-                f"{rare[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
-                f"({len(fractions) + 1}); their rows are all in the train split: {said}.",
+                f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
+                f"({len(fractions) + 1}), so that the split cannot be in proportion to them: a row of "
+                f"each is in "
+                f"the train split, any other where chance puts it: {said}.",
             )
-        pinned = rare[codes]
-        if len(codes) > MOST_STRATIFIED:
-            first = np.zeros(len(counts), dtype=np.int64)
-            first[codes[::-1]] = rest[::-1]  # of several assignments to one place the last one stays
-            pinned[first[counts > 0]] = True
-            strata = None
-    rest = rest[~pinned]
+        large = len(strata) > MOST_STRATIFIED
+        rare = few[strata + 1]
+        first = np.zeros(len(counts), dtype=np.int64)
+        first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # of several assignments the last one stays
+        kept = first[(counts > 0) & (few | large)]
+        pinned[kept] = True
+        over = rare & ~pinned
+        if over.sum() <= len(fractions):
+            pinned |= over
+        strata = None if large else np.where(rare, len(names), strata)  # those left over are one class
+    rest = np.flatnonzero(~pinned)
     taken: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
         if split in fractions:
-            if round(len(rest) * fractions[split]) < 1 or len(rest) < 2:
+            if not 1 <= round(len(rest) * fractions[split]) < len(rest):
                 raise ValueError(
-                    f"{len(labels)} rows are too few for a {split} split of {fractions[split]}: give more, a "
-                    f"larger data.{split}_fraction, or data.{split}_path."
+                    f"{len(labels)} rows ({pinned.sum()} of them kept for train) are too few for a "
+                    f"{split} split "
+                    f"of {fractions[split]}: give more rows, another data.{split}_fraction, or "
+                    f"data.{split}_path."
                 )
             rest, taken[split] = _taken(rest, strata, fractions[split], seed)
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), rest])), **taken}
@@ -176,15 +183,14 @@ def split_rows(
 
 def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
     """What to stratify by: (N,) classes, -1 where missing; (N, L) 0/1; None where that would take long."""
-    if isinstance(labels, LabelLists):
-        if len(labels) * labels.num_labels > MOST_STRATIFIED:
+    if isinstance(labels, LabelLists) or labels.ndim == 2:
+        width = labels.num_labels if isinstance(labels, LabelLists) else labels.shape[1]
+        if len(labels) * width > MOST_STRATIFIED:
             return None
-        return np.nan_to_num(labels.multi_hot()).astype(np.int64)
-    if labels.ndim == 1:
-        return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
-    if labels.size > MOST_STRATIFIED:
-        return None
-    return (np.nan_to_num(labels) >= 0.5).astype(np.int64)
+        matrix = labels.multi_hot() if isinstance(labels, LabelLists) else labels
+        ones = (np.nan_to_num(matrix) >= 0.5).astype(np.int64)
+        return ones[:, 0] if width == 1 else ones
+    return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
 
 
 def _taken(
@@ -201,5 +207,5 @@ def _taken(
                 f"{len(rows)} rows are too few to have each class in a split of {fraction} in proportion; "
                 "the split is random.",
             )
-    kept, taken = train_test_split(rows, test_size=fraction, random_state=seed)
+    kept, taken = train_test_split(rows, test_size=round(len(rows) * fraction), random_state=seed)
     return np.sort(kept), np.sort(taken)

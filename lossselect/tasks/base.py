@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..label_values import IGNORE_INDEX, first_known, form_of
+from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import NEVER_SEEN, Vocabulary
 from ..names import first_twice, number, some, whole
 
@@ -51,8 +51,14 @@ class Task(ABC):
 
     def _unnamed(self, target: Any) -> Any:
         """Class names in a target as the numbers that they stand for; anything else as it is."""
-        if isinstance(target, Tensor) or (form := form_of(target)) is None:
+        if isinstance(target, Tensor) or not hasattr(target, "__iter__"):
             return target
+        form = form_of(target)
+        if self.width_field == "num_labels" and self.class_names and isinstance(target, list) and target:
+            form = "lists" if all(entry is None for entry in target) else form
+        if form is None:
+            return target
+        target = as_list(target)
         if self.class_names is None:
             row, value = first_known(target)
             raise TypeError(
