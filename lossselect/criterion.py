@@ -252,7 +252,7 @@ def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
             if key in task.names:
                 raise ValueError(
                     f"{name} is given for {key!r}, the negative class, which has no output of its own. "
-                    f"To weigh "
+                    "To weigh "
                     f"the positive class against it: pos_weight={{{task.names[1]}: ...}}."
                 )
             raise ValueError(

@@ -35,7 +35,7 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
         "loss": f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}",
         "target": task.target_form,
         "decision": _decision(task),
-        "metrics": ", ".join(("loss", *task.metric_names)) + "; each over the whole epoch",
+        "metrics": ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}",
         "best by": f"{monitor} ({best_mode(monitor)})",
     }
     options = {key: value for key, value in criterion.options.items() if value is not None}
@@ -62,6 +62,15 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
         f"precision {trainer.precision}"
     )
     return lines
+
+
+def _means(task: Task) -> str:
+    """How the metrics are averaged."""
+    if task.width_field == "num_labels":
+        return "f1_micro pools all decisions, f1_macro, auroc and map are means over labels with a positive"
+    if task.width_field is None:
+        return "f1 of the positive class, f1_micro and f1_macro over both classes"
+    return "f1_micro pools all decisions, f1_macro, auroc and map are means over the classes that occur"
 
 
 def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> str:

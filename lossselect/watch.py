@@ -198,8 +198,7 @@ class OutputWatch:
         if there and not any(bool(gradient.count_nonzero()) for gradient in there):
             raise ValueError(
                 f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "
-                f"learned. "
-                "Something in forward has no gradient, such as round(), sign() or a product with 0."
+                "learned. Something in forward has no gradient, such as round(), sign() or a product with 0."
             )
 
 

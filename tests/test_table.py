@@ -707,14 +707,12 @@ class TestSplitRows:
         with pytest.warns(ls.GuardWarning, match="30 of 30 classes have fewer rows than there are splits"):
             rows = split_rows(labels, {"test": 0.2, "val": 0.2}, 0, [*map(str, range(30))])
         assert set(labels[rows["train"]]) == set(range(30))
-        assert len(rows["test"]) == 6
-        assert len(rows["val"]) == 5
+        assert len(rows["test"]) == 12
+        assert len(rows["val"]) == 10
 
     def test_too_few_rows_to_be_in_proportion(self):
         labels = np.repeat(np.arange(10), 3)
-        with pytest.warns(
-            ls.GuardWarning, match="too few to have each class in a split of 0.2 in proportion"
-        ):
+        with pytest.warns(ls.GuardWarning, match="too few to have each class in a split of 6 in proportion"):
             rows = split_rows(labels, {"test": 0.2}, 0, [*"abcdefghij"])
         assert len(rows["test"]) == 6
 
@@ -757,7 +755,8 @@ class TestLoad:
         assert target_of(splits, task) == y
         counts = check_splits(task, splits)
         assert counts["train"].rows + counts["val"].rows + counts["test"].rows == 60
-        assert counts["train"].imbalance == 1
+        assert counts["train"].positives.sum() == counts["train"].rows
+        assert counts["train"].imbalance == 12 / 11
 
     def test_nothing_is_fitted_on_val_and_test(self, load):
         train = {"x": [0.0, 2.0] * 10, "c": ["u", "v"] * 10, "y": ["a", "b"] * 10}

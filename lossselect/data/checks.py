@@ -46,7 +46,7 @@ def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
     if count and metric in ("auroc", "map") and not ((count.positives > 0) & (count.negatives > 0)).any():
         raise ValueError(
             f"{monitor} chooses the best checkpoint, but no label of the {split} split has both "
-            f"positives and "
+            "positives and "
             f"negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
         )
 

@@ -67,7 +67,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     if pair is None or overlap:
         raise ValueError(
             f"class_names={[*names]} are not the labels of column {name!r}: {some(in_order(values))}. "
-            f"Give these, "
+            "Give these, "
             "the positive one last."
         )
     named = dict(zip(pair, names, strict=True))
@@ -168,7 +168,7 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     if len(numbers) == len(values) and fractions:
         raise ValueError(
             f"Row {row_of(column, fractions[0])} of column {column.name!r} is {fractions[0]}: a "
-            f"quantity, not "
+            "quantity, not "
             "one of several classes. Choose another data.target."
         )
     if numbers and len(numbers) < len(values):

@@ -297,7 +297,7 @@ def _check_names(names: list[str], file: Path) -> None:
     if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
         raise ValueError(
             f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
-            f"another name."
+            "another name."
         )
     if "" in names:
         raise ValueError(

@@ -48,7 +48,7 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
         ]:
             raise ValueError(
                 f"Row {row_of(column, odd[0])} of column {name!r} is {odd[0]!r}, but the labels are "
-                f"probabilities "
+                "probabilities "
                 "between 0 and 1."
             )
         return Labels("binary", reason, column.cast(pl.Float64).to_numpy(), binary_names(options), None)

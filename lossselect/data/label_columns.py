@@ -121,7 +121,7 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
             row = next(i for i, labels in enumerate(rows) if labels and numbers[0] in labels)
             raise ValueError(
                 f"Row {row} of column {name!r} has label {numbers[0]}. If that marks a row that is not "
-                f"labelled, "
+                "labelled, "
                 f"say {setting('data.missing', numbers[0])}; if it is a label, "
                 f"{setting('+task.class_names', vocabulary.values[:20])}."
             )
@@ -138,7 +138,7 @@ def _checked_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any
     if "" in labels:
         raise ValueError(
             f"Row {i} of column {name!r} has an empty label among its own: leave it out. A row without "
-            f"labels "
+            "labels "
             "is an empty list."
         )
     if not options.missing or not any(is_mark(label, options.missing) for label in labels):
@@ -159,7 +159,7 @@ def _check_no_multi_hot(name: str, rows: list[list[Any]]) -> None:
     if all(label in (0, 1) for row in rows for label in row) and any(len(set(row)) < width for row in rows):
         raise ValueError(
             f"Column {name!r} holds rows of {width} zeros and ones, such as {rows[0]}, where lists of "
-            f"labels are "
+            "labels are "
             "looked for. Give each label a column of its own, and name them: data.target=[a,b,c]."
         )
 
@@ -196,7 +196,7 @@ def _zeros_and_ones(column: pl.Series) -> np.ndarray:
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
         raise ValueError(
             f"Column {column.name!r} is of type {column.dtype}, but of several target columns each holds "
-            f"0 and 1."
+            "0 and 1."
         )
     return numbers.cast(pl.Float64).to_numpy(writable=True)
 
@@ -224,7 +224,7 @@ def labels_of_matrix(
     elif both := [name for name in given if name in names]:
         raise ValueError(
             f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be "
-            f"the name "
+            "the name "
             "of two. Give the columns' names in your order, or other names for them in their order."
         )
     if np.isnan(matrix).all() and fitted is None:

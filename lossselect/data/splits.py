@@ -101,9 +101,9 @@ def make_splits(
 
 
 def _stratified(
-    rows: np.ndarray, labels: np.ndarray, fraction: float | None, seed: int
+    rows: np.ndarray, labels: np.ndarray, fraction: float | int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(the others, a share of `fraction`), both sorted, with labels in like proportion."""
+    """(the others, a share or a number of them), both sorted, with labels in like proportion."""
     if labels.ndim == 1:
         from sklearn.model_selection import train_test_split
 
@@ -153,7 +153,7 @@ def split_rows(
                 "rare_class",
                 f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
                 f"({len(fractions) + 1}), so that the split cannot be in proportion to them: a row of "
-                f"each is in "
+                "each is in "
                 f"the train split, any other where chance puts it: {said}.",
             )
         large = len(strata) > MOST_STRATIFIED
@@ -166,18 +166,19 @@ def split_rows(
         if over.sum() <= len(fractions):
             pinned |= over
         strata = None if large else np.where(rare, len(names), strata)  # those left over are one class
-    rest = np.flatnonzero(~pinned)
+    rest, left = np.flatnonzero(~pinned), len(labels)
     taken: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
         if split in fractions:
-            if not 1 <= round(len(rest) * fractions[split]) < len(rest):
+            size = round(left * fractions[split])
+            if not 1 <= size < len(rest):
                 raise ValueError(
-                    f"{len(labels)} rows ({pinned.sum()} of them kept for train) are too few for a "
-                    f"{split} split "
-                    f"of {fractions[split]}: give more rows, another data.{split}_fraction, or "
+                    f"{len(labels)} rows ({pinned.sum()} of them kept for train) are too few for a {split} "
+                    f"split of {fractions[split]}: give more rows, another data.{split}_fraction, or "
                     f"data.{split}_path."
                 )
-            rest, taken[split] = _taken(rest, strata, fractions[split], seed)
+            rest, taken[split] = _taken(rest, strata, size, seed)
+            left -= size
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), rest])), **taken}
 
 
@@ -194,18 +195,18 @@ def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
 
 
 def _taken(
-    rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: int
+    rows: np.ndarray, strata: np.ndarray | None, size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import train_test_split
 
     if strata is not None:
         try:
-            return _stratified(rows, strata, fraction, seed)
+            return _stratified(rows, strata, size, seed)
         except ValueError:  # scikit-learn's, where a class has too few rows for its share
             warn(
                 "rare_class",
-                f"{len(rows)} rows are too few to have each class in a split of {fraction} in proportion; "
+                f"{len(rows)} rows are too few to have each class in a split of {size} in proportion; "
                 "the split is random.",
             )
-    kept, taken = train_test_split(rows, test_size=round(len(rows) * fraction), random_state=seed)
+    kept, taken = train_test_split(rows, test_size=size, random_state=seed)
     return np.sort(kept), np.sort(taken)
