@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
+from .criterion import Loss
 from .data.module import TensorData
 from .guards import warn_of_no_positives
 from .watch import check_end
@@ -41,8 +42,10 @@ class Bookkeeping(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not pl_module.watch.gradient_seen:
-            pl_module.watch.look_at_gradient(pl_module, outputs)
+        # with optimization of one's own the gradients may be gone by now
+        if not pl_module.watch.gradient_seen and pl_module.automatic_optimization:
+            ours = isinstance(pl_module.criterion, Loss)
+            pl_module.watch.look_at_gradient(pl_module, outputs, may_raise=ours or trainer.is_last_batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         _check_weights(pl_module)

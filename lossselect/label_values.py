@@ -1,6 +1,7 @@
 """Label values as they come: what is one, which are missing, in which order they stand."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
@@ -55,8 +56,10 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
     return sorted(values)
 
 
-def as_number(text: Any) -> float | None:
-    """The number that a string writes, or None: "nan", "inf" and "1_000" are none."""
+def as_number(text: Any) -> float | int | None:
+    """The number that a string writes, whole ones exactly; None for "nan", "inf" and "1_000"."""
+    if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
+        return int(text)
     try:
         value = float(text)
     except (TypeError, ValueError):

@@ -37,8 +37,12 @@ def setting(key: str, value: Any) -> str:
     """A setting as it is typed at the command line: "data.positive=yes", in quotes where it needs them."""
     listed = isinstance(value, list | tuple)
     parts = [str(entry) for entry in (value if listed else [value])]
-    if all(re.fullmatch(r"[\w.+-]+", part) for part in parts):
+    if all(re.fullmatch(r"[\w.+-]+", part) and part.lower() != "null" for part in parts):
         return f"{key}=[{','.join(parts)}]" if listed else f"{key}={parts[0]}"
+    if any(re.search(r"[$`!\\]", part) for part in parts) and "'" not in "".join(parts):
+        # which a shell would not leave alone in double quotes
+        parts = ['"' + part.replace('"', '\\"') + '"' for part in parts]
+        return f"'{key}=[{','.join(parts)}]'" if listed else f"'{key}={parts[0]}'"
     parts = ["'" + part.replace("'", "\\'") + "'" for part in parts]
     return f'"{key}=[{",".join(parts)}]"' if listed else f'"{key}={parts[0]}"'
 

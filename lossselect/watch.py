@@ -114,6 +114,8 @@ def check_graph(logits: Tensor, module: nn.Module, task: Task) -> bool:
         )
     nodes = [*_ends(logits.grad_fn)]
     for node in nodes:
+        if _operation(node) == "Clamp" and _is_wide(node):
+            continue
         if end := GRAPH.get(type(node).__name__):
             places = [name for name, part in module.named_modules() if type(part).__name__ == end]
             _judge(end, f" ({places[0]})" if len(places) == 1 else "", task)
@@ -122,6 +124,16 @@ def check_graph(logits: Tensor, module: nn.Module, task: Task) -> bool:
             if type(inner).__name__ == "LogSoftmaxBackward0":
                 _judge("Softmax", " (exp of log_softmax)", task)
     return all(_operation(node) in AFFINE for node in nodes)
+
+
+def _is_wide(node: Any) -> bool:
+    """Whether a clamp leaves nearly all probabilities: its bounds are there against overflow."""
+    bounds = [getattr(node, name, None) for name in ("_saved_min", "_saved_max")]
+    return all(isinstance(bound, int | float) and abs(bound) >= WIDE for bound in bounds if bound is not None)
+
+
+WIDE = 10
+"""A logit whose probability is 5e-5 from 0 or 1."""
 
 
 def _operation(node: Any) -> str:
@@ -188,17 +200,24 @@ class OutputWatch:
             self.affine = check_graph(logits, module, task)
             self.graph_seen = True
 
-    def look_at_gradient(self, module: nn.Module, outputs: Any) -> None:
-        """ValueError where the first loss that is not 0 has sent no gradient back to any weight."""
+    def look_at_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
+        """ValueError where a loss that is not 0 has sent no gradient back to any weight.
+
+        Args:
+            module: Whose weights they are.
+            outputs: What the step returned.
+            may_raise: Whether no gradient is a mistake by now: a loss of the user's may be constant at first.
+        """
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):
             return
-        self.gradient_seen = True
         there = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        if there and not any(bool(gradient.count_nonzero()) for gradient in there):
+        self.gradient_seen = not there or any(bool(gradient.count_nonzero()) for gradient in there)
+        if not self.gradient_seen and may_raise:
             raise ValueError(
                 f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "
-                "learned. Something in forward has no gradient, such as round(), sign() or a product with 0."
+                "learned. Something in forward, or in a loss of your own, has no gradient, such as round(), "
+                "sign() or a product with 0."
             )
 
 
@@ -231,7 +250,9 @@ class FirstEpoch:
             warn(
                 "unit_outputs",
                 f"All outputs of the first epoch lie between {least:.3g} and {most:.3g}, as probabilities "
-                "do. The net must return raw logits: the loss applies the activation itself.",
+                "do. If they are, return raw logits: the loss applies the activation itself. If not "
+                "(cosines, "
+                "say), scale them: logits in that range cannot be sure of anything.",
             )
 
     def warn_of_labels(self, task: Task, positives: Tensor, negatives: Tensor) -> None:

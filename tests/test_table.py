@@ -211,6 +211,20 @@ class TestFeatures:
         with pytest.raises(ValueError, match="column 'd' holds dates"):
             features_of({"x": [1, 2], "d": [cell, cell]})
 
+    @pytest.mark.parametrize(
+        "cells", [["51,627", "1,200"], ["$9.50", "$11915.50"], ["37%", "4.5%"], ["-1,5", "2,25"]]
+    )
+    def test_numbers_with_units(self, cells):
+        with pytest.raises(ValueError, match="column 'p' holds numbers with separators or units"):
+            features_of({"x": [1, 2], "p": cells})
+
+    def test_a_code_of_1_may_be_written_as_a_float(self):
+        frame = pl.DataFrame({"c": ["1", "2", "007"]})
+        features = Features.fit(frame, np.arange(3), Reading(), ["c"])
+        rows, unknown = features.transform(pl.DataFrame({"c": ["2.0", "7.0", None]}), "t")
+        assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+        assert unknown == {"c": 1}
+
     def test_what_is_no_date(self):
         features, _, _ = features_of({"v": ["1.2.3", "1.2.4"], "m": ["may", "june"]})
         assert [column.name for column in features.categories] == ["v", "m"]
@@ -341,6 +355,9 @@ class TestLabelsOfOneClassARow:
                 "Row 0 of column 'y' is 0.5: a quantity, not one of several classes.",
             ),
             ("multiclass", ["1", "2.5", "1"], {}, "Row 1 of column 'y' is 2.5: a quantity"),
+            ("multiclass", ["1", "2.5", "1"], {}, "if they are grades, say +task.class_names=[1,2.5]."),
+            ("multiclass", ["0", "1", "null", "1"], {}, "say \"data.missing='null'\""),
+            ("binary", ["<$50K", "$100K"], {}, "Say 'data.positive=\"<$50K\"' or"),
             (
                 "multiclass",
                 [0, 1, -1, 1],
@@ -454,8 +471,50 @@ class TestLabelsOfOneClassARow:
         assert labels.class_names == ("a", "b", "c")
         assert labels.values.tolist() == [0, 2, 1, 2]
 
-    def test_labels_in_brackets_are_no_lists(self):
-        assert labels_of(["[red]", "[blue]", "[red]"]).class_names == ("[blue]", "[red]")
+    @pytest.mark.parametrize(
+        "column", [["[red]", "[blue]", "[red]"], ["['a']", "['a', 'b']", "['a']"]], ids=str
+    )
+    def test_labels_in_brackets_may_be_lists(self, column):
+        with pytest.warns(ls.GuardWarning, match=r"labels in brackets, such as .*\[several_labels\]"):
+            assert labels_of(column).class_names == tuple(sorted(set(column)))
+        with pytest.raises(ValueError, match="no JSON list such as"):
+            labels_of(column, "auto")
+
+    @pytest.mark.parametrize(
+        ("train", "other"),
+        [
+            (["1", "2", "1", "2"], ["1.0", "2.0"]),
+            ([1, 2, 1, 2], ["1.00", "2.0"]),
+            (["1.0", "2.0", "2.0"], [1, 2]),
+        ],
+        ids=str,
+    )
+    def test_whole_numbers_may_be_written_as_floats_in_another_file(self, train, other):
+        np.testing.assert_array_equal(labels_of(other, fitted=labels_of(train)).values, [0, 1])
+
+    def test_a_file_of_other_labels_altogether(self):
+        train = labels_of(["<=50K", ">50K"], "binary", positive=">50K")
+        with pytest.raises(
+            ValueError, match=r"None of the labels .* is one of training's: <=50K, >50K\. Write them"
+        ):
+            labels_of(["<=50K.", ">50K."], "binary", fitted=train)
+
+    def test_long_whole_numbers_are_told_apart(self):
+        big = 10**17
+        labels = labels_of([str(big + i) for i in (0, 2, 4, 2, 4)], missing=(big,))
+        assert labels.class_names == (str(big + 2), str(big + 4))
+
+    @pytest.mark.parametrize("mark", ["?", "N/A", "-"])
+    def test_a_label_that_may_be_a_mark(self, mark):
+        column = ["a", "b", mark, "a"]
+        with pytest.warns(
+            ls.GuardWarning, match=r"has a class .*If that marks a missing label.*\[likely_mark\]"
+        ):
+            labels_of(column)
+        with pytest.raises(ValueError, match=r"does it mark a missing label"):
+            labels_of(column, "auto")
+        with pytest.raises(ValueError, match=r"If .* marks missing labels: "):
+            labels_of(["no", "yes", mark], "binary")
 
     def test_nan_as_a_mark(self):
         labels = labels_of(["NaN", "a", "b", "a"], missing=(NAN,))

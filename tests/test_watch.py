@@ -112,6 +112,52 @@ def test_a_net_through_which_no_gradient_comes(function, tmp_path):
         fit(ls.Binary(), Ending(ls.Binary(), function), tmp_path)
 
 
+class TestGradientOfOnesOwn:
+    def fit(self, module, folder):
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(module, loader(module.task))
+
+    def test_with_manual_optimization(self, tmp_path):
+        class Manual(ls.TaskModule):
+            automatic_optimization = False
+
+            def training_step(self, batch, batch_idx):
+                optimizer = self.optimizers()
+                self.manual_backward(super().training_step(batch, batch_idx))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+
+        self.fit(Manual(ls.Multiclass(3), nn.Linear(8, 3)), tmp_path)
+
+    def test_of_a_loss_that_is_constant_at_first(self, tmp_path):
+        steps = []
+
+        def warming_up(logits, target):
+            steps.append(1)
+            return nn.functional.cross_entropy(logits, target) * (len(steps) > 2) + 0.1
+
+        self.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), warming_up), tmp_path)
+
+    def test_of_a_loss_that_is_constant(self, tmp_path):
+        module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), lambda logits, target: logits.sum() * 0 + 1)
+        with pytest.raises(ValueError, match=r"its gradient is 0 for all weights.*or in a loss of your own"):
+            self.fit(module, tmp_path)
+
+
+def test_a_clamp_against_overflow_is_no_bound(tmp_path):
+    task = TASKS["multiclass"]
+    fit(task, Ending(task, lambda z: z.clamp(-30, 30)), tmp_path)  # warnings are errors here
+    with pytest.warns(ls.GuardWarning, match="The net ends in clamp, so its logits cannot take all values"):
+        fit(task, Ending(task, lambda z: z.clamp(-1, 1)), tmp_path)
+
+
 def test_a_first_batch_without_labels_has_no_gradient_and_is_no_mistake(tmp_path):
     task = ls.Binary()
     target = torch.tensor([torch.nan] * 16 + [0.0, 1.0] * 24)

@@ -67,7 +67,9 @@ def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
     if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
         raise ValueError(
             f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
-            "For images and the like write a LightningDataModule, and name it by data._target_."
+            "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, "
+            "and name "
+            "it by data._target_."
         )
     odd = inputs.dtype.kind == "f" and inputs.dtype not in (np.float32, np.float64)
     return inputs.astype(np.float64) if odd else inputs
@@ -100,4 +102,5 @@ def _entry(
     try:
         return file[found]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"Array {found!r} of {path} cannot be read: {error}") from None
+        fix = " Save text as text: y.astype(str)." if "allow_pickle" in str(error) else ""
+        raise ValueError(f"Array {found!r} of {path} cannot be read: {error}.{fix}") from None

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from ..guards import warn
+from ..infer import MOST_CLASSES
 from ..label_values import as_number, likeness, plain_value
 from ..labels import Vocabulary
 from ..names import nearest, setting, some
@@ -13,6 +14,8 @@ from .label_options import LabelOptions
 
 PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
 """Of which two values the second is the positive one without being declared."""
+MARKS = ("?", "-", "--", "n/a", "#n/a", "unknown", "missing")
+"""Labels that may mark a missing one. (NA, None and null are not among them: they are names as well.)"""
 DELIMITERS = ("|", ";", ",", "/")
 
 
@@ -42,12 +45,13 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
             "positives alone the rest is missing."
         )
     if len(values) > 2:
-        marks = [v for v in values if str(v) not in ("0", "1") and (as_number(v) or 0) < 0]
+        # a third label beside two that go together
+        thirds = [v for v in values if len(values) == 3 and _conventional([w for w in values if w != v])]
+        marks = thirds or [v for v in values if (as_number(v) or 0) < 0]
         hint = f" If {marks[0]} marks missing labels: {setting('data.missing', marks[0])}." if marks else ""
         raise ValueError(
             f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
-            f"{some(in_order(values))}."
-            f"{hint} One of several classes: task=multiclass."
+            f"{some(in_order(values))}.{hint} One of several classes: task=multiclass."
         )
     positive = _positive(name, values, options)
     negative = values[1 - values.index(positive)]
@@ -148,11 +152,13 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
     if delimiter := likely_delimiter(values):
         example = next(value for value in values if delimiter in value)
         warn(
-            "similar_labels",
+            "several_labels",
             f"Column {name!r} holds labels such as {example!r}. If these are several, say task=multilabel "
             f"{setting('data.delimiter', delimiter)}.",
         )
     warn_of_similar(name, ordered)
+    if options.class_names is None:
+        warn_of_marks(name, values)
     return Vocabulary.fit(values, options.class_names)
 
 
@@ -166,10 +172,11 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         )
     fractions = [value for value in numbers if as_number(value) % 1]  # type: ignore[operator]
     if len(numbers) == len(values) and fractions:
+        few = len(values) <= MOST_CLASSES
+        grades = f"; or, if they are grades, say {setting('+task.class_names', values)}" if few else ""
         raise ValueError(
             f"Row {row_of(column, fractions[0])} of column {column.name!r} is {fractions[0]}: a "
-            "quantity, not "
-            "one of several classes. Choose another data.target."
+            f"quantity, not one of several classes. Choose another data.target{grades}."
         )
     if numbers and len(numbers) < len(values):
         word = next(value for value in values if as_number(value) is None)
@@ -195,9 +202,20 @@ def warn_of_similar(name: str, values: Sequence[Any]) -> None:
             return
 
 
+def warn_of_marks(name: str, values: Sequence[Any]) -> None:
+    """Warn of labels that may mark a missing one."""
+    if marks := [value for value in values if str(value).lower() in MARKS]:
+        warn(
+            "likely_mark",
+            f"Column {name!r} has a class {marks[0]!r}. If that marks a missing label, say "
+            f"{setting('data.missing', marks[0])}.",
+        )
+
+
 def likely_delimiter(values: Sequence[Any]) -> str | None:
     """What cuts at least a third of the labels into parts some of which are in several labels."""
     for delimiter in DELIMITERS:
+        values = [value for value in values if str(value).lower() not in MARKS]
         cut = [value for value in values if isinstance(value, str) and delimiter in value.strip(delimiter)]
         parts = [
             {part.strip() for part in value.split(delimiter)} for value in values if isinstance(value, str)

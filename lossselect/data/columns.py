@@ -23,6 +23,10 @@ DATE = (
 """What dates and times of day look like."""
 
 
+UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
+"""Numbers that Polars takes for text: 51,627 and $9.50 and 37% and 1,5."""
+
+
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -116,7 +120,7 @@ class Reading:
                     f"column is one of categories, with {setting('data.categorical', [column.name])}."
                 )
         numbers = numbers.cast(pl.Float64)
-        marks = [number for mark in self.null_values if (number := as_number(mark)) is not None]
+        marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
         if marks and (gone := numbers.is_in(marks).fill_null(False)).any():
             numbers = numbers.zip_with(~gone, pl.Series([None], dtype=pl.Float64))
         if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
@@ -157,6 +161,8 @@ def kind_of(column: pl.Series, reading: Reading) -> str:
         reading.numbers(column)  # which says of what is no number that it is none
     if _are_dates(values.head(100)):
         return f"holds dates, such as {text[0]!r}"
+    if bool(values.str.contains(UNITS).all()):
+        return f"holds numbers with separators or units, such as {text[0]!r} (write plain ones)"
     distinct = len(values)
     if distinct > MOST_CATEGORIES or distinct > max(FEW, len(text) / 2):
         return (

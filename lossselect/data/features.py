@@ -173,7 +173,13 @@ class Features:
         codes: list[pl.Series] = []
         unknown: dict[str, int] = {}
         for category, text in zip(self.categories, texts, strict=True):
-            code = text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32) + first
+            kinds = pl.Enum(category.values)
+            code = text.cast(kinds, strict=False).to_physical().cast(pl.Int32)
+            if code.null_count() > text.null_count():
+                # 1.0 is how a 1 is written in a column with a hole
+                whole = text.str.replace(r"\.0+$", "").cast(kinds, strict=False).to_physical().cast(pl.Int32)
+                code = code.zip_with(code.is_not_null(), whole)
+            code = code + first
             others = code.is_null() & text.is_not_null()
             if others.any():
                 unknown[category.name] = int(others.sum())

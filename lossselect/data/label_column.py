@@ -1,6 +1,7 @@
 """One label a row: the task, its classes, and each row's index."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from ..infer import infer_task
 from ..label_values import IGNORE_INDEX, as_number, plain_value
 from ..labels import Vocabulary
 from ..names import setting, some
-from .classes import binary_names, binary_vocabulary, likely_delimiter, multiclass_vocabulary, row_of
+from .classes import MARKS, binary_names, binary_vocabulary, likely_delimiter, multiclass_vocabulary, row_of
 from .label_options import LabelOptions, Labels
 
 
@@ -85,6 +86,11 @@ def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str,
         )
     if options.positive is not None and len(values) == 2:
         return "binary", f"{some(sorted(map(str, values)))}, of which {options.positive!r} is positive"
+    if marks := [value for value in values if str(value).lower() in MARKS]:
+        raise ValueError(
+            f"Column {name!r} holds {marks[0]!r}: does it mark a missing label "
+            f"({setting('data.missing', marks[0])}), or is it a class (task=multiclass)?"
+        )
     try:
         return infer_task(values)
     except ValueError as error:
@@ -103,9 +109,21 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
     """The index of each row's label: found once for each label that there is, as rows may be millions."""
     values = column.unique().drop_nulls().to_list()
     places = {as_written(value): i for i, value in enumerate(vocabulary.values)}
-    # the same label may be a number in one file and text in another
-    index = {value: places[as_written(value)] for value in values if as_written(value) in places}
+    index: dict[Any, int] = {}
+    for value in values:
+        # the same label may be a number in one file and text in another, and 1.0 in one with a hole
+        written = as_written(value)
+        same = next(
+            (w for w in (written, re.sub(r"\.0+$", "", written), f"{written}.0") if w in places), None
+        )
+        if same is not None:
+            index[value] = places[same]
     others = [value for value in values if value not in index]
+    if others and not index:
+        raise ValueError(
+            f"None of the labels of column {column.name!r} ({some(values)}) is one of training's: "
+            f"{some(vocabulary.names)}. Write them alike."
+        )
     if others and unseen != "ignore":
         rows = {row_of(column, value): value for value in others}
         row = min(rows)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..guards import warn
 from ..infer import infer_task
 from ..label_lists import LabelLists, parse_json_lists, split_delimited
 from ..label_values import as_number, plain_value
@@ -89,8 +90,14 @@ def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) ->
     try:
         return parse_json_lists(text.to_list())
     except ValueError as error:
-        if not must:
-            return None  # labels that are written in brackets
+        if options.task in ("binary", "multiclass") and not must:
+            warn(
+                "several_labels",
+                f"Column {text.name!r} holds labels in brackets, such as {known[0]!r}. If these are "
+                f"lists, write "
+                'them as JSON, ["a", "b"], and say task=multilabel.',
+            )
+            return None
         quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
         raise ValueError(f"Column {text.name!r}: {error}{quotes}") from None
 
@@ -119,6 +126,14 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
         numbers = [value for value in vocabulary.values if (as_number(value) or 0) < 0]
         if numbers:
             row = next(i for i, labels in enumerate(rows) if labels and numbers[0] in labels)
+            alone = all(len(labels) == 1 for labels in known if numbers[0] in labels)
+            if not alone:
+                raise ValueError(
+                    f"Row {row} of column {name!r} has label {numbers[0]} among its own. If that is no "
+                    f"label, leave "
+                    f"it out of the file; if it is one, "
+                    f"{setting('+task.class_names', vocabulary.values[:20])}."
+                )
             raise ValueError(
                 f"Row {row} of column {name!r} has label {numbers[0]}. If that marks a row that is not "
                 "labelled, "
