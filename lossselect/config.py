@@ -170,7 +170,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
     if "_target_" in data:
         return
     lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
-    settings = _settings_of("data", data["name"])
+    settings = settings_of("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     if lacking := [name for name in settings if name not in data]:
         raise ValueError(f"data.{lacking[0]} is missing.")
@@ -185,7 +185,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
         _check_files(data)
 
 
-def _settings_of(group: str, name: str) -> list[str]:
+def settings_of(group: str, name: str) -> list[str]:
     """The keys of configs/GROUP/NAME.yaml."""
     text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
     return [*OmegaConf.create(text)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .criterion import Loss
 from .data.counts import LabelCounts
 from .data.module import TensorData
+from .names import some
 from .optim import best_mode
 from .tasks import Task
 
@@ -53,6 +54,8 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
         if splits.reason:
             lines["task"] += f": {splits.reason}; another one with task=..."
         lines["labels"] = _label_line(task, data.counts)
+        if splits.columns:
+            lines["features"] = some(splits.columns, 20)
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
         lines["data"] = f"{splits.name}: {counts} rows of {data.num_features} features, standardised by train"
     weights = sum(p.numel() for p in module.parameters())

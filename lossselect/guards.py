@@ -16,6 +16,7 @@ GUARDS = {
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
     "label_everywhere": "a label that every train row has",
+    "label_copy": "a feature with one value for each class",
     "likely_mark": "a label such as '?' that may mark a missing one",
     "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
     "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
@@ -26,7 +27,8 @@ GUARDS = {
     "several_labels": "labels that look like several in one cell",
     "similar_labels": "labels that differ in case, or in how the same number is written",
     "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
-    "unknown_category": "values of a category column that no train row has",
+    "unlike_train": "cells of a feature that are of an unknown category, or missing where no train row is",
+    "unused_delimiter": "a delimiter that no cell of labels holds",
     "unmatched_missing": "marks for missing labels that no row has",
     "unseen_label": "labels that no train row has, and that count as missing by the user's choice",
 }

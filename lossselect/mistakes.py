@@ -14,8 +14,9 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
+from .config import settings_of
 from .losses import LOSSES, find_loss, row_options
-from .names import nearest
+from .names import nearest, setting
 
 SPEAKING = (__package__, "hydra", "lightning.pytorch", "lightning.fabric", "torch.optim", "torch.utils.data")
 """Packages that raise errors about settings and data: of a loader that is missing, a schedule at its end."""
@@ -36,12 +37,18 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         if group == "loss":
             return _raised_by(find_loss, name)
         options = ", ".join(error.options)
+        if group == "data" and "." in name:
+            return f"data={name} is a file: say data=table data.path={name} data.target=..."
         return f"There is no {group} {name!r}.{nearest(name, error.options)} Choose one of: {options}."
     if isinstance(error, OverrideParseException):
         cause = [
             line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))
         ]
-        return f"{error.override!r} cannot be read: settings look like KEY=VALUE. {' '.join(cause)}"
+        said = f"{error.override!r} cannot be read: settings look like KEY=VALUE."
+        key, equals, value = str(error.override).partition("=")
+        if not equals or not value or value[0] in "[{":
+            return f"{said} {' '.join(cause)}"
+        return f"{said} This value needs quotes within quotes: {setting(key, value.strip(), plain=False)}."
     if isinstance(error, InstantiationException):
         return _not_made(error)
     if "Config group override must be a string" in str(error):
@@ -56,7 +63,16 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return str(error).splitlines()[0]
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
+    if isinstance(error, RuntimeError) and re.match(MISFIT, str(error)):
+        return (
+            f"The net does not fit its inputs: {str(error).splitlines()[0]}. (HYDRA_FULL_ERROR=1 shows the "
+            "traceback.)"
+        )
     return str(error) if _raised_on_purpose(error.__traceback__) else None
+
+
+MISFIT = r"mat1 and mat2 shapes cannot be multiplied|Given groups=|Expected \dD .*input to conv|running_mean"
+"""What torch says of inputs of another width than a layer's."""
 
 
 def _raised_by(function: Callable[[str], Any], name: str) -> str | None:
@@ -93,6 +109,16 @@ def _raised_on_purpose(traceback: TracebackType | None) -> bool:
     return module.startswith(SPEAKING) and "raise" in line.split()
 
 
+GROUPS = ("trainer", "optimizer", "scheduler", "model", "data")
+"""Parts among whose settings one is looked for that is given without its part."""
+
+
+def _settings_in(config: Any, part: str) -> Iterable[str]:
+    """The keys of a part of the config; of data, also those of a table."""
+    own = config.get(part) or {}
+    return [*own, *(settings_of("data", "table") if part == "data" else ())]
+
+
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
@@ -118,5 +144,10 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
     if parent in ("trainer", "optimizer", "scheduler"):
         said += f" Another one that it takes is added with a plus: +{key}=..."
+    if parent == "data" and name in settings_of("data", "table"):
+        said += f" {name} is a setting of data=table: say that too."
+    homes = [part for part in GROUPS if known and not parent and name in _settings_in(config, part)]
+    if homes:
+        said = f"There is no setting {key!r}. Did you mean {homes[0]}.{name}?"
     having = [loss for loss in LOSSES if name in row_options(loss)]
     return said + (f" {name} is an option of loss={having[0]}." if parent == "loss" and having else "")

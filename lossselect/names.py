@@ -33,11 +33,17 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     return table[name]
 
 
-def setting(key: str, value: Any) -> str:
-    """A setting as it is typed at the command line: "data.positive=yes", in quotes where it needs them."""
+def setting(key: str, value: Any, plain: bool = True) -> str:
+    """A setting as it is typed at the command line: "data.positive=yes", in quotes where it needs them.
+
+    Args:
+        key: Its name.
+        value: What it is to be; a list is one.
+        plain: Whether letters and digits alone may stand without quotes.
+    """
     listed = isinstance(value, list | tuple)
     parts = [str(entry) for entry in (value if listed else [value])]
-    if all(re.fullmatch(r"[\w.+-]+", part) and part.lower() != "null" for part in parts):
+    if plain and all(re.fullmatch(r"[\w.+-]+", part) and part.lower() != "null" for part in parts):
         return f"{key}=[{','.join(parts)}]" if listed else f"{key}={parts[0]}"
     if any(re.search(r"[$`!\\]", part) for part in parts) and "'" not in "".join(parts):
         # which a shell would not leave alone in double quotes

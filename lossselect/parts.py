@@ -91,7 +91,7 @@ def _own_data(data: str, of_task: str) -> OwnData:
         splits = load(**options)
         if settings["name"] == "auto":
             settings["name"], reason = infer_task(splits.labels)
-            splits = replace(splits, task=settings["name"], reason=f"{splits.name} has labels of {reason}")
+            splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
     width = len(splits.class_names) if TASKS[settings["name"]].width_field else None
     # of labels of another task it is the labels that should be told, not the names
     task = make_task(num_outputs=width, **settings)

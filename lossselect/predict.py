@@ -57,7 +57,7 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
         check_options([key], parameters, "lossselect.predict")
-        settings[key] = value
+        settings[key] = value.strip("'\"") if key == "separator" else value
         if key == "keep":
             names = value.removeprefix("[").removesuffix("]").split(",")
             settings[key] = [name.strip() for name in names if name.strip() not in ("", "null")]
@@ -130,7 +130,11 @@ def predict_file(
         if not first:
             raise ValueError(f"{input} has no rows.")
     for name, count in unknown.items():
-        warn("unknown_category", f"{count} cells of column {name!r} are of a category that no train row had.")
+        warn(
+            "unlike_train",
+            f"{count} cells of column {name!r} are missing, where no train row was, or of a category that no "
+            "train row had.",
+        )
     return first
 
 

@@ -208,9 +208,9 @@ def train(config: DictConfig) -> None:
         return
     best = _best_checkpoint(trainer)
     results = evaluate(trainer, module, data, best, folder)
-    written = save_predictions(trainer, module, data, best, folder)
     epoch = str(read_checkpoint(best)["epoch"])
     print_table("Results", {"best epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
+    written = save_predictions(trainer, module, data, best, folder)
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *([written] if written else [])))
     print(f"In {folder}: {files}")
 

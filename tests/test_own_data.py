@@ -120,7 +120,7 @@ def test_auto_says_what_it_took_the_labels_for(files, command):
     assert code == 1
     code, out, _ = command("task=auto", "data=digits", *SHORT, "logger=none")
     assert code == 0
-    assert "multiclass with 10 classes: digits has labels of 10 distinct whole numbers, 0 to 9" in " ".join(
+    assert "multiclass with 10 classes: digits: 10 distinct whole numbers, 0 to 9; another one" in " ".join(
         out.split()
     )
 
@@ -153,6 +153,15 @@ MISTAKES = [
     (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
     (["task=multiclass", *table("species"), "allow=[one_clas]"], "There is no warning 'one_clas'. Did you mean 'one_class'?"),
     (["task=multiclass", "data=arrays", "data.path=arrays.npz", "data.target=z"], "has no array 'z' (data.target)."),
+    (["task=multiclass", "data.path=species.csv"], "path is a setting of data=table: say that too."),
+    (["task=multiclass", "data=species.csv"], "data=species.csv is a file: say data=table data.path=species.csv"),
+    (["task=multiclass", "max_epochs=3"], "There is no setting 'max_epochs'. Did you mean trainer.max_epochs?"),
+    (["task=multiclass", "target=y"], "Did you mean data.target?"),
+    (["task=multilabel", *table("tags"), "data.delimiter=;"], "needs quotes within quotes: \"data.delimiter=';'\"."),
+    (["task=multiclass", *table("species"), "data.delimiter='|'"], "data.delimiter has no effect on task=multiclass"),
+    (["task=multiclass", "data=table", "data.path=arrays.npz", "data.target=y"], "arrays.npz holds arrays: say data=arrays."),
+    (["task=multiclass", "data=arrays", "data.path=species.csv"], "tables are read by data=table."),
+    (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row "),
     (["task=binary", "~data", "+data._target_=x.Y", "check_only=true"], "data._target_=x.Y cannot be made"),
 ]  # fmt: skip
 
@@ -291,6 +300,18 @@ def test_a_monitor_that_cannot_be_computed(files, command):
     assert command(*arguments, "monitor=val/loss", "allow=[duplicate_rows,no_positives]")[0] == 0
 
 
+def test_a_net_of_another_width(files, command):
+    own = ["~model", "+model._target_=torch.nn.Linear", "+model.in_features=9", "+model.out_features=3"]
+    code, _, err = command("task=multiclass", *table("species"), *own, "check_only=true")
+    assert code == 1
+    assert err.startswith("The net does not fit its inputs: mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_the_plan_names_the_columns_that_are_features(files, command):
+    _, out, _ = command("task=multiclass", *table("species"), "check_only=true")
+    assert "features length, width, colour" in " ".join(out.split())
+
+
 def test_a_row_without_a_label_has_an_empty_target(files, command):
     hole = pl.int_range(pl.len()) % 3 == 0
     pl.read_csv("species.csv").with_columns(pl.when(~hole).then("y").alias("y")).write_csv("holes.csv")
@@ -393,7 +414,10 @@ class TestPredict:
             warnings.simplefilter("default", ls.GuardWarning)
             code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=50")
         assert code == 0
-        assert err == "Warning: 120 cells of column 'colour' are of a category that no train row had.\n"
+        assert err == (
+            "Warning: 120 cells of column 'colour' are missing, where no train row was, or of a category that no "
+            "train row had.\n"
+        )
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -818,9 +818,9 @@ class TestLoad:
         assert counts["train"].imbalance == 12 / 11
 
     def test_nothing_is_fitted_on_val_and_test(self, load):
-        train = {"x": [0.0, 2.0] * 10, "c": ["u", "v"] * 10, "y": ["a", "b"] * 10}
+        train = {"x": [0.0, 2.0] * 10, "c": ["u", "u", "v", "v"] * 5, "y": ["a", "b"] * 10}
         other = {"y": ["b", "a"], "c": ["u", "w"], "x": [100.0, 2.0], "more": [1, 2]}
-        with pytest.warns(ls.GuardWarning, match="Categories that no train row has.*1 in column 'c'"):
+        with pytest.warns(ls.GuardWarning, match="of a category that no train row has: 1 in column 'c'"):
             splits = load(train, val_path=other, test_path=other)
         assert splits.preparation["features"]["numbers"][0]["mean"] == 1
         assert [len(splits.rows[split]) for split in ("train", "val", "test")] == [20, 2, 2]
@@ -898,6 +898,22 @@ class TestLoad:
             with pytest.raises(ValueError, match="which Polars would take for a pattern"):
                 load({"x": numbers(4), name: ["a", "b"] * 2}, target=name)
 
+    def test_a_column_that_is_the_label_in_other_words_is_said(self, load):
+        table = {"x": numbers(40), "kind": ["u", "v", "w", "v"] * 10, "y": ["a", "b", "c", "b"] * 10}
+        with pytest.warns(
+            ls.GuardWarning, match=r"Column 'kind' has one value for each class.*data.exclude=\[kind\]"
+        ):
+            load(table)
+
+    def test_cells_that_are_missing_unlike_in_training_are_said(self, load):
+        train = {"x": numbers(20), "y": ["a", "b"] * 10}
+        with pytest.warns(ls.GuardWarning, match=r"missing where no train row is.*1 in column 'x'"):
+            load(train, test_path={"x": [1.5, None], "y": ["a", "b"]})
+
+    def test_a_delimiter_that_no_cell_holds_is_said(self, load):
+        with pytest.warns(ls.GuardWarning, match="No cell of column 'y' holds the delimiter ','"):
+            load({"x": numbers(40), "y": ["a|b", "b"] * 20}, "multilabel", delimiter=",")
+
     def test_a_mark_that_no_row_has_is_said(self, load):
         with pytest.warns(ls.GuardWarning, match="No row has the label zzz, given as data.missing"):
             load({"x": numbers(40), "y": ["a", "b"] * 20}, missing="zzz")
@@ -909,7 +925,11 @@ class TestLoad:
         assert sum(count.missing for count in counts.values()) == 10
 
     def test_codes_are_the_same_in_all_files(self, load):
-        table = {"zip": ["007", "012"] * 10, "city": ["1", "x"] * 10, "y": ["a", "b"] * 10}
+        table = {
+            "zip": ["007", "007", "012", "012"] * 5,
+            "city": ["1", "x", "x", "1"] * 5,
+            "y": ["a", "b"] * 10,
+        }
         splits = load(
             table, categorical=["zip", "city"], test_path={"zip": ["012"], "city": ["1"], "y": ["a"]}
         )

@@ -25,6 +25,8 @@ def read_arrays(path: str, features: str | None, target: str | None) -> tuple[np
         ValueError: a file that holds something else.
     """
     labels: np.ndarray
+    if Path(path).suffix.lower() not in (".npz", ".npy"):
+        raise ValueError(f"{path} must end in .npz or .npy; tables are read by data=table.")
     if Path(path).suffix == ".npz":
         with _opened(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
@@ -80,6 +82,8 @@ def _opened(path: str) -> Any:
     if not file.is_file():
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise FileNotFoundError(f"There is no file {file}.{nearest(file.name, there)}")
+    if file.suffix.lower() not in (".npz", ".npy"):
+        raise ValueError(f"{file} must end in .npz or .npy; tables are read by data=table.")
     try:
         return np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

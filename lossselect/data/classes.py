@@ -47,7 +47,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     if len(values) > 2:
         # a third label beside two that go together
         thirds = [v for v in values if len(values) == 3 and _conventional([w for w in values if w != v])]
-        marks = thirds or [v for v in values if (as_number(v) or 0) < 0]
+        marks = thirds or [v for v in values if (as_number(v) or 0) < 0 and not (as_number(v) or 0) % 1]
         hint = f" If {marks[0]} marks missing labels: {setting('data.missing', marks[0])}." if marks else ""
         raise ValueError(
             f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
@@ -159,17 +159,17 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
     warn_of_similar(name, ordered)
     if options.class_names is None:
         warn_of_marks(name, values)
-    return Vocabulary.fit(values, options.class_names)
+        return Vocabulary.fit(values)
+    try:
+        return Vocabulary.fit(values, options.class_names)
+    except ValueError as error:
+        other = next((value for value in ordered if repr(value) in str(error)), None)
+        row = "" if other is None else f"Row {row_of(column, other)} of column {name!r}: "
+        raise ValueError(f"{row}{error} Name it too, or mark it as missing: data.missing.") from None
 
 
 def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     numbers = [value for value in values if as_number(value) is not None]
-    if negative := [value for value in numbers if as_number(value) < 0]:  # type: ignore[operator]
-        raise ValueError(
-            f"Row {row_of(column, negative[0])} of column {column.name!r} is {negative[0]}. If that marks a "
-            f"missing label, say {setting('data.missing', negative[0])}; if it is a class, say so by "
-            f"{setting('+task.class_names', values[:20])}."
-        )
     fractions = [value for value in numbers if as_number(value) % 1]  # type: ignore[operator]
     if len(numbers) == len(values) and fractions:
         few = len(values) <= MOST_CLASSES
@@ -177,6 +177,12 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         raise ValueError(
             f"Row {row_of(column, fractions[0])} of column {column.name!r} is {fractions[0]}: a "
             f"quantity, not one of several classes. Choose another data.target{grades}."
+        )
+    if negative := [value for value in numbers if as_number(value) < 0]:  # type: ignore[operator]
+        raise ValueError(
+            f"Row {row_of(column, negative[0])} of column {column.name!r} is {negative[0]}. If that marks a "
+            f"missing label, say {setting('data.missing', negative[0])}; if it is a class, say so by "
+            f"{setting('+task.class_names', values[:20])}."
         )
     if numbers and len(numbers) < len(values):
         word = next(value for value in values if as_number(value) is None)

@@ -131,7 +131,7 @@ class Features:
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
     ) -> tuple[TableRows, dict[str, int]]:
-        """The features of a table's rows, and how many cells of each column are of an unknown category.
+        """The features of a table's rows, and how many cells of each column are unlike any of training.
 
         Args:
             frame: With the columns, in any order; others are not looked at.
@@ -152,6 +152,9 @@ class Features:
                 "train rows' standard deviation it is no float32."
             )
         codes, unknown = self._coded(texts, first=numbers.shape[1])
+        for number, column in zip(self.numbers, read, strict=True):
+            if not number.missing and column.null_count():
+                unknown[number.name] = column.null_count()
         coded = _matrix(_frame(codes), [pl.col(str(i)) for i in range(len(codes))], torch.int32, frame.height)
         hashes = _frame([*read, *texts]).hash_rows()
         return TableRows(numbers, coded, len(self.names), hashes), unknown

@@ -15,7 +15,7 @@ from ..names import first_twice, nearest, setting, some
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
-OTHER_SEPARATORS = (";", "\t", "|", ",")
+OTHER_SEPARATORS = (";", "\t", "|", ",", " ")
 ROW = "\x00row"
 """A column of ours beside the file's."""
 INFERRED_ROWS = 10_000
@@ -112,6 +112,8 @@ def _existing(path: str) -> Path:
             raise ValueError(f"{file} is a folder; give a file: .csv, .tsv or .parquet.")
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise FileNotFoundError(f"There is no file {file}.{nearest(file.name, there)}")
+    if file.suffix.lower() in (".npz", ".npy"):
+        raise ValueError(f"{file} holds arrays: say data=arrays.")
     if file.suffix.lower() not in (*SEPARATORS, *PARQUET):
         raise ValueError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
     if file.stat().st_size == 0:

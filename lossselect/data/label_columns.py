@@ -76,6 +76,10 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
             "labelled? Say data.empty=negative for rows without labels, or data.empty=missing."
         )
     rows = split_delimited(text.fill_null("").to_list(), str(options.delimiter))
+    if not any(len(row or ()) > 1 for row in rows):
+        warn(
+            "unused_delimiter", f"No cell of column {text.name!r} holds the delimiter {options.delimiter!r}."
+        )
     gone = empty if options.empty == "missing" else pl.repeat(False, len(text), eager=True)
     return [None if missing else row for row, missing in zip(rows, gone.to_list(), strict=True)]
 

@@ -41,6 +41,11 @@ class LabelOptions:
             lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
             if self.delimiter is None:
                 raise ValueError("data.empty is for cells of delimited labels: say data.delimiter too.")
+        if self.delimiter is not None and self.task not in ("multilabel", "auto"):
+            raise ValueError(
+                f"data.delimiter has no effect on task={self.task}, which has one label a row. Several: "
+                "task=multilabel."
+            )
         if self.positive is not None and self.task not in ("binary", "auto"):
             raise ValueError(f"data.positive has no effect on task={self.task}: binary has a positive class.")
 

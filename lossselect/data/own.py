@@ -11,7 +11,7 @@ import torch
 from ..guards import warn
 from ..label_lists import LabelLists
 from ..label_values import as_number
-from ..names import some
+from ..names import setting, some
 from .arrays import read_arrays
 from .columns import Reading, feature_columns
 from .features import Features, TableRows
@@ -105,6 +105,7 @@ def load_own(
     options = replace(options, task=labels.task)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
+    _warn_of_copies(source.features, labels.values)
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
     features = Features.fit(source.features, rows["train"], cells, categories)
     made, _ = features.transform(source.features, path)
@@ -143,6 +144,7 @@ def load_own(
         task=labels.task,
         reason=labels.reason,
         starts=starts,
+        columns=tuple(features.columns),
     )
 
 
@@ -202,6 +204,23 @@ def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None)
     return labels_of_matrix(matrix, names, options, "the rows hold", fitted)
 
 
+def _warn_of_copies(features: pl.DataFrame, labels: Any) -> None:
+    """A column that has one value for each class is perhaps the label in other words."""
+    if isinstance(labels, LabelLists) or labels.ndim > 1:
+        return
+    label = pl.Series(np.nan_to_num(labels, nan=-1.0))
+    count = label.n_unique()
+    for column in features.iter_columns():
+        if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != count:
+            continue
+        if pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == count:
+            warn(
+                "label_copy",
+                f"Column {column.name!r} has one value for each class: does it give the label away? Then "
+                f"{setting('data.exclude', [column.name])}.",
+            )
+
+
 def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray", marks: Sequence[Any]) -> None:
     """A mark that no row has is perhaps written otherwise there."""
     if not marks or isinstance(labels, np.ndarray):
@@ -220,6 +239,7 @@ def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
     ]
     if said:
         warn(
-            "unknown_category",
-            f"Categories that no train row has, and that count as none of those known: {some(said)}.",
+            "unlike_train",
+            "Cells that are missing where no train row is, or of a category that no train row has: "
+            f"{some(said)}.",
         )

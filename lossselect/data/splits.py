@@ -37,6 +37,9 @@ class Splits:
     starts: Mapping[str, int] = field(default_factory=dict)
     """The first row of a split that has a file of its own."""
 
+    columns: tuple[str, ...] = ()
+    """Of the table that the features were made of."""
+
     def rows_in_file(self, split: str) -> np.ndarray:
         """Which rows of their file the split's rows are, from 0."""
         return self.rows[split].numpy() - self.starts.get(split, 0)
