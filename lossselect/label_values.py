@@ -59,12 +59,22 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
 def as_number(text: Any) -> float | int | None:
     """The number that a string writes, whole ones exactly; None for "nan", "inf" and "1_000"."""
     if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
-        return int(text)
+        return int(text) if len(str(text)) <= MOST_DIGITS else None
     try:
         value = float(text)
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) and "_" not in str(text) else None
+
+
+MOST_DIGITS = 300
+"""Of a number; a longer one is an identifier, and no float64."""
+
+
+def written_forms(text: str) -> tuple[str, ...]:
+    """How the same label may be written in another file: "1" and "1.0" are one, "v1" and "v1.0" are two."""
+    whole = re.fullmatch(r"([+-]?[0-9]+)(\.0+)?", text)
+    return (text, whole[1], f"{whole[1]}.0") if whole else (text,)
 
 
 def is_whole(text: str) -> bool:
@@ -107,8 +117,7 @@ def _to_list(values: Any) -> list[Any]:
 
 
 def likeness(value: Any) -> Any:
-    """What labels have in common that a person may take for the same: case, spaces, how a number is "
-    "written."""
+    """What labels that a person may take for the same have in common: letters without case and spaces."""
     number = as_number(value)
     if number is not None or not isinstance(value, str):
         return number if number is not None else value

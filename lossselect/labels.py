@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,8 +26,6 @@ from .label_values import (
     unhashable,
 )
 from .names import first_twice, nearest, some
-
-NEVER_SEEN = "was never seen in training."
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,9 @@ class Vocabulary:
         >>> vocabulary.decode([1, 0, -100])
         ['10', '2', None]
     """
+
+    lacking: ClassVar[str] = "was never seen in training."
+    """What is said of a label that the vocabulary lacks."""
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
@@ -160,7 +161,7 @@ class Vocabulary:
 
     def never_seen(self, value: Any) -> str:
         """The words for a label that the vocabulary lacks."""
-        said = f"label {value!r} {NEVER_SEEN}"
+        said = f"label {value!r} {self.lacking}"
         if type(value) is not type(self.values[0]) and str(value) in map(str, self.values):
             kind = type(self.values[0]).__name__
             return f"{said} The labels are of type {kind}, this one is of type {type(value).__name__}."

@@ -218,6 +218,17 @@ class TestFeatures:
         with pytest.raises(ValueError, match="column 'p' holds numbers with separators or units"):
             features_of({"x": [1, 2], "p": cells})
 
+    def test_a_version_is_no_code(self):
+        features = Features.fit(pl.DataFrame({"c": ["v1", "v2", "v1"]}), np.arange(3), Reading())
+        rows, unknown = features.transform(pl.DataFrame({"c": ["v1.0", "v2"]}), "t")
+        assert rows[torch.arange(2)].tolist() == [[0, 0], [0, 1]]
+        assert unknown == {"c": 1}
+
+    def test_codes_that_are_floats(self):
+        read = Reading().text
+        assert read(pl.Series("c", [1.0, NAN, 2.0])).to_list() == ["1", None, "2"]
+        assert read(pl.Series("c", [1.0, float("inf")])).to_list() == ["1.0", "inf"]
+
     def test_a_code_of_1_may_be_written_as_a_float(self):
         frame = pl.DataFrame({"c": ["1", "2", "007"]})
         features = Features.fit(frame, np.arange(3), Reading(), ["c"])
@@ -491,6 +502,16 @@ class TestLabelsOfOneClassARow:
     )
     def test_whole_numbers_may_be_written_as_floats_in_another_file(self, train, other):
         np.testing.assert_array_equal(labels_of(other, fitted=labels_of(train)).values, [0, 1])
+
+    def test_a_version_is_no_whole_number(self):
+        train = labels_of(["v1", "v2", "v2", "v1"])
+        with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'v1\.0' was never seen"):
+            labels_of(["v2", "v1.0"], fitted=train)
+
+    def test_labels_of_very_many_digits(self):
+        for digits in (400, 5000):
+            labels = labels_of(["9" * digits, "a", "a"], "binary", positive="a")
+            assert labels.values.tolist() == [0, 1, 1]
 
     def test_a_file_of_other_labels_altogether(self):
         train = labels_of(["<=50K", ">50K"], "binary", positive=">50K")

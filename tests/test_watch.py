@@ -32,6 +32,10 @@ def loader(task, inputs=None, target=None):
 
 
 def fit(task, net, folder, **data):
+    return fit_module(ls.TaskModule(task, net), folder, **data)
+
+
+def fit_module(module, folder, **data):
     trainer = L.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -41,8 +45,7 @@ def fit(task, net, folder, **data):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = ls.TaskModule(task, net)
-    trainer.fit(module, loader(task, **data))
+    trainer.fit(module, loader(module.task, **data))
     return trainer
 
 
@@ -113,17 +116,6 @@ def test_a_net_through_which_no_gradient_comes(function, tmp_path):
 
 
 class TestGradientOfOnesOwn:
-    def fit(self, module, folder):
-        trainer = L.Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-        )
-        trainer.fit(module, loader(module.task))
-
     def test_with_manual_optimization(self, tmp_path):
         class Manual(ls.TaskModule):
             automatic_optimization = False
@@ -134,7 +126,7 @@ class TestGradientOfOnesOwn:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=False)
 
-        self.fit(Manual(ls.Multiclass(3), nn.Linear(8, 3)), tmp_path)
+        fit_module(Manual(ls.Multiclass(3), nn.Linear(8, 3)), tmp_path)
 
     def test_of_a_loss_that_is_constant_at_first(self, tmp_path):
         steps = []
@@ -143,12 +135,12 @@ class TestGradientOfOnesOwn:
             steps.append(1)
             return nn.functional.cross_entropy(logits, target) * (len(steps) > 2) + 0.1
 
-        self.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), warming_up), tmp_path)
+        fit_module(ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), warming_up), tmp_path)
 
     def test_of_a_loss_that_is_constant(self, tmp_path):
         module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), lambda logits, target: logits.sum() * 0 + 1)
         with pytest.raises(ValueError, match=r"its gradient is 0 for all weights.*or in a loss of your own"):
-            self.fit(module, tmp_path)
+            fit_module(module, tmp_path)
 
 
 def test_a_clamp_against_overflow_is_no_bound(tmp_path):

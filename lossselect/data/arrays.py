@@ -69,9 +69,8 @@ def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
     if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
         raise ValueError(
             f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
-            "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, "
-            "and name "
-            "it by data._target_."
+            "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, and "
+            "name it by data._target_."
         )
     odd = inputs.dtype.kind == "f" and inputs.dtype not in (np.float32, np.float64)
     return inputs.astype(np.float64) if odd else inputs

@@ -45,9 +45,8 @@ def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
     count = counts.get(split)
     if count and metric in ("auroc", "map") and not ((count.positives > 0) & (count.negatives > 0)).any():
         raise ValueError(
-            f"{monitor} chooses the best checkpoint, but no label of the {split} split has both "
-            "positives and "
-            f"negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
+            f"{monitor} chooses the best checkpoint, but no label of the {split} split has both positives "
+            f"and negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
         )
 
 

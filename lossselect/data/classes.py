@@ -71,8 +71,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     if pair is None or overlap:
         raise ValueError(
             f"class_names={[*names]} are not the labels of column {name!r}: {some(in_order(values))}. "
-            "Give these, "
-            "the positive one last."
+            "Give these, the positive one last."
         )
     named = dict(zip(pair, names, strict=True))
     return Vocabulary((negative, positive), (named[negative], named[positive]))
@@ -112,12 +111,11 @@ def _positive(name: str, values: list[Any], options: LabelOptions) -> Any:
 
 def _conventional(values: Sequence[Any]) -> tuple[Any, Any] | None:
     """The labels as a pair of PAIRS has them, such as 0 and 1."""
-    by_text = {}
+    by_text: dict[str, Any] = {}
     for value in values:
-        number = as_number(value)
-        by_text[
-            f"{number:g}" if number is not None and not isinstance(value, bool) else str(value).lower()
-        ] = value
+        text = str(value).lower()
+        number = as_number(text)
+        by_text[str(int(number)) if number in (0, 1) else text] = value
     return next(((by_text[no], by_text[yes]) for no, yes in PAIRS if set(by_text) == {no, yes}), None)
 
 
@@ -163,9 +161,12 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
     try:
         return Vocabulary.fit(values, options.class_names)
     except ValueError as error:
-        other = next((value for value in ordered if repr(value) in str(error)), None)
-        row = "" if other is None else f"Row {row_of(column, other)} of column {name!r}: "
-        raise ValueError(f"{row}{error} Name it too, or mark it as missing: data.missing.") from None
+        names = set(map(str, options.class_names))
+        other = next(value for value in ordered if str(value) not in names)
+        raise ValueError(
+            f"Row {row_of(column, other)} of column {name!r}: {error} Name it too, or mark it as missing: "
+            "data.missing."
+        ) from None
 
 
 def _check_numbers(column: pl.Series, values: list[Any]) -> None:
@@ -203,7 +204,7 @@ def warn_of_similar(name: str, values: Sequence[Any]) -> None:
             warn(
                 "similar_labels",
                 f"{other!r} and {value!r} in column {name!r} are two classes. If they are one, mend the "
-                f"file.",
+                "file.",
             )
             return
 
@@ -220,14 +221,12 @@ def warn_of_marks(name: str, values: Sequence[Any]) -> None:
 
 def likely_delimiter(values: Sequence[Any]) -> str | None:
     """What cuts at least a third of the labels into parts some of which are in several labels."""
+    texts = [value for value in values if isinstance(value, str) and value.lower() not in MARKS]
     for delimiter in DELIMITERS:
-        values = [value for value in values if str(value).lower() not in MARKS]
-        cut = [value for value in values if isinstance(value, str) and delimiter in value.strip(delimiter)]
-        parts = [
-            {part.strip() for part in value.split(delimiter)} for value in values if isinstance(value, str)
-        ]
+        cut = [text for text in texts if delimiter in text.strip(delimiter)]
+        parts = [{part.strip() for part in text.split(delimiter)} for text in texts]
         again = sum(map(len, parts)) > len(set().union(*parts))
-        if cut and len(cut) * 3 >= len(values) and again:
+        if cut and len(cut) * 3 >= len(texts) and again:
             return delimiter
     return None
 

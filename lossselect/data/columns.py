@@ -21,12 +21,8 @@ DATE = (
     r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
 )
 """What dates and times of day look like."""
-
-
 UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
 """Numbers that Polars takes for text: 51,627 and $9.50 and 37% and 1,5."""
-
-
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -86,12 +82,11 @@ class Reading:
         Raises:
             ValueError: a column of lists, dates and the like.
         """
-        if column.dtype.is_float() and (column.drop_nulls() == column.drop_nulls().round()).all():
-            column = column.cast(pl.Int64)
-        if not (column.dtype.is_numeric() or column.dtype in TEXT or column.dtype in (pl.Boolean, pl.Null)):
-            raise ValueError(
-                f"Column {column.name!r} is of type {column.dtype}, where categories are needed."
-            )
+        _check_type(column, "categories")
+        if column.dtype.is_float():
+            column = column.fill_nan(None)
+            if column.is_finite().all() and (column == column.round()).all():
+                column = column.cast(pl.Int64)
         text = column.cast(pl.String).str.strip_chars()
         gone = text.is_in([*self.null_values, ""])
         return (
@@ -104,14 +99,11 @@ class Reading:
         Raises:
             ValueError: a cell that is no number, infinity, or NaN where `nan` is "error".
         """
+        _check_type(column, "numbers")
         numbers = column
-        if not (column.dtype.is_numeric() or column.dtype in TEXT or column.dtype in (pl.Boolean, pl.Null)):
-            raise ValueError(f"Column {column.name!r} is of type {column.dtype}, where numbers are needed.")
         if column.dtype in TEXT:
             text = self.text(column)
-            numbers = text.cast(pl.Float64, strict=False)
-            truths = text.str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
-            numbers = numbers.zip_with(truths.is_null(), truths.cast(pl.Float64))
+            numbers = numbers_in(text)
             if numbers.null_count() > text.null_count():
                 row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
                 raise ValueError(
@@ -138,6 +130,17 @@ class Reading:
             else "if NaN means 'missing', say data.nan=missing"
         )
         raise ValueError(f"Row {row + first_row} of column {column.name!r} is {numbers[row]}; {fix}.")
+
+
+def _check_type(column: pl.Series, needed: str) -> None:
+    if not (column.dtype.is_numeric() or column.dtype in (*TEXT, pl.Boolean, pl.Null)):
+        raise ValueError(f"Column {column.name!r} is of type {column.dtype}, where {needed} are needed.")
+
+
+def numbers_in(text: pl.Series) -> pl.Series:
+    """The float64 that each text writes, 1 and 0 for true and false; null for any other."""
+    lower = text.str.to_lowercase()
+    return lower.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
 
 
 def kind_of(column: pl.Series, reading: Reading) -> str:

@@ -180,7 +180,12 @@ class Features:
             code = text.cast(kinds, strict=False).to_physical().cast(pl.Int32)
             if code.null_count() > text.null_count():
                 # 1.0 is how a 1 is written in a column with a hole
-                whole = text.str.replace(r"\.0+$", "").cast(kinds, strict=False).to_physical().cast(pl.Int32)
+                whole = (
+                    text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
+                    .cast(kinds, strict=False)
+                    .to_physical()
+                    .cast(pl.Int32)
+                )
                 code = code.zip_with(code.is_not_null(), whole)
             code = code + first
             others = code.is_null() & text.is_not_null()

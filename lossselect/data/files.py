@@ -253,8 +253,7 @@ class CsvFormat:
         return self._check_lengths(width)
 
     def _has_short_lines(self, width: int) -> bool:
-        """Whether any line is empty or has too few separators, quoted ones included: quick, and no is "
-        "sure."""
+        """Whether any line is empty or has too few separators, quoted ones included; a no is sure."""
         lines = pl.scan_csv(
             self.file,
             has_header=False,
@@ -268,8 +267,7 @@ class CsvFormat:
         return bool(lines.select((short | empty).any()).collect(engine="streaming").item())
 
     def _check_lengths(self, width: int) -> list[int]:
-        """Which rows are empty lines; ValueError for the first that has more or fewer cells than the "
-        "header."""
+        """Which rows are empty lines; ValueError for one that has more or fewer cells than the header."""
         blank = []
         with self._open() as file:
             records = self._records(file)
@@ -282,9 +280,9 @@ class CsvFormat:
                     elif len(cells) != width:
                         line = records.line_num  # type: ignore[attr-defined]
                         raise ValueError(
-                            f"Row {row - len(blank)} of {self.file} (line {line}) has "
-                            f"{_cells(len(cells))}, but "
-                            f"the header has {width}. Mend that line, or name the separator (data.separator)."
+                            f"Row {row - len(blank)} of {self.file} (line {line}) has {_cells(len(cells))}, "
+                            f"but the header has {width}. Mend that line, or name the separator "
+                            "(data.separator)."
                         )
             except csv.Error as error:
                 raise ValueError(f"Row {row} of {self.file} cannot be read: {error}.") from None

@@ -1,7 +1,6 @@
 """One label a row: the task, its classes, and each row's index."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ import polars as pl
 
 from ..guards import warn
 from ..infer import infer_task
-from ..label_values import IGNORE_INDEX, as_number, plain_value
+from ..label_values import IGNORE_INDEX, as_number, plain_value, written_forms
 from ..labels import Vocabulary
 from ..names import setting, some
 from .classes import MARKS, binary_names, binary_vocabulary, likely_delimiter, multiclass_vocabulary, row_of
@@ -44,13 +43,10 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
     # probabilities of the positive class, which have no vocabulary
     soft = _are_soft([*counts]) if fitted is None else fitted.vocabulary is None
     if options.task == "binary" and options.positive is None and soft:
-        if odd := [
-            value for value in counts if not 0 <= (as_number(value) or 0) <= 1 or as_number(value) is None
-        ]:
+        if odd := [value for value in counts if not _in_unit(value)]:
             raise ValueError(
                 f"Row {row_of(column, odd[0])} of column {name!r} is {odd[0]!r}, but the labels are "
-                "probabilities "
-                "between 0 and 1."
+                "probabilities between 0 and 1."
             )
         return Labels("binary", reason, column.cast(pl.Float64).to_numpy(), binary_names(options), None)
     pick = binary_vocabulary if options.task == "binary" else multiclass_vocabulary
@@ -100,9 +96,12 @@ def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str,
 
 
 def _are_soft(values: Sequence[Any]) -> bool:
-    numbers = [as_number(value) for value in values]
-    inside = all(number is not None and 0 <= number <= 1 for number in numbers)
-    return inside and any(number not in (0, 1) for number in numbers)
+    return all(map(_in_unit, values)) and any(as_number(value) not in (0, 1) for value in values)
+
+
+def _in_unit(value: Any) -> bool:
+    number = as_number(value)
+    return number is not None and 0 <= number <= 1
 
 
 def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray:
@@ -113,9 +112,7 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
     for value in values:
         # the same label may be a number in one file and text in another, and 1.0 in one with a hole
         written = as_written(value)
-        same = next(
-            (w for w in (written, re.sub(r"\.0+$", "", written), f"{written}.0") if w in places), None
-        )
+        same = next((form for form in written_forms(written) if form in places), None)
         if same is not None:
             index[value] = places[same]
     others = [value for value in values if value not in index]

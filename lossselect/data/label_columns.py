@@ -14,6 +14,7 @@ from ..labels import Vocabulary
 from ..names import setting, some
 from ..tasks import make_task
 from .classes import warn_of_similar
+from .columns import TEXT, numbers_in
 from .label_column import is_mark, labels_of_column, mark_missing
 from .label_options import LabelOptions, Labels
 
@@ -42,7 +43,7 @@ def read_labels(
         return labels_of_column(_numbers(column), options, fitted)
     if column.dtype in (pl.List, pl.Array):
         return _labels_of_lists(column.name, column.to_list(), options, fitted)
-    if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+    if column.dtype not in (*TEXT, pl.Null):
         raise ValueError(
             f"Column {column.name!r} is of type {column.dtype}; labels are text or whole numbers."
         )
@@ -134,14 +135,12 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
             if not alone:
                 raise ValueError(
                     f"Row {row} of column {name!r} has label {numbers[0]} among its own. If that is no "
-                    f"label, leave "
-                    f"it out of the file; if it is one, "
+                    "label, leave it out of the file; if it is one, "
                     f"{setting('+task.class_names', vocabulary.values[:20])}."
                 )
             raise ValueError(
                 f"Row {row} of column {name!r} has label {numbers[0]}. If that marks a row that is not "
-                "labelled, "
-                f"say {setting('data.missing', numbers[0])}; if it is a label, "
+                f"labelled, say {setting('data.missing', numbers[0])}; if it is a label, "
                 f"{setting('+task.class_names', vocabulary.values[:20])}."
             )
         warn_of_similar(name, vocabulary.values)
@@ -157,8 +156,7 @@ def _checked_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any
     if "" in labels:
         raise ValueError(
             f"Row {i} of column {name!r} has an empty label among its own: leave it out. A row without "
-            "labels "
-            "is an empty list."
+            "labels is an empty list."
         )
     if not options.missing or not any(is_mark(label, options.missing) for label in labels):
         return labels
@@ -178,8 +176,8 @@ def _check_no_multi_hot(name: str, rows: list[list[Any]]) -> None:
     if all(label in (0, 1) for row in rows for label in row) and any(len(set(row)) < width for row in rows):
         raise ValueError(
             f"Column {name!r} holds rows of {width} zeros and ones, such as {rows[0]}, where lists of "
-            "labels are "
-            "looked for. Give each label a column of its own, and name them: data.target=[a,b,c]."
+            "labels are looked for. Give each label a column of its own, and name them: "
+            "data.target=[a,b,c]."
         )
 
 
@@ -202,10 +200,10 @@ def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions, fitt
 def _zeros_and_ones(column: pl.Series) -> np.ndarray:
     """A target column as float64, NaN where missing."""
     numbers = column
-    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-        text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
+    if column.dtype in TEXT:
+        text = column.cast(pl.String).str.strip_chars()
         text = text.set(text == "", None)
-        numbers = text.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+        numbers = numbers_in(text)
         if numbers.null_count() > text.null_count():
             row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
             raise ValueError(
@@ -242,9 +240,8 @@ def labels_of_matrix(
         matrix = matrix[:, [[*names].index(name) for name in given]]
     elif both := [name for name in given if name in names]:
         raise ValueError(
-            f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be "
-            "the name "
-            "of two. Give the columns' names in your order, or other names for them in their order."
+            f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be the "
+            "name of two. Give the columns' names in your order, or other names for them in their order."
         )
     if np.isnan(matrix).all() and fitted is None:
         raise ValueError("All labels are missing: there is nothing to learn from.")

@@ -36,7 +36,6 @@ class Splits:
     """Why it is that task."""
     starts: Mapping[str, int] = field(default_factory=dict)
     """The first row of a split that has a file of its own."""
-
     columns: tuple[str, ...] = ()
     """Of the table that the features were made of."""
 

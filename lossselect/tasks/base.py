@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
-from ..labels import NEVER_SEEN, Vocabulary
+from ..labels import Vocabulary
 from ..names import first_twice, number, some, whole
+
+
+class _ClassNames(Vocabulary):
+    lacking = "is not among the class_names."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,10 @@ class Task(ABC):
             came = "lists of names" if form == "lists" else "one name a row"
             fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
             raise ValueError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
-        vocabulary = Vocabulary(self.names)
-        try:
-            if form == "lists":
-                return vocabulary.encode_lists(target).multi_hot()
-            indices = vocabulary.encode(target)
-        except ValueError as error:
-            raise ValueError(str(error).replace(NEVER_SEEN, "is not among the class_names.")) from None
+        vocabulary = _ClassNames(self.names)
+        if form == "lists":
+            return vocabulary.encode_lists(target).multi_hot()
+        indices = vocabulary.encode(target)
         return np.where(indices == IGNORE_INDEX, np.nan, indices)
 
     @property
