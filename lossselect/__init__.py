@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .counts import LabelCounts, count_labels
     from .criterion import Loss, select_loss
     from .guards import GuardWarning, allow
     from .infer import check_task, infer_task
@@ -42,6 +43,8 @@ _HOME = {
     "infer_task": "infer",
     "LOSSES": "losses",
     "Loss": "criterion",
+    "LabelCounts": "counts",
+    "count_labels": "counts",
     "select_loss": "criterion",
     "make_metrics": "metrics",
     "TaskModule": "module",
@@ -52,6 +55,7 @@ __all__ = [
     "TASKS",
     "Binary",
     "GuardWarning",
+    "LabelCounts",
     "LabelLists",
     "Loss",
     "Multiclass",
@@ -61,6 +65,7 @@ __all__ = [
     "Vocabulary",
     "allow",
     "check_task",
+    "count_labels",
     "infer_task",
     "make_metrics",
     "make_task",

@@ -189,8 +189,7 @@ def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:
     if "task" not in checkpoint:
         raise ValueError("The checkpoint is none of a lossselect.TaskModule: it names no task.")
     trained = make_task(**checkpoint["task"])
-    same = trained.name == task.name and trained.num_outputs == task.num_outputs
-    if not same:
+    if trained.describe() != task.describe():
         raise ValueError(
             f"The checkpoint was trained for {trained.describe()}, but the task is {task.describe()}."
         )

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .losses import LOSSES, MODIFIERS, find_loss, formula_options
+from .counts import LabelCounts
+from .losses import LOSSES, MODIFIERS, Formula, find_loss, formula_options, formula_takes
 from .names import check_options, nearest, number, some
 from .tasks import IGNORE_INDEX, Task, along_classes, as_task
+from .weights import check_named, named_weight, prior_logits, prior_of
 
 MOST_WEIGHT = 1e30
 """What counts as finite: times a loss of 1e4 it still is, in float32."""
@@ -18,25 +20,28 @@ MOST_WEIGHT = 1e30
 class Loss(nn.Module):
     """A loss of a task's raw logits; `select_loss` makes it.
 
-    loss = sum_i s_i / sum_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
+    loss = sum_i w_i s_i / sum_i w_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
 
     - sigmoid: s = weight_l [pos_weight_l y' l(x, 1) + (1 - y') l(x, 0)], d = 1;
     - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c, t being 1 at a class index,
 
     with l the formula's loss of a hard label and y' = (1 - e) y + e / 2, t' = (1 - e) t + e / C the
-    smoothed target, e = label_smoothing. With class indices and under sigmoid these are torch's numbers;
-    here one-hot and soft forms of the same labels also give them. Missing labels (NaN; -100 among
-    indices) count neither above nor below; with none left the mean is 0, its gradient 0.
+    smoothed target, e = label_smoothing, and w the weight of the sample, if it has one. With class indices
+    and under sigmoid these are torch's numbers; here one-hot and soft forms of the same labels also give
+    them. Missing labels (NaN; -100 among indices) count neither above nor below; with none left the mean
+    is 0, its gradient 0. A formula that pools (`zlpr` a row's labels, `dice` a region's pixels) gives s
+    itself, with d = 1 for each pool that has a label; its smoothed target is the same.
 
     Shapes:
         logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
-        `task.encode` returns it. Returns a scalar in nats for "mean" and "sum"; for "none" the s_i,
-        of shape (N, L, ...) (sigmoid) or (N, ...) (softmax), 0 where the label is missing.
+        `task.encode` returns it; sample_weight (N,), or of the positions (N, ...). Returns a scalar in nats
+        for "mean" and "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax,
+        zlpr), 0 where the label is missing.
 
     Raises:
         ValueError: at construction as `select_loss` says; when called, logits or a target of another
-            shape, dtype or device, and a value that no canonical target has (looked at on the CPU, and
-            on a device at the first call).
+            shape, dtype or device, and a value that no canonical target or weight has (looked at on the
+            CPU, and on a device at the first call).
         TypeError: a target that is no tensor.
     """
 
@@ -48,63 +53,143 @@ class Loss(nn.Module):
         reduction: str = "mean",
         weight: Any = None,
         pos_weight: Any = None,
+        beta: float | None = None,
         label_smoothing: float = 0.0,
+        prior: Any = None,
+        counts: LabelCounts | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         task = as_task(task)
-        self.formula = _formula(task, name, options, pos_weight)
+        given = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
+        self.formula = _formula(task, name, {**options, **_not_none(given)})
+        self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
         if number("label_smoothing", label_smoothing, 0, 1) == 1:
             raise ValueError("label_smoothing must be below 1: at 1 no label is left.")
+        if beta is not None and weight != "effective_number":
+            raise ValueError("beta has no effect without weight=effective_number.")
+        if beta is not None and number("beta", beta, 0, 1) == 1:
+            raise ValueError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
         self.name, self.task, self.reduction = name, task, reduction
         self.label_smoothing, self.options = label_smoothing, options
+        self.named = {key: value for key, value in given.items() if check_named(key, value, task)}
+        """The options that the train labels tell, by the name that was given for them."""
+        self._waiting = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
+        self._recipe = {
+            "reduction": reduction,
+            "beta": beta,
+            "label_smoothing": label_smoothing,
+            **given,
+            **options,
+        }
+        if counts is not None:
+            for key, value in self.named.items():
+                given[key] = named_weight(key, value, task, counts, beta)
+            if "prior" in self._waiting:
+                given["prior"] = prior_of(task, counts)
+            self._waiting = []
         self._values_checked = False
         self.weight: Tensor | None
         self.pos_weight: Tensor | None
-        # not in the state dict: they are options, kept with the other options in a checkpoint
-        self.register_buffer("weight", _per_output("weight", weight, task), persistent=False)
-        self.register_buffer("pos_weight", _per_output("pos_weight", pos_weight, task), persistent=False)
-        # the formula checks its own options: better now than at the first step
-        logits = torch.zeros(1, task.num_outputs)
-        target = logits if task.activation == "sigmoid" else torch.zeros(1, dtype=torch.long)
-        self.formula(logits, target, **options)
+        self.prior: Tensor | None
+        for key, value in given.items():
+            numbers = None if key in self._waiting else _per_output(key, value, task)
+            # not in the state dict: they are options, kept with the other options in a checkpoint
+            self.register_buffer(key, numbers, persistent=False)
+        self._try_formula()
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        losses, divisors = self._weighted(logits, target, check_values=True)
+    def _try_formula(self) -> None:
+        """The formula checks its own options: better now than at the first step."""
+        width = self.task.num_probabilities
+        logits = torch.zeros(1, width, 1)
+        target = logits if self.task.activation == "sigmoid" else torch.zeros(1, 1, dtype=torch.long)
+        given = {"known": torch.ones(1, width, 1).bool(), "prior": torch.full((1,), 0.5), "weight": None}
+        self.formula(logits, target, **{key: given[key] for key in self.takes}, **self.options)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an option is told by train labels that have not been counted yet."""
+        return bool(self._waiting)
+
+    def with_counts(self, counts: LabelCounts) -> "Loss":
+        """The same loss with what the train labels tell; itself where they need tell nothing."""
+        if not self._waiting:
+            return self
+        device = self.weight.device if self.weight is not None else None
+        return Loss(self.task, self.name, counts=counts, **self._recipe).to(device)
+
+    def first_logits(self, counts: LabelCounts) -> Tensor:
+        """The constant logits (num_outputs,) to start from: of cross-entropy with these weights the best.
+
+        Other losses than cross-entropy start there as well, as their papers do.
+        """
+        weight, pos_weight = (
+            None if given is None else given.cpu().numpy() for given in (self.weight, self.pos_weight)
+        )
+        logits = prior_logits(
+            self.task,
+            prior_of(self.task, counts),
+            weight=weight,
+            pos_weight=pos_weight,
+            tau=self.tau,
+            one_vs_rest=self.name == "one_vs_rest",
+        )
+        return torch.from_numpy(logits)
+
+    @property
+    def tau(self) -> float:
+        """How much of the classes' shares the loss adds to the logits itself."""
+        if "prior" not in self.takes:
+            return 0.0
+        return float(self.options.get("tau", formula_options(self.formula)["tau"]))
+
+    def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        losses, divisors = self._weighted(logits, target, sample_weight, check_values=True)
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else divide(losses.sum(), divisors.sum())
 
-    def sum_and_count(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def sum_and_count(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The mean's numerator and denominator, to be added up over batches and ranks.
 
         The target is taken to come from `task.encode`: no value is looked at.
         """
-        losses, divisors = self._weighted(logits, target)
+        losses, divisors = self._weighted(logits, target, sample_weight)
         return losses.sum(), divisors.sum()
 
-    def _weighted(self, logits: Tensor, target: Tensor, check_values: bool = False) -> tuple[Tensor, Tensor]:
-        """The s_i and the d_i."""
+    def _weighted(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The w_i s_i and the w_i d_i."""
+        if self._waiting:
+            raise ValueError(_counts_needed(self.name, self._waiting[0], self.named))
         self.task.check_logits(logits)
         self.task.check_target(target, logits)
-        for name in ("weight", "pos_weight"):
+        for name in ("weight", "pos_weight", "prior"):
             given = getattr(self, name)
             if given is not None and given.device != logits.device:
                 raise ValueError(
                     f"The loss's {name} is on {given.device}, the logits are on {logits.device}. Move "
                     f"the loss: loss.to({str(logits.device)!r})."
                 )
+        if sample_weight is not None:
+            _check_form_of_weight(sample_weight, logits)
         if check_values and not torch.compiler.is_compiling():
-            self._check_values(target.detach())
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            self._check_values(target.detach(), sample_weight)
+        logits = self.task.scores(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         target = target.to(logits.dtype) if target.is_floating_point() else target
         weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
         losses, divisors, missing = weigh(logits, target)
+        if sample_weight is not None:
+            factor = _of_samples(sample_weight, logits, losses)
+            losses, divisors = losses * factor, divisors * factor
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
-    def _check_values(self, target: Tensor) -> None:
+    def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
         """In a loop of one's own the target may never have seen `encode`: look at every one on the
         CPU, and on a device, where a look makes the step wait, at the first."""
         if target.device.type != "cpu" and self._values_checked:
@@ -113,21 +198,37 @@ class Loss(nn.Module):
         target = target.cpu()
         with suppress(RuntimeError):  # torch.vmap lets nobody look at values
             self.task.check_values(target)
+            if sample_weight is not None:
+                check_sample_weight(sample_weight)
+
+    def _call(self, logits: Tensor, target: Tensor, missing: Tensor | None = None) -> Any:
+        """The formula with its options, and with what else it takes."""
+        given: dict[str, Any] = {}
+        if "known" in self.takes and missing is not None:
+            given["known"] = ~missing
+        if "prior" in self.takes and self.prior is not None:
+            given["prior"] = along_classes(self.prior, logits)
+        if "weight" in self.takes:
+            given["weight"] = self.weight
+        return self.formula(logits, target, **given, **self.options)
 
     def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         missing = target.isnan()
         target = target.masked_fill(missing, 0)
         if self.label_smoothing:
             target = torch.lerp(target, torch.full_like(target, 0.5), self.label_smoothing)
-        if self.pos_weight is None:
-            losses = self.formula(logits, target, **self.options)
+        if "known" in self.takes:
+            losses, counted = self._call(logits, target, missing)
+            missing = ~counted
+        elif self.pos_weight is None:
+            losses = self._call(logits, target)
         else:
             # the formula is linear in the target; as one call of a scaled target digits would be lost
-            positive = self.formula(logits, torch.ones_like(target), **self.options)
-            negative = self.formula(logits, torch.zeros_like(target), **self.options)
+            positive = self._call(logits, torch.ones_like(target))
+            negative = self._call(logits, torch.zeros_like(target))
             losses = along_classes(self.pos_weight, logits) * target * positive + (1 - target) * negative
         if self.weight is not None:
-            losses = losses * along_classes(self.weight, logits)
+            losses = losses * along_classes(self.weight, losses)
         return losses, torch.ones_like(losses), missing
 
     def _softmax(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,8 +238,15 @@ class Loss(nn.Module):
         if not soft and self.label_smoothing:
             target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
             soft = True
+        smoothed = target
+        if self.label_smoothing:
+            uniform = torch.full_like(target, 1 / logits.shape[1])
+            smoothed = torch.lerp(target, uniform, self.label_smoothing)
+        if "known" in self.takes:
+            losses, counted = self._call(logits, smoothed, missing.unsqueeze(1))
+            return losses, torch.ones_like(losses), ~counted
         if not soft:
-            losses = self.formula(logits, target, **self.options)
+            losses = self._call(logits, target)
             if self.weight is None:
                 return losses, torch.ones_like(losses), missing
             divisors = self.weight.to(losses)[target]
@@ -146,18 +254,16 @@ class Loss(nn.Module):
         weight = torch.ones((), dtype=logits.dtype, device=logits.device)
         if self.weight is not None:
             weight = along_classes(self.weight, logits)
-        divisors = (weight * target).sum(1)
-        if self.label_smoothing:
-            uniform = torch.full_like(target, 1 / logits.shape[1])
-            target = torch.lerp(target, uniform, self.label_smoothing)
-        return self.formula(logits, weight * target, **self.options), divisors, missing
+        return self._call(logits, weight * smoothed), (weight * target).sum(1), missing
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `select_loss(task, **values)` makes the loss again."""
         values = {"name": self.name, **self.options, "label_smoothing": float(self.label_smoothing)}
-        for name in ("weight", "pos_weight"):
+        for name in ("weight", "pos_weight", *({"prior"} & self.takes)):
             buffer = getattr(self, name)
-            values[name] = None if buffer is None else buffer.tolist()
+            values[name] = self.named.get(name) if buffer is None else buffer.tolist()
+        if self.waiting and self._recipe["beta"] is not None:
+            values["beta"] = self._recipe["beta"]
         return {**values, "reduction": self.reduction}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
@@ -166,8 +272,8 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = {key: value for key, value in self.to_dict().items() if value not in (None, 0)}
-        for name in ("weight", "pos_weight"):
-            if len(shown.get(name, ())) > 10:
+        for name in ("weight", "pos_weight", "prior"):
+            if isinstance(shown.get(name), list) and len(shown[name]) > 10:
                 shown[name] = f"{len(shown[name])} values"
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
@@ -196,13 +302,19 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
         options: The formula's own (`gamma`, `alpha` for focal) and
 
             - `reduction`: "mean" (default), "sum" or "none";
-            - `weight`: a factor >= 0 per output, (C,);
-            - `pos_weight`: a factor >= 0 of the positives, one per output or one for all; sigmoid only;
-            - `label_smoothing`: in [0, 1).
+            - `weight`: a factor >= 0 per class or label, (C,), by position or by name, or "balanced" or
+              "effective_number" (with its `beta`, .999 by default), which the train labels tell;
+            - `pos_weight`: a factor >= 0 of the positives, one per output or one for all, or "auto", which
+              the train labels tell; sigmoid only;
+            - `label_smoothing`: in [0, 1);
+            - `prior` (of `logit_adjusted`): the share of each class, or of each label's positives; without
+              it the train labels tell;
+            - `counts`: what `count_labels(task, labels)` says of the train labels.
 
     Raises:
         ValueError: an unknown name, a loss without the form that the task needs, an option that the
-            loss lacks or that would have no effect, a value out of range or of the wrong length.
+            loss lacks or that would have no effect, a value out of range or of the wrong length; when
+            called, what only counts tell where there were none.
         TypeError: an option that is no number.
 
     Example:
@@ -215,7 +327,7 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
     return Loss(task, name, **options)
 
 
-def _formula(task: Task, name: str, options: Mapping[str, Any], pos_weight: Any) -> Callable[..., Tensor]:
+def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     """The form of a loss that the task takes, where it has one and all of the options."""
     forms = find_loss(name)
     formula = forms.get(task.activation)
@@ -225,11 +337,19 @@ def _formula(task: Task, name: str, options: Mapping[str, Any], pos_weight: Any)
             f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
             f"Losses for {task.name}: {', '.join(having)}."
         )
-    if task.activation == "softmax" and pos_weight is not None:
+    if task.activation == "softmax" and "pos_weight" in options:
         raise ValueError(
             f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
             "against. Give the classes their factors with weight."
         )
+    takes = formula_takes(formula)
+    if "known" in takes:
+        unfit = {"pos_weight"} if name == "dice" else {"pos_weight", "weight"}
+        for option in unfit & options.keys():
+            raise ValueError(
+                f"{option} is a factor of the loss of single labels, and loss {name!r} has none: it compares "
+                "the labels of a row with each other, or the pixels of a region."
+            )
     for option in options:
         others = [other for other, its in forms.items() if option in formula_options(its)]
         if others and task.activation not in others:
@@ -238,9 +358,57 @@ def _formula(task: Task, name: str, options: Mapping[str, Any], pos_weight: Any)
                 f"takes: only the {others[0]} form has it. For a factor per class use weight."
             )
     modifiers = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
-    allowed = [*formula_options(formula), *modifiers, "reduction"]
+    allowed = [*formula_options(formula), *({"prior"} & takes), *modifiers, "reduction"]
     check_options(options, allowed, f"Loss {name!r} for task={task.name}")
     return formula
+
+
+def _not_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _counts_needed(loss: str, option: str, named: Mapping[str, str]) -> str:
+    what = f"{option}={named[option]}" if option in named else f"The {option} of loss {loss!r}"
+    return (
+        f"{what} is told by the train labels, which have not been counted: pass "
+        "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them in fit.)"
+    )
+
+
+def check_sample_weight(sample_weight: Tensor) -> None:
+    """ValueError for weights of samples that are negative or not finite; looks at their values."""
+    bad = ~((sample_weight >= 0) & (sample_weight <= MOST_WEIGHT))
+    if bool(bad.any()):
+        index = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"Row {index[0]} has the sample weight {sample_weight[tuple(index)].item():g}: weights are "
+            "finite and at least 0."
+        )
+
+
+def _check_form_of_weight(sample_weight: Any, logits: Tensor) -> None:
+    positions = logits.shape[:1] + logits.shape[2:]
+    if not isinstance(sample_weight, Tensor) or sample_weight.shape not in (logits.shape[:1], positions):
+        is_tensor = isinstance(sample_weight, Tensor)
+        came = tuple(sample_weight.shape) if is_tensor else type(sample_weight).__name__
+        either = f"({len(logits)},)" if len(positions) == 1 else f"({len(logits)},) or {tuple(positions)}"
+        raise ValueError(f"sample_weight must be a tensor with a weight for each row, {either}, got {came}.")
+    if sample_weight.device != logits.device:
+        raise ValueError(
+            f"The sample_weight is on {sample_weight.device}, the logits are on {logits.device}. Move one."
+        )
+
+
+def _of_samples(sample_weight: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
+    """Weights of samples, or of their positions, in a shape that multiplies the losses."""
+    sample_weight = sample_weight.to(losses.dtype)
+    if sample_weight.ndim == 1:
+        return sample_weight.view(-1, *[1] * (losses.ndim - 1))
+    if losses.ndim == logits.ndim:
+        return sample_weight.unsqueeze(1)
+    if losses.shape == sample_weight.shape:
+        return sample_weight
+    raise ValueError("This loss pools positions, so a weight is one of a row: sample_weight of shape (N,).")
 
 
 def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
@@ -272,15 +440,16 @@ def _per_output(name: str, values: Any, task: Task) -> Tensor | None:
         given = torch.as_tensor(values, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a list of numbers, one per output, got {values!r}.") from None
+    width = len(task.output_names)
     if name == "pos_weight" and given.ndim == 0:
-        given = given.expand(task.num_outputs)
-    if given.shape != (task.num_outputs,):
+        given = given.expand(width)
+    if given.shape != (width,):
         fix = ""
-        if task.num_outputs == 1 and given.shape == (2,):
+        if width == 1 and given.shape == (2,) and name == "weight":
             ratio = f"{given[1] / given[0]:g}" if given[0] else "..."
             fix = f" To weigh the positive class against the negative one use pos_weight={ratio}."
         raise ValueError(
-            f"{name} must have one value per output, shape ({task.num_outputs},) for {task.describe()}, "
+            f"{name} must have one value per output, shape ({width},) for {task.describe()}, "
             f"got shape {tuple(given.shape)}.{fix}"
         )
     bad = ~((given >= 0) & (given <= MOST_WEIGHT))
@@ -290,4 +459,18 @@ def _per_output(name: str, values: Any, task: Task) -> Tensor | None:
         raise ValueError(f"{name} must be finite and at least 0, got {given[i]:g}{label}.")
     if not bool((given > 0).any()):
         raise ValueError(f"{name} is 0 for every output: nothing would be learned.")
+    if name == "prior":
+        _check_prior(given, task)
     return given.clone()
+
+
+def _check_prior(prior: Tensor, task: Task) -> None:
+    if not bool(((prior > 0) & (prior < 1)).all()):
+        i = int((~((prior > 0) & (prior < 1))).nonzero()[0])
+        raise ValueError(
+            f"prior must be shares between 0 and 1, both excluded, got {prior[i]:g} for "
+            f"{task.output_names[i]!r}."
+        )
+    total = float(prior.sum())
+    if task.activation == "softmax" and abs(total - 1) > 1e-3:
+        raise ValueError(f"prior must be the classes' shares, which sum to 1, got a sum of {total:g}.")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from .counts import LabelCounts
 from .criterion import Loss
-from .data.counts import LabelCounts
 from .data.module import TensorData
 from .names import some
 from .optim import best_mode

@@ -97,6 +97,6 @@ def warn_of_no_positives(names: list[str], task: Any, split: str) -> None:
     kind, means = ("labels", "f1_macro, auroc, map") if labels else ("classes", "auroc, map")
     warn(
         "no_positives",
-        f"{len(names)} of {task.num_outputs} {kind} have no positive in the {split} split and are in no "
-        f"macro mean ({means}): {some(names)}.",
+        f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are in "
+        f"no macro mean ({means}): {some(names)}.",
     )

@@ -120,7 +120,7 @@ def check_task(task: Task, target: Any) -> Tensor:
         encoded = task.encode(target)
         # indices of a sequence, or a 0/1 matrix of another width than declared?
         indices = task.activation == "softmax" and encoded.ndim == 2 and not encoded.is_floating_point()
-        if indices and task.num_outputs > 2 and encoded.numel() and int(encoded.max()) <= 1:
+        if indices and task.num_probabilities > 2 and encoded.numel() and int(encoded.max()) <= 1:
             raise ValueError(
                 f"The target of shape {tuple(encoded.shape)} holds 0 and 1 alone, as a matrix of "
                 f"{encoded.shape[1]} labels does, but the task is {task.describe()}."

@@ -34,14 +34,14 @@ class TaskMetric(Metric):
         """Take in a batch.
 
         Args:
-            probabilities: (N, num_outputs, ...).
+            probabilities: (N, num_probabilities, ...).
             target: As `task.encode` returns it.
             decisions: As `task.decide` returns them, where they are known.
 
         Raises:
             ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
         """
-        self.task.check_outputs(probabilities, "probabilities")
+        self.task.check_probabilities(probabilities)
         self.task.check_target(target, probabilities)
         if probabilities.device.type == "cpu" and not in_unit(probabilities):
             # NaN is no value outside: a net that diverged has metrics, which are NaN
@@ -106,7 +106,7 @@ class TaskMetric(Metric):
 
 def _made(task: Task, name: str) -> Metric:
     kind, options = METRICS[task.name][name]
-    width = {task.width_field: task.num_outputs} if task.width_field else {}
+    width = {task.width_field: task.num_probabilities} if task.width_field else {}
     # arguments are not validated: it would sync with the device, and `update` looks at what matters
     return kind(**options, **width, ignore_index=IGNORE_INDEX, validate_args=False)
 

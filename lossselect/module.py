@@ -330,7 +330,8 @@ def _check_torch_loss(loss: Any, task: Task) -> None:
 
 
 def _check_made_for(loss: Loss, task: Task) -> None:
-    if (loss.task.activation, loss.task.num_outputs) != (task.activation, task.num_outputs):
+    made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
+    if made != given:
         raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
     from torch import nn
 
-    from .data.counts import LabelCounts
+    from .counts import LabelCounts
     from .data.splits import Splits
     from .tasks import Task
 

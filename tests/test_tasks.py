@@ -517,3 +517,124 @@ def test_decode_of_rows_that_are_missing_and_of_what_is_no_decision():
         task.decode(torch.zeros(1, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="decode takes class indices, not probabilities"):
         ls.Multiclass(2).decode(torch.tensor([[0.2, 0.8]]))
+
+
+class TestOrderedClasses:
+    def test_probabilities_are_those_of_corn(self):
+        task = ls.Multiclass(4, ordered=True)
+        assert task.num_outputs == 3
+        assert task.num_probabilities == 4
+        logits = torch.randn(5, 3, dtype=torch.float64)
+        above = logits.sigmoid().cumprod(1)  # P(y > 0), P(y > 1), P(y > 2)
+        want = torch.cat([torch.ones(5, 1), above], 1) - torch.cat([above, torch.zeros(5, 1)], 1)
+        torch.testing.assert_close(task.probabilities(logits), want)
+
+    def test_cross_entropy_is_corns_loss(self):
+        """Shi et al.: a BCE of output k for the samples of class k or above, is y above k?"""
+        task = ls.Multiclass(4, ordered=True)
+        logits, labels = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, -100])
+        total = 0
+        for k in range(3):
+            of_them = labels >= k
+            total += torch.nn.functional.binary_cross_entropy_with_logits(
+                logits[of_them, k], (labels[of_them] > k).double(), reduction="sum"
+            )
+        torch.testing.assert_close(ls.select_loss(task)(logits, labels), total / 8)
+
+    def test_decides_by_the_median(self):
+        task = ls.Multiclass(3, ordered=True)
+        assert task.decide(torch.tensor([[0.4, 0.25, 0.35], [0.5, 0.5, 0], [0.1, 0.1, 0.8]])).tolist() == [
+            1,
+            0,
+            2,
+        ]
+        assert task.predict(torch.tensor([[10.0, 10.0], [-10.0, 10.0]])).tolist() == [2, 0]
+
+    def test_every_softmax_loss_takes_it(self):
+        task = ls.Multiclass(3, ordered=True)
+        for name, forms in ls.LOSSES.items():
+            if "softmax" not in forms:
+                continue
+            more = (4,) if name == "dice" else ()
+            options = {"prior": [0.2, 0.3, 0.5]} if name == "logit_adjusted" else {}
+            loss = ls.select_loss(task, name, weight=[1, 2, 3], label_smoothing=0.1, **options)
+            logits = (20 * torch.randn(6, 2, *more)).requires_grad_()
+            target = torch.randint(0, 3, (6, *more))
+            for y in (target, torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()):
+                loss(logits, y).backward()
+                assert logits.grad.isfinite().all()
+
+    def test_extremes_are_finite(self):
+        task = ls.Multiclass(3, ordered=True)
+        logits = torch.tensor([[6e4, -6e4], [-6e4, 6e4], [1e4, 1e4]], requires_grad=True)
+        ls.select_loss(task)(logits, torch.tensor([0, 2, 1])).backward()
+        assert logits.grad.isfinite().all()
+        assert task.probabilities(logits).isfinite().all()
+
+    def test_messages_and_plain_values(self):
+        task = ls.Multiclass(3, ordered=True, class_names=("low", "mid", "high"))
+        assert task.describe() == "multiclass with 3 ordered classes"
+        assert ls.make_task(**task.to_dict()) == task
+        with pytest.raises(
+            ValueError, match=r"shape \(4, 3\), but multiclass with 3 ordered classes needs \(N, 2\)"
+        ):
+            ls.select_loss(task)(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+        with pytest.raises(TypeError, match="ordered must be true or false, got 'yes'"):
+            ls.Multiclass(3, ordered="yes")
+
+
+class TestDecisions:
+    def test_at_least(self):
+        task = ls.Multilabel(3, threshold=(0.5, 0.3, 0.9), at_least=1)
+        rows = torch.tensor([[0.1, 0.1, 0.6], [0.6, 0.4, 0.1], [0.4, 0.1, 0.1]])
+        assert task.decide(rows).tolist() == [[0, 1, 0], [1, 1, 0], [1, 0, 0]]
+
+    def test_top_k(self):
+        task = ls.Multilabel(4, top_k=2, threshold=0.99)
+        assert task.decide(torch.tensor([[0.1, 0.4, 0.3, 0.2]])).tolist() == [[0, 1, 1, 0]]
+        assert ls.make_task(**task.to_dict()) == task
+        trailing = torch.rand(2, 4, 5)
+        assert task.decide(trailing).sum(1).eq(2).all()
+
+    def test_decision_weight(self):
+        task = ls.Multiclass(2, decision_weight=(1, 3))
+        assert task.decide(torch.tensor([[0.7, 0.3], [0.8, 0.2]])).tolist() == [1, 0]
+        assert ls.make_task(**task.to_dict()) == task
+
+    def test_temperature(self):
+        logits = torch.tensor([[2.0, -1.0]])
+        for task in (ls.Multilabel(2, temperature=2.0), ls.Multiclass(2, temperature=2.0)):
+            cold = ls.make_task(**{**task.to_dict(), "temperature": 1.0})
+            torch.testing.assert_close(task.probabilities(logits), cold.probabilities(logits / 2))
+            assert torch.equal(
+                ls.select_loss(task)(logits, task.encode([[1, 0]])),
+                ls.select_loss(cold)(logits, cold.encode([[1, 0]])),
+            )
+        per_label = ls.Multilabel(2, temperature=(1, 4))
+        torch.testing.assert_close(per_label.probabilities(logits), torch.tensor([[2.0, -0.25]]).sigmoid())
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: ls.Multilabel(3, top_k=4), "top_k must be a whole number from 1 to 3, got 4."),
+            (lambda: ls.Multilabel(3, at_least=-1), "at_least must be a whole number from 0 to 3, got -1."),
+            (lambda: ls.Multilabel(3, at_least=1, top_k=2), "at_least has no effect beside top_k"),
+            (
+                lambda: ls.Multilabel(3, temperature=(1, 2)),
+                "temperature must be one number or one per output (3), got 2",
+            ),
+            (lambda: ls.Multilabel(2, temperature=(1, 0)), "temperature for output 1 must be above 0"),
+            (lambda: ls.Multiclass(2, temperature=-1), "temperature must be a number of at least 0, got -1"),
+            (
+                lambda: ls.Multiclass(2, decision_weight=(1,)),
+                "decision_weight must have one number per class (2), got 1",
+            ),
+            (
+                lambda: ls.Multiclass(2, decision_weight=(1, 0)),
+                "decision_weight for class 1 must be a number between",
+            ),
+        ],
+    )
+    def test_what_cannot_be(self, make, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make()

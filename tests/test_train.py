@@ -171,7 +171,7 @@ MISTAKES = [
     (["task=binary", "loss=focl"], "There is no loss 'focl'. Did you mean 'focal'?"),
     (
         ["task=binary", "loss=focal", "loss.gama=2"],
-        "'loss.gama'. Did you mean 'gamma'? loss=focal has: alpha, gamma",
+        "'loss.gama'. Did you mean 'gamma'? loss=focal has: alpha, beta, gamma",
     ),
     (["task=binary", "loss.gamma=2"], "gamma is an option of loss=focal."),
     (["task=binary", "trainer.max_epoch=3"], "'trainer.max_epoch'. Did you mean 'max_epochs'?"),
@@ -539,7 +539,7 @@ def test_help_is_for_people(command):
     assert code == 0
     for words in (
         "task=multilabel",
-        "loss       cross_entropy, focal",
+        "loss       cross_entropy, one_vs_rest, focal",
         "metrics.json",
         "trainer.max_epochs=10",
     ):

@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from ..counts import LabelCounts, count_lists, count_target
 from ..guards import warn, warn_of_absent, warn_of_single_labels
+from ..label_lists import LabelLists
 from ..names import some
 from ..tasks import Task
-from .counts import LabelCounts, count_labels
 
 if TYPE_CHECKING:
     from .splits import Splits
@@ -21,7 +22,7 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     Raises:
         ValueError: a split without rows or without labels, or a train split of one class alone.
     """
-    counts = count_labels(task, splits)
+    counts = _count_splits(task, splits)
     for split, count in counts.items():
         if not count.rows:
             raise ValueError(f"The {split} split has no rows.")
@@ -32,6 +33,14 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
         warn_of_single_labels()
     _warn_of_duplicates(splits)
     return counts
+
+
+def _count_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
+    labels = splits.labels
+    if isinstance(labels, LabelLists):
+        return {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}
+    target = task.encode(labels)
+    return {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
 
 
 def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from ..counts import LabelCounts
 from ..infer import check_task
 from ..label_lists import LabelLists
 from ..tasks import Task
 from .batches import LabelRows, TensorBatches
 from .checks import check_splits
-from .counts import LabelCounts
 from .splits import Splits
 
 

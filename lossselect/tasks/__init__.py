@@ -36,10 +36,10 @@ def make_task(
 
     Args:
         name: "binary", "multiclass" or "multilabel".
-        num_outputs: Width of the head: the number of classes or labels, 1 for binary. Left out,
-            it is the number of class names.
+        num_outputs: The number of classes or labels, 1 for binary: the width of the head, but for ordered
+            classes. Left out, it is the number of class names.
         class_names: As the task takes them.
-        options: `missing` and, where the task has one, `threshold`.
+        options: The task's own: `missing`, `threshold`, `temperature`, `ordered`, ...
 
     Raises:
         ValueError: an unknown name or option, a width that the task cannot have.

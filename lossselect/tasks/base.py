@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ class Task(ABC):
 
     class_names: Sequence[str] | None = None
     missing: float | None = None
+    temperature: float | Sequence[float] = 1.0
 
     name: ClassVar[str]
     activation: ClassVar[str]
@@ -52,6 +54,10 @@ class Task(ABC):
                     f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
                     "such as -1."
                 )
+        self._set("temperature", self._checked_temperature())
+
+    def _checked_temperature(self) -> float | tuple[float, ...]:
+        return temperature_of(self.temperature)
 
     def _unnamed(self, target: Any) -> Any:
         """Class names in a target as the numbers that they stand for; anything else as it is."""
@@ -85,8 +91,13 @@ class Task(ABC):
         """Width of the head."""
 
     @property
-    def _num_names(self) -> int:
+    def num_probabilities(self) -> int:
+        """How many probabilities there are of a sample: `num_outputs`, but for ordered classes."""
         return self.num_outputs
+
+    @property
+    def _num_names(self) -> int:
+        return self.num_probabilities
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,8 +106,8 @@ class Task(ABC):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The name of what each output is the probability of; for binary the positive class's."""
-        return self.names[-self.num_outputs :]
+        """The name of what each probability is of; for binary the positive class's."""
+        return self.names[-self.num_probabilities :]
 
     @abstractmethod
     def describe(self) -> str:
@@ -115,17 +126,29 @@ class Task(ABC):
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
-        """The decision that follows from probabilities (N, num_outputs, ...)."""
+        """The decision that follows from probabilities (N, num_probabilities, ...)."""
 
     @abstractmethod
     def decode(self, prediction: Tensor) -> list[Any]:
         """Class names in place of a prediction's numbers, an entry per row."""
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The activation of the logits, in float32 or wider, of the same shape."""
+    def scores(self, logits: Tensor) -> Tensor:
+        """What activation and loss take, (N, num_probabilities, ...): the logits, but for ordered classes."""
+        return logits
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """The scores over the temperature, in float32 or wider: what the activation is taken of."""
         self.check_logits(logits)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(1)
+        scores = self.scores(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        return scores if self.temperature == 1 else scores / constant(self.temperature, scores)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """sigmoid or softmax of the logits over the temperature, in float32 or wider, of the same shape.
+
+        For ordered classes they are num_classes, from num_classes - 1 logits.
+        """
+        scores = self.calibrated(logits)
+        return scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(1)
 
     def predict(self, logits: Tensor) -> Tensor:
         """0/1 (N, 1, ...) for binary, class index (N, ...), 0/1 per label (N, L, ...); long."""
@@ -133,11 +156,13 @@ class Task(ABC):
 
     def check_logits(self, logits: Tensor) -> None:
         """ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
-        self.check_outputs(logits, "logits")
+        self._check_width_of(logits, "logits", self.num_outputs)
 
-    def check_outputs(self, outputs: Tensor, what: str) -> None:
-        """ValueError unless `outputs`, logits or probabilities, are floats (N, num_outputs, ...)."""
-        width = self.num_outputs
+    def check_probabilities(self, probabilities: Tensor) -> None:
+        """ValueError unless they are floats of shape (N, num_probabilities, ...)."""
+        self._check_width_of(probabilities, "probabilities", self.num_probabilities)
+
+    def _check_width_of(self, outputs: Tensor, what: str, width: int) -> None:
         if outputs.is_floating_point() and outputs.ndim >= 2 and outputs.shape[1] == width:
             return
         fix = "Build its last layer with task.num_outputs."
@@ -162,7 +187,8 @@ class Task(ABC):
         if not isinstance(target, Tensor):
             raise TypeError(f"The target is a {type(target).__name__}, no tensor: pass task.encode(target).")
         index = self.activation == "softmax" and not target.is_floating_point()
-        shape = outputs.shape[:1] + outputs.shape[2:] if index else outputs.shape
+        columns = () if index else (self.num_probabilities,)
+        shape = torch.Size((len(outputs), *columns, *outputs.shape[2:]))
         dtype_fits = target.dtype == torch.long if index else target.is_floating_point()
         if target.shape != shape or not dtype_fits:
             fix = "Pass task.encode(target), and a row of outputs for each row of the target."
@@ -188,7 +214,7 @@ class Task(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `make_task(**values)` makes the task again."""
-        values: dict[str, Any] = {"name": self.name, "num_outputs": self.num_outputs}
+        values: dict[str, Any] = {"name": self.name, "num_outputs": self.num_probabilities}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != self.width_field:
@@ -206,6 +232,28 @@ class Task(ABC):
 def along_classes(values: Tensor, like: Tensor) -> Tensor:
     """A value per class (C,) as (1, C, 1, ...), on the device and in the dtype of `like`."""
     return values.to(like).view(1, -1, *[1] * (like.ndim - 2))
+
+
+def constant(values: float | Sequence[float], like: Tensor) -> float | Tensor:
+    """A number as it is, one for each class as (1, C, 1, ...) on the device and in the dtype of `like`."""
+    if not isinstance(values, tuple):
+        return values  # type: ignore[return-value]
+    return along_classes(_on_device(values, like.dtype, like.device), like)
+
+
+@lru_cache(maxsize=16)
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Once, not in every step: a copy to a device makes it wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def temperature_of(value: Any, which: str = "") -> float:
+    """A temperature, checked."""
+    given = number(f"temperature{which}", value.item() if hasattr(value, "item") else value, 0)
+    if given == 0:
+        raise ValueError(f"temperature{which} must be above 0.")
+    return given
 
 
 def decisions(task: Task, prediction: Tensor) -> Tensor:

@@ -2,17 +2,17 @@
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..label_values import IGNORE_INDEX
+from ..names import whole
 from ..targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
-from .base import Task, along_classes, decisions, take
+from .base import Task, constant, decisions, take, temperature_of
 
 COLUMNS = "Declare as many labels as there are columns."
 
@@ -27,16 +27,11 @@ class _Sigmoid(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("threshold", _checked_threshold(self.threshold, self.num_outputs))
+        self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, _threshold_of))
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0: long, of the same shape."""
-        threshold: Any = self.threshold
-        if isinstance(threshold, tuple):
-            threshold = along_classes(
-                _on_device(threshold, probabilities.dtype, probabilities.device), probabilities
-            )
-        return (probabilities >= threshold).long()
+        return (probabilities >= constant(self.threshold, probabilities)).long()
 
     def harden(self, target: Tensor) -> Tensor:
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
@@ -87,6 +82,7 @@ class Binary(_Sigmoid):
         class_names: The negative class's name, then the positive one's.
         missing: A value that marks a missing label, besides NaN.
         threshold: The least probability that is called positive, in [0, 1].
+        temperature: By which the logit is divided before the sigmoid, > 0.
 
     Raises:
         ValueError: not two distinct names, a threshold outside [0, 1], `missing` in [0, 1].
@@ -158,6 +154,9 @@ class Multilabel(_Sigmoid):
         missing: A value that marks a missing label, besides NaN.
         threshold: The least probability at which a label is called there, in [0, 1]: one for all
             labels or one each.
+        temperature: By which logits are divided before the sigmoid, > 0: one for all labels or one each.
+        at_least: So many labels each row is given, the nearest to their thresholds where fewer reach them.
+        top_k: Give each row its k most probable labels, whatever the thresholds are.
 
     Raises:
         ValueError: no labels, names or thresholds that do not match, `missing` in [0, 1].
@@ -169,6 +168,8 @@ class Multilabel(_Sigmoid):
     """
 
     num_labels: int
+    at_least: int = field(default=0, kw_only=True)
+    top_k: int | None = field(default=None, kw_only=True)
 
     name: ClassVar[str] = "multilabel"
     monitor: ClassVar[str] = "map"
@@ -179,6 +180,27 @@ class Multilabel(_Sigmoid):
     def __post_init__(self) -> None:
         self._check_width(1)
         super().__post_init__()
+        self._set("at_least", whole("at_least", self.at_least, 0, self.num_labels))
+        if self.top_k is not None:
+            self._set("top_k", whole("top_k", self.top_k, 1, self.num_labels))
+            if self.at_least:
+                raise ValueError("at_least has no effect beside top_k, which gives each row k labels.")
+
+    def _checked_temperature(self) -> float | tuple[float, ...]:
+        return per_output("temperature", self.temperature, self.num_labels, temperature_of)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """1 where the probability is at least the threshold, else 0: long, of the same shape.
+
+        With `at_least` each row's nearest to their thresholds as well; with `top_k` the k most probable.
+        """
+        if self.top_k is not None:
+            return _largest(probabilities, self.top_k)
+        decided = super().decide(probabilities)
+        if not self.at_least:
+            return decided
+        margin = probabilities - constant(self.threshold, probabilities)
+        return decided | _largest(margin, self.at_least)
 
     @property
     def num_outputs(self) -> int:
@@ -225,28 +247,34 @@ class Multilabel(_Sigmoid):
         ]
 
 
-@lru_cache(maxsize=16)
-def _on_device(thresholds: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Once, not in every step: a copy to a device makes it wait."""
-    with torch.inference_mode(False):
-        return torch.tensor(thresholds, dtype=dtype, device=device)
+def _largest(values: Tensor, k: int) -> Tensor:
+    """1 at the k largest values of each row, else 0."""
+    return torch.zeros_like(values, dtype=torch.long).scatter_(1, values.topk(k, 1).indices, 1)
 
 
-def _checked_threshold(value: Any, count: int) -> float | tuple[float, ...]:
+def per_output(name: str, value: Any, count: int, checked: Callable[..., float]) -> float | tuple[float, ...]:
+    """One number, or one for each output, checked.
+
+    Args:
+        name: What messages call it.
+        value: As the user gave it.
+        count: How many outputs there are.
+        checked: Takes a number, and of several " for output 3".
+    """
     if isinstance(value, numbers.Real):
-        return _probability(value)
+        return checked(value)
     # what has no order, or names of its own, would be taken apart wrongly
     if isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__iter__"):
-        raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}.")
+        raise TypeError(f"{name} must be a number or a list of numbers, got {value!r}.")
     if getattr(value, "ndim", 1) == 0:
-        return _probability(value.item())
-    given = tuple(_probability(entry, f" for output {i}") for i, entry in enumerate(value))
+        return checked(value.item())
+    given = tuple(checked(entry, f" for output {i}") for i, entry in enumerate(value))
     if len(given) != count:
-        raise ValueError(f"threshold must be one number or one per output ({count}), got {len(given)}.")
+        raise ValueError(f"{name} must be one number or one per output ({count}), got {len(given)}.")
     return given
 
 
-def _probability(value: Any, which: str = "") -> float:
+def _threshold_of(value: Any, which: str = "") -> float:
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}{which}.")

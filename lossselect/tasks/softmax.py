@@ -1,15 +1,18 @@
 """The task of exactly one of several classes: multiclass."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ..label_values import IGNORE_INDEX
+from ..names import number
 from ..targets import as_tensor, distribution, refuse
-from .base import Task, take
+from .base import Task, constant, take
 
 HALF = {torch.bfloat16: 256, torch.float16: 2048}
 """Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
@@ -26,9 +29,15 @@ class Multiclass(Task):
         num_classes: C, at least 2.
         class_names: C distinct names.
         missing: A value that marks a missing label, besides NaN. None is assumed: not -100 either.
+        temperature: By which logits are divided before the softmax, > 0.
+        decision_weight: C factors > 0 of the probabilities before the largest is taken: 1 over the classes'
+            shares decides for the balanced error.
+        ordered: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
+            the log-odds of a class above k among those of at least k (CORN, Shi et al., 2023,
+            arXiv:2111.08851), and the decision is the median of the classes' probabilities.
 
     Raises:
-        ValueError: fewer than 2 classes, names that do not match, `missing` that is a class.
+        ValueError: fewer than 2 classes, names or factors that do not match, `missing` that is a class.
 
     Example:
         >>> task = Multiclass(3)
@@ -39,6 +48,8 @@ class Multiclass(Task):
     """
 
     num_classes: int
+    ordered: bool = field(default=False, kw_only=True)
+    decision_weight: Sequence[float] | None = field(default=None, kw_only=True)
 
     name: ClassVar[str] = "multiclass"
     activation: ClassVar[str] = "softmax"
@@ -49,14 +60,34 @@ class Multiclass(Task):
 
     def __post_init__(self) -> None:
         self._check_width(2)
+        if not isinstance(self.ordered, bool):
+            raise TypeError(f"ordered must be true or false, got {self.ordered!r}.")
         super().__post_init__()
+        if self.decision_weight is not None:
+            self._set("decision_weight", _checked_factors(self.decision_weight, self.num_classes))
 
     @property
     def num_outputs(self) -> int:
+        return self.num_classes - 1 if self.ordered else self.num_classes
+
+    @property
+    def num_probabilities(self) -> int:
         return self.num_classes
 
     def describe(self) -> str:
-        return f"multiclass with {self.num_classes} classes"
+        return f"multiclass with {self.num_classes} {'ordered ' if self.ordered else ''}classes"
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The logits; of ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid(logits).
+
+        These are logits of the same classes, as softmax leaves log-probabilities what they are: every
+        softmax loss takes them, and cross-entropy is CORN's likelihood, a mean over samples.
+        """
+        if not self.ordered:
+            return logits
+        end = torch.zeros_like(logits[:, :1])
+        above = logsigmoid(logits).cumsum(1)
+        return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
 
     def encode(self, target: Any) -> Tensor:
         """long (N, ...) class indices, or float (N, C, ...) for soft labels.
@@ -140,14 +171,28 @@ class Multiclass(Task):
         return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """Index of the most probable class: long (N, ...)."""
-        return probabilities.argmax(1)
+        """Index of the most probable class, of the median of ordered ones: long (N, ...)."""
+        if self.decision_weight is not None:
+            probabilities = probabilities * constant(self.decision_weight, probabilities)
+        if not self.ordered:
+            return probabilities.argmax(1)
+        below = probabilities.cumsum(1)[:, :-1]
+        return (below < 0.5 * probabilities.sum(1, keepdim=True)).sum(1)
 
     def decode(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.is_floating_point():
             raise ValueError("decode takes class indices, not probabilities: task.predict(logits).")
         return take(self.names, prediction.tolist())
+
+
+def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
+    if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
+        raise TypeError(f"decision_weight must be a list of {count} numbers, got {values!r}.")
+    given = tuple(number(f"decision_weight for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values))
+    if len(given) != count:
+        raise ValueError(f"decision_weight must have one number per class ({count}), got {len(given)}.")
+    return given
 
 
 def _sequence_hint(values: set[float]) -> str:

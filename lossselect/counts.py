@@ -1,0 +1,129 @@
+"""What labels say of themselves: how many there are of each class, and how many are missing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .label_lists import LabelLists
+from .tasks import IGNORE_INDEX, Task, as_task
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Counts of labels; of rows, and with trailing dimensions of pixels or time steps.
+
+    Args:
+        rows: How many rows there are.
+        positives: (len(task.names),) how many are of each class, or have each label. A soft label counts
+            as its likelier value.
+        negatives: (len(task.names),) how many are known not to be, or not to have it.
+        missing: How many entries are not known: of rows, or of rows times labels.
+        single: Whether each row that is known has exactly one label.
+        mass: (len(task.names),) the sums of the labels; `positives` where none is soft.
+        soft: Whether some are soft.
+    """
+
+    rows: int
+    positives: np.ndarray
+    negatives: np.ndarray
+    missing: int
+    single: bool
+    mass: np.ndarray
+    soft: bool = False
+
+    @property
+    def known(self) -> np.ndarray:
+        """(len(task.names),) of how many it is known."""
+        return self.positives + self.negatives
+
+    @property
+    def cardinality(self) -> float:
+        """Labels a row, where they are known."""
+        known = self.rows - self.missing / len(self.positives)
+        return float(self.positives.sum() / known) if known else float("nan")
+
+    @property
+    def imbalance(self) -> float:
+        """The largest count over the smallest one that is not 0; NaN where there is none."""
+        there = self.positives[self.positives > 0]
+        return float(there.max() / there.min()) if len(there) else float("nan")
+
+    def __add__(self, other: "LabelCounts") -> "LabelCounts":
+        return LabelCounts(
+            self.rows + other.rows,
+            self.positives + other.positives,
+            self.negatives + other.negatives,
+            self.missing + other.missing,
+            self.single and other.single,
+            self.mass + other.mass,
+            self.soft or other.soft,
+        )
+
+
+def count_labels(task: Task, labels: Any) -> LabelCounts:
+    """Count a split's labels: what weights, priors and the first bias are made of.
+
+    Args:
+        task: Whose labels they are.
+        labels: Of any form that `task.encode` takes, or a `LabelLists`.
+
+    Raises:
+        ValueError, TypeError: labels that do not fit the task.
+
+    Example:
+        >>> from lossselect import Multilabel
+        >>> count_labels(Multilabel(2), [[1, 0], [1, 1], [1, float("nan")]]).positives.tolist()
+        [3, 1]
+    """
+    task = as_task(task)
+    if isinstance(labels, LabelLists):
+        return count_lists(labels, np.arange(len(labels)))
+    return count_target(task, task.encode(labels))
+
+
+def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
+    """The counts of batch after batch, targets as a loader gives them; None where there is no batch."""
+    total: LabelCounts | None = None
+    for target in targets:
+        counts = count_labels(task, target.cpu() if isinstance(target, Tensor) else target)
+        total = counts if total is None else total + counts
+    return total
+
+
+def count_lists(labels: LabelLists, rows: np.ndarray) -> LabelCounts:
+    """The counts of some rows of lists."""
+    positives, gone = labels.counts(rows), int(labels.missing[rows].sum())
+    lengths = (labels.offsets[rows + 1] - labels.offsets[rows])[~labels.missing[rows]]
+    single = bool((lengths == 1).all())
+    negatives = len(rows) - gone - positives
+    return LabelCounts(len(rows), positives, negatives, gone * labels.num_labels, single, positives * 1.0)
+
+
+def count_target(task: Task, target: Tensor) -> LabelCounts:
+    """The counts of a canonical target."""
+    truth = task.harden(target).cpu().numpy()
+    known = truth != IGNORE_INDEX
+    missing, rows = int((~known).sum()), len(truth)
+    if task.width_field == "num_labels":
+        positives = _per_label(truth == 1)
+        negatives = _per_label(known) - positives
+        whole = known.all(1)
+        single = truth.ndim == 2 and bool(((truth[whole] == 1).sum(1) == 1).all())
+    else:
+        positives = np.bincount(truth[known].ravel(), minlength=len(task.names))
+        negatives, single = positives.sum() - positives, True
+    mass, soft = positives * 1.0, False
+    if target.is_floating_point():
+        values = target.double().cpu().numpy()
+        soft = bool(((values > 0) & (values < 1)).any())
+        mass = _per_label(np.nan_to_num(values))
+        if len(mass) < len(positives):  # of binary's two classes the first one has no output
+            mass = np.concatenate([known.sum() - mass, mass])
+    return LabelCounts(rows, positives, negatives, missing, single, mass, soft)
+
+
+def _per_label(values: np.ndarray) -> np.ndarray:
+    return values.sum(axis=tuple(i for i in range(values.ndim) if i != 1))
