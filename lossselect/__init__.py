@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .counts import LabelCounts, count_labels
     from .criterion import Loss, select_loss
+    from .decision import fit_decision
     from .guards import GuardWarning, allow
     from .infer import check_task, infer_task
     from .label_lists import LabelLists
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .losses import LOSSES
     from .metrics import make_metrics
     from .module import TaskModule
+    from .rules import propose_loss
     from .tasks import (
         TASKS,
         Binary,
@@ -43,6 +45,8 @@ _HOME = {
     "infer_task": "infer",
     "LOSSES": "losses",
     "Loss": "criterion",
+    "fit_decision": "decision",
+    "propose_loss": "rules",
     "LabelCounts": "counts",
     "count_labels": "counts",
     "select_loss": "criterion",
@@ -66,9 +70,11 @@ __all__ = [
     "allow",
     "check_task",
     "count_labels",
+    "fit_decision",
     "infer_task",
     "make_metrics",
     "make_task",
+    "propose_loss",
     "select_loss",
 ]
 

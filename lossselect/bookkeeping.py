@@ -1,5 +1,6 @@
 """What must happen in every run, also where a subclass overrides a hook and forgets super()."""
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -7,11 +8,14 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from .checkpoint import check_same_task, keep
+from .counts import LabelCounts, count_batches
 from .criterion import Loss
 from .data.module import TensorData
 from .guards import warn_of_no_positives
+from .head import set_head_bias
 from .watch import check_end
 
 if TYPE_CHECKING:
@@ -29,6 +33,15 @@ class Bookkeeping(Callback):
         warnings.filterwarnings(
             "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
         )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if pl_module.head_bias == "zero" and trainer.ckpt_path is None:
+            set_head_bias(pl_module, pl_module.task, torch.zeros(pl_module.task.num_outputs))
+            pl_module.head_bias = None
+        if trainer.ckpt_path is not None:
+            pl_module.head_bias = None  # a run that goes on has its bias
+        if pl_module.needs_counts:
+            pl_module.use_counts(_counts_of(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.train_epoch.reset()
@@ -74,6 +87,25 @@ class Bookkeeping(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_same_task(checkpoint, pl_module.task)
+
+
+def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts:
+    """The train split's counts, by one pass through the loader where no data module of ours has them."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if isinstance(data, TensorData):
+        return data.counts["train"]
+    trainer.fit_loop.setup_data()
+    loader = trainer.train_dataloader
+    if not math.isfinite(trainer.num_training_batches):
+        raise ValueError(
+            "Loss or head_bias wait for the counts of the train labels, and a loader without an end cannot "
+            "be counted: module.use_counts(lossselect.count_labels(task, labels)) before fit."
+        )
+    with isolate_rng():  # the epochs' order is the same with and without
+        counts = count_batches(module.task, (module._encoded(batch).target for batch in loader or ()))
+    if counts is None or not counts.known.any():
+        raise ValueError("The train loader has no label that is known: nothing can be learned from it.")
+    return counts
 
 
 def _log(module: "TaskModule", epoch: "Epoch") -> None:

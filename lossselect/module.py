@@ -6,20 +6,26 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
-from .criterion import Loss, divide, select_loss
+from .counts import LabelCounts
+from .criterion import Loss, check_sample_weight, divide, select_loss
 from .epoch import Epoch
+from .head import HEAD_BIAS, set_head_bias
 from .losses import LOSSES
-from .names import split_name
+from .mixing import INDEX_ONLY, make_mix
+from .names import lookup, split_name
 from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from .rules import AutoLoss
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task
 from .watch import OutputWatch
+from .weights import prior_logits, prior_of
 
 
 class TaskModule(Recorded, LightningModule):
@@ -33,11 +39,18 @@ class TaskModule(Recorded, LightningModule):
         task: What the head decides: `Binary()`, `Multiclass(10)`, `Multilabel(14)`.
         net: A module that returns raw logits, or a net of ours by name and plain values, such as
             `{"name": "mlp", "num_features": 8}`.
-        loss: A name of `LOSSES`, `{"name": ..., **options}`, or any callable that takes logits and
-            the canonical target and returns a scalar.
+        loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `propose_loss`), or any callable
+            that takes logits and the canonical target and returns a scalar.
         optimizer: "SGD" or `{"name": "SGD", "lr": 0.1}` (a class of torch.optim), a callable that takes
             the parameters, or None for AdamW with lr 1e-3.
         scheduler: The same for torch.optim.lr_scheduler and a callable that takes the optimizer.
+        head_bias: "prior" lets the last layer's bias start from the shares of the train labels, so that the
+            first loss is about their entropy; "zero" from 0; None leaves it.
+        mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`: what becomes of a batch in training.
+
+    What the train labels tell (`loss="auto"`, `weight="balanced"`, `pos_weight="auto"`, `head_bias="prior"`)
+    is counted when fit starts: by the data module, where it is one of ours, else by one pass through the
+    train loader. `use_counts` takes it from elsewhere.
 
     Raises:
         ValueError: a loss or an option that does not fit the task; at the first batch, logits or
@@ -63,6 +76,8 @@ class TaskModule(Recorded, LightningModule):
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         optimizer: OptimizerSpec = None,
         scheduler: SchedulerSpec = None,
+        head_bias: str | None = None,
+        mix: str | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         # for loggers, which write them as text
@@ -71,6 +86,11 @@ class TaskModule(Recorded, LightningModule):
         self.net = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
+        if head_bias is not None:
+            lookup(dict.fromkeys(HEAD_BIAS), head_bias, "head_bias")
+        self.head_bias = head_bias
+        self.mix = make_mix(mix)
+        _check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
         self.watch = OutputWatch()
         self.task = task
@@ -82,7 +102,7 @@ class TaskModule(Recorded, LightningModule):
 
     @task.setter
     def task(self, task: Task) -> None:
-        if isinstance(self.criterion, Loss):
+        if isinstance(self.criterion, Loss | AutoLoss):
             _check_made_for(self.criterion, task)
             self.criterion.task = task
         self._task = task
@@ -100,18 +120,21 @@ class TaskModule(Recorded, LightningModule):
         if self.net is None and type(self).forward is TaskModule.forward:
             raise ValueError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
 
-    def unpack(self, batch: Any) -> tuple[Any, Any]:
-        """(inputs, target) of a batch as the data loader made it."""
+    def unpack(self, batch: Any) -> tuple[Any, ...]:
+        """(inputs, target) of a batch as the data loader made it, or (inputs, target, sample_weight)."""
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
         size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+        third = " A weight for each sample is a third: (inputs, target, weight)." if size == " of 3" else ""
         raise ValueError(
             f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. "
-            "Override unpack(batch) to say what is what."
+            f"Override unpack(batch) to say what is what.{third}"
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
+        if self.mix is not None:
+            batch = self.mix(self._encoded(batch), self.task)
         return self._step(batch, self.train_epoch)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -133,10 +156,12 @@ class TaskModule(Recorded, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target."""
-        if isinstance(batch, tuple | list) and len(batch) == 1:
+        if isinstance(batch, EncodedBatch):
+            inputs = batch.inputs
+        elif isinstance(batch, tuple | list) and len(batch) == 1:
             (inputs,) = batch
         elif isinstance(batch, tuple | list) or type(self).unpack is not TaskModule.unpack:
-            inputs, _ = self.unpack(batch)
+            inputs = self.unpack(batch)[0]
         else:
             inputs = batch
         probabilities = self.task.probabilities(self(inputs))
@@ -148,24 +173,29 @@ class TaskModule(Recorded, LightningModule):
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
             )
-        logits, target = self._outputs(batch)
-        loss, total, count = self._loss(logits, target)
+        logits, target, weight = self._outputs(batch)
+        loss, total, count = self._loss(logits, target, weight)
         epoch.update(total, count, logits, target)
         return loss
 
-    def _outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The logits of a batch, which have been looked at, and its canonical target."""
-        inputs, target = self._encoded(batch)
+    def _outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
+        inputs, target, weight = self._encoded(batch)
         logits = self(inputs)
         self._check_rows(logits, target)
         self.watch.look(logits, inputs, self, self.task)
-        return logits, target
+        return logits, target, weight
 
-    def _loss(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, and its numerator and denominator."""
         if isinstance(self.criterion, Loss):
-            total, count = self.criterion.sum_and_count(logits, target)
+            total, count = self.criterion.sum_and_count(logits, target, weight)
             return divide(total, count), total, count
+        if weight is not None:
+            raise ValueError(
+                "A loss of your own takes no weights of samples: choose one of ours by name, or let unpack "
+                "return (inputs, target)."
+            )
         loss = self.criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim > 0:
             of_shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
@@ -194,21 +224,47 @@ class TaskModule(Recorded, LightningModule):
         Args:
             batch: As a data loader makes it.
         """
-        logits, target = self._outputs(batch)
-        loss, _, _ = self._loss(logits, target)
+        loss, _, _ = self._loss(*self._outputs(batch))
         return loss
+
+    def use_counts(self, counts: LabelCounts) -> None:
+        """Take from the train labels what loss and head wait for; a no-op where they wait for nothing.
+
+        Args:
+            counts: What `count_labels(task, labels)` says of the train split.
+        """
+        if isinstance(self.criterion, Loss | AutoLoss):
+            self.criterion = self.criterion.with_counts(counts).to(self.device)
+        if self.head_bias == "prior":
+            logits = torch.from_numpy(prior_logits(self.task, prior_of(self.task, counts)))
+            if isinstance(self.criterion, Loss):
+                logits = self.criterion.first_logits(counts)
+            self.watch.head_bias = set_head_bias(self, self.task, logits)
+            self.head_bias = None  # once: what is learned from here on must stay
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether loss or head wait for the train labels."""
+        waits = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
+        return waits or self.head_bias == "prior"
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         if isinstance(batch, EncodedBatch):
             return batch
         unpacked = self.unpack(batch)
-        if not isinstance(unpacked, tuple | list) or len(unpacked) != 2:
-            raise ValueError(f"unpack must return (inputs, target), got {type(unpacked).__name__}.")
-        inputs, target = unpacked
+        if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
+            raise ValueError(
+                "unpack must return (inputs, target), or (inputs, target, sample_weight), got "
+                f"{type(unpacked).__name__}."
+            )
+        inputs, target, *more = unpacked
         encoded = self.task.encode(target)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
-        return EncodedBatch(inputs, encoded)
+        weight = torch.as_tensor(more[0]) if more and more[0] is not None else None
+        if weight is not None and weight.device.type == "cpu":
+            check_sample_weight(weight)
+        return EncodedBatch(inputs, encoded, weight)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
@@ -291,8 +347,9 @@ class TaskModule(Recorded, LightningModule):
         module.task = task
         loss = checkpoint["loss"]
         unchanged = kwargs.keys() <= {"task", *checkpoint["not_plain"]}
-        if loss and isinstance(module.criterion, Loss) and unchanged:
+        if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
             module.criterion = Loss(task, **loss)
+        module.head_bias = None  # it is trained
         weights = checkpoint["state_dict"]
         module.load_state_dict(weights, strict=strict)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
@@ -309,6 +366,17 @@ TORCH_LOSSES = {
     "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
 }
 """Those of torch's own losses that take raw logits and our targets; any other trains, but on nonsense."""
+
+
+def _check_mixes(mix: Any, loss: Any) -> None:
+    """ValueError where mixed batches have soft labels, which a loss of torch's does not take."""
+    loss = loss.func if isinstance(loss, partial) else getattr(loss, "_orig_mod", loss)
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if mix is not None and name in INDEX_ONLY:
+        raise ValueError(
+            f"mix makes soft labels of class indices, which torch's {name} does not take. Leave one of them "
+            f"out, or choose a loss by name: {', '.join(LOSSES)}."
+        )
 
 
 def _check_torch_loss(loss: Any, task: Task) -> None:
@@ -329,7 +397,7 @@ def _check_torch_loss(loss: Any, task: Task) -> None:
         )
 
 
-def _check_made_for(loss: Loss, task: Task) -> None:
+def _check_made_for(loss: Loss | AutoLoss, task: Task) -> None:
     made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
     if made != given:
         raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
@@ -343,11 +411,9 @@ def _lost(name: str, path: Any) -> Callable[..., Any]:
 
 
 def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(loss, str):
-        return select_loss(task, loss)
-    if isinstance(loss, Mapping):
-        name, options = split_name(loss, "loss")
-        loss = select_loss(task, name, **options)
+    if isinstance(loss, str | Mapping):
+        name, options = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
+        loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
     if isinstance(loss, Loss):

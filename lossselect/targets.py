@@ -12,10 +12,11 @@ from torch import Tensor
 
 
 class EncodedBatch(NamedTuple):
-    """Inputs with a target that is in the task's canonical form already."""
+    """Inputs with a target that is in the task's canonical form already, perhaps with weights of samples."""
 
     inputs: Any
     target: Tensor
+    weight: Tensor | None = None
 
 
 def as_tensor(target: Any) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .guards import warn, warn_of_absent, warn_of_single_labels
+from .head import biases_of
 from .tasks import Task
 
 ENDS = {
@@ -182,6 +183,8 @@ class OutputWatch:
         self.values_seen = False
         self.graph_seen = False
         self.gradient_seen = False
+        self.head_bias: Tensor | None = None
+        """The bias that was set to start from the labels' shares."""
         self.affine = False
         """Whether the net was seen to end in a linear layer or a convolution."""
 
@@ -198,7 +201,20 @@ class OutputWatch:
             self.values_seen = True
         if module.training and torch.is_grad_enabled():
             self.affine = check_graph(logits, module, task)
+            self._check_head(logits)
             self.graph_seen = True
+
+    def _check_head(self, logits: Tensor) -> None:
+        """Whether the layer that was taken for the last one made the logits."""
+        bias, nodes = self.head_bias, [*_ends(logits.grad_fn)]
+        if bias is not None and self.affine and not any(b is bias for b in biases_of(nodes)):
+            warn(
+                "no_head_bias",
+                "head_bias=prior has set the bias of the last registered layer with as many outputs as the "
+                "task, but another one made the logits. Leave head_bias out (head_bias=null), or register "
+                "the head last.",
+            )
+        self.head_bias = None
 
     def look_at_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
         """ValueError where a loss that is not 0 has sent no gradient back to any weight.

@@ -228,7 +228,7 @@ class TestMistakes:
         with pytest.raises(ValueError, match=r"Own.configure_callbacks must return super\(\)"):
             trainer(tmp_path).fit(Own(ls.Binary()), loader(ls.Binary()))
 
-    @pytest.mark.parametrize("batch", [(1, 2, 3), 5])
+    @pytest.mark.parametrize("batch", [(1, 2, 3, 4), 5])
     def test_an_unpack_that_returns_no_pair(self, batch):
         module = MyModel(ls.Binary())
         module.unpack = lambda batch: batch

@@ -1,0 +1,56 @@
+"""The last layer of a net: where its logits get their bias from."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .guards import warn
+from .tasks import Task
+
+HEAD_BIAS = ("prior", "zero")
+"""What the head's bias may start from: the shares of the train labels, or 0."""
+
+
+def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
+    """Name and layer of the last linear layer or convolution with as many outputs as the task and a bias."""
+    found = None
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            width = layer.out_features
+        elif isinstance(layer, _ConvNd):
+            width = layer.out_channels
+        else:
+            continue
+        if width == task.num_outputs and layer.bias is not None:
+            found = name, layer
+    return found
+
+
+def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter | None:
+    """Let the head's bias be `logits` (num_outputs,); None, with a warning, where there is none."""
+    found = find_head(module, task)
+    if found is None:
+        warn(
+            "no_head_bias",
+            f"No linear layer or convolution with {task.num_outputs} outputs has a bias to start from the "
+            "shares of the classes (head_bias). Give the last layer one, or leave head_bias out "
+            "(head_bias=null).",
+        )
+        return None
+    bias: nn.Parameter = found[1].bias  # type: ignore[assignment]
+    with torch.no_grad():
+        bias.copy_(logits)
+    return bias
+
+
+def biases_of(nodes: list[object]) -> Iterator[Tensor]:
+    """The parameters that the last operations of a graph took, casts left aside."""
+    for node in nodes:
+        for inner, _ in getattr(node, "next_functions", ()):
+            while inner is not None and type(inner).__name__ == "ToCopyBackward0":
+                inner = inner.next_functions[0][0]
+            variable = getattr(inner, "variable", None)
+            if variable is not None:
+                yield variable

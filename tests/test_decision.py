@@ -1,0 +1,267 @@
+"""Thresholds, class factors and temperatures against an exhaustive search and scikit-learn's metrics."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+)
+from torch.nn import functional as F
+
+import lossselect as ls
+
+
+def multilabel_rows(rows=60, labels=4, seed=0):
+    """Logits that know something, of labels of which some are rare."""
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.tensor([0.5, 0.3, 0.15, 0.1])[:labels]
+    target = (torch.rand(rows, labels, generator=generator) < share).float()
+    target[0] = 1
+    return 2 * torch.randn(rows, labels, generator=generator) + 2 * target - 2, target
+
+
+def decided(task, logits):
+    return task.predict(logits.double()).numpy()
+
+
+def every_decision(logits, truth, score):
+    """The best score of all thresholds there are, one for all labels."""
+    values = sorted(logits.flatten().tolist())
+    return max(score(truth, (logits.numpy() >= value).astype(int)) for value in [*values, math.inf])
+
+
+SCORES = {
+    "f1_micro": lambda y, d: f1_score(y, d, average="micro", zero_division=0),
+    "f1_macro": lambda y, d: f1_score(y, d, average="macro", zero_division=0),
+    "accuracy": lambda y, d: (y == d).mean(),
+    "balanced_accuracy": lambda y, d: np.mean(
+        [balanced_accuracy_score(a, b) for a, b in zip(y.T, d.T, strict=True)]
+    ),
+}
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_one_threshold_for_all_labels_is_the_best_there_is(metric):
+    logits, target = multilabel_rows()
+    task = ls.fit_decision(ls.Multilabel(4), logits, target, metric=metric, per_label=False)
+    assert isinstance(task.threshold, float)
+    reached = SCORES[metric](target.numpy(), decided(task, logits))
+    assert reached == pytest.approx(every_decision(logits, target.numpy(), SCORES[metric]))
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "accuracy", "balanced_accuracy"])
+def test_a_threshold_of_each_label_is_its_best_without_shrinkage(metric):
+    logits, target = multilabel_rows()
+    task = ls.fit_decision(ls.Multilabel(4), logits, target, metric=metric, shrinkage=0)
+    prediction = decided(task, logits)
+    for i in range(4):
+        column = target[:, [i]].numpy()
+        score = f1_score if metric == "f1_macro" else SCORES[metric]
+        best = every_decision(logits[:, [i]], column, score)
+        assert score(column, prediction[:, [i]]) == pytest.approx(best)
+
+
+def test_thresholds_of_each_label_for_micro_f1_are_the_best_there_are():
+    logits, target = multilabel_rows(rows=9, labels=2)
+    task = ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_micro", shrinkage=0)
+    best = 0
+    for first in [*logits[:, 0].tolist(), math.inf]:
+        for second in [*logits[:, 1].tolist(), math.inf]:
+            prediction = (logits.numpy() >= np.array([first, second])).astype(int)
+            best = max(best, SCORES["f1_micro"](target.numpy(), prediction))
+    assert SCORES["f1_micro"](target.numpy(), decided(task, logits)) == pytest.approx(best)
+
+
+def test_shrinkage_weighs_the_labels_own_threshold_by_its_positives():
+    logits, target = multilabel_rows()
+    fit = {"task": ls.Multilabel(4), "logits": logits, "target": target, "calibration": "none"}
+    own = torch.tensor(ls.fit_decision(**fit, shrinkage=0).threshold, dtype=torch.float64).logit()
+    common = torch.tensor(ls.fit_decision(**fit, per_label=False).threshold, dtype=torch.float64).logit()
+    positives = target.sum(0).double()
+    shrunk = torch.tensor(ls.fit_decision(**fit, shrinkage=7).threshold, dtype=torch.float64).logit()
+    torch.testing.assert_close(shrunk, (positives * own + 7 * common) / (positives + 7))
+
+
+def test_precision_at_recall():
+    logits, target = multilabel_rows(rows=200, labels=1)
+    task = ls.fit_decision(ls.Binary(), logits, target, metric="precision_at_recall", recall=0.8)
+    prediction = decided(task, logits)
+    assert recall_score(target, prediction) >= 0.8
+    assert precision_score(target, prediction) == max(
+        precision_score(target, logits >= value)
+        for value in logits.flatten()
+        if recall_score(target, logits >= value) >= 0.8
+    )
+
+
+def test_binary_is_tuned_for_f1():
+    logits, target = multilabel_rows(rows=200, labels=1)
+    task = ls.fit_decision(ls.Binary(), logits, target)
+    best = max(f1_score(target, logits >= value) for value in logits.flatten())
+    assert f1_score(target, decided(task, logits)) == best
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "f1_macro"])
+def test_classes_are_decided_for_the_metric(metric):
+    score = balanced_accuracy_score if metric == "balanced_accuracy" else SCORES["f1_macro"]
+    labels = torch.tensor([0] * 200 + [1] * 30 + [2] * 10)
+    logits = torch.randn(240, 3) + F.one_hot(labels, 3) + torch.tensor([2.0, 0.5, 0])
+    task = ls.fit_decision(ls.Multiclass(3), logits, labels, metric=metric)
+    plain = score(labels, decided(ls.Multiclass(3), logits))
+    assert score(labels, decided(task, logits)) > plain + 0.03
+    assert ls.fit_decision(ls.Multiclass(3), logits, labels).decision_weight is None
+    assert accuracy_score(
+        labels, decided(ls.fit_decision(ls.Multiclass(3), logits, labels), logits)
+    ) == accuracy_score(labels, decided(ls.Multiclass(3), logits))
+
+
+def test_the_least_correction_that_does_it():
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    task = ls.fit_decision(ls.Multiclass(2), 9.0 * F.one_hot(labels), labels, metric="balanced_accuracy")
+    assert task.decision_weight == (1, 1)
+
+
+class TestTemperature:
+    def test_is_the_one_of_least_cross_entropy(self):
+        for task, logits, target in (
+            (ls.Binary(), 3 * torch.randn(80, 1), torch.randint(0, 2, (80, 1))),
+            (ls.Multilabel(4), *multilabel_rows()),
+            (ls.Multiclass(3), 5 * torch.randn(50, 3), torch.arange(50) % 3),
+        ):
+            logits = logits + 2 * (F.one_hot(target, 3) if task.name == "multiclass" else target)
+            fitted = ls.fit_decision(task, logits, target, metric=None)
+            loss = ls.select_loss(task)
+            canonical, exact = task.encode(target), logits.double()
+            best = minimize_scalar(
+                lambda t, x=exact, y=canonical, f=loss: f(x / t, y).item(),
+                bounds=(0.05, 20),
+                method="bounded",
+            )
+            assert fitted.temperature == pytest.approx(best.x, rel=1e-3)
+            assert torch.equal(fitted.probabilities(logits).argmax(1), task.probabilities(logits).argmax(1))
+
+    def test_of_each_label(self):
+        logits, target = multilabel_rows(rows=300)
+        logits = logits * torch.tensor([0.5, 1, 2, 5])
+        target[:, 1] = 0  # nothing to tell a temperature by
+        task = ls.Multilabel(4)
+        with ls.allow("untuned_threshold"):
+            each = ls.fit_decision(task, logits, target, metric=None, calibration="per_label").temperature
+        one = ls.fit_decision(task, logits, target, metric=None).temperature
+        assert each[1] == one
+        for i in (0, 2, 3):
+            alone = ls.fit_decision(ls.Binary(), logits[:, [i]], target[:, [i]], metric=None)
+            assert each[i] == pytest.approx(alone.temperature)
+
+    def test_has_bounds_where_nothing_is_wrong(self):
+        task = ls.fit_decision(ls.Binary(), torch.tensor([[-1.0], [1.0]]), [0, 1])
+        assert task.temperature == pytest.approx(0.05, rel=1e-3)
+
+    def test_of_ordered_classes_leaves_the_likeliest(self):
+        task = ls.Multiclass(4, ordered=True)
+        logits, labels = 4 * torch.randn(60, 3), torch.arange(60) % 4
+        fitted = ls.fit_decision(task, logits, labels)
+        assert fitted.temperature > 1
+        assert torch.equal(fitted.probabilities(logits).argmax(1), task.probabilities(logits).argmax(1))
+
+
+class TestHoles:
+    def test_missing_labels_count_nowhere(self):
+        logits, target = multilabel_rows()
+        holes = torch.rand_like(target) < 0.3
+        holes[0] = False
+        kept = ls.fit_decision(ls.Multilabel(4), logits, target.masked_fill(holes, math.nan))
+        for i in range(4):
+            rows = ~holes[:, i]
+            alone = ls.fit_decision(
+                ls.Binary(), logits[rows][:, [i]], target[rows][:, [i]], calibration="none"
+            )
+            unshrunk = ls.fit_decision(
+                ls.Multilabel(4), logits, target.masked_fill(holes, math.nan), shrinkage=0, calibration="none"
+            )
+            assert unshrunk.threshold[i] == pytest.approx(alone.threshold)
+        other = logits.masked_fill(holes, 77.0)
+        assert ls.fit_decision(ls.Multilabel(4), other, target.masked_fill(holes, math.nan)) == kept
+
+    def test_a_label_without_positives_takes_the_common_threshold(self):
+        logits, target = multilabel_rows()
+        target[:, 2] = 0
+        task = ls.Multilabel(4, class_names=("a", "b", "c", "d"))
+        with pytest.warns(
+            ls.GuardWarning, match=r"1 of 4 labels have no positive in the validation split.*: c\."
+        ):
+            fitted = ls.fit_decision(task, logits, target)
+        with ls.allow("untuned_threshold"):
+            common = ls.fit_decision(task, logits, target, per_label=False).threshold
+        assert fitted.threshold[2] == common
+
+    def test_no_positive_at_all_leaves_the_threshold(self):
+        with pytest.warns(ls.GuardWarning, match="untuned_threshold"):
+            task = ls.fit_decision(ls.Binary(threshold=0.3), torch.randn(5, 1), torch.zeros(5))
+        assert task.threshold == 0.3
+
+    def test_nothing_known(self):
+        for task, target in ((ls.Binary(), [math.nan]), (ls.Multiclass(2), torch.tensor([math.nan]))):
+            with pytest.raises(ValueError, match="No validation label is known"):
+                ls.fit_decision(task, torch.zeros(1, task.num_outputs), target)
+
+    def test_pixels_are_rows(self):
+        logits, target = multilabel_rows()
+        image = ls.fit_decision(
+            ls.Multilabel(4), logits.reshape(6, 10, 4).movedim(2, 1), target.reshape(6, 10, 4).movedim(2, 1)
+        )
+        assert image == ls.fit_decision(ls.Multilabel(4), logits, target)
+
+    def test_soft_labels_of_classes(self):
+        rows = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+        task = ls.fit_decision(ls.Multiclass(2), 6 * (rows - 0.5), rows, metric="f1_macro")
+        assert math.isfinite(task.temperature)
+
+
+def test_top_k_leaves_the_thresholds():
+    logits, target = multilabel_rows()
+    assert ls.fit_decision(ls.Multilabel(4, top_k=2), logits, target).threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (
+            ls.Binary(),
+            {"metric": "f1_makro"},
+            "There is no decision.metric for task=binary 'f1_makro'. Did you mean 'f1_macro'?",
+        ),
+        (
+            ls.Multiclass(3),
+            {"metric": "f1_micro"},
+            "There is no decision.metric for task=multiclass 'f1_micro'.",
+        ),
+        (ls.Multiclass(3), {"calibration": "per_label"}, "calibration=per_label is for multilabel"),
+        (ls.Binary(), {"calibration": "platt"}, "There is no calibration 'platt'."),
+        (ls.Binary(), {"recall": 1.5}, "recall must be a number between 0 and 1, got 1.5."),
+        (ls.Binary(), {"shrinkage": -1}, "shrinkage must be a number of at least 0, got -1."),
+    ],
+)
+def test_settings_that_cannot_be(task, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ls.fit_decision(task, torch.zeros(2, task.num_outputs), [0, 1], **options)
+
+
+def test_more_outputs_than_cuts():
+    logits = torch.randn(3000, 2)
+    target = (torch.rand(3000, 2) < (2 * logits - 2).sigmoid()).float()
+    task = ls.fit_decision(ls.Multilabel(2), logits, target, per_label=False, metric="f1_micro")
+    reached = SCORES["f1_micro"](target.numpy(), decided(task, logits))
+    best = max(
+        SCORES["f1_micro"](target.numpy(), logits.numpy() >= v)
+        for v in np.quantile(logits, np.linspace(0, 1, 301))
+    )
+    assert reached >= best - 1e-3
