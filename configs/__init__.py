@@ -7,5 +7,6 @@ from hydra.core.config_store import ConfigStore
 
 from lossselect.losses import LOSSES, row_options
 
+ConfigStore.instance().store(group="loss", name="auto", node={"name": "auto"})
 for _name in LOSSES:
     ConfigStore.instance().store(group="loss", name=_name, node={"name": _name, **row_options(_name)})

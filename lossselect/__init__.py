@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Task,
         make_task,
     )
+    from .tuning import tune_decision
 
 _HOME = {
     "Binary": "tasks",
@@ -52,6 +53,7 @@ _HOME = {
     "select_loss": "criterion",
     "make_metrics": "metrics",
     "TaskModule": "module",
+    "tune_decision": "tuning",
 }
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "make_task",
     "propose_loss",
     "select_loss",
+    "tune_decision",
 ]
 
 

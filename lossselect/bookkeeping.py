@@ -15,7 +15,6 @@ from .counts import LabelCounts, count_batches
 from .criterion import Loss
 from .data.module import TensorData
 from .guards import warn_of_no_positives
-from .head import set_head_bias
 from .watch import check_end
 
 if TYPE_CHECKING:
@@ -36,12 +35,11 @@ class Bookkeeping(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.head_bias == "zero" and trainer.ckpt_path is None:
-            set_head_bias(pl_module, pl_module.task, torch.zeros(pl_module.task.num_outputs))
-            pl_module.head_bias = None
+            pl_module._start_head(torch.zeros(pl_module.task.num_outputs), "0")
         if trainer.ckpt_path is not None:
             pl_module.head_bias = None  # a run that goes on has its bias
-        if pl_module.needs_counts:
-            pl_module.use_counts(_counts_of(trainer, pl_module))
+        if pl_module.needs_counts and (counts := _counts_of(trainer, pl_module)):
+            pl_module.use_counts(counts)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.train_epoch.reset()
@@ -89,7 +87,7 @@ class Bookkeeping(Callback):
         check_same_task(checkpoint, pl_module.task)
 
 
-def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts:
+def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
     """The train split's counts, by one pass through the loader where no data module of ours has them."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, TensorData):
@@ -103,7 +101,7 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts:
         )
     with isolate_rng():  # the epochs' order is the same with and without
         counts = count_batches(module.task, (module._encoded(batch).target for batch in loader or ()))
-    if counts is None or not counts.known.any():
+    if counts is not None and not counts.known.any():
         raise ValueError("The train loader has no label that is known: nothing can be learned from it.")
     return counts
 

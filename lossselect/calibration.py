@@ -57,3 +57,32 @@ def _where_flat(slope: Callable[[np.ndarray], np.ndarray], count: int) -> np.nda
         rising = slope(middle) > 0
         low, high = np.where(rising, low, middle), np.where(rising, middle, high)
     return 1 / np.sqrt(low * high)
+
+
+def sigmoid_line(scores: np.ndarray, target: np.ndarray, known: np.ndarray) -> tuple[float, float]:
+    """Slope a > 0 and shift b of least binary cross-entropy of a x + b, one pair for all labels.
+
+    A temperature with a shift: what a loss with weights has moved all logits by (Platt, 1999). By Newton's
+    steps, halved until they help; bounded as temperatures are, where rows are told apart without a mistake.
+    """
+    x, y = torch.from_numpy(scores[known]), torch.from_numpy(target[known])
+    design = torch.stack([x, torch.ones_like(x)], 1)
+    line = torch.tensor([1.0, 0.0], dtype=torch.float64)
+
+    def loss(line: torch.Tensor) -> float:
+        return float(torch.nn.functional.binary_cross_entropy_with_logits(design @ line, y))
+
+    best = loss(line)
+    for _ in range(50):
+        p = (design @ line).sigmoid()
+        gradient = design.T @ (p - y) / len(y)
+        curvature = (design * (p * (1 - p)).unsqueeze(1)).T @ design / len(y)
+        step = torch.linalg.solve(curvature + 1e-9 * torch.eye(2, dtype=torch.float64), gradient)
+        while step.abs().max() > 1e-9 and loss(line - step) > best:
+            step = step / 2
+        line = line - step
+        line[0] = line[0].clamp(1 / HOTTEST, 1 / COLDEST)
+        line[1] = line[1].clamp(-HOTTEST, HOTTEST)
+        if best - (best := loss(line)) < 1e-12:
+            break
+    return float(line[0]), float(line[1])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .criterion import Loss
+from .files import whole_file
 from .tasks import Task, make_task
 
 
@@ -172,6 +173,7 @@ _SPEAKING = (RuntimeError, pickle.UnpicklingError)
 def keep(module: Any, checkpoint: dict[str, Any]) -> None:
     """Put into a checkpoint what makes a `TaskModule` again, and out of it what would not load."""
     checkpoint |= {"task": module.task.to_dict(), "class": type(module).__name__}
+    checkpoint["untuned"] = module.untuned.to_dict() if module.untuned else None
     checkpoint["loss"] = module.criterion.to_dict() if isinstance(module.criterion, Loss) else None
     checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
     for key in checkpoint.keys() - {"state_dict", "arguments"}:
@@ -182,6 +184,17 @@ def keep(module: Any, checkpoint: dict[str, Any]) -> None:
             checkpoint[kind] = plain_entries(checkpoint[kind])
     for kind in ("hparams_type", "datamodule_hparams_type"):
         checkpoint.pop(kind, None)
+
+
+def store_decision(path: str | os.PathLike[str], module: Any) -> None:
+    """Put the module's task into a checkpoint in place of the one before its decision was fitted.
+
+    The file is replaced whole.
+    """
+    content = read_checkpoint(path)
+    content |= {"task": module.task.to_dict(), "untuned": module.untuned.to_dict()}
+    with whole_file(Path(path)) as temporary:
+        torch.save(content, temporary)
 
 
 def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:

@@ -8,10 +8,12 @@ from omegaconf import OmegaConf
 
 from .guards import GUARDS
 from .losses import row_options
-from .names import check_options, lookup, nearest, number, whole
+from .names import HEAD_BIAS, check_options, lookup, nearest, number, whole
 from .nets import make_net, net_options
 
 if TYPE_CHECKING:
+    from .counts import LabelCounts
+    from .criterion import Loss
     from .tasks import Task
 
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
@@ -27,6 +29,9 @@ SETTINGS = (
     "monitor",
     "check_only",
     "allow",
+    "head_bias",
+    "mix",
+    "decision",
 )
 """What stands at the top of a config, beside Hydra's own."""
 
@@ -52,7 +57,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     for part in PARTS:
         if not isinstance(config.get(part), Mapping):
             raise ValueError(f"A run needs {part}=...; it cannot be {config.get(part)!r}.")
-    row_options(config["loss"].get("name"))
+    options_of_loss(config["loss"].get("name"))
     if "reduction" in config["loss"]:
         raise ValueError("loss.reduction is no setting: training takes the mean over what has a label.")
     whole("seed", config["seed"], 0, MOST_SEED)
@@ -66,6 +71,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise TypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
     for name in allowed(config["allow"]):
         lookup(GUARDS, name, "warning")
+    if config["head_bias"] is not None:
+        lookup(dict.fromkeys(HEAD_BIAS), config["head_bias"], "head_bias")
+    _check_decision(config.get("decision"))
     _check_data(config["data"])
     _check_model(config["model"])
 
@@ -73,24 +81,52 @@ def check_config(config: Mapping[str, Any]) -> None:
         check_task_settings(config, _stand_in_task(config))
     if "_target_" not in config["model"]:
         make_net({"num_features": 1, **config["model"]}, num_outputs=1)
+    if config.get("mix"):
+        from .mixing import make_mix
+
+        make_mix(config["mix"])
     if "_target_" not in config["optimizer"]:
         _check_steps(config["optimizer"], config.get("scheduler"))
 
 
-def check_task_settings(config: Mapping[str, Any], task: "Task", names_known: bool = False) -> None:
-    """ValueError or TypeError for the first option of the loss, or metric, that the task does not have.
+def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None) -> None:
+    """ValueError or TypeError for the first option of loss or decision, or metric, that the task has not.
 
     Args:
         config: As for `check_config`.
         task: The run's, or one like it before the data are read.
-        names_known: Whether its class names are those of the data.
+        counts: Of the train labels, once the data are read.
     """
     from .criterion import select_loss
+    from .decision import check_decision
+    from .rules import AutoLoss
 
     options = loss_options(config["loss"])
-    select_loss(task, **{k: v for k, v in options.items() if names_known or not isinstance(v, Mapping)})
+    if counts is None:  # class names are not known yet
+        options = {k: v for k, v in options.items() if not isinstance(v, Mapping)}
+    name = options.pop("name")
+    loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
+    if counts is not None:
+        _check_rows_fit(loss.with_counts(counts))
+    if config.get("decision"):
+        check_decision(task, **config["decision"])
+        own = config["task"].get("threshold")
+        if own is not None and config["decision"]["metric"] not in ("auto", None):
+            raise ValueError(
+                f"task.threshold={own} and decision.metric={config['decision']['metric']} contradict each "
+                "other: a threshold is given, or tuned."
+            )
     for setting, metric in _watching(config).items():
         _check_monitor(setting, metric, task)
+
+
+def _check_rows_fit(loss: "Loss") -> None:
+    """ValueError for a loss of regions: rows of a file have none."""
+    import torch
+
+    logits = torch.zeros(1, loss.task.num_outputs)
+    target = torch.zeros(1, dtype=torch.long) if loss.task.activation == "softmax" else logits
+    loss(logits, target)
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:
@@ -110,15 +146,21 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
         if key in options:
             raise ValueError(f"task.{key} is no setting: the data tell how many classes there are.")
     weight = config["loss"].get("weight")
-    if weight is not None and (not isinstance(weight, list | Mapping) or not weight):
+    if weight is not None and (not isinstance(weight, str | list | Mapping) or not weight):
         raise ValueError(
             f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
-            "loss.weight={cat:2,dog:1}."
+            "loss.weight={cat:2,dog:1}; or balanced, or effective_number."
         )
+    options = {key: value for key, value in options.items() if value is not None}
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
     sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
     return make_task(name, num_outputs=width if sized else None, **options)
+
+
+def options_of_loss(name: Any) -> dict[str, Any]:
+    """All options of a loss with their defaults; "auto" has none."""
+    return {} if name == "auto" else row_options(name)
 
 
 def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +168,7 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
 
     A default that the task's form of the loss lacks (alpha under softmax) was not asked for.
     """
-    defaults = row_options(loss["name"])
+    defaults = options_of_loss(loss["name"])
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
 
 
@@ -140,8 +182,22 @@ def _watching(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"monitor": config["monitor"], **named}
 
 
+def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
+    """What chooses the run's checkpoint: "epoch" is the last one.
+
+    A learning rate that has gone to 0 leaves nothing to choose but noise: on small validation splits the last
+    epoch is better than the best one. Without such a schedule it is the task's own.
+    """
+    scheduler = config.get("scheduler") or {}
+    annealed = scheduler.get("name") == "CosineAnnealingLR"
+    return config["monitor"] or ("epoch" if annealed else f"val/{task.monitor}")
+
+
 def _check_monitor(setting: str, metric: Any, task: "Task") -> None:
-    known = [f"{stage}/{name}" for stage in ("val", "train") for name in ("loss", *task.metric_names)]
+    known = [f"val/{name}" for name in ("loss", *task.metric_names)]
+    known += [f"train/{name}" for name in ("loss", *task.training_metrics)]
+    if setting == "monitor":
+        known.append("epoch")
     if metric is not None and metric not in known:
         raise ValueError(
             f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
@@ -162,6 +218,17 @@ def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
             raise ValueError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
         if "patience" in entry:
             whole(f"callbacks.{name}.patience", entry["patience"], 0)
+
+
+def _check_decision(decision: Any) -> None:
+    if decision is None:
+        return
+    settings = settings_of("decision", "tuned")
+    if not isinstance(decision, Mapping):
+        raise ValueError(
+            f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
+        )
+    check_options(decision, settings, "decision")
 
 
 def _check_data(data: Mapping[str, Any]) -> None:

@@ -90,6 +90,8 @@ class Loss(nn.Module):
             if "prior" in self._waiting:
                 given["prior"] = prior_of(task, counts)
             self._waiting = []
+        self.reasons: list[str] = []
+        """Why it was chosen, where `loss=auto` has chosen it."""
         self._values_checked = False
         self.weight: Tensor | None
         self.pos_weight: Tensor | None

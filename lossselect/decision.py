@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calibration import sigmoid_temperature, softmax_temperature
+from .calibration import sigmoid_line, sigmoid_temperature, softmax_temperature
 from .guards import warn
 from .names import lookup, number, some
 from .tasks import Multiclass, Task, as_task
@@ -19,6 +19,9 @@ from .tasks.sigmoid import _Sigmoid
 
 SHRINKAGE = 10.0
 """So many validation positives weigh a label's own threshold as much as the threshold of all labels."""
+
+OWN_SHARE = 0.2
+"""Of expected F1, how far a label's threshold goes from that of all labels (micro) to its own (macro)."""
 
 MOST_CUTS = 2000
 """Of so many thresholds for all labels the best is taken: of all between neighbours, or of quantiles."""
@@ -59,7 +62,11 @@ class Goal(NamedTuple):
     """Whether the labels' counts are added up first (micro), or their scores averaged (macro)."""
 
 
+EXPECTED = "expected_f1"
+"""The F1 that the probabilities themselves expect: its thresholds need no counts of rare positives."""
+
 GOALS = {
+    EXPECTED: Goal(_f1, pooled=False),
     "f1": Goal(_f1, pooled=False),
     "f1_macro": Goal(_f1, pooled=False),
     "f1_micro": Goal(_f1, pooled=True),
@@ -67,7 +74,7 @@ GOALS = {
     "balanced_accuracy": Goal(_balanced_accuracy, pooled=False),
     "precision_at_recall": Goal(_f1, pooled=False),
 }
-"""What thresholds can be tuned for; `precision_at_recall` has a score of its own."""
+"""What thresholds can be tuned for; `expected_f1` and `precision_at_recall` have ways of their own."""
 
 CLASS_GOALS = ("accuracy", "balanced_accuracy", "f1_macro")
 """What a multiclass decision can be tuned for; for accuracy the most probable class is the best already."""
@@ -92,16 +99,23 @@ def fit_decision(
     A temperature T minimises the cross-entropy of logits / T: probabilities mean what they say, and their
     order stays. Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for
     all labels, t, between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k =
-    `shrinkage`. A label without positives takes t. Multiclass: class factors r_c^-s, r_c the classes'
+    `shrinkage`. A label without positives takes t.
+
+    For "expected_f1" labels are not counted but expected: with probabilities p, the largest expected F1 is
+    F = max_n 2 (sum of the n largest p) / (n + sum p), and F / 2 the threshold that reaches it. F is that of
+    all outputs together, and t_l lies a fifth of the way (`OWN_SHARE`, between logits) towards the label's
+    own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss that has moved all logits is
+    no harm. Rare labels' thresholds are not fitted to a handful of rows: on small data the better one.
+
+    Multiclass: class factors r_c^-s, r_c the classes'
     shares and s the best of a grid from -1.5 to 1.5.
 
     Args:
         task: Whose threshold, temperature and factors are replaced.
         logits: Raw, of the validation rows: (N, num_outputs, ...).
         target: Their labels, of any form that `task.encode` takes.
-        metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass); "auto" is f1 for
-            binary, f1_macro for multilabel, and for multiclass accuracy, which changes nothing. None leaves
-            the thresholds.
+        metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass); "auto" is
+            expected_f1 and, for multiclass, accuracy, which changes nothing. None leaves the thresholds.
         per_label: Whether each label of a multilabel task has a threshold of its own.
         recall: For precision_at_recall: the least recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (one for each label) or "none".
@@ -115,17 +129,26 @@ def fit_decision(
             label that is known.
 
     References:
-        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599 (temperature).
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599 (temperature);
+        Lipton et al., Optimal Thresholding of Classifiers to Maximize F1 Measure, ECML 2014,
+        arXiv:1402.1892 (F / 2).
 
     Example:
         >>> from lossselect import Binary
         >>> logits = torch.tensor([[-3.0], [-2.0], [-1.0], [0.5]])
-        >>> fitted = fit_decision(Binary(), logits, [0, 1, 1, 1], calibration="none")
+        >>> fitted = fit_decision(Binary(), logits, [0, 1, 1, 1], metric="f1", calibration="none")
         >>> round(fitted.threshold, 3)
         0.076
     """
     task = as_task(task)
-    goal = check_decision(task, metric, calibration, recall, shrinkage)
+    goal = check_decision(
+        task,
+        metric=metric,
+        per_label=per_label,
+        recall=recall,
+        calibration=calibration,
+        shrinkage=shrinkage,
+    )
     encoded = task.encode(target).to(logits.device)
     task.check_logits(logits)
     task.check_target(encoded, logits)
@@ -145,6 +168,8 @@ def fit_decision(
     task = replace(task, temperature=_number_or_tuple(temperature))
     if goal is None or getattr(task, "top_k", None) is not None:
         return task
+    if goal == EXPECTED:
+        return replace(task, threshold=_expected_thresholds(scores, truth, known, per_label))
     labels = [_Label(scores[known[:, i], i], truth[known[:, i], i] >= 0.5) for i in range(scores.shape[1])]
     if lacking := [name for name, it in zip(task.output_names, labels, strict=True) if not it.positives]:
         warn(
@@ -158,10 +183,18 @@ def fit_decision(
 
 
 def check_decision(
-    task: Task, metric: str | None, calibration: str, recall: float, shrinkage: float
+    task: Task,
+    *,
+    metric: str | None = "auto",
+    per_label: bool = True,
+    recall: float = 0.9,
+    calibration: str = "temperature",
+    shrinkage: float = SHRINKAGE,
 ) -> str | None:
     """The metric that decisions of the task are tuned for; ValueError for a setting that cannot be."""
     lookup(dict.fromkeys(CALIBRATIONS), calibration, "calibration")
+    if not isinstance(per_label, bool):
+        raise TypeError(f"per_label must be true or false, got {per_label!r}.")
     if calibration == "per_label" and task.width_field != "num_labels":
         raise ValueError(
             f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
@@ -170,7 +203,7 @@ def check_decision(
     number("shrinkage", shrinkage, 0)
     several = task.activation == "softmax"
     if metric == "auto":
-        metric = {"binary": "f1", "multiclass": "accuracy", "multilabel": "f1_macro"}[task.name]
+        metric = "accuracy" if several else EXPECTED
     if metric is None or (several and metric == "accuracy"):
         return None
     lookup(dict.fromkeys(CLASS_GOALS if several else GOALS), metric, f"decision.metric for task={task.name}")
@@ -233,6 +266,29 @@ def _thresholds(
         for label, cut in zip(there, own, strict=True)
     )
     return tuple(_sigmoid(next(thresholds) if label.positives else common) for label in labels)
+
+
+def _expected_thresholds(
+    scores: np.ndarray, truth: np.ndarray, known: np.ndarray, per_label: bool
+) -> float | tuple[float, ...]:
+    """Probabilities."""
+    slope, shift = sigmoid_line(scores, truth, known)
+    p = torch.from_numpy(slope * scores + shift).sigmoid().numpy()
+    common = _half_of_expected_f1(p[known])
+    if not per_label or scores.shape[1] == 1:
+        return _sigmoid((common - shift) / slope)
+    own = [
+        _half_of_expected_f1(p[known[:, i], i]) if known[:, i].any() else common for i in range(p.shape[1])
+    ]
+    return tuple(_sigmoid(((1 - OWN_SHARE) * common + OWN_SHARE * it - shift) / slope) for it in own)
+
+
+def _half_of_expected_f1(p: np.ndarray) -> float:
+    """The logit of F / 2."""
+    p = -np.sort(-p)
+    expected = 2 * p.cumsum() / (np.arange(1, len(p) + 1) + p.sum())
+    half = float(np.clip(expected.max() / 2, 1e-12, 0.5))
+    return float(np.log(half / (1 - half)))
 
 
 def _best_cut(label: _Label, score: Callable[[Counts], np.ndarray]) -> int:

@@ -7,12 +7,15 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from .criterion import device_only
-from .metrics import make_metrics
+from .kept import KeptOutputs
+from .metrics import RANKING, ROWS, TaskMetric, confusion_matrix, make_metrics, per_class
 from .tasks import Task
 from .watch import FirstEpoch
 
 HELD_BYTES = 1 << 28
 """Outputs are held on the device up to this size (256 MiB), then handed to the metrics."""
+MOST_CONFUSED = 1000
+"""Up to so many classes there is a confusion matrix: of 100,000 it would take 80 GB."""
 HELD_STEPS = 1024
 """The same in steps, as a tensor of a few bytes takes more than that."""
 
@@ -24,16 +27,28 @@ class Epoch(nn.Module):
     the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
     """
 
-    def __init__(self, task: Task, prefix: str) -> None:
+    def __init__(self, task: Task, prefix: str, untuned: Task | None = None) -> None:
         super().__init__()
-        self.task, self.prefix = task, prefix
-        self.metrics = make_metrics(task, prefix)
+        self.task, self.prefix, training = task, prefix, prefix == "train/"
+        self.metrics = make_metrics(task, prefix, task.training_metrics if training else None)
+        self.untuned = untuned
+        """The task before its decision was fitted, whose metrics are computed as well."""
+        decided = [name for name in task.metric_names if name not in (*RANKING, *ROWS)]
+        self.untuned_metrics = make_metrics(untuned, f"{prefix}untuned/", decided) if untuned else None
+        confusable = task.width_field == "num_classes" and task.num_probabilities <= MOST_CONFUSED
+        self.confusion = None if training or not confusable else confusion_matrix(task)
         # "disable": a NaN loss shows as NaN, and looking for one would sync. Two sums, as MeanMetric of
         # torchmetrics 1.9 forgets its weights then.
         self.loss_sum = SumMetric(nan_strategy="disable").set_dtype(torch.float32)
         self.loss_count = SumMetric(nan_strategy="disable").set_dtype(torch.float32)
         self._held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._held_bytes = 0
+        self.kept: KeptOutputs | None = None
+        """Where outputs are kept for longer than the epoch; None lets them go."""
+        self.per_class: dict[str, Tensor] = {}
+        """Counts and metrics of each class in the last epoch, of val and test; known after `compute`."""
+        self.confusion_counts: Tensor | None = None
+        """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
         self.first: FirstEpoch | None = FirstEpoch() if prefix == "train/" else None
         """What the first epoch of training was like; None once that has been said."""
         self.counts: tuple[Tensor, Tensor] | None = None
@@ -61,10 +76,16 @@ class Epoch(nn.Module):
         self._flush()
         if not self.loss_sum.update_called:
             return {}
-        self.counts = next(iter(self.metrics.values())).counts()  # type: ignore[operator]
+        metrics: dict[str, TaskMetric] = dict(self.metrics.items(keep_base=True))  # type: ignore[arg-type]
+        self.counts = metrics["accuracy"].counts()
+        if self.prefix != "train/":
+            self.per_class = per_class(metrics)
+        if self.confusion is not None:
+            self.confusion_counts = self.confusion.compute()
         return {
             f"{self.prefix}loss": self.loss_sum.compute() / self.loss_count.compute(),
             **self.metrics.compute(),
+            **(self.untuned_metrics.compute() if self.untuned_metrics else {}),
         }
 
     def reset(self) -> None:
@@ -72,7 +93,9 @@ class Epoch(nn.Module):
         self._held, self._held_bytes = [], 0
         self.loss_sum.reset()
         self.loss_count.reset()
-        self.metrics.reset()
+        for metrics in (self.metrics, self.untuned_metrics, self.confusion):
+            if metrics is not None:
+                metrics.reset()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Epoch":
         # a sum of losses in float16 is soon inf
@@ -88,9 +111,16 @@ class Epoch(nn.Module):
         outputs = torch.cat(logits)
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
         width = torch.float32 if outputs.device.type == "mps" else torch.float64
+        truth, wide = torch.cat(target), outputs.to(width)
         if self.first is not None:
-            self.first.update(outputs, self.task.harden(torch.cat(target)))
-        decisions = self.task.predict(outputs)  # in float32, as predictions are made
-        self.metrics.update(
-            self.task.probabilities(outputs.to(width)), torch.cat(target), decisions=decisions
-        )
+            self.first.update(outputs, self.task.harden(truth))
+        if self.kept is not None:
+            self.kept.add(outputs, truth)
+        for task, metrics in ((self.task, self.metrics), (self.untuned, self.untuned_metrics)):
+            if task is not None and metrics is not None:
+                decisions = task.predict(outputs)  # in float32, as predictions are made
+                metrics.update(
+                    task.probabilities(wide), truth, decisions=decisions, log_odds=task.log_odds(wide)
+                )
+        if self.confusion is not None:
+            self.confusion.update(self.task.predict(outputs), self.task.harden(truth))

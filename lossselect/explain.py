@@ -1,7 +1,7 @@
 """The plan of a run, printed before it starts."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .counts import LabelCounts
 from .criterion import Loss
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from .module import TaskModule
 
 
-def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> dict[str, str]:
+def plan(
+    module: "TaskModule",
+    data: Any,
+    trainer: "Trainer",
+    monitor: str,
+    decision: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
     """What a run will do, a line each.
 
     Args:
@@ -24,30 +30,28 @@ def plan(module: "TaskModule", data: Any, trainer: "Trainer", monitor: str) -> d
         data: A `TensorData`, or the user's own data module.
         trainer: That will fit it.
         monitor: By which the best checkpoint is chosen.
+        decision: Options of `fit_decision`; None where the decision is not fitted.
     """
-    task, net = module.task, module.net
-    criterion = cast(Loss, module.criterion)
-    formula = criterion.formula.__doc__ or criterion.formula.__name__
+    task, net, criterion = module.task, module.net, module.criterion
     names = ", ".join(task.names[:8]) + (f", ... ({len(task.names)})" if len(task.names) > 8 else "")
     lines = {
         "task": task.describe(),
         "classes": names,
         "head": f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only",
-        "loss": f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}",
+        "loss": _loss_line(criterion, task),
         "target": task.target_form,
-        "decision": _decision(task),
+        "decision": _decision(task, decision),
         "metrics": ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}",
-        "best by": f"{monitor} ({best_mode(monitor)})",
+        "checkpoint": _checkpoint_line(monitor),
     }
-    options = {key: value for key, value in criterion.options.items() if value is not None}
-    for name in ("weight", "pos_weight"):
-        buffer = getattr(criterion, name)
-        if buffer is not None:
-            options[name] = [round(value, 4) for value in buffer.tolist()]
-    if criterion.label_smoothing:
-        options["label_smoothing"] = criterion.label_smoothing
-    if options:
-        lines["options"] = ", ".join(f"{key}={value}" for key, value in options.items())
+    if isinstance(criterion, Loss):
+        lines |= _option_lines(criterion, task)
+    if module.started_from:
+        lines["head bias"] = f"starts from {module.started_from}"
+    if module.mix_name:
+        lines["mix"] = (
+            f"{module.mix_name} of the train batches, with mixed targets; train metrics are of these"
+        )
     lines["data"] = type(data).__name__
     if isinstance(data, TensorData):
         splits = data.splits
@@ -109,12 +113,73 @@ MOST_ROWS = 30
 """Up to how many classes are listed each."""
 
 
-def _decision(task: Task) -> str:
+def _checkpoint_line(monitor: str) -> str:
+    if monitor == "epoch":
+        return "of the last epoch, where the learning rate has gone to 0 (monitor=val/loss: of the best)"
+    return f"of the epoch with the best {monitor} ({best_mode(monitor)})"
+
+
+def _loss_line(criterion: Any, task: Task) -> str:
+    if not isinstance(criterion, Loss):
+        return "auto: chosen by the train labels, which fit counts"
+    formula = criterion.formula.__doc__ or criterion.formula.__name__
+    return f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}"
+
+
+def _option_lines(criterion: Loss, task: Task) -> dict[str, str]:
+    """The loss's options, with what the train labels told, and why they were chosen."""
+    options = {key: value for key, value in criterion.options.items() if value is not None}
+    for name in ("weight", "pos_weight", "prior"):
+        buffer = getattr(criterion, name)
+        if buffer is None:
+            continue
+        values = [
+            f"{name}: {value:.3g}" for name, value in zip(task.output_names, buffer.tolist(), strict=True)
+        ]
+        told = f"{criterion.named[name]}, " if name in criterion.named else ""
+        options[name] = f"{told}{some(values, 6)}"
+    if criterion.label_smoothing:
+        options["label_smoothing"] = criterion.label_smoothing
+    lines = {"options": "; ".join(f"{key}={value}" for key, value in options.items())} if options else {}
+    if criterion.reasons:
+        lines["because"] = " ".join(criterion.reasons)
+    return lines
+
+
+def _decision(task: Task, decision: Mapping[str, Any] | None) -> str:
+    """In words; what is fitted to the validation split first."""
     threshold = getattr(task, "threshold", None)
-    if threshold is None:
-        return "the most probable class"
-    shown = threshold if isinstance(threshold, float) else list(threshold)
-    return f"1 where the probability is at least {shown}"
+    metric = None
+    if decision:
+        from .decision import check_decision
+
+        metric = check_decision(task, **decision)
+    if getattr(task, "top_k", None):
+        said = f"the {task.top_k} most probable labels"  # type: ignore[attr-defined]
+    elif threshold is None:
+        said = "the median class" if getattr(task, "ordered", False) else "the most probable class"
+        said += f", by factors tuned on val for {metric}" if metric else ""
+    elif metric:
+        own = (
+            "a threshold of each label"
+            if decision and decision["per_label"] and _several(task)
+            else "a threshold"
+        )
+        said = f"1 where the probability is at least {own}, tuned on val for {metric}"
+    else:
+        shown = threshold if isinstance(threshold, float) else list(threshold)
+        said = f"1 where the probability is at least {shown}"
+    if getattr(task, "at_least", 0):
+        said += f", and at least {task.at_least} label(s)"  # type: ignore[attr-defined]
+    if decision and decision["calibration"] != "none":
+        said += "; probabilities calibrated by a temperature" + (
+            " of each label" if decision["calibration"] == "per_label" else ""
+        )
+    return said
+
+
+def _several(task: Task) -> bool:
+    return task.width_field == "num_labels" and len(task.output_names) > 1
 
 
 def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:

@@ -9,9 +9,6 @@ from torch.nn.modules.conv import _ConvNd
 from .guards import warn
 from .tasks import Task
 
-HEAD_BIAS = ("prior", "zero")
-"""What the head's bias may start from: the shares of the train labels, or 0."""
-
 
 def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
     """Name and layer of the last linear layer or convolution with as many outputs as the task and a bias."""

@@ -46,6 +46,10 @@ def print_help(command: str) -> None:
     lines = []
     for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *folders)):
         found = () if group == "loss" else (configs / group).iterdir()
-        names = list(LOSSES) if group == "loss" else sorted(file.name.removesuffix(".yaml") for file in found)
+        names = (
+            ["auto", *LOSSES]
+            if group == "loss"
+            else sorted(file.name.removesuffix(".yaml") for file in found)
+        )
         lines.append(f"  {group:11}{', '.join(names)}")
     print(HELP.format(command=command, groups="\n".join(lines)))

@@ -1,42 +1,139 @@
 """Metrics of a task: torchmetrics, given probabilities and canonical targets."""
 
-import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torchmetrics
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics import classification as tm
 
+from .names import lookup
+from .ranking import Ranking
 from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task
 
 RANKING = ("auroc", "map")
-"""Metrics of how probabilities rank the samples; the others look at decisions alone."""
+"""Of how log-odds rank the samples of each class."""
+ROWS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
+"""Of how log-odds rank the labels of each row."""
+PROBABILITIES = ("brier", "calibration_error")
+"""Of what the probabilities are; all others look at decisions alone."""
+
+CALIBRATION_BINS = 15
+"""Of equal width, as in Guo et al., 2017."""
+
+
+class CalibrationError(Metric):
+    """Expected calibration error: the mean of |share of positives - mean probability| over 15 bins.
+
+    In sums of each bin, where torchmetrics' keeps every output. For multiclass of the decision: |share of
+    right ones - mean of the largest probability|.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: Tensor
+        self.add_state("sums", torch.zeros(3, CALIBRATION_BINS, dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, right: Tensor) -> None:
+        """Take in probabilities (N,) and whether each came true."""
+        bins = (probabilities * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+        values = torch.stack([torch.ones_like(probabilities), probabilities, right.to(probabilities)])
+        self.sums = self.sums.to(values.dtype).index_add(1, bins, values)
+
+    def compute(self) -> Tensor:
+        """The scalar."""
+        count, confidence, right = self.sums
+        return (confidence - right).abs().sum() / count.sum()
+
+
+class RowMean(Metric):
+    """The mean over rows of how each row's known labels are ranked, as scikit-learn has it.
+
+    - `ranking_loss`: the share of pairs of a label that is there and one that is not in the wrong order (or
+      level), 0 where there is no pair;
+    - `coverage_error`: how far down the ranking all labels that are there are found;
+    - `precision_at_k`: the share of the k highest labels that are there.
+
+    Written out, as torchmetrics 1.9 takes a missing label for a low one, and the denominator of its ranking
+    loss depends on the batch size.
+
+    Args:
+        name: Which of them.
+    """
+
+    full_state_update = False
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.total: Tensor
+        self.rows: Tensor
+        self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, truth: Tensor) -> None:
+        """Take in scores (N, L), and 0, 1 or `IGNORE_INDEX` of the same shape."""
+        known, there, gone = truth != IGNORE_INDEX, truth == 1, truth == 0
+        if self.name == "coverage_error":
+            lowest = scores.masked_fill(~there, torch.inf).amin(1, keepdim=True)
+            each = ((scores >= lowest) & known).sum(1)
+        elif self.name == "ranking_loss":
+            # the highest first, and of equals those that are not there
+            order = truth.argsort(1)
+            order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
+            above = gone.gather(1, order).cumsum(1)
+            wrong = above.masked_fill(~there.gather(1, order), 0).sum(1)
+            each = wrong / (there.sum(1) * gone.sum(1)).clamp(min=1)
+        else:
+            k = int(self.name.rpartition("_")[2])
+            highest = scores.masked_fill(~known, -torch.inf).topk(k, 1).indices
+            each = there.gather(1, highest).sum(1) / k
+        self.total = self.total + each.double().sum()
+        self.rows = self.rows + known.any(1).sum()
+
+    def compute(self) -> Tensor:
+        """The scalar."""
+        return self.total / self.rows
 
 
 class TaskMetric(Metric):
     """One metric of a task as a scalar, computed by torchmetrics; made by `make_metrics`.
 
-    Decisions are taken with the task's thresholds, rankings from the probabilities themselves. A soft
-    label counts as its likelier value, .5 as positive. A missing label counts nowhere, a class without
-    positives or without negatives in no ranking, a label without positives in no macro mean.
-    The value is NaN where no label is known or a probability was NaN.
+    Decisions are taken with the task's thresholds, rankings from log-odds. A soft label counts as its
+    likelier value, .5 as positive. A missing label counts nowhere, a class without positives or without
+    negatives in no ranking, a label without positives in no macro mean. The value is NaN where no label is
+    known or a probability was NaN.
     """
 
     def __init__(self, task: Task, name: str) -> None:
         super().__init__()
-        self.task, self.ranks = task, name in RANKING
+        self.task, self.name = task, name
         self.metric, self.support = _made(task, name), _made(task, "support")
         self.nan_count = SumMetric(nan_strategy="disable")
 
-    def update(self, probabilities: Tensor, target: Tensor, decisions: Tensor | None = None) -> None:
+    def update(
+        self,
+        probabilities: Tensor,
+        target: Tensor,
+        decisions: Tensor | None = None,
+        log_odds: Tensor | None = None,
+    ) -> None:
         """Take in a batch.
 
         Args:
             probabilities: (N, num_probabilities, ...).
             target: As `task.encode` returns it.
             decisions: As `task.decide` returns them, where they are known.
+            log_odds: As `task.log_odds` returns them, where they are known: probabilities near 1 are the same
+                long before they are.
 
         Raises:
             ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
@@ -57,7 +154,30 @@ class TaskMetric(Metric):
         decisions = self.task.decide(probabilities) if decisions is None else decisions
         self.nan_count.update(probabilities.isnan().sum())
         self.support.update(decisions, truth)
-        self.metric.update(probabilities if self.ranks else decisions, truth)
+        if self.name in RANKING or self.name in ROWS:
+            z = probabilities.double().logit() if log_odds is None else log_odds
+            rows = _rows(truth) if truth.ndim == z.ndim else truth.flatten()
+            self.metric.update(_rows(z.clamp(-1e30, 1e30)), rows)
+        elif self.name in PROBABILITIES:
+            self._update_probabilities(probabilities, truth)
+        elif self.name == "mean_absolute_error":
+            known = truth != IGNORE_INDEX
+            self.metric.update(decisions[known], truth[known])
+        else:
+            self.metric.update(decisions, truth)
+
+    def _update_probabilities(self, probabilities: Tensor, truth: Tensor) -> None:
+        known = truth != IGNORE_INDEX
+        if self.task.activation == "sigmoid":
+            self.metric.update(probabilities[known], truth[known].to(probabilities))
+            return
+        rows, truth = _rows(probabilities)[known.flatten()], truth.flatten()[known.flatten()]
+        if self.name == "brier":
+            target = torch.zeros_like(rows).scatter_(1, truth.unsqueeze(1), 1)
+            self.metric.update((rows - target).square().sum(1))
+        else:
+            highest, index = rows.max(1)
+            self.metric.update(highest, index == truth)
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Take in a batch, and return the value of this batch alone."""
@@ -70,32 +190,44 @@ class TaskMetric(Metric):
     def compute(self) -> Tensor:
         """The scalar."""
         positives, negatives = self.counts()
-        known = positives + negatives > 0
-        with warnings.catch_warnings():
-            # torchmetrics puts 0 for a class without positives; here the class is left out
-            warnings.filterwarnings("ignore", message="No (positive|negative) samples (found )?in target")
-            value = self._ranked(known).expand(known.shape) if self.ranks else self.metric.compute()
-        if value.ndim:
-            value = value[(positives > 0) & (negatives > 0) if self.ranks else positives > 0].mean()
-        return value.masked_fill((self.nan_count.compute() > 0) | ~known.any(), torch.nan)
+        unknown = (self.nan_count.compute() > 0) | ~(positives + negatives > 0).any()
+        if not self.metric.update_called and self.metric is not self.support:
+            return torch.full_like(unknown, torch.nan, dtype=torch.double)
+        return self.mean(self.per_class()).masked_fill(unknown, torch.nan)
+
+    def per_class(self) -> Tensor:
+        """The metric of each class or label, NaN where it has none; a scalar for one of all together."""
+        positives, _ = self.counts()
+        if self.name == "balanced_accuracy":
+            recalls = self._recalls()
+            return recalls if self.task.activation == "softmax" else recalls.mean(-1)
+        value: Tensor = self.metric.compute()
+        if value.ndim and self.name not in RANKING:
+            value = torch.where(positives > 0, value, torch.nan)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Over the classes that have a value; of none NaN."""
+        return value.double().nanmean() if value.ndim else value
+
+    def _recalls(self) -> Tensor:
+        """Of each class (C,); under sigmoid of each label's positives and negatives (L, 2)."""
+        counts = self.stat_scores().double()
+        hits, false_alarms, quiet, misses = counts.unbind(-1)
+        recall = hits / (hits + misses)
+        if self.task.activation == "softmax":
+            return recall
+        return torch.stack([recall, quiet / (quiet + false_alarms)], -1)
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """How many positives and negatives of each output there were, (num_outputs,) each."""
-        counts = self.support.compute().reshape(-1, 5)
-        true_positive, false_positive, true_negative, false_negative, _ = counts.unbind(-1)
+        """How many positives and negatives of each probability there were, (num_probabilities,) each."""
+        true_positive, false_positive, true_negative, false_negative = self.stat_scores().unbind(-1)
         return true_positive + false_negative, true_negative + false_positive
 
-    def _ranked(self, known: Tensor) -> Tensor:
-        """The metric per class. A class of which nothing is known stops torchmetrics 1.9 (IndexError):
-        in a copy it is given one negative, which leaves it without a ranking."""
-        metric = self.metric
-        if not bool(known.all()):
-            target = torch.where(known, IGNORE_INDEX, 0)
-            target = target[:1] if self.task.activation == "softmax" else target.unsqueeze(0)
-            metric = metric.clone()
-            metric.update(torch.zeros(1, len(known), device=known.device), target)
-        value: Tensor = metric.compute()
-        return value
+    def stat_scores(self) -> Tensor:
+        """(num_probabilities, 4): true and false positives, true and false negatives."""
+        stat_scores: Tensor = self.support.compute()
+        return stat_scores.reshape(-1, 5)[:, :4]
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -104,26 +236,53 @@ class TaskMetric(Metric):
             metric.reset()
 
 
+def _rows(values: Tensor) -> Tensor:
+    """(N, C, ...) as rows (N ..., C)."""
+    return values.movedim(1, -1).flatten(0, -2)
+
+
 def _made(task: Task, name: str) -> Metric:
+    if name in RANKING:
+        return Ranking(task, name)
+    if name == "calibration_error":
+        return CalibrationError()
+    if name in ROWS:
+        return RowMean(name)
     kind, options = METRICS[task.name][name]
-    width = {task.width_field: task.num_probabilities} if task.width_field else {}
+    width = (
+        {task.width_field: task.num_probabilities} if task.width_field and kind.__module__ in _SIZED else {}
+    )
     # arguments are not validated: it would sync with the device, and `update` looks at what matters
-    return kind(**options, **width, ignore_index=IGNORE_INDEX, validate_args=False)
+    sized = {"ignore_index": IGNORE_INDEX, "validate_args": False} if kind.__module__ in _SIZED else {}
+    return kind(**options, **width, **sized)
 
 
-def make_metrics(task: Task, prefix: str | None = None) -> MetricCollection:
+def make_metrics(
+    task: Task, prefix: str | None = None, names: Sequence[str] | None = None
+) -> MetricCollection:
     """The metrics of a task, as a `torchmetrics.MetricCollection`.
 
-    - `accuracy`: of decisions; for multilabel of each label's decision (1 - Hamming loss).
+    - `accuracy`: of decisions; for multilabel of each label's decision (1 - `hamming`). `exact_match`: of
+      whole rows.
+    - `balanced_accuracy`: the mean recall of the classes; for binary and of each label of the positives
+      and of the negatives.
     - `f1_micro`, `f1_macro`: over classes; for binary over the two classes, and `f1` of the positive.
     - `auroc`, `map`: area under ROC, average precision; macro mean over classes (one against the
-      rest) or labels.
+      rest) or labels. Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
+    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of each row's ranking of the labels.
+    - `brier`: the mean square of probability minus label; for multiclass summed over the classes.
+      `calibration_error`: in 15 bins; see `CalibrationError`.
+    - `mean_absolute_error`, `kappa` (quadratic weights): of ordered classes.
 
     `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`.
 
     Args:
         task: Decides which metrics, and with which thresholds.
         prefix: Put before the names, such as "val/".
+        names: Which of them; all by default.
+
+    Raises:
+        ValueError: a name that the task does not have.
 
     Example:
         >>> from lossselect import Binary
@@ -133,35 +292,75 @@ def make_metrics(task: Task, prefix: str | None = None) -> MetricCollection:
         >>> round(metrics.compute()["accuracy"].item(), 4)
         0.6667
     """
-    metrics = {name: TaskMetric(task, name) for name in task.metric_names}
+    for name in names or ():
+        lookup(dict.fromkeys(task.metric_names), name, "metric")
+    metrics = {name: TaskMetric(task, name) for name in names or task.metric_names}
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
 
 
-METRICS: dict[str, dict[str, tuple[type[Metric], dict[str, Any]]]] = {
+def confusion_matrix(task: Task) -> Metric:
+    """(C, C) counts: rows are the true classes, columns the predicted ones."""
+    return tm.MulticlassConfusionMatrix(
+        num_classes=task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False
+    )
+
+
+def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
+    """Counts and metrics of each class or label, (num_probabilities,) each; NaN where there is none.
+
+    Args:
+        metrics: Of `make_metrics`, by name.
+    """
+    hits, false_alarms, quiet, misses = metrics["accuracy"].stat_scores().unbind(-1)
+    columns = {
+        "positives": hits + misses,
+        "negatives": quiet + false_alarms,
+        "predicted": hits + false_alarms,
+    }
+    columns |= {
+        "precision": hits / (hits + false_alarms),
+        "recall": hits / (hits + misses),
+        "f1": torch.where(hits + misses > 0, 2 * hits / (2 * hits + misses + false_alarms), torch.nan),
+    }
+    # of a single class torchmetrics makes a scalar
+    return columns | {name: metrics[name].per_class().reshape(-1) for name in RANKING}
+
+
+_SIZED = {
+    f"torchmetrics.classification.{module}"
+    for module in ("accuracy", "f_beta", "stat_scores", "hamming", "exact_match", "cohen_kappa")
+}
+"""Those that take the width, `ignore_index` and `validate_args`."""
+
+METRICS: dict[str, dict[str, tuple[Callable[..., Metric], dict[str, Any]]]] = {
     "binary": {
         "accuracy": (tm.BinaryAccuracy, {}),
+        "balanced_accuracy": (tm.BinaryStatScores, {}),
         "f1": (tm.BinaryF1Score, {}),
         "f1_micro": (tm.MulticlassF1Score, {"num_classes": 2, "average": "micro"}),
         "f1_macro": (tm.MulticlassF1Score, {"num_classes": 2, "average": "macro"}),
-        "auroc": (tm.BinaryAUROC, {}),
-        "map": (tm.BinaryAveragePrecision, {}),
+        "brier": (torchmetrics.MeanSquaredError, {}),
         "support": (tm.BinaryStatScores, {}),
     },
     "multiclass": {
         "accuracy": (tm.MulticlassAccuracy, {"average": "micro"}),
+        "balanced_accuracy": (tm.MulticlassStatScores, {"average": "none"}),
         "f1_micro": (tm.MulticlassF1Score, {"average": "micro"}),
         "f1_macro": (tm.MulticlassF1Score, {"average": "macro"}),
-        "auroc": (tm.MulticlassAUROC, {"average": "none"}),
-        "map": (tm.MulticlassAveragePrecision, {"average": "none"}),
+        "brier": (torchmetrics.MeanMetric, {"nan_strategy": "disable"}),
+        "mean_absolute_error": (torchmetrics.MeanAbsoluteError, {}),
+        "kappa": (tm.MulticlassCohenKappa, {"weights": "quadratic"}),
         "support": (tm.MulticlassStatScores, {"average": "none"}),
     },
     "multilabel": {
         "accuracy": (tm.MultilabelAccuracy, {"average": "micro"}),
+        "balanced_accuracy": (tm.MultilabelStatScores, {"average": "none"}),
+        "hamming": (tm.MultilabelHammingDistance, {"average": "micro"}),
+        "exact_match": (tm.MultilabelExactMatch, {}),
         "f1_micro": (tm.MultilabelF1Score, {"average": "micro"}),
         "f1_macro": (tm.MultilabelF1Score, {"average": "none"}),
-        "auroc": (tm.MultilabelAUROC, {"average": "none"}),
-        "map": (tm.MultilabelAveragePrecision, {"average": "none"}),
+        "brier": (torchmetrics.MeanSquaredError, {}),
         "support": (tm.MultilabelStatScores, {"average": "none"}),
     },
 }
-"""The metrics of each task, with their options. `support` tells of which classes something is known."""
+"""The metrics of each task that torchmetrics has. `support` tells of which classes something is known."""

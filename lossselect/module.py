@@ -15,15 +15,15 @@ from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoin
 from .counts import LabelCounts
 from .criterion import Loss, check_sample_weight, divide, select_loss
 from .epoch import Epoch
-from .head import HEAD_BIAS, set_head_bias
+from .head import set_head_bias
 from .losses import LOSSES
 from .mixing import INDEX_ONLY, make_mix
-from .names import lookup, split_name
+from .names import HEAD_BIAS, lookup, split_name
 from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .rules import AutoLoss
 from .targets import EncodedBatch
-from .tasks import IGNORE_INDEX, Task, as_task
+from .tasks import IGNORE_INDEX, Task, as_task, make_task
 from .watch import OutputWatch
 from .weights import prior_logits, prior_of
 
@@ -89,10 +89,15 @@ class TaskModule(Recorded, LightningModule):
         if head_bias is not None:
             lookup(dict.fromkeys(HEAD_BIAS), head_bias, "head_bias")
         self.head_bias = head_bias
+        self.started_from = ""
+        """What the head's bias was set to, in words."""
         self.mix = make_mix(mix)
+        self.mix_name = mix["name"] if isinstance(mix, Mapping) else mix
         _check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
         self.watch = OutputWatch()
+        self.untuned: Task | None = None
+        """The task as it was before its decision was fitted."""
         self.task = task
 
     @property
@@ -108,7 +113,12 @@ class TaskModule(Recorded, LightningModule):
         self._task = task
         self.train_epoch = Epoch(task, "train/").to(self.device)
         self.val_epoch = Epoch(task, "val/").to(self.device)
-        self.test_epoch = Epoch(task, "test/").to(self.device)
+        self.test_epoch = Epoch(task, "test/", self.untuned).to(self.device)
+
+    def decide_by(self, task: Task) -> None:
+        """Decide by a task of `fit_decision`; test metrics are then computed without it as well."""
+        self.untuned = self.untuned or self.task
+        self.task = task
 
     def forward(self, inputs: Any) -> Tensor:
         """Raw logits (N, num_outputs, ...)."""
@@ -239,8 +249,13 @@ class TaskModule(Recorded, LightningModule):
             logits = torch.from_numpy(prior_logits(self.task, prior_of(self.task, counts)))
             if isinstance(self.criterion, Loss):
                 logits = self.criterion.first_logits(counts)
-            self.watch.head_bias = set_head_bias(self, self.task, logits)
-            self.head_bias = None  # once: what is learned from here on must stay
+            self._start_head(logits, "the shares of the train labels")
+
+    def _start_head(self, logits: Tensor, said: str) -> None:
+        """Once: what is learned from there on must stay."""
+        self.head_bias = None
+        self.watch.head_bias = set_head_bias(self, self.task, logits)
+        self.started_from = said if self.watch.head_bias is not None else ""
 
     @property
     def needs_counts(self) -> bool:
@@ -344,6 +359,7 @@ class TaskModule(Recorded, LightningModule):
         check_same_task(checkpoint, module.task)
         module.on_load_checkpoint(checkpoint)
         # what was changed after construction: thresholds, say
+        module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
         module.task = task
         loss = checkpoint["loss"]
         unchanged = kwargs.keys() <= {"task", *checkpoint["not_plain"]}

@@ -16,15 +16,36 @@ if TYPE_CHECKING:
 
 
 def mlp(
-    num_features: int, num_outputs: int, hidden: Sequence[int] = (256,), dropout: float = 0.0
+    num_features: int,
+    num_outputs: int,
+    hidden: Sequence[int] = (256,),
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    clip: float | None = None,
 ) -> nn.Sequential:
-    """Linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits."""
+    """Linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits.
+
+    Args:
+        num_features: Of a row.
+        num_outputs: Of the head.
+        hidden: Widths of the layers between.
+        dropout: Of the hidden layers.
+        input_dropout: Of the features.
+        clip: Features are cut off at plus and minus this, so that a far outlier is no more than far.
+    """
     from torch import nn
 
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise TypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
     number("dropout", dropout, 0, 1)
+    number("input_dropout", input_dropout, 0, 1)
     layers: list[nn.Module] = []
+    if clip is not None:
+        if number("clip", clip, 0) == 0:
+            raise ValueError("clip must be above 0: at 0 all features would be the same.")
+        layers.append(nn.Hardtanh(-clip, clip))
+    if input_dropout:
+        layers.append(nn.Dropout(input_dropout))
     width = num_features
     for size in hidden:
         layers += [nn.Linear(width, whole("a width of hidden", size, 1)), nn.ReLU(), nn.Dropout(dropout)]

@@ -2,22 +2,25 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from .checkpoint import store_decision
 from .data.module import TensorData
+from .epoch import Epoch
+from .files import whole_file
 from .module import TaskModule
 from .tasks import Task
+from .tuning import tune_decision
 
-RESULTS = ("metrics.json", "predictions.csv", "predictions.pt")
+RESULTS = ("metrics.json", "per_class.csv", "confusion_matrix.csv", "predictions.csv", "predictions.pt")
 
 
 def forget_results(folder: Path) -> None:
@@ -27,23 +30,61 @@ def forget_results(folder: Path) -> None:
 
 
 def evaluate(
-    trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path
+    trainer: Trainer,
+    module: TaskModule,
+    data: Any,
+    checkpoint: str,
+    folder: Path,
+    decision: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Metrics of the checkpoint on the validation and the test split, and the same into metrics.json."""
+    """Metrics of the checkpoint on the validation and the test split, and the same into metrics.json.
+
+    Args:
+        trainer: That has fitted the module.
+        module: Gets the checkpoint's weights.
+        data: With validation rows, test rows, both or neither.
+        checkpoint: A file, to which the decision is added.
+        folder: Gets metrics.json and, of the test split, per_class.csv and confusion_matrix.csv.
+        decision: Options of `fit_decision`: between the two the decision is fitted. None leaves it.
+    """
     results: dict[str, float] = {}
     # the best epoch's values are no further row of the training's log
     trainer.loggers = []
-    stages = {"val_dataloader": trainer.validate, "test_dataloader": trainer.test}
-    for loader, run in stages.items():
-        if not is_overridden(loader, data, LightningDataModule):
-            continue
-        for values in run(module, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False):
+    given: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint}
+    if is_overridden("val_dataloader", data, LightningDataModule):
+        if decision is None or not sum(trainer.num_val_batches):
+            for values in trainer.validate(module, **given, weights_only=True, verbose=False):
+                results |= values
+        else:
+            results |= tune_decision(trainer, module, **given, **decision)
+            store_decision(checkpoint, module)
+    if is_overridden("test_dataloader", data, LightningDataModule):
+        for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
+        _save_tables(module.test_epoch, folder)
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
     with whole_file(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return results
+
+
+def _save_tables(epoch: Epoch, folder: Path) -> None:
+    """per_class.csv, and confusion_matrix.csv where there is one."""
+    import polars as pl
+
+    task = epoch.task
+    columns: dict[str, Any] = {"class": task.output_names}
+    columns |= {name: values.cpu().numpy() for name, values in epoch.per_class.items()}
+    if hasattr(task, "threshold"):
+        columns["threshold"] = np.broadcast_to(np.array(task.threshold), len(task.output_names))
+    with whole_file(folder / "per_class.csv") as path:
+        pl.DataFrame(columns).fill_nan(None).write_csv(path)
+    if epoch.confusion_counts is not None:
+        counts = epoch.confusion_counts.cpu().numpy()
+        matrix = {"true": task.names} | dict(zip(task.names, counts.T, strict=True))
+        with whole_file(folder / "confusion_matrix.csv") as path:
+            pl.DataFrame(matrix).write_csv(path)
 
 
 def save_predictions(
@@ -100,14 +141,3 @@ def prediction_columns(task: Task, probabilities: Tensor, prediction: Tensor) ->
 def _cells(names: list[Any]) -> list[str | None]:
     """Names as they are, an empty cell for a missing one; lists of names as JSON, which no name can break."""
     return [json.dumps(name, ensure_ascii=False) if isinstance(name, list) else name for name in names]
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes its own once it is complete."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

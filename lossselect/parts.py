@@ -52,7 +52,9 @@ def _instantiate(part: DictConfig, known: dict[str, Any]) -> Any:
 def scheduler_of(config: DictConfig) -> Any:
     """The scheduler, which watches what the run watches; None where there is none."""
     spec = spec_of(config.get("scheduler"))
-    return {"monitor": config.monitor, **spec} if isinstance(spec, dict) else spec
+    if not isinstance(spec, dict) or config.monitor == "epoch":
+        return spec
+    return {"monitor": config.monitor, **spec}
 
 
 class OwnData(NamedTuple):
@@ -61,6 +63,11 @@ class OwnData(NamedTuple):
     splits: "Splits"
     task: "Task"
     counts: "dict[str, LabelCounts]"
+
+
+def without_open(task: dict[str, Any]) -> dict[str, Any]:
+    """The task's settings without those that are open: a threshold that is to be tuned."""
+    return {key: value for key, value in task.items() if value is not None}
 
 
 def own_data(config: DictConfig) -> OwnData:
@@ -80,7 +87,7 @@ def _own_data(data: str, of_task: str) -> OwnData:
     from .label_lists import LabelLists
     from .tasks import TASKS, make_task
 
-    options, settings = json.loads(data), json.loads(of_task)
+    options, settings = json.loads(data), without_open(json.loads(of_task))
     names = settings.pop("class_names", None)
     if options["name"] in FILES:
         from .data.own import load_own
@@ -99,7 +106,31 @@ def _own_data(data: str, of_task: str) -> OwnData:
         fits = len(splits.class_names) == len(task.names)
         check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
+    if getattr(task, "ordered", False) and names is None:
+        _check_order(task)
     return OwnData(splits, task, check_splits(task, splits))
+
+
+def _check_order(task: "Task") -> None:
+    """Names have no order but the alphabet's, which is hardly what is meant."""
+    from .label_values import as_number
+
+    if words := [name for name in task.names if as_number(name) is None]:
+        raise ValueError(
+            f"task.ordered=true needs the order of the classes, and {words[0]!r} is no number: say "
+            f"+task.class_names=[{','.join(task.names[:8])}], from the lowest to the highest."
+        )
+
+
+def decision_options(config: DictConfig) -> dict[str, Any] | None:
+    """Options of `fit_decision`; None where nothing is to be fitted."""
+    options = plain_values(config).get("decision")
+    if options is None:
+        return None
+    if config.task.get("threshold") is not None:  # the user's own stays
+        options = {**options, "metric": None}
+    nothing = options["metric"] is None and options["calibration"] == "none"
+    return None if nothing else options
 
 
 def data_of(config: DictConfig) -> "LightningDataModule":
@@ -126,7 +157,7 @@ def task_of(config: DictConfig, data: Any) -> "Task":
 
     if "_target_" not in config.data:
         return data.task
-    options = plain_values(config.task)
+    options = without_open(plain_values(config.task))
     if options["name"] == "auto":
         raise ValueError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
@@ -190,14 +221,14 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
         mode=best_mode(config.monitor),
         save_last=True,
         # of a metric of the training epoch, only its end knows this epoch's value
-        save_on_train_epoch_end=config.monitor.startswith("train/") or None,
+        save_on_train_epoch_end=config.monitor.startswith(("train/", "epoch")) or None,
         enable_version_counter=False,
     )
     # a smoke test must leave what is there
     keeps = not config.trainer.get("fast_dev_run")
     callbacks: list[Any] = [best, NeedsValidation(config.monitor)] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
-        if entry:
+        if entry and entry.get("monitor") != "epoch":  # which is better with each epoch, and stops nothing
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
     options = plain_values(config.trainer)
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state

@@ -98,8 +98,8 @@ def predict_file(
 
     from .checkpoint import read_checkpoint
     from .data.preparation import Preparation
+    from .files import whole_file
     from .module import TaskModule
-    from .outputs import whole_file
 
     whole("batch_size", batch_size, 1)
     kept = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]

@@ -51,12 +51,13 @@ class AutoLoss(nn.Module):
         super().__init__()
         check_options(options, [], "Loss 'auto'")
         self.task = as_task(task)
-        self.reasons: list[str] = []
 
     def with_counts(self, counts: LabelCounts) -> Loss:
         """The loss that the labels call for."""
-        options, self.reasons = propose_loss(self.task, counts)
-        return select_loss(self.task, counts=counts, **options)
+        options, reasons = propose_loss(self.task, counts)
+        loss = select_loss(self.task, counts=counts, **options)
+        loss.reasons = reasons
+        return loss
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         raise ValueError(

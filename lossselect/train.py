@@ -22,13 +22,22 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .config import SETTINGS, allowed, check_config, check_task_settings, check_trainer, loss_options
+from .config import (
+    SETTINGS,
+    allowed,
+    check_config,
+    check_task_settings,
+    check_trainer,
+    loss_options,
+    monitor_of,
+)
 from .console import explained, warnings_in_a_line
 from .guards import allow
 from .help import print_help
 from .names import nearest
 from .parts import (
     data_of,
+    decision_options,
     net_of,
     own_data,
     plain_values,
@@ -115,8 +124,8 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
 
         with allow(*allowed(config.allow)):
             own = own_data(config)
-        check_task_settings(plain, own.task, names_known=True)
-        check_ranking(plain["monitor"] or f"val/{own.task.monitor}", own.counts)
+        check_task_settings(plain, own.task, own.counts["train"])
+        check_ranking(monitor_of(plain, own.task), own.counts)
     check_trainer(plain)
 
 
@@ -150,20 +159,25 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
     """What a run trains, and on what."""
     from lightning.pytorch import seed_everything
 
+    from .data.module import TensorData
     from .module import TaskModule
 
     # before the user's own net or data draw a number
     seed_everything(config.seed, workers=True, verbose=False)
     data = data_of(config)
     task = task_of(config, data)
-    config.monitor = config.monitor or f"val/{task.monitor}"  # to which the callbacks' settings refer
+    config.monitor = monitor_of(plain_values(config), task)  # to which the callbacks' settings refer
     module = TaskModule(
         task,
         net_of(config, task, data),
         loss_options(plain_values(config.loss)),
         spec_of(config.optimizer),
         scheduler_of(config),
+        config.head_bias,
+        spec_of(config.mix),
     )
+    if isinstance(data, TensorData):  # else fit counts the labels
+        module.use_counts(data.counts["train"])
     return module, data
 
 
@@ -175,7 +189,16 @@ def check_only(config: DictConfig) -> None:
     from .watch import check_end
 
     module, data = prepare(config)
-    print_table("Plan", plan(module, data, build_trainer(plain_values(config.trainer)), config.monitor))
+    print_table(
+        "Plan",
+        plan(
+            module,
+            data,
+            build_trainer(plain_values(config.trainer)),
+            config.monitor,
+            decision_options(config),
+        ),
+    )
     if isinstance(data, TensorData):
         print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
     else:
@@ -199,7 +222,10 @@ def train(config: DictConfig) -> None:
 
     module, data = prepare(config)
     trainer = trainer_of(config, folder)
-    print_table("Plan", {**plan(module, data, trainer, config.monitor), "outputs": str(folder)})
+    print_table(
+        "Plan",
+        {**plan(module, data, trainer, config.monitor, decision_options(config)), "outputs": str(folder)},
+    )
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         forget_results(folder)
     trainer.fit(module, datamodule=data)
@@ -207,9 +233,9 @@ def train(config: DictConfig) -> None:
         print("A few batches went through training and validation. Nothing is kept of that.")
         return
     best = _best_checkpoint(trainer)
-    results = evaluate(trainer, module, data, best, folder)
+    results = evaluate(trainer, module, data, best, folder, decision_options(config))
     epoch = str(read_checkpoint(best)["epoch"])
-    print_table("Results", {"best epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
+    print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
     written = save_predictions(trainer, module, data, best, folder)
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *([written] if written else [])))
     print(f"In {folder}: {files}")

@@ -85,7 +85,7 @@ class TestBatches:
 
     def test_shuffling_keeps_inputs_and_target_together(self):
         loader = TensorBatches(torch.arange(50.0).unsqueeze(1), torch.arange(50)).loader(8, shuffle=True)
-        inputs, target = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        inputs, target = (torch.cat(parts) for parts in zip(*(batch[:2] for batch in loader), strict=True))
         assert torch.equal(inputs.squeeze(1).long(), target)
         assert not torch.equal(target, torch.arange(50))
         assert torch.equal(target.sort().values, torch.arange(50))

@@ -82,7 +82,13 @@ def test_thresholds_of_each_label_for_micro_f1_are_the_best_there_are():
 
 def test_shrinkage_weighs_the_labels_own_threshold_by_its_positives():
     logits, target = multilabel_rows()
-    fit = {"task": ls.Multilabel(4), "logits": logits, "target": target, "calibration": "none"}
+    fit = {
+        "task": ls.Multilabel(4),
+        "logits": logits,
+        "target": target,
+        "calibration": "none",
+        "metric": "f1_macro",
+    }
     own = torch.tensor(ls.fit_decision(**fit, shrinkage=0).threshold, dtype=torch.float64).logit()
     common = torch.tensor(ls.fit_decision(**fit, per_label=False).threshold, dtype=torch.float64).logit()
     positives = target.sum(0).double()
@@ -104,7 +110,7 @@ def test_precision_at_recall():
 
 def test_binary_is_tuned_for_f1():
     logits, target = multilabel_rows(rows=200, labels=1)
-    task = ls.fit_decision(ls.Binary(), logits, target)
+    task = ls.fit_decision(ls.Binary(), logits, target, metric="f1")
     best = max(f1_score(target, logits >= value) for value in logits.flatten())
     assert f1_score(target, decided(task, logits)) == best
 
@@ -174,22 +180,25 @@ class TestTemperature:
 
 
 class TestHoles:
-    def test_missing_labels_count_nowhere(self):
+    @pytest.mark.parametrize("metric", ["f1_macro", "expected_f1"])
+    def test_what_stands_in_a_hole_is_not_looked_at(self, metric):
         logits, target = multilabel_rows()
         holes = torch.rand_like(target) < 0.3
         holes[0] = False
-        kept = ls.fit_decision(ls.Multilabel(4), logits, target.masked_fill(holes, math.nan))
-        for i in range(4):
-            rows = ~holes[:, i]
-            alone = ls.fit_decision(
-                ls.Binary(), logits[rows][:, [i]], target[rows][:, [i]], calibration="none"
-            )
-            unshrunk = ls.fit_decision(
-                ls.Multilabel(4), logits, target.masked_fill(holes, math.nan), shrinkage=0, calibration="none"
-            )
-            assert unshrunk.threshold[i] == pytest.approx(alone.threshold)
-        other = logits.masked_fill(holes, 77.0)
-        assert ls.fit_decision(ls.Multilabel(4), other, target.masked_fill(holes, math.nan)) == kept
+        target = target.masked_fill(holes, math.nan)
+        kept = ls.fit_decision(ls.Multilabel(4), logits, target, metric=metric)
+        assert (
+            ls.fit_decision(ls.Multilabel(4), logits.masked_fill(holes, 77.0), target, metric=metric) == kept
+        )
+
+    def test_a_label_is_tuned_to_the_rows_that_have_it(self):
+        logits, target = multilabel_rows()
+        target[1:, 0][torch.rand(59) < 0.3] = math.nan
+        fit = {"metric": "f1_macro", "calibration": "none", "shrinkage": 0}
+        several = ls.fit_decision(ls.Multilabel(4), logits, target, **fit)
+        rows = ~target[:, 0].isnan()
+        alone = ls.fit_decision(ls.Binary(), logits[rows][:, [0]], target[rows][:, [0]], **fit)
+        assert several.threshold[0] == pytest.approx(alone.threshold)
 
     def test_a_label_without_positives_takes_the_common_threshold(self):
         logits, target = multilabel_rows()
@@ -198,14 +207,14 @@ class TestHoles:
         with pytest.warns(
             ls.GuardWarning, match=r"1 of 4 labels have no positive in the validation split.*: c\."
         ):
-            fitted = ls.fit_decision(task, logits, target)
+            fitted = ls.fit_decision(task, logits, target, metric="f1_macro")
         with ls.allow("untuned_threshold"):
-            common = ls.fit_decision(task, logits, target, per_label=False).threshold
+            common = ls.fit_decision(task, logits, target, metric="f1_macro", per_label=False).threshold
         assert fitted.threshold[2] == common
 
     def test_no_positive_at_all_leaves_the_threshold(self):
         with pytest.warns(ls.GuardWarning, match="untuned_threshold"):
-            task = ls.fit_decision(ls.Binary(threshold=0.3), torch.randn(5, 1), torch.zeros(5))
+            task = ls.fit_decision(ls.Binary(threshold=0.3), torch.randn(5, 1), torch.zeros(5), metric="f1")
         assert task.threshold == 0.3
 
     def test_nothing_known(self):
@@ -265,3 +274,40 @@ def test_more_outputs_than_cuts():
         for v in np.quantile(logits, np.linspace(0, 1, 301))
     )
     assert reached >= best - 1e-3
+
+
+class TestExpectedF1:
+    def test_half_of_it_is_the_threshold_that_reaches_it(self):
+        """Of probabilities that mean what they say no other threshold has a larger F1."""
+        generator = torch.Generator().manual_seed(3)
+        logits = 2 * torch.randn(200_000, 1, generator=generator) - 2
+        target = torch.bernoulli(logits.sigmoid(), generator=generator)
+        task = ls.fit_decision(ls.Binary(), logits, target)
+        assert task.temperature == pytest.approx(1, abs=0.02)
+        best = max(f1_score(target, logits >= v) for v in np.linspace(-2, 1, 61))
+        assert f1_score(target, decided(task, logits)) == pytest.approx(best, abs=2e-3)
+        assert task.threshold == pytest.approx(best / 2, abs=0.01)
+
+    @pytest.mark.parametrize(("scale", "shift"), [(3, 0), (1, 2.5), (0.3, -4)])
+    def test_logits_that_a_loss_has_moved_are_decided_alike(self, scale, shift):
+        logits, target = multilabel_rows(rows=300)
+        plain = decided(ls.fit_decision(ls.Multilabel(4), logits, target), logits)
+        moved = scale * logits + shift
+        assert (decided(ls.fit_decision(ls.Multilabel(4), moved, target), moved) == plain).all()
+
+    def test_a_label_of_its_own_goes_a_fifth_of_the_way(self):
+        logits, target = multilabel_rows(rows=300)
+        one = ls.fit_decision(ls.Multilabel(4), logits, target, per_label=False).threshold
+        each = ls.fit_decision(ls.Multilabel(4), logits, target).threshold
+        assert each[0] > one > each[3]  # the rarer, the lower
+        assert all(abs(math.log(t / (1 - t)) - math.log(one / (1 - one))) < 0.5 for t in each)
+
+    def test_rows_that_are_told_apart_without_a_mistake(self):
+        logits = torch.tensor([[-3.0], [-1.0], [2.0], [5.0]])
+        task = ls.fit_decision(ls.Binary(), logits, [0, 0, 1, 1])
+        assert task.predict(logits).flatten().tolist() == [0, 0, 1, 1]
+
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_of_one_value_alone(self, value):
+        task = ls.fit_decision(ls.Binary(), torch.randn(9, 1), torch.full((9,), value))
+        assert 0 <= task.threshold <= 1

@@ -8,6 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 import lossselect as ls
 from lossselect.epoch import Epoch
@@ -33,6 +34,22 @@ def per_column(metric, truth, score, **kwargs):
     return np.mean(values)
 
 
+def ranks_of_rows(y, p):
+    """scikit-learn's, row by row, of the labels that are known."""
+    rows = [(y[[i]][:, k], p[[i]][:, k]) for i in range(len(y)) if (k := ~np.isnan(y[i])).any()]
+
+    def precision(y, p, k):
+        return y[0, np.argsort(-p[0])[:k]].sum() / k
+
+    return {
+        "ranking_loss": np.mean([sk.label_ranking_loss(*row) if row[0].shape[1] > 1 else 0 for row in rows]),
+        "coverage_error": np.mean(
+            [sk.coverage_error(*row) if row[0].shape[1] > 1 else row[0].sum() for row in rows]
+        ),
+        **{f"precision_at_{k}": np.mean([precision(*row, k) for row in rows]) for k in (1, 3)},
+    }
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.2])
 def test_binary_equals_scikit_learn(threshold):
     task = ls.Binary(threshold=threshold)
@@ -49,6 +66,9 @@ def test_binary_equals_scikit_learn(threshold):
         "f1_macro": sk.f1_score(y, d, average="macro"),
         "auroc": sk.roc_auc_score(y, p),
         "map": sk.average_precision_score(y, p),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, d),
+        "brier": sk.brier_score_loss(y, p),
+        "calibration_error": binary_calibration_error(torch.tensor(p), torch.tensor(y).long()).item(),
     }
     assert got == pytest.approx(expected, abs=1e-6)
 
@@ -67,6 +87,9 @@ def test_multiclass_equals_scikit_learn():
         "f1_macro": sk.f1_score(y, p.argmax(1), average="macro"),
         "auroc": per_column(sk.roc_auc_score, one_hot, p),
         "map": per_column(sk.average_precision_score, one_hot, p),
+        "balanced_accuracy": sk.recall_score(y, p.argmax(1), average="macro", labels=[0, 1, 2]),
+        "brier": ((p - one_hot) ** 2).sum(1).mean(),
+        "calibration_error": multiclass_calibration_error(torch.tensor(p), torch.tensor(y).long(), 4).item(),
     }
     assert got == pytest.approx(expected, abs=1e-6)
 
@@ -86,6 +109,16 @@ def test_multilabel_equals_scikit_learn(threshold):
         "f1_macro": np.mean([sk.f1_score(y[known[:, j], j], d[known[:, j], j]) for j in range(3)]),
         "auroc": per_column(sk.roc_auc_score, y, p),
         "map": per_column(sk.average_precision_score, y, p),
+        "balanced_accuracy": np.mean(
+            [sk.balanced_accuracy_score(y[known[:, j], j], d[known[:, j], j]) for j in range(3)]
+        ),
+        "brier": sk.brier_score_loss(y[known], p[known]),
+        "calibration_error": binary_calibration_error(
+            torch.tensor(p[known]), torch.tensor(y[known]).long()
+        ).item(),
+        "hamming": (d != y)[known].mean(),
+        "exact_match": ((d == y) | ~known).all(1).mean(),
+        **ranks_of_rows(y, p),
     }
     assert got == pytest.approx(expected, abs=1e-6)
 
@@ -204,9 +237,9 @@ def test_computing_in_between_changes_nothing():
 def test_prefix():
     metrics = ls.make_metrics(ls.Binary(), "val/")
     metrics.update(torch.tensor([[0.9], [0.1]]), torch.tensor([[1.0], [0.0]]))
-    assert metrics.compute().keys() == {f"val/{name}" for name in ls.Binary.metric_names}
+    assert metrics.compute().keys() == {f"val/{name}" for name in ls.Binary().metric_names}
     assert metrics.clone(postfix="_best").compute().keys() == {
-        f"val/{n}_best" for n in ls.Binary.metric_names
+        f"val/{n}_best" for n in ls.Binary().metric_names
     }
 
 

@@ -239,7 +239,7 @@ MISTAKES = [
     (["task=binary", "+task.num_outputs=5"], "task.num_outputs is no setting: the data tell how many"),
     (["task=binary", "loss.name=[a]"], "There is no loss ['a']."),
     (["task=binary", "loss=focal", "loss.gamma=null"], "gamma must be a number of at least 0, got None."),
-    (["task=binary", "task.threshold=null"], "threshold must be a number"),
+    (["task=binary", "task.threshold=x"], "threshold must be a number"),
     (["task=binary", "+model.num_features=5"], "model.num_features is no setting: the data tell"),
     (["task=binary", "~loss"], "A run needs loss=...; it cannot be None."),
     (["task=binary", "model=null"], "A part takes the name of a variant, as in model=mlp"),
@@ -539,7 +539,7 @@ def test_help_is_for_people(command):
     assert code == 0
     for words in (
         "task=multilabel",
-        "loss       cross_entropy, one_vs_rest, focal",
+        "loss       auto, cross_entropy, one_vs_rest, focal",
         "metrics.json",
         "trainer.max_epochs=10",
     ):

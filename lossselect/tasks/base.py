@@ -1,5 +1,6 @@
 """What all tasks share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
@@ -37,8 +38,8 @@ class Task(ABC):
     monitor: ClassVar[str]
     """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
     metric of `make_metrics`."""
-    metric_names: ClassVar[tuple[str, ...]]
-    """What `make_metrics` computes."""
+    training_metrics: ClassVar[tuple[str, ...]]
+    """What is computed of the train split in each epoch."""
     target_form: ClassVar[str]
     """The canonical target, in words."""
     width_field: ClassVar[str | None] = None
@@ -89,6 +90,11 @@ class Task(ABC):
     @abstractmethod
     def num_outputs(self) -> int:
         """Width of the head."""
+
+    @property
+    @abstractmethod
+    def metric_names(self) -> tuple[str, ...]:
+        """What `make_metrics` computes."""
 
     @property
     def num_probabilities(self) -> int:
@@ -149,6 +155,17 @@ class Task(ABC):
         """
         scores = self.calibrated(logits)
         return scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(1)
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """log p - log(1 - p) of each probability: what ranks where p itself is 1 for all digits it has."""
+        scores = self.calibrated(logits)
+        if self.activation == "sigmoid":
+            return scores
+        log_p = scores.log_softmax(1)
+        # of the likeliest class 1 - p is a sum of what is small; of the others p is
+        top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, log_p.argmax(1, keepdim=True), True)
+        rest = log_p.masked_fill(top, -math.inf).logsumexp(1, keepdim=True)
+        return log_p - torch.where(top, rest, (-log_p.exp()).log1p())
 
     def predict(self, logits: Tensor) -> Tensor:
         """0/1 (N, 1, ...) for binary, class index (N, ...), 0/1 per label (N, L, ...); long."""

@@ -97,12 +97,16 @@ class Binary(_Sigmoid):
 
     name: ClassVar[str] = "binary"
     monitor: ClassVar[str] = "loss"
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
+    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
     target_form: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
 
     @property
     def num_outputs(self) -> int:
         return 1
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error")
 
     @property
     def _num_names(self) -> int:
@@ -173,7 +177,7 @@ class Multilabel(_Sigmoid):
 
     name: ClassVar[str] = "multilabel"
     monitor: ClassVar[str] = "map"
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
+    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
     width_field: ClassVar[str | None] = "num_labels"
     target_form: ClassVar[str] = "float (N, L) in [0, 1], NaN where missing"
 
@@ -205,6 +209,17 @@ class Multilabel(_Sigmoid):
     @property
     def num_outputs(self) -> int:
         return self.num_labels
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        more = ["balanced_accuracy", "brier", "calibration_error", "hamming", "exact_match"]
+        if self.num_labels > 1:
+            more += ["ranking_loss", "coverage_error"]
+        return (
+            *self.training_metrics,
+            *more,
+            *(f"precision_at_{k}" for k in (1, 3, 5) if k < self.num_labels),
+        )
 
     def describe(self) -> str:
         return f"multilabel with {self.num_labels} labels"

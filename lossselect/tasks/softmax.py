@@ -54,7 +54,7 @@ class Multiclass(Task):
     name: ClassVar[str] = "multiclass"
     activation: ClassVar[str] = "softmax"
     monitor: ClassVar[str] = "loss"
-    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
+    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
     width_field: ClassVar[str | None] = "num_classes"
     target_form: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
 
@@ -73,6 +73,11 @@ class Multiclass(Task):
     @property
     def num_probabilities(self) -> int:
         return self.num_classes
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        more = ("mean_absolute_error", "kappa") if self.ordered else ()
+        return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error", *more)
 
     def describe(self) -> str:
         return f"multiclass with {self.num_classes} {'ordered ' if self.ordered else ''}classes"

@@ -1,0 +1,40 @@
+"""Outputs of an epoch that decisions are fitted to, in bounded memory."""
+
+import torch
+from torch import Tensor
+
+MOST_KEPT = 10_000_000
+"""So many outputs (rows x classes) at most; of more, each row is kept with the same chance."""
+
+
+class KeptOutputs:
+    """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor]] = []
+        self._size = 0
+        self._share = 1.0
+        self._random = torch.Generator().manual_seed(0)
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Take in rows."""
+        self._append(logits.cpu(), target.cpu(), self._share)
+        while self._size > MOST_KEPT:
+            parts, self._parts, self._size = self._parts, [], 0
+            self._share /= 2
+            for part in parts:
+                self._append(*part, 0.5)
+
+    def _append(self, logits: Tensor, target: Tensor, share: float) -> None:
+        if share < 1:
+            kept = torch.rand(len(logits), generator=self._random) < share
+            logits, target = logits[kept], target[kept]
+        self._parts.append((logits, target))
+        self._size += logits.numel()
+
+    def rows(self) -> tuple[Tensor, Tensor] | None:
+        """Logits and target; None where there were no rows."""
+        if not self._parts:
+            return None
+        logits, target = zip(*self._parts, strict=True)
+        return torch.cat(logits), torch.cat(target)
