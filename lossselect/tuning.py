@@ -44,7 +44,7 @@ def tune_decision(
         module.untuned = None
     kept = module.val_epoch.kept = KeptOutputs()
     try:
-        (results,) = trainer.validate(
+        results = trainer.validate(
             module, dataloaders, ckpt_path, verbose=False, datamodule=datamodule, weights_only=True
         )
     finally:
@@ -53,4 +53,4 @@ def tune_decision(
     if rows is None:
         raise ValueError("There is no validation row to tune the decision to.")
     module.decide_by(fit_decision(module.task, *rows, **options))
-    return results
+    return results[0]

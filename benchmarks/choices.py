@@ -1,0 +1,298 @@
+"""Which loss, which modifier, which decision: python benchmarks/choices.py [--seeds 5] [--only yeast,digits]
+
+Trains the default net with each row of `CHOICES` on each data set, seed by seed, and scores several decisions of
+each trained net on test rows that nothing was fitted to. Runs that are in benchmarks/results/choices.json are
+taken from there. Writes tables and a picture for docs/choosing.md.
+
+The five multilabel sets are looked for in ../shared/data (their licence is not stated, so they do not come
+along); shuttle comes with `pip install river`. What is not there is skipped, and said.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from sklearn import metrics as sk
+
+import lossselect as ls
+from lossselect.data.module import TensorData
+from lossselect.data.splits import make_splits
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+RESULTS = ROOT / "benchmarks" / "results" / "choices.json"
+EPOCHS = 50
+NET = {"name": "mlp", "hidden": [1024], "dropout": 0.6, "input_dropout": 0.2, "clip": 3.0}
+"""configs/model/mlp.yaml, and below configs/optimizer/adamw.yaml and configs/scheduler/cosine.yaml."""
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "cross_entropy": {},
+    "cross_entropy, head_bias=null": {"head_bias": None},
+    "label_smoothing=.1": {"label_smoothing": 0.1},
+    "mix=mixup": {"mix": "mixup"},
+    "pos_weight=auto": {"pos_weight": "auto"},
+    "weight=balanced": {"weight": "balanced"},
+    "weight=effective_number": {"weight": "effective_number"},
+    "focal": {"name": "focal"},
+    "asymmetric": {"name": "asymmetric"},
+    "poly1": {"name": "poly1"},
+    "logit_adjusted": {"name": "logit_adjusted"},
+    "generalized_cross_entropy": {"name": "generalized_cross_entropy"},
+    "zlpr": {"name": "zlpr"},
+    "one_vs_rest": {"name": "one_vs_rest"},
+}
+
+
+class Rows(NamedTuple):
+    """A data set: train and test rows, (N, F) and (N,) or (N, L)."""
+
+    task: str
+    features: np.ndarray
+    labels: np.ndarray
+    test_rows: np.ndarray
+
+
+def multilabel(name: str) -> Rows | None:
+    path = SHARED / f"{name}.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as data:
+        features, labels, count = data["X"], data["Y"], int(data["ntrain"])
+    return Rows("multilabel", features, labels, np.arange(count, len(features)))
+
+
+def shuttle(seed: int) -> Rows | None:
+    """Binary: 1 % anomalies; 4,000 rows to train on, 20,000 to test."""
+    spec = importlib.util.find_spec("river")
+    if spec is None or spec.origin is None:
+        return None
+    frame = pl.read_csv(Path(spec.origin).parent / "datasets" / "shuttle.csv.gz")
+    labels = frame["anomaly"].to_numpy()
+    random = np.random.default_rng(seed)
+    rare, common = (random.permutation(np.flatnonzero(labels == value)) for value in (1, 0))
+    train, test = (
+        [rare[a : a + k // 100], common[a * 99 : a * 99 + k - k // 100]] for a, k in ((0, 4000), (40, 20000))
+    )
+    rows = np.concatenate([*train, *test])
+    return Rows("binary", frame.drop("anomaly").to_numpy()[rows], labels[rows], np.arange(4000, 24000))
+
+
+def digits(seed: int, noise: float = 0.0) -> Rows:
+    """Multiclass: handwritten digits; long-tailed in train (100 to 1), or with wrong labels; test as it comes."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(bunch.target))
+    test, rest = order[:797], order[797:]
+    labels = bunch.target.copy()
+    kept = rest
+    if noise:
+        wrong = rest[random.random(len(rest)) < noise]
+        labels[wrong] = (labels[wrong] + random.integers(1, 10, len(wrong))) % 10
+    else:
+        sizes = np.maximum(90 * 100 ** (-np.arange(10) / 9), 5).round().astype(int)
+        kept = np.concatenate([rest[labels[rest] == c][:size] for c, size in enumerate(sizes)])
+    rows = np.concatenate([kept, test])
+    return Rows("multiclass", bunch.data[rows], labels[rows], np.arange(len(kept), len(rows)))
+
+
+DATA: dict[str, Callable[[int], Rows | None]] = {
+    **{n: lambda seed, n=n: multilabel(n) for n in ("yeast", "emotions", "birds", "enron", "flags")},
+    "shuttle": shuttle,
+    "digits_long_tailed": digits,
+    "digits_40%_wrong": lambda seed: digits(seed, noise=0.4),
+}
+"""Data sets by name, of a seed."""
+
+DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "multilabel": {
+        "threshold=.5": {"metric": None, "calibration": "none"},
+        "expected_f1": {},
+        "f1_micro, one for all": {"metric": "f1_micro", "per_label": False},
+        "f1_macro, one for all": {"metric": "f1_macro", "per_label": False},
+        "f1_macro, per label": {"metric": "f1_macro"},
+        "f1_macro, per label, unshrunk": {"metric": "f1_macro", "shrinkage": 0.0},
+        "at least one, expected_f1": {},
+    },
+    "binary": {
+        "threshold=.5": {"metric": None, "calibration": "none"},
+        "expected_f1": {},
+        "f1": {"metric": "f1"},
+        "balanced_accuracy": {"metric": "balanced_accuracy"},
+    },
+    "multiclass": {
+        "argmax": {"metric": None, "calibration": "none"},
+        "balanced_accuracy": {"metric": "balanced_accuracy"},
+        "f1_macro": {"metric": "f1_macro"},
+    },
+}
+
+
+def fits(choice: str, options: dict[str, Any], task: ls.Task) -> bool:
+    """Whether the choice is one for the task."""
+    loss = {k: v for k, v in options.items() if k not in ("head_bias", "mix")}
+    try:
+        ls.select_loss(task, **loss)
+    except ValueError:
+        return False
+    return not (choice == "weight=effective_number" and task.activation == "sigmoid")
+
+
+def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
+    """Train, fit each decision on val, score it on test."""
+    seed_everything(seed, verbose=False)
+    width = (
+        None
+        if rows.task == "binary"
+        else rows.labels.max() + 1
+        if rows.task == "multiclass"
+        else rows.labels.shape[1]
+    )
+    task = ls.make_task(rows.task, num_outputs=None if width is None else int(width))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        splits = make_splits(
+            "", rows.features, rows.labels, task.names, seed=seed, val_fraction=0.2, test_rows=rows.test_rows
+        )
+        data = TensorData(splits, task)
+        module = ls.TaskModule(
+            task,
+            {**NET, "num_features": data.num_features},
+            {"name": "cross_entropy", **{k: v for k, v in options.items() if k not in ("head_bias", "mix")}},
+            {"name": "AdamW", "lr": 1e-3, "weight_decay": 1e-2},
+            {"name": "CosineAnnealingLR", "T_max": EPOCHS},
+            options.get("head_bias", "prior"),
+            options.get("mix"),
+        )
+        trainer = Trainer(
+            max_epochs=EPOCHS,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        trainer.fit(module, datamodule=data)
+        module.eval()
+        with torch.inference_mode():
+            val, test = (module(splits.features[splits.rows[split]]) for split in ("val", "test"))
+        scores = {}
+        for name, decision in DECISIONS[rows.task].items():
+            start = ls.make_task(**{**task.to_dict(), "at_least": 1}) if name.startswith("at least") else task
+            decided = ls.fit_decision(start, val, splits.labels_of("val"), **decision)
+            scores[name] = score(decided, test, splits.labels_of("test"))
+        return scores
+
+
+def score(task: ls.Task, logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of one decision on the test rows, by scikit-learn; ECE and Brier by ours."""
+    p, decided = task.probabilities(logits.double()).numpy(), task.predict(logits).numpy().squeeze()
+    ours = ls.make_metrics(task, names=["brier", "calibration_error"])
+    ours.update(torch.from_numpy(p), task.encode(labels))
+    said = {name: value.item() for name, value in ours.compute().items()}
+    if task.name == "multilabel":
+        there = labels.any(0)
+        return said | {
+            "f1_micro": sk.f1_score(labels, decided, average="micro"),
+            "f1_macro": sk.f1_score(labels[:, there], decided[:, there], average="macro", zero_division=0),
+            "map": sk.average_precision_score(labels[:, there], p[:, there], average="macro"),
+        }
+    if task.name == "binary":
+        return said | {
+            "f1": sk.f1_score(labels, decided),
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, decided),
+            "map": sk.average_precision_score(labels, p[:, 0]),
+        }
+    return said | {
+        "accuracy": sk.accuracy_score(labels, decided),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, decided),
+        "f1_macro": sk.f1_score(labels, decided, average="macro", zero_division=0),
+    }
+
+
+def baselines(rows: Rows) -> dict[str, dict[str, float]]:
+    """One-vs-rest logistic regression and a forest of 200 trees, on all train rows, at .5."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train = np.setdiff1d(np.arange(len(rows.features)), rows.test_rows)
+    x, y, tx, ty = (a[i] for i in (train, rows.test_rows) for a in (rows.features, rows.labels))
+    regression = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=1000)))
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, model in {
+            "logistic regression": regression,
+            "forest of 200": RandomForestClassifier(200, random_state=0),
+        }.items():
+            model.fit(x, y)
+            p = model.predict_proba(tx)
+            if isinstance(p, list):  # of a label that is the same in all train rows there is one column
+                p = np.stack([q[:, 1] if q.shape[1] == 2 else np.zeros(len(q)) for q in p], 1)
+            decided = model.predict(tx)
+            found[name] = {
+                "f1_micro": sk.f1_score(ty, decided, average="micro"),
+                "f1_macro": sk.f1_score(ty, decided, average="macro", zero_division=0),
+                "map": sk.average_precision_score(ty, p, average="macro"),
+            }
+    return found
+
+
+def run(seeds: int, only: list[str]) -> dict[str, Any]:
+    """All results, those that are there already and those that were missing."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for seed in range(seeds):
+        for name, load in DATA.items():
+            rows = load(seed) if not only or name in only else None
+            if rows is None:
+                if seed == 0 and not only:
+                    print(f"{name} is not on this machine: skipped.")
+                continue
+            if rows.task == "multilabel" and f"{name}|baselines" not in results:
+                results[f"{name}|baselines"] = baselines(rows)
+            task = (
+                ls.Multilabel(2)
+                if rows.task == "multilabel"
+                else ls.make_task(rows.task, num_outputs=None if rows.task == "binary" else 2)
+            )
+            for choice, options in CHOICES.items():
+                key = f"{name}|{choice}|{seed}"
+                if key in results or not fits(choice, options, task):
+                    continue
+                start = time.perf_counter()
+                results[key] = fit_and_score(rows, options, seed)
+                RESULTS.write_text(json.dumps(results, indent=0) + "\n")
+                print(f"{key} {time.perf_counter() - start:.1f} s", flush=True)
+    return results
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[])
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)  # the nets are small
+    run(arguments.seeds, arguments.only)
+
+
+if __name__ == "__main__":
+    main()
