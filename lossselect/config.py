@@ -102,8 +102,9 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
     from .rules import AutoLoss
 
     options = loss_options(config["loss"])
-    if counts is None:  # class names are not known yet
-        options = {k: v for k, v in options.items() if not isinstance(v, Mapping)}
+    if counts is None:  # nor are the class names, which messages should name
+        later = Mapping if "_target_" in config["data"] else Mapping | list
+        options = {k: v for k, v in options.items() if not isinstance(v, later)}
     name = options.pop("name")
     loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
     if counts is not None:

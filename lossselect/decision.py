@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from .calibration import sigmoid_line, sigmoid_temperature, softmax_temperature
+from .counts import LabelCounts
+from .criterion import Loss
 from .guards import warn
 from .names import lookup, number, some
 from .tasks import Multiclass, Task, as_task
 from .tasks.sigmoid import _Sigmoid
+from .weights import prior_of
 
 SHRINKAGE = 10.0
 """So many validation positives weigh a label's own threshold as much as the threshold of all labels."""
@@ -93,13 +96,15 @@ def fit_decision(
     recall: float = 0.9,
     calibration: str = "temperature",
     shrinkage: float = SHRINKAGE,
+    loss: Loss | None = None,
+    counts: LabelCounts | None = None,
 ) -> Task:
     """The task with temperature, and thresholds or class factors, that suit the validation rows best.
 
-    A temperature T minimises the cross-entropy of logits / T: probabilities mean what they say, and their
-    order stays. Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for
-    all labels, t, between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k =
-    `shrinkage`. A label without positives takes t.
+    A temperature T minimises the cross-entropy of logits / T (see `calibration`): probabilities mean what
+    they say, and their order stays. Thresholds then maximise the metric; a label's own one t_l is shrunk
+    towards the one for all labels, t, between logits, by the number n_l of its positives:
+    (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label without positives takes t.
 
     For "expected_f1" labels are not counted but expected: with probabilities p, the largest expected F1 is
     F = max_n 2 (sum of the n largest p) / (n + sum p), and F / 2 the threshold that reaches it. F is that of
@@ -107,19 +112,23 @@ def fit_decision(
     own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss that has moved all logits is
     no harm. Rare labels' thresholds are not fitted to a handful of rows: on small data the better one.
 
-    Multiclass: class factors r_c^-s, r_c the classes'
-    shares and s the best of a grid from -1.5 to 1.5.
+    Multiclass: class factors r_c^-s, r_c the classes' shares and s the best of a grid from -1.5 to 1.5; of
+    equals the nearest to where theory has it: 1 for balanced accuracy (Menon et al., 2021), half of that for
+    macro-F1, 0 where the loss has done it already.
 
     Args:
         task: Whose threshold, temperature and factors are replaced.
         logits: Raw, of the validation rows: (N, num_outputs, ...).
         target: Their labels, of any form that `task.encode` takes.
         metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass); "auto" is
-            expected_f1 and, for multiclass, accuracy, which changes nothing. None leaves the thresholds.
+            expected_f1 (f1 or f1_macro, where the loss has moved the labels' logits apart by `pos_weight` or
+            `prior`) and, for multiclass, accuracy, which changes nothing. None leaves the thresholds.
         per_label: Whether each label of a multilabel task has a threshold of its own.
         recall: For precision_at_recall: the least recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (one for each label) or "none".
         shrinkage: k >= 0.
+        loss: That the logits were trained with, where it is one of ours.
+        counts: Of the train labels, for the classes' shares; by default those of the validation rows.
 
     Returns:
         A task of the same kind; thresholds are probabilities after the temperature.
@@ -148,6 +157,7 @@ def fit_decision(
         recall=recall,
         calibration=calibration,
         shrinkage=shrinkage,
+        loss=loss,
     )
     encoded = task.encode(target).to(logits.device)
     task.check_logits(logits)
@@ -156,7 +166,8 @@ def fit_decision(
     scores = _rows(neutral.calibrated(logits.detach().double()))
     truth = _rows(encoded) if encoded.is_floating_point() else encoded.flatten().cpu().numpy()
     if isinstance(task, Multiclass):
-        return _fit_classes(task, scores, truth, goal, calibration)
+        shares = None if counts is None else prior_of(task, counts)
+        return _fit_classes(task, scores, truth, goal, calibration, shares, _strength_in_theory(goal, loss))
     assert isinstance(task, _Sigmoid)
     known = ~np.isnan(truth)
     if not known.any():
@@ -190,6 +201,7 @@ def check_decision(
     recall: float = 0.9,
     calibration: str = "temperature",
     shrinkage: float = SHRINKAGE,
+    loss: Loss | None = None,
 ) -> str | None:
     """The metric that decisions of the task are tuned for; ValueError for a setting that cannot be."""
     lookup(dict.fromkeys(CALIBRATIONS), calibration, "calibration")
@@ -203,7 +215,9 @@ def check_decision(
     number("shrinkage", shrinkage, 0)
     several = task.activation == "softmax"
     if metric == "auto":
-        metric = "accuracy" if several else EXPECTED
+        moved = loss is not None and (loss.pos_weight is not None or loss.prior is not None)
+        counted = "f1" if task.width_field is None else "f1_macro"
+        metric = "accuracy" if several else counted if moved else EXPECTED
     if metric is None or (several and metric == "accuracy"):
         return None
     lookup(dict.fromkeys(CLASS_GOALS if several else GOALS), metric, f"decision.metric for task={task.name}")
@@ -346,7 +360,13 @@ def _sigmoid(score: float) -> float:
 
 
 def _fit_classes(
-    task: Multiclass, scores: np.ndarray, truth: np.ndarray, goal: str | None, calibration: str
+    task: Multiclass,
+    scores: np.ndarray,
+    truth: np.ndarray,
+    goal: str | None,
+    calibration: str,
+    shares: np.ndarray | None,
+    theory: float,
 ) -> Task:
     if truth.ndim == 2:
         known = ~np.isnan(truth).any(1)
@@ -363,16 +383,22 @@ def _fit_classes(
         return task
     labels = target.argmax(1)
     counts = np.bincount(labels, minlength=task.num_classes)
-    shares = np.maximum(counts, 0.5) / len(labels)
+    if shares is None:
+        shares = np.maximum(counts, 0.5) / len(labels)
     probabilities = torch.from_numpy(x / task.temperature).softmax(1)
     strengths = np.linspace(-1.5, 1.5, 61)
     best, chosen = -1.0, 0.0
-    for strength in strengths[np.argsort(np.abs(strengths), kind="stable")]:  # the least that does it
+    for strength in strengths[np.argsort(np.abs(strengths - theory), kind="stable")]:
         decided = replace(task, decision_weight=tuple(shares**-strength)).decide(probabilities).numpy()
         value = _class_score(goal, decided, labels, counts)
         if value > best + 1e-12:
             best, chosen = value, float(strength)
     return replace(task, decision_weight=tuple((shares**-chosen).tolist()))
+
+
+def _strength_in_theory(goal: str | None, loss: Loss | None) -> float:
+    done = 0.0 if loss is None else 1.0 if loss.weight is not None else loss.tau
+    return (1 - min(done, 1.0)) * (1.0 if goal == "balanced_accuracy" else 0.5)
 
 
 def _class_score(goal: str, decided: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:

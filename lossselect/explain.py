@@ -40,7 +40,7 @@ def plan(
         "head": f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only",
         "loss": _loss_line(criterion, task),
         "target": task.target_form,
-        "decision": _decision(task, decision),
+        "decision": _decision(task, decision, criterion),
         "metrics": ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}",
         "checkpoint": _checkpoint_line(monitor),
     }
@@ -58,6 +58,8 @@ def plan(
         if splits.reason:
             lines["task"] += f": {splits.reason}; another one with task=..."
         lines["labels"] = _label_line(task, data.counts)
+        if splits.weights is not None:
+            lines["rows"] = "weighted in the loss by data.sample_weight, not in the metrics"
         if splits.columns:
             lines["features"] = some(splits.columns, 20)
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
@@ -146,14 +148,15 @@ def _option_lines(criterion: Loss, task: Task) -> dict[str, str]:
     return lines
 
 
-def _decision(task: Task, decision: Mapping[str, Any] | None) -> str:
+def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
     """In words; what is fitted to the validation split first."""
     threshold = getattr(task, "threshold", None)
     metric = None
     if decision:
         from .decision import check_decision
 
-        metric = check_decision(task, **decision)
+        loss = criterion if isinstance(criterion, Loss) else None
+        metric = check_decision(task, **decision, loss=loss)
     if getattr(task, "top_k", None):
         said = f"the {task.top_k} most probable labels"  # type: ignore[attr-defined]
     elif threshold is None:

@@ -96,6 +96,8 @@ class TaskModule(Recorded, LightningModule):
         _check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
         self.watch = OutputWatch()
+        self.counts: LabelCounts | None = None
+        """Of the train labels, where they have been counted."""
         self.untuned: Task | None = None
         """The task as it was before its decision was fitted."""
         self.task = task
@@ -243,6 +245,7 @@ class TaskModule(Recorded, LightningModule):
         Args:
             counts: What `count_labels(task, labels)` says of the train split.
         """
+        self.counts = counts
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self.device)
         if self.head_bias == "prior":

@@ -89,6 +89,7 @@ def _own_data(data: str, of_task: str) -> OwnData:
 
     options, settings = json.loads(data), without_open(json.loads(of_task))
     names = settings.pop("class_names", None)
+    order_given = names is not None
     if options["name"] in FILES:
         from .data.own import load_own
 
@@ -106,7 +107,7 @@ def _own_data(data: str, of_task: str) -> OwnData:
         fits = len(splits.class_names) == len(task.names)
         check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
-    if getattr(task, "ordered", False) and names is None:
+    if getattr(task, "ordered", False) and not order_given:
         _check_order(task)
     return OwnData(splits, task, check_splits(task, splits))
 
@@ -125,7 +126,7 @@ def _check_order(task: "Task") -> None:
 def decision_options(config: DictConfig) -> dict[str, Any] | None:
     """Options of `fit_decision`; None where nothing is to be fitted."""
     options = plain_values(config).get("decision")
-    if options is None:
+    if not options:
         return None
     if config.task.get("threshold") is not None:  # the user's own stays
         options = {**options, "metric": None}

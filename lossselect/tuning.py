@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
+from .criterion import Loss
 from .decision import fit_decision
 from .kept import KeptOutputs
 
@@ -52,5 +53,6 @@ def tune_decision(
     rows = kept.rows()
     if rows is None:
         raise ValueError("There is no validation row to tune the decision to.")
-    module.decide_by(fit_decision(module.task, *rows, **options))
+    loss = module.criterion if isinstance(module.criterion, Loss) else None
+    module.decide_by(fit_decision(module.task, *rows, **options, loss=loss, counts=module.counts))
     return results[0]

@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 import lossselect as ls
 from lossselect.epoch import Epoch
+from lossselect.kept import KeptOutputs
 
 NAN = float("nan")
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
@@ -310,3 +311,115 @@ class TestEpoch:
             y = task.encode(task.predict(x))
             epoch.update(torch.tensor(1.0), torch.tensor(1.0), x, y)
         assert epoch.compute()["accuracy"] == 1
+
+
+class TestRanking:
+    @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+    def test_ranks_where_probabilities_are_all_one(self, task):
+        """Logits of 50 and 60: float64's sigmoid is 1 of both."""
+        epoch = Epoch(task, "val/")
+        logits = 50 + 10 * torch.rand(40, task.num_outputs, dtype=torch.float64)
+        if task.activation == "softmax":
+            logits = torch.stack([logits[:, 0], -logits[:, 0], -logits[:, 0] - 50], 1)
+            target = (logits[:, 0] < 55).long()
+        else:
+            target = (logits > 55).double()
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        values = epoch.compute()
+        assert values["val/auroc"] == 1
+        assert values["val/map"] == pytest.approx(1)
+
+    @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+    @pytest.mark.parametrize("name", ["auroc", "map"])
+    def test_bins_come_close_and_keep_no_output(self, task, name, monkeypatch):
+        logits = torch.randn(3000, task.num_outputs, dtype=torch.float64) - 8  # scores below .01
+        target = task.encode(task.predict(logits + 8 + torch.randn_like(logits)))
+        holes = torch.rand(target.shape) < 0.2
+        target = target.masked_fill(holes, -100 if task.activation == "softmax" else NAN)
+        exact, binned = (ls.make_metrics(task, names=[name]) for _ in range(2))
+        exact.update(task.probabilities(logits), target)
+        monkeypatch.setattr("lossselect.ranking.MOST_EXACT", 2000)
+        for x, y in zip(logits.split(500), target.split(500), strict=True):
+            binned.update(task.probabilities(x), y)
+        ranking = binned[name].metric
+        assert ranking.bins is not None
+        assert not ranking.scores
+        assert binned.compute()[name].item() == pytest.approx(exact.compute()[name].item(), abs=2e-3)
+        binned.reset()
+        assert ranking.bins is None
+        assert ranking.count == 0
+
+    def test_bins_of_a_class_without_positives_and_of_nan(self, monkeypatch):
+        monkeypatch.setattr("lossselect.ranking.MOST_EXACT", 1)
+        metrics = ls.make_metrics(ls.Multilabel(2), names=["auroc", "map"])
+        metrics.update(torch.tensor([[0.9, 0.1], [0.2, 0.3]]), torch.tensor([[1.0, 0], [0, 0]]))
+        assert metrics.compute()["auroc"] == 1
+        metrics.update(torch.tensor([[NAN, 0.1]]), torch.tensor([[1.0, 0]]))
+        assert metrics.compute()["auroc"].isnan()
+
+
+class TestEpochTables:
+    def test_per_class(self):
+        task = ls.Multilabel(3)
+        logits, target = torch.randn(60, 3), (torch.rand(60, 3) < 0.4).float()
+        target[:, 2] = 0
+        epoch = Epoch(task, "test/")
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        epoch.compute()
+        table, decided = epoch.per_class, (logits >= 0).numpy()
+        for i in range(2):
+            y, d = target[:, i].numpy(), decided[:, i]
+            precision, recall, f1, _ = sk.precision_recall_fscore_support(y, d, average="binary")
+            got = [table[name][i].item() for name in ("precision", "recall", "f1", "auroc", "map")]
+            want = [
+                precision,
+                recall,
+                f1,
+                sk.roc_auc_score(y, logits[:, i]),
+                sk.average_precision_score(y, logits[:, i]),
+            ]
+            assert got == pytest.approx(want, abs=1e-6)
+        assert table["positives"].tolist() == target.sum(0).tolist()
+        assert table["predicted"].tolist() == decided.sum(0).tolist()
+        assert all(table[name][2].isnan() for name in ("f1", "auroc", "map"))
+
+    def test_confusion_matrix(self):
+        task = ls.Multiclass(3)
+        logits, target = torch.randn(60, 3), torch.randint(0, 3, (60,))
+        epoch = Epoch(task, "test/")
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        epoch.compute()
+        np.testing.assert_array_equal(epoch.confusion_counts, sk.confusion_matrix(target, logits.argmax(1)))
+        assert Epoch(ls.Multiclass(2000), "test/").confusion is None
+        assert Epoch(task, "train/").confusion is None
+
+    def test_train_has_less(self):
+        assert len(Epoch(ls.Multilabel(9), "train/").metrics) == 5
+        assert len(Epoch(ls.Multilabel(9), "val/").metrics) == 15
+
+
+def test_ordered_classes():
+    task = ls.Multiclass(4, ordered=True)
+    logits, target = torch.randn(60, 3), torch.randint(0, 4, (60,))
+    metrics = ls.make_metrics(task)
+    metrics.update(task.probabilities(logits), target)
+    got, decided = metrics.compute(), task.predict(logits)
+    assert got["mean_absolute_error"] == pytest.approx((decided - target).abs().float().mean().item())
+    assert got["kappa"] == pytest.approx(sk.cohen_kappa_score(target, decided, weights="quadratic"), abs=1e-6)
+
+
+def test_a_metric_that_there_is_not():
+    with pytest.raises(ValueError, match="There is no metric 'acuracy'"):
+        ls.make_metrics(ls.Binary(), names=["acuracy"])
+
+
+def test_outputs_that_are_kept_have_a_bound(monkeypatch):
+    monkeypatch.setattr("lossselect.kept.MOST_KEPT", 1000)
+    kept = KeptOutputs()
+    for start in range(0, 4000, 100):
+        kept.add(torch.arange(start, start + 100.0).unsqueeze(1), torch.arange(start, start + 100))
+    logits, target = kept.rows()
+    assert 300 < len(logits) <= 1000
+    assert torch.equal(logits.squeeze(1), target.float())
+    halves = (target < 2000).sum() / len(target)
+    assert 0.35 < halves < 0.65  # early and late rows alike

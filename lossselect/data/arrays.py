@@ -57,6 +57,19 @@ def read_arrays(path: str, features: str | None, target: str | None) -> tuple[np
     return inputs, labels.astype(np.float64) if labels.dtype.kind == "f" else labels
 
 
+def read_weights(path: str, name: str) -> np.ndarray:
+    """The array (N,) of the rows' weights in a .npz."""
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"data.sample_weight names an array of a .npz, and {path} is none.")
+    with _opened(path) as file:
+        weights = _entry(file, name, (), "data.sample_weight", path)
+    if weights.ndim != 1 or weights.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Weights of rows are numbers of shape (N,), got {weights.dtype} of shape {weights.shape}."
+        )
+    return weights
+
+
 def read_features(path: str, features: str | None = None) -> np.ndarray:
     """The features (N, F) alone."""
     if Path(path).suffix == ".npz":

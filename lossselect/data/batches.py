@@ -35,23 +35,28 @@ class TensorBatches(Dataset[Any]):
         inputs: A tensor, or anything that rows can be taken of as of one.
         target: The same.
         rows: Which rows these are; all by default.
+        weights: Of all rows in the loss, (N,); None where they weigh alike.
     """
 
-    def __init__(self, inputs: Any, target: Any, rows: Tensor | None = None) -> None:
-        self.inputs, self.target = inputs, target
+    def __init__(
+        self, inputs: Any, target: Any, rows: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> EncodedBatch:
-        row = int(self.rows[index])
-        return EncodedBatch(self.inputs[row], self.target[row])
+        return self._taken(int(self.rows[index]))
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
         """The whole batch at once: what a DataLoader asks for where a data set has this method."""
-        rows = self.rows[torch.as_tensor(indices)]
-        return EncodedBatch(self.inputs[rows], self.target[rows])
+        return self._taken(self.rows[torch.as_tensor(indices)])
+
+    def _taken(self, rows: Any) -> EncodedBatch:
+        weights = None if self.weights is None else self.weights[rows]
+        return EncodedBatch(self.inputs[rows], self.target[rows], weights)
 
     def loader(self, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         """A DataLoader whose batches come as `__getitems__` makes them."""

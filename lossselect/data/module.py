@@ -37,7 +37,8 @@ class TensorData(LightningDataModule):
         target = LabelRows(labels) if isinstance(labels, LabelLists) else check_task(task, labels)
         self.counts = check_splits(task, splits) if counts is None else counts
         self.batches = {
-            split: TensorBatches(splits.features, target, rows) for split, rows in splits.rows.items()
+            split: TensorBatches(splits.features, target, rows, splits.weights)
+            for split, rows in splits.rows.items()
         }
 
     @property

@@ -12,7 +12,7 @@ from ..guards import warn
 from ..label_lists import LabelLists
 from ..label_values import as_number
 from ..names import setting, some
-from .arrays import read_arrays
+from .arrays import read_arrays, read_weights
 from .columns import Reading, feature_columns
 from .features import Features, TableRows
 from .files import check_columns, columns_of, read_table
@@ -35,6 +35,8 @@ class Source:
     """Whether a list of target columns was named."""
     reading: Mapping[str, Any]
     """How a new file of the same kind is to be read."""
+    weights: np.ndarray | None = None
+    """Of the rows, where there are some."""
 
 
 def load_own(
@@ -109,7 +111,7 @@ def load_own(
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
     features = Features.fit(source.features, rows["train"], cells, categories)
     made, _ = features.transform(source.features, path)
-    tables, values, starts = [made], [labels.values], {}
+    tables, values, weights, starts = [made], [labels.values], [source.weights], {}
     unknown: dict[str, dict[str, int]] = {}
     count = len(made)
     for split, other_path in {"val": val_path, "test": test_path}.items():
@@ -123,6 +125,7 @@ def load_own(
                 raise ValueError(f"There are {widths[0]} features a row, but {widths[1]} in training.")
             made, unknown[other_path] = features.transform(other.features, other_path)
             values.append(_labels(other, options, labels).values)
+            weights.append(other.weights)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error} (In {other_path}.)") from None
         tables.append(made)
@@ -145,7 +148,15 @@ def load_own(
         reason=labels.reason,
         starts=starts,
         columns=tuple(features.columns),
+        weights=None if source.weights is None else _weights_of_rows(weights, rows["train"]),
     )
+
+
+def _weights_of_rows(weights: "Sequence[np.ndarray | None]", train: np.ndarray) -> torch.Tensor:
+    together = np.concatenate([weight for weight in weights if weight is not None])
+    if not together[train].any():
+        raise ValueError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
+    return torch.from_numpy(together.astype(np.float32))
 
 
 def read_source(
@@ -156,32 +167,58 @@ def read_source(
     exclude: Any = None,
     separator: str | None = None,
     encoding: str = "utf-8",
+    sample_weight: Any = None,
     as_text: Sequence[str] = (),
 ) -> Source:
     """A table's columns, those of the target as they are written."""
-    targets = [*dict.fromkeys(names_of(target))]
+    targets, weighing = [*dict.fromkeys(names_of(target))], names_of(sample_weight)
     header = columns_of(path, separator, encoding)
     check_columns(targets, header, "data.target", path)
-    columns = feature_columns(header, targets, names_of(features), names_of(exclude), path)
+    check_columns(weighing, header, "data.sample_weight", path)
+    if both := [name for name in weighing if name in targets]:
+        raise ValueError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
+    no_features = [*names_of(exclude), *weighing]
+    columns = feature_columns(header, targets, names_of(features), no_features, path)
     frame = read_table(
         path,
         separator=separator,
         encoding=encoding,
         as_text=[*targets, *as_text],
-        columns=[*columns, *targets],
+        columns=[*columns, *targets, *weighing],
     )
+    weights = _checked_weights(frame[weighing[0]], path) if weighing else None
     listed = isinstance(target, list | tuple)
     reading = {"separator": separator, "encoding": encoding}
-    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading)
+    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, weights)
 
 
-def read_array_source(path: str, *, features: str | None = None, target: str | None = None) -> Source:
+def _checked_weights(column: pl.Series, path: str) -> np.ndarray:
+    """float64, finite and at least 0."""
+    numbers = column.cast(pl.Float64, strict=False)
+    bad = (numbers.is_null() | ~numbers.is_finite() | (numbers < 0)).fill_null(True)
+    if bad.any():
+        row = bad.arg_max() or 0
+        raise ValueError(
+            f"Row {row} of {path} has the weight {column[row]!r} "
+            f"({setting('data.sample_weight', column.name)}): weights are finite numbers of at least 0."
+        )
+    return numbers.to_numpy()
+
+
+def read_array_source(
+    path: str, *, features: str | None = None, target: str | None = None, sample_weight: str | None = None
+) -> Source:
     """Features and labels of arrays, as columns."""
     inputs, labels = read_arrays(path, features, target)
+    weights = None
+    if sample_weight is not None:
+        weights = _checked_weights(pl.Series(sample_weight, read_weights(path, sample_weight)), path)
+        if len(weights) != len(inputs):
+            raise ValueError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
     width = inputs.shape[1]
     frame = pl.from_numpy(inputs, schema=array_columns(width))
     columns = labels if labels.ndim == 2 else [pl.Series(target or "target", labels)]
-    return Source(path, frame, columns, False, {"features": features, "width": width})
+    return Source(path, frame, columns, False, {"features": features, "width": width}, weights)
 
 
 def names_of(given: Any) -> list[str]:

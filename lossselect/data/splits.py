@@ -38,6 +38,8 @@ class Splits:
     """The first row of a split that has a file of its own."""
     columns: tuple[str, ...] = ()
     """Of the table that the features were made of."""
+    weights: Tensor | None = None
+    """Of all rows in the loss; None where they weigh alike."""
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Which rows of their file the split's rows are, from 0."""

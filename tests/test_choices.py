@@ -1,0 +1,259 @@
+"""The command line's choices of loss, weights, decision: what they lead to, and what is refused."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from lossselect import predict
+
+SHORT = ["trainer.max_epochs=3", "hydra.run.dir=run", "model.hidden=[16]", "logger=none"]
+
+
+@pytest.fixture
+def grades(tmp_path):
+    """Rows whose class 0, 1 or 2 grows with x; class 2 is rare."""
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(300, 4))
+    score = x[:, 0] + 0.3 * generator.normal(size=300)
+    grade = (score > 0).astype(int) + (score > 1.2)
+    frame = pl.DataFrame({f"x{i}": x[:, i] for i in range(4)}).with_columns(
+        pl.Series("grade", grade),
+        pl.Series("name", np.array(["low", "mid", "high"])[grade]),
+        pl.Series("w", np.where(grade == 2, 3.0, 1.0)),
+        pl.Series("rare", np.where(grade == 2, "yes", "no")),
+    )
+    frame.write_csv(tmp_path / "grades.csv")
+    return frame
+
+
+def table(target, *exclude):
+    others = {"grade", "name", "w", "rare"} - {target} - set(exclude)
+    return [
+        "data=table",
+        "data.path=grades.csv",
+        f"data.target={target}",
+        f"data.exclude=[{','.join(sorted(others))}]",
+    ]
+
+
+def metrics():
+    return json.loads(Path("run/metrics.json").read_text())
+
+
+def test_ordered_classes(grades, command):
+    code, out, err = command("task=multiclass", "task.ordered=true", *table("grade"), *SHORT)
+    assert (code, err) == (0, "")
+    assert "multiclass with 3 ordered classes" in out
+    assert "the median class" in out
+    assert {"test/mean_absolute_error", "test/kappa"} <= metrics().keys()
+    content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    assert content["task"]["ordered"]
+    assert content["state_dict"]["net.5.weight"].shape[0] == 2
+    with open("run/predictions.csv") as file:
+        row = next(csv.DictReader(file))
+    assert sum(float(row[f"p_{name}"]) for name in "012") == pytest.approx(1, abs=1e-5)
+
+
+def test_names_of_ordered_classes_need_their_order(grades, command):
+    arguments = ["task=multiclass", "task.ordered=true", *table("name"), *SHORT]
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert "task.ordered=true needs the order of the classes, and 'high' is no number" in err
+    assert not Path("run").exists()
+    code, _, err = command(*arguments, "+task.class_names=[low,mid,high]")
+    assert (code, err) == (0, "")
+
+
+def test_weights_by_name_are_numbers_in_plan_and_checkpoint(grades, command):
+    code, out, err = command("task=multiclass", "loss.weight=balanced", *table("name"), *SHORT)
+    assert (code, err) == (0, "")
+    assert "weight=balanced, high: " in " ".join(out.split())
+    weight = torch.load("run/checkpoints/best.ckpt", weights_only=True)["loss"]["weight"]
+    assert len(weight) == 3
+    assert max(weight) == weight[0]  # "high" is the rare one
+
+
+@pytest.mark.parametrize(
+    "loss", ["logit_adjusted", "one_vs_rest", "generalized_cross_entropy", "auto", "poly1"]
+)
+def test_every_loss_runs(grades, command, loss):
+    code, _, err = command("task=multiclass", f"loss={loss}", *table("name"), *SHORT)
+    assert (code, err) == (0, "")
+
+
+def test_weights_of_rows(grades, command):
+    arguments = ["task=multiclass", *table("name", "w"), *SHORT]
+    code, out, err = command(*arguments, "data.sample_weight=w")
+    assert (code, err) == (0, "")
+    assert "weighted in the loss by data.sample_weight" in out
+    assert "w" not in out.split("features", 1)[1].split("rows")[0].split()
+    weighted = metrics()
+    assert command(*arguments, "data.exclude=[grade,rare,w]")[0] == 0
+    assert weighted["test/loss"] != metrics()["test/loss"]
+
+
+def test_weights_of_rows_in_arrays(grades, command):
+    x, y = grades.select("x0", "x1").to_numpy(), grades["grade"].to_numpy()
+    np.savez("a.npz", X=x, y=y, w=grades["w"].to_numpy())
+    arguments = ["task=multiclass", "data=arrays", "data.path=a.npz", *SHORT]
+    assert command(*arguments, "data.sample_weight=w")[0] == 0
+    code, _, err = command(*arguments, "data.sample_weight=v")
+    assert code == 1
+    assert "a.npz has no array 'v' (data.sample_weight)." in err
+
+
+@pytest.mark.parametrize("value", ["-1", "abc", "", "inf"])
+def test_weights_of_rows_that_cannot_be(grades, command, value):
+    text = grades.with_columns(pl.col("w").cast(pl.String)).with_columns(
+        pl.when(pl.int_range(pl.len()) == 7).then(pl.lit(value)).otherwise("w").alias("w")
+    )
+    text.write_csv("grades.csv", quote_style="never")
+    code, _, err = command("task=multiclass", *table("name", "w"), "data.sample_weight=w", *SHORT)
+    assert code == 1
+    assert "Row 7 of grades.csv has the weight" in err
+
+
+def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsys):
+    code, out, err = command("task=binary", "decision.metric=f1", *table("rare"), *SHORT)
+    assert (code, err) == (0, "")
+    assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
+        out.split()
+    )
+    content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    threshold, temperature = content["task"]["threshold"], content["task"]["temperature"]
+    assert threshold != 0.5
+    assert temperature != 1
+    assert content["untuned"]["threshold"] == 0.5
+    results = metrics()
+    assert "test/untuned/f1" in results
+    assert "test/untuned/auroc" not in results
+    rows = pl.read_csv("run/predictions.csv")
+    assert ((rows["p_yes"] >= threshold) == (rows["prediction"] == "yes")).all()
+    table_of_classes = pl.read_csv("run/per_class.csv")
+    assert table_of_classes["threshold"].to_list() == [threshold]
+    assert table_of_classes["f1"][0] == pytest.approx(results["test/f1"])
+
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["predict.py", "checkpoint=run/checkpoints/best.ckpt", "input=grades.csv", "output=out.csv"],
+    )
+    predict.main()
+    assert capsys.readouterr().err == ""
+    predicted = pl.read_csv("out.csv")
+    assert ((predicted["p_yes"] >= threshold) == (predicted["prediction"] == "yes")).all()
+    merged = predicted.join(rows, on="row")
+    assert merged["p_yes"].to_numpy() == pytest.approx(merged["p_yes_right"].to_numpy(), abs=1e-6)
+
+
+def test_a_threshold_of_ones_own_stays(grades, command):
+    code, out, _ = command("task=binary", "task.threshold=0.3", *table("rare"), *SHORT)
+    assert code == 0
+    assert "1 where the probability is at least 0.3" in out
+    task = torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]
+    assert task["threshold"] == 0.3
+    assert task["temperature"] != 1
+
+
+def test_nothing_is_tuned_without_a_decision(grades, command):
+    assert command("task=binary", "decision=none", *table("rare"), *SHORT)[0] == 0
+    content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    assert content["untuned"] is None
+    assert content["task"]["threshold"] == 0.5
+    assert not [name for name in metrics() if "untuned" in name]
+
+
+def test_classes_are_decided_for_a_metric(grades, command):
+    code, out, _ = command("task=multiclass", "decision.metric=balanced_accuracy", *table("name"), *SHORT)
+    assert code == 0
+    assert "by factors tuned on val for balanced_accuracy" in " ".join(out.split())
+    assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["decision_weight"]) == 3
+    matrix = pl.read_csv("run/confusion_matrix.csv")
+    assert matrix["true"].to_list() == ["high", "low", "mid"]
+    assert matrix.drop("true").to_numpy().sum() == 60
+
+
+def test_top_k_and_at_least(command):
+    for setting in ("task.top_k=2", "task.at_least=1"):
+        code, out, err = command(
+            "task=multilabel", setting, "trainer.max_epochs=1", "hydra.run.dir=run", "logger=none"
+        )
+        assert (code, err) == (0, "")
+        rows = [json.loads(row) for row in pl.read_csv("run/predictions.csv")["prediction"]]
+        assert {len(row) for row in rows} == {2} if "top_k" in setting else min(map(len, rows)) >= 1
+        assert (
+            "the 2 most probable labels" if "top_k" in setting else "and at least 1 label(s)"
+        ) in " ".join(out.split())
+
+
+def test_mixup(grades, command):
+    code, out, err = command("task=multiclass", "mix=mixup", *table("name"), *SHORT)
+    assert (code, err) == (0, "")
+    assert "mixup of the train batches" in out
+
+
+def test_the_head_starts_from_the_shares(grades, command):
+    for setting, said in ((), True), (("head_bias=null",), False):
+        _, out, _ = command("task=multiclass", *setting, *table("name"), *SHORT, "check_only=true")
+        assert ("starts from the shares of the train labels" in out) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss.weight=[1,2]"], "weight must have one value per output, shape (3,) for multiclass with 3 classes"),
+        (["loss.weight=[1,-2,1]"], "weight must be finite and at least 0, got -2 for 'low'"),
+        (["loss.weight={high:2,hihg:3}"], "weight is given for 'hihg', but multiclass with 3 classes has no such output. Did you mean 'high'?"),
+        (["loss.weight=[0,0,0]"], "weight is 0 for every output"),
+        (["loss.weight=ballanced"], "There is no weight 'ballanced'. Did you mean 'balanced'?"),
+        (["loss.beta=0.9"], "beta has no effect without weight=effective_number"),
+        (["loss.label_smoothing=1"], "label_smoothing must be below 1"),
+        (["loss=focal", "loss.gamma=-1"], "gamma must be a number of at least 0, got -1"),
+        (["loss=asymmetric"], "Loss 'asymmetric' has no softmax form, which task=multiclass needs"),
+        (["loss=dice"], "Loss 'dice' compares regions"),
+        (["loss=zlpr"], "Loss 'zlpr' has no softmax form"),
+        (["loss=auto", "+loss.gamma=2"], "Loss 'auto' has no option 'gamma'"),
+        (["loss=logit_adjusted", "loss.prior=[0.5,0.5]"], "prior must have one value per output, shape (3,)"),
+        (["head_bias=prio"], "There is no head_bias 'prio'. Did you mean 'prior'?"),
+        (["mix=mixup", "mix.alpha=0"], "alpha must be above 0"),
+        (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
+        (["decision.calibration=platt"], "There is no calibration 'platt'"),
+        (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
+        (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
+        (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),
+        (["+decision.k=3"], "decision has no option 'k'"),
+        (["+task.threshold=0.3"], "task=multiclass has no option 'threshold'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, arguments, message):
+    code, _, err = command("task=multiclass", *arguments, *table("name"), *SHORT)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task.threshold=1.5"], "threshold must be a probability in [0, 1], got 1.5"),
+        (["task.threshold=[0.5,0.5]"], "threshold must be one number or one per output (1), got 2"),
+        (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
+        (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
+        (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2"),
+        (["loss=zlpr", "loss.pos_weight=auto"], "pos_weight is a factor of the loss of single labels"),
+        (["decision.calibration=per_label"], "calibration=per_label is for multilabel"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
+    code, _, err = command("task=binary", *arguments, *table("rare"), *SHORT)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not Path("run").exists()
