@@ -10,32 +10,77 @@ from .criterion import Loss, select_loss
 from .names import check_options
 from .tasks import Task, as_task
 
+LONG_TAIL = 10.0
+"""From how many times as many rows of the largest class as of the smallest one classes are weighed alike."""
+
 
 class Rule(NamedTuple):
-    """What is proposed where `applies` holds of the train labels; the first rule of a kind counts."""
+    """What is proposed where `applies` holds of the train labels; the first rule that applies counts."""
 
-    kind: str
-    """"loss", "weight" or another modifier: of each kind one is chosen."""
+    name: str
     applies: Callable[[Task, LabelCounts], bool]
     options: dict[str, Any]
     reason: str
+    """With `{imbalance}` of the labels."""
 
 
-RULES: tuple[Rule, ...] = ()
+RULES = (
+    Rule(
+        "soft labels",
+        lambda task, counts: counts.soft,
+        {"name": "cross_entropy"},
+        "Some labels are soft, and cross-entropy is least where the probabilities are the labels themselves.",
+    ),
+    Rule(
+        "long-tailed classes",
+        lambda task, counts: (
+            task.activation == "softmax"
+            and not getattr(task, "ordered", False)
+            and counts.imbalance >= LONG_TAIL
+        ),
+        {"name": "logit_adjusted"},
+        "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
+        "decide as if all were alike. Where the large ones should win, as in the accuracy of rows like those "
+        "of train: loss=cross_entropy.",
+    ),
+    Rule(
+        "labels",
+        lambda task, counts: task.activation == "sigmoid",
+        {"name": "cross_entropy"},
+        "Of the sigmoid losses none was better on all sets; rare labels are a matter of thresholds, which "
+        "are tuned on val.",
+    ),
+    Rule(
+        "classes",
+        lambda task, counts: True,
+        {"name": "cross_entropy"},
+        "The classes have rows enough: the likelihood is the loss to beat.",
+    ),
+)
+"""Each is backed by docs/choosing.md, whose tables benchmarks/choices.py makes."""
 
 
 def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[str]]:
-    """A loss with its options, as `TaskModule(loss=...)` takes it, and a reason for each choice."""
+    """A loss with its options, as `TaskModule(loss=...)` takes it, and the reasons.
+
+    Args:
+        task: Whose loss it is.
+        counts: What `count_labels(task, labels)` says of the train labels.
+
+    Example:
+        >>> from lossselect import Multiclass, count_labels
+        >>> options, reasons = propose_loss(Multiclass(2), count_labels(Multiclass(2), [0] * 50 + [1]))
+        >>> options
+        {'name': 'logit_adjusted'}
+    """
     task = as_task(task)
-    options: dict[str, Any] = {"name": "cross_entropy"}
-    reasons: list[str] = []
-    decided: set[str] = set()
-    for rule in RULES:
-        if rule.kind not in decided and rule.applies(task, counts):
-            decided.add(rule.kind)
-            options |= rule.options
-            reasons.append(rule.reason)
-    return options, reasons
+    rule = next(rule for rule in RULES if rule.applies(task, counts))
+    reasons = [rule.reason.format(imbalance=counts.imbalance)]
+    if counts.missing:
+        entries = counts.rows * (len(counts.positives) if task.width_field == "num_labels" else 1)
+        share = f"{counts.missing / max(entries, counts.missing):.2g}"
+        reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
+    return dict(rule.options), reasons
 
 
 class AutoLoss(nn.Module):

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from .criterion import Loss
 from .decision import fit_decision
 from .kept import KeptOutputs
+from .tasks import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -53,6 +55,11 @@ def tune_decision(
     rows = kept.rows()
     if rows is None:
         raise ValueError("There is no validation row to tune the decision to.")
+    logits, target = rows
+    if (
+        not target.is_floating_point()
+    ):  # -100 is the canonical form of a missing label, which encode does not know
+        target = target.double().masked_fill(target == IGNORE_INDEX, torch.nan)
     loss = module.criterion if isinstance(module.criterion, Loss) else None
-    module.decide_by(fit_decision(module.task, *rows, **options, loss=loss, counts=module.counts))
+    module.decide_by(fit_decision(module.task, logits, target, **options, loss=loss, counts=module.counts))
     return results[0]

@@ -283,14 +283,8 @@ class TestWarnings:
 def test_a_monitor_that_cannot_be_computed(files, command):
     frame = pl.read_csv("json.csv")
     frame.with_columns(pl.lit("[]").alias("y")).write_csv("empty.csv")
-    arguments = [
-        "task=multilabel",
-        *table("json"),
-        "data.val_path=empty.csv",
-        "allow=[duplicate_rows]",
-        *SHORT,
-    ]
-    code, _, err = command(*arguments)
+    arguments = ["task=multilabel", *table("json"), "data.val_path=empty.csv", *SHORT]
+    code, _, err = command(*arguments, "monitor=val/map", "allow=[duplicate_rows]")
     assert code == 1
     assert (
         "val/map chooses the best checkpoint, but no label of the val split has both positives and negatives"

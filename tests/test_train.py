@@ -221,7 +221,7 @@ MISTAKES = [
         ["task=binary", "loss.label_smoothing=1.5"],
         "label_smoothing must be a number between 0 and 1, got 1.5.",
     ),
-    (["task=multilabel", "loss.weight=[1,-2,3]"], "weight must be finite and at least 0, got -2"),
+    (["task=multilabel", "loss.weight=[1,-2,3]"], "weight must have one value per output, shape (14,)"),
     (["task=binary", "optimizer.lr=-1"], "Optimizer 'AdamW' cannot be built with {'lr': -1"),
     (["task=binary", "optimizer.name=Adm"], "There is no optimizer 'Adm'. Did you mean 'Adam'?"),
     (["task=binary", "scheduler.name=Cosine"], "There is no scheduler 'Cosine'."),
@@ -349,12 +349,21 @@ def own(command, monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         (["NoTrain"], "`train_dataloader` must be implemented"),
-        (["NoVal"], "There is no validation batch, but val/loss chooses the best checkpoint"),
-        (["Data", "+trainer.limit_val_batches=0"], "There is no validation batch, but val/loss chooses"),
+        (
+            ["NoVal", "monitor=val/loss"],
+            "There is no validation batch, but val/loss chooses the best checkpoint",
+        ),
+        (
+            ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
+            "There is no validation batch, but val/loss chooses",
+        ),
         (["Data", "+data.rows=0"], "No step was taken: the train loader is empty"),
         (["Data", "+data.rows=10", "+data.drop_last=true"], "No step was taken: the train loader is empty"),
         (["Data", "+trainer.max_steps=0"], "trainer.max_steps or trainer.limit_train_batches allow none."),
-        (["Data", "+trainer.max_steps=1", "trainer.max_epochs=1"], "val/loss was never computed"),
+        (
+            ["Data", "monitor=val/loss", "+trainer.max_steps=1", "trainer.max_epochs=1"],
+            "val/loss was never computed",
+        ),
         (["Data", "+trainer.val_check_interval=1000"], "`val_check_interval` (1000)"),
         (
             ["Data", "callbacks.early_stopping.monitor=null"],
@@ -371,7 +380,10 @@ def own(command, monkeypatch, tmp_path):
             "Tried to step",
         ),
         (["Empty"], "num_samples should be a positive integer value"),
-        (["Data", "+trainer.check_val_every_n_epoch=5"], "val/loss was never computed in 2 epochs"),
+        (
+            ["Data", "monitor=val/loss", "+trainer.check_val_every_n_epoch=5"],
+            "val/loss was never computed in 2 epochs",
+        ),
         (["Dta"], "data._target_=own_data.Dta cannot be made: "),
         (["Data", "+data.cols=3"], "Data.__init__() got an unexpected keyword argument 'cols'"),
         (
@@ -462,7 +474,8 @@ def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monke
         raising=False,
     )
     command("task=multilabel", "callbacks.early_stopping.monitor=val/loss", "hydra.run.dir=a", *SHORT)
-    command("task=multilabel", "hydra.run.dir=b", *SHORT)
+    command("task=multilabel", "scheduler=none", "hydra.run.dir=b", *SHORT)
+    command("task=multilabel", "hydra.run.dir=c", *SHORT)  # annealed: nothing is stopped
     assert seen == [("val/loss", "min"), ("val/map", "max")]
 
 
