@@ -159,11 +159,11 @@ def fit_decision(
         shrinkage=shrinkage,
         loss=loss,
     )
-    encoded = task.encode(target).to(logits.device)
+    logits, encoded = logits.detach().cpu(), task.encode(target).cpu()
     task.check_logits(logits)
     task.check_target(encoded, logits)
     neutral = replace(task, temperature=1.0)
-    scores = _rows(neutral.calibrated(logits.detach().double()))
+    scores = _rows(neutral.calibrated(logits.double()))
     truth = _rows(encoded) if encoded.is_floating_point() else encoded.flatten().cpu().numpy()
     if isinstance(task, Multiclass):
         shares = None if counts is None else prior_of(task, counts)

@@ -81,8 +81,8 @@ def _watching(scheduler: Any, monitor: str, spec: Mapping[str, Any]) -> dict[str
 
 
 def best_mode(monitor: str) -> str:
-    """ "min" for a loss, "max" for any other metric."""
-    return "min" if monitor.endswith("loss") else "max"
+    """ "min" for a loss or an error, "max" for any other metric."""
+    return "min" if monitor.endswith(("loss", "error", "brier", "hamming")) else "max"
 
 
 def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any) -> Any:

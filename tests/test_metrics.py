@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 import lossselect as ls
 from lossselect.epoch import Epoch
 from lossselect.kept import KeptOutputs
+from lossselect.optim import best_mode
 
 NAN = float("nan")
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
@@ -423,3 +424,24 @@ def test_outputs_that_are_kept_have_a_bound(monkeypatch):
     assert torch.equal(logits.squeeze(1), target.float())
     halves = (target < 2000).sum() / len(target)
     assert 0.35 < halves < 0.65  # early and late rows alike
+
+
+@pytest.mark.parametrize(
+    "task", [*TASKS, ls.Multiclass(4, ordered=True), ls.Multilabel(9)], ids=ls.Task.describe
+)
+def test_of_each_metric_it_is_known_which_end_is_better(task):
+    """Of perfect outputs the value is the best, of the worst ones it is worse."""
+    target = task.encode(task.predict(torch.randn(60, task.num_outputs)))
+    if task.name == "multilabel":
+        target[0] = 1
+    one_hot = torch.nn.functional.one_hot(target, task.num_probabilities) if target.ndim == 1 else target
+    metrics = ls.make_metrics(task)
+    metrics.update(one_hot.double() * 0.998 + 0.001, target)
+    good = metrics.compute()
+    metrics.reset()
+    wrong = 1 - one_hot.double() if target.ndim > 1 else one_hot.roll(task.num_probabilities // 2, 1).double()
+    metrics.update(wrong * 0.998 + 0.001, target)
+    bad = metrics.compute()
+    for name in task.metric_names:
+        sign = 1 if best_mode(f"val/{name}") == "max" else -1
+        assert sign * (good[name] - bad[name]) > 0, name
