@@ -92,6 +92,11 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, TensorData):
         return data.counts["train"]
+    if trainer.world_size > 1:
+        raise ValueError(
+            "Loss or head_bias wait for the counts of the train labels, of which each of several processes "
+            "would count its own part: module.use_counts(lossselect.count_labels(task, labels)) before fit."
+        )
     trainer.fit_loop.setup_data()
     loader = trainer.train_dataloader
     if not math.isfinite(trainer.num_training_batches):

@@ -173,6 +173,7 @@ _SPEAKING = (RuntimeError, pickle.UnpicklingError)
 def keep(module: Any, checkpoint: dict[str, Any]) -> None:
     """Put into a checkpoint what makes a `TaskModule` again, and out of it what would not load."""
     checkpoint |= {"task": module.task.to_dict(), "class": type(module).__name__}
+    checkpoint["counts"] = module.counts.to_dict() if module.counts else None
     checkpoint["untuned"] = module.untuned.to_dict() if module.untuned else None
     checkpoint["loss"] = module.criterion.to_dict() if isinstance(module.criterion, Loss) else None
     checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain

@@ -1,6 +1,6 @@
 """What labels say of themselves: how many there are of each class, and how many are missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class LabelCounts:
     @property
     def cardinality(self) -> float:
         """Labels a row, where they are known."""
-        known = self.rows - self.missing / len(self.positives)
+        known = self.known.mean()
         return float(self.positives.sum() / known) if known else float("nan")
 
     @property
@@ -50,6 +50,24 @@ class LabelCounts:
         """The largest count over the smallest one that is not 0; NaN where there is none."""
         there = self.positives[self.positives > 0]
         return float(there.max() / there.min()) if len(there) else float("nan")
+
+    def check_task(self, task: Task) -> None:
+        """ValueError unless they have as many classes as the task."""
+        if len(self.positives) != len(task.names):
+            raise ValueError(
+                f"The counts are of {len(self.positives)} classes, but the task is {task.describe()}: "
+                "lossselect.count_labels(task, labels)."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint, of which `from_dict` makes them again."""
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LabelCounts":
+        """What `to_dict` was made of."""
+        arrays: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arrays)
 
     def __add__(self, other: "LabelCounts") -> "LabelCounts":
         return LabelCounts(

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .counts import LabelCounts
+from .loss_options import check_form_of_weight, check_sample_weight, of_samples, per_output
 from .losses import LOSSES, MODIFIERS, Formula, find_loss, formula_options, formula_takes
-from .names import check_options, nearest, number, some
+from .losses.pooled import REGIONS
+from .names import check_options, number
 from .tasks import IGNORE_INDEX, Task, along_classes, as_task
 from .weights import check_named, named_weight, prior_logits, prior_of
-
-MOST_WEIGHT = 1e30
-"""What counts as finite: times a loss of 1e4 it still is, in float32."""
 
 
 class Loss(nn.Module):
@@ -85,6 +84,7 @@ class Loss(nn.Module):
             **options,
         }
         if counts is not None:
+            counts.check_task(task)
             for key, value in self.named.items():
                 given[key] = named_weight(key, value, task, counts, beta)
             if "prior" in self._waiting:
@@ -97,7 +97,7 @@ class Loss(nn.Module):
         self.pos_weight: Tensor | None
         self.prior: Tensor | None
         for key, value in given.items():
-            numbers = None if key in self._waiting else _per_output(key, value, task)
+            numbers = None if key in self._waiting else per_output(key, value, task)
             # not in the state dict: they are options, kept with the other options in a checkpoint
             self.register_buffer(key, numbers, persistent=False)
         self._try_formula()
@@ -125,7 +125,7 @@ class Loss(nn.Module):
     def first_logits(self, counts: LabelCounts) -> Tensor:
         """The constant logits (num_outputs,) to start from: of cross-entropy with these weights the best.
 
-        Other losses than cross-entropy start there as well, as their papers do.
+        Other losses, and smoothed labels, start there as well.
         """
         weight, pos_weight = (
             None if given is None else given.cpu().numpy() for given in (self.weight, self.pos_weight)
@@ -179,7 +179,7 @@ class Loss(nn.Module):
                     f"the loss: loss.to({str(logits.device)!r})."
                 )
         if sample_weight is not None:
-            _check_form_of_weight(sample_weight, logits)
+            check_form_of_weight(sample_weight, logits)
         if check_values and not torch.compiler.is_compiling():
             self._check_values(target.detach(), sample_weight)
         logits = self.task.scores(logits.to(torch.promote_types(logits.dtype, torch.float32)))
@@ -187,7 +187,12 @@ class Loss(nn.Module):
         weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
         losses, divisors, missing = weigh(logits, target)
         if sample_weight is not None:
-            factor = _of_samples(sample_weight, logits, losses)
+            if sample_weight.ndim > 1 and self.name in REGIONS:
+                raise ValueError(
+                    f"Loss {self.name!r} pools positions, so a weight is one of a row: sample_weight of "
+                    "shape (N,)."
+                )
+            factor = of_samples(sample_weight, logits, losses)
             losses, divisors = losses * factor, divisors * factor
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
@@ -209,7 +214,7 @@ class Loss(nn.Module):
         if "known" in self.takes and missing is not None:
             given["known"] = ~missing
         if "prior" in self.takes and self.prior is not None:
-            given["prior"] = along_classes(self.prior, logits)
+            given["prior"] = self.prior.view(1, -1, *[1] * (logits.ndim - 2))  # wide: shares near 1 are not 1
         if "weight" in self.takes:
             given["weight"] = self.weight
         return self.formula(logits, target, **given, **self.options)
@@ -284,6 +289,8 @@ def device_only(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """For `nn.Module._apply`: follow `.to(device)`, but keep the precision that `.half()` would take."""
 
     def move(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return fn(tensor)  # which fills it
         device = fn(tensor.new_empty(0)).device
         return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
 
@@ -333,6 +340,11 @@ def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     """The form of a loss that the task takes, where it has one and all of the options."""
     forms = find_loss(name)
     formula = forms.get(task.activation)
+    if name == "one_vs_rest" and getattr(task, "ordered", False):
+        raise ValueError(
+            "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
+            "between them: task.ordered=true takes the other softmax losses."
+        )
     if formula is None:
         having = [other for other, its in LOSSES.items() if task.activation in its]
         raise ValueError(
@@ -346,7 +358,7 @@ def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
         )
     takes = formula_takes(formula)
     if "known" in takes:
-        unfit = {"pos_weight"} if name == "dice" else {"pos_weight", "weight"}
+        unfit = {"pos_weight"} if name in REGIONS else {"pos_weight", "weight"}
         for option in unfit & options.keys():
             raise ValueError(
                 f"{option} is a factor of the loss of single labels, and loss {name!r} has none: it compares "
@@ -375,104 +387,3 @@ def _counts_needed(loss: str, option: str, named: Mapping[str, str]) -> str:
         f"{what} is told by the train labels, which have not been counted: pass "
         "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them in fit.)"
     )
-
-
-def check_sample_weight(sample_weight: Tensor) -> None:
-    """ValueError for weights of samples that are negative or not finite; looks at their values."""
-    bad = ~((sample_weight >= 0) & (sample_weight <= MOST_WEIGHT))
-    if bool(bad.any()):
-        index = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"Row {index[0]} has the sample weight {sample_weight[tuple(index)].item():g}: weights are "
-            "finite and at least 0."
-        )
-
-
-def _check_form_of_weight(sample_weight: Any, logits: Tensor) -> None:
-    positions = logits.shape[:1] + logits.shape[2:]
-    if not isinstance(sample_weight, Tensor) or sample_weight.shape not in (logits.shape[:1], positions):
-        is_tensor = isinstance(sample_weight, Tensor)
-        came = tuple(sample_weight.shape) if is_tensor else type(sample_weight).__name__
-        either = f"({len(logits)},)" if len(positions) == 1 else f"({len(logits)},) or {tuple(positions)}"
-        raise ValueError(f"sample_weight must be a tensor with a weight for each row, {either}, got {came}.")
-    if sample_weight.device != logits.device:
-        raise ValueError(
-            f"The sample_weight is on {sample_weight.device}, the logits are on {logits.device}. Move one."
-        )
-
-
-def _of_samples(sample_weight: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
-    """Weights of samples, or of their positions, in a shape that multiplies the losses."""
-    sample_weight = sample_weight.to(losses.dtype)
-    if sample_weight.ndim == 1:
-        return sample_weight.view(-1, *[1] * (losses.ndim - 1))
-    if losses.ndim == logits.ndim:
-        return sample_weight.unsqueeze(1)
-    if losses.shape == sample_weight.shape:
-        return sample_weight
-    raise ValueError("This loss pools positions, so a weight is one of a row: sample_weight of shape (N,).")
-
-
-def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
-    """A value for each output of `{"cat": 2}`; 1 for those that it does not name."""
-    # a name such as true is read as a truth value from a command line
-    given = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in values.items()}
-    for key in given:
-        if key not in task.output_names:
-            if key in task.names:
-                raise ValueError(
-                    f"{name} is given for {key!r}, the negative class, which has no output of its own. "
-                    "To weigh "
-                    f"the positive class against it: pos_weight={{{task.names[1]}: ...}}."
-                )
-            raise ValueError(
-                f"{name} is given for {key!r}, but {task.describe()} has no such "
-                f"output.{nearest(key, task.output_names)} There are: {some(task.output_names)}."
-            )
-    return [given.get(output, 1.0) for output in task.output_names]
-
-
-def _per_output(name: str, values: Any, task: Task) -> Tensor | None:
-    """An option as float64 of shape (num_outputs,), checked."""
-    if values is None:
-        return None
-    if isinstance(values, Mapping):
-        values = _by_name(name, values, task)
-    try:
-        given = torch.as_tensor(values, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a list of numbers, one per output, got {values!r}.") from None
-    width = len(task.output_names)
-    if name == "pos_weight" and given.ndim == 0:
-        given = given.expand(width)
-    if given.shape != (width,):
-        fix = ""
-        if width == 1 and given.shape == (2,) and name == "weight":
-            ratio = f"{given[1] / given[0]:g}" if given[0] else "..."
-            fix = f" To weigh the positive class against the negative one use pos_weight={ratio}."
-        raise ValueError(
-            f"{name} must have one value per output, shape ({width},) for {task.describe()}, "
-            f"got shape {tuple(given.shape)}.{fix}"
-        )
-    bad = ~((given >= 0) & (given <= MOST_WEIGHT))
-    if bool(bad.any()):
-        i = int(bad.nonzero()[0])
-        label = f" for {task.output_names[i]!r}"
-        raise ValueError(f"{name} must be finite and at least 0, got {given[i]:g}{label}.")
-    if not bool((given > 0).any()):
-        raise ValueError(f"{name} is 0 for every output: nothing would be learned.")
-    if name == "prior":
-        _check_prior(given, task)
-    return given.clone()
-
-
-def _check_prior(prior: Tensor, task: Task) -> None:
-    if not bool(((prior > 0) & (prior < 1)).all()):
-        i = int((~((prior > 0) & (prior < 1))).nonzero()[0])
-        raise ValueError(
-            f"prior must be shares between 0 and 1, both excluded, got {prior[i]:g} for "
-            f"{task.output_names[i]!r}."
-        )
-    total = float(prior.sum())
-    if task.activation == "softmax" and abs(total - 1) > 1e-3:
-        raise ValueError(f"prior must be the classes' shares, which sum to 1, got a sum of {total:g}.")

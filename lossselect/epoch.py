@@ -56,9 +56,6 @@ class Epoch(nn.Module):
 
     def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
-        if self.task.activation == "softmax":
-            # one form, whichever a batch came in; metrics know no soft labels
-            target = self.task.harden(target)
         # copies: a loader may fill the same buffer again, and a CUDA graph its output
         logits, target = logits.detach().clone(), target.detach().clone()
         if logits.ndim > 2:
@@ -104,18 +101,21 @@ class Epoch(nn.Module):
     def _flush(self) -> None:
         if not self._held:
             return
-        total, count, logits, target = zip(*self._held, strict=True)
+        total, count, logits, targets = zip(*self._held, strict=True)
         self._held, self._held_bytes = [], 0
         self.loss_sum.update(torch.stack(total))
         self.loss_count.update(torch.stack(count))
         outputs = torch.cat(logits)
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
         width = torch.float32 if outputs.device.type == "mps" else torch.float64
-        truth, wide = torch.cat(target), outputs.to(width)
+        if self.kept is not None:
+            self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
+        if self.task.activation == "softmax":
+            # one form, whichever a batch came in; metrics know no soft labels
+            targets = tuple(map(self.task.harden, targets))
+        truth, wide = torch.cat(targets), outputs.to(width)
         if self.first is not None:
             self.first.update(outputs, self.task.harden(truth))
-        if self.kept is not None:
-            self.kept.add(outputs, truth)
         for task, metrics in ((self.task, self.metrics), (self.untuned, self.untuned_metrics)):
             if task is not None and metrics is not None:
                 decisions = task.predict(outputs)  # in float32, as predictions are made

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from .guards import warn
 from .tasks import Task
@@ -37,6 +38,11 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
         )
         return None
     bias: nn.Parameter = found[1].bias  # type: ignore[assignment]
+    if is_lazy(bias):
+        raise ValueError(
+            f"The head {found[0]} is a lazy layer without a bias as yet: run a batch through the net first, "
+            "or leave head_bias out (head_bias=null)."
+        )
     with torch.no_grad():
         bias.copy_(logits)
     return bias

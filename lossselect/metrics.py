@@ -9,8 +9,9 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics import classification as tm
 
+from .calibration_error import CalibrationError
 from .names import lookup
-from .ranking import Ranking
+from .ranking import Ranking, RowMean
 from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task
 
@@ -20,88 +21,6 @@ ROWS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "p
 """Of how log-odds rank the labels of each row."""
 PROBABILITIES = ("brier", "calibration_error")
 """Of what the probabilities are; all others look at decisions alone."""
-
-CALIBRATION_BINS = 15
-"""Of equal width, as in Guo et al., 2017."""
-
-
-class CalibrationError(Metric):
-    """Expected calibration error: the mean of |share of positives - mean probability| over 15 bins.
-
-    In sums of each bin, where torchmetrics' keeps every output. For multiclass of the decision: |share of
-    right ones - mean of the largest probability|.
-
-    References:
-        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599.
-    """
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sums: Tensor
-        self.add_state("sums", torch.zeros(3, CALIBRATION_BINS, dtype=torch.double), dist_reduce_fx="sum")
-
-    def update(self, probabilities: Tensor, right: Tensor) -> None:
-        """Take in probabilities (N,) and whether each came true."""
-        bins = (probabilities * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-        values = torch.stack([torch.ones_like(probabilities), probabilities, right.to(probabilities)])
-        self.sums = self.sums.to(values.dtype).index_add(1, bins, values)
-
-    def compute(self) -> Tensor:
-        """The scalar."""
-        count, confidence, right = self.sums
-        return (confidence - right).abs().sum() / count.sum()
-
-
-class RowMean(Metric):
-    """The mean over rows of how each row's known labels are ranked, as scikit-learn has it.
-
-    - `ranking_loss`: the share of pairs of a label that is there and one that is not in the wrong order (or
-      level), 0 where there is no pair;
-    - `coverage_error`: how far down the ranking all labels that are there are found;
-    - `precision_at_k`: the share of the k highest labels that are there.
-
-    Written out, as torchmetrics 1.9 takes a missing label for a low one, and the denominator of its ranking
-    loss depends on the batch size.
-
-    Args:
-        name: Which of them.
-    """
-
-    full_state_update = False
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.total: Tensor
-        self.rows: Tensor
-        self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
-        self.add_state("rows", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, scores: Tensor, truth: Tensor) -> None:
-        """Take in scores (N, L), and 0, 1 or `IGNORE_INDEX` of the same shape."""
-        known, there, gone = truth != IGNORE_INDEX, truth == 1, truth == 0
-        if self.name == "coverage_error":
-            lowest = scores.masked_fill(~there, torch.inf).amin(1, keepdim=True)
-            each = ((scores >= lowest) & known).sum(1)
-        elif self.name == "ranking_loss":
-            # the highest first, and of equals those that are not there
-            order = truth.argsort(1)
-            order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
-            above = gone.gather(1, order).cumsum(1)
-            wrong = above.masked_fill(~there.gather(1, order), 0).sum(1)
-            each = wrong / (there.sum(1) * gone.sum(1)).clamp(min=1)
-        else:
-            k = int(self.name.rpartition("_")[2])
-            highest = scores.masked_fill(~known, -torch.inf).topk(k, 1).indices
-            each = there.gather(1, highest).sum(1) / k
-        self.total = self.total + each.double().sum()
-        self.rows = self.rows + known.any(1).sum()
-
-    def compute(self) -> Tensor:
-        """The scalar."""
-        return self.total / self.rows
 
 
 class TaskMetric(Metric):

@@ -1,20 +1,21 @@
 """Mixup and CutMix: pairs of samples made one, with the target that each task has for that.
 
-Losses here are linear in the target, so that the loss of a mixed target is the mix of both labels' losses.
-One factor and one box a batch, drawn on the CPU: a GPU step is not held up.
+Losses here are linear in the target (but for zlpr and dice, which take the mixed target as a soft one), so
+that the loss of a mixed target is the mix of both labels' losses. One factor and one box a batch, drawn on
+the CPU: a GPU step is not held up.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from .names import check_options, lookup, number, split_name
 from .targets import EncodedBatch
-from .tasks import IGNORE_INDEX, Task
+from .tasks import Task
 
 
 def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
@@ -69,17 +70,17 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
     order = torch.randperm(len(inputs), device=inputs.device)
     side = (1 - _factor(alpha)) ** (1 / len(sizes))
     box: list[slice] = []
-    kept = 1.0
+    pasted = 1.0
     for size in sizes:
         centre, length = int(torch.randint(size, ())), side * size
         start, end = max(round(centre - length / 2), 0), min(round(centre + length / 2), size)
         box.append(slice(start, end))
-        kept *= (end - start) / size
+        pasted *= (end - start) / size
     inputs = _pasted(inputs, order, box)
     target, weights = batch.target, batch.weight
     if target.ndim > 2 or (target.ndim == 2 and not target.is_floating_point()):
         return EncodedBatch(inputs, _pasted_target(target, order, box, inputs), weights)
-    factor = 1 - kept
+    factor = 1 - pasted
     return EncodedBatch(inputs, _mixed(target, order, factor, task), _weights(weights, order, factor))
 
 
@@ -103,7 +104,7 @@ def make_mix(spec: str | Mapping[str, Any] | None) -> Callable[[EncodedBatch, Ta
     check_options(options, [*inspect.signature(mix).parameters][2:], f"Mix {name!r}")
     if "alpha" in options and number("alpha", options["alpha"], 0) == 0:
         raise ValueError("alpha must be above 0; without mixing leave mix out.")
-    return lambda batch, task: mix(batch, task, **options)
+    return partial(mix, **options)
 
 
 def _factor(alpha: float) -> float:
@@ -119,10 +120,7 @@ def _checked_inputs(inputs: Any, name: str) -> Tensor:
 
 def _mixed(target: Tensor, order: Tensor, factor: float, task: Task) -> Tensor:
     """NaN, which is missing, stays so in any sum."""
-    if not target.is_floating_point():
-        missing = target == IGNORE_INDEX
-        rows = one_hot(target.masked_fill(missing, 0), task.num_probabilities).movedim(-1, 1).float()
-        target = rows.masked_fill(missing.unsqueeze(1), torch.nan)
+    target = task.as_rows(target)
     return factor * target + (1 - factor) * target[order]
 
 

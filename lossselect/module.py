@@ -3,27 +3,28 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
 from .counts import LabelCounts
-from .criterion import Loss, check_sample_weight, divide, select_loss
+from .criterion import Loss, divide, select_loss
 from .epoch import Epoch
 from .head import set_head_bias
-from .losses import LOSSES
-from .mixing import INDEX_ONLY, make_mix
+from .loss_options import check_sample_weight
+from .mixing import make_mix
 from .names import HEAD_BIAS, lookup, split_name
 from .nets import make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .rules import AutoLoss
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
+from .torch_losses import check_mixes, check_torch_loss
 from .watch import OutputWatch
 from .weights import prior_logits, prior_of
 
@@ -93,7 +94,7 @@ class TaskModule(Recorded, LightningModule):
         """What the head's bias was set to, in words."""
         self.mix = make_mix(mix)
         self.mix_name = mix["name"] if isinstance(mix, Mapping) else mix
-        _check_mixes(mix, self.criterion)
+        check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
         self.watch = OutputWatch()
         self.counts: LabelCounts | None = None
@@ -243,8 +244,13 @@ class TaskModule(Recorded, LightningModule):
         """Take from the train labels what loss and head wait for; a no-op where they wait for nothing.
 
         Args:
-            counts: What `count_labels(task, labels)` says of the train split.
+            counts: What `count_labels(task, labels)` says of the train split. What they told stays, whatever
+            is trained on later.
+
+        Raises:
+            ValueError: counts of another number of classes.
         """
+        counts.check_task(self.task)
         self.counts = counts
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self.device)
@@ -304,8 +310,11 @@ class TaskModule(Recorded, LightningModule):
         keep(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another task."""
+        """Refuse a checkpoint of another task; to evaluate or predict, decide as it does."""
         check_same_task(checkpoint, self.task)
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if checkpoint.get("untuned") and self.untuned is None and not fitting:
+            self.decide_by(make_task(**checkpoint["task"]))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -369,51 +378,11 @@ class TaskModule(Recorded, LightningModule):
         if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
             module.criterion = Loss(task, **loss)
         module.head_bias = None  # it is trained
+        module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
         weights = checkpoint["state_dict"]
         module.load_state_dict(weights, strict=strict)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
         return module.to(device)
-
-
-TORCH_LOSSES = {
-    "sigmoid": {
-        "BCEWithLogitsLoss",
-        "binary_cross_entropy_with_logits",
-        "MultiLabelSoftMarginLoss",
-        "multilabel_soft_margin_loss",
-    },
-    "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
-}
-"""Those of torch's own losses that take raw logits and our targets; any other trains, but on nonsense."""
-
-
-def _check_mixes(mix: Any, loss: Any) -> None:
-    """ValueError where mixed batches have soft labels, which a loss of torch's does not take."""
-    loss = loss.func if isinstance(loss, partial) else getattr(loss, "_orig_mod", loss)
-    name = getattr(loss, "__name__", type(loss).__name__)
-    if mix is not None and name in INDEX_ONLY:
-        raise ValueError(
-            f"mix makes soft labels of class indices, which torch's {name} does not take. Leave one of them "
-            f"out, or choose a loss by name: {', '.join(LOSSES)}."
-        )
-
-
-def _check_torch_loss(loss: Any, task: Task) -> None:
-    loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
-    options = loss.keywords if isinstance(loss, partial) else vars(loss)
-    loss = loss.func if isinstance(loss, partial) else loss
-    kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
-    names = {k.__name__ for k in kinds if k.__module__ in ("torch.nn.modules.loss", "torch.nn.functional")}
-    if names and not names & TORCH_LOSSES[task.activation]:
-        raise ValueError(
-            f"torch's {min(names - {'_Loss', '_WeightedLoss'})} takes no raw logits with the targets of "
-            f"{task.describe()}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
-        )
-    if options.get("reduction", "mean") != "mean":
-        raise ValueError(
-            "TaskModule averages the loss over what has a label; "
-            f"reduction={options['reduction']!r} is for loops of your own."
-        )
 
 
 def _check_made_for(loss: Loss | AutoLoss, task: Task) -> None:
@@ -437,6 +406,6 @@ def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
     if isinstance(loss, Loss):
         _check_made_for(loss, task)
-    _check_torch_loss(loss, task)
+    check_torch_loss(loss, task)
     checked: Callable[[Tensor, Tensor], Tensor] = loss
     return checked

@@ -89,15 +89,12 @@ def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]
 
 def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
     """`value` as a finite float between `least` and `most`; NumPy's numbers are numbers too."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if real and least <= value <= most and math.isfinite(value):
+        return float(value)
     bounds = "" if least == -math.inf else f" of at least {least}"
     bounds = bounds if most == math.inf else f" between {least} and {most}"
-    message = f"{name} must be a number{bounds}, got {value!r}."
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(message)
-    given = float(value)
-    if not least <= given <= most or not math.isfinite(given):
-        raise ValueError(message)
-    return given
+    raise (ValueError if real else TypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
 def whole(name: str, value: Any, least: int, most: float = math.inf) -> int:

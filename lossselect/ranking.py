@@ -1,4 +1,7 @@
-"""AUROC and average precision of each class: exact while small, in bounded memory when large."""
+"""How samples are ranked for each class, and labels in each row.
+
+AUROC and average precision are exact while small, and in bounded memory when large.
+"""
 
 import warnings
 from typing import Any
@@ -72,7 +75,6 @@ class Ranking(Metric):
                 known = known.unsqueeze(1).expand_as(positive)
             cells = (positive * classes + classes_of) * width + places
             cells = torch.where(known & ~z.isnan(), cells, -1).flatten()
-            # counted without a list of those that are known, whose length a device would be asked for
             self.bins += torch.bincount(cells + 1, minlength=len(self.bins) + 1)[1:]
         self.scores, self.truth = [], []
 
@@ -124,3 +126,53 @@ class Ranking(Metric):
         """Forget all batches."""
         super().reset()
         self.count, self.bins = 0, None
+
+
+class RowMean(Metric):
+    """The mean over rows of how each row's known labels are ranked, as scikit-learn has it.
+
+    - `ranking_loss`: the share of pairs of a label that is there and one that is not in the wrong order (or
+      level), 0 where there is no pair;
+    - `coverage_error`: how far down the ranking all labels that are there are found;
+    - `precision_at_k`: the share of the k highest labels that are there.
+
+    Written out, as torchmetrics 1.9 takes a missing label for a low one, and the denominator of its ranking
+    loss depends on the batch size.
+
+    Args:
+        name: Which of them.
+    """
+
+    full_state_update = False
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.total: Tensor
+        self.rows: Tensor
+        self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, truth: Tensor) -> None:
+        """Take in scores (N, L), and 0, 1 or `IGNORE_INDEX` of the same shape."""
+        known, there, gone = truth != IGNORE_INDEX, truth == 1, truth == 0
+        if self.name == "coverage_error":
+            lowest = scores.masked_fill(~there, torch.inf).amin(1, keepdim=True)
+            each = ((scores >= lowest) & known).sum(1)
+        elif self.name == "ranking_loss":
+            # the highest first, and of equals those that are not there
+            order = truth.argsort(1)
+            order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
+            above = gone.gather(1, order).cumsum(1)
+            wrong = above.masked_fill(~there.gather(1, order), 0).sum(1)
+            each = wrong / (there.sum(1) * gone.sum(1)).clamp(min=1)
+        else:
+            k = int(self.name.rpartition("_")[2])
+            highest = scores.masked_fill(~known, -torch.inf).topk(k, 1).indices
+            each = there.gather(1, highest).sum(1) / k
+        self.total = self.total + each.double().sum()
+        self.rows = self.rows + known.any(1).sum()
+
+    def compute(self) -> Tensor:
+        """The scalar."""
+        return self.total / self.rows

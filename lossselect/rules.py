@@ -74,6 +74,7 @@ def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
         {'name': 'logit_adjusted'}
     """
     task = as_task(task)
+    counts.check_task(task)
     rule = next(rule for rule in RULES if rule.applies(task, counts))
     reasons = [rule.reason.format(imbalance=counts.imbalance)]
     if counts.missing:

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from .criterion import Loss
-from .decision import fit_decision
+from .decision import check_decision, fit_decision
 from .kept import KeptOutputs
-from .tasks import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -42,24 +40,31 @@ def tune_decision(
     Raises:
         ValueError: there is no validation row, or as `fit_decision` says.
     """
-    if module.untuned is not None:
-        module.decide_by(module.untuned)
-        module.untuned = None
+    loss = module.criterion if isinstance(module.criterion, Loss) else None
+    check_decision(module.task, **options, loss=loss)
+    if trainer.world_size > 1:
+        raise ValueError(
+            "A decision is fitted in one process, which sees all validation rows: Trainer(devices=1)."
+        )
+    tuned, before = module.task, module.untuned
+    if before is not None:
+        module.task, module.untuned = before, None
     kept = module.val_epoch.kept = KeptOutputs()
     try:
         results = trainer.validate(
             module, dataloaders, ckpt_path, verbose=False, datamodule=datamodule, weights_only=True
         )
+        rows = kept.rows()
+        if rows is None:
+            raise ValueError("There is no validation row to tune the decision to.")
+        start = module.untuned or module.task  # of a checkpoint that has a decision it was taken over
+        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
+    except BaseException:
+        module.untuned = before
+        module.task = tuned
+        raise
     finally:
         module.val_epoch.kept = None
-    rows = kept.rows()
-    if rows is None:
-        raise ValueError("There is no validation row to tune the decision to.")
-    logits, target = rows
-    if (
-        not target.is_floating_point()
-    ):  # -100 is the canonical form of a missing label, which encode does not know
-        target = target.double().masked_fill(target == IGNORE_INDEX, torch.nan)
-    loss = module.criterion if isinstance(module.criterion, Loss) else None
-    module.decide_by(fit_decision(module.task, logits, target, **options, loss=loss, counts=module.counts))
+    module.untuned = start
+    module.task = fitted
     return results[0]

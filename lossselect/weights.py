@@ -32,8 +32,8 @@ def prior_of(task: Task, counts: LabelCounts) -> np.ndarray:
 
 def balanced_weight(counts: LabelCounts, beta: float) -> np.ndarray:
     """N / (C n_c), as scikit-learn's `class_weight="balanced"`; 1 for a class without rows."""
-    there = counts.positives > 0
-    weight = counts.positives.sum() / (there.sum() * np.maximum(counts.positives, 1))
+    there = counts.mass > 0
+    weight = counts.mass.sum() / (max(there.sum(), 1) * np.where(there, counts.mass, 1))
     return np.where(there, weight, 1.0)
 
 
@@ -43,10 +43,11 @@ def effective_number_weight(counts: LabelCounts, beta: float) -> np.ndarray:
     References:
         Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, arXiv:1901.05555.
     """
-    there = counts.positives > 0
+    there = counts.mass > 0
+    if not beta or not there.any():
+        return np.ones(len(there))
     # 1 - beta^n without rounding for beta near 1
-    effective = -np.expm1(np.maximum(counts.positives, 1) * np.log(beta)) if beta else np.ones(len(there))
-    weight = 1 / effective
+    weight = -1 / np.expm1(np.where(there, counts.mass, 1) * np.log(beta))
     return np.where(there, weight / weight[there].mean(), 1.0)
 
 
@@ -59,8 +60,9 @@ WEIGHTS: dict[str, Callable[[LabelCounts, float], np.ndarray]] = {
 
 def auto_pos_weight(task: Task, counts: LabelCounts) -> np.ndarray:
     """Negatives over positives of each label, within [.01, 100]; 1 for a label without either."""
-    positives, negatives = (n[-task.num_outputs :] for n in (counts.positives, counts.negatives))
-    ratio = negatives / np.maximum(positives, 1)
+    positives = counts.mass[-task.num_outputs :]
+    negatives = counts.known[-task.num_outputs :] - positives
+    ratio = negatives / np.where(positives > 0, positives, 1)
     ratio = np.clip(ratio, 1 / MOST_POS_WEIGHT, MOST_POS_WEIGHT)
     return np.where((positives > 0) & (negatives > 0), ratio, 1.0)
 
@@ -73,6 +75,10 @@ def check_named(option: str, value: Any, task: Task) -> bool:
     """
     if not isinstance(value, str):
         return False
+    if option == "prior":
+        raise ValueError(
+            f"prior must be the shares of the classes, or left out to be counted, got {value!r}."
+        )
     lookup({"auto": None} if option == "pos_weight" else WEIGHTS, value, option)
     if option == "weight" and len(task.output_names) == 1:
         raise ValueError(
@@ -117,13 +123,11 @@ def prior_logits(
     if task.activation == "sigmoid":
         odds = prior / (1 - prior) * (1 if pos_weight is None else np.maximum(pos_weight, 1e-6))
         return np.asarray(np.log(odds) - tau * np.log(prior / (1 - prior)))
-    if weight is not None:
-        prior = np.maximum(prior * weight, 1e-9 * (prior * weight).max())
-        prior = prior / prior.sum()
-    if one_vs_rest:
-        return np.asarray(np.log(prior / (1 - prior)))
-    share = prior ** (1 - tau)
+    share = prior if weight is None else np.maximum(prior * weight, 1e-9 * (prior * weight).max())
+    share = share * prior**-tau
     share = share / share.sum()
+    if one_vs_rest:
+        return np.asarray(np.log(share / (1 - share)))
     if getattr(task, "ordered", False):
         from_on = share[::-1].cumsum()[::-1]
         return np.asarray(np.log(from_on[1:] / share[:-1]))  # log-odds of being above, given at least there

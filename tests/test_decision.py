@@ -342,3 +342,37 @@ class TestExpectedF1:
     def test_of_one_value_alone(self, value):
         task = ls.fit_decision(ls.Binary(), torch.randn(9, 1), torch.full((9,), value))
         assert 0 <= task.threshold <= 1
+
+
+class TestOddLogits:
+    def test_a_class_that_is_ruled_out_changes_nothing(self):
+        labels = torch.arange(300) % 3
+        logits = torch.randn(300, 3) + 2 * one_hot(labels)
+        ruled_out = torch.cat([logits, torch.full((300, 1), -math.inf)], 1)
+        three, four = (
+            ls.fit_decision(ls.Multiclass(x.shape[1]), x, labels).temperature for x in (logits, ruled_out)
+        )
+        assert four == pytest.approx(three)
+        binary = torch.randn(50, 1)
+        binary[3] = -math.inf
+        assert (
+            0
+            < ls.fit_decision(ls.Binary(), binary, (torch.randn(50) > 0) & (binary[:, 0] > -9)).threshold
+            < 1
+        )
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_no_number(self, value):
+        logits = torch.zeros(4, 1)
+        logits[2] = value
+        with pytest.raises(
+            ValueError, match=f"Row 2 of the logits holds {value:g}: no decision can be fitted"
+        ):
+            ls.fit_decision(ls.Binary(), logits, [0, 1, 0, 1])
+
+
+def test_accuracy_needs_no_factors():
+    task = ls.Multiclass(2, decision_weight=(1, 9))
+    logits, labels = torch.randn(20, 2), torch.arange(20) % 2
+    assert ls.fit_decision(task, logits, labels).decision_weight is None
+    assert ls.fit_decision(task, logits, labels, metric=None).decision_weight == (1, 9)

@@ -758,8 +758,10 @@ class TestSampleWeight:
 
     def test_of_positions_is_none_of_a_region(self):
         loss = ls.select_loss(ls.Multilabel(3), "dice")
-        with pytest.raises(ValueError, match="This loss pools positions"):
-            loss(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), torch.ones(2, 4))
+        for positions in (3, 4):  # as many as labels, too
+            logits = torch.zeros(2, 3, positions)
+            with pytest.raises(ValueError, match="Loss 'dice' pools positions"):
+                loss(logits, logits, torch.ones(2, positions))
 
 
 @pytest.mark.parametrize(

@@ -445,3 +445,13 @@ def test_of_each_metric_it_is_known_which_end_is_better(task):
     for name in task.metric_names:
         sign = 1 if best_mode(f"val/{name}") == "max" else -1
         assert sign * (good[name] - bad[name]) > 0, name
+
+
+def test_calibration_error_counts_beyond_float32():
+    metrics = ls.make_metrics(ls.Binary(), names=["calibration_error"])
+    metric = metrics["calibration_error"].metric
+    metric.sums += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
+        torch.arange(15) == 7
+    )
+    metric.update(torch.full((1000,), 0.5), torch.ones(1000))
+    assert metric.sums[0, 7] == 2**24 + 1000

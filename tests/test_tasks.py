@@ -555,6 +555,10 @@ class TestOrderedClasses:
         for name, forms in ls.LOSSES.items():
             if "softmax" not in forms:
                 continue
+            if name == "one_vs_rest":
+                with pytest.raises(ValueError, match="has a sigmoid for each class"):
+                    ls.select_loss(task, name)
+                continue
             more = (4,) if name == "dice" else ()
             options = {"prior": [0.2, 0.3, 0.5]} if name == "logit_adjusted" else {}
             loss = ls.select_loss(task, name, weight=[1, 2, 3], label_smoothing=0.1, **options)

@@ -157,6 +157,13 @@ class TestPriors:
             (ls.Multiclass(3, ordered=True), {"weight": [1.0, 2.0, 5.0]}),
             (ls.Multiclass(3), {"name": "logit_adjusted"}),
             (ls.Multiclass(3), {"name": "logit_adjusted", "tau": 0.4}),
+            (ls.Multiclass(3), {"name": "logit_adjusted", "weight": [1.0, 5.0, 1.0]}),
+            (
+                ls.Multiclass(3, ordered=True),
+                {"name": "logit_adjusted", "tau": 0.4, "weight": [1.0, 5.0, 1.0]},
+            ),
+            (ls.Multiclass(3), {"name": "one_vs_rest", "weight": [1.0, 5.0, 1.0]}),
+            (ls.Binary(), {"name": "logit_adjusted", "tau": 0.4, "pos_weight": 3}),
             (ls.Multiclass(3, ordered=True), {"name": "logit_adjusted"}),
             (ls.Multiclass(3), {"name": "one_vs_rest"}),
             (ls.Binary(), {"pos_weight": "auto"}),
@@ -171,3 +178,57 @@ class TestPriors:
         logits = loss.first_logits(counts).clone().requires_grad_()
         loss(logits.expand(100, -1), target).backward()
         torch.testing.assert_close(logits.grad, torch.zeros_like(logits), rtol=0, atol=1e-12)
+
+
+def test_soft_labels_weigh_by_their_mass():
+    counts = ls.count_labels(ls.Binary(), torch.full((10,), 0.25))
+    assert ls.select_loss(ls.Binary(), pos_weight="auto", counts=counts).pos_weight.tolist() == [3]
+    rows = ls.count_labels(ls.Multiclass(2), torch.tensor([[0.8, 0.2]] * 10))
+    weight = ls.select_loss(ls.Multiclass(2), weight="balanced", counts=rows).weight
+    np.testing.assert_allclose(weight, [1 / 1.6, 1 / 0.4])
+
+
+def test_of_no_label_at_all():
+    nothing = ls.count_labels(ls.Multiclass(2, missing=-1), [-1, -1])
+    for name in ("balanced", "effective_number"):
+        assert ls.select_loss(ls.Multiclass(2), weight=name, counts=nothing).weight.tolist() == [1, 1]
+
+
+def test_counts_of_another_task():
+    five = ls.count_labels(ls.Multilabel(5), torch.ones(4, 5))
+    for use in (
+        lambda: ls.select_loss(ls.Multilabel(3), pos_weight="auto", counts=five),
+        lambda: ls.propose_loss(ls.Multiclass(3), five),
+        lambda: ls.TaskModule(ls.Multilabel(3), torch.nn.Linear(2, 3)).use_counts(five),
+    ):
+        with pytest.raises(ValueError, match="The counts are of 5 classes, but the task is multi"):
+            use()
+
+
+def test_plain_values_make_the_same_counts_again():
+    counts = ls.count_labels(ls.Multilabel(2), [[1, 0], [0.3, math.nan]])
+    again = ls.LabelCounts.from_dict(counts.to_dict())
+    for name in vars(counts):
+        assert np.all(getattr(counts, name) == getattr(again, name)), name
+
+
+@pytest.mark.parametrize("prior", [[1 - 1e-9, 0.5], [1e-12, 0.5]])
+def test_shares_near_1_are_not_1(prior):
+    loss = ls.select_loss(ls.Multilabel(2), "logit_adjusted", prior=prior)
+    assert loss(torch.zeros(2, 2), torch.tensor([[0.0, 1], [1, 0]])).isfinite()
+
+
+@pytest.mark.parametrize("name", ["balanced", "auto"])
+def test_a_prior_has_no_name(name):
+    with pytest.raises(ValueError, match="prior must be the shares of the classes, or left out to be counted, got"):
+        ls.select_loss(ls.Multiclass(2), "logit_adjusted", prior=name)
+
+
+def test_on_the_meta_device():
+    with torch.device("meta"):
+        loss = ls.select_loss(ls.Multiclass(2), weight=[1, 2])
+        module = ls.TaskModule(
+            ls.Multiclass(2), torch.nn.Linear(2, 2), {"name": "cross_entropy", "weight": [1, 2]}
+        )
+    assert loss.weight.tolist() == [1, 2]
+    assert module.to_empty(device="cpu").net.weight.device.type == "cpu"

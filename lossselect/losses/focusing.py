@@ -159,7 +159,7 @@ def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     """Poly-1 loss of each sample: sum_c t_c [-log p_c + epsilon (1 - p_c)], p = softmax(logits).
 
     Symmetric cross-entropy (Wang et al., 2019, arXiv:1908.06112) is this loss: alpha CE + beta RCE is
-    alpha times Poly-1 with epsilon = -A beta / alpha, A = log 0 clipped, -4 there.
+    alpha times Poly-1 with epsilon = -A beta / alpha, A being what log 0 is clipped to.
 
     Args:
         logits: Shape (N, C, ...).

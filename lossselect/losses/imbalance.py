@@ -35,7 +35,7 @@ def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     number("tau", tau, 0)
-    adjusted = logits + tau * prior.logit()
+    adjusted = logits + (tau * prior.logit()).to(logits.dtype)
     return binary_cross_entropy_with_logits(adjusted, target, reduction="none")
 
 
@@ -66,7 +66,7 @@ def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     number("tau", tau, 0)
     # from the largest one on: beside a logit of 6e4 float32 has no digits left for log r
     relative = logits - logits.detach().amax(1, keepdim=True)
-    return cross_entropy(relative + tau * prior.log(), target, reduction="none")
+    return cross_entropy(relative + (tau * prior.log()).to(logits.dtype), target, reduction="none")
 
 
 ROWS: dict[str, dict[str, Callable[..., Any]]] = {

@@ -13,6 +13,9 @@ from ..names import number
 if TYPE_CHECKING:
     from torch import Tensor
 
+REGIONS = ("dice",)
+"""Losses that pool positions; the others here pool the labels of one."""
+
 NOTHING = -1e30
 """log 0, of which a log-sum-exp still has a gradient."""
 
@@ -22,7 +25,7 @@ def sigmoid_zlpr(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor,
 
     Ranks each label that is there above 0, and each that is not below. Decided by the sign of the logit,
     which is the threshold .5 of its sigmoid; that sigmoid is no probability before it is calibrated.
-    With a single label this is binary cross-entropy.
+    With a single label, there or not, this is binary cross-entropy.
 
     Args:
         logits: Shape (N, L, ...).

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
@@ -129,6 +130,14 @@ class Task(ABC):
 
         A soft label becomes its likelier value.
         """
+
+    def as_rows(self, target: Tensor) -> Tensor:
+        """A canonical target as floats (N, num_probabilities, ...), NaN where missing."""
+        if target.is_floating_point():
+            return target
+        missing = target == IGNORE_INDEX
+        rows = one_hot(target.masked_fill(missing, 0), self.num_probabilities).movedim(-1, 1).float()
+        return rows.masked_fill(missing.unsqueeze(1), torch.nan)
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:

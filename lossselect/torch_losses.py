@@ -1,0 +1,49 @@
+"""torch's own losses in place of ours: which of them fit a task."""
+
+from functools import partial
+from typing import Any
+
+from .losses import LOSSES
+from .mixing import INDEX_ONLY
+from .tasks import Task
+
+TORCH_LOSSES = {
+    "sigmoid": {
+        "BCEWithLogitsLoss",
+        "binary_cross_entropy_with_logits",
+        "MultiLabelSoftMarginLoss",
+        "multilabel_soft_margin_loss",
+    },
+    "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
+}
+"""Those of torch's own losses that take raw logits and our targets; any other trains, but on nonsense."""
+
+
+def check_mixes(mix: Any, loss: Any) -> None:
+    """ValueError where mixed batches have soft labels, which a loss of torch's does not take."""
+    loss = loss.func if isinstance(loss, partial) else getattr(loss, "_orig_mod", loss)
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if mix is not None and name in INDEX_ONLY:
+        raise ValueError(
+            f"mix makes soft labels of class indices, which torch's {name} does not take. Leave one of them "
+            f"out, or choose a loss by name: {', '.join(LOSSES)}."
+        )
+
+
+def check_torch_loss(loss: Any, task: Task) -> None:
+    """ValueError for one of torch's losses that the task's logits and targets are not for."""
+    loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
+    options = loss.keywords if isinstance(loss, partial) else vars(loss)
+    loss = loss.func if isinstance(loss, partial) else loss
+    kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
+    names = {k.__name__ for k in kinds if k.__module__ in ("torch.nn.modules.loss", "torch.nn.functional")}
+    if names and not names & TORCH_LOSSES[task.activation]:
+        raise ValueError(
+            f"torch's {min(names - {'_Loss', '_WeightedLoss'})} takes no raw logits with the targets of "
+            f"{task.describe()}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
+        )
+    if options.get("reduction", "mean") != "mean":
+        raise ValueError(
+            "TaskModule averages the loss over what has a label; "
+            f"reduction={options['reduction']!r} is for loops of your own."
+        )
