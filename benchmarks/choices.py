@@ -255,6 +255,13 @@ def baselines(rows: Rows) -> dict[str, dict[str, float]]:
     return found
 
 
+def rounded(values: Any) -> Any:
+    """With five digits, which is more than any of them means."""
+    if isinstance(values, dict):
+        return {key: rounded(value) for key, value in values.items()}
+    return round(values, 5)
+
+
 def run(seeds: int, only: list[str]) -> dict[str, Any]:
     """All results, those that are there already and those that were missing."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -278,7 +285,7 @@ def run(seeds: int, only: list[str]) -> dict[str, Any]:
                     continue
                 start = time.perf_counter()
                 results[key] = fit_and_score(rows, options, seed)
-                RESULTS.write_text(json.dumps(results, indent=0) + "\n")
+                RESULTS.write_text(json.dumps(rounded(results), indent=0) + "\n")
                 print(f"{key} {time.perf_counter() - start:.1f} s", flush=True)
     return results
 
@@ -373,6 +380,7 @@ def picture(results: dict[str, Any], seeds: int) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["svg.fonttype"] = "none"
     found = Found(results, seeds)
     sets = [data for data in DATA if len(found.values(data, "cross_entropy", PLAIN[task_of(data)], "brier"))]
     figure, axes = plt.subplots(

@@ -220,7 +220,9 @@ def test_shares_near_1_are_not_1(prior):
 
 @pytest.mark.parametrize("name", ["balanced", "auto"])
 def test_a_prior_has_no_name(name):
-    with pytest.raises(ValueError, match="prior must be the shares of the classes, or left out to be counted, got"):
+    with pytest.raises(
+        ValueError, match="prior must be the shares of the classes, or left out to be counted, got"
+    ):
         ls.select_loss(ls.Multiclass(2), "logit_adjusted", prior=name)
 
 
