@@ -8,10 +8,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from .checkpoint import check_same_task, keep
-from .counts import LabelCounts, count_batches
+from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
 from .guards import warn_of_no_positives
@@ -104,11 +103,7 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
             "Loss or head_bias wait for the counts of the train labels, and a loader without an end cannot "
             "be counted: module.use_counts(lossselect.count_labels(task, labels)) before fit."
         )
-    with isolate_rng():  # the epochs' order is the same with and without
-        counts = count_batches(module.task, (module._encoded(batch).target for batch in loader or ()))
-    if counts is not None and not counts.known.any():
-        raise ValueError("The train loader has no label that is known: nothing can be learned from it.")
-    return counts
+    return module.count_batches(loader or ())
 
 
 def _log(module: "TaskModule", epoch: "Epoch") -> None:

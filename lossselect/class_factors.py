@@ -55,4 +55,4 @@ def _score(goal: str, decided: np.ndarray, labels: np.ndarray, counts: np.ndarra
     hits = np.bincount(labels[decided == labels], minlength=len(counts))
     called = np.bincount(decided, minlength=len(counts))
     total, possible = (hits, counts) if goal == "balanced_accuracy" else (2 * hits, called + counts)
-    return float((total / np.maximum(possible, 1))[counts > 0].mean())
+    return float((total / np.maximum(possible, 1))[possible > 0].mean())

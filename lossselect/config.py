@@ -155,6 +155,8 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     options = {key: value for key, value in options.items() if value is not None}
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
+    counted = [options.get(key) for key in ("top_k", "at_least")]
+    width = max(width, *(value for value in counted if isinstance(value, int)), 2)
     sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
     return make_task(name, num_outputs=width if sized else None, **options)
 
@@ -190,8 +192,24 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     epoch is better than the best one. Without such a schedule it is the task's own.
     """
     scheduler = config.get("scheduler") or {}
-    annealed = scheduler.get("name") == "CosineAnnealingLR"
+    epochs = config["trainer"].get("max_epochs")
+    annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
     return config["monitor"] or ("epoch" if annealed else f"val/{task.monitor}")
+
+
+def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
+    """ValueError for settings of an early stopping that will stop nothing."""
+    entry = (config.get("callbacks") or {}).get("early_stopping")
+    if monitor != "epoch" or not entry or entry.get("monitor") not in (None, "epoch"):
+        return
+    usual = OmegaConf.create((files("lossselect.configs") / "callbacks" / "default.yaml").read_text())
+    changed = {k for k in entry if k != "monitor" and entry[k] != usual.early_stopping.get(k)}
+    if changed:
+        raise ValueError(
+            f"callbacks.early_stopping.{min(changed)} has no effect: the run keeps its last epoch, where the "
+            "learning rate has gone to 0, and is not stopped. To stop early: "
+            "callbacks.early_stopping.monitor=val/loss, or monitor=val/loss to keep the best epoch as well."
+        )
 
 
 def _check_monitor(setting: str, metric: Any, task: "Task") -> None:

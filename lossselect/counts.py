@@ -86,7 +86,7 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
 
     Args:
         task: Whose labels they are.
-        labels: Of any form that `task.encode` takes, or a `LabelLists`.
+        labels: Of any form that `task.encode` takes or returns, or a `LabelLists`.
 
     Raises:
         ValueError, TypeError: labels that do not fit the task.
@@ -99,14 +99,27 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
     task = as_task(task)
     if isinstance(labels, LabelLists):
         return count_lists(labels, np.arange(len(labels)))
-    return count_target(task, task.encode(labels))
+    return count_target(task, as_canonical(task, labels))
 
 
-def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
-    """The counts of batch after batch, targets as a loader gives them; None where there is no batch."""
+def as_canonical(task: Task, labels: Any) -> Tensor:
+    """The canonical target of labels in any form, of which the canonical one is one as well.
+
+    `task.encode` takes -100 for a mistake unless the task declares a missing value; here a target may have
+    been through it.
+    """
+    if isinstance(labels, Tensor) and task.activation == "softmax" and not labels.is_floating_point():
+        marked = labels == IGNORE_INDEX
+        if bool(marked.any()) and bool((marked | ((labels >= 0) & (labels < task.num_probabilities))).all()):
+            return labels.long()
+    return task.encode(labels)
+
+
+def count_batches(task: Task, targets: Iterable[Tensor]) -> LabelCounts | None:
+    """The counts of canonical targets, batch after batch; None where there is no batch."""
     total: LabelCounts | None = None
     for target in targets:
-        counts = count_labels(task, target.cpu() if isinstance(target, Tensor) else target)
+        counts = count_target(task, target)
         total = counts if total is None else total + counts
     return total
 

@@ -111,6 +111,11 @@ class Loss(nn.Module):
         self.formula(logits, target, **{key: given[key] for key in self.takes}, **self.options)
 
     @property
+    def waits_for(self) -> list[str]:
+        """Which options the train labels tell that have not been counted yet."""
+        return [*self._waiting]
+
+    @property
     def waiting(self) -> bool:
         """Whether an option is told by train labels that have not been counted yet."""
         return bool(self._waiting)

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from .calibration import sigmoid_temperature, softmax_temperature
 from .class_factors import CLASS_GOALS, fit_factors
-from .counts import LabelCounts
+from .counts import LabelCounts, as_canonical
 from .criterion import Loss
 from .guards import warn
 from .names import lookup, number, some
 from .tasks import Multiclass, Task, as_task
 from .thresholds import EXPECTED, GOALS, SHRINKAGE, Label, counted_thresholds, expected_thresholds
 from .weights import prior_of
+
+RECALL = 0.9
+"""What `precision_at_recall` keeps to where nothing else is said."""
 
 CALIBRATIONS = ("temperature", "per_label", "none")
 """One temperature for all outputs, one for each label, or none."""
@@ -31,7 +34,7 @@ def fit_decision(
     *,
     metric: str | None = "auto",
     per_label: bool = True,
-    recall: float = 0.9,
+    recall: float = RECALL,
     calibration: str = "temperature",
     shrinkage: float = SHRINKAGE,
     loss: Loss | None = None,
@@ -57,7 +60,7 @@ def fit_decision(
     Args:
         task: Whose threshold, temperature and factors are replaced.
         logits: Raw, of the validation rows: (N, num_outputs, ...).
-        target: Their labels, of any form that `task.encode` takes.
+        target: Their labels, of any form that `task.encode` takes or returns.
         metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass); "auto" is
             expected_f1 (f1 or f1_macro, where the loss has moved the labels' logits apart by `pos_weight` or
             `prior`) and, for multiclass, accuracy, which changes nothing. None leaves the thresholds.
@@ -97,7 +100,7 @@ def fit_decision(
         shrinkage=shrinkage,
         loss=loss,
     )
-    logits, encoded = logits.detach().cpu(), task.encode(target).cpu()
+    logits, encoded = logits.detach().cpu(), as_canonical(task, target).cpu()
     task.check_logits(logits)
     task.check_target(encoded, logits)
     _check_finite(logits)
@@ -143,7 +146,7 @@ def check_decision(
     *,
     metric: str | None = "auto",
     per_label: bool = True,
-    recall: float = 0.9,
+    recall: float = RECALL,
     calibration: str = "temperature",
     shrinkage: float = SHRINKAGE,
     loss: Loss | None = None,
@@ -158,6 +161,10 @@ def check_decision(
         )
     number("recall", recall, 0, 1)
     number("shrinkage", shrinkage, 0)
+    if metric not in ("auto", None) and getattr(task, "top_k", None) is not None:
+        raise ValueError(f"decision.metric={metric} has no effect beside top_k, which needs no thresholds.")
+    if recall != RECALL and metric != "precision_at_recall":
+        raise ValueError(f"recall={recall} has no effect without decision.metric=precision_at_recall.")
     several = task.activation == "softmax"
     if metric == "auto":
         moved = loss is not None and (loss.pos_weight is not None or loss.prior is not None)
@@ -165,6 +172,8 @@ def check_decision(
         metric = "accuracy" if several else counted if moved else EXPECTED
     if metric is None or (several and metric == "accuracy"):
         return None
+    if shrinkage != SHRINKAGE and (several or metric == EXPECTED or not per_label):
+        raise ValueError(f"shrinkage={shrinkage:g} has no effect on decision.metric={metric} here.")
     lookup(dict.fromkeys(CLASS_GOALS if several else GOALS), metric, f"decision.metric for task={task.name}")
     return metric
 

@@ -38,14 +38,13 @@ def plan(
         "task": task.describe(),
         "classes": names,
         "head": f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only",
-        "loss": _loss_line(criterion, task),
+        "loss": "",
         "target": task.target_form,
         "decision": _decision(task, decision, criterion),
         "metrics": ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}",
         "checkpoint": _checkpoint_line(monitor),
     }
-    if isinstance(criterion, Loss):
-        lines |= _option_lines(criterion, task)
+    lines |= loss_lines(criterion, task)
     if module.started_from:
         lines["head bias"] = f"starts from {module.started_from}"
     if module.mix_name:
@@ -79,7 +78,10 @@ def _means(task: Task) -> str:
         return "f1_micro pools all decisions, f1_macro, auroc and map are means over labels with a positive"
     if task.width_field is None:
         return "f1 of the positive class, f1_micro and f1_macro over both classes"
-    return "f1_micro pools all decisions, f1_macro, auroc and map are means over the classes that occur"
+    return (
+        "f1_micro pools all decisions, auroc and map are means over the classes that occur, f1_macro over "
+        "those that occur or are predicted"
+    )
 
 
 def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> str:
@@ -121,15 +123,12 @@ def _checkpoint_line(monitor: str) -> str:
     return f"of the epoch with the best {monitor} ({best_mode(monitor)})"
 
 
-def _loss_line(criterion: Any, task: Task) -> str:
+def loss_lines(criterion: Any, task: Task) -> dict[str, str]:
+    """The loss and its options, with what the train labels told, and why they were chosen."""
     if not isinstance(criterion, Loss):
-        return "auto: chosen by the train labels, which fit counts"
+        return {"loss": "auto: chosen by the train labels, which fit counts"}
     formula = criterion.formula.__doc__ or criterion.formula.__name__
-    return f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}"
-
-
-def _option_lines(criterion: Loss, task: Task) -> dict[str, str]:
-    """The loss's options, with what the train labels told, and why they were chosen."""
+    loss = {"loss": f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}"}
     options = {key: value for key, value in criterion.options.items() if value is not None}
     for name in ("weight", "pos_weight", "prior"):
         buffer = getattr(criterion, name)
@@ -142,10 +141,13 @@ def _option_lines(criterion: Loss, task: Task) -> dict[str, str]:
         options[name] = f"{told}{some(values, 6)}"
     if criterion.label_smoothing:
         options["label_smoothing"] = criterion.label_smoothing
-    lines = {"options": "; ".join(f"{key}={value}" for key, value in options.items())} if options else {}
+    for name in criterion.waits_for:
+        options[name] = f"{criterion.named.get(name, name)}, counted by fit"
+    if options:
+        loss["options"] = "; ".join(f"{key}={value}" for key, value in options.items())
     if criterion.reasons:
-        lines["because"] = " ".join(criterion.reasons)
-    return lines
+        loss["because"] = " ".join(criterion.reasons)
+    return loss
 
 
 def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:

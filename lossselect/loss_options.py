@@ -15,8 +15,12 @@ MOST_WEIGHT = 1e30
 
 def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
     """A value for each output of `{"cat": 2}`; 1 for those that it does not name."""
-    # a name such as true is read as a truth value from a command line
-    given = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in values.items()}
+    # a name such as true is read as a truth value from a command line; a file may have True
+    as_written = {name.lower(): name for name in task.names}
+    given = {
+        as_written.get(str(key).lower(), str(key).lower()) if isinstance(key, bool) else str(key): value
+        for key, value in values.items()
+    }
     for key in given:
         if key not in task.output_names:
             if key in task.names:

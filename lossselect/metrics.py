@@ -82,6 +82,12 @@ class TaskMetric(Metric):
         elif self.name == "mean_absolute_error":
             known = truth != IGNORE_INDEX
             self.metric.update(decisions[known], truth[known])
+        elif self.name == "exact_match":
+            # torchmetrics takes a row of which nothing is known for right
+            rows, truth = _rows(decisions), _rows(truth)
+            known = (truth != IGNORE_INDEX).any(1)
+            if bool(known.any()):
+                self.metric.update(rows[known], truth[known])
         else:
             self.metric.update(decisions, truth)
 
@@ -185,7 +191,8 @@ def make_metrics(
       whole rows.
     - `balanced_accuracy`: the mean recall of the classes; for binary and of each label of the positives
       and of the negatives.
-    - `f1_micro`, `f1_macro`: over classes; for binary over the two classes, and `f1` of the positive.
+    - `f1_micro`, `f1_macro`: over classes; for binary over the two classes, and `f1` of the positive. As in
+      scikit-learn a class that is predicted and does not occur counts 0 in multiclass f1_macro.
     - `auroc`, `map`: area under ROC, average precision; macro mean over classes (one against the
       rest) or labels. Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
     - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of each row's ranking of the labels.

@@ -79,6 +79,9 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
     inputs = _pasted(inputs, order, box)
     target, weights = batch.target, batch.weight
     if target.ndim > 2 or (target.ndim == 2 and not target.is_floating_point()):
+        if weights is not None and weights.ndim == 1:  # a sample's, which its box takes along
+            weights = weights.view(-1, *[1] * len(sizes)).expand(-1, *sizes)
+        weights = None if weights is None else _pasted(weights, order, box)
         return EncodedBatch(inputs, _pasted_target(target, order, box, inputs), weights)
     factor = 1 - pasted
     return EncodedBatch(inputs, _mixed(target, order, factor, task), _weights(weights, order, factor))

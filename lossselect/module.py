@@ -2,17 +2,18 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
-from .counts import LabelCounts
+from .counts import LabelCounts, count_batches
 from .criterion import Loss, divide, select_loss
 from .epoch import Epoch
 from .head import set_head_bias
@@ -237,7 +238,8 @@ class TaskModule(Recorded, LightningModule):
         Args:
             batch: As a data loader makes it.
         """
-        loss, _, _ = self._loss(*self._outputs(batch))
+        batch = self._encoded(batch)
+        loss, _, _ = self._loss(*self._outputs(self.mix(batch, self.task) if self.mix else batch))
         return loss
 
     def use_counts(self, counts: LabelCounts) -> None:
@@ -265,6 +267,26 @@ class TaskModule(Recorded, LightningModule):
         self.head_bias = None
         self.watch.head_bias = set_head_bias(self, self.task, logits)
         self.started_from = said if self.watch.head_bias is not None else ""
+
+    def count_batches(self, loader: Iterable[Any]) -> LabelCounts | None:
+        """The counts of a loader's labels, by one pass that leaves all random numbers as they were.
+
+        Returns:
+            What `use_counts` takes; None where there is no batch.
+
+        Raises:
+            ValueError: no label is known, or labels do not fit the task.
+        """
+        owners = (loader, getattr(loader, "sampler", None))
+        generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if g is not None]
+        states = [generator.get_state() for generator in generators]
+        with isolate_rng():
+            counts = count_batches(self.task, (self._encoded(batch).target for batch in loader))
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        if counts is not None and not counts.known.any():
+            raise ValueError("The train loader has no label that is known: nothing can be learned from it.")
+        return counts
 
     @property
     def needs_counts(self) -> bool:
@@ -374,7 +396,7 @@ class TaskModule(Recorded, LightningModule):
         module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
         module.task = task
         loss = checkpoint["loss"]
-        unchanged = kwargs.keys() <= {"task", *checkpoint["not_plain"]}
+        unchanged = kwargs.keys() <= {*NO_MATTER_OF_THE_LOSS, *checkpoint["not_plain"]}
         if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
             module.criterion = Loss(task, **loss)
         module.head_bias = None  # it is trained
@@ -383,6 +405,10 @@ class TaskModule(Recorded, LightningModule):
         module.load_state_dict(weights, strict=strict)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
         return module.to(device)
+
+
+NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix")
+"""Arguments that may be others at loading, the loss staying that of the checkpoint."""
 
 
 def _check_made_for(loss: Loss | AutoLoss, task: Task) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from .checkpoint import store_decision
+from .checkpoint import read_checkpoint, store_decision
 from .data.module import TensorData
 from .epoch import Epoch
 from .files import whole_file
@@ -58,6 +58,9 @@ def evaluate(
         else:
             results |= tune_decision(trainer, module, **given, **decision)
             store_decision(checkpoint, module)
+            last = Path(checkpoint).with_name("last.ckpt")
+            if last.is_file() and _step_of(last) == _step_of(checkpoint):  # the same weights
+                store_decision(last, module)
     if is_overridden("test_dataloader", data, LightningDataModule):
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
@@ -67,6 +70,15 @@ def evaluate(
     with whole_file(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return results
+
+
+def _step_of(checkpoint: Any) -> Any:
+    return read_checkpoint(checkpoint)["global_step"]
+
+
+def tunes(trainer: Trainer, data: Any) -> bool:
+    """Whether there will be validation rows to fit a decision to."""
+    return bool(trainer.limit_val_batches) and is_overridden("val_dataloader", data, LightningDataModule)
 
 
 def _save_tables(epoch: Epoch, folder: Path) -> None:
@@ -82,7 +94,10 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
         pl.DataFrame(columns).fill_nan(None).write_csv(path)
     if epoch.confusion_counts is not None:
         counts = epoch.confusion_counts.cpu().numpy()
-        matrix = {"true": task.names} | dict(zip(task.names, counts.T, strict=True))
+        corner = "true"
+        while corner in task.names:  # a class of that name has a column of its own
+            corner += " class"
+        matrix = {corner: task.names, **dict(zip(task.names, counts.T, strict=True))}
         with whole_file(folder / "confusion_matrix.csv") as path:
             pl.DataFrame(matrix).write_csv(path)
 

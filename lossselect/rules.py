@@ -78,8 +78,8 @@ def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
     rule = next(rule for rule in RULES if rule.applies(task, counts))
     reasons = [rule.reason.format(imbalance=counts.imbalance)]
     if counts.missing:
-        entries = counts.rows * (len(counts.positives) if task.width_field == "num_labels" else 1)
-        share = f"{counts.missing / max(entries, counts.missing):.2g}"
+        known = counts.known.sum() if task.width_field == "num_labels" else counts.positives.sum()
+        share = f"{counts.missing / (known + counts.missing):.2g}"
         reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
     return dict(rule.options), reasons
 

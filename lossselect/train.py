@@ -26,6 +26,7 @@ from .config import (
     SETTINGS,
     allowed,
     check_config,
+    check_early_stopping,
     check_task_settings,
     check_trainer,
     loss_options,
@@ -125,7 +126,9 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
         with allow(*allowed(config.allow)):
             own = own_data(config)
         check_task_settings(plain, own.task, own.counts["train"])
-        check_ranking(monitor_of(plain, own.task), own.counts)
+        monitor = monitor_of(plain, own.task)
+        check_ranking(monitor, own.counts)
+        check_early_stopping(plain, monitor)
     check_trainer(plain)
 
 
@@ -184,26 +187,20 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
 def check_only(config: DictConfig) -> None:
     """What `check_only=true` does: plan, warnings, label counts, and a batch of which nothing is learned."""
     from .data.module import TensorData
-    from .explain import label_table, plan, print_table
+    from .explain import label_table, print_table
     from .trainer import build_trainer
     from .watch import check_end
 
     module, data = prepare(config)
-    print_table(
-        "Plan",
-        plan(
-            module,
-            data,
-            build_trainer(plain_values(config.trainer)),
-            config.monitor,
-            decision_options(config),
-        ),
-    )
-    if isinstance(data, TensorData):
-        print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
-    else:
+    if not isinstance(data, TensorData):
         data.prepare_data()
         data.setup("fit")
+        if module.needs_counts and (counts := module.count_batches(data.train_dataloader())):
+            module.use_counts(counts)
+    trainer = build_trainer(plain_values(config.trainer))
+    print_table("Plan", _plan(config, module, data, trainer))
+    if isinstance(data, TensorData):
+        print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
     check_end(module.net, module.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
@@ -212,28 +209,37 @@ def check_only(config: DictConfig) -> None:
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
+def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> dict[str, str]:
+    from .explain import plan
+    from .outputs import tunes
+
+    decision = decision_options(config) if tunes(trainer, data) else None
+    return plan(module, data, trainer, config.monitor, decision)
+
+
 def train(config: DictConfig) -> None:
     """What `run` does, given the composed config."""
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from .checkpoint import read_checkpoint
-    from .explain import plan, print_table
-    from .outputs import evaluate, forget_results, save_predictions
+    from .explain import loss_lines, print_table
+    from .outputs import evaluate, forget_results, save_predictions, tunes
 
     module, data = prepare(config)
     trainer = trainer_of(config, folder)
-    print_table(
-        "Plan",
-        {**plan(module, data, trainer, config.monitor, decision_options(config)), "outputs": str(folder)},
-    )
+    print_table("Plan", {**_plan(config, module, data, trainer), "outputs": str(folder)})
+    waited = module.needs_counts
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         forget_results(folder)
     trainer.fit(module, datamodule=data)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         print("A few batches went through training and validation. Nothing is kept of that.")
         return
+    if waited:
+        print_table("Told by the train labels", loss_lines(module.criterion, module.task))
     best = _best_checkpoint(trainer)
-    results = evaluate(trainer, module, data, best, folder, decision_options(config))
+    decision = decision_options(config) if tunes(trainer, data) else None
+    results = evaluate(trainer, module, data, best, folder, decision)
     epoch = str(read_checkpoint(best)["epoch"])
     print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
     written = save_predictions(trainer, module, data, best, folder)

@@ -180,15 +180,15 @@ def test_classes_are_decided_for_a_metric(grades, command):
 
 
 def test_top_k_and_at_least(command):
-    for setting in ("task.top_k=2", "task.at_least=1"):
+    for setting in ("task.top_k=3", "task.at_least=3"):
         code, out, err = command(
             "task=multilabel", setting, "trainer.max_epochs=1", "hydra.run.dir=run", "logger=none"
         )
         assert (code, err) == (0, "")
         rows = [json.loads(row) for row in pl.read_csv("run/predictions.csv")["prediction"]]
-        assert {len(row) for row in rows} == {2} if "top_k" in setting else min(map(len, rows)) >= 1
+        assert {len(row) for row in rows} == {3} if "top_k" in setting else min(map(len, rows)) >= 3
         assert (
-            "the 2 most probable labels" if "top_k" in setting else "and at least 1 label(s)"
+            "the 3 most probable labels" if "top_k" in setting else "and at least 3 label(s)"
         ) in " ".join(out.split())
 
 
@@ -225,6 +225,10 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
+        (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
+        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect on decision.metric=f1_macro"),
+        (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
+        (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run keeps"),
         (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
         (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),
         (["+decision.k=3"], "decision has no option 'k'"),
@@ -249,6 +253,7 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
         (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2"),
         (["loss=zlpr", "loss.pos_weight=auto"], "pos_weight is a factor of the loss of single labels"),
         (["decision.calibration=per_label"], "calibration=per_label is for multilabel"),
+        (["decision.shrinkage=5"], "shrinkage=5 has no effect on decision.metric=expected_f1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
@@ -257,3 +262,26 @@ def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
     assert message in err
     assert "Traceback" not in err
     assert not Path("run").exists()
+
+
+def test_a_class_called_true_has_its_column(command):
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    verdict = np.array(["true", "false", "mixed"])[(x[:, 0] > 0).astype(int) + (x[:, 1] > 0)]
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "verdict": verdict}).write_csv("tf.csv")
+    assert command("task=multiclass", "data=table", "data.path=tf.csv", "data.target=verdict", *SHORT)[0] == 0
+    matrix = pl.read_csv("run/confusion_matrix.csv")
+    assert matrix.columns == ["true class", "false", "mixed", "true"]
+    assert matrix["true class"].to_list() == ["false", "mixed", "true"]
+
+
+def test_the_last_checkpoint_is_the_same_model(grades, command):
+    assert command("task=binary", *table("rare"), *SHORT)[0] == 0
+    best, last = (torch.load(f"run/checkpoints/{n}.ckpt", weights_only=True) for n in ("best", "last"))
+    assert best["task"] == last["task"]
+    assert last["untuned"] is not None
+
+
+def test_early_stopping_that_stops(grades, command):
+    arguments = ["task=binary", *table("rare"), *SHORT, "callbacks.early_stopping.patience=1"]
+    assert command(*arguments, "callbacks.early_stopping.monitor=val/loss")[0] == 0
+    assert command(*arguments, "monitor=val/loss")[0] == 0

@@ -830,3 +830,9 @@ class TestSampleWeight:
 def test_options_of_the_losses_are_named_at_construction(task, name, options, message):
     with pytest.raises(ValueError, match="|".join(map(re.escape, message.split("|")))):
         ls.select_loss(task, name, **options)
+
+
+@pytest.mark.parametrize("written", ["true", "True"])
+def test_a_class_called_true_by_name(written):
+    task = ls.Multiclass(2, class_names=(written, "maybe"))
+    assert ls.select_loss(task, weight={True: 3}).weight.tolist() == [3, 1]

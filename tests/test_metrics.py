@@ -455,3 +455,10 @@ def test_calibration_error_counts_beyond_float32():
     )
     metric.update(torch.full((1000,), 0.5), torch.ones(1000))
     assert metric.sums[0, 7] == 2**24 + 1000
+
+
+def test_a_row_of_which_nothing_is_known_is_no_match():
+    metrics = ls.make_metrics(ls.Multilabel(2), names=["exact_match"])
+    target = torch.tensor([[1, 0], [0, NAN], [NAN, NAN]])
+    metrics.update(torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.9]]), target)
+    assert metrics.compute()["exact_match"] == 0.5

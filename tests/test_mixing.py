@@ -142,3 +142,11 @@ def test_a_loss_of_indices_alone_is_refused_at_construction(loss):
         ValueError, match=r"mix makes soft labels of class indices, which torch's \w+ does not take"
     ):
         ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), loss=loss, mix="mixup")
+
+
+def test_weights_of_positions_are_cut_with_their_box(order):
+    inputs = torch.arange(8.0).reshape(-1, 1, 1, 1).expand(8, 2, 6, 8)
+    target = torch.zeros(8, 3, 6, 8)
+    for weight in (inputs[:, 0], torch.arange(8.0)):  # of positions, and of samples
+        mixed = cutmix(EncodedBatch(inputs, target, weight), ls.Multilabel(3))
+        assert torch.equal(mixed.weight, mixed.inputs[:, 0])

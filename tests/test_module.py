@@ -1132,7 +1132,7 @@ class TestTuning:
         tuned, untuned = module.task, module.untuned
         wrong = loader(task, labels=torch.full((40,), 2))
         for options, there in (({"metric": "typo"}, data), ({}, wrong)):
-            with pytest.raises(ValueError, match="typo|of the target is 2"):
+            with pytest.raises(ValueError, match=r"typo|of the target is 2"):
                 ls.tune_decision(run, module, there, **options)
             assert (module.task, module.untuned) == (tuned, untuned)
 
@@ -1168,3 +1168,52 @@ class TestTuning:
 def test_a_module_that_mixes_can_be_pickled():
     module = MyModel(ls.Binary(), mix={"name": "mixup", "alpha": 0.5})
     assert pickle.loads(pickle.dumps(module)).mix is not None
+
+
+def test_class_labels_with_holes_are_counted(tmp_path):
+    task = ls.Multiclass(3)
+    inputs = torch.randn(40, 8)
+    labels = labels_of(task, inputs).float()
+    labels[::4] = float("nan")
+    module = MyModel(task, loss={"name": "cross_entropy", "weight": "balanced"}, head_bias="prior")
+    run = trainer(tmp_path)
+    run.fit(module, loader(task, labels=labels))
+    assert module.counts.missing == 10
+    ls.tune_decision(run, module, loader(task, labels=labels))
+    encoded = task.encode(labels)
+    assert ls.count_labels(task, encoded).positives.tolist() == module.counts.positives.tolist()
+    ls.fit_decision(task, module(inputs), encoded)
+
+
+def test_counting_leaves_a_loaders_own_generator(tmp_path):
+    task = ls.Binary()
+    data = TensorDataset(torch.arange(32.0).unsqueeze(1).repeat(1, 8), torch.arange(32) % 2)
+    seen = {"prior": [], None: []}
+
+    class Watched(MyModel):
+        def forward(self, x):
+            if self.training:
+                seen[self.said].append(x[:, 0].clone())
+            return super().forward(x)
+
+    for head_bias in seen:
+        batches = DataLoader(data, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(1))
+        module = Watched(task, head_bias=head_bias)
+        module.said = head_bias
+        trainer(tmp_path).fit(module, batches)
+    assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))
+
+
+def test_another_optimizer_at_loading_leaves_the_loss(tmp_path):
+    task, path = ls.Binary(), tmp_path / "a.ckpt"
+    run = trainer(tmp_path)
+    run.fit(MyModel(task, loss={"name": "cross_entropy", "pos_weight": "auto"}), loader(task))
+    run.save_checkpoint(path)
+    again = MyModel.load_from_checkpoint(path, optimizer="SGD", head_bias="zero")
+    assert not again.criterion.waiting
+
+
+def test_a_batch_is_checked_as_it_will_be_mixed():
+    module = MyModel(ls.Binary(), mix="cutmix")
+    with pytest.raises(ValueError, match="cutmix cuts boxes of images"):
+        module.check_batch((torch.randn(4, 8), torch.tensor([0, 1, 1, 0])))

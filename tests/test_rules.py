@@ -36,6 +36,9 @@ def test_numbers_are_told():
     assert "The largest class has 50 times the rows" in reasons[0]
     _, reasons = ls.propose_loss(ls.Binary(), ls.count_labels(ls.Binary(), [0, 1, math.nan, math.nan]))
     assert "Missing labels (0.5 of all)" in reasons[1]
+    pixels = torch.tensor([[[[0, 1, 1, math.nan]]]])
+    _, reasons = ls.propose_loss(ls.Binary(), ls.count_labels(ls.Binary(), pixels))
+    assert "Missing labels (0.25 of all)" in reasons[1]
 
 
 def test_ordered_classes_keep_their_likelihood():

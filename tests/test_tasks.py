@@ -594,7 +594,7 @@ class TestDecisions:
         assert task.decide(rows).tolist() == [[0, 1, 0], [1, 1, 0], [1, 0, 0]]
 
     def test_top_k(self):
-        task = ls.Multilabel(4, top_k=2, threshold=0.99)
+        task = ls.Multilabel(4, top_k=2)
         assert task.decide(torch.tensor([[0.1, 0.4, 0.3, 0.2]])).tolist() == [[0, 1, 1, 0]]
         assert ls.make_task(**task.to_dict()) == task
         trailing = torch.rand(2, 4, 5)
@@ -623,6 +623,7 @@ class TestDecisions:
             (lambda: ls.Multilabel(3, top_k=4), "top_k must be a whole number from 1 to 3, got 4."),
             (lambda: ls.Multilabel(3, at_least=-1), "at_least must be a whole number from 0 to 3, got -1."),
             (lambda: ls.Multilabel(3, at_least=1, top_k=2), "at_least has no effect beside top_k"),
+            (lambda: ls.Multilabel(3, threshold=0.3, top_k=2), "threshold has no effect beside top_k"),
             (
                 lambda: ls.Multilabel(3, temperature=(1, 2)),
                 "temperature must be one number or one per output (3), got 2",

@@ -436,6 +436,25 @@ def test_the_best_by_a_training_metric_is_of_that_epoch(own):
     assert state["best_model_score"].item() == pytest.approx(float(losses[str(content["epoch"])]))
 
 
+@pytest.mark.parametrize("setting", ["loss=auto", "loss.weight=balanced", "loss=logit_adjusted"])
+def test_what_the_train_labels_of_ones_own_data_tell(own, setting):
+    own_classes = ["task=multiclass", setting]
+    code, out, err = own("Data", *own_classes, "check_only=true")
+    assert (code, err) == (0, "")
+    assert "counted by fit" not in out
+    code, out, err = own("Data", *own_classes)
+    assert (code, err) == (0, "")
+    assert "Told by the train labels" in out
+
+
+def test_nothing_is_said_to_be_tuned_without_validation_rows(own):
+    for arguments in (["NoVal"], ["Data", "+trainer.limit_val_batches=0"]):
+        code, out, _ = own(*arguments, "logger=none")
+        assert code == 0
+        assert "tuned on val" not in out
+        assert "calibrated" not in out
+
+
 def test_data_without_a_validation_split(own):
     assert own("NoVal", "monitor=train/loss", "callbacks=none")[0] == 0
     assert Path("run/checkpoints/best.ckpt").exists()

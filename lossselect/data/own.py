@@ -11,6 +11,7 @@ import torch
 from ..guards import warn
 from ..label_lists import LabelLists
 from ..label_values import as_number
+from ..loss_options import MOST_WEIGHT
 from ..names import setting, some
 from .arrays import read_arrays, read_weights
 from .columns import Reading, feature_columns
@@ -175,6 +176,8 @@ def read_source(
     header = columns_of(path, separator, encoding)
     check_columns(targets, header, "data.target", path)
     check_columns(weighing, header, "data.sample_weight", path)
+    if len(weighing) > 1:
+        raise ValueError(f"data.sample_weight is one column, got {len(weighing)}: {some(weighing)}.")
     if both := [name for name in weighing if name in targets]:
         raise ValueError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
     no_features = [*names_of(exclude), *weighing]
@@ -195,7 +198,7 @@ def read_source(
 def _checked_weights(column: pl.Series, path: str) -> np.ndarray:
     """float64, finite and at least 0."""
     numbers = column.cast(pl.Float64, strict=False)
-    bad = (numbers.is_null() | ~numbers.is_finite() | (numbers < 0)).fill_null(True)
+    bad = (numbers.is_null() | (numbers < 0) | ~(numbers <= MOST_WEIGHT)).fill_null(True)
     if bad.any():
         row = bad.arg_max() or 0
         raise ValueError(

@@ -187,6 +187,8 @@ class Multilabel(_Sigmoid):
         self._set("at_least", whole("at_least", self.at_least, 0, self.num_labels))
         if self.top_k is not None:
             self._set("top_k", whole("top_k", self.top_k, 1, self.num_labels))
+            if self.threshold != 0.5:
+                raise ValueError("threshold has no effect beside top_k, which gives each row k labels.")
             if self.at_least:
                 raise ValueError("at_least has no effect beside top_k, which gives each row k labels.")
 
