@@ -462,3 +462,24 @@ def test_a_row_of_which_nothing_is_known_is_no_match():
     target = torch.tensor([[1, 0], [0, NAN], [NAN, NAN]])
     metrics.update(torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.9]]), target)
     assert metrics.compute()["exact_match"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["auroc", "map"])
+def test_outputs_in_one_bin_are_ties(name, monkeypatch):
+    logits, target = 4 * torch.randn(400, 1, dtype=torch.float64), torch.randint(0, 2, (400, 1)).float()
+    for setting, value in (("MOST_EXACT", 1), ("MOST_BINS", 17), ("LEAST_BINS", 17)):
+        monkeypatch.setattr(f"lossselect.ranking.{setting}", value)
+    metrics = ls.make_metrics(ls.Binary(), names=[name])
+    metrics.update(logits.sigmoid(), target)
+    binned = (logits / 5).round()  # 17 bins from -40 to 40
+    score = {"auroc": sk.roc_auc_score, "map": sk.average_precision_score}[name]
+    assert metrics.compute()[name].item() == pytest.approx(score(target, binned))
+
+
+def test_labels_that_are_level_rank_as_scikit_learn_has_it():
+    p, target = (torch.rand(50, 5) * 3).round() / 4 + 0.1, (torch.rand(50, 5) < 0.4).float()
+    metrics = ls.make_metrics(ls.Multilabel(5), names=["ranking_loss", "coverage_error"])
+    metrics.update(p, target)
+    got = metrics.compute()
+    assert got["ranking_loss"].item() == pytest.approx(sk.label_ranking_loss(target, p))
+    assert got["coverage_error"].item() == pytest.approx(sk.coverage_error(target, p))
