@@ -17,6 +17,7 @@ On data of your own:
   {command} task=multiclass data=table data.path=train.csv data.target=species
   {command} task=multilabel data=table data.path=train.csv "data.target=[sport,news]"
   {command} task=... check_only=true           look at data and settings, and stop
+  {command} task=... loss=auto                 a loss that the train labels call for, and why
 
 Predict with `python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv`.
 
@@ -35,7 +36,7 @@ Change any setting with KEY=VALUE:
   --config-dir FOLDER             take variants of your own from a folder as well
   --hydra-help                    what else the command line can do
 
-Outputs: checkpoints/best.ckpt, metrics.json, predictions.csv, logs/metrics.csv, .hydra/config.yaml.
+Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, logs/metrics.csv, .hydra/config.yaml.
 """
 
 
