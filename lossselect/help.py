@@ -36,7 +36,7 @@ Change any setting with KEY=VALUE:
   --config-dir FOLDER             take variants of your own from a folder as well
   --hydra-help                    what else the command line can do
 
-Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, logs/metrics.csv, .hydra/config.yaml.
+Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, logs/metrics.csv.
 """
 
 

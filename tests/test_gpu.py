@@ -63,35 +63,57 @@ def test_everything_lives_on_the_device(task, tmp_path):
     assert task.decide(probabilities).device.type == "cuda"
 
 
+def options_of(name, task):
+    """All that the loss takes, so that none of it is left on the CPU."""
+    options = {"label_smoothing": 0.1}
+    if name == "logit_adjusted":
+        options["prior"] = [1 / max(task.num_outputs, 2)] * task.num_outputs
+    if name != "zlpr":
+        options["weight"] = [2.0] * task.num_outputs
+    if task.activation == "sigmoid" and name not in ("zlpr", "dice"):
+        options["pos_weight"] = 3.0
+    return options
+
+
+def trailing(name):
+    return (5,) if name == "dice" else ()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ls.LOSSES)
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_loss_equals_the_cpus(task, name, dtype):
     if task.activation not in ls.LOSSES[name]:
         pytest.skip("the loss has no form for this task")
-    loss = ls.select_loss(task, name, weight=[2.0] * task.num_outputs, label_smoothing=0.1)
-    logits = (5 * torch.randn(64, task.num_outputs)).to(dtype)
-    target = task.encode(task.predict(torch.randn(64, task.num_outputs)))
-    on_cpu = loss(logits, target)
+    loss = ls.select_loss(task, name, **options_of(name, task))
+    logits = (5 * torch.randn(64, task.num_outputs, *trailing(name))).to(dtype)
+    target = task.encode(task.predict(torch.randn(64, task.num_outputs, *trailing(name))))
+    weight = torch.rand(64)
+    on_cpu = loss(logits, target, weight)
     with torch.autocast("cuda", dtype=torch.float16):
-        on_gpu = loss.to("cuda")(logits.cuda(), target.cuda())
+        on_gpu = loss.to("cuda")(logits.cuda(), target.cuda(), weight.cuda())
     assert on_gpu.dtype == torch.float32
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mix", [None, "mixup", "cutmix"])
 @pytest.mark.parametrize("loss", ls.LOSSES)
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_a_step_does_not_sync(task, loss):
-    spec = {"name": loss, "weight": [1.0] * task.num_outputs, "label_smoothing": 0.1}
-    threshold = {}
+@pytest.mark.parametrize("task", [*TASKS.values(), ls.Multiclass(4, ordered=True)], ids=ls.Task.describe)
+def test_a_step_does_not_sync(task, loss, mix):
+    if task.activation not in ls.LOSSES[loss] or (getattr(task, "ordered", False) and loss == "one_vs_rest"):
+        pytest.skip("the loss has no form for this task")
+    if loss == "dice" and mix == "cutmix":
+        pytest.skip("a box takes its sample's weight along, and dice has none for positions")
+    options = {"temperature": 1.5}
     if task.activation == "sigmoid":
-        spec["pos_weight"] = 3.0
-        threshold = {"threshold": [0.4] * task.num_outputs}
-    task = ls.make_task(task.name, task.num_outputs, **threshold)
-    module = ls.TaskModule(task, torch.nn.Linear(8, task.num_outputs), spec).cuda()
-    inputs = torch.randn(64, 8)
-    batch = module._encoded((inputs, task.predict(torch.randn(64, task.num_outputs))))
-    batch = type(batch)(batch.inputs.cuda(), batch.target.cuda())
+        options["threshold"] = [0.4] * task.num_outputs
+    task = ls.make_task(**{**task.to_dict(), **options})
+    width = task.num_probabilities
+    spec = {"name": loss, **options_of(loss, ls.make_task(task.name, width if task.width_field else None))}
+    module = ls.TaskModule(task, torch.nn.Conv1d(8, task.num_outputs, 1), spec, mix=mix).cuda()
+    inputs = torch.randn(64, 8, 5)
+    batch = module._encoded((inputs, task.predict(torch.randn(64, task.num_outputs, 5))))
+    batch = type(batch)(batch.inputs.cuda(), batch.target.cuda(), torch.rand(64).cuda())
     module.training_step(batch, 0).backward()  # what is done once
     module.predict_step(batch, 0)
     torch.cuda.synchronize()
@@ -102,3 +124,18 @@ def test_a_step_does_not_sync(task, loss):
         module.predict_step(batch, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_decision_is_fitted_and_metrics_are_those_of_the_cpu(task):
+    logits = torch.randn(200, task.num_outputs)
+    target = task.encode(task.predict(logits + torch.randn_like(logits)))
+    fitted = ls.fit_decision(task, logits.cuda(), target.cuda())
+    assert fitted == ls.fit_decision(task, logits, target)
+    values = []
+    for device in ("cpu", "cuda"):
+        metrics = ls.make_metrics(fitted).to(device)
+        x = logits.to(device).double()
+        metrics.update(fitted.probabilities(x), target.to(device), log_odds=fitted.log_odds(x))
+        values.append({name: value.item() for name, value in metrics.compute().items()})
+    assert values[1] == pytest.approx(values[0], abs=1e-6)

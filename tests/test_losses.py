@@ -209,7 +209,7 @@ class TestEveryRow:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_computed_in_float32(self, name, activation, options, dtype):
-        loss = ls.select_loss(TASKS[activation], name, **options)
+        loss = ls.select_loss(TASKS[activation], name, **modifiers_of(name), **options)
         logits = random_logits(name, 64, 6, torch.float32).to(dtype)
         target, _ = both_targets(name, activation, 64)
         exact = loss(logits.double(), target)

@@ -104,8 +104,10 @@ def softmax_dice(
     log_p = logits.log_softmax(1)
     known = known.expand_as(logits)
     losses, counted = _dice(log_p.exp(), -log_p.expm1(), target, known, smooth)
-    losses = losses.mean(1) if weight is None else losses @ weight.to(losses) / weight.sum().to(losses)
-    return losses, counted.any(1)
+    if weight is None:
+        return losses.mean(1), counted.any(1)
+    # no matrix product: autocast would take it in half precision
+    return (losses * weight.to(losses)).sum(1) / weight.sum().to(losses), counted.any(1)
 
 
 def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
@@ -136,7 +135,9 @@ class Task(ABC):
         if target.is_floating_point():
             return target
         missing = target == IGNORE_INDEX
-        rows = one_hot(target.masked_fill(missing, 0), self.num_probabilities).movedim(-1, 1).float()
+        known = target.masked_fill(missing, 0).unsqueeze(1)
+        shape = (len(target), self.num_probabilities, *target.shape[1:])
+        rows = torch.zeros(shape, device=target.device).scatter_(1, known, 1)
         return rows.masked_fill(missing.unsqueeze(1), torch.nan)
 
     @abstractmethod
