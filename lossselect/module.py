@@ -17,6 +17,7 @@ from .counts import LabelCounts, count_batches
 from .criterion import Loss, divide, select_loss
 from .epoch import Epoch
 from .head import set_head_bias
+from .kept import KeptOutputs
 from .loss_options import check_sample_weight
 from .mixing import make_mix
 from .names import HEAD_BIAS, lookup, split_name
@@ -116,7 +117,9 @@ class TaskModule(Recorded, LightningModule):
             self.criterion.task = task
         self._task = task
         self.train_epoch = Epoch(task, "train/").to(self.device)
+        kept: KeptOutputs | None = getattr(getattr(self, "val_epoch", None), "kept", None)
         self.val_epoch = Epoch(task, "val/").to(self.device)
+        self.val_epoch.kept = kept  # a checkpoint that is evaluated may bring its decision along
         self.test_epoch = Epoch(task, "test/", self.untuned).to(self.device)
 
     def decide_by(self, task: Task) -> None:

@@ -91,16 +91,26 @@ class Label:
         return float(self.scores[cut - 1] + self.scores[cut]) / 2
 
     def counts(self, cuts: np.ndarray) -> Counts:
+        """Of calling so many rows positive, the first of them."""
         return Counts(self.hits[cuts], cuts, np.array(self.positives), np.array(self.rows))
 
     def counts_at(self, thresholds: np.ndarray) -> Counts:
+        """Of calling the rows positive that reach the thresholds."""
         return self.counts(np.searchsorted(-self.scores, -thresholds, side="right"))
 
 
 def counted_thresholds(
     labels: list[Label], goal: str, per_label: bool, recall: float, shrinkage: float
 ) -> float | tuple[float, ...]:
-    """Probabilities."""
+    """The thresholds, as probabilities, that are best for a goal on the labels' rows.
+
+    Args:
+        labels: Of which one has positives at least.
+        goal: A key of `GOALS` but `EXPECTED`.
+        per_label: Whether each has its own.
+        recall: For "precision_at_recall".
+        shrinkage: So many positives weigh a label's own threshold as much as that of all.
+    """
     score, pooled = GOALS[goal]
     if goal == "precision_at_recall":
         score = _precision_at(recall)
@@ -119,7 +129,14 @@ def counted_thresholds(
 def expected_thresholds(
     scores: np.ndarray, truth: np.ndarray, known: np.ndarray, per_label: bool
 ) -> float | tuple[float, ...]:
-    """Probabilities."""
+    """The thresholds, as probabilities, that reach the largest F1 that the outputs expect.
+
+    Args:
+        scores: Logits, (N, L).
+        truth: In [0, 1], of the same shape; tells how logits and log-odds differ.
+        known: Which elements have a label.
+        per_label: Whether each has its own.
+    """
     slope, shift = sigmoid_line(scores, truth, known)
     p = torch.from_numpy(slope * scores + shift).sigmoid().numpy()
     common = _half_of_expected_f1(p[known])
@@ -159,10 +176,10 @@ def _pooled_cuts(labels: list[Label], score: Callable[[Counts], np.ndarray]) -> 
     F1 is a ratio: 2 hits - F (called + positives) is 0 at its value F and below it elsewhere, so each
     label's best cut at the F so far gives a larger F (Dinkelbach, 1967). Accuracy needs one step.
     """
+    if score is _accuracy:
+        return [_best_cut(label, score) for label in labels]
     value, cuts = 0.0, [0] * len(labels)
     for _ in range(100):
-        if score is _accuracy:
-            return [_best_cut(label, score) for label in labels]
         for i, label in enumerate(labels):
             counts = label.counts(label.cuts)
             cuts[i] = int(label.cuts[np.argmax(2 * counts.hits - value * counts.called)])

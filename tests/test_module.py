@@ -1160,6 +1160,10 @@ class TestTuning:
         assert again.counts.positives.tolist() == module.counts.positives.tolist()
         ls.tune_decision(run, again, data, metric="balanced_accuracy")
         assert again.task == module.task
+        anew = MyModel(task)
+        ls.tune_decision(trainer(tmp_path), anew, data, ckpt_path=path, metric="balanced_accuracy")
+        assert anew.untuned == module.untuned
+        assert anew.task.temperature == module.task.temperature
         going_on = MyModel(task)
         trainer(tmp_path, max_epochs=2).fit(going_on, data, ckpt_path=path, weights_only=True)
         assert going_on.untuned is None  # it is not the same net any more
