@@ -108,7 +108,7 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
     name = options.pop("name")
     loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
     if counts is not None:
-        _check_rows_fit(loss.with_counts(counts))
+        _check_rows_fit(loss.with_counts(counts), config.get("mix"))
     if config.get("decision"):
         check_decision(task, **config["decision"])
         own = config["task"].get("threshold")
@@ -121,13 +121,19 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
         _check_monitor(setting, metric, task)
 
 
-def _check_rows_fit(loss: "Loss") -> None:
-    """ValueError for a loss of regions: rows of a file have none."""
+def _check_rows_fit(loss: "Loss", mix: Any) -> None:
+    """ValueError for a loss of regions, or boxes of images: rows of a file have none."""
     import torch
+
+    from .mixing import make_mix
+    from .targets import EncodedBatch
 
     logits = torch.zeros(1, loss.task.num_outputs)
     target = torch.zeros(1, dtype=torch.long) if loss.task.activation == "softmax" else logits
     loss(logits, target)
+    if mixed := make_mix(mix or None):
+        with torch.random.fork_rng(devices=[]):
+            mixed(EncodedBatch(torch.zeros(1, 1), target), loss.task)
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Nothing here looks at the train split (which the net knows by heart) or at the test split.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,6 +121,10 @@ def fit_decision(
         shares = None if counts is None else prior_of(task, counts)
         factors = fit_factors(task, scores / task.temperature, truth, goal, shares, loss)
         return replace(task, decision_weight=factors)
+    positive = (truth >= 0.5) & known
+    if not positive.any():
+        _warn_of_untuned(task.output_names, len(task.output_names))
+        return task
     temperature = np.ones(1)
     if calibration != "none":
         temperature = sigmoid_temperature(scores, truth, known, per_label=calibration == "per_label")
@@ -131,13 +136,7 @@ def fit_decision(
         return replace(fitted, threshold=expected_thresholds(scores, truth, known, per_label))
     labels = [Label(scores[known[:, i], i], truth[known[:, i], i] >= 0.5) for i in range(scores.shape[1])]
     if lacking := [name for name, it in zip(task.output_names, labels, strict=True) if not it.positives]:
-        warn(
-            "untuned_threshold",
-            f"{len(lacking)} of {len(labels)} labels have no positive in the validation split, and their "
-            f"thresholds are not tuned to them: {some(lacking)}.",
-        )
-    if len(lacking) == len(labels):
-        return fitted
+        _warn_of_untuned(lacking, len(labels))
     return replace(fitted, threshold=counted_thresholds(labels, goal, per_label, recall, shrinkage))
 
 
@@ -176,6 +175,14 @@ def check_decision(
         raise ValueError(f"shrinkage={shrinkage:g} has no effect on decision.metric={metric} here.")
     lookup(dict.fromkeys(CLASS_GOALS if several else GOALS), metric, f"decision.metric for task={task.name}")
     return metric
+
+
+def _warn_of_untuned(names: Sequence[str], count: int) -> None:
+    warn(
+        "untuned_threshold",
+        f"{len(names)} of {count} labels have no positive in the validation split, and their thresholds are "
+        f"not tuned to them: {some(names)}.",
+    )
 
 
 LARGE = 1e30

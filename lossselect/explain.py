@@ -34,17 +34,18 @@ def plan(
     """
     task, net, criterion = module.task, module.net, module.criterion
     names = ", ".join(task.names[:8]) + (f", ... ({len(task.names)})" if len(task.names) > 8 else "")
+    if task.width_field is None:
+        names += " (the positive one)"
     lines = {
         "task": task.describe(),
         "classes": names,
-        "head": f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only",
-        "loss": "",
+        "head": _head_line(task),
+        **loss_lines(criterion, task),
         "target": task.target_form,
         "decision": _decision(task, decision, criterion),
         "metrics": ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}",
         "checkpoint": _checkpoint_line(monitor),
     }
-    lines |= loss_lines(criterion, task)
     if module.started_from:
         lines["head bias"] = f"starts from {module.started_from}"
     if module.mix_name:
@@ -69,6 +70,32 @@ def plan(
         f"at most {trainer.max_epochs} epochs, on {trainer.strategy.root_device}, "
         f"precision {trainer.precision}"
     )
+    return lines
+
+
+def _head_line(task: Task) -> str:
+    if getattr(task, "ordered", False):
+        return (
+            f"{task.num_outputs} raw logits, the log-odds of a class above each of the first "
+            f"{task.num_outputs} among those of at least it (CORN); they tell {task.num_probabilities} "
+            "probabilities, whose logs the loss takes"
+        )
+    return f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only"
+
+
+def decision_lines(task: Task) -> dict[str, str]:
+    """What was fitted to the validation split."""
+    lines = {}
+    fitted = {"temperature": 1.0, "threshold": 0.5, "decision_weight": None}
+    for name, usual in fitted.items():
+        value = getattr(task, name, usual)
+        if value == usual:
+            continue
+        if isinstance(value, tuple):
+            each = zip(task.output_names, value, strict=True)
+            lines[name] = some([f"{label}: {number:.3g}" for label, number in each], 6)
+        else:
+            lines[name] = f"{value:.3g}"
     return lines
 
 

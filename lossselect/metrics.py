@@ -13,7 +13,7 @@ from .calibration_error import CalibrationError
 from .names import lookup
 from .ranking import Ranking, RowMean
 from .targets import in_unit
-from .tasks import IGNORE_INDEX, Task
+from .tasks import IGNORE_INDEX, Task, as_task
 
 RANKING = ("auroc", "map")
 """Of how log-odds rank the samples of each class."""
@@ -218,6 +218,7 @@ def make_metrics(
         >>> round(metrics.compute()["accuracy"].item(), 4)
         0.6667
     """
+    task = as_task(task)
     for name in names or ():
         lookup(dict.fromkeys(task.metric_names), name, "metric")
     metrics = {name: TaskMetric(task, name) for name in names or task.metric_names}

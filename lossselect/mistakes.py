@@ -122,7 +122,7 @@ def _settings_in(config: Any, part: str) -> Iterable[str]:
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
-    groups = "task|loss|data|model|optimizer|scheduler|trainer"
+    groups = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer"
     chosen = [text for text in arguments if re.fullmatch(rf"({groups})=\w+", text)]
     parent, _, name = key.rpartition(".")
     choice = re.search(rf"\b{re.escape(parent)}=(\w+)", " ".join(chosen)) if parent else None
@@ -135,6 +135,8 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
         known = sorted({*config, *([] if parent else ["task", "experiment"])})
     except (HydraException, OmegaConfBaseException, KeyError, TypeError):
         known = []  # a config folder of the user's own, say
+    if owner.endswith("=none"):
+        return f"{key} is no setting beside {owner}, which has none. Leave one of them out."
     if name in known:
         return (
             f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."

@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from .config import FILES
+from .names import some
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -119,7 +120,8 @@ def _check_order(task: "Task") -> None:
     if words := [name for name in task.names if as_number(name) is None]:
         raise ValueError(
             f"task.ordered=true needs the order of the classes, and {words[0]!r} is no number: say "
-            f"+task.class_names=[{','.join(task.names[:8])}], from the lowest to the highest."
+            "+task.class_names=[lowest,...,highest]. In the order of the alphabet they are "
+            f"{some(task.names)}."
         )
 
 

@@ -33,7 +33,7 @@ from .config import (
     monitor_of,
 )
 from .console import explained, warnings_in_a_line
-from .guards import allow
+from .guards import allow, warn_of_no_positives
 from .help import print_help
 from .names import nearest
 from .parts import (
@@ -201,12 +201,21 @@ def check_only(config: DictConfig) -> None:
     print_table("Plan", _plan(config, module, data, trainer))
     if isinstance(data, TensorData):
         print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
+        _warn_of_what_is_left_out(module.task, data.counts)
     check_end(module.net, module.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
         raise ValueError("The train loader is empty (fewer rows than a batch, under drop_last?).")
     module.check_batch(batch)
     print("The first batch goes through net and loss. Nothing was trained or saved.")
+
+
+def _warn_of_what_is_left_out(task: Any, counts: Any) -> None:
+    """What a run would say after its evaluation."""
+    for split, said in {"val": "validation", "test": "test"}.items():
+        absent = [name for name, n in zip(task.names, counts[split].positives, strict=True) if not n]
+        if absent and task.width_field:
+            warn_of_no_positives(absent, task, said)
 
 
 def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> dict[str, str]:
@@ -222,7 +231,7 @@ def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from .checkpoint import read_checkpoint
-    from .explain import loss_lines, print_table
+    from .explain import decision_lines, loss_lines, print_table
     from .outputs import evaluate, forget_results, save_predictions, tunes
 
     module, data = prepare(config)
@@ -236,14 +245,20 @@ def train(config: DictConfig) -> None:
         print("A few batches went through training and validation. Nothing is kept of that.")
         return
     if waited:
-        print_table("Told by the train labels", loss_lines(module.criterion, module.task))
+        bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
+        print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
     best = _best_checkpoint(trainer)
     decision = decision_options(config) if tunes(trainer, data) else None
     results = evaluate(trainer, module, data, best, folder, decision)
+    if module.untuned is not None:
+        print_table("Decision", decision_lines(module.task))
     epoch = str(read_checkpoint(best)["epoch"])
     print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
     written = save_predictions(trainer, module, data, best, folder)
-    files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *([written] if written else [])))
+    tables = [
+        name for name in (written, "per_class.csv", "confusion_matrix.csv") if (folder / name).is_file()
+    ]
+    files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *tables))
     print(f"In {folder}: {files}")
 
 

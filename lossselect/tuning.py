@@ -40,6 +40,8 @@ def tune_decision(
     Raises:
         ValueError: there is no validation row, or as `fit_decision` says.
     """
+    if not isinstance(trainer, Trainer) or not hasattr(module, "decide_by"):
+        raise TypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss = module.criterion if isinstance(module.criterion, Loss) else None
     check_decision(module.task, **options, loss=loss)
     if trainer.world_size > 1:

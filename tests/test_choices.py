@@ -64,7 +64,7 @@ def test_names_of_ordered_classes_need_their_order(grades, command):
     arguments = ["task=multiclass", "task.ordered=true", *table("name"), *SHORT]
     code, _, err = command(*arguments)
     assert code == 1
-    assert "task.ordered=true needs the order of the classes, and 'high' is no number" in err
+    assert "'high' is no number: say +task.class_names=[lowest,...,highest]" in err
     assert not Path("run").exists()
     code, _, err = command(*arguments, "+task.class_names=[low,mid,high]")
     assert (code, err) == (0, "")
@@ -127,6 +127,9 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
     )
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     threshold, temperature = content["task"]["threshold"], content["task"]["temperature"]
+    assert f"threshold     {threshold:.3g}" in out
+    assert f"temperature   {temperature:.3g}" in out
+    assert "no, yes (the positive one)" in out
     assert threshold != 0.5
     assert temperature != 1
     assert content["untuned"]["threshold"] == 0.5
@@ -222,6 +225,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["loss=logit_adjusted", "loss.prior=[0.5,0.5]"], "prior must have one value per output, shape (3,)"),
         (["head_bias=prio"], "There is no head_bias 'prio'. Did you mean 'prior'?"),
         (["mix=mixup", "mix.alpha=0"], "alpha must be above 0"),
+        (["mix=cutmix"], "cutmix cuts boxes of images"),
         (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
@@ -232,6 +236,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
         (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),
         (["+decision.k=3"], "decision has no option 'k'"),
+        (["decision=none", "decision.metric=f1"], "decision.metric is no setting beside decision=none, which has none."),
         (["+task.threshold=0.3"], "task=multiclass has no option 'threshold'"),
     ],
 )  # fmt: skip

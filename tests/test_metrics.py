@@ -483,3 +483,8 @@ def test_labels_that_are_level_rank_as_scikit_learn_has_it():
     got = metrics.compute()
     assert got["ranking_loss"].item() == pytest.approx(sk.label_ranking_loss(target, p))
     assert got["coverage_error"].item() == pytest.approx(sk.coverage_error(target, p))
+
+
+def test_what_is_no_task_has_no_metrics():
+    with pytest.raises(TypeError, match="task must be a task such as"):
+        ls.make_metrics("binary")

@@ -1221,3 +1221,8 @@ def test_a_batch_is_checked_as_it_will_be_mixed():
     module = MyModel(ls.Binary(), mix="cutmix")
     with pytest.raises(ValueError, match="cutmix cuts boxes of images"):
         module.check_batch((torch.randn(4, 8), torch.tensor([0, 1, 1, 0])))
+
+
+def test_tune_decision_takes_the_trainer_first(tmp_path):
+    with pytest.raises(TypeError, match="takes a Trainer, then a TaskModule"):
+        ls.tune_decision(MyModel(ls.Binary()), trainer(tmp_path), loader(ls.Binary()))

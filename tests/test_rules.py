@@ -52,3 +52,8 @@ def test_options_of_propose_loss_are_not_the_table_itself():
     task, labels = CASES["classes"]
     ls.propose_loss(task, ls.count_labels(task, labels))[0]["gamma"] = 3
     assert "gamma" not in ls.propose_loss(task, ls.count_labels(task, labels))[0]
+
+
+def test_auto_is_no_loss_of_a_loop_of_ones_own():
+    with pytest.raises(ValueError, match=r"select_loss\(task, counts=counts, \*\*propose_loss"):
+        ls.select_loss(ls.Binary(), "auto")

@@ -63,6 +63,11 @@ def find_loss(name: str) -> dict[str, Formula]:
             f"There is no loss {name!r}. Here it is {meant!r}, in the form that the task takes{serves}. "
             f"Choose one of: {', '.join(LOSSES)}."
         )
+    if name == "auto":
+        raise ValueError(
+            "Loss 'auto' is chosen by the train labels: TaskModule(loss='auto'), or in a loop of your own "
+            "select_loss(task, counts=counts, **propose_loss(task, counts)[0])."
+        )
     return lookup(LOSSES, name, "loss")
 
 
