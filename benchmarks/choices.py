@@ -262,6 +262,12 @@ def rounded(values: Any) -> Any:
     return round(values, 5)
 
 
+def save(results: dict[str, Any]) -> None:
+    """A run in a line."""
+    lines = (f"{json.dumps(key)}: {json.dumps(values)}" for key, values in rounded(results).items())
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def run(seeds: int, only: list[str]) -> dict[str, Any]:
     """All results, those that are there already and those that were missing."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -285,7 +291,7 @@ def run(seeds: int, only: list[str]) -> dict[str, Any]:
                     continue
                 start = time.perf_counter()
                 results[key] = fit_and_score(rows, options, seed)
-                RESULTS.write_text(json.dumps(rounded(results), indent=0) + "\n")
+                save(results)
                 print(f"{key} {time.perf_counter() - start:.1f} s", flush=True)
     return results
 

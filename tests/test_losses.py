@@ -105,6 +105,7 @@ OPTIONS = {
         {},
         {"gamma": 0.0},
         {"gamma": 0.5},
+        {"gamma": 1.0},
         {"gamma": 1.0, "alpha": 0.25},
         {"gamma": 2.0},
         {"gamma": 5.0},
