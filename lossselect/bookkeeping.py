@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
+from .counting import counts_of_loader
 from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
@@ -103,7 +104,7 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
             "Loss or head_bias wait for the counts of the train labels, and a loader without an end cannot "
             "be counted: module.use_counts(lossselect.count_labels(task, labels)) before fit."
         )
-    return module.count_batches(loader or ())
+    return counts_of_loader(module, loader or ())
 
 
 def _log(module: "TaskModule", epoch: "Epoch") -> None:
@@ -114,12 +115,8 @@ def _log(module: "TaskModule", epoch: "Epoch") -> None:
 
 
 def _say_what_is_left_out(epoch: "Epoch", split: str) -> None:
-    task = epoch.task
-    if epoch.counts is None or task.width_field is None:
-        return
-    positives, _ = epoch.counts
-    if absent := [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]:
-        warn_of_no_positives(absent, task, split)
+    if epoch.counts is not None:
+        warn_of_no_positives(epoch.counts[0], epoch.task, split)
 
 
 def _check_weights(module: "TaskModule") -> None:

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from .guards import GUARDS
 from .losses import row_options
-from .names import HEAD_BIAS, check_options, lookup, nearest, number, whole
-from .nets import make_net, net_options
+from .names import check_options, lookup, nearest, number, whole
+from .nets import check_head_bias, make_net, net_options
 
 if TYPE_CHECKING:
     from .counts import LabelCounts
@@ -71,8 +71,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise TypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
     for name in allowed(config["allow"]):
         lookup(GUARDS, name, "warning")
-    if config["head_bias"] is not None:
-        lookup(dict.fromkeys(HEAD_BIAS), config["head_bias"], "head_bias")
+    check_head_bias(config["head_bias"])
     _check_decision(config.get("decision"))
     _check_data(config["data"])
     _check_model(config["model"])

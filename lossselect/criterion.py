@@ -72,24 +72,18 @@ class Loss(nn.Module):
         if beta is not None and number("beta", beta, 0, 1) == 1:
             raise ValueError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
         self.name, self.task, self.reduction = name, task, reduction
-        self.label_smoothing, self.options = label_smoothing, options
+        self.label_smoothing, self.beta, self.options = label_smoothing, beta, options
         self.named = {key: value for key, value in given.items() if check_named(key, value, task)}
         """The options that the train labels tell, by the name that was given for them."""
-        self._waiting = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
-        self._recipe = {
-            "reduction": reduction,
-            "beta": beta,
-            "label_smoothing": label_smoothing,
-            **given,
-            **options,
-        }
+        told = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
+        self.waits_for = told if counts is None else []
+        """Those of them, and a prior, that have not been counted yet."""
         if counts is not None:
             counts.check_task(task)
             for key, value in self.named.items():
                 given[key] = named_weight(key, value, task, counts, beta)
-            if "prior" in self._waiting:
+            if "prior" in told:
                 given["prior"] = prior_of(task, counts)
-            self._waiting = []
         self.reasons: list[str] = []
         """Why it was chosen, where `loss=auto` has chosen it."""
         self._values_checked = False
@@ -97,7 +91,7 @@ class Loss(nn.Module):
         self.pos_weight: Tensor | None
         self.prior: Tensor | None
         for key, value in given.items():
-            numbers = None if key in self._waiting else per_output(key, value, task)
+            numbers = None if key in self.waits_for else per_output(key, value, task)
             # not in the state dict: they are options, kept with the other options in a checkpoint
             self.register_buffer(key, numbers, persistent=False)
         self._try_formula()
@@ -111,21 +105,13 @@ class Loss(nn.Module):
         self.formula(logits, target, **{key: given[key] for key in self.takes}, **self.options)
 
     @property
-    def waits_for(self) -> list[str]:
-        """Which options the train labels tell that have not been counted yet."""
-        return [*self._waiting]
-
-    @property
     def waiting(self) -> bool:
         """Whether an option is told by train labels that have not been counted yet."""
-        return bool(self._waiting)
+        return bool(self.waits_for)
 
     def with_counts(self, counts: LabelCounts) -> "Loss":
         """The same loss with what the train labels tell; itself where they need tell nothing."""
-        if not self._waiting:
-            return self
-        device = self.weight.device if self.weight is not None else None
-        return Loss(self.task, self.name, counts=counts, **self._recipe).to(device)
+        return Loss(self.task, counts=counts, **self.to_dict()) if self.waiting else self
 
     def first_logits(self, counts: LabelCounts) -> Tensor:
         """The constant logits (num_outputs,) to start from: of cross-entropy with these weights the best.
@@ -172,8 +158,8 @@ class Loss(nn.Module):
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The w_i s_i and the w_i d_i."""
-        if self._waiting:
-            raise ValueError(_counts_needed(self.name, self._waiting[0], self.named))
+        if self.waiting:
+            raise ValueError(_counts_needed(self.name, self.waits_for[0], self.named))
         self.task.check_logits(logits)
         self.task.check_target(target, logits)
         for name in ("weight", "pos_weight", "prior"):
@@ -274,8 +260,8 @@ class Loss(nn.Module):
         for name in ("weight", "pos_weight", *({"prior"} & self.takes)):
             buffer = getattr(self, name)
             values[name] = self.named.get(name) if buffer is None else buffer.tolist()
-        if self.waiting and self._recipe["beta"] is not None:
-            values["beta"] = self._recipe["beta"]
+        if "weight" in self.waits_for and self.beta is not None:
+            values["beta"] = self.beta
         return {**values, "reduction": self.reduction}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":

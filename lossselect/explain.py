@@ -48,10 +48,9 @@ def plan(
     }
     if module.started_from:
         lines["head bias"] = f"starts from {module.started_from}"
-    if module.mix_name:
-        lines["mix"] = (
-            f"{module.mix_name} of the train batches, with mixed targets; train metrics are of these"
-        )
+    if module.mix:
+        name = module.mix.func.__name__
+        lines["mix"] = f"{name} of the train batches, with mixed targets; train metrics are of these"
     lines["data"] = type(data).__name__
     if isinstance(data, TensorData):
         splits = data.splits

@@ -93,8 +93,19 @@ def warn_of_single_labels() -> None:
     )
 
 
-def warn_of_no_positives(names: list[str], task: Any, split: str) -> None:
-    """Say how many labels or classes are in no macro mean, as the split has none of them."""
+def warn_of_no_positives(positives: Any, task: Any, split: str) -> None:
+    """Say how many labels or classes are in no macro mean, as the split has none of them.
+
+    Args:
+        positives: How many there are of each.
+        task: Whose labels or classes they are.
+        split: As the message calls it.
+    """
+    if task.width_field is None:
+        return
+    names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
+    if not names:
+        return
     labels = task.width_field == "num_labels"
     kind, means = ("labels", "f1_macro, auroc, map") if labels else ("classes", "auroc, map")
     warn(

@@ -94,7 +94,7 @@ INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss", "NLLLoss", "nll_loss")
 """Losses of torch's that take no soft labels."""
 
 
-def make_mix(spec: str | Mapping[str, Any] | None) -> Callable[[EncodedBatch, Task], EncodedBatch] | None:
+def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | None:
     """What `"mixup"` or `{"name": "mixup", "alpha": 0.4}` does to a batch; None for None.
 
     Raises:

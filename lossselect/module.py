@@ -2,33 +2,31 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
-from .counts import LabelCounts, count_batches
+from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
 from .epoch import Epoch
 from .head import set_head_bias
 from .kept import KeptOutputs
 from .loss_options import check_sample_weight
 from .mixing import make_mix
-from .names import HEAD_BIAS, lookup, split_name
-from .nets import make_net
+from .names import split_name
+from .nets import check_head_bias, make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .rules import AutoLoss
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
 from .torch_losses import check_mixes, check_torch_loss
 from .watch import OutputWatch
-from .weights import prior_logits, prior_of
 
 
 class TaskModule(Recorded, LightningModule):
@@ -89,13 +87,11 @@ class TaskModule(Recorded, LightningModule):
         self.net = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
-        if head_bias is not None:
-            lookup(dict.fromkeys(HEAD_BIAS), head_bias, "head_bias")
+        check_head_bias(head_bias)
         self.head_bias = head_bias
         self.started_from = ""
         """What the head's bias was set to, in words."""
         self.mix = make_mix(mix)
-        self.mix_name = mix["name"] if isinstance(mix, Mapping) else mix
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
         self.watch = OutputWatch()
@@ -260,36 +256,15 @@ class TaskModule(Recorded, LightningModule):
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self.device)
         if self.head_bias == "prior":
-            logits = torch.from_numpy(prior_logits(self.task, prior_of(self.task, counts)))
-            if isinstance(self.criterion, Loss):
-                logits = self.criterion.first_logits(counts)
-            self._start_head(logits, "the shares of the train labels")
+            # a loss of the user's own is taken for cross-entropy
+            loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
+            self._start_head(loss.first_logits(counts), "the shares of the train labels")
 
     def _start_head(self, logits: Tensor, said: str) -> None:
         """Once: what is learned from there on must stay."""
         self.head_bias = None
         self.watch.head_bias = set_head_bias(self, self.task, logits)
         self.started_from = said if self.watch.head_bias is not None else ""
-
-    def count_batches(self, loader: Iterable[Any]) -> LabelCounts | None:
-        """The counts of a loader's labels, by one pass that leaves all random numbers as they were.
-
-        Returns:
-            What `use_counts` takes; None where there is no batch.
-
-        Raises:
-            ValueError: no label is known, or labels do not fit the task.
-        """
-        owners = (loader, getattr(loader, "sampler", None))
-        generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if g is not None]
-        states = [generator.get_state() for generator in generators]
-        with isolate_rng():
-            counts = count_batches(self.task, (self._encoded(batch).target for batch in loader))
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        if counts is not None and not counts.known.any():
-            raise ValueError("The train loader has no label that is known: nothing can be learned from it.")
-        return counts
 
     @property
     def needs_counts(self) -> bool:

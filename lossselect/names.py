@@ -13,9 +13,6 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-HEAD_BIAS = ("prior", "zero")
-"""What the head's bias may start from: the shares of the train labels, or 0."""
-
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence such as " Did you mean 'focal'?", or nothing where no name is close."""

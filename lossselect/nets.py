@@ -60,6 +60,16 @@ def linear(num_features: int, num_outputs: int) -> nn.Linear:
     return nn.Linear(num_features, num_outputs)
 
 
+HEAD_BIAS = ("prior", "zero")
+"""What a head's bias may start from: the shares of the train labels, or 0."""
+
+
+def check_head_bias(value: str | None) -> None:
+    """ValueError for what is neither of `HEAD_BIAS` nor None, which leaves the bias."""
+    if value is not None:
+        lookup(dict.fromkeys(HEAD_BIAS), value, "head_bias")
+
+
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
 
 

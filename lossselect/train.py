@@ -186,6 +186,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
 
 def check_only(config: DictConfig) -> None:
     """What `check_only=true` does: plan, warnings, label counts, and a batch of which nothing is learned."""
+    from .counting import counts_of_loader
     from .data.module import TensorData
     from .explain import label_table, print_table
     from .trainer import build_trainer
@@ -195,27 +196,20 @@ def check_only(config: DictConfig) -> None:
     if not isinstance(data, TensorData):
         data.prepare_data()
         data.setup("fit")
-        if module.needs_counts and (counts := module.count_batches(data.train_dataloader())):
+        if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
             module.use_counts(counts)
     trainer = build_trainer(plain_values(config.trainer))
     print_table("Plan", _plan(config, module, data, trainer))
     if isinstance(data, TensorData):
         print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
-        _warn_of_what_is_left_out(module.task, data.counts)
+        for split, said in {"val": "validation", "test": "test"}.items():  # as a run would after it
+            warn_of_no_positives(data.counts[split].positives, module.task, said)
     check_end(module.net, module.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
         raise ValueError("The train loader is empty (fewer rows than a batch, under drop_last?).")
     module.check_batch(batch)
     print("The first batch goes through net and loss. Nothing was trained or saved.")
-
-
-def _warn_of_what_is_left_out(task: Any, counts: Any) -> None:
-    """What a run would say after its evaluation."""
-    for split, said in {"val": "validation", "test": "test"}.items():
-        absent = [name for name, n in zip(task.names, counts[split].positives, strict=True) if not n]
-        if absent and task.width_field:
-            warn_of_no_positives(absent, task, said)
 
 
 def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> dict[str, str]:
