@@ -97,7 +97,7 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
         counts: Of the train labels, once the data are read.
     """
     from .criterion import select_loss
-    from .decision import check_decision
+    from .decision import decision_options
     from .rules import AutoLoss
 
     options = loss_options(config["loss"])
@@ -109,7 +109,7 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
     if counts is not None:
         _check_rows_fit(loss.with_counts(counts), config.get("mix"))
     if config.get("decision"):
-        check_decision(task, **config["decision"])
+        decision_options(**config["decision"]).goal(task)
         own = config["task"].get("threshold")
         if own is not None and config["decision"]["metric"] not in ("auto", None):
             raise ValueError(

@@ -4,7 +4,7 @@ Nothing here looks at the train split (which the net knows by heart) or at the t
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from .class_factors import CLASS_GOALS, fit_factors
 from .counts import LabelCounts, as_canonical
 from .criterion import Loss
 from .guards import warn
-from .names import lookup, number, some
+from .names import check_options, lookup, number, some
+from .targets import positions_as_rows
 from .tasks import Multiclass, Task, as_task
 from .thresholds import EXPECTED, GOALS, SHRINKAGE, Label, counted_thresholds, expected_thresholds
 from .weights import prior_of
@@ -28,18 +29,76 @@ CALIBRATIONS = ("temperature", "per_label", "none")
 """One temperature for all outputs, one for each label, or none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecisionOptions:
+    """What `fit_decision` is to do; checked when made, as far as that needs no task.
+
+    Args:
+        metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass); "auto" is
+            expected_f1 (f1 or f1_macro, where the loss has moved the labels' logits apart by `pos_weight` or
+            `prior`) and, for multiclass, accuracy, which changes nothing. None leaves the thresholds.
+        per_label: Whether each label of a multilabel task has a threshold of its own.
+        recall: For precision_at_recall: the least recall on the validation rows, before shrinkage.
+        calibration: "temperature", "per_label" (one for each label) or "none".
+        shrinkage: k >= 0.
+
+    Raises:
+        ValueError, TypeError: what cannot be, or would have no effect.
+    """
+
+    metric: str | None = "auto"
+    per_label: bool = True
+    recall: float = RECALL
+    calibration: str = "temperature"
+    shrinkage: float = SHRINKAGE
+
+    def __post_init__(self) -> None:
+        lookup(dict.fromkeys(CALIBRATIONS), self.calibration, "calibration")
+        if not isinstance(self.per_label, bool):
+            raise TypeError(f"per_label must be true or false, got {self.per_label!r}.")
+        number("recall", self.recall, 0, 1)
+        number("shrinkage", self.shrinkage, 0)
+        if self.recall != RECALL and self.metric != "precision_at_recall":
+            raise ValueError(
+                f"recall={self.recall} has no effect without decision.metric=precision_at_recall."
+            )
+
+    def goal(self, task: Task, loss: Loss | None = None) -> str | None:
+        """The metric that decisions of the task are tuned for; None where nothing is.
+
+        Raises:
+            ValueError: an option that the task does not have, or that would have no effect on it.
+        """
+        if self.calibration == "per_label" and task.width_field != "num_labels":
+            raise ValueError(
+                f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
+            )
+        metric, several = self.metric, task.activation == "softmax"
+        if metric not in ("auto", None) and getattr(task, "top_k", None) is not None:
+            raise ValueError(
+                f"decision.metric={metric} has no effect beside top_k, which needs no thresholds."
+            )
+        if metric == "auto":
+            moved = loss is not None and (loss.pos_weight is not None or loss.prior is not None)
+            counted = "f1" if task.width_field is None else "f1_macro"
+            metric = "accuracy" if several else counted if moved else EXPECTED
+        if metric is None or (several and metric == "accuracy"):
+            return None
+        if self.shrinkage != SHRINKAGE and (several or metric == EXPECTED or not self.per_label):
+            raise ValueError(f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here.")
+        goals = CLASS_GOALS if several else GOALS
+        lookup(dict.fromkeys(goals), metric, f"decision.metric for task={task.name}")
+        return metric
+
+
 def fit_decision(
     task: Task,
     logits: Tensor,
     target: Any,
     *,
-    metric: str | None = "auto",
-    per_label: bool = True,
-    recall: float = RECALL,
-    calibration: str = "temperature",
-    shrinkage: float = SHRINKAGE,
     loss: Loss | None = None,
     counts: LabelCounts | None = None,
+    **options: Any,
 ) -> Task:
     """The task with temperature, and thresholds or class factors, that suit the validation rows best.
 
@@ -62,15 +121,9 @@ def fit_decision(
         task: Whose threshold, temperature and factors are replaced.
         logits: Raw, of the validation rows: (N, num_outputs, ...).
         target: Their labels, of any form that `task.encode` takes or returns.
-        metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass); "auto" is
-            expected_f1 (f1 or f1_macro, where the loss has moved the labels' logits apart by `pos_weight` or
-            `prior`) and, for multiclass, accuracy, which changes nothing. None leaves the thresholds.
-        per_label: Whether each label of a multilabel task has a threshold of its own.
-        recall: For precision_at_recall: the least recall on the validation rows, before shrinkage.
-        calibration: "temperature", "per_label" (one for each label) or "none".
-        shrinkage: k >= 0.
         loss: That the logits were trained with, where it is one of ours.
         counts: Of the train labels, for the classes' shares; by default those of the validation rows.
+        options: `metric`, `per_label`, `recall`, `calibration` and `shrinkage`: see `DecisionOptions`.
 
     Returns:
         A task of the same kind; thresholds are probabilities after the temperature.
@@ -92,32 +145,25 @@ def fit_decision(
         0.076
     """
     task = as_task(task)
-    goal = check_decision(
-        task,
-        metric=metric,
-        per_label=per_label,
-        recall=recall,
-        calibration=calibration,
-        shrinkage=shrinkage,
-        loss=loss,
-    )
+    wanted = decision_options(**options)
+    goal = wanted.goal(task, loss)
     logits, encoded = logits.detach().cpu(), as_canonical(task, target).cpu()
     task.check_logits(logits)
     task.check_target(encoded, logits)
     _check_finite(logits)
     neutral = replace(task, temperature=1.0)
     # minus infinity rules a class out; as a large number 0 times it is 0
-    scores = _rows(neutral.calibrated(logits.double())).clip(-LARGE, LARGE)
-    truth = _rows(task.as_rows(encoded))
+    scores = positions_as_rows(neutral.calibrated(logits.double())).numpy().clip(-LARGE, LARGE)
+    truth = positions_as_rows(task.as_rows(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
         raise ValueError("No validation label is known: there is nothing to fit a decision to.")
     if isinstance(task, Multiclass):
         scores, truth = scores[known.all(1)], truth[known.all(1)]
-        if calibration != "none":
+        if wanted.calibration != "none":
             task = replace(task, temperature=softmax_temperature(scores, truth))
         if goal is None:
-            return task if metric is None else replace(task, decision_weight=None)
+            return task if wanted.metric is None else replace(task, decision_weight=None)
         shares = None if counts is None else prior_of(task, counts)
         factors = fit_factors(task, scores / task.temperature, truth, goal, shares, loss)
         return replace(task, decision_weight=factors)
@@ -126,55 +172,25 @@ def fit_decision(
         _warn_of_untuned(task.output_names, len(task.output_names))
         return task
     temperature = np.ones(1)
-    if calibration != "none":
-        temperature = sigmoid_temperature(scores, truth, known, per_label=calibration == "per_label")
+    if wanted.calibration != "none":
+        temperature = sigmoid_temperature(scores, truth, known, per_label=wanted.calibration == "per_label")
     scores = scores / temperature
     fitted: Any = replace(task, temperature=_number_or_tuple(temperature))
     if goal is None or getattr(task, "top_k", None) is not None:
         return fitted
     if goal == EXPECTED:
-        return replace(fitted, threshold=expected_thresholds(scores, truth, known, per_label))
+        return replace(fitted, threshold=expected_thresholds(scores, truth, known, wanted.per_label))
     labels = [Label(scores[known[:, i], i], truth[known[:, i], i] >= 0.5) for i in range(scores.shape[1])]
     if lacking := [name for name, it in zip(task.output_names, labels, strict=True) if not it.positives]:
         _warn_of_untuned(lacking, len(labels))
-    return replace(fitted, threshold=counted_thresholds(labels, goal, per_label, recall, shrinkage))
+    thresholds = counted_thresholds(labels, goal, wanted.per_label, wanted.recall, wanted.shrinkage)
+    return replace(fitted, threshold=thresholds)
 
 
-def check_decision(
-    task: Task,
-    *,
-    metric: str | None = "auto",
-    per_label: bool = True,
-    recall: float = RECALL,
-    calibration: str = "temperature",
-    shrinkage: float = SHRINKAGE,
-    loss: Loss | None = None,
-) -> str | None:
-    """The metric that decisions of the task are tuned for; ValueError for a setting that cannot be."""
-    lookup(dict.fromkeys(CALIBRATIONS), calibration, "calibration")
-    if not isinstance(per_label, bool):
-        raise TypeError(f"per_label must be true or false, got {per_label!r}.")
-    if calibration == "per_label" and task.width_field != "num_labels":
-        raise ValueError(
-            f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
-        )
-    number("recall", recall, 0, 1)
-    number("shrinkage", shrinkage, 0)
-    if metric not in ("auto", None) and getattr(task, "top_k", None) is not None:
-        raise ValueError(f"decision.metric={metric} has no effect beside top_k, which needs no thresholds.")
-    if recall != RECALL and metric != "precision_at_recall":
-        raise ValueError(f"recall={recall} has no effect without decision.metric=precision_at_recall.")
-    several = task.activation == "softmax"
-    if metric == "auto":
-        moved = loss is not None and (loss.pos_weight is not None or loss.prior is not None)
-        counted = "f1" if task.width_field is None else "f1_macro"
-        metric = "accuracy" if several else counted if moved else EXPECTED
-    if metric is None or (several and metric == "accuracy"):
-        return None
-    if shrinkage != SHRINKAGE and (several or metric == EXPECTED or not per_label):
-        raise ValueError(f"shrinkage={shrinkage:g} has no effect on decision.metric={metric} here.")
-    lookup(dict.fromkeys(CLASS_GOALS if several else GOALS), metric, f"decision.metric for task={task.name}")
-    return metric
+def decision_options(**options: Any) -> DecisionOptions:
+    """The options, checked; ValueError for one that there is not."""
+    check_options(options, [field.name for field in fields(DecisionOptions)], "decision")
+    return DecisionOptions(**options)
 
 
 def _warn_of_untuned(names: Sequence[str], count: int) -> None:
@@ -197,11 +213,6 @@ def _check_finite(logits: Tensor) -> None:
             f"Row {index[0]} of the logits holds {logits[tuple(index)].item():g}: no decision can be fitted "
             "to that. Look at the inputs and the weights."
         )
-
-
-def _rows(values: Tensor) -> np.ndarray:
-    """(N, C, ...) as rows (N ..., C) of float64."""
-    return values.movedim(1, -1).flatten(0, -2).double().cpu().numpy()
 
 
 def _number_or_tuple(values: np.ndarray) -> Any:

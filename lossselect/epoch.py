@@ -9,6 +9,7 @@ from torchmetrics import SumMetric
 from .criterion import device_only
 from .kept import KeptOutputs
 from .metrics import RANKING, ROWS, TaskMetric, confusion_matrix, make_metrics, per_class
+from .targets import positions_as_rows
 from .tasks import Task
 from .watch import FirstEpoch
 
@@ -60,9 +61,8 @@ class Epoch(nn.Module):
         logits, target = logits.detach().clone(), target.detach().clone()
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
-            by_class = target.ndim == logits.ndim
-            target = target.movedim(1, -1).flatten(0, -2) if by_class else target.flatten()
-            logits = logits.movedim(1, -1).flatten(0, -2)
+            target = positions_as_rows(target) if target.ndim == logits.ndim else target.flatten()
+            logits = positions_as_rows(logits)
         self._held.append((total.detach(), count, logits, target))
         self._held_bytes += logits.nbytes + target.nbytes
         if self._held_bytes > HELD_BYTES or len(self._held) >= HELD_STEPS:

@@ -181,10 +181,10 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
     threshold = getattr(task, "threshold", None)
     metric = None
     if decision:
-        from .decision import check_decision
+        from .decision import decision_options
 
         loss = criterion if isinstance(criterion, Loss) else None
-        metric = check_decision(task, **decision, loss=loss)
+        metric = decision_options(**decision).goal(task, loss)
     if getattr(task, "top_k", None):
         said = f"the {task.top_k} most probable labels"  # type: ignore[attr-defined]
     elif threshold is None:

@@ -12,7 +12,7 @@ from torchmetrics import classification as tm
 from .calibration_error import CalibrationError
 from .names import lookup
 from .ranking import Ranking, RowMean
-from .targets import in_unit
+from .targets import in_unit, positions_as_rows
 from .tasks import IGNORE_INDEX, Task, as_task
 
 RANKING = ("auroc", "map")
@@ -75,8 +75,8 @@ class TaskMetric(Metric):
         self.support.update(decisions, truth)
         if self.name in RANKING or self.name in ROWS:
             z = probabilities.double().logit() if log_odds is None else log_odds
-            rows = _rows(truth) if truth.ndim == z.ndim else truth.flatten()
-            self.metric.update(_rows(z.clamp(-1e30, 1e30)), rows)
+            rows = positions_as_rows(truth) if truth.ndim == z.ndim else truth.flatten()
+            self.metric.update(positions_as_rows(z.clamp(-1e30, 1e30)), rows)
         elif self.name in PROBABILITIES:
             self._update_probabilities(probabilities, truth)
         elif self.name == "mean_absolute_error":
@@ -84,7 +84,7 @@ class TaskMetric(Metric):
             self.metric.update(decisions[known], truth[known])
         elif self.name == "exact_match":
             # torchmetrics takes a row of which nothing is known for right
-            rows, truth = _rows(decisions), _rows(truth)
+            rows, truth = positions_as_rows(decisions), positions_as_rows(truth)
             known = (truth != IGNORE_INDEX).any(1)
             if bool(known.any()):
                 self.metric.update(rows[known], truth[known])
@@ -96,7 +96,7 @@ class TaskMetric(Metric):
         if self.task.activation == "sigmoid":
             self.metric.update(probabilities[known], truth[known].to(probabilities))
             return
-        rows, truth = _rows(probabilities)[known.flatten()], truth.flatten()[known.flatten()]
+        rows, truth = positions_as_rows(probabilities)[known.flatten()], truth.flatten()[known.flatten()]
         if self.name == "brier":
             target = torch.zeros_like(rows).scatter_(1, truth.unsqueeze(1), 1)
             self.metric.update((rows - target).square().sum(1))
@@ -159,11 +159,6 @@ class TaskMetric(Metric):
         super().reset()
         for metric in (self.metric, self.support, self.nan_count):
             metric.reset()
-
-
-def _rows(values: Tensor) -> Tensor:
-    """(N, C, ...) as rows (N ..., C)."""
-    return values.movedim(1, -1).flatten(0, -2)
 
 
 def _made(task: Task, name: str) -> Metric:

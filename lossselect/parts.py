@@ -125,7 +125,7 @@ def _check_order(task: "Task") -> None:
         )
 
 
-def decision_options(config: DictConfig) -> dict[str, Any] | None:
+def decision_of(config: DictConfig) -> dict[str, Any] | None:
     """Options of `fit_decision`; None where nothing is to be fitted."""
     options = plain_values(config).get("decision")
     if not options:

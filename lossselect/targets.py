@@ -19,6 +19,11 @@ class EncodedBatch(NamedTuple):
     weight: Tensor | None = None
 
 
+def positions_as_rows(values: Tensor) -> Tensor:
+    """(N, C, ...) as rows (N ..., C): each pixel or time step is one."""
+    return values.movedim(1, -1).flatten(0, -2)
+
+
 def as_tensor(target: Any) -> Tensor:
     """`target` as a tensor of bool, int64 or a float dtype; values are kept, never narrowed.
 

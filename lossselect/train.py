@@ -38,7 +38,7 @@ from .help import print_help
 from .names import nearest
 from .parts import (
     data_of,
-    decision_options,
+    decision_of,
     net_of,
     own_data,
     plain_values,
@@ -216,7 +216,7 @@ def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> dict[str,
     from .explain import plan
     from .outputs import tunes
 
-    decision = decision_options(config) if tunes(trainer, data) else None
+    decision = decision_of(config) if tunes(trainer, data) else None
     return plan(module, data, trainer, config.monitor, decision)
 
 
@@ -242,7 +242,7 @@ def train(config: DictConfig) -> None:
         bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
         print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
     best = _best_checkpoint(trainer)
-    decision = decision_options(config) if tunes(trainer, data) else None
+    decision = decision_of(config) if tunes(trainer, data) else None
     results = evaluate(trainer, module, data, best, folder, decision)
     if module.untuned is not None:
         print_table("Decision", decision_lines(module.task))

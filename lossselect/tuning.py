@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 
 from .criterion import Loss
-from .decision import check_decision, fit_decision
+from .decision import decision_options, fit_decision
 from .kept import KeptOutputs
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def tune_decision(
     if not isinstance(trainer, Trainer) or not hasattr(module, "decide_by"):
         raise TypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss = module.criterion if isinstance(module.criterion, Loss) else None
-    check_decision(module.task, **options, loss=loss)
+    decision_options(**options).goal(module.task, loss)  # before a pass over the rows
     if trainer.world_size > 1:
         raise ValueError(
             "A decision is fitted in one process, which sees all validation rows: Trainer(devices=1)."
