@@ -8,7 +8,8 @@ from torchmetrics import SumMetric
 
 from .criterion import device_only
 from .kept import KeptOutputs
-from .metrics import RANKING, ROWS, TaskMetric, confusion_matrix, make_metrics, per_class
+from .metric_table import RANKING, ROWS
+from .metrics import TaskMetric, confusion_matrix, make_metrics, per_class
 from .targets import positions_as_rows
 from .tasks import Task
 from .watch import FirstEpoch

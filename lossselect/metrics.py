@@ -1,26 +1,16 @@
 """Metrics of a task: torchmetrics, given probabilities and canonical targets."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-import torchmetrics
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics import classification as tm
 
-from .calibration_error import CalibrationError
+from .metric_table import METRICS, RANKING, Seen
 from .names import lookup
-from .ranking import Ranking, RowMean
-from .targets import in_unit, positions_as_rows
+from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task, as_task
-
-RANKING = ("auroc", "map")
-"""Of how log-odds rank the samples of each class."""
-ROWS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
-"""Of how log-odds rank the labels of each row."""
-PROBABILITIES = ("brier", "calibration_error")
-"""Of what the probabilities are; all others look at decisions alone."""
 
 
 class TaskMetric(Metric):
@@ -35,7 +25,11 @@ class TaskMetric(Metric):
     def __init__(self, task: Task, name: str) -> None:
         super().__init__()
         self.task, self.name = task, name
-        self.metric, self.support = _made(task, name), _made(task, "support")
+        rows = METRICS[task.name]
+        self.support = rows["support"].make(task)
+        row = rows.get(name)
+        self.metric: Metric | None = row.make(task) if row else None
+        self.take = row.take if row else None
         self.nan_count = SumMetric(nan_strategy="disable")
 
     def update(
@@ -73,36 +67,11 @@ class TaskMetric(Metric):
         decisions = self.task.decide(probabilities) if decisions is None else decisions
         self.nan_count.update(probabilities.isnan().sum())
         self.support.update(decisions, truth)
-        if self.name in RANKING or self.name in ROWS:
-            z = probabilities.double().logit() if log_odds is None else log_odds
-            rows = positions_as_rows(truth) if truth.ndim == z.ndim else truth.flatten()
-            self.metric.update(positions_as_rows(z.clamp(-1e30, 1e30)), rows)
-        elif self.name in PROBABILITIES:
-            self._update_probabilities(probabilities, truth)
-        elif self.name == "mean_absolute_error":
-            known = truth != IGNORE_INDEX
-            self.metric.update(decisions[known], truth[known])
-        elif self.name == "exact_match":
-            # torchmetrics takes a row of which nothing is known for right
-            rows, truth = positions_as_rows(decisions), positions_as_rows(truth)
-            known = (truth != IGNORE_INDEX).any(1)
-            if bool(known.any()):
-                self.metric.update(rows[known], truth[known])
-        else:
-            self.metric.update(decisions, truth)
-
-    def _update_probabilities(self, probabilities: Tensor, truth: Tensor) -> None:
-        known = truth != IGNORE_INDEX
-        if self.task.activation == "sigmoid":
-            self.metric.update(probabilities[known], truth[known].to(probabilities))
+        if self.metric is None or self.take is None:
             return
-        rows, truth = positions_as_rows(probabilities)[known.flatten()], truth.flatten()[known.flatten()]
-        if self.name == "brier":
-            target = torch.zeros_like(rows).scatter_(1, truth.unsqueeze(1), 1)
-            self.metric.update((rows - target).square().sum(1))
-        else:
-            highest, index = rows.max(1)
-            self.metric.update(highest, index == truth)
+        taken = self.take(Seen(probabilities, decisions, log_odds, truth))
+        if taken[0].numel():
+            self.metric.update(*taken)
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Take in a batch, and return the value of this batch alone."""
@@ -116,14 +85,14 @@ class TaskMetric(Metric):
         """The scalar."""
         positives, negatives = self.counts()
         unknown = (self.nan_count.compute() > 0) | ~(positives + negatives > 0).any()
-        if not self.metric.update_called and self.metric is not self.support:
+        if self.metric is not None and not self.metric.update_called:
             return torch.full_like(unknown, torch.nan, dtype=torch.double)
         return self.mean(self.per_class()).masked_fill(unknown, torch.nan)
 
     def per_class(self) -> Tensor:
         """The metric of each class or label, NaN where it has none; a scalar for one of all together."""
         positives, _ = self.counts()
-        if self.name == "balanced_accuracy":
+        if self.metric is None:
             recalls = self._recalls()
             return recalls if self.task.activation == "softmax" else recalls.mean(-1)
         value: Tensor = self.metric.compute()
@@ -158,23 +127,8 @@ class TaskMetric(Metric):
         """Forget all batches."""
         super().reset()
         for metric in (self.metric, self.support, self.nan_count):
-            metric.reset()
-
-
-def _made(task: Task, name: str) -> Metric:
-    if name in RANKING:
-        return Ranking(task, name)
-    if name == "calibration_error":
-        return CalibrationError()
-    if name in ROWS:
-        return RowMean(name)
-    kind, options = METRICS[task.name][name]
-    width = (
-        {task.width_field: task.num_probabilities} if task.width_field and kind.__module__ in _SIZED else {}
-    )
-    # arguments are not validated: it would sync with the device, and `update` looks at what matters
-    sized = {"ignore_index": IGNORE_INDEX, "validate_args": False} if kind.__module__ in _SIZED else {}
-    return kind(**options, **width, **sized)
+            if metric is not None:
+                metric.reset()
 
 
 def make_metrics(
@@ -246,43 +200,3 @@ def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
     }
     # of a single class torchmetrics makes a scalar
     return columns | {name: metrics[name].per_class().reshape(-1) for name in RANKING}
-
-
-_SIZED = {
-    f"torchmetrics.classification.{module}"
-    for module in ("accuracy", "f_beta", "stat_scores", "hamming", "exact_match", "cohen_kappa")
-}
-"""Those that take the width, `ignore_index` and `validate_args`."""
-
-METRICS: dict[str, dict[str, tuple[Callable[..., Metric], dict[str, Any]]]] = {
-    "binary": {
-        "accuracy": (tm.BinaryAccuracy, {}),
-        "balanced_accuracy": (tm.BinaryStatScores, {}),
-        "f1": (tm.BinaryF1Score, {}),
-        "f1_micro": (tm.MulticlassF1Score, {"num_classes": 2, "average": "micro"}),
-        "f1_macro": (tm.MulticlassF1Score, {"num_classes": 2, "average": "macro"}),
-        "brier": (torchmetrics.MeanSquaredError, {}),
-        "support": (tm.BinaryStatScores, {}),
-    },
-    "multiclass": {
-        "accuracy": (tm.MulticlassAccuracy, {"average": "micro"}),
-        "balanced_accuracy": (tm.MulticlassStatScores, {"average": "none"}),
-        "f1_micro": (tm.MulticlassF1Score, {"average": "micro"}),
-        "f1_macro": (tm.MulticlassF1Score, {"average": "macro"}),
-        "brier": (torchmetrics.MeanMetric, {"nan_strategy": "disable"}),
-        "mean_absolute_error": (torchmetrics.MeanAbsoluteError, {}),
-        "kappa": (tm.MulticlassCohenKappa, {"weights": "quadratic"}),
-        "support": (tm.MulticlassStatScores, {"average": "none"}),
-    },
-    "multilabel": {
-        "accuracy": (tm.MultilabelAccuracy, {"average": "micro"}),
-        "balanced_accuracy": (tm.MultilabelStatScores, {"average": "none"}),
-        "hamming": (tm.MultilabelHammingDistance, {"average": "micro"}),
-        "exact_match": (tm.MultilabelExactMatch, {}),
-        "f1_micro": (tm.MultilabelF1Score, {"average": "micro"}),
-        "f1_macro": (tm.MultilabelF1Score, {"average": "none"}),
-        "brier": (torchmetrics.MeanSquaredError, {}),
-        "support": (tm.MultilabelStatScores, {"average": "none"}),
-    },
-}
-"""The metrics of each task that torchmetrics has. `support` tells of which classes something is known."""
