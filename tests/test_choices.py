@@ -42,6 +42,15 @@ def table(target, *exclude):
     ]
 
 
+def check_refused(command, *arguments, message):
+    """In one message, before anything is written."""
+    code, _, err = command(*arguments, *SHORT)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert not Path("run").exists()
+
+
 def metrics():
     return json.loads(Path("run/metrics.json").read_text())
 
@@ -196,9 +205,13 @@ def test_top_k_and_at_least(command):
 
 
 def test_mixup(grades, command):
-    code, out, err = command("task=multiclass", "mix=mixup", *table("name"), *SHORT)
+    arguments = ["task=multiclass", *table("name"), *SHORT]
+    code, out, err = command(*arguments, "mix=mixup", "mix.alpha=1")
     assert (code, err) == (0, "")
     assert "mixup of the train batches" in out
+    mixed = metrics()["test/loss"]
+    assert command(*arguments)[0] == 0
+    assert metrics()["test/loss"] != mixed
 
 
 def test_the_head_starts_from_the_shares(grades, command):
@@ -241,11 +254,7 @@ def test_the_head_starts_from_the_shares(grades, command):
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, arguments, message):
-    code, _, err = command("task=multiclass", *arguments, *table("name"), *SHORT)
-    assert code == 1
-    assert message in err
-    assert "Traceback" not in err
-    assert not Path("run").exists()
+    check_refused(command, "task=multiclass", *arguments, *table("name"), message=message)
 
 
 @pytest.mark.parametrize(
@@ -262,11 +271,7 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
     ],
 )  # fmt: skip
 def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
-    code, _, err = command("task=binary", *arguments, *table("rare"), *SHORT)
-    assert code == 1
-    assert message in err
-    assert "Traceback" not in err
-    assert not Path("run").exists()
+    check_refused(command, "task=binary", *arguments, *table("rare"), message=message)
 
 
 def test_a_class_called_true_has_its_column(command):
@@ -286,7 +291,9 @@ def test_the_last_checkpoint_is_the_same_model(grades, command):
     assert last["untuned"] is not None
 
 
-def test_early_stopping_that_stops(grades, command):
-    arguments = ["task=binary", *table("rare"), *SHORT, "callbacks.early_stopping.patience=1"]
-    assert command(*arguments, "callbacks.early_stopping.monitor=val/loss")[0] == 0
-    assert command(*arguments, "monitor=val/loss")[0] == 0
+@pytest.mark.parametrize("monitor", ["callbacks.early_stopping.monitor=val/loss", "monitor=val/loss"])
+def test_early_stopping_that_stops(grades, command, monitor):
+    """No epoch is better by 10: after the second one there is no patience left."""
+    settings = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=10", monitor]
+    assert command("task=binary", *table("rare"), *SHORT, "trainer.max_epochs=8", *settings)[0] == 0
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
