@@ -1,6 +1,6 @@
 """A run's config, checked before anything is written, and as far as possible before torch is imported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +88,19 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_steps(config["optimizer"], config.get("scheduler"))
 
 
-def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None) -> None:
+def check_task_settings(
+    config: Mapping[str, Any],
+    task: "Task",
+    counts: "LabelCounts | None" = None,
+    shape: Sequence[int] = (),
+) -> None:
     """ValueError or TypeError for the first option of loss or decision, or metric, that the task has not.
 
     Args:
         config: As for `check_config`.
         task: The run's, or one like it before the data are read.
         counts: Of the train labels, once the data are read.
+        shape: Of the features then.
     """
     from .criterion import select_loss
     from .decision import decision_options
@@ -104,10 +110,12 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
     if counts is None:  # nor are the class names, which messages should name
         later = Mapping if "_target_" in config["data"] else Mapping | list
         options = {k: v for k, v in options.items() if not isinstance(v, later)}
+        if isinstance(options.get("pos_weight"), int | float) and "_target_" not in config["data"]:
+            options["pos_weight"] = 1.0  # whether it has a meaning can be told already
     name = options.pop("name")
     loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
     if counts is not None:
-        _check_rows_fit(loss.with_counts(counts), config.get("mix"))
+        _check_rows_fit(loss.with_counts(counts), config.get("mix"), shape)
     if config.get("decision"):
         decision_options(**config["decision"]).goal(task)
         own = config["task"].get("threshold")
@@ -120,7 +128,7 @@ def check_task_settings(config: Mapping[str, Any], task: "Task", counts: "LabelC
         _check_monitor(setting, metric, task)
 
 
-def _check_rows_fit(loss: "Loss", mix: Any) -> None:
+def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
     """ValueError for a loss of regions, or boxes of images: rows of a file have none."""
     import torch
 
@@ -132,7 +140,8 @@ def _check_rows_fit(loss: "Loss", mix: Any) -> None:
     loss(logits, target)
     if mixed := make_mix(mix or None):
         with torch.random.fork_rng(devices=[]):
-            mixed(EncodedBatch(torch.zeros(1, 1), target), loss.task)
+            pair = EncodedBatch(torch.zeros(2, *shape[1:]), torch.cat([target, target]))
+            mixed(pair, loss.task)
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:

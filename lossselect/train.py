@@ -125,7 +125,7 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
 
         with allow(*allowed(config.allow)):
             own = own_data(config)
-        check_task_settings(plain, own.task, own.counts["train"])
+        check_task_settings(plain, own.task, own.counts["train"], own.splits.features.shape)
         monitor = monitor_of(plain, own.task)
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
