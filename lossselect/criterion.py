@@ -142,7 +142,8 @@ class Loss(nn.Module):
         losses, divisors = self._weighted(logits, target, sample_weight, check_values=True)
         if self.reduction == "none":
             return losses
-        return losses.sum() if self.reduction == "sum" else divide(losses.sum(), divisors.sum())
+        total, count = _summed(losses, divisors)
+        return total if self.reduction == "sum" else divide(total, count)
 
     def sum_and_count(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
@@ -151,13 +152,12 @@ class Loss(nn.Module):
 
         The target is taken to come from `task.encode`: no value is looked at.
         """
-        losses, divisors = self._weighted(logits, target, sample_weight)
-        return losses.sum(), divisors.sum()
+        return _summed(*self._weighted(logits, target, sample_weight))
 
     def _weighted(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """The w_i s_i and the w_i d_i."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The w_i s_i and the w_i d_i, None where these are all 1."""
         if self.waiting:
             raise ValueError(_counts_needed(self.name, self.waits_for[0], self.named))
         self.task.check_logits(logits)
@@ -184,7 +184,10 @@ class Loss(nn.Module):
                     "shape (N,)."
                 )
             factor = of_samples(sample_weight, logits, losses)
-            losses, divisors = losses * factor, divisors * factor
+            losses, divisors = losses * factor, factor if divisors is None else divisors * factor
+        if missing is None:
+            return losses, divisors
+        divisors = torch.ones_like(losses) if divisors is None else divisors
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
@@ -210,9 +213,10 @@ class Loss(nn.Module):
             given["weight"] = self.weight
         return self.formula(logits, target, **given, **self.options)
 
-    def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        missing = target.isnan()
-        target = target.masked_fill(missing, 0)
+    def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        missing = _if_any(target.isnan(), always="known" in self.takes)
+        if missing is not None:
+            target = target.masked_fill(missing, 0)
         if self.label_smoothing:
             target = torch.lerp(target, torch.full_like(target, 0.5), self.label_smoothing)
         if "known" in self.takes:
@@ -227,12 +231,13 @@ class Loss(nn.Module):
             losses = along_classes(self.pos_weight, logits) * target * positive + (1 - target) * negative
         if self.weight is not None:
             losses = losses * along_classes(self.weight, losses)
-        return losses, torch.ones_like(losses), missing
+        return losses, None, missing
 
-    def _softmax(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        soft = target.is_floating_point()
-        missing = target.isnan().any(1) if soft else target == IGNORE_INDEX
-        target = target.masked_fill(missing.unsqueeze(1) if soft else missing, 0)
+    def _softmax(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        soft, pools = target.is_floating_point(), "known" in self.takes
+        missing = _if_any(target.isnan().any(1) if soft else target == IGNORE_INDEX, always=pools)
+        if missing is not None:
+            target = target.masked_fill(missing.unsqueeze(1) if soft else missing, 0)
         if not soft and self.label_smoothing:
             target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
             soft = True
@@ -240,13 +245,13 @@ class Loss(nn.Module):
         if self.label_smoothing:
             uniform = torch.full_like(target, 1 / logits.shape[1])
             smoothed = torch.lerp(target, uniform, self.label_smoothing)
-        if "known" in self.takes:
+        if pools and missing is not None:
             losses, counted = self._call(logits, smoothed, missing.unsqueeze(1))
-            return losses, torch.ones_like(losses), ~counted
+            return losses, None, ~counted
         if not soft:
             losses = self._call(logits, target)
             if self.weight is None:
-                return losses, torch.ones_like(losses), missing
+                return losses, None, missing
             divisors = self.weight.to(losses)[target]
             return losses * divisors, divisors, missing
         weight = torch.ones((), dtype=logits.dtype, device=logits.device)
@@ -286,6 +291,23 @@ def device_only(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
 
     return move
+
+
+def _if_any(missing: Tensor, always: bool) -> Tensor | None:
+    """`missing`, or None where nothing is: on the CPU a look takes less time than masks that hide nothing.
+
+    On a device it would make the step wait, in a compiled one break the graph.
+    """
+    if always or missing.device.type != "cpu" or torch.compiler.is_compiling():
+        return missing
+    with suppress(RuntimeError):  # torch.vmap lets nobody look at values
+        return missing if bool(missing.any()) else None
+    return missing
+
+
+def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor]:
+    count = losses.new_full((), losses.numel()) if divisors is None else divisors.sum()
+    return losses.sum(), count
 
 
 def divide(total: Tensor, count: Tensor) -> Tensor:

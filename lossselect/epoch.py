@@ -1,15 +1,14 @@
 """What an epoch adds up: the loss's numerator and denominator, and the outputs for the metrics."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torch import Tensor
+from torchmetrics import Metric, SumMetric
 
-from .criterion import device_only
 from .kept import KeptOutputs
-from .metric_table import RANKING, ROWS
-from .metrics import TaskMetric, confusion_matrix, make_metrics, per_class
+from .metric_table import RANKING, ROWS, Seen
+from .metrics import TaskMetric, TaskMetrics, confusion_matrix, make_metrics, per_class
 from .targets import positions_as_rows
 from .tasks import Task
 from .watch import FirstEpoch
@@ -22,15 +21,17 @@ HELD_STEPS = 1024
 """The same in steps, as a tensor of a few bytes takes more than that."""
 
 
-class Epoch(nn.Module):
+class Epoch:
     """Loss and metrics of a task over one epoch of one stage.
 
     A step only keeps copies, so it costs no sync and next to no time; metrics are computed over
     the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
+
+    No module: as a part of the net each metric would be walked through whenever the net is, several
+    times an epoch, and `half()` would make a sum of losses soon inf. Metrics go to where the outputs are.
     """
 
     def __init__(self, task: Task, prefix: str, untuned: Task | None = None) -> None:
-        super().__init__()
         self.task, self.prefix, training = task, prefix, prefix == "train/"
         self.metrics = make_metrics(task, prefix, task.training_metrics if training else None)
         self.untuned = untuned
@@ -89,39 +90,40 @@ class Epoch(nn.Module):
     def reset(self) -> None:
         """Forget the epoch."""
         self._held, self._held_bytes = [], 0
-        self.loss_sum.reset()
-        self.loss_count.reset()
-        for metrics in (self.metrics, self.untuned_metrics, self.confusion):
-            if metrics is not None:
-                metrics.reset()
+        for part in self._parts():
+            part.reset()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Epoch":
-        # a sum of losses in float16 is soon inf
-        return super()._apply(device_only(fn), recurse)
+    def _parts(self) -> Iterator[Metric | TaskMetrics]:
+        parts = (self.loss_sum, self.loss_count, self.metrics, self.untuned_metrics, self.confusion)
+        return (part for part in parts if part is not None)
 
     def _flush(self) -> None:
         if not self._held:
             return
         total, count, logits, targets = zip(*self._held, strict=True)
         self._held, self._held_bytes = [], 0
-        self.loss_sum.update(torch.stack(total))
-        self.loss_count.update(torch.stack(count))
-        outputs = torch.cat(logits)
-        # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
-        width = torch.float32 if outputs.device.type == "mps" else torch.float64
+        sums, counts, outputs = torch.stack(total), torch.stack(count), torch.cat(logits)
+        if outputs.device.type == "mps":  # which has no float64
+            sums, counts, outputs = sums.cpu(), counts.cpu(), outputs.cpu()
+            targets = tuple(target.cpu() for target in targets)
+        if outputs.device != self.loss_sum.device:
+            for part in self._parts():
+                part.to(outputs.device)
+        self.loss_sum.update(sums)
+        self.loss_count.update(counts)
         if self.kept is not None:
             self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
         if self.task.activation == "softmax":
             # one form, whichever a batch came in; metrics know no soft labels
             targets = tuple(map(self.task.harden, targets))
-        truth, wide = torch.cat(targets), outputs.to(width)
+        # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
+        truth, wide = torch.cat(targets), outputs.double()
+        hard = self.task.harden(truth)
         if self.first is not None:
-            self.first.update(outputs, self.task.harden(truth))
+            self.first.update(outputs, hard)
         for task, metrics in ((self.task, self.metrics), (self.untuned, self.untuned_metrics)):
             if task is not None and metrics is not None:
                 decisions = task.predict(outputs)  # in float32, as predictions are made
-                metrics.update(
-                    task.probabilities(wide), truth, decisions=decisions, log_odds=task.log_odds(wide)
-                )
+                metrics.take(Seen(task.probabilities(wide), decisions, task.log_odds(wide), hard))
         if self.confusion is not None:
-            self.confusion.update(self.task.predict(outputs), self.task.harden(truth))
+            self.confusion.update(self.task.predict(outputs), hard)

@@ -108,8 +108,8 @@ def check_form_of_weight(sample_weight: Any, logits: Tensor) -> None:
 
 
 def of_samples(sample_weight: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
-    """Weights of samples, or of their positions, in a shape that multiplies the losses."""
+    """Weights of samples, or of their positions, of the shape of the losses."""
     sample_weight = sample_weight.to(losses.dtype)
     if sample_weight.ndim == 1:
-        return sample_weight.view(-1, *[1] * (losses.ndim - 1))
-    return sample_weight.unsqueeze(1) if losses.ndim == logits.ndim else sample_weight
+        return sample_weight.view(-1, *[1] * (losses.ndim - 1)).expand_as(losses)
+    return (sample_weight.unsqueeze(1) if losses.ndim == logits.ndim else sample_weight).expand_as(losses)

@@ -1,4 +1,4 @@
-"""The metrics of each task: which class of torchmetrics, or of ours, and what of an epoch it takes in."""
+"""The metrics of each task: what is taken in of an epoch, and what is read from that."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +12,7 @@ from torchmetrics import classification as tm
 
 from .calibration_error import CalibrationError
 from .ranking import Ranking, RowMean
+from .stat_scores import StatScores
 from .targets import positions_as_rows
 from .tasks import IGNORE_INDEX, Task
 
@@ -30,6 +31,10 @@ class Seen(NamedTuple):
     """None where the probabilities are all that is known."""
     truth: Tensor
     """As `task.harden` returns it."""
+
+
+def _nans(seen: Seen) -> tuple[Tensor]:
+    return (seen.probabilities.isnan().sum(),)
 
 
 def _decisions(seen: Seen) -> tuple[Tensor, Tensor]:
@@ -78,11 +83,16 @@ def _known_rows(seen: Seen) -> tuple[Tensor, Tensor]:
     return positions_as_rows(seen.probabilities)[known], seen.truth.flatten()[known]
 
 
-class Row(NamedTuple):
-    """A metric of a task, and what of an epoch it takes in."""
+class Source(NamedTuple):
+    """What adds up an epoch, and what it takes in of each batch."""
 
     make: Callable[[Task], Metric]
     take: Callable[[Seen], tuple[Tensor, ...]]
+
+
+def _alike(make: Callable[..., Metric], *arguments: Any, **options: Any) -> Callable[[Task], Metric]:
+    """One that is the same for each task."""
+    return lambda task: make(*arguments, **options)
 
 
 def _of_torchmetrics(kind: Callable[..., Metric], **options: Any) -> Callable[[Task], Metric]:
@@ -95,51 +105,116 @@ def _of_torchmetrics(kind: Callable[..., Metric], **options: Any) -> Callable[[T
     return made
 
 
-def _alike(make: Callable[..., Metric], *arguments: Any, **options: Any) -> Callable[[Task], Metric]:
-    """One that is the same for each task."""
-    return lambda task: make(*arguments, **options)
+SOURCES: dict[str, Source] = {
+    "stat_scores": Source(StatScores, _decisions),
+    "nans": Source(_alike(torchmetrics.SumMetric, nan_strategy="disable"), _nans),
+    "ranking": Source(Ranking, _log_odds),
+    "mean_square": Source(_alike(torchmetrics.MeanSquaredError), _chances),
+    "mean_distance": Source(_alike(torchmetrics.MeanMetric, nan_strategy="disable"), _square_distances),
+    "calibration_error": Source(_alike(CalibrationError), _chances),
+    "mean_absolute_error": Source(_alike(torchmetrics.MeanAbsoluteError), _known_decisions),
+    "kappa": Source(_of_torchmetrics(tm.MulticlassCohenKappa, weights="quadratic"), _decisions),
+    "exact_match": Source(_of_torchmetrics(tm.MultilabelExactMatch), _rows_of_decisions),
+    **{name: Source(_alike(RowMean, name), _log_odds) for name in ROWS},
+}
+"""By name; each is made once for the metrics of a task that read it."""
 
 
-def _counted(name: str, kind: Callable[..., Metric], **options: Any) -> dict[str, Row]:
-    return {name: Row(_of_torchmetrics(kind, **options), _decisions)}
+class Row(NamedTuple):
+    """A metric: what it is read from, and how; of each class, or a scalar of all together."""
+
+    source: str
+    read: Callable[[Tensor], Tensor]
 
 
-_RANKED = {name: Row(partial(Ranking, name=name), _log_odds) for name in RANKING}
-_CALIBRATED = {"calibration_error": Row(_alike(CalibrationError), _chances)}
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """As scikit-learn has it 0 / 0 = 0."""
+    return part.double() / whole.clamp(min=1)
+
+
+def f1(scores: Tensor) -> Tensor:
+    """2 TP / (2 TP + FP + FN) of counts (..., 4); 0 where nothing is there or predicted."""
+    hits, false_alarms, _, misses = scores.unbind(-1)
+    return _ratio(2 * hits, 2 * hits + false_alarms + misses)
+
+
+def _right_of_labels(scores: Tensor) -> Tensor:
+    return _ratio(scores[:, [0, 2]].sum(), scores.sum())
+
+
+def _wrong_of_labels(scores: Tensor) -> Tensor:
+    return _ratio(scores[:, [1, 3]].sum(), scores.sum())
+
+
+def _right_of_rows(scores: Tensor) -> Tensor:
+    """Each row is the positive of one class."""
+    return _ratio(scores[:, 0].sum(), scores[:, [0, 3]].sum())
+
+
+def _f1_of_classes(scores: Tensor) -> Tensor:
+    """The mean over the classes that are there or predicted."""
+    return torch.where(scores[:, [0, 1, 3]].any(1), f1(scores), torch.nan).nanmean()
+
+
+def _f1_of_both(scores: Tensor) -> Tensor:
+    """Over the positive and the negative class."""
+    return _f1_of_classes(torch.cat([scores, scores[:, [2, 3, 0, 1]]]))
+
+
+def _recalls(scores: Tensor) -> Tensor:
+    """TP / (TP + FN), NaN where there is none."""
+    return scores[:, 0].double() / scores[:, [0, 3]].sum(1)
+
+
+def _mean_recalls(scores: Tensor) -> Tensor:
+    """Of each label's positives and negatives; NaN where one is not there."""
+    return (_recalls(scores) + _recalls(scores[:, [2, 3, 0, 1]])) / 2
+
+
+def _f1_of_labels(scores: Tensor) -> Tensor:
+    return torch.where(scores[:, [0, 3]].any(1), f1(scores), torch.nan)
+
+
+_RANKED = {name: Row("ranking", partial(torch.select, dim=0, index=i)) for i, name in enumerate(RANKING)}
+_CALIBRATED = {"calibration_error": Row("calibration_error", _as_it_is)}
 
 METRICS: dict[str, dict[str, Row]] = {
     "binary": {
-        **_counted("support", tm.BinaryStatScores),
-        **_counted("accuracy", tm.BinaryAccuracy),
-        **_counted("f1", tm.BinaryF1Score),
-        **_counted("f1_micro", tm.MulticlassF1Score, num_classes=2, average="micro"),
-        **_counted("f1_macro", tm.MulticlassF1Score, num_classes=2, average="macro"),
-        "brier": Row(_alike(torchmetrics.MeanSquaredError), _chances),
+        "accuracy": Row("stat_scores", _right_of_labels),
+        "balanced_accuracy": Row("stat_scores", _mean_recalls),
+        "f1": Row("stat_scores", lambda scores: f1(scores).squeeze(0)),
+        "f1_micro": Row("stat_scores", _right_of_labels),
+        "f1_macro": Row("stat_scores", _f1_of_both),
+        "brier": Row("mean_square", _as_it_is),
         **_RANKED,
         **_CALIBRATED,
     },
     "multiclass": {
-        **_counted("support", tm.MulticlassStatScores, average="none"),
-        **_counted("accuracy", tm.MulticlassAccuracy, average="micro"),
-        **_counted("f1_micro", tm.MulticlassF1Score, average="micro"),
-        **_counted("f1_macro", tm.MulticlassF1Score, average="macro"),
-        **_counted("kappa", tm.MulticlassCohenKappa, weights="quadratic"),
-        "mean_absolute_error": Row(_alike(torchmetrics.MeanAbsoluteError), _known_decisions),
-        "brier": Row(_alike(torchmetrics.MeanMetric, nan_strategy="disable"), _square_distances),
+        "accuracy": Row("stat_scores", _right_of_rows),
+        "balanced_accuracy": Row("stat_scores", _recalls),
+        "f1_micro": Row("stat_scores", _right_of_rows),
+        "f1_macro": Row("stat_scores", _f1_of_classes),
+        "kappa": Row("kappa", _as_it_is),
+        "mean_absolute_error": Row("mean_absolute_error", _as_it_is),
+        "brier": Row("mean_distance", _as_it_is),
         **_RANKED,
         **_CALIBRATED,
     },
     "multilabel": {
-        **_counted("support", tm.MultilabelStatScores, average="none"),
-        **_counted("accuracy", tm.MultilabelAccuracy, average="micro"),
-        **_counted("hamming", tm.MultilabelHammingDistance, average="micro"),
-        **_counted("f1_micro", tm.MultilabelF1Score, average="micro"),
-        **_counted("f1_macro", tm.MultilabelF1Score, average="none"),
-        "exact_match": Row(_of_torchmetrics(tm.MultilabelExactMatch), _rows_of_decisions),
-        "brier": Row(_alike(torchmetrics.MeanSquaredError), _chances),
-        **{name: Row(_alike(RowMean, name), _log_odds) for name in ROWS},
+        "accuracy": Row("stat_scores", _right_of_labels),
+        "balanced_accuracy": Row("stat_scores", _mean_recalls),
+        "hamming": Row("stat_scores", _wrong_of_labels),
+        "f1_micro": Row("stat_scores", lambda scores: f1(scores.sum(0))),
+        "f1_macro": Row("stat_scores", _f1_of_labels),
+        "exact_match": Row("exact_match", _as_it_is),
+        "brier": Row("mean_square", _as_it_is),
+        **{name: Row(name, _as_it_is) for name in ROWS},
         **_RANKED,
         **_CALIBRATED,
     },
 }
-"""By task and name. `support` counts what there is of each class; `balanced_accuracy` is made of it."""
+"""By task and name."""

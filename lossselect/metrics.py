@@ -1,77 +1,57 @@
 """Metrics of a task: torchmetrics, given probabilities and canonical targets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from .metric_table import METRICS, RANKING, Seen
+from .metric_table import METRICS, RANKING, SOURCES, Seen, f1
 from .names import lookup
 from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task, as_task
 
 
 class TaskMetric(Metric):
-    """One metric of a task as a scalar, computed by torchmetrics; made by `make_metrics`.
+    """One metric of a task as a scalar; made by `make_metrics`.
 
     Decisions are taken with the task's thresholds, rankings from log-odds. A soft label counts as its
     likelier value, .5 as positive. A missing label counts nowhere, a class without positives or without
     negatives in no ranking, a label without positives in no macro mean. The value is NaN where no label is
     known or a probability was NaN.
+
+    Args:
+        task: Whose metric it is.
+        name: Of `METRICS`.
+        sources: What it is read from, shared with the other metrics of a collection.
     """
 
-    def __init__(self, task: Task, name: str) -> None:
+    def __init__(self, task: Task, name: str, sources: Mapping[str, Metric]) -> None:
         super().__init__()
         self.task, self.name = task, name
-        rows = METRICS[task.name]
-        self.support = rows["support"].make(task)
-        row = rows.get(name)
-        self.metric: Metric | None = row.make(task) if row else None
-        self.take = row.take if row else None
-        self.nan_count = SumMetric(nan_strategy="disable")
+        self.source = sources[METRICS[task.name][name].source]
+        self.support, self.nans = sources["stat_scores"], sources["nans"]
 
-    def update(
-        self,
-        probabilities: Tensor,
-        target: Tensor,
-        decisions: Tensor | None = None,
-        log_odds: Tensor | None = None,
-    ) -> None:
-        """Take in a batch.
+    # its sources do what torchmetrics wraps around both: count updates, keep the value, gather from ranks
+    def _wrap_update(self, update: Callable[..., Any]) -> Callable[..., Any]:
+        return update
 
-        Args:
-            probabilities: (N, num_probabilities, ...).
-            target: As `task.encode` returns it.
-            decisions: As `task.decide` returns them, where they are known.
-            log_odds: As `task.log_odds` returns them, where they are known: probabilities near 1 are the same
-                long before they are.
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        return compute
 
-        Raises:
-            ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
-        """
-        self.task.check_probabilities(probabilities)
-        self.task.check_target(target, probabilities)
-        if probabilities.device.type == "cpu" and not in_unit(probabilities):
-            # NaN is no value outside: a net that diverged has metrics, which are NaN
-            outside = probabilities[(probabilities < 0) | (probabilities > 1)]
-            if len(outside):
-                raise ValueError(
-                    f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
-                )
-        self.task.check_values(target)  # on the CPU, where it need not wait
-        if probabilities.numel() == 0:
-            return
-        truth = self.task.harden(target)
-        decisions = self.task.decide(probabilities) if decisions is None else decisions
-        self.nan_count.update(probabilities.isnan().sum())
-        self.support.update(decisions, truth)
-        if self.metric is None or self.take is None:
-            return
-        taken = self.take(Seen(probabilities, decisions, log_odds, truth))
-        if taken[0].numel():
-            self.metric.update(*taken)
+    @property
+    def update_called(self) -> bool:
+        """Whether a batch was taken in."""
+        return self.nans.update_called
+
+    def update(self, *batch: Any, **known: Any) -> None:
+        """Take in a batch; see `TaskMetrics.update`. What it shares with others is theirs as well."""
+        row = METRICS[self.task.name][self.name]
+        sources = {"stat_scores": self.support, "nans": self.nans, row.source: self.source}
+        if seen := look(self.task, *batch, **known):
+            take_in(seen, sources)
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Take in a batch, and return the value of this batch alone."""
@@ -83,57 +63,113 @@ class TaskMetric(Metric):
 
     def compute(self) -> Tensor:
         """The scalar."""
-        positives, negatives = self.counts()
-        unknown = (self.nan_count.compute() > 0) | ~(positives + negatives > 0).any()
-        if self.metric is not None and not self.metric.update_called:
+        unknown = (self.nans.compute() > 0) | ~self.stat_scores().any()
+        if not self.source.update_called:
             return torch.full_like(unknown, torch.nan, dtype=torch.double)
         return self.mean(self.per_class()).masked_fill(unknown, torch.nan)
 
     def per_class(self) -> Tensor:
         """The metric of each class or label, NaN where it has none; a scalar for one of all together."""
-        positives, _ = self.counts()
-        if self.metric is None:
-            recalls = self._recalls()
-            return recalls if self.task.activation == "softmax" else recalls.mean(-1)
-        value: Tensor = self.metric.compute()
-        if value.ndim and self.name not in RANKING:
-            value = torch.where(positives > 0, value, torch.nan)
-        return value
+        return METRICS[self.task.name][self.name].read(self.source.compute())
 
     def mean(self, value: Tensor) -> Tensor:
         """Over the classes that have a value; of none NaN."""
         return value.double().nanmean() if value.ndim else value
 
-    def _recalls(self) -> Tensor:
-        """Of each class (C,); under sigmoid of each label's positives and negatives (L, 2)."""
-        counts = self.stat_scores().double()
-        hits, false_alarms, quiet, misses = counts.unbind(-1)
-        recall = hits / (hits + misses)
-        if self.task.activation == "softmax":
-            return recall
-        return torch.stack([recall, quiet / (quiet + false_alarms)], -1)
-
     def counts(self) -> tuple[Tensor, Tensor]:
         """How many positives and negatives of each probability there were, (num_probabilities,) each."""
-        true_positive, false_positive, true_negative, false_negative = self.stat_scores().unbind(-1)
-        return true_positive + false_negative, true_negative + false_positive
+        hits, false_alarms, quiet, misses = self.stat_scores().unbind(-1)
+        return hits + misses, quiet + false_alarms
 
     def stat_scores(self) -> Tensor:
         """(num_probabilities, 4): true and false positives, true and false negatives."""
-        stat_scores: Tensor = self.support.compute()
-        return stat_scores.reshape(-1, 5)[:, :4]
+        scores: Tensor = self.support.compute()
+        return scores
 
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
-        for metric in (self.metric, self.support, self.nan_count):
-            if metric is not None:
-                metric.reset()
+        for source in (self.source, self.support, self.nans):
+            source.reset()
 
 
-def make_metrics(
-    task: Task, prefix: str | None = None, names: Sequence[str] | None = None
-) -> MetricCollection:
+class TaskMetrics(MetricCollection):
+    """The metrics of a task, which look at a batch once and share what they are read from."""
+
+    def __init__(self, task: Task, names: Sequence[str], prefix: str | None) -> None:
+        rows = METRICS[task.name]
+        wanted = dict.fromkeys(["stat_scores", "nans", *(rows[name].source for name in names)])
+        sources = {key: SOURCES[key].make(task) for key in wanted}
+        metrics = {name: TaskMetric(task, name, sources) for name in names}
+        super().__init__(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
+        self.task = task
+        self.sources = sources
+
+    def update(self, *batch: Any, **known: Any) -> None:
+        """Take in a batch: probabilities (N, num_probabilities, ...), and what `task.encode` returned.
+
+        Args:
+            batch: The two.
+            known: `decisions`, as `task.decide` returns them, and `log_odds`, as `task.log_odds` does, where
+                they are known: probabilities near 1 are the same long before log-odds are.
+
+        Raises:
+            ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
+        """
+        if seen := look(self.task, *batch, **known):
+            self.take(seen)
+
+    def take(self, seen: Seen) -> None:
+        """The same of what has been looked at."""
+        take_in(seen, self.sources)
+
+    def forward(self, *batch: Tensor) -> dict[str, Any]:
+        """Take in a batch, and return the values of this batch alone."""
+        self.update(*batch)
+        alone = self.clone()
+        alone.reset()
+        alone.update(*batch)
+        return alone.compute()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for source in self.sources.values():
+            source.reset()
+
+
+def look(
+    task: Task,
+    probabilities: Tensor,
+    target: Tensor,
+    decisions: Tensor | None = None,
+    log_odds: Tensor | None = None,
+) -> Seen | None:
+    """What metrics look at of a batch, checked as `TaskMetrics.update` says; None of an empty one."""
+    task.check_probabilities(probabilities)
+    task.check_target(target, probabilities)
+    if probabilities.device.type == "cpu" and not in_unit(probabilities):
+        # NaN is no value outside: a net that diverged has metrics, which are NaN
+        outside = probabilities[(probabilities < 0) | (probabilities > 1)]
+        if len(outside):
+            raise ValueError(
+                f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
+            )
+    task.check_values(target)  # on the CPU, where it need not wait
+    if probabilities.numel() == 0:
+        return None
+    decisions = task.decide(probabilities) if decisions is None else decisions
+    return Seen(probabilities, decisions, log_odds, task.harden(target))
+
+
+def take_in(seen: Seen, sources: Mapping[str, Metric]) -> None:
+    """Hand to each source what it takes; nothing, where nothing is known."""
+    for name, source in sources.items():
+        taken = SOURCES[name].take(seen)
+        if taken[0].numel():
+            source.update(*taken)
+
+
+def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | None = None) -> TaskMetrics:
     """The metrics of a task, as a `torchmetrics.MetricCollection`.
 
     - `accuracy`: of decisions; for multilabel of each label's decision (1 - `hamming`). `exact_match`: of
@@ -170,8 +206,7 @@ def make_metrics(
     task = as_task(task)
     for name in names or ():
         lookup(dict.fromkeys(task.metric_names), name, "metric")
-    metrics = {name: TaskMetric(task, name) for name in names or task.metric_names}
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
+    return TaskMetrics(task, names or task.metric_names, prefix)
 
 
 def confusion_matrix(task: Task) -> Metric:
@@ -187,7 +222,8 @@ def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
     Args:
         metrics: Of `make_metrics`, by name.
     """
-    hits, false_alarms, quiet, misses = metrics["accuracy"].stat_scores().unbind(-1)
+    scores = metrics["accuracy"].stat_scores()
+    hits, false_alarms, quiet, misses = scores.unbind(-1)
     columns = {
         "positives": hits + misses,
         "negatives": quiet + false_alarms,
@@ -196,7 +232,7 @@ def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
     columns |= {
         "precision": hits / (hits + false_alarms),
         "recall": hits / (hits + misses),
-        "f1": torch.where(hits + misses > 0, 2 * hits / (2 * hits + misses + false_alarms), torch.nan),
+        "f1": torch.where(hits + misses > 0, f1(scores), torch.nan),
     }
     # of a single class torchmetrics makes a scalar
     return columns | {name: metrics[name].per_class().reshape(-1) for name in RANKING}

@@ -112,11 +112,11 @@ class TaskModule(Recorded, LightningModule):
             _check_made_for(self.criterion, task)
             self.criterion.task = task
         self._task = task
-        self.train_epoch = Epoch(task, "train/").to(self.device)
+        self.train_epoch = Epoch(task, "train/")
         kept: KeptOutputs | None = getattr(getattr(self, "val_epoch", None), "kept", None)
-        self.val_epoch = Epoch(task, "val/").to(self.device)
+        self.val_epoch = Epoch(task, "val/")
         self.val_epoch.kept = kept  # a checkpoint that is evaluated may bring its decision along
-        self.test_epoch = Epoch(task, "test/", self.untuned).to(self.device)
+        self.test_epoch = Epoch(task, "test/", self.untuned)
 
     def decide_by(self, task: Task) -> None:
         """Decide by a task of `fit_decision`; test metrics are then computed without it as well."""
@@ -301,7 +301,9 @@ class TaskModule(Recorded, LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
         self._check_net()
-        optimizer = make_optimizer(self.optimizer_spec, self.parameters())
+        # a fused optimizer undoes the scaling itself, so that nothing can be clipped before its step
+        scaled = self._trainer is not None and getattr(self.trainer.precision_plugin, "scaler", None)
+        optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled)
         scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{self.task.monitor}")
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 

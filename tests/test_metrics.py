@@ -342,7 +342,7 @@ class TestRanking:
         monkeypatch.setattr("lossselect.ranking.MOST_EXACT", 2000)
         for x, y in zip(logits.split(500), target.split(500), strict=True):
             binned.update(task.probabilities(x), y)
-        ranking = binned[name].metric
+        ranking = binned[name].source
         assert ranking.bins is not None
         assert not ranking.scores
         assert binned.compute()[name].item() == pytest.approx(exact.compute()[name].item(), abs=2e-3)
@@ -449,7 +449,7 @@ def test_of_each_metric_it_is_known_which_end_is_better(task):
 
 def test_calibration_error_counts_beyond_float32():
     metrics = ls.make_metrics(ls.Binary(), names=["calibration_error"])
-    metric = metrics["calibration_error"].metric
+    metric = metrics["calibration_error"].source
     metric.sums += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
         torch.arange(15) == 7
     )
