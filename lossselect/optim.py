@@ -56,10 +56,10 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
         spec = {"name": spec}
     spec = spec or {"name": "AdamW", "lr": 1e-3}
     if fused and not {"fused", "foreach", "differentiable"} & spec.keys():
-        takes = inspect.signature(OPTIMIZERS.get(str(spec.get("name")), dict)).parameters
-        if "fused" in takes:
+        cls = OPTIMIZERS.get(str(spec.get("name")))
+        if cls and "fused" in inspect.signature(cls).parameters:
             with suppress(RuntimeError):  # parameters of a dtype, or on a device, that it is not made for
-                return _build(OPTIMIZERS, {**spec, "fused": True}, "optimizer", trained)
+                return _build(OPTIMIZERS, spec, "optimizer", trained, fused=True)
     return _build(OPTIMIZERS, spec, "optimizer", trained)
 
 
@@ -101,7 +101,7 @@ def best_mode(monitor: str) -> str:
     return "min" if monitor.endswith(("loss", "error", "brier", "hamming")) else "max"
 
 
-def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any) -> Any:
+def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any, **more: Any) -> Any:
     name, options = split_name(spec, kind)
     cls = lookup(table, name, kind)
     parameters = inspect.signature(cls).parameters
@@ -112,6 +112,6 @@ def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: 
         if isinstance(default, float) and (value is None or isinstance(value, str)):
             raise ValueError(f"{kind.capitalize()} {name!r}: {key} must be a number, got {value!r}.")
     try:
-        return cls(first, **options)
+        return cls(first, **options, **more)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{kind.capitalize()} {name!r} cannot be built with {options}: {error}") from None
