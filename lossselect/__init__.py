@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .counts import LabelCounts, count_labels
     from .criterion import Loss, select_loss
     from .decision import fit_decision
+    from .execution import StepsPerExecution
     from .guards import GuardWarning, allow
     from .infer import check_task, infer_task
     from .label_lists import LabelLists
@@ -53,6 +54,7 @@ _HOME = {
     "select_loss": "criterion",
     "make_metrics": "metrics",
     "TaskModule": "module",
+    "StepsPerExecution": "execution",
     "tune_decision": "tuning",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "Loss",
     "Multiclass",
     "Multilabel",
+    "StepsPerExecution",
     "Task",
     "TaskModule",
     "Vocabulary",

@@ -124,6 +124,7 @@ class Epoch:
         for task, metrics in ((self.task, self.metrics), (self.untuned, self.untuned_metrics)):
             if task is not None and metrics is not None:
                 decisions = task.predict(outputs)  # in float32, as predictions are made
-                metrics.take(Seen(task.probabilities(wide), decisions, task.log_odds(wide), hard))
+                log_odds = task.log_odds(wide)
+                metrics.take(Seen(log_odds.sigmoid(), decisions, log_odds, hard))
         if self.confusion is not None:
             self.confusion.update(self.task.predict(outputs), hard)

@@ -14,6 +14,7 @@ from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
 from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
+from .data.batches import Block
 from .epoch import Epoch
 from .head import set_head_bias
 from .kept import KeptOutputs
@@ -165,7 +166,8 @@ class TaskModule(Recorded, LightningModule):
                 f"There are several {stage} loaders, whose samples would be mixed in {stage}/loss and the "
                 "metrics. Evaluate one loader after another, or one of a torch.utils.data.ConcatDataset."
             )
-        self._step(batch, epoch)
+        for one in batch.moved(self.moved) if isinstance(batch, Block) else (batch,):
+            self._step(one, epoch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target."""
@@ -293,6 +295,21 @@ class TaskModule(Recorded, LightningModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
         return batch if self.trainer.predicting else self._encoded(batch)
+
+    def moved(self, batch: Any) -> Any:
+        """A batch of a block as Lightning would hand it to a step: encoded, and on the device."""
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = super()._on_before_batch_transfer(batch)
+        return super()._apply_batch_transfer_handler(batch, self.trainer.strategy.root_device)
+
+    # a block itself is passed on as it is
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        return batch if isinstance(batch, Block) else super()._on_before_batch_transfer(batch, dataloader_idx)
+
+    def _apply_batch_transfer_handler(self, batch: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(batch, Block):
+            return batch
+        return super()._apply_batch_transfer_handler(batch, *arguments, **options)
 
     def configure_callbacks(self) -> list[Any]:
         """What starts, logs and saves: a subclass's other hooks need no super()."""

@@ -92,7 +92,8 @@ class Ranking(Metric):
         z, positive, known = (v.gather(1, order) for v in (z, positive, known))
         ends = torch.ones_like(known)
         ends[:, :-1] = z[:, 1:] != z[:, :-1]
-        return _areas(positive & known, ~positive & known, ends)
+        all_differ = ends.device.type == "cpu" and bool(ends.all())  # a look saves a third of the time
+        return _areas(positive & known, ~positive & known, None if all_differ else ends)
 
     def reset(self) -> None:
         """Forget all batches."""

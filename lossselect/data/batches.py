@@ -1,6 +1,6 @@
 """Batches of whole tensors: one indexing operation each, no collating of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,44 @@ class LabelRows:
         return target if index.ndim else target[0]
 
 
+ALIGNED = 64
+"""Bytes: where torch's allocator lets a tensor begin. Elsewhere a matrix product may round otherwise."""
+
+
+class Block:
+    """Some batches that are passed on as one.
+
+    Args:
+        batches: The batches; of the rows of all of them, how many each has.
+        rows: Of all batches, where they were taken at once.
+    """
+
+    def __init__(self, batches: list[Any], rows: EncodedBatch | None = None) -> None:
+        self.batches, self.rows = batches, rows
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.rows is None:
+            return iter(self.batches)
+        parts = [_split(values, self.batches) for values in self.rows]
+        return (EncodedBatch(*values) for values in zip(*parts, strict=True))
+
+    def moved(self, move: Callable[[Any], Any]) -> "Block":
+        """What `move` makes of the batches, at once where that can be."""
+        if self.rows is None:
+            return Block([move(batch) for batch in self.batches])
+        return Block(self.batches, move(self.rows))
+
+
+def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
+    """Views of each batch's rows; copies where a view would not begin where a tensor does."""
+    if values is None:
+        return [None] * len(sizes)
+    return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
+
+
 class TensorBatches(Dataset[Any]):
     """Some rows of what is held in memory, taken a batch at a time.
 
@@ -53,6 +91,11 @@ class TensorBatches(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
         """The whole batch at once: what a DataLoader asks for where a data set has this method."""
         return self._taken(self.rows[torch.as_tensor(indices)])
+
+    def block(self, batches: list[list[int]]) -> Block:
+        """The batches of these indices, with all of their rows taken at once."""
+        rows = self.__getitems__([index for indices in batches for index in indices])
+        return Block([len(indices) for indices in batches], rows)
 
     def _taken(self, rows: Any) -> EncodedBatch:
         weights = None if self.weights is None else self.weights[rows]

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -164,14 +164,16 @@ class Task(ABC):
         For ordered classes they are num_classes, from num_classes - 1 logits.
         """
         scores = self.calibrated(logits)
-        return scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(1)
+        if self.activation == "sigmoid":
+            return scores.sigmoid()
+        return _side_by_side(torch.softmax, scores) if _is_short(scores) else scores.softmax(1)
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """log p - log(1 - p) of each probability: what ranks where p itself is 1 for all digits it has."""
         scores = self.calibrated(logits)
         if self.activation == "sigmoid":
             return scores
-        log_p = scores.log_softmax(1)
+        log_p = _side_by_side(torch.log_softmax, scores) if _is_short(scores) else scores.log_softmax(1)
         # of the likeliest class 1 - p is a sum of what is small; of the others p is
         top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, log_p.argmax(1, keepdim=True), True)
         rest = log_p.masked_fill(top, -math.inf).logsumexp(1, keepdim=True)
@@ -254,6 +256,20 @@ class Task(ABC):
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen
+
+
+SHORT = 64
+"""Rows of up to so many classes are normalised side by side on the CPU."""
+
+
+def _is_short(scores: Tensor) -> bool:
+    return scores.device.type == "cpu" and scores.ndim == 2 and scores.shape[1] <= SHORT
+
+
+def _side_by_side(normalise: Callable[..., Tensor], scores: Tensor) -> Tensor:
+    """torch's kernel goes through rows one by one, and short ones do not fill its vectors: of 10 classes
+    a transposed copy, there and back, takes a fifth of the time."""
+    return normalise(scores.t().contiguous(), 0).t().contiguous()
 
 
 def along_classes(values: Tensor, like: Tensor) -> Tensor:
