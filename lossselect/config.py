@@ -41,6 +41,9 @@ FILES = ("table", "arrays")
 NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing")
 """Settings of theirs that take a name, or a list of names."""
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of torch.compile; reduce-overhead makes CUDA graphs."""
+
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
 
@@ -63,6 +66,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("seed", config["seed"], 0, MOST_SEED)
     whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
+    whole("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
+    if (mode := config["trainer"].get("compile", False)) not in (True, False, *COMPILE_MODES):
+        raise ValueError(
+            f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
+        )
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config["check_only"], bool):

@@ -42,9 +42,9 @@ class Epoch:
         self.confusion = None if training or not confusable else confusion_matrix(task)
         # "disable": a NaN loss shows as NaN, and looking for one would sync. Two sums, as MeanMetric of
         # torchmetrics 1.9 forgets its weights then.
-        self.loss_sum = SumMetric(nan_strategy="disable").set_dtype(torch.float32)
-        self.loss_count = SumMetric(nan_strategy="disable").set_dtype(torch.float32)
-        self._held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.loss_sum = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self.loss_count = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
         self._held_bytes = 0
         self.kept: KeptOutputs | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
@@ -59,13 +59,14 @@ class Epoch:
 
     def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
-        # copies: a loader may fill the same buffer again, and a CUDA graph its output
+        # copies: a loader may fill the same buffer again, and a CUDA graph its outputs
         logits, target = logits.detach().clone(), target.detach().clone()
+        sums = torch.stack([total.detach(), count.to(total.dtype)])
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
             target = positions_as_rows(target) if target.ndim == logits.ndim else target.flatten()
             logits = positions_as_rows(logits)
-        self._held.append((total.detach(), count, logits, target))
+        self._held.append((sums, logits, target))
         self._held_bytes += logits.nbytes + target.nbytes
         if self._held_bytes > HELD_BYTES or len(self._held) >= HELD_STEPS:
             self._flush()
@@ -100,17 +101,18 @@ class Epoch:
     def _flush(self) -> None:
         if not self._held:
             return
-        total, count, logits, targets = zip(*self._held, strict=True)
+        summed, logits, targets = zip(*self._held, strict=True)
         self._held, self._held_bytes = [], 0
-        sums, counts, outputs = torch.stack(total), torch.stack(count), torch.cat(logits)
+        sums, outputs = torch.stack(summed), torch.cat(logits)
         if outputs.device.type == "mps":  # which has no float64
-            sums, counts, outputs = sums.cpu(), counts.cpu(), outputs.cpu()
+            sums, outputs = sums.cpu(), outputs.cpu()
             targets = tuple(target.cpu() for target in targets)
         if outputs.device != self.loss_sum.device:
             for part in self._parts():
                 part.to(outputs.device)
-        self.loss_sum.update(sums)
-        self.loss_count.update(counts)
+        total, count = sums.double().sum(0)
+        self.loss_sum.update(total)
+        self.loss_count.update(count)
         if self.kept is not None:
             self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
         if self.task.activation == "softmax":

@@ -21,6 +21,7 @@ GUARDS = {
     "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
     "no_head_bias": "a net without a last bias that could start from the shares of the classes",
     "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
+    "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
     "one_class": "a validation or test split in which one class is all there is",
     "one_label_each": "multilabel rows that all have exactly one label",
     "rare_class": "classes of too few rows to be in every split",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
+from .compiled import CompiledStep
 from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
 from .data.batches import Block
@@ -95,6 +96,7 @@ class TaskModule(Recorded, LightningModule):
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
+        self.compiled: CompiledStep | None = None
         self.watch = OutputWatch()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
@@ -188,10 +190,26 @@ class TaskModule(Recorded, LightningModule):
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
             )
-        logits, target, weight = self._outputs(batch)
-        loss, total, count = self._loss(logits, target, weight)
+        if self.compiled and self.watch.graph_seen:
+            encoded = self._encoded(batch)
+            logits, loss, total, count = self.compiled(self, *encoded)
+            target = encoded.target
+        else:  # what is looked at of the first batch to train on, a compiled step would not show
+            logits, target, weight = self._outputs(batch)
+            loss, total, count = self._loss(logits, target, weight)
         epoch.update(total, count, logits, target)
         return loss
+
+    def compile(self, **options: Any) -> None:
+        """Put forward and loss of each step through torch.compile, in place.
+
+        The first batch is looked at without. Where compiling fails (no compiler for the platform, say) there
+        is a warning, and training goes on without.
+
+        Args:
+            options: Of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
+        """
+        self.compiled = CompiledStep(_forward_and_loss, **options)
 
     def _outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
@@ -402,6 +420,14 @@ class TaskModule(Recorded, LightningModule):
         module.load_state_dict(weights, strict=strict)
         device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
         return module.to(device)
+
+
+def _forward_and_loss(
+    module: TaskModule, inputs: Any, target: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The logits of a batch, its loss, and that one's numerator and denominator."""
+    logits = module(inputs)
+    return logits, *module._loss(logits, target, weight)
 
 
 NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix")

@@ -234,6 +234,10 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
         if entry and entry.get("monitor") != "epoch":  # which is better with each epoch, and stops nothing
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
     options = plain_values(config.trainer)
+    if (steps := options.get("steps_per_execution", 1)) > 1:
+        from .execution import StepsPerExecution
+
+        callbacks.append(StepsPerExecution(steps))
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
     options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
     if options["enable_progress_bar"]:

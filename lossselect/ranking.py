@@ -3,6 +3,8 @@
 AUROC and average precision are exact while small, and in bounded memory when large.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,15 +25,18 @@ WIDEST = 40.0
 class Ranking(Metric):
     """How log-odds rank the positives of each class above the rest: AUROC and average precision, (2, C).
 
-    - AUROC = sum_g n_g (P_g + P_(g-1)) / 2 / (P N), AP = sum_g (p_g / P) P_g / (P_g + N_g), over the groups
-      g of equal log-odds, the highest first, with p_g positives and n_g negatives in the group, P_g and N_g
-      up to its end, P and N in all. NaN where there is no positive or no negative.
+    With H_i and F_i the positives and negatives that are at least as high as positive i of P, N the number
+    of negatives, and H'_i, F'_i those that are higher:
 
-    Written out, since torchmetrics goes through the classes one by one and sorts them for each of the two:
-    with 10 classes its part of an epoch is five times as long. With more than `MOST_EXACT` outputs, log-odds
-    are counted in bins of equal width between -40 and 40 (.01 each up to 2048 classes), and outputs within
-    one bin are ties; torchmetrics' own bins are of probability, the same for all classes: where all scores
-    are below .01 they see none.
+    - AUROC = 1 - mean_i (F_i + F'_i) / 2 / N: a tie is half a mistake;
+    - AP = mean_i H_i / (H_i + F_i).
+
+    NaN where there is no positive or no negative. Written out on the CPU, since torchmetrics goes through
+    thresholds where two sorts tell all: of 64,000 rows and 10 classes it takes fifteen times as long.
+
+    With more than `MOST_EXACT` outputs, log-odds are counted in bins of equal width between -40 and 40 (.01
+    each up to 2048 classes), and outputs within one bin are ties; torchmetrics' own bins are of probability,
+    the same for all classes: where all scores are below .01 they see none.
 
     Args:
         task: Tells the classes.
@@ -83,17 +88,26 @@ class Ranking(Metric):
         if self.bins is not None:
             self._put_in_bins()
             negatives, positives = self.bins.view(2, self.task.num_probabilities, -1).flip(-1)
-            return _areas(positives, negatives, None)
+            return _areas_of_bins(positives, negatives)
         if not self.count:
             return torch.full((2, self.task.num_probabilities), torch.nan, dtype=torch.double)
         z, truth = (v if isinstance(v, Tensor) else torch.cat(v) for v in (self.scores, self.truth))
-        positive, known = (v.t().expand(z.shape[1], -1) for v in self._by_class(truth))
-        order, z = _descending(z), z.t()
-        z, positive, known = (v.gather(1, order) for v in (z, positive, known))
-        ends = torch.ones_like(known)
-        ends[:, :-1] = z[:, 1:] != z[:, :-1]
-        all_differ = ends.device.type == "cpu" and bool(ends.all())  # a look saves a third of the time
-        return _areas(positive & known, ~positive & known, None if all_differ else ends)
+        z, truth = z.t().contiguous(), truth.t().contiguous() if truth.ndim > 1 else truth
+        areas = [_areas(*column) for column in self._columns(z.cpu().numpy(), truth.cpu().numpy())]
+        return torch.tensor(areas, dtype=torch.double, device=z.device).t()
+
+    def _columns(self, z: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each class the scores that count, and which of them are of positives."""
+        if self.task.activation == "sigmoid":
+            for scores, labels in zip(z, truth, strict=True):
+                known = labels != IGNORE_INDEX
+                yield (scores, labels == 1) if known.all() else (scores[known], labels[known] == 1)
+            return
+        known = truth != IGNORE_INDEX
+        if not known.all():
+            z, truth = z[:, known], truth[known]
+        for c, scores in enumerate(z):
+            yield scores, truth == c
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -101,35 +115,29 @@ class Ranking(Metric):
         self.count, self.bins = 0, None
 
 
-def _descending(z: Tensor) -> Tensor:
-    """(C, N): the rows of each column, the highest first."""
-    if z.device.type == "cpu":
-        # six times as fast as torch's for float64, which is not vectorised
-        return torch.from_numpy(np.argsort(-z.numpy().T, axis=1))
-    return z.t().argsort(1, descending=True)
-
-
-def _areas(positives: Tensor, negatives: Tensor, ends: Tensor | None) -> Tensor:
-    """AUROC and average precision (2, C) of counts (C, M) by rank, the highest first.
-
-    Args:
-        positives, negatives: At each rank; whole numbers or bool.
-        ends: Which ranks are the last of a group of equal log-odds; None where each is a group of its own.
-    """
-    hits, misses = positives.cumsum(1), negatives.cumsum(1)
-    # up to the end of the group before
-    hits_before, misses_before = (
-        torch.nn.functional.pad(n if ends is None else (n * ends).cummax(1).values, (1, -1))
-        for n in (hits, misses)
+def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """AUROC and average precision of one class."""
+    everyone, mine = np.sort(scores), np.sort(scores[positive])
+    total, rest = len(mine), len(scores) - len(mine)
+    if not total or not rest or np.isnan(everyone[-1]):
+        return np.nan, np.nan
+    # of all and of the positives: how many are at least as high as a positive, and how many are higher
+    (level, higher), (hits, higher_hits) = (
+        [len(among) - np.searchsorted(among, mine, side) for side in ("left", "right")]
+        for among in (everyone, mine)
     )
-    total, rest = hits[:, -1].double(), misses[:, -1].double()
-    new_hits, new_misses = hits - hits_before, misses - misses_before
-    if ends is not None:
-        new_hits, new_misses = new_hits * ends, new_misses * ends
-    auroc = (new_misses * (hits + hits_before)).sum(1).double() / (2 * total * rest)
-    precision = hits / (hits + misses).clamp(min=1).double()
-    areas = torch.stack([auroc, (new_hits * precision).sum(1) / total])
-    return torch.where((total > 0) & (rest > 0), areas, torch.nan)
+    wrong = ((level - hits) + (higher - higher_hits)).mean() / 2
+    return 1 - wrong / rest, (hits / level).mean()
+
+
+def _areas_of_bins(positives: Tensor, negatives: Tensor) -> Tensor:
+    """AUROC and average precision (2, C) of counts (C, B), the likeliest bin first."""
+    hits, misses = positives.cumsum(1), negatives.cumsum(1)
+    total, rest = hits[:, -1:].double(), misses[:, -1:].double()
+    wrong = (positives * (2 * misses - negatives)).sum(1, keepdim=True) / (2 * total * rest)
+    precision = (positives * (hits / (hits + misses).clamp(min=1).double())).sum(1, keepdim=True) / total
+    areas = torch.where((total > 0) & (rest > 0), torch.cat([1 - wrong, precision], 1), torch.nan)
+    return areas.t()
 
 
 class RowMean(Metric):

@@ -179,6 +179,11 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
         config.head_bias,
         spec_of(config.mix),
     )
+    if compile_by := config.trainer.get("compile"):
+        import torch
+
+        torch.compiler.reset()  # a function is compiled eight times, then left: the jobs of a sweep are more
+        module.compile(**({} if compile_by is True else {"mode": compile_by}))
     if isinstance(data, TensorData):  # else fit counts the labels
         module.use_counts(data.counts["train"])
     return module, data

@@ -13,6 +13,9 @@ from .names import check_options
 OURS = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
 """Arguments of the trainer that are groups of the config, or follow from the run."""
 
+OF_STEPS = ("steps_per_execution", "compile")
+"""Settings beside Lightning's: how a step is taken."""
+
 
 def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
     """A trainer with the settings `trainer.*`; to try them out, nothing more is needed.
@@ -22,7 +25,8 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
     """
     quiet()
     known = [name for name in inspect.signature(Trainer).parameters if name not in OURS]
-    check_options(options, known, "trainer")
+    check_options(options, [*known, *OF_STEPS], "trainer")
+    options = {name: value for name, value in options.items() if name not in OF_STEPS}
     ours = {"logger": False, "enable_checkpointing": False, **ours}
     try:
         trainer = Trainer(**options, **ours, enable_model_summary=False)

@@ -1,0 +1,320 @@
+"""K steps in a turn of the loop: to the bit what K turns do."""
+
+import lightning.pytorch as L
+import polars as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lossselect as ls
+from lossselect.data.batches import TensorBatches
+
+TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(4)}
+ROWS, BATCH = 13 * 19 + 5, 13  # 20 batches, the last one shorter
+
+
+def net(task):
+    return nn.Sequential(
+        nn.Linear(7, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, task.num_outputs)
+    )
+
+
+def arrays(task):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(ROWS, 7, generator=generator)
+    return inputs, task.encode(task.predict(inputs[:, : task.num_outputs]))
+
+
+def ours(task, **options):
+    return TensorBatches(*arrays(task)).loader(BATCH, **options)
+
+
+def users(task, shuffle=False, **options):
+    return DataLoader(TensorDataset(*arrays(task)), BATCH, shuffle=shuffle, **options)
+
+
+class Steps(Callback):
+    """What others see of a run."""
+
+    def __init__(self):
+        self.validated_at, self.saved_at = [], []
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.validated_at.append(trainer.global_step)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.saved_at.append(trainer.global_step)
+
+
+def fit(
+    tmp_path,
+    steps,
+    task=TASKS["multiclass"],
+    make=ours,
+    module=ls.TaskModule,
+    callbacks=(),
+    of=None,
+    **options,
+):
+    torch.manual_seed(0)
+    built = module(task, net(task), **(of or {"optimizer": {"name": "Adam", "lr": 0.01}}))
+    seen = Steps()
+    trainer = L.Trainer(
+        **{"max_epochs": 2, "accelerator": "cpu", "logger": CSVLogger(tmp_path / str(steps)), **options},
+        callbacks=[ls.StepsPerExecution(steps), seen, *callbacks],
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(built, make(task, shuffle=True), make(task))
+    return built, trainer, seen
+
+
+def assert_same(one, other):
+    (module, trainer, seen), (module2, trainer2, seen2) = one, other
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, module2.state_dict()[key]), key
+    state, state2 = (t.optimizers[0].state_dict()["state"] for t in (trainer, trainer2))
+    for key, entry in state.items():
+        for name, value in entry.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, state2[key][name]), name
+    assert trainer.global_step == trainer2.global_step
+    assert trainer.current_epoch == trainer2.current_epoch
+    assert seen.validated_at == seen2.validated_at
+    assert seen.saved_at == seen2.saved_at
+    logged, logged2 = trainer.callback_metrics, trainer2.callback_metrics
+    assert logged.keys() == logged2.keys()
+    for name, value in logged.items():
+        assert torch.equal(value, logged2[name]), name
+    text, text2 = ((trainer.loggers[0].log_dir + "/metrics.csv") for trainer in (trainer, trainer2))
+    with open(text) as file, open(text2) as file2:
+        assert file.read() == file2.read()
+
+
+CASES = {
+    "plain": {},
+    "clipped": {"gradient_clip_val": 0.05},
+    "clipped by value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "accumulated": {"accumulate_grad_batches": 3},
+    "bf16": {"precision": "bf16-mixed"},
+    "double": {"precision": "64-true"},
+    "max_steps within a block": {"max_steps": 27},
+    "max_steps of accumulated groups": {"max_steps": 9, "accumulate_grad_batches": 3},
+    "a few batches": {"limit_train_batches": 7, "limit_val_batches": 3},
+    "a share of the batches": {"limit_train_batches": 0.5},
+    "validated within an epoch": {"val_check_interval": 6},
+    "validated across epochs": {"val_check_interval": 7, "check_val_every_n_epoch": None},
+    "validated by shares": {"val_check_interval": 0.3},
+    "one batch": {"overfit_batches": 1},
+    "a smoke test": {"fast_dev_run": 3, "logger": False},
+    "loaders made anew": {"reload_dataloaders_every_n_epochs": 1},
+}
+
+
+@pytest.mark.parametrize("make", [ours, users], ids=["ours", "users"])
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_the_same_to_the_bit(options, make, tmp_path):
+    one, other = (fit(tmp_path, steps, make=make, **options) for steps in (1, 8))
+    if options.get("fast_dev_run"):
+        for p, q in zip(one[0].parameters(), other[0].parameters(), strict=True):
+            assert torch.equal(p, q)
+        assert one[1].global_step == other[1].global_step == 3
+        return
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("steps", [2, 20, 64])
+def test_of_each_task_and_size(task, steps, tmp_path):
+    assert_same(fit(tmp_path, 1, task), fit(tmp_path, steps, task))
+
+
+SCHEDULES = {
+    "each step": {"name": "OneCycleLR", "max_lr": 0.05, "total_steps": 40},
+    "some steps": {"name": "StepLR", "step_size": 3, "gamma": 0.7, "interval": "step"},
+    "each epoch": {"name": "CosineAnnealingLR", "T_max": 2},
+    "by a metric": {"name": "ReduceLROnPlateau", "patience": 0},
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_schedules(schedule, accumulate, tmp_path):
+    of = {"optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9}, "scheduler": schedule}
+    assert_same(*(fit(tmp_path, k, of=of, accumulate_grad_batches=accumulate) for k in (1, 8)))
+
+
+def test_a_schedule_of_a_frequency_of_its_own(tmp_path):
+    class Rare(ls.TaskModule):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), 0.1)
+            scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+            entry = {"scheduler": scheduler, "interval": "step", "frequency": 3}
+            return {"optimizer": optimizer, "lr_scheduler": entry}
+
+    assert_same(*(fit(tmp_path, k, module=Rare, of={}) for k in (1, 8)))
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGS", "Rprop", "AdamW"])
+def test_optimizers(optimizer, tmp_path):
+    of = {"optimizer": {"name": optimizer, "lr": 0.01}}
+    assert_same(*(fit(tmp_path, k, of=of, max_epochs=1) for k in (1, 8)))
+
+
+def test_what_a_step_does_beside_is_done_for_each(tmp_path):
+    """Overridden hooks of module and callbacks see every batch and every step, and its number."""
+    calls = []
+
+    class Own(ls.TaskModule):
+        def training_step(self, batch, batch_idx):
+            calls.append(("step", batch_idx, len(batch.target)))
+            loss = super().training_step(batch, batch_idx)
+            self.log("own", loss, on_step=True, on_epoch=True, batch_size=len(batch.target))
+            return loss
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            calls.append(("transfer", len(batch[1])))
+            return super().on_before_batch_transfer(batch, dataloader_idx)
+
+        def on_after_backward(self):
+            calls.append("backward")
+
+    class Watching(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            calls.append(("optimizer", trainer.global_step))
+
+    runs, seen = [], []
+    for steps in (1, 8):
+        calls.clear()
+        runs.append(
+            fit(
+                tmp_path,
+                steps,
+                make=users,
+                module=Own,
+                callbacks=[Watching()],
+                enable_checkpointing=False,
+            )
+        )
+        seen.append([call for call in calls if call != ("transfer", 13)])
+    assert seen[0] == seen[1]
+    assert sum(call == "backward" for call in seen[0]) == 40
+    for p, q in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
+        assert torch.equal(p, q)
+    torch.testing.assert_close(*(run[1].callback_metrics["own_epoch"] for run in runs))
+    tables = [pl.read_csv(f"{run[1].loggers[0].log_dir}/metrics.csv") for run in runs]
+    steps = [table.filter(pl.col("own_epoch").is_not_null())["step"].to_list() for table in tables]
+    assert steps[0] == steps[1] == [19, 39]
+
+
+def test_checkpoints_are_saved_where_they_are_due(tmp_path):
+    runs = []
+    for steps in (1, 8):
+        saving = ModelCheckpoint(tmp_path / f"saved{steps}", every_n_train_steps=6, save_top_k=-1)
+        runs.append(fit(tmp_path, steps, callbacks=[saving]))
+    assert_same(*runs)
+    names = [sorted(path.name for path in (tmp_path / f"saved{k}").iterdir()) for k in (1, 8)]
+    assert names[0] == names[1]
+    assert len(names[0]) == 6
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*os.fork.*")
+def test_workers(tmp_path):
+    def make(task, **options):
+        return users(task, num_workers=1, **options)
+
+    assert_same(*(fit(tmp_path, k, make=make) for k in (1, 8)))
+
+
+def test_a_loader_without_an_end(tmp_path):
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            inputs, target = arrays(TASKS["multiclass"])
+            while True:
+                yield inputs[:8], target[:8]
+
+    def make(task, shuffle=False):
+        return DataLoader(Endless(), batch_size=None)
+
+    given = {"limit_val_batches": 2, "max_steps": 11, "max_epochs": -1, "limit_train_batches": 5}
+    assert_same(*(fit(tmp_path, k, make=make, **given) for k in (1, 8)))
+
+
+def test_views_that_begin_elsewhere_are_copied():
+    inputs = torch.randn(6, 3)
+    block = TensorBatches(inputs, torch.zeros(6)).block([[0, 1], [2], [3, 4, 5]])
+    assert len(block) == 3
+    for batch, rows in zip(block, ([0, 1], [2], [3, 4, 5]), strict=True):
+        assert torch.equal(batch.inputs, inputs[rows])
+        assert batch.inputs.data_ptr() % 64 == 0
+
+
+class TestRefused:
+    def test_what_is_no_number(self):
+        with pytest.raises(
+            ValueError, match="steps_per_execution must be a whole number of at least 1, got 0"
+        ):
+            ls.StepsPerExecution(0)
+
+    def test_another_module(self, tmp_path):
+        trainer = L.Trainer(
+            callbacks=[ls.StepsPerExecution(4)],
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            default_root_dir=tmp_path,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        with pytest.raises(
+            ValueError, match="steps_per_execution needs a TaskModule, and BoringModel is none"
+        ):
+            trainer.fit(BoringModel())
+
+    def test_optimization_by_hand(self, tmp_path):
+        class Own(ls.TaskModule):
+            automatic_optimization = False
+
+        with pytest.raises(ValueError, match="needs Lightning's optimization, and Own optimizes by itself"):
+            fit(tmp_path, 4, module=Own)
+
+    def test_several_loaders(self, tmp_path):
+        def make(task, shuffle=False):
+            return {"a": ours(task), "b": ours(task)} if shuffle else ours(task)
+
+        with pytest.raises(ValueError, match="needs one train loader, and there are 2"):
+            fit(tmp_path, 4, make=make)
+
+    def test_weight_averaging(self, tmp_path):
+        averaging = L.callbacks.WeightAveraging()
+        with pytest.raises(ValueError, match=r"as WeightAveraging must\. Leave it at 1"):
+            fit(tmp_path, 4, callbacks=[averaging])
+
+
+def test_at_the_command_line(command):
+    same = ["task=multiclass", "trainer.max_epochs=2"]
+    code, _, _ = command(*same, "trainer.steps_per_execution=16", "hydra.run.dir=blocks")
+    assert code == 0
+    command(*same, "hydra.run.dir=turns")
+    blocks, turns = (
+        torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("blocks", "turns")
+    )
+    assert blocks["global_step"] == turns["global_step"]
+    for key, value in blocks["state_dict"].items():
+        assert torch.equal(value, turns["state_dict"][key])
+
+
+@pytest.mark.parametrize("given", ["0", "two", "1.5", "true"])
+def test_a_mistake_at_the_command_line(given, command, tmp_path):
+    code, _, said = command("task=binary", f"trainer.steps_per_execution={given}")
+    assert code == 1
+    assert "trainer.steps_per_execution must be a whole number of at least 1, got" in said
+    assert not [*tmp_path.iterdir()]
