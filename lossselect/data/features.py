@@ -1,7 +1,7 @@
 """Columns of a table -> the numbers that a net takes, by what the train split says."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,11 +25,12 @@ SOME_ROWS = 1 << 17
 class TableRows:
     """Rows of features, held as numbers and codes; those of a batch are made when it is taken.
 
-    A one-hot matrix of a whole table would take a float for each category and row. `hashes` are of each
-    row as it was read: equal rows have equal ones.
+    A one-hot matrix of a whole table would take a float for each category and row. `numbers` are a tensor, or
+    anything that rows can be taken of as of one. `hashes` are of each row as it was read: equal rows have
+    equal ones.
     """
 
-    def __init__(self, numbers: Tensor, codes: Tensor, num_features: int, hashes: pl.Series) -> None:
+    def __init__(self, numbers: Any, codes: Tensor, num_features: int, hashes: pl.Series) -> None:
         self.numbers, self.codes, self.hashes = numbers, codes, hashes
         self.shape = (len(numbers), num_features)
 
@@ -104,8 +105,16 @@ class Features:
             )
         numbers = _fit_numbers([*read.values()], train)
         categories = [_fit_category(text.gather(train)) for text in texts.values()]
-        fitted = [*numbers, *categories]
-        constant = [name for name, column in zip([*read, *texts], fitted, strict=True) if column is None]
+        return cls.telling(dict(zip([*read, *texts], [*numbers, *categories], strict=True)), reading)
+
+    @classmethod
+    def telling(cls, fitted: Mapping[str, Number | Category | None], reading: Reading) -> "Features":
+        """Of what was fitted to each column, which is None where all train rows have one value.
+
+        Raises:
+            ValueError: that is so of all columns.
+        """
+        constant = [name for name, column in fitted.items() if column is None]
         if len(constant) == len(fitted):
             raise ValueError(
                 f"No column tells rows apart: {some(constant)} have one value in all train rows."
@@ -115,7 +124,9 @@ class Features:
                 "constant_feature",
                 f"Columns that have one value in all train rows are left out: {some(constant)}.",
             )
-        return cls(tuple(filter(None, numbers)), tuple(filter(None, categories)), reading)
+        numbers = tuple(column for column in fitted.values() if isinstance(column, Number))
+        categories = tuple(column for column in fitted.values() if isinstance(column, Category))
+        return cls(numbers, categories, reading)
 
     @property
     def names(self) -> list[str]:
@@ -145,12 +156,7 @@ class Features:
         read = [self.reading.numbers(frame[number.name], first_row) for number in self.numbers]
         texts = [self.reading.text(frame[category.name]) for category in self.categories]
         numbers = _matrix(_frame(read), self._standardised(), torch.float32, frame.height)
-        if not numbers.sum().isfinite() and not bool((finite := numbers.isfinite()).all()):
-            row, place = (~finite).nonzero()[0].tolist()
-            raise ValueError(
-                f"Row {row + first_row} of column {self.names[place]!r} is too large: in units of the "
-                "train rows' standard deviation it is no float32."
-            )
+        self.check_range(numbers, first_row)
         codes, unknown = self._coded(texts, first=numbers.shape[1])
         for number, column in zip(self.numbers, read, strict=True):
             if not number.missing and column.null_count():
@@ -158,6 +164,15 @@ class Features:
         coded = _matrix(_frame(codes), [pl.col(str(i)) for i in range(len(codes))], torch.int32, frame.height)
         hashes = _frame([*read, *texts]).hash_rows()
         return TableRows(numbers, coded, len(self.names), hashes), unknown
+
+    def check_range(self, numbers: Tensor, first_row: int) -> None:
+        """ValueError for a feature that float32 does not hold, (rows, numbers) being standardised ones."""
+        if not numbers.sum().isfinite() and not bool((finite := numbers.isfinite()).all()):
+            row, place = (~finite).nonzero()[0].tolist()
+            raise ValueError(
+                f"Row {row + first_row} of column {self.names[place]!r} is too large: in units of the "
+                "train rows' standard deviation it is no float32."
+            )
 
     def _standardised(self) -> list[pl.Expr]:
         """The features of columns "0", "1", ... of numbers."""
@@ -227,17 +242,38 @@ def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | N
         means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
         least, most = known.min(), known.max()
         for i, column in enumerate(some_columns):
-            mean, std, missing = means[str(i)][0], deviations[str(i)][0], gaps[str(i)][0] > 0
-            if std is not None and not math.isfinite(std):
-                raise ValueError(
-                    f"The numbers of column {column.name!r} are so large that their standard deviation is "
-                    "none of float64: scale them, or leave the column out with data.exclude."
-                )
             # of a constant .1 the deviation is no 0, but what rounding leaves
             constant = least[str(i)][0] == most[str(i)][0]
-            tells = mean is not None and (not constant or missing)
-            fitted.append(Number(column.name, mean, 1.0 if constant else std, missing) if tells else None)
+            fitted.append(
+                fit_number(
+                    column.name, means[str(i)][0], deviations[str(i)][0], constant, gaps[str(i)][0] > 0
+                )
+            )
     return fitted
+
+
+def fit_number(
+    name: str, mean: float | None, std: float | None, constant: bool, missing: bool
+) -> Number | None:
+    """What becomes of a column of numbers; None for one that has one value in all train rows.
+
+    Args:
+        name: Of the column.
+        mean, std: Of the train rows' numbers; None where there are none.
+        constant: Whether these are all the same.
+        missing: Whether train rows lack one.
+
+    Raises:
+        ValueError: a deviation that is no number.
+    """
+    if std is not None and not math.isfinite(std):
+        raise ValueError(
+            f"The numbers of column {name!r} are so large that their standard deviation is "
+            "none of float64: scale them, or leave the column out with data.exclude."
+        )
+    if mean is None or std is None or (constant and not missing):
+        return None
+    return Number(name, mean, 1.0 if constant else std, missing)
 
 
 def _fit_category(text: pl.Series) -> Category | None:
