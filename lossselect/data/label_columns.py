@@ -233,16 +233,9 @@ def labels_of_matrix(
     Raises:
         ValueError: other values, names that are neither those of the columns nor all others.
     """
-    given = [*names] if options.class_names is None else [*map(str, options.class_names)]
-    if len(given) != len(names):
-        raise ValueError(f"There are {len(names)} labels, but {len(given)} class_names.")
-    if set(given) == set(names):
-        matrix = matrix[:, [[*names].index(name) for name in given]]
-    elif both := [name for name in given if name in names]:
-        raise ValueError(
-            f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be the "
-            "name of two. Give the columns' names in your order, or other names for them in their order."
-        )
+    given, order = order_of_labels(names, options)
+    if order is not None:
+        matrix = matrix[:, order]
     if np.isnan(matrix).all() and fitted is None:
         raise ValueError("All labels are missing: there is nothing to learn from.")
     task, reason = options.task, ""
@@ -251,4 +244,26 @@ def labels_of_matrix(
         reason = f"{what} 0 and 1, and {why}"
     # here rows are still those of the file
     make_task(task, class_names=given if task != "binary" else None).encode(matrix)
-    return Labels(task, reason, matrix.astype(np.float32), tuple(given), None)
+    return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(given), None)
+
+
+def order_of_labels(names: Sequence[str], options: LabelOptions) -> tuple[list[str], list[int] | None]:
+    """The labels' names as the user gives them, and the columns' places in that order if it is another one.
+
+    Raises:
+        ValueError: names that are neither those of the columns nor all others.
+    """
+    if options.class_names is None:
+        return [*names], None
+    given = [*map(str, options.class_names)]
+    if len(given) != len(names):
+        raise ValueError(f"There are {len(names)} labels, but {len(given)} class_names.")
+    places = {name: place for place, name in enumerate(names)}
+    if set(given) == set(names):
+        return given, [places[name] for name in given]
+    if both := [name for name in given if name in places]:
+        raise ValueError(
+            f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be the "
+            "name of two. Give the columns' names in your order, or other names for them in their order."
+        )
+    return given, None
