@@ -181,7 +181,7 @@ class TestArrays:
     def test_by_name_and_from_two_files(self, tmp_path):
         path = self.saved(tmp_path, a=np.eye(2, dtype=np.float16), b=np.array([b"x", b"y"]))
         inputs, labels = read_arrays(path, "a", "b")
-        assert inputs.dtype == np.float64
+        assert inputs.dtype == np.float16
         assert labels.tolist() == ["x", "y"]
         np.save(tmp_path / "x.npy", np.eye(2))
         np.save(tmp_path / "y.npy", np.array([0, 1]))
@@ -219,7 +219,7 @@ class TestArrays:
                 (None, None),
                 "that it may be: X, x. Say data.features=",
             ),
-            ({"X": np.eye(2), "y": np.array(1)}, (None, None), "have an entry for each row"),
+            ({"X": np.eye(2), "y": np.array(1)}, (None, None), "or strings, got int64 of shape () in "),
             (
                 {"X": np.eye(2), "y": np.array([b"\xe9", b"a"])},
                 (None, None),

@@ -1,65 +1,89 @@
-"""Features and labels from NumPy's files: one .npz, or a .npy of each. Nothing in them is executed."""
+"""Features and labels from NumPy's files: one .npz, or a .npy of each. Nothing in them is executed.
+
+A .npy is mapped, not loaded: of features, and of a matrix of labels, those rows are read that are taken.
+"""
 
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from ..label_lists import LabelLists
 from ..names import nearest, some
+from .sparse_labels import lists_of
 
+BLOCK = 1 << 20
+"""How many values of a file are looked at at once: 8 MB as float64, which stay in a processor's cache."""
 FEATURES = ("features", "X", "x", "inputs", "data")
 LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
 
-def read_arrays(path: str, features: str | None, target: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and labels (N,) or (N, L).
+def read_arrays(
+    path: str, features: str | None, target: str | None
+) -> tuple[np.ndarray, np.ndarray | LabelLists]:
+    """Features (N, F) and labels (N,) or (N, L), or lists of them.
 
     Args:
         path: A .npz that holds both, or a .npy of features.
         features: The name of their array in the .npz; by default one of the usual names.
-        target: The same for the labels; beside a .npy the path of theirs.
+        target: The same for the labels; beside a .npy the path of theirs, a .npy or lists in a .npz.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that holds something else.
     """
-    labels: np.ndarray
-    if Path(path).suffix.lower() not in (".npz", ".npy"):
-        raise ValueError(f"{path} must end in .npz or .npy; tables are read by data=table.")
-    if Path(path).suffix == ".npz":
+    labels: np.ndarray | LabelLists
+    if _suffix(path) == ".npz":
         with _opened(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
             labels = _entry(file, target, LABELS, "data.target", path)
     elif target is None:
         raise ValueError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
+    elif _suffix(target) == ".npz":
+        inputs = _opened(path)
+        with _opened(target) as file:
+            labels = lists_of({name: _loaded(file, name, target) for name in file.files}, target)
     else:
         inputs, labels = _opened(path), _opened(target)
-    if labels.ndim == 0 or inputs.ndim == 0:
-        raise ValueError(f"Features and labels have an entry for each row; in {path} one is a single value.")
+    inputs = _checked(inputs, path)
+    if isinstance(labels, np.ndarray):
+        labels = _checked_labels(labels, path if _suffix(path) == ".npz" else str(target))
+    if len(inputs) != len(labels):
+        where = path if _suffix(path) == ".npz" else f"{path} and {target}"
+        raise ValueError(
+            f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {where}."
+        )
+    return inputs, labels
+
+
+def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
+    """(N,) in memory, or (N, L) as they are."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    inputs = _checked(inputs, path)
-    if len(inputs) != len(labels):
-        raise ValueError(f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {path}.")
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "biufUS":
         raise ValueError(
-            f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape}."
+            f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape} in "
+            f"{path}."
         )
-    if labels.ndim == 2 and labels.dtype.kind in "US":
-        raise ValueError(f"Labels of shape {labels.shape} are 0 and 1, got {labels.dtype}.")
+    if labels.ndim == 2:
+        if labels.dtype.kind in "US":
+            raise ValueError(f"Labels of shape {labels.shape} are 0 and 1, got {labels.dtype}.")
+        return labels
     if labels.dtype.kind == "S":
         try:
-            return inputs, np.char.decode(labels, "utf-8")
+            return np.char.decode(labels, "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"The labels of {path} are bytes, but not those of utf-8: {error}.") from None
-    # of the floats Polars knows two
-    return inputs, labels.astype(np.float64) if labels.dtype.kind == "f" else labels
+    return as_polars_knows(np.asarray(labels))
 
 
 def read_weights(path: str, name: str) -> np.ndarray:
     """The array (N,) of the rows' weights in a .npz."""
-    if Path(path).suffix != ".npz":
+    if _suffix(path) != ".npz":
         raise ValueError(f"data.sample_weight names an array of a .npz, and {path} is none.")
     with _opened(path) as file:
         weights = _entry(file, name, (), "data.sample_weight", path)
@@ -72,10 +96,34 @@ def read_weights(path: str, name: str) -> np.ndarray:
 
 def read_features(path: str, features: str | None = None) -> np.ndarray:
     """The features (N, F) alone."""
-    if Path(path).suffix == ".npz":
+    if _suffix(path) == ".npz":
         with _opened(path) as file:
             return _checked(_entry(file, features, FEATURES, "features", path), path)
     return _checked(_opened(path), path)
+
+
+def array_columns(width: int) -> list[str]:
+    """What the columns of an array are called."""
+    return [f"x{i}" for i in range(width)]
+
+
+def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Some rows of (N, F) at a time, in their order, each time with the first one's number."""
+    rows = max(1, BLOCK // array.shape[1])
+    for start in range(0, len(array), rows):
+        yield start, np.asarray(array[start : start + rows])
+
+
+def as_polars_knows(values: np.ndarray) -> np.ndarray:
+    """Values of a type that any of our versions of Polars takes from NumPy."""
+    if values.dtype.kind == "f" and values.dtype not in (np.float32, np.float64):
+        return values.astype(np.float64)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def as_frame(block: np.ndarray) -> pl.DataFrame:
+    """Rows of an array (N, F) as columns."""
+    return pl.from_numpy(as_polars_knows(block), schema=array_columns(block.shape[1]))
 
 
 def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
@@ -85,21 +133,48 @@ def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
             "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, and "
             "name it by data._target_."
         )
-    odd = inputs.dtype.kind == "f" and inputs.dtype not in (np.float32, np.float64)
-    return inputs.astype(np.float64) if odd else inputs
+    return inputs
+
+
+def _suffix(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".npz", ".npy"):
+        raise ValueError(f"{path} must end in .npz or .npy; tables are read by data=table.")
+    return suffix
 
 
 def _opened(path: str) -> Any:
-    file = Path(path)
+    """The arrays of a .npz, of which none has been read, or that of a .npy, mapped."""
+    file, suffix = Path(path), _suffix(path)
     if not file.is_file():
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise FileNotFoundError(f"There is no file {file}.{nearest(file.name, there)}")
-    if file.suffix.lower() not in (".npz", ".npy"):
-        raise ValueError(f"{file} must end in .npz or .npy; tables are read by data=table.")
     try:
-        return np.load(file, allow_pickle=False)
+        opened = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} cannot be read as a file of NumPy's: {error}") from None
+        raise ValueError(_why_unread(file, str(error))) from None
+    found = ".npy" if isinstance(opened, np.ndarray) else ".npz"
+    if found != suffix:
+        if found == ".npz":
+            opened.close()
+        raise ValueError(
+            f"{file} is what NumPy writes into a {found}: rename it, so that it ends in {found}."
+        )
+    return opened
+
+
+def _why_unread(file: Path, error: str) -> str:
+    if "mmap length" in error:
+        return (
+            f"{file} is cut short: it has {file.stat().st_size:,} bytes, fewer than its header says. Write "
+            "or copy it again."
+        )
+    if "Python objects" in error:
+        return (
+            f"{file} holds Python objects, which are not loaded. Save numbers as numbers, such as "
+            "X.astype(np.float32), and text as text, y.astype(str)."
+        )
+    return f"{file} cannot be read as a file of NumPy's: {error}"
 
 
 def _entry(
@@ -115,8 +190,12 @@ def _entry(
         raise ValueError(
             f"{path} has {asked} ({setting}).{nearest(str(name), file.files)} It has: {some(file.files)}."
         )
+    return _loaded(file, found, path)
+
+
+def _loaded(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
     try:
-        return file[found]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return file[name]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         fix = " Save text as text: y.astype(str)." if "allow_pickle" in str(error) else ""
-        raise ValueError(f"Array {found!r} of {path} cannot be read: {error}.{fix}") from None
+        raise ValueError(f"Array {name!r} of {path} cannot be read: {error}.{fix}") from None

@@ -1,5 +1,6 @@
 """What is wrong, or looks wrong, with a data set as a whole; looked at before a step is taken."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,11 @@ from torch import Tensor
 from ..counts import LabelCounts, count_lists, count_target
 from ..guards import warn, warn_of_absent, warn_of_single_labels
 from ..label_lists import LabelLists
-from ..names import some
+from ..names import setting, some
 from ..tasks import Task
+from .array_rows import column_of
+from .arrays import as_frame
+from .features import SOME_ROWS
 
 if TYPE_CHECKING:
     from .splits import Splits
@@ -41,6 +45,42 @@ def _count_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
         return {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}
     target = task.encode(labels)
     return {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
+
+
+def warn_of_copies(features: pl.DataFrame | np.ndarray, labels: np.ndarray | LabelLists) -> None:
+    """A column that has one value for each class is perhaps the label in other words."""
+    if isinstance(labels, LabelLists) or labels.ndim > 1:
+        return
+    label = pl.Series(np.nan_to_num(labels, nan=-1.0))
+    if isinstance(features, pl.DataFrame):
+        columns = features.iter_columns()
+    else:
+        columns = _perhaps_copies(features, label)
+    for column in columns:
+        if _is_copy(column, label):
+            warn(
+                "label_copy",
+                f"Column {column.name!r} has one value for each class: does it give the label away? Then "
+                f"{setting('data.exclude', [column.name])}.",
+            )
+
+
+def _perhaps_copies(array: np.ndarray, label: pl.Series) -> Iterator[pl.Series]:
+    """The columns of an array of which some rows do not tell that they are none: no others are read."""
+    if array.dtype.kind == "f":
+        return
+    step = max(1, len(array) // SOME_ROWS)
+    few = label.gather_every(step)
+    for place, column in enumerate(as_frame(array[::step])):
+        if _is_copy(column, few):
+            yield column_of(array, place)
+
+
+def _is_copy(column: pl.Series, label: pl.Series) -> bool:
+    count = label.n_unique()
+    if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != count:
+        return False
+    return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == count
 
 
 def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:

@@ -10,17 +10,19 @@ import torch
 
 from ..guards import warn
 from ..label_lists import LabelLists
-from ..label_values import as_number
 from ..loss_options import MOST_WEIGHT
 from ..names import setting, some
+from .array_rows import fit_array, rows_of_array
 from .arrays import read_arrays, read_weights
+from .checks import warn_of_copies
 from .columns import Reading, feature_columns
 from .features import Features, TableRows
 from .files import check_columns, columns_of, read_table
+from .label_arrays import labels_of_array, labels_of_lists
 from .label_column import is_mark
-from .label_columns import labels_of_matrix, read_labels
+from .label_columns import read_labels
 from .label_options import LabelOptions, Labels
-from .preparation import Preparation, array_columns
+from .preparation import Preparation
 from .splits import SPLITS, Splits, split_rows
 
 
@@ -29,9 +31,10 @@ class Source:
     """What one file holds."""
 
     path: str
-    features: pl.DataFrame
-    labels: "Sequence[pl.Series] | np.ndarray"
-    """Columns, or a matrix with a column for each label."""
+    features: "pl.DataFrame | np.ndarray"
+    """Columns, or an array (N, F), perhaps one that is mapped."""
+    labels: "Sequence[pl.Series] | np.ndarray | LabelLists"
+    """Columns, a matrix with a column for each label, or lists."""
     listed: bool
     """Whether a list of target columns was named."""
     reading: Mapping[str, Any]
@@ -102,16 +105,17 @@ def load_own(
         )
 
     source = read(path, categories)
-    check_columns(categories, source.features.columns, "data.categorical", path)
+    if isinstance(source.features, pl.DataFrame):
+        check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
     _warn_of_unmatched(source.labels, given)
     options = replace(options, task=labels.task)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    _warn_of_copies(source.features, labels.values)
+    warn_of_copies(source.features, labels.values)
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
-    features = Features.fit(source.features, rows["train"], cells, categories)
-    made, _ = features.transform(source.features, path)
+    features = _fitted(source, rows["train"], cells, categories)
+    made, _ = _transformed(source, features)
     tables, values, weights, starts = [made], [labels.values], [source.weights], {}
     unknown: dict[str, dict[str, int]] = {}
     count = len(made)
@@ -124,7 +128,7 @@ def load_own(
             widths = other.reading.get("width"), source.reading.get("width")
             if widths[0] != widths[1]:
                 raise ValueError(f"There are {widths[0]} features a row, but {widths[1]} in training.")
-            made, unknown[other_path] = features.transform(other.features, other_path)
+            made, unknown[other_path] = _transformed(other, features)
             values.append(_labels(other, options, labels).values)
             weights.append(other.weights)
         except (TypeError, ValueError) as error:
@@ -151,6 +155,18 @@ def load_own(
         columns=tuple(features.columns),
         weights=None if source.weights is None else _weights_of_rows(weights, rows["train"]),
     )
+
+
+def _fitted(source: Source, train: np.ndarray, reading: Reading, categories: Sequence[str]) -> Features:
+    if isinstance(source.features, pl.DataFrame):
+        return Features.fit(source.features, train, reading, categories)
+    return fit_array(source.features, train, reading)
+
+
+def _transformed(source: Source, features: Features) -> tuple[TableRows, dict[str, int]]:
+    if isinstance(source.features, pl.DataFrame):
+        return features.transform(source.features, source.path)
+    return rows_of_array(source.features, features)
 
 
 def _weights_of_rows(weights: "Sequence[np.ndarray | None]", train: np.ndarray) -> torch.Tensor:
@@ -218,10 +234,13 @@ def read_array_source(
         weights = _checked_weights(pl.Series(sample_weight, read_weights(path, sample_weight)), path)
         if len(weights) != len(inputs):
             raise ValueError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
-    width = inputs.shape[1]
-    frame = pl.from_numpy(inputs, schema=array_columns(width))
-    columns = labels if labels.ndim == 2 else [pl.Series(target or "target", labels)]
-    return Source(path, frame, columns, False, {"features": features, "width": width}, weights)
+    columns = (
+        [pl.Series(target or "target", labels)]
+        if isinstance(labels, np.ndarray) and labels.ndim == 1
+        else labels
+    )
+    reading = {"features": features, "width": inputs.shape[1]}
+    return Source(path, inputs, columns, False, reading, weights)
 
 
 def names_of(given: Any) -> list[str]:
@@ -231,39 +250,22 @@ def names_of(given: Any) -> list[str]:
 
 
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
-    if not isinstance(source.labels, np.ndarray):
-        return read_labels(source.labels, options, fitted, source.listed)
-    matrix = source.labels.astype(np.float64)
-    for mark in options.missing:
-        matrix[matrix == as_number(mark)] = np.nan
-    if fitted and np.shape(fitted.values)[1:] != matrix.shape[1:]:
-        raise ValueError(
-            f"Labels are of shape {matrix.shape}, but in training of shape {np.shape(fitted.values)}."
-        )
-    names = [str(i) for i in range(matrix.shape[1])]
-    return labels_of_matrix(matrix, names, options, "the rows hold", fitted)
-
-
-def _warn_of_copies(features: pl.DataFrame, labels: Any) -> None:
-    """A column that has one value for each class is perhaps the label in other words."""
-    if isinstance(labels, LabelLists) or labels.ndim > 1:
-        return
-    label = pl.Series(np.nan_to_num(labels, nan=-1.0))
-    count = label.n_unique()
-    for column in features.iter_columns():
-        if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != count:
-            continue
-        if pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == count:
-            warn(
-                "label_copy",
-                f"Column {column.name!r} has one value for each class: does it give the label away? Then "
-                f"{setting('data.exclude', [column.name])}.",
+    if isinstance(source.labels, LabelLists):
+        if options.missing:
+            raise ValueError(
+                "Lists of labels have no mark for a missing one (data.missing, task.missing). Which rows are "
+                "not labelled says an array missing, of true and false, beside indices, offsets and "
+                "num_labels."
             )
+        return labels_of_lists(source.labels, options, "there are lists of labels")
+    if isinstance(source.labels, np.ndarray):
+        return labels_of_array(source.labels, options, fitted)
+    return read_labels(source.labels, options, fitted, source.listed)
 
 
-def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray", marks: Sequence[Any]) -> None:
+def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray | LabelLists", marks: Sequence[Any]) -> None:
     """A mark that no row has is perhaps written otherwise there."""
-    if not marks or isinstance(labels, np.ndarray):
+    if not marks or isinstance(labels, np.ndarray | LabelLists):
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     there = [value for column in flat for value in column.unique().drop_nulls().to_list()]

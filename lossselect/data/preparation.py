@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from .arrays import read_features
+from .arrays import array_columns, as_frame, read_features
 from .features import Features
 from .files import check_columns, table_batches
 
@@ -54,7 +54,7 @@ class Preparation:
         names = array_columns(inputs.shape[1])
         check_columns(keep, names, "keep", path)
         for start in range(0, len(inputs), size):
-            yield pl.from_numpy(inputs[start : start + size], schema=names)
+            yield as_frame(inputs[start : start + size])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint, of which `from_dict` makes it again."""
@@ -64,8 +64,3 @@ class Preparation:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
         """What `to_dict` was made of; other entries are not looked at."""
         return cls(values["source"], Features.from_dict(values["features"]), values["reading"])
-
-
-def array_columns(width: int) -> list[str]:
-    """What the columns of an array are called."""
-    return [f"x{i}" for i in range(width)]
