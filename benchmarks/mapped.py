@@ -1,0 +1,130 @@
+"""A .npy, which is mapped, beside the same arrays in a .npz, which is loaded: memory and time.
+
+A file of N rows x 64 float32 and 10 classes is prepared (splits, statistics, checks), and all batches of an
+epoch are taken, each in a process of its own that has imported everything; nothing is trained. Memory is that
+above the start: `anonymous` is what the process holds, `resident` counts the pages of a mapped file as well,
+which the system takes back when it needs them. Then batches of random rows, beside rows of a float32 tensor
+in memory: medians of 9, interleaved.
+
+python benchmarks/mapped.py [--rows 10000000]
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lossselect.data.module import TensorData
+from lossselect.data.own import load_own
+from lossselect.data.splits import Splits
+from lossselect.tasks import make_task
+
+RUNS = 9
+WIDTH = 64
+SPLITS = {"val_path": None, "test_path": None, "val_fraction": 0.15, "test_fraction": 0.2, "seed": 0}
+
+
+def make_files(folder: Path, rows: int) -> int:
+    """x.npy and y.npy, and both in d.npz; returns the bytes of the features."""
+    generator = np.random.default_rng(0)
+    inputs = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (rows, WIDTH))
+    for start in range(0, rows, 100_000):
+        part = inputs[start : start + 100_000]
+        part[:] = generator.standard_normal(part.shape, dtype=np.float32)
+    inputs.flush()
+    labels = generator.integers(0, 10, rows)
+    np.save(folder / "y.npy", labels)
+    np.savez(folder / "d.npz", X=inputs, y=labels)
+    return inputs.nbytes
+
+
+def load(folder: Path, name: str) -> Splits:
+    target = str(folder / "y.npy") if name == "x.npy" else None
+    return load_own("arrays", task={"name": "multiclass"}, path=str(folder / name), target=target, **SPLITS)
+
+
+def held(name: str = "RssAnon") -> float:
+    """MB of anonymous memory, or of all that is resident, where the system tells."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), float("nan"))
+
+
+def prepare_and_take(folder: Path, name: str) -> None:
+    """Print MB anonymous and resident at the most, seconds of the preparation, and of an epoch."""
+    anonymous, done = [held()], threading.Event()
+    start, resident = held(), held("VmRSS")
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            anonymous[0] = max(anonymous[0], held())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    begun = time.perf_counter()
+    splits = load(folder, name)
+    data = TensorData(splits, make_task("multiclass", class_names=splits.class_names), batch_size=64)
+    prepared = time.perf_counter()
+    for _ in data.train_dataloader():
+        pass
+    ended = time.perf_counter()
+    done.set()
+    watcher.join()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(anonymous[0] - start, peak - resident, prepared - begun, ended - prepared)
+
+
+def compare_batches(folder: Path) -> None:
+    """Print rows a second of random rows, of the mapped file and of a tensor."""
+    mapped = load(folder, "x.npy").features
+    tensor = torch.cat([mapped[rows] for rows in torch.arange(len(mapped)).split(100_000)])
+    print(f"\n{'rows a batch':>14} {'mapped, M/s':>14} {'tensor, M/s':>14} {'us more a batch':>16}")
+    for size in (64, 256, 1024):
+        seconds: dict[str, list[float]] = {"mapped": [], "tensor": []}
+        for _ in range(RUNS):
+            batches = torch.randint(0, len(tensor), (200_000 // size, size))
+            for key, rows in {"mapped": mapped, "tensor": tensor}.items():
+                start = time.perf_counter()
+                for batch in batches:
+                    rows[batch]
+                seconds[key].append((time.perf_counter() - start) / len(batches))
+        one, other = (statistics.median(times) for times in seconds.values())
+        print(f"{size:14} {size / one / 1e6:14.2f} {size / other / 1e6:14.2f} {(one - other) * 1e6:16.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A mapped .npy beside a .npz.")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--of", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if arguments.of:
+        with tempfile.TemporaryDirectory() as small:
+            make_files(Path(small), 100)
+            load(Path(small), "x.npy")  # imports
+        prepare_and_take(Path(arguments.of[0]), arguments.of[1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        size = make_files(Path(folder), arguments.rows)
+        print(f"{arguments.rows:,} rows x {WIDTH} float32, {size / 2**20:,.0f} MB\n")
+        print(f"{'':14} {'anonymous, MB':>14} {'resident, MB':>14} {'prepared, s':>14} {'epoch, s':>14}")
+        for name, said in {"x.npy": ".npy, mapped", "d.npz": ".npz, loaded"}.items():
+            command = [sys.executable, __file__, "--of", folder, name]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            figures = map(float, done.stdout.split())
+            print(f"{said:14}", *(f"{figure:14,.1f}" for figure in figures))
+        compare_batches(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
