@@ -318,6 +318,10 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"y\.txt must end in \.npz or \.npy"):
             load("z.npy", target="y.txt")
 
+    def test_the_name_of_an_array(self):
+        with pytest.raises(ValueError, match=r"data\.features names an array of a \.npz, and x\.npy is none"):
+            load("x.npy", target="y.npy", features="X")
+
     def test_no_file(self):
         with pytest.raises(FileNotFoundError, match=r"There is no file z\.npy"):
             load("x.npy", target="z.npy")

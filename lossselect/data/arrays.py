@@ -43,6 +43,8 @@ def read_arrays(
             labels = _entry(file, target, LABELS, "data.target", path)
     elif target is None:
         raise ValueError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
+    elif features is not None:
+        raise ValueError(f"data.features names an array of a .npz, and {path} is none.")
     elif _suffix(target) == ".npz":
         inputs = _opened(path)
         with _opened(target) as file:
