@@ -158,8 +158,7 @@ class Loss(nn.Module):
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """The w_i s_i and the w_i d_i, None where these are all 1."""
-        if self.waiting:
-            raise ValueError(_counts_needed(self.name, self.waits_for[0], self.named))
+        self.check_counted()
         self.task.check_logits(logits)
         self.task.check_target(target, logits)
         for name in ("weight", "pos_weight", "prior"):
@@ -190,6 +189,17 @@ class Loss(nn.Module):
         divisors = torch.ones_like(losses) if divisors is None else divisors
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
+    def check_counted(self) -> None:
+        """ValueError where it waits for the train labels."""
+        if self.waiting:
+            raise ValueError(_counts_needed(self.name, self.waits_for[0], self.named))
+
+    def offset(self) -> Tensor | None:
+        """What the loss adds to the logits of each class itself (C,): tau log prior under softmax."""
+        if not self.tau or self.prior is None or self.task.activation == "sigmoid":
+            return None
+        return self.tau * self.prior.log()
+
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
         """In a loop of one's own the target may never have seen `encode`: look at every one on the
         CPU, and on a device, where a look makes the step wait, at the first."""
@@ -202,18 +212,25 @@ class Loss(nn.Module):
             if sample_weight is not None:
                 check_sample_weight(sample_weight)
 
-    def _call(self, logits: Tensor, target: Tensor, missing: Tensor | None = None) -> Any:
+    def _call(
+        self, logits: Tensor, target: Tensor, missing: Tensor | None = None, columns: slice = slice(None)
+    ) -> Any:
         """The formula with its options, and with what else it takes."""
         given: dict[str, Any] = {}
         if "known" in self.takes and missing is not None:
             given["known"] = ~missing
         if "prior" in self.takes and self.prior is not None:
-            given["prior"] = self.prior.view(1, -1, *[1] * (logits.ndim - 2))  # wide: shares near 1 are not 1
+            given["prior"] = self.prior[columns].view(
+                1, -1, *[1] * (logits.ndim - 2)
+            )  # wide: shares near 1 are not 1
         if "weight" in self.takes:
             given["weight"] = self.weight
         return self.formula(logits, target, **given, **self.options)
 
-    def _sigmoid(self, logits: Tensor, target: Tensor) -> tuple[Tensor, None, Tensor | None]:
+    def _sigmoid(
+        self, logits: Tensor, target: Tensor, columns: slice = slice(None)
+    ) -> tuple[Tensor, None, Tensor | None]:
+        """Of the outputs that are `columns`: losses, their divisors, which are missing."""
         missing = _if_any(target.isnan(), always="known" in self.takes)
         if missing is not None:
             target = target.masked_fill(missing, 0)
@@ -223,14 +240,15 @@ class Loss(nn.Module):
             losses, counted = self._call(logits, target, missing)
             missing = ~counted
         elif self.pos_weight is None:
-            losses = self._call(logits, target)
+            losses = self._call(logits, target, columns=columns)
         else:
             # the formula is linear in the target; as one call of a scaled target digits would be lost
-            positive = self._call(logits, torch.ones_like(target))
-            negative = self._call(logits, torch.zeros_like(target))
-            losses = along_classes(self.pos_weight, logits) * target * positive + (1 - target) * negative
+            positive = self._call(logits, torch.ones_like(target), columns=columns)
+            negative = self._call(logits, torch.zeros_like(target), columns=columns)
+            pos_weight = along_classes(self.pos_weight[columns], logits)
+            losses = pos_weight * target * positive + (1 - target) * negative
         if self.weight is not None:
-            losses = losses * along_classes(self.weight, losses)
+            losses = losses * along_classes(self.weight[columns], losses)
         return losses, None, missing
 
     def _softmax(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -1,0 +1,164 @@
+"""The labels of a batch as the places of its ones: what a multi-hot matrix is, without the zeros."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .label_lists import LabelLists
+
+
+class Positives:
+    """Which labels the rows of a batch have: row `rows[i]` has label `labels[i]`.
+
+    In order of labels, so that those of some outputs stand together. A target for a chunked head, in place
+    of floats (N, num_labels): of a million labels that are mostly absent it holds those that are there.
+
+    Args:
+        rows: long (P,), of the labels that are there.
+        labels: long (P,), increasing; with rows of one label increasing.
+        num_rows: N.
+        num_labels: How many labels there are.
+        missing: bool (N,), of which rows nothing is known; None where of all.
+        unknown: Rows and labels, in the same order, that are not known although the row is.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        labels: Tensor,
+        num_rows: int,
+        num_labels: int,
+        missing: Tensor | None = None,
+        unknown: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.rows, self.labels = rows, labels
+        self.num_rows, self.num_labels = num_rows, num_labels
+        self.missing, self.unknown = missing, unknown
+
+    @classmethod
+    def of_lists(cls, indices: Any, offsets: Any, num_labels: int, missing: Any = None) -> "Positives":
+        """Of lists: row i has the labels `indices[offsets[i]:offsets[i + 1]]`.
+
+        Args:
+            indices: Whole numbers (P,), those of a row in any order.
+            offsets: Whole numbers (N + 1,).
+            num_labels: How many labels there are.
+            missing: bool (N,), of which rows nothing is known.
+
+        Raises:
+            ValueError: a label out of range, or that a row has twice; offsets that are none.
+            TypeError: what is no whole number.
+        """
+        indices, offsets = (_whole(name, v) for name, v in (("indices", indices), ("offsets", offsets)))
+        count = len(offsets) - 1
+        if count < 0 or offsets[0] != 0 or offsets[-1] != len(indices) or bool((offsets.diff() < 0).any()):
+            raise ValueError(
+                f"offsets must rise from 0 to the number of indices ({len(indices)}), an entry for each row "
+                f"and one more; got {offsets.tolist()[:5]}..., {offsets[-1:].tolist()} at the end."
+            )
+        rows = torch.repeat_interleave(torch.arange(count), offsets.diff())
+        bad = (indices < 0) | (indices >= num_labels)
+        if bool(bad.any()):
+            place = int(bad.nonzero()[0])
+            raise ValueError(
+                f"Row {rows[place]} has label {indices[place]}, but labels are from 0 to {num_labels - 1}."
+            )
+        order = (indices * count + rows).argsort()
+        rows, labels = rows[order], indices[order]
+        again = (rows.diff() == 0) & (labels.diff() == 0)
+        if bool(again.any()):
+            place = int(again.nonzero()[0])
+            raise ValueError(f"Row {rows[place]} has label {labels[place]} twice: give each label once.")
+        missing = None if missing is None else torch.as_tensor(missing)
+        if missing is not None and (missing.dtype != torch.bool or missing.shape != (count,)):
+            raise ValueError(
+                f"missing must be true or false for each of {count} rows, got {missing.dtype} of shape "
+                f"{tuple(missing.shape)}."
+            )
+        return cls(
+            rows, labels, count, num_labels, missing if missing is not None and missing.any() else None
+        )
+
+    @classmethod
+    def of_rows(cls, lists: LabelLists, rows: Any) -> "Positives":
+        """Of some rows of lists that have been checked."""
+        indices, lengths = lists._taken(rows)
+        labels, missing = torch.from_numpy(indices), torch.from_numpy(lists.missing[rows])
+        of = torch.repeat_interleave(torch.arange(len(rows)), torch.from_numpy(lengths))
+        order = (labels * len(rows) + of).argsort()
+        return cls(
+            of[order], labels[order], len(rows), lists.num_labels, missing if bool(missing.any()) else None
+        )
+
+    @classmethod
+    def of_target(cls, target: Tensor) -> "Positives":
+        """Of a canonical target (N, L) of 0 and 1, NaN where missing.
+
+        Raises:
+            ValueError: soft labels.
+        """
+        known = ~target.isnan()
+        soft = known & (target != 0) & (target != 1)
+        if target.device.type == "cpu" and bool(soft.any()):
+            row, label = soft.nonzero()[0].tolist()
+            raise ValueError(
+                f"Row {row} has {target[row, label]:g} for label {label}: a chunked head takes labels that "
+                "are there or not, no soft ones. head=dense takes them."
+            )
+        labels, rows = (target.t() == 1).nonzero(as_tuple=True)
+        if target.device.type == "cpu" and bool(known.all()):
+            return cls(rows, labels, len(target), target.shape[1])
+        missing = ~known.any(1)
+        gaps, of_rows = (~known & ~missing.unsqueeze(1)).t().nonzero(as_tuple=True)
+        return cls(rows, labels, len(target), target.shape[1], missing, (of_rows, gaps))
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the matrix (N, L)."""
+        return torch.Size((self.num_rows, self.num_labels))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.rows.device
+
+    def to(self, *arguments: Any, **options: Any) -> "Positives":
+        """The same on another device."""
+        moved = [
+            None if value is None else value.to(*arguments, **options)
+            for value in (self.rows, self.labels, self.missing, *(self.unknown or (None, None)))
+        ]
+        rows, labels, missing, *unknown = moved
+        pairs = None if unknown[0] is None else (unknown[0], unknown[1])
+        return Positives(rows, labels, self.num_rows, self.num_labels, missing, pairs)  # type: ignore[arg-type]
+
+    def known_rows(self) -> Tensor:
+        """bool (N,)."""
+        if self.missing is None:
+            return torch.ones(self.num_rows, dtype=torch.bool, device=self.device)
+        return ~self.missing
+
+    def matrix(self, first: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The canonical target of the labels from `first` up to `end`: (N, end - first)."""
+        end = self.num_labels if end is None else end
+        matrix = torch.zeros(self.num_rows, end - first, dtype=dtype, device=self.device)
+        pairs = [(self.rows, self.labels, 1.0)]
+        if self.unknown is not None:
+            pairs.append((*self.unknown, torch.nan))
+        for rows, labels, value in pairs:
+            among = (labels >= first) & (labels < end)
+            matrix[rows[among], labels[among] - first] = value
+        return matrix if self.missing is None else matrix.masked_fill(self.missing.unsqueeze(1), torch.nan)
+
+
+def _whole(name: str, values: Any) -> Tensor:
+    tensor = torch.as_tensor(values)
+    if tensor.is_floating_point() or tensor.dtype in (torch.bool, torch.complex64) or tensor.ndim != 1:
+        raise TypeError(
+            f"{name} must be whole numbers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
+    return tensor.long()
