@@ -27,6 +27,7 @@ class Bookkeeping(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.has_bookkeeping = True
+        pl_module.use_head()
         pl_module.watch.finite_at = -1
         check_end(pl_module.net, pl_module.task)
         # Lightning warns that the hook is used where a data module is; it is meant to be

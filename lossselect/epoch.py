@@ -1,16 +1,19 @@
 """What an epoch adds up: the loss's numerator and denominator, and the outputs for the metrics."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, SumMetric
 
+from .counts import LabelCounts
 from .kept import KeptOutputs
 from .metric_table import RANKING, ROWS, Seen
 from .metrics import TaskMetric, TaskMetrics, confusion_matrix, make_metrics, per_class
 from .targets import positions_as_rows
 from .tasks import Task
+from .top import TopMetrics, TopOutputs
 from .watch import FirstEpoch
 
 HELD_BYTES = 1 << 28
@@ -46,6 +49,7 @@ class Epoch:
         self.loss_count = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
         self._held: list[tuple[Tensor, Tensor, Tensor]] = []
         self._held_bytes = 0
+        self._held_sums: list[Tensor] = []
         self.kept: KeptOutputs | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
         self.per_class: dict[str, Tensor] = {}
@@ -54,6 +58,8 @@ class Epoch:
         """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
         self.first: FirstEpoch | None = FirstEpoch() if prefix == "train/" else None
         """What the first epoch of training was like; None once that has been said."""
+        self.top: TopMetrics | None = None
+        """In place of the others, where the head is chunked."""
         self.counts: tuple[Tensor, Tensor] | None = None
         """How many positives and negatives of each output the last epoch had; known after `compute`."""
 
@@ -71,11 +77,32 @@ class Epoch:
         if self._held_bytes > HELD_BYTES or len(self._held) >= HELD_STEPS:
             self._flush()
 
+    def update_top(
+        self,
+        total: Tensor,
+        count: Tensor,
+        outputs: TopOutputs | None = None,
+        target: Any = None,
+        counts: LabelCounts | None = None,
+    ) -> None:
+        """Take in a step with a chunked head, which has no logits to keep; in training its loss alone."""
+        self._held_sums.append(torch.stack([total, count.to(total.dtype)]))
+        if len(self._held_sums) >= HELD_STEPS:
+            self._flush()
+        if self.top is None:
+            self.top = TopMetrics(self.task, counts).to(total.device)
+        if outputs is not None:
+            self.top.update(outputs, target)
+
     def compute(self) -> dict[str, Tensor]:
         """Loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
         if not self.loss_sum.update_called:
             return {}
+        if self.top is not None:
+            values = self.top.compute() if self.top.update_called else {}
+            values = {"loss": self.loss_sum.compute() / self.loss_count.compute(), **values}
+            return {f"{self.prefix}{name}": value for name, value in values.items()}
         metrics: dict[str, TaskMetric] = dict(self.metrics.items(keep_base=True))  # type: ignore[arg-type]
         self.counts = metrics["accuracy"].counts()
         if self.prefix != "train/":
@@ -90,15 +117,24 @@ class Epoch:
 
     def reset(self) -> None:
         """Forget the epoch."""
-        self._held, self._held_bytes = [], 0
+        self._held, self._held_bytes, self._held_sums = [], 0, []
         for part in self._parts():
             part.reset()
 
     def _parts(self) -> Iterator[Metric | TaskMetrics]:
-        parts = (self.loss_sum, self.loss_count, self.metrics, self.untuned_metrics, self.confusion)
+        parts = (
+            *(self.loss_sum, self.loss_count, self.metrics, self.untuned_metrics, self.confusion),
+            self.top,
+        )
         return (part for part in parts if part is not None)
 
     def _flush(self) -> None:
+        if self._held_sums:
+            total, count = torch.stack(self._held_sums).double().sum(0)
+            self._held_sums = []
+            for metric, value in ((self.loss_sum, total), (self.loss_count, count)):
+                metric.to(value.device)
+                metric.update(value)
         if not self._held:
             return
         summed, logits, targets = zip(*self._held, strict=True)

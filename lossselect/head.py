@@ -1,13 +1,16 @@
 """The last layer of a net: where its logits get their bias from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from .chunked import ChunkedLinear
 from .guards import warn
+from .names import check_options, lookup, split_name, whole
 from .tasks import Task
 
 
@@ -24,6 +27,59 @@ def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
         if width == task.num_outputs and layer.bias is not None:
             found = name, layer
     return found
+
+
+HEADS = ("dense", "chunked")
+"""How the last layer's outputs are held: all at once, or some at a time; see `ChunkedLinear`."""
+
+
+def head_options(head: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """`{"name": "chunked", "chunk": 4096}` of a name or a mapping, checked; dense where there is none.
+
+    Raises:
+        ValueError: another name, an option that there is not, a chunk below 1.
+    """
+    name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
+    lookup(dict.fromkeys(HEADS), name, "head")
+    check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
+    if options.get("chunk") is not None:
+        whole("head.chunk", options["chunk"], 1)
+    return {"name": name, **options}
+
+
+def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
+    """Put a `ChunkedLinear` with the same weights in the place of the module's head.
+
+    Returns:
+        Whether there is one; not before a subclass has built its net.
+
+    Raises:
+        ValueError: the last layer with as many outputs as the task is a convolution.
+    """
+    if any(isinstance(part, ChunkedLinear) for part in module.modules()):
+        return True
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | _ConvNd) and _width(layer) == task.num_outputs
+    }
+    if not layers:
+        return False
+    name, layer = [*layers.items()][-1]
+    if type(layer) is not nn.Linear:
+        raise ValueError(
+            f"head=chunked needs a torch.nn.Linear at the end, and {name} is a {type(layer).__name__}: "
+            "head=dense."
+        )
+    parent, _, last = name.rpartition(".")
+    if not name:
+        raise ValueError("head=chunked needs a module whose part the head is: wrap it in nn.Sequential.")
+    setattr(module.get_submodule(parent), last, ChunkedLinear.of(layer, chunk))
+    return True
+
+
+def _width(layer: nn.Module) -> Any:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter | None:

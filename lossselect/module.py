@@ -12,21 +12,25 @@ from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
+from .chunked import ChunkedLogits, check_top
+from .chunked_loss import check_chunkable, chunked_loss
 from .compiled import CompiledStep
 from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
 from .data.batches import Block
 from .epoch import Epoch
-from .head import set_head_bias
+from .head import head_options, set_head_bias, use_chunked
 from .kept import KeptOutputs
 from .loss_options import check_sample_weight
 from .mixing import make_mix
 from .names import split_name
 from .nets import check_head_bias, make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from .positives import Positives
 from .rules import AutoLoss
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
+from .top import TopOutputs, top_prediction
 from .torch_losses import check_mixes, check_torch_loss
 from .watch import OutputWatch
 
@@ -50,6 +54,9 @@ class TaskModule(Recorded, LightningModule):
         head_bias: "prior" lets the last layer's bias start from the shares of the train labels, so that the
             first loss is about their entropy; "zero" from 0; None leaves it.
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`: what becomes of a batch in training.
+        head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
+            loss go through some outputs at a time, and nothing of (N, num_outputs) is ever held. Targets may
+            then be `Positives`; metrics are `top_metric_names(task)`. None is "dense".
 
     What the train labels tell (`loss="auto"`, `weight="balanced"`, `pos_weight="auto"`, `head_bias="prior"`)
     is counted when fit starts: by the data module, where it is one of ours, else by one pass through the
@@ -81,6 +88,7 @@ class TaskModule(Recorded, LightningModule):
         scheduler: SchedulerSpec = None,
         head_bias: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
+        head: str | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         # for loggers, which write them as text
@@ -93,6 +101,7 @@ class TaskModule(Recorded, LightningModule):
         self.head_bias = head_bias
         self.started_from = ""
         """What the head's bias was set to, in words."""
+        self.head = head_options(head)
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
@@ -103,6 +112,7 @@ class TaskModule(Recorded, LightningModule):
         self.untuned: Task | None = None
         """The task as it was before its decision was fitted."""
         self.task = task
+        self.use_head()
 
     @property
     def task(self) -> Task:
@@ -120,6 +130,16 @@ class TaskModule(Recorded, LightningModule):
         self.val_epoch = Epoch(task, "val/")
         self.val_epoch.kept = kept  # a checkpoint that is evaluated may bring its decision along
         self.test_epoch = Epoch(task, "test/", self.untuned)
+
+    def use_head(self) -> None:
+        """Make the head what was asked for, as soon as it is there."""
+        if self.head["name"] == "chunked":
+            if self.mix is not None:
+                raise ValueError("mix makes soft labels of a batch, which a chunked head does not take.")
+            check_top(self.task)
+            if not isinstance(self.criterion, AutoLoss):
+                check_chunkable(self.criterion)
+            use_chunked(self, self.task, self.head.get("chunk"))
 
     def decide_by(self, task: Task) -> None:
         """Decide by a task of `fit_decision`; test metrics are then computed without it as well."""
@@ -172,7 +192,10 @@ class TaskModule(Recorded, LightningModule):
             self._step(one, epoch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target."""
+        """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target.
+
+        With a chunked head of the highest outputs of each row: see `top_prediction`.
+        """
         if isinstance(batch, EncodedBatch):
             inputs = batch.inputs
         elif isinstance(batch, tuple | list) and len(batch) == 1:
@@ -181,7 +204,10 @@ class TaskModule(Recorded, LightningModule):
             inputs = self.unpack(batch)[0]
         else:
             inputs = batch
-        probabilities = self.task.probabilities(self(inputs))
+        logits = self(inputs)
+        if isinstance(logits, ChunkedLogits):
+            return top_prediction(self.task, TopOutputs(self.task, logits).look())
+        probabilities = self.task.probabilities(logits)
         return {"probabilities": probabilities, "prediction": self.task.decide(probabilities)}
 
     def _step(self, batch: Any, epoch: Epoch) -> Tensor:
@@ -196,8 +222,18 @@ class TaskModule(Recorded, LightningModule):
             target = encoded.target
         else:  # what is looked at of the first batch to train on, a compiled step would not show
             logits, target, weight = self._outputs(batch)
+            if isinstance(logits, ChunkedLogits):
+                return self._chunked_step(logits, target, weight, epoch)
             loss, total, count = self._loss(logits, target, weight)
         epoch.update(total, count, logits, target)
+        return loss
+
+    def _chunked_step(
+        self, logits: ChunkedLogits, target: Any, weight: Tensor | None, epoch: Epoch
+    ) -> Tensor:
+        seen = None if epoch is self.train_epoch else TopOutputs(self.task, logits, target)
+        loss, total, count = chunked_loss(self.criterion, logits, target, weight, seen)
+        epoch.update_top(total, count, seen, target, self.counts)
         return loss
 
     def compile(self, **options: Any) -> None:
@@ -209,18 +245,35 @@ class TaskModule(Recorded, LightningModule):
         Args:
             options: Of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
         """
+        if self.head["name"] == "chunked":
+            raise ValueError("torch.compile has nothing to gain from a chunked head: leave one of them out.")
         self.compiled = CompiledStep(_forward_and_loss, **options)
 
     def _outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
         inputs, target, weight = self._encoded(batch)
         logits = self(inputs)
-        self._check_rows(logits, target)
-        self.watch.look(logits, inputs, self, self.task)
+        if isinstance(logits, ChunkedLogits):
+            target = self._check_chunked(logits, target)
+        else:
+            self._check_rows(logits, target)
+            self.watch.look(logits, inputs, self, self.task)
         return logits, target, weight
 
-    def _loss(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _check_chunked(self, logits: ChunkedLogits, target: Any) -> Any:
+        """The target in the form that a chunked head takes."""
+        if logits.shape[1] != self.task.num_outputs:
+            raise ValueError(
+                f"The head has {logits.shape[1]} outputs, but {self.task.describe()} needs "
+                f"{self.task.num_outputs}. Build it with task.num_outputs."
+            )
+        dense = self.task.activation == "sigmoid" and isinstance(target, Tensor)
+        return Positives.of_target(target) if dense else target
+
+    def _loss(self, logits: Any, target: Any, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, and its numerator and denominator."""
+        if isinstance(logits, ChunkedLogits):
+            return chunked_loss(self.criterion, logits, target, weight)
         if isinstance(self.criterion, Loss):
             total, count = self.criterion.sum_and_count(logits, target, weight)
             return divide(total, count), total, count
@@ -302,7 +355,7 @@ class TaskModule(Recorded, LightningModule):
                 f"{type(unpacked).__name__}."
             )
         inputs, target, *more = unpacked
-        encoded = self.task.encode(target)
+        encoded: Any = target if isinstance(target, Positives) else self.task.encode(target)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
         weight = torch.as_tensor(more[0]) if more and more[0] is not None else None
@@ -430,7 +483,7 @@ def _forward_and_loss(
     return logits, *module._loss(logits, target, weight)
 
 
-NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix")
+NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head")
 """Arguments that may be others at loading, the loss staying that of the checkpoint."""
 
 

@@ -15,7 +15,8 @@ class EncodedBatch(NamedTuple):
     """Inputs with a target that is in the task's canonical form already, perhaps with weights of samples."""
 
     inputs: Any
-    target: Tensor
+    target: Any
+    """A tensor, or `Positives` for a chunked head."""
     weight: Tensor | None = None
 
 

@@ -9,21 +9,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..label_lists import LabelLists
+from ..positives import Positives
 from ..targets import EncodedBatch
 
 
 class LabelRows:
-    """Lists of labels as a target: rows of 0 and 1, made when they are taken."""
+    """Lists of labels as a target: rows of 0 and 1, made when they are taken.
+
+    Args:
+        lists: Of all rows.
+    """
 
     def __init__(self, lists: LabelLists) -> None:
         self.lists = lists
+        self.sparse = False
+        """Whether rows are taken as `Positives`, for a chunked head."""
 
     def __len__(self) -> int:
         return len(self.lists)
 
-    def __getitem__(self, rows: Any) -> Tensor:
+    def __getitem__(self, rows: Any) -> Any:
         """float32 (len(rows), num_labels), NaN where missing; for a single row (num_labels,)."""
         index = torch.as_tensor(rows)
+        if self.sparse:
+            return Positives.of_rows(self.lists, np.atleast_1d(index.numpy()))
         target = torch.from_numpy(self.lists.multi_hot(np.atleast_1d(index.numpy())))
         return target if index.ndim else target[0]
 
@@ -94,6 +103,8 @@ class TensorBatches(Dataset[Any]):
 
     def block(self, batches: list[list[int]]) -> Block:
         """The batches of these indices, with all of their rows taken at once."""
+        if isinstance(self.target, LabelRows) and self.target.sparse:
+            return Block([self.__getitems__(indices) for indices in batches])
         rows = self.__getitems__([index for indices in batches for index in indices])
         return Block([len(indices) for indices in batches], rows)
 

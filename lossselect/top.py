@@ -1,0 +1,223 @@
+"""Metrics of tasks with very many outputs: of the highest of each row, and of counts.
+
+No metric of each label, and nothing of (N, C): see `TopMetrics`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from .chunked import MOST_ROWS, TOP, ChunkedLogits, Highest, top_metric_names
+from .counts import LabelCounts
+from .positives import Positives
+from .tasks import IGNORE_INDEX, Task
+
+PROPENSITY = (0.55, 1.5)
+"""A and B of Jain et al., 2016, as most use them."""
+
+
+class TopOutputs:
+    """What a pass over blocks of logits tells of each row: its highest outputs, and how many are decided.
+
+    Args:
+        task: Decides.
+        logits: Whose blocks they will be.
+        target: Of the same rows; None to predict.
+    """
+
+    def __init__(self, task: Task, logits: ChunkedLogits, target: "Positives | Tensor | None" = None) -> None:
+        self.task, self.logits, self.target = task, logits, target
+        self.k = min(TOP, logits.shape[1])
+        self.groups: dict[int, Highest] = {}
+        self.decided = torch.zeros((), dtype=torch.long, device=logits.device)
+        self.right = torch.zeros((), dtype=torch.long, device=logits.device)
+        self.lse: dict[int, Tensor] = {}
+
+    def __call__(self, rows: slice, first: int, block: Tensor) -> None:
+        """Look at the block of some rows, from column `first` on."""
+        start = rows.start or 0
+        if self.task.activation == "softmax":
+            part = block.logsumexp(1)
+            self.lse[start] = torch.logaddexp(self.lse[start], part) if first else part
+        else:
+            block = self._counted(rows, first, block)
+        self.groups.setdefault(start, Highest(self.k)).add(first, block)
+
+    def _counted(self, rows: slice, first: int, block: Tensor) -> Tensor:
+        """Counts decisions; the block, with minus infinity where nothing is known."""
+        end = first + block.shape[1]
+        task: Any = self.task
+        threshold, temperature = (
+            torch.tensor(value[first:end], device=block.device) if isinstance(value, tuple) else value
+            for value in (task.threshold, task.temperature)
+        )
+        decided = (block / temperature).sigmoid() >= threshold
+        if isinstance(self.target, Positives):
+            truth = self.target.matrix(first, end)[rows]
+            unknown = truth.isnan()
+            decided &= ~unknown
+            self.right += (decided & (truth == 1)).sum()
+            block = block.masked_fill(unknown, -torch.inf)
+        self.decided += decided.sum()
+        return block
+
+    def look(self) -> "TopOutputs":
+        """Go through the blocks, where no loss does."""
+        size = min(len(self.logits), MOST_ROWS)
+        with torch.no_grad(), torch.autocast(self.logits.device.type, enabled=False):
+            for start in range(0, len(self.logits), size or 1):
+                rows = slice(start, min(start + size, len(self.logits)))
+                for first, _, block in self.logits.blocks(rows):
+                    self(rows, first, block)
+        return self
+
+    @property
+    def columns(self) -> Tensor:
+        """The outputs with the highest logits (N, k), the highest first."""
+        return torch.cat([group.columns for group in self.groups.values()])
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Theirs."""
+        highest = torch.cat([group.values for group in self.groups.values()])
+        if self.task.activation == "softmax":
+            return (highest - torch.cat([*self.lse.values()]).unsqueeze(1)).exp()
+        temperature: Any = self.task.temperature
+        if isinstance(temperature, tuple):
+            temperature = torch.tensor(temperature, device=highest.device)[self.columns]
+        return (highest / temperature).sigmoid()
+
+
+def propensities(counts: LabelCounts) -> np.ndarray:
+    """How likely a label that is true is in the data, (L,): 1 / (1 + C (N_l + B)^-A).
+
+    C = (log N - 1)(B + 1)^A for N rows, of which N_l have label l; A = .55, B = 1.5.
+
+    References:
+        Jain, Prabhu and Varma, Extreme Multi-label Loss Functions, KDD 2016.
+    """
+    a, b = PROPENSITY
+    c = (math.log(max(counts.rows, 3)) - 1) * (b + 1) ** a
+    inverse: np.ndarray = 1 + c * (counts.positives + b) ** -a
+    return 1 / inverse
+
+
+class TopMetrics(Metric):
+    """Metrics of an epoch with a chunked head, each over the rows of which something is known.
+
+    - `precision_at_k`: the share of the k highest labels that are there, the mean over rows; under softmax
+      `accuracy_at_k`: the share of rows whose class is among the k highest.
+    - `ndcg_at_k`: sum_i hit_i / log2(i + 1) over the k highest, divided by what the best order would have; 0
+      for a row without a label, as scikit-learn has it.
+    - `psp_at_k`: sum of 1 / propensity of the hits among the k highest, over all rows, divided by the most
+      that it can be: rare labels, of which more are overlooked in the data, count more. See `propensities`.
+    - `f1_micro`: 2 TP / (2 TP + FP + FN) of all decisions; under softmax the accuracy.
+
+    Args:
+        task: Whose they are.
+        counts: Of the train labels; without, there is no `psp_at_k`.
+    """
+
+    full_state_update = False
+
+    def __init__(self, task: Task, counts: LabelCounts | None = None) -> None:
+        super().__init__()
+        self.task = task
+        self.names = top_metric_names(task, counts is not None)
+        inverse = None if counts is None else torch.from_numpy(1 / propensities(counts))
+        self.inverse: Tensor | None
+        self.register_buffer("inverse", inverse, persistent=False)
+        self.sums: Tensor
+        self.counted: Tensor
+        k = min(TOP, task.num_outputs)
+        # up to each place: hits, discounted hits over the best, weighted hits, the most of these
+        self.add_state("sums", torch.zeros(4, k, dtype=torch.double), dist_reduce_fx="sum")
+        # rows, decisions, right ones, labels that are there
+        self.add_state("counted", torch.zeros(4, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, outputs: TopOutputs, target: "Positives | Tensor") -> None:
+        """Take in a batch."""
+        columns = outputs.columns
+        if isinstance(target, Positives):
+            known, hits, there, most = self._of_labels(columns, target)
+        else:
+            known = target != IGNORE_INDEX
+            hits = columns == target.unsqueeze(1)
+            there = known.long()
+            most = None if self.inverse is None else self.inverse[target.clamp(min=0)].unsqueeze(1)
+        hits = (hits & known.unsqueeze(1)).double()
+        places = torch.arange(1, columns.shape[1] + 1, device=columns.device)
+        discount = 1 / (places + 1.0).double().log2()
+        best = (discount * (there.unsqueeze(1) >= places)).cumsum(1)
+        ndcg = (hits * discount).cumsum(1) / best.clamp(min=1e-9)
+        sums = [hits.cumsum(1).sum(0), (ndcg * known.unsqueeze(1)).sum(0)]
+        if self.inverse is not None and most is not None:
+            weighted = (hits * self.inverse[columns]).cumsum(1).sum(0)
+            best = torch.nn.functional.pad(most, (0, columns.shape[1] - most.shape[1])).cumsum(1)
+            sums += [weighted, (best * known.unsqueeze(1)).sum(0)]
+        else:
+            sums += [torch.zeros_like(sums[0])] * 2
+        self.sums = self.sums + torch.stack(sums)
+        self.counted = self.counted + torch.stack(
+            [known.sum(), outputs.decided, outputs.right, (there * known).sum()]
+        )
+
+    def _of_labels(self, columns: Tensor, target: Positives) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Which rows are known, which of the highest are there, how many are, and their largest weights."""
+        keys = target.labels * target.num_rows + target.rows  # they rise
+        asked = columns * target.num_rows + torch.arange(target.num_rows, device=columns.device).unsqueeze(1)
+        places = torch.searchsorted(keys, asked).clamp(max=max(len(keys) - 1, 0))
+        hits = keys[places] == asked if len(keys) else torch.zeros_like(asked, dtype=torch.bool)
+        there = torch.bincount(target.rows, minlength=target.num_rows)
+        most = None
+        if self.inverse is not None:
+            # of each row the k largest: in order of rows, the largest first, each at its place
+            weights = self.inverse[target.labels]
+            order = weights.argsort(descending=True)
+            order = order[target.rows[order].argsort(stable=True)]
+            rows = target.rows[order]
+            place = torch.arange(len(rows), device=rows.device) - (there.cumsum(0) - there)[rows]
+            most = torch.zeros(target.num_rows, columns.shape[1] + 1, dtype=weights.dtype, device=rows.device)
+            most[rows, place.clamp(max=columns.shape[1])] = weights[order]
+            most = most[:, :-1]
+        return target.known_rows(), hits, there, most
+
+    def compute(self) -> dict[str, Tensor]:
+        """By name."""
+        rows, decided, right, there = self.counted.unbind()
+        hits, ndcg, weighted, most = self.sums
+        values: dict[str, Tensor] = {}
+        for name in self.names:
+            kind, _, k = name.rpartition("_at_")
+            if kind == "precision":
+                values[name] = hits[int(k) - 1] / (rows * int(k))
+            elif kind == "accuracy":
+                values[name] = hits[int(k) - 1] / rows
+            elif kind == "ndcg":
+                values[name] = ndcg[int(k) - 1] / rows
+            elif kind == "psp":
+                values[name] = weighted[int(k) - 1] / most[int(k) - 1]
+            elif self.task.activation == "softmax":
+                values[name] = hits[0] / rows
+            else:
+                values[name] = 2 * right / (decided + there).double()
+        return values
+
+
+def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:
+    """What `predict_step` returns of a chunked head: the highest outputs of each row.
+
+    - `top`: their numbers (N, k), the highest first; `probabilities`: theirs;
+    - `prediction`: the class (N,), or which of the k labels are decided to be there, 0/1 (N, k).
+    """
+    probabilities, top = outputs.probabilities, outputs.columns
+    if task.activation == "softmax":
+        return {"top": top, "probabilities": probabilities, "prediction": top[:, 0]}
+    threshold = task.threshold  # type: ignore[attr-defined]
+    if isinstance(threshold, tuple):
+        threshold = torch.tensor(threshold, device=top.device)[top]
+    return {"top": top, "probabilities": probabilities, "prediction": (probabilities >= threshold).long()}
