@@ -202,9 +202,9 @@ def _chunk_of(shape: torch.Size, chunk: int | None, device: torch.device) -> int
     return chunk
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free, as far as one can tell."""
-    if device.type == "cuda":
+def free_memory(device: torch.device | None = None) -> int | None:
+    """Bytes that are free on a device, or for a CPU, as far as one can tell."""
+    if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
@@ -214,20 +214,23 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
-def top_metric_names(task: Task, counted: bool = True) -> tuple[str, ...]:
+def top_metric_names(task: Task, width: int | None = None, counted: bool = True) -> tuple[str, ...]:
     """The metrics of a chunked head, `f1_micro` first.
 
     Args:
         task: Whose they are.
+        width: How many outputs there are; None of very many.
         counted: Whether the train labels have been counted, which propensities are made of.
     """
-    ks = [k for k in (1, 3, 5) if k <= task.num_outputs]
+    ks = [k for k in (1, 3, TOP) if width is None or k <= width]
     kinds = ["precision" if task.name == "multilabel" else "accuracy", "ndcg", *(["psp"] if counted else [])]
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
 
 
 def check_top(task: Task) -> None:
     """ValueError for a task that a chunked head cannot decide."""
+    if getattr(task, "ordered", False):
+        raise ValueError("Ordered classes need all logits of a row at once: head=dense.")
     for option in ("at_least", "top_k"):
         if getattr(task, option, None):
             raise ValueError(f"{option} needs all outputs of a row at once, which a chunked head never has.")

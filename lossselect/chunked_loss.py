@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .chunked import MOST_ROWS, ChunkedLogits, product
+from .losses import LOSSES, formula_takes
 from .positives import Positives
 from .tasks import IGNORE_INDEX
 
@@ -27,27 +28,29 @@ SOFTMAX = ("cross_entropy", "logit_adjusted")
 """Softmax losses that a chunked head takes; of the sigmoid ones all that are a sum over labels."""
 
 
+def chunkable(activation: str) -> list[str]:
+    """The losses that a chunked head takes: under sigmoid those that are a sum over labels."""
+    if activation == "softmax":
+        return [*SOFTMAX]
+    return [
+        name
+        for name, forms in LOSSES.items()
+        if "sigmoid" in forms and "known" not in formula_takes(forms["sigmoid"])
+    ]
+
+
 def check_chunkable(loss: Any) -> None:
     """ValueError where a loss needs all logits at once."""
     from .criterion import Loss
-    from .losses import LOSSES, formula_takes
 
-    sigmoid = [
-        name
-        for name, its in LOSSES.items()
-        if "sigmoid" in its and "known" not in formula_takes(its["sigmoid"])
-    ]
-    named = loss.name if isinstance(loss, Loss) else getattr(loss, "__name__", type(loss).__name__)
-    if not isinstance(loss, Loss) or loss.name not in (
-        SOFTMAX if loss.task.activation == "softmax" else sigmoid
-    ):
+    ours = isinstance(loss, Loss)
+    if not ours or loss.name not in chunkable(loss.task.activation):
+        named = loss.name if ours else getattr(loss, "__name__", type(loss).__name__)
         raise ValueError(
             f"Loss {named!r} needs all logits of a row at once, which a chunked head never has. It takes, "
-            f"for binary and multilabel: {', '.join(sigmoid)}; for multiclass: {', '.join(SOFTMAX)}. "
+            f"for multilabel: {', '.join(chunkable('sigmoid'))}; for multiclass: {', '.join(SOFTMAX)}. "
             "head=dense takes any loss."
         )
-    if getattr(loss.task, "ordered", False):
-        raise ValueError("Ordered classes need all logits of a row at once: head=dense.")
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # it would be unrolled block by block

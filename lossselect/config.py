@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from .guards import GUARDS
 from .losses import row_options
-from .names import check_options, lookup, nearest, number, whole
+from .names import check_options, lookup, nearest, number, split_name, whole
 from .nets import check_head_bias, make_net, net_options
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ SETTINGS = (
     "monitor",
     "check_only",
     "allow",
+    "head",
     "head_bias",
     "mix",
     "decision",
@@ -43,6 +44,11 @@ NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of torch.compile; reduce-overhead makes CUDA graphs."""
+
+HEADS = ("auto", "dense", "chunked")
+
+MANY_OUTPUTS = 50_000
+"""From so many on head=auto is chunked: metrics of each label then say little, and take long."""
 
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
@@ -80,6 +86,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name in allowed(config["allow"]):
         lookup(GUARDS, name, "warning")
     check_head_bias(config["head_bias"])
+    _check_head(config)
     _check_decision(config.get("decision"))
     _check_data(config["data"])
     _check_model(config["model"])
@@ -94,6 +101,54 @@ def check_config(config: Mapping[str, Any]) -> None:
         make_mix(config["mix"])
     if "_target_" not in config["optimizer"]:
         _check_steps(config["optimizer"], config.get("scheduler"))
+
+
+def _check_head(config: Mapping[str, Any]) -> None:
+    head = config.get("head")
+    if not isinstance(head, Mapping):
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}.")
+    name, options = split_name(head, "head")
+    lookup(dict.fromkeys(HEADS), name, "head")
+    check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
+    if options.get("chunk") is not None:
+        whole("head.chunk", options["chunk"], 1)
+    if name == "chunked" and config["trainer"].get("compile"):
+        raise ValueError("trainer.compile has nothing to gain from head=chunked: leave one of them out.")
+    if name == "chunked" and config.get("mix"):
+        raise ValueError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
+    metric = (config.get("decision") or {}).get("metric")
+    if name == "chunked" and metric not in ("auto", None):
+        raise ValueError(
+            f"decision.metric={metric} needs all outputs of the validation rows, which head=chunked never "
+            "has: leave it out."
+        )
+
+
+def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
+    """What `TaskModule` takes for a head: where it is auto, by the number of outputs and the memory."""
+    from .chunked import check_top, free_memory
+    from .chunked_loss import chunkable
+
+    head = dict(config["head"])
+    if head["name"] != "auto":
+        return {key: value for key, value in head.items() if value is not None}
+    try:
+        check_top(task)
+    except ValueError:
+        return {"name": "dense"}
+    fits = (
+        "_target_" not in config["model"]
+        and not config.get("mix")
+        and not config["trainer"].get("compile")
+        and (config.get("decision") or {}).get("metric") in ("auto", None)
+        and config["loss"]["name"] in chunkable(task.activation)
+        and "_target_" not in config["data"]
+    )
+    free = free_memory() if fits else None
+    # logits, target, gradient and a copy, float32
+    dense = 16 * task.num_outputs * config["data"].get("batch_size", 1)
+    many = task.num_outputs >= MANY_OUTPUTS or (free is not None and dense > free / 4)
+    return {"name": "chunked" if fits and many else "dense"}
 
 
 def check_task_settings(
@@ -132,8 +187,15 @@ def check_task_settings(
                 f"task.threshold={own} and decision.metric={config['decision']['metric']} contradict each "
                 "other: a threshold is given, or tuned."
             )
+    if config["head"]["name"] == "chunked":
+        from .chunked import check_top
+        from .chunked_loss import check_chunkable
+
+        check_top(task)
+        if name != "auto":
+            check_chunkable(loss)
     for setting, metric in _watching(config).items():
-        _check_monitor(setting, metric, task)
+        _check_monitor(setting, metric, config, task if counts is not None else None, task)
 
 
 def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
@@ -216,7 +278,10 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     scheduler = config.get("scheduler") or {}
     epochs = config["trainer"].get("max_epochs")
     annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
-    return config["monitor"] or ("epoch" if annealed else f"val/{task.monitor}")
+    own = task.monitor
+    if head_of(config, task)["name"] == "chunked":
+        own = "precision_at_1" if task.name == "multilabel" else "loss"
+    return config["monitor"] or ("epoch" if annealed else f"val/{own}")
 
 
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
@@ -234,9 +299,30 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
         )
 
 
-def _check_monitor(setting: str, metric: Any, task: "Task") -> None:
-    known = [f"val/{name}" for name in ("loss", *task.metric_names)]
-    known += [f"train/{name}" for name in ("loss", *task.training_metrics)]
+def _check_monitor(
+    setting: str, metric: Any, config: Mapping[str, Any], task: "Task | None", like: "Task"
+) -> None:
+    """ValueError for a metric that there is not.
+
+    Args:
+        setting: That names it.
+        metric: What it names.
+        config: As for `check_config`.
+        task: The run's; None before the data are read, when the number of outputs is not known.
+        like: A task of the same kind.
+    """
+    from .chunked import top_metric_names
+
+    known = []
+    name = config["head"]["name"] if task is None else head_of(config, task)["name"]
+    if name != "chunked":
+        known += [f"val/{name}" for name in ("loss", *like.metric_names)]
+        known += [f"train/{name}" for name in ("loss", *like.training_metrics)]
+    if name != "dense":
+        known += [
+            f"val/{name}" for name in ("loss", *top_metric_names(like, like.num_outputs if task else None))
+        ]
+        known += ["train/loss"]
     if setting == "monitor":
         known.append("epoch")
     if metric is not None and metric not in known:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .chunked import top_metric_names
 from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
@@ -39,11 +40,11 @@ def plan(
     lines = {
         "task": task.describe(),
         "classes": names,
-        "head": _head_line(task),
+        "head": _head_line(task, module.head),
         **loss_lines(criterion, task),
         "target": task.target_form,
         "decision": _decision(task, decision, criterion),
-        "metrics": ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}",
+        "metrics": _metrics_line(task, module.head),
         "checkpoint": _checkpoint_line(monitor),
     }
     if module.started_from:
@@ -72,7 +73,20 @@ def plan(
     return lines
 
 
-def _head_line(task: Task) -> str:
+def _metrics_line(task: Task, head: Mapping[str, Any]) -> str:
+    if head["name"] == "chunked":
+        names = ", ".join(("loss", *top_metric_names(task, task.num_outputs)))
+        return f"{names}, of val and test; of train the loss; each over the whole epoch"
+    return ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}"
+
+
+def _head_line(task: Task, head: Mapping[str, Any]) -> str:
+    if head["name"] == "chunked":
+        some_of = head.get("chunk") or "some"
+        return (
+            f"{task.num_outputs:,} raw logits, {some_of} at a time, with their loss and gradient "
+            f"(head=chunked); {task.activation} for predictions and metrics only"
+        )
     if getattr(task, "ordered", False):
         return (
             f"{task.num_outputs} raw logits, the log-odds of a class above each of the first "

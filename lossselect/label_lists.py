@@ -59,7 +59,7 @@ class LabelLists:
 
     def counts(self, rows: np.ndarray | None = None) -> np.ndarray:
         """How many of the rows have each label, (num_labels,)."""
-        indices = self.indices if rows is None else self._taken(rows)[0]
+        indices = self.indices if rows is None else self.of_rows(rows)[0]
         return np.bincount(indices, minlength=self.num_labels)
 
     def multi_hot(self, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
@@ -69,13 +69,14 @@ class LabelLists:
             rows: Which rows; all by default.
         """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
-        indices, lengths = self._taken(rows)
+        indices, lengths = self.of_rows(rows)
         matrix = np.zeros((len(rows), self.num_labels), dtype=np.float32)
         matrix[np.repeat(np.arange(len(rows)), lengths), indices] = 1
         matrix[self.missing[rows]] = np.nan
         return matrix
 
-    def _taken(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def of_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The labels of some rows one after another, and how many each row has."""
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         ends = lengths.cumsum()

@@ -16,6 +16,7 @@ from .checkpoint import read_checkpoint, store_decision
 from .data.module import TensorData
 from .epoch import Epoch
 from .files import whole_file
+from .label_lists import LabelLists
 from .module import TaskModule
 from .tasks import Task
 from .tuning import tune_decision
@@ -64,7 +65,8 @@ def evaluate(
     if is_overridden("test_dataloader", data, LightningDataModule):
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
-        _save_tables(module.test_epoch, folder)
+        if module.test_epoch.top is None:  # else there is nothing of each class
+            _save_tables(module.test_epoch, folder)
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
     with whole_file(folder / "metrics.json") as path:
@@ -132,17 +134,52 @@ def save_predictions(
         with whole_file(folder / "predictions.pt") as path:
             torch.save(batches, path)
         return "predictions.pt"
-    probabilities = torch.cat([batch["probabilities"] for batch in batches]).float()
     prediction = torch.cat([batch["prediction"] for batch in batches])
+    probabilities = torch.cat([batch["probabilities"] for batch in batches]).float()
     columns: dict[str, Any] = {"row": range(len(prediction))}
     if isinstance(data, TensorData):
         count = len(prediction)  # trainer.limit_predict_batches
-        truth = task.harden(task.encode(data.splits.labels_of("test")[:count]))
-        columns = {"row": data.splits.rows_in_file("test")[:count], "target": _cells(task.decode(truth))}
-    columns |= prediction_columns(task, probabilities, prediction)
+        columns = {"row": data.splits.rows_in_file("test")[:count], "target": _truth(task, data, count)}
+    if "top" in batches[0]:
+        top = torch.cat([batch["top"] for batch in batches])
+        columns |= top_columns(task, top, probabilities, prediction)
+    else:
+        columns |= prediction_columns(task, probabilities, prediction)
     with whole_file(folder / "predictions.csv") as path:
         pl.DataFrame(columns).write_csv(path)
     return "predictions.csv"
+
+
+def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
+    """The target of the first test rows, decoded."""
+    labels = data.splits.labels
+    if isinstance(labels, LabelLists):  # names of what is there, not a matrix of what is not
+        rows = data.splits.rows["test"].numpy()[:count]
+        indices, lengths = labels.of_rows(rows)
+        names = [task.names[i] for i in indices.tolist()]
+        ends = lengths.cumsum().tolist()
+        cells = [names[end - size : end] for end, size in zip(ends, lengths.tolist(), strict=True)]
+        gone = labels.missing[rows].tolist()
+        return _cells([None if lost else cell for lost, cell in zip(gone, cells, strict=True)])
+    return _cells(task.decode(task.harden(task.encode(data.splits.labels_of("test")[:count]))))
+
+
+def top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:
+    """The decision of each row among its highest outputs, then these outputs and their probabilities."""
+    names = [[task.names[i] for i in row] for row in top.tolist()]
+    if task.activation == "softmax":
+        decided: list[Any] = [row[0] for row in names]
+    else:
+        chosen = prediction.tolist()
+        decided = [
+            [name for name, one in zip(row, ones, strict=True) if one]
+            for row, ones in zip(names, chosen, strict=True)
+        ]
+    columns: dict[str, Any] = {"prediction": _cells(decided)}
+    for k in range(top.shape[1]):
+        columns[f"top_{k + 1}"] = [row[k] for row in names]
+        columns[f"p_{k + 1}"] = probabilities[:, k].cpu().numpy()
+    return columns
 
 
 def prediction_columns(task: Task, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:

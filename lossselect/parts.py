@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .counts import LabelCounts
     from .data.splits import Splits
+    from .module import TaskModule
     from .tasks import Task
 
 
@@ -125,10 +126,10 @@ def _check_order(task: "Task") -> None:
         )
 
 
-def decision_of(config: DictConfig) -> dict[str, Any] | None:
+def decision_of(config: DictConfig, module: "TaskModule") -> dict[str, Any] | None:
     """Options of `fit_decision`; None where nothing is to be fitted."""
     options = plain_values(config).get("decision")
-    if not options:
+    if not options or module.head["name"] == "chunked":
         return None
     if config.task.get("threshold") is not None:  # the user's own stays
         options = {**options, "metric": None}

@@ -83,7 +83,7 @@ class Positives:
     @classmethod
     def of_rows(cls, lists: LabelLists, rows: Any) -> "Positives":
         """Of some rows of lists that have been checked."""
-        indices, lengths = lists._taken(rows)
+        indices, lengths = lists.of_rows(rows)
         labels, missing = torch.from_numpy(indices), torch.from_numpy(lists.missing[rows])
         of = torch.repeat_interleave(torch.arange(len(rows)), torch.from_numpy(lengths))
         order = (labels * len(rows) + of).argsort()

@@ -141,11 +141,17 @@ def predict_file(
 def _table(module: "TaskModule", logits: Any, first: int, kept: "list[pl.Series]") -> "pl.DataFrame":
     import polars as pl
 
-    from .outputs import prediction_columns
+    from .chunked import ChunkedLogits
+    from .outputs import prediction_columns, top_columns
+    from .top import TopOutputs, top_prediction
 
-    probabilities = module.task.probabilities(logits)
     columns: dict[str, Any] = {"row": range(first, first + len(logits))}
-    columns |= prediction_columns(module.task, probabilities, module.task.decide(probabilities))
+    if isinstance(logits, ChunkedLogits):
+        highest = top_prediction(module.task, TopOutputs(module.task, logits).look())
+        columns |= top_columns(module.task, **highest)
+    else:
+        probabilities = module.task.probabilities(logits)
+        columns |= prediction_columns(module.task, probabilities, module.task.decide(probabilities))
     for column in kept:
         if column.name in columns:
             raise ValueError(f"keep={column.name}: the output has a column of that name already.")

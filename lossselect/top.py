@@ -127,7 +127,7 @@ class TopMetrics(Metric):
     def __init__(self, task: Task, counts: LabelCounts | None = None) -> None:
         super().__init__()
         self.task = task
-        self.names = top_metric_names(task, counts is not None)
+        self.names = top_metric_names(task, task.num_outputs, counts is not None)
         inverse = None if counts is None else torch.from_numpy(1 / propensities(counts))
         self.inverse: Tensor | None
         self.register_buffer("inverse", inverse, persistent=False)

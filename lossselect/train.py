@@ -29,6 +29,7 @@ from .config import (
     check_early_stopping,
     check_task_settings,
     check_trainer,
+    head_of,
     loss_options,
     monitor_of,
 )
@@ -169,6 +170,9 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
     seed_everything(config.seed, workers=True, verbose=False)
     data = data_of(config)
     task = task_of(config, data)
+    head = head_of(plain_values(config), task)
+    if head["name"] == "chunked" and isinstance(data, TensorData):
+        data.take_positives()
     config.monitor = monitor_of(plain_values(config), task)  # to which the callbacks' settings refer
     module = TaskModule(
         task,
@@ -178,6 +182,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
         scheduler_of(config),
         config.head_bias,
         spec_of(config.mix),
+        head,
     )
     if compile_by := config.trainer.get("compile"):
         import torch
@@ -221,7 +226,7 @@ def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> dict[str,
     from .explain import plan
     from .outputs import tunes
 
-    decision = decision_of(config) if tunes(trainer, data) else None
+    decision = decision_of(config, module) if tunes(trainer, data) else None
     return plan(module, data, trainer, config.monitor, decision)
 
 
@@ -247,7 +252,7 @@ def train(config: DictConfig) -> None:
         bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
         print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
     best = _best_checkpoint(trainer)
-    decision = decision_of(config) if tunes(trainer, data) else None
+    decision = decision_of(config, module) if tunes(trainer, data) else None
     results = evaluate(trainer, module, data, best, folder, decision)
     if module.untuned is not None:
         print_table("Decision", decision_lines(module.task))

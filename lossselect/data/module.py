@@ -41,6 +41,12 @@ class TensorData(LightningDataModule):
             for split, rows in splits.rows.items()
         }
 
+    def take_positives(self) -> None:
+        """Give batches of lists of labels as `Positives`, for a chunked head."""
+        for batches in self.batches.values():
+            if isinstance(batches.target, LabelRows):
+                batches.target.sparse = True
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of the classes or labels."""
