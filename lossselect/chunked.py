@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -79,7 +80,8 @@ class ChunkedLogits:
             )
         self.inputs, self.weight, self.bias = inputs, weight, bias
         self.shape = torch.Size((len(inputs), len(weight)))
-        self.chunk = _chunk_of(self.shape, chunk, inputs.device)
+        self.chunk = _chunk_of(*self.shape, chunk, inputs.device)
+        self.dtype = _dtype_of_products(inputs, weight)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -100,39 +102,42 @@ class ChunkedLogits:
         """The matrix (N, C)."""
         return linear(self.inputs, self.weight, self.bias)
 
-    def blocks(
-        self, rows: slice = slice(None), bias: Tensor | None = None
-    ) -> Iterator[tuple[int, int, Tensor]]:
-        """(first, end, float32 logits (n, end - first)) of the columns in turn, in the same memory.
+    @property
+    def wide(self) -> torch.dtype:
+        """Of a block."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    def groups(self) -> Iterator[slice]:
+        """The rows, so many at a time as a block has."""
+        for start in range(0, len(self), MOST_ROWS):
+            yield slice(start, min(start + MOST_ROWS, len(self)))
+
+    def blocks(self, rows: slice = slice(None)) -> Iterator[tuple[int, int, Tensor]]:
+        """(first, end, logits (n, end - first) in float32 or wider) of the columns in turn.
+
+        All in the same memory, which has a place to spare at the end: see `flat_of`.
 
         Args:
             rows: Which rows.
-            bias: In place of their own.
         """
         inputs, weight = self.operands()
-        inputs = inputs[rows]
-        bias = self.bias if bias is None else bias
-        wide = torch.promote_types(inputs.dtype, torch.float32)
-        memory = torch.empty(len(inputs) * min(self.chunk, self.shape[1]), dtype=wide, device=self.device)
+        inputs, bias = inputs[rows], None if self.bias is None else self.bias.detach()
+        size = len(inputs) * min(self.chunk, self.shape[1]) + 1
+        memory = torch.empty(size, dtype=self.wide, device=self.device)
         for first in range(0, self.shape[1], self.chunk):
             end = min(first + self.chunk, self.shape[1])
             block = memory[: len(inputs) * (end - first)].view(len(inputs), end - first)
             columns = weight(first, end)
-            if columns.dtype == wide:
-                torch.mm(inputs, columns.t(), out=block)
-            else:
-                block.copy_(product(inputs, columns.t()))
+            with torch.autocast(self.device.type, enabled=False):
+                if columns.dtype == self.wide:
+                    torch.mm(inputs, columns.t(), out=block)
+                else:
+                    block.copy_(product(inputs, columns.t()))
             yield first, end, block if bias is None else block.add_(bias[first:end])
 
     def operands(self) -> "tuple[Tensor, Columns]":
-        """Inputs and weight in the dtype that their products are taken in: on a CPU float32 or wider."""
-        dtype = torch.promote_types(self.inputs.dtype, self.weight.dtype)
-        kind = self.device.type
-        if torch.is_autocast_enabled(kind) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(kind)
-        if kind == "cpu":
-            dtype = torch.promote_types(dtype, torch.float32)
-        return self.inputs.detach().to(dtype), Columns(self.weight.detach(), dtype)
+        """Inputs and weight in the dtype that their products are taken in."""
+        return self.inputs.detach().to(self.dtype), Columns(self.weight.detach(), self.dtype)
 
     @torch.no_grad()
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
@@ -143,10 +148,10 @@ class ChunkedLogits:
         """
         if not 1 <= k <= self.shape[1]:
             raise ValueError(f"k must be from 1 to the number of outputs ({self.shape[1]}), got {k}.")
-        best = Highest(k)
-        with torch.autocast(self.device.type, enabled=False):
-            for first, _, block in self.blocks():
-                best.add(first, block)
+        best = Highest(len(self), k, torch.empty(0, dtype=self.wide, device=self.device))
+        for rows in self.groups():
+            for first, _, block in self.blocks(rows):
+                best.add(rows, first, block)
         return best.values, best.columns
 
 
@@ -161,21 +166,39 @@ class Columns:
 
 
 class Highest:
-    """The k highest of each row, of blocks that come one after another."""
+    """The k highest of each row, of blocks that come one after another.
 
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.values, self.columns = torch.empty(0), torch.empty(0, dtype=torch.long)
+    Args:
+        rows: How many.
+        k: How many of each.
+        like: Of the dtype and on the device of the blocks.
+    """
 
-    def add(self, first: int, block: Tensor) -> None:
-        """Take in the columns from `first` on."""
-        values, columns = block.topk(min(self.k, block.shape[1]), 1)
-        columns = columns + first
-        if self.values.numel():
-            values, columns = torch.cat([self.values, values], 1), torch.cat([self.columns, columns], 1)
-            values, order = values.topk(min(self.k, values.shape[1]), 1)
-            columns = columns.gather(1, order)
-        self.values, self.columns = values, columns
+    def __init__(self, rows: int, k: int, like: Tensor) -> None:
+        self.values = torch.full((rows, k), -torch.inf, dtype=like.dtype, device=like.device)
+        self.columns = torch.zeros(rows, k, dtype=torch.long, device=like.device)
+
+    def add(self, rows: slice, first: int, block: Tensor) -> None:
+        """Take in the columns of some rows from `first` on."""
+        k = self.values.shape[1]
+        values, columns = block.topk(min(k, block.shape[1]), 1)
+        values = torch.cat([self.values[rows], values], 1)
+        columns = torch.cat([self.columns[rows], columns + first], 1)
+        self.values[rows], order = values.topk(k, 1)
+        self.columns[rows] = columns.gather(1, order)
+
+
+def flat_of(block: Tensor) -> Tensor:
+    """The memory of a block of `ChunkedLogits.blocks`, and the place to spare behind it."""
+    return block.as_strided((block.numel() + 1,), (1,))
+
+
+def _dtype_of_products(inputs: Tensor, weight: Tensor) -> torch.dtype:
+    """That of autocast where it is on; on a CPU float32 or wider, which is no slower there."""
+    kind, dtype = inputs.device.type, torch.promote_types(inputs.dtype, weight.dtype)
+    if torch.is_autocast_enabled(kind) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
+    return torch.promote_types(dtype, torch.float32) if kind == "cpu" else dtype
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -187,11 +210,13 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b).float()
 
 
-def _chunk_of(shape: torch.Size, chunk: int | None, device: torch.device) -> int:
-    rows = max(1, min(shape[0], MOST_ROWS))
+@lru_cache(maxsize=64)
+def _chunk_of(rows: int, width: int, chunk: int | None, device: torch.device) -> int:
+    """How many outputs at a time; looked at once for a shape."""
+    rows = max(1, min(rows, MOST_ROWS))
     if chunk is None:
         return max(256, BLOCK.get(device.type, BLOCK["cuda"]) // rows)
-    chunk = min(chunk, shape[1])
+    chunk = min(chunk, width)
     needed, free = 8 * rows * chunk, free_memory(device)  # the block, and a temporary as large
     if free is not None and needed > free:
         raise ValueError(

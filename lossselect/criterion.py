@@ -161,13 +161,7 @@ class Loss(nn.Module):
         self.check_counted()
         self.task.check_logits(logits)
         self.task.check_target(target, logits)
-        for name in ("weight", "pos_weight", "prior"):
-            given = getattr(self, name)
-            if given is not None and given.device != logits.device:
-                raise ValueError(
-                    f"The loss's {name} is on {given.device}, the logits are on {logits.device}. Move "
-                    f"the loss: loss.to({str(logits.device)!r})."
-                )
+        self.check_devices(logits.device)
         if sample_weight is not None:
             check_form_of_weight(sample_weight, logits)
         if check_values and not torch.compiler.is_compiling():
@@ -193,6 +187,16 @@ class Loss(nn.Module):
         """ValueError where it waits for the train labels."""
         if self.waiting:
             raise ValueError(_counts_needed(self.name, self.waits_for[0], self.named))
+
+    def check_devices(self, device: torch.device) -> None:
+        """ValueError where what the loss holds is not where the logits are."""
+        for name in ("weight", "pos_weight", "prior"):
+            given = getattr(self, name)
+            if given is not None and given.device != device:
+                raise ValueError(
+                    f"The loss's {name} is on {given.device}, the logits are on {device}. Move the loss: "
+                    f"loss.to({str(device)!r})."
+                )
 
     def offset(self) -> Tensor | None:
         """What the loss adds to the logits of each class itself (C,): tau log prior under softmax."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .chunked import MOST_ROWS, TOP, ChunkedLogits, Highest, top_metric_names
+from .chunked import TOP, ChunkedLogits, Highest, top_metric_names
 from .counts import LabelCounts
 from .positives import Positives
 from .tasks import IGNORE_INDEX, Task
@@ -31,46 +31,48 @@ class TopOutputs:
 
     def __init__(self, task: Task, logits: ChunkedLogits, target: "Positives | Tensor | None" = None) -> None:
         self.task, self.logits, self.target = task, logits, target
-        self.k = min(TOP, logits.shape[1])
-        self.groups: dict[int, Highest] = {}
-        self.decided = torch.zeros((), dtype=torch.long, device=logits.device)
-        self.right = torch.zeros((), dtype=torch.long, device=logits.device)
-        self.lse: dict[int, Tensor] = {}
+        like = torch.empty(0, dtype=logits.wide, device=logits.device)
+        self.highest = Highest(len(logits), min(TOP, logits.shape[1]), like)
+        self.lse = torch.full((len(logits),), -torch.inf, dtype=like.dtype, device=like.device)
+        self.decided, self.right = (torch.zeros((), dtype=torch.long, device=like.device) for _ in range(2))
+        self.threshold: Any
+        self.temperature: Any
+        self.threshold, self.temperature = (
+            torch.tensor(value, dtype=like.dtype, device=like.device) if isinstance(value, tuple) else value
+            for value in (getattr(task, "threshold", None), task.temperature)
+        )
 
     def __call__(self, rows: slice, first: int, block: Tensor) -> None:
         """Look at the block of some rows, from column `first` on."""
-        start = rows.start or 0
         if self.task.activation == "softmax":
-            part = block.logsumexp(1)
-            self.lse[start] = torch.logaddexp(self.lse[start], part) if first else part
+            self.lse[rows] = torch.logaddexp(self.lse[rows], block.logsumexp(1))
         else:
             block = self._counted(rows, first, block)
-        self.groups.setdefault(start, Highest(self.k)).add(first, block)
+        self.highest.add(rows, first, block)
 
     def _counted(self, rows: slice, first: int, block: Tensor) -> Tensor:
-        """Counts decisions; the block, with minus infinity where nothing is known."""
+        """Counts decisions; the block over the temperature, minus infinity where nothing is known."""
         end = first + block.shape[1]
-        task: Any = self.task
         threshold, temperature = (
-            torch.tensor(value[first:end], device=block.device) if isinstance(value, tuple) else value
-            for value in (task.threshold, task.temperature)
+            value[first:end] if isinstance(value, Tensor) else value
+            for value in (self.threshold, self.temperature)
         )
-        decided = (block / temperature).sigmoid() >= threshold
+        if isinstance(temperature, Tensor) or temperature != 1:
+            block = block / temperature
+        decided = block.sigmoid() >= threshold
         if isinstance(self.target, Positives):
             truth = self.target.matrix(first, end)[rows]
-            unknown = truth.isnan()
-            decided &= ~unknown
             self.right += (decided & (truth == 1)).sum()
-            block = block.masked_fill(unknown, -torch.inf)
+            if self.target.unknown is not None or self.target.missing is not None:
+                decided &= ~truth.isnan()
+                block = block.masked_fill(truth.isnan(), -torch.inf)
         self.decided += decided.sum()
         return block
 
     def look(self) -> "TopOutputs":
         """Go through the blocks, where no loss does."""
-        size = min(len(self.logits), MOST_ROWS)
-        with torch.no_grad(), torch.autocast(self.logits.device.type, enabled=False):
-            for start in range(0, len(self.logits), size or 1):
-                rows = slice(start, min(start + size, len(self.logits)))
+        with torch.no_grad():
+            for rows in self.logits.groups():
                 for first, _, block in self.logits.blocks(rows):
                     self(rows, first, block)
         return self
@@ -78,18 +80,14 @@ class TopOutputs:
     @property
     def columns(self) -> Tensor:
         """The outputs with the highest logits (N, k), the highest first."""
-        return torch.cat([group.columns for group in self.groups.values()])
+        return self.highest.columns
 
     @property
     def probabilities(self) -> Tensor:
         """Theirs."""
-        highest = torch.cat([group.values for group in self.groups.values()])
         if self.task.activation == "softmax":
-            return (highest - torch.cat([*self.lse.values()]).unsqueeze(1)).exp()
-        temperature: Any = self.task.temperature
-        if isinstance(temperature, tuple):
-            temperature = torch.tensor(temperature, device=highest.device)[self.columns]
-        return (highest / temperature).sigmoid()
+            return (self.highest.values - self.lse.unsqueeze(1)).exp()
+        return self.highest.values.sigmoid()
 
 
 def propensities(counts: LabelCounts) -> np.ndarray:
@@ -204,15 +202,16 @@ class TopMetrics(Metric):
             elif self.task.activation == "softmax":
                 values[name] = hits[0] / rows
             else:
-                values[name] = 2 * right / (decided + there).double()
+                values[name] = 2 * right / (decided + there).clamp(min=1).double()
         return values
 
 
 def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:
     """What `predict_step` returns of a chunked head: the highest outputs of each row.
 
-    - `top`: their numbers (N, k), the highest first; `probabilities`: theirs;
-    - `prediction`: the class (N,), or which of the k labels are decided to be there, 0/1 (N, k).
+    - `top`: their numbers (N, k), the highest first, k = 5; `probabilities`: theirs;
+    - `prediction`: the class (N,), or which of these k labels are decided to be there, 0/1 (N, k): of a row
+      with more of them, those that are likeliest.
     """
     probabilities, top = outputs.probabilities, outputs.columns
     if task.activation == "softmax":

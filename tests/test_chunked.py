@@ -83,7 +83,7 @@ def both(task, name, options, *, dtype=torch.double, chunk=5, weighted=False, mi
 @pytest.mark.parametrize(("task", "name", "options"), LOSSES, ids=lambda value: str(value)[:40])
 def test_each_loss_is_that_of_the_dense_head(task, name, options, weighted, missing, monkeypatch):
     for chunk, most_rows in itertools.product((1, 5, 23, 100, None), (8192, 10)):
-        monkeypatch.setattr(module_of_loss, "MOST_ROWS", most_rows)
+        monkeypatch.setattr("lossselect.chunked.MOST_ROWS", most_rows)
         given = {"weighted": weighted, "missing": missing, "chunk": chunk}
         for want, got in zip(*both(TASKS[task], name, options, **given), strict=True):
             assert relative(got.detach(), want.detach()) < 1e-10, (chunk, most_rows)

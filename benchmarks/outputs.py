@@ -1,0 +1,301 @@
+"""Last layer and loss, forward and backward, against the number of outputs: chunked beside dense.
+
+python benchmarks/outputs.py [--device cuda] [--rows 1024] [--features 256] [--quick]
+
+For each number of outputs all sides run in turn in a process of its own, of which the medians are taken;
+memory is what a side's first step takes above inputs and weights, in a process of its own again. Each side's
+loss and gradients are compared with the dense ones first. Results go to benchmarks/results/outputs.{json,md,svg}.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+LABELS = 5
+SIDES = {
+    "bce": ("dense", "chunked"),
+    "ce": ("dense", "chunked", "torch chunked"),
+}
+GIGABYTES = 6
+"""What a process may take for the largest number of outputs."""
+
+
+def sizes(quick):
+    return (1_000, 20_000) if quick else (1_000, 10_000, 100_000, 200_000, 1_000_000)
+
+
+def make(loss, outputs, rows, features, device):
+    """Steps by name, each of which returns loss and gradients of inputs, weight and bias."""
+    import torch
+    from torch.nn import functional
+
+    import lossselect as ls
+    from lossselect.chunked import ChunkedLogits
+    from lossselect.chunked_loss import chunked_loss
+    from lossselect.positives import Positives
+
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    x = torch.randn(rows, features, device=device, dtype=dtype).requires_grad_()
+    weight = (torch.randn(outputs, features, device=device) * 0.05).to(dtype).requires_grad_()
+    bias = torch.zeros(outputs, device=device, dtype=dtype).requires_grad_()
+    index = torch.randint(0, outputs, (rows,), device=device)
+    there = torch.randint(0, outputs // LABELS, (rows, LABELS)) * LABELS + torch.arange(LABELS)
+    offsets = torch.arange(0, rows * LABELS + 1, LABELS)
+    positives = Positives.of_lists(there.flatten(), offsets, outputs).to(device)
+    there = there.to(device)
+    task = ls.Multilabel(outputs) if loss == "bce" else ls.Multiclass(outputs)
+    criterion = ls.select_loss(task).to(device)
+
+    def dense():
+        logits = functional.linear(x, weight, bias).float()
+        if loss == "ce":
+            return functional.cross_entropy(logits, index)
+        target = torch.zeros_like(logits).scatter_(1, there, 1)
+        return functional.binary_cross_entropy_with_logits(logits, target)
+
+    def chunked():
+        return chunked_loss(criterion, ChunkedLogits(x, weight, bias), positives if loss == "bce" else index)[
+            0
+        ]
+
+    def torchs():
+        options = torch.nn.LinearCrossEntropyOptions()
+        return functional.linear_cross_entropy(x, weight, index, linear_bias=bias, options=options)
+
+    def step(mean):
+        def run():
+            x.grad = weight.grad = bias.grad = None
+            value = mean()
+            value.backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return value.detach(), x.grad, weight.grad, bias.grad
+
+        return run
+
+    steps = {"dense": step(dense), "chunked": step(chunked), "torch chunked": step(torchs)}
+    return {
+        name: steps[name]
+        for name in SIDES[loss]
+        if name != "torch chunked" or hasattr(functional, "linear_cross_entropy")
+    }
+
+
+def anonymous():
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+
+
+def peak(run, device):
+    """Bytes above what was held before."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    before, most, done = anonymous(), [0], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            most[0] = max(most[0], anonymous())
+            time.sleep(0.002)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    run()
+    done.set()
+    watching.join()
+    return most[0] - before
+
+
+def measure(what, loss, outputs, side, rows, features, device, runs):
+    """What a process of its own prints: {"seconds": ..., "errors": ..., "bytes": ...}."""
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(2)
+        if what == "memory" and outputs >= 1_000_000:
+            # what is there already, and six gigabytes
+            limit = anonymous() + (GIGABYTES << 30)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    steps = make(loss, outputs, rows, features, device)
+    if what == "memory":
+        return {"bytes": peak(steps[side], device)}
+    if outputs >= 1_000_000 and device == "cpu":
+        steps = {"chunked": steps["chunked"]}
+    errors = {}
+    if "dense" in steps:
+        want = steps["dense"]()
+        for name, run in steps.items():
+            if name != "dense":
+                pairs = zip(run(), want, strict=True)
+                errors[name] = max(
+                    float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs
+                )
+        del want
+    seconds = {name: [] for name in steps}
+    for i in range(runs + 1):
+        for name, run in steps.items():
+            if name == "torch chunked" and device == "cpu" and i > (3 if outputs < 100_000 else 1):
+                continue  # it takes many times as long
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values[1:] or values) for name, values in seconds.items()}
+    return {"seconds": medians, "errors": errors, "ceiling": ceiling(outputs, rows, features, device)}
+
+
+def ceiling(outputs, rows, features, device):
+    """Seconds of the three matrix products alone, in blocks that stay in the cache."""
+    import torch
+
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    x, chunk = (
+        torch.randn(rows, features, device=device).to(dtype),
+        min(outputs, 1024 if device == "cpu" else 16384),
+    )
+    weight, block = (
+        torch.randn(chunk, features, device=device).to(dtype),
+        torch.randn(rows, chunk, device=device).to(dtype),
+    )
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        for _ in range(max(1, outputs // chunk)):
+            _, _, _ = x @ weight.t(), block @ weight, block.t() @ x
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def of_process(*arguments):
+    """What `measure` returns in a process of its own; None where that one fails."""
+    command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        return {"failed": last[:200]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(results, given):
+    lines = [
+        "| loss | outputs | dense, s | chunked, s | ratio | dense, MB | chunked, MB | ratio | torch's chunked, s (x ours) | products alone, s | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in results:
+        seconds, memory = entry["seconds"], entry["bytes"]
+        dense, ours, torchs = (seconds.get(name) for name in ("dense", "chunked", "torch chunked"))
+        cells = [
+            entry["loss"].upper(),
+            f"{entry['outputs']:,}",
+            f"{dense:.3g}" if dense else "-",
+            f"{ours:.3g}",
+            f"{ours / dense:.2f}" if dense else "-",
+            f"{memory['dense'] / 1e6:.0f}" if memory["dense"] else f"more than {GIGABYTES} GB",
+            f"{memory['chunked'] / 1e6:.0f}" if memory["chunked"] else f"more than {GIGABYTES} GB",
+            f"{memory['chunked'] / memory['dense']:.2f}" if memory["dense"] and memory["chunked"] else "-",
+            f"{torchs:.3g} ({torchs / ours:.1f})" if torchs else "-",
+            f"{entry['ceiling']:.3g}",
+            f"{entry['errors'].get('chunked', 0):.1e}" if entry["errors"] else "-",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    said = (
+        f"`python benchmarks/outputs.py`: {given['rows']} rows of {given['features']} features, {given['device']}, "
+        f"{given['machine']}; torch {given['torch']}, Python {given['python']}, {given['date']}. Seconds are medians of "
+        f"{given['runs']} (of torch's chunked one of 1 to 3), forward and backward; MB above inputs and weights, the "
+        "gradient of the weight included. Error: the largest difference of loss or gradient from dense, relative to "
+        "the largest entry."
+    )
+    if given["device"] == "cpu":
+        said += " **It has not been run on a GPU.**"
+    return "\n".join([said, "", *lines]) + "\n"
+
+
+def plot(results, path):
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    for loss in SIDES:
+        of = [entry for entry in results if entry["loss"] == loss]
+        for side in ("dense", "chunked"):
+            points = [(e["outputs"], e["seconds"][side]) for e in of if side in e["seconds"]]
+            left.plot(*zip(*points, strict=True), marker="o", label=f"{loss.upper()}, {side}")
+            points = [(e["outputs"], e["bytes"][side] / 1e6) for e in of if e["bytes"][side]]
+            right.plot(*zip(*points, strict=True), marker="o", label=f"{loss.upper()}, {side}")
+    for axes, said in ((left, "seconds a step"), (right, "MB above inputs and weights")):
+        axes.set(xscale="log", yscale="log", xlabel="outputs", ylabel=said)
+        axes.grid(alpha=0.3)
+    left.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--features", type=int, default=256)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--measure")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*json.loads(options.measure))))
+        return
+    import torch
+
+    shape = (options.rows, options.features, options.device, options.runs)
+    results = []
+    for loss in SIDES:
+        for outputs in sizes(options.quick):
+            timed = of_process("time", loss, outputs, "", *shape)
+            if "failed" in timed:
+                sys.exit(f"{loss}, {outputs} outputs: {timed['failed']}")
+            memory = {
+                side: of_process("memory", loss, outputs, side, *shape).get("bytes")
+                for side in ("dense", "chunked")
+            }
+            results.append({"loss": loss, "outputs": outputs, "bytes": memory, **timed})
+            print(json.dumps(results[-1]), flush=True)
+    name = (
+        torch.cuda.get_device_name()
+        if options.device == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    given = {
+        **{key: getattr(options, key) for key in ("device", "rows", "features", "runs")},
+        "machine": f"{name}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    said = table(results, given)
+    print("\n" + said)
+    if not options.quick:
+        RESULTS.mkdir(exist_ok=True)
+        kind = "outputs" if options.device == "cpu" else f"outputs-{options.device}"
+        (RESULTS / f"{kind}.json").write_text(json.dumps({**given, "results": results}, indent=1) + "\n")
+        (RESULTS / f"{kind}.md").write_text(said)
+        plot(results, RESULTS / f"{kind}.svg")
+
+
+if __name__ == "__main__":
+    main()
