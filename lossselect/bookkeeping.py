@@ -28,6 +28,11 @@ class Bookkeeping(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.has_bookkeeping = True
         pl_module.use_head()
+        if pl_module.head_spec["name"] == "chunked" and not pl_module.chunked:
+            raise ValueError(
+                f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
+                "the place of: build one, or use head=dense."
+            )
         pl_module.watch.finite_at = -1
         check_end(pl_module.net, pl_module.task)
         # Lightning warns that the hook is used where a data module is; it is meant to be

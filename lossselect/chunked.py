@@ -26,9 +26,9 @@ TOP = 5
 
 
 class ChunkedLinear(nn.Linear):
-    """A linear layer with many outputs, whose logits are never held all at once.
+    """A linear layer with many outputs, whose logits are never held all at once: it returns no tensor.
 
-    Called, it returns `ChunkedLogits`, which a `TaskModule` takes in place of logits, and `chunked_loss`.
+    What it returns are `ChunkedLogits`, which a `TaskModule` takes in place of logits, and `chunked_loss`.
     Weight and bias are those of `torch.nn.Linear`, whose checkpoints it takes.
 
     Args:
@@ -39,10 +39,22 @@ class ChunkedLinear(nn.Linear):
 
     Raises:
         ValueError: no whole number from 1.
+
+    Example:
+        >>> logits = ChunkedLinear(8, 1_000_000)(torch.zeros(2, 8))
+        >>> logits.shape
+        torch.Size([2, 1000000])
+        >>> values, columns = logits.topk(3)
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, chunk: int | None = None, **options: Any
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        chunk: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, **options)
         self.chunk = None if chunk is None else whole("chunk", chunk, 1)
@@ -50,13 +62,23 @@ class ChunkedLinear(nn.Linear):
     @classmethod
     def of(cls, layer: nn.Linear, chunk: int | None = None) -> "ChunkedLinear":
         """One with the weight and the bias of `layer`, which share the memory."""
-        made = cls(layer.in_features, layer.out_features, layer.bias is not None, chunk, device="meta")
+        made = cls(layer.in_features, layer.out_features, layer.bias is not None, chunk=chunk, device="meta")
         made.weight, made.bias = layer.weight, layer.bias
         return made
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, chunk={self.chunk}"
 
     def forward(self, inputs: Tensor) -> "ChunkedLogits":  # type: ignore[override]
         """Of inputs (N, D)."""
         return ChunkedLogits(inputs, self.weight, self.bias, self.chunk)
+
+
+_NOT_THERE = (
+    "The logits of a chunked head are never there all at once, {}: forward must return what the last linear "
+    "layer returns, the one with as many outputs as the task. head=dense lets more come after it; "
+    "logits.dense() makes the matrix, logits.topk(k) the highest of each row."
+)
 
 
 class ChunkedLogits:
@@ -82,16 +104,25 @@ class ChunkedLogits:
         self.shape = torch.Size((len(inputs), len(weight)))
         self.chunk = _chunk_of(*self.shape, chunk, inputs.device)
         self.dtype = _dtype_of_products(inputs, weight)
+        self.with_grad = torch.is_grad_enabled()
+        """Whether gradients may go back from here."""
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(
-            f"The logits of a chunked head are never there all at once, so they have no {name!r}: return "
-            "from forward what the head returns, or use head=dense. logits.dense() makes the matrix, "
-            "logits.topk(k) the highest of each row."
-        )
+        raise AttributeError(_NOT_THERE.format(f"so they have no {name!r}"))
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(_NOT_THERE.format(f"and {getattr(function, '__name__', function)} needs them"))
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise TypeError(_NOT_THERE.format("and arithmetic needs them"))
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __getitem__ = (
+        _refuse
+    )
 
     @property
     def device(self) -> torch.device:
@@ -227,16 +258,29 @@ def _chunk_of(rows: int, width: int, chunk: int | None, device: torch.device) ->
     return chunk
 
 
-def free_memory(device: torch.device | None = None) -> int | None:
-    """Bytes that are free on a device, or for a CPU, as far as one can tell."""
-    if device is not None and device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+@lru_cache(maxsize=1)
+def memory_of_machine() -> int | None:
+    """Bytes that a GPU has, or where there is none the machine, as far as one can tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return _meminfo("MemTotal")
+
+
+def _meminfo(name: str) -> int | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             entries = dict(line.split(":", 1) for line in file)
-        return int(entries["MemAvailable"].split()[0]) * 1024
+        return int(entries[name].split()[0]) * 1024
     except (OSError, KeyError):
         return None
+
+
+def free_memory(device: torch.device | None = None) -> int | None:
+    """Bytes that are free on a device, or for a CPU, as far as one can tell."""
+    if device is not None and device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    return _meminfo("MemAvailable")
 
 
 def top_metric_names(task: Task, width: int | None = None, counted: bool = True) -> tuple[str, ...]:
@@ -250,6 +294,11 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
     ks = [k for k in (1, 3, TOP) if width is None or k <= width]
     kinds = ["precision" if task.name == "multilabel" else "accuracy", "ndcg", *(["psp"] if counted else [])]
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
+
+
+def top_monitor(task: Task) -> str:
+    """What chooses the best epoch with a chunked head."""
+    return "precision_at_1" if task.name == "multilabel" else "loss"
 
 
 def check_top(task: Task) -> None:

@@ -25,6 +25,8 @@ class CompiledStep:
             return self.step(*arguments)
         try:
             return self.compiled(*arguments)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of the compilers there are many kinds
             outputs = self.step(*arguments)  # what is a mistake without torch.compile is raised here
             self.compiled = None

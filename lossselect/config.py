@@ -113,20 +113,26 @@ def _check_head(config: Mapping[str, Any]) -> None:
     if options.get("chunk") is not None:
         whole("head.chunk", options["chunk"], 1)
     if name == "chunked" and config["trainer"].get("compile"):
-        raise ValueError("trainer.compile has nothing to gain from head=chunked: leave one of them out.")
+        raise ValueError("trainer.compile does not go through head=chunked: leave one of them out.")
     if name == "chunked" and config.get("mix"):
         raise ValueError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
-    metric = (config.get("decision") or {}).get("metric")
-    if name == "chunked" and metric not in ("auto", None):
+    if name == "chunked" and (tuned := _tuned(config)):
         raise ValueError(
-            f"decision.metric={metric} needs all outputs of the validation rows, which head=chunked never "
-            "has: leave it out."
+            f"decision.{tuned} needs all outputs of the validation rows, which head=chunked never has: leave "
+            "it out."
         )
+
+
+def _tuned(config: Mapping[str, Any]) -> str:
+    """A setting of decision that somebody has asked for; nothing where none."""
+    usual = OmegaConf.create((files("lossselect.configs") / "decision" / "tuned.yaml").read_text())
+    decision = config.get("decision") or {}
+    return next((f"{key}={value}" for key, value in decision.items() if value != usual.get(key)), "")
 
 
 def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     """What `TaskModule` takes for a head: where it is auto, by the number of outputs and the memory."""
-    from .chunked import check_top, free_memory
+    from .chunked import check_top, memory_of_machine
     from .chunked_loss import chunkable
 
     head = dict(config["head"])
@@ -140,14 +146,14 @@ def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
         "_target_" not in config["model"]
         and not config.get("mix")
         and not config["trainer"].get("compile")
-        and (config.get("decision") or {}).get("metric") in ("auto", None)
+        and not _tuned(config)
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]
     )
-    free = free_memory() if fits else None
+    memory = memory_of_machine() if fits else None
     # logits, target, gradient and a copy, float32
     dense = 16 * task.num_outputs * config["data"].get("batch_size", 1)
-    many = task.num_outputs >= MANY_OUTPUTS or (free is not None and dense > free / 4)
+    many = task.num_outputs >= MANY_OUTPUTS or (memory is not None and dense > memory / 4)
     return {"name": "chunked" if fits and many else "dense"}
 
 
@@ -278,9 +284,9 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     scheduler = config.get("scheduler") or {}
     epochs = config["trainer"].get("max_epochs")
     annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
-    own = task.monitor
-    if head_of(config, task)["name"] == "chunked":
-        own = "precision_at_1" if task.name == "multilabel" else "loss"
+    from .chunked import top_monitor
+
+    own = top_monitor(task) if head_of(config, task)["name"] == "chunked" else task.monitor
     return config["monitor"] or ("epoch" if annealed else f"val/{own}")
 
 
@@ -314,15 +320,18 @@ def _check_monitor(
     from .chunked import top_metric_names
 
     known = []
-    name = config["head"]["name"] if task is None else head_of(config, task)["name"]
-    if name != "chunked":
+    head = config["head"]["name"] if task is None else head_of(config, task)["name"]
+    if head != "chunked":
         known += [f"val/{name}" for name in ("loss", *like.metric_names)]
         known += [f"train/{name}" for name in ("loss", *like.training_metrics)]
-    if name != "dense":
-        known += [
-            f"val/{name}" for name in ("loss", *top_metric_names(like, like.num_outputs if task else None))
-        ]
-        known += ["train/loss"]
+    if head != "dense":
+        width, counted = like.num_outputs if task else None, "_target_" not in config["data"]
+        names = (
+            "val/loss",
+            "train/loss",
+            *(f"val/{name}" for name in top_metric_names(like, width, counted)),
+        )
+        known += [name for name in names if name not in known]
     if setting == "monitor":
         known.append("epoch")
     if metric is not None and metric not in known:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .label_lists import LabelLists
+from .positives import Positives
 from .tasks import IGNORE_INDEX, Task, as_task
 
 
@@ -99,6 +101,8 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
     task = as_task(task)
     if isinstance(labels, LabelLists):
         return count_lists(labels, np.arange(len(labels)))
+    if isinstance(labels, Positives):
+        return count_positives(labels)
     return count_target(task, as_canonical(task, labels))
 
 
@@ -115,13 +119,26 @@ def as_canonical(task: Task, labels: Any) -> Tensor:
     return task.encode(labels)
 
 
-def count_batches(task: Task, targets: Iterable[Tensor]) -> LabelCounts | None:
+def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     """The counts of canonical targets, batch after batch; None where there is no batch."""
     total: LabelCounts | None = None
     for target in targets:
-        counts = count_target(task, target)
+        counts = count_positives(target) if isinstance(target, Positives) else count_target(task, target)
         total = counts if total is None else total + counts
     return total
+
+
+def count_positives(labels: Positives) -> LabelCounts:
+    """The counts of a batch for a chunked head."""
+    width, known = labels.num_labels, labels.known_rows()
+    positives = np.bincount(labels.labels.numpy(), minlength=width)
+    of_each = np.full(width, int(known.sum()))
+    if labels.unknown is not None:
+        of_each = of_each - np.bincount(labels.unknown[1].numpy(), minlength=width)
+    each = torch.bincount(labels.rows, minlength=len(labels))[known]
+    missing = len(labels) * width - int(of_each.sum())
+    single = bool((each == 1).all())
+    return LabelCounts(len(labels), positives, of_each - positives, missing, single, positives.astype(float))
 
 
 def count_lists(labels: LabelLists, rows: np.ndarray) -> LabelCounts:

@@ -6,12 +6,13 @@ or steps counts on as if there were no blocks.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -19,9 +20,12 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from .data.batches import Block, TensorBatches
+from .data.batches import Block, TensorBatches, as_it_is
 from .module import TaskModule
 from .names import whole
+from .optim import OPTIMIZERS
+
+TAKE_NO_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.LBFGS}
 
 STEP_HOOKS = (
     *("backward", "on_before_backward", "on_after_backward"),
@@ -32,13 +36,19 @@ STEP_HOOKS = (
 """What a module, its data or a callback may do within a step: overridden, each step goes Lightning's way."""
 
 
+VALIDATION_HOOKS = ("validation_step", "on_validation_batch_start", "on_validation_batch_end")
+"""The same of validation: overridden, it takes one batch at a time."""
+
+
 class StepsPerExecution(Callback):
     """Takes several optimizer steps in each turn of Lightning's loop: `callbacks=[StepsPerExecution(16)]`.
 
     Weights, metrics, `global_step`, schedulers, clipping, accumulation and validation are what they are
-    without, to the bit. What differs: `on_train_batch_start` and `on_train_batch_end` are called once for
-    a block of batches, given the block. A block ends before a batch after which the trainer validates, a
-    checkpoint is due, or training ends.
+    without, to the bit. A block of batches ends where the trainer validates, a checkpoint is due, or training
+    ends. What differs: the hooks at the start and the end of a train batch are called once for a block, given
+    the block, so that a callback that does something at each step does it at each block (what must see each
+    step overrides a hook within it, such as `on_before_optimizer_step`); and the batches of a block are made
+    before its first step, so that a data set that draws random numbers in the training process draws others.
 
     Args:
         steps: How many at most, from 1 (which changes nothing).
@@ -64,6 +74,22 @@ class StepsPerExecution(Callback):
             loop.automatic_optimization = blocks
             self._fetch_blocks(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore(trainer)
+
+    def _restore(self, trainer: Trainer) -> None:
+        """The trainer may fit again, without this callback."""
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if isinstance(loop.automatic_optimization, _BlockOptimization):
+            own = _AutomaticOptimization(trainer)
+            own.optim_progress = loop.automatic_optimization.optim_progress
+            loop.automatic_optimization = own
+        if isinstance(fetcher, _BlockFetcher):
+            trainer.fit_loop._data_fetcher = fetcher.inner
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps > 1:
             self._fetch_blocks(trainer)
@@ -75,10 +101,16 @@ class StepsPerExecution(Callback):
             trainer.fit_loop._data_fetcher = _TrainBlockFetcher(trainer, fetcher, self.steps)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.steps > 1 and type(pl_module).validation_step is TaskModule.validation_step:
+        others = [(pl_module, TaskModule), *((callback, Callback) for callback in trainer.callbacks)]  # type: ignore[attr-defined]
+        seen = any(_overrides(*pair, VALIDATION_HOOKS) for pair in others if not _is_bar(pair[0]))
+        if self.steps > 1 and not seen:
             loop = trainer.fit_loop.epoch_loop.val_loop
             if loop._data_fetcher and len(loop._data_fetcher.combined_loader.flattened) == 1:
                 loop._data_fetcher = _BlockFetcher(loop._data_fetcher, self.steps)
+
+
+def _is_bar(callback: Any) -> bool:
+    return isinstance(callback, ProgressBar)
 
 
 def _check(trainer: Trainer, module: LightningModule) -> None:
@@ -89,6 +121,8 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
         refused = f"Lightning's optimization, and {type(module).__name__} optimizes by itself"
     elif type(trainer.strategy) not in (DDPStrategy, SingleDeviceStrategy):
         refused = f"one device or DDP, and the strategy is {type(trainer.strategy).__name__}"
+    elif not hasattr(trainer.fit_loop.epoch_loop, "automatic_optimization"):
+        refused = "the loops of Lightning 2.6, and this version has others"
     elif any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         refused = "callbacks that need not see each step, as WeightAveraging must"
     if refused:
@@ -188,11 +222,11 @@ class _TrainBlockFetcher(_BlockFetcher):
         return min(least)
 
 
-def _overrides(instance: Any, parent: type) -> bool:
-    """Whether something other than its parent's is done in one of `STEP_HOOKS`."""
+def _overrides(instance: Any, parent: type, hooks: Sequence[str] = STEP_HOOKS) -> bool:
+    """Whether something other than its parent's is done in one of the hooks."""
     return any(
         getattr(type(instance), hook, None) is not getattr(parent, hook, None) or hook in vars(instance)
-        for hook in STEP_HOOKS
+        for hook in hooks
     )
 
 
@@ -200,7 +234,8 @@ def _is_ours(loader: Any) -> bool:
     """Whether its batches are what `__getitems__` returns for the indices of its batch sampler."""
     return (
         type(loader) is DataLoader
-        and isinstance(loader.dataset, TensorBatches)
+        and type(loader.dataset) is TensorBatches
+        and loader.collate_fn is as_it_is
         and type(loader.batch_sampler) is BatchSampler
         and loader.num_workers == 0
         and not loader.pin_memory
@@ -219,13 +254,16 @@ class _BlockOptimization(_AutomaticOptimization):
         module: TaskModule = self.trainer.lightning_module  # type: ignore[assignment]
         batches = list(block.moved(module.moved) if plain else block)
         for i, batch in enumerate(batches):
+            if i and self.trainer.should_stop:
+                break  # within a step somebody has asked for it
             if i:
                 self._go_on()
             progress.is_last_batch = is_last and i == len(batches) - 1
+            # what self.log asks for
+            self.trainer._results.batch, self.trainer._results.batch_size = batch, None  # type: ignore[union-attr]
             if plain:
                 outputs = self._plain_step(batch, batch_idx + i)
             else:
-                self.trainer._results.batch, self.trainer._results.batch_size = batch, None  # type: ignore[union-attr]
                 given = {**kwargs, "batch": module.moved(batch)}
                 if "batch_idx" in kwargs:
                     given["batch_idx"] = batch_idx + i
@@ -255,12 +293,13 @@ class _BlockOptimization(_AutomaticOptimization):
             type(trainer.strategy) is SingleDeviceStrategy
             and (type(precision) is Precision or (type(precision) is MixedPrecision and not precision.scaler))
             and trainer.accumulate_grad_batches == 1
-            and not isinstance(trainer.optimizers[0], torch.optim.LBFGS)
+            and type(trainer.optimizers[0]) in TAKE_NO_CLOSURE
             and not any(_overrides(*pair) for pair in [(module, TaskModule), *others])
         )
 
     def _plain_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         trainer, module, optimizer = self.trainer, self.trainer.lightning_module, self.trainer.optimizers[0]
+        module._current_fx_name = "training_step"
         with trainer.precision_plugin.train_step_context():
             loss: Tensor = module.training_step(batch, batch_idx)  # type: ignore[assignment]
         optimizer.zero_grad()
@@ -272,4 +311,5 @@ class _BlockOptimization(_AutomaticOptimization):
         self.optim_progress.optimizer.step.increment_ready()
         optimizer.step()
         self.optim_progress.optimizer.step.increment_completed()
+        module._current_fx_name = None
         return {"loss": loss.detach()}

@@ -40,11 +40,11 @@ def plan(
     lines = {
         "task": task.describe(),
         "classes": names,
-        "head": _head_line(task, module.head),
+        "head": _head_line(task, module.head_spec),
         **loss_lines(criterion, task),
         "target": task.target_form,
         "decision": _decision(task, decision, criterion),
-        "metrics": _metrics_line(task, module.head),
+        "metrics": _metrics_line(task, module.head_spec, isinstance(data, TensorData)),
         "checkpoint": _checkpoint_line(monitor),
     }
     if module.started_from:
@@ -73,9 +73,9 @@ def plan(
     return lines
 
 
-def _metrics_line(task: Task, head: Mapping[str, Any]) -> str:
+def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> str:
     if head["name"] == "chunked":
-        names = ", ".join(("loss", *top_metric_names(task, task.num_outputs)))
+        names = ", ".join(("loss", *top_metric_names(task, task.num_outputs, counted)))
         return f"{names}, of val and test; of train the loss; each over the whole epoch"
     return ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}"
 

@@ -48,15 +48,18 @@ def head_options(head: str | Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
-    """Put a `ChunkedLinear` with the same weights in the place of the module's head.
+    """Put a `ChunkedLinear` with the same weights in the place of the module's head, wherever it stands.
 
     Returns:
         Whether there is one; not before a subclass has built its net.
 
     Raises:
-        ValueError: the last layer with as many outputs as the task is a convolution.
+        ValueError: the last layer with as many outputs as the task is no plain `torch.nn.Linear`.
     """
-    if any(isinstance(part, ChunkedLinear) for part in module.modules()):
+    there = [part for part in module.modules() if isinstance(part, ChunkedLinear)]
+    for part in there:
+        part.chunk = chunk or part.chunk
+    if there:
         return True
     layers = {
         name: layer
@@ -66,15 +69,18 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
     if not layers:
         return False
     name, layer = [*layers.items()][-1]
-    if type(layer) is not nn.Linear:
+    hooked = bool(layer._forward_hooks or layer._forward_pre_hooks) or "weight" not in layer._parameters
+    if type(layer) is not nn.Linear or hooked or not name:
+        kind = f"a {type(layer).__name__}{' with hooks or a weight of another kind' if hooked else ''}"
         raise ValueError(
-            f"head=chunked needs a torch.nn.Linear at the end, and {name} is a {type(layer).__name__}: "
-            "head=dense."
+            "head=chunked needs a plain torch.nn.Linear at the end, as a part of the module, and "
+            f"{name or 'the module'} is {kind}: head=dense."
         )
-    parent, _, last = name.rpartition(".")
-    if not name:
-        raise ValueError("head=chunked needs a module whose part the head is: wrap it in nn.Sequential.")
-    setattr(module.get_submodule(parent), last, ChunkedLinear.of(layer, chunk))
+    made = ChunkedLinear.of(layer, chunk)
+    for parent in module.modules():
+        for key, child in parent._modules.items():
+            if child is layer:
+                parent._modules[key] = made
     return True
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
-from .chunked import ChunkedLogits, check_top
+from .chunked import ChunkedLinear, ChunkedLogits, check_top, top_monitor
 from .chunked_loss import check_chunkable, chunked_loss
 from .compiled import CompiledStep
 from .counts import LabelCounts
@@ -101,11 +101,13 @@ class TaskModule(Recorded, LightningModule):
         self.head_bias = head_bias
         self.started_from = ""
         """What the head's bias was set to, in words."""
-        self.head = head_options(head)
+        self.head_spec = head_options(head)
+        self.chunked = False
+        """Whether the head is one that makes its outputs some at a time."""
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
-        self.compiled: CompiledStep | None = None
+        self.compiled_step: CompiledStep | None = None
         self.watch = OutputWatch()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
@@ -124,6 +126,8 @@ class TaskModule(Recorded, LightningModule):
         if isinstance(self.criterion, Loss | AutoLoss):
             _check_made_for(self.criterion, task)
             self.criterion.task = task
+        if getattr(self, "chunked", False):
+            check_top(task)
         self._task = task
         self.train_epoch = Epoch(task, "train/")
         kept: KeptOutputs | None = getattr(getattr(self, "val_epoch", None), "kept", None)
@@ -133,13 +137,22 @@ class TaskModule(Recorded, LightningModule):
 
     def use_head(self) -> None:
         """Make the head what was asked for, as soon as it is there."""
-        if self.head["name"] == "chunked":
-            if self.mix is not None:
-                raise ValueError("mix makes soft labels of a batch, which a chunked head does not take.")
-            check_top(self.task)
-            if not isinstance(self.criterion, AutoLoss):
-                check_chunkable(self.criterion)
-            use_chunked(self, self.task, self.head.get("chunk"))
+        wanted = self.head_spec["name"] == "chunked"
+        if wanted:
+            self._check_chunkable()
+            use_chunked(self, self.task, self.head_spec.get("chunk"))
+        self.chunked = any(isinstance(part, ChunkedLinear) for part in self.modules())
+        if self.chunked and not wanted:  # the user's own
+            self._check_chunkable()
+
+    def _check_chunkable(self) -> None:
+        if self.mix is not None:
+            raise ValueError("mix makes soft labels of a batch, which a chunked head does not take.")
+        if self.compiled_step is not None:
+            raise ValueError("torch.compile does not go through a chunked head: leave one of them out.")
+        check_top(self.task)
+        if not isinstance(self.criterion, AutoLoss):
+            check_chunkable(self.criterion)
 
     def decide_by(self, task: Task) -> None:
         """Decide by a task of `fit_decision`; test metrics are then computed without it as well."""
@@ -216,9 +229,9 @@ class TaskModule(Recorded, LightningModule):
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
             )
-        if self.compiled and self.watch.graph_seen:
+        if self.compiled_step and self.watch.graph_seen:
             encoded = self._encoded(batch)
-            logits, loss, total, count = self.compiled(self, *encoded)
+            logits, loss, total, count = self.compiled_step(self, *encoded)
             target = encoded.target
         else:  # what is looked at of the first batch to train on, a compiled step would not show
             logits, target, weight = self._outputs(batch)
@@ -245,30 +258,27 @@ class TaskModule(Recorded, LightningModule):
         Args:
             options: Of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
         """
-        if self.head["name"] == "chunked":
-            raise ValueError("torch.compile has nothing to gain from a chunked head: leave one of them out.")
-        self.compiled = CompiledStep(_forward_and_loss, **options)
+        if self.chunked:
+            raise ValueError("torch.compile does not go through a chunked head: leave one of them out.")
+        self.compiled_step = CompiledStep(_forward_and_loss, **options)
 
-    def _outputs(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
         inputs, target, weight = self._encoded(batch)
         logits = self(inputs)
         if isinstance(logits, ChunkedLogits):
-            target = self._check_chunked(logits, target)
-        else:
-            self._check_rows(logits, target)
-            self.watch.look(logits, inputs, self, self.task)
-        return logits, target, weight
-
-    def _check_chunked(self, logits: ChunkedLogits, target: Any) -> Any:
-        """The target in the form that a chunked head takes."""
-        if logits.shape[1] != self.task.num_outputs:
+            self.watch.look_at_chunked(logits, self)
+            return logits, target, weight
+        if self.head_spec["name"] == "chunked":
             raise ValueError(
-                f"The head has {logits.shape[1]} outputs, but {self.task.describe()} needs "
-                f"{self.task.num_outputs}. Build it with task.num_outputs."
+                "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
+                "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
             )
-        dense = self.task.activation == "sigmoid" and isinstance(target, Tensor)
-        return Positives.of_target(target) if dense else target
+        if isinstance(target, Positives):
+            target = target.matrix(dtype=torch.float32)
+        self._check_rows(logits, target)
+        self.watch.look(logits, inputs, self, self.task)
+        return logits, target, weight
 
     def _loss(self, logits: Any, target: Any, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, and its numerator and denominator."""
@@ -310,6 +320,7 @@ class TaskModule(Recorded, LightningModule):
         Args:
             batch: As a data loader makes it.
         """
+        self.use_head()
         batch = self._encoded(batch)
         loss, _, _ = self._loss(*self._outputs(self.mix(batch, self.task) if self.mix else batch))
         return loss
@@ -326,6 +337,8 @@ class TaskModule(Recorded, LightningModule):
         """
         counts.check_task(self.task)
         self.counts = counts
+        for epoch in (self.train_epoch, self.val_epoch, self.test_epoch):
+            epoch.top = None  # which propensities are made of
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self.device)
         if self.head_bias == "prior":
@@ -347,6 +360,8 @@ class TaskModule(Recorded, LightningModule):
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         if isinstance(batch, EncodedBatch):
+            if self.chunked and self.task.activation == "sigmoid" and isinstance(batch.target, Tensor):
+                return batch._replace(target=Positives.of_target(batch.target))
             return batch
         unpacked = self.unpack(batch)
         if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
@@ -356,12 +371,17 @@ class TaskModule(Recorded, LightningModule):
             )
         inputs, target, *more = unpacked
         encoded: Any = target if isinstance(target, Positives) else self.task.encode(target)
+        if self.chunked and isinstance(encoded, Tensor) and self.task.activation == "sigmoid":
+            return EncodedBatch(inputs, Positives.of_target(encoded), self._weight_of(more))
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
+        return EncodedBatch(inputs, encoded, self._weight_of(more))
+
+    def _weight_of(self, more: Sequence[Any]) -> Tensor | None:
         weight = torch.as_tensor(more[0]) if more and more[0] is not None else None
         if weight is not None and weight.device.type == "cpu":
             check_sample_weight(weight)
-        return EncodedBatch(inputs, encoded, weight)
+        return weight
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
@@ -391,8 +411,11 @@ class TaskModule(Recorded, LightningModule):
         self._check_net()
         # a fused optimizer undoes the scaling itself, so that nothing can be clipped before its step
         scaled = self._trainer is not None and getattr(self.trainer.precision_plugin, "scaler", None)
-        optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled)
-        scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{self.task.monitor}")
+        # nor does it take the sparse gradients of an embedding
+        sparse = any(getattr(part, "sparse", False) for part in self.modules())
+        optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled and not sparse)
+        monitor = top_monitor(self.task) if self.chunked else self.task.monitor
+        scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{monitor}")
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

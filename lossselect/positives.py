@@ -21,6 +21,14 @@ class Positives:
         num_labels: How many labels there are.
         missing: bool (N,), of which rows nothing is known; None where of all.
         unknown: Rows and labels, in the same order, that are not known although the row is.
+
+    Raises:
+        ValueError: on a CPU, rows or labels out of range, or in another order.
+
+    Example:
+        >>> Positives.of_lists(indices=[2, 0, 1], offsets=[0, 2, 3], num_labels=3).matrix()
+        tensor([[1., 0., 1.],
+                [0., 1., 0.]])
     """
 
     def __init__(
@@ -35,6 +43,8 @@ class Positives:
         self.rows, self.labels = rows, labels
         self.num_rows, self.num_labels = num_rows, num_labels
         self.missing, self.unknown = missing, unknown
+        for pairs in ((rows, labels), *([] if unknown is None else [unknown])):
+            _check_order(*pairs, num_rows, num_labels)
 
     @classmethod
     def of_lists(cls, indices: Any, offsets: Any, num_labels: int, missing: Any = None) -> "Positives":
@@ -126,10 +136,11 @@ class Positives:
         """Where the tensors are."""
         return self.rows.device
 
-    def to(self, *arguments: Any, **options: Any) -> "Positives":
+    def to(self, device: Any, non_blocking: bool = False) -> "Positives":
         """The same on another device."""
+        device = torch.device(device)
         moved = [
-            None if value is None else value.to(*arguments, **options)
+            None if value is None else value.to(device, non_blocking=non_blocking)
             for value in (self.rows, self.labels, self.missing, *(self.unknown or (None, None)))
         ]
         rows, labels, missing, *unknown = moved
@@ -153,6 +164,18 @@ class Positives:
             among = (labels >= first) & (labels < end)
             matrix[rows[among], labels[among] - first] = value
         return matrix if self.missing is None else matrix.masked_fill(self.missing.unsqueeze(1), torch.nan)
+
+
+def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:
+    if rows.device.type != "cpu" or not rows.numel() + labels.numel():
+        return
+    rising = len(rows) == len(labels) and bool(((labels * num_rows + rows).diff() > 0).all())
+    if not rising or rows.min() < 0 or rows.max() >= num_rows or labels[0] < 0 or labels[-1] >= num_labels:
+        raise ValueError(
+            f"Positives are pairs of a row from 0 to {num_rows - 1} and a label from 0 to {num_labels - 1}, "
+            "each once, in order of labels and then of rows: Positives.of_lists(indices, offsets, "
+            "num_labels) makes them of lists."
+        )
 
 
 def _whole(name: str, values: Any) -> Tensor:

@@ -34,7 +34,9 @@ class TopOutputs:
         like = torch.empty(0, dtype=logits.wide, device=logits.device)
         self.highest = Highest(len(logits), min(TOP, logits.shape[1]), like)
         self.lse = torch.full((len(logits),), -torch.inf, dtype=like.dtype, device=like.device)
-        self.decided, self.right = (torch.zeros((), dtype=torch.long, device=like.device) for _ in range(2))
+        self.decided, self.right, self.nans = (
+            torch.zeros((), dtype=torch.long, device=like.device) for _ in range(3)
+        )
         self.threshold: Any
         self.temperature: Any
         self.threshold, self.temperature = (
@@ -44,6 +46,7 @@ class TopOutputs:
 
     def __call__(self, rows: slice, first: int, block: Tensor) -> None:
         """Look at the block of some rows, from column `first` on."""
+        self.nans += block.isnan().sum()
         if self.task.activation == "softmax":
             self.lse[rows] = torch.logaddexp(self.lse[rows], block.logsumexp(1))
         else:
@@ -134,8 +137,8 @@ class TopMetrics(Metric):
         k = min(TOP, task.num_outputs)
         # up to each place: hits, discounted hits over the best, weighted hits, the most of these
         self.add_state("sums", torch.zeros(4, k, dtype=torch.double), dist_reduce_fx="sum")
-        # rows, decisions, right ones, labels that are there
-        self.add_state("counted", torch.zeros(4, dtype=torch.long), dist_reduce_fx="sum")
+        # rows, decisions, right ones, labels that are there, outputs that are no number
+        self.add_state("counted", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: TopOutputs, target: "Positives | Tensor") -> None:
         """Take in a batch."""
@@ -161,7 +164,7 @@ class TopMetrics(Metric):
             sums += [torch.zeros_like(sums[0])] * 2
         self.sums = self.sums + torch.stack(sums)
         self.counted = self.counted + torch.stack(
-            [known.sum(), outputs.decided, outputs.right, (there * known).sum()]
+            [known.sum(), outputs.decided, outputs.right, (there * known).sum(), outputs.nans]
         )
 
     def _of_labels(self, columns: Tensor, target: Positives) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -186,7 +189,7 @@ class TopMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """By name."""
-        rows, decided, right, there = self.counted.unbind()
+        rows, decided, right, there, nans = self.counted.unbind()
         hits, ndcg, weighted, most = self.sums
         values: dict[str, Tensor] = {}
         for name in self.names:
@@ -203,7 +206,7 @@ class TopMetrics(Metric):
                 values[name] = hits[0] / rows
             else:
                 values[name] = 2 * right / (decided + there).clamp(min=1).double()
-        return values
+        return {name: value.masked_fill(nans > 0, torch.nan) for name, value in values.items()}
 
 
 def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def tune_decision(
         raise ValueError(
             "A decision is fitted in one process, which sees all validation rows: Trainer(devices=1)."
         )
+    if module.chunked:
+        raise ValueError(
+            "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
+            "head=dense."
+        )
     tuned, before = module.task, module.untuned
     if before is not None:
         module.task, module.untuned = before, None

@@ -5,7 +5,7 @@ batch, and at the end of the first epoch.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from .guards import warn, warn_of_absent, warn_of_single_labels
 from .head import biases_of
 from .tasks import Task
+
+if TYPE_CHECKING:
+    from .chunked import ChunkedLogits
 
 ENDS = {
     "Softmax": "probabilities",
@@ -204,6 +207,30 @@ class OutputWatch:
         if module.training and torch.is_grad_enabled():
             self.affine = check_graph(logits, module, task)
             self._check_head(logits)
+            self.graph_seen = True
+
+    def look_at_chunked(self, logits: "ChunkedLogits", module: nn.Module) -> None:
+        """What a chunked head takes, in the first batch and in the first to train on.
+
+        Raises:
+            ValueError: it is not finite, or no gradient would go back from the head.
+        """
+        if self.graph_seen:
+            return
+        inputs = logits.inputs.detach()
+        if not self.values_seen and not bool(inputs.isfinite().all()):
+            row = int((~inputs.isfinite()).any(1).nonzero()[0])
+            raise ValueError(
+                f"Row {row} of what the head takes in the first batch is not finite. Look at the net's "
+                "layers, and at the inputs: they may hold NaN or infinity."
+            )
+        self.values_seen = True
+        if module.training and torch.is_grad_enabled():
+            if not logits.with_grad:
+                raise ValueError(
+                    "The logits carry no gradient, so nothing but the head would be learned: forward must "
+                    "not run under torch.no_grad() or torch.inference_mode()."
+                )
             self.graph_seen = True
 
     def _check_head(self, logits: Tensor) -> None:

@@ -191,6 +191,83 @@ def test_runs_are_the_same_to_the_bit():
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("z", [10.0, 17.0, 30.0, 1e4])
+def test_confident_rows_keep_their_digits(task, z):
+    """Beside float64: where it is sure and right, and where it is sure and wrong by 2."""
+    for wrong in (0.0, z + 2):
+        weight = torch.full((7, 1), -z)
+        weight[3], weight[4] = z, wrong if wrong else -z
+        weight.requires_grad_()
+        exact = weight.detach().double().requires_grad_()
+        target = torch.tensor([3, 3]) if task.name == "multiclass" else torch.eye(7)[[3, 3]]
+        task = type(task)(7)
+        inputs = torch.ones(2, 1)
+        mean, _, _ = chunked_loss(ls.select_loss(task), ChunkedLogits(inputs, weight, None, 3), target)
+        want = ls.select_loss(task)(
+            inputs.double() @ exact.t(), target.double() if target.is_floating_point() else target
+        )
+        mean.backward()
+        want.backward()
+        assert mean.item() >= 0
+        torch.testing.assert_close(mean.double(), want, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
+        if task.name == "multilabel" and not wrong and z < 1e4:  # float64 knows more of z = 17 than 1 - p
+            torch.testing.assert_close(weight.grad[3].double(), exact.grad[3], rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_batch_without_rows(task):
+    inputs, layer = torch.randn(0, WIDTH, requires_grad=True), ChunkedLinear(WIDTH, C, chunk=5)
+    torch.full((C, WIDTH), 1e30)  # what the memory may hold
+    target = torch.zeros(0, C) if task.name == "multilabel" else torch.zeros(0, dtype=torch.long)
+    logits = layer(inputs)
+    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, look=TopOutputs(task, logits))
+    mean.backward()
+    assert mean.item() == 0
+    assert not layer.weight.grad.any()
+    assert not layer.bias.grad.any()
+    assert logits.topk(3)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("scale", [65536.0, 1 / 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_scaled_loss_of_half_precision(dtype, scale):
+    """As a gradient scaler does it: the factor comes before the rounding."""
+    task, target = TASKS["multiclass"], target_of(TASKS["multiclass"], False)
+    inputs = torch.randn(ROWS, WIDTH).to(dtype).requires_grad_()
+    layer = ChunkedLinear(WIDTH, C, chunk=5).to(dtype)
+    mean, _, _ = chunked_loss(ls.select_loss(task), layer(inputs), target)
+    (mean * scale).backward()
+    wide, exact = inputs.detach().double().requires_grad_(), nn.Linear(WIDTH, C).double()
+    exact.load_state_dict(layer.state_dict())
+    (ls.select_loss(task)(exact(wide), target) * scale).backward()
+    for got, want in ((inputs.grad, wide.grad), (layer.weight.grad, exact.weight.grad)):
+        assert relative(got.double(), want) < 2 * torch.finfo(dtype).eps
+
+
+def test_a_row_of_which_nothing_is_known_may_be_anything():
+    task, inputs = TASKS["multilabel"], torch.randn(3, WIDTH)
+    inputs[1] = torch.inf
+    target = torch.zeros(3, C)
+    target[1] = NAN
+    logits = ChunkedLinear(WIDTH, C, chunk=5)(inputs)
+    assert chunked_loss(ls.select_loss(task), logits, target)[0].isfinite()
+
+
+def test_products_are_taken_as_autocast_has_it(monkeypatch):
+    layer = ChunkedLinear(WIDTH, C)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(1, WIDTH)).dtype == torch.float32  # no slower there
+    monkeypatch.setattr("lossselect.chunked._dtype_of_products", lambda *_: torch.bfloat16)
+    logits = layer(torch.randn(4, WIDTH, requires_grad=True))
+    mean, _, _ = chunked_loss(ls.select_loss(TASKS["multiclass"]), logits, torch.arange(4))
+    mean.backward()
+    assert mean.dtype == layer.weight.grad.dtype == torch.float32
+    want = ls.select_loss(TASKS["multiclass"])(logits.dense(), torch.arange(4))
+    assert mean.item() == pytest.approx(want.item(), rel=1e-2)
+
+
 class TestBackward:
     def logits(self):
         self.inputs = torch.randn(ROWS, WIDTH, requires_grad=True)
@@ -253,9 +330,7 @@ class TestLogits:
 
     def test_what_is_done_with_a_matrix_is_not_with_them(self):
         logits = ChunkedLinear(WIDTH, C)(torch.zeros(2, WIDTH))
-        with pytest.raises(
-            AttributeError, match="never there all at once, so they have no 'softmax': return"
-        ):
+        with pytest.raises(AttributeError, match=r"so they have no .softmax.: forward must return"):
             logits.softmax(1)
         with pytest.raises(ValueError, match=re.escape("takes rows of features (N, 8), got (2, 3, 8)")):
             ChunkedLinear(WIDTH, C)(torch.zeros(2, 3, WIDTH))
@@ -274,6 +349,27 @@ class TestRefused:
             self.run(TASKS["multiclass"], torch.zeros(4), ls.select_loss(TASKS["multiclass"], "focal"))
         with pytest.raises(ValueError, match="Loss 'CrossEntropyLoss' needs all logits"):
             self.run(TASKS["multiclass"], torch.zeros(4), nn.CrossEntropyLoss())
+
+    def test_what_a_loss_of_a_matrix_refuses_too(self):
+        task = TASKS["multiclass"]
+        with pytest.raises(ValueError, match="a class index is from 0 to 22"):
+            self.run(task, torch.tensor([0, 1, 2, 23]))
+        with pytest.raises(
+            ValueError, match="The head has 23 outputs, but multiclass with 7 classes needs 7"
+        ):
+            self.run(ls.Multiclass(7), torch.zeros(4, dtype=torch.long))
+        with pytest.raises(ValueError, match=r"makes the mean.*reduction='sum'"):
+            self.run(task, torch.zeros(4, dtype=torch.long), ls.select_loss(task, reduction="sum"))
+        with pytest.raises(ValueError, match="weight"):
+            self.run(task, torch.zeros(4, dtype=torch.long), weight=-torch.ones(4))
+
+    def test_arithmetic(self):
+        logits = ChunkedLinear(WIDTH, C)(torch.zeros(4, WIDTH))
+        with pytest.raises(TypeError, match="and relu needs them: forward must return what the last linear"):
+            torch.relu(logits)
+        for use in (lambda z: z / 2, lambda z: 2 * z, lambda z: z[:, :3]):
+            with pytest.raises(TypeError, match="and arithmetic needs them"):
+                use(logits)
 
     def test_targets(self):
         soft = torch.zeros(4, C)
@@ -328,6 +424,31 @@ class TestPositives:
         )
         made = Positives.of_rows(lists, np.array([2, 0, 1, 2]))
         np.testing.assert_array_equal(made.matrix().numpy(), lists.multi_hot([2, 0, 1, 2]))
+
+    @pytest.mark.parametrize(
+        ("rows", "labels"),
+        [
+            ([0, 0], [2, 1]),
+            ([1, 0], [2, 2]),
+            ([0, 0], [1, 1]),
+            ([0], [6]),
+            ([3], [0]),
+            ([-1], [0]),
+            ([0, 1], [0]),
+        ],
+    )
+    def test_pairs_in_another_order_or_out_of_range(self, rows, labels):
+        with pytest.raises(
+            ValueError, match="Positives are pairs of a row from 0 to 2 and a label from 0 to 5"
+        ):
+            Positives(torch.tensor(rows), torch.tensor(labels), 3, 6)
+
+    def test_are_counted(self):
+        task, target = TASKS["multilabel"], target_of(TASKS["multilabel"], True)
+        got, want = ls.count_labels(task, Positives.of_target(target)), ls.count_labels(task, target)
+        assert (got.rows, got.missing, got.single) == (want.rows, want.missing, want.single)
+        np.testing.assert_array_equal(got.positives, want.positives)
+        np.testing.assert_array_equal(got.negatives, want.negatives)
 
     @pytest.mark.parametrize(
         ("lists", "said"),
@@ -411,6 +532,36 @@ class TestMetrics:
                 sum(sorted((1 / p[c] for c in range(C) if row[c]), reverse=True)[:k]) for row in target
             )
             assert got[f"psp_at_{k}"] == pytest.approx(mine / best)
+
+    def test_are_of_the_logits_and_not_of_what_the_loss_adds(self):
+        task = TASKS["multiclass"]
+        layer, inputs = self.net()
+        target = target_of(task, False)
+        skewed = ls.select_loss(task, "logit_adjusted", prior=[0.978, *[0.001] * (C - 1)], tau=5)
+        logits = layer(inputs)
+        seen = TopOutputs(task, logits, target)
+        chunked_loss(skewed, logits, target, look=seen)
+        assert torch.equal(seen.columns, logits.dense().topk(5, 1).indices)
+
+    def test_highest_first_with_a_temperature_of_each_label(self):
+        task = ls.Multilabel(C, temperature=EACH)
+        layer, inputs = self.net()
+        seen = TopOutputs(task, layer(inputs)).look()
+        want = task.probabilities(layer(inputs).dense()).topk(5, 1)
+        assert torch.equal(seen.columns, want.indices)
+        torch.testing.assert_close(seen.probabilities, want.values)
+
+    def test_of_outputs_that_are_no_number_there_are_none(self):
+        task = TASKS["multiclass"]
+        layer, inputs = self.net()
+        inputs[20] = NAN
+        assert all(
+            np.isnan(value) for value in self.values(task, (layer, inputs), target_of(task, False)).values()
+        )
+
+    def test_nothing_there_and_nothing_decided_is_0(self):
+        task = ls.Multilabel(C, threshold=1.0)
+        assert self.values(task, self.net(), torch.zeros(ROWS, C))["f1_micro"] == 0
 
     def test_what_is_missing_counts_nowhere(self):
         task = TASKS["multilabel"]
@@ -534,14 +685,125 @@ class TestTraining:
             ls.TaskModule(task, nn.Linear(8, C), "dice", head="chunked")
         with pytest.raises(ValueError, match="mix makes soft labels"):
             ls.TaskModule(task, nn.Linear(8, C), mix="mixup", head="chunked")
-        with pytest.raises(ValueError, match="nothing to gain from a chunked head"):
+        with pytest.raises(ValueError, match="does not go through a chunked head"):
             ls.TaskModule(task, nn.Sequential(nn.Linear(8, C)), head="chunked").compile()
         with pytest.raises(ValueError, match=r"There is no head 'chunkd'\. Did you mean 'chunked'"):
             ls.TaskModule(task, nn.Linear(8, C), head="chunkd")
         with pytest.raises(ValueError, match="Head 'dense' has no option 'chunk'"):
             ls.TaskModule(task, nn.Linear(8, C), head={"name": "dense", "chunk": 3})
-        with pytest.raises(ValueError, match=r"needs a torch.nn.Linear at the end, and net.1 is a Conv1d"):
+        with pytest.raises(
+            ValueError,
+            match=r"needs a plain torch.nn.Linear at the end, as a part of the module, and net.1 is a Conv1d",
+        ):
             ls.TaskModule(task, nn.Sequential(nn.Linear(8, 8), nn.Conv1d(8, C, 1)), head="chunked")
+
+    def short(self, tmp_path, module, target=None):
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            enable_checkpointing=False,
+        )
+        inputs = torch.randn(40, WIDTH)
+        target = torch.randint(0, C, (40,)) if target is None else target
+        data = TensorBatches(inputs, target)
+        with ls.allow("absent_class", "no_positives"):
+            trainer.fit(module, data.loader(8), data.loader(8))
+        return trainer
+
+    def test_a_subclass_may_call_its_layer_head(self, tmp_path):
+        class Own(ls.TaskModule):
+            def __init__(self, task, **options):
+                super().__init__(task, **options)
+                self.head = nn.Linear(WIDTH, task.num_outputs)
+
+            def forward(self, x):
+                return self.head(x)
+
+        assert "val/auroc" in self.short(tmp_path, Own(TASKS["multiclass"])).callback_metrics
+        assert (
+            "val/ndcg_at_3" in self.short(tmp_path, Own(TASKS["multiclass"], head="chunked")).callback_metrics
+        )
+
+    def test_a_head_of_two_names(self, tmp_path):
+        class Own(ls.TaskModule):
+            def __init__(self, task):
+                super().__init__(task, head="chunked")
+                self.last = nn.Linear(16, task.num_outputs)
+                self.net = nn.Sequential(nn.Linear(WIDTH, 16), self.last)
+
+        module = Own(TASKS["multiclass"])
+        assert "val/ndcg_at_3" in self.short(tmp_path, module).callback_metrics
+        assert module.last is module.net[1]
+
+    def test_a_head_that_is_no_layer(self, tmp_path):
+        class Own(ls.TaskModule):
+            def __init__(self, task):
+                super().__init__(task, head="chunked")
+                self.w = nn.Parameter(torch.randn(WIDTH, task.num_outputs))
+
+            def forward(self, x):
+                return x @ self.w
+
+        with pytest.raises(ValueError, match=r"finds no torch.nn.Linear with 23 outputs"):
+            self.short(tmp_path, Own(TASKS["multiclass"]))
+
+        class Beside(Own):
+            def __init__(self, task):
+                super().__init__(task)
+                self.unused = nn.Linear(8, task.num_outputs)
+
+        with pytest.raises(ValueError, match="head=chunked had no effect: forward returned a tensor"):
+            self.short(tmp_path, Beside(TASKS["multiclass"]))
+
+    def test_no_gradient_goes_back(self, tmp_path):
+        class Own(ls.TaskModule):
+            def forward(self, x):
+                with torch.no_grad():
+                    return self.net(x)
+
+        net = nn.Sequential(nn.Linear(WIDTH, 16), nn.Linear(16, C))
+        with pytest.raises(ValueError, match="carry no gradient, so nothing but the head would be learned"):
+            self.short(tmp_path, Own(TASKS["multiclass"], net, head="chunked"))
+
+    def test_inputs_that_are_not_finite(self, tmp_path):
+        net = nn.Sequential(nn.Linear(WIDTH, 16), nn.Linear(16, C))
+        with torch.no_grad():
+            net[0].bias[0] = torch.nan
+        with pytest.raises(ValueError, match="Row 0 of what the head takes in the first batch is not finite"):
+            self.short(tmp_path, ls.TaskModule(TASKS["multiclass"], net, head="chunked"))
+
+    def test_hooks_of_the_layer_are_not_lost(self):
+        net = nn.Sequential(nn.Linear(WIDTH, 16), nn.Linear(16, C))
+        net[1].register_forward_hook(lambda module, inputs, outputs: outputs * 3)
+        with pytest.raises(ValueError, match=r"net.1 is a Linear with hooks"):
+            ls.TaskModule(TASKS["multiclass"], net, head="chunked")
+
+    def test_a_net_that_has_a_chunked_layer_is_chunked(self):
+        net = nn.Sequential(nn.Linear(WIDTH, 16), ChunkedLinear(16, C, chunk=5))
+        module = ls.TaskModule(TASKS["multiclass"], net)
+        assert module.chunked
+        assert ls.TaskModule(TASKS["multiclass"], net, head={"name": "chunked", "chunk": 3}).net[1].chunk == 3
+        with pytest.raises(ValueError, match="Loss 'focal' needs all logits"):
+            ls.TaskModule(TASKS["multiclass"], net, "focal")
+        with pytest.raises(ValueError, match="takes no temperature"):
+            module.task = ls.Multiclass(C, temperature=3.0)
+        with pytest.raises(ValueError, match="which a chunked head never has"):
+            ls.tune_decision(L.Trainer(logger=False, enable_checkpointing=False), module)
+
+    def test_what_a_plateau_watches(self, tmp_path):
+        _, trainer, _ = fit(TASKS["multilabel"], "chunked", tmp_path, scheduler="ReduceLROnPlateau")
+        assert trainer.lr_scheduler_configs[0].monitor == "val/precision_at_1"
+
+    def test_a_dense_head_takes_positives_too(self):
+        module = ls.TaskModule(TASKS["multilabel"], nn.Linear(WIDTH, C))
+        inputs, target = torch.randn(ROWS, WIDTH), target_of(TASKS["multilabel"], True).float()
+        torch.testing.assert_close(
+            module.check_batch((inputs, Positives.of_target(target))), module.check_batch((inputs, target))
+        )
 
     def test_a_head_of_another_width(self, tmp_path):
         class Own(ls.TaskModule):
@@ -610,7 +872,7 @@ class TestCommand:
             "data": {"batch_size": 64},
             "loss": {"name": "cross_entropy"},
         }
-        monkeypatch.setattr("lossselect.chunked.free_memory", lambda device=None: 4 * 16 * 64 * 1000)
+        monkeypatch.setattr("lossselect.chunked.memory_of_machine", lambda: 4 * 16 * 64 * 1000)
         assert head_of(config, ls.Multilabel(1000))["name"] == "dense"
         assert head_of(config, ls.Multilabel(1001))["name"] == "chunked"
 
@@ -624,9 +886,9 @@ class TestCommand:
             (["head=chunked", "mix=mixup"], "mix makes soft labels of a batch"),
             (
                 ["head=chunked", "trainer.compile=true"],
-                "trainer.compile has nothing to gain from head=chunked",
+                "trainer.compile does not go through head=chunked",
             ),
-            (["head=chunked", "decision.metric=f1_macro"], "decision.metric=f1_macro needs all outputs"),
+            (["head=chunked", "decision.calibration=none"], "decision.calibration=none needs all outputs"),
             (["head=chunked", "monitor=val/map"], "training knows no metric 'val/map'"),
             (["monitor=val/ndcg_at_5"], "training knows no metric 'val/ndcg_at_5'"),
             (["head=chunked", "task.top_k=2"], "top_k needs all outputs"),

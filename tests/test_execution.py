@@ -215,6 +215,81 @@ def test_what_a_step_does_beside_is_done_for_each(tmp_path):
     assert steps[0] == steps[1] == [19, 39]
 
 
+def test_a_loader_that_makes_its_batches_otherwise(tmp_path):
+    def collated(task, shuffle=False):
+        def doubled(batch):
+            return batch._replace(inputs=batch.inputs * 2)
+
+        return DataLoader(TensorBatches(*arrays(task)), BATCH, shuffle=shuffle, collate_fn=doubled)
+
+    class Centred(TensorBatches):
+        def __getitems__(self, indices):
+            batch = super().__getitems__(indices)
+            return batch._replace(inputs=batch.inputs - batch.inputs.mean(0))
+
+    def centred(task, **options):
+        return Centred(*arrays(task)).loader(BATCH, **options)
+
+    for make in (collated, centred):
+        assert_same(*(fit(tmp_path, k, make=make) for k in (1, 8)))
+
+
+def test_what_forward_logs(tmp_path):
+    class Logs(ls.TaskModule):
+        def forward(self, x):
+            if self.training:
+                self.log("seen", x.mean(), batch_size=len(x))
+            return self.net(x)
+
+    one, other = (fit(tmp_path, k, module=Logs) for k in (1, 8))
+    assert "seen" in other[1].callback_metrics
+    for p, q in zip(one[0].parameters(), other[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_an_optimizer_that_needs_its_closure(tmp_path):
+    class Asks(torch.optim.SGD):
+        def step(self, closure):
+            return super().step(closure)
+
+    of = {"optimizer": lambda parameters: Asks(parameters, 0.1)}
+    assert_same(*(fit(tmp_path, k, of=of) for k in (1, 8)))
+
+
+def test_a_stop_within_a_block_is_one(tmp_path):
+    class Stops(ls.TaskModule):
+        def on_before_optimizer_step(self, optimizer):
+            self.trainer.should_stop = self.trainer.global_step == 4
+
+    steps = [fit(tmp_path, k, module=Stops)[1].global_step for k in (1, 8)]
+    assert steps == [5, 5]
+
+
+def test_what_watches_validation_sees_each_batch(tmp_path):
+    seen = []
+
+    class Watching(Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            seen.append((batch_idx, len(batch.target)))
+
+    runs = []
+    for k in (1, 8):
+        seen.clear()
+        fit(tmp_path, k, callbacks=[Watching()])
+        runs.append([*seen])
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_the_trainer_fits_again_without_it(tmp_path):
+    module, trainer, _ = fit(tmp_path, 8)
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ls.StepsPerExecution)]
+    trainer.fit_loop.max_epochs = 3
+    task = TASKS["multiclass"]
+    trainer.fit(module, ours(task), ours(task))
+    assert trainer.current_epoch == 3
+
+
 def test_checkpoints_are_saved_where_they_are_due(tmp_path):
     runs = []
     for steps in (1, 8):

@@ -359,6 +359,34 @@ class TestMistakes:
             ls.TaskModule(**{"task": ls.Multilabel(3), **options})
 
 
+class TestFused:
+    @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "Adagrad"])
+    def test_where_torch_has_one(self, name):
+        module = MyModel(ls.Binary(), optimizer={"name": name, "lr": 0.01})
+        assert module.configure_optimizers().defaults["fused"] is True
+
+    @pytest.mark.parametrize("given", [{"fused": False}, {"foreach": True}, {"differentiable": True}])
+    def test_the_users_word_counts(self, given):
+        module = MyModel(ls.Binary(), optimizer={"name": "Adam", **given})
+        assert not module.configure_optimizers().defaults["fused"]
+
+    def test_not_where_it_cannot_be(self, tmp_path):
+        module = MyModel(ls.Binary())
+        module.net.append(nn.Embedding(3, 2, sparse=True))
+        assert not module.configure_optimizers().defaults["fused"]
+        assert MyModel(ls.Binary(), optimizer="RMSprop").configure_optimizers()
+
+    def test_the_same_numbers(self, tmp_path):
+        weights = []
+        for fused in (True, False):
+            torch.manual_seed(0)
+            module = MyModel(ls.Multiclass(3), optimizer={"name": "Adam", "lr": 0.01, "fused": fused})
+            data = loader(ls.Multiclass(3))
+            trainer(tmp_path, max_epochs=5).fit(module, data, data)
+            weights.append(torch.nn.utils.parameters_to_vector(module.parameters()))
+        torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+
+
 class TestOptimizers:
     def configured(self, **specs):
         return MyModel(ls.Binary(), **specs).configure_optimizers()

@@ -65,7 +65,10 @@ class Block:
         """What `move` makes of the batches, at once where that can be."""
         if self.rows is None:
             return Block([move(batch) for batch in self.batches])
-        return Block(self.batches, move(self.rows))
+        rows = move(self.rows)
+        if not isinstance(rows.target, Tensor):  # for a chunked head, whose targets are batch by batch
+            return Block([move(batch) for batch in self])
+        return Block(self.batches, rows)
 
 
 def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
@@ -114,8 +117,9 @@ class TensorBatches(Dataset[Any]):
 
     def loader(self, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         """A DataLoader whose batches come as `__getitems__` makes them."""
-        return DataLoader(self, batch_size=batch_size, shuffle=shuffle, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        return DataLoader(self, batch_size=batch_size, shuffle=shuffle, collate_fn=as_it_is)  # type: ignore[arg-type]
 
 
-def _as_it_is(batch: EncodedBatch) -> EncodedBatch:
+def as_it_is(batch: EncodedBatch) -> EncodedBatch:
+    """No collating of what is a batch already."""
     return batch
