@@ -13,6 +13,20 @@ from pathlib import Path
 
 TRAIN = str(Path(__file__).resolve().parent.parent / "train.py")
 RUNS = 7
+FIRST_STEP = """
+import os, sys
+sys.argv = ["train.py", "task=multiclass"]
+from lossselect import train
+made = train.prepare
+
+def prepare(config):
+    module, data = made(config)
+    object.__setattr__(module, "training_step", lambda *_: os._exit(0))
+    return module, data
+
+train.prepare = prepare
+train.main()
+"""
 COMMANDS = {
     "import torch": ["-c", "import torch"],
     "import lossselect": ["-c", "import lossselect"],
@@ -21,6 +35,11 @@ COMMANDS = {
     "train.py task=multilable": [TRAIN, "task=multilable"],
     "train.py ... loss.gama=1": [TRAIN, "task=binary", "loss=focal", "loss.gama=1"],
     "train.py ... loss.pos_weight=3": [TRAIN, "task=multiclass", "loss.pos_weight=3"],
+    "train.py ... +trainer.foo=1": [TRAIN, "task=multiclass", "+trainer.foo=1"],
+    "train.py ... monitor=val/f1": [TRAIN, "task=multiclass", "monitor=val/f1"],
+    "train.py ... check_only=true": [TRAIN, "task=multiclass", "check_only=true"],
+    "import torch, lightning, torchmetrics": ["-c", "import torch, lightning.pytorch, torchmetrics"],
+    "train.py ..., to the first step": ["-c", FIRST_STEP],
 }
 
 
@@ -42,9 +61,11 @@ def main() -> None:
     # the first round fills the disk cache and writes byte code
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, medians of {RUNS}\n")
-    print(f"{'':32} CPU s   x import torch")
+    print(f"{'':40} CPU s   x import torch")
     for name, value in medians.items():
-        print(f"{name:32} {value:5.2f}   {value / medians['import torch']:5.2f}")
+        print(f"{name:40} {value:5.2f}   {value / medians['import torch']:5.2f}")
+    first, bare = medians["train.py ..., to the first step"], medians["import torch, lightning, torchmetrics"]
+    print(f"\nTo the first step {first / bare:.2f} x the bare imports of torch, lightning and torchmetrics")
 
 
 if __name__ == "__main__":

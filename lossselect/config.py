@@ -1,7 +1,10 @@
 """A run's config, checked before anything is written, and as far as possible before torch is imported."""
 
+import ast
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -50,6 +53,12 @@ HEADS = ("auto", "dense", "chunked")
 MANY_OUTPUTS = 50_000
 """From so many on head=auto is chunked: metrics of each label then say little, and take long."""
 
+OF_A_RUN = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
+"""Arguments of Lightning's trainer that are groups of the config, or follow from the run."""
+
+OF_STEPS = ("steps_per_execution", "compile")
+"""Settings of ours beside Lightning's: how a step is taken."""
+
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
 
@@ -78,6 +87,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
         )
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
+    _check_trainer_names(config["trainer"])
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config["check_only"], bool):
         raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
@@ -171,9 +181,8 @@ def check_task_settings(
         counts: Of the train labels, once the data are read.
         shape: Of the features then.
     """
-    from .criterion import select_loss
     from .decision import decision_options
-    from .rules import AutoLoss
+    from .rules import loss_by_name
 
     options = loss_options(config["loss"])
     if counts is None:  # nor are the class names, which messages should name
@@ -182,7 +191,7 @@ def check_task_settings(
         if isinstance(options.get("pos_weight"), int | float) and "_target_" not in config["data"]:
             options["pos_weight"] = 1.0  # whether it has a meaning can be told already
     name = options.pop("name")
-    loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
+    loss = loss_by_name(task, name, **options)
     if counts is not None:
         _check_rows_fit(loss.with_counts(counts), config.get("mix"), shape)
     if config.get("decision"):
@@ -218,6 +227,27 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
         with torch.random.fork_rng(devices=[]):
             pair = EncodedBatch(torch.zeros(2, *shape[1:]), torch.cat([target, target]))
             mixed(pair, loss.task)
+
+
+def _check_trainer_names(options: Mapping[str, Any]) -> None:
+    """ValueError for a setting that Lightning's trainer has not, told by its source, which is not run."""
+    usual = [*settings_of("trainer", "default"), *OF_STEPS]
+    if set(options) <= set(usual):
+        return
+    place = find_spec("lightning")
+    source = Path(next(iter(place.submodule_search_locations or ()), "")) if place else Path()
+    source = source / "pytorch" / "trainer" / "trainer.py"
+    if not source.is_file():
+        return  # the trainer itself will tell
+    (init,) = (
+        function
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == "Trainer"
+        for function in node.body
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
+    )
+    known = [argument.arg for argument in (*init.args.args, *init.args.kwonlyargs) if argument.arg != "self"]
+    check_options(options, [*(name for name in known if name not in OF_A_RUN), *OF_STEPS], "trainer")
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:

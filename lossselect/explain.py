@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from .chunked import top_metric_names
 from .counts import LabelCounts
 from .criterion import Loss
-from .data.module import TensorData
 from .names import some
 from .optim import best_mode
 from .tasks import Task
@@ -14,6 +13,7 @@ from .tasks import Task
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from .data.splits import Splits
     from .module import TaskModule
 
 
@@ -34,6 +34,7 @@ def plan(
         decision: Options of `fit_decision`; None where the decision is not fitted.
     """
     task, net, criterion = module.task, module.net, module.criterion
+    splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     names = ", ".join(task.names[:8]) + (f", ... ({len(task.names)})" if len(task.names) > 8 else "")
     if task.width_field is None:
         names += " (the positive one)"
@@ -44,7 +45,7 @@ def plan(
         **loss_lines(criterion, task),
         "target": task.target_form,
         "decision": _decision(task, decision, criterion),
-        "metrics": _metrics_line(task, module.head_spec, isinstance(data, TensorData)),
+        "metrics": _metrics_line(task, module.head_spec, splits is not None),
         "checkpoint": _checkpoint_line(monitor),
     }
     if module.started_from:
@@ -53,8 +54,7 @@ def plan(
         name = module.mix.func.__name__
         lines["mix"] = f"{name} of the train batches, with mixed targets; train metrics are of these"
     lines["data"] = type(data).__name__
-    if isinstance(data, TensorData):
-        splits = data.splits
+    if splits is not None:
         if splits.reason:
             lines["task"] += f": {splits.reason}; another one with task=..."
         lines["labels"] = _label_line(task, data.counts)

@@ -27,7 +27,7 @@ from .names import split_name
 from .nets import check_head_bias, make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .positives import Positives
-from .rules import AutoLoss
+from .rules import AutoLoss, loss_by_name
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
 from .top import TopOutputs, top_prediction
@@ -526,7 +526,7 @@ def _lost(name: str, path: Any) -> Callable[..., Any]:
 def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(loss, str | Mapping):
         name, options = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
-        loss = AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)
+        loss = loss_by_name(task, name, **options)
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
     if isinstance(loss, Loss):

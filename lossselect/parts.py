@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from .counts import LabelCounts
     from .data.splits import Splits
-    from .module import TaskModule
     from .tasks import Task
 
 
@@ -126,7 +125,7 @@ def _check_order(task: "Task") -> None:
         )
 
 
-def decision_of(config: DictConfig, module: "TaskModule") -> dict[str, Any] | None:
+def decision_of(config: DictConfig, module: Any) -> dict[str, Any] | None:
     """Options of `fit_decision`; None where nothing is to be fitted."""
     options = plain_values(config).get("decision")
     if not options or module.chunked:

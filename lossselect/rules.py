@@ -110,3 +110,8 @@ class AutoLoss(nn.Module):
             "loss=auto waits for the counts of the train labels: "
             "module.use_counts(lossselect.count_labels(task, labels)). (fit counts them.)"
         )
+
+
+def loss_by_name(task: Task, name: str, **options: Any) -> Loss | AutoLoss:
+    """A loss of the table, or the one that the train labels will choose."""
+    return AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)

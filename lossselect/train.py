@@ -34,7 +34,7 @@ from .config import (
     monitor_of,
 )
 from .console import explained, warnings_in_a_line
-from .guards import allow, warn_of_no_positives
+from .guards import allow
 from .help import print_help
 from .names import nearest
 from .parts import (
@@ -130,7 +130,8 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
         monitor = monitor_of(plain, own.task)
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
-    check_trainer(plain)
+    if not config.check_only or "_target_" in config.data:
+        check_trainer(plain)
 
 
 def _check_names(config: DictConfig) -> None:
@@ -196,24 +197,23 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
 
 def check_only(config: DictConfig) -> None:
     """What `check_only=true` does: plan, warnings, label counts, and a batch of which nothing is learned."""
+    if "_target_" not in config.data:
+        from .check import check_own_data
+
+        check_own_data(config)
+        return
     from .counting import counts_of_loader
-    from .data.module import TensorData
-    from .explain import label_table, print_table
+    from .explain import print_table
     from .trainer import build_trainer
     from .watch import check_end
 
     module, data = prepare(config)
-    if not isinstance(data, TensorData):
-        data.prepare_data()
-        data.setup("fit")
-        if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
-            module.use_counts(counts)
+    data.prepare_data()
+    data.setup("fit")
+    if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
+        module.use_counts(counts)
     trainer = build_trainer(plain_values(config.trainer))
     print_table("Plan", _plan(config, module, data, trainer))
-    if isinstance(data, TensorData):
-        print_table("Labels", label_table(module.task, data.counts), header=("class", *data.counts))
-        for split, said in {"val": "validation", "test": "test"}.items():  # as a run would after it
-            warn_of_no_positives(data.counts[split].positives, module.task, said)
     check_end(module.net, module.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:

@@ -8,13 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from .config import OF_A_RUN, OF_STEPS
 from .names import check_options
-
-OURS = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
-"""Arguments of the trainer that are groups of the config, or follow from the run."""
-
-OF_STEPS = ("steps_per_execution", "compile")
-"""Settings beside Lightning's: how a step is taken."""
 
 
 def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
@@ -24,7 +19,7 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
         ValueError: a setting that Lightning does not know, or a value that it refuses.
     """
     quiet()
-    known = [name for name in inspect.signature(Trainer).parameters if name not in OURS]
+    known = [name for name in inspect.signature(Trainer).parameters if name not in OF_A_RUN]
     check_options(options, [*known, *OF_STEPS], "trainer")
     options = {name: value for name, value in options.items() if name not in OF_STEPS}
     ours = {"logger": False, "enable_checkpointing": False, **ours}

@@ -31,6 +31,36 @@ def test_nothing_heavy_before_it_is_needed(code, expected):
     assert imported_by(code) == expected
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("task=multilable",),
+        ("task=binary", "check_only=true"),
+        ("task=multilabel", "check_only=true", "loss=auto", "head=chunked"),
+        ("task=binary", "loss=focal", "loss.gamma=-1"),
+        ("task=binary", "+trainer.limit_train_batchs=3"),
+        ("task=binary", "trainer.max_epochs=0"),
+        ("task=binary", "optimizer.name=adm"),
+        ("task=multiclass", "monitor=val/f1"),
+        ("task=binary", "data=table", "data.path=none.csv", "data.target=y"),
+    ],
+    ids=" ".join,
+)
+def test_what_trains_nothing_never_imports_lightning(arguments, tmp_path):
+    code = f"""
+import os, sys
+os.chdir({str(tmp_path)!r})
+sys.argv = ["train.py", *{arguments!r}]
+from lossselect.train import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    assert not {"lightning", "torchmetrics"} & set(imported_by(code))
+
+
 def test_names_are_found_and_listed():
     import lossselect
 

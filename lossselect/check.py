@@ -1,0 +1,111 @@
+"""`check_only=true`: what a run would do, and a batch of which nothing is learned. Needs no Lightning."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from .chunked import ChunkedLogits
+from .chunked_loss import chunked_loss
+from .config import head_of, loss_options, monitor_of
+from .data.batches import LabelRows, TensorBatches
+from .explain import label_table, plan, print_table
+from .guards import warn_of_no_positives
+from .head import set_head_bias, use_chunked
+from .infer import check_task
+from .label_lists import LabelLists
+from .mixing import make_mix
+from .nets import make_net
+from .parts import decision_of, net_of, own_data, plain_values, spec_of
+from .rules import loss_by_name
+from .torch_losses import check_mixes
+from .watch import OutputWatch, check_end
+
+if TYPE_CHECKING:
+    from .criterion import Loss
+    from .tasks import Task
+
+
+@dataclass
+class Parts:
+    """What a `TaskModule` of the run would be made of."""
+
+    task: "Task"
+    net: nn.Module
+    criterion: "Loss"
+    head_spec: dict[str, Any]
+    mix: Any = None
+    started_from: str = ""
+    chunked: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chunked = self.head_spec["name"] == "chunked"
+        self.whole = nn.ModuleDict({"net": self.net})
+        if self.chunked:
+            use_chunked(self.whole, self.task, self.head_spec.get("chunk"))
+
+    def parameters(self) -> Any:
+        """Of the net."""
+        return self.whole.parameters()
+
+    def check_batch(self, batch: Any) -> None:
+        """Raise what training on it would."""
+        batch = self.mix(batch, self.task) if self.mix else batch
+        logits = self.whole["net"](batch.inputs)
+        if isinstance(logits, ChunkedLogits):
+            OutputWatch().look_at_chunked(logits, self.whole)
+            chunked_loss(self.criterion, logits, batch.target, batch.weight)
+            return
+        self.task.check_logits(logits)
+        self.task.check_target(batch.target, logits)
+        OutputWatch().look(logits, batch.inputs, self.whole, self.task)
+        self.criterion.sum_and_count(logits, batch.target, batch.weight)
+
+
+def check_own_data(config: DictConfig) -> None:
+    """Print plan, warnings and label counts of data of ours or from a file, and put a batch through."""
+    torch.manual_seed(config.seed)
+    plain, own = plain_values(config), own_data(config)
+    task, splits, counts = own.task, own.splits, own.counts["train"]
+    net = net_of(config, task, SimpleNamespace(num_features=splits.features.shape[1]))
+    if isinstance(net, dict):
+        net = make_net(net, task.num_outputs)
+    loss = loss_by_name(task, **loss_options(plain["loss"])).with_counts(counts)
+    mix = spec_of(config.mix)
+    check_mixes(mix, loss)
+    parts = Parts(task, net, loss, head_of(plain, task), make_mix(mix))
+    starts = {"prior": ("the shares of the train labels", loss.first_logits(counts)), "zero": ("0", None)}
+    if config.head_bias is not None:
+        said, logits = starts[config.head_bias]
+        logits = torch.zeros(task.num_outputs) if logits is None else logits
+        parts.started_from = said if set_head_bias(parts.whole, task, logits) is not None else ""
+    trainer = SimpleNamespace(
+        max_epochs=plain["trainer"]["max_epochs"],
+        strategy=SimpleNamespace(root_device=_device(plain["trainer"].get("accelerator"))),
+        precision=plain["trainer"].get("precision"),
+    )
+    data = SimpleNamespace(splits=splits, counts=own.counts, num_features=splits.features.shape[1])
+    decision = decision_of(config, parts) if len(splits.rows["val"]) else None
+    print_table("Plan", plan(parts, data, trainer, monitor_of(plain, task), decision))  # type: ignore[arg-type]
+    print_table("Labels", label_table(task, own.counts), header=("class", *own.counts))
+    for split, said in {"val": "validation", "test": "test"}.items():  # as a run would after it
+        warn_of_no_positives(own.counts[split].positives, task, said)
+    check_end(net, task)
+    if isinstance(splits.labels, LabelLists):
+        target: Any = LabelRows(splits.labels)
+        target.sparse = parts.chunked
+    else:
+        target = check_task(task, splits.labels)
+    batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
+    parts.check_batch(next(iter(batches.loader(config.data.batch_size, shuffle=True))))
+    print("The first batch goes through net and loss. Nothing was trained or saved.")
+
+
+def _device(accelerator: Any) -> str:
+    """Where Lightning would train."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda:0"
+    return "mps:0" if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available() else "cpu"
