@@ -4,7 +4,7 @@ python benchmarks/outputs.py [--device cuda] [--rows 1024] [--features 256] [--q
 
 For each number of outputs all sides run in turn in a process of its own, of which the medians are taken;
 memory is what a side's first step takes above inputs and weights, in a process of its own again. Each side's
-loss and gradients are compared with the dense ones first. Results go to benchmarks/results/outputs.{json,md,svg}.
+loss and gradients are compared with the dense ones first. Results go to benchmarks/results/outputs.*.
 """
 
 import argparse
@@ -64,9 +64,8 @@ def make(loss, outputs, rows, features, device):
         return functional.binary_cross_entropy_with_logits(logits, target)
 
     def chunked():
-        return chunked_loss(criterion, ChunkedLogits(x, weight, bias), positives if loss == "bce" else index)[
-            0
-        ]
+        target = positives if loss == "bce" else index
+        return chunked_loss(criterion, ChunkedLogits(x, weight, bias), target)[0]
 
     def torchs():
         options = torch.nn.LinearCrossEntropyOptions()
@@ -115,9 +114,11 @@ def peak(run, device):
 
     watching = threading.Thread(target=watch)
     watching.start()
-    run()
-    done.set()
-    watching.join()
+    try:
+        run()
+    finally:  # also where the memory does not suffice
+        done.set()
+        watching.join()
     return most[0] - before
 
 
@@ -194,7 +195,8 @@ def of_process(*arguments):
 
 def table(results, given):
     lines = [
-        "| loss | outputs | dense, s | chunked, s | ratio | dense, MB | chunked, MB | ratio | torch's chunked, s (x ours) | products alone, s | error |",
+        "| loss | outputs | dense, s | chunked, s | ratio | dense, MB | chunked, MB | ratio "
+        "| torch's chunked, s (x ours) | products alone, s | error |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in results:
@@ -215,11 +217,11 @@ def table(results, given):
         ]
         lines.append("| " + " | ".join(cells) + " |")
     said = (
-        f"`python benchmarks/outputs.py`: {given['rows']} rows of {given['features']} features, {given['device']}, "
-        f"{given['machine']}; torch {given['torch']}, Python {given['python']}, {given['date']}. Seconds are medians of "
-        f"{given['runs']} (of torch's chunked one of 1 to 3), forward and backward; MB above inputs and weights, the "
-        "gradient of the weight included. Error: the largest difference of loss or gradient from dense, relative to "
-        "the largest entry."
+        f"`python benchmarks/outputs.py`: {given['rows']} rows of {given['features']} features, "
+        f"{given['device']}, {given['machine']}; torch {given['torch']}, Python {given['python']}, "
+        f"{given['date']}. Seconds are medians of {given['runs']} (of torch's chunked one 1 to 3), forward "
+        "and backward; MB above inputs and weights, the gradient of the weight included. Error: the largest "
+        "difference of loss or gradient from dense, relative to the largest entry."
     )
     if given["device"] == "cpu":
         said += " **It has not been run on a GPU.**"

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chunked import ChunkedLinear, top_metric_names
     from .counts import LabelCounts, count_labels
     from .criterion import Loss, select_loss
     from .decision import fit_decision
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .losses import LOSSES
     from .metrics import make_metrics
     from .module import TaskModule
+    from .positives import Positives
     from .rules import propose_loss
     from .tasks import (
         TASKS,
@@ -55,6 +57,9 @@ _HOME = {
     "make_metrics": "metrics",
     "TaskModule": "module",
     "StepsPerExecution": "execution",
+    "ChunkedLinear": "chunked",
+    "top_metric_names": "chunked",
+    "Positives": "positives",
     "tune_decision": "tuning",
 }
 
@@ -62,12 +67,14 @@ __all__ = [
     "LOSSES",
     "TASKS",
     "Binary",
+    "ChunkedLinear",
     "GuardWarning",
     "LabelCounts",
     "LabelLists",
     "Loss",
     "Multiclass",
     "Multilabel",
+    "Positives",
     "StepsPerExecution",
     "Task",
     "TaskModule",
@@ -81,6 +88,7 @@ __all__ = [
     "make_task",
     "propose_loss",
     "select_loss",
+    "top_metric_names",
     "tune_decision",
 ]
 

@@ -116,6 +116,14 @@ class TaskModule(Recorded, LightningModule):
         self.task = task
         self.use_head()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            # Lightning sets it twice for each hook, some fifty times a step; a module's own way looks through
+            # its parameters first
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def task(self) -> Task:
         """What the head decides. Thresholds, names and the missing value may change, the width may not."""

@@ -1,5 +1,8 @@
 """K steps in a turn of the loop: to the bit what K turns do."""
 
+import subprocess
+import sys
+
 import lightning.pytorch as L
 import polars as pl
 import pytest
@@ -393,3 +396,48 @@ def test_a_mistake_at_the_command_line(given, command, tmp_path):
     assert code == 1
     assert "trainer.steps_per_execution must be a whole number of at least 1, got" in said
     assert not [*tmp_path.iterdir()]
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+import subprocess
+import sys
+
+import lightning.pytorch as L
+from torch import nn
+import lossselect as ls
+from lossselect.data.batches import TensorBatches
+
+torch.set_num_threads(1)
+
+
+def weights(steps):
+    torch.manual_seed(0)
+    inputs = torch.randn(203, 8, generator=torch.Generator().manual_seed(1))
+    data = TensorBatches(inputs, inputs[:, :3].argmax(1))
+    module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), optimizer={"name": "Adam", "lr": 0.01})
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[ls.StepsPerExecution(steps)],
+    )
+    trainer.fit(module, data.loader(16, shuffle=True), data.loader(16))
+    return trainer.global_step, module.net.weight.detach().clone()
+
+
+(one, plain), (other, blocks) = weights(1), weights(5)
+assert one == other == 14, (one, other)
+assert torch.equal(plain, blocks)
+print("the same on this process")
+"""
+
+
+def test_two_processes(tmp_path):
+    """Gloo on this machine; the script starts its second process itself."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("the same on this process") == 2
