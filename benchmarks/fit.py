@@ -1,0 +1,293 @@
+"""Speed of the fit alone, beside plain torch, hand-written Lightning, Transformers, fastai and skorch.
+
+An MLP 64-256-256-C on scikit-learn's digits (binary: digit >= 5; multiclass: 10; multilabel: its 4 bits), 1437
+train and 360 validation rows, batch 64, 20 epochs, Adam with lr 1e-3, validation every epoch, one CPU thread;
+and 64,000 such rows with noise, 1,000 steps an epoch. All sides start from the same weights and are timed in
+turn, round by round, in one process, of which the first warms up. lossselect and `Lightning + torchmetrics` have
+a CSV logger, a checkpoint and a progress bar that draws, no other side has any. Before, results are compared.
+Writes results/fit.json, .md and .svg.
+
+python benchmarks/fit.py [--task binary] [--runs 5] [--quick] [--device cuda] [--compile]
+"""
+
+import argparse
+import contextlib
+import gc
+import importlib.util
+import io
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from fit_sides import (
+    BARE,
+    COMPILED,
+    FULL,
+    METRICS,
+    ONE,
+    PEERS,
+    RAW,
+    RAW_FUSED,
+    SIDES,
+    SIXTEEN,
+    TASKS,
+    TRAIN_ROWS,
+    Case,
+    Fit,
+    lightning_with_metrics,
+    lossselect,
+    make_case,
+)
+from lightning.pytorch import Trainer
+
+RESULTS = Path(__file__).resolve().parent / "results"
+EPOCHS, LONG_EPOCHS, LONG_ROWS = 20, 2, 64_000
+LONG_SIDES = (RAW, RAW_FUSED, BARE, ONE, SIXTEEN, *COMPILED)
+TARGETS = [
+    *((ONE, 1.0, BARE), (ONE, 2.0, FULL), (ONE, 1.1, "Transformers"), (ONE, 1.0, "fastai")),
+    *((ONE, 1.0, "skorch"), (ONE, 0.45, RAW), (SIXTEEN, 0.6, RAW)),
+]
+LONG_TARGETS = [(SIXTEEN, 0.9, RAW)]
+AGREE = {"fused=False": 1e-6, "fused=True": 1e-5}
+"""How far validation loss and metrics may be from the hand-written module's, which has no fused Adam."""
+SHOWN = ("torch", "lightning", "torchmetrics", "rich", "transformers", "accelerate", "fastai", "skorch")
+
+
+class Terminal(io.StringIO):
+    """What a progress bar takes for a terminal, so that it draws."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[Terminal]:
+    """Nothing is said on stdout and stderr; what would have been is returned."""
+    said = Terminal()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield said
+
+
+def timed(side: Callable[[Case], Fit], case: Case) -> tuple[float, Any]:
+    """Seconds of the fit, and what it returned."""
+    wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
+    with silent() as said:
+        fit = side(case)
+        gc.collect()  # what other sides left
+        wait()
+        start = time.perf_counter()
+        result = fit()
+        wait()
+        seconds = time.perf_counter() - start
+    if isinstance(result, Trainer) and result.progress_bar_callback and "Epoch" not in said.getvalue():
+        raise RuntimeError("The progress bar has drawn nothing.")
+    return seconds, result
+
+
+def differences(case: Case) -> dict[str, dict[str, float]]:
+    """Of the last epoch's validation, lossselect's less the hand-written module's, on the same batches.
+
+    RuntimeError where 16 steps an execution give other weights than 1.
+    """
+
+    def fitted(side: Callable[[Case], Fit]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        trainer = timed(side, case)[1]
+        return trainer.callback_metrics, trainer.lightning_module.net.state_dict()
+
+    found, (theirs, _) = {}, fitted(lightning_with_metrics)
+    for fused in (False, True):
+        ours, weights = fitted(partial(lossselect, fused=fused))
+        names = [f"val/{name}" for name in ("loss", *METRICS[case.task.name])]
+        found[f"fused={fused}"] = {name: float(ours[name]) - float(theirs[name]) for name in names}
+        _, of_blocks = fitted(partial(lossselect, steps=16, fused=fused))
+        if not all(torch.equal(weight, of_blocks[name]) for name, weight in weights.items()):
+            raise RuntimeError(f"16 steps an execution gave other weights than 1 (fused={fused}).")
+    return found
+
+
+def measure(case: Case, sides: dict[str, Callable[[Case], Fit]], runs: int) -> dict[str, Any]:
+    """By side: samples a second, the ratio to the raw loop, seconds of each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(runs + 1):
+        for name, side in sides.items():
+            seconds[name].append(timed(side, case)[0])
+    seconds = {name: times[1:] for name, times in seconds.items()}
+    rows = len(case.train[0]) * case.epochs
+    return {
+        name: {
+            "samples/s": round(rows / statistics.median(times)),
+            "x raw": round(ratio(times, seconds[RAW]), 3),
+            "seconds": [round(s, 4) for s in times],
+        }
+        for name, times in seconds.items()
+    }
+
+
+def ratio(times: list[float], others: list[float]) -> float:
+    """How many times as fast as another side: the median over the rounds."""
+    return statistics.median(other / mine for mine, other in zip(times, others, strict=True))
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where this was, with what."""
+    cpu, info = platform.processor(), Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].split(": ")[1] if models else cpu
+    versions = {"python": platform.python_version()}
+    for name in SHOWN:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "date": str(date.today()), "versions": versions}
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def report(results: dict[str, Any]) -> str:
+    """All of it in words and tables."""
+    where = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    device = where["gpu"] or "not run on a GPU (--device cuda)"
+    parts = [
+        f"`{results['command']}`, {where['date']}. {where['cpu']}, {where['cores']} cores, one thread; {device}. "
+        f"{versions}.",
+        f"Samples/s of the fit alone (median of {results['runs']} rounds), and how many times the raw loop's "
+        "(median of the rounds' ratios).",
+        *results["missing"],
+    ]
+    for title, tasks in results["cases"].items():
+        names = dict.fromkeys(name for sides in tasks.values() for name in sides)
+        lines = [
+            [
+                name,
+                *(f"{sides[name]['samples/s']:,} ({sides[name]['x raw']:.2f})" for sides in tasks.values()),
+            ]
+            for name in names
+        ]
+        parts.append(table([title, *tasks], lines))
+    lines = [
+        [
+            f"{one} >= {least} x {other}, {title}",
+            *(verdict(sides, one, least, other) for sides in tasks.values()),
+        ]
+        for (title, tasks), targets in zip(results["cases"].items(), (TARGETS, LONG_TARGETS), strict=True)
+        for one, least, other in targets
+    ]
+    parts.append(table(["target", *results["differences"]], lines))
+    lines = [
+        [kind, *(furthest(found[kind], limit) for found in results["differences"].values())]
+        for kind, limit in AGREE.items()
+    ]
+    parts += [
+        "Largest difference of lossselect's last val/loss, accuracy, F1 and AUROC to those of Lightning + "
+        "torchmetrics, on the same batches; with 16 steps an execution the weights are those of 1 to the bit.",
+        table(["Adam of lossselect", *results["differences"]], lines),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(sides: dict[str, Any], one: str, least: float, other: str) -> str:
+    if other not in sides:
+        return ""
+    value = ratio(sides[one]["seconds"], sides[other]["seconds"])
+    return f"{value:.2f}, {'reached' if value >= least else '**missed**'}"
+
+
+def furthest(found: dict[str, float], limit: float) -> str:
+    name = max(found, key=lambda name: abs(found[name]))
+    return f"{abs(found[name]):.0e} ({name}){'' if abs(found[name]) <= limit else f' **above {limit:g}**'}"
+
+
+def picture(tasks: dict[str, Any], path: Path) -> None:
+    """Bars of the ratio to the raw loop."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "fit"}  # the same picture each time
+    size = (2.2 + 2.6 * len(tasks), 3.4)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (task, sides) in zip(axes[0], tasks.items(), strict=True):
+        ratios = [side["x raw"] for side in sides.values()]
+        colours = ["tab:blue" if name.startswith(ONE) else "silver" for name in sides]
+        axis.bar_label(axis.barh(list(sides), ratios, color=colours), fmt="%.2f", padding=2, fontsize=7)
+        axis.axvline(1, color="grey", linewidth=0.8)
+        axis.set_title(task, fontsize=9)
+        axis.set_xlim(0, 1.2 * max(ratios))
+        axis.tick_params(labelsize=8)
+    axes[0][0].invert_yaxis()
+    figure.suptitle("Samples a second of the fit, as a multiple of the raw PyTorch loop's", fontsize=9)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def save(results: dict[str, Any]) -> None:
+    """The figures, the tables and the picture."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "fit.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "fit.md").write_text(report(results))
+    if importlib.util.find_spec("matplotlib"):
+        picture(next(iter(results["cases"].values())), RESULTS / "fit.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of the fit alone, beside peers.")
+    parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one round of few steps; nothing is written")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, as always on cuda")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    os.environ |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", "HF_HUB_OFFLINE": "1"}
+    runs, epochs, long_rows = (1, 3, 6400) if arguments.quick else (arguments.runs, EPOCHS, LONG_ROWS)
+    sides = {**SIDES, **(COMPILED if arguments.compile or arguments.device == "cuda" else {})}
+    absent = [name for name, modules in PEERS.items() if not all(map(importlib.util.find_spec, modules))]
+    sides = {name: side for name, side in sides.items() if name not in absent}
+    long_sides = {name: side for name, side in sides.items() if name in LONG_SIDES}
+    short, long = f"{TRAIN_ROWS} rows, {epochs} epochs", f"{long_rows:,} rows, {LONG_EPOCHS} epochs"
+    results: dict[str, Any] = {
+        "command": " ".join(["python benchmarks/fit.py", *sys.argv[1:]]),
+        "machine": machine(arguments.device),
+        "runs": runs,
+        "missing": [
+            f"{name} is not installed: pip install -r benchmarks/requirements-peers.txt" for name in absent
+        ],
+        "differences": {},
+        "cases": {short: {}, long: {}},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for task in arguments.task:
+            case = make_case(task, epochs, arguments.device, folder)
+            found = results["differences"][task] = differences(case)
+            said = (f"{kind} {furthest(found[kind], limit)}" for kind, limit in AGREE.items())
+            print(f"{task}, largest difference to Lightning + torchmetrics:", ", ".join(said), flush=True)
+            results["cases"][short][task] = measure(case, sides, runs)
+            case = make_case(task, LONG_EPOCHS, arguments.device, folder, long_rows)
+            results["cases"][long][task] = measure(case, long_sides, runs)
+    print(f"\n{report(results)}")
+    if not arguments.quick:
+        save(results)
+
+
+if __name__ == "__main__":
+    main()
