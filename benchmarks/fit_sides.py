@@ -1,4 +1,4 @@
-"""What benchmarks/fit.py compares: each side is a function that builds all it needs, and returns the fit alone."""
+"""What benchmarks/fit.py compares: a side is a function that builds all it needs and returns the fit."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
