@@ -66,7 +66,7 @@ TARGETS = (
 """Of the short epochs, and of the long ones."""
 AGREE = {"fused=False": 1e-6, "fused=True": 1e-5}
 """How far validation loss and metrics may be from the hand-written module's, which has no fused Adam."""
-SHOWN = ("torch", "lightning", "torchmetrics", "rich", "transformers", "accelerate", "fastai", "skorch")
+SHOWN = ("lossselect", "torch", "lightning", "torchmetrics", "rich", *sum(PEERS.values(), ()))
 
 
 class Terminal(io.StringIO):
