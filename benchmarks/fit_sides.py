@@ -18,6 +18,7 @@ from torchmetrics import classification as tm
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
+from lossselect.progress import ProgressBar
 
 BATCH, LR, TRAIN_ROWS, VAL_ROWS = 64, 1e-3, 1437, 360
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(10), "multilabel": ls.Multilabel(4)}
@@ -175,10 +176,12 @@ class WithMetrics(Bare):
 RUN = count()
 
 
-def trainer_of(case: Case, extras: bool = True, callbacks: Iterable[Any] = ()) -> Trainer:
+def trainer_of(
+    case: Case, extras: bool = True, callbacks: Iterable[Any] = (), bar: type[Any] = RichProgressBar
+) -> Trainer:
     """With a CSV logger, a progress bar and a checkpoint, or without."""
     folder = f"{case.folder}/{next(RUN)}"
-    more = [ModelCheckpoint(folder, monitor="val/loss"), RichProgressBar()] if extras else []
+    more = [ModelCheckpoint(folder, monitor="val/loss"), bar()] if extras else []
     return Trainer(
         max_epochs=case.epochs,
         accelerator="gpu" if case.device == "cuda" else "cpu",
@@ -217,7 +220,7 @@ def lossselect(case: Case, steps: int = 1, compiled: bool = False, **options: An
         module.compile()
         trainer_of(case._replace(epochs=1), False, callbacks).fit(module, *loaders)
         module.net.load_state_dict(case.net().state_dict())
-    return fit_of(trainer_of(case, callbacks=callbacks), module, *loaders)
+    return fit_of(trainer_of(case, callbacks=callbacks, bar=ProgressBar), module, *loaders)
 
 
 def transformers(case: Case) -> Fit:

@@ -212,9 +212,10 @@ def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
 
 def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     """Lightning's trainer with its callbacks and logger."""
-    from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+    from lightning.pytorch.callbacks import ModelCheckpoint
 
     from .optim import best_mode
+    from .progress import ProgressBar
     from .trainer import NeedsValidation, build_trainer
 
     best = ModelCheckpoint(
@@ -241,7 +242,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
     options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
     if options["enable_progress_bar"]:
-        callbacks.append(RichProgressBar())
+        callbacks.append(ProgressBar())
     return build_trainer(
         options,
         callbacks=callbacks,

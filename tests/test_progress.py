@@ -1,0 +1,39 @@
+import io
+
+import lightning.pytorch as L
+import torch
+from torch import nn
+
+import lossselect as ls
+from lossselect.data.batches import TensorBatches
+from lossselect.progress import ProgressBar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    data = TensorBatches(torch.randn(64, 4), torch.randint(0, 3, (64,)))
+    module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3))
+    trainer = L.Trainer(
+        max_epochs=30,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[ProgressBar()],
+    )
+    trainer.fit(module, data.loader(16), data.loader(16))
+    shown = terminal.getvalue()
+    assert "Epoch 29/29" in shown
+    assert "4/4" in shown
+    assert "train/loss" in shown
+    # Lightning's own draws at the start of each epoch and of each validation
+    assert shown.count("Epoch ") < 30
