@@ -91,7 +91,8 @@ def check_own_data(config: DictConfig) -> None:
     decision = decision_of(config, parts) if len(splits.rows["val"]) else None
     print_table("Plan", plan(parts, data, trainer, monitor_of(plain, task), decision))  # type: ignore[arg-type]
     print_table("Labels", label_table(task, own.counts), header=("class", *own.counts))
-    for split, said in {"val": "validation", "test": "test"}.items():  # as a run would after it
+    evaluated = {} if parts.chunked else {"val": "validation", "test": "test"}  # which has no macro means
+    for split, said in evaluated.items():  # as a run would after it
         warn_of_no_positives(own.counts[split].positives, task, said)
     check_end(net, task)
     if isinstance(splits.labels, LabelLists):

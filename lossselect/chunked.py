@@ -75,9 +75,9 @@ class ChunkedLinear(nn.Linear):
 
 
 _NOT_THERE = (
-    "The logits of a chunked head are never there all at once, {}: forward must return what the last linear "
-    "layer returns, the one with as many outputs as the task. head=dense lets more come after it; "
-    "logits.dense() makes the matrix, logits.topk(k) the highest of each row."
+    "The logits of a chunked head are never there all at once, {}: logits.topk(k) has the highest of each "
+    "row, logits.dense() makes the matrix. In forward nothing may come after the last linear layer, the one "
+    "with as many outputs as the task, unless with head=dense."
 )
 
 
@@ -307,7 +307,10 @@ def check_top(task: Task) -> None:
         raise ValueError("Ordered classes need all logits of a row at once: head=dense.")
     for option in ("at_least", "top_k"):
         if getattr(task, option, None):
-            raise ValueError(f"{option} needs all outputs of a row at once, which a chunked head never has.")
+            raise ValueError(
+                f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
+                "With head=chunked predictions have the 5 highest of each row."
+            )
     if task.activation == "softmax" and (task.temperature != 1 or getattr(task, "decision_weight", None)):
         raise ValueError("A chunked head takes no temperature and no decision_weight of classes: head=dense.")
     if task.num_outputs < 2:

@@ -133,6 +133,14 @@ def _check_head(config: Mapping[str, Any]) -> None:
         )
 
 
+def _needs_dense(config: Mapping[str, Any], task: "Task") -> bool:
+    """Whether something watches a metric that a chunked head has not."""
+    from .chunked import top_metric_names
+
+    known = {"epoch", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
+    return any(metric is not None and metric not in known for metric in _watching(config).values())
+
+
 def _tuned(config: Mapping[str, Any]) -> str:
     """A setting of decision that somebody has asked for; nothing where none."""
     usual = OmegaConf.create((files("lossselect.configs") / "decision" / "tuned.yaml").read_text())
@@ -157,6 +165,7 @@ def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
         and not config.get("mix")
         and not config["trainer"].get("compile")
         and not _tuned(config)
+        and not _needs_dense(config, task)
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]
     )
@@ -367,7 +376,7 @@ def _check_monitor(
     if metric is not None and metric not in known:
         raise ValueError(
             f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
-            f"{', '.join(known)}."
+            f"{', '.join(known)}." + (" (head=dense has others.)" if head == "chunked" else "")
         )
 
 

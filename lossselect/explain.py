@@ -43,8 +43,8 @@ def plan(
         "classes": names,
         "head": _head_line(task, module.head_spec),
         **loss_lines(criterion, task),
-        "target": task.target_form,
-        "decision": _decision(task, decision, criterion),
+        "target": _target_line(task, module.head_spec),
+        "decision": _decision(task, decision, criterion) + _untuned_note(task, module.head_spec),
         "metrics": _metrics_line(task, module.head_spec, splits is not None),
         "checkpoint": _checkpoint_line(monitor),
     }
@@ -73,6 +73,18 @@ def plan(
     return lines
 
 
+def _target_line(task: Task, head: Mapping[str, Any]) -> str:
+    lists = head["name"] == "chunked" and task.activation == "sigmoid"
+    return "the labels that are there, of each row" if lists else task.target_form
+
+
+def _untuned_note(task: Task, head: Mapping[str, Any]) -> str:
+    if head["name"] != "chunked":
+        return ""
+    own = "; task.threshold=... sets another" if task.activation == "sigmoid" else ""
+    return f" (head=chunked tunes nothing{own}); predictions are the 5 highest"
+
+
 def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> str:
     if head["name"] == "chunked":
         names = ", ".join(("loss", *top_metric_names(task, task.num_outputs, counted)))
@@ -93,7 +105,7 @@ def _head_line(task: Task, head: Mapping[str, Any]) -> str:
             f"{task.num_outputs} among those of at least it (CORN); they tell {task.num_probabilities} "
             "probabilities, whose logs the loss takes"
         )
-    return f"{task.num_outputs} raw logits; {task.activation} for predictions and metrics only"
+    return f"{task.num_outputs:,} raw logits; {task.activation} for predictions and metrics only"
 
 
 def decision_lines(task: Task) -> dict[str, str]:

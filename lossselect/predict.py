@@ -26,7 +26,7 @@ Predict for the rows of a new file with a checkpoint of a run on data=table or d
   checkpoint=FILE    of a run
   input=FILE         .csv, .tsv or .parquet with the columns that the model was trained on, in any order;
                      .npz or .npy for a model of arrays
-  output=FILE        .csv: row, prediction, a probability for each class
+  output=FILE        .csv: row, prediction, a probability for each class; of very many the 5 highest
   keep=[a,b]         columns of the input to copy into the output: an id, say
   batch_size=8192    rows at a time
   device=auto        cpu, cuda, ...

@@ -330,7 +330,7 @@ class TestLogits:
 
     def test_what_is_done_with_a_matrix_is_not_with_them(self):
         logits = ChunkedLinear(WIDTH, C)(torch.zeros(2, WIDTH))
-        with pytest.raises(AttributeError, match=r"so they have no .softmax.: forward must return"):
+        with pytest.raises(AttributeError, match=r"so they have no .softmax.: logits.topk"):
             logits.softmax(1)
         with pytest.raises(ValueError, match=re.escape("takes rows of features (N, 8), got (2, 3, 8)")):
             ChunkedLinear(WIDTH, C)(torch.zeros(2, 3, WIDTH))
@@ -365,7 +365,7 @@ class TestRefused:
 
     def test_arithmetic(self):
         logits = ChunkedLinear(WIDTH, C)(torch.zeros(4, WIDTH))
-        with pytest.raises(TypeError, match="and relu needs them: forward must return what the last linear"):
+        with pytest.raises(TypeError, match=r"and relu needs them: logits.topk"):
             torch.relu(logits)
         for use in (lambda z: z / 2, lambda z: 2 * z, lambda z: z[:, :3]):
             with pytest.raises(TypeError, match="and arithmetic needs them"):
@@ -863,10 +863,14 @@ class TestCommand:
         assert "(head=chunked)" not in " ".join(command(*given, "head=dense")[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "loss=zlpr")[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "decision.metric=f1_macro")[1].split())
+        assert "(head=chunked)" not in " ".join(command(*given, "monitor=val/map")[1].split())
+        assert "(head=chunked)" not in " ".join(command(*given, "trainer.compile=true")[1].split())
+        assert "(head=chunked)" in " ".join(command(*given, "monitor=val/ndcg_at_3")[1].split())
 
     def test_auto_by_the_memory(self, monkeypatch):
         config = {
             "head": {"name": "auto"},
+            "monitor": None,
             "model": {},
             "trainer": {},
             "data": {"batch_size": 64},
