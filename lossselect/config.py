@@ -59,6 +59,9 @@ OF_A_RUN = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "
 OF_STEPS = ("steps_per_execution", "compile")
 """Settings of ours beside Lightning's: how a step is taken."""
 
+CHECKED_HERE = (*OF_STEPS, "max_epochs", "accumulate_grad_batches", "log_every_n_steps")
+"""Settings of the trainer that are checked without it."""
+
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
 
@@ -257,6 +260,16 @@ def _check_trainer_names(options: Mapping[str, Any]) -> None:
     )
     known = [argument.arg for argument in (*init.args.args, *init.args.kwonlyargs) if argument.arg != "self"]
     check_options(options, [*(name for name in known if name not in OF_A_RUN), *OF_STEPS], "trainer")
+
+
+def needs_trainer(config: Mapping[str, Any]) -> bool:
+    """Whether a setting of the trainer is other than usual, and of those that Lightning alone can check."""
+    text = (files("lossselect.configs") / "trainer" / "default.yaml").read_text(encoding="utf-8")
+    usual = {**OmegaConf.create(text), **dict.fromkeys(CHECKED_HERE)}
+    return any(
+        key not in usual or (usual[key] != value and key not in CHECKED_HERE)
+        for key, value in config["trainer"].items()
+    )
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:

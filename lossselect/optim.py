@@ -30,8 +30,8 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
     """The optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable, and AdamW(lr=1e-3) for None.
 
     Where torch has one for these parameters, the fused form is taken, which steps through all of them at
-    once: a step of Adam takes a fifth of the time, with the same numbers to rounding. `fused`, `foreach` or
-    `differentiable` in the spec decide otherwise.
+    once: a step of Adam on a small net takes a third of the time, with the same numbers to rounding. `fused`,
+    `foreach` or `differentiable` in the spec decide otherwise.
 
     Args:
         spec: Which optimizer.

@@ -7,8 +7,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 class ProgressBar(RichProgressBar):
     """Lightning's bar of Rich, drawn by its own thread alone.
 
-    Rich draws when a bar is added or begins anew as well, two or three times in each epoch: of the epochs of
-    a small net that took a seventh of the time.
+    Rich draws when a bar is added or begins anew as well, two or three times in each epoch, which of the
+    epochs of a small net takes a good share of the time.
     """
 
     def _init_progress(self, trainer: Trainer) -> None:

@@ -32,7 +32,7 @@ class Ranking(Metric):
     - AP = mean_i H_i / (H_i + F_i).
 
     NaN where there is no positive or no negative. Written out on the CPU, since torchmetrics goes through
-    thresholds where two sorts tell all: of 64,000 rows and 10 classes it takes fifteen times as long.
+    thresholds where two sorts tell all: of 64,000 rows and 10 classes it takes nine times as long.
 
     With more than `MOST_EXACT` outputs, log-odds are counted in bins of equal width between -40 and 40 (.01
     each up to 2048 classes), and outputs within one bin are ties; torchmetrics' own bins are of probability,

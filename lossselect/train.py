@@ -32,6 +32,7 @@ from .config import (
     head_of,
     loss_options,
     monitor_of,
+    needs_trainer,
 )
 from .console import explained, warnings_in_a_line
 from .guards import allow
@@ -130,7 +131,7 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
         monitor = monitor_of(plain, own.task)
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
-    if not config.check_only or "_target_" in config.data:
+    if not config.check_only or "_target_" in config.data or needs_trainer(plain):
         check_trainer(plain)
 
 

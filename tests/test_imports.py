@@ -76,3 +76,13 @@ def test_every_folder_of_configs_is_installed():
     for folder in (root / "configs").iterdir():
         if folder.is_dir() and folder.name[0] != "_":
             assert f"lossselect.configs.{folder.name}" in packages
+
+
+@pytest.mark.parametrize(
+    "given", ["trainer.precision=foo", "trainer.gradient_clip_val=abc", "+trainer.limit_val_batches=-1"]
+)
+def test_a_setting_that_lightning_alone_can_check_is_checked_by_check_only_too(given, command):
+    code, out, said = command("task=binary", "check_only=true", given)
+    assert code == 1
+    assert "The trainer cannot be built" in said
+    assert "goes through" not in out
