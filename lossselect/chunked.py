@@ -91,7 +91,7 @@ class ChunkedLogits:
         chunk: Columns at a time; None chooses by the number of rows.
 
     Raises:
-        ValueError: inputs of another shape, or a chunk that does not fit the memory.
+        ValueError: inputs of another shape, a chunk that does not fit the memory, a device without float64.
     """
 
     def __init__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, chunk: int | None = None) -> None:
@@ -100,6 +100,8 @@ class ChunkedLogits:
                 f"A chunked head takes rows of features (N, {weight.shape[1]}), got {tuple(inputs.shape)}. "
                 "Flatten other dimensions, or use head=dense."
             )
+        if inputs.device.type == "mps":
+            raise ValueError("A chunked head adds up in float64, which MPS has not: head=dense.")
         self.inputs, self.weight, self.bias = inputs, weight, bias
         self.shape = torch.Size((len(inputs), len(weight)))
         self.chunk = _chunk_of(*self.shape, chunk, inputs.device)

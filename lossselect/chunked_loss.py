@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from .chunked import ChunkedLogits, flat_of, product
 from .loss_options import check_sample_weight
 from .losses import LOSSES, formula_takes
-from .positives import Positives
+from .positives import Positives, count_rows
 from .tasks import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -236,8 +236,7 @@ class _Sums:
         self.wide = torch.promote_types(
             torch.promote_types(logits.inputs.dtype, logits.weight.dtype), torch.float32
         )
-        self.sum_dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-        self.total = torch.zeros((), dtype=self.sum_dtype, device=logits.device)
+        self.total = torch.zeros((), dtype=torch.float64, device=logits.device)
         known = self._known()
         self.factor = None if known is None else known.to(self.wide)
         """Of each row (N,): its weight, 0 where nothing is known; None where all are 1."""
@@ -270,7 +269,7 @@ class _Sums:
         """Losses of rows (n,); of a row without a weight nothing counts, whatever it is."""
         if factor is not None:
             losses = (losses * factor).masked_fill(factor == 0, 0)
-        self.total += losses.sum(dtype=self.sum_dtype)
+        self.total += losses.sum(dtype=torch.float64)
 
 
 class _Pairs:
@@ -324,6 +323,7 @@ class _Places(NamedTuple):
 class _Group(NamedTuple):
     """What a pass over some rows knows of them."""
 
+    rows: slice
     positives: _Pairs
     unknown: _Pairs | None
     factor: Tensor | None
@@ -344,18 +344,18 @@ class _SigmoidSums(_Sums):
 
     def _count(self) -> Tensor:
         width, unknown = self.logits.shape[1], self.target.unknown
-        rows = torch.full((len(self.logits),), width, dtype=self.sum_dtype, device=self.logits.device)
+        rows = torch.full((len(self.logits),), width, dtype=torch.float64, device=self.logits.device)
         if unknown is not None:
-            rows = rows - torch.bincount(unknown[0], minlength=len(rows))
+            rows = rows - count_rows(unknown[0], len(rows))
         return (rows if self.factor is None else rows * self.factor).sum()
 
     def _rows(self, rows: slice, back: _Back | None) -> None:
-        pairs = [
-            None if given is None else _Pairs.of_group(*given, self.logits, rows)
-            for given in ((self.target.rows, self.target.labels), self.target.unknown)
-        ]
+        positives = _Pairs.of_group(self.target.rows, self.target.labels, self.logits, rows)
+        unknown = None
+        if self.target.unknown is not None:
+            unknown = _Pairs.of_group(*self.target.unknown, self.logits, rows)
         factor = None if self.factor is None else self.factor[rows]
-        group = _Group(pairs[0], pairs[1], factor)  # type: ignore[arg-type]
+        group = _Group(rows, positives, unknown, factor)
         turn = self._cross_entropy if self.loss.name == "cross_entropy" else self._by_autograd
         for first, end, block in self.logits.blocks(rows):
             if self.look:
@@ -406,11 +406,7 @@ class _SigmoidSums(_Sums):
 
     def _by_autograd(self, first: int, end: int, block: Tensor, group: _Group, turn: bool) -> Tensor:
         """Adds to the numerator; the gradient of the block."""
-        memory = torch.zeros(block.numel() + 1, dtype=block.dtype, device=block.device)
-        for pairs, value in ((group.positives, 1.0), (group.unknown, torch.nan)):
-            if pairs is not None:
-                memory[pairs.of_block(first, block).flat] = value
-        target = memory[:-1].view_as(block)
+        target = self.target.matrix(first, end, block.dtype)[group.rows]
         with torch.enable_grad():
             leaf = block.detach().requires_grad_(turn)
             losses, _, missing = self.loss._sigmoid(leaf, target, slice(first, end))
@@ -455,7 +451,7 @@ class _SoftmaxSums(_Sums):
         return weight.to(self.wide)[self.target.clamp(min=0)]
 
     def _count(self) -> Tensor:
-        rows = self._weight_of_rows().to(self.sum_dtype)
+        rows = self._weight_of_rows().double()
         return (rows if self.factor is None else rows * self.factor).sum()
 
     def _rows(self, rows: slice, back: _Back | None) -> None:

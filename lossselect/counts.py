@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .label_lists import LabelLists
@@ -135,7 +134,7 @@ def count_positives(labels: Positives) -> LabelCounts:
     of_each = np.full(width, int(known.sum()))
     if labels.unknown is not None:
         of_each = of_each - np.bincount(labels.unknown[1].numpy(), minlength=width)
-    each = torch.bincount(labels.rows, minlength=len(labels))[known]
+    each = labels.per_row()[known]
     missing = len(labels) * width - int(of_each.sum())
     single = bool((each == 1).all())
     return LabelCounts(len(labels), positives, of_each - positives, missing, single, positives.astype(float))

@@ -110,14 +110,14 @@ class Positives:
         """
         known = ~target.isnan()
         soft = known & (target != 0) & (target != 1)
-        if target.device.type == "cpu" and bool(soft.any()):
+        if bool(soft.any()):  # where the places of the ones are asked for below, a device waits anyway
             row, label = soft.nonzero()[0].tolist()
             raise ValueError(
                 f"Row {row} has {target[row, label]:g} for label {label}: a chunked head takes labels that "
                 "are there or not, no soft ones. head=dense takes them."
             )
         labels, rows = (target.t() == 1).nonzero(as_tuple=True)
-        if target.device.type == "cpu" and bool(known.all()):
+        if bool(known.all()):
             return cls(rows, labels, len(target), target.shape[1])
         missing = ~known.any(1)
         gaps, of_rows = (~known & ~missing.unsqueeze(1)).t().nonzero(as_tuple=True)
@@ -147,6 +147,10 @@ class Positives:
         pairs = None if unknown[0] is None else (unknown[0], unknown[1])
         return Positives(rows, labels, self.num_rows, self.num_labels, missing, pairs)  # type: ignore[arg-type]
 
+    def per_row(self) -> Tensor:
+        """How many labels each row has, long (N,)."""
+        return count_rows(self.rows, self.num_rows)
+
     def known_rows(self) -> Tensor:
         """bool (N,)."""
         if self.missing is None:
@@ -156,14 +160,24 @@ class Positives:
     def matrix(self, first: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """The canonical target of the labels from `first` up to `end`: (N, end - first)."""
         end = self.num_labels if end is None else end
-        matrix = torch.zeros(self.num_rows, end - first, dtype=dtype, device=self.device)
+        width = end - first
+        memory = torch.zeros(self.num_rows * width + 1, dtype=dtype, device=self.device)
+        matrix = memory[:-1].view(self.num_rows, width)
         pairs = [(self.rows, self.labels, 1.0)]
         if self.unknown is not None:
             pairs.append((*self.unknown, torch.nan))
         for rows, labels, value in pairs:
+            # others go to the place to spare: to leave them out would make a device wait
             among = (labels >= first) & (labels < end)
-            matrix[rows[among], labels[among] - first] = value
+            memory[(rows * width + labels - first).where(among, len(memory) - 1)] = value
         return matrix if self.missing is None else matrix.masked_fill(self.missing.unsqueeze(1), torch.nan)
+
+
+def count_rows(rows: Tensor, num_rows: int) -> Tensor:
+    """How often each row occurs, long (num_rows,); torch.bincount would make a device wait."""
+    return torch.zeros(num_rows, dtype=torch.long, device=rows.device).index_add_(
+        0, rows, torch.ones_like(rows)
+    )
 
 
 def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:

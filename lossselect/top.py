@@ -14,7 +14,8 @@ from torchmetrics import Metric
 from .chunked import TOP, ChunkedLogits, Highest, top_metric_names
 from .counts import LabelCounts
 from .positives import Positives
-from .tasks import IGNORE_INDEX, Task
+from .tasks import IGNORE_INDEX, Binary, Multilabel, Task
+from .tasks.base import constant
 
 PROPENSITY = (0.55, 1.5)
 """A and B of Jain et al., 2016, as most use them."""
@@ -37,12 +38,9 @@ class TopOutputs:
         self.decided, self.right, self.nans = (
             torch.zeros((), dtype=torch.long, device=like.device) for _ in range(3)
         )
-        self.threshold: Any
-        self.temperature: Any
-        self.threshold, self.temperature = (
-            torch.tensor(value, dtype=like.dtype, device=like.device) if isinstance(value, tuple) else value
-            for value in (getattr(task, "threshold", None), task.temperature)
-        )
+        like = like.view(0, 0)
+        self.temperature = constant(task.temperature, like)
+        self.threshold = constant(task.threshold, like) if isinstance(task, Binary | Multilabel) else 0.0
 
     def __call__(self, rows: slice, first: int, block: Tensor) -> None:
         """Look at the block of some rows, from column `first` on."""
@@ -57,7 +55,7 @@ class TopOutputs:
         """Counts decisions; the block over the temperature, minus infinity where nothing is known."""
         end = first + block.shape[1]
         threshold, temperature = (
-            value[first:end] if isinstance(value, Tensor) else value
+            value[:, first:end] if isinstance(value, Tensor) else value
             for value in (self.threshold, self.temperature)
         )
         if isinstance(temperature, Tensor) or temperature != 1:
@@ -173,7 +171,7 @@ class TopMetrics(Metric):
         asked = columns * target.num_rows + torch.arange(target.num_rows, device=columns.device).unsqueeze(1)
         places = torch.searchsorted(keys, asked).clamp(max=max(len(keys) - 1, 0))
         hits = keys[places] == asked if len(keys) else torch.zeros_like(asked, dtype=torch.bool)
-        there = torch.bincount(target.rows, minlength=target.num_rows)
+        there = target.per_row()
         most = None
         if self.inverse is not None:
             # of each row the k largest: in order of rows, the largest first, each at its place
@@ -219,7 +217,7 @@ def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:
     probabilities, top = outputs.probabilities, outputs.columns
     if task.activation == "softmax":
         return {"top": top, "probabilities": probabilities, "prediction": top[:, 0]}
-    threshold = task.threshold  # type: ignore[attr-defined]
-    if isinstance(threshold, tuple):
-        threshold = torch.tensor(threshold, device=top.device)[top]
+    threshold = outputs.threshold
+    if isinstance(threshold, Tensor):
+        threshold = threshold[0, top]
     return {"top": top, "probabilities": probabilities, "prediction": (probabilities >= threshold).long()}
