@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chunked import ChunkedLinear, top_metric_names
+    from .chunked import ChunkedLinear
     from .counts import LabelCounts, count_labels
     from .criterion import Loss, select_loss
     from .decision import fit_decision
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Task,
         make_task,
     )
+    from .top_names import top_metric_names
     from .tuning import tune_decision
 
 _HOME = {
@@ -58,7 +59,7 @@ _HOME = {
     "TaskModule": "module",
     "StepsPerExecution": "execution",
     "ChunkedLinear": "chunked",
-    "top_metric_names": "chunked",
+    "top_metric_names": "top_names",
     "Positives": "positives",
     "tune_decision": "tuning",
 }

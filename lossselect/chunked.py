@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .memory import free_memory
 from .names import whole
-from .tasks import Task
 
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Logits of a block (rows x outputs) where no chunk is given: 4 MiB, about what a core's cache holds, and
@@ -20,9 +20,6 @@ BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 MOST_ROWS = 8192
 """Of a block: of more rows, some are taken after the others."""
-
-TOP = 5
-"""So many of the highest outputs of a row are looked at, and predicted."""
 
 
 class ChunkedLinear(nn.Linear):
@@ -258,62 +255,3 @@ def _chunk_of(rows: int, width: int, chunk: int | None, device: torch.device) ->
             "or leave it out, and it is chosen."
         )
     return chunk
-
-
-@lru_cache(maxsize=1)
-def memory_of_machine() -> int | None:
-    """Bytes that a GPU has, or where there is none the machine, as far as one can tell."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    return _meminfo("MemTotal")
-
-
-def _meminfo(name: str) -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            entries = dict(line.split(":", 1) for line in file)
-        return int(entries[name].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
-
-
-def free_memory(device: torch.device | None = None) -> int | None:
-    """Bytes that are free on a device, or for a CPU, as far as one can tell."""
-    if device is not None and device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    return _meminfo("MemAvailable")
-
-
-def top_metric_names(task: Task, width: int | None = None, counted: bool = True) -> tuple[str, ...]:
-    """The metrics of a chunked head, `f1_micro` first.
-
-    Args:
-        task: Whose they are.
-        width: How many outputs there are; None of very many.
-        counted: Whether the train labels have been counted, which propensities are made of.
-    """
-    ks = [k for k in (1, 3, TOP) if width is None or k <= width]
-    kinds = ["precision" if task.name == "multilabel" else "accuracy", "ndcg", *(["psp"] if counted else [])]
-    return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
-
-
-def top_monitor(task: Task) -> str:
-    """What chooses the best epoch with a chunked head."""
-    return "precision_at_1" if task.name == "multilabel" else "loss"
-
-
-def check_top(task: Task) -> None:
-    """ValueError for a task that a chunked head cannot decide."""
-    if getattr(task, "ordered", False):
-        raise ValueError("Ordered classes need all logits of a row at once: head=dense.")
-    for option in ("at_least", "top_k"):
-        if getattr(task, option, None):
-            raise ValueError(
-                f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
-                "With head=chunked predictions have the 5 highest of each row."
-            )
-    if task.activation == "softmax" and (task.temperature != 1 or getattr(task, "decision_weight", None)):
-        raise ValueError("A chunked head takes no temperature and no decision_weight of classes: head=dense.")
-    if task.num_outputs < 2:
-        raise ValueError("A chunked head is for many outputs, and there is one: head=dense.")

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from .guards import GUARDS
 from .losses import row_options
-from .names import check_options, lookup, nearest, number, split_name, whole
-from .nets import check_head_bias, make_net, net_options
+from .names import check_options, lookup, nearest, number, whole
+from .nets import check_head_bias, head_options, make_net, net_options
+from .top_names import check_top, top_metric_names, top_monitor
 
 if TYPE_CHECKING:
     from .counts import LabelCounts
@@ -48,10 +49,11 @@ NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of torch.compile; reduce-overhead makes CUDA graphs."""
 
-HEADS = ("auto", "dense", "chunked")
-
 MANY_OUTPUTS = 50_000
 """From so many on head=auto is chunked: metrics of each label then say little, and take long."""
+
+FITS_ANYWHERE = 1 << 26
+"""Bytes of a batch's dense matrices."""
 
 OF_A_RUN = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
 """Arguments of Lightning's trainer that are groups of the config, or follow from the run."""
@@ -117,14 +119,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def _check_head(config: Mapping[str, Any]) -> None:
-    head = config.get("head")
-    if not isinstance(head, Mapping):
-        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}.")
-    name, options = split_name(head, "head")
-    lookup(dict.fromkeys(HEADS), name, "head")
-    check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
-    if options.get("chunk") is not None:
-        whole("head.chunk", options["chunk"], 1)
+    name = head_options(config.get("head"), ("auto",))["name"]
     if name == "chunked" and config["trainer"].get("compile"):
         raise ValueError("trainer.compile does not go through head=chunked: leave one of them out.")
     if name == "chunked" and config.get("mix"):
@@ -138,8 +133,6 @@ def _check_head(config: Mapping[str, Any]) -> None:
 
 def _needs_dense(config: Mapping[str, Any], task: "Task") -> bool:
     """Whether something watches a metric that a chunked head has not."""
-    from .chunked import top_metric_names
-
     known = {"epoch", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
     return any(metric is not None and metric not in known for metric in _watching(config).values())
 
@@ -153,12 +146,12 @@ def _tuned(config: Mapping[str, Any]) -> str:
 
 def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     """What `TaskModule` takes for a head: where it is auto, by the number of outputs and the memory."""
-    from .chunked import check_top, memory_of_machine
     from .chunked_loss import chunkable
+    from .memory import memory_of_machine
 
-    head = dict(config["head"])
+    head = head_options(config["head"], ("auto",))
     if head["name"] != "auto":
-        return {key: value for key, value in head.items() if value is not None}
+        return head
     try:
         check_top(task)
     except ValueError:
@@ -172,11 +165,12 @@ def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]
     )
-    memory = memory_of_machine() if fits else None
-    # logits, target, gradient and a copy, float32
+    if not fits or task.num_outputs >= MANY_OUTPUTS:
+        return {"name": "chunked" if fits else "dense"}
+    # logits, target, gradient and a copy, float32; of a few megabytes nobody need ask a GPU how much it has
     dense = 16 * task.num_outputs * config["data"].get("batch_size", 1)
-    many = task.num_outputs >= MANY_OUTPUTS or (memory is not None and dense > memory / 4)
-    return {"name": "chunked" if fits and many else "dense"}
+    memory = memory_of_machine() if dense > FITS_ANYWHERE else None
+    return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
 def check_task_settings(
@@ -215,7 +209,6 @@ def check_task_settings(
                 "other: a threshold is given, or tuned."
             )
     if config["head"]["name"] == "chunked":
-        from .chunked import check_top
         from .chunked_loss import check_chunkable
 
         check_top(task)
@@ -243,8 +236,7 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
 
 def _check_trainer_names(options: Mapping[str, Any]) -> None:
     """ValueError for a setting that Lightning's trainer has not, told by its source, which is not run."""
-    usual = [*settings_of("trainer", "default"), *OF_STEPS]
-    if set(options) <= set(usual):
+    if set(options) <= set(settings_of("trainer", "default")):
         return
     place = find_spec("lightning")
     source = Path(next(iter(place.submodule_search_locations or ()), "")) if place else Path()
@@ -336,8 +328,6 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     scheduler = config.get("scheduler") or {}
     epochs = config["trainer"].get("max_epochs")
     annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
-    from .chunked import top_monitor
-
     own = top_monitor(task) if head_of(config, task)["name"] == "chunked" else task.monitor
     return config["monitor"] or ("epoch" if annealed else f"val/{own}")
 
@@ -369,8 +359,6 @@ def _check_monitor(
         task: The run's; None before the data are read, when the number of outputs is not known.
         like: A task of the same kind.
     """
-    from .chunked import top_metric_names
-
     known = []
     head = config["head"]["name"] if task is None else head_of(config, task)["name"]
     if head != "chunked":

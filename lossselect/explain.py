@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .chunked import top_metric_names
 from .counts import LabelCounts
 from .criterion import Loss
 from .names import some
 from .optim import best_mode
 from .tasks import Task
+from .top_names import top_metric_names
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

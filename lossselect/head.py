@@ -1,6 +1,6 @@
 """The last layer of a net: where its logits get their bias from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from torch.nn.parameter import is_lazy
 
 from .chunked import ChunkedLinear
 from .guards import warn
-from .names import check_options, lookup, split_name, whole
 from .tasks import Task
 
 
@@ -27,24 +26,6 @@ def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
         if width == task.num_outputs and layer.bias is not None:
             found = name, layer
     return found
-
-
-HEADS = ("dense", "chunked")
-"""How the last layer's outputs are held: all at once, or some at a time; see `ChunkedLinear`."""
-
-
-def head_options(head: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """`{"name": "chunked", "chunk": 4096}` of a name or a mapping, checked; dense where there is none.
-
-    Raises:
-        ValueError: another name, an option that there is not, a chunk below 1.
-    """
-    name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
-    lookup(dict.fromkeys(HEADS), name, "head")
-    check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
-    if options.get("chunk") is not None:
-        whole("head.chunk", options["chunk"], 1)
-    return {"name": name, **options}
 
 
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:

@@ -12,25 +12,26 @@ from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
-from .chunked import ChunkedLinear, ChunkedLogits, check_top, top_monitor
+from .chunked import ChunkedLinear, ChunkedLogits
 from .chunked_loss import check_chunkable, chunked_loss
 from .compiled import CompiledStep
 from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
 from .data.batches import Block
 from .epoch import Epoch
-from .head import head_options, set_head_bias, use_chunked
+from .head import set_head_bias, use_chunked
 from .kept import KeptOutputs
 from .loss_options import check_sample_weight
 from .mixing import make_mix
 from .names import split_name
-from .nets import check_head_bias, make_net
+from .nets import check_head_bias, head_options, make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .positives import Positives
 from .rules import AutoLoss, loss_by_name
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
 from .top import TopOutputs, top_prediction
+from .top_names import check_top, top_monitor
 from .torch_losses import check_mixes, check_torch_loss
 from .watch import OutputWatch
 

@@ -70,6 +70,28 @@ def check_head_bias(value: str | None) -> None:
         lookup(dict.fromkeys(HEAD_BIAS), value, "head_bias")
 
 
+HEADS = ("dense", "chunked")
+"""How the last layer's outputs are held: all at once, or some at a time; see `ChunkedLinear`."""
+
+
+def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ()) -> dict[str, Any]:
+    """`{"name": "chunked", "chunk": 4096}` of a name or a mapping, checked; dense where there is none.
+
+    Args:
+        head: As `TaskModule` takes it.
+        also: Other names that are good.
+
+    Raises:
+        ValueError: another name, an option that there is not, a chunk below 1.
+    """
+    name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
+    lookup(dict.fromkeys((*also, *HEADS)), name, "head")
+    check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
+    if options.get("chunk") is not None:
+        whole("head.chunk", options["chunk"], 1)
+    return {"name": name, **{key: value for key, value in options.items() if value is not None}}
+
+
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .chunked import TOP, ChunkedLogits, Highest, top_metric_names
+from .chunked import ChunkedLogits, Highest
 from .counts import LabelCounts
 from .positives import Positives
 from .tasks import IGNORE_INDEX, Binary, Multilabel, Task
 from .tasks.base import constant
+from .top_names import TOP, top_metric_names
 
 PROPENSITY = (0.55, 1.5)
 """A and B of Jain et al., 2016, as most use them."""

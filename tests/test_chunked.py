@@ -14,13 +14,14 @@ from torch import nn
 
 import lossselect as ls
 from lossselect import chunked_loss as module_of_loss
-from lossselect.chunked import ChunkedLinear, ChunkedLogits, check_top, top_metric_names
+from lossselect.chunked import ChunkedLinear, ChunkedLogits
 from lossselect.chunked_loss import chunkable, chunked_loss
 from lossselect.config import head_of
 from lossselect.data.batches import LabelRows, TensorBatches
 from lossselect.label_lists import LabelLists
 from lossselect.positives import Positives
 from lossselect.top import TopMetrics, TopOutputs, propensities
+from lossselect.top_names import check_top, top_metric_names
 
 ROWS, WIDTH, C = 37, 8, 23
 TASKS = {"multilabel": ls.Multilabel(C), "multiclass": ls.Multiclass(C)}
@@ -880,7 +881,8 @@ class TestCommand:
             "data": {"batch_size": 64},
             "loss": {"name": "cross_entropy"},
         }
-        monkeypatch.setattr("lossselect.chunked.memory_of_machine", lambda: 4 * 16 * 64 * 1000)
+        monkeypatch.setattr("lossselect.memory.memory_of_machine", lambda: 4 * 16 * 64 * 1000)
+        monkeypatch.setattr("lossselect.config.FITS_ANYWHERE", 0)
         assert head_of(config, ls.Multilabel(1000))["name"] == "dense"
         assert head_of(config, ls.Multilabel(1001))["name"] == "chunked"
 
