@@ -11,7 +11,7 @@ from torch import nn
 from .chunked import ChunkedLogits
 from .chunked_loss import chunked_loss
 from .config import head_of, loss_options, monitor_of
-from .data.batches import LabelRows, TensorBatches
+from .data.batches import LabelRows, PositiveRows, TensorBatches
 from .explain import label_table, plan, print_table
 from .guards import warn_of_no_positives
 from .head import set_head_bias, use_chunked
@@ -77,11 +77,11 @@ def check_own_data(config: DictConfig) -> None:
     mix = spec_of(config.mix)
     check_mixes(mix, loss)
     parts = Parts(task, net, loss, head_of(plain, task), make_mix(mix))
-    starts = {"prior": ("the shares of the train labels", loss.first_logits(counts)), "zero": ("0", None)}
     if config.head_bias is not None:
-        said, logits = starts[config.head_bias]
-        logits = torch.zeros(task.num_outputs) if logits is None else logits
-        parts.started_from = said if set_head_bias(parts.whole, task, logits) is not None else ""
+        prior = config.head_bias == "prior"
+        logits = loss.first_logits(counts) if prior else torch.zeros(task.num_outputs)
+        if set_head_bias(parts.whole, task, logits) is not None:
+            parts.started_from = "the shares of the train labels" if prior else "0"
     trainer = SimpleNamespace(
         max_epochs=plain["trainer"]["max_epochs"],
         strategy=SimpleNamespace(root_device=_device(plain["trainer"].get("accelerator"))),
@@ -96,8 +96,7 @@ def check_own_data(config: DictConfig) -> None:
         warn_of_no_positives(own.counts[split].positives, task, said)
     check_end(net, task)
     if isinstance(splits.labels, LabelLists):
-        target: Any = LabelRows(splits.labels)
-        target.sparse = parts.chunked
+        target: Any = (PositiveRows if parts.chunked else LabelRows)(splits.labels)
     else:
         target = check_task(task, splits.labels)
     batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)

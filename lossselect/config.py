@@ -149,7 +149,7 @@ def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     from .chunked_loss import chunkable
     from .memory import memory_of_machine
 
-    head = head_options(config["head"], ("auto",))
+    head = head_options(config.get("head"), ("auto",))
     if head["name"] != "auto":
         return head
     try:
@@ -208,7 +208,7 @@ def check_task_settings(
                 f"task.threshold={own} and decision.metric={config['decision']['metric']} contradict each "
                 "other: a threshold is given, or tuned."
             )
-    if config["head"]["name"] == "chunked":
+    if head_options(config.get("head"), ("auto",))["name"] == "chunked":
         from .chunked_loss import check_chunkable
 
         check_top(task)
@@ -360,7 +360,9 @@ def _check_monitor(
         like: A task of the same kind.
     """
     known = []
-    head = config["head"]["name"] if task is None else head_of(config, task)["name"]
+    head = (
+        head_options(config.get("head"), ("auto",))["name"] if task is None else head_of(config, task)["name"]
+    )
     if head != "chunked":
         known += [f"val/{name}" for name in ("loss", *like.metric_names)]
         known += [f"train/{name}" for name in ("loss", *like.training_metrics)]

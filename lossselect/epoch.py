@@ -1,19 +1,16 @@
 """What an epoch adds up: the loss's numerator and denominator, and the outputs for the metrics."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, SumMetric
+from torchmetrics import Metric
 
-from .counts import LabelCounts
 from .kept import KeptOutputs
 from .metric_table import RANKING, ROWS, Seen
 from .metrics import TaskMetric, TaskMetrics, confusion_matrix, make_metrics, per_class
 from .targets import positions_as_rows
 from .tasks import Task
-from .top import TopMetrics, TopOutputs
 from .watch import FirstEpoch
 
 HELD_BYTES = 1 << 28
@@ -22,6 +19,29 @@ MOST_CONFUSED = 1000
 """Up to so many classes there is a confusion matrix: of 100,000 it would take 80 GB."""
 HELD_STEPS = 1024
 """The same in steps, as a tensor of a few bytes takes more than that."""
+
+
+class LossMean(Metric):
+    """The sum of a loss's numerators over that of its denominators, in float64.
+
+    Not MeanMetric, which looks for NaN at each update, and in torchmetrics 1.9 forgets its weights where it
+    is told not to.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: Tensor
+        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, sums: Tensor) -> None:
+        """Take in numerators and denominators of steps, (steps, 2)."""
+        self.sums = self.sums + sums.double().sum(0)
+
+    def compute(self) -> Tensor:
+        """The scalar."""
+        return self.sums[0] / self.sums[1]
 
 
 class Epoch:
@@ -43,13 +63,9 @@ class Epoch:
         self.untuned_metrics = make_metrics(untuned, f"{prefix}untuned/", decided) if untuned else None
         confusable = task.width_field == "num_classes" and task.num_probabilities <= MOST_CONFUSED
         self.confusion = None if training or not confusable else confusion_matrix(task)
-        # "disable": a NaN loss shows as NaN, and looking for one would sync. Two sums, as MeanMetric of
-        # torchmetrics 1.9 forgets its weights then.
-        self.loss_sum = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
-        self.loss_count = SumMetric(nan_strategy="disable").set_dtype(torch.float64)
+        self.loss = LossMean()
         self._held: list[tuple[Tensor, Tensor, Tensor]] = []
         self._held_bytes = 0
-        self._held_sums: list[Tensor] = []
         self.kept: KeptOutputs | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
         self.per_class: dict[str, Tensor] = {}
@@ -58,8 +74,6 @@ class Epoch:
         """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
         self.first: FirstEpoch | None = FirstEpoch() if prefix == "train/" else None
         """What the first epoch of training was like; None once that has been said."""
-        self.top: TopMetrics | None = None
-        """In place of the others, where the head is chunked."""
         self.counts: tuple[Tensor, Tensor] | None = None
         """How many positives and negatives of each output the last epoch had; known after `compute`."""
 
@@ -77,32 +91,11 @@ class Epoch:
         if self._held_bytes > HELD_BYTES or len(self._held) >= HELD_STEPS:
             self._flush()
 
-    def update_top(
-        self,
-        total: Tensor,
-        count: Tensor,
-        outputs: TopOutputs | None = None,
-        target: Any = None,
-        counts: LabelCounts | None = None,
-    ) -> None:
-        """Take in a step with a chunked head, which has no logits to keep; in training its loss alone."""
-        self._held_sums.append(torch.stack([total, count.to(total.dtype)]))
-        if len(self._held_sums) >= HELD_STEPS:
-            self._flush()
-        if self.top is None:
-            self.top = TopMetrics(self.task, counts).to(total.device)
-        if outputs is not None:
-            self.top.update(outputs, target)
-
     def compute(self) -> dict[str, Tensor]:
         """Loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
-        if not self.loss_sum.update_called:
+        if not self.loss.update_called:
             return {}
-        if self.top is not None:
-            values = self.top.compute() if self.top.update_called else {}
-            values = {"loss": self.loss_sum.compute() / self.loss_count.compute(), **values}
-            return {f"{self.prefix}{name}": value for name, value in values.items()}
         metrics: dict[str, TaskMetric] = dict(self.metrics.items(keep_base=True))  # type: ignore[arg-type]
         self.counts = metrics["accuracy"].counts()
         if self.prefix != "train/":
@@ -110,31 +103,22 @@ class Epoch:
         if self.confusion is not None:
             self.confusion_counts = self.confusion.compute()
         return {
-            f"{self.prefix}loss": self.loss_sum.compute() / self.loss_count.compute(),
+            f"{self.prefix}loss": self.loss.compute(),
             **self.metrics.compute(),
             **(self.untuned_metrics.compute() if self.untuned_metrics else {}),
         }
 
     def reset(self) -> None:
         """Forget the epoch."""
-        self._held, self._held_bytes, self._held_sums = [], 0, []
+        self._held, self._held_bytes = [], 0
         for part in self._parts():
             part.reset()
 
     def _parts(self) -> Iterator[Metric | TaskMetrics]:
-        parts = (
-            *(self.loss_sum, self.loss_count, self.metrics, self.untuned_metrics, self.confusion),
-            self.top,
-        )
+        parts = (self.loss, self.metrics, self.untuned_metrics, self.confusion)
         return (part for part in parts if part is not None)
 
     def _flush(self) -> None:
-        if self._held_sums:
-            total, count = torch.stack(self._held_sums).double().sum(0)
-            self._held_sums = []
-            for metric, value in ((self.loss_sum, total), (self.loss_count, count)):
-                metric.to(value.device)
-                metric.update(value)
         if not self._held:
             return
         summed, logits, targets = zip(*self._held, strict=True)
@@ -143,12 +127,10 @@ class Epoch:
         if outputs.device.type == "mps":  # which has no float64
             sums, outputs = sums.cpu(), outputs.cpu()
             targets = tuple(target.cpu() for target in targets)
-        if outputs.device != self.loss_sum.device:
+        if outputs.device != self.loss.device:
             for part in self._parts():
                 part.to(outputs.device)
-        total, count = sums.double().sum(0)
-        self.loss_sum.update(total)
-        self.loss_count.update(count)
+        self.loss.update(sums)
         if self.kept is not None:
             self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
         if self.task.activation == "softmax":

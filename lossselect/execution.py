@@ -252,7 +252,7 @@ class _BlockOptimization(_AutomaticOptimization):
         plain = self._is_plain()
         outputs: Any = {}
         module: TaskModule = self.trainer.lightning_module  # type: ignore[assignment]
-        batches = list(block.moved(module.moved) if plain else block)
+        batches = module.batches_of(block) if plain else list(block)
         for i, batch in enumerate(batches):
             if i and self.trainer.should_stop:
                 break  # within a step somebody has asked for it

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -31,6 +31,7 @@ from .rules import AutoLoss, loss_by_name
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
 from .top import TopOutputs, top_prediction
+from .top_epoch import TopEpoch
 from .top_names import check_top, top_monitor
 from .torch_losses import check_mixes, check_torch_loss
 from .watch import OutputWatch
@@ -135,24 +136,35 @@ class TaskModule(Recorded, LightningModule):
         if isinstance(self.criterion, Loss | AutoLoss):
             _check_made_for(self.criterion, task)
             self.criterion.task = task
-        if getattr(self, "chunked", False):
+        if self.chunked:
             check_top(task)
         self._task = task
-        self.train_epoch = Epoch(task, "train/")
         kept: KeptOutputs | None = getattr(getattr(self, "val_epoch", None), "kept", None)
-        self.val_epoch = Epoch(task, "val/")
+        self._make_epochs()
         self.val_epoch.kept = kept  # a checkpoint that is evaluated may bring its decision along
-        self.test_epoch = Epoch(task, "test/", self.untuned)
+
+    def _make_epochs(self) -> None:
+        def made(prefix: str, untuned: Task | None = None) -> Epoch | TopEpoch:
+            return (
+                TopEpoch(self.task, prefix, self.counts)
+                if self.chunked
+                else Epoch(self.task, prefix, untuned)
+            )
+
+        self.train_epoch, self.val_epoch = made("train/"), made("val/")
+        self.test_epoch = made("test/", self.untuned)
 
     def use_head(self) -> None:
         """Make the head what was asked for, as soon as it is there."""
         wanted = self.head_spec["name"] == "chunked"
+        there = any(isinstance(part, ChunkedLinear) for part in self.modules())  # it may be the user's own
+        if wanted or there:
+            self._check_chunkable()
         if wanted:
-            self._check_chunkable()
-            use_chunked(self, self.task, self.head_spec.get("chunk"))
-        self.chunked = any(isinstance(part, ChunkedLinear) for part in self.modules())
-        if self.chunked and not wanted:  # the user's own
-            self._check_chunkable()
+            there = use_chunked(self, self.task, self.head_spec.get("chunk"))
+        if there != self.chunked:
+            self.chunked = there
+            self._make_epochs()
 
     def _check_chunkable(self) -> None:
         if self.mix is not None:
@@ -203,14 +215,14 @@ class TaskModule(Recorded, LightningModule):
         """Takes the batch into the epoch's loss and metrics."""
         self._evaluate(batch, self.test_epoch, dataloader_idx)
 
-    def _evaluate(self, batch: Any, epoch: Epoch, dataloader_idx: int) -> None:
+    def _evaluate(self, batch: Any, epoch: Epoch | TopEpoch, dataloader_idx: int) -> None:
         if dataloader_idx:
             stage = epoch.prefix.strip("/")
             raise ValueError(
                 f"There are several {stage} loaders, whose samples would be mixed in {stage}/loss and the "
                 "metrics. Evaluate one loader after another, or one of a torch.utils.data.ConcatDataset."
             )
-        for one in batch.moved(self.moved) if isinstance(batch, Block) else (batch,):
+        for one in self.batches_of(batch) if isinstance(batch, Block) else (batch,):
             self._step(one, epoch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
@@ -232,7 +244,7 @@ class TaskModule(Recorded, LightningModule):
         probabilities = self.task.probabilities(logits)
         return {"probabilities": probabilities, "prediction": self.task.decide(probabilities)}
 
-    def _step(self, batch: Any, epoch: Epoch) -> Tensor:
+    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> Tensor:
         if not self.has_bookkeeping and self._trainer is not None:
             raise ValueError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
@@ -240,22 +252,17 @@ class TaskModule(Recorded, LightningModule):
             )
         if self.compiled_step and self.watch.graph_seen:
             encoded = self._encoded(batch)
-            logits, loss, total, count = self.compiled_step(self, *encoded)
+            seen, loss, total, count = self.compiled_step(self, *encoded)
             target = encoded.target
         else:  # what is looked at of the first batch to train on, a compiled step would not show
-            logits, target, weight = self._outputs(batch)
-            if isinstance(logits, ChunkedLogits):
-                return self._chunked_step(logits, target, weight, epoch)
-            loss, total, count = self._loss(logits, target, weight)
-        epoch.update(total, count, logits, target)
-        return loss
-
-    def _chunked_step(
-        self, logits: ChunkedLogits, target: Any, weight: Tensor | None, epoch: Epoch
-    ) -> Tensor:
-        seen = None if epoch is self.train_epoch else TopOutputs(self.task, logits, target)
-        loss, total, count = chunked_loss(self.criterion, logits, target, weight, seen)
-        epoch.update_top(total, count, seen, target, self.counts)
+            seen, target, weight = self._outputs(batch)
+            if isinstance(seen, ChunkedLogits):
+                logits, train = seen, epoch is self.train_epoch
+                seen = None if train else TopOutputs(self.task, logits, target)
+                loss, total, count = chunked_loss(self.criterion, logits, target, weight, seen)
+            else:
+                loss, total, count = self._loss(seen, target, weight)
+        epoch.update(total, count, seen, target)
         return loss
 
     def compile(self, **options: Any) -> None:
@@ -346,8 +353,8 @@ class TaskModule(Recorded, LightningModule):
         """
         counts.check_task(self.task)
         self.counts = counts
-        for epoch in (self.train_epoch, self.val_epoch, self.test_epoch):
-            epoch.top = None  # which propensities are made of
+        if self.chunked:
+            self._make_epochs()  # whose propensities are made of them
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self.device)
         if self.head_bias == "prior":
@@ -368,10 +375,12 @@ class TaskModule(Recorded, LightningModule):
         return waits or self.head_bias == "prior"
 
     def _encoded(self, batch: Any) -> EncodedBatch:
-        if isinstance(batch, EncodedBatch):
-            if self.chunked and self.task.activation == "sigmoid" and isinstance(batch.target, Tensor):
-                return batch._replace(target=Positives.of_target(batch.target))
-            return batch
+        encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
+        if self.chunked and self.task.activation == "sigmoid" and isinstance(encoded.target, Tensor):
+            return encoded._replace(target=Positives.of_target(encoded.target))
+        return encoded
+
+    def _encode(self, batch: Any) -> EncodedBatch:
         unpacked = self.unpack(batch)
         if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
             raise ValueError(
@@ -380,17 +389,12 @@ class TaskModule(Recorded, LightningModule):
             )
         inputs, target, *more = unpacked
         encoded: Any = target if isinstance(target, Positives) else self.task.encode(target)
-        if self.chunked and isinstance(encoded, Tensor) and self.task.activation == "sigmoid":
-            return EncodedBatch(inputs, Positives.of_target(encoded), self._weight_of(more))
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
-        return EncodedBatch(inputs, encoded, self._weight_of(more))
-
-    def _weight_of(self, more: Sequence[Any]) -> Tensor | None:
         weight = torch.as_tensor(more[0]) if more and more[0] is not None else None
         if weight is not None and weight.device.type == "cpu":
             check_sample_weight(weight)
-        return weight
+        return EncodedBatch(inputs, encoded, weight)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
@@ -401,6 +405,10 @@ class TaskModule(Recorded, LightningModule):
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = super()._on_before_batch_transfer(batch)
         return super()._apply_batch_transfer_handler(batch, self.trainer.strategy.root_device)
+
+    def batches_of(self, block: Block) -> list[Any]:
+        """The batches of a block, each as `moved` has it; all at once where they are alike."""
+        return list(map(self.moved, block) if self.chunked else block.moved(self.moved))
 
     # a block itself is passed on as it is
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:

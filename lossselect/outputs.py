@@ -19,6 +19,7 @@ from .files import whole_file
 from .label_lists import LabelLists
 from .module import TaskModule
 from .tasks import Task
+from .top_epoch import TopEpoch
 from .tuning import tune_decision
 
 RESULTS = ("metrics.json", "per_class.csv", "confusion_matrix.csv", "predictions.csv", "predictions.pt")
@@ -65,7 +66,7 @@ def evaluate(
     if is_overridden("test_dataloader", data, LightningDataModule):
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
-        if module.test_epoch.top is None:  # else there is nothing of each class
+        if module.test_epoch.per_class:  # a chunked head has none
             _save_tables(module.test_epoch, folder)
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
@@ -83,7 +84,7 @@ def tunes(trainer: Trainer, data: Any) -> bool:
     return bool(trainer.limit_val_batches) and is_overridden("val_dataloader", data, LightningDataModule)
 
 
-def _save_tables(epoch: Epoch, folder: Path) -> None:
+def _save_tables(epoch: Epoch | TopEpoch, folder: Path) -> None:
     """per_class.csv, and confusion_matrix.csv where there is one."""
     import polars as pl
 

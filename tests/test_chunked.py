@@ -17,7 +17,7 @@ from lossselect import chunked_loss as module_of_loss
 from lossselect.chunked import ChunkedLinear, ChunkedLogits
 from lossselect.chunked_loss import chunkable, chunked_loss
 from lossselect.config import head_of
-from lossselect.data.batches import LabelRows, TensorBatches
+from lossselect.data.batches import PositiveRows, TensorBatches
 from lossselect.label_lists import LabelLists
 from lossselect.positives import Positives
 from lossselect.top import TopMetrics, TopOutputs, propensities
@@ -592,8 +592,7 @@ def fit(task, head, tmp_path, steps=1, lists=False, **options):
     if lists:
         labels = target.nonzero(as_tuple=True)[1]
         offsets = np.concatenate([[0], target.sum(1).long().cumsum(0).numpy()])
-        target = LabelRows(LabelLists(labels.numpy(), offsets, C, np.zeros(300, dtype=bool)))
-        target.sparse = True
+        target = PositiveRows(LabelLists(labels.numpy(), offsets, C, np.zeros(300, dtype=bool)))
     data = TensorBatches(inputs, target)
     trainer = L.Trainer(
         max_epochs=3,
@@ -866,6 +865,9 @@ class TestCommand:
         monkeypatch.setattr("lossselect.config.MANY_OUTPUTS", C)
         assert "(head=chunked)" in " ".join(command(*given)[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "head=dense")[1].split())
+        code, out, _ = command(*given, "~head")
+        assert code == 0
+        assert "(head=chunked)" not in " ".join(out.split())
         assert "(head=chunked)" not in " ".join(command(*given, "loss=zlpr")[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "decision.metric=f1_macro")[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "monitor=val/map")[1].split())

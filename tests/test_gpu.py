@@ -40,7 +40,7 @@ def test_everything_lives_on_the_device(task, tmp_path):
         def on_train_batch_end(self, *_):
             self.train_epoch._flush()
             tensors = [*self.parameters(), *self.buffers()]
-            for metric in (self.train_epoch.loss_sum, *self.train_epoch.metrics.sources.values()):
+            for metric in (self.train_epoch.loss, *self.train_epoch.metrics.sources.values()):
                 for state in metric.metric_state.values():
                     tensors += state if isinstance(state, list) else [state]
             seen.append({tensor.device.type for tensor in tensors})
@@ -137,3 +137,74 @@ def test_a_decision_is_fitted_and_metrics_are_those_of_the_cpu(task):
         metrics.update(fitted.probabilities(x), target.to(device), log_odds=fitted.log_odds(x))
         values.append({name: value.item() for name, value in metrics.compute().items()})
     assert values[1] == pytest.approx(values[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("task", [ls.Multilabel(1000), ls.Multiclass(1000)], ids=lambda task: task.name)
+def test_a_chunked_head(task, dtype):
+    """Beside float64 on the CPU; with rows, labels and weights missing."""
+    from lossselect.chunked import ChunkedLinear
+    from lossselect.chunked_loss import chunked_loss
+
+    inputs, layer = torch.randn(40, 16).to(dtype), torch.nn.Linear(16, 1000).to(dtype)
+    if task.name == "multilabel":
+        target = (torch.rand(40, 1000) < 0.01).double()
+        target[3] = torch.nan
+        target[torch.rand(40, 1000) < 0.01] = torch.nan
+        sparse = ls.Positives.of_target(target)
+    else:
+        sparse = target = torch.randint(0, 1000, (40,)).masked_fill(torch.arange(40) % 5 == 0, -100)
+    weight, loss = torch.rand(40), ls.select_loss(task, label_smoothing=0.1)
+    exact = torch.nn.Linear(16, 1000).double()
+    exact.load_state_dict(layer.state_dict())
+    total, count = loss.sum_and_count(exact(inputs.double()), target, weight.double())
+    (total / count).backward()
+    head = ChunkedLinear.of(layer, 37).cuda()
+    given = inputs.cuda(), sparse.to("cuda"), weight.cuda()
+    got = []
+    for _ in range(2):
+        head.weight.grad = None
+        torch.cuda.set_sync_debug_mode("error")  # no step may make the device wait
+        try:
+            mean, _, _ = chunked_loss(loss.cuda(), head(given[0]), given[1], given[2])
+            mean.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        got.append(head.weight.grad.clone())
+    assert torch.equal(*got)
+    near = 1e-5 if dtype == torch.float32 else 10 * torch.finfo(dtype).eps
+    assert mean.item() == pytest.approx((total / count).item(), rel=near)
+    largest = exact.weight.grad.abs().max()
+    assert (got[0].cpu().double() - exact.weight.grad).abs().max() < near * largest
+
+
+@pytest.mark.parametrize("head", [None, "chunked"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_several_steps_in_a_turn(head, compiled, tmp_path):
+    import lightning.pytorch as L
+
+    from lossselect.data.batches import TensorBatches
+
+    if head and compiled:
+        pytest.skip("torch.compile does not go through a chunked head")
+    weights = []
+    for steps in (1, 8):
+        torch.manual_seed(0)
+        inputs = torch.randn(300, 8)
+        data = TensorBatches(inputs, inputs[:, :5].argmax(1))
+        net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+        module = ls.TaskModule(ls.Multiclass(5), net, head=head)
+        if compiled:
+            module.compile()
+        trainer = L.Trainer(
+            max_epochs=2,
+            accelerator="gpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            default_root_dir=tmp_path,
+            callbacks=[ls.StepsPerExecution(steps)],
+        )
+        trainer.fit(module, data.loader(16, shuffle=True), data.loader(16))
+        weights.append(torch.nn.utils.parameters_to_vector(module.parameters()))
+    assert torch.equal(*weights)

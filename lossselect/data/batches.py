@@ -14,27 +14,32 @@ from ..targets import EncodedBatch
 
 
 class LabelRows:
-    """Lists of labels as a target: rows of 0 and 1, made when they are taken.
-
-    Args:
-        lists: Of all rows.
-    """
+    """Lists of labels as a target: rows of 0 and 1, made when they are taken."""
 
     def __init__(self, lists: LabelLists) -> None:
         self.lists = lists
-        self.sparse = False
-        """Whether rows are taken as `Positives`, for a chunked head."""
 
     def __len__(self) -> int:
         return len(self.lists)
 
-    def __getitem__(self, rows: Any) -> Any:
+    def __getitem__(self, rows: Any) -> Tensor:
         """float32 (len(rows), num_labels), NaN where missing; for a single row (num_labels,)."""
         index = torch.as_tensor(rows)
-        if self.sparse:
-            return Positives.of_rows(self.lists, np.atleast_1d(index.numpy()))
         target = torch.from_numpy(self.lists.multi_hot(np.atleast_1d(index.numpy())))
         return target if index.ndim else target[0]
+
+
+class PositiveRows:
+    """The same for a chunked head: `Positives`, of a batch each."""
+
+    def __init__(self, lists: LabelLists) -> None:
+        self.lists = lists
+
+    def __len__(self) -> int:
+        return len(self.lists)
+
+    def __getitem__(self, rows: Any) -> Positives:
+        return Positives.of_rows(self.lists, np.atleast_1d(torch.as_tensor(rows).numpy()))
 
 
 ALIGNED = 64
@@ -65,10 +70,7 @@ class Block:
         """What `move` makes of the batches, at once where that can be."""
         if self.rows is None:
             return Block([move(batch) for batch in self.batches])
-        rows = move(self.rows)
-        if not isinstance(rows.target, Tensor):  # for a chunked head, whose targets are batch by batch
-            return Block([move(batch) for batch in self])
-        return Block(self.batches, rows)
+        return Block(self.batches, move(self.rows))
 
 
 def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
@@ -106,7 +108,7 @@ class TensorBatches(Dataset[Any]):
 
     def block(self, batches: list[list[int]]) -> Block:
         """The batches of these indices, with all of their rows taken at once."""
-        if isinstance(self.target, LabelRows) and self.target.sparse:
+        if isinstance(self.target, PositiveRows):
             return Block([self.__getitems__(indices) for indices in batches])
         rows = self.__getitems__([index for indices in batches for index in indices])
         return Block([len(indices) for indices in batches], rows)

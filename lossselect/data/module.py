@@ -9,7 +9,7 @@ from ..counts import LabelCounts
 from ..infer import check_task
 from ..label_lists import LabelLists
 from ..tasks import Task
-from .batches import LabelRows, TensorBatches
+from .batches import LabelRows, PositiveRows, TensorBatches
 from .checks import check_splits
 from .splits import Splits
 
@@ -45,7 +45,7 @@ class TensorData(LightningDataModule):
         """Give batches of lists of labels as `Positives`, for a chunked head."""
         for batches in self.batches.values():
             if isinstance(batches.target, LabelRows):
-                batches.target.sparse = True
+                batches.target = PositiveRows(batches.target.lists)
 
     @property
     def class_names(self) -> tuple[str, ...]:

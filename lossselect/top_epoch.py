@@ -1,0 +1,69 @@
+"""What an epoch with a chunked head adds up."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .counts import LabelCounts
+from .epoch import HELD_STEPS, LossMean
+from .kept import KeptOutputs
+from .tasks import Task
+from .top import TopMetrics, TopOutputs
+from .watch import FirstEpoch
+
+
+class TopEpoch:
+    """Loss and metrics of the highest outputs over one epoch of one stage; of train the loss alone.
+
+    In place of an `Epoch`, of which it has what others look at.
+
+    Args:
+        task: Whose they are.
+        prefix: "train/", "val/" or "test/".
+        counts: Of the train labels, where they have been counted.
+    """
+
+    def __init__(self, task: Task, prefix: str, counts: LabelCounts | None = None) -> None:
+        self.task, self.prefix = task, prefix
+        self.loss = LossMean()
+        self.metrics = None if prefix == "train/" else TopMetrics(task, counts)
+        self._held: list[Tensor] = []
+        # nothing of each class, no outputs kept, none to be looked at
+        self.per_class: dict[str, Tensor] = {}
+        self.confusion_counts: Tensor | None = None
+        self.counts: tuple[Tensor, Tensor] | None = None
+        self.kept: KeptOutputs | None = None
+        self.first: FirstEpoch | None = None
+
+    def update(self, total: Tensor, count: Tensor, outputs: TopOutputs | None, target: Any) -> None:
+        """Take in a step: its loss's numerator and denominator, and what was seen of its outputs."""
+        self._held.append(torch.stack([total, count.to(total.dtype)]))
+        if len(self._held) >= HELD_STEPS:
+            self._flush()
+        if self.metrics is not None and outputs is not None:
+            if self.metrics.device != total.device:
+                self.metrics.to(total.device)
+            self.metrics.update(outputs, target)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Loss and metrics by name, with the prefix; an epoch without a step has none."""
+        self._flush()
+        if not self.loss.update_called:
+            return {}
+        values = {} if self.metrics is None else self.metrics.compute()
+        return {
+            f"{self.prefix}{name}": value for name, value in ({"loss": self.loss.compute()} | values).items()
+        }
+
+    def reset(self) -> None:
+        """Forget the epoch."""
+        self._held = []
+        self.loss.reset()
+        if self.metrics is not None:
+            self.metrics.reset()
+
+    def _flush(self) -> None:
+        if self._held:
+            sums, self._held = torch.stack(self._held), []
+            self.loss.to(sums.device).update(sums)
