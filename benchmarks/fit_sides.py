@@ -59,7 +59,16 @@ class Case(NamedTuple):
         """The same weights each time, and the same random numbers from there on."""
         torch.manual_seed(0)
         hidden = (nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
-        return nn.Sequential(*hidden, nn.Linear(256, self.task.num_outputs)).to(self.device)
+        net = nn.Sequential(*hidden, nn.Linear(256, self.task.num_outputs))
+        return net.to(self.device, self.train[0].dtype)
+
+    def double(self) -> "Case":
+        """The same in float64."""
+        train, val = (
+            tuple(part.double() if part.is_floating_point() else part for part in rows)
+            for rows in (self.train, self.val)
+        )
+        return self._replace(train=train, val=val)
 
     @property
     def softmax(self) -> bool:
