@@ -1,6 +1,5 @@
 """`TaskModule`: a Lightning module whose loss, targets and metrics follow from its task."""
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -11,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
-from .checkpoint import Recorded, call_of, check_same_task, keep, read_checkpoint
+from .checkpoint import Recorded, check_same_task, keep, read_checkpoint
 from .chunked import ChunkedLinear, ChunkedLogits
 from .chunked_loss import check_chunkable, chunked_loss
 from .compiled import CompiledStep
@@ -21,6 +20,7 @@ from .data.batches import Block
 from .epoch import Epoch
 from .head import set_head_bias, use_chunked
 from .kept import KeptOutputs
+from .loading import rebuilt
 from .loss_options import check_sample_weight
 from .mixing import make_mix
 from .names import split_name
@@ -471,48 +471,12 @@ class TaskModule(Recorded, LightningModule):
         if not weights_only:
             raise ValueError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
         checkpoint = read_checkpoint(checkpoint_path, map_location)
-        trained = checkpoint["class"]
-        if cls is TaskModule and trained != "TaskModule":
+        if cls is TaskModule and checkpoint["class"] != "TaskModule":
             raise ValueError(
-                f"{checkpoint_path} holds a {trained}, whose forward may differ: load it with "
-                f"{trained}.load_from_checkpoint."
+                f"{checkpoint_path} holds a {checkpoint['class']}, whose forward may differ: load it with "
+                f"{checkpoint['class']}.load_from_checkpoint."
             )
-        arguments = {**checkpoint["arguments"], **kwargs}
-        task = as_task(kwargs.get("task") or checkpoint["task"])
-        takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
-        if takes_task and isinstance(arguments.get("task", task), Task | Mapping):
-            arguments["task"] = task
-        lost = [name for name in checkpoint["not_plain"] if name not in kwargs]
-        # a model can predict without them, but must not go on training with others than it had
-        arguments |= {
-            name: _lost(name, checkpoint_path) for name in lost if name in ("optimizer", "scheduler")
-        }
-        if again := [name for name in lost if name not in arguments]:
-            raise ValueError(
-                f"{checkpoint_path} was trained with {' and '.join(again)} of your own, which no checkpoint "
-                f"holds. Pass {', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
-            )
-        try:
-            call = call_of(cls, arguments)
-        except TypeError as error:
-            raise ValueError(f"{cls.__name__} cannot be built from {checkpoint_path}: {error}.") from None
-        module = cls(*call.args, **call.kwargs)
-        module.configure_model()
-        check_same_task(checkpoint, module.task)
-        module.on_load_checkpoint(checkpoint)
-        # what was changed after construction: thresholds, say
-        module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
-        module.task = task
-        loss = checkpoint["loss"]
-        unchanged = kwargs.keys() <= {*NO_MATTER_OF_THE_LOSS, *checkpoint["not_plain"]}
-        if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
-            module.criterion = Loss(task, **loss)
-        module.head_bias = None  # it is trained
-        module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
-        weights = checkpoint["state_dict"]
-        module.load_state_dict(weights, strict=strict)
-        device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
-        return module.to(device)
+        return rebuilt(cls, checkpoint, checkpoint_path, kwargs, strict)
 
 
 def _forward_and_loss(
@@ -523,21 +487,10 @@ def _forward_and_loss(
     return logits, *module._loss(logits, target, weight)
 
 
-NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head")
-"""Arguments that may be others at loading, the loss staying that of the checkpoint."""
-
-
 def _check_made_for(loss: Loss | AutoLoss, task: Task) -> None:
     made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
     if made != given:
         raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
-
-
-def _lost(name: str, path: Any) -> Callable[..., Any]:
-    def refuse(*_: Any) -> Any:
-        raise ValueError(f"The {name} that {path} was trained with is not in it: pass {name}= at loading.")
-
-    return refuse
 
 
 def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:

@@ -647,10 +647,16 @@ class TestTraining:
     def test_what_the_train_labels_tell(self, tmp_path):
         given = {"loss": {"name": "cross_entropy", "pos_weight": "auto"}, "head_bias": "prior"}
         dense, _, _ = fit(TASKS["multilabel"], None, tmp_path, **given)
-        module, trainer, _ = fit(TASKS["multilabel"], "chunked", tmp_path, **given)
+        module, trainer, data = fit(TASKS["multilabel"], "chunked", tmp_path, **given)
         for p, q in zip(dense.parameters(), module.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-        assert "val/psp_at_5" in trainer.callback_metrics
+        want = trainer.callback_metrics["val/psp_at_5"].item()
+        path = tmp_path / "counted.ckpt"
+        trainer.save_checkpoint(path)
+        net = nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, C))
+        again = ls.TaskModule.load_from_checkpoint(path, net=net)
+        (values,) = trainer.validate(again, data.loader(50), verbose=False)
+        assert values["val/psp_at_5"] == pytest.approx(want)
 
     def test_a_subclass_that_builds_its_net_later(self, tmp_path):
         class Own(ls.TaskModule):

@@ -1,0 +1,79 @@
+"""The trained module of a checkpoint, built again of what it was called with."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+
+from .checkpoint import call_of, check_same_task
+from .counts import LabelCounts
+from .criterion import Loss
+from .rules import AutoLoss
+from .tasks import Task, as_task, make_task
+
+if TYPE_CHECKING:
+    from .module import TaskModule
+
+Module = TypeVar("Module", bound="TaskModule")
+
+NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head")
+"""Arguments that may be others at loading, the loss staying that of the checkpoint."""
+
+
+def rebuilt(
+    cls: type[Module], checkpoint: Mapping[str, Any], path: Any, changed: Mapping[str, Any], strict: bool
+) -> Module:
+    """What `TaskModule.load_from_checkpoint` returns.
+
+    Args:
+        cls: Of the module.
+        checkpoint: As `read_checkpoint` returns it.
+        path: Of it, for messages.
+        changed: Arguments that the checkpoint does not hold, or that are to be others.
+        strict: Whether the checkpoint must hold exactly the module's parameters.
+
+    Raises:
+        ValueError: of another task, or an argument must be passed.
+    """
+    arguments = {**checkpoint["arguments"], **changed}
+    task = as_task(changed.get("task") or checkpoint["task"])
+    takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
+    if takes_task and isinstance(arguments.get("task", task), Task | Mapping):
+        arguments["task"] = task
+    lost = [name for name in checkpoint["not_plain"] if name not in changed]
+    # a model can predict without them, but must not go on training with others than it had
+    arguments |= {name: _lost(name, path) for name in lost if name in ("optimizer", "scheduler")}
+    if again := [name for name in lost if name not in arguments]:
+        raise ValueError(
+            f"{path} was trained with {' and '.join(again)} of your own, which no checkpoint holds. Pass "
+            f"{', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
+        )
+    try:
+        call = call_of(cls, arguments)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
+    module = cls(*call.args, **call.kwargs)
+    module.configure_model()
+    check_same_task(checkpoint, module.task)
+    module.on_load_checkpoint(dict(checkpoint))
+    # what was changed after construction: thresholds, say
+    module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
+    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
+    module.task = task
+    loss = checkpoint["loss"]
+    unchanged = changed.keys() <= {*NO_MATTER_OF_THE_LOSS, *checkpoint["not_plain"]}
+    if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
+        module.criterion = Loss(task, **loss)
+    module.head_bias = None  # it is trained
+    weights = checkpoint["state_dict"]
+    module.load_state_dict(weights, strict=strict)
+    device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
+    return module.to(device)
+
+
+def _lost(name: str, path: Any) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise ValueError(f"The {name} that {path} was trained with is not in it: pass {name}= at loading.")
+
+    return refuse
