@@ -2,6 +2,7 @@ import io
 
 import lightning.pytorch as L
 import torch
+from rich.live import _RefreshThread
 from torch import nn
 
 import lossselect as ls
@@ -14,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
+def test_draws_by_richs_thread_alone_and_ends_complete(monkeypatch, tmp_path):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -26,7 +27,8 @@ def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
     class Watching(L.Callback):
         def on_train_batch_end(self, trainer, *_):
             progress = trainer.progress_bar_callback.progress
-            seen.append(progress.refresh == progress.soft_refresh)
+            thread = progress.live._refresh_thread
+            seen.append((type(thread), thread.refresh_per_second, progress.refresh == progress.soft_refresh))
 
     trainer = L.Trainer(
         max_epochs=2,
@@ -42,4 +44,5 @@ def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
     assert "Epoch 1/1" in shown
     assert "4/4" in shown
     assert "train/loss" in shown
-    assert seen == [True] * 8
+    assert seen == [(_RefreshThread, 5, True)] * 8
+    assert trainer.progress_bar_callback.progress.live._refresh_thread is None
