@@ -152,6 +152,13 @@ class Loss(nn.Module):
 
         The target is taken to come from `task.encode`: no value is looked at.
         """
+        total, count = self.summed(logits, target, sample_weight)
+        return total, count if isinstance(count, Tensor) else total.new_full((), count)
+
+    def summed(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | int]:
+        """The same, the denominator being a plain number where each loss counts once."""
         return _summed(*self._weighted(logits, target, sample_weight))
 
     def _weighted(
@@ -327,14 +334,15 @@ def _if_any(missing: Tensor, always: bool) -> Tensor | None:
     return missing
 
 
-def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor]:
-    count = losses.new_full((), losses.numel()) if divisors is None else divisors.sum()
-    return losses.sum(), count
+def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    return losses.sum(), losses.numel() if divisors is None else divisors.sum()
 
 
-def divide(total: Tensor, count: Tensor) -> Tensor:
+def divide(total: Tensor, count: Tensor | int) -> Tensor:
     """total / count; 0 (with a zero gradient) where nothing counts."""
-    return total / torch.where(count > 0, count, 1)
+    if isinstance(count, Tensor):
+        return total / torch.where(count > 0, count, 1)
+    return total / (count or 1)
 
 
 def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:

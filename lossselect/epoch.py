@@ -1,6 +1,6 @@
 """What an epoch adds up: the loss's numerator and denominator, and the outputs for the metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -35,9 +35,11 @@ class LossMean(Metric):
         self.sums: Tensor
         self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, sums: Tensor) -> None:
-        """Take in numerators and denominators of steps, (steps, 2)."""
-        self.sums = self.sums + sums.double().sum(0)
+    def update(self, totals: Sequence[Tensor], counts: Sequence[Tensor | int]) -> None:
+        """Take in the numerators and the denominators of some steps."""
+        tensors = [c if isinstance(c, Tensor) else torch.tensor(c, dtype=torch.float64) for c in counts]
+        both = (torch.stack([*values]).to(self.sums.device).double().sum() for values in (totals, tensors))
+        self.sums = self.sums + torch.stack([*both])
 
     def compute(self) -> Tensor:
         """The scalar."""
@@ -64,7 +66,7 @@ class Epoch:
         confusable = task.width_field == "num_classes" and task.num_probabilities <= MOST_CONFUSED
         self.confusion = None if training or not confusable else confusion_matrix(task)
         self.loss = LossMean()
-        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._held: list[tuple[Tensor, Tensor | int, Tensor, Tensor]] = []
         self._held_bytes = 0
         self.kept: KeptOutputs | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
@@ -77,16 +79,16 @@ class Epoch:
         self.counts: tuple[Tensor, Tensor] | None = None
         """How many positives and negatives of each output the last epoch had; known after `compute`."""
 
-    def update(self, total: Tensor, count: Tensor, logits: Tensor, target: Tensor) -> None:
+    def update(self, total: Tensor, count: Tensor | int, logits: Tensor, target: Tensor) -> None:
         """Take in a step: its loss's numerator and denominator, and what they were computed from."""
         # copies: a loader may fill the same buffer again, and a CUDA graph its outputs
-        logits, target = logits.detach().clone(), target.detach().clone()
-        sums = torch.stack([total.detach(), count.to(total.dtype)])
+        total, logits, target = total.detach().clone(), logits.detach().clone(), target.detach().clone()
+        count = count.clone() if isinstance(count, Tensor) else count
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
             target = positions_as_rows(target) if target.ndim == logits.ndim else target.flatten()
             logits = positions_as_rows(logits)
-        self._held.append((sums, logits, target))
+        self._held.append((total, count, logits, target))
         self._held_bytes += logits.nbytes + target.nbytes
         if self._held_bytes > HELD_BYTES or len(self._held) >= HELD_STEPS:
             self._flush()
@@ -121,16 +123,16 @@ class Epoch:
     def _flush(self) -> None:
         if not self._held:
             return
-        summed, logits, targets = zip(*self._held, strict=True)
+        totals, counts, logits, targets = zip(*self._held, strict=True)
         self._held, self._held_bytes = [], 0
-        sums, outputs = torch.stack(summed), torch.cat(logits)
+        outputs = torch.cat(logits)
         if outputs.device.type == "mps":  # which has no float64
-            sums, outputs = sums.cpu(), outputs.cpu()
+            outputs = outputs.cpu()
             targets = tuple(target.cpu() for target in targets)
         if outputs.device != self.loss.device:
             for part in self._parts():
                 part.to(outputs.device)
-        self.loss.update(sums)
+        self.loss.update(totals, counts)
         if self.kept is not None:
             self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
         if self.task.activation == "softmax":

@@ -274,9 +274,11 @@ class _BlockOptimization(_AutomaticOptimization):
         """What the loop does between two batches."""
         loop = self.trainer.fit_loop.epoch_loop
         loop.batch_progress.increment_processed()
-        loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if self.trainer.lr_scheduler_configs:  # without, some calls that find that there are none
+            loop.update_lr_schedulers("step", update_plateau_schedulers=False)
         loop.batch_progress.increment_completed()
-        loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+        if self.trainer.lr_scheduler_configs:
+            loop.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not loop._should_accumulate():
             loop._batches_that_stepped += 1
         loop.batch_progress.increment_ready()
@@ -302,7 +304,9 @@ class _BlockOptimization(_AutomaticOptimization):
         module._current_fx_name = "training_step"
         with trainer.precision_plugin.train_step_context():
             loss: Tensor = module.training_step(batch, batch_idx)  # type: ignore[assignment]
-        optimizer.zero_grad()
+        for group in optimizer.param_groups:  # zero_grad, less its profiling
+            for parameter in group["params"]:
+                parameter.grad = None
         loss.backward()
         if trainer.gradient_clip_val:
             module.configure_gradient_clipping(

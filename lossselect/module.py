@@ -296,12 +296,12 @@ class TaskModule(Recorded, LightningModule):
         self.watch.look(logits, inputs, self, self.task)
         return logits, target, weight
 
-    def _loss(self, logits: Any, target: Any, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, logits: Any, target: Any, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | int]:
         """The loss of a batch, and its numerator and denominator."""
         if isinstance(logits, ChunkedLogits):
             return chunked_loss(self.criterion, logits, target, weight)
         if isinstance(self.criterion, Loss):
-            total, count = self.criterion.sum_and_count(logits, target, weight)
+            total, count = self.criterion.summed(logits, target, weight)
             return divide(total, count), total, count
         if weight is not None:
             raise ValueError(
@@ -481,7 +481,7 @@ class TaskModule(Recorded, LightningModule):
 
 def _forward_and_loss(
     module: TaskModule, inputs: Any, target: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
     """The logits of a batch, its loss, and that one's numerator and denominator."""
     logits = module(inputs)
     return logits, *module._loss(logits, target, weight)

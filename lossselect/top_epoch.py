@@ -28,7 +28,7 @@ class TopEpoch:
         self.task, self.prefix = task, prefix
         self.loss = LossMean()
         self.metrics = None if prefix == "train/" else TopMetrics(task, counts)
-        self._held: list[Tensor] = []
+        self._held: list[tuple[Tensor, Tensor]] = []
         # nothing of each class, no outputs kept, none to be looked at
         self.per_class: dict[str, Tensor] = {}
         self.confusion_counts: Tensor | None = None
@@ -38,7 +38,7 @@ class TopEpoch:
 
     def update(self, total: Tensor, count: Tensor, outputs: TopOutputs | None, target: Any) -> None:
         """Take in a step: its loss's numerator and denominator, and what was seen of its outputs."""
-        self._held.append(torch.stack([total, count.to(total.dtype)]))
+        self._held.append((total.detach(), count))
         if len(self._held) >= HELD_STEPS:
             self._flush()
         if self.metrics is not None and outputs is not None:
@@ -65,5 +65,6 @@ class TopEpoch:
 
     def _flush(self) -> None:
         if self._held:
-            sums, self._held = torch.stack(self._held), []
-            self.loss.to(sums.device).update(sums)
+            totals, counts = zip(*self._held, strict=True)
+            self._held = []
+            self.loss.to(totals[0].device).update(totals, counts)
