@@ -112,6 +112,8 @@ class Epoch:
 
     def reset(self) -> None:
         """Forget the epoch."""
+        if not self._held and not self.loss.update_called:
+            return  # it has been forgotten
         self._held, self._held_bytes = [], 0
         for part in self._parts():
             part.reset()

@@ -63,7 +63,14 @@ class TaskMetric(Metric):
 
     def compute(self) -> Tensor:
         """The scalar."""
-        unknown = (self.nans.compute() > 0) | ~self.stat_scores().any()
+        return self.value(self.unknown())
+
+    def unknown(self) -> Tensor:
+        """Whether there is no value, as no label is known or a probability was NaN."""
+        return (self.nans.compute() > 0) | ~self.stat_scores().any()
+
+    def value(self, unknown: Tensor) -> Tensor:
+        """The scalar, NaN where `unknown`."""
         if not self.source.update_called:
             return torch.full_like(unknown, torch.nan, dtype=torch.double)
         return self.mean(self.per_class()).masked_fill(unknown, torch.nan)
@@ -130,6 +137,12 @@ class TaskMetrics(MetricCollection):
         alone.reset()
         alone.update(*batch)
         return alone.compute()
+
+    def compute(self) -> dict[str, Any]:
+        """The scalars by name."""
+        metrics: dict[str, TaskMetric] = dict(self.items(keep_base=False))  # type: ignore[arg-type]
+        unknown = next(iter(metrics.values())).unknown()  # which is the same of all
+        return {name: metric.value(unknown) for name, metric in metrics.items()}
 
     def reset(self) -> None:
         """Forget all batches."""
