@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 import lossselect as ls
-from lossselect.data.batches import EncodedBatch, TensorBatches
-from lossselect.data.module import TensorData
+from lossselect.data.batches import EncodedBatch, LabelRows, TensorBatches
+from lossselect.data.features import TableRows
+from lossselect.data.module import TensorData, _has_room
 from lossselect.data.splits import make_splits
 from lossselect.data.toy import DATASETS, load
 
@@ -108,3 +112,37 @@ class TestTensorData:
         torch.testing.assert_close(
             (raw - state["mean"]) / state["std"], splits.features, rtol=1e-4, atol=1e-5
         )
+
+    def test_rows_are_held_where_they_are_trained_on(self, monkeypatch):
+        data = TensorData(loaded("yeast"), ls.Multilabel(14), 16)
+        whole = next(iter(data.val_dataloader()))
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        monkeypatch.setattr("lossselect.data.module._has_room", lambda device, *_: device.type == "meta")
+        for device in ("meta", "cpu"):
+            strategy = SimpleNamespace(root_device=torch.device(device))
+            data.trainer = SimpleNamespace(strategy=strategy)
+            data.setup("fit")
+            batch = next(iter(data.val_dataloader()))
+            assert batch.inputs.shape == (16, 103)
+            assert {batch.inputs.device.type, batch.target.device.type} == {device}
+        assert torch.equal(batch.inputs, whole.inputs)
+        assert torch.equal(batch.target, whole.target)
+
+    def test_rows_of_a_table_are_moved_whole(self):
+        rows = TableRows(torch.ones(3, 1), torch.tensor([[0], [1], [2]]), 3, pl.Series([1, 2, 3]))
+        assert rows.nbytes == 3 * 4 + 3 * 8
+        moved = rows.to(torch.device("meta"))
+        batch = moved[torch.tensor([0, 2])]
+        assert (batch.device.type, batch.shape, moved.shape) == ("meta", (2, 3), (3, 3))
+
+    def test_what_a_device_has_room_for(self, monkeypatch):
+        cuda, inputs, target = torch.device("cuda"), torch.zeros(100, 10), torch.zeros(100)
+        size = inputs.nbytes + target.nbytes
+        for free, fits in ((8 * size, True), (8 * size - 1, False), (None, False)):
+            monkeypatch.setattr("lossselect.data.module.free_memory", lambda device, free=free: free)
+            assert _has_room(cuda, inputs, target, None) is fits
+            assert not _has_room(cuda, inputs, target, torch.zeros(100))  # which weigh as well
+            assert not _has_room(torch.device("cpu"), inputs, target, None)
+        monkeypatch.setattr("lossselect.data.module.free_memory", lambda device: 1e9)
+        assert not _has_room(cuda, inputs, LabelRows(None), None)
+        assert not _has_room(cuda, SimpleNamespace(numbers=object(), nbytes=0), target, None)  # a mapped file

@@ -208,3 +208,35 @@ def test_several_steps_in_a_turn(head, compiled, tmp_path):
         trainer.fit(module, data.loader(16, shuffle=True), data.loader(16))
         weights.append(torch.nn.utils.parameters_to_vector(module.parameters()))
     assert torch.equal(*weights)
+
+
+def test_data_that_fit_are_held_there(tmp_path):
+    import lightning.pytorch as L
+
+    from lossselect.data.module import TensorData
+    from lossselect.data.toy import load
+
+    splits = load("digits", seed=0, val_fraction=0.2, test_fraction=0.2)
+    data = TensorData(splits, ls.Multiclass(10), 32)
+    expected = next(iter(data.val_dataloader()))
+    devices = []
+
+    class Watching(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            devices.append(batch.inputs.device.type)
+
+    module = ls.TaskModule(ls.Multiclass(10), torch.nn.Linear(64, 10))
+    options = {"accelerator": "gpu", "devices": 1, "logger": False, "default_root_dir": tmp_path}
+    trainer = L.Trainer(max_epochs=1, callbacks=[Watching()], enable_checkpointing=False, **options)
+    trainer.fit(module, datamodule=data)
+    assert set(devices) == {"cuda"}
+    batches = data.batches["val"]
+    assert batches.device.type == batches.inputs.device.type == batches.target.device.type == "cuda"
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = batches.__getitems__([*range(32)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(batch.inputs.cpu(), expected.inputs)
+    assert torch.equal(batch.target.cpu(), expected.target)

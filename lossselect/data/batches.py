@@ -95,6 +95,8 @@ class TensorBatches(Dataset[Any]):
     ) -> None:
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
+        self.device = torch.device("cpu")
+        """Where they are held."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,6 +116,8 @@ class TensorBatches(Dataset[Any]):
         return Block([len(indices) for indices in batches], rows)
 
     def _taken(self, rows: Any) -> EncodedBatch:
+        if self.device.type != "cpu" and isinstance(rows, Tensor):
+            rows = rows.pin_memory().to(self.device, non_blocking=True)  # else the device would be waited for
         weights = None if self.weights is None else self.weights[rows]
         return EncodedBatch(self.inputs[rows], self.target[rows], weights)
 

@@ -46,6 +46,16 @@ class TableRows:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def to(self, device: torch.device) -> "TableRows":
+        """The same, held there; of numbers that are a tensor."""
+        moved = self.numbers.to(device), self.codes.to(device)
+        return TableRows(*moved, self.shape[1], self.hashes)
+
+    @property
+    def nbytes(self) -> int:
+        """What numbers and codes take."""
+        return int(self.numbers.nbytes + self.codes.nbytes)
+
     def __getitem__(self, rows: Any) -> Tensor:
         """float32 (len(rows), num_features); for a single row (num_features,)."""
         if isinstance(rows, int):

@@ -2,20 +2,29 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..counts import LabelCounts
 from ..infer import check_task
 from ..label_lists import LabelLists
+from ..memory import free_memory
 from ..tasks import Task
 from .batches import LabelRows, PositiveRows, TensorBatches
 from .checks import check_splits
 from .splits import Splits
 
+MOST_OF_DEVICE = 8
+"""Rows are held on a GPU up to one of so many parts of its free memory: the rest is for training."""
+
 
 class TensorData(LightningDataModule):
     """Loaders over splits held in memory; labels are checked and encoded once.
+
+    On a GPU that has room for them, rows and labels are held there, and batches taken there: none is
+    copied. Rows of a mapped file and lists of labels stay where they are.
 
     Args:
         splits: The data.
@@ -36,10 +45,26 @@ class TensorData(LightningDataModule):
         labels = splits.labels
         target = LabelRows(labels) if isinstance(labels, LabelLists) else check_task(task, labels)
         self.counts = check_splits(task, splits) if counts is None else counts
+        self._held: tuple[Any, Any, Tensor | None] = (splits.features, target, splits.weights)
         self.batches = {
             split: TensorBatches(splits.features, target, rows, splits.weights)
             for split, rows in splits.rows.items()
         }
+
+    def setup(self, stage: str) -> None:
+        """Hold the rows where they are trained on, if there is room."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        held_on = next(iter(self.batches.values())).device
+        if device != held_on and not _has_room(device, *self._held):
+            device = torch.device("cpu")
+        if device != held_on:
+            self._hold_on(device)
+
+    def _hold_on(self, device: torch.device) -> None:
+        moved = [part if part is None else part.to(device) for part in self._held]
+        for batches in self.batches.values():
+            batches.inputs, batches.target, batches.weights = moved
+            batches.device = device
 
     def take_positives(self) -> None:
         """Give batches of lists of labels as `Positives`, for a chunked head."""
@@ -79,3 +104,12 @@ class TensorData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take over: the same train split gives the same numbers."""
+
+
+def _has_room(device: torch.device, inputs: Any, target: Any, weights: Tensor | None) -> bool:
+    numbers = getattr(inputs, "numbers", inputs)  # of the rows of a table
+    if device.type != "cuda" or not (isinstance(numbers, Tensor) and isinstance(target, Tensor)):
+        return False
+    room = free_memory(device)
+    size = inputs.nbytes + target.nbytes + (0 if weights is None else weights.nbytes)
+    return room is not None and size <= room / MOST_OF_DEVICE
