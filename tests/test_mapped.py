@@ -530,6 +530,8 @@ WRONG_LISTS = [
     ({**GOOD, "num_labels": [2]}, "Array 'num_labels' of l.npz must hold a whole number, got int64 of shape (1,)."),
     ({**GOOD, "missing": [0, 0, 1]}, "Array 'missing' of l.npz must hold true and false, of one dimension, got int64"),
     ({**GOOD, "missing": [True, False, False]}, "Row 0 of l.npz is missing, but has 2 labels"),
+    ({**CSR, "shape": [-1, 2]}, "l.npz says that there are -1 rows and 2 labels, and no number is negative"),
+    ({**GOOD, "num_labels": -3}, "says that there are 3 rows and -3 labels"),
     ({**GOOD, "missing": [False, True]}, "must have 3 bounds, from 0 to 3, for 2 rows"),
     ({**GOOD, "indices": np.array([{}] * 3)}, "Array 'indices' of l.npz cannot be read"),
     (GOOD, "There are 200 rows of features, but 3 of labels, in x.npy and l.npz."),

@@ -49,6 +49,11 @@ def lists_of(arrays: Mapping[str, np.ndarray], path: str) -> LabelLists:
             raise ValueError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
         rows, width = shape
         missing = np.zeros(max(rows, 0), dtype=bool)
+    if rows < 0 or width < 0:
+        raise ValueError(
+            f"{path} says that there are {rows} rows and {width} labels, and no number is negative: write "
+            "the file again."
+        )
     _check_offsets(offsets, len(indices), rows, path)
     lists = LabelLists(indices, offsets, width, missing)
     return _in_order(
