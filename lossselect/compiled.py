@@ -17,8 +17,11 @@ class CompiledStep:
     """
 
     def __init__(self, step: Callable[..., Any], **options: Any) -> None:
-        self.step = step
+        self.step, self.options = step, options
         self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.step, self.options)  # what is compiled is of this process
 
     def __call__(self, *arguments: Any) -> Any:
         if self.compiled is None:
@@ -38,3 +41,7 @@ class CompiledStep:
                 "compiler, on a GPU Triton; trainer.compile=false leaves it out.",
             )
             return outputs
+
+
+def _made(step: Callable[..., Any], options: dict[str, Any]) -> CompiledStep:
+    return CompiledStep(step, **options)

@@ -1,5 +1,7 @@
 """Steps through torch.compile: no break in our code, the same numbers, and a way on where it fails."""
 
+import pickle
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -145,3 +147,13 @@ def test_at_the_command_line(command, monkeypatch):
     code, _, said = command("task=binary", "trainer.compile=fast")
     assert code == 1
     assert "trainer.compile must be true, false or one of default, reduce-overhead," in said
+
+
+def test_a_compiled_module_is_pickled_and_compiles_again(tmp_path):
+    module = module_of(TASKS["multiclass"])
+    module.compile(backend="eager")
+    made = pickle.loads(pickle.dumps(module))
+    assert made.compiled_step is not module.compiled_step
+    assert made.compiled_step.options == {"backend": "eager"}
+    fit(made, tmp_path)
+    assert made.compiled_step.compiled is not None
