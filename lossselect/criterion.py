@@ -147,18 +147,12 @@ class Loss(nn.Module):
 
     def sum_and_count(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | int]:
         """The mean's numerator and denominator, to be added up over batches and ranks.
 
-        The target is taken to come from `task.encode`: no value is looked at.
+        The target is taken to come from `task.encode`: no value is looked at. The denominator is a plain
+        number where each loss is known to count once.
         """
-        total, count = self.summed(logits, target, sample_weight)
-        return total, count if isinstance(count, Tensor) else total.new_full((), count)
-
-    def summed(
-        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | int]:
-        """The same, the denominator being a plain number where each loss counts once."""
         return _summed(*self._weighted(logits, target, sample_weight))
 
     def _weighted(

@@ -37,9 +37,13 @@ class LossMean(Metric):
 
     def update(self, totals: Sequence[Tensor], counts: Sequence[Tensor | int]) -> None:
         """Take in the numerators and the denominators of some steps."""
-        tensors = [c if isinstance(c, Tensor) else torch.tensor(c, dtype=torch.float64) for c in counts]
-        both = (torch.stack([*values]).to(self.sums.device).double().sum() for values in (totals, tensors))
-        self.sums = self.sums + torch.stack([*both])
+        whole = sum(count for count in counts if not isinstance(count, Tensor))
+        parts = [count for count in counts if isinstance(count, Tensor)]
+        total, part = (
+            torch.stack([*values]).to(self.sums.device).double().sum() if values else self.sums.new_zeros(())
+            for values in (totals, parts)
+        )
+        self.sums = self.sums + torch.stack([total, part + whole])
 
     def compute(self) -> Tensor:
         """The scalar."""

@@ -273,11 +273,12 @@ class _BlockOptimization(_AutomaticOptimization):
     def _go_on(self) -> None:
         """What the loop does between two batches."""
         loop = self.trainer.fit_loop.epoch_loop
+        schedulers = bool(self.trainer.lr_scheduler_configs)
         loop.batch_progress.increment_processed()
-        if self.trainer.lr_scheduler_configs:  # without, some calls that find that there are none
+        if schedulers:  # without, some calls that find that there are none
             loop.update_lr_schedulers("step", update_plateau_schedulers=False)
         loop.batch_progress.increment_completed()
-        if self.trainer.lr_scheduler_configs:
+        if schedulers:
             loop.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not loop._should_accumulate():
             loop._batches_that_stepped += 1

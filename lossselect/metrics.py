@@ -141,6 +141,8 @@ class TaskMetrics(MetricCollection):
     def compute(self) -> dict[str, Any]:
         """The scalars by name."""
         metrics: dict[str, TaskMetric] = dict(self.items(keep_base=False))  # type: ignore[arg-type]
+        if not metrics:
+            return {}
         unknown = next(iter(metrics.values())).unknown()  # which is the same of all
         return {name: metric.value(unknown) for name, metric in metrics.items()}
 

@@ -301,7 +301,7 @@ class TaskModule(Recorded, LightningModule):
         if isinstance(logits, ChunkedLogits):
             return chunked_loss(self.criterion, logits, target, weight)
         if isinstance(self.criterion, Loss):
-            total, count = self.criterion.summed(logits, target, weight)
+            total, count = self.criterion.sum_and_count(logits, target, weight)
             return divide(total, count), total, count
         if weight is not None:
             raise ValueError(

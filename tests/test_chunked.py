@@ -73,7 +73,7 @@ def both(task, name, options, *, dtype=torch.double, chunk=5, weighted=False, mi
     total, count = loss.sum_and_count(
         layer(inputs), target.to(dtype) if target.is_floating_point() else target, weight
     )
-    dense = [total / count, total, count, *torch.autograd.grad(total / count, given)]
+    dense = [total / count, total, torch.as_tensor(count), *torch.autograd.grad(total / count, given)]
     sparse = Positives.of_target(target) if target.ndim > 1 else target
     mean, total, count = chunked_loss(loss, ChunkedLinear.of(layer, chunk)(inputs), sparse, weight)
     return dense, [mean, total, count, *torch.autograd.grad(mean, given)]

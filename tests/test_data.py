@@ -125,6 +125,8 @@ class TestTensorData:
             batch = next(iter(data.val_dataloader()))
             assert batch.inputs.shape == (16, 103)
             assert {batch.inputs.device.type, batch.target.device.type} == {device}
+            data.teardown("fit")
+            assert next(iter(data.val_dataloader())).inputs.device.type == "cpu"
         assert torch.equal(batch.inputs, whole.inputs)
         assert torch.equal(batch.target, whole.target)
 

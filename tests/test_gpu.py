@@ -219,17 +219,20 @@ def test_data_that_fit_are_held_there(tmp_path):
     splits = load("digits", seed=0, val_fraction=0.2, test_fraction=0.2)
     data = TensorData(splits, ls.Multiclass(10), 32)
     expected = next(iter(data.val_dataloader()))
-    devices = []
+    devices, held = [], []
 
     class Watching(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             devices.append(batch.inputs.device.type)
+            held.append(data.batches["val"].inputs.device.type)
 
     module = ls.TaskModule(ls.Multiclass(10), torch.nn.Linear(64, 10))
     options = {"accelerator": "gpu", "devices": 1, "logger": False, "default_root_dir": tmp_path}
     trainer = L.Trainer(max_epochs=1, callbacks=[Watching()], enable_checkpointing=False, **options)
     trainer.fit(module, datamodule=data)
-    assert set(devices) == {"cuda"}
+    assert set(devices) == set(held) == {"cuda"}
+    assert data.batches["val"].inputs.device.type == "cpu"  # as the module
+    data.setup("fit")
     batches = data.batches["val"]
     assert batches.device.type == batches.inputs.device.type == batches.target.device.type == "cuda"
     torch.cuda.synchronize()

@@ -1,13 +1,15 @@
 import io
+import threading
+import time
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import torch
-from rich.live import _RefreshThread
 from torch import nn
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.progress import ProgressBar
+from lossselect.progress import ProgressBar, _Drawing
 
 
 class Terminal(io.StringIO):
@@ -15,7 +17,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_draws_by_richs_thread_alone_and_ends_complete(monkeypatch, tmp_path):
+def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -44,5 +46,28 @@ def test_draws_by_richs_thread_alone_and_ends_complete(monkeypatch, tmp_path):
     assert "Epoch 1/1" in shown
     assert "4/4" in shown
     assert "train/loss" in shown
-    assert seen == [(_RefreshThread, 5, True)] * 8
+    assert seen == [(_Drawing, 5, True)] * 8
     assert trainer.progress_bar_callback.progress.live._refresh_thread is None
+
+
+def test_nothing_is_drawn_while_nothing_changes():
+    live = SimpleNamespace(_lock=threading.RLock(), refresh=lambda: drawn.append(None))
+    thread, drawn = _Drawing(live, 1000), []
+    thread.start()
+    for _ in range(3):
+        thread.refresh_cond = True
+        while thread.refresh_cond:
+            time.sleep(0.001)
+    time.sleep(0.02)
+    thread.stop()
+    thread.join(10)
+    assert len(drawn) == 3
+
+
+def test_a_notebook_shows_the_end(monkeypatch):
+    bar, drawn = ProgressBar(), []
+    console, live = SimpleNamespace(is_jupyter=True), SimpleNamespace(is_started=True)
+    live.refresh = lambda: drawn.append("refresh")
+    bar.progress = SimpleNamespace(console=console, live=live, stop=lambda: drawn.append("stop"))
+    bar._stop_progress()
+    assert drawn == ["refresh", "stop"]

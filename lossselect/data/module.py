@@ -60,6 +60,11 @@ class TensorData(LightningDataModule):
         if device != held_on:
             self._hold_on(device)
 
+    def teardown(self, stage: str) -> None:
+        """Back to the CPU, as the module goes."""
+        if next(iter(self.batches.values())).device.type != "cpu":
+            self._hold_on(torch.device("cpu"))
+
     def _hold_on(self, device: torch.device) -> None:
         moved = [part if part is None else part.to(device) for part in self._held]
         for batches in self.batches.values():
