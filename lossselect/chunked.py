@@ -119,9 +119,8 @@ class ChunkedLogits:
     def _refuse(self, *_: Any) -> NoReturn:
         raise TypeError(_NOT_THERE.format("and arithmetic needs them"))
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __getitem__ = (
-        _refuse
-    )
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __pow__ = _refuse
+    __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = _refuse
 
     @property
     def device(self) -> torch.device:
@@ -174,10 +173,10 @@ class ChunkedLogits:
         """The k highest logits of each row and their columns, (N, k) each, the highest first.
 
         Raises:
+            TypeError: k is no whole number.
             ValueError: k is more than there are columns.
         """
-        if not 1 <= k <= self.shape[1]:
-            raise ValueError(f"k must be from 1 to the number of outputs ({self.shape[1]}), got {k}.")
+        k = whole("k", k, 1, self.shape[1])
         best = Highest(len(self), k, torch.empty(0, dtype=self.wide, device=self.device))
         for rows in self.groups():
             for first, _, block in self.blocks(rows):

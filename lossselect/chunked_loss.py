@@ -127,6 +127,10 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
         loss.task.check_values(target)
         expected = rows
     else:
+        if isinstance(target, Positives):
+            raise ValueError(
+                f"Positives are a target of task=multilabel: {loss.task.describe()} takes class indices."
+            )
         raise ValueError("A chunked head takes class indices (N,), no soft labels: head=dense takes them.")
     if target.shape != expected:
         raise ValueError(

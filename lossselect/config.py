@@ -87,7 +87,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
     whole("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
-    if (mode := config["trainer"].get("compile", False)) not in (True, False, *COMPILE_MODES):
+    mode = config["trainer"].get("compile", False)
+    if not isinstance(mode, bool) and mode not in COMPILE_MODES:
         raise ValueError(
             f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
         )

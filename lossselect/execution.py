@@ -6,7 +6,7 @@ or steps counts on as if there were no blocks.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -73,6 +73,10 @@ class StepsPerExecution(Callback):
             blocks.optim_progress = loop.automatic_optimization.optim_progress
             loop.automatic_optimization = blocks
             self._fetch_blocks(trainer)
+            if bar := trainer.progress_bar_callback:
+                # a bar shows the batch it is told, which is a block's first
+                shown: Callable[..., None] = bar.on_train_batch_end
+                setattr(bar, "on_train_batch_end", lambda *of: shown(*of[:-1], loop.batch_idx))  # noqa: B010
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore(trainer)
@@ -82,6 +86,8 @@ class StepsPerExecution(Callback):
 
     def _restore(self, trainer: Trainer) -> None:
         """The trainer may fit again, without this callback."""
+        if self.steps > 1 and (bar := trainer.progress_bar_callback):
+            vars(bar).pop("on_train_batch_end", None)
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         if isinstance(loop.automatic_optimization, _BlockOptimization):
             own = _AutomaticOptimization(trainer)
@@ -123,6 +129,8 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
         refused = f"one device or DDP, and the strategy is {type(trainer.strategy).__name__}"
     elif not hasattr(trainer.fit_loop.epoch_loop, "automatic_optimization"):
         refused = "the loops of Lightning 2.6, and this version has others"
+    elif sum(isinstance(callback, StepsPerExecution) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+        refused = "one StepsPerExecution, and there are several"
     elif any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         refused = "callbacks that need not see each step, as WeightAveraging must"
     if refused:
@@ -258,9 +266,10 @@ class _BlockOptimization(_AutomaticOptimization):
                 break  # within a step somebody has asked for it
             if i:
                 self._go_on()
+                self.trainer._logger_connector.on_batch_start(batch)
+            else:
+                self.trainer._results.batch = batch  # type: ignore[union-attr]  # not the block
             progress.is_last_batch = is_last and i == len(batches) - 1
-            # what self.log asks for
-            self.trainer._results.batch, self.trainer._results.batch_size = batch, None  # type: ignore[union-attr]
             if plain:
                 outputs = self._plain_step(batch, batch_idx + i)
             else:
@@ -277,7 +286,12 @@ class _BlockOptimization(_AutomaticOptimization):
         loop.batch_progress.increment_processed()
         if schedulers:  # without, some calls that find that there are none
             loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+        logged, logs = bool(self.trainer._results), self.trainer._logger_connector
+        if logged:
+            logs.on_batch_end()
         loop.batch_progress.increment_completed()
+        if logged:
+            logs.update_train_step_metrics()
         if schedulers:
             loop.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not loop._should_accumulate():

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -426,8 +427,11 @@ class TaskModule(Recorded, LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
         self._check_net()
-        # a fused optimizer undoes the scaling itself, so that nothing can be clipped before its step
-        scaled = self._trainer is not None and getattr(self.trainer.precision_plugin, "scaler", None)
+        # a fused optimizer undoes a scaling itself, so that Lightning clips nothing before its step
+        mixed = self._trainer is not None and isinstance(self.trainer.precision_plugin, MixedPrecision)
+        clips = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
+        clips = mixed and (clips or bool(self.trainer.gradient_clip_val))
+        scaled = clips or (mixed and self.trainer.precision_plugin.scaler)  # type: ignore[attr-defined]
         # nor does it take the sparse gradients of an embedding
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled and not sparse)

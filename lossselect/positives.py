@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .label_lists import LabelLists
+from .names import whole
 
 
 class Positives:
@@ -23,6 +24,7 @@ class Positives:
         unknown: Rows and labels, in the same order, that are not known although the row is.
 
     Raises:
+        TypeError: rows or labels that are no tensors of long.
         ValueError: on a CPU, rows or labels out of range, or in another order.
 
     Example:
@@ -60,6 +62,7 @@ class Positives:
             ValueError: a label out of range, or that a row has twice; offsets that are none.
             TypeError: what is no whole number.
         """
+        num_labels = whole("num_labels", num_labels, 1)
         indices, offsets = (_whole(name, v) for name, v in (("indices", indices), ("offsets", offsets)))
         count = len(offsets) - 1
         if count < 0 or offsets[0] != 0 or offsets[-1] != len(indices) or bool((offsets.diff() < 0).any()):
@@ -181,6 +184,13 @@ def count_rows(rows: Tensor, num_rows: int) -> Tensor:
 
 
 def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:
+    for values in (rows, labels):
+        if not isinstance(values, Tensor) or values.dtype != torch.long or values.ndim != 1:
+            form = f"{values.dtype} of {tuple(values.shape)}" if isinstance(values, Tensor) else values
+            raise TypeError(
+                f"Positives are rows and labels as two tensors of long (P,), got {form}. "
+                "Positives.of_lists(indices, offsets, num_labels) takes lists."
+            )
     if rows.device.type != "cpu" or not rows.numel() + labels.numel():
         return
     rising = len(rows) == len(labels) and bool(((labels * num_rows + rows).diff() > 0).all())
@@ -193,8 +203,15 @@ def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -
 
 
 def _whole(name: str, values: Any) -> Tensor:
-    tensor = torch.as_tensor(values)
-    if tensor.is_floating_point() or tensor.dtype in (torch.bool, torch.complex64) or tensor.ndim != 1:
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be whole numbers of shape (N,), one list for all rows ({error})."
+        ) from None
+    if tensor.shape == (0,):
+        return tensor.long()  # of an empty list torch makes floats
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim != 1:
         raise TypeError(
             f"{name} must be whole numbers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
         )

@@ -309,10 +309,19 @@ class TestLogits:
         want = layer(inputs).dense().topk(9, 1)
         torch.testing.assert_close(values, want.values)
         assert torch.equal(columns, want.indices)
-        with pytest.raises(
-            ValueError, match=re.escape("k must be from 1 to the number of outputs (200), got 201")
-        ):
+        with pytest.raises(ValueError, match="k must be a whole number from 1 to 200, got 201"):
             layer(inputs).topk(201)
+        with pytest.raises(TypeError, match="k must be a whole number from 1 to 200, got 2"):
+            layer(inputs).topk(2.5)
+        for operation in (lambda z: z > 0, lambda z: z @ inputs, lambda z: z**2, lambda z: z + 1):
+            with pytest.raises(TypeError, match="never there all at once, and arithmetic needs them"):
+                operation(layer(inputs))
+
+    def test_positives_of_another_task(self):
+        head, loss = ChunkedLinear(WIDTH, C), ls.select_loss(TASKS["multiclass"])
+        target = Positives.of_lists([0], [0, 1], C)
+        with pytest.raises(ValueError, match="Positives are a target of task=multilabel"):
+            chunked_loss(loss, head(torch.randn(1, WIDTH)), target)
 
     def test_weights_are_shared_with_the_layer_it_is_made_of(self):
         layer = nn.Linear(WIDTH, C)
@@ -448,6 +457,16 @@ class TestPositives:
         ):
             Positives(torch.tensor(rows), torch.tensor(labels), 3, 6)
 
+    @pytest.mark.parametrize("rows", [[0], torch.tensor([0.0]), torch.tensor([[0]])], ids=str)
+    def test_no_tensors_of_long(self, rows):
+        with pytest.raises(TypeError, match="Positives are rows and labels as two tensors of long"):
+            Positives(rows, torch.tensor([1]), 3, 6)
+
+    @pytest.mark.parametrize("offsets", [[0, 0, 0], [0]], ids=str)
+    def test_rows_without_a_label(self, offsets):
+        made = Positives.of_lists([], offsets, 20)
+        assert torch.equal(made.matrix(), torch.zeros(len(offsets) - 1, 20))
+
     def test_are_counted(self):
         task, target = TASKS["multilabel"], target_of(TASKS["multilabel"], True)
         got, want = ls.count_labels(task, Positives.of_target(target)), ls.count_labels(task, target)
@@ -466,6 +485,11 @@ class TestPositives:
             (([2], [1, 1], 6), "offsets must rise from 0"),
             (([2], torch.zeros(0, dtype=torch.long), 6), "offsets must rise from 0"),
             (([2.0], [0, 1], 6), "indices must be whole numbers"),
+            (([[1, 2], [3]], [0, 2, 3], 6), "indices must be whole numbers of shape .N,., one list for all"),
+            ((["a"], [0, 1], 6), "indices must be whole numbers of shape .N,., one list for all"),
+            ((torch.tensor([1], dtype=torch.complex128), [0, 1], 6), "indices must be whole numbers"),
+            (([2], [0, 1], "6"), "num_labels must be a whole number of at least 1, got '6'"),
+            (([2], [0, 1], 6.0), "num_labels must be a whole number of at least 1, got 6.0"),
             (([2], [0, 1], 6, [0]), "missing must be true or false for each of 1 rows"),
             (([2], [0, 1], 6, [True, False]), "missing must be true or false for each of 1 rows"),
         ],

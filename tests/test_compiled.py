@@ -144,9 +144,10 @@ def test_at_the_command_line(command, monkeypatch):
         == 0
     )
     assert given == [{}, {"mode": "reduce-overhead"}]
-    code, _, said = command("task=binary", "trainer.compile=fast")
-    assert code == 1
-    assert "trainer.compile must be true, false or one of default, reduce-overhead," in said
+    for given in ("fast", "1", "null"):
+        code, _, said = command("task=binary", f"trainer.compile={given}")
+        assert code == 1
+        assert "trainer.compile must be true, false or one of default, reduce-overhead," in said
 
 
 def test_a_compiled_module_is_pickled_and_compiles_again(tmp_path):

@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import polars as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -107,6 +107,7 @@ CASES = {
     "clipped by value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
     "accumulated": {"accumulate_grad_batches": 3},
     "bf16": {"precision": "bf16-mixed"},
+    "bf16, clipped": {"precision": "bf16-mixed", "gradient_clip_val": 0.05},
     "double": {"precision": "64-true"},
     "max_steps within a block": {"max_steps": 27},
     "max_steps of accumulated groups": {"max_steps": 9, "accumulate_grad_batches": 3},
@@ -214,6 +215,8 @@ def test_what_a_step_does_beside_is_done_for_each(tmp_path):
         assert torch.equal(p, q)
     torch.testing.assert_close(*(run[1].callback_metrics["own_epoch"] for run in runs))
     tables = [pl.read_csv(f"{run[1].loggers[0].log_dir}/metrics.csv") for run in runs]
+    assert tables[0].filter(pl.col("own_step").is_not_null())["step"].to_list() == [*range(40)]
+    assert tables[0]["own_step"].equals(tables[1]["own_step"])
     steps = [table.filter(pl.col("own_epoch").is_not_null())["step"].to_list() for table in tables]
     assert steps[0] == steps[1] == [19, 39]
 
@@ -246,8 +249,9 @@ def test_what_forward_logs(tmp_path):
 
     one, other = (fit(tmp_path, k, module=Logs) for k in (1, 8))
     assert "seen" in other[1].callback_metrics
-    for p, q in zip(one[0].parameters(), other[0].parameters(), strict=True):
-        assert torch.equal(p, q)
+    assert_same(one, other)
+    logged = pl.read_csv(f"{other[1].loggers[0].log_dir}/metrics.csv")
+    assert logged["seen"].drop_nulls().len() == 40
 
 
 def test_an_optimizer_that_needs_its_closure(tmp_path):
@@ -257,6 +261,45 @@ def test_an_optimizer_that_needs_its_closure(tmp_path):
 
     of = {"optimizer": lambda parameters: Asks(parameters, 0.1)}
     assert_same(*(fit(tmp_path, k, of=of) for k in (1, 8)))
+
+
+@pytest.mark.parametrize("on_step", [False, True])
+def test_epoch_means_of_several_hooks_that_log(on_step, tmp_path):
+    class Logs(ls.TaskModule):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.log("own", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
+            return loss
+
+        def on_before_optimizer_step(self, optimizer):
+            self.log("lr", optimizer.param_groups[0]["lr"], on_step=on_step, on_epoch=True, batch_size=13)
+
+    assert_same(*(fit(tmp_path, k, module=Logs) for k in (1, 8)))
+
+
+def test_the_bar_comes_to_the_end(tmp_path):
+    shown = []
+
+    class Bar(ProgressBar):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            shown.append(batch_idx)
+
+    task, bar = TASKS["multiclass"], Bar()
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=tmp_path,
+        callbacks=[ls.StepsPerExecution(8), bar],
+    )
+    trainer.fit(ls.TaskModule(task, net(task)), ours(task))
+    assert shown == [7, 15, 19]
+    assert "on_train_batch_end" not in vars(bar)
+
+
+def test_two_of_them(tmp_path):
+    with pytest.raises(ValueError, match="needs one StepsPerExecution, and there are several"):
+        fit(tmp_path, 8, callbacks=[ls.StepsPerExecution(4)])
 
 
 def test_a_stop_within_a_block_is_one(tmp_path):
