@@ -5,11 +5,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
+from .checkpoint_io import CheckpointFiles
 from .counting import counts_of_loader
 from .counts import LabelCounts
 from .criterion import Loss
@@ -33,6 +35,8 @@ class Bookkeeping(Callback):
                 f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
                 "the place of: build one, or use head=dense."
             )
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
         pl_module.watch.finite_at = -1
         check_end(pl_module.net, pl_module.task)
         # Lightning warns that the hook is used where a data module is; it is meant to be

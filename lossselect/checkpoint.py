@@ -4,6 +4,8 @@ import inspect
 import os
 import pickle
 import re
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -142,12 +144,13 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of a `TaskModule`, is cut short, or holds more than
-            tensors and plain values; says path, size and cause.
+        ValueError: the file is no checkpoint of a `TaskModule`, is cut short or damaged, or holds more
+            than tensors and plain values; says path, size and cause.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
+    _check_sums(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
@@ -164,6 +167,24 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             "on_save_checkpoint does not call super())."
         )
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """ValueError where a part of the file differs from the checksum that torch.save wrote with it.
+
+    torch.load looks at none: a bit that has changed on the disk would be a weight that has changed.
+    """
+    damaged: str | None = None
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError, zlib.error):
+        return  # no zip file that can be read, of which torch.load says more
+    if damaged is not None:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is damaged: its part {damaged} is not what was written "
+            "(checksum). Take another checkpoint, or a copy of this one."
+        )
 
 
 _SPEAKING = (RuntimeError, pickle.UnpicklingError)

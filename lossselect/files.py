@@ -2,16 +2,43 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PART = ".part"
+"""What the name of a file ends in that is not complete."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes its own once it is complete."""
-    temporary = path.with_name(f".{path.name}.part")
+    """A name to write to, beside the file's own, which it takes once it is complete, and on the disk.
+
+    Whenever the process or the machine stops, there is what was there before or the whole new file.
+    """
+    temporary = path.with_name(f".{path.name}{PART}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_names(path.parent)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """Without, a crash of the machine might bring back the old file."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows, which opens no folder
+    with suppress(OSError):  # some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_parts(folder: Path, suffix: str) -> None:
+    """Remove what processes left that were killed while they wrote files whose names end in `suffix`."""
+    for temporary in folder.glob(f".*{suffix}{PART}"):
         temporary.unlink(missing_ok=True)

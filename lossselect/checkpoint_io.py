@@ -1,0 +1,50 @@
+"""How Lightning writes and reads the checkpoints of a `TaskModule`."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from .checkpoint import read_checkpoint
+from .files import remove_parts, whole_file
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints that are whole: written beside their file, onto the disk, and put in its place.
+
+    Lightning's own go through the folder for temporary files: on another file system what is there is
+    overwritten while it is copied, and lost where the process ends meanwhile. A file of a remote file
+    system is written and read as Lightning does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cleaned: set[Path] = set()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """See `TorchCheckpointIO`."""
+        if storage_options is not None or not _is_local(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self._cleaned:
+            self._cleaned.add(path.parent)
+            remove_parts(path.parent, path.suffix)
+        with whole_file(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `read_checkpoint`: tensors and plain values alone, whatever is asked for."""
+        if not _is_local(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(path, map_location)
+
+
+def _is_local(path: str | Path) -> bool:
+    return "://" not in str(path)
