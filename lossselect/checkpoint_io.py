@@ -1,5 +1,6 @@
 """How Lightning writes and reads the checkpoints of a `TaskModule`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """See `TorchCheckpointIO`."""
+        """See `TorchCheckpointIO`.
+
+        Raises:
+            OSError: there is no room; says how much was needed at least.
+        """
         if storage_options is not None or not _is_local(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -35,7 +40,17 @@ class CheckpointFiles(TorchCheckpointIO):
             self._cleaned.add(path.parent)
             remove_parts(path.parent, path.suffix)
         with whole_file(path) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:
+                if "inline_container" not in str(error):  # torch's writer, which says nothing of the disk
+                    raise
+                written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
+                raise OSError(
+                    f"The checkpoint {path} cannot be written: after {written / 1e6:.1f} MB there is no room "
+                    f"({free / 1e6:.1f} MB are left). One that was there before is still there. Make room, "
+                    "or write elsewhere (at the command line hydra.run.dir=FOLDER)."
+                ) from None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None

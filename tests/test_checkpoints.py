@@ -82,6 +82,20 @@ class TestWriting:
         assert read_checkpoint(path)["numbers"] == [1]
         assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
+    def test_a_disk_without_room_says_so(self, tmp_path, monkeypatch):
+        path, files = tmp_path / "a.ckpt", CheckpointFiles()
+        files.save_checkpoint(content(1), path)
+
+        def full(content, file):
+            Path(file).write_bytes(bytes(1_500_000))
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 497984 vs 497872")
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"a\.ckpt cannot be written: after 1\.5 MB there is no room"):
+            files.save_checkpoint(content(2), path)
+        assert read_checkpoint(path)["numbers"] == [1]
+        assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
     def test_is_on_the_disk_before_it_takes_its_place(self, tmp_path, monkeypatch):
         path, calls = tmp_path / "a.ckpt", []
         sync, replace = os.fsync, os.replace
