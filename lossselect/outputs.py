@@ -86,7 +86,7 @@ def tunes(trainer: Trainer, data: Any) -> bool:
 
 def _save_tables(epoch: Epoch | TopEpoch, folder: Path) -> None:
     """per_class.csv, and confusion_matrix.csv where there is one."""
-    import polars as pl
+    from .tables import inert
 
     task = epoch.task
     columns: dict[str, Any] = {"class": task.output_names}
@@ -94,7 +94,7 @@ def _save_tables(epoch: Epoch | TopEpoch, folder: Path) -> None:
     if hasattr(task, "threshold"):
         columns["threshold"] = np.broadcast_to(np.array(task.threshold), len(task.output_names))
     with whole_file(folder / "per_class.csv") as path:
-        pl.DataFrame(columns).fill_nan(None).write_csv(path)
+        inert(columns).fill_nan(None).write_csv(path)
     if epoch.confusion_counts is not None:
         counts = epoch.confusion_counts.cpu().numpy()
         corner = "true"
@@ -102,7 +102,7 @@ def _save_tables(epoch: Epoch | TopEpoch, folder: Path) -> None:
             corner += " class"
         matrix = {corner: task.names, **dict(zip(task.names, counts.T, strict=True))}
         with whole_file(folder / "confusion_matrix.csv") as path:
-            pl.DataFrame(matrix).write_csv(path)
+            inert(matrix).write_csv(path)
 
 
 def save_predictions(
@@ -119,7 +119,7 @@ def save_predictions(
     Returns:
         The name of the file that was written, or nothing for data without a test split.
     """
-    import polars as pl
+    from .tables import inert
 
     task = module.task
     if not is_overridden("predict_dataloader", data, LightningDataModule):
@@ -147,7 +147,7 @@ def save_predictions(
     else:
         columns |= prediction_columns(task, probabilities, prediction)
     with whole_file(folder / "predictions.csv") as path:
-        pl.DataFrame(columns).write_csv(path)
+        inert(columns).write_csv(path)
     return "predictions.csv"
 
 

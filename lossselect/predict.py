@@ -139,10 +139,9 @@ def predict_file(
 
 
 def _table(module: "TaskModule", logits: Any, first: int, kept: "list[pl.Series]") -> "pl.DataFrame":
-    import polars as pl
-
     from .chunked import ChunkedLogits
     from .outputs import prediction_columns, top_columns
+    from .tables import inert
     from .top import TopOutputs, top_prediction
 
     columns: dict[str, Any] = {"row": range(first, first + len(logits))}
@@ -158,7 +157,7 @@ def _table(module: "TaskModule", logits: Any, first: int, kept: "list[pl.Series]
         if column.dtype.is_nested():
             raise ValueError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
         columns[column.name] = column
-    return pl.DataFrame(columns)
+    return inert(columns)
 
 
 def _checked_output(output: str, input: str) -> Path:
