@@ -19,8 +19,8 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
     """A user's mistake within it is one message on stderr and exit code 1, without a traceback."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         message = message_of(error, arguments)

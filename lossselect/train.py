@@ -245,26 +245,42 @@ def train(config: DictConfig) -> None:
     waited = module.needs_counts
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         forget_results(folder)
-    trainer.fit(module, datamodule=data)
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        print("A few batches went through training and validation. Nothing is kept of that.")
-        return
-    if waited:
-        bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
-        print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
-    best = _best_checkpoint(trainer)
-    decision = decision_of(config, module) if tunes(trainer, data) else None
-    results = evaluate(trainer, module, data, best, folder, decision)
-    if module.untuned is not None:
-        print_table("Decision", decision_lines(module.task))
-    epoch = str(read_checkpoint(best)["epoch"])
-    print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
-    written = save_predictions(trainer, module, data, best, folder)
+    with _interruptions(trainer, folder):
+        trainer.fit(module, datamodule=data)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print("A few batches went through training and validation. Nothing is kept of that.")
+            return
+        if waited:
+            bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
+            print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
+        best = _best_checkpoint(trainer)
+        decision = decision_of(config, module) if tunes(trainer, data) else None
+        results = evaluate(trainer, module, data, best, folder, decision)
+        if module.untuned is not None:
+            print_table("Decision", decision_lines(module.task))
+        epoch = str(read_checkpoint(best)["epoch"])
+        print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
+        written = save_predictions(trainer, module, data, best, folder)
     tables = [
         name for name in (written, "per_class.csv", "confusion_matrix.csv") if (folder / name).is_file()
     ]
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *tables))
     print(f"In {folder}: {files}")
+
+
+@contextmanager
+def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
+    """Ctrl-C, of which Lightning makes exit code 1 without a word: what is left of the run is said."""
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        names = sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt"))
+        left = ", ".join(names) or "no checkpoint yet"
+        raise KeyboardInterrupt(
+            f"Interrupted after {trainer.global_step} steps. In {folder}: {left}."
+        ) from None
 
 
 def _best_checkpoint(trainer: "Trainer") -> str:

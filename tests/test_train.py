@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -616,3 +617,26 @@ def test_a_new_row_of_the_table_of_losses_is_a_choice_of_the_command_line(tmp_pa
     assert content["hyper_parameters"]["loss"] == {"name": "squared", "power": 3}
     refused = run("task=multiclass", "loss=squared")
     assert "Loss 'squared' has no softmax form, which task=multiclass needs." in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("epoch", "left"), [(0, "no checkpoint yet"), (1, "checkpoints/best.ckpt, checkpoints/last.ckpt")]
+)
+def test_an_interrupted_run_says_what_is_left(epoch, left, command, monkeypatch):
+    step = ls.TaskModule.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.current_epoch == epoch and batch_idx == 3:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ls.TaskModule, "training_step", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        code, _, said = command("task=binary", "hydra.run.dir=r")
+    finally:
+        signal.signal(signal.SIGINT, handler)  # which Lightning has put off
+    assert code == 130
+    assert f"Interrupted after {epoch * 7 + 3} steps. In " in said
+    assert said.strip().endswith(f"r: {left}.")
+    assert "Traceback" not in said
