@@ -54,18 +54,15 @@ class TensorData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Hold the rows where they are trained on, if there is room."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        held_on = next(iter(self.batches.values())).device
-        if device != held_on and not _has_room(device, *self._held):
-            device = torch.device("cpu")
-        if device != held_on:
-            self._hold_on(device)
+        self._hold_on(device if _has_room(device, *self._held) else torch.device("cpu"))
 
     def teardown(self, stage: str) -> None:
         """Back to the CPU, as the module goes."""
-        if next(iter(self.batches.values())).device.type != "cpu":
-            self._hold_on(torch.device("cpu"))
+        self._hold_on(torch.device("cpu"))
 
     def _hold_on(self, device: torch.device) -> None:
+        if device == next(iter(self.batches.values())).device:
+            return
         moved = [part if part is None else part.to(device) for part in self._held]
         for batches in self.batches.values():
             batches.inputs, batches.target, batches.weights = moved
