@@ -41,7 +41,8 @@ class CheckpointFiles(TorchCheckpointIO):
             remove_parts(path.parent, path.suffix)
         with whole_file(path) as temporary:
             try:
-                torch.save(checkpoint, temporary)
+                with temporary.open("wb") as file:  # of which the system's errors tell the file
+                    torch.save(checkpoint, file)
             except RuntimeError as error:
                 if "inline_container" not in str(error):  # torch's writer, which says nothing of the disk
                     raise
