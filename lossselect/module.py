@@ -428,10 +428,10 @@ class TaskModule(Recorded, LightningModule):
         """The optimizer, and the scheduler if there is one."""
         self._check_net()
         # a fused optimizer undoes a scaling itself, so that Lightning clips nothing before its step
-        mixed = self._trainer is not None and isinstance(self.trainer.precision_plugin, MixedPrecision)
-        clips = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
-        clips = mixed and (clips or bool(self.trainer.gradient_clip_val))
-        scaled = clips or (mixed and self.trainer.precision_plugin.scaler)  # type: ignore[attr-defined]
+        precision = None if self._trainer is None else self.trainer.precision_plugin
+        own = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
+        clipped = isinstance(precision, MixedPrecision) and (own or bool(self.trainer.gradient_clip_val))
+        scaled = clipped or getattr(precision, "scaler", None)
         # nor does it take the sparse gradients of an embedding
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled and not sparse)
