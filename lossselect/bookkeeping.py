@@ -61,6 +61,10 @@ class Bookkeeping(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.test_epoch.reset()
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        if pl_module.automatic_optimization:
+            pl_module.step_mean.finish(pl_module, trainer.accumulate_grad_batches)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

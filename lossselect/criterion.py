@@ -332,7 +332,7 @@ def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | i
     return losses.sum(), losses.numel() if divisors is None else divisors.sum()
 
 
-def divide(total: Tensor, count: Tensor | int) -> Tensor:
+def divide(total: Tensor, count: Tensor | float) -> Tensor:
     """total / count; 0 (with a zero gradient) where nothing counts."""
     if isinstance(count, Tensor):
         return total / torch.where(count > 0, count, 1)

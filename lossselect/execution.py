@@ -18,9 +18,11 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 
+from .bookkeeping import Bookkeeping
 from .data.batches import Block, TensorBatches, as_it_is
+from .data.row_batches import RowBatches
 from .module import TaskModule
 from .names import whole
 from .optim import OPTIMIZERS
@@ -154,7 +156,7 @@ class _BlockFetcher(_DataFetcher):
 
     def _new_epoch(self) -> None:
         self.fetched, self.done, self.length = self.inner.fetched, self.inner.done, self.inner.length
-        self.indices = iter(self.rows_of.batch_sampler) if self.rows_of else None
+        self.indices = iter(self.rows_of.sampler) if self.rows_of else None
 
     def __iter__(self) -> "_BlockFetcher":
         iter(self.inner)  # which draws its random number, as without blocks
@@ -239,12 +241,13 @@ def _overrides(instance: Any, parent: type, hooks: Sequence[str] = STEP_HOOKS) -
 
 
 def _is_ours(loader: Any) -> bool:
-    """Whether its batches are what `__getitems__` returns for the indices of its batch sampler."""
+    """Whether its batches are the rows that a `RowBatches` tells."""
     return (
         type(loader) is DataLoader
         and type(loader.dataset) is TensorBatches
         and loader.collate_fn is as_it_is
-        and type(loader.batch_sampler) is BatchSampler
+        and type(loader.sampler) is RowBatches
+        and loader.batch_size is None
         and loader.num_workers == 0
         and not loader.pin_memory
     )
@@ -303,7 +306,10 @@ class _BlockOptimization(_AutomaticOptimization):
         """Whether a step is no more than forward, backward and optimizer: nobody else wants to know of it."""
         trainer, module = self.trainer, self.trainer.lightning_module
         precision = trainer.precision_plugin
-        others: list[tuple[Any, type]] = [(callback, Callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+        others: list[tuple[Any, type]] = [
+            (callback, Bookkeeping if isinstance(callback, Bookkeeping) else Callback)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        ]
         if trainer.datamodule:  # type: ignore[attr-defined]
             others.append((trainer.datamodule, LightningDataModule))  # type: ignore[attr-defined]
         return (

@@ -29,6 +29,7 @@ from .nets import check_head_bias, head_options, make_net
 from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from .positives import Positives
 from .rules import AutoLoss, loss_by_name
+from .step_mean import StepMean
 from .targets import EncodedBatch
 from .tasks import IGNORE_INDEX, Task, as_task, make_task
 from .top import TopOutputs, top_prediction
@@ -111,6 +112,7 @@ class TaskModule(Recorded, LightningModule):
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
         self.compiled_step: CompiledStep | None = None
+        self.step_mean = StepMean()
         self.watch = OutputWatch()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
@@ -206,7 +208,8 @@ class TaskModule(Recorded, LightningModule):
         """The loss of a batch."""
         if self.mix is not None:
             batch = self.mix(self._encoded(batch), self.task)
-        return self._step(batch, self.train_epoch)
+        loss, total, count = self._step(batch, self.train_epoch)
+        return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, total, count)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
@@ -245,7 +248,8 @@ class TaskModule(Recorded, LightningModule):
         probabilities = self.task.probabilities(logits)
         return {"probabilities": probabilities, "prediction": self.task.decide(probabilities)}
 
-    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> Tensor:
+    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
+        """Takes the batch into the epoch; its loss, and that one's numerator and denominator."""
         if not self.has_bookkeeping and self._trainer is not None:
             raise ValueError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
@@ -264,7 +268,7 @@ class TaskModule(Recorded, LightningModule):
             else:
                 loss, total, count = self._loss(seen, target, weight)
         epoch.update(total, count, seen, target)
-        return loss
+        return loss, total, count
 
     def compile(self, **options: Any) -> None:
         """Put forward and loss of each step through torch.compile, in place.
@@ -318,7 +322,8 @@ class TaskModule(Recorded, LightningModule):
             )
         # over what has a label, as far as one can tell from outside
         count = (self.task.harden(target) != IGNORE_INDEX).sum()
-        return loss, (loss.float() * count).masked_fill(count == 0, 0), count
+        wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
+        return loss, (wide * count).masked_fill(count == 0, 0), count
 
     def _check_rows(self, logits: Any, target: Tensor) -> None:
         """Shapes cost nothing to look at, so they are looked at in every step, whatever the loss."""

@@ -119,8 +119,10 @@ class TestTensorData:
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
         monkeypatch.setattr("lossselect.data.module._has_room", lambda device, *_: device.type == "meta")
         for device in ("meta", "cpu"):
-            strategy = SimpleNamespace(root_device=torch.device(device))
-            data.trainer = SimpleNamespace(strategy=strategy)
+            strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda seed: seed)
+            data.trainer = SimpleNamespace(
+                strategy=strategy, overfit_batches=0, distributed_sampler_kwargs=None
+            )
             data.setup("fit")
             batch = next(iter(data.val_dataloader()))
             assert batch.inputs.shape == (16, 103)

@@ -116,15 +116,18 @@ CASES = {
     "validated within an epoch": {"val_check_interval": 6},
     "validated across epochs": {"val_check_interval": 7, "check_val_every_n_epoch": None},
     "validated by shares": {"val_check_interval": 0.3},
-    "one batch": {"overfit_batches": 1},
     "a smoke test": {"fast_dev_run": 3, "logger": False},
     "loaders made anew": {"reload_dataloaders_every_n_epochs": 1},
 }
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_a_batch_that_is_overfitted(tmp_path):
+    assert_same(*(fit(tmp_path, steps, make=users, overfit_batches=1) for steps in (1, 8)))
+
+
 @pytest.mark.parametrize("make", [ours, users], ids=["ours", "users"])
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
-@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_the_same_to_the_bit(options, make, tmp_path):
     one, other = (fit(tmp_path, steps, make=make, **options) for steps in (1, 8))
     if options.get("fast_dev_run"):
@@ -371,7 +374,9 @@ def test_a_loader_without_an_end(tmp_path):
 
 def test_views_that_begin_elsewhere_are_copied():
     inputs = torch.randn(6, 3)
-    block = TensorBatches(inputs, torch.zeros(6)).block([[0, 1], [2], [3, 4, 5]])
+    block = TensorBatches(inputs, torch.zeros(6)).block(
+        [torch.tensor(rows) for rows in ([0, 1], [2], [3, 4, 5])]
+    )
     assert len(block) == 3
     for batch, rows in zip(block, ([0, 1], [2], [3, 4, 5]), strict=True):
         assert torch.equal(batch.inputs, inputs[rows])

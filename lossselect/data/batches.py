@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..label_lists import LabelLists
 from ..positives import Positives
 from ..targets import EncodedBatch
+from .row_batches import RowBatches
 
 
 class LabelRows:
@@ -101,18 +102,18 @@ class TensorBatches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> EncodedBatch:
-        return self._taken(int(self.rows[index]))
+    def __getitem__(self, index: int | Tensor) -> EncodedBatch:
+        return self._taken(self.rows[index] if isinstance(index, Tensor) else int(self.rows[index]))
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
         """The whole batch at once: what a DataLoader asks for where a data set has this method."""
-        return self._taken(self.rows[torch.as_tensor(indices)])
+        return self[torch.as_tensor(indices)]
 
-    def block(self, batches: list[list[int]]) -> Block:
+    def block(self, batches: list[Tensor]) -> Block:
         """The batches of these indices, with all of their rows taken at once."""
         if isinstance(self.target, PositiveRows):
-            return Block([self.__getitems__(indices) for indices in batches])
-        rows = self.__getitems__([index for indices in batches for index in indices])
+            return Block([self[indices] for indices in batches])
+        rows = self[torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)]
         return Block([len(indices) for indices in batches], rows)
 
     def _taken(self, rows: Any) -> EncodedBatch:
@@ -121,9 +122,12 @@ class TensorBatches(Dataset[Any]):
         weights = None if self.weights is None else self.weights[rows]
         return EncodedBatch(self.inputs[rows], self.target[rows], weights)
 
-    def loader(self, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-        """A DataLoader whose batches come as `__getitems__` makes them."""
-        return DataLoader(self, batch_size=batch_size, shuffle=shuffle, collate_fn=as_it_is)  # type: ignore[arg-type]
+    def loader(
+        self, batch_size: int, shuffle: bool = False, seed: int | None = None, **ranks: int
+    ) -> DataLoader[Any]:
+        """A DataLoader whose batches are each taken at once; see `RowBatches`."""
+        batches = RowBatches(self, batch_size, shuffle, seed, **ranks)
+        return DataLoader(self, batch_size=None, sampler=batches, collate_fn=as_it_is)  # type: ignore[arg-type]
 
 
 def as_it_is(batch: EncodedBatch) -> EncodedBatch:

@@ -1,5 +1,6 @@
 """Lightning's view of data held in memory."""
 
+import os
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ..infer import check_task
 from ..label_lists import LabelLists
 from ..memory import free_memory
 from ..tasks import Task
-from .batches import LabelRows, PositiveRows, TensorBatches
+from .batches import LabelRows, PositiveRows, TensorBatches, as_it_is
 from .checks import check_splits
 from .splits import Splits
 
@@ -41,6 +42,9 @@ class TensorData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.splits, self.task, self.batch_size = splits, task, batch_size
+        # each process must shuffle alike
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        """Of the order of the train rows in each epoch."""
         # lists of labels have been checked as they were read; they become rows of 0 and 1 batch by batch
         labels = splits.labels
         target = LabelRows(labels) if isinstance(labels, LabelLists) else check_task(task, labels)
@@ -53,6 +57,8 @@ class TensorData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Hold the rows where they are trained on, if there is room."""
+        if self.trainer:
+            self.seed = self.trainer.strategy.broadcast(self.seed)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._hold_on(device if _has_room(device, *self._held) else torch.device("cpu"))
 
@@ -67,6 +73,16 @@ class TensorData(LightningDataModule):
         for batches in self.batches.values():
             batches.inputs, batches.target, batches.weights = moved
             batches.device = device
+
+    def _loader(self, split: str, shuffle: bool = False) -> DataLoader[Any]:
+        batches, trainer = self.batches[split], self.trainer
+        # then Lightning takes a sampler of its own, which shuffles nothing
+        if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
+            return DataLoader(batches, self.batch_size, collate_fn=as_it_is)  # type: ignore[arg-type]
+        ranks = {}
+        if trainer is not None and (told := trainer.distributed_sampler_kwargs):
+            ranks = {"ranks": told["num_replicas"], "rank": told["rank"]}
+        return batches.loader(self.batch_size, shuffle, self.seed, **ranks)
 
     def take_positives(self) -> None:
         """Give batches of lists of labels as `Positives`, for a chunked head."""
@@ -86,15 +102,15 @@ class TensorData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The train split, shuffled."""
-        return self.batches["train"].loader(self.batch_size, shuffle=True)
+        return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split."""
-        return self.batches["val"].loader(self.batch_size)
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The test split."""
-        return self.batches["test"].loader(self.batch_size)
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The test split."""
@@ -102,10 +118,11 @@ class TensorData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What features and labels went through, for the checkpoint."""
-        return self.splits.preparation
+        return {**self.splits.preparation, "shuffle_seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take over: the same train split gives the same numbers."""
+        """Shuffle as before; the same train split gives the same preparation."""
+        self.seed = state_dict.get("shuffle_seed", self.seed)
 
 
 def _has_room(device: torch.device, inputs: Any, target: Any, weights: Tensor | None) -> bool:

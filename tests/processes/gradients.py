@@ -1,0 +1,177 @@
+"""The gradient of each row of the loss table, over processes and micro-batches, against all rows at once.
+
+python gradients.py PROCESSES MICRO_BATCHES DTYPE; prints the largest relative error of each case.
+"""
+
+import sys
+import warnings
+
+import lightning.pytorch as L
+import torch
+from torch import nn
+
+import lossselect as ls
+from lossselect.losses import formula_options, formula_takes
+
+WIDTH, FEATURES = 3, 5
+SHAPES = {"dice": (4,)}  # which needs regions
+TASKS = {"sigmoid": ls.Multilabel(WIDTH), "softmax": ls.Multiclass(WIDTH, missing=-100)}
+WEIGHTS = {
+    "weight": [0.3, 2.0, 5.0],
+    "pos_weight": [3.0, 0.5, 1.0],
+    "label_smoothing": 0.1,
+    "prior": [0.2, 0.3, 0.5],
+}
+
+
+class Net(nn.Module):
+    def __init__(self, trailing):
+        super().__init__()
+        self.linear, self.trailing = nn.Linear(FEATURES, WIDTH), trailing
+
+    def forward(self, inputs):
+        return self.linear(inputs.movedim(1, -1)).movedim(-1, 1) if self.trailing else self.linear(inputs)
+
+
+class Batches:
+    """A loader, for Lightning takes a list for several."""
+
+    def __init__(self, batches):
+        self.batches = [*batches]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Watched(ls.TaskModule):
+    """Compares each gradient that the optimizer gets with that of all rows of its step."""
+
+    def __init__(self, *args, steps=(), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.steps, self.errors = steps, []
+
+    def unpack(self, batch):
+        return batch
+
+    def on_before_optimizer_step(self, optimizer):
+        rows = [part for micro in self.steps[len(self.errors)] for part in micro]
+        inputs, target, weight = (
+            None if any(part is None for part in parts) else torch.cat(parts)
+            for parts in zip(*rows, strict=True)
+        )
+        parameters = [*self.net.parameters()]
+        if isinstance(self.criterion, ls.Loss):
+            loss = self.criterion(self.net(inputs), self.task.encode(target), weight)
+        else:
+            loss = self.criterion(self.net(inputs), self.task.encode(target))
+        wanted = torch.autograd.grad(loss, parameters)
+        largest = max(float(gradient.abs().max()) for gradient in wanted)
+        pairs = zip(parameters, wanted, strict=True)
+        error = max(float((p.grad - gradient).abs().max()) for p, gradient in pairs)
+        self.errors.append(error / largest if largest else error)
+
+
+def rows_of(task, count, trailing, hole, weighted, dtype, generator):
+    """A micro-batch of a process; with holes, or of nothing else."""
+    inputs = torch.randn(count, FEATURES, *trailing, generator=generator, dtype=dtype)
+    if task.activation == "sigmoid":
+        target = torch.randint(2, (count, WIDTH, *trailing), generator=generator).to(dtype)
+        missing, gone = torch.rand(target.shape, generator=generator) < 0.3, torch.nan
+    else:
+        target = torch.randint(WIDTH, (count, *trailing), generator=generator)
+        missing, gone = torch.rand(target.shape, generator=generator) < 0.3, -100
+    if hole == "some":
+        target[missing] = gone
+    elif hole == "all":
+        target[:] = gone
+    weight = torch.rand(count, generator=generator, dtype=dtype) * 3 if weighted else None
+    return inputs, target, weight
+
+
+def steps_of(task, ranks, group, trailing, holes, weighted, dtype):
+    """Two groups of micro-batches, the second a short one: [step][micro-batch][process]."""
+    generator = torch.Generator().manual_seed(3)
+    steps = []
+    for step, micros in enumerate((group, (group + 1) // 2)):
+        steps.append([])
+        for micro in range(micros):
+            if not holes:
+                parts = [(4 + micro + rank, "none") for rank in range(ranks)]
+            elif step == 0 and micro == 0 and group > 1:
+                parts = [(3, "all")] * ranks  # nothing counts in the first micro-batch
+            else:
+                parts = [(2 + rank + step, "all" if rank == 1 else "some") for rank in range(ranks)]
+            steps[-1].append(
+                [rows_of(task, n, trailing, hole, weighted, dtype, generator) for n, hole in parts]
+            )
+    return steps
+
+
+def own_loss(logits, target):
+    """A user's own, which is a mean over what has a label."""
+    return nn.functional.cross_entropy(logits, target, reduction="sum") / (target != -100).sum().clamp(min=1)
+
+
+def cases():
+    """Name, task, loss and trailing dimensions; with all options that a row takes, and without."""
+    for name, forms in ls.LOSSES.items():
+        for activation, formula in forms.items():
+            task, takes = TASKS[activation], formula_takes(formula)
+            allowed = {"label_smoothing"}
+            if "known" not in takes:
+                allowed |= {"weight", "pos_weight"} if activation == "sigmoid" else {"weight"}
+            elif name == "dice":
+                allowed |= {"weight"}
+            allowed |= {"prior"} & takes
+            assert not allowed & formula_options(formula).keys()
+            options = {key: WEIGHTS[key] for key in allowed}
+            plain = {key: options[key] for key in {"prior"} & takes}
+            for title, given in (("", plain), (" weighted", options)):
+                yield f"{name} {activation}{title}", task, {"name": name, **given}, SHAPES.get(name, ())
+    yield "cross_entropy binary", ls.Binary(), {"name": "cross_entropy", "pos_weight": 3.0}, ()
+    yield "a user's own", TASKS["softmax"], own_loss, ()
+
+
+def main(ranks, group, dtype):
+    options = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
+    for title, task, loss, trailing in cases():
+        width = task.num_outputs
+        for holes in (False, True):
+            for weighted in (False, True):
+                if weighted and callable(loss):
+                    continue
+                torch.manual_seed(0)
+                sized = task if width == WIDTH else ls.Multilabel(WIDTH)
+                steps = steps_of(sized, ranks, group, trailing, holes, weighted, dtype)
+                if width == 1:
+                    steps = [[[(x, y[:, :1], w) for x, y, w in m] for m in step] for step in steps]
+                net = Net(trailing)
+                net.linear = nn.Linear(FEATURES, width)
+                module = Watched(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps)
+                trainer = L.Trainer(
+                    max_epochs=1,
+                    accelerator="cpu",
+                    precision="64-true" if dtype is torch.float64 else "32-true",
+                    accumulate_grad_batches=group,
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    **options,
+                )
+                rank = trainer.global_rank
+                trainer.fit(module, Batches(micro[rank] for step in steps for micro in step))
+                assert len(module.errors) == 2, module.errors
+                if rank == 0:
+                    print(f"{max(module.errors):.1e} {title}, holes {holes}, rows weighted {weighted}")
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    main(int(sys.argv[1]), int(sys.argv[2]), getattr(torch, sys.argv[3]))
