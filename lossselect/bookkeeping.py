@@ -1,6 +1,8 @@
 """What must happen in every run, also where a subclass overrides a hook and forgets super()."""
 
+import functools
 import math
+import operator
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
 from .guards import warn_of_no_positives
+from .ranks import of_all_ranks
+from .unrepeated import each_row_once, evaluate_apart, take_each_row_once
 from .watch import check_end
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ class Bookkeeping(Callback):
             )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
+        take_each_row_once(trainer)
         pl_module.watch.finite_at = -1
         check_end(pl_module.net, pl_module.task)
         # Lightning warns that the hook is used where a data module is; it is meant to be
@@ -51,9 +56,16 @@ class Bookkeeping(Callback):
             pl_module.head_bias = None  # a run that goes on has its bias
         if pl_module.needs_counts and (counts := _counts_of(trainer, pl_module)):
             pl_module.use_counts(counts)
+        pl_module.step_mean.alike = _counts_alike(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.train_epoch.reset()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        evaluate_apart(trainer, True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        evaluate_apart(trainer, False)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.val_epoch.reset()
@@ -107,11 +119,6 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, TensorData):
         return data.counts["train"]
-    if trainer.world_size > 1:
-        raise ValueError(
-            "Loss or head_bias wait for the counts of the train labels, of which each of several processes "
-            "would count its own part: module.use_counts(lossselect.count_labels(task, labels)) before fit."
-        )
     trainer.fit_loop.setup_data()
     loader = trainer.train_dataloader
     if not math.isfinite(trainer.num_training_batches):
@@ -119,7 +126,17 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
             "Loss or head_bias wait for the counts of the train labels, and a loader without an end cannot "
             "be counted: module.use_counts(lossselect.count_labels(task, labels)) before fit."
         )
-    return counts_of_loader(module, loader or ())
+    with each_row_once(loader):
+        counts = [part for part in of_all_ranks(counts_of_loader(module, loader or ())) if part]
+    return functools.reduce(operator.add, counts) if counts else None
+
+
+def _counts_alike(trainer: Trainer, module: "TaskModule") -> bool:
+    """Whether each row counts once in the loss, so that equal batches have equal denominators."""
+    data, loss = trainer.datamodule, module.criterion  # type: ignore[attr-defined]
+    if not isinstance(data, TensorData) or data.counts["train"].missing or data.splits.weights is not None:
+        return False
+    return module.task.activation == "sigmoid" or getattr(loss, "weight", None) is None
 
 
 def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
@@ -127,6 +144,8 @@ def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
     epoch.reset()  # and let go of the outputs
     if trainer.state.fn != TrainerFn.FITTING:
         for name, value in values.items():  # validate and test return what they find there
+            if trainer.world_size > 1:  # all processes have the same value already
+                warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{name}'")
             module.log(name, value)
     elif values and not trainer.sanity_checking:
         # what module.log comes to, which takes a third of a millisecond for each
@@ -152,7 +171,7 @@ def _check_weights(trainer: Trainer, module: "TaskModule") -> None:
         return
     module.watch.finite_at = trainer.global_step
     finite = [weight.isfinite().all() for weight in module.parameters() if weight.is_floating_point()]
-    if finite and not bool(torch.stack(finite).all()):
+    if not all(of_all_ranks(not finite or bool(torch.stack(finite).all()))):
         raise ValueError(
             f"Training has diverged: in epoch {module.current_epoch} the weights are no longer finite, and "
             "no further step would mend them. Lower the learning rate, clip gradients "

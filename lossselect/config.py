@@ -1,6 +1,7 @@
 """A run's config, checked before anything is written, and as far as possible before torch is imported."""
 
 import ast
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
@@ -265,11 +266,23 @@ def needs_trainer(config: Mapping[str, Any]) -> bool:
     )
 
 
-def check_trainer(config: Mapping[str, Any]) -> None:
-    """ValueError for a setting of the trainer's; Lightning alone can tell, and takes seconds to import."""
+def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> None:
+    """ValueError for a setting of the trainer's; Lightning alone can tell, and takes seconds to import.
+
+    Args:
+        config: As for `check_config`.
+        sweep: Whether it is one of several jobs.
+    """
     from .trainer import build_trainer
 
-    build_trainer(config["trainer"])
+    ranks = build_trainer(config["trainer"]).world_size
+    if sweep and ranks > 1 and not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys():
+        # Lightning would start a job's other processes with the command of the whole sweep
+        raise ValueError(
+            f"Each job of this sweep (-m) would be {ranks} processes, which it cannot start: "
+            "trainer.devices=1, a run for each setting without -m, or hydra/launcher=submitit_slurm, where "
+            "SLURM starts them."
+        )
 
 
 def _stand_in_task(config: Mapping[str, Any]) -> "Task":

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,21 @@ from typing import Any
 from .guards import GuardWarning
 from .mistakes import message_of
 
-TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+EXPLAINS = "LOSSSELECT_EXPLAINS"
+"""Set for the other processes of a run, as Hydra's switch has been set for them by then."""
+
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and EXPLAINS not in os.environ
 """Hydra's own switch: show tracebacks of the user's mistakes too."""
+
+
+def speaks() -> bool:
+    """Whether this is the first of several processes, which speaks for all, by what their launcher set."""
+    told = os.environ
+    if "RANK" in told:  # torchrun
+        return told["RANK"] == "0"
+    if "LOCAL_RANK" in told:
+        return told["LOCAL_RANK"] == told.get("NODE_RANK", "0") == "0"
+    return told.get("SLURM_PROCID", "0") == told.get("NODE_RANK", "0") == "0"
 
 
 @contextmanager
@@ -24,10 +38,22 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         message = message_of(error, arguments)
+        if not speaks() and _first_ends():
+            sys.exit(1)
         if message is None or TRACEBACKS:
             raise
-        print(message, file=sys.stderr)
+        print(message if speaks() else f"Another of the run's processes: {message}", file=sys.stderr)
         sys.exit(1)
+
+
+def _first_ends() -> bool:
+    """Whether the process that started this one ends too: then it has said what there is to say."""
+    first = os.getppid()
+    for _ in range(20):
+        time.sleep(0.1)
+        if os.getppid() != first:
+            return True
+    return False
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from .kept import KeptOutputs
 from .metric_table import RANKING, ROWS, Seen
 from .metrics import TaskMetric, TaskMetrics, confusion_matrix, make_metrics, per_class
+from .ranks import of_all_ranks
 from .targets import positions_as_rows
 from .tasks import Task
 from .watch import FirstEpoch
@@ -48,6 +49,21 @@ class LossMean(Metric):
     def compute(self) -> Tensor:
         """The scalar."""
         return self.sums[0] / self.sums[1]
+
+
+def has_steps(loss: LossMean, prefix: str) -> bool:
+    """Whether there was a step, which all processes must agree about: they ask each other for the rest.
+
+    Raises:
+        ValueError: some of them had one, others had none.
+    """
+    had = of_all_ranks(loss.update_called)
+    if any(had) and not all(had):
+        raise ValueError(
+            f"Process {had.index(False)} of {len(had)} had no {prefix.strip('/')} batch, and others had "
+            "some: give each one at least."
+        )
+    return all(had)
 
 
 class Epoch:
@@ -100,7 +116,7 @@ class Epoch:
     def compute(self) -> dict[str, Tensor]:
         """Loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
-        if not self.loss.update_called:
+        if not has_steps(self.loss, self.prefix):
             return {}
         metrics: dict[str, TaskMetric] = dict(self.metrics.items(keep_base=True))  # type: ignore[arg-type]
         self.counts = metrics["accuracy"].counts()

@@ -67,9 +67,13 @@ def plan(
     weights = sum(p.numel() for p in module.parameters())
     lines["model"] = f"{type(net).__name__}, {weights:,} weights"
     lines["training"] = (
-        f"at most {trainer.max_epochs} epochs, on {trainer.strategy.root_device}, "
+        f"at most {trainer.max_epochs} epochs, on {trainer.strategy.root_device.type}, "
         f"precision {trainer.precision}"
     )
+    if trainer.world_size > 1:
+        rows = getattr(data, "batch_size", None)
+        each = f" of {rows} rows a batch, {trainer.world_size * rows} a step" if rows else ""
+        lines["training"] += f", by {trainer.world_size} processes{each}"
     return lines
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .ranks import in_turn, of_all_ranks
+
 MOST_KEPT = 10_000_000
 """So many outputs (rows x classes) at most; of more, each row is kept with the same chance."""
 
@@ -15,11 +17,12 @@ class KeptOutputs:
         self._size = 0
         self._share = 1.0
         self._random = torch.Generator().manual_seed(0)
+        self._most = MOST_KEPT // len(of_all_ranks(None))
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Take in rows."""
         self._append(logits.cpu(), target.cpu(), self._share)
-        while self._size > MOST_KEPT:
+        while self._size > self._most:
             parts, self._parts, self._size = self._parts, [], 0
             self._share /= 2
             for part in parts:
@@ -33,8 +36,15 @@ class KeptOutputs:
         self._size += logits.numel()
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
-        """Logits and target; None where there were no rows."""
-        if not self._parts:
+        """Logits and target of all processes' rows; None where there were no rows."""
+        shares = of_all_ranks(self._share)
+        if self._share > min(shares):  # another one has kept fewer
+            parts, self._parts = self._parts, []
+            for part in parts:
+                self._append(*part, min(shares) / self._share)
+        own = [torch.cat(part) for part in zip(*self._parts, strict=True)]
+        those = [part for part in of_all_ranks(own) if part]
+        if not those:
             return None
-        logits, target = zip(*self._parts, strict=True)
-        return torch.cat(logits), torch.cat(target)
+        logits, target = (in_turn(part) for part in zip(*those, strict=True))
+        return logits, target

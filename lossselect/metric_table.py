@@ -91,8 +91,8 @@ class Source(NamedTuple):
 
 
 def _alike(make: Callable[..., Metric], *arguments: Any, **options: Any) -> Callable[[Task], Metric]:
-    """One that is the same for each task."""
-    return lambda task: make(*arguments, **options)
+    """One that is the same for each task; with sums in float64, which do not depend on how rows are dealt."""
+    return lambda task: make(*arguments, **options).set_dtype(torch.double)
 
 
 def _of_torchmetrics(kind: Callable[..., Metric], **options: Any) -> Callable[[Task], Metric]:

@@ -68,11 +68,17 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
             f"The net does not fit its inputs: {str(error).splitlines()[0]}. (HYDRA_FULL_ERROR=1 shows the "
             "traceback.)"
         )
+    if isinstance(error, RuntimeError) and re.search(ALONE, str(error)):
+        return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
     return str(error) if _raised_on_purpose(error.__traceback__) else None
 
 
 MISFIT = r"mat1 and mat2 shapes cannot be multiplied|Given groups=|Expected \dD .*input to conv|running_mean"
 """What torch says of inputs of another width than a layer's."""
+
+
+ALONE = r"Connection (closed|reset) by|Broken pipe|NCCL (error|communicator)|remote process exited"
+"""What torch says where another process does not answer."""
 
 
 def _raised_by(function: Callable[[str], Any], name: str) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .epoch import Epoch
 from .files import whole_file
 from .label_lists import LabelLists
 from .module import TaskModule
+from .ranks import of_all_ranks
 from .tasks import Task
 from .top_epoch import TopEpoch
 from .tuning import tune_decision
@@ -59,17 +61,21 @@ def evaluate(
                 results |= values
         else:
             results |= tune_decision(trainer, module, **given, **decision)
-            store_decision(checkpoint, module)
-            last = Path(checkpoint).with_name("last.ckpt")
-            if last.is_file() and _step_of(last) == _step_of(checkpoint):  # the same weights
-                store_decision(last, module)
+            if trainer.is_global_zero:
+                store_decision(checkpoint, module)
+                last = Path(checkpoint).with_name("last.ckpt")
+                if last.is_file() and _step_of(last) == _step_of(checkpoint):  # the same weights
+                    store_decision(last, module)
+            trainer.strategy.barrier()  # the others read it next
     if is_overridden("test_dataloader", data, LightningDataModule):
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
-        if module.test_epoch.per_class:  # a chunked head has none
+        if module.test_epoch.per_class and trainer.is_global_zero:  # a chunked head has none
             _save_tables(module.test_epoch, folder)
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
+    if not trainer.is_global_zero:
+        return results
     with whole_file(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return results
@@ -129,7 +135,8 @@ def save_predictions(
     batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if batches and isinstance(batches[0], list):  # of several loaders
         batches = [batch for loader in batches for batch in loader]
-    if not batches:
+    batches = _of_all_ranks(batches)
+    if not batches or not trainer.is_global_zero:
         return ""
     if batches[0]["probabilities"].ndim > 2:
         with whole_file(folder / "predictions.pt") as path:
@@ -149,6 +156,22 @@ def save_predictions(
     with whole_file(folder / "predictions.csv") as path:
         inert(columns).write_csv(path)
     return "predictions.csv"
+
+
+def _of_all_ranks(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The batches of all processes; of several a row each, in the order of the data."""
+    parts = of_all_ranks(batches)
+    if len(parts) == 1:
+        return batches
+    rows = [
+        [{name: value[i : i + 1] for name, value in batch.items()} for batch in part for i in _rows(batch)]
+        for part in parts
+    ]
+    return [row for turn in zip_longest(*rows) for row in turn if row is not None]
+
+
+def _rows(batch: dict[str, Tensor]) -> range:
+    return range(len(batch["prediction"]))
 
 
 def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:

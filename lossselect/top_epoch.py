@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .counts import LabelCounts
-from .epoch import HELD_STEPS, LossMean
+from .epoch import HELD_STEPS, LossMean, has_steps
 from .kept import KeptOutputs
 from .tasks import Task
 from .top import TopMetrics, TopOutputs
@@ -48,7 +48,7 @@ class TopEpoch:
     def compute(self) -> dict[str, Tensor]:
         """Loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
-        if not self.loss.update_called:
+        if not has_steps(self.loss, self.prefix):
             return {}
         values = {} if self.metrics is None else self.metrics.compute()
         return {

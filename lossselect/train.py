@@ -34,7 +34,7 @@ from .config import (
     monitor_of,
     needs_trainer,
 )
-from .console import explained, warnings_in_a_line
+from .console import EXPLAINS, TRACEBACKS, explained, speaks, warnings_in_a_line
 from .guards import allow
 from .help import print_help
 from .names import nearest
@@ -68,10 +68,35 @@ def main() -> None:
     ]
     # as `python train.py` has it: the user's own parts are found from their folder, but shadow nothing
     sys.path.append(os.getcwd())
+    if not speaks():
+        _say_nothing()
     # Hydra then raises its errors instead of printing them, and they can be put in better words
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if not TRACEBACKS:
+        os.environ[EXPLAINS] = "1"
     with explained(sys.argv[1:]), warnings_in_a_line():
         run()
+        _leave_others()
+
+
+def _say_nothing() -> None:
+    """Another process of the run speaks for this one, and has the run's folder; errors are still printed."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+    if not any(argument.startswith("hydra.run.dir=") for argument in sys.argv):
+        sys.argv.append("hydra.run.dir=.")
+    if not any(argument.startswith("hydra.output_subdir=") for argument in sys.argv):
+        sys.argv.append("hydra.output_subdir=null")
+    sys.argv.append("~hydra.job_logging.handlers.file")
+    sys.argv.append("hydra.job_logging.root.handlers=[console]")
+
+
+def _leave_others() -> None:
+    """Of several processes those that go without a word may end the others with an error."""
+    if "torch.distributed" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class CheckBeforeRun(Callback):
@@ -102,7 +127,7 @@ class CheckBeforeRun(Callback):
                 of_job = compose(config.hydra.job.config_name, overrides=list(job))
                 # a file is not read again for each seed
                 same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
-                _check(of_job, look_at_data=same not in read)
+                _check(of_job, look_at_data=same not in read, sweep=True)
                 read.add(same)
 
 
@@ -117,7 +142,7 @@ def _nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(1)
 
 
-def _check(config: DictConfig, look_at_data: bool = True) -> None:
+def _check(config: DictConfig, look_at_data: bool = True, sweep: bool = False) -> None:
     """All that can be known without a folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
     plain = plain_values(config)
@@ -132,7 +157,7 @@ def _check(config: DictConfig, look_at_data: bool = True) -> None:
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
     if not config.check_only or "_target_" in config.data or needs_trainer(plain):
-        check_trainer(plain)
+        check_trainer(plain, sweep)
 
 
 def _check_names(config: DictConfig) -> None:
@@ -154,7 +179,7 @@ def run(config: DictConfig) -> None:
             with explained():
                 train(config)
             return
-        _check(config)  # of a sweep not every job has been checked
+        _check(config, sweep="hydra_submitit" not in str(HydraConfig.get().launcher.get("_target_")))
         if config.check_only:
             check_only(config)
         else:
@@ -243,10 +268,11 @@ def train(config: DictConfig) -> None:
     trainer = trainer_of(config, folder)
     print_table("Plan", {**_plan(config, module, data, trainer), "outputs": str(folder)})
     waited = module.needs_counts
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
         forget_results(folder)
     with _interruptions(trainer, folder):
         trainer.fit(module, datamodule=data)
+        folder = Path(trainer.strategy.broadcast(str(folder)))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             print("A few batches went through training and validation. Nothing is kept of that.")
             return

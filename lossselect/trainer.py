@@ -27,11 +27,6 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
         trainer = Trainer(**options, **ours, enable_model_summary=False)
     except Exception as error:  # its checks raise several kinds, all about these settings
         raise ValueError(f"The trainer cannot be built: {error}") from None
-    if trainer.world_size > 1:
-        raise ValueError(
-            f"trainer.devices={options.get('devices')!r} makes {trainer.world_size} processes, and a run has "
-            "one as yet: trainer.devices=1."
-        )
     return trainer
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from .criterion import Loss
 from .decision import decision_options, fit_decision
 from .kept import KeptOutputs
+from .tasks import make_task
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -44,10 +45,6 @@ def tune_decision(
         raise TypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss = module.criterion if isinstance(module.criterion, Loss) else None
     decision_options(**options).goal(module.task, loss)  # before a pass over the rows
-    if trainer.world_size > 1:
-        raise ValueError(
-            "A decision is fitted in one process, which sees all validation rows: Trainer(devices=1)."
-        )
     if module.chunked:
         raise ValueError(
             "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
@@ -73,5 +70,6 @@ def tune_decision(
     finally:
         module.val_epoch.kept = None
     module.untuned = start
-    module.task = fitted
+    # processors may differ in the last digit: all decide as the first one
+    module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
     return results[0]

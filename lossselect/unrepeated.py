@@ -1,0 +1,80 @@
+"""Several processes evaluate each row once."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import RunningStage
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data.distributed import DistributedSampler
+
+EVALUATING = (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
+
+
+def take_each_row_once(trainer: Trainer) -> None:
+    """Let loaders of the user's own give each process its rows of val and test, none of them twice.
+
+    Lightning's sampler gives some rows to two processes, so that all have as many.
+    """
+    connector = trainer._data_connector
+    if trainer.world_size == 1 or "_prepare_dataloader" in vars(connector):
+        return
+    prepare = connector._prepare_dataloader
+
+    def prepared(dataloader: object, shuffle: bool, mode: RunningStage) -> object:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")
+            loader = prepare(dataloader, shuffle, mode)
+        if mode in EVALUATING:
+            repeat_no_row(getattr(loader, "sampler", None))
+        return loader
+
+    connector._prepare_dataloader = prepared  # type: ignore[method-assign]
+
+
+def repeat_no_row(sampler: object) -> None:
+    """Let one of torch's samplers for several processes take each row once.
+
+    Raises:
+        ValueError: fewer rows than processes.
+    """
+    if type(sampler) in (DistributedSampler, DistributedSamplerWrapper) and not sampler.drop_last:  # type: ignore[attr-defined]
+        assert isinstance(sampler, DistributedSampler)
+        rows, ranks = len(sampler.dataset), sampler.num_replicas  # type: ignore[arg-type]
+        if rows < ranks:
+            raise ValueError(
+                f"A loader has {rows} rows for {ranks} processes, and each needs one at least: fewer "
+                "processes (devices), or more rows."
+            )
+        sampler.total_size, sampler.num_samples = rows, len(range(sampler.rank, rows, ranks))
+
+
+@contextmanager
+def each_row_once(loader: Any) -> Iterator[None]:
+    """Within it the loader's sampler takes each row once."""
+    sampler = getattr(loader, "sampler", None)
+    sizes = [getattr(sampler, name, None) for name in ("total_size", "num_samples")]
+    repeat_no_row(sampler)
+    try:
+        yield
+    finally:
+        if isinstance(sampler, DistributedSampler):
+            sampler.total_size, sampler.num_samples = sizes  # type: ignore[assignment]
+
+
+def evaluate_apart(trainer: Trainer, apart: bool) -> None:
+    """Let DDP ask nothing of the other processes in evaluation, where one may have a batch more than another.
+
+    Running means of normalisation, which it would have made equal by the way, are made equal here.
+    """
+    model = trainer.strategy.model
+    if not isinstance(model, DistributedDataParallel):
+        return
+    model.require_forward_param_sync = not apart
+    if apart and model.broadcast_buffers:
+        for buffer in model.module.buffers():
+            dist.broadcast(buffer, 0)

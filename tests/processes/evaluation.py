@@ -1,0 +1,119 @@
+"""What one process finds, and what several find: weights after training, metrics, decision, predictions.
+
+python evaluation.py PROCESSES BATCH_SIZE FILE; the first process writes FILE.
+"""
+
+import sys
+import warnings
+
+import lightning.pytorch as L
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lossselect as ls
+from lossselect.data.module import TensorData
+from lossselect.data.toy import load
+from lossselect.tuning import tune_decision
+
+ROWS = 101
+
+
+def trainer_of(ranks, **options):
+    several = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
+    return L.Trainer(
+        accelerator="cpu",
+        precision="64-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **several,
+        **options,
+    )
+
+
+def users_rows(task):
+    """Rows with holes in their labels."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
+    noisy = inputs + torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
+    if task.name == "multiclass":
+        target = noisy[:, :4].argmax(1)
+        target[torch.rand(ROWS, generator=generator) < 0.2] = -100
+    else:
+        target = (noisy[:, : task.num_outputs] > 0.7).double()
+        target[torch.rand(target.shape, generator=generator) < 0.2] = torch.nan
+    return TensorDataset(inputs, target)
+
+
+def of_user(ranks, batch, task, **options):
+    """Loaders of the user's own, and a net whose running means differ between processes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, task.num_outputs))
+    module = ls.TaskModule(task, net, optimizer={"name": "SGD", "lr": 0.1}, **options)
+    rows = users_rows(task)
+    loader = DataLoader(rows, batch)
+    trainer = trainer_of(ranks, max_epochs=1)
+    found = {"validated": trainer.validate(module, loader, verbose=False)[0]}
+    tune_decision(trainer, module, loader)
+    found["threshold"] = getattr(module.task, "threshold", None)
+    found["temperature"] = module.task.temperature
+    found["tested"] = trainer.test(module, loader, verbose=False)[0]
+    found["per_class"] = module.test_epoch.per_class
+    found["confusion"] = module.test_epoch.confusion_counts
+    counting = trainer_of(ranks, max_epochs=1)
+    counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), head_bias="prior")
+    counting.fit(counted, loader, loader)
+    found["counts"] = counted.counts.to_dict()
+    # while fitting, validation takes the running means of the first process, as a checkpoint does
+    fitting = trainer_of(ranks, max_epochs=1, limit_train_batches=1)
+    fitting.fit(module.train(), loader, loader)
+    fitted = fitting.callback_metrics
+    again = fitting.validate(module, loader, verbose=False)[0]
+    found["same again"] = max(abs(fitted[name] - value) for name, value in again.items())
+    return found
+
+
+def of_ours(ranks, batch):
+    """Data of ours, trained on: `ranks` times the batch is what one process would take."""
+    splits = load("yeast", seed=0, val_fraction=0.2, test_fraction=None)
+    task = ls.Multilabel(14, class_names=splits.class_names)
+    torch.manual_seed(0)
+    module = ls.TaskModule(
+        task,
+        nn.Linear(splits.features.shape[1], 14),
+        {"name": "cross_entropy", "pos_weight": "auto"},
+        {"name": "SGD", "lr": 0.5, "momentum": 0.9},
+        head_bias="prior",
+    )
+    data = TensorData(splits, task, batch)
+    data.seed = 7
+    trainer = trainer_of(ranks, max_epochs=2, accumulate_grad_batches=2)
+    trainer.fit(module, datamodule=data)
+    assert module.step_mean.alike
+    return {
+        "steps": trainer.global_step,
+        "weight": module.net.weight.detach(),
+        "logged": {k: v.item() for k, v in trainer.callback_metrics.items()},
+        "tested": trainer.test(module, datamodule=data, verbose=False)[0],
+    }
+
+
+def main(ranks, batch, file):
+    found = {
+        "multiclass": of_user(ranks, batch, ls.Multiclass(4, missing=-100)),
+        "multilabel": of_user(ranks, batch, ls.Multilabel(5)),
+        "binary": of_user(ranks, batch, ls.Binary()),
+        "ours": of_ours(ranks, batch),
+    }
+    if ranks == 1 or torch.distributed.get_rank() == 0:
+        torch.save(found, file)
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
