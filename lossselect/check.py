@@ -82,12 +82,20 @@ def check_own_data(config: DictConfig) -> None:
         logits = loss.first_logits(counts) if prior else torch.zeros(task.num_outputs)
         if set_head_bias(parts.whole, task, logits) is not None:
             parts.started_from = "the shares of the train labels" if prior else "0"
+    options = plain["trainer"]
+    devices = options.get("devices")
     trainer = SimpleNamespace(
-        max_epochs=plain["trainer"]["max_epochs"],
-        strategy=SimpleNamespace(root_device=_device(plain["trainer"].get("accelerator"))),
-        precision=plain["trainer"].get("precision"),
+        max_epochs=options["max_epochs"],
+        strategy=SimpleNamespace(root_device=torch.device(_device(options.get("accelerator")))),
+        precision=options.get("precision"),
+        world_size=(devices if isinstance(devices, int) and devices > 0 else 1) * options.get("num_nodes", 1),
     )
-    data = SimpleNamespace(splits=splits, counts=own.counts, num_features=splits.features.shape[1])
+    data = SimpleNamespace(
+        splits=splits,
+        counts=own.counts,
+        num_features=splits.features.shape[1],
+        batch_size=config.data.batch_size,
+    )
     decision = decision_of(config, parts) if len(splits.rows["val"]) else None
     print_table("Plan", plan(parts, data, trainer, monitor_of(plain, task), decision))  # type: ignore[arg-type]
     print_table("Labels", label_table(task, own.counts), header=("class", *own.counts))

@@ -190,7 +190,6 @@ MISTAKES = [
     (["task=binary", "scheduler.T_max=null"], "The scheduler cannot take a step with {'name': 'Cosine"),
     (["task=binary", "model.hidden=64"], "hidden must be a list of widths, such as [64], got 64."),
     (["task=binary", "model.hidden=[0]"], "a width of hidden must be a whole number of at least 1, got 0."),
-    (["task=binary", "trainer.devices=2"], "trainer.devices=2 makes 2 processes, and a run has one as yet"),
     (
         ["task=binary", "callbacks.early_stopping.patience=abc"],
         "callbacks.early_stopping.patience must be a whole number of at least 0, got 'abc'.",
