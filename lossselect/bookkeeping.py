@@ -18,6 +18,7 @@ from .counting import counts_of_loader
 from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
+from .going_on import GoingOn
 from .guards import warn_of_no_positives
 from .ranks import of_all_ranks
 from .unrepeated import each_row_once, evaluate_apart, take_each_row_once
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 class Bookkeeping(Callback):
     """Starts and logs the epochs of a `TaskModule`, and puts into a checkpoint what loads it again."""
+
+    def __init__(self) -> None:
+        self.going_on = GoingOn()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.has_bookkeeping = True
@@ -58,8 +62,12 @@ class Bookkeeping(Callback):
             pl_module.use_counts(counts)
         pl_module.step_mean.alike = _counts_alike(trainer, pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.going_on.start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.train_epoch.reset()
+        self.going_on.begin_epoch(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         evaluate_apart(trainer, True)
@@ -109,9 +117,12 @@ class Bookkeeping(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         keep(pl_module, checkpoint)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.going_on.save(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_same_task(checkpoint, pl_module.task)
+        self.going_on.loaded = checkpoint.get("going_on") if trainer.state.fn == TrainerFn.FITTING else None
 
 
 def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:

@@ -1,6 +1,7 @@
 """What an epoch adds up: the loss's numerator and denominator, and the outputs for the metrics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,26 @@ class LossMean(Metric):
     def compute(self) -> Tensor:
         """The scalar."""
         return self.sums[0] / self.sums[1]
+
+
+def metric_state(metric: Metric) -> dict[str, Any]:
+    """What a metric has added up, and how often, on the CPU."""
+    states = {
+        name: [v.cpu() for v in value] if isinstance(value, list) else value.cpu()
+        for name, value in metric.metric_state.items()
+    }
+    return {**states, "updates": metric._update_count, "count": getattr(metric, "count", None)}
+
+
+def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
+    """Let it go on from what `metric_state` returned."""
+    for name in metric.metric_state:
+        value = state[name]
+        moved = [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
+        setattr(metric, name, moved)
+    metric._update_count, metric._computed = state["updates"], None
+    if state["count"] is not None:
+        metric.count = state["count"]  # of a `Ranking`
 
 
 def has_steps(loss: LossMean, prefix: str) -> bool:
@@ -129,6 +150,20 @@ class Epoch:
             **self.metrics.compute(),
             **(self.untuned_metrics.compute() if self.untuned_metrics else {}),
         }
+
+    def state(self) -> list[dict[str, Any]]:
+        """What has been taken in so far, for a checkpoint."""
+        self._flush()
+        return [metric_state(part) for part in self._metrics()]
+
+    def take_up(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from `state`."""
+        for part, values in zip(self._metrics(), state, strict=True):
+            set_metric_state(part, values)
+
+    def _metrics(self) -> Iterator[Metric]:
+        for part in self._parts():
+            yield from part.sources.values() if isinstance(part, TaskMetrics) else (part,)
 
     def reset(self) -> None:
         """Forget the epoch."""

@@ -10,6 +10,7 @@ from torchmetrics import classification as tm
 
 from .metric_table import METRICS, RANKING, SOURCES, Seen, f1
 from .names import lookup
+from .ranks import of_all_ranks
 from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task, as_task
 
@@ -71,8 +72,10 @@ class TaskMetric(Metric):
 
     def value(self, unknown: Tensor) -> Tensor:
         """The scalar, NaN where `unknown`."""
-        if not self.source.update_called:
+        if not any(of_all_ranks(self.source.update_called)):
             return torch.full_like(unknown, torch.nan, dtype=torch.double)
+        # of several processes one may have nothing to add, which torchmetrics would warn of
+        self.source._update_count = max(1, self.source._update_count)
         return self.mean(self.per_class()).masked_fill(unknown, torch.nan)
 
     def per_class(self) -> Tensor:

@@ -4,12 +4,14 @@ AUROC and average precision are exact while small, and in bounded memory when la
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .ranks import of_all_ranks
 from .tasks import IGNORE_INDEX, Task
 
 MOST_EXACT = 10_000_000
@@ -51,8 +53,9 @@ class Ranking(Metric):
         self.truth: list[Tensor]
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("truth", [], dist_reduce_fx="cat")
+        self.bins: Tensor
+        self.add_state("bins", torch.zeros(0, dtype=torch.long), dist_reduce_fx="sum")
         self.count = 0
-        self.bins: Tensor | None = None
 
     def update(self, log_odds: Tensor, truth: Tensor) -> None:
         """Take in log-odds (N, C) and what `task.harden` makes of the target."""
@@ -66,15 +69,21 @@ class Ranking(Metric):
         """Counts (2, C, B) of negatives and positives, -40 first."""
         classes = self.task.num_probabilities
         width = max(LEAST_BINS, min(MOST_BINS, BIN_CELLS // classes))
+        if not self.bins.numel():
+            self.bins = self.bins.new_zeros(2 * classes * width)
         for z, truth in zip(self.scores, self.truth, strict=True):
-            if self.bins is None:
-                self.bins = torch.zeros(2 * classes * width, dtype=torch.long, device=z.device)
             places = ((z.clamp(-WIDEST, WIDEST) + WIDEST) / (2 * WIDEST) * (width - 1)).round().long()
             positive, known = self._by_class(truth)
             cells = (positive.long() * classes + torch.arange(classes, device=z.device)) * width + places
             cells = torch.where(known & ~z.isnan(), cells, -1).flatten()
-            self.bins += torch.bincount(cells + 1, minlength=len(self.bins) + 1)[1:]
+            self.bins = self.bins + torch.bincount(cells + 1, minlength=len(self.bins) + 1)[1:]
         self.scores, self.truth = [], []
+
+    def _sync_dist(self, *arguments: Any, **options: Any) -> None:
+        """Put together what all processes have: in bins where one process would have put it there."""
+        if sum(of_all_ranks(self.count)) > MOST_EXACT:
+            self._put_in_bins()
+        super()._sync_dist(*arguments, **options)
 
     def _by_class(self, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Which outputs (N, C) are positive, and of which it is known."""
@@ -85,11 +94,12 @@ class Ranking(Metric):
 
     def compute(self) -> Tensor:
         """AUROC and average precision of each class, (2, C)."""
-        if self.bins is not None:
-            self._put_in_bins()
+        if self.bins.numel():
+            if isinstance(self.scores, list):
+                self._put_in_bins()
             negatives, positives = self.bins.view(2, self.task.num_probabilities, -1).flip(-1)
             return _areas_of_bins(positives, negatives)
-        if not self.count:
+        if not len(self.scores):
             return torch.full((2, self.task.num_probabilities), torch.nan, dtype=torch.double)
         z, truth = (v if isinstance(v, Tensor) else torch.cat(v) for v in (self.scores, self.truth))
         z, truth = z.t().contiguous(), truth.t().contiguous() if truth.ndim > 1 else truth
@@ -112,7 +122,7 @@ class Ranking(Metric):
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
-        self.count, self.bins = 0, None
+        self.count = 0
 
 
 def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """One mean over all processes and micro-batches of an optimizer step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -61,6 +62,14 @@ class StepMean:
         counts = torch.as_tensor(count, dtype=torch.float64, device=device)
         summed: Tensor = trainer.strategy.reduce(counts, reduce_op="sum")
         return summed
+
+    def state(self) -> dict[str, Any]:
+        """Of a group that has begun, for a checkpoint."""
+        return {"counts": dict(self._counts), "first": self._first}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Go on with the group of `state`."""
+        self._counts, self._first = dict(state["counts"]), state["first"]
 
     def finish(self, module: nn.Module, group: int) -> None:
         """Give the gradients of a group their denominator, before the optimizer takes them.

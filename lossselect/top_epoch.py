@@ -1,11 +1,12 @@
 """What an epoch with a chunked head adds up."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from .counts import LabelCounts
-from .epoch import HELD_STEPS, LossMean, has_steps
+from .epoch import HELD_STEPS, LossMean, has_steps, metric_state, set_metric_state
 from .kept import KeptOutputs
 from .tasks import Task
 from .top import TopMetrics, TopOutputs
@@ -54,6 +55,15 @@ class TopEpoch:
         return {
             f"{self.prefix}{name}": value for name, value in ({"loss": self.loss.compute()} | values).items()
         }
+
+    def state(self) -> list[dict[str, Any]]:
+        """What has been taken in so far, for a checkpoint: of training the loss."""
+        self._flush()
+        return [metric_state(self.loss)]
+
+    def take_up(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from `state`."""
+        set_metric_state(self.loss, state[0])
 
     def reset(self) -> None:
         """Forget the epoch."""

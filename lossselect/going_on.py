@@ -1,0 +1,166 @@
+"""What a run needs to go on from a checkpoint as if it had never stopped, beside what Lightning keeps.
+
+Lightning keeps weights, optimizers, schedulers and counters. Here are random numbers, the place in the
+epoch's rows, gradients of a group that has begun, metrics of the epoch so far, and what was logged last.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from .data.row_batches import RowBatches
+from .ranks import of_all_ranks
+
+if TYPE_CHECKING:
+    from .module import TaskModule
+
+
+class GoingOn:
+    """Takes down the state of a run, and takes it up again."""
+
+    def __init__(self) -> None:
+        self.epoch_began: dict[str, Any] | None = None
+        """The random numbers before the epoch's first batch."""
+        self.loaded: list[dict[str, Any]] | None = None
+        """What each process had taken down, until this one goes on from there."""
+
+    def save(self, trainer: Trainer, module: "TaskModule", checkpoint: dict[str, Any]) -> None:
+        """Put into a checkpoint what is needed."""
+        checkpoint["going_on"] = self._state(trainer, module)
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if progress.completed < progress.ready:
+            _finish_batch(trainer, checkpoint["loops"]["fit_loop"])
+
+    def _state(self, trainer: Trainer, module: "TaskModule") -> list[dict[str, Any]]:
+        """What each process has, as tensors and plain values."""
+        loop = trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current.ready
+        within = 0 < batches < trainer.num_training_batches
+        own = {
+            "batches": batches,
+            "random": _random(),
+            "epoch_began": self.epoch_began if within else None,
+            "should_stop": trainer.should_stop,
+            "train": module.train_epoch.state(),
+            "logged": {
+                name: value.detach().cpu()
+                for name, value in trainer.callback_metrics.items()
+                if isinstance(value, Tensor)
+            },
+        }
+        if within and loop._should_accumulate():
+            own["group"] = module.step_mean.state()
+            own["gradients"] = {
+                name: weight.grad.cpu()
+                for name, weight in module.named_parameters()
+                if weight.grad is not None
+            }
+        return of_all_ranks(own)
+
+    def start(self, trainer: Trainer, module: "TaskModule") -> None:
+        """Before the first batch of fit: go on from where a checkpoint was made."""
+        if self.loaded is None:
+            return
+        own, self.loaded = self._own(trainer), None
+        trainer.callback_metrics.update({k: v.to(module.device) for k, v in own["logged"].items()})
+        # Lightning warns that loaders would begin again
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
+        trainer.should_stop |= own["should_stop"]
+        if own["batches"] == trainer.num_training_batches:
+            # Lightning takes another batch to see that there is none
+            fetcher: Any = trainer.fit_loop._data_fetcher
+            getattr(fetcher, "inner", fetcher).iterator = iter(())
+        module.train_epoch.take_up(own["train"])
+        if own["epoch_began"] is not None:
+            self.epoch_began = own["epoch_began"]
+            _set_random(own["epoch_began"])
+            _skip(trainer, own["batches"])
+        _set_random(own["random"])
+        if "gradients" in own:
+            module.step_mean.take_up(own["group"])
+            for name, weight in module.named_parameters():
+                if name in own["gradients"]:
+                    weight.grad = own["gradients"][name].to(weight)
+
+    def _own(self, trainer: Trainer) -> dict[str, Any]:
+        assert self.loaded is not None
+        before, now = len(self.loaded), trainer.world_size
+        if before != now and self.loaded[0]["epoch_began"] is not None:
+            raise ValueError(
+                f"The checkpoint was made within an epoch of {before} process(es), whose rows are dealt in "
+                f"another way to {now}: go on with {before}, or from a checkpoint of an epoch's end."
+            )
+        return self.loaded[trainer.global_rank % before]
+
+    def begin_epoch(self, trainer: Trainer) -> None:
+        """Remember the random numbers that the order of the rows is drawn from."""
+        self.epoch_began = _random()
+        fetcher = trainer.fit_loop._data_fetcher
+        if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
+            iter(fetcher)  # which else is done before there is a hook, or not at all
+
+
+def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Let the loops' state be that after the batch, with its validation still to come.
+
+    Lightning saves at the end of a batch, before it validates, and going on from there it takes the
+    validation for done, and at the end of an epoch the epoch too.
+    """
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    validates = loop._should_check_val_fx(fetcher)
+    if not (loop._num_ready_batches_reached() or validates):
+        return
+    progress = state["epoch_loop.batch_progress"]
+    for kind in ("total", "current"):
+        progress[kind]["completed"] = progress[kind]["ready"]
+    if validates:
+        validated = state["epoch_loop.val_loop.batch_progress"]
+        done = validated["total"]["completed"]
+        validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+        validated["current"] = dict.fromkeys(validated["current"], 0)
+
+
+def _skip(trainer: Trainer, batches: int) -> None:
+    """Begin the epoch's batches again, and leave out those that have been."""
+    loop, fetcher = trainer.fit_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    loaders = fetcher.combined_loader.flattened
+    ours = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
+    for loader in loaders:
+        _set_sampler_epoch(loader, loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        if ours:
+            loader.sampler.skip = batches
+    iter(fetcher)
+    if not ours:
+        for _ in range(batches):
+            next(getattr(fetcher, "inner", fetcher))  # of blocks of batches
+    fetcher.fetched = 0  # to which Lightning adds what has been
+
+
+def _random() -> dict[str, Any]:
+    """The states of all generators, as tensors and plain values."""
+    states = _collect_rng_states()
+    name, keys, *rest = states["numpy"]
+    version, numbers, gauss = states["python"]
+    states["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
+    states["python"] = [version, torch.tensor(numbers), gauss]
+    return states
+
+
+def _set_random(states: Mapping[str, Any]) -> None:
+    name, keys, *rest = states["numpy"]
+    version, numbers, gauss = states["python"]
+    _set_rng_states(
+        {
+            **states,
+            "numpy": (name, keys.numpy().astype("uint32"), *rest),
+            "python": (version, tuple(numbers.tolist()), gauss),
+        }
+    )

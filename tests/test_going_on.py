@@ -1,0 +1,162 @@
+"""A run that goes on from any of its checkpoints ends as it would have without a stop: to the bit."""
+
+import random
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import lossselect as ls
+from lossselect.data.batches import TensorBatches
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The dirpath has changed", "ignore:Checkpoint directory .* exists", "ignore:Max .*workers"
+)
+
+ROWS, BATCH = 53, 8  # 7 batches, the last one shorter
+
+
+def arrays():
+    inputs = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(1))
+    return inputs, inputs[:, :3].argmax(1)
+
+
+class Noisy(Dataset):
+    """Draws random numbers of all kinds for each row."""
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, row):
+        inputs, target = (values[row] for values in arrays())
+        noise = 0.1 * torch.randn(6) + 0.01 * random.random() + 0.01 * np.random.rand()  # noqa: NPY002
+        return inputs + noise, target
+
+
+LOADERS = {
+    "ours": lambda: TensorBatches(*arrays()).loader(BATCH, shuffle=True, seed=3),
+    "users": lambda: DataLoader(TensorDataset(*arrays()), BATCH, shuffle=True),
+    "noisy": lambda: DataLoader(Noisy(), BATCH, shuffle=True),
+    "workers": lambda: DataLoader(Noisy(), BATCH, shuffle=True, num_workers=2),
+}
+
+
+class Log(Callback):
+    """What was seen when."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.rows["batch", trainer.current_epoch, batch_idx] = float(outputs["loss"])
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.rows["val", trainer.current_epoch, trainer.global_step] = self.numbers(trainer, "val/")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.rows["train", trainer.current_epoch] = self.numbers(trainer, "train/")
+
+    def numbers(self, trainer, prefix):
+        return {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+
+
+def fit(folder, loader, seed, checkpoint=None, of=None, saved=None, extra=lambda: [], **options):
+    for seeded in (torch.manual_seed, random.seed, np.random.seed):
+        seeded(seed)
+    net = nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3)
+    )
+    loss = {"name": "cross_entropy", "weight": [1.0, 2.0, 3.0]}
+    of = {"optimizer": {"name": "AdamW", "lr": 0.02}, **(of or {})}
+    module, log = ls.TaskModule(ls.Multiclass(3), net, loss, **of), Log()
+    keep = ModelCheckpoint(folder, "{epoch}-{step}", save_top_k=-1, **(saved or {}))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*extra(), log, keep],
+        **{"max_epochs": 3, **options},
+    )
+    trainer.fit(module, LOADERS[loader](), DataLoader(TensorDataset(*arrays()), BATCH), ckpt_path=checkpoint)
+    return module, trainer, log.rows
+
+
+EACH_STEP = {"every_n_train_steps": 1}
+PLATEAU = {"scheduler": {"name": "ReduceLROnPlateau", "patience": 0, "threshold": 0.05}}
+OF_TRAIN = {"scheduler": {**PLATEAU["scheduler"], "monitor": "train/loss"}}
+
+
+def stopping():
+    return [EarlyStopping("val/loss", patience=1, min_delta=0.01)]
+
+
+def blocks():
+    return [ls.StepsPerExecution(3)]
+
+
+CASES = {
+    "after each epoch": {},
+    "after each step": {"saved": EACH_STEP},
+    "at the train epoch's end": {"saved": {"save_on_train_epoch_end": True}, "of": OF_TRAIN},
+    "validated within epochs": {"val_check_interval": 3},
+    "validated within epochs, each step": {"val_check_interval": 3, "saved": EACH_STEP},
+    "validated across epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None, "saved": EACH_STEP},
+    "validated every other epoch": {"check_val_every_n_epoch": 2, "max_epochs": 4, "saved": EACH_STEP},
+    "not validated": {"limit_val_batches": 0, "saved": EACH_STEP},
+    "accumulated": {"accumulate_grad_batches": 3, "saved": EACH_STEP},
+    "within a group": {"accumulate_grad_batches": 3, "val_check_interval": 2},
+    "a schedule of steps": {
+        "saved": EACH_STEP,
+        "of": {"scheduler": {"name": "OneCycleLR", "max_lr": 0.05, "total_steps": 30}},
+    },
+    "a schedule by a metric": {"of": PLATEAU},
+    "a schedule by a metric, each step": {"of": PLATEAU, "saved": EACH_STEP},
+    "stopped early": {"extra": stopping, "max_epochs": 8},
+    "a few batches": {"limit_train_batches": 4, "saved": EACH_STEP},
+    "mixed": {"of": {"mix": "mixup"}, "saved": EACH_STEP},
+    "in blocks": {"extra": blocks, "saved": {"every_n_train_steps": 2}},
+    "in blocks, validated within epochs": {"extra": blocks, "val_check_interval": 2},
+}
+WITH_WORKERS = ("validated within epochs", "after each epoch")
+
+
+@pytest.mark.parametrize(
+    ("loader", "case"),
+    [(loader, case) for loader in LOADERS for case in (WITH_WORKERS if loader == "workers" else CASES)],
+)
+def test_from_each_checkpoint(loader, case, tmp_path):
+    options = CASES[case]
+    module, trainer, rows = fit(tmp_path / "whole", loader, 0, **options)
+    checkpoints = sorted((tmp_path / "whole").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(checkpoints) >= 3
+    for checkpoint in checkpoints[:: 1 if loader == "noisy" else 2]:
+        again, trainer2, rows2 = fit(tmp_path / "again", loader, 99, checkpoint, **options)
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, again.state_dict()[key]), (checkpoint.name, key)
+        assert trainer.global_step == trainer2.global_step, checkpoint.name
+        (group,), (group2,) = (t.optimizers[0].param_groups for t in (trainer, trainer2))
+        assert group["lr"] == group2["lr"], checkpoint.name
+        assert {key: rows[key] for key in rows2} == rows2, checkpoint.name
+        first = min((key[1:] for key in rows2 if key[0] == "batch"), default=(99,))
+        later = {key for key in rows if key[0] == "batch" and key[1:] >= first}
+        assert later <= rows2.keys(), checkpoint.name
+        steps = [trainer2.global_step] if first == (99,) else [0]
+        validated = {key for key in rows if key[0] == "val" and key[1] >= first[0] and key[2] > max(steps)}
+        assert not [key for key in validated if key not in rows2 and key[1] > first[0]], checkpoint.name
+
+
+def test_other_weights_without_what_is_kept(tmp_path, monkeypatch):
+    """The test can fail: without random numbers and place it does."""
+    monkeypatch.setattr("lossselect.going_on.GoingOn.start", lambda *_: None)
+    module, _, _ = fit(tmp_path / "whole", "users", 0, val_check_interval=3)
+    checkpoint = min((tmp_path / "whole").glob("*.ckpt"))
+    with pytest.warns(UserWarning, match="resuming from a checkpoint that ended before the epoch ended"):
+        again, _, _ = fit(tmp_path / "again", "users", 99, checkpoint, val_check_interval=3)
+    assert not torch.equal(module.net[0].weight, again.net[0].weight)
