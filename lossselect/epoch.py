@@ -109,6 +109,8 @@ class Epoch:
         self.loss = LossMean()
         self._held: list[tuple[Tensor, Tensor | int, Tensor, Tensor]] = []
         self._held_bytes = 0
+        self._known: dict[str, Tensor] | None = None
+        """What comes of a complete epoch of another process, which went on to here."""
         self.kept: KeptOutputs | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
         self.per_class: dict[str, Tensor] = {}
@@ -137,6 +139,8 @@ class Epoch:
     def compute(self) -> dict[str, Tensor]:
         """Loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
+        if self._known is not None:
+            return self._known
         if not has_steps(self.loss, self.prefix):
             return {}
         metrics: dict[str, TaskMetric] = dict(self.metrics.items(keep_base=True))  # type: ignore[arg-type]
@@ -151,15 +155,19 @@ class Epoch:
             **(self.untuned_metrics.compute() if self.untuned_metrics else {}),
         }
 
-    def state(self) -> list[dict[str, Any]]:
-        """What has been taken in so far, for a checkpoint."""
+    def state(self, complete: bool) -> dict[str, Any]:
+        """What has been taken in so far, for a checkpoint; of a complete epoch what comes of it."""
+        if complete:
+            return {"values": self.compute()}
         self._flush()
-        return [metric_state(part) for part in self._metrics()]
+        return {"sums": [metric_state(part) for part in self._metrics()]}
 
-    def take_up(self, state: Sequence[Mapping[str, Any]]) -> None:
+    def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        for part, values in zip(self._metrics(), state, strict=True):
-            set_metric_state(part, values)
+        self._known = state.get("values")
+        if "sums" in state:
+            for part, values in zip(self._metrics(), state["sums"], strict=True):
+                set_metric_state(part, values)
 
     def _metrics(self) -> Iterator[Metric]:
         for part in self._parts():
@@ -167,6 +175,7 @@ class Epoch:
 
     def reset(self) -> None:
         """Forget the epoch."""
+        self._known = None
         if not self._held and not self.loss.update_called:
             return  # it has been forgotten
         self._held, self._held_bytes = [], 0

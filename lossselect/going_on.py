@@ -41,13 +41,13 @@ class GoingOn:
         """What each process has, as tensors and plain values."""
         loop = trainer.fit_loop
         batches = loop.epoch_loop.batch_progress.current.ready
-        within = 0 < batches < trainer.num_training_batches
+        within = batches < trainer.num_training_batches
         own = {
             "batches": batches,
             "random": _random(),
             "epoch_began": self.epoch_began if within else None,
             "should_stop": trainer.should_stop,
-            "train": module.train_epoch.state(),
+            "train": module.train_epoch.state(complete=not within),
             "logged": {
                 name: value.detach().cpu()
                 for name, value in trainer.callback_metrics.items()

@@ -1,6 +1,6 @@
 """What an epoch with a chunked head adds up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -56,14 +56,14 @@ class TopEpoch:
             f"{self.prefix}{name}": value for name, value in ({"loss": self.loss.compute()} | values).items()
         }
 
-    def state(self) -> list[dict[str, Any]]:
+    def state(self, complete: bool) -> dict[str, Any]:
         """What has been taken in so far, for a checkpoint: of training the loss."""
         self._flush()
-        return [metric_state(self.loss)]
+        return {"sums": [metric_state(self.loss)]}
 
-    def take_up(self, state: Sequence[Mapping[str, Any]]) -> None:
+    def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        set_metric_state(self.loss, state[0])
+        set_metric_state(self.loss, state["sums"][0])
 
     def reset(self) -> None:
         """Forget the epoch."""

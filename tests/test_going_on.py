@@ -65,12 +65,10 @@ class Log(Callback):
         return {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
 
 
-def fit(folder, loader, seed, checkpoint=None, of=None, saved=None, extra=lambda: [], **options):
+def fit(folder, loader, seed, checkpoint=None, of=None, saved=None, extra=list, **options):
     for seeded in (torch.manual_seed, random.seed, np.random.seed):
         seeded(seed)
-    net = nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3)
-    )
+    net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
     loss = {"name": "cross_entropy", "weight": [1.0, 2.0, 3.0]}
     of = {"optimizer": {"name": "AdamW", "lr": 0.02}, **(of or {})}
     module, log = ls.TaskModule(ls.Multiclass(3), net, loss, **of), Log()
