@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .module import TaskModule
     from .positives import Positives
     from .rules import propose_loss
+    from .stopping import SaveAndStop
     from .tasks import (
         TASKS,
         Binary,
@@ -57,6 +58,7 @@ _HOME = {
     "select_loss": "criterion",
     "make_metrics": "metrics",
     "TaskModule": "module",
+    "SaveAndStop": "stopping",
     "StepsPerExecution": "execution",
     "ChunkedLinear": "chunked",
     "top_metric_names": "top_names",
@@ -76,6 +78,7 @@ __all__ = [
     "Multiclass",
     "Multilabel",
     "Positives",
+    "SaveAndStop",
     "StepsPerExecution",
     "Task",
     "TaskModule",

@@ -27,15 +27,19 @@ class GoingOn:
     def __init__(self) -> None:
         self.epoch_began: dict[str, Any] | None = None
         """The random numbers before the epoch's first batch."""
+        self.validation_began: dict[str, Any] = {}
+        """The random numbers before the last validation."""
         self.loaded: list[dict[str, Any]] | None = None
         """What each process had taken down, until this one goes on from there."""
 
     def save(self, trainer: Trainer, module: "TaskModule", checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what is needed."""
         checkpoint["going_on"] = self._state(trainer, module)
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        if progress.completed < progress.ready:
-            _finish_batch(trainer, checkpoint["loops"]["fit_loop"])
+        loop, state = trainer.fit_loop.epoch_loop, checkpoint["loops"]["fit_loop"]
+        if loop.batch_progress.current.completed < loop.batch_progress.current.ready:
+            _finish_batch(trainer, state)
+        elif _validates(trainer):
+            _validate_again(state)
 
     def _state(self, trainer: Trainer, module: "TaskModule") -> list[dict[str, Any]]:
         """What each process has, as tensors and plain values."""
@@ -44,7 +48,7 @@ class GoingOn:
         within = batches < trainer.num_training_batches
         own = {
             "batches": batches,
-            "random": _random(),
+            "random": self.validation_began if _validates(trainer) else _random(),
             "epoch_began": self.epoch_began if within else None,
             "should_stop": trainer.should_stop,
             "train": module.train_epoch.state(complete=not within),
@@ -98,6 +102,17 @@ class GoingOn:
             )
         return self.loaded[trainer.global_rank % before]
 
+    def watch(self, trainer: Trainer) -> None:
+        """Remember the random numbers before each validation, which draws some before there is a hook."""
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        run = type(loop).run
+
+        def watched() -> Any:
+            self.validation_began = _random()
+            return run(loop)
+
+        loop.run = watched  # type: ignore[method-assign]
+
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""
         self.epoch_began = _random()
@@ -121,10 +136,21 @@ def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:
     for kind in ("total", "current"):
         progress[kind]["completed"] = progress[kind]["ready"]
     if validates:
-        validated = state["epoch_loop.val_loop.batch_progress"]
-        done = validated["total"]["completed"]
-        validated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
-        validated["current"] = dict.fromkeys(validated["current"], 0)
+        _validate_again(state)
+
+
+def _validates(trainer: Trainer) -> bool:
+    """Whether a validation has begun and not ended."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current
+    return trainer.validating and progress.completed < progress.ready
+
+
+def _validate_again(state: dict[str, Any]) -> None:
+    """Let the loops' state be that of a validation of which no batch is done."""
+    progress = state["epoch_loop.val_loop.batch_progress"]
+    done = progress["total"]["completed"]
+    progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+    progress["current"] = dict.fromkeys(progress["current"], 0)
 
 
 def _skip(trainer: Trainer, batches: int) -> None:

@@ -1,6 +1,8 @@
 """A run that goes on from any of its checkpoints ends as it would have without a stop: to the bit."""
 
+import os
 import random
+import signal
 
 import lightning.pytorch as L
 import numpy as np
@@ -148,6 +150,70 @@ def test_from_each_checkpoint(loader, case, tmp_path):
         steps = [trainer2.global_step] if first == (99,) else [0]
         validated = {key for key in rows if key[0] == "val" and key[1] >= first[0] and key[2] > max(steps)}
         assert not [key for key in validated if key not in rows2 and key[1] > first[0]], checkpoint.name
+
+
+class Told(Callback):
+    """Sends a signal to this process at the n-th batch, of training and of validation."""
+
+    def __init__(self, at, which=signal.SIGTERM):
+        self.left, self.which = at, which
+
+    def count(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.which)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.count()
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if not trainer.sanity_checking:
+            self.count()
+
+
+SIGNALLED = {
+    "plain": {},
+    "validated within epochs, in groups": {"val_check_interval": 2, "accumulate_grad_batches": 3},
+    "a schedule by a metric": {"of": PLATEAU},
+    "in blocks": {"extra": blocks},
+}
+
+
+@pytest.mark.parametrize("loader", ["ours", "noisy"])
+@pytest.mark.parametrize("case", SIGNALLED)
+def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
+    options = {"max_epochs": 2, **SIGNALLED[case]}
+    extra = options.pop("extra", list)
+    path = tmp_path / "stopped.ckpt"
+    told = 0
+    module, _, rows = fit(tmp_path, loader, 0, extra=extra, **options)
+    while (told := told + 1) < 99:
+        callbacks = [*extra(), ls.SaveAndStop(path), Told(told)]
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        code = 0
+        try:
+            fit(tmp_path, loader, 0, extra=lambda callbacks=callbacks: callbacks, **options)
+        except SystemExit as stopped:
+            code = stopped.code
+        if not code:
+            break  # it was at the last batch, or there are not so many
+        assert code == 143
+        assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+        again, _, rows2 = fit(tmp_path, loader, 99, path, extra=extra, **options)
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, again.state_dict()[key]), (told, key)
+        assert {key: rows[key] for key in rows2} == rows2, told
+        path.unlink()
+    assert told >= 8
+
+
+def test_ctrl_c(tmp_path):
+    path = tmp_path / "stopped.ckpt"
+    with pytest.raises(SystemExit) as stopped:
+        fit(tmp_path, "users", 0, extra=lambda: [ls.SaveAndStop(path), Told(3, signal.SIGINT)])
+    assert stopped.value.code == 130
+    assert str(stopped.value) == f"SIGINT: saved {path}"
+    assert torch.load(path)["global_step"] == 3
 
 
 def test_other_weights_without_what_is_kept(tmp_path, monkeypatch):
