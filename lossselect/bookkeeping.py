@@ -54,6 +54,7 @@ class Bookkeeping(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.going_on.check(trainer)
         self.going_on.watch(trainer)
         if pl_module.head_bias == "zero" and trainer.ckpt_path is None:
             pl_module._start_head(torch.zeros(pl_module.task.num_outputs), "0")

@@ -154,7 +154,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         cause = str(error).partition("\n")[0] if isinstance(error, _SPEAKING) else ""
-        cause = cause or "it was not written by torch.save, or is cut short."
+        if not cause or cause.startswith("Weights only load failed"):  # and what torch advises then
+            cause = "it was not written by torch.save, or is cut short."
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             cause = f"it holds more than tensors and plain values, {found[1]} for one."
         raise ValueError(

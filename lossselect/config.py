@@ -32,6 +32,7 @@ SETTINGS = (
     "experiment",
     "seed",
     "monitor",
+    "resume",
     "check_only",
     "allow",
     "head",
@@ -96,6 +97,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
     _check_trainer_names(config["trainer"])
     _check_callbacks(config.get("callbacks") or {})
+    if not isinstance(config.get("resume"), str | None):
+        raise TypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
     if not isinstance(config["check_only"], bool):
         raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
     if not isinstance(config["allow"], str | list | None):

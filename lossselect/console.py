@@ -38,7 +38,7 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         message = message_of(error, arguments)
-        if not speaks() and _first_ends():
+        if not speaks() and first_ends():
             sys.exit(1)
         if message is None or TRACEBACKS:
             raise
@@ -46,10 +46,14 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(1)
 
 
-def _first_ends() -> bool:
-    """Whether the process that started this one ends too: then it has said what there is to say."""
+def first_ends(patience: float = 2) -> bool:
+    """Whether the process that started this one ends too: then it has said what there is to say.
+
+    Args:
+        patience: How many seconds to wait for that.
+    """
     first = os.getppid()
-    for _ in range(20):
+    for _ in range(int(patience * 10)):
         time.sleep(0.1)
         if os.getppid() != first:
             return True

@@ -48,6 +48,7 @@ class GoingOn:
         within = batches < trainer.num_training_batches
         own = {
             "batches": batches,
+            "made": _made(trainer),
             "random": self.validation_began if _validates(trainer) else _random(),
             "epoch_began": self.epoch_began if within else None,
             "should_stop": trainer.should_stop,
@@ -66,6 +67,14 @@ class GoingOn:
                 if weight.grad is not None
             }
         return of_all_ranks(own)
+
+    def check(self, trainer: Trainer) -> None:
+        """ValueError where another optimizer or scheduler would go on from a checkpoint's."""
+        if self.loaded is not None and (made := self.loaded[0]["made"]) != _made(trainer):
+            raise ValueError(
+                f"The checkpoint is of a run with {', '.join(made)}, and this one has "
+                f"{', '.join(_made(trainer))}: go on with the same, or begin anew."
+            )
 
     def start(self, trainer: Trainer, module: "TaskModule") -> None:
         """Before the first batch of fit: go on from where a checkpoint was made."""
@@ -119,6 +128,12 @@ class GoingOn:
         fetcher = trainer.fit_loop._data_fetcher
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which else is done before there is a hook, or not at all
+
+
+def _made(trainer: Trainer) -> list[str]:
+    """The names of optimizers and schedulers."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [type(part).__name__ for part in (*trainer.optimizers, *schedulers)]
 
 
 def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:

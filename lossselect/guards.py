@@ -13,6 +13,7 @@ from .names import lookup, some
 GUARDS = {
     "absent_class": "a class or label that no train row has",
     "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",
+    "damaged_checkpoint": "a checkpoint that resume=auto passes over, as it cannot be read",
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
     "label_everywhere": "a label that every train row has",

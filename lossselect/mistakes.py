@@ -68,6 +68,12 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
             f"The net does not fit its inputs: {str(error).splitlines()[0]}. (HYDRA_FULL_ERROR=1 shows the "
             "traceback.)"
         )
+    if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
+        lines = [line.strip() for line in str(error).splitlines()]
+        return (
+            f"The checkpoint does not fit the net: {lines[1]} The settings of model= and head= must be those "
+            "of the run that it is of."
+        )
     if isinstance(error, RuntimeError) and re.search(ALONE, str(error)):
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
     return str(error) if _raised_on_purpose(error.__traceback__) else None

@@ -216,6 +216,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
 
     from .optim import best_mode
     from .progress import ProgressBar
+    from .stopping import SaveAndStop
     from .trainer import NeedsValidation, build_trainer
 
     best = ModelCheckpoint(
@@ -234,6 +235,8 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     for name, entry in (config.get("callbacks") or {}).items():
         if entry and entry.get("monitor") != "epoch":  # which is better with each epoch, and stops nothing
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
+    if keeps:
+        callbacks.append(SaveAndStop(folder / "checkpoints" / "last.ckpt"))
     options = plain_values(config.trainer)
     if (steps := options.get("steps_per_execution", 1)) > 1:
         from .execution import StepsPerExecution

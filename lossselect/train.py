@@ -5,6 +5,7 @@ A misspelt config is answered before torch is imported, most others before light
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ from .config import (
     monitor_of,
     needs_trainer,
 )
-from .console import EXPLAINS, TRACEBACKS, explained, speaks, warnings_in_a_line
+from .console import EXPLAINS, TRACEBACKS, explained, first_ends, speaks, warnings_in_a_line
 from .guards import allow
 from .help import print_help
 from .names import nearest
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
 
     from .module import TaskModule
+    from .tasks import Task
 
 
 def main() -> None:
@@ -156,8 +158,33 @@ def _check(config: DictConfig, look_at_data: bool = True, sweep: bool = False) -
         monitor = monitor_of(plain, own.task)
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
+        _check_resume(config, sweep, own.task)
+    elif config.resume:
+        _check_resume(config, sweep)
     if not config.check_only or "_target_" in config.data or needs_trainer(plain):
         check_trainer(plain, sweep)
+
+
+def _check_resume(config: DictConfig, sweep: bool, task: "Task | None" = None) -> None:
+    """ValueError, FileNotFoundError where there can be nothing to go on from."""
+    if config.resume is None:
+        return
+    if config.resume != "auto":
+        from .checkpoint import check_same_task, read_checkpoint
+
+        checkpoint = read_checkpoint(config.resume)
+        if task is not None:
+            check_same_task(checkpoint, task)
+        if "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
+            raise ValueError(f"{config.resume} holds weights alone, of which no run goes on.")
+        return
+    hydra_config = config.get("hydra") or HydraConfig.get()
+    setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    if not any(given.startswith(f"{setting}=") for given in hydra_config.overrides.hydra):
+        raise ValueError(
+            "resume=auto goes on from the newest checkpoint in the run's folder, and without "
+            f"{setting}=FOLDER each run has a new one."
+        )
 
 
 def _check_names(config: DictConfig) -> None:
@@ -260,18 +287,28 @@ def train(config: DictConfig) -> None:
     """What `run` does, given the composed config."""
     folder = Path(HydraConfig.get().runtime.output_dir)
 
-    from .checkpoint import read_checkpoint
+    from .checkpoint import check_same_task, read_checkpoint
     from .explain import decision_lines, loss_lines, print_table
     from .outputs import evaluate, forget_results, save_predictions, tunes
+    from .resume import keep_log, resumed_from
 
     module, data = prepare(config)
     trainer = trainer_of(config, folder)
-    print_table("Plan", {**_plan(config, module, data, trainer), "outputs": str(folder)})
+    lines = {**_plan(config, module, data, trainer), "outputs": str(folder)}
+    start = resumed_from(config.resume, folder)
+    if start is not None:
+        check_same_task(start[1], module.task)
+        lines["resumed"] = f"from {start[0]}, after {start[1]['global_step']} steps"
+    elif config.resume:
+        lines["resumed"] = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
+    print_table("Plan", lines)
     waited = module.needs_counts
     if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
         forget_results(folder)
     with _interruptions(trainer, folder):
-        trainer.fit(module, datamodule=data)
+        if start is not None:
+            keep_log(trainer, start[1])
+        trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             print("A few batches went through training and validation. Nothing is kept of that.")
@@ -296,17 +333,37 @@ def train(config: DictConfig) -> None:
 
 @contextmanager
 def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
-    """Ctrl-C, of which Lightning makes exit code 1 without a word: what is left of the run is said."""
+    """What is left of a run that a signal has ended is said; exit codes are 143 and 130."""
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
-    except SystemExit:
-        if not trainer.interrupted:
+    except SystemExit as stopped:
+        if not (stopped.code == 143 or (isinstance(stopped.code, int) and trainer.interrupted)):
             raise
-        names = sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt"))
-        left = ", ".join(names) or "no checkpoint yet"
-        raise KeyboardInterrupt(
-            f"Interrupted after {trainer.global_step} steps. In {folder}: {left}."
-        ) from None
+        if not speaks():
+            first_ends(patience=8)  # else Lightning might kill it before it has said what there is to say
+            raise
+        said = _what_is_left(trainer, folder, getattr(stopped, "path", None))
+        if stopped.code != 143:
+            raise KeyboardInterrupt(f"Interrupted {said}") from None
+        print(f"Terminated {said}", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _what_is_left(trainer: "Trainer", folder: Path, saved: Path | None) -> str:
+    """Of a run that was ended after so many steps; `saved` is the checkpoint that was made for that."""
+    names = sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt"))
+    left = f"after {trainer.global_step} steps. In {folder}: {', '.join(names) or 'no checkpoint yet'}."
+    if saved is not None:
+        left += f" To go on: the same settings, hydra.run.dir={folder} resume=auto."
+    return left
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    """While nothing can be saved, SIGTERM ends the process as a signal that is handled does."""
+    sys.exit(128 + signum)
 
 
 def _best_checkpoint(trainer: "Trainer") -> str:

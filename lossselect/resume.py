@@ -1,0 +1,90 @@
+"""From which checkpoint a run goes on, and what stays of its log."""
+
+import csv
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from .checkpoint import read_checkpoint
+from .guards import warn
+
+
+def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that `resume=...` means, and its content; None where the run begins.
+
+    Args:
+        setting: A file, or "auto": the newest whole one in the run's folder, if there is any.
+        folder: The run's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read, or "auto" finds some and can read none.
+    """
+    if setting is None:
+        return None
+    if setting != "auto":
+        return Path(setting), read_checkpoint(setting)
+    found: list[tuple[Path, dict[str, Any]]] = []
+    damaged: list[str] = []
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        try:
+            found.append((path, read_checkpoint(path)))
+        except ValueError as error:
+            damaged.append(str(error))
+    if damaged and not found:
+        raise ValueError(f"resume=auto finds no checkpoint that can be read. {' '.join(damaged)}")
+    for said in damaged:
+        warn("damaged_checkpoint", f"{said} An older checkpoint is taken.")
+    if not found:
+        return None
+    return max(found, key=lambda one: (_progress(one[1]), one[0].stat().st_mtime_ns))
+
+
+def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:
+    """How far the run had come: steps, batches, epochs."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    batches = loops.get("epoch_loop.batch_progress", {}).get("total", {}).get("completed", 0)
+    return checkpoint.get("global_step", 0), batches, checkpoint.get("epoch", 0)
+
+
+def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Keep the rows of metrics.csv from before the checkpoint: Lightning's logger begins with an empty file.
+
+    Args:
+        trainer: With its loggers.
+        checkpoint: That the run goes on from.
+    """
+    step = checkpoint["global_step"]
+    again = _logged_again(checkpoint)
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger) or not trainer.is_global_zero:
+            continue
+        path = Path(logger.log_dir) / "metrics.csv"
+        rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [*csv.DictReader(file)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Experiment logs directory")
+            writer = logger.experiment
+        writer.metrics = [
+            row
+            for row in rows
+            if int(row["step"]) < step - 1
+            or (int(row["step"]) == step - 1 and not any(row.get(name) for name in again))
+        ]
+        logger.save()
+
+
+def _logged_again(checkpoint: Mapping[str, Any]) -> list[str]:
+    """What is still to be logged of the checkpoint's step."""
+    validated = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    again = ["val/loss"] if validated["ready"] > validated["processed"] else []
+    state: Any = checkpoint.get("going_on")
+    if state and state[0]["train"].get("values"):
+        again.append("train/loss")
+    return again
