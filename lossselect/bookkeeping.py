@@ -86,6 +86,7 @@ class Bookkeeping(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if pl_module.automatic_optimization:
             pl_module.step_mean.finish(pl_module, trainer.accumulate_grad_batches)
+        pl_module.finite.look(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -120,6 +121,8 @@ class Bookkeeping(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         keep(pl_module, checkpoint)
         if trainer.state.fn == TrainerFn.FITTING:
+            pl_module.finite.answered(pl_module)
+            _check_weights(trainer, pl_module)
             self.going_on.save(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ SETTINGS = (
     "seed",
     "monitor",
     "resume",
+    "on_nonfinite",
     "check_only",
     "allow",
     "head",
@@ -99,6 +100,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config.get("resume"), str | None):
         raise TypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
+    if config["on_nonfinite"] not in ("stop", "skip"):
+        raise ValueError(f"on_nonfinite must be stop or skip, got {config['on_nonfinite']!r}.")
     if not isinstance(config["check_only"], bool):
         raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
     if not isinstance(config["allow"], str | list | None):

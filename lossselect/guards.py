@@ -29,6 +29,7 @@ GUARDS = {
     "row_number": "a column of features that counts the rows",
     "several_labels": "labels that look like several in one cell",
     "similar_labels": "labels that differ in case, or in how the same number is written",
+    "skipped_step": "steps that on_nonfinite=skip leaves out",
     "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
     "unlike_train": "cells of a feature that are of an unknown category, or missing where no train row is",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not their own",

@@ -19,6 +19,7 @@ from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
 from .data.batches import Block
 from .epoch import Epoch
+from .finite import FiniteWatch
 from .head import set_head_bias, use_chunked
 from .kept import KeptOutputs
 from .loading import rebuilt
@@ -61,6 +62,8 @@ class TaskModule(Recorded, LightningModule):
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
             loss go through some outputs at a time, and nothing of (N, num_outputs) is ever held. Targets may
             then be `Positives`; metrics are `top_metric_names(task)`. None is "dense".
+        on_nonfinite: What becomes of a step whose loss or gradient is NaN or infinite: "stop" ends fit and
+            says where that began, "skip" leaves the step out, up to 10 in a row.
 
     What the train labels tell (`loss="auto"`, `weight="balanced"`, `pos_weight="auto"`, `head_bias="prior"`)
     is counted when fit starts: by the data module, where it is one of ours, else by one pass through the
@@ -93,6 +96,7 @@ class TaskModule(Recorded, LightningModule):
         head_bias: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
+        on_nonfinite: str = "stop",
     ) -> None:
         super().__init__()
         # for loggers, which write them as text
@@ -113,6 +117,7 @@ class TaskModule(Recorded, LightningModule):
         self.has_bookkeeping = False
         self.compiled_step: CompiledStep | None = None
         self.step_mean = StepMean()
+        self.finite = FiniteWatch(on_nonfinite)
         self.watch = OutputWatch()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
@@ -208,6 +213,7 @@ class TaskModule(Recorded, LightningModule):
         """The loss of a batch."""
         if self.mix is not None:
             batch = self.mix(self._encoded(batch), self.task)
+        self.finite.begin(self, batch, batch_idx)
         loss, total, count = self._step(batch, self.train_epoch)
         return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, total, count)
 
@@ -267,7 +273,8 @@ class TaskModule(Recorded, LightningModule):
                 loss, total, count = chunked_loss(self.criterion, logits, target, weight, seen)
             else:
                 loss, total, count = self._loss(seen, target, weight)
-        epoch.update(total, count, seen, target)
+        if epoch is not self.train_epoch or self.finite.take(loss):
+            epoch.update(total, count, seen, target)
         return loss, total, count
 
     def compile(self, **options: Any) -> None:

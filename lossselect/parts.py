@@ -217,7 +217,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     from .optim import best_mode
     from .progress import ProgressBar
     from .stopping import SaveAndStop
-    from .trainer import NeedsValidation, build_trainer
+    from .trainer import CanSave, NeedsValidation, build_trainer
 
     best = ModelCheckpoint(
         folder / "checkpoints",
@@ -231,7 +231,8 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     )
     # a smoke test must leave what is there
     keeps = not config.trainer.get("fast_dev_run")
-    callbacks: list[Any] = [best, NeedsValidation(config.monitor)] if keeps else []
+    checks = [NeedsValidation(config.monitor), CanSave(folder / "checkpoints")]
+    callbacks: list[Any] = [best, *checks] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
         if entry and entry.get("monitor") != "epoch":  # which is better with each epoch, and stops nothing
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))

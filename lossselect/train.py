@@ -237,6 +237,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
         config.head_bias,
         spec_of(config.mix),
         head,
+        config.on_nonfinite,
     )
     if compile_by := config.trainer.get("compile"):
         import torch

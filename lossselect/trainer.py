@@ -2,13 +2,16 @@
 
 import inspect
 import logging
+import shutil
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .config import OF_A_RUN, OF_STEPS
+from .files import whole_file
 from .names import check_options
 
 
@@ -43,6 +46,38 @@ class NeedsValidation(Callback):
                 "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
                 "monitor=train/loss."
             )
+
+
+class CanSave(Callback):
+    """Ends a run before its first step where its checkpoints could not be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        weights = sum(weight.nbytes for weight in pl_module.parameters())
+        # an optimizer may keep two numbers for each weight
+        check_room(self.folder, 3 * weights)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """OSError where a file of `size` bytes cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            f"A checkpoint takes about {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are left in {folder}. "
+            "Make room, or write elsewhere (at the command line hydra.run.dir=FOLDER)."
+        )
+    with whole_file(folder / "room") as part:  # a folder may be read-only, or have a quota
+        part.write_bytes(bytes(min(size, MOST_TRIED)))
+    (folder / "room").unlink()
+
+
+MOST_TRIED = 1 << 20
+"""Bytes that are written to see whether a folder takes some."""
 
 
 def quiet() -> None:

@@ -1,0 +1,149 @@
+"""Runs that are ended while they train, and go on: do they end as one that was never ended, and how soon?
+
+python benchmarks/stops.py [kills|signals] [ROUNDS]
+
+kills    kill -9 at a random time, then resume=auto: are weights, metrics and predictions the same to the bit?
+signals  SIGTERM and SIGINT to one process, and of two to the first, the second and both: exit code, seconds,
+         a checkpoint that loads, processes that are left.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from lossselect.checkpoint import read_checkpoint
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+SETTINGS = ["task=multilabel", "trainer.accelerator=cpu", "hydra.run.dir=run", "resume=auto"]
+TWO = ["trainer=ddp", "trainer.devices=2", "data.batch_size=32"]
+
+
+def start(folder: Path, *settings: str) -> "subprocess.Popen[bytes]":
+    """A run in a folder, as the first of a group of processes."""
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *SETTINGS, *settings],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def of_group(leader: int) -> list[int]:
+    """The processes that a run has started, and itself, in the order of their numbers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == leader and fields[0] != "Z":
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def trained(folder: Path, process: "subprocess.Popen[bytes]") -> bool:
+    """Wait for the first epoch's row of the log."""
+    while process.poll() is None:
+        if (folder / "run" / "logs" / "metrics.csv").is_file():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def results(folder: Path) -> list[str]:
+    """What a run leaves, in short."""
+    weights = read_checkpoint(folder / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    parts = [b"".join(value.numpy().tobytes() for value in weights.values())]
+    names = ("metrics.json", "predictions.csv", "logs/metrics.csv")
+    parts += [(folder / "run" / name).read_bytes() for name in names]
+    return [hashlib.sha256(part).hexdigest()[:12] for part in parts]
+
+
+def kills(rounds: int) -> None:
+    """Each run is killed three times on its way."""
+    settings = ["trainer.max_epochs=12", "trainer.accumulate_grad_batches=2", "+trainer.val_check_interval=7"]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder)
+        began = time.perf_counter()
+        process = start(whole, *settings)
+        assert process.wait() == 0, process.stderr and process.stderr.read()
+        seconds, wanted = time.perf_counter() - began, results(whole)
+    same = killed = 0
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder)
+            code, here_killed = -1, 0
+            while code:
+                process = start(here, *settings)
+                if here_killed < 3 and trained(here, process):
+                    time.sleep(random.uniform(0, 0.25 * seconds))
+                    os.killpg(process.pid, signal.SIGKILL)
+                    here_killed += 1
+                code = process.wait()
+                assert code in (0, -9), process.stderr and process.stderr.read()
+            killed += here_killed
+            same += results(here) == wanted
+    print(f"{rounds} runs, killed {killed} times: {same} ended to the bit as one that was not killed")
+
+
+def signals(rounds: int) -> None:
+    """To whom, with how many processes."""
+    for which, wanted in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        for title, settings, to in (
+            ("the one process", [], [0]),
+            ("the first of two", TWO, [0]),
+            ("the second of two", TWO, [1]),
+            ("both", TWO, [0, 1]),
+        ):
+            codes, took, loadable, left = [], [], 0, 0
+            for _ in range(rounds):
+                with tempfile.TemporaryDirectory() as folder:
+                    process = start(Path(folder), "trainer.max_epochs=4000", *settings)
+                    assert trained(Path(folder), process), process.stderr and process.stderr.read()
+                    time.sleep(random.uniform(0, 1))
+                    group = of_group(process.pid)
+                    began = time.perf_counter()
+                    for i in to:
+                        os.kill(group[i], which)
+                    try:
+                        codes.append(process.wait(timeout=60))
+                    except subprocess.TimeoutExpired:
+                        codes.append(-1)
+                    took.append(time.perf_counter() - began)
+                    last = read_checkpoint(Path(folder) / "run" / "checkpoints" / "last.ckpt")
+                    loadable += bool(last["global_step"])
+                    for _ in range(100):
+                        if not (others := of_group(process.pid)):
+                            break
+                        time.sleep(0.1)
+                    left += len(others)
+                    if others:
+                        os.killpg(process.pid, signal.SIGKILL)
+            right = codes.count(wanted)
+            print(
+                f"{signal.Signals(which).name} to {title}: exit {wanted} in {right} of {rounds}, at most "
+                f"{max(took):.1f} s, {loadable} checkpoints that load, {left} processes left",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    random.seed(0)
+    what = sys.argv[1] if len(sys.argv) > 1 else "all"
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    if what in ("all", "kills"):
+        kills(count or 20)
+    if what in ("all", "signals"):
+        signals(count or 10)

@@ -1,0 +1,190 @@
+"""A loss or a gradient that is not finite: the run ends at once, or the step is left out."""
+
+import lightning.pytorch as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lossselect as ls
+from lossselect.finite import MOST_OVERFLOWS, MOST_SKIPPED
+
+
+class Poisoned(nn.Module):
+    """Returns what it gets, times a factor at each call in training; its gradient may be another."""
+
+    def __init__(self, factors=None, backward=None):
+        super().__init__()
+        self.calls, self.factors, self.backward = 0, factors or {}, backward or {}
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls in self.backward and x.requires_grad:
+                x.register_hook(lambda gradient, by=self.backward[self.calls]: gradient * by)
+        return x * self.factors.get(self.calls, 1.0)
+
+
+def rows(count=64):
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(1))
+    return TensorDataset(inputs, inputs[:, :3].argmax(1))
+
+
+def fit(tmp_path, poison, on_nonfinite="stop", extra=(), data=None, **options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), poison, nn.Linear(8, 3))
+    module = ls.TaskModule(
+        ls.Multiclass(3), net, on_nonfinite=on_nonfinite, optimizer={"name": "SGD", "lr": 0.1}
+    )
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keep, *extra],
+        **{"max_epochs": 2, **options},
+    )
+    loader = DataLoader(data or rows(), 8)
+    return module, trainer, lambda: trainer.fit(module, loader, DataLoader(rows(), 8))
+
+
+def finite_checkpoints(tmp_path):
+    steps = []
+    for path in tmp_path.glob("*.ckpt"):
+        content = torch.load(path)
+        steps.append(content["global_step"])
+        assert all(bool(v.isfinite().all()) for v in content["state_dict"].values() if v.is_floating_point())
+    return sorted(steps)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_loss_ends_the_run(value, steps, tmp_path):
+    extra = [ls.StepsPerExecution(steps)] if steps > 1 else []
+    module, trainer, run = fit(tmp_path, Poisoned({5: value}), extra=extra)
+    said = r"not finite in step 5 \(epoch 0, batch 4\): .*net.2 \(Poisoned\)"
+    if value == torch.inf:
+        said = r"not finite in step 5 \(epoch 0, batch 4\): "
+    with pytest.raises(ValueError, match=said):
+        run()
+    assert trainer.global_step == 4  # the step was not taken
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_gradient_ends_the_run(tmp_path):
+    module, _, run = fit(tmp_path, Poisoned(backward={5: torch.nan}))
+    with pytest.raises(ValueError, match=r"step 5 .*going back the gradient of net.1.bias is the first"):
+        run()
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+
+
+def test_of_a_group_of_batches(tmp_path):
+    _, trainer, run = fit(tmp_path, Poisoned({2: torch.nan}), accumulate_grad_batches=4)
+    with pytest.raises(ValueError, match=r"not finite in step 1 "):
+        run()
+    assert trainer.global_step == 0
+
+
+def test_inputs(tmp_path):
+    data = rows()
+    data.tensors[0][19] = torch.nan
+    _, _, run = fit(tmp_path, nn.Identity(), data=data)
+    with pytest.raises(
+        ValueError, match=r"step 3 \(epoch 0, batch 2\): the inputs of row 3 of the batch are not"
+    ):
+        run()
+
+
+def test_skipped(tmp_path):
+    whole, _, run = fit(tmp_path / "whole", nn.Identity(), max_epochs=1)
+    run()
+    module, trainer, run = fit(
+        tmp_path / "skipped", Poisoned({5: torch.nan, 7: torch.inf}), "skip", max_epochs=2
+    )
+    with pytest.warns(UserWarning, match=r"not finite in step 5 .*left out.*skipped_step"):
+        run()
+    assert module.finite.skipped == 2
+    assert trainer.global_step == 16
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert trainer.callback_metrics["val/loss"].isfinite()  # the running means as well
+    for value in module.state_dict().values():
+        assert bool(value.isfinite().all())
+    # it learned from the others
+    assert not torch.equal(module.net[0].weight, whole.net[0].weight)
+
+
+def test_a_step_that_is_left_out_leaves_everything_as_it_was(tmp_path):
+    module, _, run = fit(
+        tmp_path / "a", Poisoned({3: torch.nan}), "skip", max_epochs=1, limit_train_batches=3
+    )
+    with pytest.warns(UserWarning, match="left out"):
+        run()
+    two, _, run = fit(tmp_path / "b", nn.Identity(), max_epochs=1, limit_train_batches=2)
+    run()
+    for key, value in two.state_dict().items():
+        if "num_batches" not in key:
+            assert torch.equal(value, module.state_dict()[key]), key
+
+
+def test_not_for_ever(tmp_path):
+    factors = dict.fromkeys(range(3, 99), torch.nan)
+    module, _, run = fit(tmp_path, Poisoned(factors), "skip", max_epochs=9)
+    with (
+        pytest.raises(
+            ValueError, match=rf"in step {3 + MOST_SKIPPED} .*as in {MOST_SKIPPED} steps before it"
+        ),
+        pytest.warns(UserWarning, match="left out"),
+    ):
+        run()
+    assert module.finite.skipped == MOST_SKIPPED
+
+
+@pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
+def test_a_scaler_that_leaves_out_every_step(tmp_path):
+    """float16 as a GPU has it, on a CPU."""
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    _, _, run = fit(
+        tmp_path, Poisoned(backward=dict.fromkeys(range(999), torch.inf)), plugins=[precision], max_epochs=9
+    )
+    with pytest.raises(
+        ValueError, match=rf"float16 overflows: .* the last {MOST_OVERFLOWS} steps were left out"
+    ):
+        run()
+
+
+def test_an_answer_that_comes_late(tmp_path, monkeypatch):
+    """As a GPU's does, which is not waited for."""
+
+    class Event:
+        def query(self):
+            return False
+
+        def synchronize(self):
+            pass
+
+    def ask(watch, finite, place):
+        watch._late.append((finite, Event(), place))
+
+    def all_finite(watch, module):
+        return torch.stack([weight.grad.sum() for weight in module.parameters()]).sum().isfinite()
+
+    monkeypatch.setattr("lossselect.finite.FiniteWatch._ask", ask)
+    monkeypatch.setattr("lossselect.finite.FiniteWatch._all_finite", all_finite)
+    _, trainer, run = fit(tmp_path, Poisoned(backward={5: torch.nan}))
+    with pytest.raises(
+        ValueError, match=r"step 5 \(epoch 0, batch 4\): the weights net.0.weight are not finite"
+    ):
+        run()
+    assert trainer.global_step == 5  # it was taken, and none after it
+    assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_choice_that_there_is_not():
+    with pytest.raises(ValueError, match="There is no choice of on_nonfinite 'stopp'"):
+        ls.TaskModule(ls.Binary(), nn.Linear(2, 1), on_nonfinite="stopp")
