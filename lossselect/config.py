@@ -34,6 +34,7 @@ SETTINGS = (
     "monitor",
     "resume",
     "on_nonfinite",
+    "trust",
     "check_only",
     "allow",
     "head",

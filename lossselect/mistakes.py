@@ -13,6 +13,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from .config import settings_of
 from .losses import LOSSES, find_loss, row_options
@@ -51,6 +52,10 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return f"{said} This value needs quotes within quotes: {setting(key, value.strip(), plain=False)}."
     if isinstance(error, InstantiationException):
         return _not_made(error)
+    if isinstance(error, YAMLError):
+        return f"A config cannot be read as YAML: {' '.join(str(error).split())}"
+    if str(error).startswith("Unable to configure"):  # the log, which Hydra sets up
+        return f"{error}: {' '.join(str(error.__cause__).split())}"
     if "Config group override must be a string" in str(error):
         return "A part takes the name of a variant, as in model=mlp: --help lists them."
     if isinstance(error, HydraException) and "Error merging override" in str(error):

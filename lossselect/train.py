@@ -50,6 +50,7 @@ from .parts import (
     task_of,
     trainer_of,
 )
+from .trust import check_targets, trust
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -77,6 +78,7 @@ def main() -> None:
     if not TRACEBACKS:
         os.environ[EXPLAINS] = "1"
     with explained(sys.argv[1:]), warnings_in_a_line():
+        trust(sys.argv[1:])
         run()
         _leave_others()
 
@@ -147,6 +149,7 @@ def _nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
 def _check(config: DictConfig, look_at_data: bool = True, sweep: bool = False) -> None:
     """All that can be known without a folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
+    check_targets(config)
     plain = plain_values(config)
     check_config(plain)
     if "_target_" not in config.data and look_at_data:

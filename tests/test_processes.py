@@ -147,7 +147,7 @@ class TestAtTheCommandLine:
     def test_a_mistake_is_said_once(self, tmp_path):
         code, _, complained = ended(start([*SAME, *TWO, "optimizer.lr=1e30", "hydra.run.dir=run"], tmp_path))
         assert code == 1
-        assert complained.count("Training has diverged") == 1
+        assert complained.count("The loss or its gradient is not finite") == 1
         assert "Traceback" not in complained
 
     def test_a_sweep_of_several_processes_each(self, tmp_path):

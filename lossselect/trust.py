@@ -1,0 +1,150 @@
+"""Which code a config may name: by `_target_` it could name any that is installed.
+
+Checked before anything is made of a config, from within Hydra too. Nothing here is said by a checkpoint.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from hydra._internal.instantiate import _instantiate2
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig
+
+PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
+"""Whose classes a config may name, of the kinds that a run is made of."""
+
+KNOWN = {
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.loggers.CSVLogger",
+    "lossselect.train.CheckBeforeRun",
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+}
+"""Classes that the package's own configs name, and Hydra's: they need not be imported to be known."""
+
+VARIABLE = "LOSSSELECT_TRUST"
+"""Tells the processes that a run starts what its command line trusts."""
+
+
+def trusted_by(arguments: Iterable[str]) -> list[str]:
+    """What a command line trusts: packages by `trust=[a,b]`, and each `_target_` that it says itself."""
+    found: list[str] = []
+    for argument in arguments:
+        key = argument.partition("=")[0].lstrip("+~")
+        if key != "trust" and not key.endswith("._target_"):
+            continue
+        for override in OverridesParser.create().parse_overrides([argument]):
+            value = override.value()
+            values: Sequence[Any] = getattr(value, "list", value if isinstance(value, list) else [value])
+            for entry in values:
+                found += map(str, entry if isinstance(entry, list) else [entry])
+    return found
+
+
+def trust(arguments: Iterable[str]) -> None:
+    """Let this process, and those that it starts, trust what the command line says."""
+    os.environ[VARIABLE] = ":".join(trusted_by(arguments))
+    _instantiate2._resolve_target = _resolved  # which Hydra uses for its own parts too, before a run begins
+
+
+_resolve = _instantiate2._resolve_target
+
+
+def _resolved(target: Any, full_key: str) -> Any:
+    if isinstance(target, str):  # else it was made by what was checked
+        check_target(target, full_key or "_target_")
+    return _resolve(target, full_key)
+
+
+def check_targets(config: DictConfig) -> None:
+    """ValueError for the first `_target_` of a config, wherever it stands, that it may not name."""
+    hydra = config.get("hydra") or {}
+    named = [str(name) for name in (hydra.get("job") or {}).get("env_set") or {}]
+    if any(name.startswith("LOSSSELECT_") for name in named):
+        raise ValueError("hydra.job.env_set: variables LOSSSELECT_... are set by the command alone.")
+    given = config.get("trust") or []
+    if not {*([given] if isinstance(given, str) else map(str, given))} <= {*_trusted()}:
+        raise ValueError("trust=[...] is said on the command line; in a config it would trust itself.")
+    for place, target in _targets(config):
+        check_target(target, place)
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each `_target_`, resolved, and where it stands."""
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        for key in node:
+            place = f"{path}.{key!s}" if path else str(key)
+            if key == "_target_":
+                yield place, node[key]
+            elif not path.startswith("hydra") or isinstance(node._get_node(key), DictConfig | ListConfig):
+                yield from _targets(_value(node, key), place)
+    elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
+        for i in range(len(node)):
+            yield from _targets(_value(node, i), f"{path}[{i}]")
+
+
+def _value(node: Any, key: Any) -> Any:
+    """A value, which may refer to a part of the config; None of what is not known before the run."""
+    try:
+        return node[key]
+    except Exception:  # a folder that there is not yet, a variable that is not set: no part of a config
+        return None
+
+
+def _trusted() -> list[str]:
+    return [name for name in os.environ.get(VARIABLE, "").split(":") if name]
+
+
+def check_target(target: Any, place: str) -> None:
+    """ValueError for a name that is neither trusted nor a class of the kinds that a run is made of.
+
+    Args:
+        target: What `_target_` is.
+        place: Where it stands, for the message.
+    """
+    if not isinstance(target, str):
+        raise ValueError(f"{place} must be the name of a class, got {type(target).__name__}.")
+    if target in KNOWN or any(target == name or target.startswith(f"{name}.") for name in _trusted()):
+        return
+    package = target.partition(".")[0]
+    fix = f"If that is meant, the command line may say so: trust=[{package}]."
+    if package not in PACKAGES:
+        raise ValueError(f"{place}={target}: a config may name classes of {', '.join(PACKAGES)}. {fix}")
+    if not _is_part(target, package):
+        raise ValueError(
+            f"{place}={target} is no class that a run is made of (a module, optimizer, scheduler, callback, "
+            f"logger, data module or the like). {fix}"
+        )
+
+
+def _is_part(target: str, package: str) -> bool:
+    if not package.startswith("hydra") and "._" in target:
+        return False
+    try:
+        found = get_object(target)
+    except Exception:  # no such name: Hydra says it, where it is made
+        return True
+    own = isinstance(found, type) and str(found.__module__).partition(".")[0] == package
+    return own and issubclass(found, _kinds(package))
+
+
+def _kinds(package: str) -> tuple[type, ...]:
+    from hydra.experimental.callback import Callback as OfHydra
+    from hydra.plugins.plugin import Plugin
+
+    if package.startswith("hydra"):
+        return Plugin, OfHydra
+    import torch
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning.pytorch import Callback, LightningDataModule
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.plugins.precision import Precision
+    from lightning.pytorch.profilers import Profiler
+    from lightning.pytorch.strategies import Strategy
+
+    data = torch.utils.data
+    steps = torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler
+    ours = Callback, LightningDataModule, Logger, ClusterEnvironment, Precision, Profiler, Strategy
+    return (torch.nn.Module, *steps, data.Dataset, data.DataLoader, data.Sampler, *ours)
