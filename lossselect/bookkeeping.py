@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
@@ -43,6 +44,7 @@ class Bookkeeping(Callback):
                 f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
                 "the place of: build one, or use head=dense."
             )
+        _check_strategy(trainer, pl_module)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         take_each_row_once(trainer)
@@ -128,6 +130,22 @@ class Bookkeeping(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_same_task(checkpoint, pl_module.task)
         self.going_on.loaded = checkpoint.get("going_on") if trainer.state.fn == TrainerFn.FITTING else None
+
+
+def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
+    """ValueError for what a strategy that deals out the weights cannot do."""
+    strategy = type(trainer.strategy).__name__
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        if module.chunked:
+            raise ValueError(
+                f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them out "
+                "to the processes by then: strategy=ddp, or head=dense."
+            )
+        if module.head_bias is not None:
+            raise ValueError(
+                f"head_bias={module.head_bias} would be set when {strategy} has dealt out the weights: call "
+                "module.use_counts(lossselect.count_labels(task, labels)) before fit, or leave head_bias out."
+            )
 
 
 def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:

@@ -59,7 +59,9 @@ class StepMean:
             return count.double() if isinstance(count, Tensor) and device.type != "mps" else count
         if self.alike and not trainer.is_last_batch:
             return trainer.world_size * count
-        counts = torch.as_tensor(count, dtype=torch.float64, device=device)
+        counts = torch.as_tensor(
+            count, dtype=torch.float64, device=device
+        ).clone()  # which is summed in place
         summed: Tensor = trainer.strategy.reduce(counts, reduce_op="sum")
         return summed
 

@@ -63,10 +63,9 @@ class Watched(ls.TaskModule):
             for parts in zip(*rows, strict=True)
         )
         parameters = [*self.net.parameters()]
-        if isinstance(self.criterion, ls.Loss):
-            loss = self.criterion(self.net(inputs), self.task.encode(target), weight)
-        else:
-            loss = self.criterion(self.net(inputs), self.task.encode(target))
+        logits = nn.functional.linear(inputs, *parameters) if self.chunked else self.net(inputs)
+        weights = (weight,) if isinstance(self.criterion, ls.Loss) else ()
+        loss = self.criterion(logits, self.task.encode(target), *weights)
         wanted = torch.autograd.grad(loss, parameters)
         largest = max(float(gradient.abs().max()) for gradient in wanted)
         pairs = zip(parameters, wanted, strict=True)
@@ -133,6 +132,8 @@ def cases():
                 yield f"{name} {activation}{title}", task, {"name": name, **given}, SHAPES.get(name, ())
     yield "cross_entropy binary", ls.Binary(), {"name": "cross_entropy", "pos_weight": 3.0}, ()
     yield "a user's own", TASKS["softmax"], own_loss, ()
+    yield "chunked sigmoid", TASKS["sigmoid"], {"name": "cross_entropy", "pos_weight": 3.0}, ()
+    yield "chunked softmax", TASKS["softmax"], {"name": "cross_entropy", "weight": WEIGHTS["weight"]}, ()
 
 
 def main(ranks, group, dtype):
@@ -150,7 +151,8 @@ def main(ranks, group, dtype):
                     steps = [[[(x, y[:, :1], w) for x, y, w in m] for m in step] for step in steps]
                 net = Net(trailing)
                 net.linear = nn.Linear(FEATURES, width)
-                module = Watched(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps)
+                head = {"name": "chunked", "chunk": 2} if title.startswith("chunked") else None
+                module = Watched(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps, head=head)
                 trainer = L.Trainer(
                     max_epochs=1,
                     accelerator="cpu",
