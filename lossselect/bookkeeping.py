@@ -138,8 +138,8 @@ def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
         if module.chunked:
             raise ValueError(
-                f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them out "
-                "to the processes by then: strategy=ddp, or head=dense."
+                f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
+                "out to the processes by then: strategy=ddp, or head=dense."
             )
         if module.head_bias is not None:
             raise ValueError(

@@ -153,7 +153,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        cause = str(error).partition("\n")[0] if isinstance(error, _SPEAKING) else ""
+        cause = re.split(r"\n|\. ", str(error))[0] if isinstance(error, _SPEAKING) else ""
         if not cause or cause.startswith("Weights only load failed"):  # and what torch advises then
             cause = "it was not written by torch.save, or is cut short."
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):

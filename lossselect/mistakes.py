@@ -19,7 +19,15 @@ from .config import settings_of
 from .losses import LOSSES, find_loss, row_options
 from .names import nearest, setting
 
-SPEAKING = (__package__, "hydra", "lightning.pytorch", "lightning.fabric", "torch.optim", "torch.utils.data")
+SPEAKING = (
+    __package__,
+    "hydra",
+    "submitit",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "torch.optim",
+    "torch.utils.data",
+)
 """Packages that raise errors about settings and data: of a loader that is missing, a schedule at its end."""
 
 

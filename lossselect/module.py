@@ -460,7 +460,10 @@ class TaskModule(Recorded, LightningModule):
         check_same_task(checkpoint, self.task)
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("untuned") and self.untuned is None and not fitting:
-            self.decide_by(make_task(**checkpoint["task"]))
+            if self.val_epoch.kept is not None:  # another decision is to be fitted
+                self.task = make_task(**checkpoint["untuned"])
+            else:
+                self.decide_by(make_task(**checkpoint["task"]))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

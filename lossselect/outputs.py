@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def evaluate(
             if trainer.is_global_zero:
                 store_decision(checkpoint, module)
                 last = Path(checkpoint).with_name("last.ckpt")
-                if last.is_file() and _step_of(last) == _step_of(checkpoint):  # the same weights
-                    store_decision(last, module)
+                with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged before
+                    if _step_of(last) == _step_of(checkpoint):  # the same weights
+                        store_decision(last, module)
             trainer.strategy.barrier()  # the others read it next
     if is_overridden("test_dataloader", data, LightningDataModule):
         for values in trainer.test(module, **given, weights_only=True, verbose=False):

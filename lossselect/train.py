@@ -109,7 +109,7 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config; with check_only that is all."""
         with _nothing_passed_over():
-            _check(config)
+            _check(config, config.hydra)
             if config.check_only:
                 with allow(*allowed(config.allow)):
                     check_only(config)
@@ -131,7 +131,7 @@ class CheckBeforeRun(Callback):
                 of_job = compose(config.hydra.job.config_name, overrides=list(job))
                 # a file is not read again for each seed
                 same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
-                _check(of_job, look_at_data=same not in read, sweep=True)
+                _check(of_job, config.hydra, look_at_data=same not in read, sweep=True)
                 read.add(same)
 
 
@@ -146,7 +146,7 @@ def _nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(1)
 
 
-def _check(config: DictConfig, look_at_data: bool = True, sweep: bool = False) -> None:
+def _check(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: bool = False) -> None:
     """All that can be known without a folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
     check_targets(config)
@@ -161,14 +161,14 @@ def _check(config: DictConfig, look_at_data: bool = True, sweep: bool = False) -
         monitor = monitor_of(plain, own.task)
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
-        _check_resume(config, sweep, own.task)
+        _check_resume(config, of_hydra, sweep, own.task)
     elif config.resume:
-        _check_resume(config, sweep)
+        _check_resume(config, of_hydra, sweep)
     if not config.check_only or "_target_" in config.data or needs_trainer(plain):
-        check_trainer(plain, sweep)
+        check_trainer(plain, sweep and "submitit" not in str(of_hydra.launcher.get("_target_")))
 
 
-def _check_resume(config: DictConfig, sweep: bool, task: "Task | None" = None) -> None:
+def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | None" = None) -> None:
     """ValueError, FileNotFoundError where there can be nothing to go on from."""
     if config.resume is None:
         return
@@ -181,9 +181,8 @@ def _check_resume(config: DictConfig, sweep: bool, task: "Task | None" = None) -
         if "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
             raise ValueError(f"{config.resume} holds weights alone, of which no run goes on.")
         return
-    hydra_config = config.get("hydra") or HydraConfig.get()
     setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-    if not any(given.startswith(f"{setting}=") for given in hydra_config.overrides.hydra):
+    if not any(given.startswith(f"{setting}=") for given in of_hydra.overrides.hydra):
         raise ValueError(
             "resume=auto goes on from the newest checkpoint in the run's folder, and without "
             f"{setting}=FOLDER each run has a new one."
@@ -209,7 +208,7 @@ def run(config: DictConfig) -> None:
             with explained():
                 train(config)
             return
-        _check(config, sweep="hydra_submitit" not in str(HydraConfig.get().launcher.get("_target_")))
+        _check(config, HydraConfig.get(), sweep=True)
         if config.check_only:
             check_only(config)
         else:

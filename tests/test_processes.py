@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -90,9 +93,9 @@ SAME = [
 TWO = ["trainer=ddp", "trainer.devices=2", "data.batch_size=32"]
 
 
-def start(arguments, folder, launcher=()):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(TRAIN), *arguments]
+def start(arguments, folder, launcher=(), within=(), **variables):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    command = [*within, sys.executable, *launcher, str(TRAIN), *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -155,6 +158,95 @@ class TestAtTheCommandLine:
         assert code == 1
         assert "Each job of this sweep (-m) would be 2 processes, which it cannot start" in complained
         assert not [*tmp_path.iterdir()]
+
+
+def wait_for(path, process):
+    for _ in range(1200):
+        if path.is_file() or process.poll() is not None:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "settings"),
+    [(signal.SIGTERM, 143, TWO), (signal.SIGINT, 130, TWO), (signal.SIGTERM, 143, [])],
+)
+def test_a_signal_and_on(which, code, settings, tmp_path):
+    """The first process alone gets it; then on to the end, as without."""
+    run = [*SAME, *settings, "trainer.max_epochs=6", "hydra.run.dir=run", "resume=auto"]
+    whole = ended(
+        start(
+            [setting if setting != "hydra.run.dir=run" else "hydra.run.dir=whole" for setting in run],
+            tmp_path,
+        )
+    )
+    assert whole[0] == 0, whole
+    process = start([*run, "trainer.max_epochs=2000"], tmp_path)
+    wait_for(tmp_path / "run" / "logs" / "metrics.csv", process)
+    began = time.monotonic()
+    process.send_signal(which)
+    result, _, complained = ended(process, timeout=60)
+    assert result == code, complained
+    assert time.monotonic() - began < 10
+    assert f"In {tmp_path / 'run'}: checkpoints/best.ckpt, checkpoints/last.ckpt. To go on: " in complained
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces with a wire between them: name and address of each."""
+    if shutil.which("ip") is None:
+        pytest.skip("no network namespaces on this machine: there is no command ip")
+    names = [f"lossselect-{os.getpid()}-{i}" for i in range(2)]
+    wires = ["lossselect0", "lossselect1"]
+    addresses = ["10.77.0.1", "10.77.0.2"]
+
+    def ip(*arguments):
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip(
+                "link",
+                "add",
+                wires[0],
+                "netns",
+                names[0],
+                "type",
+                "veth",
+                "peer",
+                "name",
+                wires[1],
+                "netns",
+                names[1],
+            )
+            for name, wire, address in zip(names, wires, addresses, strict=True):
+                ip("-n", name, "addr", "add", f"{address}/24", "dev", wire)
+                for device in ("lo", wire):
+                    ip("-n", name, "link", "set", device, "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces on this machine: {error}")
+        yield [*zip(names, wires, addresses, strict=True)]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def test_two_hosts_of_a_network(one, two_hosts, tmp_path):
+    """Each has a network of its own, and reaches the other by a wire alone."""
+    settings = [*SAME, "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2", "data.batch_size=32"]
+    hosts = []
+    for rank, (name, wire, _) in enumerate(two_hosts):
+        launch = ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
+        launch += [f"--master-addr={two_hosts[0][2]}", "--master-port=29511"]
+        within = ["ip", "netns", "exec", name]
+        hosts.append(start(settings, tmp_path, launch, within, GLOO_SOCKET_IFNAME=wire))
+    results = [ended(host) for host in hosts]
+    assert [code for code, _, _ in results] == [0, 0], results
+    (run,) = tmp_path.glob("outputs/*/*")
+    TestAtTheCommandLine().check_same(run, one)
 
 
 def free_port():

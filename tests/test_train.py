@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -639,3 +640,90 @@ def test_an_interrupted_run_says_what_is_left(epoch, left, command, monkeypatch)
     assert f"Interrupted after {epoch * 7 + 3} steps. In " in said
     assert said.strip().endswith(f"r: {left}.")
     assert "Traceback" not in said
+
+
+class TestResume:
+    SHORT = ("task=multilabel", "trainer.max_epochs=2", "+trainer.limit_train_batches=4", "hydra.run.dir=run")
+
+    def test_a_run_that_is_complete(self, command, tmp_path):
+        """Nothing is trained again, and its results are what they were."""
+        files = ("metrics.json", "predictions.csv", "per_class.csv", "logs/metrics.csv")
+        assert command(*self.SHORT)[0] == 0
+        before = [(tmp_path / "run" / name).read_bytes() for name in files]
+        code, out, err = command(*self.SHORT, "resume=auto")
+        assert code == 0, err
+        assert "after 8 steps" in " ".join(out.split())
+        assert before == [(tmp_path / "run" / name).read_bytes() for name in files]
+
+    def test_more_epochs(self, command, tmp_path):
+        assert command(*self.SHORT)[0] == 0
+        code, _, err = command(*self.SHORT, "resume=auto", "trainer.max_epochs=3")
+        assert code == 0, err
+        rows = pl.read_csv(tmp_path / "run" / "logs" / "metrics.csv")
+        assert rows["step"].to_list() == [3, 3, 7, 7, 11, 11]
+        assert rows["val/loss"].drop_nulls().len() == 3
+
+    @pytest.mark.filterwarnings("default")
+    def test_the_newest_whole_one(self, command, tmp_path):
+        assert command(*self.SHORT, "monitor=val/loss")[0] == 0
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:-100])
+        code, out, err = command(*self.SHORT, "monitor=val/loss", "resume=auto")
+        assert code == 0, err
+        assert f"Warning: {last} " in err
+        assert "An older checkpoint is taken. (allow=[damaged_checkpoint]" in err
+        assert "best.ckpt,after" in "".join(out.split())
+        for path in last.parent.iterdir():
+            path.write_bytes(b"no checkpoint")
+        code, _, err = command(*self.SHORT, "monitor=val/loss", "resume=auto")
+        assert code == 1
+        assert "resume=auto finds no checkpoint that can be read." in err
+
+    def test_nothing_to_go_on_from(self, command):
+        code, out, err = command(*self.SHORT, "resume=auto")
+        assert code == 0, err
+        assert "resumed from nothing: there is no checkpoint in" in " ".join(out.split())
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (
+                ["resume=auto"],
+                "resume=auto goes on from the newest checkpoint in the run's folder, and without",
+            ),
+            (["resume=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt."),
+            (["resume=3"], "resume must be auto, or the path of a checkpoint, got 3."),
+            (
+                ["resume=text.ckpt"],
+                "text.ckpt (9 bytes) cannot be read as a checkpoint: it was not written by torch",
+            ),
+        ],
+    )
+    def test_a_mistake(self, settings, said, command, tmp_path):
+        (tmp_path / "text.ckpt").write_text("some text")
+        code, _, err = command("task=binary", *settings)
+        assert code == 1
+        assert said in err
+        assert [path.name for path in tmp_path.iterdir()] == ["text.ckpt"]
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (
+                ["optimizer=sgd"],
+                "The checkpoint is of a run with AdamW, CosineAnnealingLR, and this one has SGD,",
+            ),
+            (["model.hidden=[7]"], "The checkpoint does not fit the net: size mismatch for net."),
+            (
+                ["task=binary"],
+                "The checkpoint was trained for multilabel with 14 labels, but the task is binary.",
+            ),
+        ],
+    )
+    def test_another_run(self, settings, said, command, tmp_path):
+        assert command(*self.SHORT)[0] == 0
+        code, _, err = command(
+            *self.SHORT, "resume=run/checkpoints/last.ckpt", "hydra.run.dir=other", *settings
+        )
+        assert code == 1
+        assert err.startswith(said)
