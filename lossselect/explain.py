@@ -256,5 +256,6 @@ def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequen
     for key, value in lines.items():
         # Text: a class name such as [red] is no markup
         cells = [value] if isinstance(value, str) else value
-        table.add_row(Text(key, style="bold"), *map(Text, cells))
+        # of a long path all is shown
+        table.add_row(Text(key, style="bold"), *(Text(cell, overflow="fold") for cell in cells))
     Console().print(table)
