@@ -141,10 +141,11 @@ def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
                 f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
                 "out to the processes by then: strategy=ddp, or head=dense."
             )
-        if module.head_bias is not None:
+        if module.head_bias is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
+            counts = "call module.use_counts(lossselect.count_labels(task, labels)) before fit, or "
             raise ValueError(
-                f"head_bias={module.head_bias} would be set when {strategy} has dealt out the weights: call "
-                "module.use_counts(lossselect.count_labels(task, labels)) before fit, or leave head_bias out."
+                f"head_bias={module.head_bias} would be set when {strategy} has dealt out the weights: "
+                f"{counts if module.head_bias == 'prior' else ''}leave head_bias out."
             )
 
 

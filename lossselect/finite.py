@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite ends a run at once, before the optimizer spreads it."""
+"""A loss or a gradient that is not finite ends a run, or the step is left out."""
 
 import math
 from collections import deque
@@ -42,9 +42,10 @@ class FiniteWatch:
     """Looks at the loss and the gradients of each step, at the sums that would not be finite if one is not.
 
     On a CPU before the optimizer takes the step. A GPU is not waited for: its answer is looked at when it is
-    there, up to some steps later; no checkpoint is saved before it is known. With "skip" the step is left out
-    (its gradients, its place in the train metrics, and what it did to running means), for which a GPU must be
-    waited for. Under a float16 scaler, which leaves out steps itself, these are counted.
+    there, up to some steps later, when the weights may not be finite themselves; no checkpoint is saved
+    before it is known. With "skip" the step is left out (its gradients and what it did to running means; of
+    the train metrics a batch whose loss is not finite), for which a GPU must be waited for. Under a float16
+    scaler, which leaves out steps itself, these are counted.
 
     Args:
         choice: "stop" or "skip".
@@ -60,15 +61,14 @@ class FiniteWatch:
         self._loss: Tensor | None = None
         self._batch: tuple[Any, int] = (None, 0)
         self._buffers: dict[str, Tensor] = {}
-        self._late: deque[tuple[Tensor, Any, _Place]] = deque()
+        self._late: deque[tuple[Tensor, Any, _Place, Any]] = deque()
 
     def begin(self, module: "TaskModule", batch: Any, batch_idx: int) -> None:
         """Before a batch."""
         self._batch = batch, batch_idx
-        if self.skips:
-            self._buffers = {
-                name: buffer.clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()
-            }
+        trainer = module._trainer
+        if self.skips and trainer is not None and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def take(self, loss: Tensor) -> bool:
         """After a batch's loss; whether it counts in the epoch."""
@@ -93,8 +93,8 @@ class FiniteWatch:
             self._ask(finite, place)
             self.answered(module, wait=len(self._late) > MOST_AHEAD)
             return
-        finite = bool(finite)
-        if _sharded(trainer):
+        finite = bool(finite) or self._is_after_all(module)
+        if self.skips and trainer.world_size > 1:  # or some would step, and others not
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             self._in_a_row = 0
@@ -116,12 +116,18 @@ class FiniteWatch:
         norm = torch.stack(torch._foreach_norm(gradients)).sum()
         return (norm if self._loss is None else norm + self._loss).isfinite()
 
+    def _is_after_all(self, module: nn.Module) -> bool:
+        """Whether each number is finite, and their sum alone is not."""
+        loss = [] if self._loss is None else [self._loss]
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        return all(map(_is_finite, (*loss, *gradients)))
+
     def _ask(self, finite: Tensor, place: _Place) -> None:
         answer = torch.empty((), dtype=torch.bool, pin_memory=True)
         answer.copy_(finite, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._late.append((answer, event, place))
+        self._late.append((answer, event, place, self._batch[0]))
 
     def answered(self, module: "TaskModule", wait: bool = True) -> None:
         """Look at the answers of a GPU that are there, or wait for the first, or before a checkpoint for all.
@@ -130,10 +136,11 @@ class FiniteWatch:
             ValueError: one says that a loss or a gradient was not finite.
         """
         while self._late and (wait or self._late[0][1].query()):
-            answer, event, place = self._late.popleft()
+            answer, event, place, batch = self._late.popleft()
             event.synchronize()
             if not answer:
                 self._late.clear()
+                self._batch = batch, place.batch
                 self._stop(module, place)
 
     def _skip(self, module: "TaskModule", place: _Place) -> None:
@@ -172,22 +179,17 @@ class FiniteWatch:
             )
 
 
-def _sharded(trainer: Any) -> bool:
-    """Whether each process sees a part of the gradients only."""
-    return trainer.world_size > 1 and "ddp" not in type(trainer.strategy).__name__.lower()
-
-
 def first_not_finite(module: "TaskModule", batch: Any) -> str:
     """In words, where NaN or infinity comes from; of a batch that goes through the net once more."""
-    for name, weight in module.named_parameters():
-        if not _is_finite(weight):
-            return f"the weights {name} are not finite."
+    gone = next((name for name, weight in module.named_parameters() if not _is_finite(weight)), None)
     with suppress(Exception):  # of a batch that is used up, say
         encoded = module._encoded(batch)
         for value in _tensors(encoded.inputs):
             if not _is_finite(value):
                 rows = (~value.isfinite()).flatten(1).any(1) if value.ndim > 1 else ~value.isfinite()
                 return f"the inputs of row {int(rows.nonzero()[0, 0])} of the batch are not."
+        if gone:
+            return f"the weights {gone} are not finite by now."
         found = _first_module(module, encoded.inputs)
         if found:
             return f"it begins in what {found} returns."
@@ -196,7 +198,7 @@ def first_not_finite(module: "TaskModule", batch: Any) -> str:
         if bad:
             return f"outputs are finite, and going back the gradient of {bad[-1]} is the first that is not."
         return "outputs are finite, and the loss of them is not."
-    return ""
+    return f"the weights {gone} are not finite by now." if gone else ""
 
 
 def _first_module(module: nn.Module, inputs: Any) -> str:

@@ -4,18 +4,19 @@ Lightning keeps weights, optimizers, schedulers and counters. Here are random nu
 epoch's rows, gradients of a group that has begun, metrics of the epoch so far, and what was logged last.
 """
 
+import random
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
-from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from .data.row_batches import RowBatches
-from .ranks import of_all_ranks
+from .ranks import to_first
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -49,9 +50,11 @@ class GoingOn:
         own = {
             "batches": batches,
             "made": _made(trainer),
-            "random": self.validation_began if _validates(trainer) else _random(),
+            "random": self.validation_began if _validates(trainer) else _random(module.device),
             "epoch_began": self.epoch_began if within else None,
+            "complete": not within,
             "should_stop": trainer.should_stop,
+            "epoch": _epoch(trainer),
             "train": module.train_epoch.state(complete=not within),
             "logged": {
                 name: value.detach().cpu()
@@ -66,7 +69,7 @@ class GoingOn:
                 for name, weight in module.named_parameters()
                 if weight.grad is not None
             }
-        return of_all_ranks(own)
+        return to_first(own)
 
     def check(self, trainer: Trainer) -> None:
         """ValueError where another optimizer or scheduler would go on from a checkpoint's."""
@@ -85,16 +88,17 @@ class GoingOn:
         # Lightning warns that loaders would begin again
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
         trainer.should_stop |= own["should_stop"]
-        if own["batches"] == trainer.num_training_batches:
+        if own["complete"]:
             # Lightning takes another batch to see that there is none
             fetcher: Any = trainer.fit_loop._data_fetcher
             getattr(fetcher, "inner", fetcher).iterator = iter(())
         module.train_epoch.take_up(own["train"])
         if own["epoch_began"] is not None:
             self.epoch_began = own["epoch_began"]
-            _set_random(own["epoch_began"])
+            _check_epoch(own["epoch"], _epoch(trainer))
+            _set_random(own["epoch_began"], module.device)
             _skip(trainer, own["batches"])
-        _set_random(own["random"])
+        _set_random(own["random"], module.device)
         if "gradients" in own:
             module.step_mean.take_up(own["group"])
             for name, weight in module.named_parameters():
@@ -117,14 +121,14 @@ class GoingOn:
         run = type(loop).run
 
         def watched() -> Any:
-            self.validation_began = _random()
+            self.validation_began = _random(trainer.strategy.root_device)
             return run(loop)
 
         loop.run = watched  # type: ignore[method-assign]
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""
-        self.epoch_began = _random()
+        self.epoch_began = _random(trainer.strategy.root_device)
         fetcher = trainer.fit_loop._data_fetcher
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which else is done before there is a hook, or not at all
@@ -185,23 +189,47 @@ def _skip(trainer: Trainer, batches: int) -> None:
     fetcher.fetched = 0  # to which Lightning adds what has been
 
 
-def _random() -> dict[str, Any]:
-    """The states of all generators, as tensors and plain values."""
-    states = _collect_rng_states()
-    name, keys, *rest = states["numpy"]
-    version, numbers, gauss = states["python"]
-    states["numpy"] = [name, torch.from_numpy(keys.astype("int64")), *rest]
-    states["python"] = [version, torch.tensor(numbers), gauss]
-    return states
+def _epoch(trainer: Trainer) -> dict[str, Any]:
+    """What the place among an epoch's batches is counted in."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    loaders = fetcher.combined_loader.flattened if fetcher else []
+    samplers = [sampler for loader in loaders if (sampler := getattr(loader, "sampler", None))]
+    sizes: list[Any] = [sampler.batch_size for sampler in samplers if isinstance(sampler, RowBatches)]
+    return {
+        "batches": str(trainer.num_training_batches),
+        "rows a batch": str(sizes or [getattr(loader, "batch_size", None) for loader in loaders]),
+        "accumulate_grad_batches": str(trainer.accumulate_grad_batches),
+    }
 
 
-def _set_random(states: Mapping[str, Any]) -> None:
+def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """ValueError where a run would go on at another place than it was ended."""
+    for name, value in before.items():
+        if now[name] != value:
+            raise ValueError(
+                f"The checkpoint was made within an epoch of other batches ({name}: {value}, now "
+                f"{now[name]}), so that its place is not to be found: go on with the same settings and data, "
+                "or from a checkpoint of an epoch's end."
+            )
+
+
+def _random(device: torch.device) -> dict[str, Any]:
+    """The states of all generators that this process uses, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype("int64")), *rest],
+        "python": [version, torch.tensor(numbers), gauss],
+    }
+
+
+def _set_random(states: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
     name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
     version, numbers, gauss = states["python"]
-    _set_rng_states(
-        {
-            **states,
-            "numpy": (name, keys.numpy().astype("uint32"), *rest),
-            "python": (version, tuple(numbers.tolist()), gauss),
-        }
-    )
+    random.setstate((version, tuple(numbers.tolist()), gauss))

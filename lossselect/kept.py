@@ -39,9 +39,10 @@ class KeptOutputs:
         """Logits and target of all processes' rows; None where there were no rows."""
         shares = of_all_ranks(self._share)
         if self._share > min(shares):  # another one has kept fewer
-            parts, self._parts = self._parts, []
+            parts, self._parts, self._size = self._parts, [], 0
             for part in parts:
                 self._append(*part, min(shares) / self._share)
+            self._share = min(shares)
         own = [torch.cat(part) for part in zip(*self._parts, strict=True)]
         those = [part for part in of_all_ranks(own) if part]
         if not those:

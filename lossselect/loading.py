@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Module = TypeVar("Module", bound="TaskModule")
 
-NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head")
+NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head", "on_nonfinite")
 """Arguments that may be others at loading, the loss staying that of the checkpoint."""
 
 

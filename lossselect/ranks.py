@@ -19,6 +19,15 @@ def of_all_ranks(value: T) -> list[T]:
     return values
 
 
+def to_first(value: T) -> list[T]:
+    """The same for the first process alone, which writes it down; the others get nothing."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
+    dist.gather_object(value, values or None)
+    return values
+
+
 def in_turn(parts: Sequence[Tensor]) -> Tensor:
     """Rows that were dealt to processes one by one, in the order before."""
     if len(parts) == 1:

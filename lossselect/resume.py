@@ -28,20 +28,29 @@ def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any
         return None
     if setting != "auto":
         return Path(setting), read_checkpoint(setting)
-    found: list[tuple[Path, dict[str, Any]]] = []
+    newest: tuple[Path, dict[str, Any]] | None = None
+    farthest: tuple[Any, ...] = ()
     damaged: list[str] = []
     for path in (folder / "checkpoints").glob("*.ckpt"):
         try:
-            found.append((path, read_checkpoint(path)))
+            content = read_checkpoint(path)
+            check_resumable(content, path)
         except ValueError as error:
             damaged.append(str(error))
-    if damaged and not found:
-        raise ValueError(f"resume=auto finds no checkpoint that can be read. {' '.join(damaged)}")
+            continue
+        if (progress := (*_progress(content), path.stat().st_mtime_ns)) > farthest:
+            newest, farthest = (path, content), progress
+    if damaged and not newest:
+        raise ValueError(f"resume=auto finds no checkpoint to go on from. {' '.join(damaged)}")
     for said in damaged:
-        warn("damaged_checkpoint", f"{said} An older checkpoint is taken.")
-    if not found:
-        return None
-    return max(found, key=lambda one: (_progress(one[1]), one[0].stat().st_mtime_ns))
+        warn("damaged_checkpoint", f"{said} It is passed over.")
+    return newest
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Any) -> None:
+    """ValueError for a checkpoint of weights alone."""
+    if "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
+        raise ValueError(f"{path} holds weights alone, of which no run goes on.")
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -74,8 +83,9 @@ def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         writer.metrics = [
             row
             for row in rows
-            if int(row["step"]) < step - 1
-            or (int(row["step"]) == step - 1 and not any(row.get(name) for name in again))
+            if (row.get("step") or "").isdigit()  # of a line that was cut short
+            and None not in row.values()
+            and (int(row["step"]), any(row.get(name) for name in again)) <= (step - 1, False)
         ]
         logger.save()
 

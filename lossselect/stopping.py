@@ -1,5 +1,6 @@
 """Signals end a run between two batches, in all of its processes, with a checkpoint to go on from."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -55,10 +56,13 @@ class SaveAndStop(Callback):
         self._asked: tuple[Any, torch.Tensor] | None = None
         self._group: Any = None
         self._val_batches = 0.0
-        self._before: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage != "fit" or threading.current_thread() is not threading.main_thread():
+        if stage != "fit":
+            return
+        if trainer.world_size > 1 and dist.get_backend() != "gloo" and self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        if threading.current_thread() is not threading.main_thread():
             return  # Python hands signals to the main thread alone
         connector = trainer._signal_connector
         register = type(connector).register_signal_handlers
@@ -68,12 +72,12 @@ class SaveAndStop(Callback):
             self._listen()
 
         connector.register_signal_handlers = registered  # type: ignore[method-assign]
-        if trainer.world_size > 1 and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo")
 
     def _listen(self) -> None:
+        """Until fit ends, when Lightning puts the handlers of before in place."""
         self.told = 0
-        self._before = {which: signal.signal(which, self._note) for which in SIGNALS}
+        for which in SIGNALS:
+            signal.signal(which, self._note)
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.told and signum == signal.SIGINT:
@@ -82,7 +86,7 @@ class SaveAndStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._asked = None
-        self._val_batches = min(of_all_ranks(sum(trainer.num_val_batches)))
+        self._val_batches = min(of_all_ranks(sum(trainer.num_val_batches[:1])))
         loop = trainer.fit_loop.epoch_loop
         advance = type(loop).advance
 
@@ -122,12 +126,15 @@ class SaveAndStop(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._restore(trainer)
+        if stage == "fit" and (signum := max(of_all_ranks(self.told))):
+            self.told = 0
+            os.kill(os.getpid(), signum)  # it came after the last batch: to whom it would have come without
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
-        """Leave the trainer and the handlers as they were."""
+        """Leave the trainer as it was."""
         loop = trainer.fit_loop.epoch_loop
         for patched, name in (
             (trainer._signal_connector, "register_signal_handlers"),
@@ -135,6 +142,3 @@ class SaveAndStop(Callback):
             (loop, "_broadcast_sigterm_tensor"),
         ):
             vars(patched).pop(name, None)
-        for which, handler in self._before.items():
-            signal.signal(which, handler)
-        self._before = {}

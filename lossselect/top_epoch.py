@@ -29,6 +29,7 @@ class TopEpoch:
         self.loss = LossMean()
         self.metrics = None if prefix == "train/" else TopMetrics(task, counts)
         self._held: list[tuple[Tensor, Tensor]] = []
+        self._known: dict[str, Tensor] | None = None  # as an `Epoch` has it
         # nothing of each class, no outputs kept, none to be looked at
         self.per_class: dict[str, Tensor] = {}
         self.confusion_counts: Tensor | None = None
@@ -49,6 +50,8 @@ class TopEpoch:
     def compute(self) -> dict[str, Tensor]:
         """Loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
+        if self._known is not None:
+            return self._known
         if not has_steps(self.loss, self.prefix):
             return {}
         values = {} if self.metrics is None else self.metrics.compute()
@@ -58,16 +61,20 @@ class TopEpoch:
 
     def state(self, complete: bool) -> dict[str, Any]:
         """What has been taken in so far, for a checkpoint: of training the loss."""
+        if complete:
+            return {"values": self.compute()}
         self._flush()
         return {"sums": [metric_state(self.loss)]}
 
     def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        set_metric_state(self.loss, state["sums"][0])
+        self._known = state.get("values")
+        if "sums" in state:
+            set_metric_state(self.loss, state["sums"][0])
 
     def reset(self) -> None:
         """Forget the epoch."""
-        self._held = []
+        self._held, self._known = [], None
         self.loss.reset()
         if self.metrics is not None:
             self.metrics.reset()

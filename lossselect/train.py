@@ -90,8 +90,8 @@ def _say_nothing() -> None:
         sys.argv.append("hydra.run.dir=.")
     if not any(argument.startswith("hydra.output_subdir=") for argument in sys.argv):
         sys.argv.append("hydra.output_subdir=null")
-    sys.argv.append("~hydra.job_logging.handlers.file")
-    sys.argv.append("hydra.job_logging.root.handlers=[console]")
+    sys.argv = [argument for argument in sys.argv if not argument.startswith("hydra/job_logging=")]
+    sys.argv.append("hydra/job_logging=none")
 
 
 def _leave_others() -> None:
@@ -174,12 +174,12 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         return
     if config.resume != "auto":
         from .checkpoint import check_same_task, read_checkpoint
+        from .resume import check_resumable
 
         checkpoint = read_checkpoint(config.resume)
         if task is not None:
             check_same_task(checkpoint, task)
-        if "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
-            raise ValueError(f"{config.resume} holds weights alone, of which no run goes on.")
+        check_resumable(checkpoint, config.resume)
         return
     setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     if not any(given.startswith(f"{setting}=") for given in of_hydra.overrides.hydra):
@@ -319,7 +319,7 @@ def train(config: DictConfig) -> None:
         if waited:
             bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
             print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
-        best = _best_checkpoint(trainer)
+        best = _best_checkpoint(trainer, resumed=start is not None)
         decision = decision_of(config, module) if tunes(trainer, data) else None
         results = evaluate(trainer, module, data, best, folder, decision)
         if module.untuned is not None:
@@ -341,12 +341,13 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
     try:
         yield
     except SystemExit as stopped:
-        if not (stopped.code == 143 or (isinstance(stopped.code, int) and trainer.interrupted)):
-            raise
+        saved = getattr(stopped, "path", None)  # of a `Stopped`
+        if saved is None and stopped.code != 143 and not isinstance(stopped.__context__, KeyboardInterrupt):
+            raise  # somebody else's
         if not speaks():
             first_ends(patience=8)  # else Lightning might kill it before it has said what there is to say
             raise
-        said = _what_is_left(trainer, folder, getattr(stopped, "path", None))
+        said = _what_is_left(trainer, folder, saved)
         if stopped.code != 143:
             raise KeyboardInterrupt(f"Interrupted {said}") from None
         print(f"Terminated {said}", file=sys.stderr)
@@ -369,13 +370,19 @@ def _terminated(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)
 
 
-def _best_checkpoint(trainer: "Trainer") -> str:
+def _best_checkpoint(trainer: "Trainer", resumed: bool) -> str:
     if not trainer.global_step:
         raise ValueError(
             "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
             "trainer.max_steps or trainer.limit_train_batches allow none."
         )
     best: str = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    if not best and resumed:
+        raise ValueError(
+            "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "
+            "best checkpoint of another folder is left alone: go on in its own folder (hydra.run.dir), or "
+            "for longer (trainer.max_epochs)."
+        )
     if not best:
         raise ValueError(
             f"{trainer.checkpoint_callback.monitor} was never computed in "  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .config import OF_A_RUN, OF_STEPS
 from .files import whole_file
@@ -55,6 +56,11 @@ class CanSave(Callback):
         self.folder = folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+            if best and Path(best).parent != Path(callback.dirpath or ""):  # type: ignore[attr-defined]
+                # of another run, whose file is not to be touched: the best one is looked for anew
+                callback.best_model_path, callback.best_model_score = "", None  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return
         weights = sum(weight.nbytes for weight in pl_module.parameters())

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import hydra
 from hydra._internal.instantiate import _instantiate2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
@@ -46,10 +47,15 @@ def trusted_by(arguments: Iterable[str]) -> list[str]:
 def trust(arguments: Iterable[str]) -> None:
     """Let this process, and those that it starts, trust what the command line says."""
     os.environ[VARIABLE] = ":".join(trusted_by(arguments))
+    if _resolve is None:
+        raise ValueError(
+            f"lossselect does not know Hydra {hydra.__version__} and cannot tell it what a config may name: "
+            "pip install 'hydra-core<1.4'."
+        )
     _instantiate2._resolve_target = _resolved  # which Hydra uses for its own parts too, before a run begins
 
 
-_resolve = _instantiate2._resolve_target
+_resolve: Any = getattr(_instantiate2, "_resolve_target", None)
 
 
 def _resolved(target: Any, full_key: str) -> Any:
@@ -60,8 +66,8 @@ def _resolved(target: Any, full_key: str) -> Any:
 
 def check_targets(config: DictConfig) -> None:
     """ValueError for the first `_target_` of a config, wherever it stands, that it may not name."""
-    hydra = config.get("hydra") or {}
-    named = [str(name) for name in (hydra.get("job") or {}).get("env_set") or {}]
+    job = (config.get("hydra") or {}).get("job") or {}
+    named = [str(name) for name in job.get("env_set") or {}]
     if any(name.startswith("LOSSSELECT_") for name in named):
         raise ValueError("hydra.job.env_set: variables LOSSSELECT_... are set by the command alone.")
     given = config.get("trust") or []
@@ -114,8 +120,8 @@ def check_target(target: Any, place: str) -> None:
         raise ValueError(f"{place}={target}: a config may name classes of {', '.join(PACKAGES)}. {fix}")
     if not _is_part(target, package):
         raise ValueError(
-            f"{place}={target} is no class that a run is made of (a module, optimizer, scheduler, callback, "
-            f"logger, data module or the like). {fix}"
+            f"{place}={target} is not there, or no class that a run is made of (a module, optimizer, "
+            f"scheduler, callback, logger, data module or the like). {fix}"
         )
 
 
@@ -124,8 +130,8 @@ def _is_part(target: str, package: str) -> bool:
         return False
     try:
         found = get_object(target)
-    except Exception:  # no such name: Hydra says it, where it is made
-        return True
+    except Exception:  # there is no such name
+        return False
     own = isinstance(found, type) and str(found.__module__).partition(".")[0] == package
     return own and issubclass(found, _kinds(package))
 

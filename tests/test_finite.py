@@ -119,6 +119,25 @@ def test_skipped(tmp_path):
     assert not torch.equal(module.net[0].weight, whole.net[0].weight)
 
 
+def test_skipped_of_a_group(tmp_path):
+    """Running means are those of before the group."""
+    module, _, run = fit(tmp_path, Poisoned({3: torch.nan}), "skip", max_epochs=1, accumulate_grad_batches=4)
+    module.net.append(nn.BatchNorm1d(3))  # which sees what the poisoned part returns
+    with pytest.warns(UserWarning, match="left out"):
+        run()
+    assert module.finite.skipped == 1
+    for name, value in module.state_dict().items():
+        assert bool(value.isfinite().all()), name
+    assert module.net[4].num_batches_tracked == 4
+
+
+def test_sums_that_overflow_are_no_gradients_that_do(tmp_path):
+    module, trainer, run = fit(tmp_path, Poisoned(backward=dict.fromkeys(range(99), 1e38)), max_epochs=1)
+    module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+    run()
+    assert trainer.global_step == 8
+
+
 def test_a_step_that_is_left_out_leaves_everything_as_it_was(tmp_path):
     module, _, run = fit(
         tmp_path / "a", Poisoned({3: torch.nan}), "skip", max_epochs=1, limit_train_batches=3
@@ -169,7 +188,7 @@ def test_an_answer_that_comes_late(tmp_path, monkeypatch):
             pass
 
     def ask(watch, finite, place):
-        watch._late.append((finite, Event(), place))
+        watch._late.append((finite, Event(), place, watch._batch[0]))
 
     def all_finite(watch, module):
         return torch.stack([weight.grad.sum() for weight in module.parameters()]).sum().isfinite()

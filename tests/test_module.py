@@ -1,5 +1,6 @@
 import copy
 import enum
+import inspect
 import math
 import pickle
 import re
@@ -1254,3 +1255,11 @@ def test_a_batch_is_checked_as_it_will_be_mixed():
 def test_tune_decision_takes_the_trainer_first(tmp_path):
     with pytest.raises(TypeError, match="takes a Trainer, then a TaskModule"):
         ls.tune_decision(MyModel(ls.Binary()), trainer(tmp_path), loader(ls.Binary()))
+
+
+def test_an_argument_that_is_no_matter_of_the_loss_leaves_it_as_it_was():
+    """Each that there is, so that none is forgotten."""
+    from lossselect.loading import NO_MATTER_OF_THE_LOSS
+
+    arguments = [*inspect.signature(ls.TaskModule.__init__).parameters][1:]
+    assert {*arguments} == {*NO_MATTER_OF_THE_LOSS, "loss"}

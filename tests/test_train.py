@@ -663,6 +663,30 @@ class TestResume:
         assert rows["step"].to_list() == [3, 3, 7, 7, 11, 11]
         assert rows["val/loss"].drop_nulls().len() == 3
 
+    def test_in_another_folder(self, command, tmp_path):
+        """The first run's files are left alone."""
+        assert command(*self.SHORT)[0] == 0
+        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        other = ("resume=run/checkpoints/last.ckpt", "hydra.run.dir=other")
+        code, _, err = command(*self.SHORT, *other, "trainer.max_epochs=3")
+        assert code == 0, err
+        assert torch.load(tmp_path / "other" / "checkpoints" / "best.ckpt")["global_step"] == 12
+        code, _, err = command(*self.SHORT, *other[:1], "hydra.run.dir=third")
+        assert code == 1
+        assert "the best checkpoint of another folder is left alone: go on in its own folder" in err
+        assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def test_within_an_epoch_of_other_batches(self, command, tmp_path):
+        steps = ["lightning.pytorch.callbacks.ModelCheckpoint", "run/checkpoints", "step", "3"]
+        keys = ["_target_", "dirpath", "filename", "every_n_train_steps"]
+        saving = [f"+callbacks.steps.{key}={value}" for key, value in zip(keys, steps, strict=True)]
+        assert command(*self.SHORT, *saving)[0] == 0
+        code, _, err = command(
+            *self.SHORT, "resume=run/checkpoints/step.ckpt", "data.batch_size=32", "hydra.run.dir=b"
+        )
+        assert code == 1
+        assert "within an epoch of other batches (rows a batch: [64], now [32])" in err
+
     @pytest.mark.filterwarnings("default")
     def test_the_newest_whole_one(self, command, tmp_path):
         assert command(*self.SHORT, "monitor=val/loss")[0] == 0
@@ -671,13 +695,13 @@ class TestResume:
         code, out, err = command(*self.SHORT, "monitor=val/loss", "resume=auto")
         assert code == 0, err
         assert f"Warning: {last} " in err
-        assert "An older checkpoint is taken. (allow=[damaged_checkpoint]" in err
+        assert "It is passed over. (allow=[damaged_checkpoint]" in err
         assert "best.ckpt,after" in "".join(out.split())
         for path in last.parent.iterdir():
             path.write_bytes(b"no checkpoint")
         code, _, err = command(*self.SHORT, "monitor=val/loss", "resume=auto")
         assert code == 1
-        assert "resume=auto finds no checkpoint that can be read." in err
+        assert "resume=auto finds no checkpoint to go on from." in err
 
     def test_nothing_to_go_on_from(self, command):
         code, out, err = command(*self.SHORT, "resume=auto")

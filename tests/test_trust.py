@@ -85,7 +85,7 @@ def test_what_is_said(hostile):
         "If that is meant, the command line may say so: trust=[evil]."
     )
     assert (
-        "model._target_=torch.os.system is no class that a run is made of"
+        "model._target_=torch.os.system is not there, or no class that a run is made of"
         in hostile(HOSTILE["a module that torch imports"])[2]
     )
     assert "trust=[...] is said on the command line" in hostile(HOSTILE["a config that trusts itself"])[2]
@@ -109,7 +109,7 @@ def test_parts_of_torch_and_lightning(hostile):
     )
     assert code in (0, 1)
     assert "may name classes" not in err
-    assert "is no class that a run is made of" not in err
+    assert "is not there, or no class that a run is made of" not in err
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def of_user(ranks, batch, task, **options):
     fitting.fit(module.train(), loader, loader)
     fitted = fitting.callback_metrics
     again = fitting.validate(module, loader, verbose=False)[0]
-    found["same again"] = max(abs(fitted[name] - value) for name, value in again.items())
+    found["same again"] = max(
+        (abs(float(fitted[name]) - value) if value == value else 0.0) for name, value in again.items()
+    )
     return found
 
 
