@@ -376,7 +376,9 @@ def _best_checkpoint(trainer: "Trainer", resumed: bool) -> str:
             "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
             "trainer.max_steps or trainer.limit_train_batches allow none."
         )
-    best: str = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    # of a checkpoint of another folder there is a path, and no score
+    scored = trainer.checkpoint_callback.best_model_score is not None  # type: ignore[union-attr]
+    best: str = trainer.checkpoint_callback.best_model_path if scored else ""  # type: ignore[union-attr]
     if not best and resumed:
         raise ValueError(
             "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "

@@ -171,23 +171,14 @@ def wait_for(path, process):
     ("which", "code", "settings"),
     [(signal.SIGTERM, 143, TWO), (signal.SIGINT, 130, TWO), (signal.SIGTERM, 143, [])],
 )
-def test_a_signal_and_on(which, code, settings, tmp_path):
-    """The first process alone gets it; then on to the end, as without."""
+def test_a_signal(which, code, settings, tmp_path):
+    """The first process alone gets it; how soon it ends is for benchmarks/stops.py to say."""
     run = [*SAME, *settings, "trainer.max_epochs=6", "hydra.run.dir=run", "resume=auto"]
-    whole = ended(
-        start(
-            [setting if setting != "hydra.run.dir=run" else "hydra.run.dir=whole" for setting in run],
-            tmp_path,
-        )
-    )
-    assert whole[0] == 0, whole
     process = start([*run, "trainer.max_epochs=2000"], tmp_path)
     wait_for(tmp_path / "run" / "logs" / "metrics.csv", process)
-    began = time.monotonic()
     process.send_signal(which)
     result, _, complained = ended(process, timeout=60)
     assert result == code, complained
-    assert time.monotonic() - began < 10
     assert f"In {tmp_path / 'run'}: checkpoints/best.ckpt, checkpoints/last.ckpt. To go on: " in complained
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
 

@@ -682,7 +682,7 @@ class TestResume:
         saving = [f"+callbacks.steps.{key}={value}" for key, value in zip(keys, steps, strict=True)]
         assert command(*self.SHORT, *saving)[0] == 0
         code, _, err = command(
-            *self.SHORT, "resume=run/checkpoints/step.ckpt", "data.batch_size=32", "hydra.run.dir=b"
+            *self.SHORT, *saving, "resume=run/checkpoints/step.ckpt", "data.batch_size=32", "hydra.run.dir=b"
         )
         assert code == 1
         assert "within an epoch of other batches (rows a batch: [64], now [32])" in err
