@@ -88,7 +88,7 @@ class Bookkeeping(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if pl_module.automatic_optimization:
             pl_module.step_mean.finish(pl_module, trainer.accumulate_grad_batches)
-        pl_module.finite.look(pl_module)
+        pl_module.finite.look(pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -329,7 +329,7 @@ class _BlockOptimization(_AutomaticOptimization):
             for parameter in group["params"]:
                 parameter.grad = None
         loss.backward()
-        module.finite.look(module)  # type: ignore[operator,union-attr]
+        module.finite.look(module, optimizer)  # type: ignore[operator,union-attr]
         if trainer.gradient_clip_val:
             module.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm

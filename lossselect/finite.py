@@ -75,8 +75,12 @@ class FiniteWatch:
         self._loss = loss.detach()
         return not self.skips or bool(self._loss.isfinite())
 
-    def look(self, module: "TaskModule") -> None:
+    def look(self, module: "TaskModule", optimizer: Any) -> None:
         """Before the optimizer's step.
+
+        Args:
+            module: Whose loss and gradients they are.
+            optimizer: That is to take them: it tells the weights sooner than the module.
 
         Raises:
             ValueError: loss or gradient are not finite, and steps are not to be left out, or too many were.
@@ -85,8 +89,9 @@ class FiniteWatch:
         if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
             self._count_overflows(scaler, trainer.global_step)
             return
-        finite = self._all_finite(module)
-        if finite is None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        finite = self._all_finite([weight.grad for weight in weights if weight.grad is not None])
+        if finite is True and not self.skips:
             return
         place = _Place(trainer.global_step, self._batch[1], trainer.current_epoch)
         if isinstance(finite, Tensor) and not self.skips:
@@ -103,11 +108,10 @@ class FiniteWatch:
         else:
             self._stop(module, place)
 
-    def _all_finite(self, module: nn.Module) -> bool | Tensor | None:
-        """Of a GPU a scalar that is there; None without any gradient."""
-        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    def _all_finite(self, gradients: list[Tensor]) -> bool | Tensor:
+        """Of a GPU a scalar that is there."""
         if not gradients:
-            return None
+            return True
         gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
         gradients = [g.float() if g.element_size() < 4 else g for g in gradients]  # whose sum may overflow
         if gradients[0].device.type != "cuda":  # each sum by itself takes half the time of all together
