@@ -3,11 +3,13 @@
 Checked before anything is made of a config, from within Hydra too. Nothing here is said by a checkpoint.
 """
 
+import logging.handlers
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
+from hydra._internal import logging_config
 from hydra._internal.instantiate import _instantiate2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
@@ -47,11 +49,12 @@ def trusted_by(arguments: Iterable[str]) -> list[str]:
 def trust(arguments: Iterable[str]) -> None:
     """Let this process, and those that it starts, trust what the command line says."""
     os.environ[VARIABLE] = ":".join(trusted_by(arguments))
-    if _resolve is None:
+    if _resolve is None or _configure_log is None:
         raise ValueError(
             f"lossselect does not know Hydra {hydra.__version__} and cannot tell it what a config may name: "
             "pip install 'hydra-core<1.4'."
         )
+    logging_config.configure_logging = _checked_log
     _instantiate2._resolve_target = _resolved  # which Hydra uses for its own parts too, before a run begins
 
 
@@ -62,6 +65,47 @@ def _resolved(target: Any, full_key: str) -> Any:
     if isinstance(target, str):  # else it was made by what was checked
         check_target(target, full_key or "_target_")
     return _resolve(target, full_key)
+
+
+_configure_log: Any = getattr(logging_config, "configure_logging", None)
+
+
+def _checked_log(config: dict[str, Any]) -> None:
+    """A log of handlers, formatters and filters of the standard library, or of what is trusted."""
+    check_log(config)
+    _configure_log(config)
+
+
+def check_log(config: Any, place: str = "hydra.job_logging") -> None:
+    """ValueError for a name in the config of a log that is none of its parts: logging calls what it finds."""
+    entries: Iterable[tuple[Any, Any]] = ()
+    if isinstance(config, Mapping):
+        entries = config.items()
+    elif isinstance(config, list | tuple):
+        entries = enumerate(config)
+    for key, value in entries:
+        if key in ("()", "class", "factory") or (isinstance(value, str) and value.startswith("ext://")):
+            name = str(value).removeprefix("ext://")
+            if name not in STREAMS and not _is_trusted(name) and not _is_of_log(name):
+                raise ValueError(
+                    f"{place}.{key}={value}: a log is made of parts of the standard library's logging. If "
+                    f"that is meant, the command line may say so: trust=[{name.partition('.')[0]}]."
+                )
+        check_log(value, f"{place}.{key}")
+
+
+STREAMS = ("sys.stdout", "sys.stderr")
+"""What a log may be written to."""
+
+
+def _is_of_log(name: str) -> bool:
+    """Whether it is a handler, formatter or filter of the standard library, or of Rich."""
+    try:
+        found = get_object(name)
+    except Exception:  # there is no such name
+        return False
+    own = isinstance(found, type) and str(found.__module__).partition(".")[0] in ("logging", "rich")
+    return own and issubclass(found, logging.Handler | logging.Formatter | logging.Filter)
 
 
 def check_targets(config: DictConfig) -> None:
@@ -103,6 +147,10 @@ def _trusted() -> list[str]:
     return [name for name in os.environ.get(VARIABLE, "").split(":") if name]
 
 
+def _is_trusted(target: str) -> bool:
+    return any(target == name or target.startswith(f"{name}.") for name in _trusted())
+
+
 def check_target(target: Any, place: str) -> None:
     """ValueError for a name that is neither trusted nor a class of the kinds that a run is made of.
 
@@ -112,7 +160,7 @@ def check_target(target: Any, place: str) -> None:
     """
     if not isinstance(target, str):
         raise ValueError(f"{place} must be the name of a class, got {type(target).__name__}.")
-    if target in KNOWN or any(target == name or target.startswith(f"{name}.") for name in _trusted()):
+    if target in KNOWN or _is_trusted(target):
         return
     package = target.partition(".")[0]
     fix = f"If that is meant, the command line may say so: trust=[{package}]."

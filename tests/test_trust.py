@@ -40,6 +40,12 @@ HOSTILE = {
     "a launcher of Hydra": "hydra: {launcher: {_target_: os.system, command: $TOUCH}}",
     "a sweeper of Hydra": "hydra: {sweeper: {_target_: os.system, command: $TOUCH}}",
     "a handler of the log": "hydra: {job_logging: {handlers: {file: {'()': os.system, command: $TOUCH}}}}",
+    "a handler of the log by torch": "hydra: {job_logging: {handlers: {x: {'()': torch.utils.collect_env.run, command: $TOUCH}}, root: {handlers: [x]}}}",
+    "a class of the log": "hydra: {job_logging: {handlers: {x: {class: torch.utils.collect_env.run, command: $TOUCH}}, root: {handlers: [x]}}}",
+    "a handler of Hydra's log": "hydra: {hydra_logging: {version: 1, handlers: {x: {'()': torch.utils.collect_env.run, command: $TOUCH}}, root: {handlers: [x]}}}",
+    "a module that logging imports, of the log": "hydra: {job_logging: {handlers: {x: {'()': logging.os.system, command: $TOUCH}}, root: {handlers: [x]}}}",
+    "a config of logging, of the log": "hydra: {job_logging: {handlers: {x: {'()': logging.config.dictConfig, config: {version: 1}}}, root: {handlers: [x]}}}",
+    "an argument of the log": "hydra: {job_logging: {handlers: {x: {class: logging.StreamHandler, stream: 'ext://os.environ'}}, root: {handlers: [x]}}}",
     "a config that trusts itself": "trust: [os]\ncallbacks: {x: {_target_: os.system, command: $TOUCH}}",
     "trust by a variable": "hydra: {job: {env_set: {LOSSSELECT_TRUST: os}}}\nmodel: {_target_: os.system, command: $TOUCH}",
     "a name that is no name": "model: {_target_: {_target_: os.system, command: $TOUCH}}",
@@ -76,7 +82,7 @@ def test_a_hostile_config(title, how, hostile, tmp_path):
     assert code == 1, err
     assert not (tmp_path / MARK).exists()
     assert "Traceback" not in err
-    assert not (tmp_path / "outputs").exists() or title == "a handler of the log"
+    assert not (tmp_path / "outputs").exists() or "of the log" in title
 
 
 def test_what_is_said(hostile):
