@@ -179,8 +179,9 @@ class Epoch:
         if not self._held and not self.loss.update_called:
             return  # it has been forgotten
         self._held, self._held_bytes = [], 0
-        for part in self._parts():
-            part.reset()
+        with torch.inference_mode(False):  # or what is validated next within fit could not add to it
+            for part in self._parts():
+                part.reset()
 
     def _parts(self) -> Iterator[Metric | TaskMetrics]:
         parts = (self.loss, self.metrics, self.untuned_metrics, self.confusion)

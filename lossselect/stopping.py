@@ -1,5 +1,6 @@
 """Signals end a run between two batches, in all of its processes, with a checkpoint to go on from."""
 
+import math
 import os
 import signal
 import threading
@@ -86,7 +87,10 @@ class SaveAndStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._asked = None
-        self._val_batches = min(of_all_ranks(sum(trainer.num_val_batches[:1])))
+        batches = min(of_all_ranks(sum(trainer.num_val_batches[:1])))
+        self._val_batches = (
+            batches if math.isfinite(batches) else 0
+        )  # of loaders without a length: nobody knows
         loop = trainer.fit_loop.epoch_loop
         advance = type(loop).advance
 

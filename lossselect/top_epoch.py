@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .counts import LabelCounts
@@ -75,9 +76,10 @@ class TopEpoch:
     def reset(self) -> None:
         """Forget the epoch."""
         self._held, self._known = [], None
-        self.loss.reset()
-        if self.metrics is not None:
-            self.metrics.reset()
+        with torch.inference_mode(False):
+            self.loss.reset()
+            if self.metrics is not None:
+                self.metrics.reset()
 
     def _flush(self) -> None:
         if self._held:
