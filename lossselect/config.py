@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from .guards import GUARDS
+from .guards import GUARDS, ON_NONFINITE
 from .losses import row_options
 from .names import check_options, lookup, nearest, number, whole
 from .nets import check_head_bias, head_options, make_net, net_options
@@ -101,8 +101,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config.get("resume"), str | None):
         raise TypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
-    if config["on_nonfinite"] not in ("stop", "skip"):
-        raise ValueError(f"on_nonfinite must be stop or skip, got {config['on_nonfinite']!r}.")
+    lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
     if not isinstance(config["check_only"], bool):
         raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
     if not isinstance(config["allow"], str | list | None):

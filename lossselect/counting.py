@@ -3,12 +3,21 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from .counts import LabelCounts, count_batches
 
 if TYPE_CHECKING:
     from .module import TaskModule
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The random numbers of a loader's own."""
+    batches = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return [*{id(generator): generator for generator in found if generator is not None}.values()]
 
 
 def counts_of_loader(module: "TaskModule", loader: Iterable[Any]) -> LabelCounts | None:
@@ -24,8 +33,7 @@ def counts_of_loader(module: "TaskModule", loader: Iterable[Any]) -> LabelCounts
     Raises:
         ValueError: no label is known, or labels do not fit the task.
     """
-    owners = (loader, getattr(loader, "sampler", None))
-    generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if g is not None]
+    generators = generators_of(loader)
     states = [generator.get_state() for generator in generators]
     with isolate_rng():
         counts = count_batches(module.task, (module._encoded(batch).target for batch in loader))

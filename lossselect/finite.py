@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .guards import warn
+from .guards import ON_NONFINITE, warn
 from .names import lookup
 
 if TYPE_CHECKING:
     from .module import TaskModule
-
-CHOICES = ("stop", "skip")
 
 MOST_SKIPPED = 10
 """So many steps in a row may be left out: with more, something is wrong that no other batch mends."""
@@ -52,7 +50,7 @@ class FiniteWatch:
     """
 
     def __init__(self, choice: str) -> None:
-        lookup(dict.fromkeys(CHOICES), choice, "choice of on_nonfinite")
+        lookup(dict.fromkeys(ON_NONFINITE), choice, "choice of on_nonfinite")
         self.skips = choice == "skip"
         self.skipped = 0
         """How many steps were left out."""

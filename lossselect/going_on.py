@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import Tensor
 
+from .counting import generators_of
 from .data.row_batches import RowBatches
 from .ranks import to_first
 
@@ -50,7 +52,7 @@ class GoingOn:
         own = {
             "batches": batches,
             "made": _made(trainer),
-            "random": self.validation_began if _validates(trainer) else _random(module.device),
+            "random": self.validation_began if _validates(trainer) else _random(trainer),
             "epoch_began": self.epoch_began if within else None,
             "complete": not within,
             "should_stop": trainer.should_stop,
@@ -62,7 +64,8 @@ class GoingOn:
                 if isinstance(value, Tensor)
             },
         }
-        if within and loop._should_accumulate():
+        # whoever optimizes by himself may have begun a group that nobody else knows of
+        if within and (loop._should_accumulate() or not module.automatic_optimization):
             own["group"] = module.step_mean.state()
             own["gradients"] = {
                 name: weight.grad.cpu()
@@ -95,10 +98,13 @@ class GoingOn:
         module.train_epoch.take_up(own["train"])
         if own["epoch_began"] is not None:
             self.epoch_began = own["epoch_began"]
+            if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
+                # which sets it at an epoch's start alone
+                trainer.accumulate_grad_batches = int(own["epoch"]["accumulate_grad_batches"])
             _check_epoch(own["epoch"], _epoch(trainer))
-            _set_random(own["epoch_began"], module.device)
+            _set_random(own["epoch_began"], trainer)
             _skip(trainer, own["batches"])
-        _set_random(own["random"], module.device)
+        _set_random(own["random"], trainer)
         if "gradients" in own:
             module.step_mean.take_up(own["group"])
             for name, weight in module.named_parameters():
@@ -121,23 +127,24 @@ class GoingOn:
         run = type(loop).run
 
         def watched() -> Any:
-            self.validation_began = _random(trainer.strategy.root_device)
+            self.validation_began = _random(trainer)
             return run(loop)
 
         loop.run = watched  # type: ignore[method-assign]
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""
-        self.epoch_began = _random(trainer.strategy.root_device)
+        self.epoch_began = _random(trainer)
         fetcher = trainer.fit_loop._data_fetcher
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which else is done before there is a hook, or not at all
 
 
 def _made(trainer: Trainer) -> list[str]:
-    """The names of optimizers and schedulers."""
+    """The names of optimizers and schedulers, less the one that stochastic weight averaging puts in later."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return [type(part).__name__ for part in (*trainer.optimizers, *schedulers)]
+    swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return [type(part).__name__ for part in (*trainer.optimizers, *(() if swa else schedulers))]
 
 
 def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:
@@ -213,8 +220,15 @@ def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             )
 
 
-def _random(device: torch.device) -> dict[str, Any]:
+def _generators(trainer: Trainer) -> list[torch.Generator]:
+    """Those of the user's train loaders."""
+    loader = trainer.fit_loop._combined_loader
+    return [generator for part in (loader.flattened if loader else ()) for generator in generators_of(part)]
+
+
+def _random(trainer: Trainer) -> dict[str, Any]:
     """The states of all generators that this process uses, as tensors and plain values."""
+    device = trainer.strategy.root_device
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     version, numbers, gauss = random.getstate()
     return {
@@ -222,10 +236,14 @@ def _random(device: torch.device) -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype("int64")), *rest],
         "python": [version, torch.tensor(numbers), gauss],
+        "loaders": [generator.get_state() for generator in _generators(trainer)],
     }
 
 
-def _set_random(states: Mapping[str, Any], device: torch.device) -> None:
+def _set_random(states: Mapping[str, Any], trainer: Trainer) -> None:
+    device = trainer.strategy.root_device
+    for generator, state in zip(_generators(trainer), states["loaders"], strict=True):
+        generator.set_state(state)
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)

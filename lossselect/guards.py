@@ -10,6 +10,9 @@ from typing import Any
 
 from .names import lookup, some
 
+ON_NONFINITE = ("stop", "skip")
+"""What becomes of a step whose loss or gradient is not finite."""
+
 GUARDS = {
     "absent_class": "a class or label that no train row has",
     "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",

@@ -59,9 +59,7 @@ class StepMean:
             return count.double() if isinstance(count, Tensor) and device.type != "mps" else count
         if self.alike and not trainer.is_last_batch:
             return trainer.world_size * count
-        counts = torch.as_tensor(
-            count, dtype=torch.float64, device=device
-        ).clone()  # which is summed in place
+        counts = torch.as_tensor(count, dtype=torch.float64, device=device).clone()  # summed in place
         summed: Tensor = trainer.strategy.reduce(counts, reduce_op="sum")
         return summed
 
@@ -101,8 +99,4 @@ def scale_gradients(module: nn.Module, factor: Count) -> None:
 
 
 def _first_that_counts(first: Count, count: Count) -> Count:
-    if isinstance(first, Tensor) or isinstance(count, Tensor):
-        first, count = torch.as_tensor(first), torch.as_tensor(count)
-        first = first.to(count.device) if first.device.type == "cpu" else first
-        return torch.where(first > 0, first, count.to(first.device))
-    return first or count
+    return torch.where(first > 0, first, count) if isinstance(first, Tensor) else first or count

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from .ranks import of_all_ranks
 
@@ -88,9 +88,12 @@ class SaveAndStop(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._asked = None
         batches = min(of_all_ranks(sum(trainer.num_val_batches[:1])))
-        self._val_batches = (
-            batches if math.isfinite(batches) else 0
-        )  # of loaders without a length: nobody knows
+        # of loaders without a length nobody knows how many, and averaged weights stand in the net's meanwhile
+        unknown = not math.isfinite(batches) or any(
+            isinstance(callback, WeightAveraging)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
+        self._val_batches = 0 if unknown else batches
         loop = trainer.fit_loop.epoch_loop
         advance = type(loop).advance
 

@@ -118,6 +118,7 @@ class CheckBeforeRun(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
         with _nothing_passed_over(config.hydra.overrides.task):
+            check_targets(config)  # the jobs' configs are without Hydra's part
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             choices = [
                 [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
@@ -301,7 +302,12 @@ def train(config: DictConfig) -> None:
     start = resumed_from(config.resume, folder)
     if start is not None:
         check_same_task(start[1], module.task)
-        lines["resumed"] = f"from {start[0]}, after {start[1]['global_step']} steps"
+        lines["resumed"] = (
+            f"from {start[0]}, after {start[1]['global_step']} steps; optimizer and scheduler go on with the "
+            "settings that they had"
+        )
+        if start[0].resolve().parent.parent != folder.resolve():
+            lines["resumed"] += "; the best checkpoint is looked for anew, among the epochs from here on"
     elif config.resume:
         lines["resumed"] = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
     print_table("Plan", lines)

@@ -27,6 +27,12 @@ KNOWN = {
 }
 """Classes that the package's own configs name, and Hydra's: they need not be imported to be known."""
 
+VARIABLES = (
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG"),
+)
+"""Of the environment, that a config may set: none of them names a file to load."""
+
 VARIABLE = "LOSSSELECT_TRUST"
 """Tells the processes that a run starts what its command line trusts."""
 
@@ -111,9 +117,12 @@ def _is_of_log(name: str) -> bool:
 def check_targets(config: DictConfig) -> None:
     """ValueError for the first `_target_` of a config, wherever it stands, that it may not name."""
     job = (config.get("hydra") or {}).get("job") or {}
-    named = [str(name) for name in job.get("env_set") or {}]
-    if any(name.startswith("LOSSSELECT_") for name in named):
-        raise ValueError("hydra.job.env_set: variables LOSSSELECT_... are set by the command alone.")
+    for name in map(str, job.get("env_set") or {}):
+        if name not in VARIABLES and name not in _trusted():
+            raise ValueError(
+                f"hydra.job.env_set.{name}: some variables let a run's processes load other code. A config "
+                f"may set {', '.join(VARIABLES)}; the command line may allow another one: trust=[{name}]."
+            )
     given = config.get("trust") or []
     if not {*([given] if isinstance(given, str) else map(str, given))} <= {*_trusted()}:
         raise ValueError("trust=[...] is said on the command line; in a config it would trust itself.")

@@ -30,10 +30,16 @@ def take_each_row_once(trainer: Trainer) -> None:
             warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")
             loader = prepare(dataloader, shuffle, mode)
         if mode in EVALUATING:
-            repeat_no_row(getattr(loader, "sampler", None))
+            repeat_no_row(_sampler_of(loader))
         return loader
 
     connector._prepare_dataloader = prepared  # type: ignore[method-assign]
+
+
+def _sampler_of(loader: object) -> object:
+    """What deals the rows: of a batch sampler of the user's own Lightning puts its sampler within that."""
+    within = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    return within if isinstance(within, DistributedSampler) else getattr(loader, "sampler", None)
 
 
 def repeat_no_row(sampler: object) -> None:
@@ -56,7 +62,7 @@ def repeat_no_row(sampler: object) -> None:
 @contextmanager
 def each_row_once(loader: Any) -> Iterator[None]:
     """Within it the loader's sampler takes each row once."""
-    sampler = getattr(loader, "sampler", None)
+    sampler = _sampler_of(loader)
     sizes = [getattr(sampler, name, None) for name in ("total_size", "num_samples")]
     repeat_no_row(sampler)
     try:

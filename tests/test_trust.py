@@ -37,8 +37,8 @@ HOSTILE = {
     "a logger": "logger: {_target_: os.system, command: $TOUCH}",
     "a module in the folder": "model: {_target_: evil.Evil}",
     "a callback of Hydra": "hydra: {callbacks: {x: {_target_: os.system, command: $TOUCH}}}",
-    "a launcher of Hydra": "hydra: {launcher: {_target_: os.system, command: $TOUCH}}",
-    "a sweeper of Hydra": "hydra: {sweeper: {_target_: os.system, command: $TOUCH}}",
+    "a launcher of Hydra": "hydra: {launcher: {_target_: evil.Evil}}",
+    "a sweeper of Hydra": "hydra: {sweeper: {_target_: evil.Evil}}",
     "a handler of the log": "hydra: {job_logging: {handlers: {file: {'()': os.system, command: $TOUCH}}}}",
     "a handler of the log by torch": "hydra: {job_logging: {handlers: {x: {'()': torch.utils.collect_env.run, command: $TOUCH}}, root: {handlers: [x]}}}",
     "a class of the log": "hydra: {job_logging: {handlers: {x: {class: torch.utils.collect_env.run, command: $TOUCH}}, root: {handlers: [x]}}}",
@@ -48,8 +48,20 @@ HOSTILE = {
     "an argument of the log": "hydra: {job_logging: {handlers: {x: {class: logging.StreamHandler, stream: 'ext://os.environ'}}, root: {handlers: [x]}}}",
     "a config that trusts itself": "trust: [os]\ncallbacks: {x: {_target_: os.system, command: $TOUCH}}",
     "trust by a variable": "hydra: {job: {env_set: {LOSSSELECT_TRUST: os}}}\nmodel: {_target_: os.system, command: $TOUCH}",
+    "a path by a variable": "hydra: {job: {env_set: {PYTHONPATH: sent}}}\ntrainer: {devices: 2, strategy: ddp}",
     "a name that is no name": "model: {_target_: {_target_: os.system, command: $TOUCH}}",
 }
+
+
+REASONS = (
+    "a config may name classes of hydra",
+    "is not there, or no class that a run is made of",
+    "a log is made of parts of the standard library's logging",
+    "some variables let a run's processes load other code",
+    "trust=[...] is said on the command line",
+    "must be the name of a class",
+)
+"""What refuses them, so that none is refused by chance."""
 
 
 @pytest.fixture
@@ -82,6 +94,7 @@ def test_a_hostile_config(title, how, hostile, tmp_path):
     assert code == 1, err
     assert not (tmp_path / MARK).exists()
     assert "Traceback" not in err
+    assert any(reason in err for reason in REASONS), err
     assert not (tmp_path / "outputs").exists() or "of the log" in title
 
 
@@ -103,19 +116,23 @@ def test_the_command_line_trusts(hostile, tmp_path):
     assert (tmp_path / MARK).exists()  # it can be executed, so that not being so means something
 
 
-def test_parts_of_torch_and_lightning(hostile):
-    text = (
-        "model: {_target_: torch.nn.Linear, in_features: 30, out_features: 1}\n"
-        "callbacks: {x: {_target_: lightning.pytorch.callbacks.LearningRateMonitor}}\n"
-        "optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 0.1}\n"
-        "trainer: {max_epochs: 1}"
+def test_parts_of_torch_and_lightning(command, tmp_path):
+    """As a config names them, without a word on the command line."""
+    folder = tmp_path / "mine"
+    (folder / "model").mkdir(parents=True)
+    (folder / "optimizer").mkdir()
+    (folder / "model" / "plain.yaml").write_text(
+        "{_target_: torch.nn.Linear, in_features: 30, out_features: 1}"
     )
-    code, _, err = hostile(
-        "defaults:\n  - override /model: linear\n" + text.replace("model: {", "model: {name: null, ")
+    (folder / "optimizer" / "plain.yaml").write_text("{_target_: torch.optim.SGD, _partial_: true, lr: 0.1}")
+    (folder / "callbacks").mkdir()
+    (folder / "callbacks" / "plain.yaml").write_text(
+        "x: {_target_: lightning.pytorch.callbacks.LearningRateMonitor}"
     )
-    assert code in (0, 1)
-    assert "may name classes" not in err
-    assert "is not there, or no class that a run is made of" not in err
+    chosen = ["model=plain", "optimizer=plain", "callbacks=plain", "scheduler=none", "trainer.max_epochs=1"]
+    code, _, err = command("--config-dir", str(folder), "task=binary", *chosen, "hydra.run.dir=run")
+    assert code == 0, err
+    assert (tmp_path / "run" / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize(
