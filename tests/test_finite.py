@@ -1,12 +1,12 @@
 """A loss or a gradient that is not finite: the run ends at once, or the step is left out."""
 
-import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.finite import MOST_OVERFLOWS, MOST_SKIPPED
@@ -39,15 +39,7 @@ def fit(tmp_path, poison, on_nonfinite="stop", extra=(), data=None, **options):
         ls.Multiclass(3), net, on_nonfinite=on_nonfinite, optimizer={"name": "SGD", "lr": 0.1}
     )
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[keep, *extra],
-        **{"max_epochs": 2, **options},
-    )
+    trainer = quiet_trainer(callbacks=[keep, *extra], **{"max_epochs": 2, **options})
     loader = DataLoader(data or rows(), 8)
     return module, trainer, lambda: trainer.fit(module, loader, DataLoader(rows(), 8))
 

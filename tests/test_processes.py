@@ -76,6 +76,18 @@ def test_what_is_found_is_what_one_process_finds(found, ranks):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_whatever_the_loader(found, ranks):
+    """A batch sampler of the user's own, and rows whose number nobody knows."""
+    whole = found[ranks]
+    losses = [
+        value for name, value in whole.items() if name.startswith("/others/") and name.endswith("/loss")
+    ]
+    assert len(losses) == 6
+    for loss in losses:
+        assert abs(loss - found[1]["/others/plain/val/loss"]) <= 1e-6
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_validation_while_fitting_is_what_the_checkpoint_gives(found, ranks):
     """With running means, which differ between processes until they are made equal."""
     for task in ("binary", "multiclass", "multilabel"):

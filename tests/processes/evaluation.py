@@ -9,7 +9,7 @@ import warnings
 import lightning.pytorch as L
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 import lossselect as ls
 from lossselect.data.module import TensorData
@@ -77,6 +77,44 @@ def of_user(ranks, batch, task, **options):
     return found
 
 
+class OwnBatches(BatchSampler):
+    """Of the user's own, which Lightning keeps, with its sampler within."""
+
+
+class Endless(IterableDataset):
+    """Rows whose number nobody knows before, dealt to processes one by one: some have more than others."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        several = torch.distributed.is_initialized()
+        first, step = (
+            (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
+        )
+        return (self.rows[i] for i in range(first, len(self.rows), step))
+
+
+def of_other_loaders(ranks, folder):
+    """Validated in turn by one module, outside fit and within."""
+    task = ls.Multilabel(5)
+    torch.manual_seed(0)
+    module = ls.TaskModule(task, nn.Linear(6, 5), optimizer={"name": "SGD", "lr": 0.0})
+    rows = users_rows(task)
+    trainer = trainer_of(
+        ranks, max_epochs=1, limit_train_batches=1, callbacks=[ls.SaveAndStop(folder + ".ckpt")]
+    )
+    own = DataLoader(rows, batch_sampler=OwnBatches(SequentialSampler(rows), 4, False))
+    loaders = {"own batches": own, "plain": DataLoader(rows, 4), "endless": DataLoader(Endless(rows), 4)}
+    found = {title: trainer.validate(module, loader, verbose=False)[0] for title, loader in loaders.items()}
+    for title, loader in loaders.items():
+        trainer.fit(module, DataLoader(rows, 4), loader)
+        metrics = trainer.callback_metrics.items()
+        found[f"{title} in fit"] = {name: float(value) for name, value in metrics if "val/" in name}
+        trainer.fit_loop.epoch_progress.reset()
+    return found
+
+
 def of_ours(ranks, batch):
     """Data of ours, trained on: `ranks` times the batch is what one process would take."""
     splits = load("yeast", seed=0, val_fraction=0.2, test_fraction=None)
@@ -108,6 +146,7 @@ def main(ranks, batch, file):
         "multilabel": of_user(ranks, batch, ls.Multilabel(5)),
         "binary": of_user(ranks, batch, ls.Binary()),
         "ours": of_ours(ranks, batch),
+        "others": of_other_loaders(ranks, file),
     }
     if ranks == 1 or torch.distributed.get_rank() == 0:
         torch.save(found, file)
