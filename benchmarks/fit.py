@@ -116,7 +116,7 @@ def differences(case: Case) -> dict[str, dict[str, float]]:
     found = {}
     names = [f"val/{name}" for name in ("loss", *METRICS[case.task.name])]
     for dtype, typed in (("float64", case.double()), ("float32", case)):
-        theirs, _ = fitted(lightning_with_metrics, typed)
+        theirs, _ = fitted(partial(lightning_with_metrics, as_ours=True), typed)
         for fused in (False, True):
             ours, weights = fitted(partial(lossselect, fused=fused), typed)
             kind = f"{dtype}, {'' if fused else 'not '}fused"

@@ -18,6 +18,7 @@ from torchmetrics import classification as tm
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
+from lossselect.data.row_batches import RowBatches
 from lossselect.progress import ProgressBar
 
 BATCH, LR, TRAIN_ROWS, VAL_ROWS = 64, 1e-3, 1437, 360
@@ -78,9 +79,11 @@ class Case(NamedTuple):
     def loss(self) -> Callable[..., Tensor]:
         return F.cross_entropy if self.softmax else F.binary_cross_entropy_with_logits
 
-    def loaders(self) -> tuple[DataLoader[Any], DataLoader[Any]]:
-        """Of samples, which are collated."""
+    def loaders(self, as_ours: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
+        """Of samples, which are collated; in lossselect's order of the rows, or in torch's."""
         train, val = TensorDataset(*self.train), TensorDataset(*self.val)
+        if as_ours:
+            return DataLoader(train, batch_sampler=RowBatches(train, BATCH, True)), DataLoader(val, BATCH)  # type: ignore[arg-type]
         return DataLoader(train, BATCH, shuffle=True), DataLoader(val, BATCH)
 
 
@@ -215,8 +218,8 @@ def bare_lightning(case: Case) -> Fit:
     return fit_of(trainer_of(case, extras=False), Bare(case), *case.loaders())
 
 
-def lightning_with_metrics(case: Case) -> Fit:
-    return fit_of(trainer_of(case), WithMetrics(case), *case.loaders())
+def lightning_with_metrics(case: Case, as_ours: bool = False) -> Fit:
+    return fit_of(trainer_of(case), WithMetrics(case), *case.loaders(as_ours))
 
 
 def lossselect(case: Case, steps: int = 1, compiled: bool = False, **options: Any) -> Fit:
