@@ -52,6 +52,17 @@ class LossMean(Metric):
         return self.sums[0] / self.sums[1]
 
 
+def as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as plain numbers: a checkpoint takes a file within its own for each tensor."""
+    numbers = torch.stack([value.double() for value in values.values()]).tolist() if values else []
+    return dict(zip(values, numbers, strict=True))
+
+
+def as_scalars(numbers: Mapping[str, float]) -> dict[str, Tensor]:
+    """What `as_numbers` was made of, in float64."""
+    return {name: torch.tensor(number, dtype=torch.double) for name, number in numbers.items()}
+
+
 def metric_state(metric: Metric) -> dict[str, Any]:
     """What a metric has added up, and how often, on the CPU."""
     states = {
@@ -158,13 +169,14 @@ class Epoch:
     def state(self, complete: bool) -> dict[str, Any]:
         """What has been taken in so far, for a checkpoint; of a complete epoch what comes of it."""
         if complete:
-            return {"values": self.compute()}
+            self._known = self.compute()  # which is asked for again at the epoch's end
+            return {"values": as_numbers(self._known)}
         self._flush()
         return {"sums": [metric_state(part) for part in self._metrics()]}
 
     def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._known = state.get("values")
+        self._known = as_scalars(state["values"]) if "values" in state else None
         if "sums" in state:
             for part, values in zip(self._metrics(), state["sums"], strict=True):
                 set_metric_state(part, values)

@@ -14,10 +14,10 @@ import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
-from torch import Tensor
 
 from .counting import generators_of
 from .data.row_batches import RowBatches
+from .epoch import as_numbers, as_scalars
 from .ranks import to_first
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ class GoingOn:
             "should_stop": trainer.should_stop,
             "epoch": _epoch(trainer),
             "train": module.train_epoch.state(complete=not within),
-            "logged": {
-                name: value.detach().cpu()
-                for name, value in trainer.callback_metrics.items()
-                if isinstance(value, Tensor)
-            },
+            "logged": as_numbers(trainer.callback_metrics),
         }
         # whoever optimizes by himself may have begun a group that nobody else knows of
         if within and (loop._should_accumulate() or not module.automatic_optimization):
@@ -87,7 +83,7 @@ class GoingOn:
         if self.loaded is None:
             return
         own, self.loaded = self._own(trainer), None
-        trainer.callback_metrics.update({k: v.to(module.device) for k, v in own["logged"].items()})
+        trainer.callback_metrics.update(as_scalars(own["logged"]))
         # Lightning warns that loaders would begin again
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
         trainer.should_stop |= own["should_stop"]

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from .counts import LabelCounts
-from .epoch import HELD_STEPS, LossMean, has_steps, metric_state, set_metric_state
+from .epoch import (
+    HELD_STEPS,
+    LossMean,
+    as_numbers,
+    as_scalars,
+    has_steps,
+    metric_state,
+    set_metric_state,
+)
 from .kept import KeptOutputs
 from .tasks import Task
 from .top import TopMetrics, TopOutputs
@@ -63,13 +71,14 @@ class TopEpoch:
     def state(self, complete: bool) -> dict[str, Any]:
         """What has been taken in so far, for a checkpoint: of training the loss."""
         if complete:
-            return {"values": self.compute()}
+            self._known = self.compute()
+            return {"values": as_numbers(self._known)}
         self._flush()
         return {"sums": [metric_state(self.loss)]}
 
     def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._known = state.get("values")
+        self._known = as_scalars(state["values"]) if "values" in state else None
         if "sums" in state:
             set_metric_state(self.loss, state["sums"][0])
 
