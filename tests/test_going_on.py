@@ -174,7 +174,7 @@ def test_from_each_checkpoint(loader, case, tmp_path):
         assert trainer.global_step == trainer2.global_step, checkpoint.name
         (group,), (group2,) = (t.optimizers[0].param_groups for t in (trainer, trainer2))
         taken = trainer.global_step - torch.load(checkpoint)["global_step"]
-        if taken or case != "weights averaged by a schedule":  # whose rate is one of its own meanwhile
+        if taken > 1 or case != "weights averaged by a schedule":  # whose last epoch learns nothing
             assert group["lr"] == group2["lr"], checkpoint.name
         # what follows is all that would have followed, once each and in order
         assert rows2 == rows[len(rows) - len(rows2) :], checkpoint.name
