@@ -219,7 +219,11 @@ def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def _generators(trainer: Trainer) -> list[torch.Generator]:
     """Those of the user's train loaders."""
     loader = trainer.fit_loop._combined_loader
-    return [generator for part in (loader.flattened if loader else ()) for generator in generators_of(part)]
+    return [
+        generator
+        for part in (() if loader is None else loader.flattened)
+        for generator in generators_of(part)
+    ]
 
 
 def _random(trainer: Trainer) -> dict[str, Any]:
