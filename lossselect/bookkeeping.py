@@ -19,6 +19,7 @@ from .counting import counts_of_loader
 from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
+from .finite import WHAT_TO_DO
 from .going_on import GoingOn
 from .guards import warn_of_no_positives
 from .ranks import of_all_ranks
@@ -209,7 +210,5 @@ def _check_weights(trainer: Trainer, module: "TaskModule") -> None:
     if not all(of_all_ranks(not finite or bool(torch.stack(finite).all()))):
         raise ValueError(
             f"Training has diverged: in epoch {module.current_epoch} the weights are no longer finite, and "
-            "no further step would mend them. Lower the learning rate, clip gradients "
-            "(gradient_clip_val=1), and look for NaN or infinity among the inputs; a loss of your own must "
-            "leave out missing labels, which are NaN."
+            f"no further step would mend them. {WHAT_TO_DO}"
         )

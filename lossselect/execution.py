@@ -6,7 +6,7 @@ or steps counts on as if there were no blocks.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -26,6 +26,7 @@ from .data.row_batches import RowBatches
 from .module import TaskModule
 from .names import whole
 from .optim import OPTIMIZERS
+from .wrapping import unwrap, wrap
 
 TAKE_NO_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.LBFGS}
 
@@ -77,8 +78,7 @@ class StepsPerExecution(Callback):
             self._fetch_blocks(trainer)
             if bar := trainer.progress_bar_callback:
                 # a bar shows the batch it is told, which is a block's first
-                shown: Callable[..., None] = bar.on_train_batch_end
-                setattr(bar, "on_train_batch_end", lambda *of: shown(*of[:-1], loop.batch_idx))  # noqa: B010
+                wrap(bar, "on_train_batch_end", lambda shown, *of: shown(*of[:-1], loop.batch_idx))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore(trainer)
@@ -89,7 +89,7 @@ class StepsPerExecution(Callback):
     def _restore(self, trainer: Trainer) -> None:
         """The trainer may fit again, without this callback."""
         if self.steps > 1 and (bar := trainer.progress_bar_callback):
-            vars(bar).pop("on_train_batch_end", None)
+            unwrap(bar, "on_train_batch_end")
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         if isinstance(loop.automatic_optimization, _BlockOptimization):
             own = _AutomaticOptimization(trainer)

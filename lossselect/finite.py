@@ -24,6 +24,12 @@ MOST_OVERFLOWS = 20
 MOST_AHEAD = 8
 """By so many steps at most a GPU's answer is late."""
 
+WHAT_TO_DO = (
+    "Lower the learning rate, clip gradients (gradient_clip_val=1), look for NaN or infinity among the "
+    "inputs; a loss of your own must leave out missing labels, which are NaN."
+)
+"""Of numbers that are not finite, for the end of a message."""
+
 
 class _Place(NamedTuple):
     """Where a step was taken."""
@@ -164,9 +170,8 @@ class FiniteWatch:
         where = first_not_finite(module, self._batch[0])
         raise ValueError(
             f"The loss or its gradient is not finite in {place}{many}: {where} Training ends here; the "
-            "checkpoints before it are as they were. Lower the learning rate, clip gradients "
-            "(gradient_clip_val=1), look for NaN or infinity among the inputs; a loss of your own must leave "
-            "out missing labels, which are NaN. on_nonfinite=skip leaves out single batches."
+            f"checkpoints before it are as they were. {WHAT_TO_DO} on_nonfinite=skip leaves out single "
+            "batches."
         )
 
     def _count_overflows(self, scaler: Any, step: int) -> None:

@@ -6,7 +6,7 @@ epoch's rows, gradients of a group that has begun, metrics of the epoch so far, 
 
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .counting import generators_of
 from .data.row_batches import RowBatches
 from .epoch import as_numbers, as_scalars
 from .ranks import to_first
+from .wrapping import wrap
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -119,14 +120,12 @@ class GoingOn:
 
     def watch(self, trainer: Trainer) -> None:
         """Remember the random numbers before each validation, which draws some before there is a hook."""
-        loop = trainer.fit_loop.epoch_loop.val_loop
-        run = type(loop).run
 
-        def watched() -> Any:
+        def run(method: Callable[[], Any]) -> Any:
             self.validation_began = _random(trainer)
-            return run(loop)
+            return method()
 
-        loop.run = watched  # type: ignore[method-assign]
+        wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run)
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from .ranks import of_all_ranks
+from .wrapping import unwrap, wrap
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -65,17 +67,11 @@ class SaveAndStop(Callback):
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is not threading.main_thread():
             return  # Python hands signals to the main thread alone
-        connector = trainer._signal_connector
-        register = type(connector).register_signal_handlers
+        wrap(trainer._signal_connector, "register_signal_handlers", self._listen)
 
-        def registered() -> None:
-            register(connector)
-            self._listen()
-
-        connector.register_signal_handlers = registered  # type: ignore[method-assign]
-
-    def _listen(self) -> None:
+    def _listen(self, register: Callable[[], None]) -> None:
         """Until fit ends, when Lightning puts the handlers of before in place."""
+        register()
         self.told = 0
         for which in SIGNALS:
             signal.signal(which, self._note)
@@ -95,16 +91,15 @@ class SaveAndStop(Callback):
         )
         self._val_batches = 0 if unknown else batches
         loop = trainer.fit_loop.epoch_loop
-        advance = type(loop).advance
 
-        def advanced(fetcher: Any) -> None:
+        def advance(method: Callable[[Any], None], fetcher: Any) -> None:
             if not loop.restarting:
                 self._stop_if_told(trainer)
-            advance(loop, fetcher)
+            method(fetcher)
 
-        loop.advance = advanced  # type: ignore[method-assign,assignment]
+        wrap(loop, "advance", advance)
         # Lightning's way to ask each other makes a GPU wait at each step, and hears the first process alone
-        loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        wrap(loop, "_broadcast_sigterm_tensor", lambda method: None)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -143,9 +138,6 @@ class SaveAndStop(Callback):
     def _restore(self, trainer: Trainer) -> None:
         """Leave the trainer as it was."""
         loop = trainer.fit_loop.epoch_loop
-        for patched, name in (
-            (trainer._signal_connector, "register_signal_handlers"),
-            (loop, "advance"),
-            (loop, "_broadcast_sigterm_tensor"),
-        ):
-            vars(patched).pop(name, None)
+        unwrap(trainer._signal_connector, "register_signal_handlers")
+        unwrap(loop, "advance")
+        unwrap(loop, "_broadcast_sigterm_tensor")

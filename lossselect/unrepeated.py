@@ -1,7 +1,7 @@
 """Several processes evaluate each row once."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
+from .wrapping import wrap
+
 EVALUATING = (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
 
 
@@ -20,20 +22,17 @@ def take_each_row_once(trainer: Trainer) -> None:
 
     Lightning's sampler gives some rows to two processes, so that all have as many.
     """
-    connector = trainer._data_connector
-    if trainer.world_size == 1 or "_prepare_dataloader" in vars(connector):
-        return
-    prepare = connector._prepare_dataloader
+    if trainer.world_size > 1:
+        wrap(trainer._data_connector, "_prepare_dataloader", _prepare)
 
-    def prepared(dataloader: object, shuffle: bool, mode: RunningStage) -> object:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")
-            loader = prepare(dataloader, shuffle, mode)
-        if mode in EVALUATING:
-            repeat_no_row(_sampler_of(loader))
-        return loader
 
-    connector._prepare_dataloader = prepared  # type: ignore[method-assign]
+def _prepare(method: Callable[..., object], *args: Any, mode: RunningStage, **kwargs: Any) -> object:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `DistributedSampler` with the dataloaders")
+        loader = method(*args, mode=mode, **kwargs)
+    if mode in EVALUATING:
+        repeat_no_row(_sampler_of(loader))
+    return loader
 
 
 def _sampler_of(loader: object) -> object:
