@@ -1,6 +1,8 @@
 """What a person at the keyboard sees of mistakes and warnings: a line each."""
 
+import io
 import os
+import stat
 import sys
 import time
 import warnings
@@ -26,6 +28,31 @@ def speaks() -> bool:
     if "LOCAL_RANK" in told:
         return told["LOCAL_RANK"] == told.get("NODE_RANK", "0") == "0"
     return told.get("SLURM_PROCID", "0") == told.get("NODE_RANK", "0") == "0"
+
+
+class _Pipe(io.FileIO):
+    """A pipe that takes what is written when nobody reads any more, as after `| head`."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Let a run go on, and write its files, where the one who reads its lines ends before it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            if not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+                continue
+        except (OSError, AttributeError):  # a stream without a file, as in a notebook, or none
+            continue
+
+        pipe = io.BufferedWriter(_Pipe(os.dup(stream.fileno()), "w"))
+        own = io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
+        setattr(sys, name, own)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import explained, warnings_in_a_line
+from .console import explained, outlive_readers, warnings_in_a_line
 from .guards import warn
 from .names import check_options, whole
 
@@ -42,6 +42,7 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return
+    outlive_readers()
     with explained(arguments), warnings_in_a_line(""):
         settings = read_settings(arguments)
         count = predict_file(**settings)
