@@ -434,6 +434,9 @@ class TaskModule(Recorded, LightningModule):
 
     def configure_callbacks(self) -> list[Any]:
         """What starts, logs and saves: a subclass's other hooks need no super()."""
+        if self._trainer is not None:  # Lightning would say that it replaces that of the trainer's last run
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Bookkeeping)]
         return [Bookkeeping()]
 
     def configure_optimizers(self) -> Any:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 
 from .ranks import of_all_ranks
 from .wrapping import unwrap, wrap
@@ -110,8 +111,10 @@ class SaveAndStop(Callback):
 
     def _stop_if_told(self, trainer: Trainer) -> None:
         if signum := self._agreed(trainer):
-            trainer.save_checkpoint(self.path)
-            raise Stopped(signum, self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
+            stopped = Stopped(signum, self.path)
+            rank_zero_info(str(stopped))
+            raise stopped
 
     def _agreed(self, trainer: Trainer) -> int:
         """The signal that one of the processes got before the last time that they asked."""
