@@ -65,6 +65,7 @@ class Bookkeeping(Callback):
             pl_module.head_bias = None  # a run that goes on has its bias
         if pl_module.needs_counts and (counts := _counts_of(trainer, pl_module)):
             pl_module.use_counts(counts)
+        self.going_on.compare_loss(pl_module.criterion)
         pl_module.step_mean.alike = _counts_alike(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -130,7 +131,7 @@ class Bookkeeping(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_same_task(checkpoint, pl_module.task)
-        self.going_on.loaded = checkpoint.get("going_on") if trainer.state.fn == TrainerFn.FITTING else None
+        self.going_on.load(checkpoint if trainer.state.fn == TrainerFn.FITTING else {})
 
 
 def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:

@@ -16,8 +16,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
 from .counting import generators_of
+from .criterion import Loss
 from .data.row_batches import RowBatches
 from .epoch import as_numbers, as_scalars
+from .guards import warn
 from .ranks import to_first
 from .wrapping import wrap
 
@@ -35,6 +37,12 @@ class GoingOn:
         """The random numbers before the last validation."""
         self.loaded: list[dict[str, Any]] | None = None
         """What each process had taken down, until this one goes on from there."""
+        self.loss: dict[str, Any] | None = None
+        """That of the checkpoint, if it is one of ours."""
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """What a checkpoint holds to go on from."""
+        self.loaded, self.loss = checkpoint.get("going_on"), checkpoint.get("loss")
 
     def save(self, trainer: Trainer, module: "TaskModule", checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what is needed."""
@@ -77,6 +85,21 @@ class GoingOn:
             raise ValueError(
                 f"The checkpoint is of a run with {', '.join(made)}, and this one has "
                 f"{', '.join(_made(trainer))}: go on with the same, or begin anew."
+            )
+
+    def compare_loss(self, criterion: Any) -> None:
+        """Warn where another loss goes on from a checkpoint's."""
+        if self.loss is None or not isinstance(criterion, Loss):
+            return
+        before, now = self.loss, criterion.to_dict()
+        if before["name"] != now["name"]:
+            changed = [f"{before['name']} is {now['name']} now"]
+        else:
+            changed = [name for name in before | now if before.get(name) != now.get(name)]
+        if changed:
+            warn(
+                "other_loss",
+                f"The run goes on with another loss than the checkpoint's: {', '.join(changed)}.",
             )
 
     def start(self, trainer: Trainer, module: "TaskModule") -> None:

@@ -27,6 +27,7 @@ GUARDS = {
     "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
     "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
     "one_class": "a validation or test split in which one class is all there is",
+    "other_loss": "a run that goes on from a checkpoint with another loss",
     "one_label_each": "multilabel rows that all have exactly one label",
     "rare_class": "classes of too few rows to be in every split",
     "row_number": "a column of features that counts the rows",
