@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .criterion import Loss
 from .files import whole_file
+from .names import nearest, some
 from .tasks import Task, make_task
 
 
@@ -148,7 +149,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise FileNotFoundError(f"There is no checkpoint {path}.{_which_there_is(path)}")
     _check_sums(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
@@ -167,6 +168,14 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             "on_save_checkpoint does not call super())."
         )
     return content
+
+
+def _which_there_is(path: Path) -> str:
+    """A hint at what may be meant."""
+    if not path.is_dir():
+        return nearest(str(path), [str(found) for found in path.parent.glob("*.ckpt")])
+    found = sorted(map(str, (*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt"))))
+    return " That is a folder" + (f", which has {some(found, 4)}." if found else ".")
 
 
 def _check_sums(path: Path) -> None:

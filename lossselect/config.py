@@ -272,13 +272,17 @@ def needs_trainer(config: Mapping[str, Any]) -> bool:
     )
 
 
-def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> None:
-    """ValueError for a setting of the trainer's; Lightning alone can tell, and takes seconds to import.
+def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
+    """How many processes a run has; Lightning alone can tell, and takes seconds to import.
 
     Args:
         config: As for `check_config`.
         sweep: Whether it is one of several jobs.
+
+    Raises:
+        ValueError: a setting of the trainer's that cannot be.
     """
+
     from .trainer import build_trainer
 
     ranks = build_trainer(config["trainer"]).world_size
@@ -289,6 +293,7 @@ def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> None:
             "trainer.devices=1, a run for each setting without -m, or hydra/launcher=submitit_slurm, where "
             "SLURM starts them."
         )
+    return ranks
 
 
 def _stand_in_task(config: Mapping[str, Any]) -> "Task":

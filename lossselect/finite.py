@@ -168,10 +168,10 @@ class FiniteWatch:
     def _stop(self, module: "TaskModule", place: _Place) -> None:
         many = f", as in {MOST_SKIPPED} steps before it" if self.skips else ""
         where = first_not_finite(module, self._batch[0])
+        more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
         raise ValueError(
             f"The loss or its gradient is not finite in {place}{many}: {where} Training ends here; the "
-            f"checkpoints before it are as they were. {WHAT_TO_DO} on_nonfinite=skip leaves out single "
-            "batches."
+            f"checkpoints before it are as they were. {WHAT_TO_DO}{more}"
         )
 
     def _count_overflows(self, scaler: Any, step: int) -> None:

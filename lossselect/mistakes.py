@@ -3,6 +3,7 @@
 import linecache
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -62,7 +63,10 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return _not_made(error)
     if isinstance(error, YAMLError):
         return f"A config cannot be read as YAML: {' '.join(str(error).split())}"
-    if str(error).startswith("Unable to configure"):  # the log, which Hydra sets up
+    if isinstance(error.__cause__, PermissionError):  # of the log, which Hydra sets up in the run's folder
+        folder = Path(error.__cause__.filename).parent
+        return f"The folder {folder} cannot be written to: choose another one, hydra.run.dir=FOLDER."
+    if str(error).startswith("Unable to configure"):
         return f"{error}: {' '.join(str(error.__cause__).split())}"
     if "Config group override must be a string" in str(error):
         return "A part takes the name of a variant, as in model=mlp: --help lists them."
@@ -74,6 +78,10 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return _no_setting(unknown[1], arguments) if unknown else " ".join(str(error).split())
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]
+    if isinstance(error, FileExistsError):
+        return (
+            f"{error.filename} is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER."
+        )
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, RuntimeError) and re.match(MISFIT, str(error)):
@@ -86,6 +94,11 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return (
             f"The checkpoint does not fit the net: {lines[1]} The settings of model= and head= must be those "
             "of the run that it is of."
+        )
+    if ended := re.search(r"restored a checkpoint with current_epoch=(\d+).*max_epochs=(\d+)", str(error)):
+        return (
+            f"The checkpoint is of epoch {ended[1]}, and trainer.max_epochs={ended[2]} ends before that: say "
+            "more epochs, or begin anew without resume."
         )
     if isinstance(error, RuntimeError) and re.search(ALONE, str(error)):
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."

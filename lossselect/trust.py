@@ -5,6 +5,7 @@ Checked before anything is made of a config, from within Hydra too. Nothing here
 
 import logging.handlers
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -172,13 +173,15 @@ def check_target(target: Any, place: str) -> None:
     if target in KNOWN or _is_trusted(target):
         return
     package = target.partition(".")[0]
-    fix = f"If that is meant, the command line may say so: trust=[{package}]."
+    fix = f" If that is meant, the command line may say so: trust=[{package}]."
+    if package in sys.stdlib_module_names:
+        fix = ""  # Hydra has a list of its own for these
     if package not in PACKAGES:
-        raise ValueError(f"{place}={target}: a config may name classes of {', '.join(PACKAGES)}. {fix}")
+        raise ValueError(f"{place}={target}: a config may name classes of {', '.join(PACKAGES)}.{fix}")
     if not _is_part(target, package):
         raise ValueError(
             f"{place}={target} is not there, or no class that a run is made of (a module, optimizer, "
-            f"scheduler, callback, logger, data module or the like). {fix}"
+            f"scheduler, callback, logger, data module or the like).{fix}"
         )
 
 

@@ -1,6 +1,6 @@
 """What is wrong, or looks wrong, with a data set as a whole; looked at before a step is taken."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +81,16 @@ def _is_copy(column: pl.Series, label: pl.Series) -> bool:
     if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != count:
         return False
     return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == count
+
+
+def check_enough_rows(rows: Mapping[str, Tensor], processes: int) -> None:
+    """ValueError for a split with fewer rows than processes."""
+    for split, own in rows.items():
+        if len(own) < processes:
+            raise ValueError(
+                f"The {split} split has {len(own)} rows for {processes} processes, and each needs one at "
+                "least: fewer processes (trainer.devices), or more rows."
+            )
 
 
 def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
