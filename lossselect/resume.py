@@ -3,6 +3,7 @@
 import csv
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from .checkpoint import read_checkpoint
 from .guards import warn
+from .outputs import RESULTS
 
 
 def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -58,6 +60,21 @@ def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:
     loops = checkpoint.get("loops", {}).get("fit_loop", {})
     batches = loops.get("epoch_loop.batch_progress", {}).get("total", {}).get("completed", 0)
     return checkpoint.get("global_step", 0), batches, checkpoint.get("epoch", 0)
+
+
+def keep_earlier(folder: Path) -> Path | None:
+    """Move what an earlier run left in the folder into one beside, if there are checkpoints; return that.
+
+    Whoever forgets resume=auto has them still.
+    """
+    if not any(folder.glob("checkpoints/*.ckpt")):
+        return None
+    place = next(place for i in count(1) if not (place := folder / f"earlier.{i}").exists())
+    place.mkdir()
+    for name in ("checkpoints", "logs", *RESULTS):
+        if (folder / name).exists():
+            (folder / name).rename(place / name)
+    return place
 
 
 def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:

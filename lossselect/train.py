@@ -35,7 +35,15 @@ from .config import (
     monitor_of,
     needs_trainer,
 )
-from .console import EXPLAINS, TRACEBACKS, explained, first_ends, speaks, warnings_in_a_line
+from .console import (
+    EXPLAINS,
+    TRACEBACKS,
+    explained,
+    first_ends,
+    outlive_readers,
+    speaks,
+    warnings_in_a_line,
+)
 from .guards import allow
 from .help import print_help
 from .names import nearest
@@ -65,6 +73,7 @@ def main() -> None:
         name = Path(sys.argv[0]).name
         print_help(f"python {name}" if name.endswith(".py") else name)
         return
+    outlive_readers()
     # Hydra knows no null for a group; ours that may be empty have a variant none
     sys.argv[1:] = [
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", a) for a in sys.argv[1:]
@@ -86,6 +95,7 @@ def main() -> None:
 def _say_nothing() -> None:
     """Another process of the run speaks for this one, and has the run's folder; errors are still printed."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a first process that ends makes 20 lines
     if not any(argument.startswith("hydra.run.dir=") for argument in sys.argv):
         sys.argv.append("hydra.run.dir=.")
     if not any(argument.startswith("hydra.output_subdir=") for argument in sys.argv):
@@ -153,6 +163,7 @@ def _check(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: 
     check_targets(config)
     plain = plain_values(config)
     check_config(plain)
+    own = None
     if "_target_" not in config.data and look_at_data:
         from .data.checks import check_ranking
 
@@ -166,7 +177,11 @@ def _check(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: 
     elif config.resume:
         _check_resume(config, of_hydra, sweep)
     if not config.check_only or "_target_" in config.data or needs_trainer(plain):
-        check_trainer(plain, sweep and "submitit" not in str(of_hydra.launcher.get("_target_")))
+        ranks = check_trainer(plain, sweep and "submitit" not in str(of_hydra.launcher.get("_target_")))
+        if own is not None:
+            from .data.checks import check_enough_rows
+
+            check_enough_rows(own.splits.rows, ranks)
 
 
 def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | None" = None) -> None:
@@ -177,6 +192,8 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         from .checkpoint import check_same_task, read_checkpoint
         from .resume import check_resumable
 
+        if not Path(config.resume).exists() and (auto := nearest(config.resume, ["auto"])):
+            raise ValueError(f"There is no checkpoint {config.resume}.{auto}")
         checkpoint = read_checkpoint(config.resume)
         if task is not None:
             check_same_task(checkpoint, task)
@@ -294,7 +311,7 @@ def train(config: DictConfig) -> None:
     from .checkpoint import check_same_task, read_checkpoint
     from .explain import decision_lines, loss_lines, print_table
     from .outputs import evaluate, forget_results, save_predictions, tunes
-    from .resume import keep_log, resumed_from
+    from .resume import keep_earlier, keep_log, resumed_from
 
     module, data = prepare(config)
     trainer = trainer_of(config, folder)
@@ -310,10 +327,12 @@ def train(config: DictConfig) -> None:
             lines["resumed"] += "; the best checkpoint is looked for anew, among the epochs from here on"
     elif config.resume:
         lines["resumed"] = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
+    if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
+        if start is None and (kept := keep_earlier(folder)):
+            lines["earlier"] = f"what another run left in this folder is in {kept.name} now"
+        forget_results(folder)
     print_table("Plan", lines)
     waited = module.needs_counts
-    if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
-        forget_results(folder)
     with _interruptions(trainer, folder):
         if start is not None:
             keep_log(trainer, start[1])

@@ -1,11 +1,13 @@
 """The command line, as a person uses it. In this process, but for what concerns imports."""
 
 import csv
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import polars as pl
@@ -642,6 +644,37 @@ def test_an_interrupted_run_says_what_is_left(epoch, left, command, monkeypatch)
     assert "Traceback" not in said
 
 
+class TestFolder:
+    def test_a_file_in_its_place(self, command, tmp_path):
+        (tmp_path / "run").touch()
+        code, _, err = command("task=multilabel", "hydra.run.dir=run")
+        assert code == 1
+        assert err.endswith(
+            "run is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER.\n"
+        )
+
+    def test_cannot_be_written(self, command, monkeypatch):
+        def denied(name, *_, **__):
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+
+        monkeypatch.setattr("logging.FileHandler._open", lambda handler: denied(handler.baseFilename))
+        code, _, err = command("task=multilabel", "hydra.run.dir=run")
+        assert code == 1
+        assert err.endswith("run cannot be written to: choose another one, hydra.run.dir=FOLDER.\n")
+
+    def test_nobody_reads_what_it_says(self, tmp_path):
+        """As after `| head -1`: the run goes on to its end."""
+        arguments = ["task=multilabel", "trainer.max_epochs=1", "hydra.run.dir=run"]
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, ROOT / "train.py", *arguments], cwd=tmp_path, stdout=write, stderr=write
+        )
+        os.close(write)
+        assert done.returncode == 0
+        assert (tmp_path / "run" / "predictions.csv").is_file()
+
+
 class TestResume:
     SHORT = ("task=multilabel", "trainer.max_epochs=2", "+trainer.limit_train_batches=4", "hydra.run.dir=run")
 
@@ -654,6 +687,56 @@ class TestResume:
         assert code == 0, err
         assert "after 8 steps" in " ".join(out.split())
         assert before == [(tmp_path / "run" / name).read_bytes() for name in files]
+
+    def test_begun_anew_in_the_same_folder(self, command, tmp_path):
+        """Whoever forgets resume=auto has the files of before."""
+        names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.json", "logs/metrics.csv")
+        for _ in range(2):
+            before = [path.read_bytes() for name in names if (path := tmp_path / "run" / name).exists()]
+            code, out, err = command(*self.SHORT)
+            assert code == 0, err
+        assert "what another run left in this folder is in earlier.1 now" in " ".join(out.split())
+        assert before == [(tmp_path / "run" / "earlier.1" / name).read_bytes() for name in names]
+        assert command(*self.SHORT, "resume=auto")[0] == 0
+        assert not (tmp_path / "run" / "earlier.2").exists()
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            (["loss=focal"], "another loss than the checkpoint's: cross_entropy is focal now."),
+            (["loss.label_smoothing=.1"], "another loss than the checkpoint's: label_smoothing."),
+            ([], ""),
+        ],
+    )
+    def test_another_loss_is_said(self, command, changed, said):
+        assert command(*self.SHORT)[0] == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", ls.GuardWarning)
+            code, _, err = command(*self.SHORT, "resume=auto", "trainer.max_epochs=3", *changed)
+        assert code == 0, err
+        assert said in err
+        assert "other_loss" in err or not said
+        assert "another loss" not in err or said
+
+    def test_fewer_epochs_than_have_been(self, command):
+        assert command(*self.SHORT, "trainer.max_epochs=3")[0] == 0
+        code, _, err = command(*self.SHORT, "resume=auto", "trainer.max_epochs=1")
+        assert code == 1
+        assert err == (
+            "The checkpoint is of epoch 2, and trainer.max_epochs=1 ends before that: say more epochs, or "
+            "begin anew without resume.\n"
+        )
+
+    def test_hints_at_the_checkpoint_that_is_meant(self, command):
+        assert command(*self.SHORT)[0] == 0
+        for given, said in (
+            ("auot", "There is no checkpoint auot. Did you mean 'auto'?"),
+            ("run", "That is a folder, which has run/checkpoints/best.ckpt, run/checkpoints/last.ckpt."),
+            ("run/checkpoints/lats.ckpt", "Did you mean 'run/checkpoints/last.ckpt'?"),
+        ):
+            code, _, err = command(*self.SHORT, f"resume={given}")
+            assert code == 1
+            assert said in err
 
     def test_more_epochs(self, command, tmp_path):
         assert command(*self.SHORT)[0] == 0
