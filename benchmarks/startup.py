@@ -37,6 +37,7 @@ COMMANDS = {
     "train.py ... loss.pos_weight=3": [TRAIN, "task=multiclass", "loss.pos_weight=3"],
     "train.py ... +trainer.foo=1": [TRAIN, "task=multiclass", "+trainer.foo=1"],
     "train.py ... monitor=val/f1": [TRAIN, "task=multiclass", "monitor=val/f1"],
+    "train.py ... explain=true": [TRAIN, "task=multiclass", "explain=true"],
     "train.py ... check_only=true": [TRAIN, "task=multiclass", "check_only=true"],
     "import torch, lightning, torchmetrics": ["-c", "import torch, lightning.pytorch, torchmetrics"],
     "train.py ..., to the first step": ["-c", FIRST_STEP],

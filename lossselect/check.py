@@ -1,4 +1,4 @@
-"""`check_only=true`: what a run would do, and a batch of which nothing is learned. Needs no Lightning."""
+"""`explain=true` and `check_only=true`: what a run would do, without Lightning."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -12,14 +12,15 @@ from .chunked import ChunkedLogits
 from .chunked_loss import chunked_loss
 from .config import head_of, loss_options, monitor_of
 from .data.batches import LabelRows, PositiveRows, TensorBatches
-from .explain import label_table, plan, print_table
+from .explain import label_table, plan
 from .guards import warn_of_no_positives
 from .head import set_head_bias, use_chunked
 from .infer import check_task
 from .label_lists import LabelLists
 from .mixing import make_mix
 from .nets import make_net
-from .parts import decision_of, net_of, own_data, plain_values, spec_of
+from .parts import decision_of, net_of, own_data, plain_values, scheduler_of, spec_of
+from .plan import Plan, print_table, show
 from .rules import loss_by_name
 from .torch_losses import check_mixes
 from .watch import OutputWatch, check_end
@@ -37,6 +38,8 @@ class Parts:
     net: nn.Module
     criterion: "Loss"
     head_spec: dict[str, Any]
+    optimizer_spec: Any
+    scheduler_spec: Any
     mix: Any = None
     started_from: str = ""
     chunked: bool = field(init=False)
@@ -66,7 +69,7 @@ class Parts:
 
 
 def check_own_data(config: DictConfig) -> None:
-    """Print plan, warnings and label counts of data of ours or from a file, and put a batch through."""
+    """Print the plan of data of ours or from a file; to check also the labels, and put a batch through."""
     torch.manual_seed(config.seed)
     plain, own = plain_values(config), own_data(config)
     task, splits, counts = own.task, own.splits, own.counts["train"]
@@ -76,7 +79,8 @@ def check_own_data(config: DictConfig) -> None:
     loss = loss_by_name(task, **loss_options(plain["loss"])).with_counts(counts)
     mix = spec_of(config.mix)
     check_mixes(mix, loss)
-    parts = Parts(task, net, loss, head_of(plain, task), make_mix(mix))
+    steps = spec_of(config.optimizer), scheduler_of(config)
+    parts = Parts(task, net, loss, head_of(plain, task), *steps, make_mix(mix))
     if config.head_bias is not None:
         prior = config.head_bias == "prior"
         logits = loss.first_logits(counts) if prior else torch.zeros(task.num_outputs)
@@ -97,7 +101,9 @@ def check_own_data(config: DictConfig) -> None:
         batch_size=config.data.batch_size,
     )
     decision = decision_of(config, parts) if len(splits.rows["val"]) else None
-    print_table("Plan", plan(parts, data, trainer, monitor_of(plain, task), decision))  # type: ignore[arg-type]
+    explain(plan(parts, data, trainer, monitor_of(plain, task), decision), config)  # type: ignore[arg-type]
+    if not config.check_only:
+        return
     print_table("Labels", label_table(task, own.counts), header=("class", *own.counts))
     evaluated = {} if parts.chunked else {"val": "validation", "test": "test"}  # which has no macro means
     for split, said in evaluated.items():  # as a run would after it
@@ -110,6 +116,14 @@ def check_own_data(config: DictConfig) -> None:
     batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
     parts.check_batch(next(iter(batches.loader(config.data.batch_size, shuffle=True))))
     print("The first batch goes through net and loss. Nothing was trained or saved.")
+
+
+def explain(plan: Plan, config: DictConfig) -> None:
+    """Print the plan as `explain` says."""
+    if config.explain == "json":
+        print(plan.to_json(), end="")
+    else:
+        show(plan)
 
 
 def _device(accelerator: Any) -> str:

@@ -36,6 +36,7 @@ SETTINGS = (
     "on_nonfinite",
     "trust",
     "check_only",
+    "explain",
     "allow",
     "head",
     "head_bias",
@@ -102,6 +103,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     if not isinstance(config.get("resume"), str | None):
         raise TypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
+    if config["explain"] not in (True, False, "json"):
+        raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
     if not isinstance(config["check_only"], bool):
         raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
     if not isinstance(config["allow"], str | list | None):

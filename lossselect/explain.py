@@ -1,12 +1,16 @@
-"""The plan of a run, printed before it starts."""
+"""What a task implies, and what a run will do: the lines of a plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .counts import LabelCounts
 from .criterion import Loss
+from .label_lists import LabelLists
 from .names import some
 from .optim import best_mode
+from .plan import Line, Plan
 from .tasks import Task
 from .top_names import top_metric_names
 
@@ -17,14 +21,35 @@ if TYPE_CHECKING:
     from .module import TaskModule
 
 
+def explain_task(task: Task, loss: Any) -> Plan:
+    """What a task implies for head, activation, loss, target, decision and metrics.
+
+    Args:
+        task: Any.
+        loss: A loss of ours for it.
+    """
+    dense = {"name": "dense"}
+    return Plan(
+        task.describe().capitalize(),
+        [
+            Line("classes", _names(task)),
+            *_head_lines(task, dense),
+            *loss_lines(loss, task),
+            _target_line(task, dense, ""),
+            _decision_line(task, None, loss, dense),
+            _metrics_line(task, dense, counted=False),
+        ],
+    )
+
+
 def plan(
     module: "TaskModule",
     data: Any,
     trainer: "Trainer",
     monitor: str,
     decision: Mapping[str, Any] | None = None,
-) -> dict[str, str]:
-    """What a run will do, a line each.
+) -> Plan:
+    """What a run will do, why, and which settings change it.
 
     Args:
         module: With a loss of ours.
@@ -33,83 +58,209 @@ def plan(
         monitor: By which the best checkpoint is chosen.
         decision: Options of `fit_decision`; None where the decision is not fitted.
     """
-    task, net, criterion = module.task, module.net, module.criterion
+    task, head = module.task, module.head_spec
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
-    names = ", ".join(task.names[:8]) + (f", ... ({len(task.names)})" if len(task.names) > 8 else "")
-    if task.width_field is None:
-        names += " (the positive one)"
-    lines = {
-        "task": task.describe(),
-        "classes": names,
-        "head": _head_line(task, module.head_spec),
-        **loss_lines(criterion, task),
-        "target": _target_line(task, module.head_spec),
-        "decision": _decision(task, decision, criterion) + _untuned_note(task, module.head_spec),
-        "metrics": _metrics_line(task, module.head_spec, splits is not None),
-        "checkpoint": _checkpoint_line(monitor),
-    }
+    found = splits.reason if splits and splits.reason else "as declared; the labels were looked at, and fit"
+    lines = [
+        Line("task", task.describe(), found if splits else "as declared", "task=..."),
+        Line("classes", _names(task), _why_names(task), "+task.class_names=[...]" if splits else ""),
+        *_head_lines(task, head),
+        *loss_lines(module.criterion, task),
+        _target_line(task, head, _example(task, splits) if splits else ""),
+        _decision_line(task, decision, module.criterion, head),
+        _metrics_line(task, head, splits is not None),
+        _checkpoint_line(monitor),
+    ]
     if module.started_from:
-        lines["head bias"] = f"starts from {module.started_from}"
+        lines.append(
+            Line(
+                "head bias",
+                f"starts from {module.started_from}",
+                "the first loss is then about the entropy of the labels, and no step is spent on that",
+                "head_bias=zero",
+            )
+        )
     if module.mix:
         name = module.mix.func.__name__
-        lines["mix"] = f"{name} of the train batches, with mixed targets; train metrics are of these"
-    lines["data"] = type(data).__name__
-    if splits is not None:
-        if splits.reason:
-            lines["task"] += f": {splits.reason}; another one with task=..."
-        lines["labels"] = _label_line(task, data.counts)
-        if splits.weights is not None:
-            lines["rows"] = "weighted in the loss by data.sample_weight, not in the metrics"
-        if splits.columns:
-            lines["features"] = some(splits.columns, 20)
-        counts = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
-        lines["data"] = f"{splits.name}: {counts} rows of {data.num_features} features, standardised by train"
+        lines.append(
+            Line("mix", f"{name} of the train batches", "train metrics are of mixed labels", "mix=none")
+        )
+    lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
     weights = sum(p.numel() for p in module.parameters())
-    lines["model"] = f"{type(net).__name__}, {weights:,} weights"
-    lines["training"] = (
-        f"at most {trainer.max_epochs} epochs, on {trainer.strategy.root_device.type}, "
-        f"precision {trainer.precision}"
+    lines.append(Line("model", f"{type(module.net).__name__}, {weights:,} weights", "", "model=linear"))
+    return Plan("Plan", [*lines, *_training_lines(module, data, trainer)])
+
+
+def _names(task: Task) -> str:
+    return some(task.names) + (" (the positive one)" if task.width_field is None else "")
+
+
+def _why_names(task: Task) -> str:
+    return "" if task.class_names else "numbers, as no names were given"
+
+
+def _head_lines(task: Task, head: Mapping[str, Any]) -> Iterator[Line]:
+    width = task.num_outputs
+    of = {"num_labels": "one for each label", "num_classes": "one for each class"}
+    said, why = (
+        f"{width:,} raw logit{'s' * (width > 1)}",
+        of.get(str(task.width_field), "the positive class's"),
     )
-    if trainer.world_size > 1:
-        rows = getattr(data, "batch_size", None)
-        each = f" of {rows} rows a batch, {trainer.world_size * rows} a step" if rows else ""
-        lines["training"] += f", by {trainer.world_size} processes{each}"
-    return lines
+    change = "head=chunked" if width >= MANY else ""
+    if head["name"] == "chunked":
+        said += f", {head.get('chunk') or 'some'} at a time, with their loss and gradient (head=chunked)"
+        change = "head=dense"
+    if getattr(task, "ordered", False):
+        why = (
+            f"the log-odds of a class above each of the first {width} among those of at least it (CORN); "
+            f"they tell {task.num_probabilities} probabilities, whose logs the loss takes"
+        )
+    yield Line("head", said, why, change)
+    whys = {
+        "sigmoid": "each output is yes or no by itself: as many as you like are likely at once",
+        "softmax": "exactly one class is true: the probabilities of a row are 1 in sum",
+    }
+    yield Line(
+        "activation",
+        f"{task.activation} for predictions and metrics only",
+        f"{whys[task.activation]}; the loss takes the raw logits and applies it itself",
+    )
 
 
-def _target_line(task: Task, head: Mapping[str, Any]) -> str:
+def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
+    """The loss and its options, with what the train labels told, and why they were chosen."""
+    if not isinstance(criterion, Loss):
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        auto = "auto: chosen by the train labels, which fit counts"
+        yield Line("loss", auto if name == "AutoLoss" else name, "", "loss=...")
+        return
+    formula = (criterion.formula.__doc__ or criterion.formula.__name__).splitlines()[0]
+    why = " ".join(criterion.reasons) or (
+        "the likelihood of the labels: the usual one"
+        if criterion.name == "cross_entropy"
+        else "asked for by name"
+    )
+    other = "focal" if criterion.name == "cross_entropy" else "cross_entropy"
+    yield Line(
+        "loss", f"{criterion.name} ({task.activation} form): {formula}", why, f"loss={other}, loss=auto"
+    )
+    options = {key: value for key, value in criterion.options.items() if value is not None}
+    if criterion.label_smoothing:
+        options["label_smoothing"] = criterion.label_smoothing
+    if options:
+        said = ", ".join(f"{key}={value}" for key, value in options.items())
+        yield Line("options", said, "", ", ".join(f"loss.{key}=..." for key in options))
+    yield _weights_line(criterion, task)
+
+
+def _weights_line(criterion: Loss, task: Task) -> Line:
+    """What the loss multiplies the classes by, and who says so."""
+    said, told = [], []
+    for name in ("weight", "pos_weight", "prior"):
+        buffer = getattr(criterion, name)
+        if buffer is not None:
+            each = zip(task.output_names, buffer.tolist(), strict=True)
+            said.append(f"{name} {some([f'{label}: {value:.3g}' for label, value in each], 6)}")
+            told += [f"{name}={criterion.named[name]}"] if name in criterion.named else []
+    said += [f"{criterion.named.get(name, name)}, counted by fit" for name in criterion.waits_for]
+    settings = "loss.weight=balanced" + ", loss.pos_weight=auto" * (task.activation == "sigmoid")
+    if not said:
+        return Line(
+            "weights", "none", "a row, a class and a label count alike, whatever their number", settings
+        )
+    counted = f"counted in the train labels ({', '.join(told)})" if told else "as given"
+    return Line("weights", "; ".join(said), counted, "loss.weight=null" if told else settings)
+
+
+def _target_line(task: Task, head: Mapping[str, Any], example: str) -> Line:
     lists = head["name"] == "chunked" and task.activation == "sigmoid"
-    return "the labels that are there, of each row" if lists else task.target_form
+    form = "the labels that are there, of each row" if lists else task.target_form
+    return Line("target", form, example, "task.missing=-1 marks missing ones")
 
 
-def _untuned_note(task: Task, head: Mapping[str, Any]) -> str:
-    if head["name"] != "chunked":
-        return ""
-    own = "; task.threshold=... sets another" if task.activation == "sigmoid" else ""
-    return f" (head=chunked tunes nothing{own}); predictions are the 5 highest"
+def _example(task: Task, splits: "Splits") -> str:
+    """The labels of the first train row, as they come and as the loss takes them."""
+    row = splits.rows["train"][:1].numpy()
+    place = int(splits.rows_in_file("train")[0])
+    given = splits.labels
+    labels = given.multi_hot(row) if isinstance(given, LabelLists) else given[row]
+    encoded = task.encode(labels)
+    if encoded.is_floating_point() and encoded.frac().nan_to_num().any():
+        came = f"[{some([f'{value:.3g}' for value in np.ravel(labels)])}]"
+    else:
+        came = _said(task.decode(task.harden(encoded))[0])
+    values = [f"{value:g}" for value in encoded.flatten().tolist()]
+    form = f"[{some(values, 16)}]" if encoded.ndim > 1 else values[0]
+    return f"for example row {place}: {came} becomes {form}"
 
 
-def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> str:
+def _said(decoded: Any) -> str:
+    """Class names as they would be typed."""
+    if isinstance(decoded, list):
+        return f"[{some([repr(name) for name in decoded], 6)}]"
+    return "no label" if decoded is None else repr(decoded)
+
+
+def _decision_line(task: Task, decision: Mapping[str, Any] | None, criterion: Any, head: Any) -> Line:
+    said = _decision(task, decision, criterion)
+    if head["name"] == "chunked":
+        return Line("decision", f"{said}; predictions are the 5 highest", "head=chunked tunes nothing", "")
+    why = "fitted to the validation split after training" if decision else "nothing of it is fitted"
+    own = "task.threshold=.3, " if hasattr(task, "threshold") else ""
+    return Line("decision", said, why, own + ("decision=none" if decision else "decision=tuned"))
+
+
+def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> Line:
     if head["name"] == "chunked":
         names = ", ".join(("loss", *top_metric_names(task, task.num_outputs, counted)))
-        return f"{names}, of val and test; of train the loss; each over the whole epoch"
-    return ", ".join(("loss", *task.metric_names)) + f"; each over the whole epoch; {_means(task)}"
+        return Line("metrics", names, "of val and test; of train the loss; each over the whole epoch")
+    return Line(
+        "metrics",
+        ", ".join(("loss", *task.metric_names)),
+        f"each over the whole epoch, of probabilities; {_means(task)}",
+    )
 
 
-def _head_line(task: Task, head: Mapping[str, Any]) -> str:
-    if head["name"] == "chunked":
-        some_of = head.get("chunk") or "some"
-        return (
-            f"{task.num_outputs:,} raw logits, {some_of} at a time, with their loss and gradient "
-            f"(head=chunked); {task.activation} for predictions and metrics only"
-        )
-    if getattr(task, "ordered", False):
-        return (
-            f"{task.num_outputs} raw logits, the log-odds of a class above each of the first "
-            f"{task.num_outputs} among those of at least it (CORN); they tell {task.num_probabilities} "
-            "probabilities, whose logs the loss takes"
-        )
-    return f"{task.num_outputs:,} raw logits; {task.activation} for predictions and metrics only"
+def _checkpoint_line(monitor: str) -> Line:
+    if monitor == "epoch":
+        why = "the learning rate has gone to 0 by then"
+        return Line("checkpoint", "of the last epoch", why, "monitor=val/loss (of the best)")
+    best = f"of the epoch with the best {monitor} ({best_mode(monitor)})"
+    return Line("checkpoint", best, "", "monitor=val/f1_macro, monitor=epoch (the last)")
+
+
+def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
+    counts = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
+    features = f"{splits.name}: {counts} rows of {data.num_features} features"
+    yield Line("data", features, "standardised by train", "data=table data.path=... data.target=...")
+    yield _label_line(task, data.counts)
+    if splits.weights is not None:
+        said = "weighted in the loss by data.sample_weight, not in the metrics"
+        yield Line("rows", said, "", "data.sample_weight=null")
+    if splits.columns:
+        yield Line("features", some(splits.columns, 20), "", "data.exclude=[...]")
+
+
+def _training_lines(module: "TaskModule", data: Any, trainer: "Trainer") -> Iterator[Line]:
+    yield Line("optimizer", _spec(module.optimizer_spec or "AdamW"), "", "optimizer=sgd, optimizer.lr=1e-4")
+    yield Line("schedule", _spec(module.scheduler_spec or "none"), "", "scheduler=none, scheduler=plateau")
+    rows = getattr(data, "batch_size", None)
+    batches = f"; batches of {rows} rows" if rows else ""
+    said = f"at most {trainer.max_epochs} epochs{batches}"
+    yield Line("training", said, "", "trainer.max_epochs=..., data.batch_size=...")
+    where = f"{trainer.strategy.root_device.type}, precision {trainer.precision}"
+    ranks = trainer.world_size
+    if ranks > 1:
+        where += f", {ranks} processes" + (f", {ranks * rows} rows a step" if rows else "")
+    yield Line("device", where, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
+
+
+def _spec(spec: Any) -> str:
+    """An optimizer or a scheduler with its options."""
+    if not isinstance(spec, Mapping):
+        return spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
+    options = [f"{key}={value}" for key, value in spec.items() if key != "name" and value is not None]
+    return ", ".join([str(spec["name"]), *options])
 
 
 def decision_lines(task: Task) -> dict[str, str]:
@@ -140,7 +291,7 @@ def _means(task: Task) -> str:
     )
 
 
-def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> str:
+def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> Line:
     """The train split's labels, and what is missing anywhere."""
     train = counts["train"]
     kind = "label" if task.width_field == "num_labels" else "class"
@@ -148,7 +299,8 @@ def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> str:
     if kind == "label":
         said = f"{train.cardinality:.3g} of {len(task.names)} labels a row, {said}"
     gone = [f"{count.missing} in {split}" for split, count in counts.items() if count.missing]
-    return f"{said}; missing: {', '.join(gone) or 'none'}"
+    why = "missing ones count in no loss, weight or metric" if gone else ""
+    return Line("labels", f"{said}; missing: {', '.join(gone) or 'none'}", why, "data.target=...")
 
 
 def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list[str]]:
@@ -169,41 +321,11 @@ def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list
     }
 
 
+MANY = 1000
+"""From so many outputs on a chunked head is worth a thought."""
+
 MOST_ROWS = 30
 """Up to how many classes are listed each."""
-
-
-def _checkpoint_line(monitor: str) -> str:
-    if monitor == "epoch":
-        return "of the last epoch, where the learning rate has gone to 0 (monitor=val/loss: of the best)"
-    return f"of the epoch with the best {monitor} ({best_mode(monitor)})"
-
-
-def loss_lines(criterion: Any, task: Task) -> dict[str, str]:
-    """The loss and its options, with what the train labels told, and why they were chosen."""
-    if not isinstance(criterion, Loss):
-        return {"loss": "auto: chosen by the train labels, which fit counts"}
-    formula = criterion.formula.__doc__ or criterion.formula.__name__
-    loss = {"loss": f"{criterion.name} ({task.activation} form): {formula.splitlines()[0]}"}
-    options = {key: value for key, value in criterion.options.items() if value is not None}
-    for name in ("weight", "pos_weight", "prior"):
-        buffer = getattr(criterion, name)
-        if buffer is None:
-            continue
-        values = [
-            f"{name}: {value:.3g}" for name, value in zip(task.output_names, buffer.tolist(), strict=True)
-        ]
-        told = f"{criterion.named[name]}, " if name in criterion.named else ""
-        options[name] = f"{told}{some(values, 6)}"
-    if criterion.label_smoothing:
-        options["label_smoothing"] = criterion.label_smoothing
-    for name in criterion.waits_for:
-        options[name] = f"{criterion.named.get(name, name)}, counted by fit"
-    if options:
-        loss["options"] = "; ".join(f"{key}={value}" for key, value in options.items())
-    if criterion.reasons:
-        loss["because"] = " ".join(criterion.reasons)
-    return loss
 
 
 def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
@@ -241,21 +363,3 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
 
 def _several(task: Task) -> bool:
     return task.width_field == "num_labels" and len(task.output_names) > 1
-
-
-def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
-    """A title and a line for each entry, on the console; with a header, of several columns."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(header))
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left")
-    for key, value in lines.items():
-        # Text: a class name such as [red] is no markup
-        cells = [value] if isinstance(value, str) else value
-        # of a long path all is shown
-        table.add_row(Text(key, style="bold"), *(Text(cell, overflow="fold") for cell in cells))
-    Console().print(table)

@@ -25,7 +25,10 @@ from .tasks import Task
 from .top_epoch import TopEpoch
 from .tuning import tune_decision
 
-RESULTS = ("metrics.json", "per_class.csv", "confusion_matrix.csv", "predictions.csv", "predictions.pt")
+RESULTS = (
+    *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
+    *("predictions.csv", "predictions.pt"),
+)
 
 
 def forget_results(folder: Path) -> None:

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
 
     from .module import TaskModule
+    from .plan import Plan
     from .tasks import Task
 
 
@@ -117,10 +118,10 @@ class CheckBeforeRun(Callback):
     """Checks configs before Hydra makes a folder: for one that cannot be, nothing is written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the run's config; with check_only that is all."""
+        """Check the run's config; with explain or check_only that is all."""
         with _nothing_passed_over():
             _check(config, config.hydra)
-            if config.check_only:
+            if _stops(config):
                 with allow(*allowed(config.allow)):
                     check_only(config)
                 sys.exit(0)
@@ -176,7 +177,7 @@ def _check(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: 
         _check_resume(config, of_hydra, sweep, own.task)
     elif config.resume:
         _check_resume(config, of_hydra, sweep)
-    if not config.check_only or "_target_" in config.data or needs_trainer(plain):
+    if not _stops(config) or "_target_" in config.data or needs_trainer(plain):
         ranks = check_trainer(plain, sweep and "submitit" not in str(of_hydra.launcher.get("_target_")))
         if own is not None:
             from .data.checks import check_enough_rows
@@ -227,7 +228,7 @@ def run(config: DictConfig) -> None:
                 train(config)
             return
         _check(config, HydraConfig.get(), sweep=True)
-        if config.check_only:
+        if _stops(config):
             check_only(config)
         else:
             train(config)  # Hydra goes on with the other jobs, and says which one failed
@@ -269,15 +270,20 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
     return module, data
 
 
+def _stops(config: DictConfig) -> bool:
+    """Whether nothing is to be trained."""
+    return bool(config.check_only or config.explain)
+
+
 def check_only(config: DictConfig) -> None:
-    """What `check_only=true` does: plan, warnings, label counts, and a batch of which nothing is learned."""
+    """What `explain=true` does, and `check_only=true`: plan, warnings, labels, and a batch put through."""
     if "_target_" not in config.data:
         from .check import check_own_data
 
         check_own_data(config)
         return
+    from .check import explain
     from .counting import counts_of_loader
-    from .explain import print_table
     from .trainer import build_trainer
     from .watch import check_end
 
@@ -287,7 +293,9 @@ def check_only(config: DictConfig) -> None:
     if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
         module.use_counts(counts)
     trainer = build_trainer(plain_values(config.trainer))
-    print_table("Plan", _plan(config, module, data, trainer))
+    explain(_plan(config, module, data, trainer), config)
+    if not config.check_only:
+        return
     check_end(module.net, module.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
@@ -296,7 +304,7 @@ def check_only(config: DictConfig) -> None:
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
-def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> dict[str, str]:
+def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> "Plan":
     from .explain import plan
     from .outputs import tunes
 
@@ -309,29 +317,35 @@ def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from .checkpoint import check_same_task, read_checkpoint
-    from .explain import decision_lines, loss_lines, print_table
+    from .explain import decision_lines, loss_lines
+    from .files import whole_file
     from .outputs import evaluate, forget_results, save_predictions, tunes
+    from .plan import Line, Plan, print_table, show
     from .resume import keep_earlier, keep_log, resumed_from
 
     module, data = prepare(config)
     trainer = trainer_of(config, folder)
-    lines = {**_plan(config, module, data, trainer), "outputs": str(folder)}
+    lines = [Line("outputs", str(folder), "", "hydra.run.dir=FOLDER")]
     start = resumed_from(config.resume, folder)
     if start is not None:
         check_same_task(start[1], module.task)
-        lines["resumed"] = (
-            f"from {start[0]}, after {start[1]['global_step']} steps; optimizer and scheduler go on with the "
-            "settings that they had"
-        )
+        why = "optimizer and scheduler go on with the settings that they had"
         if start[0].resolve().parent.parent != folder.resolve():
-            lines["resumed"] += "; the best checkpoint is looked for anew, among the epochs from here on"
+            why += "; the best checkpoint is looked for anew, among the epochs from here on"
+        said = f"from {start[0]}, after {start[1]['global_step']} steps"
+        lines.append(Line("resumed", said, why, "resume=null"))
     elif config.resume:
-        lines["resumed"] = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
+        said = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
+        lines.append(Line("resumed", said))
     if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
         if start is None and (kept := keep_earlier(folder)):
-            lines["earlier"] = f"what another run left in this folder is in {kept.name} now"
+            lines.append(Line("earlier", f"what another run left in this folder is in {kept.name} now"))
         forget_results(folder)
-    print_table("Plan", lines)
+    whole = _plan(config, module, data, trainer).also(lines)
+    show(whole)
+    if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
+        with whole_file(folder / "plan.json") as path:
+            path.write_text(whole.to_json(), encoding="utf-8")
     waited = module.needs_counts
     with _interruptions(trainer, folder):
         if start is not None:
@@ -342,8 +356,9 @@ def train(config: DictConfig) -> None:
             print("A few batches went through training and validation. Nothing is kept of that.")
             return
         if waited:
-            bias = {"head bias": f"started from {module.started_from}"} if module.started_from else {}
-            print_table("Told by the train labels", {**loss_lines(module.criterion, module.task), **bias})
+            told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)])
+            bias = [Line("head bias", f"started from {module.started_from}")] if module.started_from else []
+            show(told.also(bias))
         best = _best_checkpoint(trainer, resumed=start is not None)
         decision = decision_of(config, module) if tunes(trainer, data) else None
         results = evaluate(trainer, module, data, best, folder, decision)

@@ -82,7 +82,9 @@ def test_names_of_ordered_classes_need_their_order(grades, command):
 def test_weights_by_name_are_numbers_in_plan_and_checkpoint(grades, command):
     code, out, err = command("task=multiclass", "loss.weight=balanced", *table("name"), *SHORT)
     assert (code, err) == (0, "")
-    assert "weight=balanced, high: " in " ".join(out.split())
+    plan = " ".join(out.split())
+    assert "weights weight high: " in plan
+    assert "counted in the train labels (weight=balanced)" in plan
     weight = torch.load("run/checkpoints/best.ckpt", weights_only=True)["loss"]["weight"]
     assert len(weight) == 3
     assert max(weight) == weight[0]  # "high" is the rare one

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
 from ..names import first_twice, number, some, whole
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 
 class _ClassNames(Vocabulary):
@@ -147,6 +150,18 @@ class Task(ABC):
     @abstractmethod
     def decode(self, prediction: Tensor) -> list[Any]:
         """Class names in place of a prediction's numbers, an entry per row."""
+
+    def explain(self, loss: Any = "cross_entropy", **options: Any) -> "Plan":
+        """What the task implies: head, activation, loss, target, decision, metrics, each with its reason.
+
+        Args:
+            loss: A name of `LOSSES`, or what `select_loss` returned.
+            options: Of the loss, by name.
+        """
+        from ..criterion import select_loss
+        from ..explain import explain_task
+
+        return explain_task(self, select_loss(self, loss, **options) if isinstance(loss, str) else loss)
 
     def scores(self, logits: Tensor) -> Tensor:
         """What activation and loss take, (N, num_probabilities, ...): the logits, but for ordered classes."""

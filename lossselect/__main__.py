@@ -1,0 +1,5 @@
+"""`python -m lossselect`."""
+
+from lossselect.cli import main
+
+main()

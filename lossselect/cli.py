@@ -1,0 +1,38 @@
+"""`lossselect`, and `python -m lossselect`: the commands under one name."""
+
+import sys
+
+from .names import nearest
+
+COMMANDS = {
+    "train": "train, evaluate and predict by a config; the same as train.py",
+    "explain": "the plan of such a run, and nothing else",
+    "predict": "class names and probabilities for the rows of a new file",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names; settings alone are for `train`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("Usage: lossselect COMMAND KEY=VALUE ...\n")
+        for command, said in COMMANDS.items():
+            print(f"  {command:10}{said}")
+        print("\nlossselect COMMAND --help says more.")
+        return
+    if name in COMMANDS:
+        del sys.argv[1]
+    elif "=" not in name and not name.startswith("-"):
+        sys.exit(
+            f"There is no command {name!r}.{nearest(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
+        )
+    if name == "predict":
+        from . import predict
+
+        predict.main()
+        return
+    from . import train
+
+    if name == "explain" and not any(argument.startswith("explain=") for argument in sys.argv):
+        sys.argv.append("explain=true")
+    train.main()

@@ -1,0 +1,114 @@
+"""A plan: what is done, why, and what changes it, for a console, a notebook or a program."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Line(NamedTuple):
+    """One thing that a plan says."""
+
+    name: str
+    value: str
+    why: str = ""
+    change: str = ""
+    """The settings that change it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lines under a title. `print` shows them as text, Rich and a notebook as a table.
+
+    Example:
+        >>> from lossselect import Binary
+        >>> Binary().explain()["head"].value
+        '1 raw logit'
+    """
+
+    title: str
+    lines: Sequence[Line] = field(default_factory=tuple)
+
+    def __getitem__(self, name: str) -> Line:
+        """The line of that name; KeyError where there is none."""
+        for line in self.lines:
+            if line.name == name:
+                return line
+        raise KeyError(f"{name!r}; there are {', '.join(line.name for line in self.lines)}")
+
+    def also(self, lines: Iterable[Line]) -> "Plan":
+        """A plan with further lines."""
+        return Plan(self.title, (*self.lines, *lines))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"title": self.title, "lines": [line._asdict() for line in self.lines]}
+
+    def to_json(self) -> str:
+        """As plan.json holds it."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100, color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __rich__(self) -> "Table":
+        from rich.text import Text
+
+        table = _table(self.title)
+        table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
+        for line in self.lines:
+            # Text: a class name such as [red] is no markup; of a long path all is shown
+            said = Text(line.value, overflow="fold")
+            for more, style in ((line.why, "dim"), (line.change, "cyan")):
+                if more:
+                    said.append(" | ", "dim").append(more, style)
+            table.add_row(Text(line.name, style="bold"), said)
+        return table
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td><td>{escape(why)}</td>"
+            f"<td><code>{escape(change)}</code></td></tr>"
+            for name, value, why, change in self.lines
+        )
+        return (
+            f"<table><caption>{escape(self.title)}</caption><tr><th></th><th>what</th><th>why</th>"
+            f"<th>changed by</th></tr>{rows}</table>"
+        )
+
+
+def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
+    """A title and a line for each entry, on the console; with a header, of several columns."""
+    from rich.text import Text
+
+    table = _table(title, header)
+    for key, value in lines.items():
+        cells = [value] if isinstance(value, str) else value
+        table.add_row(Text(key, style="bold"), *(Text(cell, overflow="fold") for cell in cells))
+    show(table)
+
+
+def show(what: Any) -> None:
+    """Print a plan or a table on the console."""
+    from rich.console import Console
+
+    Console().print(what)
+
+
+def _table(title: str, header: Sequence[str] = ()) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(header))
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left")
+    return table

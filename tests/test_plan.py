@@ -1,0 +1,169 @@
+"""The plan: what a task implies and what a run will do, for people and programs."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+import lossselect as ls
+from lossselect import cli
+from lossselect.plan import Line, Plan
+
+NASTY = "<script>alert(1)</script> [red] & \"'"
+
+
+class Cells(HTMLParser):
+    """The tags and the texts of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+class TestPlan:
+    plan = Plan("Of <b>all</b>", [Line("classes", NASTY, "why [bold]", "a=<i>"), Line("head", "3")])
+
+    def test_a_name_with_markup_is_text(self):
+        page = Cells(self.plan._repr_html_())
+        assert {*page.tags} == {"table", "caption", "tr", "th", "td", "code"}
+        assert NASTY in page.texts
+        assert NASTY in str(self.plan)
+        assert "why [bold]" in str(self.plan)
+
+    def test_plain_values(self):
+        assert json.loads(self.plan.to_json()) == self.plan.to_dict()
+        assert self.plan.to_dict()["lines"][1] == {"name": "head", "value": "3", "why": "", "change": ""}
+
+    def test_a_line_by_name(self):
+        assert self.plan["head"].value == "3"
+        with pytest.raises(KeyError, match="there are classes, head"):
+            self.plan["loss"]
+
+
+class TestExplainTask:
+    @pytest.mark.parametrize(
+        ("task", "head", "activation", "formula"),
+        [
+            (ls.Binary(), "1 raw logit", "sigmoid", "Binary cross-entropy"),
+            (ls.Multiclass(3), "3 raw logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multilabel(14), "14 raw logits", "sigmoid", "Binary cross-entropy"),
+            (ls.Multiclass(3, ordered=True), "2 raw logits", "softmax", "Cross-entropy of each sample"),
+        ],
+    )
+    def test_follows_from_the_task(self, task, head, activation, formula):
+        plan = task.explain()
+        assert plan["head"].value == head
+        assert plan["activation"].value == f"{activation} for predictions and metrics only"
+        assert formula in plan["loss"].value
+        assert plan["target"].value == task.target_form
+        for name in task.metric_names:
+            assert name in plan["metrics"].value
+
+    def test_says_what_the_loss_multiplies_by(self):
+        assert ls.Multiclass(2).explain()["weights"].value == "none"
+        plan = ls.Multiclass(2, class_names=("a", "b")).explain("focal", weight=[1, 3], gamma=1)
+        assert plan["weights"].value == "weight a: 1, b: 3"
+        assert plan["options"].value == "gamma=1"
+        assert plan["loss"].why == "asked for by name"
+
+    def test_of_an_unknown_loss(self):
+        with pytest.raises(ValueError, match="There is no loss 'focl'"):
+            ls.Binary().explain("focl")
+
+    def test_needs_no_lightning(self):
+        probe = (
+            "import sys, lossselect as ls; print(ls.Binary().explain()); "
+            "assert 'lightning' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
+
+
+class TestExplain:
+    @pytest.mark.parametrize(
+        ("task", "example"),
+        [
+            ("binary", "'malignant' becomes [0]"),
+            ("multiclass", " becomes "),
+            (
+                "multilabel",
+                "['Class7', 'Class8', 'Class12', 'Class13'] becomes [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1",
+            ),
+        ],
+    )
+    def test_writes_nothing_and_trains_nothing(self, task, example, command, tmp_path):
+        code, out, err = command(f"task={task}", "explain=json")
+        assert code == 0, err
+        lines = {line["name"]: line for line in json.loads(out)["lines"]}
+        assert example in lines["target"]["why"]
+        assert lines["loss"]["change"] == "loss=focal, loss=auto"
+        assert [*tmp_path.iterdir()] == []
+
+    def test_the_example_is_what_the_data_hold(self, command, tmp_path):
+        (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i % 7},{'ab'[i % 2]}|c\n" for i in range(40)))
+        table = ("data=table", "data.path=a.csv", "data.target=y", "data.delimiter='|'")
+        code, out, err = command(
+            "task=multilabel", *table, "explain=json", "allow=[label_everywhere,duplicate_rows]"
+        )
+        assert code == 0, err
+        lines = {line["name"]: line for line in json.loads(out)["lines"]}
+        row = int(lines["target"]["why"].split()[3].rstrip(":"))
+        label, code = ("a", "1, 0") if row % 2 == 0 else ("b", "0, 1")
+        assert lines["target"]["why"] == f"for example row {row}: ['{label}', 'c'] becomes [{code}, 1]"
+
+    def test_reasons_of_a_run(self, command):
+        given = ("task=auto", "data=yeast", "loss=auto", "seed=1", "trainer.max_epochs=3", "head_bias=null")
+        code, out, err = command(*given, "explain=json")
+        assert code == 0, err
+        lines = {line["name"]: line for line in json.loads(out)["lines"]}
+        assert lines["task"]["why"] == "yeast: row 0 has 4 ones"
+        assert lines["loss"]["why"]
+        assert lines["training"]["value"] == "at most 3 epochs; batches of 64 rows"
+        assert "head bias" not in lines
+
+    def test_a_run_leaves_its_plan(self, command, tmp_path):
+        assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
+        lines = {
+            line["name"]: line for line in json.loads((tmp_path / "run" / "plan.json").read_text())["lines"]
+        }
+        assert lines["outputs"]["value"] == str(tmp_path / "run")
+
+    def test_another_value(self, command):
+        code, _, err = command("task=binary", "explain=yes")
+        assert code == 1
+        assert "explain must be true, false or json, got 'yes'." in err
+
+
+class TestCommands:
+    def test_explain(self, command, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["lossselect", "explain", "task=binary"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        assert "1 raw logit" in capsys.readouterr().out
+
+    def test_settings_alone_are_for_train(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["lossselect", "task=binry"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 1
+        assert "There is no task 'binry'. Did you mean 'binary'?" in capsys.readouterr().err
+
+    def test_an_unknown_command(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["lossselect", "pedict"])
+        with pytest.raises(SystemExit, match=r"There is no command .pedict.\. Did you mean .predict.\?"):
+            cli.main()
+
+    def test_help(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["lossselect"])
+        cli.main()
+        said = capsys.readouterr().out
+        assert all(f"  {name} " in said for name in cli.COMMANDS)
