@@ -37,6 +37,7 @@ SETTINGS = (
     "trust",
     "check_only",
     "explain",
+    "report",
     "allow",
     "head",
     "head_bias",
@@ -105,8 +106,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
     if config["explain"] not in (True, False, "json"):
         raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
-    if not isinstance(config["check_only"], bool):
-        raise TypeError(f"check_only must be true or false, got {config['check_only']!r}.")
+    for name in ("check_only", "report"):
+        if not isinstance(config[name], bool):
+            raise TypeError(f"{name} must be true or false, got {config[name]!r}.")
     if not isinstance(config["allow"], str | list | None):
         raise TypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
     for name in allowed(config["allow"]):

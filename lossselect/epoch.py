@@ -124,6 +124,8 @@ class Epoch:
         """What comes of a complete epoch of another process, which went on to here."""
         self.kept: KeptOutputs | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
+        self.positions = False
+        """Whether rows are positions of samples: pixels, time steps."""
         self.per_class: dict[str, Tensor] = {}
         """Counts and metrics of each class in the last epoch, of val and test; known after `compute`."""
         self.confusion_counts: Tensor | None = None
@@ -140,6 +142,7 @@ class Epoch:
         count = count.clone() if isinstance(count, Tensor) else count
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
+            self.positions = True
             target = positions_as_rows(target) if target.ndim == logits.ndim else target.flatten()
             logits = positions_as_rows(logits)
         self._held.append((total, count, logits, target))

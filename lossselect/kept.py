@@ -6,18 +6,22 @@ from torch import Tensor
 from .ranks import in_turn, of_all_ranks
 
 MOST_KEPT = 10_000_000
-"""So many outputs (rows x classes) at most; of more, each row is kept with the same chance."""
+"""So many outputs (rows x classes) at most."""
 
 
 class KeptOutputs:
-    """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU."""
+    """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU.
 
-    def __init__(self) -> None:
+    Args:
+        most: So many outputs; of more, each row is kept with the same chance. None is `MOST_KEPT`.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._size = 0
         self._share = 1.0
         self._random = torch.Generator().manual_seed(0)
-        self._most = MOST_KEPT // len(of_all_ranks(None))
+        self._most = (most or MOST_KEPT) // len(of_all_ranks(None))
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Take in rows."""
@@ -34,6 +38,11 @@ class KeptOutputs:
             logits, target = logits[kept], target[kept]
         self._parts.append((logits, target))
         self._size += logits.numel()
+
+    @property
+    def share(self) -> float:
+        """Of the rows that were kept; known after `rows`."""
+        return self._share
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
         """Logits and target of all processes' rows; None where there were no rows."""

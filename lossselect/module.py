@@ -147,9 +147,11 @@ class TaskModule(Recorded, LightningModule):
         if self.chunked:
             check_top(task)
         self._task = task
-        kept: KeptOutputs | None = getattr(getattr(self, "val_epoch", None), "kept", None)
+        names = ("val_epoch", "test_epoch")
+        kept: list[KeptOutputs | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
         self._make_epochs()
-        self.val_epoch.kept = kept  # a checkpoint that is evaluated may bring its decision along
+        # a checkpoint that is evaluated may bring its decision along
+        self.val_epoch.kept, self.test_epoch.kept = kept
 
     def _make_epochs(self) -> None:
         def made(prefix: str, untuned: Task | None = None) -> Epoch | TopEpoch:

@@ -18,16 +18,18 @@ from .checkpoint import read_checkpoint, store_decision
 from .data.module import TensorData
 from .epoch import Epoch
 from .files import whole_file
+from .kept import KeptOutputs
 from .label_lists import LabelLists
 from .module import TaskModule
 from .ranks import of_all_ranks
+from .report.outcome import Outcome
 from .tasks import Task
 from .top_epoch import TopEpoch
 from .tuning import tune_decision
 
 RESULTS = (
     *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
-    *("predictions.csv", "predictions.pt"),
+    *("predictions.csv", "predictions.pt", "report.html"),
 )
 
 
@@ -44,7 +46,8 @@ def evaluate(
     checkpoint: str,
     folder: Path,
     decision: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
+    report: bool = False,
+) -> tuple[dict[str, float], Outcome | None]:
     """Metrics of the checkpoint on the validation and the test split, and the same into metrics.json.
 
     Args:
@@ -54,6 +57,10 @@ def evaluate(
         checkpoint: A file, to which the decision is added.
         folder: Gets metrics.json and, of the test split, per_class.csv and confusion_matrix.csv.
         decision: Options of `fit_decision`: between the two the decision is fitted. None leaves it.
+        report: Whether to keep what a report shows of the test rows, or without these of the validation rows.
+
+    Returns:
+        The metrics by name; what the report shows, where that was asked for and there is such.
     """
     results: dict[str, float] = {}
     # the best epoch's values are no further row of the training's log
@@ -72,18 +79,55 @@ def evaluate(
                     if _step_of(last) == _step_of(checkpoint):  # the same weights
                         store_decision(last, module)
             trainer.strategy.barrier()  # the others read it next
-    if is_overridden("test_dataloader", data, LightningDataModule):
+    tests = is_overridden("test_dataloader", data, LightningDataModule)
+    kept = KeptOutputs(MOST_SHOWN) if report else None
+    if tests:
+        module.test_epoch.kept = kept
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
-        if module.test_epoch.per_class and trainer.is_global_zero:  # a chunked head has none
-            _save_tables(module.test_epoch, folder)
+        if isinstance(module.test_epoch, Epoch) and module.test_epoch.per_class and trainer.is_global_zero:
+            _save_tables(module.test_epoch, folder)  # a chunked head has none
+    elif kept is not None and results:
+        module.val_epoch.kept = kept
+        trainer.validate(module, **given, weights_only=True, verbose=False)
+    epoch = module.test_epoch if tests else module.val_epoch
+    outcome = _outcome(module, epoch, data, "test" if tests else "val") if kept is not None else None
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
-    if not trainer.is_global_zero:
-        return results
-    with whole_file(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    return results
+    if trainer.is_global_zero:
+        with whole_file(folder / "metrics.json") as path:
+            path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return results, outcome
+
+
+MOST_SHOWN = 2_000_000
+"""Outputs (rows x classes) that a report's figures are drawn of, at most."""
+
+
+def _outcome(module: TaskModule, epoch: Epoch | TopEpoch, data: Any, split: str) -> Outcome | None:
+    """What the epoch kept; None where there was no row, or of a chunked head, which keeps none."""
+    kept, epoch.kept = epoch.kept, None
+    rows = kept.rows() if kept is not None else None
+    if kept is None or rows is None or isinstance(epoch, TopEpoch):
+        return None
+    names: Any = None
+    if kept.share == 1 and not epoch.positions:
+        count = len(rows[0])  # trainer.limit_test_batches
+        names = data.splits.rows_in_file(split)[:count] if isinstance(data, TensorData) else range(count)
+    counts = epoch.confusion_counts
+    confusion = None if counts is None else counts.cpu().numpy()
+    columns = _per_class(epoch)
+    return Outcome(module.task, module.untuned, *rows, split, names, kept.share, columns, confusion)
+
+
+def _per_class(epoch: Epoch) -> dict[str, Any]:
+    """The columns of per_class.csv."""
+    task = epoch.task
+    columns: dict[str, Any] = {"class": task.output_names}
+    columns |= {name: values.cpu().numpy() for name, values in epoch.per_class.items()}
+    if hasattr(task, "threshold"):
+        columns["threshold"] = np.broadcast_to(np.array(task.threshold), len(task.output_names))
+    return columns
 
 
 def _step_of(checkpoint: Any) -> Any:
@@ -95,17 +139,13 @@ def tunes(trainer: Trainer, data: Any) -> bool:
     return bool(trainer.limit_val_batches) and is_overridden("val_dataloader", data, LightningDataModule)
 
 
-def _save_tables(epoch: Epoch | TopEpoch, folder: Path) -> None:
+def _save_tables(epoch: Epoch, folder: Path) -> None:
     """per_class.csv, and confusion_matrix.csv where there is one."""
     from .tables import inert
 
     task = epoch.task
-    columns: dict[str, Any] = {"class": task.output_names}
-    columns |= {name: values.cpu().numpy() for name, values in epoch.per_class.items()}
-    if hasattr(task, "threshold"):
-        columns["threshold"] = np.broadcast_to(np.array(task.threshold), len(task.output_names))
     with whole_file(folder / "per_class.csv") as path:
-        inert(columns).fill_nan(None).write_csv(path)
+        inert(_per_class(epoch)).fill_nan(None).write_csv(path)
     if epoch.confusion_counts is not None:
         counts = epoch.confusion_counts.cpu().numpy()
         corner = "true"

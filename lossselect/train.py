@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from .console import (
 )
 from .guards import allow
 from .help import print_help
+from .mistakes import message_of
 from .names import nearest
 from .parts import (
     data_of,
@@ -347,7 +348,7 @@ def train(config: DictConfig) -> None:
         with whole_file(folder / "plan.json") as path:
             path.write_text(whole.to_json(), encoding="utf-8")
     waited = module.needs_counts
-    with _interruptions(trainer, folder):
+    with _interruptions(trainer, folder), _reported(config, folder):
         if start is not None:
             keep_log(trainer, start[1])
         trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
@@ -361,15 +362,18 @@ def train(config: DictConfig) -> None:
             show(told.also(bias))
         best = _best_checkpoint(trainer, resumed=start is not None)
         decision = decision_of(config, module) if tunes(trainer, data) else None
-        results = evaluate(trainer, module, data, best, folder, decision)
+        results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
         if module.untuned is not None:
             print_table("Decision", decision_lines(module.task))
         epoch = str(read_checkpoint(best)["epoch"])
         print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
         written = save_predictions(trainer, module, data, best, folder)
-    tables = [
-        name for name in (written, "per_class.csv", "confusion_matrix.csv") if (folder / name).is_file()
-    ]
+        if config.report and speaks():
+            from .report.page import write_report
+
+            write_report(folder, outcome)
+    names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
+    tables = [name for name in names if name and (folder / name).is_file()]
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *tables))
     print(f"In {folder}: {files}")
 
@@ -394,6 +398,20 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _reported(config: DictConfig, folder: Path) -> Iterator[None]:
+    """A run that an error ends leaves a report of what there is; one that a signal ends has no time."""
+    try:
+        yield
+    except Exception as error:
+        if config.report and speaks() and (folder / "plan.json").is_file():
+            from .report.page import write_report
+
+            with suppress(OSError):  # it may be a full disk that has ended the run
+                write_report(folder, ended=message_of(error) or f"{type(error).__name__}: {error}")
+        raise
 
 
 def _what_is_left(trainer: "Trainer", folder: Path, saved: Path | None) -> str:

@@ -1,0 +1,19 @@
+for (const table of document.querySelectorAll("table.sorts")) {
+  table.querySelectorAll("thead button").forEach((button, column) => {
+    button.addEventListener("click", () => {
+      const head = button.parentElement;
+      const down = head.getAttribute("aria-sort") !== "descending";
+      table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const numbers = head.classList.contains("number");
+      const key = (row) => row.cells[column].textContent.trim();
+      const order = (a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (!numbers) return x.localeCompare(y);
+        return (x === "–" ? -Infinity : Number(x)) - (y === "–" ? -Infinity : Number(y));
+      };
+      const rows = [...table.tBodies[0].rows].sort((a, b) => (down ? order(b, a) : order(a, b)));
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
