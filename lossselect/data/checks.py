@@ -133,8 +133,9 @@ def _warn_of_duplicates(splits: "Splits") -> None:
     features = splits.features
     hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
     train = hashes.gather(splits.rows["train"].numpy()).implode()
-    for split in ("val", "test"):
-        rows = splits.rows[split]
+    for split, rows in splits.rows.items():
+        if split == "train":
+            continue
         count = int(hashes.gather(rows.numpy()).is_in(train).sum())
         if count:
             warn(

@@ -95,13 +95,21 @@ def make_splits(
         "val": torch.from_numpy(val),
         "test": torch.from_numpy(test_rows),
     }
-    # in float64: the sums of many rows lose digits in float32
-    known = raw[rows["train"]].double()
-    mean, std = known.mean(0), known.std(0, correction=0)
-    std = torch.where(std > 0, std, 1)  # a constant feature is 0 throughout, not 0 / 0
+    mean, std = moments(raw[rows["train"]])
     standardised = ((raw - mean) / std).float()
     preparation = {"mean": mean.float(), "std": std.float()}
     return Splits(name, standardised, labels, tuple(class_names), rows, preparation)
+
+
+def moments(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each feature (N, F), in float64: the sums of many rows lose digits in float32.
+
+    The deviation of a constant feature is 1, so that standardised it is 0 throughout, not 0 / 0.
+    """
+    known = known.double()
+    # of a constant .1 the deviation is no 0, but what rounding leaves
+    constant = known.amax(0) == known.amin(0)
+    return known.mean(0), torch.where(constant, 1, known.std(0, correction=0))
 
 
 def _stratified(
