@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -25,6 +25,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from .guards import allow
 from .names import lookup, number, some, split_name, whole
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from .data.splits import Splits
     from .label_lists import LabelLists
-    from .module import TaskModule
     from .tasks import Task
 
 try:
@@ -48,11 +48,14 @@ ROWS = 4096
 """How many rows are predicted at a time."""
 
 STEPS = 16
-"""How many optimizer steps are taken for each turn of Lightning's loop: the weights are the same to the bit."""
+"""Optimizer steps for each turn of Lightning's loop, which is faster; the weights are the same to the bit."""
+
+NOT_SAID = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
+"""Warnings about metrics of the rows held out, which nobody sees, and about a start that nobody asked for."""
 
 
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A net for binary, multiclass or multilabel labels; head, loss, target and decision follow from the task.
+    """A net for binary, multiclass or multilabel labels; head, loss and decision follow from the task.
 
     Defaults are those of `lossselect-train`, but that nothing is held out for a test: features are
     standardised by the rows that are trained on, AdamW's learning rate is annealed to 0 over the epochs, and
@@ -195,7 +198,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """The share of rows that are predicted as they are, of a multilabel task with all of their labels."""
         check_is_fitted(self)
         if self.task_.name == "multilabel" and _matrix_of(y) is None:
-            y = _vocabulary(self.classes_).encode_lists(list(y)).multi_hot().astype(int)
+            y = _vocabulary(self.classes_).encode_lists(y).multi_hot().astype(int)
         return float(super().score(X, y, sample_weight))
 
     def _decision_options(self) -> dict[str, Any] | None:
@@ -216,9 +219,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             lookup({"tuned": None}, self.decision, "decision")
             return {} if self.validation_fraction else None
         if not isinstance(self.decision, Mapping):
-            raise TypeError(
-                f"decision must be 'tuned', a dict of options or None, got {self.decision!r}."
-            )
+            raise TypeError(f"decision must be 'tuned', a dict of options or None, got {self.decision!r}.")
         decision_options(**self.decision)
         if not self.validation_fraction:
             raise ValueError(
@@ -236,16 +237,24 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if name == "auto" and form_of(y) == "lists":
             name = "multilabel"
         if name == "auto":
+            try:
+                values = np.asarray(y)
+            except ValueError:
+                raise ValueError(
+                    "The rows of y are lists of several lengths. Lists of labels: task='multilabel'."
+                ) from None
+            if values.dtype.kind == "f":
+                assert_all_finite(values, input_name="y")
             check_classification_targets(y)
             kind = type_of_target(y)
             name = "multilabel" if kind == "multilabel-indicator" else kind
         if name == "multilabel":
             matrix = _matrix_of(y)
             if matrix is None:
-                vocabulary = Vocabulary.fit_lists(list(y))
-                return name, vocabulary.encode_lists(list(y)), np.array(vocabulary.values)
+                vocabulary = Vocabulary.fit_lists(y)
+                return name, vocabulary.encode_lists(y), np.array(vocabulary.values)
             return name, matrix, np.arange(matrix.shape[1])
-        shape = np.shape(y)
+        shape = np.asarray(y).shape
         if len(shape) == 2 and shape[1] > 1:
             raise ValueError(
                 f"task={name} needs a label a row, but y has the shape {shape}. Several labels per sample: "
@@ -261,8 +270,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         if name == "binary" and len(classes) > 2:
             raise ValueError(
-                f"task=binary needs two classes, but y holds {len(classes)}: {some(classes)}. One of several "
-                "classes: task=multiclass."
+                f"task=binary needs two classes, but y holds {len(classes)}: {some(classes.tolist())}. One "
+                "of several classes: task=multiclass."
             )
         return name, indices, classes
 
@@ -326,7 +335,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         device: "device",
     ) -> None:
         """Fit the net, then the decision where there are options of it."""
-        from lightning.pytorch.plugins.environments import LightningEnvironment
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         from .data.module import TensorData
         from .execution import StepsPerExecution
@@ -372,7 +381,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise
         self.n_iter_: int = trainer.current_epoch
         module.trainer = None
-        self.module_: TaskModule = module.cpu().eval()
+        self.module_ = module.cpu().eval()
         self.task_: Task = module.task
 
     def _net(self, num_features: int, num_outputs: int) -> "nn.Module | dict[str, Any]":
@@ -381,8 +390,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         if isinstance(self.net, nn.Module):
             raise TypeError(
-                f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from what "
-                "it has learned: pass its class, or a function of (num_features, num_outputs)."
+                f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from "
+                "what it has learned: pass its class, or a function of (num_features, num_outputs)."
             )
         if isinstance(self.net, str | Mapping):
             spec = {"name": self.net} if isinstance(self.net, str) else self.net
@@ -485,13 +494,13 @@ def _as_before(seed: int, device: "device") -> Iterator[None]:
     Afterwards generators, filters of warnings and levels of logging are what they were.
     """
     import torch
-    from lightning.pytorch.utilities.warnings import PossibleUserWarning
+    from lightning.fabric.utilities.warnings import PossibleUserWarning
 
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # a net's own may use it
     cuda = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=cuda):
+    with allow(*NOT_SAID), torch.random.fork_rng(devices=cuda):
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         random.seed(seed)

@@ -25,6 +25,7 @@ def imported_by(code):
         ("import lossselect; lossselect.select_loss(lossselect.Binary())", ["torch"]),
         ("import lossselect; lossselect.make_metrics", ["torch", "torchmetrics"]),
         ("import lossselect.train", ["hydra"]),
+        ("import lossselect.sklearn", ["sklearn"]),
     ],
 )
 def test_nothing_heavy_before_it_is_needed(code, expected):

@@ -1,0 +1,530 @@
+# ruff: noqa: NPY002  # scikit-learn draws from the generators of old
+import inspect
+import pickle
+import random
+from importlib.resources import files
+
+import joblib
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from omegaconf import OmegaConf
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_iris, make_multilabel_classification
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+import lossselect as ls
+from lossselect.sklearn import TaskClassifier
+
+SMALL = {
+    "net": {"name": "mlp", "hidden": [32], "dropout": 0, "input_dropout": 0},
+    "max_epochs": 8,
+    "batch_size": 16,
+    "learning_rate": 0.05,
+    "device": "cpu",
+}
+
+
+def small(**arguments):
+    return TaskClassifier(**{**SMALL, "random_state": 0, **arguments})
+
+
+X, Y = load_iris(return_X_y=True)
+CANCER, BENIGN = load_breast_cancer(return_X_y=True)
+POINTS, LABELS = make_multilabel_classification(n_samples=120, n_classes=4, random_state=0)
+
+
+class Net(nn.Sequential):
+    """A user's own."""
+
+    def __init__(self, num_features, num_outputs):
+        super().__init__(nn.Linear(num_features, num_outputs))
+
+
+ALWAYS = {
+    "check_sample_weight_equivalence_on_dense_data": "a weight is one in the loss: features are standardised, "
+    "and batches drawn, by rows as they are (test_a_weight_is_a_row_repeated is what holds)",
+    "check_methods_sample_order_invariance": "the net computes in float32, whose last digit depends on a "
+    "row's place in the batch, and the check wants 1e-7",
+}
+TUNED = {
+    "check_classifiers_train": "predict goes by the threshold that was fitted, and the check wants the "
+    "largest probability",
+}
+
+
+@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@parametrize_with_checks(
+    [TaskClassifier(**SMALL, decision=None), TaskClassifier(**SMALL)],
+    expected_failed_checks=lambda model: ALWAYS if model.decision is None else {**ALWAYS, **TUNED},
+)
+def test_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_defaults_are_those_of_a_run():
+    def config(path):
+        return OmegaConf.create((files("lossselect.configs") / path).read_text())
+
+    defaults = {name: p.default for name, p in inspect.signature(TaskClassifier).parameters.items()}
+    assert defaults["max_epochs"] == config("trainer/default.yaml").max_epochs
+    assert defaults["learning_rate"] == float(config("optimizer/adamw.yaml").lr)
+    assert defaults["weight_decay"] == float(config("optimizer/adamw.yaml").weight_decay)
+    for name in ("table", "arrays", "breast_cancer"):
+        data = config(f"data/{name}.yaml")
+        assert defaults["batch_size"] == data.batch_size
+        assert defaults["validation_fraction"] == data.val_fraction
+    usual = config("model/mlp.yaml")
+    net = TaskClassifier(max_epochs=1, decision=None).fit(X, Y).module_.net
+    widths = [layer.out_features for layer in net if isinstance(layer, nn.Linear)]
+    dropouts = [layer.p for layer in net if isinstance(layer, nn.Dropout)]
+    assert widths == [*usual.hidden, 3]
+    assert dropouts == [usual.input_dropout, usual.dropout]
+    # one option given leaves the others at what they are by default
+    net = (
+        TaskClassifier(net={"name": "mlp", "hidden": [5]}, max_epochs=1, decision=None).fit(X, Y).module_.net
+    )
+    assert [layer.p for layer in net if isinstance(layer, nn.Dropout)] == dropouts
+
+
+class TestWithinScikitLearn:
+    def test_cross_validation_in_two_processes(self):
+        scores = [cross_val_score(small(), X, Y, cv=2, n_jobs=n) for n in (None, 2)]
+        assert scores[0].min() > 0.9
+        np.testing.assert_array_equal(*scores)
+
+    def test_a_grid_over_losses(self):
+        grid = {"loss": ["focal", {"name": "cross_entropy", "weight": "balanced"}, "auto"]}
+        search = GridSearchCV(small(max_epochs=4), grid, cv=2, error_score="raise").fit(X, Y)
+        assert search.best_score_ > 0.85
+        assert search.best_estimator_.module_.criterion.name in ("focal", "cross_entropy")
+
+    def test_a_pipeline(self):
+        pipeline = make_pipeline(StandardScaler(), small())
+        pipeline.set_params(taskclassifier__max_epochs=5)
+        assert cross_val_score(pipeline, X, Y, cv=2, scoring="neg_log_loss").min() > -0.5
+        assert pipeline.fit(X, Y)[-1].n_iter_ == 5
+
+    def test_a_ranking_of_multilabel(self):
+        assert cross_val_score(small(), POINTS, LABELS, cv=2, scoring="roc_auc").min() > 0.7
+
+    def test_a_fitted_one_is_pickled(self, tmp_path):
+        model = small(net=Net).fit(X, Y)
+        joblib.dump(model, tmp_path / "model.joblib")
+        for again in (joblib.load(tmp_path / "model.joblib"), pickle.loads(pickle.dumps(model))):
+            np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+        with pytest.raises(NotFittedError):
+            clone(model).predict(X)
+
+    def test_columns_of_a_data_frame_have_names(self):
+        frame = pl.DataFrame(X, schema=["a", "b", "c", "d"])
+        model = small().fit(frame, pl.Series(Y))
+        assert model.feature_names_in_.tolist() == ["a", "b", "c", "d"]
+        assert model.score(frame, Y) > 0.9
+        with pytest.raises(ValueError, match="feature names"):
+            model.predict(frame.rename({"a": "z"}))
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("labels", "classes", "task"),
+        [
+            (np.array(["no", "yes"])[BENIGN], ["no", "yes"], "binary"),
+            (BENIGN * 2 - 1, [-1, 1], "binary"),
+            (BENIGN.astype(bool), [False, True], "binary"),
+            (BENIGN + 5.0, [5.0, 6.0], "binary"),
+        ],
+    )
+    def test_any_two_values(self, labels, classes, task):
+        model = small().fit(CANCER, labels)
+        assert model.task_.name == task
+        assert model.classes_.tolist() == classes
+        assert model.classes_.dtype == labels.dtype
+        assert model.predict(CANCER).dtype == labels.dtype
+        assert model.score(CANCER, labels) > 0.93
+        np.testing.assert_array_equal(
+            model.predict_proba(CANCER), small().fit(CANCER, BENIGN).predict_proba(CANCER)
+        )
+
+    def test_names_of_classes(self):
+        names = np.array(["setosa", "versicolor", "virginica"], dtype=object)
+        loss = {"name": "cross_entropy", "weight": {"setosa": 3.0}}
+        model = small(loss=loss).fit(X, names[Y])
+        assert model.task_.names == tuple(names)
+        assert model.module_.criterion.weight.tolist() == [3, 1, 1]
+        assert model.score(X, names[Y]) > 0.9
+
+    def test_two_classes_as_multiclass(self):
+        model = small(task="multiclass").fit(CANCER, BENIGN)
+        assert model.task_.num_outputs == 2
+        assert model.score(CANCER, BENIGN) > 0.93
+
+    def test_more_classes_than_are_guessed_elsewhere(self):
+        many = np.arange(120) % 30
+        model = small(decision=None).fit(np.eye(30)[many] + 0.0, many)
+        assert model.task_.num_classes == 30
+
+    @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, np.ndarray.tolist, pl.DataFrame])
+    def test_a_matrix_of_labels(self, form):
+        model = small(task="multilabel").fit(POINTS, form(LABELS))
+        assert model.task_.name == "multilabel"
+        assert model.classes_.tolist() == [0, 1, 2, 3]
+        assert model.predict_proba(POINTS).shape == LABELS.shape
+        np.testing.assert_array_equal(model.predict(POINTS), small().fit(POINTS, LABELS).predict(POINTS))
+        exact = (model.predict(POINTS) == LABELS).all(1).mean()
+        assert model.score(POINTS, form(LABELS) if form is not pl.DataFrame else LABELS) == exact
+
+    @pytest.mark.parametrize("names", [np.array(["a", "b", "c", "d"]), np.array([7, 1, 10, 3])])
+    def test_lists_of_labels(self, names):
+        lists = [names[row == 1].tolist() for row in LABELS]
+        model = small(task="multilabel").fit(POINTS, lists)
+        assert model.classes_.tolist() == sorted(names)
+        matrix = LABELS[:, np.argsort(names)]
+        by_matrix = small().fit(POINTS, matrix)
+        np.testing.assert_array_equal(model.predict(POINTS), by_matrix.predict(POINTS))
+        assert model.score(POINTS, lists) == by_matrix.score(POINTS, matrix)
+
+    def test_lists_of_numbers_of_one_length(self):
+        pairs = [[1, 7], [7, 9], [1, 9], [9, 1]] * 10
+        model = small(task="multilabel").fit(POINTS[:40], pairs)
+        assert model.classes_.tolist() == [1, 7, 9]
+
+    def test_what_is_not_known_counts_in_no_loss(self):
+        holes = LABELS.astype(float)
+        holes[::3, 1] = np.nan
+        model = small(task="multilabel").fit(POINTS, holes)
+        assert model.module_.counts.missing > 0
+        with pytest.raises(ValueError, match="Input y contains NaN"):
+            small().fit(POINTS, holes)
+
+    def test_a_column_is_a_label_a_row(self):
+        with pytest.warns(DataConversionWarning):
+            small().fit(X, Y[:, None])
+
+
+class TestDecision:
+    def test_predict_goes_by_the_thresholds_that_were_fitted(self):
+        model = small().fit(POINTS, LABELS)
+        thresholds = np.array(model.task_.threshold, dtype=np.float32)
+        assert (thresholds != 0.5).any()
+        assert model.task_.temperature != 1
+        probabilities = model.predict_proba(POINTS)
+        np.testing.assert_array_equal(model.predict(POINTS), probabilities >= thresholds)
+        assert (model.predict(POINTS) != (probabilities >= 0.5)).any()
+
+    def test_options(self):
+        model = small(decision={"metric": "precision_at_recall", "recall": 1.0, "calibration": "none"})
+        model.fit(CANCER, BENIGN)
+        assert model.task_.temperature == 1
+        assert model.task_.threshold != 0.5
+        np.testing.assert_array_equal(
+            model.predict(CANCER), model.predict_proba(CANCER)[:, 1] >= np.float32(model.task_.threshold)
+        )
+
+    @pytest.mark.parametrize("without", [{"decision": None}, {"validation_fraction": 0}])
+    def test_without_one_all_rows_are_trained_on(self, without):
+        model = small(**without).fit(CANCER, BENIGN)
+        assert model.task_.threshold == 0.5
+        assert model.module_.counts.rows == len(CANCER)
+        np.testing.assert_array_equal(model.predict(CANCER), model.predict_proba(CANCER).argmax(1))
+
+    def test_rows_are_held_out_by_their_labels(self):
+        model = small(validation_fraction=0.4, max_epochs=1).fit(X, Y)
+        assert model.module_.counts.positives.tolist() == [30, 30, 30]
+
+    def test_a_probability_near_1_leaves_one_near_0(self):
+        model = small(max_epochs=30, decision=None).fit(CANCER, BENIGN)
+        far = CANCER[BENIGN == 1].mean(0) - 100 * model.scale_
+        rows = np.stack([far, 2 * CANCER.mean(0) - far])
+        model.module_.net[0] = nn.Identity()  # where features would be cut off
+        probabilities = model.predict_proba(rows)
+        assert probabilities.min() > 0 or probabilities.max() == 1
+        assert (probabilities.min(1) < 1e-9).all()
+
+
+class TestFeatures:
+    def test_are_standardised_by_the_rows_that_are_trained_on(self):
+        model = small(decision=None).fit(X, Y)
+        np.testing.assert_allclose(model.mean_, X.mean(0))
+        np.testing.assert_allclose(model.scale_, X.std(0))
+        held_out = small().fit(X, Y)
+        assert (held_out.mean_ != model.mean_).all()
+
+    def test_units_do_not_matter_in_float64(self):
+        model, other = small().fit(X, Y), small().fit(1e9 + X, Y)
+        np.testing.assert_allclose(model.predict_proba(X), other.predict_proba(1e9 + X), atol=1e-3)
+
+    def test_a_constant_one_says_nothing(self):
+        constant = np.hstack([X, np.full((len(X), 1), 0.1)])
+        model = small().fit(constant, Y)
+        assert model.scale_[-1] == 1
+        assert model.n_features_in_ == 5
+        moved = constant + np.eye(5)[4] * 1e-9
+        np.testing.assert_allclose(model.predict_proba(moved), model.predict_proba(constant), atol=1e-5)
+
+    def test_many_rows_are_predicted_some_at_a_time(self):
+        model = small().fit(X, Y)
+        many = np.tile(X, (40, 1))
+        np.testing.assert_allclose(
+            model.predict_proba(many), np.tile(model.predict_proba(X), (40, 1)), rtol=1e-4, atol=1e-7
+        )
+
+
+class TestWeights:
+    @pytest.mark.parametrize("task", ["binary", "multilabel"])
+    def test_a_weight_is_a_row_repeated(self, task):
+        # pairs of a row and its opposite, so that means, deviations and shares are the same with weights
+        rows = np.random.RandomState(0).choice([-1.0, 1.0], (20, 6))
+        rows, weights = np.vstack([rows, -rows]), np.tile(np.arange(20) % 4, 2)
+        labels = np.repeat([1, 0], 20)
+        if task == "multilabel":
+            labels = np.stack([labels, rows[:, 1] > 0, rows[:, 2] > 0], axis=1).astype(int)
+        model = small(decision=None, batch_size=1000)
+        with ls.allow("duplicate_rows"):
+            weighted = model.fit(rows, labels, sample_weight=weights).predict_proba(rows)
+            repeated = (
+                clone(model).fit(rows.repeat(weights, 0), labels.repeat(weights, 0)).predict_proba(rows)
+            )
+        np.testing.assert_allclose(weighted, repeated, rtol=1e-3)
+        assert abs(weighted - clone(model).fit(rows, labels).predict_proba(rows)).max() > 1e-3
+
+    def test_a_row_of_weight_0_is_as_if_it_were_not_there(self):
+        weights = np.arange(150) % 2
+        left_out = small().fit(X[1::2], Y[1::2]).predict_proba(X)
+        np.testing.assert_array_equal(small().fit(X, Y, weights).predict_proba(X), left_out)
+
+    def test_with_lists_of_labels(self):
+        lists = [[f"l{i}" for i in np.flatnonzero(row)] for row in LABELS]
+        weights = (np.arange(120) % 5 > 0) * 1.0
+        model, by_matrix = (
+            small(task="multilabel").fit(POINTS, lists, weights),
+            small().fit(POINTS, LABELS, weights),
+        )
+        np.testing.assert_array_equal(model.predict_proba(POINTS), by_matrix.predict_proba(POINTS))
+
+
+class TestRandomNumbers:
+    def test_the_same_number_gives_the_same_net(self):
+        first, again, other = (small(random_state=s).fit(X, Y).predict_proba(X) for s in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).any()
+
+    def test_whatever_was_seeded_before(self, monkeypatch):
+        first = small().fit(X, Y).predict_proba(X)
+        torch.manual_seed(7)
+        np.random.seed(7)
+        monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+        np.testing.assert_array_equal(small().fit(X, Y).predict_proba(X), first)
+
+    def test_a_net_of_ones_own_may_draw_from_any_generator(self):
+        def net(num_features, num_outputs):
+            layer = nn.Linear(num_features, num_outputs)
+            nn.init.constant_(layer.weight, np.random.rand() + random.random())
+            return layer
+
+        first, again = (small(net=net).fit(X, Y).predict_proba(X) for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_global_generators_go_on_as_if_nothing_had_been(self, fails):
+        def drawn():
+            return random.random(), np.random.rand(), torch.rand(1).item()
+
+        for generator in (random.seed, np.random.seed, torch.manual_seed):
+            generator(3)
+        expected = drawn()
+        for generator in (random.seed, np.random.seed, torch.manual_seed):
+            generator(3)
+        if fails:
+            with pytest.raises(ValueError, match="asymmetric"):
+                small(loss="asymmetric").fit(X, Y)
+        else:
+            small().fit(X, Y).predict(X)
+        assert drawn() == expected
+
+    def test_none_draws_from_numpys_as_scikit_learn_does(self):
+        np.random.seed(0)
+        first = small(random_state=None).fit(X, Y).predict_proba(X)
+        second = small(random_state=None).fit(X, Y).predict_proba(X)
+        np.random.seed(0)
+        np.testing.assert_array_equal(small(random_state=None).fit(X, Y).predict_proba(X), first)
+        assert (first != second).any()
+        by_state = small(random_state=np.random.RandomState(0)).fit(X, Y).predict_proba(X)
+        np.testing.assert_array_equal(by_state, first)
+
+
+class TestQuietness:
+    def test_nothing_is_written_or_said(self, tmp_path, monkeypatch, capfd):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("SLURM_NTASKS", "2")  # as within a job, whose other process never comes
+        monkeypatch.setenv("SLURM_JOB_NAME", "fit")
+        small().fit(X, Y).predict(X)
+        assert not list(tmp_path.iterdir())
+        said = capfd.readouterr()
+        assert said.out + said.err == ""
+
+    def test_a_bar_on_demand(self, capfd):
+        small(verbose=True, max_epochs=2).fit(X, Y)
+        assert "Epoch" in capfd.readouterr().out
+
+    def test_filters_and_loggers_are_as_before(self):
+        import logging
+        import warnings
+
+        logger = logging.getLogger("lightning.pytorch")
+        before = list(warnings.filters), logger.level
+        logger.setLevel(logging.INFO)
+        try:
+            small(max_epochs=1).fit(X, Y)
+            assert logger.level == logging.INFO
+        finally:
+            logger.setLevel(before[1])
+        assert list(warnings.filters) == before[0]
+
+    def test_a_loss_with_weights_of_its_own_is_not_changed(self):
+        class Scaled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scale = nn.Parameter(torch.ones(()))
+
+            def forward(self, logits, target):
+                return nn.functional.cross_entropy(logits * self.scale, target)
+
+        loss = Scaled()
+        model = small(loss=loss).fit(X, Y)
+        assert loss.scale == 1
+        assert model.module_.criterion.scale != 1
+
+    def test_ctrl_c_is_no_exit(self):
+        class Interrupted(Net):
+            def forward(self, inputs):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            small(net=Interrupted).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"task": "multilable"}, ValueError, "There is no task 'multilable'. Did you mean 'multilabel'?"),
+        ({"loss": "focl"}, ValueError, "Did you mean 'focal'?"),
+        (
+            {"loss": "asymmetric"},
+            ValueError,
+            "Loss 'asymmetric' has no softmax form, which task=multiclass needs.",
+        ),
+        ({"loss": {"name": "focal", "gama": 1}}, ValueError, "has no option 'gama'. Did you mean 'gamma'?"),
+        ({"net": "mpl"}, ValueError, "There is no net 'mpl'. Did you mean 'mlp'?"),
+        (
+            {"net": {"name": "mlp", "hiden": [3]}},
+            ValueError,
+            "Net 'mlp' has no option 'hiden'. Did you mean 'hidden'?",
+        ),
+        (
+            {"net": nn.Linear(4, 3)},
+            TypeError,
+            "net must make a new net for each fit, but a Linear would go on",
+        ),
+        ({"net": lambda n, m: 3}, TypeError, "net must make a torch.nn.Module, got int."),
+        ({"net": 3}, TypeError, "net must be a name, a dict with a name, or a function, got 3."),
+        (
+            {"net": lambda n, m: nn.Linear(n, m + 1)},
+            ValueError,
+            "The net returned logits of shape (16, 4), but multiclass",
+        ),
+        ({"max_epochs": 0}, ValueError, "max_epochs must be a whole number of at least 1, got 0."),
+        ({"max_epochs": 1.5}, TypeError, "max_epochs must be a whole number of at least 1, got 1.5."),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0."),
+        ({"learning_rate": -1}, ValueError, "learning_rate must be a number of at least 0, got -1."),
+        ({"weight_decay": "a"}, TypeError, "weight_decay must be a number of at least 0, got 'a'."),
+        ({"validation_fraction": 1}, ValueError, "validation_fraction must be below 1"),
+        (
+            {"validation_fraction": 0.001},
+            ValueError,
+            "n_samples=150 are too few to hold out validation_fraction=0.001",
+        ),
+        ({"decision": "tunned"}, ValueError, "There is no decision 'tunned'. Did you mean 'tuned'?"),
+        ({"decision": True}, TypeError, "decision must be 'tuned', a dict of options or None, got True."),
+        ({"decision": {"metrc": "f1"}}, ValueError, "decision has no option 'metrc'. Did you mean 'metric'?"),
+        ({"decision": {"metric": "f1"}}, ValueError, "decision.metric for task=multiclass 'f1'"),
+        (
+            {"decision": {"metric": "f1_macro"}, "validation_fraction": 0},
+            ValueError,
+            "and validation_fraction=0 holds out none",
+        ),
+        ({"device": "gpuu"}, ValueError, "device=gpuu cannot be used"),
+        (
+            {"task": "binary"},
+            ValueError,
+            "task=binary needs two classes, but y holds 3: 0, 1, 2. One of several classes: task=multiclass.",
+        ),
+        ({"task": "multilabel"}, TypeError, "Row 0 is 0, but each row is a list of labels."),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_arguments_that_cannot_be(arguments, kind, message):
+    with pytest.raises(kind) as raised:
+        small(max_epochs=1).set_params(**arguments).fit(X, Y)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data", "message"),
+    [
+        ({}, (X, None), "fit requires y to be passed, but the target y is None"),
+        ({}, (X, Y[:-1]), "inconsistent numbers of samples"),
+        ({}, (X, np.zeros(150)), "task=binary needs two classes, but y holds 1 class: 0.0."),
+        ({}, (X, X[:, 0]), "Unknown label type: continuous"),
+        (
+            {},
+            (X, [[1], [1, 2]] * 75),
+            "The rows of y are lists of several lengths. Lists of labels: task='multilabel'.",
+        ),
+        (
+            {"task": "multiclass"},
+            (POINTS, LABELS),
+            "task=multiclass needs a label a row, but y has the shape (120, 4).",
+        ),
+        ({"task": "multilabel"}, (POINTS, LABELS * 2), "multilabel targets are 0 or 1"),
+        ({}, (X * 1e200, Y), "The numbers of column 0 of X are so large"),
+        ({}, (X, Y, -np.ones(150)), "Row 0 has the sample weight -1"),
+        ({}, (X, Y, np.zeros(150)), "zero"),
+        ({}, (X, Y, (Y == 1) * 1), "All train rows are of class '1': there is nothing to tell apart."),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
+)
+def test_data_that_cannot_be(arguments, data, message):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  # the text is looked at below
+        small(max_epochs=1, **arguments).fit(*data)
+    assert message in str(raised.value)
+
+
+def test_a_sparse_matrix_of_features_is_refused():
+    with pytest.raises(TypeError, match="dense data is required"):
+        small().fit(sparse.csr_array(X), Y)
+
+
+def test_a_number_far_from_all_that_was_seen():
+    model = small().fit(X, Y)
+    with pytest.raises(ValueError, match=r"Row 1 of column 2 of X is too large"):
+        model.predict([[1, 1, 1, 1], [1, 1, 1e60, 1]])
+
+
+def test_what_looks_like_a_mistake_is_a_warning():
+    one_each = np.eye(3, dtype=int)[Y]
+    with pytest.warns(ls.GuardWarning, match="one_label_each"):
+        small(max_epochs=1).fit(X, one_each)
+    with ls.allow("one_label_each"):
+        small(max_epochs=1).fit(X, one_each)
+
+
+def test_nothing_is_said_of_metrics_that_nobody_sees():
+    small(max_epochs=1).fit(np.tile(X, (2, 1)), np.tile(Y, 2))
