@@ -239,14 +239,13 @@ class TestDecision:
         model = small(validation_fraction=0.4, max_epochs=1).fit(X, Y)
         assert model.module_.counts.positives.tolist() == [30, 30, 30]
 
-    def test_a_probability_near_1_leaves_one_near_0(self):
-        model = small(max_epochs=30, decision=None).fit(CANCER, BENIGN)
-        far = CANCER[BENIGN == 1].mean(0) - 100 * model.scale_
-        rows = np.stack([far, 2 * CANCER.mean(0) - far])
-        model.module_.net[0] = nn.Identity()  # where features would be cut off
-        probabilities = model.predict_proba(rows)
-        assert probabilities.min() > 0 or probabilities.max() == 1
-        assert (probabilities.min(1) < 1e-9).all()
+    def test_a_probability_of_all_but_1_leaves_more_than_0(self):
+        model = small(net="linear", decision=None).fit(CANCER, BENIGN)
+        nn.init.zeros_(model.module_.net.weight)
+        nn.init.constant_(model.module_.net.bias, 40)
+        no, yes = model.predict_proba(CANCER).T
+        assert (yes == 1).all()
+        assert ((no > 0) & (no < 1e-15)).all()
 
 
 class TestFeatures:
