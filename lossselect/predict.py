@@ -115,7 +115,7 @@ def predict_file(
     preparation = Preparation.from_dict(prepared)
     changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
-    module = TaskModule.load_from_checkpoint(checkpoint).eval().to(_device(device))
+    module = TaskModule.load_from_checkpoint(checkpoint).eval().to(device_of(device))
     unknown: dict[str, int] = {}
     first = 0
     with whole_file(_checked_output(output, input)) as path, path.open("wb") as file, torch.inference_mode():
@@ -174,7 +174,8 @@ def _checked_output(output: str, input: str) -> Path:
     return path
 
 
-def _device(name: str) -> Any:
+def device_of(name: str) -> Any:
+    """A device of torch by name, "auto" for a GPU if there is one; ValueError for one that cannot be used."""
     import torch
 
     if name == "auto":

@@ -166,7 +166,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         # not before the data are known to be such: it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        device = _device(self.device)
+        device = _device_of(self.device)
         with _as_before(seed, device):
             task = _task(name, self.classes_)
             held_out = self.validation_fraction if options is not None else 0
@@ -426,7 +426,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         import torch
 
-        features, device = self._standardised(rows), _device(self.device)
+        features, device = self._standardised(rows), _device_of(self.device)
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():
@@ -481,10 +481,10 @@ def _usual(net: str) -> dict[str, Any]:
     return usual
 
 
-def _device(name: str) -> "device":
-    from .predict import _device as of_name
+def _device_of(name: str) -> "device":
+    from .predict import device_of
 
-    return of_name(name)
+    return device_of(name)
 
 
 @contextmanager
