@@ -361,7 +361,7 @@ class TaskModule(Recorded, LightningModule):
 
         Args:
             counts: What `count_labels(task, labels)` says of the train split. What they told stays, whatever
-            is trained on later.
+                is trained on later.
 
         Raises:
             ValueError: counts of another number of classes.
