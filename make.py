@@ -3,6 +3,7 @@
 python3 make.py train task=multilabel    install, then train.py with these settings
 python3 make.py test                     install what the tests need, then run them
 python3 make.py check                    lint, format and types
+python3 make.py docs                     install what the site needs, then build it into site/
 """
 
 import os
@@ -23,6 +24,7 @@ COMMANDS = {
         "[test]",
         [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
     ),
+    "docs": ("[docs]", [["-m", "mkdocs", "build", "--strict", "--quiet"]]),
 }
 
 
@@ -59,6 +61,7 @@ def main() -> None:
     install(extra)
     if sys.argv[1] != "train":
         os.chdir(ROOT)
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # Material's own, of what it may become: not about this site
     for step in steps:
         script = [str(ROOT / step[0])] if step[0].endswith(".py") else step
         run(str(PYTHON), *script, *sys.argv[2:])
