@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from .formats import FORMATS, needed
 from .guards import GUARDS, ON_NONFINITE
 from .losses import row_options
 from .names import check_options, lookup, nearest, number, whole
@@ -37,6 +38,7 @@ SETTINGS = (
     "trust",
     "check_only",
     "explain",
+    "export",
     "report",
     "allow",
     "head",
@@ -106,6 +108,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
     if config["explain"] not in (True, False, "json"):
         raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
+    if config["export"] is not None:
+        lookup(FORMATS, config["export"], "format to export")
+        needed(config["export"])
     for name in ("check_only", "report"):
         if not isinstance(config[name], bool):
             raise TypeError(f"{name} must be true or false, got {config[name]!r}.")

@@ -372,6 +372,10 @@ def train(config: DictConfig) -> None:
             from .report.page import write_report
 
             write_report(folder, outcome)
+        if config.export and speaks():
+            from .export import export_run
+
+            export_run(module, data, folder, config.export)
     names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *tables))
