@@ -363,8 +363,12 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     scheduler = config.get("scheduler") or {}
     epochs = config["trainer"].get("max_epochs")
     annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
-    own = top_monitor(task) if head_of(config, task)["name"] == "chunked" else task.monitor
-    return config["monitor"] or ("epoch" if annealed else f"val/{own}")
+    return config["monitor"] or ("epoch" if annealed else own_monitor(config, task))
+
+
+def own_monitor(config: Mapping[str, Any], task: "Task") -> str:
+    """The metric of the validation split that runs of the task are judged by, where nothing else is said."""
+    return f"val/{top_monitor(task) if head_of(config, task)['name'] == 'chunked' else task.monitor}"
 
 
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
