@@ -1,8 +1,8 @@
 """One training loop for three tasks, with torch and nothing of Lightning: python examples/plain_torch.py
 
-The same 1,797 handwritten digits (scikit-learn's), of which three things are asked: is it odd, which one is it, and which
-of three properties has it. Between the tasks only the lines of `QUESTIONS` differ: head, loss, encoding, metrics and
-decision follow. A quarter of the train labels is missing, to show that this needs no further line.
+Of the same 1,797 handwritten digits (scikit-learn's) three things are asked: is it odd, which one is it, and
+which of three properties has it. Only the lines of `QUESTIONS` differ between the tasks: head, loss,
+encoding, metrics and decision follow. A quarter of the train labels is missing, which needs no further line.
 """
 
 import torch
@@ -17,7 +17,9 @@ QUESTIONS = {
     "which?": (ls.Multiclass(10), lambda digit: digit),
     "properties?": (
         ls.Multilabel(3, class_names=PROPERTIES),
-        lambda digit: torch.stack([digit % 2 == 0, torch.isin(digit, torch.tensor([2, 3, 5, 7])), digit > 4], 1),
+        lambda digit: torch.stack(
+            [digit % 2 == 0, torch.isin(digit, torch.tensor([2, 3, 5, 7])), digit > 4], 1
+        ),
     ),
 }
 

@@ -1,8 +1,8 @@
 """A class for each pixel, some of them not known: python examples/segmentation.py
 
-Trailing dimensions need no setting: the net returns logits (N, classes, height, width), labels are (N, height, width),
-and loss, metrics and predictions are of pixels. As in VOC and Cityscapes the outlines of things are marked 255, "not
-known", and count nowhere.
+Trailing dimensions need no setting: the net returns logits (N, classes, height, width), labels are
+(N, height, width), and loss, metrics and predictions are of pixels. As in VOC and Cityscapes the outlines of
+things are marked 255, "not known", and count nowhere.
 
 The images are drawn here: noise, in which a disc and a square are a little brighter.
 """

@@ -1,7 +1,8 @@
 """Which topics is a message about? Several, one or none: python examples/text.py
 
-A bag of word vectors, trained from scratch, with a threshold for each topic. The messages are made here of phrases: each
-topic has its own, all are wrapped in the same small talk, and every tenth word is lost. Real messages are harder.
+A bag of word vectors, trained from scratch, with a threshold for each topic. The messages are made here of
+phrases: each topic has its own, all are wrapped in the same small talk, and every tenth word is lost. Real
+messages are harder.
 """
 
 import random
@@ -25,8 +26,9 @@ PHRASES = {
     "the battery is empty after an hour|it smells of paint",
 }
 SMALL_TALK = (
-    "hello|good morning|i ordered last week|as i wrote before|please help me|thank you|this is the second time|"
-    "what can be done|i like your shop|my neighbour had the same|it is for my old mother"
+    "hello|good morning|i ordered last week|as i wrote before|please help me|thank you|"
+    "this is the second time|what can be done|i like your shop|my neighbour had the same|"
+    "it is for my old mother"
 )
 SHARES = {"delivery": 0.4, "payment": 0.3, "account": 0.15, "product": 0.1}
 """Of the messages, how many are about a topic."""
