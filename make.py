@@ -18,7 +18,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 COMMANDS = {
     "train": ("", [["train.py"]]),
-    "test": ("[test]", [["-m", "pytest"]]),
+    # a process for each core, of which each imports torch
+    "test": ("[test]", [["-m", "pytest", "-n", "auto", "--maxprocesses", "4"]]),
     "check": (
         "[test]",
         [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
