@@ -3,6 +3,7 @@
 python3 make.py train task=multilabel    install, then train.py with these settings
 python3 make.py test                     install what the tests need, then run them
 python3 make.py check                    lint, format and types
+python3 make.py build                    sdist and wheel into dist/, checked
 """
 
 import os
@@ -23,6 +24,10 @@ COMMANDS = {
     "check": (
         "[test]",
         [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
+    ),
+    "build": (
+        "[build]",
+        [["-m", "build", "-q", "."], ["-m", "twine", "check", "--strict", "dist/*"]],
     ),
 }
 
