@@ -20,7 +20,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 COMMANDS = {
     "train": ("", [["train.py"]]),
     # a process for each core, of which each imports torch
-    "test": ("[test]", [["-m", "pytest", "-n", "auto", "--maxprocesses", "4"]]),
+    "test": ("[test]", [["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]]),
     "check": (
         "[test]",
         [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],

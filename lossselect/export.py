@@ -124,15 +124,14 @@ def export_model(
 @contextmanager
 def _silence() -> Iterator[None]:
     """Exporters say much of themselves."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        logging.disable(before)
 
 
 def _whole(module: "TaskModule") -> Outputs:

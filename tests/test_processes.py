@@ -15,6 +15,9 @@ import polars as pl
 import pytest
 import torch
 
+# at the same time they might take each other's ports
+pytestmark = pytest.mark.xdist_group("processes")
+
 SCRIPTS = Path(__file__).parent / "processes"
 
 
