@@ -34,9 +34,9 @@ def main() -> None:
         predict.main()
         return
     if name == "export":
-        from . import export
+        from . import export_command
 
-        export.main()
+        export_command.main()
         return
     if name == "report":
         from .report.command import main as report

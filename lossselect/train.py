@@ -381,7 +381,7 @@ def train(config: DictConfig) -> float | None:
 
             write_report(folder, outcome)
         if config.export and speaks():
-            from .export import export_run
+            from .export_command import export_run
 
             export_run(module, data, folder, config.export)
     names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
