@@ -73,7 +73,7 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(1)
 
 
-def first_ends(patience: float = 2) -> bool:
+def first_ends(patience: float = 8) -> bool:
     """Whether the process that started this one ends too: then it has said what there is to say.
 
     Args:

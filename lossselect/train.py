@@ -404,7 +404,7 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
         if saved is None and stopped.code != 143 and not isinstance(stopped.__context__, KeyboardInterrupt):
             raise  # somebody else's
         if not speaks():
-            first_ends(patience=8)  # else Lightning might kill it before it has said what there is to say
+            first_ends()  # else Lightning might kill it before it has said what there is to say
             raise
         said = _what_is_left(trainer, folder, saved)
         if stopped.code != 143:
