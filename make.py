@@ -4,6 +4,7 @@ python3 make.py train task=multilabel    install, then train.py with these setti
 python3 make.py test                     install what the tests need, then run them
 python3 make.py check                    lint, format and types
 python3 make.py docs                     install what the site needs, then build it into site/
+python3 make.py build                    sdist and wheel into dist/, checked
 """
 
 import os
@@ -19,12 +20,17 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 COMMANDS = {
     "train": ("", [["train.py"]]),
-    "test": ("[test]", [["-m", "pytest"]]),
+    # a process for each core, of which each imports torch
+    "test": ("[test]", [["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]]),
     "check": (
         "[test]",
         [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
     ),
     "docs": ("[docs]", [["-m", "mkdocs", "build", "--strict", "--quiet"]]),
+    "build": (
+        "[build]",
+        [["-m", "build", "-q", "."], ["-m", "twine", "check", "--strict", "dist/*"]],
+    ),
 }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .criterion import Loss, select_loss
     from .decision import fit_decision
     from .execution import StepsPerExecution
+    from .export import export_model
     from .guards import GuardWarning, allow
     from .infer import check_task, infer_task
     from .label_lists import LabelLists
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .module import TaskModule
     from .positives import Positives
     from .rules import propose_loss
+    from .served import read_export
     from .stopping import SaveAndStop
     from .tasks import (
         TASKS,
@@ -64,6 +66,8 @@ _HOME = {
     "top_metric_names": "top_names",
     "Positives": "positives",
     "tune_decision": "tuning",
+    "export_model": "export",
+    "read_export": "served",
 }
 
 __all__ = [
@@ -86,11 +90,13 @@ __all__ = [
     "allow",
     "check_task",
     "count_labels",
+    "export_model",
     "fit_decision",
     "infer_task",
     "make_metrics",
     "make_task",
     "propose_loss",
+    "read_export",
     "select_loss",
     "top_metric_names",
     "tune_decision",

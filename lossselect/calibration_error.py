@@ -35,5 +35,10 @@ class CalibrationError(Metric):
 
     def compute(self) -> Tensor:
         """The scalar."""
-        count, confidence, right = self.sums
-        return (confidence - right).abs().sum() / count.sum()
+        return calibration_error(self.sums)
+
+
+def calibration_error(sums: Tensor) -> Tensor:
+    """The error that follows from the count, the sum of probabilities and of what came true in each bin."""
+    count, confidence, right = sums
+    return (confidence - right).abs().sum() / count.sum()

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train, evaluate and predict by a config; the same as train.py",
     "explain": "the plan of such a run, and nothing else",
     "predict": "class names and probabilities for the rows of a new file",
+    "export": "a checkpoint's model as ONNX, torch.export or safetensors",
     "report": "the page of a run that ended before it had made one",
 }
 
@@ -31,6 +32,11 @@ def main() -> None:
         from . import predict
 
         predict.main()
+        return
+    if name == "export":
+        from . import export_command
+
+        export_command.main()
         return
     if name == "report":
         from .report.command import main as report

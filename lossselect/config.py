@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from .formats import FORMATS, needed
 from .guards import GUARDS, ON_NONFINITE
 from .losses import row_options
 from .names import check_options, lookup, nearest, number, whole
@@ -37,6 +38,7 @@ SETTINGS = (
     "trust",
     "check_only",
     "explain",
+    "export",
     "report",
     "allow",
     "head",
@@ -106,6 +108,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
     if config["explain"] not in (True, False, "json"):
         raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
+    if config["export"] is not None:
+        lookup(FORMATS, config["export"], "format to export")
+        needed(config["export"])
     for name in ("check_only", "report"):
         if not isinstance(config[name], bool):
             raise TypeError(f"{name} must be true or false, got {config[name]!r}.")
@@ -358,8 +363,12 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     scheduler = config.get("scheduler") or {}
     epochs = config["trainer"].get("max_epochs")
     annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
-    own = top_monitor(task) if head_of(config, task)["name"] == "chunked" else task.monitor
-    return config["monitor"] or ("epoch" if annealed else f"val/{own}")
+    return config["monitor"] or ("epoch" if annealed else own_monitor(config, task))
+
+
+def own_monitor(config: Mapping[str, Any], task: "Task") -> str:
+    """The metric of the validation split that runs of the task are judged by, where nothing else is said."""
+    return f"val/{top_monitor(task) if head_of(config, task)['name'] == 'chunked' else task.monitor}"
 
 
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:

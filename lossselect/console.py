@@ -73,14 +73,10 @@ def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(1)
 
 
-def first_ends(patience: float = 2) -> bool:
-    """Whether the process that started this one ends too: then it has said what there is to say.
-
-    Args:
-        patience: How many seconds to wait for that.
-    """
+def first_ends() -> bool:
+    """Whether the process that started this one ends too, soon: then it has said what there is to say."""
     first = os.getppid()
-    for _ in range(int(patience * 10)):
+    for _ in range(80):  # it may write a report first
         time.sleep(0.1)
         if os.getppid() != first:
             return True

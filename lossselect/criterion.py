@@ -61,6 +61,7 @@ class Loss(nn.Module):
         super().__init__()
         task = as_task(task)
         given = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
+        options = _without_unset(task, name, options)
         self.formula = _formula(task, name, {**options, **_not_none(given)})
         self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
@@ -412,6 +413,14 @@ def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     allowed = [*formula_options(formula), *({"prior"} & takes), *modifiers, "reduction"]
     check_options(options, allowed, f"Loss {name!r} for task={task.name}")
     return formula
+
+
+def _without_unset(task: Task, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without a None for what another form has: in a config the group `loss` lists the options of all."""
+    forms = find_loss(name)
+    own = formula_options(forms[task.activation]) if task.activation in forms else {}
+    others = {option for formula in forms.values() for option in formula_options(formula)} - set(own)
+    return {key: value for key, value in options.items() if value is not None or key not in others}
 
 
 def _not_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,10 +140,9 @@ def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
         if criterion.name == "cross_entropy"
         else "asked for by name"
     )
-    other = "focal" if criterion.name == "cross_entropy" else "cross_entropy"
-    yield Line(
-        "loss", f"{criterion.name} ({task.activation} form): {formula}", why, f"loss={other}, loss=auto"
-    )
+    other = "loss=focal" if criterion.name == "cross_entropy" else "loss=cross_entropy"
+    other += "" if criterion.reasons else ", loss=auto"
+    yield Line("loss", f"{criterion.name} ({task.activation} form): {formula}", why, other)
     options = {key: value for key, value in criterion.options.items() if value is not None}
     if criterion.label_smoothing:
         options["label_smoothing"] = criterion.label_smoothing

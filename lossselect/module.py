@@ -102,7 +102,8 @@ class TaskModule(Recorded, LightningModule):
         # for loggers, which write them as text
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         task = as_task(task)
-        self.net = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
+        # Any: a subclass that sets its own calls it without asking whether there is one
+        self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
         check_head_bias(head_bias)
@@ -190,10 +191,10 @@ class TaskModule(Recorded, LightningModule):
         self.untuned = self.untuned or self.task
         self.task = task
 
-    def forward(self, inputs: Any) -> Tensor:
+    def forward(self, inputs: Any, /) -> Tensor:
         """Raw logits (N, num_outputs, ...)."""
         self._check_net()
-        logits: Tensor = self.net(inputs)  # type: ignore[misc]
+        logits: Tensor = self.net(inputs)
         return logits
 
     def _check_net(self) -> None:

@@ -5,7 +5,7 @@ python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,14 @@ from .names import check_options, whole
 if TYPE_CHECKING:
     import polars as pl
 
-    from .module import TaskModule
+    from .data.preparation import Preparation
 
 USAGE = """\
 Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.
 
   python -m lossselect.predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv
 
-  checkpoint=FILE    of a run
+  checkpoint=FILE    of a run, or a model that lossselect export wrote (.onnx, .safetensors, .pt2)
   input=FILE         .csv, .tsv or .parquet with the columns that the model was trained on, in any order;
                      .npz or .npy for a model of arrays
   output=FILE        .csv: row, prediction, a probability for each class; of very many the 5 highest
@@ -31,6 +31,7 @@ Predict for the rows of a new file with a checkpoint of a run on data=table or d
   batch_size=8192    rows at a time
   device=auto        cpu, cuda, ...
   separator=";" encoding=latin-1    of the input, if not as in training
+  trust=true         read a .pt2 file, which may bring code along
 
 The output is written whole or not at all.
 """
@@ -64,6 +65,10 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
             settings[key] = [name.strip() for name in names if name.strip() not in ("", "null")]
         elif key == "batch_size":
             settings[key] = int(value) if value.isdecimal() else value
+        elif key == "trust":
+            if value not in ("true", "false"):
+                raise ValueError(f"trust must be true or false, got {value!r}.")
+            settings[key] = value == "true"
     for key in ("checkpoint", "input", "output"):
         if not settings.get(key):
             raise ValueError(f"Say {key}=...: checkpoint=best.ckpt input=new.csv output=out.csv.")
@@ -79,17 +84,19 @@ def predict_file(
     device: str = "auto",
     separator: str | None = None,
     encoding: str | None = None,
+    trust: bool = False,
 ) -> int:
     """Predict a file's rows, batch by batch, and write them; returns how many there were.
 
     Args:
-        checkpoint: Of a run on data=table or data=arrays.
+        checkpoint: Of a run on data=table or data=arrays, or its export, which needs no Lightning.
         input: A table with the columns that the model was trained on, or a file of arrays.
         output: A .csv: row, prediction, a probability for each output, and the columns kept.
         keep: Columns of the input to copy.
         batch_size: Rows at a time.
-        device: Where the net runs; "auto" takes a GPU if there is one.
+        device: Where the net runs; "auto" takes a GPU if there is one. An export runs on the CPU.
         separator, encoding: Of the input, where they are not those of training.
+        trust: Whether a .pt2 file may be read.
 
     Raises:
         FileNotFoundError: no such checkpoint or input.
@@ -97,25 +104,13 @@ def predict_file(
     """
     import torch
 
-    from .checkpoint import read_checkpoint
-    from .data.preparation import Preparation
     from .files import whole_file
-    from .module import TaskModule
 
     whole("batch_size", batch_size, 1)
     kept = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]
-    content = read_checkpoint(checkpoint)
-    prepared = content.get("TensorData") or {}
-    if content["class"] != "TaskModule" or "features" not in prepared:
-        raise ValueError(
-            f"{checkpoint} is not of a run on data=table or data=arrays with a net of ours, so it does not "
-            "say how to make inputs of a file. In Python: load_from_checkpoint, and trainer.predict on your "
-            "own data."
-        )
-    preparation = Preparation.from_dict(prepared)
+    preparation, run = _model(checkpoint, device, trust)
     changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
-    module = TaskModule.load_from_checkpoint(checkpoint).eval().to(device_of(device))
     unknown: dict[str, int] = {}
     first = 0
     with whole_file(_checked_output(output, input)) as path, path.open("wb") as file, torch.inference_mode():
@@ -123,8 +118,8 @@ def predict_file(
             rows, others = preparation.features.transform(frame, input, first)
             for name, count in others.items():
                 unknown[name] = unknown.get(name, 0) + count
-            logits = module(rows[torch.arange(len(rows))].to(module.device))
-            _table(module, logits, first, [frame[name] for name in kept]).write_csv(
+            columns = run(rows[torch.arange(len(rows))])
+            _table(columns, first, len(rows), [frame[name] for name in kept]).write_csv(
                 file, include_header=first == 0
             )
             first += len(rows)
@@ -139,19 +134,55 @@ def predict_file(
     return first
 
 
-def _table(module: "TaskModule", logits: Any, first: int, kept: "list[pl.Series]") -> "pl.DataFrame":
+def _model(
+    checkpoint: str, device: str, trust: bool
+) -> "tuple[Preparation, Callable[[Any], dict[str, Any]]]":
+    """How inputs are made of a file, and what makes columns of predictions of the inputs."""
+    from .data.preparation import Preparation
+    from .formats import FORMATS
+    from .predicted import prediction_columns, top_columns
+    from .served import read_export
+
+    cannot = (
+        "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
+        "inputs of a file. In Python:"
+    )
+    if Path(checkpoint).suffix.lower() in FORMATS.values():
+        served = read_export(checkpoint, trust)
+        if (preparation := served.preparation) is None:
+            raise ValueError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")
+
+        def of_export(rows: Any) -> dict[str, Any]:
+            said = served(rows)
+            return prediction_columns(served.task, said.probabilities, said.decisions)
+
+        return preparation, of_export
+    from .checkpoint import read_checkpoint
+
+    content = read_checkpoint(checkpoint)
+    prepared = content.get("TensorData") or {}
+    if content["class"] != "TaskModule" or "features" not in prepared:
+        raise ValueError(f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data.")
     from .chunked import ChunkedLogits
-    from .outputs import prediction_columns, top_columns
-    from .tables import inert
+    from .module import TaskModule
     from .top import TopOutputs, top_prediction
 
-    columns: dict[str, Any] = {"row": range(first, first + len(logits))}
-    if isinstance(logits, ChunkedLogits):
-        highest = top_prediction(module.task, TopOutputs(module.task, logits).look())
-        columns |= top_columns(module.task, **highest)
-    else:
-        probabilities = module.task.probabilities(logits)
-        columns |= prediction_columns(module.task, probabilities, module.task.decide(probabilities))
+    module = TaskModule.load_from_checkpoint(checkpoint).eval().to(device_of(device))
+
+    def of_module(rows: Any) -> dict[str, Any]:
+        task, logits = module.task, module(rows.to(module.device))
+        if isinstance(logits, ChunkedLogits):
+            return top_columns(task, **top_prediction(task, TopOutputs(task, logits).look()))
+        probabilities = task.probabilities(logits)
+        return prediction_columns(task, probabilities, task.decide(probabilities))
+
+    return Preparation.from_dict(prepared), of_module
+
+
+def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Series]") -> "pl.DataFrame":
+    from .tables import inert
+
+    columns = {"row": range(first, first + count), **columns}
     for column in kept:
         if column.name in columns:
             raise ValueError(f"keep={column.name}: the output has a column of that name already.")

@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import assert_all_finite, check_random_state
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _check_sample_weight,
-    check_array,
     check_consistent_length,
     check_is_fitted,
-    column_or_1d,
 )
 
 from .guards import allow
-from .names import lookup, number, some, split_name, whole
+from .names import lookup, number, split_name, whole
+from .sklearn_labels import labels_of, matrix_of, rows_of, vocabulary_of
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -159,7 +157,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if y is None:
             raise ValueError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
-        name, labels, self.classes_ = self._labels(y)
+        name, labels, self.classes_ = labels_of(y, self.task)
         check_consistent_length(rows, labels)
         weights = None
         if sample_weight is not None:
@@ -197,8 +195,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """The share of rows that are predicted as they are, of a multilabel task with all of their labels."""
         check_is_fitted(self)
-        if self.task_.name == "multilabel" and _matrix_of(y) is None:
-            y = _vocabulary(self.classes_).encode_lists(y).multi_hot().astype(int)
+        if self.task_.name == "multilabel" and matrix_of(y) is None:
+            y = vocabulary_of(self.classes_).encode_lists(y).multi_hot().astype(int)
         return float(super().score(X, y, sample_weight))
 
     def _decision_options(self) -> dict[str, Any] | None:
@@ -228,53 +226,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         return dict(self.decision)
 
-    def _labels(self, y: Any) -> "tuple[str, np.ndarray | LabelLists, np.ndarray]":
-        """The task's name, indices (N,), 0 and 1 (N, L) or lists, and the labels that there are."""
-        from .label_values import form_of
-        from .labels import Vocabulary
-
-        name = self.task
-        if name == "auto" and form_of(y) == "lists":
-            name = "multilabel"
-        if name == "auto":
-            try:
-                values = np.asarray(y)
-            except ValueError:
-                raise ValueError(
-                    "The rows of y are lists of several lengths. Lists of labels: task='multilabel'."
-                ) from None
-            if values.dtype.kind == "f":
-                assert_all_finite(values, input_name="y")
-            check_classification_targets(y)
-            kind = type_of_target(y)
-            name = "multilabel" if kind == "multilabel-indicator" else kind
-        if name == "multilabel":
-            matrix = _matrix_of(y)
-            if matrix is None:
-                vocabulary = Vocabulary.fit_lists(y)
-                return name, vocabulary.encode_lists(y), np.array(vocabulary.values)
-            return name, matrix, np.arange(matrix.shape[1])
-        shape = np.asarray(y).shape
-        if len(shape) == 2 and shape[1] > 1:
-            raise ValueError(
-                f"task={name} needs a label a row, but y has the shape {shape}. Several labels per sample: "
-                "task=multilabel."
-            )
-        labels = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
-        check_classification_targets(labels)
-        classes, indices = np.unique(labels, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(
-                f"task={name} needs two classes, but y holds 1 class: {classes[0]}. There is nothing to tell "
-                "apart."
-            )
-        if name == "binary" and len(classes) > 2:
-            raise ValueError(
-                f"task=binary needs two classes, but y holds {len(classes)}: {some(classes.tolist())}. One "
-                "of several classes: task=multiclass."
-            )
-        return name, indices, classes
-
     def _splits(
         self,
         rows: np.ndarray,
@@ -298,7 +249,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 raise ValueError("The sample weights are all zero: nothing would be learned.")
         places = {"train": counted}
         if held_out:
-            among = labels if len(counted) == len(rows) else _rows_of(labels, counted)
+            among = labels if len(counted) == len(rows) else rows_of(labels, counted)
             try:
                 found = split_rows(among, {"val": held_out}, seed, task.names)
             except ValueError:
@@ -435,38 +386,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             module.cpu()
 
 
-def _matrix_of(y: Any) -> np.ndarray | None:
-    """Labels as 0 and 1 (N, L), NaN where not known; None where they are lists of labels."""
-    if hasattr(y, "toarray"):  # a sparse one
-        y = y.toarray()
-    try:
-        matrix = np.asarray(y)
-        matrix = matrix.astype(np.float32) if matrix.ndim == 2 else matrix
-    except (TypeError, ValueError):  # of several lengths, or of no numbers
-        return None
-    if matrix.ndim != 2 or matrix.dtype.kind != "f":
-        return None
-    listed = isinstance(y, list | tuple) and not hasattr(y[0], "dtype")
-    if listed and not bool((np.isin(matrix, (0, 1)) | np.isnan(matrix)).all()):
-        return None  # labels that are numbers, as many in each row
-    return matrix
-
-
-def _vocabulary(classes: np.ndarray) -> Any:
-    from .labels import Vocabulary
-
-    return Vocabulary(tuple(classes.tolist()))
-
-
 def _task(name: str, classes: np.ndarray) -> "Task":
     from .tasks import make_task
 
     width = None if name == "binary" else len(classes)
     return make_task(name, num_outputs=width, class_names=[str(value) for value in classes.tolist()])
-
-
-def _rows_of(labels: "np.ndarray | LabelLists", rows: np.ndarray) -> np.ndarray:
-    return labels[rows] if isinstance(labels, np.ndarray) else labels.multi_hot(rows)
 
 
 def _usual(net: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from .config import (
     loss_options,
     monitor_of,
     needs_trainer,
+    own_monitor,
 )
 from .console import (
     EXPLAINS,
@@ -221,18 +222,20 @@ def _check_names(config: DictConfig) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
-def run(config: DictConfig) -> None:
-    """One run: fit, then evaluate and predict with the best checkpoint, into Hydra's run folder."""
+def run(config: DictConfig) -> float | None:
+    """One run: fit, then evaluate and predict with the best checkpoint, into Hydra's run folder.
+
+    Returns what `train` does, which is what a sweeper looks for the best of.
+    """
     with allow(*allowed(config.allow)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with explained():
-                train(config)
-            return
+                return train(config)
         _check(config, HydraConfig.get(), sweep=True)
         if _stops(config):
             check_only(config)
-        else:
-            train(config)  # Hydra goes on with the other jobs, and says which one failed
+            return None
+        return train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
 def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
@@ -313,8 +316,13 @@ def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> "Plan":
     return plan(module, data, trainer, config.monitor, decision)
 
 
-def train(config: DictConfig) -> None:
-    """What `run` does, given the composed config."""
+def train(config: DictConfig) -> float | None:
+    """What `run` does, given the composed config.
+
+    Returns:
+        The value of `monitor` of the checkpoint that was evaluated. Where that is the last epoch's, the value
+        of the task's own metric (`val/loss`, or for multilabel `val/map`); None where there is none.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from .checkpoint import check_same_task, read_checkpoint
@@ -355,7 +363,7 @@ def train(config: DictConfig) -> None:
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             print("A few batches went through training and validation. Nothing is kept of that.")
-            return
+            return None
         if waited:
             told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)])
             bias = [Line("head bias", f"started from {module.started_from}")] if module.started_from else []
@@ -372,10 +380,17 @@ def train(config: DictConfig) -> None:
             from .report.page import write_report
 
             write_report(folder, outcome)
+        if config.export and speaks():
+            from .export_command import export_run
+
+            export_run(module, data, folder, config.export)
     names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
     files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *tables))
     print(f"In {folder}: {files}")
+    if config.monitor != "epoch":
+        return float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
+    return results.get(own_monitor(plain_values(config), module.task))
 
 
 @contextmanager
@@ -389,7 +404,7 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
         if saved is None and stopped.code != 143 and not isinstance(stopped.__context__, KeyboardInterrupt):
             raise  # somebody else's
         if not speaks():
-            first_ends(patience=8)  # else Lightning might kill it before it has said what there is to say
+            first_ends()  # else Lightning might kill it before it has said what there is to say
             raise
         said = _what_is_left(trainer, folder, saved)
         if stopped.code != 143:

@@ -1,4 +1,4 @@
-"""An `Example:` of a docstring is code on the site (an extension of Griffe, which knows `Examples:` alone)."""
+"""An `Example:` of a docstring is code on the site: an extension of Griffe, which knows `Examples:` alone."""
 
 import re
 from typing import Any

@@ -477,6 +477,7 @@ print("the same on this process")
 """
 
 
+@pytest.mark.xdist_group("processes")
 def test_two_processes(tmp_path):
     """Gloo on this machine; the script starts its second process itself."""
     script = tmp_path / "two.py"

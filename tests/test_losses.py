@@ -482,6 +482,15 @@ def test_what_is_no_task(task):
             call()
 
 
+@pytest.mark.parametrize(
+    "task", [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)], ids=lambda task: task.name
+)
+@pytest.mark.parametrize("name", ls.LOSSES)
+def test_what_the_config_group_lists_of_a_loss_is_taken_as_it_stands(task, name):
+    if task.activation in ls.LOSSES[name]:
+        assert ls.TaskModule(task, loss={"name": name, **row_options(name)}).criterion.name == name
+
+
 def test_row_options_leave_a_default_open_on_which_the_forms_differ(monkeypatch):
     def one(logits, target, k=1.0):
         return logits

@@ -15,6 +15,9 @@ import polars as pl
 import pytest
 import torch
 
+# at the same time they might take each other's ports
+pytestmark = pytest.mark.xdist_group("processes")
+
 SCRIPTS = Path(__file__).parent / "processes"
 
 
@@ -142,7 +145,7 @@ class TestAtTheCommandLine:
         code, said, complained = ended(start([*SAME, *TWO, "hydra.run.dir=run"], tmp_path))
         assert code == 0, complained
         assert said.count("Results") == 1
-        assert "by 2 processes of 32 rows" in " ".join(said.split())
+        assert "2 processes, 64 rows a step" in " ".join(said.split())
         assert "sync_dist" not in complained
         self.check_same(tmp_path / "run", one)
 

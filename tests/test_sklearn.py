@@ -467,7 +467,7 @@ class TestQuietness:
         ),
         ({"task": "multilabel"}, TypeError, "Row 0 is 0, but each row is a list of labels."),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: str(value)[:40].partition(" at 0x")[0],
 )
 def test_arguments_that_cannot_be(arguments, kind, message):
     with pytest.raises(kind) as raised:

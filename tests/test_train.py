@@ -100,6 +100,45 @@ def test_a_sweep_runs_each_task(command):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "metric"),
+    [
+        (["task=multilabel"], "val/map"),
+        (["task=binary"], "val/loss"),
+        (["task=binary", "monitor=val/f1_macro"], "val/f1_macro"),
+        (["task=binary", "monitor=train/loss"], None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("how", [[], ["-m"]], ids=["a run", "a sweep"])
+def test_a_sweeper_is_told_what_a_run_is_judged_by(how, arguments, metric, command, monkeypatch, tmp_path):
+    (tmp_path / "told.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "class Told(Callback):\n"
+        "    values = []\n"
+        "    def on_job_end(self, job_return, **kwargs):\n"
+        "        self.values.append(job_return.return_value)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, err = command(
+        *how,
+        *arguments,
+        "+hydra.callbacks.told._target_=told.Told",
+        "hydra.run.dir=run",
+        "hydra.sweep.dir=.",
+        "hydra.sweep.subdir=run",
+        *SHORT,
+    )
+    assert (code, err) == (0, "")
+    (value,) = sys.modules.pop("told").Told.values
+    if metric is None:  # of the training epoch there is only the log
+        with open("run/logs/metrics.csv") as file:
+            losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+        assert value == pytest.approx(min(losses))
+    else:
+        assert value == pytest.approx(json.loads(Path("run/metrics.json").read_text())[metric], abs=1e-6)
+
+
+@pytest.mark.parametrize(
     "choice",
     [
         ["model=linear"],

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..calibration_error import CalibrationError
+from ..calibration_error import CalibrationError, calibration_error
 from ..tasks import Task
 
 
@@ -107,9 +107,10 @@ class Outcome:
         else:
             there = ~truth.isnan()
             says, right = probabilities[there], truth[there]
-        error = CalibrationError()
-        error.update(says, right)
-        return error.sums.numpy(), float(error.compute())
+        bins = CalibrationError()
+        bins.update(says, right)
+        # not compute(), which would ask other processes, that have none of this
+        return bins.sums.numpy(), float(calibration_error(bins.sums))
 
     def counts(self) -> dict[str, np.ndarray]:
         """The confusion matrix of each output by itself, where outputs are decided by themselves."""

@@ -301,6 +301,8 @@ def constant(values: float | Sequence[float], like: Tensor) -> float | Tensor:
     """A number as it is, one for each class as (1, C, 1, ...) on the device and in the dtype of `like`."""
     if not isinstance(values, tuple):
         return values  # type: ignore[return-value]
+    if torch.compiler.is_exporting():  # what is made then is no tensor with values, and not to be kept
+        return along_classes(torch.tensor(values, dtype=like.dtype, device=like.device), like)
     return along_classes(_on_device(values, like.dtype, like.device), like)
 
 

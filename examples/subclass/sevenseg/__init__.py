@@ -1,0 +1,1 @@
+"""Handwritten digits onto a seven-segment display."""

@@ -1,0 +1,1 @@
+"""The Hydra config of `sevenseg.train`."""

@@ -1,0 +1,1 @@
+"""The tasks that this project has data for."""

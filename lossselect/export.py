@@ -1,0 +1,258 @@
+"""A trained model as a file for elsewhere: logits, probabilities, decisions, and what explains them."""
+
+import copy
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .chunked import ChunkedLinear
+from .files import whole_file
+from .formats import FORMATS, needed
+from .names import lookup
+from .served import KEY, OUTPUTS, read_export
+from .tasks import Task
+
+if TYPE_CHECKING:
+    from .module import TaskModule
+
+CLOSE = 1e-5
+"""By so much at most probabilities may differ from PyTorch's, and logits relative to those above 1."""
+
+
+class Outputs(nn.Module):
+    """A net with what its task makes of the logits.
+
+    Args:
+        net: Returns raw logits.
+        task: With its thresholds and temperature.
+    """
+
+    def __init__(self, net: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.net, self.task = net, task
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, probabilities and decisions."""
+        logits = self.net(features)
+        probabilities = self.task.probabilities(logits)
+        return logits, probabilities, self.task.decide(probabilities)
+
+
+def export_model(
+    module: "TaskModule",
+    path: str | Path,
+    format: str | None = None,
+    *,
+    inputs: Tensor | None = None,
+    preparation: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Write a trained module to a file that serves without it, and compare the two on `inputs`.
+
+    The file takes `features` (N, ...), any N, and returns `logits`, `probabilities` and `decisions`. Beside
+    them, under the key "lossselect" of its metadata, it holds as JSON the task with class names, thresholds
+    and temperature, and how features are made of a file's rows.
+
+    Args:
+        module: On whichever device; it is exported for the CPU.
+        path: The file, which is written whole or not at all.
+        format: "onnx", "torch_export" or "safetensors"; None tells it by the suffix.
+        inputs: Rows as the net takes them, to trace it with and to compare on; None takes normally
+            distributed ones for a net of ours.
+        preparation: What features went through: the "TensorData" of a checkpoint.
+
+    Returns:
+        The largest differences that were found: of "logits" (in units of the larger of 1 and the logit) and
+        of "probabilities"; the share of rows with another decision, "decisions"; and how many "rows".
+
+    Raises:
+        ValueError: a net that cannot be exported, which says the operation; a file that does not compute
+            what the module does; no inputs for a net of one's own.
+        ModuleNotFoundError: a package that the format needs is not installed.
+    """
+    path = Path(path)
+    form = format or next((name for name, suffix in FORMATS.items() if suffix == path.suffix.lower()), None)
+    if form is None:
+        raise ValueError(f"{path} tells no format by its suffix: say format= one of {', '.join(FORMATS)}.")
+    suffix = lookup(FORMATS, form, "format")
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path} must end in {suffix}, as format={form} does.")
+    needed(form)
+    own = module._arguments.get("net") if hasattr(module, "_arguments") else None
+    spec = dict(own) if isinstance(own, Mapping) else None
+    if inputs is None:
+        if spec is None:
+            raise ValueError("A net of your own is traced with rows of its inputs: pass inputs=.")
+        inputs = torch.randn(256, spec["num_features"], generator=torch.Generator().manual_seed(0))
+    if not isinstance(inputs, Tensor) or len(inputs) < 2:
+        raise ValueError("inputs must be a tensor of two rows or more, as the net takes them.")
+    if form == "safetensors" and spec is None:
+        raise ValueError(
+            "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
+            "torch_export take the net along."
+        )
+    whole = _whole(module)
+    facts = json.dumps(_facts(module.task, spec, preparation, inputs), ensure_ascii=False)
+    inputs = inputs.detach().cpu()
+    write: dict[str, Callable[[Outputs, Tensor, str, Path], None]] = {
+        "onnx": _write_onnx,
+        "torch_export": _write_torch_export,
+        "safetensors": _write_safetensors,
+    }
+    with whole_file(path) as temporary, _silence():
+        named = temporary.with_name(f"{temporary.name}{suffix}")
+        try:
+            write[form](whole, inputs[:2], facts, named)
+            differences = _compared(whole, named, inputs)
+            named.replace(temporary)
+        finally:
+            named.unlink(missing_ok=True)
+    return differences
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Exporters say much of themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _whole(module: "TaskModule") -> Outputs:
+    """The net on the CPU, for evaluation, with a dense head and no trainer."""
+    from .module import TaskModule
+
+    plain = type(module).forward is TaskModule.forward and isinstance(module.net, nn.Module)
+    trainer, module._trainer = module._trainer, None  # which is not to be copied
+    try:
+        net = copy.deepcopy(module.net if plain else module)
+    finally:
+        module._trainer = trainer
+    assert net is not None
+    for parent in [*net.modules()]:
+        for name, layer in [*parent.named_children()]:
+            if isinstance(layer, ChunkedLinear):
+                setattr(parent, name, _dense(layer))
+    net = _dense(net) if isinstance(net, ChunkedLinear) else net
+    return Outputs(net, module.task).cpu().float().eval()
+
+
+def _dense(layer: ChunkedLinear) -> nn.Linear:
+    made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    made.weight, made.bias = layer.weight, layer.bias
+    return made
+
+
+def _facts(
+    task: Task, spec: Mapping[str, Any] | None, preparation: Mapping[str, Any] | None, inputs: Tensor
+) -> dict[str, Any]:
+    """What a model says of itself."""
+    return {
+        "made_by": f"lossselect {version('lossselect')}",
+        "task": task.to_dict(),
+        "activation": task.activation,
+        "class_names": list(task.names),
+        "output_names": list(task.output_names),
+        "threshold": getattr(task, "threshold", None),
+        "temperature": task.temperature,
+        "features": ["rows", *inputs.shape[1:]],
+        "preparation": _as_lists(preparation),
+        "net": _as_lists(spec),
+    }
+
+
+def _as_lists(value: Any) -> Any:
+    """Tensors as lists, for JSON."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _as_lists(entry) for key, entry in value.items()}
+    return [_as_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _traced(whole: Outputs, inputs: Tensor) -> Any:
+    try:
+        rows = torch.export.Dim("rows", min=1)
+        return torch.export.export(whole, (inputs,), dynamic_shapes={"features": {0: rows}})
+    except Exception as error:
+        raise ValueError(f"The net cannot be traced, which an export needs: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong, with the operation or the line of the user's, if it is told."""
+    text = str(error)
+    if operation := re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"found for <?([\w:.]+)", text):
+        return f"there is no counterpart of the operation {operation[1]}."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
+    own = [where for where in place if "site-packages" not in where[0]]
+    where = f" ({own[-1][0]}, line {own[-1][1]}, in {own[-1][2]})" if own else ""
+    return f"{lines[0] if lines else type(error).__name__}{where}"
+
+
+def _write_onnx(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
+    import onnx
+
+    program = _traced(whole, inputs)
+    try:
+        made = torch.onnx.export(program, input_names=["features"], output_names=[*OUTPUTS], verbose=False)
+    except Exception as error:
+        causes = error
+        while causes.__cause__ is not None:
+            causes = causes.__cause__  # type: ignore[assignment]
+        raise ValueError(f"The net cannot be written as ONNX: {_said(causes)}") from None
+    assert made is not None
+    model = made.model_proto
+    known = json.loads(facts)
+    plain = {name: json.dumps(known[name], ensure_ascii=False) for name in ("class_names", "threshold")}
+    onnx.helper.set_model_props(model, {KEY: facts, **plain, "task": known["task"]["name"]})
+    onnx.save(model, path)
+
+
+def _write_torch_export(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
+    torch.export.save(_traced(whole, inputs), path, extra_files={f"{KEY}.json": facts})
+
+
+def _write_safetensors(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
+    from safetensors.torch import save
+
+    weights = {name: value.contiguous() for name, value in whole.net.state_dict().items()}
+    path.write_bytes(save(weights, {KEY: facts}))
+
+
+def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
+    """How the file's outputs differ from the net's; ValueError where they do too much."""
+    served = read_export(path, trust=True)  # it was written here
+    worst = {"logits": 0.0, "probabilities": 0.0}
+    others = 0
+    for part in inputs.split(1024):
+        with torch.inference_mode():
+            logits, probabilities, decisions = whole(part)
+        found = served(part)
+        scale = logits.abs().clamp(min=1)
+        for name, gap in (
+            ("logits", (found.logits - logits).abs() / scale),
+            ("probabilities", (found.probabilities - probabilities).abs()),
+        ):
+            worst[name] = max(worst[name], float(gap.nan_to_num(torch.inf).max()))
+        others += int((found.decisions != decisions).reshape(len(part), -1).any(1).sum())
+    if max(worst.values()) > CLOSE:
+        raise ValueError(
+            f"The exported model does not compute what the net does: probabilities differ by up to "
+            f"{worst['probabilities']:.2g}, logits by {worst['logits']:.2g} of themselves. Does the net draw "
+            "random numbers, or decide by the values of its inputs?"
+        )
+    return {**worst, "decisions": others / len(inputs), "rows": len(inputs)}

@@ -1,0 +1,158 @@
+"""Exported models, read and run without Lightning."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .formats import needed
+from .tasks import Task, make_task
+
+if TYPE_CHECKING:
+    from .data.preparation import Preparation
+
+KEY = "lossselect"
+"""Of the metadata."""
+
+OUTPUTS = ("logits", "probabilities", "decisions")
+"""Names of what a model returns."""
+
+
+class Said(NamedTuple):
+    """What a model returns for some rows."""
+
+    logits: Tensor
+    probabilities: Tensor
+    decisions: Tensor
+
+
+class Served:
+    """An exported model.
+
+    Args:
+        path: Of its file, for messages.
+        facts: Its metadata, of JSON.
+        run: Takes features, and returns logits, probabilities and decisions.
+    """
+
+    def __init__(self, path: Path, facts: str | None, run: Callable[[Tensor], Any]) -> None:
+        self.path, self._run = path, run
+        if not facts:
+            raise ValueError(f"{path} was not written by lossselect export: it does not say what it decides.")
+        try:
+            self.facts: dict[str, Any] = json.loads(facts)
+            self.task: Task = make_task(**self.facts["task"])
+            self.features = self.facts["features"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged: what it says of its task cannot be read: {error}") from None
+
+    @property
+    def preparation(self) -> "Preparation | None":
+        """How its features are made of a file's rows, if it is told."""
+        from .data.preparation import Preparation
+
+        values = self.facts.get("preparation") or {}
+        try:
+            return Preparation.from_dict(values) if "features" in values else None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{self.path} is damaged: its preparation cannot be read: {error}") from None
+
+    def __call__(self, features: Tensor) -> Said:
+        """What the model returns for rows of features."""
+        return Said(*self._run(features))
+
+
+def read_export(path: str | Path, trust: bool = False) -> Served:
+    """A model that `export_model` wrote.
+
+    Args:
+        path: .onnx, .safetensors or .pt2.
+        trust: Whether a .pt2, of which torch may run code when it reads it, is to be read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of these, or was not written by us; a .pt2 that is not trusted.
+        ModuleNotFoundError: a package that runs it is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no model {path}.")
+    read = {".onnx": _read_onnx, ".safetensors": _read_safetensors, ".pt2": _read_torch_export}
+    if path.suffix.lower() not in read:
+        raise ValueError(f"{path} is no exported model: these end in {', '.join(read)}.")
+    if path.suffix.lower() == ".pt2" and not trust:
+        raise ValueError(
+            f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
+            "trust=true; .onnx and .safetensors need no trust."
+        )
+    return read[path.suffix.lower()](path)
+
+
+def _damaged(path: Path, error: BaseException) -> ValueError:
+    said = next(iter(str(error).splitlines()), type(error).__name__)
+    return ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {said}")
+
+
+def _read_onnx(path: Path) -> Served:
+    needed("onnx", running=True)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _damaged(path, error) from None
+    name = session.get_inputs()[0].name
+
+    def run(features: Tensor) -> list[Tensor]:
+        values = session.run([*OUTPUTS], {name: features.cpu().numpy()})
+        return [torch.from_numpy(value) for value in values]
+
+    return Served(path, session.get_modelmeta().custom_metadata_map.get(KEY), run)
+
+
+def _read_torch_export(path: Path) -> Served:
+    facts = {f"{KEY}.json": ""}
+    try:
+        program = torch.export.load(path, extra_files=facts).module()
+    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
+    content: Any = facts[f"{KEY}.json"]
+    return Served(path, content.decode() if isinstance(content, bytes) else content, _no_gradient(program))
+
+
+def _read_safetensors(path: Path) -> Served:
+    needed("safetensors")
+    from safetensors import SafetensorError, safe_open
+
+    from .nets import make_net
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = (file.metadata() or {}).get(KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+    served = Served(path, facts, lambda features: (features,))
+    try:
+        net = make_net(served.facts["net"], served.task.num_outputs).eval()
+        net.load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, error) from None
+
+    def run(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = net(features)
+        probabilities = served.task.probabilities(logits)
+        return logits, probabilities, served.task.decide(probabilities)
+
+    served._run = _no_gradient(run)
+    return served
+
+
+def _no_gradient(run: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    return torch.inference_mode()(run)
