@@ -84,7 +84,7 @@ def _as_array(target: Any) -> np.ndarray:
     kind = {"u": np.int64, "i": np.int64, "f": array.dtype if array.dtype.itemsize <= 8 else np.float64}
     # a copy where torch cannot share the memory: read-only, strided backwards, foreign byte order
     dtype = np.dtype(kind.get(array.dtype.kind, array.dtype)).newbyteorder("=")
-    return np.array(array, dtype=dtype, order="C", copy=True if not array.flags.writeable else None)
+    return np.require(array, dtype, ["C", "W"])
 
 
 def _ragged(target: Any) -> ValueError:
