@@ -300,7 +300,7 @@ def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
         # Lightning would start a job's other processes with the command of the whole sweep
         raise ValueError(
             f"Each job of this sweep (-m) would be {ranks} processes, which it cannot start: "
-            "trainer.devices=1, a run for each setting without -m, or hydra/launcher=submitit_slurm, where "
+            "trainer.devices=1, a run for each setting without -m, or hydra/launcher=slurm, where "
             "SLURM starts them."
         )
     return ranks

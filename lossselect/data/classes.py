@@ -84,7 +84,7 @@ def _positive(name: str, values: list[Any], options: LabelOptions) -> Any:
             found = [value for value in values if same(value) == same(wanted) is not None]
             if len(found) == 1:
                 return found[0]
-        texts = [str(value) for value in values]
+        texts = sorted(str(value) for value in values)
         raise ValueError(
             f"data.positive={wanted} is not among the labels of column {name!r}: {some(texts)}."
             f"{nearest(wanted, texts)}"
