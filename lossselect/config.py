@@ -362,7 +362,14 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     """
     scheduler = config.get("scheduler") or {}
     epochs = config["trainer"].get("max_epochs")
+    stopping = (config.get("callbacks") or {}).get("early_stopping") or {}
+    ends_before = (
+        config["trainer"].get("max_steps", -1) not in (None, -1)
+        or config["trainer"].get("max_time")
+        or stopping.get("monitor") not in (None, config["monitor"], "epoch")
+    )
     annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
+    annealed = annealed and not scheduler.get("eta_min") and not ends_before
     return config["monitor"] or ("epoch" if annealed else own_monitor(config, task))
 
 

@@ -248,9 +248,9 @@ def _training_lines(module: "TaskModule", data: Any, trainer: "Trainer") -> Iter
     said = f"at most {trainer.max_epochs} epochs{batches}"
     yield Line("training", said, "", "trainer.max_epochs=..., data.batch_size=...")
     where = f"{trainer.strategy.root_device.type}, precision {trainer.precision}"
-    ranks = trainer.world_size
+    ranks, group = trainer.world_size, getattr(trainer, "accumulate_grad_batches", 1)
     if ranks > 1:
-        where += f", {ranks} processes" + (f", {ranks * rows} rows a step" if rows else "")
+        where += f", {ranks} processes" + (f", {ranks * rows * group} rows a step" if rows else "")
     yield Line("device", where, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
 
 

@@ -147,7 +147,12 @@ def _whole(module: "TaskModule") -> Outputs:
             if isinstance(layer, ChunkedLinear):
                 setattr(parent, name, _dense(layer))
     net = _dense(net) if isinstance(net, ChunkedLinear) else net
-    return Outputs(net, module.task).cpu().float().eval()
+    whole = Outputs(net, module.task).cpu().eval()
+    # half precision is for training; what is float64 is so for a reason
+    return whole._apply(lambda value: value.float() if value.dtype in HALF else value)
+
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def _dense(layer: ChunkedLinear) -> nn.Linear:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import zip_longest
@@ -13,11 +14,13 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 from .checkpoint import read_checkpoint, store_decision
 from .data.module import TensorData
 from .epoch import Epoch
 from .files import whole_file
+from .formats import FORMATS
 from .kept import KeptOutputs
 from .label_lists import LabelLists
 from .module import TaskModule
@@ -30,13 +33,21 @@ from .tuning import tune_decision
 
 RESULTS = (
     *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
-    *("predictions.csv", "predictions.pt", "report.html"),
+    *(
+        "predictions.csv",
+        "predictions.pt",
+        "report.html",
+        "figures",
+        *(f"model{s}" for s in FORMATS.values()),
+    ),
 )
 
 
 def forget_results(folder: Path) -> None:
     """Remove the results of an earlier run in the same folder: this one may end without any."""
     for name in RESULTS:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
         (folder / name).unlink(missing_ok=True)
 
 
@@ -114,11 +125,22 @@ def _outcome(module: TaskModule, epoch: Epoch | TopEpoch, data: Any, split: str)
     names: Any = None
     if kept.share == 1 and not epoch.positions:
         count = len(rows[0])  # trainer.limit_test_batches
-        names = data.splits.rows_in_file(split)[:count] if isinstance(data, TensorData) else range(count)
+        if isinstance(data, TensorData):
+            names = data.splits.rows_in_file(split)[:count]
+        elif _in_order(getattr(module.trainer, f"{split}_dataloaders")):
+            names = range(count)
     counts = epoch.confusion_counts
     confusion = None if counts is None else counts.cpu().numpy()
     columns = _per_class(epoch)
     return Outcome(module.task, module.untuned, *rows, split, names, kept.share, columns, confusion)
+
+
+def _in_order(loader: Any) -> bool:
+    """Whether a loader of the user's own is known to give its rows in their order."""
+    sampler = getattr(loader, "sampler", None)
+    return isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, DistributedSampler) and not sampler.shuffle
+    )
 
 
 def _per_class(epoch: Epoch) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _read_safetensors(path: Path) -> Served:
     served = Served(path, facts, lambda features: (features,))
     try:
         net = make_net(served.facts["net"], served.task.num_outputs).eval()
-        net.load_state_dict(weights)
+        net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from None
 

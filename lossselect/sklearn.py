@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 
 from .guards import allow
 from .names import lookup, number, split_name, whole
-from .sklearn_labels import labels_of, matrix_of, rows_of, vocabulary_of
+from .sklearn_labels import labels_of, rows_of, vocabulary_of
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -158,6 +158,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise ValueError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = labels_of(y, self.task)
+        self._of_lists = not isinstance(labels, np.ndarray)
         check_consistent_length(rows, labels)
         weights = None
         if sample_weight is not None:
@@ -195,7 +196,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """The share of rows that are predicted as they are, of a multilabel task with all of their labels."""
         check_is_fitted(self)
-        if self.task_.name == "multilabel" and matrix_of(y) is None:
+        if self.task_.name == "multilabel" and self._of_lists:
             y = vocabulary_of(self.classes_).encode_lists(y).multi_hot().astype(int)
         return float(super().score(X, y, sample_weight))
 

@@ -347,7 +347,8 @@ def train(config: DictConfig) -> float | None:
         said = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
         lines.append(Line("resumed", said))
     if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
-        if start is None and (kept := keep_earlier(folder)):
+        begun_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
+        if not begun_here and (kept := keep_earlier(folder)):
             lines.append(Line("earlier", f"what another run left in this folder is in {kept.name} now"))
         forget_results(folder)
     whole = _plan(config, module, data, trainer).also(lines)

@@ -106,10 +106,32 @@ class TestExportModel:
         assert said.decisions.shape == (1, 8, 8)
         torch.testing.assert_close(said.logits, module(images[:1]), rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+    def test_numbers_of_float64_stay_so(self, suffix, tmp_path):
+        class Since(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("origin", torch.tensor([1.7e9 + 37], dtype=torch.float64))
+
+            def forward(self, features):
+                seconds = features[:, :1].double() * 1e9 + features[:, 1:].double()
+                return (seconds - self.origin).float()
+
+        inputs = torch.tensor([[1.7, float(i)] for i in range(80)])
+        module = ls.TaskModule(ls.Binary(), Since())
+        export_model(module, tmp_path / f"m{suffix}", inputs=inputs)
+        said = read_export(tmp_path / f"m{suffix}", trust=True)(inputs)
+        assert torch.equal(said.decisions, module.task.predict(module(inputs)))
+
+    def test_half_precision_is_for_training(self, tmp_path):
+        module = module_of(ls.Binary()).bfloat16()
+        assert export_model(module, tmp_path / "m.onnx")["decisions"] == 0
+        assert module.net[1].weight.dtype == torch.bfloat16
+
     def test_leaves_the_module_as_it_was(self, tmp_path):
         module = module_of(TASKS[4]).double()
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(5, 5))
+        export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(5, 5).double())
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
         assert module.training
         logits = torch.zeros(2, 4)  # constants of a task that has been traced are numbers still

@@ -129,6 +129,21 @@ class TestExplain:
         assert lines["training"]["value"] == "at most 3 epochs; batches of 64 rows"
         assert "head bias" not in lines
 
+    @pytest.mark.parametrize(
+        ("given", "monitor"),
+        [
+            ([], "of the last epoch"),
+            (["+trainer.max_steps=20"], "of the epoch with the best val/loss (min)"),
+            (["+scheduler.eta_min=0.001"], "of the epoch with the best val/loss (min)"),
+            (["callbacks.early_stopping.monitor=val/loss"], "of the epoch with the best val/loss (min)"),
+        ],
+    )
+    def test_the_last_epoch_is_kept_where_the_learning_rate_is_0_by_then(self, given, monitor, command):
+        code, out, err = command("task=multiclass", *given, "explain=json")
+        assert code == 0, err
+        lines = {line["name"]: line for line in json.loads(out)["lines"]}
+        assert lines["checkpoint"]["value"] == monitor
+
     def test_a_run_leaves_its_plan(self, command, tmp_path):
         assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
         lines = {

@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 import lossselect as ls
 from lossselect import cli
 from lossselect.report.command import report_of
+from lossselect.report.figures import roc, styled, together
 from lossselect.report.outcome import Outcome
 from lossselect.report.page import write_report
 
@@ -128,6 +129,33 @@ class TestOutcome:
         assert says.sum() == pytest.approx(of.probabilities[known].sum())
         (_, before, _), _ = of.reliability(calibrated=False)
         assert before.sum() == pytest.approx(of.logits.double().sigmoid().numpy()[known].sum())
+
+    def test_ranks_where_probabilities_are_all_but_one(self):
+        logits = torch.linspace(40, 60, 100)[:, None]
+        target = torch.arange(100)[:, None].double().ge(50).double()
+        with styled("roc"):
+            figure = roc(Outcome(ls.Binary(), None, logits, target))
+        assert "AUROC 1.000" in figure.legends[0].get_texts()[0].get_text()
+
+    def test_decides_as_predictions_are_made(self):
+        logits = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+        for threshold in logits[:50].sigmoid()[:, 0].tolist():
+            task = ls.Binary(threshold=threshold)
+            of = Outcome(task, None, logits, torch.zeros(500, 1).double())
+            assert (of.decided == task.predict(logits).numpy()).all()
+
+    def test_labels_together_are_of_rows_that_are_known(self):
+        nan = float("nan")
+        target = torch.tensor([[1, 1]] * 10 + [[1, nan]] * 90 + [[0, 0]] * 10).double()
+        of = Outcome(ls.Multilabel(2), None, torch.zeros(110, 2), target)
+        with styled("together"):
+            shares = together(of).axes[0].images[0].get_array()
+        assert shares.tolist() == [[1, 1], [1, 1]]
+
+    def test_no_threshold_decides_the_most_probable_labels(self, tmp_path):
+        write_run(tmp_path)
+        page = write_report(tmp_path, outcome(ls.Multilabel(3, top_k=1))).read_text()
+        assert "threshold" not in page.partition("<main>")[2].partition("<details")[0]
 
     def test_confused_pairs(self):
         counts = np.array([[8, 2, 0], [5, 5, 0], [0, 1, 9]])
@@ -263,6 +291,55 @@ class TestRun:
         assert f">{wrong['row'][0]}<" in page
         with pytest.raises(ValueError, match="of a complete run"):
             report_of(tmp_path / "run")
+
+    OWN = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Data(LightningDataModule):
+    num_outputs, num_features, shuffle, tests = 1, 2, False, True
+
+    def loader(self, shuffle=False):
+        inputs = torch.randn(90, 2, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(inputs, inputs[:, :1].gt(0.5).float()), batch_size=30, shuffle=shuffle)
+
+    def train_dataloader(self):
+        return self.loader(True)
+
+    def val_dataloader(self):
+        return self.loader()
+
+class Shuffled(Data):
+    def test_dataloader(self):
+        return self.loader(True)
+
+class InOrder(Data):
+    def test_dataloader(self):
+        return self.loader()
+"""
+
+    @pytest.mark.parametrize("kind", ["Data", "InOrder", "Shuffled"])
+    @pytest.mark.filterwarnings("ignore:Your `test_dataloader`'s sampler has shuffling enabled")
+    @pytest.mark.filterwarnings("ignore:Your `predict_dataloader`'s sampler has shuffling enabled")
+    def test_of_data_of_ones_own(self, kind, command, tmp_path, monkeypatch):
+        (tmp_path / "own_report.py").write_text(self.OWN)
+        monkeypatch.syspath_prepend(tmp_path)
+        own = ("~data", f"+data._target_=own_report.{kind}", "trainer.max_epochs=1", "hydra.run.dir=run")
+        code, _, err = command("task=binary", *own)
+        assert code == 0, err
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert ("Most confidently wrong" in page) == (kind != "Shuffled")  # of whose rows none is known
+        assert ("There are no test rows: figures" in page) == (kind == "Data")
+
+    def test_nothing_of_another_run_stays(self, command, tmp_path):
+        given = ("trainer.max_epochs=1", "hydra.run.dir=run")
+        assert command("task=multiclass", *given, "export=safetensors")[0] == 0
+        assert command("task=binary", *given)[0] == 0
+        assert not (tmp_path / "run" / "model.safetensors").exists()
+        assert not (tmp_path / "run" / "figures" / "confusion.svg").exists()
+        assert (tmp_path / "run" / "earlier.1" / "model.safetensors").exists()
+        assert (tmp_path / "run" / "earlier.1" / "figures" / "confusion.svg").exists()
 
     def test_none_is_wanted(self, command, tmp_path):
         assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false")[0] == 0

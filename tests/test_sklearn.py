@@ -527,3 +527,13 @@ def test_what_looks_like_a_mistake_is_a_warning():
 
 def test_nothing_is_said_of_metrics_that_nobody_sees():
     small(max_epochs=1).fit(np.tile(X, (2, 1)), np.tile(Y, 2))
+
+
+def test_lists_of_labels_are_lists_whatever_rows_are_scored():
+    rows = np.random.default_rng(0).normal(size=(80, 2))
+    labels = [[j for j in (0, 1) if row[j] > 0] for row in rows]
+    model = TaskClassifier("multilabel", max_epochs=30, learning_rate=0.05, random_state=0).fit(rows, labels)
+    both = [i for i in range(80) if labels[i] == [0, 1]]
+    decided = model.predict(rows[both]) == 1
+    assert model.score(rows[both], [labels[i] for i in both]) == pytest.approx(decided.all(1).mean())
+    assert decided.all(1).mean() > 0.5

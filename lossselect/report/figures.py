@@ -125,9 +125,9 @@ def _ranked(
 ) -> Figure | None:
     """A curve of each output, and of all of them pooled."""
     several = len(outcome.names) > 1
-    drawn = [(outcome.names[i], outcome.known(i)) for i in _largest(outcome, MOST_CURVES)]
+    drawn = [(outcome.names[i], outcome.ranked(int(i))) for i in _largest(outcome, MOST_CURVES)]
     if several:
-        drawn.insert(0, ("all, pooled", outcome.pooled()))
+        drawn.insert(0, ("all, pooled", outcome.ranked()))
     drawn = [(name, of) for name, of in drawn if 0 < of[0].sum() < len(of[0])]
     if not drawn:
         return None
@@ -139,8 +139,7 @@ def _ranked(
         x, y = _thinned(x, y)
         label = f"{short(name)} ({area} {value:.3f})"
         axes.plot(x, y, color=colour, linewidth=2 if first or not several else 1, label=label)
-        # of exclusive classes no threshold decides
-        if not outcome.exclusive and (at := point(truth, decided)):
+        if outcome.thresholds is not None and (at := point(truth, decided)):
             axes.plot(*at, "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.6)
     axes.set(xlim=(-0.01, 1.01))
     _legend_below(figure)
@@ -189,7 +188,7 @@ def scores(outcome: Outcome) -> Figure:
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(WIDTH, max(1.4 * rows + 0.4, 3)))
     bins = np.linspace(0, 1, 21)
-    threshold = getattr(outcome.task, "threshold", None)
+    threshold = outcome.thresholds
     for place, output in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
         truth, says, _ = outcome.known(output)
@@ -228,7 +227,8 @@ def together(outcome: Outcome) -> Figure | None:
     kept = np.sort(_largest(outcome, MOST_CELLS))
     truth = np.nan_to_num(outcome.truth[:, kept])
     both = truth.T @ truth
-    shares = both / np.maximum(both.diagonal(), 1)[:, None]
+    # of the rows of which the other label is known
+    shares = both / np.maximum(truth.T @ ~np.isnan(outcome.truth[:, kept]), 1)
     figure = _matrix(shares, both.astype(int), [outcome.names[i] for i in kept])
     figure.axes[0].set(xlabel="have this one", ylabel="of those with")
     return figure

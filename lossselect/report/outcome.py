@@ -45,6 +45,12 @@ class Outcome:
         return self.task.activation == "softmax"
 
     @property
+    def thresholds(self) -> float | tuple[float, ...] | None:
+        """By which each output is decided, where one decides."""
+        by_rank = getattr(self.task, "top_k", None)
+        return None if by_rank else getattr(self.task, "threshold", None)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the outputs."""
         return self.task.output_names
@@ -53,6 +59,11 @@ class Outcome:
     def probabilities(self) -> np.ndarray:
         """(N, K), calibrated if the task is."""
         return self.task.probabilities(self.logits.double()).numpy()
+
+    @cached_property
+    def log_odds(self) -> np.ndarray:
+        """(N, K), which rank where probabilities are all but 1."""
+        return self.task.log_odds(self.logits.double()).numpy()
 
     @cached_property
     def truth(self) -> np.ndarray:
@@ -67,7 +78,7 @@ class Outcome:
     @cached_property
     def decided(self) -> np.ndarray:
         """(N, K) of 0 and 1."""
-        decision = self.task.decide(torch.from_numpy(self.probabilities).float())
+        decision = self.task.predict(self.logits)  # as predictions are made
         return self.task.as_rows(decision if self.exclusive else decision.float()).numpy()
 
     @cached_property
@@ -84,10 +95,11 @@ class Outcome:
             self.decided[there, output],
         )
 
-    def pooled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same of all outputs together."""
-        there = ~np.isnan(self.truth)
-        return self.truth[there], self.probabilities[there], self.decided[there]
+    def ranked(self, output: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Truth, log-odds and decision of the same rows; of all outputs together without one."""
+        of: Any = slice(None) if output is None else output
+        there = ~np.isnan(self.truth[:, of])
+        return self.truth[:, of][there], self.log_odds[:, of][there], self.decided[:, of][there]
 
     def reliability(self, calibrated: bool) -> tuple[np.ndarray, float]:
         """Count, sum of probabilities and of what came true in each of 15 bins, and the calibration error.

@@ -124,7 +124,7 @@ def _pictures(folder: Path, outcome: Outcome | None) -> list[Picture]:
 
 def _of_outcome(outcome: Outcome) -> Iterator[tuple[str, str, str, Callable[[], Figure | None]]]:
     many = len(outcome.names)
-    marked = "" if outcome.exclusive else " Dots are where the thresholds are."
+    marked = "" if outcome.thresholds is None else " Dots are where the thresholds are."
     each = " Of each class against the others." if outcome.exclusive else ""
     curves, panels, cells = (
         f" The {most} of {many} with the most rows." if many > most else ""
@@ -140,7 +140,7 @@ def _of_outcome(outcome: Outcome) -> Iterator[tuple[str, str, str, Callable[[], 
         "share of rows.",
         lambda: reliability(outcome),
     )
-    line = "" if outcome.exclusive else " The line is the threshold."
+    line = "" if outcome.thresholds is None else " The line is the threshold."
     said = f"The probability of an output where it is true and where it is not.{line}{panels}"
     yield "scores", "Scores", said, lambda: scores(outcome)
     most = f" The {MOST_CELLS} of {many} that are confused most." if many > MOST_CELLS else ""
