@@ -6,12 +6,13 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from .guards import GuardWarning
 from .mistakes import message_of
+from .names import check_options
 
 EXPLAINS = "LOSSSELECT_EXPLAINS"
 """Set for the other processes of a run, as Hydra's switch has been set for them by then."""
@@ -49,10 +50,53 @@ def outlive_readers() -> None:
                 continue
         except (OSError, AttributeError):  # a stream without a file, as in a notebook, or none
             continue
-
         pipe = io.BufferedWriter(_Pipe(os.dup(stream.fileno()), "w"))
         own = io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
         setattr(sys, name, own)
+
+
+def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
+    """A small command: its usage, or what it does with its arguments; a mistake is one message.
+
+    Args:
+        usage: Printed where there are no arguments, or help is asked for.
+        run: Takes the arguments.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(usage)
+        return
+    outlive_readers()
+    with explained(arguments), warnings_in_a_line(""):
+        run(arguments)
+
+
+def settings_of(
+    arguments: Iterable[str], known: Iterable[str], owner: str, needed: Mapping[str, str]
+) -> dict[str, str]:
+    """`KEY=VALUE` by key.
+
+    Args:
+        arguments: The command line.
+        known: Which keys there are.
+        owner: What messages call the command.
+        needed: The keys that must be there, each with an example of a value.
+
+    Raises:
+        ValueError: no such setting, one that cannot be read, or one that is lacking.
+    """
+    settings: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
+        check_options([key], known, owner)
+        settings[key] = value
+    example = " ".join(f"{key}={value}" for key, value in needed.items())
+    for key in needed:
+        if not settings.get(key):
+            raise ValueError(f"Say {key}=...: {example}.")
+    return settings
 
 
 @contextmanager

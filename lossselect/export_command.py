@@ -3,17 +3,16 @@
 lossselect export checkpoint=best.ckpt output=model.onnx
 """
 
-import sys
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .console import explained, outlive_readers, warnings_in_a_line
+from .console import run_command, settings_of
 from .export import export_model
 from .formats import FORMATS
-from .names import check_options
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -35,23 +34,13 @@ The file works with `lossselect predict checkpoint=model.onnx input=new.csv outp
 
 def main() -> None:
     """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return
-    outlive_readers()
-    with explained(arguments), warnings_in_a_line(""):
-        given = {}
-        for argument in arguments:
-            key, equals, value = argument.partition("=")
-            if not equals:
-                raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
-            check_options([key], ("checkpoint", "output", "format", "input"), "lossselect export")
-            given[key] = value
-        for key in ("checkpoint", "output"):
-            if not given.get(key):
-                raise ValueError(f"Say {key}=...: checkpoint=best.ckpt output=model.onnx.")
-        export_checkpoint(**given)
+    run_command(USAGE, _run)
+
+
+def _run(arguments: list[str]) -> None:
+    known = signature(export_checkpoint).parameters
+    needed = {"checkpoint": "best.ckpt", "output": "model.onnx"}
+    export_checkpoint(**settings_of(arguments, known, "lossselect export", needed))
 
 
 def export_checkpoint(
@@ -87,7 +76,10 @@ def export_checkpoint(
 
 
 def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:
-    """Export a run's model into its folder, compare it on the test rows, and print how close it is."""
+    """Export a run's model into its folder, and print how close it is on test rows, or on one batch."""
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
     from .data.module import TensorData
 
     preparation = None
@@ -96,7 +88,9 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
         inputs: Any = data.splits.features[split]
         preparation = data.splits.preparation
     else:
-        batch = next(iter(data.train_dataloader()), None)
+        loaders = [f"{split}_dataloader" for split in ("test", "val", "train")]
+        own = next(name for name in loaders if is_overridden(name, data, LightningDataModule))
+        batch = next(iter(getattr(data, own)()), None)
         inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
     path = folder / f"model{FORMATS[format]}"
     print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation))

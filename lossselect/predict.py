@@ -4,12 +4,11 @@ python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import explained, outlive_readers, warnings_in_a_line
+from .console import run_command, settings_of
 from .guards import warn
 from .names import check_options, whole
 
@@ -39,28 +38,24 @@ The output is written whole or not at all.
 
 def main() -> None:
     """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return
-    outlive_readers()
-    with explained(arguments), warnings_in_a_line(""):
-        settings = read_settings(arguments)
-        count = predict_file(**settings)
-        print(f"{count} rows in {settings['output']}")
+    run_command(USAGE, _run)
+
+
+def _run(arguments: list[str]) -> None:
+    settings = read_settings(arguments)
+    count = predict_file(**settings)
+    print(f"{count} rows in {settings['output']}")
 
 
 def read_settings(arguments: list[str]) -> dict[str, Any]:
     """`key=value` as values; ValueError for a key that there is not, or one that is lacking."""
-    parameters = inspect.signature(predict_file).parameters
-    settings: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
-        check_options([key], parameters, "lossselect.predict")
-        settings[key] = value.strip("'\"") if key == "separator" else value
-        if key == "keep":
+    needed = {"checkpoint": "best.ckpt", "input": "new.csv", "output": "out.csv"}
+    known = inspect.signature(predict_file).parameters
+    settings: dict[str, Any] = {**settings_of(arguments, known, "lossselect.predict", needed)}
+    for key, value in settings.items():
+        if key == "separator":
+            settings[key] = value.strip("'\"")
+        elif key == "keep":
             names = value.removeprefix("[").removesuffix("]").split(",")
             settings[key] = [name.strip() for name in names if name.strip() not in ("", "null")]
         elif key == "batch_size":
@@ -69,9 +64,6 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
             if value not in ("true", "false"):
                 raise ValueError(f"trust must be true or false, got {value!r}.")
             settings[key] = value == "true"
-    for key in ("checkpoint", "input", "output"):
-        if not settings.get(key):
-            raise ValueError(f"Say {key}=...: checkpoint=best.ckpt input=new.csv output=out.csv.")
     return settings
 
 

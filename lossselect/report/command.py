@@ -1,10 +1,8 @@
 """`lossselect report`: the page of a run that ended before it had made one."""
 
-import sys
 from pathlib import Path
 
-from ..console import explained, outlive_readers, warnings_in_a_line
-from ..names import check_options
+from ..console import run_command, settings_of
 
 USAGE = """\
 Write report.html for a run that ended before its time, of what it left: plan and curves.
@@ -17,15 +15,12 @@ A run that comes to its end writes its report itself, with figures of its test r
 
 def main() -> None:
     """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
-    arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return
-    outlive_readers()
-    with explained(arguments), warnings_in_a_line(""):
-        given = dict(argument.partition("=")[::2] for argument in arguments)
-        check_options(given, ["run"], "lossselect report")
-        print(f"Written: {report_of(Path(given['run']))}")
+    run_command(USAGE, _run)
+
+
+def _run(arguments: list[str]) -> None:
+    given = settings_of(arguments, ["run"], "lossselect report", {"run": "FOLDER"})
+    print(f"Written: {report_of(Path(given['run']))}")
 
 
 def report_of(folder: Path) -> Path:
