@@ -18,33 +18,16 @@ from .chunked import ChunkedLinear
 from .files import whole_file
 from .formats import FORMATS, needed
 from .names import lookup
-from .served import KEY, OUTPUTS, read_export
+from .served import KEY, OUTPUTS, Outputs, read_export
 from .tasks import Task
 
 if TYPE_CHECKING:
     from .module import TaskModule
 
+HALF = (torch.float16, torch.bfloat16)
+
 CLOSE = 1e-5
 """By so much at most probabilities may differ from PyTorch's, and logits relative to those above 1."""
-
-
-class Outputs(nn.Module):
-    """A net with what its task makes of the logits.
-
-    Args:
-        net: Returns raw logits.
-        task: With its thresholds and temperature.
-    """
-
-    def __init__(self, net: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.net, self.task = net, task
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, probabilities and decisions."""
-        logits = self.net(features)
-        probabilities = self.task.probabilities(logits)
-        return logits, probabilities, self.task.decide(probabilities)
 
 
 def export_model(
@@ -86,7 +69,7 @@ def export_model(
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path} must end in {suffix}, as format={form} does.")
     needed(form)
-    own = module._arguments.get("net") if hasattr(module, "_arguments") else None
+    own = module._arguments.get("net") if _is_plain(module) else None
     spec = dict(own) if isinstance(own, Mapping) else None
     if inputs is None:
         if spec is None:
@@ -131,17 +114,20 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def _whole(module: "TaskModule") -> Outputs:
-    """The net on the CPU, for evaluation, with a dense head and no trainer."""
+def _is_plain(module: "TaskModule") -> bool:
+    """Whether its logits are what its net returns, and no subclass's forward comes between."""
     from .module import TaskModule
 
-    plain = type(module).forward is TaskModule.forward and isinstance(module.net, nn.Module)
+    return type(module).forward is TaskModule.forward
+
+
+def _whole(module: "TaskModule") -> Outputs:
+    """The net on the CPU, for evaluation, with a dense head and no trainer."""
     trainer, module._trainer = module._trainer, None  # which is not to be copied
     try:
-        net = copy.deepcopy(module.net if plain else module)
+        net = copy.deepcopy(module.net if _is_plain(module) else module)
     finally:
         module._trainer = trainer
-    assert net is not None
     for parent in [*net.modules()]:
         for name, layer in [*parent.named_children()]:
             if isinstance(layer, ChunkedLinear):
@@ -150,9 +136,6 @@ def _whole(module: "TaskModule") -> Outputs:
     whole = Outputs(net, module.task).cpu().eval()
     # half precision is for training; what is float64 is so for a reason
     return whole._apply(lambda value: value.float() if value.dtype in HALF else value)
-
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 def _dense(layer: ChunkedLinear) -> nn.Linear:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .formats import needed
 from .tasks import Task, make_task
@@ -30,17 +30,37 @@ class Said(NamedTuple):
     decisions: Tensor
 
 
+class Outputs(nn.Module):
+    """A net with what its task makes of the logits.
+
+    Args:
+        net: Returns raw logits.
+        task: With its thresholds and temperature.
+    """
+
+    def __init__(self, net: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.net, self.task = net, task
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, probabilities and decisions."""
+        logits = self.net(features)
+        probabilities = self.task.probabilities(logits)
+        return logits, probabilities, self.task.decide(probabilities)
+
+
 class Served:
     """An exported model.
 
     Args:
         path: Of its file, for messages.
         facts: Its metadata, of JSON.
-        run: Takes features, and returns logits, probabilities and decisions.
     """
 
-    def __init__(self, path: Path, facts: str | None, run: Callable[[Tensor], Any]) -> None:
-        self.path, self._run = path, run
+    def __init__(self, path: Path, facts: str | None) -> None:
+        self.path = path
+        self.run: Callable[[Tensor], Any]
+        """Takes features, and returns logits, probabilities and decisions."""
         if not facts:
             raise ValueError(f"{path} was not written by lossselect export: it does not say what it decides.")
         try:
@@ -63,7 +83,8 @@ class Served:
 
     def __call__(self, features: Tensor) -> Said:
         """What the model returns for rows of features."""
-        return Said(*self._run(features))
+        with torch.inference_mode():
+            return Said(*self.run(features))
 
 
 def read_export(path: str | Path, trust: bool = False) -> Served:
@@ -113,7 +134,9 @@ def _read_onnx(path: Path) -> Served:
         values = session.run([*OUTPUTS], {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
-    return Served(path, session.get_modelmeta().custom_metadata_map.get(KEY), run)
+    served = Served(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    served.run = run
+    return served
 
 
 def _read_torch_export(path: Path) -> Served:
@@ -123,7 +146,9 @@ def _read_torch_export(path: Path) -> Served:
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     content: Any = facts[f"{KEY}.json"]
-    return Served(path, content.decode() if isinstance(content, bytes) else content, _no_gradient(program))
+    served = Served(path, content.decode() if isinstance(content, bytes) else content)
+    served.run = program
+    return served
 
 
 def _read_safetensors(path: Path) -> Served:
@@ -138,21 +163,11 @@ def _read_safetensors(path: Path) -> Served:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
         raise _damaged(path, error) from None
-    served = Served(path, facts, lambda features: (features,))
+    served = Served(path, facts)
     try:
-        net = make_net(served.facts["net"], served.task.num_outputs).eval()
+        net = make_net(served.facts["net"], served.task.num_outputs)
         net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from None
-
-    def run(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = net(features)
-        probabilities = served.task.probabilities(logits)
-        return logits, probabilities, served.task.decide(probabilities)
-
-    served._run = _no_gradient(run)
+    served.run = Outputs(net, served.task).eval()
     return served
-
-
-def _no_gradient(run: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    return torch.inference_mode()(run)

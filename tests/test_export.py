@@ -170,6 +170,19 @@ class TestMistakes:
             export_model(module, tmp_path / name, inputs=torch.randn(300, 4))
         assert [*tmp_path.iterdir()] == []
 
+    def test_a_forward_of_ones_own_is_not_left_out(self, tmp_path):
+        class Doubled(ls.TaskModule):
+            def forward(self, inputs):
+                return 2 * self.net(inputs)
+
+        module = Doubled(ls.Binary(), {"name": "linear", "num_features": 5})
+        with pytest.raises(ValueError, match="only a net of ours is built again"):
+            export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(4, 5))
+        export_model(module, tmp_path / "m.pt2", inputs=torch.randn(4, 5))
+        inputs = torch.randn(3, 5)
+        said = read_export(tmp_path / "m.pt2", trust=True)(inputs)
+        torch.testing.assert_close(said.logits, 2 * module.net(inputs))
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -336,6 +349,20 @@ def test_a_run_exports_its_model(task, command, tmp_path):
     assert "and 0 decisions." in out
     module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
     assert read_export("run/model.onnx").task == module.task
+
+
+def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeypatch):
+    def fails(module, path, **_):
+        return export_model(module, path, inputs=torch.zeros(1, 30))
+
+    monkeypatch.setattr("lossselect.export_command.export_model", fails)
+    given = ("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "export=onnx")
+    code, _, err = command(*given)
+    assert code == 1
+    assert "inputs must be a tensor of two rows or more" in err
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert 'id="roc"' in page
+    assert "ended before its time" not in page
 
 
 def test_an_unknown_format(command, tmp_path):
