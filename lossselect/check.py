@@ -101,7 +101,7 @@ def check_own_data(config: DictConfig) -> None:
         batch_size=config.data.batch_size,
     )
     decision = decision_of(config, parts) if len(splits.rows["val"]) else None
-    explain(plan(parts, data, trainer, monitor_of(plain, task), decision), config)  # type: ignore[arg-type]
+    print_plan(plan(parts, data, trainer, monitor_of(plain, task), decision), config)  # type: ignore[arg-type]
     if not config.check_only:
         return
     print_table("Labels", label_table(task, own.counts), header=("class", *own.counts))
@@ -118,8 +118,8 @@ def check_own_data(config: DictConfig) -> None:
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
-def explain(plan: Plan, config: DictConfig) -> None:
-    """Print the plan as `explain` says."""
+def print_plan(plan: Plan, config: DictConfig) -> None:
+    """As the setting `explain` says."""
     if config.explain == "json":
         print(plan.to_json(), end="")
     else:

@@ -33,14 +33,10 @@ from .tuning import tune_decision
 
 RESULTS = (
     *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
-    *(
-        "predictions.csv",
-        "predictions.pt",
-        "report.html",
-        "figures",
-        *(f"model{s}" for s in FORMATS.values()),
-    ),
+    *("predictions.csv", "predictions.pt", "report.html", "figures"),
+    *(f"model{suffix}" for suffix in FORMATS.values()),
 )
+"""What a run leaves beside its checkpoints and its log."""
 
 
 def forget_results(folder: Path) -> None:

@@ -286,7 +286,7 @@ def check_only(config: DictConfig) -> None:
 
         check_own_data(config)
         return
-    from .check import explain
+    from .check import print_plan
     from .counting import counts_of_loader
     from .trainer import build_trainer
     from .watch import check_end
@@ -297,7 +297,7 @@ def check_only(config: DictConfig) -> None:
     if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
         module.use_counts(counts)
     trainer = build_trainer(plain_values(config.trainer))
-    explain(_plan(config, module, data, trainer), config)
+    print_plan(_plan(config, module, data, trainer), config)
     if not config.check_only:
         return
     check_end(module.net, module.task)
@@ -336,10 +336,11 @@ def train(config: DictConfig) -> float | None:
     trainer = trainer_of(config, folder)
     lines = [Line("outputs", str(folder), "", "hydra.run.dir=FOLDER")]
     start = resumed_from(config.resume, folder)
+    begun_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         check_same_task(start[1], module.task)
         why = "optimizer and scheduler go on with the settings that they had"
-        if start[0].resolve().parent.parent != folder.resolve():
+        if not begun_here:
             why += "; the best checkpoint is looked for anew, among the epochs from here on"
         said = f"from {start[0]}, after {start[1]['global_step']} steps"
         lines.append(Line("resumed", said, why, "resume=null"))
@@ -347,7 +348,6 @@ def train(config: DictConfig) -> float | None:
         said = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
         lines.append(Line("resumed", said))
     if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
-        begun_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
         if not begun_here and (kept := keep_earlier(folder)):
             lines.append(Line("earlier", f"what another run left in this folder is in {kept.name} now"))
         forget_results(folder)
@@ -422,7 +422,8 @@ def _reported(config: DictConfig, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if config.report and speaks() and (folder / "plan.json").is_file():
+        # of a run whose export failed there is a whole one
+        if config.report and speaks() and not (folder / "report.html").exists():
             from .report.page import write_report
 
             with suppress(OSError):  # it may be a full disk that has ended the run
