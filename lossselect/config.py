@@ -292,7 +292,6 @@ def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
     Raises:
         ValueError: a setting of the trainer's that cannot be.
     """
-
     from .trainer import build_trainer
 
     ranks = build_trainer(config["trainer"]).world_size
@@ -360,17 +359,24 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
     A learning rate that has gone to 0 leaves nothing to choose but noise: on small validation splits the last
     epoch is better than the best one. Without such a schedule it is the task's own.
     """
-    scheduler = config.get("scheduler") or {}
-    epochs = config["trainer"].get("max_epochs")
+    if config["monitor"]:
+        return str(config["monitor"])
+    return "epoch" if _anneals(config) else own_monitor(config, task)
+
+
+def _anneals(config: Mapping[str, Any]) -> bool:
+    """Whether the learning rate has gone to 0 when the run ends."""
+    scheduler, options = config.get("scheduler") or {}, config["trainer"]
     stopping = (config.get("callbacks") or {}).get("early_stopping") or {}
-    ends_before = (
-        config["trainer"].get("max_steps", -1) not in (None, -1)
-        or config["trainer"].get("max_time")
-        or stopping.get("monitor") not in (None, config["monitor"], "epoch")
+    return (
+        scheduler.get("name") == "CosineAnnealingLR"
+        and scheduler.get("T_max") == options.get("max_epochs")
+        and not scheduler.get("eta_min")
+        and options.get("max_steps") in (None, -1)
+        and not options.get("max_time")
+        # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
+        and stopping.get("monitor") in (None, "epoch")
     )
-    annealed = scheduler.get("name") == "CosineAnnealingLR" and scheduler.get("T_max") == epochs
-    annealed = annealed and not scheduler.get("eta_min") and not ends_before
-    return config["monitor"] or ("epoch" if annealed else own_monitor(config, task))
 
 
 def own_monitor(config: Mapping[str, Any], task: "Task") -> str:

@@ -66,7 +66,7 @@ def plan(
         Line("classes", _names(task), _why_names(task), "+task.class_names=[...]" if splits else ""),
         *_head_lines(task, head),
         *loss_lines(module.criterion, task),
-        _target_line(task, head, _example(task, splits) if splits else ""),
+        _target_line(task, head, _example(task, splits, module.chunked) if splits else ""),
         _decision_line(task, decision, module.criterion, head),
         _metrics_line(task, head, splits is not None),
         _checkpoint_line(monitor),
@@ -168,7 +168,8 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
             "weights", "none", "a row, a class and a label count alike, whatever their number", settings
         )
     counted = f"counted in the train labels ({', '.join(told)})" if told else "as given"
-    return Line("weights", "; ".join(said), counted, "loss.weight=null" if told else settings)
+    none = ", ".join(f"loss.{name}=null" for name in criterion.named)
+    return Line("weights", "; ".join(said), counted, none or settings)
 
 
 def _target_line(task: Task, head: Mapping[str, Any], example: str) -> Line:
@@ -177,7 +178,7 @@ def _target_line(task: Task, head: Mapping[str, Any], example: str) -> Line:
     return Line("target", form, example, "task.missing=-1 marks missing ones")
 
 
-def _example(task: Task, splits: "Splits") -> str:
+def _example(task: Task, splits: "Splits", chunked: bool) -> str:
     """The labels of the first train row, as they come and as the loss takes them."""
     row = splits.rows["train"][:1].numpy()
     place = int(splits.rows_in_file("train")[0])
@@ -189,6 +190,8 @@ def _example(task: Task, splits: "Splits") -> str:
     else:
         came = _said(task.decode(task.harden(encoded))[0])
     values = [f"{value:g}" for value in encoded.flatten().tolist()]
+    if chunked and task.activation == "sigmoid":
+        values = [f"{place}" for place in encoded[0].nan_to_num().nonzero().flatten().tolist()]
     form = f"[{some(values, 16)}]" if encoded.ndim > 1 else values[0]
     return f"for example row {place}: {came} becomes {form}"
 
@@ -205,7 +208,7 @@ def _decision_line(task: Task, decision: Mapping[str, Any] | None, criterion: An
     if head["name"] == "chunked":
         return Line("decision", f"{said}; predictions are the 5 highest", "head=chunked tunes nothing", "")
     why = "fitted to the validation split after training" if decision else "nothing of it is fitted"
-    own = "task.threshold=.3, " if hasattr(task, "threshold") else ""
+    own = "task.threshold=.3, " if hasattr(task, "threshold") and not getattr(task, "top_k", None) else ""
     return Line("decision", said, why, own + ("decision=none" if decision else "decision=tuned"))
 
 

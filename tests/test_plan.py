@@ -129,6 +129,26 @@ class TestExplain:
         assert lines["training"]["value"] == "at most 3 epochs; batches of 64 rows"
         assert "head bias" not in lines
 
+    def test_the_example_of_lists_is_a_list(self, command):
+        code, out, err = command("task=multilabel", "head=chunked", "explain=json")
+        assert code == 0, err
+        lines = {line["name"]: line for line in json.loads(out)["lines"]}
+        assert "'Class7', 'Class8', 'Class12', 'Class13'] becomes [6, 7, 11, 12]" in lines["target"]["why"]
+
+    @pytest.mark.parametrize(
+        ("given", "name", "change"),
+        [
+            (["loss.pos_weight=auto"], "weights", "loss.pos_weight=null"),
+            (["task.top_k=2"], "decision", "decision=none"),
+            (["decision=none"], "decision", "task.threshold=.3, decision=tuned"),
+        ],
+    )
+    def test_what_changes_it_is_what_may_be_changed(self, given, name, change, command):
+        code, out, err = command("task=multilabel", *given, "explain=json")
+        assert code == 0, err
+        lines = {line["name"]: line for line in json.loads(out)["lines"]}
+        assert lines[name]["change"] == change
+
     @pytest.mark.parametrize(
         ("given", "monitor"),
         [

@@ -175,8 +175,8 @@ def reliability(outcome: Outcome) -> Figure:
             bars.bar(middles, count / max(count.sum(), 1), 1 / CALIBRATION_BINS, color=colour, alpha=0.15)
             bars.set(ylim=(0, 4), yticks=[])
             bars.spines[:].set_visible(False)
-    said = "probability of the class that is taken" if outcome.exclusive else "probability"
-    axes.set(xlabel=said, ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
+    said = "largest probability of a row" if outcome.exclusive else "probability"
+    axes.set(xlabel=said, ylabel="share that comes true", xlim=(0, 1), ylim=(0, 1))
     _legend_below(figure)
     return figure
 

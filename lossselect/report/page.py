@@ -173,7 +173,7 @@ def _metric_grid(metrics: Mapping[str, Any]) -> Grid:
     names = [*dict.fromkeys(name.rpartition("/")[2] for name in metrics)]
     rows = [(name, *(metrics.get(f"{stage}/{name}") for stage in stages)) for name in names]
     headings = {"test/untuned": "test, before thresholds and calibration"}
-    said = "Each over the whole split, of the best checkpoint."
+    said = "Each over all rows that were evaluated of the split, of the best checkpoint."
     return Grid("Metrics", said, ("metric", *(headings.get(stage, stage) for stage in stages)), rows)
 
 
