@@ -357,7 +357,8 @@ def train(config: DictConfig) -> float | None:
         with whole_file(folder / "plan.json") as path:
             path.write_text(whole.to_json(), encoding="utf-8")
     waited = module.needs_counts
-    with _interruptions(trainer, folder), _reported(config, folder):
+    reports = config.report and speaks() and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    with _interruptions(trainer, folder), _reported(reports, folder):
         if start is not None:
             keep_log(trainer, start[1])
         trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
@@ -377,7 +378,7 @@ def train(config: DictConfig) -> float | None:
         epoch = str(read_checkpoint(best)["epoch"])
         print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
         written = save_predictions(trainer, module, data, best, folder)
-        if config.report and speaks():
+        if reports:
             from .report.page import write_report
 
             write_report(folder, outcome)
@@ -417,13 +418,13 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(config: DictConfig, folder: Path) -> Iterator[None]:
+def _reported(wanted: bool, folder: Path) -> Iterator[None]:
     """A run that an error ends leaves a report of what there is; one that a signal ends has no time."""
     try:
         yield
     except Exception as error:
         # of a run whose export failed there is a whole one
-        if config.report and speaks() and not (folder / "report.html").exists():
+        if wanted and not (folder / "report.html").exists():
             from .report.page import write_report
 
             with suppress(OSError):  # it may be a full disk that has ended the run

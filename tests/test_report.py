@@ -353,6 +353,11 @@ class InOrder(Data):
         assert "The run ended before its time: The loss or its gradient is not finite in step" in page
         assert "1 raw logit" in page
 
+    def test_a_smoke_test_leaves_none(self, command, tmp_path):
+        given = ("task=binary", "optimizer.lr=1e30", "+trainer.fast_dev_run=3", "hydra.run.dir=run")
+        assert command(*given)[0] == 1
+        assert not (tmp_path / "run" / "report.html").exists()
+
     def test_of_a_run_that_was_killed(self, tmp_path, monkeypatch, capsys):
         write_run(tmp_path)
         monkeypatch.setattr("sys.argv", ["lossselect", "report", f"run={tmp_path}"])
