@@ -213,6 +213,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     """Lightning's trainer with its callbacks and logger."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from .loggers import loggers_of
     from .optim import best_mode
     from .progress import ProgressBar, ProgressLines, on_terminal
     from .stopping import SaveAndStop
@@ -251,6 +252,6 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
         options,
         callbacks=callbacks,
         enable_checkpointing=keeps,
-        logger=spec_of(config.get("logger")) or False,
+        logger=loggers_of(config, folder) or False,
         default_root_dir=folder,
     )
