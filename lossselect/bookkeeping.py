@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -23,6 +23,7 @@ from .finite import WHAT_TO_DO
 from .going_on import GoingOn
 from .guards import warn_of_no_positives
 from .ranks import of_all_ranks
+from .top_names import top_metric_names
 from .unrepeated import each_row_once, evaluate_apart, take_each_row_once
 from .watch import check_end
 
@@ -190,11 +191,19 @@ def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
         numbers = dict(zip(values, scalars, strict=True))
         trainer.callback_metrics.update(values)
         trainer.logged_metrics.update(values)
-        shown = (f"{epoch.prefix}loss", f"{epoch.prefix}f1_macro")
+        shown = _shown(trainer, module, epoch.prefix)
         trainer.progress_bar_metrics.update({name: numbers[name] for name in shown if name in numbers})
         for logger in trainer.loggers:
             logger.log_metrics({**numbers, "epoch": module.current_epoch}, step=trainer.global_step - 1)
             logger.save()
+
+
+def _shown(trainer: Trainer, module: "TaskModule", prefix: str) -> list[str]:
+    """The metrics that matter while a run goes: loss, the task's own, and what chooses the best epoch."""
+    watched = [saves.monitor for saves in trainer.checkpoint_callbacks if isinstance(saves, ModelCheckpoint)]
+    own = top_metric_names(module.task)[1] if module.chunked else module.task.headline
+    names = [f"{prefix}loss", *([f"{prefix}{own}"] if prefix == "val/" else []), *watched]
+    return [name for name in names if name]
 
 
 def _say_what_is_left_out(epoch: "Epoch", split: str) -> None:

@@ -26,6 +26,8 @@ SPEAKING = (
     "submitit",
     "lightning.pytorch",
     "lightning.fabric",
+    "mlflow",
+    "wandb",
     "torch.optim",
     "torch.utils.data",
 )
@@ -160,8 +162,8 @@ def _settings_in(config: Any, part: str) -> Iterable[str]:
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
-    groups = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer"
-    chosen = [text for text in arguments if re.fullmatch(rf"({groups})=\w+", text)]
+    groups = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer|logger"
+    chosen = [text for text in arguments if re.fullmatch(rf"({groups})=(\w+|\[[\w,]+\])", text)]
     parent, _, name = key.rpartition(".")
     choice = re.search(rf"\b{re.escape(parent)}=(\w+)", " ".join(chosen)) if parent else None
     owner = f"{parent}={choice[1]}" if choice else parent
@@ -182,11 +184,13 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
     said = f"There is no setting {key!r}.{nearest(name, known)}"
     if known:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
-    if parent in ("trainer", "optimizer", "scheduler"):
+    if parent in ("trainer", "optimizer", "scheduler") or parent.startswith("logger."):
         said += f" Another one that it takes is added with a plus: +{key}=..."
     if parent == "data" and name in settings_of("data", "table"):
         said += f" {name} is a setting of data=table: say that too."
     homes = [part for part in GROUPS if known and not parent and name in _settings_in(config, part)]
+    if parent == "logger":  # of which there may be several, by their names
+        homes = [f"logger.{part}" for part in known if name in config[part]]
     if homes:
         said = f"There is no setting {key!r}. Did you mean {homes[0]}.{name}?"
     having = [loss for loss in LOSSES if name in row_options(loss)]

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -214,8 +213,9 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     """Lightning's trainer with its callbacks and logger."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from .loggers import loggers_of
     from .optim import best_mode
-    from .progress import ProgressBar
+    from .progress import ProgressBar, ProgressLines, on_terminal
     from .stopping import SaveAndStop
     from .trainer import CanSave, NeedsValidation, build_trainer
 
@@ -244,13 +244,14 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
 
         callbacks.append(StepsPerExecution(steps))
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
-    options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
-    if options["enable_progress_bar"]:
-        callbacks.append(ProgressBar())
+    shows = options.get("enable_progress_bar", True)
+    options["enable_progress_bar"] = shows and on_terminal()
+    if shows:
+        callbacks.append(ProgressBar() if on_terminal() else ProgressLines())
     return build_trainer(
         options,
         callbacks=callbacks,
         enable_checkpointing=keeps,
-        logger=spec_of(config.get("logger")) or False,
+        logger=loggers_of(config, folder) or False,
         default_root_dir=folder,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .checkpoint import read_checkpoint
 from .guards import warn
@@ -80,6 +80,8 @@ def keep_earlier(folder: Path) -> Path | None:
 def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Keep the rows of metrics.csv from before the checkpoint: Lightning's logger begins with an empty file.
 
+    TensorBoard is told to show nothing of what an earlier run has logged after it.
+
     Args:
         trainer: With its loggers.
         checkpoint: That the run goes on from.
@@ -87,6 +89,8 @@ def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     step = checkpoint["global_step"]
     again = _logged_again(checkpoint)
     for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger._kwargs |= {"purge_step": step, "filename_suffix": f".{step}"}
         if not isinstance(logger, CSVLogger) or not trainer.is_global_zero:
             continue
         path = Path(logger.log_dir) / "metrics.csv"

@@ -47,6 +47,7 @@ from .console import (
 )
 from .guards import allow
 from .help import print_help
+from .loggers import check_loggers
 from .mistakes import message_of
 from .names import nearest
 from .parts import (
@@ -166,6 +167,7 @@ def _check(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: 
     check_targets(config)
     plain = plain_values(config)
     check_config(plain)
+    check_loggers(config)
     own = None
     if "_target_" not in config.data and look_at_data:
         from .data.checks import check_ranking
@@ -328,6 +330,7 @@ def train(config: DictConfig) -> float | None:
     from .checkpoint import check_same_task, read_checkpoint
     from .explain import decision_lines, loss_lines
     from .files import whole_file
+    from .loggers import ended, log_results, log_settings
     from .outputs import evaluate, forget_results, save_predictions, tunes
     from .plan import Line, Plan, print_table, show
     from .resume import keep_earlier, keep_log, resumed_from
@@ -358,9 +361,11 @@ def train(config: DictConfig) -> float | None:
             path.write_text(whole.to_json(), encoding="utf-8")
     waited = module.needs_counts
     reports = config.report and speaks() and not trainer.fast_dev_run  # type: ignore[attr-defined]
-    with _interruptions(trainer, folder), _reported(reports, folder):
+    loggers = trainer.loggers
+    with _interruptions(trainer, folder), _reported(reports, folder), ended(loggers):
         if start is not None:
             keep_log(trainer, start[1])
+        log_settings(trainer, config)
         trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -373,6 +378,7 @@ def train(config: DictConfig) -> float | None:
         best = _best_checkpoint(trainer, resumed=start is not None)
         decision = decision_of(config, module) if tunes(trainer, data) else None
         results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
+        log_results(loggers, results, trainer.global_step)
         if module.untuned is not None:
             print_table("Decision", decision_lines(module.task))
         epoch = str(read_checkpoint(best)["epoch"])

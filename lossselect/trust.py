@@ -22,6 +22,9 @@ PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
 KNOWN = {
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.loggers.CSVLogger",
+    "lightning.pytorch.loggers.MLFlowLogger",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+    "lightning.pytorch.loggers.WandbLogger",
     "lossselect.train.CheckBeforeRun",
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",

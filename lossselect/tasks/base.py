@@ -41,6 +41,8 @@ class Task(ABC):
     monitor: ClassVar[str]
     """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
     metric of `make_metrics`."""
+    headline: ClassVar[str]
+    """The metric that is shown beside the loss while a run goes."""
     training_metrics: ClassVar[tuple[str, ...]]
     """What is computed of the train split in each epoch."""
     target_form: ClassVar[str]

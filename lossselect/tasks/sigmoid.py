@@ -97,6 +97,7 @@ class Binary(_Sigmoid):
 
     name: ClassVar[str] = "binary"
     monitor: ClassVar[str] = "loss"
+    headline: ClassVar[str] = "f1"
     training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
     target_form: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
 
@@ -177,6 +178,7 @@ class Multilabel(_Sigmoid):
 
     name: ClassVar[str] = "multilabel"
     monitor: ClassVar[str] = "map"
+    headline: ClassVar[str] = "f1_macro"
     training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
     width_field: ClassVar[str | None] = "num_labels"
     target_form: ClassVar[str] = "float (N, L) in [0, 1], NaN where missing"

@@ -54,6 +54,7 @@ class Multiclass(Task):
     name: ClassVar[str] = "multiclass"
     activation: ClassVar[str] = "softmax"
     monitor: ClassVar[str] = "loss"
+    headline: ClassVar[str] = "accuracy"
     training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
     width_field: ClassVar[str | None] = "num_classes"
     target_form: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
