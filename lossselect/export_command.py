@@ -1,8 +1,9 @@
 """`lossselect export`, and the export of a run.
 
-lossselect export checkpoint=best.ckpt output=model.onnx
+lossselect export checkpoint=best.ckpt format=onnx
 """
 
+import warnings
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -13,19 +14,21 @@ import torch
 from .console import run_command, settings_of
 from .export import export_model
 from .formats import FORMATS
+from .names import lookup
 
 if TYPE_CHECKING:
+    from .data.splits import Splits
     from .module import TaskModule
 
 USAGE = """\
 Write the model of a checkpoint to a file that serves elsewhere, and compare the two.
 
-  lossselect export checkpoint=runs/first/checkpoints/best.ckpt output=model.onnx
+  lossselect export checkpoint=runs/first/checkpoints/best.ckpt format=onnx
 
   checkpoint=FILE    of a run with a net of ours
-  output=FILE        .onnx, .pt2 (torch.export) or .safetensors
-  format=NAME        onnx, torch_export or safetensors, where the suffix does not tell
-  input=FILE         rows to compare on, as predict takes them; without, normally distributed features
+  format=NAME        onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)
+  output=FILE        with one of these suffixes, which tells the format; without, it is beside the checkpoint
+  input=FILE         rows to compare on, as predict takes them; without, the test rows of the checkpoint's run
 
 A run exports its own best checkpoint with export=onnx, and compares on its test rows.
 The file works with `lossselect predict checkpoint=model.onnx input=new.csv output=out.csv`.
@@ -39,14 +42,17 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     known = signature(export_checkpoint).parameters
-    needed = {"checkpoint": "best.ckpt", "output": "model.onnx"}
+    needed = {"checkpoint": "best.ckpt"}
     export_checkpoint(**settings_of(arguments, known, "lossselect export", needed))
 
 
 def export_checkpoint(
-    checkpoint: str, output: str, format: str | None = None, input: str | None = None
+    checkpoint: str, format: str | None = None, output: str | None = None, input: str | None = None
 ) -> None:
     """Export a checkpoint's model, and print how close it is."""
+    if not (format or output):
+        raise ValueError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
+    path = Path(output or Path(checkpoint).with_suffix(lookup(FORMATS, str(format), "format")))
     from .checkpoint import read_checkpoint
     from .data.preparation import Preparation
     from .module import TaskModule
@@ -57,11 +63,12 @@ def export_checkpoint(
             f"{checkpoint} is of a net of your own, which no checkpoint holds. In Python: "
             "lossselect.export_model(module, path, inputs=rows)."
         )
-    _check_output(Path(output))
+    _check_output(path)
     module = TaskModule.load_from_checkpoint(checkpoint)
     prepared = content.get("TensorData")
-    rows = None
-    if input is not None:
+    if input is None:
+        rows, which = _rows_of_run(Path(checkpoint), content)
+    else:
         if not prepared or "features" not in prepared:
             raise ValueError(
                 f"{checkpoint} does not say how to make inputs of a file (it is not of data=table or "
@@ -71,8 +78,33 @@ def export_checkpoint(
         parts = [
             preparation.features.transform(frame, input, 0)[0] for frame in preparation.frames(input, 8192)
         ]
-        rows = torch.cat([part[torch.arange(len(part))] for part in parts])
-    print_differences(output, export_model(module, output, format, inputs=rows, preparation=prepared))
+        rows, which = torch.cat([part[torch.arange(len(part))] for part in parts]), f"rows of {input}"
+    print_differences(path, export_model(module, path, format, inputs=rows, preparation=prepared), which)
+
+
+def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
+    """Test rows of a checkpoint's run, and what to call them; None where they are not at hand."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from .checkpoint import check_same_task
+    from .parts import own_data
+
+    made_up = "rows of normally distributed features"
+    settings = checkpoint.resolve().parent.parent / ".hydra" / "config.yaml"
+    if not settings.is_file():
+        return None, made_up
+    try:
+        config: Any = OmegaConf.load(settings)
+        if "_target_" in config.data:
+            return None, f"{made_up} (the run's data are your own: input=FILE, or in Python)"
+        with warnings.catch_warnings(action="ignore"):  # the run has said them
+            own = own_data(config)
+        check_same_task(content, own.task)
+    except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
+        return None, f"{made_up} (the run's test rows are not at hand: {error})"
+    split, rows = _rows_of(own.splits)
+    return rows, f"{split} rows"
 
 
 def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:
@@ -82,25 +114,32 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
 
     from .data.module import TensorData
 
+    inputs: Any
     preparation = None
     if isinstance(data, TensorData):
-        split = next(data.splits.rows[name] for name in ("test", "val", "train") if name in data.splits.rows)
-        inputs: Any = data.splits.features[split]
-        preparation = data.splits.preparation
+        split, inputs = _rows_of(data.splits)
+        which, preparation = f"{split} rows", data.splits.preparation
     else:
         loaders = [f"{split}_dataloader" for split in ("test", "val", "train")]
         own = next(name for name in loaders if is_overridden(name, data, LightningDataModule))
         batch = next(iter(getattr(data, own)()), None)
         inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
+        which = f"rows of a {own.removesuffix('_dataloader')} batch"
     path = folder / f"model{FORMATS[format]}"
-    print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation))
+    print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation), which)
 
 
-def print_differences(path: Any, found: Mapping[str, float]) -> None:
+def _rows_of(splits: "Splits") -> tuple[str, torch.Tensor]:
+    """The split to compare on, and its features."""
+    split = next(name for name in ("test", "val", "train") if name in splits.rows)
+    return split, splits.features[splits.rows[split]]
+
+
+def print_differences(path: Path, found: Mapping[str, float], which: str) -> None:
     """What was written, and how close it is."""
     other = round(found["decisions"] * found["rows"])
     print(
-        f"{path}: {found['rows']} rows compared with PyTorch: probabilities differ by "
+        f"{path}: {found['rows']} {which} compared with PyTorch: probabilities differ by "
         f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of themselves, and {other} "
         "decisions."
     )

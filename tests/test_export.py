@@ -11,6 +11,7 @@ from torch import nn
 import lossselect as ls
 from lossselect import cli, formats
 from lossselect.export import export_model
+from lossselect.parts import _own_data
 from lossselect.served import read_export
 
 SUFFIXES = tuple(formats.FORMATS.values())
@@ -284,7 +285,7 @@ class TestCommand:
             monkeypatch, capsys, "export", f"checkpoint={best}", f"output=m{suffix}", "input=t.csv"
         )
         assert (code, err) == (0, "")
-        assert "120 rows compared with PyTorch" in out
+        assert "120 rows of t.csv compared with PyTorch" in out
         assert "and 0 decisions" in out
         given = ("input=t.csv", "keep=[n]")
         assert self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *given, "output=a.csv")[0] == 0
@@ -310,7 +311,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["checkpoint=run/checkpoints/best.ckpt"], "Say output=..."),
+            (["checkpoint=run/checkpoints/best.ckpt"], "Say format=..., one of onnx, torch_export, safetensors, or output="),
             (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
             (
@@ -328,6 +329,21 @@ class TestCommand:
         assert code == 1
         assert message in err
         assert not (run / "m.onnx").exists()
+
+    def test_is_compared_on_the_test_rows_of_its_run(self, run, monkeypatch, capsys, tmp_path):
+        monkeypatch.chdir(run)
+        given = ("checkpoint=run/checkpoints/best.ckpt", "format=onnx")
+        code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+        rows = len((run / "run/predictions.csv").read_text().splitlines()) - 1
+        assert code == 0
+        assert f"run/checkpoints/best.onnx: {rows} test rows compared with PyTorch" in out
+        monkeypatch.chdir(tmp_path)
+        _own_data.cache_clear()  # a process reads a file once
+        given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
+        code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+        assert code == 0
+        assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
+        assert "t.csv" in out
 
     def test_predict_wants_trust(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
