@@ -141,7 +141,7 @@ def print_differences(path: Path, found: Mapping[str, float], which: str) -> Non
     print(
         f"{path}: {found['rows']} {which} compared with PyTorch: probabilities differ by "
         f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of themselves, and {other} "
-        "decisions."
+        f"decisions{', where a probability is at its threshold' * bool(other)}."
     )
 
 

@@ -1,5 +1,6 @@
 """Exported models: the same numbers elsewhere, and what explains them."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import lossselect as ls
-from lossselect import cli, formats
+from lossselect import cli, export, formats
 from lossselect.export import export_model
 from lossselect.parts import _own_data
 from lossselect.served import read_export
@@ -165,10 +166,25 @@ class TestMistakes:
             (Branching(), "m.safetensors", "only a net of ours is built again: format=onnx"),
         ],
     )
-    def test_nets_that_cannot_be_exported(self, net, name, message, tmp_path):
+    def test_nets_that_cannot_be_exported(self, net, name, message, tmp_path, capsys):
         module = ls.TaskModule(ls.Binary(), net)
         with pytest.raises(ValueError, match=message):
             export_model(module, tmp_path / name, inputs=torch.randn(300, 4))
+        assert [*tmp_path.iterdir()] == []
+        assert capsys.readouterr() == ("", "")
+
+    def test_decisions_of_another_threshold(self, tmp_path, monkeypatch):
+        written = export._write_torch_export
+        other = ls.Binary(threshold=0.4)
+
+        def writes(whole, *of):
+            whole = copy.deepcopy(whole)
+            whole.task = other
+            written(whole, *of)
+
+        monkeypatch.setattr(export, "_write_torch_export", writes)
+        with pytest.raises(ValueError, match=r"decides \d+ times otherwise than its own probabilities say"):
+            export_model(module_of(ls.Binary()), tmp_path / "m.pt2", inputs=torch.randn(300, 5))
         assert [*tmp_path.iterdir()] == []
 
     def test_a_forward_of_ones_own_is_not_left_out(self, tmp_path):
@@ -311,7 +327,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["checkpoint=run/checkpoints/best.ckpt"], "Say format=..., one of onnx, torch_export, safetensors, or output="),
+            (
+                ["checkpoint=run/checkpoints/best.ckpt"],
+                "Say format=..., one of onnx, torch_export, safetensors, or output=",
+            ),
             (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
             (
