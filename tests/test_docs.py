@@ -1,9 +1,12 @@
-"""The site names every public name, and the Python of its first page runs."""
+"""The site names every public name, and the Python of its pages runs."""
 
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from trainers import quiet_trainer
 
 import lossselect as ls
 
@@ -22,13 +25,46 @@ def test_every_page_is_in_the_navigation():
         assert f": {page.relative_to(DOCS).as_posix()}\n" in told
 
 
-@pytest.mark.parametrize(
-    "code",
-    re.findall(r"^```python\n(.*?)^```$", (DOCS / "index.md").read_text(encoding="utf-8"), flags=re.M | re.S),
-    ids=["subclass", "loop"],
-)
+def test_every_module_is_found_by_what_it_is_for():
+    told = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package = DOCS.parent / "lossselect"
+    for path in package.rglob("*.py"):
+        folder = path.relative_to(DOCS.parent).parent.as_posix()
+        assert path.name.startswith("__") or f"{path.name}`" in told or f"`{folder}/`" in told, path
+
+
+def python_of(page):
+    """The blocks of Python on a page."""
+    return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("code", python_of("index.md"), ids=["subclass", "loop"])
 @pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
 def test_the_first_page(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     silent = "enable_progress_bar=False, enable_model_summary=False, logger=False, enable_checkpointing=False"
     exec(code.replace("max_epochs=2", f"max_epochs=2, {silent}"), {"__name__": "first_page"})
+
+
+@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+def test_the_page_on_a_project_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subclass, predicts, tunes, loop, sklearn = python_of("project.md")
+    loader = DataLoader(TensorDataset(torch.randn(64, 8), (torch.rand(64, 5) < 0.4).float()), 16)
+    known = {
+        "trainer": quiet_trainer(max_epochs=1),
+        "loader": loader,
+        "val_loader": loader,
+        "test_loader": loader,
+    }
+    exec(subclass, known)
+    known["trainer"].fit(known["model"], loader, loader)
+    known["trainer"].save_checkpoint("best.ckpt")
+    exec(predicts, known)
+    assert sum(map(len, known["names"])) == 64
+    exec(tunes, known)
+    assert known["model"].task.threshold != 0.5
+    exec(loop, known)
+    assert known["fitted"] != known["task"]
+    exec(sklearn.replace("random_state=0", "random_state=0, max_epochs=2"), known)
+    assert known["search"].best_score_ > 0.5
