@@ -68,7 +68,7 @@ def export_model(
         raise ValueError(f"{path} tells no format by its suffix: say format= one of {', '.join(FORMATS)}.")
     suffix = lookup(FORMATS, form, "format")
     if path.suffix.lower() != suffix:
-        raise ValueError(f"{path} must end in {suffix}, as format={form} does.")
+        raise ValueError(f"{path} must end in {suffix} for format={form}.")
     needed(form)
     own = module._arguments.get("net") if _is_plain(module) else None
     spec = dict(own) if isinstance(own, Mapping) else None
@@ -184,6 +184,10 @@ def _said(error: BaseException) -> str:
     text = str(error)
     if operation := re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"found for <?([\w:.]+)", text):
         return f"there is no counterpart of the operation {operation[1]}."
+    if "specialized it to be a constant" in text:
+        return (
+            "it would take no other number of rows. Write features.shape[0], not len(features) or a number."
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
     own = [where for where in place if "site-packages" not in where[0]]

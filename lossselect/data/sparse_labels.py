@@ -25,16 +25,17 @@ def lists_of(arrays: Mapping[str, np.ndarray], path: str) -> LabelLists:
             twice, or whose value is not 1; says the row and the label.
     """
     ours = "offsets" in arrays
+    form = str(arrays["format"].astype(str)) if "format" in arrays and not ours else "csr"
+    if form != "csr":
+        raise ValueError(
+            f"{path} holds a sparse matrix in the format {form}, where csr is needed: "
+            "scipy.sparse.save_npz(path, Y.tocsr())."
+        )
     if lacking := [name for name in (OURS if ours else SCIPYS) if name not in arrays]:
         raise ValueError(
             f"{path} holds no lists of labels, for lack of {some(lacking)}. Write a sparse (N, L) matrix of "
             "0 and 1 with scipy.sparse.save_npz(path, Y.tocsr()), or an array of labels as a .npy. It has: "
             f"{some([*arrays])}."
-        )
-    if not ours and (form := arrays["format"].astype(str).item()) != "csr":
-        raise ValueError(
-            f"{path} holds a sparse matrix in the format {form}, where csr is needed: "
-            "scipy.sparse.save_npz(path, Y.tocsr())."
         )
     indices = _checked(arrays, "indices", path)
     offsets = _checked(arrays, "offsets" if ours else "indptr", path)
