@@ -1,8 +1,8 @@
-"""`explain=true` and `check_only=true`: what a run would do, without Lightning."""
+"""`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -10,7 +10,6 @@ from torch import nn
 
 from .chunked import ChunkedLogits
 from .chunked_loss import chunked_loss
-from .config import head_of, loss_options, monitor_of
 from .data.batches import LabelRows, PositiveRows, TensorBatches
 from .explain import label_table, plan
 from .guards import warn_of_no_positives
@@ -19,14 +18,28 @@ from .infer import check_task
 from .label_lists import LabelLists
 from .mixing import make_mix
 from .nets import make_net
-from .parts import decision_of, net_of, own_data, plain_values, scheduler_of, spec_of
-from .plan import Plan, print_table, show
+from .parts import (
+    OwnData,
+    decision_of,
+    net_of,
+    own_data,
+    plain_values,
+    prepare,
+    scheduler_of,
+    spec_of,
+    training_of,
+)
+from .plan import print_table, show
 from .rules import loss_by_name
+from .settings import Monitor, head_of, loss_options, monitor_of
 from .torch_losses import check_mixes
 from .watch import OutputWatch, check_end
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from .criterion import Loss
+    from .module import TaskModule
     from .tasks import Task
 
 
@@ -68,8 +81,61 @@ class Parts:
         self.criterion.sum_and_count(logits, batch.target, batch.weight)
 
 
-def check_own_data(config: DictConfig) -> None:
-    """Print the plan of data of ours or from a file; to check also the labels, and put a batch through."""
+class OwnRows:
+    """The data of a run as a plan and a first batch need them: what `TensorData` is to Lightning."""
+
+    def __init__(self, own: OwnData, chunked: bool, batch_size: int) -> None:
+        self.task, self.chunked, self.batch_size = own.task, chunked, batch_size
+        self.splits, self.counts = own.splits, own.counts
+        self.num_features = own.splits.features.shape[1]
+
+    def train_dataloader(self) -> Any:
+        """As a run has it."""
+        splits = self.splits
+        if isinstance(splits.labels, LabelLists):
+            target: Any = (PositiveRows if self.chunked else LabelRows)(splits.labels)
+        else:
+            target = check_task(self.task, splits.labels)
+        batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
+        return batches.loader(self.batch_size, shuffle=True)
+
+
+class Looked(NamedTuple):
+    """What a plan is made of, and a first batch."""
+
+    parts: "Parts | TaskModule"
+    data: Any
+    monitor: Monitor
+    decision: dict[str, Any] | None
+    trainer: "Trainer | None" = None
+
+
+def check_only(config: DictConfig) -> None:
+    """Print the plan; to check also the labels of data of ours or from a file, and put a batch through."""
+    ours = "_target_" not in config.data
+    parts, data, monitor, decision, trainer = (_of_ours if ours else _of_theirs)(config)
+    made = plan(parts, data, training_of(config, monitor, trainer), monitor, decision)
+    if config.explain == "json":
+        print(made.to_json(), end="")
+    else:
+        show(made)
+    if not config.check_only:
+        return
+    if ours:
+        print_table("Labels", label_table(parts.task, data.counts), header=("class", *data.counts))
+        evaluated = {} if parts.chunked else {"val": "validation", "test": "test"}  # which has no macro means
+        for split, said in evaluated.items():  # as a run would after it
+            warn_of_no_positives(data.counts[split].positives, parts.task, said)
+    check_end(parts.net, parts.task)
+    batch = next(iter(data.train_dataloader()), None)
+    if batch is None:
+        raise ValueError("The train loader is empty (fewer rows than a batch, under drop_last?).")
+    parts.check_batch(batch)
+    print("The first batch goes through net and loss. Nothing was trained or saved.")
+
+
+def _of_ours(config: DictConfig) -> Looked:
+    """Without Lightning."""
     torch.manual_seed(config.seed)
     plain, own = plain_values(config), own_data(config)
     task, splits, counts = own.task, own.splits, own.counts["train"]
@@ -79,6 +145,7 @@ def check_own_data(config: DictConfig) -> None:
     loss = loss_by_name(task, **loss_options(plain["loss"])).with_counts(counts)
     mix = spec_of(config.mix)
     check_mixes(mix, loss)
+    monitor = monitor_of(plain, task)
     steps = spec_of(config.optimizer), scheduler_of(config)
     parts = Parts(task, net, loss, head_of(plain, task), *steps, make_mix(mix))
     if config.head_bias is not None:
@@ -86,48 +153,21 @@ def check_own_data(config: DictConfig) -> None:
         logits = loss.first_logits(counts) if prior else torch.zeros(task.num_outputs)
         if set_head_bias(parts.whole, task, logits) is not None:
             parts.started_from = "the shares of the train labels" if prior else "0"
-    options = plain["trainer"]
-    devices = options.get("devices")
-    trainer = SimpleNamespace(
-        max_epochs=options["max_epochs"],
-        strategy=SimpleNamespace(root_device=torch.device(_device(options.get("accelerator")))),
-        precision=options.get("precision"),
-        world_size=(devices if isinstance(devices, int) and devices > 0 else 1) * options.get("num_nodes", 1),
-    )
-    data = SimpleNamespace(
-        splits=splits,
-        counts=own.counts,
-        num_features=splits.features.shape[1],
-        batch_size=config.data.batch_size,
-    )
-    decision = decision_of(config, parts) if len(splits.rows["val"]) else None
-    print_plan(plan(parts, data, trainer, monitor_of(plain, task), decision), config)  # type: ignore[arg-type]
-    if not config.check_only:
-        return
-    print_table("Labels", label_table(task, own.counts), header=("class", *own.counts))
-    evaluated = {} if parts.chunked else {"val": "validation", "test": "test"}  # which has no macro means
-    for split, said in evaluated.items():  # as a run would after it
-        warn_of_no_positives(own.counts[split].positives, task, said)
-    check_end(net, task)
-    if isinstance(splits.labels, LabelLists):
-        target: Any = (PositiveRows if parts.chunked else LabelRows)(splits.labels)
-    else:
-        target = check_task(task, splits.labels)
-    batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
-    parts.check_batch(next(iter(batches.loader(config.data.batch_size, shuffle=True))))
-    print("The first batch goes through net and loss. Nothing was trained or saved.")
+    tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
+    data = OwnRows(own, parts.chunked, config.data.batch_size)
+    return Looked(parts, data, monitor, decision_of(config, parts) if tunes else None)
 
 
-def print_plan(plan: Plan, config: DictConfig) -> None:
-    """As the setting `explain` says."""
-    if config.explain == "json":
-        print(plan.to_json(), end="")
-    else:
-        show(plan)
+def _of_theirs(config: DictConfig) -> Looked:
+    from .counting import counts_of_loader
+    from .outputs import tunes
+    from .trainer import build_trainer
 
-
-def _device(accelerator: Any) -> str:
-    """Where Lightning would train."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "cuda:0"
-    return "mps:0" if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available() else "cpu"
+    module, data, monitor = prepare(config)
+    data.prepare_data()
+    data.setup("fit")
+    if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
+        module.use_counts(counts)
+    trainer = build_trainer(plain_values(config.trainer))
+    decision = decision_of(config, module) if tunes(trainer, data) else None
+    return Looked(module, data, monitor, decision, trainer)

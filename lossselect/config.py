@@ -1,21 +1,15 @@
 """A run's config, checked before anything is written, and as far as possible before torch is imported."""
 
-import ast
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from .formats import FORMATS, needed
+from .formats import FORMATS, require
 from .guards import GUARDS, ON_NONFINITE
-from .losses import row_options
 from .names import check_options, lookup, nearest, number, whole
 from .nets import check_head_bias, head_options, make_net, net_options
-from .top_names import check_top, top_metric_names, top_monitor
+from .settings import allowed, head_of, keys_of, loss_options, options_of_loss, packaged, tuned, watching
+from .top_names import check_top, top_metric_names
 
 if TYPE_CHECKING:
     from .counts import LabelCounts
@@ -57,21 +51,6 @@ NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of torch.compile; reduce-overhead makes CUDA graphs."""
 
-MANY_OUTPUTS = 50_000
-"""From so many on head=auto is chunked: metrics of each label then say little, and take long."""
-
-FITS_ANYWHERE = 1 << 26
-"""Bytes of a batch's dense matrices."""
-
-OF_A_RUN = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
-"""Arguments of Lightning's trainer that are groups of the config, or follow from the run."""
-
-OF_STEPS = ("steps_per_execution", "compile")
-"""Settings of ours beside Lightning's: how a step is taken."""
-
-CHECKED_HERE = (*OF_STEPS, "max_epochs", "accumulate_grad_batches", "log_every_n_steps")
-"""Settings of the trainer that are checked without it."""
-
 MOST_SEED = 2**32 - 1
 """What NumPy takes."""
 
@@ -101,7 +80,6 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
         )
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
-    _check_trainer_names(config["trainer"])
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config.get("resume"), str | None):
         raise TypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
@@ -110,7 +88,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
     if config["export"] is not None:
         lookup(FORMATS, config["export"], "format to export")
-        needed(config["export"])
+        require(config["export"], FORMATS[config["export"]].to_write)
+        if config["export"] == "safetensors" and "_target_" in config["model"]:
+            raise ValueError(
+                "export=safetensors holds weights, of which only a net of ours is built again, and the net "
+                "is your own (model._target_): export=onnx or torch_export take the net along."
+            )
     for name in ("check_only", "report"):
         if not isinstance(config[name], bool):
             raise TypeError(f"{name} must be true or false, got {config[name]!r}.")
@@ -142,53 +125,11 @@ def _check_head(config: Mapping[str, Any]) -> None:
         raise ValueError("trainer.compile does not go through head=chunked: leave one of them out.")
     if name == "chunked" and config.get("mix"):
         raise ValueError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
-    if name == "chunked" and (tuned := _tuned(config)):
+    if name == "chunked" and (setting := tuned(config)):
         raise ValueError(
-            f"decision.{tuned} needs all outputs of the validation rows, which head=chunked never has: leave "
-            "it out."
+            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
+            "leave it out."
         )
-
-
-def _needs_dense(config: Mapping[str, Any], task: "Task") -> bool:
-    """Whether something watches a metric that a chunked head has not."""
-    known = {"epoch", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
-    return any(metric is not None and metric not in known for metric in _watching(config).values())
-
-
-def _tuned(config: Mapping[str, Any]) -> str:
-    """A setting of decision that somebody has asked for; nothing where none."""
-    usual = OmegaConf.create((files("lossselect.configs") / "decision" / "tuned.yaml").read_text())
-    decision = config.get("decision") or {}
-    return next((f"{key}={value}" for key, value in decision.items() if value != usual.get(key)), "")
-
-
-def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
-    """What `TaskModule` takes for a head: where it is auto, by the number of outputs and the memory."""
-    from .chunked_loss import chunkable
-    from .memory import memory_of_machine
-
-    head = head_options(config.get("head"), ("auto",))
-    if head["name"] != "auto":
-        return head
-    try:
-        check_top(task)
-    except ValueError:
-        return {"name": "dense"}
-    fits = (
-        "_target_" not in config["model"]
-        and not config.get("mix")
-        and not config["trainer"].get("compile")
-        and not _tuned(config)
-        and not _needs_dense(config, task)
-        and config["loss"]["name"] in chunkable(task.activation)
-        and "_target_" not in config["data"]
-    )
-    if not fits or task.num_outputs >= MANY_OUTPUTS:
-        return {"name": "chunked" if fits else "dense"}
-    # logits, target, gradient and a copy, float32; of a few megabytes nobody need ask a GPU how much it has
-    dense = 16 * task.num_outputs * config["data"].get("batch_size", 1)
-    memory = memory_of_machine() if dense > FITS_ANYWHERE else None
-    return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
 def check_task_settings(
@@ -232,7 +173,7 @@ def check_task_settings(
         check_top(task)
         if name != "auto":
             check_chunkable(loss)
-    for setting, metric in _watching(config).items():
+    for setting, metric in watching(config).items():
         _check_monitor(setting, metric, config, task if counts is not None else None, task)
 
 
@@ -250,36 +191,6 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
         with torch.random.fork_rng(devices=[]):
             pair = EncodedBatch(torch.zeros(2, *shape[1:]), torch.cat([target, target]))
             mixed(pair, loss.task)
-
-
-def _check_trainer_names(options: Mapping[str, Any]) -> None:
-    """ValueError for a setting that Lightning's trainer has not, told by its source, which is not run."""
-    if set(options) <= set(settings_of("trainer", "default")):
-        return
-    place = find_spec("lightning")
-    source = Path(next(iter(place.submodule_search_locations or ()), "")) if place else Path()
-    source = source / "pytorch" / "trainer" / "trainer.py"
-    if not source.is_file():
-        return  # the trainer itself will tell
-    (init,) = (
-        function
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == "Trainer"
-        for function in node.body
-        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
-    )
-    known = [argument.arg for argument in (*init.args.args, *init.args.kwonlyargs) if argument.arg != "self"]
-    check_options(options, [*(name for name in known if name not in OF_A_RUN), *OF_STEPS], "trainer")
-
-
-def needs_trainer(config: Mapping[str, Any]) -> bool:
-    """Whether a setting of the trainer is other than usual, and of those that Lightning alone can check."""
-    text = (files("lossselect.configs") / "trainer" / "default.yaml").read_text(encoding="utf-8")
-    usual = {**OmegaConf.create(text), **dict.fromkeys(CHECKED_HERE)}
-    return any(
-        key not in usual or (usual[key] != value and key not in CHECKED_HERE)
-        for key, value in config["trainer"].items()
-    )
 
 
 def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
@@ -329,68 +240,13 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     return make_task(name, num_outputs=width if sized else None, **options)
 
 
-def options_of_loss(name: Any) -> dict[str, Any]:
-    """All options of a loss with their defaults; "auto" has none."""
-    return {} if name == "auto" else row_options(name)
-
-
-def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """The loss's name and those of its options that differ from the default.
-
-    A default that the task's form of the loss lacks (alpha under softmax) was not asked for.
-    """
-    defaults = options_of_loss(loss["name"])
-    return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
-
-
-def _watching(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Which settings name a metric, and what they name."""
-    parts = {"scheduler": config.get("scheduler")}
-    parts |= {f"callbacks.{name}": entry for name, entry in (config.get("callbacks") or {}).items()}
-    named = {
-        f"{part}.monitor": entry["monitor"] for part, entry in parts.items() if entry and "monitor" in entry
-    }
-    return {"monitor": config["monitor"], **named}
-
-
-def monitor_of(config: Mapping[str, Any], task: "Task") -> str:
-    """What chooses the run's checkpoint: "epoch" is the last one.
-
-    A learning rate that has gone to 0 leaves nothing to choose but noise: on small validation splits the last
-    epoch is better than the best one. Without such a schedule it is the task's own.
-    """
-    if config["monitor"]:
-        return str(config["monitor"])
-    return "epoch" if _anneals(config) else own_monitor(config, task)
-
-
-def _anneals(config: Mapping[str, Any]) -> bool:
-    """Whether the learning rate has gone to 0 when the run ends."""
-    scheduler, options = config.get("scheduler") or {}, config["trainer"]
-    stopping = (config.get("callbacks") or {}).get("early_stopping") or {}
-    return (
-        scheduler.get("name") == "CosineAnnealingLR"
-        and scheduler.get("T_max") == options.get("max_epochs")
-        and not scheduler.get("eta_min")
-        and options.get("max_steps") in (None, -1)
-        and not options.get("max_time")
-        # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
-        and stopping.get("monitor") in (None, "epoch")
-    )
-
-
-def own_monitor(config: Mapping[str, Any], task: "Task") -> str:
-    """The metric of the validation split that runs of the task are judged by, where nothing else is said."""
-    return f"val/{top_monitor(task) if head_of(config, task)['name'] == 'chunked' else task.monitor}"
-
-
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
     """ValueError for settings of an early stopping that will stop nothing."""
     entry = (config.get("callbacks") or {}).get("early_stopping")
     if monitor != "epoch" or not entry or entry.get("monitor") not in (None, "epoch"):
         return
-    usual = OmegaConf.create((files("lossselect.configs") / "callbacks" / "default.yaml").read_text())
-    changed = {k for k in entry if k != "monitor" and entry[k] != usual.early_stopping.get(k)}
+    usual = packaged("callbacks", "default").early_stopping
+    changed = {k for k in entry if k != "monitor" and entry[k] != usual.get(k)}
     if changed:
         raise ValueError(
             f"callbacks.early_stopping.{min(changed)} has no effect: the run keeps its last epoch, where the "
@@ -426,18 +282,13 @@ def _check_monitor(
             *(f"val/{name}" for name in top_metric_names(like, width, counted)),
         )
         known += [name for name in names if name not in known]
-    if setting == "monitor":
+    if setting == "monitor" or setting.startswith("callbacks."):
         known.append("epoch")
     if metric is not None and metric not in known:
         raise ValueError(
             f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
             f"{', '.join(known)}." + (" (head=dense has others.)" if head == "chunked" else "")
         )
-
-
-def allowed(allow: Any) -> list[str]:
-    """The names in the setting `allow`, which may be one, several or none."""
-    return [] if allow is None else [allow] if isinstance(allow, str) else [*allow]
 
 
 def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
@@ -453,7 +304,7 @@ def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
 def _check_decision(decision: Any) -> None:
     if decision is None:
         return
-    settings = settings_of("decision", "tuned")
+    settings = keys_of("decision", "tuned")
     if not isinstance(decision, Mapping):
         raise ValueError(
             f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
@@ -467,7 +318,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
     if "_target_" in data:
         return
     lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
-    settings = settings_of("data", data["name"])
+    settings = keys_of("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     if lacking := [name for name in settings if name not in data]:
         raise ValueError(f"data.{lacking[0]} is missing.")
@@ -480,12 +331,6 @@ def _check_data(data: Mapping[str, Any]) -> None:
             raise ValueError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
     if data["name"] in FILES:
         _check_files(data)
-
-
-def settings_of(group: str, name: str) -> list[str]:
-    """The keys of configs/GROUP/NAME.yaml."""
-    text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
-    return [*OmegaConf.create(text)]
 
 
 def _check_files(data: Mapping[str, Any]) -> None:

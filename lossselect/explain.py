@@ -1,7 +1,7 @@
 """What a task implies, and what a run will do: the lines of a plan."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,26 @@ from .label_lists import LabelLists
 from .names import some
 from .optim import best_mode
 from .plan import Line, Plan
+from .settings import Monitor
 from .tasks import Task
 from .top_names import top_metric_names
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
     from .data.splits import Splits
-    from .module import TaskModule
+
+
+class Training(NamedTuple):
+    """How a run trains, as far as a plan tells."""
+
+    limits: str
+    """Which ends it."""
+    stopping: str
+    """What ends it before; "" where nothing does."""
+    device: str
+    precision: str
+    processes: int = 1
+    accumulate: int = 1
+    """Batches of each process to an optimizer step."""
 
 
 def explain_task(task: Task, loss: Any) -> Plan:
@@ -43,18 +55,18 @@ def explain_task(task: Task, loss: Any) -> Plan:
 
 
 def plan(
-    module: "TaskModule",
+    module: Any,
     data: Any,
-    trainer: "Trainer",
-    monitor: str,
+    training: Training,
+    monitor: Monitor,
     decision: Mapping[str, Any] | None = None,
 ) -> Plan:
     """What a run will do, why, and which settings change it.
 
     Args:
-        module: With a loss of ours.
+        module: A `TaskModule`, or what one is made of (`check.Parts`).
         data: A `TensorData`, or the user's own data module.
-        trainer: That will fit it.
+        training: How it is fitted.
         monitor: By which the best checkpoint is chosen.
         decision: Options of `fit_decision`; None where the decision is not fitted.
     """
@@ -71,15 +83,10 @@ def plan(
         _metrics_line(task, head, splits is not None),
         _checkpoint_line(monitor),
     ]
-    if module.started_from:
-        lines.append(
-            Line(
-                "head bias",
-                f"starts from {module.started_from}",
-                "the first loss is then about the entropy of the labels, and no step is spent on that",
-                "head_bias=zero",
-            )
-        )
+    if start := module.started_from:
+        why = "the first loss is then about the entropy of the labels, and no step is spent on that"
+        why, change = ("", "head_bias=prior") if start == "0" else (why, "head_bias=zero")
+        lines.append(Line("head bias", f"starts from {start}", why, change))
     if module.mix:
         name = module.mix.func.__name__
         lines.append(
@@ -87,8 +94,15 @@ def plan(
         )
     lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
     weights = sum(p.numel() for p in module.parameters())
-    lines.append(Line("model", f"{type(module.net).__name__}, {weights:,} weights", "", "model=linear"))
-    return Plan("Plan", [*lines, *_training_lines(module, data, trainer)])
+    net = type(module.net).__name__
+    change = "model=mlp" if net == "Linear" else "model=linear"
+    lines.append(Line("model", f"{net}, {weights:,} weights", "", change))
+    return Plan("Plan", [*lines, *_training_lines(module, data, training)])
+
+
+def others(setting: str, chosen: str, *variants: str) -> str:
+    """The variants of a setting but the chosen one, whose class may have a longer name."""
+    return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
 
 def _names(task: Task) -> str:
@@ -223,12 +237,12 @@ def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> Line:
     )
 
 
-def _checkpoint_line(monitor: str) -> Line:
-    if monitor == "epoch":
-        why = "the learning rate has gone to 0 by then"
+def _checkpoint_line(monitor: Monitor) -> Line:
+    metric, why = monitor
+    if metric == "epoch":
         return Line("checkpoint", "of the last epoch", why, "monitor=val/loss (of the best)")
-    best = f"of the epoch with the best {monitor} ({best_mode(monitor)})"
-    return Line("checkpoint", best, "", "monitor=val/f1_macro, monitor=epoch (the last)")
+    best = f"of the epoch with the best {metric} ({best_mode(metric)})"
+    return Line("checkpoint", best, why, "monitor=val/f1_macro, monitor=epoch (the last)")
 
 
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
@@ -243,17 +257,21 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
         yield Line("features", some(splits.columns, 20), "", "data.exclude=[...]")
 
 
-def _training_lines(module: "TaskModule", data: Any, trainer: "Trainer") -> Iterator[Line]:
-    yield Line("optimizer", _spec(module.optimizer_spec or "AdamW"), "", "optimizer=sgd, optimizer.lr=1e-4")
-    yield Line("schedule", _spec(module.scheduler_spec or "none"), "", "scheduler=none, scheduler=plateau")
+def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line]:
+    steps, schedule = _spec(module.optimizer_spec or "AdamW"), _spec(module.scheduler_spec or "none")
+    yield Line("optimizer", steps, "", f"{others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")
+    yield Line("schedule", schedule, "", others("scheduler", schedule, "cosine", "plateau", "none"))
     rows = getattr(data, "batch_size", None)
     batches = f"; batches of {rows} rows" if rows else ""
-    said = f"at most {trainer.max_epochs} epochs{batches}"
-    yield Line("training", said, "", "trainer.max_epochs=..., data.batch_size=...")
-    where = f"{trainer.strategy.root_device.type}, precision {trainer.precision}"
-    ranks, group = trainer.world_size, getattr(trainer, "accumulate_grad_batches", 1)
-    if ranks > 1:
-        where += f", {ranks} processes" + (f", {ranks * rows * group} rows a step" if rows else "")
+    group = training.processes * training.accumulate
+    if group > 1 and rows:
+        batches += f", {rows * group} rows a step"
+    change = "trainer.max_epochs=..., data.batch_size=..."
+    yield Line("training", f"{training.limits}{batches}", "", change)
+    early = "callbacks.early_stopping.monitor=val/loss" if not training.stopping else "callbacks=none"
+    yield Line("stopping", training.stopping or "not before that", "", early)
+    where = f"{training.device}, precision {training.precision}"
+    where += f", {training.processes} processes" if training.processes > 1 else ""
     yield Line("device", where, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
 
 

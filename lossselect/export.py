@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from .chunked import ChunkedLinear
 from .files import whole_file
-from .formats import FORMATS, needed
-from .names import lookup
-from .served import KEY, OUTPUTS, Outputs, read_export
+from .formats import FORMATS, format_of, require
+from .served import KEY, Outputs, Prediction, read_export
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ CLOSE = 1e-5
 def export_model(
     module: "TaskModule",
     path: str | Path,
-    format: str | None = None,
     *,
     inputs: Tensor | None = None,
     preparation: Mapping[str, Any] | None = None,
@@ -47,8 +45,7 @@ def export_model(
 
     Args:
         module: On whichever device; it is exported for the CPU.
-        path: The file, which is written whole or not at all.
-        format: "onnx", "torch_export" or "safetensors"; None tells it by the suffix.
+        path: The file, which is written whole or not at all: .onnx, .pt2 (torch.export) or .safetensors.
         inputs: Rows as the net takes them, to trace it with and to compare on; None takes normally
             distributed ones for a net of ours.
         preparation: What features went through: the "TensorData" of a checkpoint.
@@ -63,21 +60,23 @@ def export_model(
         ModuleNotFoundError: a package that the format needs is not installed.
     """
     path = Path(path)
-    form = format or next((name for name, suffix in FORMATS.items() if suffix == path.suffix.lower()), None)
+    form = format_of(path)
     if form is None:
-        raise ValueError(f"{path} tells no format by its suffix: say format= one of {', '.join(FORMATS)}.")
-    suffix = lookup(FORMATS, form, "format")
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"{path} must end in {suffix} for format={form}.")
-    needed(form)
+        suffixes = ", ".join(form.suffix for form in FORMATS.values())
+        raise ValueError(f"{path} tells no format by its suffix, which must be one of {suffixes}.")
+    require(form, FORMATS[form].to_write)
     own = module._arguments.get("net") if _is_plain(module) else None
     spec = dict(own) if isinstance(own, Mapping) else None
     if inputs is None:
         if spec is None:
             raise ValueError("A net of your own is traced with rows of its inputs: pass inputs=.")
         inputs = torch.randn(256, spec["num_features"], generator=torch.Generator().manual_seed(0))
-    if not isinstance(inputs, Tensor) or len(inputs) < 2:
-        raise ValueError("inputs must be a tensor of two rows or more, as the net takes them.")
+    if not isinstance(inputs, Tensor) or not inputs.dim() or not len(inputs):
+        came = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ValueError(
+            f"inputs must be a tensor of rows, as the net takes them, got {came}: a model for elsewhere has "
+            "one input."
+        )
     if form == "safetensors" and spec is None:
         raise ValueError(
             "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
@@ -92,9 +91,10 @@ def export_model(
         "safetensors": _write_safetensors,
     }
     with whole_file(path) as temporary, _silence():
-        named = temporary.with_name(f"{temporary.name}{suffix}")
+        named = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
-            write[form](whole, inputs[:2], facts, named)
+            # of a single row torch.export would make a program for one row alone
+            write[form](whole, torch.cat([inputs[:1], inputs[-1:]]), facts, named)
             differences = _compared(whole, named, inputs)
             named.replace(temporary)
         finally:
@@ -200,7 +200,9 @@ def _write_onnx(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
 
     program = _traced(whole, inputs)
     try:
-        made = torch.onnx.export(program, input_names=["features"], output_names=[*OUTPUTS], verbose=False)
+        made = torch.onnx.export(
+            program, input_names=["features"], output_names=[*Prediction._fields], verbose=False
+        )
     except Exception as error:
         causes = error
         while causes.__cause__ is not None:

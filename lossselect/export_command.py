@@ -13,7 +13,7 @@ import torch
 
 from .console import run_command, settings_of
 from .export import export_model
-from .formats import FORMATS
+from .formats import FORMATS, format_of
 from .names import lookup
 
 if TYPE_CHECKING:
@@ -52,7 +52,12 @@ def export_checkpoint(
     """Export a checkpoint's model, and print how close it is."""
     if not (format or output):
         raise ValueError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
-    path = Path(output or Path(checkpoint).with_suffix(lookup(FORMATS, str(format), "format")))
+    if format is not None:
+        lookup(FORMATS, format, "format")
+        output = output or str(Path(checkpoint).with_suffix(FORMATS[format].suffix))
+        if format_of(output) != format:
+            raise ValueError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
+    path = Path(str(output))
     from .checkpoint import read_checkpoint
     from .data.preparation import Preparation
     from .module import TaskModule
@@ -79,7 +84,7 @@ def export_checkpoint(
             preparation.features.transform(frame, input, 0)[0] for frame in preparation.frames(input, 8192)
         ]
         rows, which = torch.cat([part[torch.arange(len(part))] for part in parts]), f"rows of {input}"
-    print_differences(path, export_model(module, path, format, inputs=rows, preparation=prepared), which)
+    print_differences(path, export_model(module, path, inputs=rows, preparation=prepared), which)
 
 
 def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
@@ -123,9 +128,9 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
         loaders = [f"{split}_dataloader" for split in ("test", "val", "train")]
         own = next(name for name in loaders if is_overridden(name, data, LightningDataModule))
         batch = next(iter(getattr(data, own)()), None)
-        inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
+        inputs = None if batch is None else module.unpack(batch)[0]
         which = f"rows of a {own.removesuffix('_dataloader')} batch"
-    path = folder / f"model{FORMATS[format]}"
+    path = folder / f"model{FORMATS[format].suffix}"
     print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation), which)
 
 

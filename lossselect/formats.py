@@ -1,18 +1,37 @@
 """The forms that a model is exported in. Needs no torch."""
 
-from importlib.util import find_spec
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
-FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
-"""And the suffix that each takes."""
-
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",), "torch_export": ()}
-"""The packages that write each, the last of which reads it."""
+from .packages import is_installed
 
 
-def needed(form: str, running: bool = False) -> None:
+class Format(NamedTuple):
+    """A form, and what one needs for it."""
+
+    suffix: str
+    to_write: tuple[str, ...] = ()
+    """Packages; what is written is read again, to compare."""
+    to_read: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), ("onnxruntime",)),
+    "torch_export": Format(".pt2"),
+    "safetensors": Format(".safetensors", ("safetensors",), ("safetensors",)),
+}
+
+
+def format_of(path: str | Path) -> str | None:
+    """The format that a file's suffix tells, if it does."""
+    suffix = Path(path).suffix.lower()
+    return next((name for name, form in FORMATS.items() if form.suffix == suffix), None)
+
+
+def require(form: str, packages: Iterable[str]) -> None:
     """ModuleNotFoundError where a package that a format needs is not installed."""
-    names = NEEDS[form][-1:] if running else NEEDS[form]
-    lacking = [name for name in names if find_spec(name) is None]
+    lacking = [name for name in packages if not is_installed(name)]
     if lacking:
         raise ModuleNotFoundError(
             f"format={form} needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not "

@@ -1,17 +1,19 @@
 """Where a run's metrics go beside its CSV log: TensorBoard, W&B, MLflow or a logger of the user's own.
 
-The CSV log stays beside any of them, as the report and `resume` read it.
+The CSV log stays beside any of them, and where it is, as the report and `resume` read it.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+
+from .packages import is_installed
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -26,34 +28,40 @@ PACKAGES = {
 }
 """Of which Lightning's loggers need one."""
 
-NO_SETTING = ("hydra", "logger", "trust", "resume", "explain", "check_only", "report", "allow", "experiment")
+NO_SETTING = (
+    *("hydra", "logger", "trust", "resume", "explain", "check_only", "export", "report", "allow"),
+    "experiment",
+)
 """What is not logged of a config: it changes nothing of what is trained."""
 
 
-def _chosen(config: DictConfig) -> dict[str, DictConfig]:
-    """The loggers by where they stand: one, or several with a name each."""
+def _chosen(config: DictConfig) -> dict[str, Any]:
+    """The loggers beside the CSV log, by where they stand: one, or several with a name each."""
     entry = config.get("logger")
-    if not entry or (isinstance(entry, DictConfig) and "_target_" in entry):
-        return {"logger": entry} if entry else {}
+    if not entry:
+        return {}
     if not isinstance(entry, DictConfig):
         raise ValueError(f"logger must have a _target_, or be none; it is {entry!r}.")
-    nodes = {f"logger.{name!s}": entry._get_node(name) for name in entry}  # which need not resolve yet
-    return {place: node for place, node in nodes.items() if not node._is_none()}  # type: ignore[union-attr,misc]
+    if "_target_" in entry:
+        return {"logger": entry}
+    plain: Any = OmegaConf.to_container(entry, resolve=False)  # where a run's folder is, is not known yet
+    return {f"logger.{name!s}": entry[name] for name in plain if name != "csv" and plain[name] is not None}
 
 
 def check_loggers(config: DictConfig) -> None:
     """ValueError for a logger that cannot be made, or whose package is not installed."""
+    _keeps_csv(config)
     for place, entry in _chosen(config).items():
         if not isinstance(entry, DictConfig) or "_target_" not in entry:
             raise ValueError(f"{place} must have a _target_, or be null; it is {entry!r}.")
         name = str(entry["_target_"]).rpartition(".")[2]
         packages = PACKAGES.get(name, ())
-        if packages and not any(map(_is_installed, packages)):
+        if packages and not any(map(is_installed, packages)):
             raise ValueError(
                 f"{name} needs a package that is not installed: pip install {' (or '.join(packages)}"
                 f"{')' * (len(packages) - 1)}. logger=csv needs none."
             )
-        if name == "MLFlowLogger" and not _is_installed("sqlalchemy"):
+        if name == "MLFlowLogger" and not is_installed("sqlalchemy"):
             uri = str(entry.get("tracking_uri") or "")
             if "://" in uri and not uri.startswith(("http", "databricks", "uc", "file")):
                 raise ValueError(
@@ -63,33 +71,50 @@ def check_loggers(config: DictConfig) -> None:
                 )
 
 
-def _is_installed(package: str) -> bool:
-    """Without importing it; a folder of that name, as W&B makes one, is none."""
-    found = find_spec(package)
-    return found is not None and found.origin is not None
+def _keeps_csv(config: DictConfig) -> bool:
+    """Whether the run has its CSV log."""
+    if not (entry := config.get("logger")):
+        return False
+    keeps = entry.get("csv", True) if isinstance(entry, DictConfig) else True
+    if not isinstance(keeps, bool):
+        raise TypeError(f"logger.csv must be true or false, got {keeps!r}.")
+    return keeps
 
 
 def loggers_of(config: DictConfig, folder: Path) -> "list[Logger]":
-    """The CSV log first, then the others; none where the config has none."""
+    """The CSV log, and the others that the config names; none where it has none."""
     from lightning.pytorch.loggers import CSVLogger, Logger
 
     # that MLflow has a new experiment is said twice, and nothing to warn of
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
-    made: list[Logger] = []
+    made: list[Logger] = [CSVLogger(folder, "logs", "")] if _keeps_csv(config) else []
     for place, entry in _chosen(config).items():
         logger = hydra.utils.instantiate(entry)
         if not isinstance(logger, Logger):
             raise TypeError(f"{place}._target_ must make a logger of Lightning, got {type(logger).__name__}.")
         made.append(logger)
-    if made and not any(isinstance(logger, CSVLogger) for logger in made):
-        made.insert(0, CSVLogger(folder, "logs", ""))
     return made
 
 
 def settings_as_written(config: DictConfig) -> dict[str, Any]:
-    """By their names on the command line; nothing is resolved, as it may be a secret."""
+    """By their names on the command line. What the environment tells is not looked up: it may be a secret."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    return dict(_flat({name: value for name, value in plain.items() if name not in NO_SETTING}))
+    every = dict(_flat(plain))
+    return {
+        name: _referred_to(value, every)
+        for name, value in every.items()
+        if name.partition(".")[0] not in NO_SETTING
+    }
+
+
+def _referred_to(value: Any, every: Mapping[str, Any]) -> Any:
+    """Of a text such as ${seed} that setting's value, if it is given as one."""
+    for _ in every:
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+        if reference is None or reference[1] not in every:
+            break
+        value = every[reference[1]]
+    return value
 
 
 def _flat(values: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,9 +131,15 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
     """Tell the loggers a run's settings; the CSV log stands beside the config itself."""
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 
+    if not trainer.is_global_zero:
+        return
     settings = settings_as_written(config)
     for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger) or not trainer.is_global_zero:
+        try:
+            getattr(logger, "experiment", None)  # which many make as late as this, in their order
+        except TypeError as error:
+            raise ValueError(f"{type(logger).__name__} cannot be set up as it is asked to: {error}") from None
+        if isinstance(logger, CSVLogger):
             continue
         known: Mapping[str, Any] = {}
         if isinstance(logger, MLFlowLogger):  # which lets none change, of a run that goes on

@@ -16,9 +16,9 @@ from hydra.errors import (
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from .config import settings_of
 from .losses import LOSSES, find_loss, row_options
 from .names import nearest, setting
+from .settings import keys_of
 
 SPEAKING = (
     __package__,
@@ -156,7 +156,7 @@ GROUPS = ("trainer", "optimizer", "scheduler", "model", "data")
 def _settings_in(config: Any, part: str) -> Iterable[str]:
     """The keys of a part of the config; of data, also those of a table."""
     own = config.get(part) or {}
-    return [*own, *(settings_of("data", "table") if part == "data" else ())]
+    return [*own, *(keys_of("data", "table") if part == "data" else ())]
 
 
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
@@ -186,7 +186,7 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
     if parent in ("trainer", "optimizer", "scheduler") or parent.startswith("logger."):
         said += f" Another one that it takes is added with a plus: +{key}=..."
-    if parent == "data" and name in settings_of("data", "table"):
+    if parent == "data" and name in keys_of("data", "table"):
         said += f" {name} is a setting of data=table: say that too."
     homes = [part for part in GROUPS if known and not parent and name in _settings_in(config, part)]
     if parent == "logger":  # of which there may be several, by their names

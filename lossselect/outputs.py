@@ -34,7 +34,7 @@ from .tuning import tune_decision
 RESULTS = (
     *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
-    *(f"model{suffix}" for suffix in FORMATS.values()),
+    *(f"model{form.suffix}" for form in FORMATS.values()),
 )
 """What a run leaves beside its checkpoints and its log."""
 

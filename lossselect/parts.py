@@ -14,13 +14,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from .config import FILES
 from .names import some
+from .settings import Monitor, head_of, loss_options, monitor_of, needs_trainer
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
     from torch import nn
 
     from .counts import LabelCounts
     from .data.splits import Splits
+    from .explain import Training
+    from .module import TaskModule
     from .tasks import Task
 
 
@@ -209,8 +213,109 @@ def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in known.items() if key not in entry}
 
 
-def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
-    """Lightning's trainer with its callbacks and logger."""
+class Prepared(NamedTuple):
+    """What a run trains, on what, and what chooses its best checkpoint."""
+
+    module: "TaskModule"
+    data: "LightningDataModule"
+    monitor: Monitor
+
+
+def prepare(config: DictConfig) -> Prepared:
+    """Make the module and the data; `config.monitor`, to which callbacks refer, is told what chooses."""
+    from lightning.pytorch import seed_everything
+
+    from .data.module import TensorData
+    from .module import TaskModule
+
+    # before the user's own net or data draw a number
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = data_of(config)
+    task = task_of(config, data)
+    head = head_of(plain_values(config), task)
+    if head["name"] == "chunked" and isinstance(data, TensorData):
+        data.take_positives()
+    monitor = monitor_of(plain_values(config), task)
+    config.monitor = monitor.metric
+    module = TaskModule(
+        task,
+        net_of(config, task, data),
+        loss_options(plain_values(config.loss)),
+        spec_of(config.optimizer),
+        scheduler_of(config),
+        config.head_bias,
+        spec_of(config.mix),
+        head,
+        config.on_nonfinite,
+    )
+    if compile_by := config.trainer.get("compile"):
+        import torch
+
+        torch.compiler.reset()  # a function is compiled eight times, then left: the jobs of a sweep are more
+        module.compile(**({} if compile_by is True else {"mode": compile_by}))
+    if isinstance(data, TensorData):  # else fit counts the labels
+        module.use_counts(data.counts["train"])
+    return Prepared(module, data, monitor)
+
+
+def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
+    """How a run trains, for its plan.
+
+    Args:
+        config: The run's.
+        monitor: What chooses its checkpoint.
+        trainer: That fits it. None makes one, or where its settings are the usual ones tells without
+            Lightning, whose import takes seconds.
+    """
+    from .explain import Training
+
+    plain = plain_values(config)
+    options = plain["trainer"]
+    if trainer is None and needs_trainer(plain):
+        from .trainer import build_trainer
+
+        trainer = build_trainer(options)
+    limits = [f"at most {options['max_epochs']} epochs"]
+    limits += [f"{steps} steps"] if (steps := options.get("max_steps", -1)) != -1 else []
+    limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
+    stopping = _stopping(plain, monitor.metric)
+    if trainer is None:
+        where, precision, processes = device_of(), options["precision"], 1
+    else:
+        where, precision, processes = (
+            trainer.strategy.root_device.type,
+            trainer.precision,
+            trainer.world_size,
+        )
+    group = options.get("accumulate_grad_batches", 1)
+    return Training(" or ".join(limits), stopping, where, str(precision), processes, group)
+
+
+def device_of() -> str:
+    """Where Lightning trains by accelerator=auto."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _stops_early(entry: Any) -> bool:
+    return bool(entry) and str(entry.get("_target_")).endswith("EarlyStopping")
+
+
+def _stopping(plain: Any, metric: str) -> str:
+    """Which early stopping there is, in words."""
+    said = []
+    for entry in (plain.get("callbacks") or {}).values():
+        watched = _stops_early(entry) and (entry.get("monitor") or metric)
+        if watched and watched != "epoch":
+            said.append(f"after {entry.get('patience', 3)} epochs without a better {watched}")
+    return ", or ".join(said)
+
+
+def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpoint]":
+    """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from .loggers import loggers_of
@@ -234,7 +339,8 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     checks = [NeedsValidation(config.monitor), CanSave(folder / "checkpoints")]
     callbacks: list[Any] = [best, *checks] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
-        if entry and entry.get("monitor") != "epoch":  # which is better with each epoch, and stops nothing
+        # the last epoch is better than those before: nothing is to be stopped
+        if entry and not (_stops_early(entry) and entry.get("monitor") == "epoch"):
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
     if keeps:
         callbacks.append(SaveAndStop(folder / "checkpoints" / "last.ckpt"))
@@ -248,10 +354,6 @@ def trainer_of(config: DictConfig, folder: Path) -> "Trainer":
     options["enable_progress_bar"] = shows and on_terminal()
     if shows:
         callbacks.append(ProgressBar() if on_terminal() else ProgressLines())
-    return build_trainer(
-        options,
-        callbacks=callbacks,
-        enable_checkpointing=keeps,
-        logger=loggers_of(config, folder) or False,
-        default_root_dir=folder,
-    )
+    loggers = loggers_of(config, folder) or False
+    kept = {"enable_checkpointing": keeps, "logger": loggers, "default_root_dir": folder}
+    return build_trainer(options, callbacks=callbacks, **kept), best

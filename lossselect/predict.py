@@ -131,7 +131,7 @@ def _model(
 ) -> "tuple[Preparation, Callable[[Any], dict[str, Any]]]":
     """How inputs are made of a file, and what makes columns of predictions of the inputs."""
     from .data.preparation import Preparation
-    from .formats import FORMATS
+    from .formats import format_of
     from .predicted import prediction_columns, top_columns
     from .served import read_export
 
@@ -139,7 +139,7 @@ def _model(
         "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
         "inputs of a file. In Python:"
     )
-    if Path(checkpoint).suffix.lower() in FORMATS.values():
+    if format_of(checkpoint):
         served = read_export(checkpoint, trust)
         if (preparation := served.preparation) is None:
             raise ValueError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")

@@ -3,13 +3,14 @@
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .formats import needed
+from .formats import FORMATS, format_of, require
 from .tasks import Task, make_task
 
 if TYPE_CHECKING:
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
 KEY = "lossselect"
 """Of the metadata."""
 
-OUTPUTS = ("logits", "probabilities", "decisions")
-"""Names of what a model returns."""
 
-
-class Said(NamedTuple):
+class Prediction(NamedTuple):
     """What a model returns for some rows."""
 
     logits: Tensor
@@ -49,26 +47,16 @@ class Outputs(nn.Module):
         return logits, probabilities, self.task.decide(probabilities)
 
 
+@dataclass(frozen=True)
 class Served:
-    """An exported model.
+    """An exported model: called with features it returns a `Prediction`."""
 
-    Args:
-        path: Of its file, for messages.
-        facts: Its metadata, of JSON.
-    """
-
-    def __init__(self, path: Path, facts: str | None) -> None:
-        self.path = path
-        self.run: Callable[[Tensor], Any]
-        """Takes features, and returns logits, probabilities and decisions."""
-        if not facts:
-            raise ValueError(f"{path} was not written by lossselect export: it does not say what it decides.")
-        try:
-            self.facts: dict[str, Any] = json.loads(facts)
-            self.task: Task = make_task(**self.facts["task"])
-            self.features = self.facts["features"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged: what it says of its task cannot be read: {error}") from None
+    path: Path
+    facts: dict[str, Any]
+    """Its metadata."""
+    task: Task
+    run: Callable[[Tensor], Any]
+    """Takes features, and returns logits, probabilities and decisions."""
 
     @property
     def preparation(self) -> "Preparation | None":
@@ -81,10 +69,10 @@ class Served:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{self.path} is damaged: its preparation cannot be read: {error}") from None
 
-    def __call__(self, features: Tensor) -> Said:
+    def __call__(self, features: Tensor) -> Prediction:
         """What the model returns for rows of features."""
         with torch.inference_mode():
-            return Said(*self.run(features))
+            return Prediction(*self.run(features))
 
 
 def read_export(path: str | Path, trust: bool = False) -> Served:
@@ -102,15 +90,28 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no model {path}.")
-    read = {".onnx": _read_onnx, ".safetensors": _read_safetensors, ".pt2": _read_torch_export}
-    if path.suffix.lower() not in read:
-        raise ValueError(f"{path} is no exported model: these end in {', '.join(read)}.")
-    if path.suffix.lower() == ".pt2" and not trust:
+    form = format_of(path)
+    if form is None:
+        suffixes = ", ".join(form.suffix for form in FORMATS.values())
+        raise ValueError(f"{path} is no exported model: these end in {suffixes}.")
+    if form == "torch_export" and not trust:
         raise ValueError(
             f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
             "trust=true; .onnx and .safetensors need no trust."
         )
-    return read[path.suffix.lower()](path)
+    read = {"onnx": _read_onnx, "safetensors": _read_safetensors, "torch_export": _read_torch_export}
+    return read[form](path)
+
+
+def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
+    """What a model says of itself, and its task; ValueError where it cannot be read."""
+    if not metadata:
+        raise ValueError(f"{path} was not written by lossselect export: it does not say what it decides.")
+    try:
+        facts: dict[str, Any] = json.loads(metadata)
+        return facts, make_task(**facts["task"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: what it says of its task cannot be read: {error}") from None
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
@@ -119,7 +120,7 @@ def _damaged(path: Path, error: BaseException) -> ValueError:
 
 
 def _read_onnx(path: Path) -> Served:
-    needed("onnx", running=True)
+    require("onnx", FORMATS["onnx"].to_read)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,12 +132,10 @@ def _read_onnx(path: Path) -> Served:
     name = session.get_inputs()[0].name
 
     def run(features: Tensor) -> list[Tensor]:
-        values = session.run([*OUTPUTS], {name: features.cpu().numpy()})
+        values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
-    served = Served(path, session.get_modelmeta().custom_metadata_map.get(KEY))
-    served.run = run
-    return served
+    return Served(path, *_told(path, session.get_modelmeta().custom_metadata_map.get(KEY)), run)
 
 
 def _read_torch_export(path: Path) -> Served:
@@ -146,28 +145,26 @@ def _read_torch_export(path: Path) -> Served:
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     content: Any = facts[f"{KEY}.json"]
-    served = Served(path, content.decode() if isinstance(content, bytes) else content)
-    served.run = program
-    return served
+    told = _told(path, content.decode() if isinstance(content, bytes) else content)
+    return Served(path, *told, program)
 
 
 def _read_safetensors(path: Path) -> Served:
-    needed("safetensors")
+    require("safetensors", FORMATS["safetensors"].to_read)
     from safetensors import SafetensorError, safe_open
 
     from .nets import make_net
 
     try:
         with safe_open(path, framework="pt") as file:
-            facts = (file.metadata() or {}).get(KEY)
+            metadata = (file.metadata() or {}).get(KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
         raise _damaged(path, error) from None
-    served = Served(path, facts)
+    facts, task = _told(path, metadata)
     try:
-        net = make_net(served.facts["net"], served.task.num_outputs)
+        net = make_net(facts["net"], task.num_outputs)
         net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from None
-    served.run = Outputs(net, served.task).eval()
-    return served
+    return Served(path, facts, task, Outputs(net, task).eval())

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice, product
 from pathlib import Path
@@ -23,19 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .config import (
-    SETTINGS,
-    allowed,
-    check_config,
-    check_early_stopping,
-    check_task_settings,
-    check_trainer,
-    head_of,
-    loss_options,
-    monitor_of,
-    needs_trainer,
-    own_monitor,
-)
+from .config import SETTINGS, check_config, check_early_stopping, check_task_settings, check_trainer
 from .console import (
     EXPLAINS,
     TRACEBACKS,
@@ -50,24 +38,16 @@ from .help import print_help
 from .loggers import check_loggers
 from .mistakes import message_of
 from .names import nearest
-from .parts import (
-    data_of,
-    decision_of,
-    net_of,
-    own_data,
-    plain_values,
-    scheduler_of,
-    spec_of,
-    task_of,
-    trainer_of,
-)
+from .parts import decision_of, own_data, plain_values, prepare, trainer_of, training_of
+from .settings import allowed, monitor_of, needs_trainer, own_monitor
 from .trust import check_targets, trust
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
 
     from .module import TaskModule
-    from .plan import Plan
+    from .plan import Line
     from .tasks import Task
 
 
@@ -125,6 +105,8 @@ class CheckBeforeRun(Callback):
         with _nothing_passed_over():
             _check(config, config.hydra)
             if _stops(config):
+                from .check import check_only
+
                 with allow(*allowed(config.allow)):
                     check_only(config)
                 sys.exit(0)
@@ -175,7 +157,7 @@ def _check(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: 
         with allow(*allowed(config.allow)):
             own = own_data(config)
         check_task_settings(plain, own.task, own.counts["train"], own.splits.features.shape)
-        monitor = monitor_of(plain, own.task)
+        monitor = monitor_of(plain, own.task).metric
         check_ranking(monitor, own.counts)
         check_early_stopping(plain, monitor)
         _check_resume(config, of_hydra, sweep, own.task)
@@ -216,7 +198,7 @@ def _check_names(config: DictConfig) -> None:
     """A setting of one's own at the top is there for others to refer to; else it is a mistake."""
     text = OmegaConf.to_yaml(config)
     for name in map(str, config):
-        if name not in (*SETTINGS, "hydra") and f"${{{name}" not in text:
+        if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
             raise ValueError(
                 f"There is no setting {name!r}, and none that refers to it.{nearest(name, SETTINGS)} "
                 f"There are: {', '.join(SETTINGS)}."
@@ -235,87 +217,16 @@ def run(config: DictConfig) -> float | None:
                 return train(config)
         _check(config, HydraConfig.get(), sweep=True)
         if _stops(config):
+            from .check import check_only
+
             check_only(config)
             return None
         return train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
-def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule]":
-    """What a run trains, and on what."""
-    from lightning.pytorch import seed_everything
-
-    from .data.module import TensorData
-    from .module import TaskModule
-
-    # before the user's own net or data draw a number
-    seed_everything(config.seed, workers=True, verbose=False)
-    data = data_of(config)
-    task = task_of(config, data)
-    head = head_of(plain_values(config), task)
-    if head["name"] == "chunked" and isinstance(data, TensorData):
-        data.take_positives()
-    config.monitor = monitor_of(plain_values(config), task)  # to which the callbacks' settings refer
-    module = TaskModule(
-        task,
-        net_of(config, task, data),
-        loss_options(plain_values(config.loss)),
-        spec_of(config.optimizer),
-        scheduler_of(config),
-        config.head_bias,
-        spec_of(config.mix),
-        head,
-        config.on_nonfinite,
-    )
-    if compile_by := config.trainer.get("compile"):
-        import torch
-
-        torch.compiler.reset()  # a function is compiled eight times, then left: the jobs of a sweep are more
-        module.compile(**({} if compile_by is True else {"mode": compile_by}))
-    if isinstance(data, TensorData):  # else fit counts the labels
-        module.use_counts(data.counts["train"])
-    return module, data
-
-
 def _stops(config: DictConfig) -> bool:
     """Whether nothing is to be trained."""
     return bool(config.check_only or config.explain)
-
-
-def check_only(config: DictConfig) -> None:
-    """What `explain=true` does, and `check_only=true`: plan, warnings, labels, and a batch put through."""
-    if "_target_" not in config.data:
-        from .check import check_own_data
-
-        check_own_data(config)
-        return
-    from .check import print_plan
-    from .counting import counts_of_loader
-    from .trainer import build_trainer
-    from .watch import check_end
-
-    module, data = prepare(config)
-    data.prepare_data()
-    data.setup("fit")
-    if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
-        module.use_counts(counts)
-    trainer = build_trainer(plain_values(config.trainer))
-    print_plan(_plan(config, module, data, trainer), config)
-    if not config.check_only:
-        return
-    check_end(module.net, module.task)
-    batch = next(iter(data.train_dataloader()), None)
-    if batch is None:
-        raise ValueError("The train loader is empty (fewer rows than a batch, under drop_last?).")
-    module.check_batch(batch)
-    print("The first batch goes through net and loss. Nothing was trained or saved.")
-
-
-def _plan(config: DictConfig, module: Any, data: Any, trainer: Any) -> "Plan":
-    from .explain import plan
-    from .outputs import tunes
-
-    decision = decision_of(config, module) if tunes(trainer, data) else None
-    return plan(module, data, trainer, config.monitor, decision)
 
 
 def train(config: DictConfig) -> float | None:
@@ -327,21 +238,75 @@ def train(config: DictConfig) -> float | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
-    from .checkpoint import check_same_task, read_checkpoint
-    from .explain import decision_lines, loss_lines
+    from .checkpoint import read_checkpoint
+    from .explain import decision_lines, plan
     from .files import whole_file
     from .loggers import ended, log_results, log_settings
-    from .outputs import evaluate, forget_results, save_predictions, tunes
-    from .plan import Line, Plan, print_table, show
-    from .resume import keep_earlier, keep_log, resumed_from
+    from .outputs import evaluate, save_predictions, tunes
+    from .plan import print_table, show
+    from .resume import keep_log, resumed_from
 
-    module, data = prepare(config)
-    trainer = trainer_of(config, folder)
-    lines = [Line("outputs", str(folder), "", "hydra.run.dir=FOLDER")]
+    module, data, monitor = prepare(config)
+    trainer, keeper = trainer_of(config, folder)
+    smoke = bool(config.trainer.get("fast_dev_run"))
+    writes = speaks() and not smoke
     start = resumed_from(config.resume, folder)
+    decision = decision_of(config, module) if tunes(trainer, data) else None
+    made = plan(module, data, training_of(config, monitor, trainer), monitor, decision)
+    made = made.also(_make_ready(config, folder, module.task, start, writes))
+    show(made)
+    if writes:
+        with whole_file(folder / "plan.json") as path:
+            path.write_text(made.to_json(), encoding="utf-8")
+    waited, loggers = module.needs_counts, trainer.loggers
+    with _interruptions(trainer, folder), _reported(config.report and writes, folder), ended(loggers):
+        if start is not None:
+            keep_log(trainer, start[1])
+        log_settings(trainer, config)
+        trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
+        folder = Path(trainer.strategy.broadcast(str(folder)))
+        if smoke:
+            print("A few batches went through training and validation. Nothing is kept of that.")
+            return None
+        if waited:
+            _show_what_labels_told(module)
+        best = _best_checkpoint(trainer, keeper, resumed=start is not None)
+        results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
+        log_results(loggers, results, trainer.global_step)
+        if module.untuned is not None:
+            print_table("Decision", decision_lines(module.task))
+        epoch = str(read_checkpoint(best)["epoch"])
+        print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
+        written = save_predictions(trainer, module, data, best, folder)
+        if config.report and writes:
+            from .report.page import write_report
+
+            write_report(folder, outcome)
+    names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
+    tables = [name for name in names if name and (folder / name).is_file()]
+    print(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
+    if config.export and writes:
+        from .export_command import export_run
+
+        export_run(module, data, folder, config.export)
+    if monitor.metric != "epoch":
+        return float(keeper.best_model_score)  # type: ignore[arg-type]  # there is one, as there is a best
+    return results.get(own_monitor(plain_values(config), module.task))
+
+
+def _make_ready(
+    config: DictConfig, folder: Path, task: "Task", start: tuple[Path, Mapping[str, Any]] | None, writes: bool
+) -> "list[Line]":
+    """Put aside what another run has left in the folder; the plan's lines on that, and on `start`."""
+    from .checkpoint import check_same_task
+    from .outputs import forget_results
+    from .plan import Line
+    from .resume import keep_earlier
+
+    lines = [Line("outputs", str(folder), "", "hydra.run.dir=FOLDER")]
     begun_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
-        check_same_task(start[1], module.task)
+        check_same_task(start[1], task)
         why = "optimizer and scheduler go on with the settings that they had"
         if not begun_here:
             why += "; the best checkpoint is looked for anew, among the epochs from here on"
@@ -350,55 +315,21 @@ def train(config: DictConfig) -> float | None:
     elif config.resume:
         said = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
         lines.append(Line("resumed", said))
-    if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
+    if writes:
         if not begun_here and (kept := keep_earlier(folder)):
             lines.append(Line("earlier", f"what another run left in this folder is in {kept.name} now"))
         forget_results(folder)
-    whole = _plan(config, module, data, trainer).also(lines)
-    show(whole)
-    if not trainer.fast_dev_run and speaks():  # type: ignore[attr-defined]
-        with whole_file(folder / "plan.json") as path:
-            path.write_text(whole.to_json(), encoding="utf-8")
-    waited = module.needs_counts
-    reports = config.report and speaks() and not trainer.fast_dev_run  # type: ignore[attr-defined]
-    loggers = trainer.loggers
-    with _interruptions(trainer, folder), _reported(reports, folder), ended(loggers):
-        if start is not None:
-            keep_log(trainer, start[1])
-        log_settings(trainer, config)
-        trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
-        folder = Path(trainer.strategy.broadcast(str(folder)))
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            print("A few batches went through training and validation. Nothing is kept of that.")
-            return None
-        if waited:
-            told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)])
-            bias = [Line("head bias", f"started from {module.started_from}")] if module.started_from else []
-            show(told.also(bias))
-        best = _best_checkpoint(trainer, resumed=start is not None)
-        decision = decision_of(config, module) if tunes(trainer, data) else None
-        results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
-        log_results(loggers, results, trainer.global_step)
-        if module.untuned is not None:
-            print_table("Decision", decision_lines(module.task))
-        epoch = str(read_checkpoint(best)["epoch"])
-        print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
-        written = save_predictions(trainer, module, data, best, folder)
-        if reports:
-            from .report.page import write_report
+    return lines
 
-            write_report(folder, outcome)
-        if config.export and speaks():
-            from .export_command import export_run
 
-            export_run(module, data, folder, config.export)
-    names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
-    tables = [name for name in names if name and (folder / name).is_file()]
-    files = ", ".join(("checkpoints/best.ckpt", "metrics.json", *tables))
-    print(f"In {folder}: {files}")
-    if config.monitor != "epoch":
-        return float(trainer.checkpoint_callback.best_model_score)  # type: ignore[union-attr]
-    return results.get(own_monitor(plain_values(config), module.task))
+def _show_what_labels_told(module: "TaskModule") -> None:
+    """Where fit has counted them."""
+    from .explain import loss_lines
+    from .plan import Line, Plan, show
+
+    told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)])
+    bias = [Line("head bias", f"started from {module.started_from}")] if module.started_from else []
+    show(told.also(bias))
 
 
 @contextmanager
@@ -452,15 +383,14 @@ def _terminated(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)
 
 
-def _best_checkpoint(trainer: "Trainer", resumed: bool) -> str:
+def _best_checkpoint(trainer: "Trainer", keeper: "ModelCheckpoint", resumed: bool) -> str:
     if not trainer.global_step:
         raise ValueError(
             "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
             "trainer.max_steps or trainer.limit_train_batches allow none."
         )
     # of a checkpoint of another folder there is a path, and no score
-    scored = trainer.checkpoint_callback.best_model_score is not None  # type: ignore[union-attr]
-    best: str = trainer.checkpoint_callback.best_model_path if scored else ""  # type: ignore[union-attr]
+    best = keeper.best_model_path if keeper.best_model_score is not None else ""
     if not best and resumed:
         raise ValueError(
             "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "
@@ -469,9 +399,8 @@ def _best_checkpoint(trainer: "Trainer", resumed: bool) -> str:
         )
     if not best:
         raise ValueError(
-            f"{trainer.checkpoint_callback.monitor} was never computed in "  # type: ignore[union-attr]
-            f"{trainer.current_epoch} epochs, so there is no best checkpoint: validate more often "
-            "(trainer.check_val_every_n_epoch)."
+            f"{keeper.monitor} was never computed in {trainer.current_epoch} epochs, so there is no best "
+            "checkpoint: validate more often (trainer.check_val_every_n_epoch)."
         )
     if trainer.checkpoint_callback.best_model_score.isnan():  # type: ignore[union-attr]
         raise ValueError(

@@ -11,9 +11,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from .config import OF_A_RUN, OF_STEPS
 from .files import whole_file
 from .names import check_options
+from .settings import OF_A_RUN, OF_STEPS
 
 
 def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:

@@ -16,10 +16,10 @@ import lossselect as ls
 from lossselect import chunked_loss as module_of_loss
 from lossselect.chunked import ChunkedLinear, ChunkedLogits
 from lossselect.chunked_loss import chunkable, chunked_loss
-from lossselect.config import head_of
 from lossselect.data.batches import PositiveRows, TensorBatches
 from lossselect.label_lists import LabelLists
 from lossselect.positives import Positives
+from lossselect.settings import head_of
 from lossselect.top import TopMetrics, TopOutputs, propensities
 from lossselect.top_names import check_top, top_metric_names
 
@@ -892,7 +892,7 @@ class TestCommand:
     def test_auto(self, files, command, monkeypatch):
         given = ("task=multilabel", "data.target=Y.npz", *self.SAME, "check_only=true")
         assert "head=chunked" not in command(*given)[1]
-        monkeypatch.setattr("lossselect.config.MANY_OUTPUTS", C)
+        monkeypatch.setattr("lossselect.settings.MANY_OUTPUTS", C)
         assert "(head=chunked)" in " ".join(command(*given)[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "head=dense")[1].split())
         code, out, _ = command(*given, "~head")
@@ -914,7 +914,7 @@ class TestCommand:
             "loss": {"name": "cross_entropy"},
         }
         monkeypatch.setattr("lossselect.memory.memory_of_machine", lambda: 4 * 16 * 64 * 1000)
-        monkeypatch.setattr("lossselect.config.FITS_ANYWHERE", 0)
+        monkeypatch.setattr("lossselect.settings.FITS_ANYWHERE", 0)
         assert head_of(config, ls.Multilabel(1000))["name"] == "dense"
         assert head_of(config, ls.Multilabel(1001))["name"] == "chunked"
 

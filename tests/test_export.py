@@ -15,7 +15,7 @@ from lossselect.export import export_model
 from lossselect.parts import _own_data
 from lossselect.served import read_export
 
-SUFFIXES = tuple(formats.FORMATS.values())
+SUFFIXES = tuple(form.suffix for form in formats.FORMATS.values())
 NAMES = ("a/b", "<b>", "=1", "\N{GRINNING FACE}")
 TASKS = [
     ls.Binary(class_names=("no", "yes"), threshold=0.3, temperature=1.7),
@@ -203,10 +203,9 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"path": "m.bin"}, "tells no format by its suffix: say format= one of onnx, torch_export"),
-            ({"path": "m.bin", "format": "onnx"}, "must end in .onnx"),
-            ({"path": "m.onnx", "format": "onx"}, "There is no format 'onx'. Did you mean 'onnx'?"),
-            ({"path": "m.onnx", "inputs": torch.zeros(1, 5)}, "two rows or more"),
+            ({"path": "m.bin"}, "tells no format by its suffix, which must be one of .onnx, .pt2"),
+            ({"path": "m.onnx", "inputs": torch.zeros(0, 5)}, r"a tensor of rows, .* got shape \(0, 5\)"),
+            ({"path": "m.onnx", "inputs": {"x": torch.zeros(1, 5)}}, "a tensor of rows, .* got dict"),
         ],
     )
     def test_arguments(self, options, message, tmp_path, monkeypatch):
@@ -218,9 +217,21 @@ class TestMistakes:
         with pytest.raises(ValueError, match="pass inputs="):
             export_model(ls.TaskModule(ls.Binary(), nn.Linear(3, 1)), tmp_path / "m.onnx")
 
+    def test_of_one_row_alone(self, tmp_path):
+        module = module_of(ls.Binary())
+        export_model(module, tmp_path / "m.pt2", inputs=torch.randn(1, 5))
+        assert len(read_export(tmp_path / "m.pt2", trust=True)(torch.randn(7, 5)).decisions) == 7
+
+    def test_what_a_run_cannot_export_is_said_before_it(self, command, tmp_path):
+        own = ("~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1")
+        code, _, err = command("task=binary", *own, "export=safetensors")
+        assert code == 1
+        assert "of which only a net of ours is built again, and the net is your own" in err
+        assert not [*tmp_path.iterdir()]
+
     @pytest.mark.parametrize("name", ["onnx", "safetensors"])
     def test_a_package_that_is_not_there(self, name, monkeypatch, command):
-        monkeypatch.setattr("lossselect.formats.find_spec", lambda _: None)
+        monkeypatch.setattr("lossselect.packages.find_spec", lambda _: None)
         code, _, err = command("task=binary", f"export={name}")
         assert code == 1
         assert f"format={name} needs" in err
@@ -338,6 +349,8 @@ class TestCommand:
                 "There is no file u.csv",
             ),
             (["checkpint=x"], "Did you mean 'checkpoint'?"),
+            (["checkpoint=run/checkpoints/best.ckpt", "format=onx"], "Did you mean 'onnx'?"),
+            (["checkpoint=run/checkpoints/best.ckpt", "format=onnx", "output=m.pt2"], "must end in .onnx"),
             (["x"], "settings look like KEY=VALUE"),
         ],
     )
@@ -388,13 +401,14 @@ def test_a_run_exports_its_model(task, command, tmp_path):
 
 def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeypatch):
     def fails(module, path, **_):
-        return export_model(module, path, inputs=torch.zeros(1, 30))
+        return export_model(module, path, inputs=torch.zeros(0, 30))
 
     monkeypatch.setattr("lossselect.export_command.export_model", fails)
     given = ("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "export=onnx")
-    code, _, err = command(*given)
+    code, out, err = command(*given)
     assert code == 1
-    assert "inputs must be a tensor of two rows or more" in err
+    assert "inputs must be a tensor of rows" in err
+    assert "metrics.json, predictions.csv" in out
     page = (tmp_path / "run" / "report.html").read_text()
     assert 'id="roc"' in page
     assert "ended before its time" not in page

@@ -40,7 +40,6 @@ def test_nothing_heavy_before_it_is_needed(code, expected):
         ("task=binary", "check_only=true"),
         ("task=multilabel", "check_only=true", "loss=auto", "head=chunked"),
         ("task=binary", "loss=focal", "loss.gamma=-1"),
-        ("task=binary", "+trainer.limit_train_batchs=3"),
         ("task=binary", "trainer.max_epochs=0"),
         ("task=binary", "optimizer.name=adm"),
         ("task=multiclass", "monitor=val/f1"),

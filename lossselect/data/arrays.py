@@ -75,7 +75,7 @@ def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
         if labels.dtype.kind in "US":
             raise ValueError(
                 f"Labels of shape {labels.shape} in {path} are 0 and 1, a column for each, got text "
-                f"({labels.dtype}). Names are read by data=table, several of them in a cell by data.delimiter."
+                f"({labels.dtype}). Names are read by data=table, several in a cell by data.delimiter."
             )
         return labels
     if labels.dtype.kind == "S":
