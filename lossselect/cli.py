@@ -1,6 +1,7 @@
 """`lossselect`, and `python -m lossselect`: the commands under one name."""
 
 import sys
+from importlib import import_module
 
 from .names import nearest
 
@@ -28,23 +29,11 @@ def main() -> None:
         sys.exit(
             f"There is no command {name!r}.{nearest(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
         )
-    if name == "predict":
-        from . import predict
-
-        predict.main()
-        return
-    if name == "export":
-        from . import export_command
-
-        export_command.main()
-        return
-    if name == "report":
-        from .report.command import main as report
-
-        report()
-        return
-    from . import train
-
-    if name == "explain" and not any(argument.startswith("explain=") for argument in sys.argv):
-        sys.argv.append("explain=true")
-    train.main()
+    if name == "explain":
+        if "explain=false" in sys.argv:
+            sys.exit("lossselect explain does not train: leave explain=false out, or say lossselect train.")
+        if not any(argument.startswith("explain=") for argument in sys.argv):
+            sys.argv.append("explain=true")
+    # each with its own imports, some of which take seconds
+    modules = {"predict": ".predict", "export": ".export_command", "report": ".report.command"}
+    import_module(modules.get(name, ".train"), __package__).main()

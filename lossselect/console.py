@@ -67,11 +67,11 @@ def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
         print(usage)
         return
     outlive_readers()
-    with explained(arguments), warnings_in_a_line(""):
+    with one_line_errors(arguments), warnings_in_a_line(""):
         run(arguments)
 
 
-def settings_of(
+def parse_settings(
     arguments: Iterable[str], known: Iterable[str], owner: str, needed: Mapping[str, str]
 ) -> dict[str, str]:
     """`KEY=VALUE` by key.
@@ -100,7 +100,7 @@ def settings_of(
 
 
 @contextmanager
-def explained(arguments: Iterable[str] = ()) -> Iterator[None]:
+def one_line_errors(arguments: Iterable[str] = ()) -> Iterator[None]:
     """A user's mistake within it is one message on stderr and exit code 1, without a traceback."""
     try:
         yield

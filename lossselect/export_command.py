@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .console import run_command, settings_of
+from .console import parse_settings, run_command
 from .export import export_model
 from .formats import FORMATS, format_of
 from .names import lookup
@@ -43,7 +43,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     known = signature(export_checkpoint).parameters
     needed = {"checkpoint": "best.ckpt"}
-    export_checkpoint(**settings_of(arguments, known, "lossselect export", needed))
+    export_checkpoint(**parse_settings(arguments, known, "lossselect export", needed))
 
 
 def export_checkpoint(

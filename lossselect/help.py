@@ -19,7 +19,7 @@ On data of your own:
   {command} task=... check_only=true           look at data and settings, and stop
   {command} task=... loss=auto                 a loss that the train labels call for, and why
 
-Predict with `python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv`.
+Predict with `lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv`.
 
 Choose a variant of a part with PART=NAME:
 

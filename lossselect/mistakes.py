@@ -1,6 +1,6 @@
 """The user's mistakes at the command line, each as one message."""
 
-import linecache
+import dis
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -104,7 +104,8 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         )
     if isinstance(error, RuntimeError) and re.search(ALONE, str(error)):
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
-    return str(error) if _raised_on_purpose(error.__traceback__) else None
+    meant = not isinstance(error, AssertionError) and _raised_on_purpose(error.__traceback__)
+    return str(error) if meant else None
 
 
 MISFIT = r"mat1 and mat2 shapes cannot be multiplied|Given groups=|Expected \dD .*input to conv|running_mean"
@@ -144,9 +145,8 @@ def _raised_on_purpose(traceback: TracebackType | None) -> bool:
     if traceback is None:
         return False
     frame = traceback.tb_frame
-    line = linecache.getline(frame.f_code.co_filename, traceback.tb_lineno)
-    module = str(frame.f_globals.get("__name__"))
-    return module.startswith(SPEAKING) and "raise" in line.split()
+    done = frame.f_code.co_code[traceback.tb_lasti]
+    return str(frame.f_globals.get("__name__")).startswith(SPEAKING) and done == dis.opmap["RAISE_VARARGS"]
 
 
 GROUPS = ("trainer", "optimizer", "scheduler", "model", "data")

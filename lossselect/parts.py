@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from .config import FILES
+from .devices import auto_device
 from .names import some
 from .settings import Monitor, head_of, loss_options, monitor_of, needs_trainer
 
@@ -280,7 +281,7 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
     limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
     stopping = _stopping(plain, monitor.metric)
     if trainer is None:
-        where, precision, processes = device_of(), options["precision"], 1
+        where, precision, processes = auto_device(), options["precision"], 1
     else:
         where, precision, processes = (
             trainer.strategy.root_device.type,
@@ -289,15 +290,6 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
         )
     group = options.get("accumulate_grad_batches", 1)
     return Training(" or ".join(limits), stopping, where, str(precision), processes, group)
-
-
-def device_of() -> str:
-    """Where Lightning trains by accelerator=auto."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _stops_early(entry: Any) -> bool:

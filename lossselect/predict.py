@@ -1,6 +1,6 @@
-"""`lossselect-predict`: class names and probabilities for the rows of a new file.
+"""`lossselect predict`: class names and probabilities for the rows of a new file.
 
-python -m lossselect.predict checkpoint=best.ckpt input=new.csv output=out.csv
+lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
 import inspect
@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import run_command, settings_of
+from .console import parse_settings, run_command
+from .devices import device_of
 from .guards import warn
 from .names import check_options, whole
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 USAGE = """\
 Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.
 
-  python -m lossselect.predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv
+  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv
 
   checkpoint=FILE    of a run, or a model that lossselect export wrote (.onnx, .safetensors, .pt2)
   input=FILE         .csv, .tsv or .parquet with the columns that the model was trained on, in any order;
@@ -51,7 +52,7 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
     """`key=value` as values; ValueError for a key that there is not, or one that is lacking."""
     needed = {"checkpoint": "best.ckpt", "input": "new.csv", "output": "out.csv"}
     known = inspect.signature(predict_file).parameters
-    settings: dict[str, Any] = {**settings_of(arguments, known, "lossselect.predict", needed)}
+    settings: dict[str, Any] = {**parse_settings(arguments, known, "lossselect predict", needed)}
     for key, value in settings.items():
         if key == "separator":
             settings[key] = value.strip("'\"")
@@ -139,7 +140,11 @@ def _model(
         "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
         "inputs of a file. In Python:"
     )
+    if trust and format_of(checkpoint) != "torch_export":
+        raise ValueError(f"trust=true is for a .pt2 file, and {checkpoint} needs no trust: leave it out.")
     if format_of(checkpoint):
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device={device}: what lossselect export wrote runs on the CPU: leave it out.")
         served = read_export(checkpoint, trust)
         if (preparation := served.preparation) is None:
             raise ValueError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")
@@ -195,20 +200,6 @@ def _checked_output(output: str, input: str) -> Path:
     if path.is_dir():
         raise ValueError(f"output={output} is a folder.")
     return path
-
-
-def device_of(name: str) -> Any:
-    """A device of torch by name, "auto" for a GPU if there is one; ValueError for one that cannot be used."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
-    return device
 
 
 if __name__ == "__main__":

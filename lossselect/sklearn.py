@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from omegaconf import OmegaConf
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
@@ -22,15 +22,16 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
+from .devices import device_of
 from .guards import allow
 from .names import lookup, number, split_name, whole
-from .sklearn_labels import labels_of, rows_of, vocabulary_of
+from .settings import packaged
+from .sklearn_labels import labels_of
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
     from .data.splits import Splits
-    from .label_lists import LabelLists
     from .tasks import Task
 
 try:
@@ -145,8 +146,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         Args:
             X: Numbers of shape (N, F), without holes.
             y: A label of any value for each row; of a multilabel task 0 and 1 of shape (N, L), dense or
-                sparse, or a list of labels for each row. With task="multilabel" NaN is a label that is not
-                known, and counts in no loss.
+                sparse. With task="multilabel" NaN is a label that is not known, and counts in no loss.
             sample_weight: Of each row in the loss, (N,); a row of weight 0 is left out. The decision, the
                 means of features and the shares of classes do not know weights.
 
@@ -158,14 +158,13 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise ValueError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = labels_of(y, self.task)
-        self._of_lists = not isinstance(labels, np.ndarray)
         check_consistent_length(rows, labels)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         # not before the data are known to be such: it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        device = _device_of(self.device)
+        device = device_of(self.device)
         with _as_before(seed, device):
             task = _task(name, self.classes_)
             held_out = self.validation_fraction if options is not None else 0
@@ -192,13 +191,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             # not 1 - p, which is 0 where p is all but 1
             return np.hstack([self.task_.probabilities(-logits).numpy(), probabilities])
         return probabilities
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
-        """The share of rows that are predicted as they are, of a multilabel task with all of their labels."""
-        check_is_fitted(self)
-        if self.task_.name == "multilabel" and self._of_lists:
-            y = vocabulary_of(self.classes_).encode_lists(y).multi_hot().astype(int)
-        return float(super().score(X, y, sample_weight))
 
     def _decision_options(self) -> dict[str, Any] | None:
         """Options of `fit_decision`, None where nothing is to be fitted; all arguments are looked at."""
@@ -230,7 +222,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def _splits(
         self,
         rows: np.ndarray,
-        labels: "np.ndarray | LabelLists",
+        labels: np.ndarray,
         task: "Task",
         weights: np.ndarray | None,
         held_out: float,
@@ -250,9 +242,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 raise ValueError("The sample weights are all zero: nothing would be learned.")
         places = {"train": counted}
         if held_out:
-            among = labels if len(counted) == len(rows) else rows_of(labels, counted)
             try:
-                found = split_rows(among, {"val": held_out}, seed, task.names)
+                found = split_rows(labels[counted], {"val": held_out}, seed, task.names)
             except ValueError:
                 raise ValueError(
                     f"n_samples={len(counted)} are too few to hold out validation_fraction={held_out:g} of "
@@ -378,7 +369,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         import torch
 
-        features, device = self._standardised(rows), _device_of(self.device)
+        features, device = self._standardised(rows), device_of(self.device)
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():
@@ -396,20 +387,11 @@ def _task(name: str, classes: np.ndarray) -> "Task":
 
 def _usual(net: str) -> dict[str, Any]:
     """The options that a run's net has by default."""
-    from omegaconf import OmegaConf
-
     from .nets import NETS
 
     lookup(NETS, net, "net")
-    text = (files("lossselect.configs") / "model" / f"{net}.yaml").read_text(encoding="utf-8")
-    usual: Any = OmegaConf.to_container(OmegaConf.create(text))
+    usual: Any = OmegaConf.to_container(packaged("model", net))
     return usual
-
-
-def _device_of(name: str) -> "device":
-    from .predict import device_of
-
-    return device_of(name)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""The labels that scikit-learn's users give, as indices, 0 and 1, or lists."""
+"""The labels that scikit-learn's users give, as indices, or 0 and 1."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite
@@ -9,25 +9,16 @@ from sklearn.utils.validation import check_array, column_or_1d
 
 from .names import some
 
-if TYPE_CHECKING:
-    from .label_lists import LabelLists
 
-
-def labels_of(y: Any, task: str) -> "tuple[str, np.ndarray | LabelLists, np.ndarray]":
-    """The task's name, indices (N,), 0 and 1 (N, L) or lists, and the labels that there are."""
-    from .label_values import form_of
-    from .labels import Vocabulary
-
+def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """The task's name, indices (N,) or 0 and 1 (N, L), and the labels that there are."""
     name = task
-    if name == "auto" and form_of(y) == "lists":
-        name = "multilabel"
     if name == "auto":
         try:
             values = np.asarray(y)
         except ValueError:
-            raise ValueError(
-                "The rows of y are lists of several lengths. Lists of labels: task='multilabel'."
-            ) from None
+            raise ValueError(f"The rows of y are lists of several lengths. {LISTS}") from None
+        _check_one_type(values)
         if values.dtype.kind == "f":
             assert_all_finite(values, input_name="y")
         check_classification_targets(y)
@@ -35,9 +26,6 @@ def labels_of(y: Any, task: str) -> "tuple[str, np.ndarray | LabelLists, np.ndar
         name = "multilabel" if kind == "multilabel-indicator" else kind
     if name == "multilabel":
         matrix = matrix_of(y)
-        if matrix is None:
-            vocabulary = Vocabulary.fit_lists(y)
-            return name, vocabulary.encode_lists(y), np.array(vocabulary.values)
         return name, matrix, np.arange(matrix.shape[1])
     shape = np.asarray(y).shape
     if len(shape) == 2 and shape[1] > 1:
@@ -45,6 +33,7 @@ def labels_of(y: Any, task: str) -> "tuple[str, np.ndarray | LabelLists, np.ndar
             f"task={name} needs a label a row, but y has the shape {shape}. Several labels per sample: "
             "task=multilabel."
         )
+    _check_one_type(np.asarray(y))
     labels = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
     check_classification_targets(labels)
     classes, indices = np.unique(labels, return_inverse=True)
@@ -61,30 +50,37 @@ def labels_of(y: Any, task: str) -> "tuple[str, np.ndarray | LabelLists, np.ndar
     return name, indices, classes
 
 
-def matrix_of(y: Any) -> np.ndarray | None:
-    """Labels as 0 and 1 (N, L), NaN where not known; None where they are lists of labels."""
+def _check_one_type(values: np.ndarray) -> None:
+    """ValueError for None among names, say, which have no order."""
+    rows: dict[str, int] = {}
+    for row, value in enumerate(values if values.dtype == object and values.ndim == 1 else ()):
+        rows.setdefault(type(value).__name__, row)
+    try:
+        sorted({type(values[row]): values[row] for row in rows.values()}.values())
+    except TypeError:
+        said = ", ".join(f"{kind} in row {row}" for kind, row in rows.items())
+        raise ValueError(f"Labels of y must be of one type, to be sorted; there are {said}.") from None
+
+
+def matrix_of(y: Any) -> np.ndarray:
+    """Labels as 0 and 1 (N, L), NaN where not known."""
     if hasattr(y, "toarray"):  # a sparse one
         y = y.toarray()
     try:
         matrix = np.asarray(y)
         matrix = matrix.astype(np.float32) if matrix.ndim == 2 else matrix
     except (TypeError, ValueError):  # of several lengths, or of no numbers
-        return None
-    if matrix.ndim != 2 or matrix.dtype.kind != "f":
-        return None
-    listed = isinstance(y, list | tuple) and not hasattr(y[0], "dtype")
-    if listed and not bool((np.isin(matrix, (0, 1)) | np.isnan(matrix)).all()):
-        return None  # labels that are numbers, as many in each row
+        raise ValueError(LISTS) from None
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"task=multilabel needs 0 and 1 of shape (N, L), a column for each label, but y has the shape "
+            f"{matrix.shape}." + (f" {LISTS}" if matrix.dtype == object else "")
+        )
     return matrix
 
 
-def vocabulary_of(classes: np.ndarray) -> Any:
-    """That lists of labels were encoded by."""
-    from .labels import Vocabulary
-
-    return Vocabulary(tuple(classes.tolist()))
-
-
-def rows_of(labels: "np.ndarray | LabelLists", rows: np.ndarray) -> np.ndarray:
-    """The labels of some rows, lists as 0 and 1."""
-    return labels[rows] if isinstance(labels, np.ndarray) else labels.multi_hot(rows)
+LISTS = (
+    "Lists of labels become 0 and 1, which scikit-learn's scores and splits need, by "
+    "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
+)
+"""What is said of them."""

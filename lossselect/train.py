@@ -27,8 +27,8 @@ from .config import SETTINGS, check_config, check_early_stopping, check_task_set
 from .console import (
     EXPLAINS,
     TRACEBACKS,
-    explained,
     first_ends,
+    one_line_errors,
     outlive_readers,
     speaks,
     warnings_in_a_line,
@@ -70,7 +70,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not TRACEBACKS:
         os.environ[EXPLAINS] = "1"
-    with explained(sys.argv[1:]), warnings_in_a_line():
+    with one_line_errors(sys.argv[1:]), warnings_in_a_line():
         trust(sys.argv[1:])
         run()
         _leave_others()
@@ -136,7 +136,7 @@ class CheckBeforeRun(Callback):
 def _nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
     """Hydra makes a warning of what a callback raises, and runs on; here nothing unchecked is run."""
     try:
-        with explained(arguments):
+        with one_line_errors(arguments):
             yield
     except Exception:
         traceback.print_exc()
@@ -213,7 +213,7 @@ def run(config: DictConfig) -> float | None:
     """
     with allow(*allowed(config.allow)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            with explained():
+            with one_line_errors():
                 return train(config)
         _check(config, HydraConfig.get(), sweep=True)
         if _stops(config):

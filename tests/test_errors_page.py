@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
-from lossselect import cli, predict
+from lossselect import cli
 from lossselect.guards import GUARDS, GuardWarning
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
@@ -109,11 +109,10 @@ def printed_by_shell(command, monkeypatch, capsys, runs):
         if words[:2] == ["python", "train.py"]:
             code, _, printed = command(*words[2:])
         else:
-            assert words[0] == "lossselect" or words[:3] == ["python", "-m", "lossselect.predict"], last
-            ours = words[0] == "lossselect"
-            monkeypatch.setattr(sys, "argv", words if ours else words[2:])
+            assert words[0] == "lossselect", last
+            monkeypatch.setattr(sys, "argv", words)
             with pytest.raises(SystemExit) as left:
-                (cli if ours else predict).main()
+                cli.main()
             code, printed = left.value.code, capsys.readouterr().err
         assert code == int(not all(line.startswith("Warning: ") for line in printed.splitlines()))
         return printed.strip().replace(str(Path.cwd()), "/home/me")

@@ -455,7 +455,7 @@ class TestPredict:
                 "There is no checkpoint none.ckpt.",
             ),
             (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
-            (["chekpoint=x"], "lossselect.predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
+            (["chekpoint=x"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
             (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
             (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),

@@ -16,7 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_iris, make_multilabel_clas
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MultiLabelBinarizer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
@@ -182,19 +182,23 @@ class TestLabels:
         assert model.score(POINTS, form(LABELS) if form is not pl.DataFrame else LABELS) == exact
 
     @pytest.mark.parametrize("names", [np.array(["a", "b", "c", "d"]), np.array([7, 1, 10, 3])])
-    def test_lists_of_labels(self, names):
+    @pytest.mark.parametrize("task", ["auto", "multilabel"])
+    def test_lists_of_labels_are_refused_by_name(self, names, task):
         lists = [names[row == 1].tolist() for row in LABELS]
-        model = small(task="multilabel").fit(POINTS, lists)
-        assert model.classes_.tolist() == sorted(names)
-        matrix = LABELS[:, np.argsort(names)]
-        by_matrix = small().fit(POINTS, matrix)
-        np.testing.assert_array_equal(model.predict(POINTS), by_matrix.predict(POINTS))
-        assert model.score(POINTS, lists) == by_matrix.score(POINTS, matrix)
+        with pytest.raises(ValueError, match=r"MultiLabelBinarizer\(\).fit_transform\(y\)"):
+            small(task=task).fit(POINTS, lists)
+        matrix = MultiLabelBinarizer().fit_transform(lists)
+        assert len(cross_val_score(small(max_epochs=1), POINTS, matrix, cv=2)) == 2
 
     def test_lists_of_numbers_of_one_length(self):
-        pairs = [[1, 7], [7, 9], [1, 9], [9, 1]] * 10
-        model = small(task="multilabel").fit(POINTS[:40], pairs)
-        assert model.classes_.tolist() == [1, 7, 9]
+        with pytest.raises(ValueError, match="Row 0, label '1' of the target is 7"):
+            small(task="multilabel").fit(POINTS[:40], [[1, 7], [7, 9], [1, 9], [9, 1]] * 10)
+
+    def test_labels_of_several_types(self):
+        labels = np.array(["a", "b"] * 10, dtype=object)
+        labels[3] = None
+        with pytest.raises(ValueError, match=r"of one type, .* there are str in row 0, NoneType in row 3\."):
+            small().fit(POINTS[:20], labels)
 
     def test_what_is_not_known_counts_in_no_loss(self):
         holes = LABELS.astype(float)
@@ -299,17 +303,6 @@ class TestWeights:
         left_out = small().fit(X[1::2], Y[1::2]).predict_proba(X)
         np.testing.assert_array_equal(small().fit(X, Y, weights).predict_proba(X), left_out)
 
-    def test_with_lists_of_labels(self):
-        lists = [[f"l{i}" for i in np.flatnonzero(row)] for row in LABELS]
-        weights = (np.arange(120) % 5 > 0) * 1.0
-        model, by_matrix = (
-            small(task="multilabel").fit(POINTS, lists, weights),
-            small().fit(POINTS, LABELS, weights),
-        )
-        np.testing.assert_array_equal(model.predict_proba(POINTS), by_matrix.predict_proba(POINTS))
-
-
-class TestRandomNumbers:
     def test_the_same_number_gives_the_same_net(self):
         first, again, other = (small(random_state=s).fit(X, Y).predict_proba(X) for s in (0, 0, 1))
         np.testing.assert_array_equal(first, again)
@@ -465,7 +458,11 @@ class TestQuietness:
             ValueError,
             "task=binary needs two classes, but y holds 3: 0, 1, 2. One of several classes: task=multiclass.",
         ),
-        ({"task": "multilabel"}, TypeError, "Row 0 is 0, but each row is a list of labels."),
+        (
+            {"task": "multilabel"},
+            ValueError,
+            "0 and 1 of shape (N, L), a column for each label, but y has the shape (150,)",
+        ),
     ],
     ids=lambda value: str(value)[:40].partition(" at 0x")[0],
 )
@@ -485,7 +482,7 @@ def test_arguments_that_cannot_be(arguments, kind, message):
         (
             {},
             (X, [[1], [1, 2]] * 75),
-            "The rows of y are lists of several lengths. Lists of labels: task='multilabel'.",
+            "The rows of y are lists of several lengths. Lists of labels become 0 and 1, which",
         ),
         (
             {"task": "multiclass"},
@@ -527,13 +524,3 @@ def test_what_looks_like_a_mistake_is_a_warning():
 
 def test_nothing_is_said_of_metrics_that_nobody_sees():
     small(max_epochs=1).fit(np.tile(X, (2, 1)), np.tile(Y, 2))
-
-
-def test_lists_of_labels_are_lists_whatever_rows_are_scored():
-    rows = np.random.default_rng(0).normal(size=(80, 2))
-    labels = [[j for j in (0, 1) if row[j] > 0] for row in rows]
-    model = TaskClassifier("multilabel", max_epochs=30, learning_rate=0.05, random_state=0).fit(rows, labels)
-    both = [i for i in range(80) if labels[i] == [0, 1]]
-    decided = model.predict(rows[both]) == 1
-    assert model.score(rows[both], [labels[i] for i in both]) == pytest.approx(decided.all(1).mean())
-    assert decided.all(1).mean() > 0.5

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..console import run_command, settings_of
+from ..console import parse_settings, run_command
 
 USAGE = """\
 Write report.html for a run that ended before its time, of what it left: plan and curves.
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    given = settings_of(arguments, ["run"], "lossselect report", {"run": "FOLDER"})
+    given = parse_settings(arguments, ["run"], "lossselect report", {"run": "FOLDER"})
     print(f"Written: {report_of(Path(given['run']))}")
 
 
