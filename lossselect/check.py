@@ -146,6 +146,7 @@ def _of_ours(config: DictConfig) -> Looked:
     mix = spec_of(config.mix)
     check_mixes(mix, loss)
     monitor = monitor_of(plain, task)
+    config.monitor = monitor.metric  # as a run does
     steps = spec_of(config.optimizer), scheduler_of(config)
     parts = Parts(task, net, loss, head_of(plain, task), *steps, make_mix(mix))
     if config.head_bias is not None:

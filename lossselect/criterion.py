@@ -79,6 +79,8 @@ class Loss(nn.Module):
         told = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
         self.waits_for = told if counts is None else []
         """Those of them, and a prior, that have not been counted yet."""
+        self.counted = told if counts is not None else []
+        """Those that have been."""
         if counts is not None:
             counts.check_task(task)
             for key, value in self.named.items():

@@ -174,7 +174,8 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
         if buffer is not None:
             each = zip(task.output_names, buffer.tolist(), strict=True)
             said.append(f"{name} {some([f'{label}: {value:.3g}' for label, value in each], 6)}")
-            told += [f"{name}={criterion.named[name]}"] if name in criterion.named else []
+            named = f"{name}={criterion.named[name]}" if name in criterion.named else name
+            told += [named] if name in criterion.counted else []
     said += [f"{criterion.named.get(name, name)}, counted by fit" for name in criterion.waits_for]
     settings = "loss.weight=balanced" + ", loss.pos_weight=auto" * (task.activation == "sigmoid")
     if not said:
@@ -362,6 +363,8 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
     elif threshold is None:
         said = "the median class" if getattr(task, "ordered", False) else "the most probable class"
         said += f", by factors tuned on val for {metric}" if metric else ""
+        if not metric and (weights := getattr(task, "decision_weight", None)):
+            said += f", of probabilities times {some([f'{weight:.3g}' for weight in weights])}"
     elif metric:
         own = (
             "a threshold of each label"
@@ -378,6 +381,9 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
         said += "; probabilities calibrated by a temperature" + (
             " of each label" if decision["calibration"] == "per_label" else ""
         )
+    elif task.temperature != 1:
+        values = task.temperature if isinstance(task.temperature, tuple) else (task.temperature,)
+        said += f"; probabilities of logits over {some([f'{value:.3g}' for value in values])}"
     return said
 
 

@@ -19,7 +19,6 @@ from .chunked import ChunkedLinear
 from .files import whole_file
 from .formats import FORMATS, format_of, require
 from .served import KEY, Outputs, Prediction, read_export
-from .tasks import Task
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -51,8 +50,8 @@ def export_model(
         preparation: What features went through: the "TensorData" of a checkpoint.
 
     Returns:
-        The largest differences that were found: of "logits" (in units of the larger of 1 and the logit) and
-        of "probabilities"; the share of rows with another decision, "decisions"; and how many "rows".
+        The largest differences that were found: of "logits" (in units of the row's largest, or of 1) and of
+        "probabilities"; the share of rows with another decision, "decisions"; and how many "rows".
 
     Raises:
         ValueError: a net that cannot be exported, which says the operation; a file that does not compute
@@ -83,7 +82,7 @@ def export_model(
             "torch_export take the net along."
         )
     whole = _whole(module)
-    facts = json.dumps(_facts(module.task, spec, preparation, inputs), ensure_ascii=False)
+    facts = json.dumps(_facts(module, spec, preparation, inputs), ensure_ascii=False)
     inputs = inputs.detach().cpu()
     write: dict[str, Callable[[Outputs, Tensor, str, Path], None]] = {
         "onnx": _write_onnx,
@@ -106,7 +105,7 @@ def export_model(
 def _silence() -> Iterator[None]:
     """Exporters say much of themselves, and of a graph that they give up print all."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
             yield
@@ -145,9 +144,13 @@ def _dense(layer: ChunkedLinear) -> nn.Linear:
 
 
 def _facts(
-    task: Task, spec: Mapping[str, Any] | None, preparation: Mapping[str, Any] | None, inputs: Tensor
+    module: "TaskModule",
+    spec: Mapping[str, Any] | None,
+    preparation: Mapping[str, Any] | None,
+    inputs: Tensor,
 ) -> dict[str, Any]:
     """What a model says of itself."""
+    task = module.task
     return {
         "made_by": f"lossselect {version('lossselect')}",
         "task": task.to_dict(),
@@ -156,6 +159,7 @@ def _facts(
         "output_names": list(task.output_names),
         "threshold": getattr(task, "threshold", None),
         "temperature": task.temperature,
+        "head": module.head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
         "preparation": _as_lists(preparation),
         "net": _as_lists(spec),
@@ -234,17 +238,15 @@ def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
     # of labels that are equally probable either may be among the highest
     ranks = getattr(whole.task, "top_k", None) or getattr(whole.task, "at_least", 0)
     others = 0
-    for part in inputs.split(1024):
+    # one row by itself too, with which a net may do otherwise
+    for place, part in enumerate((inputs[:1], *inputs.split(1024))):
         with torch.inference_mode():
             logits, probabilities, decisions = whole(part)
         found = served(part)
-        scale = logits.abs().clamp(min=1)
-        for name, gap in (
-            ("logits", (found.logits - logits).abs() / scale),
-            ("probabilities", (found.probabilities - probabilities).abs()),
-        ):
-            worst[name] = max(worst[name], float(gap.nan_to_num(torch.inf).max()))
-        others += int((found.decisions != decisions).reshape(len(part), -1).any(1).sum())
+        scale = logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
+        worst["logits"] = max(worst["logits"], _gap(found.logits, logits, scale))
+        worst["probabilities"] = max(worst["probabilities"], _gap(found.probabilities, probabilities))
+        others += int((found.decisions != decisions).reshape(len(part), -1).any(1).sum()) if place else 0
         wrong = found.decisions != whole.task.decide(found.probabilities)
         if wrong.any() and not ranks:
             raise ValueError(
@@ -253,8 +255,16 @@ def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
             )
     if max(worst.values()) > CLOSE:
         raise ValueError(
-            f"The exported model does not compute what the net does: probabilities differ by up to "
-            f"{worst['probabilities']:.2g}, logits by {worst['logits']:.2g} of themselves. Does the net draw "
-            "random numbers, or decide by the values of its inputs?"
+            "The exported model does not compute what the net does: probabilities differ by up to "
+            f"{worst['probabilities']:.2g}, logits by {worst['logits']:.2g} of the largest. Does the net "
+            "draw random numbers, or decide by the values of its inputs, or by how many they are?"
         )
     return {**worst, "decisions": others / len(inputs), "rows": len(inputs)}
+
+
+def _gap(found: Tensor, needed: Tensor, scale: Tensor | float = 1.0) -> float:
+    """The largest difference, in units of each row's scale; infinity where one alone is no number."""
+    gap = (found - needed).abs().flatten(1)
+    alike = (found == needed) | (found.isnan() & needed.isnan())  # infinity, too
+    gap = gap.masked_fill(alike.flatten(1), 0)
+    return float((gap / torch.as_tensor(scale).reshape(-1, 1)).nan_to_num(torch.inf).max())

@@ -83,6 +83,8 @@ def export_checkpoint(
         parts = [
             preparation.features.transform(frame, input, 0)[0] for frame in preparation.frames(input, 8192)
         ]
+        if not any(map(len, parts)):
+            raise ValueError(f"{input} has no rows.")
         rows, which = torch.cat([part[torch.arange(len(part))] for part in parts]), f"rows of {input}"
     print_differences(path, export_model(module, path, inputs=rows, preparation=prepared), which)
 
@@ -106,10 +108,24 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         with warnings.catch_warnings(action="ignore"):  # the run has said them
             own = own_data(config)
         check_same_task(content, own.task)
+        seen = content.get("TensorData") or {}
+        if not _are_same(own.splits.preparation, {key: seen.get(key) for key in own.splits.preparation}):
+            raise ValueError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
         return None, f"{made_up} (the run's test rows are not at hand: {error})"
     split, rows = _rows_of(own.splits)
     return rows, f"{split} rows"
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """Whether what a checkpoint keeps of its data is what is made of them now."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_are_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return bool(one == other)
 
 
 def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:
@@ -145,7 +161,7 @@ def print_differences(path: Path, found: Mapping[str, float], which: str) -> Non
     other = round(found["decisions"] * found["rows"])
     print(
         f"{path}: {found['rows']} {which} compared with PyTorch: probabilities differ by "
-        f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of themselves, and {other} "
+        f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of the largest, and {other} "
         f"decisions{', where a probability is at its threshold' * bool(other)}."
     )
 

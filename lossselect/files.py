@@ -22,6 +22,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_names(path.parent)
+    except OSError as error:
+        if str(error.filename).startswith(str(temporary)):  # a name that the user has never seen
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

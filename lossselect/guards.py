@@ -19,6 +19,7 @@ GUARDS = {
     "damaged_checkpoint": "a checkpoint that resume=auto passes over, as it cannot be read",
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
+    "ended_early": "a run that was ended while its learning rate was not yet 0, and keeps its last epoch",
     "label_everywhere": "a label that every train row has",
     "label_copy": "a feature with one value for each class",
     "likely_mark": "a label such as '?' that may mark a missing one",

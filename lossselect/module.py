@@ -254,8 +254,7 @@ class TaskModule(Recorded, LightningModule):
         logits = self(inputs)
         if isinstance(logits, ChunkedLogits):
             return top_prediction(self.task, TopOutputs(self.task, logits).look())
-        probabilities = self.task.probabilities(logits)
-        return {"probabilities": probabilities, "prediction": self.task.decide(probabilities)}
+        return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
 
     def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
         """Takes the batch into the epoch; its loss, and that one's numerator and denominator."""
@@ -377,6 +376,8 @@ class TaskModule(Recorded, LightningModule):
             # a loss of the user's own is taken for cross-entropy
             loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
             self._start_head(loss.first_logits(counts), "the shares of the train labels")
+        elif self.head_bias == "zero":
+            self._start_head(torch.zeros(self.task.num_outputs), "0")
 
     def _start_head(self, logits: Tensor, said: str) -> None:
         """Once: what is learned from there on must stay."""

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import DistributedSampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from .checkpoint import read_checkpoint, store_decision
 from .data.module import TensorData
 from .epoch import Epoch
 from .files import whole_file
-from .formats import FORMATS
+from .formats import FORMATS, format_of
 from .kept import KeptOutputs
 from .label_lists import LabelLists
 from .module import TaskModule
@@ -45,6 +45,9 @@ def forget_results(folder: Path) -> None:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("checkpoints/*"):  # exports, of weights that are about to change
+        if format_of(path):
+            path.unlink()
 
 
 def evaluate(
@@ -139,6 +142,21 @@ def _in_order(loader: Any) -> bool:
     )
 
 
+def _loaders_of(data: Any) -> Callable[[], Any]:
+    """What gives the test loaders to predict with.
+
+    Of one that was made while it asks Lightning remembers the arguments, and repeats `batch_size` beside one
+    that was given by its place.
+    """
+    made = data.test_dataloader()
+    each = made if isinstance(made, list | tuple) else [made]
+    if not all(type(loader) is DataLoader for loader in each):
+        return data.test_dataloader  # type: ignore[no-any-return]
+    for loader in each:  # of all that are made, once a hook for loaders has failed in this process
+        vars(loader).pop("__pl_saved_args", None)
+    return lambda: made
+
+
 def _per_class(epoch: Epoch) -> dict[str, Any]:
     """The columns of per_class.csv."""
     task = epoch.task
@@ -195,7 +213,7 @@ def save_predictions(
     if not is_overridden("predict_dataloader", data, LightningDataModule):
         if not is_overridden("test_dataloader", data, LightningDataModule):
             return ""
-        data.predict_dataloader = data.test_dataloader  # within the data module, whose hooks apply
+        data.predict_dataloader = _loaders_of(data)  # within the data module, whose hooks apply
     batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if batches and isinstance(batches[0], list):  # of several loaders
         batches = [batch for loader in batches for batch in loader]

@@ -55,9 +55,10 @@ def _instantiate(part: DictConfig, known: dict[str, Any]) -> Any:
 
 
 def scheduler_of(config: DictConfig) -> Any:
-    """The scheduler, which watches what the run watches; None where there is none."""
+    """The scheduler, which if it watches anything watches what the run watches; None where there is none."""
     spec = spec_of(config.get("scheduler"))
-    if not isinstance(spec, dict) or config.monitor == "epoch":
+    watches = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
+    if not watches or config.monitor == "epoch":
         return spec
     return {"monitor": config.monitor, **spec}
 

@@ -4,6 +4,7 @@ lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,10 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     settings = read_settings(arguments)
-    count = predict_file(**settings)
+    try:
+        count = predict_file(**settings)
+    except ValueError as error:  # of the file, whose settings are those of a run's data elsewhere
+        raise ValueError(re.sub(r"\bdata\.(separator|encoding)", r"\1", str(error))) from None
     print(f"{count} rows in {settings['output']}")
 
 
@@ -134,7 +138,7 @@ def _model(
     from .data.preparation import Preparation
     from .formats import format_of
     from .predicted import prediction_columns, top_columns
-    from .served import read_export
+    from .served import highest, read_export
 
     cannot = (
         "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
@@ -151,6 +155,8 @@ def _model(
 
         def of_export(rows: Any) -> dict[str, Any]:
             said = served(rows)
+            if served.facts.get("head") == "chunked":  # of so many outputs the highest are told
+                return top_columns(served.task, **highest(said))
             return prediction_columns(served.task, said.probabilities, said.decisions)
 
         return preparation, of_export
@@ -170,8 +176,7 @@ def _model(
         task, logits = module.task, module(rows.to(module.device))
         if isinstance(logits, ChunkedLogits):
             return top_columns(task, **top_prediction(task, TopOutputs(task, logits).look()))
-        probabilities = task.probabilities(logits)
-        return prediction_columns(task, probabilities, task.decide(probabilities))
+        return prediction_columns(task, task.probabilities(logits), task.predict(logits))
 
     return Preparation.from_dict(prepared), of_module
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .formats import FORMATS, format_of, require
 from .tasks import Task, make_task
+from .top_names import TOP
 
 if TYPE_CHECKING:
     from .data.preparation import Preparation
@@ -43,8 +44,7 @@ class Outputs(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, probabilities and decisions."""
         logits = self.net(features)
-        probabilities = self.task.probabilities(logits)
-        return logits, probabilities, self.task.decide(probabilities)
+        return logits, self.task.probabilities(logits), self.task.predict(logits)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,15 @@ class Served:
         """What the model returns for rows of features."""
         with torch.inference_mode():
             return Prediction(*self.run(features))
+
+
+def highest(said: Prediction) -> dict[str, Tensor]:
+    """What `predict_step` returns of a chunked head: see `top.top_prediction`."""
+    top = said.logits.topk(min(TOP, said.logits.shape[1]), 1).indices
+    ranked = {"top": top, "probabilities": said.probabilities.gather(1, top)}
+    if said.decisions.ndim < 2:
+        return {**ranked, "prediction": top[:, 0]}
+    return {**ranked, "prediction": said.decisions.gather(1, top)}
 
 
 def read_export(path: str | Path, trust: bool = False) -> Served:

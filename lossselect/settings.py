@@ -145,16 +145,24 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> Monitor:
 def _anneals(config: Mapping[str, Any]) -> bool:
     """Whether the learning rate has gone to 0 when the run ends."""
     scheduler, options = config.get("scheduler") or {}, config["trainer"]
-    stopping = (config.get("callbacks") or {}).get("early_stopping") or {}
     return (
         scheduler.get("name") == "CosineAnnealingLR"
+        and set(scheduler) <= {"name", "T_max", "eta_min"}
         and scheduler.get("T_max") == options.get("max_epochs")
         and not scheduler.get("eta_min")
         and options.get("max_steps") in (None, -1)
         and not options.get("max_time")
-        # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
-        and stopping.get("monitor") in (None, "epoch")
+        and not any(map(_may_stop, (config.get("callbacks") or {}).values()))
     )
+
+
+def _may_stop(entry: Any) -> bool:
+    """Whether a callback may end the run before its last epoch, by its name.
+
+    That of the configs watches what chooses the checkpoint, and nothing where that is the last epoch.
+    """
+    name = str((entry or {}).get("_target_")).rpartition(".")[2]
+    return "Timer" in name or ("Stop" in name and entry.get("monitor") not in (None, "epoch"))
 
 
 def own_monitor(config: Mapping[str, Any], task: "Task") -> str:

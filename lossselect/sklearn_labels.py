@@ -68,6 +68,8 @@ def matrix_of(y: Any) -> np.ndarray:
         y = y.toarray()
     try:
         matrix = np.asarray(y)
+        if matrix.ndim == 2 and matrix.dtype.kind not in "biuf":
+            raise TypeError(f"A matrix of labels holds numbers, 0 and 1, got {matrix.dtype}. {LISTS}")
         matrix = matrix.astype(np.float32) if matrix.ndim == 2 else matrix
     except (TypeError, ValueError):  # of several lengths, or of no numbers
         raise ValueError(LISTS) from None

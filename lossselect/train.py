@@ -33,7 +33,7 @@ from .console import (
     speaks,
     warnings_in_a_line,
 )
-from .guards import allow
+from .guards import allow, warn
 from .help import print_help
 from .loggers import check_loggers
 from .mistakes import message_of
@@ -246,6 +246,7 @@ def train(config: DictConfig) -> float | None:
     from .plan import print_table, show
     from .resume import keep_log, resumed_from
 
+    asked = config.monitor is not None
     module, data, monitor = prepare(config)
     trainer, keeper = trainer_of(config, folder)
     smoke = bool(config.trainer.get("fast_dev_run"))
@@ -271,6 +272,13 @@ def train(config: DictConfig) -> float | None:
         if waited:
             _show_what_labels_told(module)
         best = _best_checkpoint(trainer, keeper, resumed=start is not None)
+        if monitor.metric == "epoch" and not asked and trainer.current_epoch < config.trainer.max_epochs:
+            warn(
+                "ended_early",
+                f"Training was ended after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
+                "where the learning rate was not yet 0. The last epoch is kept, which need not be the best "
+                "one: monitor=val/loss keeps that.",
+            )
         results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
         if module.untuned is not None:
@@ -400,7 +408,8 @@ def _best_checkpoint(trainer: "Trainer", keeper: "ModelCheckpoint", resumed: boo
     if not best:
         raise ValueError(
             f"{keeper.monitor} was never computed in {trainer.current_epoch} epochs, so there is no best "
-            "checkpoint: validate more often (trainer.check_val_every_n_epoch)."
+            "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
+            "(trainer.check_val_every_n_epoch)."
         )
     if trainer.checkpoint_callback.best_model_score.isnan():  # type: ignore[union-attr]
         raise ValueError(

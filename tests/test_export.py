@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ import lossselect as ls
 from lossselect import cli, export, formats
 from lossselect.export import export_model
 from lossselect.parts import _own_data
+from lossselect.predict import predict_file
 from lossselect.served import read_export
 
 SUFFIXES = tuple(form.suffix for form in formats.FORMATS.values())
@@ -217,6 +220,28 @@ class TestMistakes:
         with pytest.raises(ValueError, match="pass inputs="):
             export_model(ls.TaskModule(ls.Binary(), nn.Linear(3, 1)), tmp_path / "m.onnx")
 
+    def test_a_net_that_does_otherwise_with_one_row(self, tmp_path):
+        class Counting(nn.Module):
+            def forward(self, features):
+                return features[:, :1] * (1 if features.shape[0] > 1 else 2)
+
+        with pytest.raises(ValueError, match="or by how many they are"):
+            export_model(ls.TaskModule(ls.Binary(), Counting()), tmp_path / "m.pt2", inputs=torch.ones(8, 4))
+
+    def test_what_is_no_number_is_none_on_both_sides(self, tmp_path):
+        inputs = torch.randn(8, 5)
+        inputs[3] = torch.nan
+        found = export_model(module_of(ls.Binary()), tmp_path / "m.pt2", inputs=inputs)
+        assert (found["logits"], found["probabilities"], found["rows"]) == (0, 0, 8)
+
+    def test_logits_are_compared_by_the_largest_of_their_row(self, tmp_path):
+        found = export._gap(
+            torch.tensor([[1000.0, 1e-3]]), torch.tensor([[1000.0, 0.0]]), torch.tensor([1000.0])
+        )
+        assert found == pytest.approx(1e-6)
+        assert export._gap(torch.tensor([[torch.nan]]), torch.tensor([[0.0]])) == torch.inf
+        assert export._gap(torch.tensor([[torch.inf]]), torch.tensor([[torch.inf]])) == 0
+
     def test_of_one_row_alone(self, tmp_path):
         module = module_of(ls.Binary())
         export_model(module, tmp_path / "m.pt2", inputs=torch.randn(1, 5))
@@ -320,7 +345,7 @@ class TestCommand:
             "import sys; sys.modules['lightning'] = sys.modules['torchmetrics'] = None\n"
             "from lossselect import predict; predict.main()"
         )
-        more = ("output=b.csv", "trust=true")
+        more = ("output=b.csv", *(["trust=true"] if suffix == ".pt2" else []))
         subprocess.run(
             [sys.executable, "-c", probe, f"checkpoint=m{suffix}", *given, *more],
             check=True,
@@ -348,6 +373,10 @@ class TestCommand:
                 ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=u.csv"],
                 "There is no file u.csv",
             ),
+            (
+                ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=head.csv"],
+                "head.csv has no rows.",
+            ),
             (["checkpint=x"], "Did you mean 'checkpoint'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onx"], "Did you mean 'onnx'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onnx", "output=m.pt2"], "must end in .onnx"),
@@ -357,6 +386,7 @@ class TestCommand:
     def test_mistakes(self, arguments, message, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         (run / "m.onnx").unlink(missing_ok=True)
+        (run / "head.csv").write_text("n,c,m,y\n")
         code, _, err = self.call(monkeypatch, capsys, "export", *arguments)
         assert code == 1
         assert message in err
@@ -369,13 +399,16 @@ class TestCommand:
         rows = len((run / "run/predictions.csv").read_text().splitlines()) - 1
         assert code == 0
         assert f"run/checkpoints/best.onnx: {rows} test rows compared with PyTorch" in out
-        monkeypatch.chdir(tmp_path)
-        _own_data.cache_clear()  # a process reads a file once
-        given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
-        code, out, _ = self.call(monkeypatch, capsys, "export", *given)
-        assert code == 0
-        assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
-        assert "t.csv" in out
+        (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
+        for reason in ("its data are others now", "t.csv"):
+            monkeypatch.chdir(tmp_path)
+            _own_data.cache_clear()  # a process reads a file once
+            given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
+            code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+            assert code == 0
+            assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
+            assert reason in out
+            (tmp_path / "t.csv").unlink(missing_ok=True)
 
     def test_predict_wants_trust(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
@@ -419,3 +452,27 @@ def test_an_unknown_format(command, tmp_path):
     assert code == 1
     assert "There is no format to export 'onxx'. Did you mean 'onnx'?" in err
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_export_of_weights_that_have_changed_is_removed(command, tmp_path):
+    given = ("task=binary", "hydra.run.dir=run", "report=false", "logger=none")
+    assert command(*given, "trainer.max_epochs=1")[0] == 0
+    stale = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    export_model(ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt"), stale)
+    assert command(*given, "trainer.max_epochs=2", "resume=auto")[0] == 0
+    assert not stale.exists()
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_predictions_of_very_many_outputs_have_one_form(command, tmp_path, monkeypatch, capsys):
+    rows = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    np.savez("d.npz", X=rows, y=np.arange(120) % 9)
+    given = ("task=multiclass", "data=arrays", "data.path=d.npz", "head=chunked", "trainer.max_epochs=1")
+    code, _, err = command(*given, "hydra.run.dir=run", "export=safetensors", "report=false")
+    assert code == 0, err
+    for model, output in (("checkpoints/best.ckpt", "a.csv"), ("model.safetensors", "b.csv")):
+        predict_file(f"run/{model}", "d.npz", output)
+    a, b = (pl.read_csv(name) for name in ("a.csv", "b.csv"))
+    assert a.columns == b.columns
+    assert a["prediction"].equals(b["prediction"])
+    assert "top_5" in a.columns

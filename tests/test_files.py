@@ -66,6 +66,13 @@ def test_a_file_that_is_no_table(content, message, write):
         read_table(write(content))
 
 
+def test_a_name_with_quotation_marks_in_the_header(write):
+    with pytest.raises(
+        ValueError, match="has a column 'b \"x\"', whose quotation marks Polars does not read"
+    ):
+        read_table(write('a,"b ""x""",y\n1,2,3\n'), columns=["a", 'b "x"', "y"])
+
+
 def test_no_such_file(write, tmp_path):
     write("a\n1\n", "train.csv")
     with pytest.raises(
@@ -212,7 +219,7 @@ class TestArrays:
             (
                 {"X": np.eye(2), "y": np.array([["a"] * 2] * 2)},
                 (None, None),
-                "Labels of shape (2, 2) are 0 and 1",
+                "are 0 and 1, a column for each, got text (<U1)",
             ),
             (
                 {"X": np.eye(2), "x": np.eye(2), "y": np.arange(2)},

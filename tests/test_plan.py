@@ -164,6 +164,77 @@ class TestExplain:
         lines = {line["name"]: line for line in json.loads(out)["lines"]}
         assert lines["checkpoint"]["value"] == monitor
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ("monitor=epoch", "head_bias=zero", "model=linear"),
+            ("scheduler=none", "optimizer=sgd", "loss.pos_weight=auto", "trainer.max_epochs=2"),
+            ("trainer.accumulate_grad_batches=3", "+trainer.max_steps=3", "scheduler=plateau", "loss=focal"),
+            ("trainer.precision=bf16-mixed", "callbacks=none", "decision=none", "head_bias=null"),
+            ("callbacks.early_stopping.monitor=val/loss", "+trainer.limit_val_batches=1", "mix=mixup"),
+            ("loss=logit_adjusted", "decision.calibration=none", "+trainer.max_time=00:01:00:00"),
+        ],
+        ids=str,
+    )
+    def test_what_is_explained_is_what_is_run(self, given, command, tmp_path):
+        code, out, err = command(
+            "task=binary", "trainer.max_epochs=1", "trainer.accelerator=cpu", *given, "explain=json"
+        )
+        assert code == 0, err
+        run = ("task=binary", "trainer.max_epochs=1", "trainer.accelerator=cpu", *given, "hydra.run.dir=run")
+        code, _, err = command(*run, "report=false", "logger=none")
+        lines = json.loads((tmp_path / "run" / "plan.json").read_text())["lines"]
+        assert [line for line in lines if line["name"] != "outputs"] == json.loads(out)["lines"]
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ("monitor=epoch", {"checkpoint": "as asked for", "stopping": "not before that"}),
+            ("head_bias=zero", {"head bias": "head_bias=prior"}),
+            ("model=linear", {"model": "model=mlp"}),
+            ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
+            (
+                "scheduler=none",
+                {"schedule": "scheduler=cosine, scheduler=plateau", "stopping": "after 20 epochs"},
+            ),
+            ("+trainer.max_steps=20", {"training": "at most 50 epochs or 20 steps"}),
+            ("+trainer.max_time=00:01:00:00", {"training": "50 epochs or 00:01:00:00 (days:"}),
+            ("trainer.accumulate_grad_batches=4", {"training": "256 rows a step"}),
+            (
+                "trainer.devices=2 +trainer.strategy=ddp trainer.accumulate_grad_batches=4",
+                {"training": "512 rows a step", "device": "2 processes"},
+            ),
+            (
+                "callbacks.early_stopping.monitor=val/f1",
+                {"stopping": "after 20 epochs without a better val/f1"},
+            ),
+            ("+scheduler.interval=step", {"checkpoint": "of the epoch with the best val/loss"}),
+            (
+                "+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=val/loss",
+                {
+                    "checkpoint": "of the epoch with the best val/loss",
+                    "stopping": "after 3 epochs without a better",
+                },
+            ),
+            ("loss=logit_adjusted", {"weights": "counted in the train labels (prior)"}),
+            ("loss=logit_adjusted loss.pos_weight=2", {"weights": "counted in the train labels (prior)"}),
+        ],
+        ids=str,
+    )
+    def test_each_line_is_true(self, given, said, command):
+        code, out, err = command("task=binary", "trainer.accelerator=cpu", *given.split(), "explain=json")
+        assert code == 0, err
+        lines = {line.pop("name"): " | ".join(line.values()) for line in json.loads(out)["lines"]}
+        for name, text in said.items():
+            assert text in lines[name]
+
+    def test_what_a_task_brings_along(self):
+        task = ls.Multiclass(3, decision_weight=(1, 2, 30), temperature=3)
+        assert ls.Multiclass(3).explain()["decision"].value == "the most probable class"
+        assert task.explain()["decision"].value == (
+            "the most probable class, of probabilities times 1, 2, 30; probabilities of logits over 3"
+        )
+
     def test_a_run_leaves_its_plan(self, command, tmp_path):
         assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
         lines = {

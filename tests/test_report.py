@@ -375,11 +375,20 @@ class InOrder(Data):
         assert 'id="loss"' in report_of(tmp_path).read_text()
 
     @pytest.mark.parametrize(
+        "content", ['{"a": 1}', '{"lines": []}', '{"lines": [{"name": 1}]}', "5", "[1]", ""]
+    )
+    @pytest.mark.parametrize("name", ["plan.json", "metrics.json"])
+    def test_of_files_that_hold_something_else(self, name, content, tmp_path):
+        write_run(tmp_path)
+        (tmp_path / name).write_text(content)
+        assert 'id="loss"' in report_of(tmp_path).read_text()
+
+    @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["run=nowhere"], "There is no folder nowhere."),
             (["run=."], "is no run's folder"),
-            (["rum=x"], "rum"),
+            (["rum=x"], "lossselect report has no option 'rum'. Did you mean 'run'?"),
         ],
     )
     def test_mistakes(self, arguments, message, tmp_path, monkeypatch, capsys):

@@ -1,3 +1,4 @@
+import math
 import re
 import warnings
 
@@ -599,6 +600,21 @@ class TestDecisions:
         assert ls.make_task(**task.to_dict()) == task
         trailing = torch.rand(2, 4, 5)
         assert task.decide(trailing).sum(1).eq(2).all()
+
+    @pytest.mark.parametrize("scale", [1, 10, 100])
+    def test_labels_whose_probabilities_are_all_1_or_0_are_told_apart(self, scale):
+        logits = torch.tensor([[1.8, 2.5, 4.0, 0.0], [-4.0, -1.8, -2.5, -3.0]]) * scale
+        for temperature in (1.0, (1.0, 2.0, 4.0, 1.0)):
+            odds = logits / torch.tensor(temperature)
+            task = ls.Multilabel(4, top_k=1, temperature=temperature)
+            assert task.predict(logits).argmax(1).tolist() == odds.argmax(1).tolist()
+            task = ls.Multilabel(4, at_least=1, threshold=(0.5, 0.5, 0.9, 0.5), temperature=temperature)
+            margin = odds - torch.tensor([0, 0, math.log(9), 0])
+            assert (
+                task.predict(logits)[1].tolist()
+                == torch.eye(4, dtype=torch.long)[margin[1].argmax()].tolist()
+            )
+            assert task.predict(logits)[0].tolist() == (margin[0] >= 0).tolist()
 
     def test_decision_weight(self):
         task = ls.Multiclass(2, decision_weight=(1, 3))

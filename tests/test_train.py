@@ -873,3 +873,76 @@ class TestResume:
         )
         assert code == 1
         assert err.startswith(said)
+
+
+def test_a_checkpoint_callback_of_ones_own_may_refer_to_the_monitor(command, tmp_path):
+    own = (
+        "_target_=lightning.pytorch.callbacks.ModelCheckpoint",
+        "dirpath=own",
+        "filename=x",
+        "every_n_epochs=2",  # else it were as that of the run, of which Lightning takes one
+        "monitor='${monitor}'",
+    )
+    mine = [f"+callbacks.mine.{setting}" for setting in own]
+    code, _, err = command("task=binary", "trainer.max_epochs=2", "hydra.run.dir=run", "report=false", *mine)
+    assert code == 0, err
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["x.ckpt"]
+
+
+STOPS = """
+from lightning.pytorch import Callback
+class Ends(Callback):
+    def on_validation_end(self, trainer, module):
+        trainer.should_stop = not trainer.sanity_checking
+"""
+
+
+@pytest.mark.filterwarnings("always::lossselect.GuardWarning")
+def test_a_run_that_its_own_callback_ends_says_that_its_last_epoch_may_not_be_the_best(
+    command, tmp_path, monkeypatch
+):
+    name = f"stops_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(STOPS)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ("task=binary", f"+callbacks.own._target_={name}.Ends", "hydra.run.dir=run", "report=false")
+    code, _, err = command(*given)
+    assert code == 0
+    assert "Warning: Training was ended after epoch 1 of 50, where the learning rate was not yet 0." in err
+    code, _, err = command(*given, "monitor=epoch")
+    assert (code, err) == (0, "")
+
+
+def test_a_loader_whose_batch_size_is_given_by_its_place(command, tmp_path, monkeypatch):
+    name = f"placed_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(PLACED)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = (
+        "~data",
+        f"+data._target_={name}.Data",
+        "trainer.max_epochs=1",
+        "hydra.run.dir=run",
+        "report=false",
+    )
+    code, _, err = command("task=binary", *own)
+    assert code == 0, err
+    assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 65
+
+
+PLACED = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+class Data(LightningDataModule):
+    num_features, num_outputs = 3, 1
+    def train_dataloader(self):
+        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(x, (x[:, 0] > 0).float()), 16)
+    val_dataloader = test_dataloader = train_dataloader
+"""
+
+
+@pytest.mark.parametrize("name", ["monito", "monitors"])
+def test_a_name_that_begins_as_another_is_another(name, command):
+    code, _, err = command("task=binary", f"+{name}=val/loss")
+    assert code == 1
+    assert f"There is no setting '{name}', and none that refers to it. Did you mean 'monitor'?" in err

@@ -226,7 +226,13 @@ class CsvFormat:
         if "utf-8" in str(error) or isinstance(error, UnicodeError):
             return self._not_decoded()
         try:
-            self._check_lengths(len(self.header()))
+            header = self.header()
+            if "unable to find column" in str(error) and (quoted := [name for name in header if '"' in name]):
+                return ValueError(
+                    f"{self.file} has a column {quoted[0]!r}, whose quotation marks Polars does not read in "
+                    "a header: give it another name."
+                )
+            self._check_lengths(len(header))
         except ValueError as found:
             return found
         quotes = " Is a quotation mark opened and never closed?" if '`"' in str(error) else ""

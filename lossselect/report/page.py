@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..files import whole_file
+from ..plan import Line
 from .figures import (
     INK,
     MOST_CELLS,
@@ -73,13 +74,12 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     Returns:
         The page's path.
     """
-    plan = _read_json(folder / "plan.json")
-    metrics = _read_json(folder / "metrics.json")
+    plan, metrics = _read_plan(folder), _read_metrics(folder)
     pictures = _pictures(folder, outcome)
     page = _render(
-        title=plan["lines"][0]["value"] if plan else folder.name,
+        title=plan[0]["value"] if plan else folder.name,
         ended=ended,
-        plan=plan["lines"] if plan else [],
+        plan=plan,
         metrics=_metric_grid(metrics) if metrics else None,
         highlights=_highlights(metrics, outcome),
         pictures=pictures,
@@ -89,6 +89,24 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with whole_file(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def _read_plan(folder: Path) -> list[dict[str, Any]]:
+    """The lines of plan.json; none where there are none that a page could show."""
+    plan = _read_json(folder / "plan.json")
+    lines = plan.get("lines") if isinstance(plan, dict) else None
+    whole = isinstance(lines, list) and all(
+        isinstance(line, dict) and {*Line._fields} <= line.keys() for line in lines
+    )
+    return lines if whole and lines else []
+
+
+def _read_metrics(folder: Path) -> dict[str, float] | None:
+    metrics = _read_json(folder / "metrics.json")
+    whole = isinstance(metrics, dict) and all(
+        isinstance(value, int | float | None) for value in metrics.values()
+    )
+    return metrics if whole else None
 
 
 def _read_json(path: Path) -> Any:

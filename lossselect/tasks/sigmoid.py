@@ -200,15 +200,36 @@ class Multilabel(_Sigmoid):
     def decide(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0: long, of the same shape.
 
-        With `at_least` each row's nearest to their thresholds as well; with `top_k` the k most probable.
+        With `at_least` each row's nearest to their thresholds, in log-odds, as well; with `top_k` the k most
+        probable. `predict` tells these of logits, which differ where probabilities are 0 or 1 for all digits
+        that they have; of equal ones any are taken.
         """
+        return (
+            self._decide(probabilities, probabilities.logit())
+            if self._ranks
+            else super().decide(probabilities)
+        )
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """0/1 per label, as `decide` says: long (N, L, ...)."""
+        probabilities = self.probabilities(logits)
+        return (
+            self._decide(probabilities, self.log_odds(logits))
+            if self._ranks
+            else super().decide(probabilities)
+        )
+
+    @property
+    def _ranks(self) -> bool:
+        """Whether labels of a row are compared with each other."""
+        return self.top_k is not None or bool(self.at_least)
+
+    def _decide(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
         if self.top_k is not None:
-            return _largest(probabilities, self.top_k)
-        decided = super().decide(probabilities)
-        if not self.at_least:
-            return decided
-        margin = probabilities - constant(self.threshold, probabilities)
-        return decided | _largest(margin, self.at_least)
+            return _largest(log_odds, self.top_k)
+        of_all = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,) * self.num_labels
+        margin = log_odds - constant(tuple(map(_log_odds, of_all)), log_odds)
+        return super().decide(probabilities) | _largest(margin, self.at_least)
 
     @property
     def num_outputs(self) -> int:
@@ -264,6 +285,11 @@ class Multilabel(_Sigmoid):
             else [self.names[i] for i in (row == 1).nonzero().flatten().tolist()]
             for row in rows
         ]
+
+
+def _log_odds(threshold: float) -> float:
+    """Finite also of 0 and 1."""
+    return math.log(max(threshold, 1e-30)) - math.log(max(1 - threshold, 1e-30))
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
