@@ -151,9 +151,9 @@ def _loaders_of(data: Any) -> Callable[[], Any]:
     made = data.test_dataloader()
     each = made if isinstance(made, list | tuple) else [made]
     if not all(type(loader) is DataLoader for loader in each):
-        return data.test_dataloader  # type: ignore[no-any-return]
+        return data.test_dataloader
     for loader in each:  # of all that are made, once a hook for loaders has failed in this process
-        vars(loader).pop("__pl_saved_args", None)
+        loader.__dict__.pop("__pl_saved_args", None)
     return lambda: made
 
 

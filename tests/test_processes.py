@@ -145,7 +145,8 @@ class TestAtTheCommandLine:
         code, said, complained = ended(start([*SAME, *TWO, "hydra.run.dir=run"], tmp_path))
         assert code == 0, complained
         assert said.count("Results") == 1
-        assert "2 processes, 64 rows a step" in " ".join(said.split())
+        assert "batches of 32 rows, 64 rows a step" in " ".join(said.split())
+        assert "2 processes" in said
         assert "sync_dist" not in complained
         self.check_same(tmp_path / "run", one)
 
