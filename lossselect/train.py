@@ -105,10 +105,7 @@ class CheckBeforeRun(Callback):
         with _nothing_passed_over():
             _check(config, config.hydra)
             if _stops(config):
-                from .check import check_only
-
-                with allow(*allowed(config.allow)):
-                    check_only(config)
+                _look(config)
                 sys.exit(0)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -124,12 +121,19 @@ class CheckBeforeRun(Callback):
                 if not o.is_sweep_override() or (o.is_discrete_sweep() and not isinstance(o.value(), Glob))
             ]
             read: set[str] = set()
+            stops = False
             for job in islice(product(*choices), 100):
                 of_job = compose(config.hydra.job.config_name, overrides=list(job))
                 # a file is not read again for each seed
                 same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
                 _check(of_job, config.hydra, look_at_data=same not in read, sweep=True)
                 read.add(same)
+                if stops := _stops(of_job):
+                    if of_job.explain != "json":
+                        print(" ".join(job))
+                    _look(of_job)
+            if stops:  # without the jobs' folders
+                sys.exit(0)
 
 
 @contextmanager
@@ -216,17 +220,20 @@ def run(config: DictConfig) -> float | None:
             with one_line_errors():
                 return train(config)
         _check(config, HydraConfig.get(), sweep=True)
-        if _stops(config):
-            from .check import check_only
-
-            check_only(config)
-            return None
         return train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
 def _stops(config: DictConfig) -> bool:
     """Whether nothing is to be trained."""
     return bool(config.check_only or config.explain)
+
+
+def _look(config: DictConfig) -> None:
+    """At what would be trained; nothing is written."""
+    from .check import check_only
+
+    with allow(*allowed(config.allow)):
+        check_only(config)
 
 
 def train(config: DictConfig) -> float | None:

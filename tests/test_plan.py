@@ -92,7 +92,7 @@ class TestExplain:
         ("task", "example"),
         [
             ("binary", "'malignant' becomes [0]"),
-            ("multiclass", " becomes "),
+            ("multiclass", "for example row 0: '0' becomes 0"),
             (
                 "multilabel",
                 "['Class7', 'Class8', 'Class12', 'Class13'] becomes [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1",

@@ -889,6 +889,16 @@ def test_a_checkpoint_callback_of_ones_own_may_refer_to_the_monitor(command, tmp
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["x.ckpt"]
 
 
+@pytest.mark.parametrize("what", ["explain=true", "explain=json", "check_only=true"])
+def test_a_sweep_that_is_only_looked_at_writes_nothing(what, command, tmp_path):
+    code, out, err = command("-m", "task=binary,multiclass", what)
+    assert code == 0, err
+    for task in ("binary", "multiclass"):
+        assert (f"task={task} {what}" in out) == (what != "explain=json")
+    assert "10 raw logits" in out
+    assert not [*tmp_path.iterdir()]
+
+
 STOPS = """
 from lightning.pytorch import Callback
 class Ends(Callback):
