@@ -270,7 +270,7 @@ def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line
     change = "trainer.max_epochs=..., data.batch_size=..."
     yield Line("training", f"{training.limits}{batches}", "", change)
     early = "callbacks.early_stopping.monitor=val/loss" if not training.stopping else "callbacks=none"
-    yield Line("stopping", training.stopping or "not before that", "", early)
+    yield Line("early stopping", training.stopping or "none", "", early)
     where = f"{training.device}, precision {training.precision}"
     where += f", {training.processes} processes" if training.processes > 1 else ""
     yield Line("device", where, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")

@@ -189,13 +189,13 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ("monitor=epoch", {"checkpoint": "as asked for", "stopping": "not before that"}),
+            ("monitor=epoch", {"checkpoint": "as asked for", "early stopping": "none"}),
             ("head_bias=zero", {"head bias": "head_bias=prior"}),
             ("model=linear", {"model": "model=mlp"}),
             ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
             (
                 "scheduler=none",
-                {"schedule": "scheduler=cosine, scheduler=plateau", "stopping": "after 20 epochs"},
+                {"schedule": "scheduler=cosine, scheduler=plateau", "early stopping": "after 20 epochs"},
             ),
             ("+trainer.max_steps=20", {"training": "at most 50 epochs or 20 steps"}),
             ("+trainer.max_time=00:01:00:00", {"training": "50 epochs or 00:01:00:00 (days:"}),
@@ -206,14 +206,14 @@ class TestExplain:
             ),
             (
                 "callbacks.early_stopping.monitor=val/f1",
-                {"stopping": "after 20 epochs without a better val/f1"},
+                {"early stopping": "after 20 epochs without a better val/f1"},
             ),
             ("+scheduler.interval=step", {"checkpoint": "of the epoch with the best val/loss"}),
             (
                 "+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=val/loss",
                 {
                     "checkpoint": "of the epoch with the best val/loss",
-                    "stopping": "after 3 epochs without a better",
+                    "early stopping": "after 3 epochs without a better",
                 },
             ),
             ("loss=logit_adjusted", {"weights": "counted in the train labels (prior)"}),
