@@ -155,7 +155,7 @@ class Vocabulary:
             said = [f"{value!r} ({count})" for value, count in counts]
             warn(
                 "unseen_label",
-                f"{len(others)} labels were never seen in training and count as missing: {some(said)}.",
+                f"Not seen in training, and left out: {len(others)} of {len(entries)} labels, {some(said)}.",
             )
         return np.array([IGNORE_INDEX if code is None else code for code in found], dtype=np.int64)
 

@@ -274,9 +274,7 @@ class TestWarnings:
         code, out, err = command(*arguments, "data.unseen=ignore")
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
-        assert (
-            f"{count} labels of column 'y' were never seen in training and count as missing: setosa." in err
-        )
+        assert f"Not seen in training, and left out: {count} of the labels of column 'y', setosa." in err
         assert f"missing: {count} in test" in " ".join(out.split())
 
 

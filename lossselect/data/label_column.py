@@ -132,7 +132,7 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
         count = int(column.is_in(others).sum())
         warn(
             "unseen_label",
-            f"{count} labels of column {column.name!r} were never seen in training and count as missing: "
+            f"Not seen in training, and left out: {count} of the labels of column {column.name!r}, "
             f"{some(others)}.",
         )
     known = [value for value in values if value in index]
