@@ -48,13 +48,13 @@ class Wines(LightningDataModule):
         self.fit_rows, self.val_rows, self.test_rows = rows
 
     def train_dataloader(self):
-        return DataLoader(self.fit_rows, self.batch_size, shuffle=True)
+        return DataLoader(self.fit_rows, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self):
-        return DataLoader(self.val_rows, self.batch_size)
+        return DataLoader(self.val_rows, batch_size=self.batch_size)
 
     def test_dataloader(self):
-        return DataLoader(self.test_rows, self.batch_size)
+        return DataLoader(self.test_rows, batch_size=self.batch_size)
 
 
 if __name__ == "__main__":

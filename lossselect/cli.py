@@ -17,6 +17,11 @@ COMMANDS = {
 def main() -> None:
     """Run the command that the first argument names; settings alone are for `train`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name == "--version":
+        from .console import print_version
+
+        print_version()
+        return
     if name in ("-h", "--help"):
         print("Usage: lossselect COMMAND KEY=VALUE ...\n")
         for command, said in COMMANDS.items():

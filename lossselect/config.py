@@ -87,6 +87,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     if config["explain"] not in (True, False, "json"):
         raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
     if config["export"] is not None:
+        if not isinstance(config["export"], str):
+            raise TypeError(
+                f"export takes one format, got {config['export']!r}; others later: lossselect export."
+            )
         lookup(FORMATS, config["export"], "format to export")
         require(config["export"], FORMATS[config["export"]].to_write)
         if config["export"] == "safetensors" and "_target_" in config["model"]:
@@ -234,8 +238,8 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     options = {key: value for key, value in options.items() if value is not None}
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
-    counted = [options.get(key) for key in ("top_k", "at_least")]
-    width = max(width, *(value for value in counted if isinstance(value, int)), 2)
+    counted = {key: whole(f"task.{key}", options[key], 0) for key in ("top_k", "at_least") if key in options}
+    width = max(width, *counted.values(), 2)
     sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
     return make_task(name, num_outputs=width if sized else None, **options)
 
@@ -267,27 +271,23 @@ def _check_monitor(
         task: The run's; None before the data are read, when the number of outputs is not known.
         like: A task of the same kind.
     """
-    known = []
     head = (
         head_options(config.get("head"), ("auto",))["name"] if task is None else head_of(config, task)["name"]
     )
-    if head != "chunked":
-        known += [f"val/{name}" for name in ("loss", *like.metric_names)]
-        known += [f"train/{name}" for name in ("loss", *like.training_metrics)]
-    if head != "dense":
-        width, counted = like.num_outputs if task else None, "_target_" not in config["data"]
-        names = (
-            "val/loss",
-            "train/loss",
-            *(f"val/{name}" for name in top_metric_names(like, width, counted)),
-        )
-        known += [name for name in names if name not in known]
-    if setting == "monitor" or setting.startswith("callbacks."):
-        known.append("epoch")
+    dense = [
+        *(f"val/{name}" for name in ("loss", *like.metric_names)),
+        *(f"train/{name}" for name in ("loss", *like.training_metrics)),
+    ]
+    width, counted = like.num_outputs if task else None, "_target_" not in config["data"]
+    top = ["val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(like, width, counted))]
+    last = ["epoch"] if setting == "monitor" or setting.startswith("callbacks.") else []
+    # of an automatic head that is not yet known either may be meant
+    known = {"dense": dense, "chunked": top}.get(head, [*dense, *top]) + last
     if metric is not None and metric not in known:
+        listed = (top if head == "chunked" else dense) + last
         raise ValueError(
             f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
-            f"{', '.join(known)}." + (" (head=dense has others.)" if head == "chunked" else "")
+            f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
         )
 
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from .guards import GuardWarning
@@ -63,12 +64,21 @@ def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
         run: Takes the arguments.
     """
     arguments = sys.argv[1:]
+    if "--version" in arguments:
+        print_version()
+        return
     if not arguments or {"-h", "--help"} & set(arguments):
         print(usage)
         return
     outlive_readers()
     with one_line_errors(arguments), warnings_in_a_line(""):
         run(arguments)
+
+
+def print_version() -> None:
+    """Of this package, and of those that its numbers depend on."""
+    said = [f"{name} {version(name)}" for name in ("lossselect", "torch", "lightning", "torchmetrics")]
+    print(", ".join(said))
 
 
 def parse_settings(

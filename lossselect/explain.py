@@ -267,7 +267,7 @@ def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line
     group = training.processes * training.accumulate
     if group > 1 and rows:
         batches += f", {rows * group} rows a step"
-    change = "trainer.max_epochs=..., data.batch_size=..."
+    change = "trainer.max_epochs=..." + ", data.batch_size=..." * (getattr(data, "splits", None) is not None)
     yield Line("training", f"{training.limits}{batches}", "", change)
     early = "callbacks.early_stopping.monitor=val/loss" if not training.stopping else "callbacks=none"
     yield Line("early stopping", training.stopping or "none", "", early)
@@ -373,7 +373,7 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
         )
         said = f"1 where the probability is at least {own}, tuned on val for {metric}"
     else:
-        shown = threshold if isinstance(threshold, float) else list(threshold)
+        shown = threshold if isinstance(threshold, float) else f"[{some([f'{t:.3g}' for t in threshold])}]"
         said = f"1 where the probability is at least {shown}"
     if getattr(task, "at_least", 0):
         said += f", and at least {task.at_least} label(s)"  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .chunked import ChunkedLinear
+from .data.preparation import Preparation
 from .files import whole_file
 from .formats import FORMATS, format_of, require
 from .served import KEY, Outputs, Prediction, read_export
@@ -58,6 +59,13 @@ def export_model(
             what the module does; no inputs for a net of one's own.
         ModuleNotFoundError: a package that the format needs is not installed.
     """
+    from .module import TaskModule
+
+    if not isinstance(module, TaskModule):
+        raise TypeError(
+            f"export_model takes a TaskModule and a path, got {type(module).__name__}. Of a TaskClassifier "
+            "pass model.module_, which takes (X - model.mean_) / model.scale_."
+        )
     path = Path(path)
     form = format_of(path)
     if form is None:
@@ -161,9 +169,17 @@ def _facts(
         "temperature": task.temperature,
         "head": module.head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
+        "feature_names": _names_of(preparation),
         "preparation": _as_lists(preparation),
         "net": _as_lists(spec),
     }
+
+
+def _names_of(preparation: Mapping[str, Any] | None) -> list[str] | None:
+    """Of the features in their order, where they are made of a file's columns."""
+    if not preparation or "features" not in preparation:
+        return None
+    return Preparation.from_dict(preparation).features.names
 
 
 def _as_lists(value: Any) -> Any:

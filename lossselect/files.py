@@ -24,7 +24,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         _sync_names(path.parent)
     except OSError as error:
         if str(error.filename).startswith(str(temporary)):  # a name that the user has never seen
-            error.filename, error.filename2 = str(path), None
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)

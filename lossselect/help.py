@@ -1,8 +1,7 @@
 """What `--help` prints. Hydra's own help would take a second of composing to say less."""
 
-from importlib.resources import files
-
 from .losses import LOSSES
+from .settings import variants
 
 HELP = """\
 Train a classifier. Say what the task is; head, loss, targets, metrics and decoding follow.
@@ -36,21 +35,15 @@ Change any setting with KEY=VALUE:
   --config-dir FOLDER             take variants of your own from a folder as well
   --hydra-help                    what else the command line can do
 
-Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, logs/metrics.csv.
+Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html, plan.json,
+logs/metrics.csv; of several classes confusion_matrix.csv.
 """
 
 
 def print_help(command: str) -> None:
     """Print how `command` is used, with the variants that there are of each part."""
-    configs = files("lossselect.configs")
-    folders = sorted(entry.name for entry in configs.iterdir() if entry.is_dir() and entry.name[0] != "_")
     lines = []
-    for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *folders)):
-        found = () if group == "loss" else (configs / group).iterdir()
-        names = (
-            ["auto", *LOSSES]
-            if group == "loss"
-            else sorted(file.name.removesuffix(".yaml") for file in found)
-        )
-        lines.append(f"  {group:11}{', '.join(names)}")
+    for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *variants())):
+        names = ["auto", *LOSSES] if group == "loss" else variants(group)
+        lines += [f"  {group:11}{', '.join(names)}"] if names else []
     print(HELP.format(command=command, groups="\n".join(lines)))

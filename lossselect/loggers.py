@@ -67,7 +67,8 @@ def check_loggers(config: DictConfig) -> None:
                 raise ValueError(
                     f"MLflow's runs are in a database ({place}.tracking_uri={uri.split(':')[0]}:...), for "
                     "which mlflow-skinny is too little: pip install mlflow, or name a server by "
-                    f"{place}.tracking_uri=https://..."
+                    f"{place}.tracking_uri=https://..., or a folder by {place}.tracking_uri=file:mlruns "
+                    "(and set MLFLOW_ALLOW_FILE_STORE=true)."
                 )
 
 

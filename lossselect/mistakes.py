@@ -13,12 +13,13 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from .losses import LOSSES, find_loss, row_options
 from .names import nearest, setting
-from .settings import keys_of
+from .settings import keys_of, variants
 
 SPEAKING = (
     __package__,
@@ -47,11 +48,16 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group == "loss":
-            return _raised_by(find_loss, name)
+            said = _raised_by(find_loss, name) or ""
+            return said.replace("Choose one of: ", "Choose one of: auto, ")
         options = ", ".join(error.options)
         if group == "data" and "." in name:
             return f"data={name} is a file: say data=table data.path={name} data.target=..."
-        return f"There is no {group} {name!r}.{nearest(name, error.options)} Choose one of: {options}."
+        more = {"optimizer": "Adam", "scheduler": "StepLR"}.get(group)
+        of_torch = f" Others of torch's by {group}.name={more}." if more else ""
+        return (
+            f"There is no {group} {name!r}.{nearest(name, error.options)} Choose one of: {options}.{of_torch}"
+        )
     if isinstance(error, OverrideParseException):
         cause = [
             line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))
@@ -65,16 +71,21 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return _not_made(error)
     if isinstance(error, YAMLError):
         return f"A config cannot be read as YAML: {' '.join(str(error).split())}"
-    if isinstance(error.__cause__, PermissionError):  # of the log, which Hydra sets up in the run's folder
-        folder = Path(error.__cause__.filename).parent
-        return f"The folder {folder} cannot be written to: choose another one, hydra.run.dir=FOLDER."
     if str(error).startswith("Unable to configure"):
         return f"{error}: {' '.join(str(error.__cause__).split())}"
     if "Config group override must be a string" in str(error):
-        return "A part takes the name of a variant, as in model=mlp: --help lists them."
+        odd = [text for text in arguments if re.fullmatch(r"\w+=(null|true|false|[\d.]+)", text)]
+        which = next((text for text in odd if text.partition("=")[0] in variants()), "")
+        said = f"{which}: a part takes" if which else "A part takes"
+        return f"{said} the name of a variant, as in model=mlp; --help lists them."
     if isinstance(error, HydraException) and "Error merging override" in str(error):
         override = str(error).partition("override ")[2].strip()
         return f"{override!r} is not what that setting can be: {str(error.__cause__).splitlines()[0]}."
+    if "Ambiguous value for argument" in str(error):
+        wrong = re.search(r"argument '([^']+)'", str(error))
+        return (
+            f"{wrong[1] if wrong else 'Several values'}: several values are a sweep, which -m begins: -m ..."
+        )
     if isinstance(error, HydraException):
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         return _no_setting(unknown[1], arguments) if unknown else " ".join(str(error).split())
@@ -84,6 +95,10 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return (
             f"{error.filename} is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER."
         )
+    if isinstance(error, PermissionError) and {".hydra", "plan.json"} & {*Path(str(error.filename)).parts}:
+        # what is written first into a run's folder
+        folder = re.sub(r"[/\\]+(\.hydra|plan\.json).*", "", str(error.filename))
+        return f"The folder {folder} cannot be written to: choose another one, hydra.run.dir=FOLDER."
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, RuntimeError) and re.match(MISFIT, str(error)):
@@ -133,7 +148,7 @@ def _not_made(error: Exception) -> str:
         cause = cause.__cause__
     return (
         f"{part or 'A part'}._target_{'=' + target[1] if target else ''} cannot be made: "
-        f"{type(cause).__name__ + ': ' + str(cause) if cause else said} "
+        f"{type(cause).__name__ + ': ' + next(iter(str(cause).splitlines()), '') if cause else said} "
         "(HYDRA_FULL_ERROR=1 shows the traceback.)"
     )
 
@@ -159,6 +174,40 @@ def _settings_in(config: Any, part: str) -> Iterable[str]:
     return [*own, *(keys_of("data", "table") if part == "data" else ())]
 
 
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
+"""Settings of Hydra's own that runs are given."""
+
+
+def _children(config: Any, part: str) -> Iterable[str]:
+    inner = config.get(part)
+    return inner if isinstance(inner, DictConfig) else ()
+
+
+def _no_part(key: str, place: int, known: list[str], config: Any) -> str:
+    """Of a setting within a part that there is not; `known` are those beside it."""
+    if key.startswith("hydra."):
+        return f"There is no setting {key!r}.{nearest(key, FOLDERS)}"
+    parts = key.split(".")
+    name, within = parts[place], ".".join(parts[:place])
+    if name in known:
+        return f"{'.'.join(parts[: place + 1])} is {config.get(name)}, and has no settings."
+    if within == "logger":
+        return _no_logger(key, name)
+    said = f"There is no setting {key!r}.{nearest(name, known)}"
+    return said + (f" {within or 'A run'} has: {', '.join(known)}." if known else "")
+
+
+def _no_logger(key: str, name: str) -> str:
+    """Of a setting of a logger that was not chosen."""
+    known = variants("logger")
+    if name in known:
+        return f"There is no setting {key!r} without that logger: say logger={name} too."
+    return (
+        f"There is no setting {key!r}.{nearest(name, known)} A logger is chosen by logger=, one of "
+        f"{', '.join(known)}, and has its settings under its name, as logger.mlflow.run_name is one."
+    )
+
+
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
@@ -170,8 +219,11 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
     try:
         with initialize_config_module("lossselect.configs", version_base="1.3"):
             config: Any = compose("train", overrides=chosen)
-        for part in parent.split(".") if parent else ():
-            config = config[part]
+        for place, part in enumerate(parent.split(".") if parent else ()):
+            inner = config.get(part) if isinstance(config, DictConfig) else None
+            if not isinstance(inner, DictConfig):  # the part itself is misspelt, or takes no settings
+                return _no_part(key, place, sorted(config), config)
+            config = inner
         known = sorted({*config, *([] if parent else ["task", "experiment"])})
     except (HydraException, OmegaConfBaseException, KeyError, TypeError):
         known = []  # a config folder of the user's own, say
@@ -184,13 +236,15 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
     said = f"There is no setting {key!r}.{nearest(name, known)}"
     if known:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
-    if parent in ("trainer", "optimizer", "scheduler") or parent.startswith("logger."):
-        said += f" Another one that it takes is added with a plus: +{key}=..."
     if parent == "data" and name in keys_of("data", "table"):
         said += f" {name} is a setting of data=table: say that too."
+    elif parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
+        said += f" Another one that it takes is added with a plus: +{key}=..."
     homes = [part for part in GROUPS if known and not parent and name in _settings_in(config, part)]
     if parent == "logger":  # of which there may be several, by their names
-        homes = [f"logger.{part}" for part in known if name in config[part]]
+        homes = [f"logger.{part}" for part in known if name in _children(config, part)]
+    if parent == "logger" and not homes:
+        return _no_logger(key, name)
     if homes:
         said = f"There is no setting {key!r}. Did you mean {homes[0]}.{name}?"
     having = [loss for loss in LOSSES if name in row_options(loss)]

@@ -102,6 +102,11 @@ class TaskModule(Recorded, LightningModule):
         # for loggers, which write them as text
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         task = as_task(task)
+        if not isinstance(net, nn.Module | Mapping | None):
+            raise TypeError(
+                'net must be a torch.nn.Module, {"name": "mlp", "num_features": ...} or None, where a '
+                f"subclass sets self.net, got {net!r}."
+            )
         # Any: a subclass that sets its own calls it without asking whether there is one
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _criterion(loss, task)

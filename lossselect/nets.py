@@ -118,4 +118,5 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
     try:
         return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"Net {spec['name']!r} cannot be built with {options}: {error}") from None
+        said = {key: value for key, value in options.items() if key != "num_features"}
+        raise ValueError(f"Net {spec['name']!r} cannot be built with {said}: {error}") from None

@@ -86,6 +86,13 @@ class Plan:
         )
 
 
+def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
+    """The stages (val, test, test/untuned), and of each metric its value in each of them, or None."""
+    stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
+    names = dict.fromkeys(name.rpartition("/")[2] for name in metrics)
+    return stages, {name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names}
+
+
 def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
     """A title and a line for each entry, on the console; with a header, of several columns."""
     from rich.text import Text

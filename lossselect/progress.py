@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from datetime import timedelta
+from shutil import get_terminal_size
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -126,7 +127,7 @@ class ProgressBar(RichProgressBar):
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         described, bar, batches, *_ = super().configure_columns(trainer)
-        bar.bar_width = 20  # the metrics need the room
+        bar.bar_width = 20 if _is_wide() else 8  # the metrics need the room
         return [described, bar, batches, _TimeColumn(self)]
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -152,6 +153,10 @@ class ProgressBar(RichProgressBar):
         super()._stop_progress()
 
 
+def _is_wide() -> bool:
+    return get_terminal_size().columns >= 100
+
+
 class _TimeColumn(CustomTimeColumn):
     """Beside the bar of an epoch the times of the whole training, beside others their own."""
 
@@ -162,7 +167,8 @@ class _TimeColumn(CustomTimeColumn):
     def render(self, task: Task) -> Text:
         if self.bar.pace is None or task.id != self.bar.train_progress_bar_id:
             return super().render(task)
-        return Text(f"{self.bar.pace.passed()} • {self.bar.pace.left()}", style=self.style)
+        passed = f"{self.bar.pace.passed()} • " if _is_wide() else ""
+        return Text(f"{passed}{self.bar.pace.left()}", style=self.style)
 
 
 class _Drawing(_RefreshThread):

@@ -69,8 +69,9 @@ class Served:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{self.path} is damaged: its preparation cannot be read: {error}") from None
 
-    def __call__(self, features: Tensor) -> Prediction:
-        """What the model returns for rows of features."""
+    def __call__(self, features: Any) -> Prediction:
+        """What the model returns for rows of features, a tensor or an array."""
+        features = torch.as_tensor(features)
         with torch.inference_mode():
             return Prediction(*self.run(features))
 

@@ -37,6 +37,13 @@ def packaged(group: str, name: str) -> DictConfig:
     return config
 
 
+def variants(group: str = "") -> list[str]:
+    """The names of the variants of a group; without one those of the groups."""
+    entries = (files("lossselect.configs") / group).iterdir()
+    kept = (entry for entry in entries if not entry.name.startswith("_"))
+    return sorted(entry.name.removesuffix(".yaml") for entry in kept if entry.is_dir() != bool(group))
+
+
 def keys_of(group: str, name: str) -> list[str]:
     """The settings that configs/GROUP/NAME.yaml lists."""
     return [str(key) for key in packaged(group, name)]

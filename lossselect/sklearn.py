@@ -207,7 +207,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if self.decision is None:
             return None
         if isinstance(self.decision, str):
-            lookup({"tuned": None}, self.decision, "decision")
+            if self.decision != "tuned":
+                raise ValueError(
+                    f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
+                    f"{self.decision!r}."
+                )
             return {} if self.validation_fraction else None
         if not isinstance(self.decision, Mapping):
             raise TypeError(f"decision must be 'tuned', a dict of options or None, got {self.decision!r}.")

@@ -30,6 +30,7 @@ from .console import (
     first_ends,
     one_line_errors,
     outlive_readers,
+    print_version,
     speaks,
     warnings_in_a_line,
 )
@@ -56,6 +57,9 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         name = Path(sys.argv[0]).name
         print_help(f"python {name}" if name.endswith(".py") else name)
+        return
+    if "--version" in sys.argv[1:]:
+        print_version()
         return
     outlive_readers()
     # Hydra knows no null for a group; ours that may be empty have a variant none
@@ -250,7 +254,7 @@ def train(config: DictConfig) -> float | None:
     from .files import whole_file
     from .loggers import ended, log_results, log_settings
     from .outputs import evaluate, save_predictions, tunes
-    from .plan import print_table, show
+    from .plan import by_stage, print_table, show
     from .resume import keep_log, resumed_from
 
     asked = config.monitor is not None
@@ -266,7 +270,8 @@ def train(config: DictConfig) -> float | None:
     if writes:
         with whole_file(folder / "plan.json") as path:
             path.write_text(made.to_json(), encoding="utf-8")
-    waited, loggers = module.needs_counts, trainer.loggers
+    waited, loss_waited = module.needs_counts, getattr(module.criterion, "waiting", False)
+    loggers = trainer.loggers
     with _interruptions(trainer, folder), _reported(config.report and writes, folder), ended(loggers):
         if start is not None:
             keep_log(trainer, start[1])
@@ -277,7 +282,7 @@ def train(config: DictConfig) -> float | None:
             print("A few batches went through training and validation. Nothing is kept of that.")
             return None
         if waited:
-            _show_what_labels_told(module)
+            _show_what_labels_told(module, loss_waited)
         best = _best_checkpoint(trainer, keeper, resumed=start is not None)
         if monitor.metric == "epoch" and not asked and trainer.current_epoch < config.trainer.max_epochs:
             warn(
@@ -288,11 +293,14 @@ def train(config: DictConfig) -> float | None:
             )
         results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
+        written = save_predictions(trainer, module, data, best, folder)
         if module.untuned is not None:
             print_table("Decision", decision_lines(module.task))
-        epoch = str(read_checkpoint(best)["epoch"])
-        print_table("Results", {"epoch": epoch, **{name: f"{value:.4f}" for name, value in results.items()}})
-        written = save_predictions(trainer, module, data, best, folder)
+        stages, rows = by_stage(results)
+        shown = {
+            name: ["" if value is None else f"{value:.4f}" for value in row] for name, row in rows.items()
+        }
+        print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", shown, header=("", *stages))
         if config.report and writes:
             from .report.page import write_report
 
@@ -318,7 +326,13 @@ def _make_ready(
     from .plan import Line
     from .resume import keep_earlier
 
-    lines = [Line("outputs", str(folder), "", "hydra.run.dir=FOLDER")]
+    # which an earlier.N has nowhere else; as written, as ${oc.env:NAME} may be a secret
+    written: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    given = " ".join(written)
+    lines = [
+        Line("settings", given, "as they were given"),
+        Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
+    ]
     begun_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         check_same_task(start[1], task)
@@ -337,12 +351,12 @@ def _make_ready(
     return lines
 
 
-def _show_what_labels_told(module: "TaskModule") -> None:
-    """Where fit has counted them."""
+def _show_what_labels_told(module: "TaskModule", of_loss: bool) -> None:
+    """Where fit has counted them, for the loss or for the head's bias alone."""
     from .explain import loss_lines
     from .plan import Line, Plan, show
 
-    told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)])
+    told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)] if of_loss else [])
     bias = [Line("head bias", f"started from {module.started_from}")] if module.started_from else []
     show(told.also(bias))
 

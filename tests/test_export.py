@@ -216,6 +216,11 @@ class TestMistakes:
         with pytest.raises(ValueError, match=message.replace("?", r"\?")):
             export_model(module_of(ls.Binary()), **options)
 
+    @pytest.mark.parametrize("module", ["m.onnx", nn.Linear(2, 1)])
+    def test_what_is_no_module(self, module, tmp_path):
+        with pytest.raises(TypeError, match=r"export_model takes a TaskModule and a path, got (str|Linear)"):
+            export_model(module, tmp_path / "m.onnx")
+
     def test_a_net_of_ones_own_needs_inputs(self, tmp_path):
         with pytest.raises(ValueError, match="pass inputs="):
             export_model(ls.TaskModule(ls.Binary(), nn.Linear(3, 1)), tmp_path / "m.onnx")
@@ -338,6 +343,12 @@ class TestCommand:
         )
         assert (code, err) == (0, "")
         assert "120 rows of t.csv compared with PyTorch" in out
+        served = read_export(f"m{suffix}", trust=True)
+        assert served.facts["feature_names"] == ["n", "m", "c=a", "c=b"]
+        (frame,) = served.preparation.frames("t.csv", 8192)
+        rows, _ = served.preparation.features.transform(frame, "t.csv")
+        of_arrays = served(rows[range(120)].numpy())
+        assert of_arrays.decisions.shape == (120,)
         assert "and 0 decisions" in out
         given = ("input=t.csv", "keep=[n]")
         assert self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *given, "output=a.csv")[0] == 0

@@ -164,7 +164,6 @@ class TestBatches:
             ("a,b\n1,2\n3\n", "has 1 cell, but the header has 2."),
             ("a,b\n1,2\n3,4,5\n", "has 3 cells, but the header has 2."),
             (b"a,b\n1,2\n3,\xe9\n", "is not written in utf-8"),
-            ("b\n1\n", "has no column 'a' (which is to be read)."),
         ],
     )
     def test_a_file_that_is_no_table(self, content, message, write):

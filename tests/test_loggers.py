@@ -178,6 +178,13 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
             "logger=mlflow logger.run_name=x",
             "There is no setting 'logger.run_name'. Did you mean logger.mlflow.run_name?",
         ),
+        (
+            "logger.version=a",
+            "There is no setting 'logger.version'. A logger is chosen by logger=, one of csv,",
+        ),
+        ("logger.tensorbord=1", "There is no setting 'logger.tensorbord'. Did you mean 'tensorboard'?"),
+        ("logger.tensorboard=true", "without that logger: say logger=tensorboard too."),
+        ("logger.mlflow.run_name=a", "without that logger: say logger=mlflow too."),
         ("logger.csv=maybe", "logger.csv must be true or false, got 'maybe'."),
         ("logger.csv.name=x", "logger.csv"),
     ],

@@ -418,7 +418,7 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("width,colour\n1,red\n", "new.csv has no column 'length' (which is to be read)."),
+            ("width,colour\n1,red\n", "new.csv has no column 'length' (a feature of the model)."),
             ("length,width,colour\n1,2,red\n1,x,red\n", "Column 'width' holds numbers, but row 1 is 'x'."),
             (
                 "length,width,colour\n1,2,red\n1,inf,red\n",
@@ -453,6 +453,14 @@ class TestPredict:
                 "There is no checkpoint none.ckpt.",
             ),
             (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
+            (
+                ["checkpoint={}", "input=X.npy", "output=out.csv"],
+                "The model was trained on a table, and takes .csv, .tsv or .parquet with its columns, got X.npy.",
+            ),
+            (
+                ["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[colr]"],
+                "has no column 'colr' (keep)",
+            ),
             (["chekpoint=x"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
             (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),

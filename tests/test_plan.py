@@ -184,7 +184,9 @@ class TestExplain:
         run = ("task=binary", "trainer.max_epochs=1", "trainer.accelerator=cpu", *given, "hydra.run.dir=run")
         code, _, err = command(*run, "report=false", "logger=none")
         lines = json.loads((tmp_path / "run" / "plan.json").read_text())["lines"]
-        assert [line for line in lines if line["name"] != "outputs"] == json.loads(out)["lines"]
+        assert [line for line in lines if line["name"] not in ("outputs", "settings")] == json.loads(out)[
+            "lines"
+        ]
 
     @pytest.mark.parametrize(
         ("given", "said"),
@@ -228,6 +230,11 @@ class TestExplain:
         for name, text in said.items():
             assert text in lines[name]
 
+    def test_a_loss_with_options(self):
+        focal = ls.Binary().explain({"name": "focal", "gamma": 1.5})
+        assert focal["options"].value == "gamma=1.5"
+        assert focal == ls.Binary().explain("focal", gamma=1.5)
+
     def test_what_a_task_brings_along(self):
         task = ls.Multiclass(3, decision_weight=(1, 2, 30), temperature=3)
         assert ls.Multiclass(3).explain()["decision"].value == "the most probable class"
@@ -241,6 +248,7 @@ class TestExplain:
             line["name"]: line for line in json.loads((tmp_path / "run" / "plan.json").read_text())["lines"]
         }
         assert lines["outputs"]["value"] == str(tmp_path / "run")
+        assert lines["settings"]["value"] == "task=binary trainer.max_epochs=1"
 
     def test_another_value(self, command):
         code, _, err = command("task=binary", "explain=yes")
@@ -273,3 +281,13 @@ class TestCommands:
         cli.main()
         said = capsys.readouterr().out
         assert all(f"  {name} " in said for name in cli.COMMANDS)
+
+    def test_version(self, monkeypatch, capsys):
+        for command in (
+            ["lossselect", "--version"],
+            ["lossselect", "predict", "--version"],
+            ["lossselect", "train", "--version"],
+        ):
+            monkeypatch.setattr("sys.argv", command)
+            cli.main()
+            assert capsys.readouterr().out.startswith("lossselect 0.")

@@ -443,7 +443,11 @@ class TestQuietness:
             ValueError,
             "n_samples=150 are too few to hold out validation_fraction=0.001",
         ),
-        ({"decision": "tunned"}, ValueError, "There is no decision 'tunned'. Did you mean 'tuned'?"),
+        (
+            {"decision": "tunned"},
+            ValueError,
+            "decision must be 'tuned', options such as {'metric': 'f1_macro'} or None, got 'tunned'.",
+        ),
         ({"decision": True}, TypeError, "decision must be 'tuned', a dict of options or None, got True."),
         ({"decision": {"metrc": "f1"}}, ValueError, "decision has no option 'metrc'. Did you mean 'metric'?"),
         ({"decision": {"metric": "f1"}}, ValueError, "decision.metric for task=multiclass 'f1'"),

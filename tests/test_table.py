@@ -598,7 +598,7 @@ class TestLabelsOfOneClassARow:
         assert other.values.tolist() == [1, 0]
         with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'a' was never seen in training\."):
             labels_of(["c", "a"], fitted=train)
-        with pytest.warns(ls.GuardWarning, match="2 labels of column 'y' were never seen in training"):
+        with pytest.warns(ls.GuardWarning, match="left out: 2 of the labels of column 'y', a"):
             other = labels_of(["a", "c", "a"], fitted=train, unseen="ignore")
         np.testing.assert_array_equal(other.values, [NAN, 1, NAN])
 

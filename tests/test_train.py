@@ -35,7 +35,8 @@ def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
     for word in (
         "Plan",
         "Results",
-        "test/f1_macro",
+        "test/untuned",
+        "f1_macro",
         "Binary cross-entropy" if task != "multiclass" else "Cross-ent",
     ):
         assert word in out
@@ -284,7 +285,28 @@ MISTAKES = [
     (["task=binary", "task.threshold=x"], "threshold must be a number"),
     (["task=binary", "+model.num_features=5"], "model.num_features is no setting: the data tell"),
     (["task=binary", "~loss"], "A run needs loss=...; it cannot be None."),
-    (["task=binary", "model=null"], "A part takes the name of a variant, as in model=mlp"),
+    (["task=binary", "loss=focal,poly1"], "loss=focal,poly1: several values are a sweep, which -m begins"),
+    (
+        ["task=binary", "callbacks.early_stoping.patience=1"],
+        "Did you mean 'early_stopping'? callbacks has: early_stopping.",
+    ),
+    (["task=binary", "seed.x=1"], "seed is 0, and has no settings."),
+    (
+        ["task=binary", "hydra.run.dri=x"],
+        "There is no setting 'hydra.run.dri'. Did you mean 'hydra.run.dir'?",
+    ),
+    (
+        ["task=binary", "optimizer=Adam"],
+        "Choose one of: adamw, sgd. Others of torch's by optimizer.name=Adam.",
+    ),
+    (["task=multilabel", "task.top_k=a"], "task.top_k must be a whole number of at least 0, got 'a'."),
+    (["task=multiclass", "task.class_names=[a]"], "added with a plus: +task.class_names=..."),
+    (
+        ["task=binary", "export=[onnx]"],
+        "export takes one format, got ['onnx']; others later: lossselect export.",
+    ),
+    (["task=binary", "loss=focl"], "Choose one of: auto, cross_entropy"),
+    (["task=binary", "model=null"], "model=null: a part takes the name of a variant, as in model=mlp"),
     (["task=binary", "~data.batch_size"], "data.batch_size is missing."),
     (["task=binary", "data.val_fraction=1"], "data.val_fraction must lie between 0 and 1, got 1."),
     # what our data show
@@ -692,11 +714,15 @@ class TestFolder:
             "run is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER.\n"
         )
 
-    def test_cannot_be_written(self, command, monkeypatch):
-        def denied(name, *_, **__):
-            raise PermissionError(errno.EACCES, "Permission denied", name)
+    @pytest.mark.parametrize("written", ["hydra.core.utils._save_config", "lossselect.files.os.replace"])
+    def test_cannot_be_written(self, written, command, monkeypatch):
+        def denied(given, to, *_):
+            path = f"{to}/config.yaml" if "hydra" in str(to) else str(to)
+            raise PermissionError(errno.EACCES, "Permission denied", path)
 
-        monkeypatch.setattr("logging.FileHandler._open", lambda handler: denied(handler.baseFilename))
+        monkeypatch.setattr(
+            written, (lambda config, name, to: denied(name, to)) if "hydra" in written else denied
+        )
         code, _, err = command("task=multilabel", "hydra.run.dir=run")
         assert code == 1
         assert err.endswith("run cannot be written to: choose another one, hydra.run.dir=FOLDER.\n")

@@ -61,14 +61,13 @@ def table_batches(
 
     Args:
         path: As for `read_table`.
-        columns: Those to read.
+        columns: Those to read, which are there.
         size: How many rows at a time.
         separator, encoding: As for `read_table`.
 
     Raises:
         FileNotFoundError, ValueError: as `read_table`; some batches may have come before.
     """
-    check_columns(columns, columns_of(path, separator, encoding), "which is to be read", path)
     file = _existing(path)
     if file.suffix.lower() in PARQUET:
         scan = pl.scan_parquet(file, glob=False).select(selectors.by_name(*columns))

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from .arrays import array_columns, as_frame, read_features
 from .features import Features
-from .files import check_columns, table_batches
+from .files import check_columns, columns_of, table_batches
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,19 @@ class Preparation:
             FileNotFoundError: no such file.
             ValueError: a file that the net's inputs cannot be made of.
         """
+        arrays = Path(path).suffix.lower() in (".npz", ".npy")
+        if arrays != (self.source == "arrays"):
+            needed = ".npz or .npy" if self.source == "arrays" else ".csv, .tsv or .parquet with its columns"
+            raise ValueError(
+                f"The model was trained on {'arrays' if self.source == 'arrays' else 'a table'}, and takes "
+                f"{needed}, got {path}."
+            )
         how = {**self.reading, **reading}
         if self.source == "table":
             columns = [*dict.fromkeys([*self.features.columns, *keep])]
+            header = columns_of(path, how.get("separator"), how.get("encoding") or "utf-8")
+            check_columns(self.features.columns, header, "a feature of the model", path)
+            check_columns(keep, header, "keep", path)
             yield from table_batches(path, columns, size, **how)
             return
         inputs = read_features(path, how["features"])

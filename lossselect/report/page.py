@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..files import whole_file
-from ..plan import Line
+from ..plan import Line, by_stage
 from .figures import (
     INK,
     MOST_CELLS,
@@ -187,9 +187,8 @@ def _saved(figure: Figure, name: str, folder: Path) -> Markup:
 
 def _metric_grid(metrics: Mapping[str, Any]) -> Grid:
     """A row for each metric, a column for each stage."""
-    stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
-    names = [*dict.fromkeys(name.rpartition("/")[2] for name in metrics)]
-    rows = [(name, *(metrics.get(f"{stage}/{name}") for stage in stages)) for name in names]
+    stages, values = by_stage(metrics)
+    rows = [(name, *row) for name, row in values.items()]
     headings = {"test/untuned": "test, before thresholds and calibration"}
     said = "Each over all rows that were evaluated of the split, of the best checkpoint."
     return Grid("Metrics", said, ("metric", *(headings.get(stage, stage) for stage in stages)), rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
-from ..names import first_twice, number, some, whole
+from ..names import first_twice, number, some, split_name, whole
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -157,13 +157,16 @@ class Task(ABC):
         """What the task implies: head, activation, loss, target, decision, metrics, each with its reason.
 
         Args:
-            loss: A name of `LOSSES`, or what `select_loss` returned.
+            loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}`, or what `select_loss` returned.
             options: Of the loss, by name.
         """
         from ..criterion import select_loss
         from ..explain import explain_task
 
-        return explain_task(self, select_loss(self, loss, **options) if isinstance(loss, str) else loss)
+        if isinstance(loss, str | Mapping):
+            name, own = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
+            loss = select_loss(self, name, **own, **options)
+        return explain_task(self, loss)
 
     def scores(self, logits: Tensor) -> Tensor:
         """What activation and loss take, (N, num_probabilities, ...): the logits, but for ordered classes."""
@@ -325,6 +328,7 @@ def temperature_of(value: Any, which: str = "") -> float:
 
 def decisions(task: Task, prediction: Tensor) -> Tensor:
     """What `decode` may name: whole numbers, of which a canonical target of 0, 1 and NaN can be made."""
+    prediction = torch.as_tensor(prediction)
     if not prediction.is_floating_point():
         return prediction
     if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):

@@ -44,12 +44,12 @@ class Digits(LightningDataModule):
         )
 
     def train_dataloader(self):
-        return DataLoader(self.fit_rows, self.batch_size, shuffle=True)
+        return DataLoader(self.fit_rows, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self):
-        return DataLoader(self.val_rows, 100)
+        return DataLoader(self.val_rows, batch_size=100)
 
     def test_dataloader(self):
-        return DataLoader(self.test_rows, 100)
+        return DataLoader(self.test_rows, batch_size=100)
 
     predict_dataloader = test_dataloader
