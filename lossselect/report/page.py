@@ -189,8 +189,9 @@ def _metric_grid(metrics: Mapping[str, Any]) -> Grid:
     """A row for each metric, a column for each stage."""
     stages, values = by_stage(metrics)
     rows = [(name, *row) for name, row in values.items()]
-    headings = {"test/untuned": "test, before thresholds and calibration"}
-    said = "Each over all rows that were evaluated of the split, of the best checkpoint."
+    headings = {"test/untuned": "test, untuned"}
+    said = "Each over all rows that were evaluated of the split, of the best checkpoint"
+    said += "; untuned: before thresholds and calibration." if "test/untuned" in stages else "."
     return Grid("Metrics", said, ("metric", *(headings.get(stage, stage) for stage in stages)), rows)
 
 
