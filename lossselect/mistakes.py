@@ -58,6 +58,13 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return (
             f"There is no {group} {name!r}.{nearest(name, error.options)} Choose one of: {options}.{of_torch}"
         )
+    if isinstance(error, MissingConfigException) and "Could not load" in str(error):  # one of a list
+        group, _, name = (
+            str(error).partition("'/")[0].partition("Could not load '")[2].partition("'")[0].partition("/")
+        )
+        if name and group in variants():
+            known = variants(group)
+            return f"There is no {group} {name!r}.{nearest(name, known)} Choose one of: {', '.join(known)}."
     if isinstance(error, OverrideParseException):
         cause = [
             line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))
@@ -200,6 +207,8 @@ def _no_part(key: str, place: int, known: list[str], config: Any) -> str:
 def _no_logger(key: str, name: str) -> str:
     """Of a setting of a logger that was not chosen."""
     known = variants("logger")
+    if name == "csv":
+        return "The CSV log is kept beside other loggers: +logger.csv=false leaves it out."
     if name in known:
         return f"There is no setting {key!r} without that logger: say logger={name} too."
     return (
@@ -211,7 +220,7 @@ def _no_logger(key: str, name: str) -> str:
 def _no_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
-    groups = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer|logger"
+    groups = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer|callbacks|logger"
     chosen = [text for text in arguments if re.fullmatch(rf"({groups})=(\w+|\[[\w,]+\])", text)]
     parent, _, name = key.rpartition(".")
     choice = re.search(rf"\b{re.escape(parent)}=(\w+)", " ".join(chosen)) if parent else None

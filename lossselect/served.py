@@ -1,6 +1,7 @@
 """Exported models, read and run without Lightning."""
 
 import json
+import logging
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,10 +151,14 @@ def _read_onnx(path: Path) -> Served:
 
 def _read_torch_export(path: Path) -> Served:
     facts = {f"{KEY}.json": ""}
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # of a damaged file torch prints a traceback
     try:
         program = torch.export.load(path, extra_files=facts).module()
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
+    finally:
+        logging.disable(before)
     content: Any = facts[f"{KEY}.json"]
     told = _told(path, content.decode() if isinstance(content, bytes) else content)
     return Served(path, *told, program)

@@ -41,7 +41,7 @@ from .mistakes import message_of
 from .names import nearest
 from .parts import decision_of, own_data, plain_values, prepare, trainer_of, training_of
 from .settings import allowed, monitor_of, needs_trainer, own_monitor
-from .trust import check_targets, trust
+from .trust import check_targets, trust, without_secrets
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -62,6 +62,9 @@ def main() -> None:
         print_version()
         return
     outlive_readers()
+    # argparse takes settings before and after it for two lists of them
+    sweeps = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
+    sys.argv[1:] = [*sweeps, *(argument for argument in sys.argv[1:] if argument not in sweeps)]
     # Hydra knows no null for a group; ours that may be empty have a variant none
     sys.argv[1:] = [
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", a) for a in sys.argv[1:]
@@ -125,18 +128,21 @@ class CheckBeforeRun(Callback):
                 if not o.is_sweep_override() or (o.is_discrete_sweep() and not isinstance(o.value(), Glob))
             ]
             read: set[str] = set()
-            stops = False
+            stops: set[bool] = set()
             for job in islice(product(*choices), 100):
                 of_job = compose(config.hydra.job.config_name, overrides=list(job))
                 # a file is not read again for each seed
                 same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
                 _check(of_job, config.hydra, look_at_data=same not in read, sweep=True)
                 read.add(same)
-                if stops := _stops(of_job):
+                stops.add(_stops(of_job))
+                if len(stops) > 1:
+                    raise ValueError("explain and check_only are for all jobs of a sweep, or for none.")
+                if _stops(of_job):
                     if of_job.explain != "json":
                         print(" ".join(job))
                     _look(of_job)
-            if stops:  # without the jobs' folders
+            if stops == {True}:  # without the jobs' folders
                 sys.exit(0)
 
 
@@ -224,6 +230,9 @@ def run(config: DictConfig) -> float | None:
             with one_line_errors():
                 return train(config)
         _check(config, HydraConfig.get(), sweep=True)
+        if _stops(config):  # of a job that the command line did not tell
+            _look(config)
+            return None
         return train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
@@ -272,7 +281,7 @@ def train(config: DictConfig) -> float | None:
             path.write_text(made.to_json(), encoding="utf-8")
     waited, loss_waited = module.needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
-    with _interruptions(trainer, folder), _reported(config.report and writes, folder), ended(loggers):
+    with _interruptions(trainer, folder), _reported(config, writes, folder), ended(loggers):
         if start is not None:
             keep_log(trainer, start[1])
         log_settings(trainer, config)
@@ -384,17 +393,18 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(wanted: bool, folder: Path) -> Iterator[None]:
+def _reported(config: DictConfig, writes: bool, folder: Path) -> Iterator[None]:
     """A run that an error ends leaves a report of what there is; one that a signal ends has no time."""
     try:
         yield
     except Exception as error:
         # of a run whose export failed there is a whole one
-        if wanted and not (folder / "report.html").exists():
+        if config.report and writes and not (folder / "report.html").exists():
             from .report.page import write_report
 
             with suppress(OSError):  # it may be a full disk that has ended the run
-                write_report(folder, ended=message_of(error) or f"{type(error).__name__}: {error}")
+                said = message_of(error) or f"{type(error).__name__}: {error}"
+                write_report(folder, ended=without_secrets(said, config))
         raise
 
 

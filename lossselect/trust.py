@@ -5,6 +5,7 @@ Checked before anything is made of a config, from within Hydra too. Nothing here
 
 import logging.handlers
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from hydra._internal import logging_config
 from hydra._internal.instantiate import _instantiate2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
 """Whose classes a config may name, of the kinds that a run is made of."""
@@ -217,3 +218,11 @@ def _kinds(package: str) -> tuple[type, ...]:
     steps = torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler
     ours = Callback, LightningDataModule, Logger, ClusterEnvironment, Precision, Profiler, Strategy
     return (torch.nn.Module, *steps, data.Dataset, data.DataLoader, data.Sampler, *ours)
+
+
+def without_secrets(text: str, config: DictConfig) -> str:
+    """A text in which what the config takes from the environment stands by its name."""
+    for name in re.findall(r"\$\{oc\.env:(\w+)", OmegaConf.to_yaml(config)):
+        if len(value := os.environ.get(name, "")) > 3:  # shorter ones are in any text
+            text = text.replace(value, f"${{oc.env:{name}}}")
+    return text

@@ -186,6 +186,11 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
         ("logger.tensorboard=true", "without that logger: say logger=tensorboard too."),
         ("logger.mlflow.run_name=a", "without that logger: say logger=mlflow too."),
         ("logger.csv=maybe", "logger.csv must be true or false, got 'maybe'."),
+        ("logger=[nope]", "There is no logger 'nope'. Did you mean 'none'? Choose one of: csv,"),
+        (
+            "logger=tensorboard logger.csv=false",
+            "The CSV log is kept beside other loggers: +logger.csv=false",
+        ),
         ("logger.csv.name=x", "logger.csv"),
     ],
 )

@@ -925,6 +925,46 @@ def test_a_sweep_that_is_only_looked_at_writes_nothing(what, command, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("-m", "task=binary", "check_only=true,false"),
+        ("task=binary", "-m", "seed=0,1", "explain=false,true"),
+    ],
+    ids=" ".join,
+)
+def test_a_sweep_is_looked_at_or_run(given, command, tmp_path):
+    code, _, err = command(*given)
+    assert code == 1
+    assert "explain and check_only are for all jobs of a sweep, or for none." in err
+    assert not [*tmp_path.iterdir()]
+
+
+LEAKS = """
+from lightning.pytorch import Callback
+class Leaks(Callback):
+    def __init__(self, token):
+        self.token = token
+    def on_train_start(self, trainer, module):
+        raise RuntimeError("401 with " + self.token)
+"""
+
+
+def test_a_secret_in_an_error_is_not_in_the_report(command, tmp_path, monkeypatch):
+    name = f"leaks_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(LEAKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    own = (f"+callbacks.own._target_={name}.Leaks", "+callbacks.own.token=${oc.env:A_SECRET}")
+    with pytest.raises(RuntimeError):  # a bug of the callback's
+        command("task=binary", *own, "hydra.run.dir=run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "401 with ${oc.env:A_SECRET}" in page
+    assert not [
+        path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()
+    ]
+
+
 STOPS = """
 from lightning.pytorch import Callback
 class Ends(Callback):

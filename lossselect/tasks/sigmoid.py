@@ -293,7 +293,8 @@ def _log_odds(threshold: float) -> float:
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
-    """1 at the k largest values of each row, else 0."""
+    """1 at the k largest values of each row, else 0; NaN comes last."""
+    values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     return torch.zeros_like(values, dtype=torch.long).scatter_(1, values.topk(k, 1).indices, 1)
 
 
