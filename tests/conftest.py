@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from lossselect import train
+from lossselect import parts, train
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,7 @@ def command(monkeypatch, tmp_path, capsys):
     """Runs the command in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    parts._own_data.cache_clear()  # a process reads a file once, by its name in the folder it is in
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
