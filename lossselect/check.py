@@ -10,12 +10,10 @@ from torch import nn
 
 from .chunked import ChunkedLogits
 from .chunked_loss import chunked_loss
-from .data.batches import LabelRows, PositiveRows, TensorBatches
+from .data.batches import TensorBatches, target_of
 from .explain import label_table, plan
 from .guards import warn_of_no_positives
 from .head import set_head_bias, use_chunked
-from .infer import check_task
-from .label_lists import LabelLists
 from .mixing import make_mix
 from .nets import make_net
 from .parts import (
@@ -92,10 +90,7 @@ class OwnRows:
     def train_dataloader(self) -> Any:
         """As a run has it."""
         splits = self.splits
-        if isinstance(splits.labels, LabelLists):
-            target: Any = (PositiveRows if self.chunked else LabelRows)(splits.labels)
-        else:
-            target = check_task(self.task, splits.labels)
+        target = target_of(self.task, splits.labels, self.chunked)
         batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
         return batches.loader(self.batch_size, shuffle=True)
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..infer import check_task
 from ..label_lists import LabelLists
 from ..positives import Positives
 from ..targets import EncodedBatch
+from ..tasks import Task
 from .row_batches import RowBatches
 
 
@@ -41,6 +43,22 @@ class PositiveRows:
 
     def __getitem__(self, rows: Any) -> Positives:
         return Positives.of_rows(self.lists, np.atleast_1d(torch.as_tensor(rows).numpy()))
+
+
+def target_of(task: Task, labels: Any, positives: bool = False) -> Any:
+    """Labels as batches take them; lists of them have been checked as they were read.
+
+    Args:
+        task: Encodes them.
+        labels: Of a whole data set, as `Splits` has them.
+        positives: Whether lists are for a chunked head.
+
+    Raises:
+        ValueError, TypeError: labels that do not fit the task; see `check_task`.
+    """
+    if isinstance(labels, LabelLists):
+        return (PositiveRows if positives else LabelRows)(labels)
+    return check_task(task, labels)
 
 
 ALIGNED = 64

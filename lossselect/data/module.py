@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..counts import LabelCounts
-from ..infer import check_task
-from ..label_lists import LabelLists
 from ..memory import free_memory
 from ..tasks import Task
-from .batches import LabelRows, PositiveRows, TensorBatches, as_it_is
+from .batches import LabelRows, PositiveRows, TensorBatches, as_it_is, target_of
 from .checks import check_splits
 from .splits import Splits
 
@@ -45,9 +43,7 @@ class TensorData(LightningDataModule):
         # each process must shuffle alike
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         """Of the order of the train rows in each epoch."""
-        # lists of labels have been checked as they were read; they become rows of 0 and 1 batch by batch
-        labels = splits.labels
-        target = LabelRows(labels) if isinstance(labels, LabelLists) else check_task(task, labels)
+        target = target_of(task, splits.labels)
         self.counts = check_splits(task, splits) if counts is None else counts
         self._held: tuple[Any, Any, Tensor | None] = (splits.features, target, splits.weights)
         self.batches = {
