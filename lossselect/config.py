@@ -8,7 +8,17 @@ from .formats import FORMATS, require
 from .guards import GUARDS, ON_NONFINITE
 from .names import check_options, lookup, nearest, number, whole
 from .nets import check_head_bias, head_options, make_net, net_options
-from .settings import allowed, head_of, keys_of, loss_options, options_of_loss, packaged, tuned, watching
+from .settings import (
+    FILES,
+    allowed,
+    head_of,
+    keys_of,
+    loss_options,
+    options_of_loss,
+    packaged,
+    tuned,
+    watching,
+)
 from .top_names import check_top, top_metric_names
 
 if TYPE_CHECKING:
@@ -41,9 +51,6 @@ SETTINGS = (
     "decision",
 )
 """What stands at the top of a config, beside Hydra's own."""
-
-FILES = ("table", "arrays")
-"""Data of the user's own, from files."""
 
 NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing")
 """Settings of theirs that take a name, or a list of names."""

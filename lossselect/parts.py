@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from .config import FILES
 from .devices import auto_device
 from .names import some
-from .settings import Monitor, head_of, loss_options, monitor_of, needs_trainer
+from .settings import FILES, Monitor, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -280,7 +279,7 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
     limits = [f"at most {options['max_epochs']} epochs"]
     limits += [f"{steps} steps"] if (steps := options.get("max_steps", -1)) != -1 else []
     limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
-    stopping = _stopping(plain, monitor.metric)
+    early = _stopping(plain, monitor.metric)
     if trainer is None:
         where, precision, processes = auto_device(), options["precision"], 1
     else:
@@ -290,19 +289,16 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
             trainer.world_size,
         )
     group = options.get("accumulate_grad_batches", 1)
-    return Training(" or ".join(limits), stopping, where, str(precision), processes, group)
-
-
-def _stops_early(entry: Any) -> bool:
-    return bool(entry) and str(entry.get("_target_")).endswith("EarlyStopping")
+    return Training(" or ".join(limits), early, where, str(precision), processes, group)
 
 
 def _stopping(plain: Any, metric: str) -> str:
     """Which early stopping there is, in words."""
     said = []
-    for entry in (plain.get("callbacks") or {}).values():
-        watched = _stops_early(entry) and (entry.get("monitor") or metric)
-        if watched and watched != "epoch":
+    for entry in stopping(plain):
+        if "monitor" not in entry:
+            said.append(f"by {entry['_target_'].rpartition('.')[2]}")
+        elif (watched := entry["monitor"] or metric) != "epoch":
             said.append(f"after {entry.get('patience', 3)} epochs without a better {watched}")
     return ", or ".join(said)
 
@@ -333,7 +329,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpo
     callbacks: list[Any] = [best, *checks] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
-        if entry and not (_stops_early(entry) and entry.get("monitor") == "epoch"):
+        if entry and not (stops(entry) and entry.get("monitor") == "epoch"):
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
     if keeps:
         callbacks.append(SaveAndStop(folder / "checkpoints" / "last.ckpt"))

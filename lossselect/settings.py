@@ -25,6 +25,9 @@ CHECKED_HERE = (*OF_STEPS, "max_epochs", "accumulate_grad_batches", "log_every_n
 MANY_OUTPUTS = 50_000
 """From so many on head=auto is chunked: metrics of each label then say little, and take long."""
 
+FILES = ("table", "arrays")
+"""Data of the user's own, from files."""
+
 FITS_ANYWHERE = 1 << 26
 """Bytes of a batch's dense matrices."""
 
@@ -159,17 +162,20 @@ def _anneals(config: Mapping[str, Any]) -> bool:
         and not scheduler.get("eta_min")
         and options.get("max_steps") in (None, -1)
         and not options.get("max_time")
-        and not any(map(_may_stop, (config.get("callbacks") or {}).values()))
+        # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
+        and all(entry.get("monitor", "") in (None, "epoch") for entry in stopping(config))
     )
 
 
-def _may_stop(entry: Any) -> bool:
-    """Whether a callback may end the run before its last epoch, by its name.
+def stopping(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The callbacks that may end a run before its last epoch, by their classes' names."""
+    return [entry for entry in (config.get("callbacks") or {}).values() if stops(entry)]
 
-    That of the configs watches what chooses the checkpoint, and nothing where that is the last epoch.
-    """
+
+def stops(entry: Any) -> bool:
+    """Whether a callback's class is called as those that end runs are."""
     name = str((entry or {}).get("_target_")).rpartition(".")[2]
-    return "Timer" in name or ("Stop" in name and entry.get("monitor") not in (None, "epoch"))
+    return "Stop" in name or "Timer" in name
 
 
 def own_monitor(config: Mapping[str, Any], task: "Task") -> str:

@@ -218,6 +218,10 @@ class TestExplain:
                     "early stopping": "after 3 epochs without a better",
                 },
             ),
+            (
+                "+callbacks.timer._target_=lightning.pytorch.callbacks.Timer +callbacks.timer.duration=00:00:01:00",
+                {"checkpoint": "of the epoch with the best val/loss", "early stopping": "by Timer"},
+            ),
             ("loss=logit_adjusted", {"weights": "counted in the train labels (prior)"}),
             ("loss=logit_adjusted loss.pos_weight=2", {"weights": "counted in the train labels (prior)"}),
         ],
