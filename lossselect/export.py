@@ -1,13 +1,9 @@
 """A trained model as a file for elsewhere: logits, probabilities, decisions, and what explains them."""
 
 import copy
-import io
 import json
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 from .chunked import ChunkedLinear
 from .data.preparation import Preparation
 from .files import whole_file
-from .formats import FORMATS, format_of, require
+from .formats import FORMATS, format_of, require, silence, suffixes
 from .served import KEY, Outputs, Prediction, read_export
 
 if TYPE_CHECKING:
@@ -69,8 +65,7 @@ def export_model(
     path = Path(path)
     form = format_of(path)
     if form is None:
-        suffixes = ", ".join(form.suffix for form in FORMATS.values())
-        raise ValueError(f"{path} tells no format by its suffix, which must be one of {suffixes}.")
+        raise ValueError(f"{path} tells no format by its suffix, which must be one of {suffixes()}.")
     require(form, FORMATS[form].to_write)
     own = module._arguments.get("net") if _is_plain(module) else None
     spec = dict(own) if isinstance(own, Mapping) else None
@@ -97,7 +92,7 @@ def export_model(
         "torch_export": _write_torch_export,
         "safetensors": _write_safetensors,
     }
-    with whole_file(path) as temporary, _silence():
+    with whole_file(path) as temporary, silence():
         named = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
             # of a single row torch.export would make a program for one row alone
@@ -107,18 +102,6 @@ def export_model(
         finally:
             named.unlink(missing_ok=True)
     return differences
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Exporters say much of themselves, and of a graph that they give up print all."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _is_plain(module: "TaskModule") -> bool:

@@ -86,7 +86,7 @@ def export_checkpoint(
         if not any(map(len, parts)):
             raise ValueError(f"{input} has no rows.")
         rows, which = torch.cat([part[torch.arange(len(part))] for part in parts]), f"rows of {input}"
-    print_differences(path, export_model(module, path, inputs=rows, preparation=prepared), which)
+    _print_differences(path, export_model(module, path, inputs=rows, preparation=prepared), which)
 
 
 def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
@@ -147,7 +147,7 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
         inputs = None if batch is None else module.unpack(batch)[0]
         which = f"rows of a {own.removesuffix('_dataloader')} batch"
     path = folder / f"model{FORMATS[format].suffix}"
-    print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation), which)
+    _print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation), which)
 
 
 def _rows_of(splits: "Splits") -> tuple[str, torch.Tensor]:
@@ -156,7 +156,7 @@ def _rows_of(splits: "Splits") -> tuple[str, torch.Tensor]:
     return split, splits.features[splits.rows[split]]
 
 
-def print_differences(path: Path, found: Mapping[str, float], which: str) -> None:
+def _print_differences(path: Path, found: Mapping[str, float], which: str) -> None:
     """What was written, and how close it is."""
     other = round(found["decisions"] * found["rows"])
     print(

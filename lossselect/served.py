@@ -1,7 +1,6 @@
 """Exported models, read and run without Lightning."""
 
 import json
-import logging
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .formats import FORMATS, format_of, require
+from .formats import FORMATS, format_of, require, silence, suffixes
 from .tasks import Task, make_task
 from .top_names import TOP
 
@@ -103,8 +102,7 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
         raise FileNotFoundError(f"There is no model {path}.")
     form = format_of(path)
     if form is None:
-        suffixes = ", ".join(form.suffix for form in FORMATS.values())
-        raise ValueError(f"{path} is no exported model: these end in {suffixes}.")
+        raise ValueError(f"{path} is no exported model: these end in {suffixes()}.")
     if form == "torch_export" and not trust:
         raise ValueError(
             f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
@@ -151,14 +149,11 @@ def _read_onnx(path: Path) -> Served:
 
 def _read_torch_export(path: Path) -> Served:
     facts = {f"{KEY}.json": ""}
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # of a damaged file torch prints a traceback
     try:
-        program = torch.export.load(path, extra_files=facts).module()
+        with silence():
+            program = torch.export.load(path, extra_files=facts).module()
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
-    finally:
-        logging.disable(before)
     content: Any = facts[f"{KEY}.json"]
     told = _told(path, content.decode() if isinstance(content, bytes) else content)
     return Served(path, *told, program)

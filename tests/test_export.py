@@ -279,6 +279,15 @@ class TestMistakes:
         with pytest.raises(ValueError, match=r"m\.\w+ \(\d+ bytes\) cannot be read as a model"):
             read_export(path, trust=True)
 
+    def test_of_a_file_that_is_damaged_torch_prints_nothing(self, tmp_path):
+        (tmp_path / "m.pt2").write_bytes(b"")
+        given = ("predict", "checkpoint=m.pt2", "input=x.csv", "output=y.csv", "trust=true")
+        done = subprocess.run(
+            [sys.executable, "-m", "lossselect", *given], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr == "m.pt2 (0 bytes) cannot be read as a model: File is not a zip file\n"
+
     def test_a_model_of_somebody_elses(self, tmp_path):
         onnx = pytest.importorskip("onnx")
         export_model(module_of(ls.Binary()), tmp_path / "m.onnx")
@@ -347,8 +356,8 @@ class TestCommand:
         assert served.facts["feature_names"] == ["n", "m", "c=a", "c=b"]
         (frame,) = served.preparation.frames("t.csv", 8192)
         rows, _ = served.preparation.features.transform(frame, "t.csv")
-        of_arrays = served(rows[range(120)].numpy())
-        assert of_arrays.decisions.shape == (120,)
+        of_arrays, of_tensors = served(rows[range(120)].numpy()), served(rows[range(120)])
+        assert all(map(torch.equal, of_arrays, of_tensors))
         assert "and 0 decisions" in out
         given = ("input=t.csv", "keep=[n]")
         assert self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *given, "output=a.csv")[0] == 0

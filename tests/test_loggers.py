@@ -191,7 +191,7 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
             "logger=tensorboard logger.csv=false",
             "The CSV log is kept beside other loggers: +logger.csv=false",
         ),
-        ("logger.csv.name=x", "logger.csv"),
+        ("logger.csv.name=x", "logger.csv is True, and has no settings."),
     ],
 )
 def test_mistakes(given, said, command):
