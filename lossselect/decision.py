@@ -147,7 +147,7 @@ def fit_decision(
     task = as_task(task)
     wanted = decision_options(**options)
     goal = wanted.goal(task, loss)
-    logits, encoded = logits.detach().cpu(), as_canonical(task, target).cpu()
+    logits, encoded = torch.as_tensor(logits).detach().cpu(), as_canonical(task, target).cpu()
     task.check_logits(logits)
     task.check_target(encoded, logits)
     _check_finite(logits)

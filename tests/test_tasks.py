@@ -589,6 +589,12 @@ class TestOrderedClasses:
 
 
 class TestDecisions:
+    @pytest.mark.parametrize("form", [torch.tensor, np.array, list], ids=["tensor", "array", "list"])
+    def test_names_of_any_form(self, form):
+        assert ls.Binary(class_names=("no", "yes")).decode(form([[0], [1]])) == ["no", "yes"]
+        assert ls.Multiclass(3, class_names=("a", "b", "c")).decode(form([2, 0])) == ["c", "a"]
+        assert ls.Multilabel(2, class_names=("a", "b")).decode(form([[1, 1], [0, 1]])) == [["a", "b"], ["b"]]
+
     def test_at_least(self):
         task = ls.Multilabel(3, threshold=(0.5, 0.3, 0.9), at_least=1)
         rows = torch.tensor([[0.1, 0.1, 0.6], [0.6, 0.4, 0.1], [0.4, 0.1, 0.1]])

@@ -149,9 +149,16 @@ class Task(ABC):
     def decide(self, probabilities: Tensor) -> Tensor:
         """The decision that follows from probabilities (N, num_probabilities, ...)."""
 
+    def decode(self, prediction: Any) -> list[Any]:
+        """Class names in place of the numbers of a prediction, a tensor, array or list.
+
+        An entry per row: a name, of a multilabel task a list of names; None where the label is missing.
+        """
+        return self._decoded(torch.as_tensor(prediction))
+
     @abstractmethod
-    def decode(self, prediction: Tensor) -> list[Any]:
-        """Class names in place of a prediction's numbers, an entry per row."""
+    def _decoded(self, prediction: Tensor) -> list[Any]:
+        """What `decode` returns."""
 
     def explain(self, loss: Any = "cross_entropy", **options: Any) -> "Plan":
         """What the task implies: head, activation, loss, target, decision, metrics, each with its reason.
@@ -328,7 +335,6 @@ def temperature_of(value: Any, which: str = "") -> float:
 
 def decisions(task: Task, prediction: Tensor) -> Tensor:
     """What `decode` may name: whole numbers, of which a canonical target of 0, 1 and NaN can be made."""
-    prediction = torch.as_tensor(prediction)
     if not prediction.is_floating_point():
         return prediction
     if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):

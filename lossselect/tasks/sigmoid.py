@@ -140,7 +140,7 @@ class Binary(_Sigmoid):
             target = target.unsqueeze(1)
         return self._encode(target)
 
-    def decode(self, prediction: Tensor) -> list[Any]:
+    def _decoded(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.ndim < 2 or prediction.shape[1] != 1:
             raise ValueError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
@@ -272,7 +272,7 @@ class Multilabel(_Sigmoid):
             )
         return self._encode(target)
 
-    def decode(self, prediction: Tensor) -> list[Any]:
+    def _decoded(self, prediction: Tensor) -> list[Any]:
         """For each row (N, L) the names that are there; None where all labels are missing."""
         if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
             raise ValueError(

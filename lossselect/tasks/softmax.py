@@ -185,7 +185,7 @@ class Multiclass(Task):
         below = probabilities.cumsum(1)[:, :-1]
         return (below < 0.5 * probabilities.sum(1, keepdim=True)).sum(1)
 
-    def decode(self, prediction: Tensor) -> list[Any]:
+    def _decoded(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.is_floating_point():
             raise ValueError("decode takes class indices, not probabilities: task.predict(logits).")
