@@ -12,28 +12,26 @@ from .names import some
 
 def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     """The task's name, indices (N,) or 0 and 1 (N, L), and the labels that there are."""
+    try:
+        values = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+    except ValueError:
+        raise ValueError(f"The rows of y are lists of several lengths. {LISTS}") from None
+    _check_one_type(values)
     name = task
     if name == "auto":
-        try:
-            values = np.asarray(y)
-        except ValueError:
-            raise ValueError(f"The rows of y are lists of several lengths. {LISTS}") from None
-        _check_one_type(values)
         if values.dtype.kind == "f":
             assert_all_finite(values, input_name="y")
         check_classification_targets(y)
         kind = type_of_target(y)
         name = "multilabel" if kind == "multilabel-indicator" else kind
     if name == "multilabel":
-        matrix = matrix_of(y)
-        return name, matrix, np.arange(matrix.shape[1])
-    shape = np.asarray(y).shape
+        return name, _matrix(values), np.arange(values.shape[1])
+    shape = values.shape
     if len(shape) == 2 and shape[1] > 1:
         raise ValueError(
             f"task={name} needs a label a row, but y has the shape {shape}. Several labels per sample: "
             "task=multilabel."
         )
-    _check_one_type(np.asarray(y))
     labels = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
     check_classification_targets(labels)
     classes, indices = np.unique(labels, return_inverse=True)
@@ -62,23 +60,16 @@ def _check_one_type(values: np.ndarray) -> None:
         raise ValueError(f"Labels of y must be of one type, to be sorted; there are {said}.") from None
 
 
-def matrix_of(y: Any) -> np.ndarray:
+def _matrix(values: np.ndarray) -> np.ndarray:
     """Labels as 0 and 1 (N, L), NaN where not known."""
-    if hasattr(y, "toarray"):  # a sparse one
-        y = y.toarray()
-    try:
-        matrix = np.asarray(y)
-        if matrix.ndim == 2 and matrix.dtype.kind not in "biuf":
-            raise TypeError(f"A matrix of labels holds numbers, 0 and 1, got {matrix.dtype}. {LISTS}")
-        matrix = matrix.astype(np.float32) if matrix.ndim == 2 else matrix
-    except (TypeError, ValueError):  # of several lengths, or of no numbers
-        raise ValueError(LISTS) from None
-    if matrix.ndim != 2:
+    if values.dtype.kind not in "biuf":  # names, or lists of them
+        raise ValueError(LISTS)
+    if values.ndim != 2:
         raise ValueError(
-            f"task=multilabel needs 0 and 1 of shape (N, L), a column for each label, but y has the shape "
-            f"{matrix.shape}." + (f" {LISTS}" if matrix.dtype == object else "")
+            "task=multilabel needs 0 and 1 of shape (N, L), a column for each label, but y has the shape "
+            f"{values.shape}."
         )
-    return matrix
+    return values.astype(np.float32)
 
 
 LISTS = (
