@@ -23,7 +23,7 @@ from .finite import WHAT_TO_DO
 from .going_on import GoingOn
 from .guards import warn_of_no_positives
 from .ranks import of_all_ranks
-from .top_names import top_metric_names
+from .top_names import top_headline
 from .unrepeated import each_row_once, evaluate_apart, take_each_row_once
 from .watch import check_end
 
@@ -201,7 +201,7 @@ def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
 def _shown(trainer: Trainer, module: "TaskModule", prefix: str) -> list[str]:
     """The metrics that matter while a run goes: loss, the task's own, and what chooses the best epoch."""
     watched = [saves.monitor for saves in trainer.checkpoint_callbacks if isinstance(saves, ModelCheckpoint)]
-    own = top_metric_names(module.task)[1] if module.chunked else module.task.headline
+    own = top_headline(module.task) if module.chunked else module.task.headline
     names = [f"{prefix}loss", *([f"{prefix}{own}"] if prefix == "val/" else []), *watched]
     return [name for name in names if name]
 

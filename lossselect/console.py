@@ -7,8 +7,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .guards import GuardWarning
@@ -77,7 +77,10 @@ def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
 
 def print_version() -> None:
     """Of this package, and of those that its numbers depend on."""
-    said = [f"{name} {version(name)}" for name in ("lossselect", "torch", "lightning", "torchmetrics")]
+    said = []
+    for name in ("lossselect", "torch", "lightning", "torchmetrics"):
+        with suppress(PackageNotFoundError):  # an export is served without Lightning
+            said.append(f"{name} {version(name)}")
     print(", ".join(said))
 
 

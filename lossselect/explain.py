@@ -11,12 +11,12 @@ from .label_lists import LabelLists
 from .names import some
 from .optim import best_mode
 from .plan import Line, Plan
-from .settings import Monitor
 from .tasks import Task
 from .top_names import top_metric_names
 
 if TYPE_CHECKING:
     from .data.splits import Splits
+    from .settings import Monitor
 
 
 class Training(NamedTuple):
@@ -58,7 +58,7 @@ def plan(
     module: Any,
     data: Any,
     training: Training,
-    monitor: Monitor,
+    monitor: "Monitor",
     decision: Mapping[str, Any] | None = None,
 ) -> Plan:
     """What a run will do, why, and which settings change it.
@@ -100,7 +100,7 @@ def plan(
     return Plan("Plan", [*lines, *_training_lines(module, data, training)])
 
 
-def others(setting: str, chosen: str, *variants: str) -> str:
+def _others(setting: str, chosen: str, *variants: str) -> str:
     """The variants of a setting but the chosen one, whose class may have a longer name."""
     return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
@@ -206,7 +206,7 @@ def _example(task: Task, splits: "Splits", chunked: bool) -> str:
         came = _said(task.decode(task.harden(encoded))[0])
     values = [f"{value:g}" for value in encoded.flatten().tolist()]
     if chunked and task.activation == "sigmoid":
-        values = [f"{place}" for place in encoded[0].nan_to_num().nonzero().flatten().tolist()]
+        values = [f"{label}" for label in encoded[0].nan_to_num().nonzero().flatten().tolist()]
     form = f"[{some(values, 16)}]" if encoded.ndim > 1 else values[0]
     return f"for example row {place}: {came} becomes {form}"
 
@@ -238,7 +238,7 @@ def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> Line:
     )
 
 
-def _checkpoint_line(monitor: Monitor) -> Line:
+def _checkpoint_line(monitor: "Monitor") -> Line:
     metric, why = monitor
     if metric == "epoch":
         return Line("checkpoint", "of the last epoch", why, "monitor=val/loss (of the best)")
@@ -260,8 +260,8 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
 
 def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line]:
     steps, schedule = _spec(module.optimizer_spec or "AdamW"), _spec(module.scheduler_spec or "none")
-    yield Line("optimizer", steps, "", f"{others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")
-    yield Line("schedule", schedule, "", others("scheduler", schedule, "cosine", "plateau", "none"))
+    yield Line("optimizer", steps, "", f"{_others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")
+    yield Line("schedule", schedule, "", _others("scheduler", schedule, "cosine", "plateau", "none"))
     rows = getattr(data, "batch_size", None)
     batches = f"; batches of {rows} rows" if rows else ""
     group = training.processes * training.accumulate

@@ -28,10 +28,18 @@ PACKAGES = {
 }
 """Of which Lightning's loggers need one."""
 
-NO_SETTING = (
-    *("hydra", "logger", "trust", "resume", "explain", "check_only", "export", "report", "allow"),
+NO_SETTING = {
+    "allow",
+    "check_only",
     "experiment",
-)
+    "explain",
+    "export",
+    "hydra",
+    "logger",
+    "report",
+    "resume",
+    "trust",
+}
 """What is not logged of a config: it changes nothing of what is trained."""
 
 

@@ -177,17 +177,15 @@ GROUPS = ("trainer", "optimizer", "scheduler", "model", "data")
 
 def _settings_in(config: Any, part: str) -> Iterable[str]:
     """The keys of a part of the config; of data, also those of a table."""
-    own = config.get(part) or {}
-    return [*own, *(keys_of("data", "table") if part == "data" else ())]
+    own = config.get(part)
+    return [
+        *(own if isinstance(own, DictConfig) else ()),
+        *(keys_of("data", "table") if part == "data" else ()),
+    ]
 
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 """Settings of Hydra's own that runs are given."""
-
-
-def _children(config: Any, part: str) -> Iterable[str]:
-    inner = config.get(part)
-    return inner if isinstance(inner, DictConfig) else ()
 
 
 def _no_part(key: str, place: int, known: list[str], config: Any) -> str:
@@ -251,7 +249,7 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
         said += f" Another one that it takes is added with a plus: +{key}=..."
     homes = [part for part in GROUPS if known and not parent and name in _settings_in(config, part)]
     if parent == "logger":  # of which there may be several, by their names
-        homes = [f"logger.{part}" for part in known if name in _children(config, part)]
+        homes = [f"logger.{part}" for part in known if name in _settings_in(config, part)]
     if parent == "logger" and not homes:
         return _no_logger(key, name)
     if homes:

@@ -24,6 +24,11 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
 
 
+def top_headline(task: Task) -> str:
+    """What is shown of a run with a chunked head while it goes."""
+    return f"{'precision' if task.name == 'multilabel' else 'accuracy'}_at_1"
+
+
 def top_monitor(task: Task) -> str:
     """What chooses the best epoch with a chunked head."""
     return "precision_at_1" if task.name == "multilabel" else "loss"
