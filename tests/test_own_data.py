@@ -463,6 +463,10 @@ class TestPredict:
             ),
             (["chekpoint=x"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
             (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
+            (
+                ["checkpoint={}", "input=semi.csv", "output=out.csv"],
+                "between the cells? Say \"separator=';'\".",
+            ),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
             (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),
             (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input: it would be lost."),
@@ -484,6 +488,7 @@ class TestPredict:
         ids=lambda value: " ".join(value)[-60:],
     )
     def test_settings_that_cannot_be(self, arguments, message, trained, run, files):
+        Path("semi.csv").write_text("length;width;colour\n1;2;red\n")
         code, out, err = run(*(argument.format(trained) for argument in arguments))
         assert (code, out) == (1, "")
         assert message in err
