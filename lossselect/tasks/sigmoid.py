@@ -4,6 +4,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -227,8 +228,7 @@ class Multilabel(_Sigmoid):
     def _decide(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
         if self.top_k is not None:
             return _largest(log_odds, self.top_k)
-        of_all = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,) * self.num_labels
-        margin = log_odds - constant(tuple(map(_log_odds, of_all)), log_odds)
+        margin = log_odds - constant(_log_odds(self.threshold), log_odds)
         return super().decide(probabilities) | _largest(margin, self.at_least)
 
     @property
@@ -287,9 +287,12 @@ class Multilabel(_Sigmoid):
         ]
 
 
-def _log_odds(threshold: float) -> float:
-    """Finite also of 0 and 1."""
-    return math.log(max(threshold, 1e-30)) - math.log(max(1 - threshold, 1e-30))
+@lru_cache(maxsize=16)
+def _log_odds(threshold: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    """Of thresholds; finite also of 0 and 1. Once, not for each batch."""
+    of_all = threshold if isinstance(threshold, tuple) else (threshold,)
+    odds = tuple(math.log(max(t, 1e-30)) - math.log(max(1 - t, 1e-30)) for t in of_all)
+    return odds if isinstance(threshold, tuple) else odds[0]
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
