@@ -67,7 +67,7 @@ class Bookkeeping(Callback):
         if pl_module.needs_counts and (counts := _counts_of(trainer, pl_module)):
             pl_module.use_counts(counts)
         self.going_on.compare_loss(pl_module.criterion)
-        pl_module.step_mean.alike = _counts_alike(trainer, pl_module)
+        pl_module.step_mean.equal_counts = _counts_alike(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.going_on.start(trainer, pl_module)
@@ -87,6 +87,10 @@ class Bookkeeping(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.test_epoch.reset()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
+        if pl_module.automatic_optimization:
+            pl_module.step_mean.before_backward(trainer, pl_module, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if pl_module.automatic_optimization:

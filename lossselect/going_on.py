@@ -71,7 +71,7 @@ class GoingOn:
         }
         # whoever optimizes by himself may have begun a group that nobody else knows of
         if within and (loop._should_accumulate() or not module.automatic_optimization):
-            own["group"] = module.step_mean.state()
+            own["group"] = module.step_mean.state_dict(module)
             own["gradients"] = {
                 name: weight.grad.cpu()
                 for name, weight in module.named_parameters()
@@ -126,7 +126,7 @@ class GoingOn:
             _skip(trainer, own["batches"])
         _set_random(own["random"], trainer)
         if "gradients" in own:
-            module.step_mean.take_up(own["group"])
+            module.step_mean.load_state_dict(own["group"], module)
             for name, weight in module.named_parameters():
                 if name in own["gradients"]:
                     weight.grad = own["gradients"][name].to(weight)

@@ -218,12 +218,16 @@ class TaskModule(Recorded, LightningModule):
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the criterion's mean over the batch.
+
+        Its gradient is a share of the mean over the whole step: all processes and, under
+        `accumulate_grad_batches`, all micro-batches. Terms that an override adds are plain means.
+        """
         if self.mix is not None:
             batch = self.mix(self._encoded(batch), self.task)
         self.finite.begin(self, batch, batch_idx)
-        loss, total, count = self._step(batch, self.train_epoch)
-        return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, total, count)
+        loss, count = self._step(batch, self.train_epoch)
+        return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, count)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
@@ -261,8 +265,8 @@ class TaskModule(Recorded, LightningModule):
             return top_prediction(self.task, TopOutputs(self.task, logits).look())
         return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
 
-    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Takes the batch into the epoch; its loss, and that one's numerator and denominator."""
+    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor | int]:
+        """Takes the batch into the epoch; returns its loss and the loss's denominator."""
         if not self.has_bookkeeping and self._trainer is not None:
             raise ValueError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
@@ -282,7 +286,7 @@ class TaskModule(Recorded, LightningModule):
                 loss, total, count = self._loss(seen, target, weight)
         if epoch is not self.train_epoch or self.finite.take(loss):
             epoch.update(total, count, seen, target)
-        return loss, total, count
+        return loss, count
 
     def compile(self, **options: Any) -> None:
         """Put forward and loss of each step through torch.compile, in place.

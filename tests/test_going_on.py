@@ -94,6 +94,14 @@ class ByHand(ls.TaskModule):
         return {"loss": loss.detach()}
 
 
+class WithTerm(ls.TaskModule):
+    """Adds a term to the loss from the second batch of a group on."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + 0.01 * self.net[0].weight.square().sum() if batch_idx % 4 else loss
+
+
 def fit(
     folder, loader, seed, checkpoint=None, of=None, saved=None, extra=list, made=ls.TaskModule, **options
 ):
@@ -146,6 +154,7 @@ CASES = {
         "extra": lambda: [GradientAccumulationScheduler({0: 1, 1: 3})],
         "saved": EACH_STEP,
     },
+    "within a group, with a term": {"made": WithTerm, "accumulate_grad_batches": 4, "val_check_interval": 3},
     "groups made by hand": {"made": ByHand, "val_check_interval": 3},
     "weights averaged by a schedule": {"extra": lambda: [StochasticWeightAveraging(0.01, 1)]},
     "in blocks": {"extra": blocks, "saved": {"every_n_train_steps": 2}},

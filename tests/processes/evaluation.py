@@ -131,7 +131,7 @@ def of_ours(ranks, batch):
     data.seed = 7
     trainer = trainer_of(ranks, max_epochs=2, accumulate_grad_batches=2)
     trainer.fit(module, datamodule=data)
-    assert module.step_mean.alike
+    assert module.step_mean.equal_counts
     return {
         "steps": trainer.global_step,
         "weight": module.net.weight.detach(),

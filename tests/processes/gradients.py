@@ -56,6 +56,12 @@ class Watched(ls.TaskModule):
     def unpack(self, batch):
         return batch
 
+    coefficient = 1.0
+
+    def terms(self):
+        """What a subclass adds to the loss of a step."""
+        return 0.0
+
     def on_before_optimizer_step(self, optimizer):
         rows = [part for micro in self.steps[len(self.errors)] for part in micro]
         inputs, target, weight = (
@@ -66,11 +72,58 @@ class Watched(ls.TaskModule):
         logits = nn.functional.linear(inputs, *parameters) if self.chunked else self.net(inputs)
         weights = (weight,) if isinstance(self.criterion, ls.Loss) else ()
         loss = self.criterion(logits, self.task.encode(target), *weights)
-        wanted = torch.autograd.grad(loss, parameters)
+        wanted = torch.autograd.grad(self.coefficient * loss + self.terms(), parameters)
         largest = max(float(gradient.abs().max()) for gradient in wanted)
         pairs = zip(parameters, wanted, strict=True)
         error = float(torch.stack([(p.grad - gradient).abs().max() for p, gradient in pairs]).max())
         self.errors.append(error / largest if largest else error)
+
+
+class WithTerm(Watched):
+    """Adds a term of its own to half of the criterion: its plain mean over processes and micro-batches."""
+
+    coefficient = 0.5
+    group = 1
+    micro_batch = 0
+    """Of the step."""
+
+    def has_term(self, rank, micro_batch):
+        return True
+
+    def term(self, inputs):
+        return self.net(inputs).square().mean() + 0.1 * sum(p.square().sum() for p in self.net.parameters())
+
+    def terms(self):
+        self.micro_batch = 0
+        step = self.steps[len(self.errors)]
+        terms = [
+            self.term(inputs)
+            for micro_batch, parts in enumerate(step)
+            for rank, (inputs, _, _) in enumerate(parts)
+            if self.has_term(rank, micro_batch)
+        ]
+        return sum(terms) / len(step[0]) / self.group
+
+    def training_step(self, batch, batch_idx):
+        inputs, target, weight = batch
+        own = (inputs, target) if weight is None else batch
+        mean = super().training_step(own, batch_idx)
+        with torch.no_grad():  # what a user logs is the mean of the batch
+            encoded = self.task.encode(target)
+            wanted = self.criterion(self.net(inputs), encoded, *(() if weight is None else (weight,)))
+        torch.testing.assert_close(mean.detach(), wanted)
+        loss = self.coefficient * mean
+        if self.has_term(self.global_rank, self.micro_batch):
+            loss = loss + self.term(inputs)
+        self.micro_batch += 1
+        return loss
+
+
+class WithLateTerm(WithTerm):
+    """Adds the term from the second micro-batch on, and there not in the last process."""
+
+    def has_term(self, rank, micro_batch):
+        return micro_batch > 0 and (rank == 0 or rank < self.trainer.world_size - 1)
 
 
 def rows_of(task, count, trailing, hole, weighted, dtype, generator):
@@ -115,7 +168,7 @@ def own_loss(logits, target):
 
 
 def cases():
-    """Name, task, loss and trailing dimensions; with all options that a row takes, and without."""
+    """Name, task, loss, trailing dimensions and, if another, the class of the module; with all options that a row takes, and without."""
     for name, forms in ls.LOSSES.items():
         for activation, formula in forms.items():
             task, takes = TASKS[activation], formula_takes(formula)
@@ -132,13 +185,17 @@ def cases():
                 yield f"{name} {activation}{title}", task, {"name": name, **given}, SHAPES.get(name, ())
     yield "cross_entropy binary", ls.Binary(), {"name": "cross_entropy", "pos_weight": 3.0}, ()
     yield "a user's own", TASKS["softmax"], own_loss, ()
+    for title, kind in (("with a term", WithTerm), ("with a late term", WithLateTerm)):
+        yield f"weighted sigmoid {title}", TASKS["sigmoid"], {"name": "focal", "pos_weight": 3.0}, (), kind
+        weighted = {"name": "cross_entropy", "weight": WEIGHTS["weight"]}
+        yield f"weighted softmax {title}", TASKS["softmax"], weighted, (), kind
     yield "chunked sigmoid", TASKS["sigmoid"], {"name": "cross_entropy", "pos_weight": 3.0}, ()
     yield "chunked softmax", TASKS["softmax"], {"name": "cross_entropy", "weight": WEIGHTS["weight"]}, ()
 
 
 def main(ranks, group, dtype):
     options = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
-    for title, task, loss, trailing in cases():
+    for title, task, loss, trailing, *kinds in cases():
         width = task.num_outputs
         for holes in (False, True):
             for weighted in (False, True):
@@ -152,7 +209,9 @@ def main(ranks, group, dtype):
                 net = Net(trailing)
                 net.linear = nn.Linear(FEATURES, width)
                 head = {"name": "chunked", "chunk": 2} if title.startswith("chunked") else None
-                module = Watched(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps, head=head)
+                kind = kinds[0] if kinds else Watched
+                module = kind(task, net, loss, {"name": "SGD", "lr": 0.5}, steps=steps, head=head)
+                module.group = group
                 trainer = L.Trainer(
                     max_epochs=1,
                     accelerator="cpu",
