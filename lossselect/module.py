@@ -137,8 +137,19 @@ class TaskModule(Recorded, LightningModule):
             # Lightning sets it twice for each hook, some fifty times a step; a module's own way looks through
             # its parameters first
             object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+            return
+        if name == "criterion" and "_task" in self.__dict__:
+            # ported modules set one of their own, which may not be for the task
+            value = self._checked_criterion(value)
+        super().__setattr__(name, value)
+
+    def _checked_criterion(self, loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a loss as a callable; ValueError or TypeError for one that does not fit task, mix or head."""
+        criterion = _criterion(loss, self.task)
+        check_mixes(self.mix, criterion)
+        if self.chunked and not isinstance(criterion, AutoLoss):
+            check_chunkable(criterion)
+        return criterion
 
     @property
     def task(self) -> Task:
@@ -147,8 +158,9 @@ class TaskModule(Recorded, LightningModule):
 
     @task.setter
     def task(self, task: Task) -> None:
+        task = as_task(task)
+        _check_fits(self.criterion, task)
         if isinstance(self.criterion, Loss | AutoLoss):
-            _check_made_for(self.criterion, task)
             self.criterion.task = task
         if self.chunked:
             check_top(task)
@@ -522,7 +534,11 @@ def _forward_and_loss(
     return logits, *module._loss(logits, target, weight)
 
 
-def _check_made_for(loss: Loss | AutoLoss, task: Task) -> None:
+def _check_fits(loss: Any, task: Task) -> None:
+    """ValueError for a loss of another task, or one of torch's that takes other outputs or targets."""
+    if not isinstance(loss, Loss | AutoLoss):
+        check_torch_loss(loss, task)
+        return
     made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
     if made != given:
         raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
@@ -534,8 +550,6 @@ def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         loss = loss_by_name(task, name, **options)
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
-    if isinstance(loss, Loss):
-        _check_made_for(loss, task)
-    check_torch_loss(loss, task)
+    _check_fits(loss, task)
     checked: Callable[[Tensor, Tensor], Tensor] = loss
     return checked

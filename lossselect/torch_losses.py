@@ -5,7 +5,7 @@ from typing import Any
 
 from .losses import LOSSES
 from .mixing import INDEX_ONLY
-from .tasks import Task
+from .tasks import IGNORE_INDEX, Task
 
 TORCH_LOSSES = {
     "sigmoid": {
@@ -31,19 +31,36 @@ def check_mixes(mix: Any, loss: Any) -> None:
 
 
 def check_torch_loss(loss: Any, task: Task) -> None:
-    """ValueError for one of torch's losses that the task's logits and targets are not for."""
+    """Reject one of torch's losses, or a subclass of one, that is not for the task's logits and targets.
+
+    A loss that only derives from torch's base classes, as those of other packages do, is accepted.
+
+    Raises:
+        ValueError: another loss of torch's, a reduction other than "mean", or an `ignore_index` that no
+            target has.
+    """
     loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
     options = loss.keywords if isinstance(loss, partial) else vars(loss)
     loss = loss.func if isinstance(loss, partial) else loss
     kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
     names = {k.__name__ for k in kinds if k.__module__ in ("torch.nn.modules.loss", "torch.nn.functional")}
+    names -= {"_Loss", "_WeightedLoss"}
     if names and not names & TORCH_LOSSES[task.activation]:
         raise ValueError(
-            f"torch's {min(names - {'_Loss', '_WeightedLoss'})} takes no raw logits with the targets of "
+            f"torch's {min(names)} takes no raw logits with the targets of "
             f"{task.describe()}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
         )
     if options.get("reduction", "mean") != "mean":
         raise ValueError(
             "TaskModule averages the loss over what has a label; "
             f"reduction={options['reduction']!r} is for loops of your own."
+        )
+    ignored = options.get("ignore_index", IGNORE_INDEX) if task.activation == "softmax" else IGNORE_INDEX
+    in_target = (IGNORE_INDEX, *range(task.num_probabilities))
+    if isinstance(ignored, int) and ignored not in in_target:
+        declare = "" if task.missing == ignored else f", and declare missing={ignored} in the task"
+        raise ValueError(
+            f"ignore_index={ignored} has no effect: in the canonical target that task.encode returns, missing "
+            f"labels are {IGNORE_INDEX}, whatever marked them. Leave ignore_index out ({IGNORE_INDEX} is its "
+            f"default){declare}."
         )
