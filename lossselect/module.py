@@ -536,12 +536,13 @@ def _forward_and_loss(
 
 def _check_fits(loss: Any, task: Task) -> None:
     """ValueError for a loss of another task, or one of torch's that takes other outputs or targets."""
-    if not isinstance(loss, Loss | AutoLoss):
-        check_torch_loss(loss, task)
-        return
-    made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
-    if made != given:
-        raise ValueError(f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}.")
+    if isinstance(loss, Loss | AutoLoss):
+        made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
+        if made != given:
+            raise ValueError(
+                f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}."
+            )
+    check_torch_loss(loss, task)
 
 
 def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
