@@ -379,7 +379,7 @@ def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None
     optimizer = make_optimizer(optimizer_spec, [weight])
     scheduler = None
     if scheduler_spec and "_target_" not in scheduler_spec:
-        scheduler = make_scheduler(scheduler_spec, optimizer, monitor="")
+        scheduler = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
 
     def loss() -> float:
         optimizer.zero_grad()

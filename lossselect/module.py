@@ -27,7 +27,7 @@ from .loss_options import check_sample_weight
 from .mixing import make_mix
 from .names import split_name
 from .nets import check_head_bias, head_options, make_net
-from .optim import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from .optim import OptimizerSpec, RunLength, SchedulerSpec, make_optimizer, make_scheduler
 from .positives import Positives
 from .rules import AutoLoss, loss_by_name
 from .step_mean import StepMean
@@ -144,7 +144,7 @@ class TaskModule(Recorded, LightningModule):
         super().__setattr__(name, value)
 
     def _checked_criterion(self, loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a loss as a callable; ValueError or TypeError for one that does not fit task, mix or head."""
+        """Return a loss as a callable; ValueError or TypeError if it does not fit the task, mix or head."""
         criterion = _criterion(loss, self.task)
         check_mixes(self.mix, criterion)
         if self.chunked and not isinstance(criterion, AutoLoss):
@@ -476,7 +476,10 @@ class TaskModule(Recorded, LightningModule):
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled and not sparse)
         monitor = top_monitor(self.task) if self.chunked else self.task.monitor
-        scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{monitor}")
+        length = None
+        if self.scheduler_spec is not None and self._trainer is not None and self.trainer.training:
+            length = RunLength(self.trainer.max_epochs, self.trainer.estimated_stepping_batches)
+        scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{monitor}", length)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

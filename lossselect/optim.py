@@ -1,14 +1,16 @@
 """Optimizers and schedulers: torch's own by name, or any callable."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import optim
 from torch.optim import Optimizer, lr_scheduler
 
-from .names import check_options, lookup, split_name
+from .guards import warn
+from .names import check_options, lookup, split_name, whole
 
 OptimizerSpec = str | Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
 SchedulerSpec = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
@@ -63,42 +65,173 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
     return _build(OPTIMIZERS, spec, "optimizer", trained)
 
 
-def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, monitor: str) -> dict[str, Any] | None:
-    """Lightning's entry for the scheduler of `{"name": "CosineAnnealingLR", "T_max": 50}` or a callable.
+class RunLength(NamedTuple):
+    """How long a run is to be."""
 
-    In the spec, `interval` ("epoch" or "step") and `monitor`, what ReduceLROnPlateau watches, are
-    Lightning's; that scheduler's `mode` follows from what it watches unless it is given.
+    epochs: int | None
+    """None or -1 if it is not known."""
+    steps: float
+    """Of the optimizer; -1 or infinity if it is not known."""
+
+
+def make_scheduler(
+    spec: SchedulerSpec, optimizer: Optimizer, monitor: str, length: RunLength | None = None
+) -> dict[str, Any] | None:
+    """Return Lightning's dict for a scheduler by name, such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
+
+    A spec by name may have Lightning's own keys as well: `interval` ("epoch" or "step"), `frequency`,
+    `monitor` and `strict`. A callable takes the optimizer and returns a scheduler, or Lightning's dict. A
+    scheduler takes a step at the end of each epoch unless `interval` says otherwise; OneCycleLR and CyclicLR
+    take one at each optimizer step. The `mode` of ReduceLROnPlateau follows from what it monitors unless it
+    is given.
+
+    Args:
+        spec: Which scheduler.
+        optimizer: Whose learning rate it sets.
+        monitor: What ReduceLROnPlateau monitors if the spec does not say so.
+        length: Of the run, to warn of a schedule that counts steps and gets epochs.
+
+    Raises:
+        ValueError: an unknown name or option, a value that the scheduler refuses, ReduceLROnPlateau without
+            a mode for a metric whose direction is not known.
+        TypeError: a callable that returns something else.
     """
     if spec is None:
         return None
-    if callable(spec):
-        return _watching(spec(optimizer), monitor, {})
     if isinstance(spec, str):
         spec = {"name": spec}
-    monitor = spec.get("monitor", monitor)
-    options = {key: value for key, value in spec.items() if key not in ("interval", "monitor")}
-    if options.get("name") == "ReduceLROnPlateau":
-        options.setdefault("mode", best_mode(monitor))
-    scheduler = _build(SCHEDULERS, options, "scheduler", optimizer)
-    return _watching(scheduler, monitor, spec)
+    if callable(spec):
+        entry = _entry_of(spec(optimizer))
+        entry.setdefault("monitor", monitor)
+        _check_direction(entry["scheduler"], entry["monitor"])
+    else:
+        entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
+        options = {key: value for key, value in spec.items() if key not in entry}
+        if options.get("name") == "ReduceLROnPlateau" and "mode" not in options:
+            options["mode"] = best_mode(entry["monitor"])
+        entry["scheduler"] = _build(SCHEDULERS, options, "scheduler", optimizer)
+    by_step = isinstance(entry["scheduler"], lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
+    if "interval" not in entry and not by_step and length is not None:
+        _check_unit(entry["scheduler"], length)
+    entry.setdefault("interval", "step" if by_step else "epoch")
+    if entry["interval"] not in ("epoch", "step"):
+        raise ValueError(f"scheduler: interval must be 'epoch' or 'step', got {entry['interval']!r}.")
+    whole("scheduler: frequency", entry.get("frequency", 1), 1)
+    return entry
 
 
-def _watching(scheduler: Any, monitor: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    mode = getattr(scheduler, "mode", None)
-    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and mode != best_mode(monitor):
-        raise ValueError(
-            f"ReduceLROnPlateau watches {monitor}, of which the {best_mode(monitor)} is best, but its mode "
-            f"is {mode!r}: it would lower the learning rate while training goes well. Give it "
-            f"mode={best_mode(monitor)!r}, or name another monitor."
+LIGHTNING_KEYS = ("interval", "frequency", "monitor", "strict")
+"""What a spec by name may say of how Lightning uses the scheduler."""
+
+
+def _entry_of(returned: Any) -> dict[str, Any]:
+    """Return Lightning's dict for what a callable has returned."""
+    if isinstance(returned, Mapping):
+        known = ("scheduler", "name", "reduce_on_plateau", *LIGHTNING_KEYS)
+        check_options(returned, known, "The dict that scheduler returns")
+        entry = dict(returned)
+    else:
+        entry = {"scheduler": returned}
+    if not callable(getattr(entry.get("scheduler"), "step", None)):
+        raise TypeError(
+            "scheduler must return a learning rate scheduler, or Lightning's "
+            '{"scheduler": ..., "interval": "step"}, got '
+            f"{type(returned).__name__}{'' if 'scheduler' in entry else ' without the key scheduler'}."
         )
-    by_step = isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
-    interval = spec.get("interval", "step" if by_step else "epoch")
-    return {"scheduler": scheduler, "interval": interval, "monitor": monitor}
+    return entry
+
+
+def _check_direction(scheduler: Any, monitor: str) -> None:
+    """Warn where ReduceLROnPlateau may have the mode that torch assumes, against what it monitors."""
+    mode, wanted = getattr(scheduler, "mode", None), _direction(monitor)
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and wanted and mode != wanted:
+        warn(
+            "plateau_mode",
+            f"ReduceLROnPlateau monitors {monitor} with mode={mode!r}, but its {wanted}imum is best: the "
+            f"learning rate falls while training goes well. Pass mode={wanted!r}, or monitor another metric.",
+        )
+
+
+LOWER_IS_BETTER = {
+    *("loss", "brier", "calibration_error", "hamming", "mean_absolute_error", "ranking_loss"),
+    "coverage_error",
+}
+HIGHER_IS_BETTER = {
+    *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc", "map", "kappa"),
+    *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
+    "epoch",  # whose number chooses the last one
+}
+"""The metrics whose direction is known."""
 
 
 def best_mode(monitor: str) -> str:
-    """ "min" for a loss or an error, "max" for any other metric."""
-    return "min" if monitor.endswith(("loss", "error", "brier", "hamming")) else "max"
+    """Return "min" or "max": which value of a metric is best. The metric may have a prefix such as "val/".
+
+    Raises:
+        ValueError: another metric than those of this package.
+    """
+    if (mode := _direction(monitor)) is None:
+        raise ValueError(
+            f"Whether a high or a low value of {monitor} is better is not known: set mode to 'max' or 'min'."
+        )
+    return mode
+
+
+def _direction(monitor: str) -> str | None:
+    name = monitor.rpartition("/")[2]
+    return "min" if name in LOWER_IS_BETTER else "max" if name in HIGHER_IS_BETTER else None
+
+
+def _check_unit(scheduler: Any, length: RunLength) -> None:
+    """Warn of a schedule that takes a step each epoch, but whose numbers can only mean optimizer steps."""
+    epochs, steps = length
+    if not epochs or not 1 <= epochs < steps < math.inf:
+        return
+    # far more epochs than there are, and nearer to the number of steps
+    most = math.sqrt(epochs * steps)
+    lengths = _lengths(scheduler.state_dict()) if hasattr(scheduler, "state_dict") else ()
+    if any(length > most for length in lengths) or any(
+        _counts_steps(function, epochs, int(steps)) for function in getattr(scheduler, "lr_lambdas", ())
+    ):
+        warn(
+            "schedule_in_steps",
+            f"{type(scheduler).__name__} takes a step at the end of each epoch, {epochs} in this run, but it "
+            f"seems to count optimizer steps, of which there are {steps:.0f}. If so, set interval='step': "
+            'a function returns {"scheduler": scheduler, "interval": "step"}. If not, "interval": "epoch".',
+        )
+
+
+LENGTHS = ("T_max", "T_0", "total_iters", "total_steps", "step_size")
+"""Attributes of torch's schedulers that are numbers of steps of the scheduler."""
+
+
+def _lengths(state: Mapping[str, Any]) -> Iterator[float]:
+    """Yield the lengths in a scheduler's state, also of those that it is made of."""
+    for key, value in state.items():
+        if key in LENGTHS and isinstance(value, int | float):
+            yield value
+        elif key == "milestones" and value:  # of MultiStepLR: after the first one there is something to see
+            yield min(value)
+        elif key == "_schedulers":  # of SequentialLR and ChainedScheduler
+            for part in value:
+                yield from _lengths(part)
+
+
+def _counts_steps(function: Any, epochs: int, steps: int) -> bool:
+    """Whether a factor of LambdaLR goes to 0, or up to its highest value, within steps but not epochs."""
+    length = getattr(function, "keywords", {}).get("num_training_steps")  # of the schedules of Transformers
+    if isinstance(length, int | float):
+        return length > math.sqrt(epochs * steps)
+    try:
+        of_epochs, of_steps = (
+            [float(function(last * i // 100)) for i in range(101)] for last in (epochs, steps)
+        )
+    except Exception:  # a table of factors for the epochs, say
+        return False
+    peak = max(of_steps)
+    # a factor such as 0.9 ** epoch also vanishes within that many steps, but long before half of them
+    ends = of_steps[-1] <= 1e-3 * peak and of_steps[50] >= 0.1 * peak and of_epochs[-1] > 0.1 * peak
+    return ends or max(of_epochs) < 0.5 * peak
 
 
 def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any, **more: Any) -> Any:

@@ -210,7 +210,9 @@ def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
 
     if not isinstance(entry.monitor, str):
         raise ValueError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    known = {"mode": best_mode(entry.monitor), "check_on_train_epoch_end": entry.monitor.startswith("train/")}
+    known: dict[str, Any] = {"check_on_train_epoch_end": entry.monitor.startswith("train/")}
+    if "mode" not in entry:
+        known["mode"] = best_mode(entry.monitor)
     return {key: value for key, value in known.items() if key not in entry}
 
 

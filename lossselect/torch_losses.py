@@ -60,7 +60,7 @@ def check_torch_loss(loss: Any, task: Task) -> None:
     if isinstance(ignored, int) and ignored not in in_target:
         declare = "" if task.missing == ignored else f", and declare missing={ignored} in the task"
         raise ValueError(
-            f"ignore_index={ignored} has no effect: in the canonical target that task.encode returns, missing "
-            f"labels are {IGNORE_INDEX}, whatever marked them. Leave ignore_index out ({IGNORE_INDEX} is its "
-            f"default){declare}."
+            f"ignore_index={ignored} has no effect: in the canonical target that task.encode returns, "
+            f"missing labels are {IGNORE_INDEX}, whatever marked them. Leave ignore_index out "
+            f"({IGNORE_INDEX} is its default){declare}."
         )

@@ -414,16 +414,6 @@ class TestOptimizers:
         spec = {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": 10}
         assert self.configured(scheduler=spec)["lr_scheduler"]["interval"] == "step"
 
-    def test_a_plateau_that_would_watch_in_the_wrong_direction(self):
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
-        for spec in (plateau, {"name": "ReduceLROnPlateau", "mode": "min"}):
-            with pytest.raises(
-                ValueError, match="watches val/map, of which the max is best, but its mode is 'min'"
-            ):
-                MyModel(ls.Multilabel(3), scheduler=spec).configure_optimizers()
-        made = MyModel(ls.Multilabel(3), scheduler=lambda o: plateau(o, mode="max")).configure_optimizers()
-        assert made["lr_scheduler"]["monitor"] == "val/map"
-
     def test_an_optimizer_that_is_made_already(self):
         module = MyModel(ls.Binary())
         module.optimizer_spec = torch.optim.SGD(module.parameters())
