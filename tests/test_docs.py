@@ -49,7 +49,7 @@ def test_the_first_page(code, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
 def test_the_page_on_a_project_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    subclass, predicts, tunes, loop, sklearn = python_of("project.md")
+    subclass, predicts, schedule, tunes, loop, sklearn = python_of("project.md")
     loader = DataLoader(TensorDataset(torch.randn(64, 8), (torch.rand(64, 5) < 0.4).float()), 16)
     known = {
         "trainer": quiet_trainer(max_epochs=1),
@@ -62,6 +62,11 @@ def test_the_page_on_a_project_of_ones_own(tmp_path, monkeypatch):
     known["trainer"].save_checkpoint("best.ckpt")
     exec(predicts, known)
     assert sum(map(len, known["names"])) == 64
+    scheduled = {**known}
+    exec(schedule, scheduled)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(scheduled["model"], loader)
+    assert trainer.lr_scheduler_configs[0].interval == "step"
     exec(tunes, known)
     assert known["model"].task.threshold != 0.5
     exec(loop, known)
