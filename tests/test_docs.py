@@ -64,7 +64,7 @@ def test_the_page_on_a_project_of_ones_own(tmp_path, monkeypatch):
     assert sum(map(len, known["names"])) == 64
     scheduled = {**known}
     exec(schedule, scheduled)
-    trainer = quiet_trainer(max_epochs=1)
+    trainer = quiet_trainer(max_epochs=1, enable_checkpointing=False)
     trainer.fit(scheduled["model"], loader)
     assert trainer.lr_scheduler_configs[0].interval == "step"
     exec(tunes, known)
