@@ -74,9 +74,9 @@ class Parts:
             chunked_loss(self.criterion, logits, batch.target, batch.weight)
             return
         self.task.check_logits(logits)
-        self.task.check_target(batch.target, logits)
+        target = self.task.check_target(batch.target, logits)
         OutputWatch().look(logits, batch.inputs, self.whole, self.task)
-        self.criterion.sum_and_count(logits, batch.target, batch.weight)
+        self.criterion.sum_and_count(logits, target, batch.weight)
 
 
 class OwnRows:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .guards import warn_of_one_hot
 from .label_lists import LabelLists
 from .positives import Positives
 from .tasks import IGNORE_INDEX, Task, as_task
@@ -105,7 +106,7 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
     return count_target(task, as_canonical(task, labels))
 
 
-def as_canonical(task: Task, labels: Any) -> Tensor:
+def as_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
     """The canonical target of labels in any form, of which the canonical one is one as well.
 
     `task.encode` takes -100 for a mistake unless the task declares a missing value; here a target may have
@@ -115,16 +116,36 @@ def as_canonical(task: Task, labels: Any) -> Tensor:
         marked = labels == IGNORE_INDEX
         if bool(marked.any()) and bool((marked | ((labels >= 0) & (labels < task.num_probabilities))).all()):
             return labels.long()
-    return task.encode(labels)
+    return task.encode(labels, trailing_dims)
 
 
 def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
-    """The counts of canonical targets, batch after batch; None where there is no batch."""
-    total: LabelCounts | None = None
+    """Return the counts of targets as `task.encode_first` returns them; None where there is no batch.
+
+    Integers (N, C) are one-hot rows if all batches can be read so, which a warning reports, and class indices
+    of C positions otherwise.
+    """
+    counts: LabelCounts | None = None
+    of_rows: LabelCounts | None = None
+    all_rows, settled = True, None
     for target in targets:
-        counts = count_positives(target) if isinstance(target, Positives) else count_target(task, target)
-        total = counts if total is None else total + counts
-    return total
+        own = count_positives(target) if isinstance(target, Positives) else count_target(task, target)
+        counts = own if counts is None else counts + own
+        if all_rows and not isinstance(target, Positives):
+            try:
+                rows = task.settle(target, trailing_dims=0)
+            except ValueError:
+                all_rows = False
+                continue
+            all_rows = rows.is_floating_point() or rows.ndim == 1
+            if rows is not target:
+                settled, own = target.shape, count_target(task, rows)
+        of_rows = own if of_rows is None else of_rows + own
+    if not all_rows or settled is None:
+        return counts
+    if settled[1] > 1:
+        warn_of_one_hot(settled)
+    return of_rows
 
 
 def count_positives(labels: Positives) -> LabelCounts:

@@ -164,7 +164,7 @@ class Loss(nn.Module):
         """The w_i s_i and the w_i d_i, None where these are all 1."""
         self.check_counted()
         self.task.check_logits(logits)
-        self.task.check_target(target, logits)
+        target = self.task.check_target(target, logits)
         self.check_devices(logits.device)
         if sample_weight is not None:
             check_form_of_weight(sample_weight, logits)

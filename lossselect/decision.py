@@ -147,9 +147,9 @@ def fit_decision(
     task = as_task(task)
     wanted = decision_options(**options)
     goal = wanted.goal(task, loss)
-    logits, encoded = torch.as_tensor(logits).detach().cpu(), as_canonical(task, target).cpu()
+    logits = torch.as_tensor(logits).detach().cpu()
     task.check_logits(logits)
-    task.check_target(encoded, logits)
+    encoded = task.check_target(as_canonical(task, target, logits.ndim - 2).cpu(), logits)
     _check_finite(logits)
     neutral = replace(task, temperature=1.0)
     # minus infinity rules a class out; as a large number 0 times it is 0

@@ -29,6 +29,7 @@ GUARDS = {
     "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
     "one_class": "a validation or test split in which one class is all there is",
     "other_loss": "a run that goes on from a checkpoint with another loss",
+    "one_hot_integers": "integers of shape (N, C) that are read as one-hot rows, and may be class indices",
     "one_label_each": "multilabel rows that all have exactly one label",
     "plateau_mode": "a ReduceLROnPlateau whose mode is against the direction of what it monitors",
     "rare_class": "classes of too few rows to be in every split",
@@ -100,6 +101,16 @@ def warn_of_single_labels() -> None:
         "one_label_each",
         "Every row has exactly one label. If a row can have no other number of them, it is of one of several "
         "classes: task=multiclass.",
+    )
+
+
+def warn_of_one_hot(shape: Any) -> None:
+    """Warn of integers (N, C) that were read as one-hot rows and may be class indices of C positions."""
+    warn(
+        "one_hot_integers",
+        f"Integers of shape {tuple(shape)} were read as one-hot rows of {shape[1]} classes. If they are the "
+        f"class indices of {shape[1]} positions, call task.encode(target, trailing_dims=1); if they are "
+        "one-hot rows, trailing_dims=0.",
     )
 
 

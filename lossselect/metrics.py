@@ -164,7 +164,7 @@ def look(
 ) -> Seen | None:
     """What metrics look at of a batch, checked as `TaskMetrics.update` says; None of an empty one."""
     task.check_probabilities(probabilities)
-    task.check_target(target, probabilities)
+    target = task.check_target(target, probabilities)
     if probabilities.device.type == "cpu" and not in_unit(probabilities):
         # NaN is no value outside: a net that diverged has metrics, which are NaN
         outside = probabilities[(probabilities < 0) | (probabilities > 1)]

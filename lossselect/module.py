@@ -121,6 +121,8 @@ class TaskModule(Recorded, LightningModule):
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
+        self._trailing_dims: int | None = 0 if self.head_spec["name"] == "chunked" else None
+        """How many dimensions the logits have after that of the classes; known from the first batch on."""
         self.compiled_step: CompiledStep | None = None
         self.step_mean = StepMean()
         self.finite = FiniteWatch(on_nonfinite)
@@ -236,7 +238,7 @@ class TaskModule(Recorded, LightningModule):
         `accumulate_grad_batches`, all micro-batches. Terms that an override adds are plain means.
         """
         if self.mix is not None:
-            batch = self.mix(self._encoded(batch), self.task)
+            batch = self.mix(self._settled(self._encoded(batch)), self.task)
         self.finite.begin(self, batch, batch_idx)
         loss, count = self._step(batch, self.train_epoch)
         return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, count)
@@ -285,7 +287,7 @@ class TaskModule(Recorded, LightningModule):
                 "its own: without, no epoch is logged."
             )
         if self.compiled_step and self.watch.graph_seen:
-            encoded = self._encoded(batch)
+            encoded = self._settled(self._encoded(batch))
             seen, loss, total, count = self.compiled_step(self, *encoded)
             target = encoded.target
         else:  # what is looked at of the first batch to train on, a compiled step would not show
@@ -327,7 +329,7 @@ class TaskModule(Recorded, LightningModule):
             )
         if isinstance(target, Positives):
             target = target.matrix(dtype=torch.float32)
-        self._check_rows(logits, target)
+        target = self._check_rows(logits, target)
         self.watch.look(logits, inputs, self, self.task)
         return logits, target, weight
 
@@ -355,8 +357,11 @@ class TaskModule(Recorded, LightningModule):
         wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
         return loss, (wide * count).masked_fill(count == 0, 0), count
 
-    def _check_rows(self, logits: Any, target: Tensor) -> None:
-        """Shapes cost nothing to look at, so they are looked at in every step, whatever the loss."""
+    def _check_rows(self, logits: Any, target: Tensor) -> Tensor:
+        """Return the target in the shape that the logits call for; ValueError where there is none.
+
+        Looking at shapes costs nothing, so it is done in every step, whatever the loss.
+        """
         if not isinstance(logits, Tensor):
             raise ValueError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
         self.task.check_logits(logits)
@@ -364,7 +369,16 @@ class TaskModule(Recorded, LightningModule):
             raise ValueError(
                 f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
             )
-        self.task.check_target(target, logits)
+        if self._trailing_dims != logits.ndim - 2:
+            self._trailing_dims = logits.ndim - 2
+            target = self.task.settle(target, self._trailing_dims)
+        return self.task.check_target(target, logits)
+
+    def _settled(self, batch: EncodedBatch) -> EncodedBatch:
+        """A batch with the target as the logits call for it, as far as they are known."""
+        if not isinstance(batch.target, Tensor):
+            return batch
+        return batch._replace(target=self.task.settle(batch.target, self._trailing_dims))
 
     def check_batch(self, batch: Any) -> Tensor:
         """The loss of a batch, of which nothing is learned; raises what training on it would.
@@ -374,7 +388,9 @@ class TaskModule(Recorded, LightningModule):
         """
         self.use_head()
         batch = self._encoded(batch)
-        loss, _, _ = self._loss(*self._outputs(self.mix(batch, self.task) if self.mix else batch))
+        if self.mix:
+            batch = self.mix(self._settled(batch), self.task)
+        loss, _, _ = self._loss(*self._outputs(batch))
         return loss
 
     def use_counts(self, counts: LabelCounts) -> None:
@@ -426,7 +442,11 @@ class TaskModule(Recorded, LightningModule):
                 f"{type(unpacked).__name__}."
             )
         inputs, target, *more = unpacked
-        encoded: Any = target if isinstance(target, Positives) else self.task.encode(target)
+        encoded: Any = target
+        if self._trailing_dims is None:
+            encoded = target if isinstance(target, Positives) else self.task.encode_first(target)
+        elif not isinstance(target, Positives):
+            encoded = self.task.encode(target, self._trailing_dims)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
         weight = torch.as_tensor(more[0]) if more and more[0] is not None else None

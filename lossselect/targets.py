@@ -165,10 +165,14 @@ def _place(index: list[int], names: Sequence[str] = ()) -> str:
     return ", ".join(words)
 
 
-def distribution(
-    target: Tensor, missing: float | None, task: str, hint: Callable[[set[float]], str] | None = None
-) -> Tensor:
+def distribution(target: Tensor, missing: float | None, task: str, note: str = "") -> Tensor:
     """Rows (N, C, ...) that are one-hot or sum to 1, as floats; NaN in all of a missing row.
+
+    Args:
+        target: The rows.
+        missing: Marks a missing label, besides NaN.
+        task: Its name, for messages.
+        note: Added to the message about a row that does not sum to 1.
 
     Raises:
         ValueError: a row that is neither, or missing in part.
@@ -178,7 +182,7 @@ def distribution(
     absent_row = absent.all(1, keepdim=True)
     rows = within_unit(rows.masked_fill(absent_row, 0))
     refuse(rows, absent & ~absent_row, "a row of class probabilities is missing whole or not at all")
-    refuse(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities", hint)
+    refuse(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities")
     total = rows.sum(1)
     tolerance = 1e-2 if target.dtype in (torch.float16, torch.bfloat16) else 1e-4
     wrong = ((total - 1).abs() > tolerance) & ~absent_row.squeeze(1)
@@ -190,6 +194,6 @@ def distribution(
         rule = "has exactly one class" if ones else "has exactly one class: soft labels sum to 1"
         raise ValueError(
             f"{_place(index)} of the target {came}, but a {task} sample {rule}. "
-            "Several labels per sample: task=multilabel."
+            f"Several labels per sample: task=multilabel. {note}".rstrip()
         )
     return rows.masked_fill(absent_row, torch.nan)

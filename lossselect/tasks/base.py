@@ -125,8 +125,21 @@ class Task(ABC):
         """The task with its width, as messages name it: "multilabel with 14 labels"."""
 
     @abstractmethod
-    def encode(self, target: Any) -> Tensor:
-        """The canonical target of any accepted form; ValueError or TypeError for another."""
+    def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
+        """Return the canonical target of any accepted form; ValueError or TypeError for another.
+
+        Args:
+            target: Labels.
+            trailing_dims: How many dimensions the logits have after that of the classes, if it is known.
+        """
+
+    def encode_first(self, target: Any) -> Tensor:
+        """Encode a target before the logits are known; `settle` then makes it what `encode` returns."""
+        return self.encode(target)
+
+    def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
+        """Return what `encode` returns with these trailing dimensions, given what `encode_first` returned."""
+        return target
 
     @abstractmethod
     def harden(self, target: Tensor) -> Tensor:
@@ -238,8 +251,11 @@ class Task(ABC):
             f"(N, {width}). {fix}"
         )
 
-    def check_target(self, target: Tensor, outputs: Tensor) -> None:
-        """Whether `target` has the canonical form for these logits or probabilities; looks at no value.
+    def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
+        """Return a canonical target in the shape that these logits or probabilities call for.
+
+        Dimensions of size 1 are added or removed where the outputs have trailing dimensions. Values are not
+        looked at.
 
         Raises:
             TypeError: no tensor.
@@ -250,13 +266,13 @@ class Task(ABC):
         index = self.activation == "softmax" and not target.is_floating_point()
         columns = () if index else (self.num_probabilities,)
         shape = torch.Size((len(outputs), *columns, *outputs.shape[2:]))
+        if target.shape != shape and outputs.ndim > 2 and _same_but_for_ones(target.shape, shape):
+            target = target.reshape(shape)
         dtype_fits = target.dtype == torch.long if index else target.is_floating_point()
         if target.shape != shape or not dtype_fits:
             fix = "Pass task.encode(target), and a row of outputs for each row of the target."
             if index and target.ndim > 2 and target.shape == outputs.shape:
                 fix = "One-hot targets with trailing dimensions are floats: pass target.float()."
-            elif index and 2 < target.ndim == outputs.ndim and target.shape[1] == 1:
-                fix = "Drop dimension 1 of the target: target.squeeze(1)."
             elif self.activation == "softmax" and target.ndim == outputs.ndim:
                 fix += " Several labels per sample belong to task=multilabel."
             kind = "floats" if self.activation == "sigmoid" else "class indices (long) or soft labels"
@@ -268,6 +284,7 @@ class Task(ABC):
             raise ValueError(
                 f"The outputs are on {outputs.device}, the target is on {target.device}. Move one."
             )
+        return target
 
     @abstractmethod
     def check_values(self, target: Tensor) -> None:
@@ -288,6 +305,13 @@ class Task(ABC):
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen
+
+
+def _same_but_for_ones(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether two shapes have the same rows, and differ in dimensions of size 1 alone."""
+    if not shape or shape[0] != other[0]:
+        return False
+    return [size for size in shape[1:] if size != 1] == [size for size in other[1:] if size != 1]
 
 
 SHORT = 64

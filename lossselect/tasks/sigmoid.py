@@ -117,12 +117,13 @@ class Binary(_Sigmoid):
     def describe(self) -> str:
         return "binary"
 
-    def encode(self, target: Any) -> Tensor:
+    def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
         """float (N, 1, ...) in [0, 1], NaN where missing.
 
         Takes 0/1 of any integer, bool or float dtype, and soft values between, of shape (N,),
         (N, 1), (N, 1, ...) or (N, H, W, ...); or rows (N, 2) that are one-hot or sum to 1, the
         second column being the positive class; or class names (N,), where the task has them.
+        `trailing_dims` changes nothing: T decisions per sample have shape (N, 1, T).
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.
@@ -249,12 +250,12 @@ class Multilabel(_Sigmoid):
     def describe(self) -> str:
         return f"multilabel with {self.num_labels} labels"
 
-    def encode(self, target: Any) -> Tensor:
+    def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
         """float (N, L, ...) in [0, 1], NaN where missing.
 
         Takes 0/1 (multi-hot) of any integer, bool or float dtype, and soft values between, of
         shape (N, L, ...); with a single label also (N,); or, where the task has class names, a list
-        of names per row.
+        of names per row. `trailing_dims` changes nothing.
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ..guards import warn_of_one_hot
 from ..label_values import IGNORE_INDEX
 from ..names import number
 from ..targets import as_tensor, distribution, refuse
@@ -16,6 +17,8 @@ from .base import Task, constant, take
 
 HALF = {torch.bfloat16: 256, torch.float16: 2048}
 """Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
+
+POSITIONS = "Class indices of positions, for logits (N, C, T): encode(target, trailing_dims=1)."
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Multiclass(Task):
 
     Example:
         >>> task = Multiclass(3)
-        >>> task.encode([[0, 0, 1], [1, 0, 0]])
+        >>> task.encode([[0, 0, 1], [1, 0, 0]], trailing_dims=0)
         tensor([2, 0])
         >>> task.predict(torch.tensor([[0.1, 4.0, -1.0]]))
         tensor([1])
@@ -95,13 +98,23 @@ class Multiclass(Task):
         above = logsigmoid(logits).cumsum(1)
         return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
 
-    def encode(self, target: Any) -> Tensor:
-        """long (N, ...) class indices, or float (N, C, ...) for soft labels.
+    def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
+        """Return the canonical target: long (N, ...) class indices, or float (N, C, ...) for soft labels.
 
         Takes class indices of any integer or float dtype (bool for two classes) and shape (N,),
         (N, 1) or (N, ...); one-hot rows (N, C); rows (N, C, ...) of floats that sum to 1. With
         three or more dimensions integers are indices, floats of shape (N, C, ...) distributions.
         Where the task has class names, also names (N,).
+
+        Integers of shape (N, C) may be one-hot rows, or the class indices of C positions per sample.
+        `trailing_dims` decides. Without it they are one-hot rows if each row has a single 1 and 0 elsewhere,
+        which a warning reports, and indices if they have other values; 0 and 1 in rows that are not one-hot
+        are an error. A target on a device is copied to the CPU for that.
+
+        Args:
+            target: Labels in one of these forms.
+            trailing_dims: How many dimensions the logits have after that of the classes, if it is known: 0
+                for (N, C), 1 for (N, C, T).
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.
@@ -111,21 +124,54 @@ class Multiclass(Task):
         soft = target.is_floating_point()
         if target.ndim == 0:
             raise ValueError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
-        if target.ndim == 2 and target.shape[1] == 1:
+        if target.ndim == 2 and target.shape[1] == 1 and not trailing_dims:
             target = target.squeeze(1)
-        if target.ndim >= 2 and target.shape[1] == self.num_classes and (soft or target.ndim == 2):
-            rows = distribution(target, self.missing, self.name, None if soft else _sequence_hint)
+        if target.ndim >= 2 and target.shape[1] == self.num_classes and self._is_rows(target, trailing_dims):
+            note = "" if soft or trailing_dims is not None else POSITIONS
+            rows = distribution(target, self.missing, self.name, note)
             # one-hot rows and indices give the same loss; on a device the values are not looked at
             if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
                 return rows
             return self.harden(rows)
-        if target.ndim == 2 and soft:
+        if target.ndim == 2 and soft and trailing_dims != 1:
             raise ValueError(
                 f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
                 f"floats of shape {tuple(target.shape)}. Declare as many classes as there are columns; "
                 "several labels per sample are task=multilabel; indices of a sequence (N, T) are integers."
             )
         return self._encode_indices(target)
+
+    def _is_rows(self, target: Tensor, trailing_dims: int | None) -> bool:
+        """Whether a target of shape (N, C, ...) has a row of C values per sample or position."""
+        if target.is_floating_point():
+            return trailing_dims is None or target.ndim == trailing_dims + 2
+        if trailing_dims is not None:
+            return target.ndim == trailing_dims + 2
+        if target.ndim > 2 or target.numel() == 0:
+            return False
+        if target.dtype == torch.bool and self.num_classes > 2:
+            return True
+        values = target.cpu()
+        known = values if self.missing is None else values[values != self.missing]
+        if bool(((known != 0) & (known != 1)).any()):
+            return False
+        missing_row = (values == self.missing).all(1) if self.missing is not None else False
+        if bool(((values == 1).sum(1) == 1).logical_or(torch.as_tensor(missing_row)).all()):
+            warn_of_one_hot(target.shape)
+        return True
+
+    def encode_first(self, target: Any) -> Tensor:
+        target = as_tensor(self._unnamed(target))
+        ambiguous = target.ndim == 2 and (
+            target.shape[1] == 1 or (target.shape[1] == self.num_classes and not target.is_floating_point())
+        )
+        return self.encode(target, trailing_dims=1 if ambiguous else None)
+
+    def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
+        if target.is_floating_point() or target.ndim != 2 or trailing_dims:
+            return target
+        known = replace(self, missing=IGNORE_INDEX)  # as encode_first has marked what is missing
+        return known.encode(target.cpu(), trailing_dims).to(target.device)
 
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
@@ -199,10 +245,3 @@ def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
     if len(given) != count:
         raise ValueError(f"decision_weight must have one number per class ({count}), got {len(given)}.")
     return given
-
-
-def _sequence_hint(values: set[float]) -> str:
-    return (
-        "Indices of sequences that are as long as there are classes cannot be told from one-hot rows: give "
-        "them and the logits a trailing dimension, (N, T, 1)."
-    )
