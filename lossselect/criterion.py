@@ -336,10 +336,13 @@ def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | i
 
 
 def divide(total: Tensor, count: Tensor | float) -> Tensor:
-    """total / count; 0 (with a zero gradient) where nothing counts."""
+    """Return total / count; 0 (with a zero gradient) where nothing counts.
+
+    Then the total need not be 0: smoothing moves a part of a label to other classes, whose weights count.
+    """
     if isinstance(count, Tensor):
-        return total / torch.where(count > 0, count, 1)
-    return total / (count or 1)
+        return torch.where(count > 0, total / torch.where(count > 0, count, 1), 0)
+    return total / count if count else total * 0
 
 
 def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:

@@ -240,8 +240,8 @@ class TaskModule(Recorded, LightningModule):
         if self.mix is not None:
             batch = self.mix(self._settled(self._encoded(batch)), self.task)
         self.finite.begin(self, batch, batch_idx)
-        loss, count = self._step(batch, self.train_epoch)
-        return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, count)
+        loss, total, count = self._step(batch, self.train_epoch)
+        return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, total, count)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
@@ -279,8 +279,8 @@ class TaskModule(Recorded, LightningModule):
             return top_prediction(self.task, TopOutputs(self.task, logits).look())
         return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
 
-    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor | int]:
-        """Takes the batch into the epoch; returns its loss and the loss's denominator."""
+    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
+        """Takes the batch into the epoch; returns its loss, and the loss's numerator and denominator."""
         if not self.has_bookkeeping and self._trainer is not None:
             raise ValueError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
@@ -300,7 +300,7 @@ class TaskModule(Recorded, LightningModule):
                 loss, total, count = self._loss(seen, target, weight)
         if epoch is not self.train_epoch or self.finite.take(loss):
             epoch.update(total, count, seen, target)
-        return loss, count
+        return loss, total, count
 
     def compile(self, **options: Any) -> None:
         """Put forward and loss of each step through torch.compile, in place.

@@ -19,11 +19,11 @@ class StepMean:
     short. Terms that a subclass adds to the loss are plain means: over W processes by DDP, and over K
     micro-batches by Lightning, which divides each loss by K.
 
-    The loss of a micro-batch keeps the value S_rk / D_rk; only its gradient is scaled, by W D_rk / D with D
-    the denominator of the group's first micro-batch in which anything counts. Before the backward pass of
-    the group's last micro-batch, when sum D is known, the criterion's part of the gradients is multiplied by
-    K D / sum D, and that micro-batch's own gradient is scaled by K W D_rk / sum D. Each process does so by
-    itself, before DDP averages.
+    The loss of a micro-batch has the value S_rk / D_rk, and the gradient of W S_rk / D with D the denominator
+    of the group's first micro-batch in which anything counts. Before the backward pass of the group's last
+    micro-batch, when sum D is known, the criterion's part of the gradients is multiplied by K D / sum D, and
+    that micro-batch's own gradient is that of K W S_rk / sum D. Each process does so by itself, before DDP
+    averages.
 
     Where a subclass has added a term, the criterion's part is computed by a backward pass of its own and
     summed separately; that pass is needed with K > 1 only.
@@ -44,13 +44,16 @@ class StepMean:
         self._micro_batches = 0
         """How many micro-batches of the group have gone backward."""
 
-    def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, count: Tensor | int) -> Tensor:
+    def __call__(
+        self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Tensor | int
+    ) -> Tensor:
         """Return the loss of a micro-batch, with a gradient scaled as its share of the step.
 
         Args:
             trainer: Lightning's.
             batch_idx: Index of the micro-batch in its epoch.
             loss: The criterion's mean over the micro-batch.
+            total: Its numerator; of a chunked head without a gradient, which then comes from the mean.
             count: Its denominator.
         """
         ranks, group = trainer.world_size, trainer.accumulate_grad_batches
@@ -62,10 +65,11 @@ class StepMean:
             self._reset()
         whole = self._over_ranks(trainer, count, loss.device)
         first = _first_positive(self._first, whole)
-        scale = _Scale(_ratio(ranks * count, first))
-        scaled: Tensor = _ScaleGradient.apply(loss, scale)
+        source, share = (total, 1.0) if total.requires_grad else (loss, count)
+        scale = _Scale(_ratio(ranks * share, first))
+        scaled: Tensor = _ScaleGradient.apply(source, loss.detach(), scale)
         if group > 1:
-            self._pending = _Pending(batch_idx, scaled, scale, count, whole, first)
+            self._pending = _Pending(batch_idx, scaled, scale, share, whole, first)
         return scaled
 
     def _over_ranks(self, trainer: Any, count: Tensor | int, device: torch.device) -> Count:
@@ -100,7 +104,7 @@ class StepMean:
         if last:
             self._rescale(module, trainer.accumulate_grad_batches)
             ranks, group = trainer.world_size, trainer.accumulate_grad_batches
-            pending.scale.factor = _ratio(group * ranks * pending.count, self._sum)
+            pending.scale.factor = _ratio(group * ranks * pending.share, self._sum)
             self._reset()
 
     def _separate(
@@ -197,24 +201,24 @@ class _Pending:
     """A micro-batch between its training_step and its backward pass."""
 
     def __init__(
-        self, batch_idx: int, loss: Tensor, scale: _Scale, count: Count, whole: Count, first: Count
+        self, batch_idx: int, loss: Tensor, scale: _Scale, share: Count, whole: Count, first: Count
     ) -> None:
         self.batch_idx, self.loss, self.scale = batch_idx, loss, scale
-        self.count, self.whole, self.first = count, whole, first
+        self.share, self.whole, self.first = share, whole, first
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Return a tensor as it is, and multiply the gradient that comes back."""
+    """Return a value, and hand the gradient that comes back to another tensor, times a factor."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, scale: _Scale) -> Tensor:
+    def forward(ctx: Any, source: Tensor, value: Tensor, scale: _Scale) -> Tensor:
         ctx.scale = scale
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         factor = ctx.scale.factor
-        return gradient * (factor.to(gradient) if isinstance(factor, Tensor) else factor), None
+        return gradient * (factor.to(gradient) if isinstance(factor, Tensor) else factor), None, None
 
 
 def _is_last(trainer: Any, batch_idx: int) -> bool:

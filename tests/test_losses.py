@@ -374,6 +374,15 @@ def test_a_missing_label_within_a_row_counts_in_no_denominator():
     torch.testing.assert_close(value, torch.tensor(math.log(2)))
 
 
+@pytest.mark.parametrize("target", [torch.tensor([0, 0]), torch.tensor([[1.0, 0, 0], [1, 0, 0]])])
+def test_smoothed_labels_of_weight_0_count_for_nothing(target):
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]], requires_grad=True)
+    loss = ls.select_loss(ls.Multiclass(3), weight=[0.0, 1.0, 2.0], label_smoothing=0.2)(logits, target)
+    assert loss.item() == 0
+    loss.backward()
+    assert not logits.grad.any()
+
+
 def test_label_smoothing_moves_sigmoid_targets_towards_one_half():
     logits = torch.randn(4, 3)
     smooth = ls.select_loss(ls.Multilabel(3), label_smoothing=0.2)(logits, torch.ones(4, 3))
