@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .device_ops import occurrences
 from .tasks import IGNORE_INDEX, Task
 
 
@@ -38,7 +39,7 @@ class StatScores(Metric):
             width = self.task.num_probabilities
             # what is not known goes one beyond the last class: to leave it out would make a device wait
             positives, predicted, hits = (
-                torch.bincount(torch.where(kept, classes, width).flatten(), minlength=width + 1)[:width]
+                occurrences(torch.where(kept, classes, width), width + 1)[:width]
                 for classes, kept in (
                     (truth, known),
                     (decisions, known),
