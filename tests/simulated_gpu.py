@@ -148,7 +148,9 @@ class SimulatedTensor(torch.Tensor):
             copy = torch.nn.Parameter(copy, self.requires_grad)
         return memo.setdefault(id(self), copy)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:  # a file holds values, which are on the CPU when it is read
+    def __reduce_ex__(
+        self, protocol: Any
+    ) -> Any:  # a file holds values, which are on the CPU when it is read
         return self._read("saving").clone().__reduce_ex__(protocol)
 
 
@@ -274,7 +276,10 @@ def _record_waits(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> No
 
 
 def _check_deterministic(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    if not torch.are_deterministic_algorithms_enabled() or torch.is_deterministic_algorithms_warn_only_enabled():
+    if (
+        not torch.are_deterministic_algorithms_enabled()
+        or torch.is_deterministic_algorithms_warn_only_enabled()
+    ):
         return
     raises = (
         name in _NOT_DETERMINISTIC
@@ -425,7 +430,9 @@ def _from_data(func: Any) -> Any:
     return made
 
 
-def _new_tensor(tensor: torch.Tensor, data: Any, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
+def _new_tensor(
+    tensor: torch.Tensor, data: Any, dtype: Any = None, device: Any = None, **_: Any
+) -> torch.Tensor:
     """Tensor.new_tensor: the same, by default on the device and of the dtype of `tensor`."""
     return _to(torch.tensor(data, dtype=dtype or tensor.dtype), tensor.device if device is None else device)
 
@@ -477,15 +484,24 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
     gpu, state = SimulatedGPU(), torch.zeros(16, dtype=torch.uint8)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # the machine's: code may remember it
     cuda = {
-        **{"is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0},
-        **{"set_device": lambda *_: None, "empty_cache": lambda: None, "Event": gpu.event},
-        **{"synchronize": lambda *_: gpu.wait("synchronize()", seen_by_torch=False)},
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda *_: None,
+        "empty_cache": lambda: None,
+        "Event": gpu.event,
+        "synchronize": lambda *_: gpu.wait("synchronize()", seen_by_torch=False),
         "set_sync_debug_mode": lambda mode: setattr(gpu, "raises", mode in ("error", 2)),
-        **{"mem_get_info": lambda *_: (memory // 2, memory), "memory_reserved": lambda *_: 0},
-        **{"memory_allocated": lambda *_: 0, "is_bf16_supported": lambda *_: True},
-        **{"get_rng_state": lambda *_: state.clone(), "set_rng_state": lambda *_: None},
-        **{"get_rng_state_all": lambda: [state.clone()], "set_rng_state_all": lambda *_: None},
-        **{"manual_seed_all": lambda *_: None, "get_device_capability": lambda *_: (7, 0)},
+        "mem_get_info": lambda *_: (memory // 2, memory),
+        "memory_reserved": lambda *_: 0,
+        "memory_allocated": lambda *_: 0,
+        "is_bf16_supported": lambda *_: True,
+        "get_rng_state": lambda *_: state.clone(),
+        "set_rng_state": lambda *_: None,
+        "get_rng_state_all": lambda: [state.clone()],
+        "set_rng_state_all": lambda *_: None,
+        "manual_seed_all": lambda *_: None,
+        "get_device_capability": lambda *_: (7, 0),
         "get_device_properties": lambda *_: SimpleNamespace(total_memory=memory, name="simulated"),
         "get_device_name": lambda *_: "simulated",
     }
@@ -493,7 +509,7 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
     try:
         with (
             mock.patch.multiple(torch.cuda, **cuda),
-            mock.patch.object(torch.accelerator, "is_available", lambda: True),
+            mock.patch.object(torch.accelerator, "is_available", return_value=True),
             _Operators(),
             gpu,
         ):

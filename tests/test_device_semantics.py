@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import lossselect as ls
 from lossselect.chunked import ChunkedLinear
 from lossselect.chunked_loss import chunkable, chunked_loss
-from lossselect.finite import MOST_AHEAD
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py"),
@@ -109,7 +108,11 @@ def test_a_loss_does_not_wait(gpu, task, loss, trailing):
 def test_a_chunked_head_does_not_wait(gpu, task, loss, missing):
     criterion = ls.select_loss(task, loss, **options_of(loss, task)).cuda()
     target = labels_of(task, 16) if missing else task.encode(task.predict(torch.randn(16, 300)))
-    head, inputs, weight = ChunkedLinear(8, 300, chunk=128).cuda(), torch.randn(16, 8).cuda(), torch.rand(16).cuda()
+    head, inputs, weight = (
+        ChunkedLinear(8, 300, chunk=128).cuda(),
+        torch.randn(16, 8).cuda(),
+        torch.rand(16).cuda(),
+    )
     if task.name == "multilabel":
         target = ls.Positives.of_target(target)
 
@@ -173,9 +176,15 @@ def fit(gpu, module, rows=96, trailing=(), missing=True, see_validation=True, ca
     task = module.task
     inputs, weight = torch.randn(rows, 8, *trailing), torch.rand(rows)
     target = labels_of(task, rows, trailing) if missing else task.predict(torch.randn(rows, task.num_outputs))
-    data = loader(inputs, target, weight) if type(module).unpack is not ls.TaskModule.unpack else loader(inputs, target)
+    data = (
+        loader(inputs, target, weight)
+        if type(module).unpack is not ls.TaskModule.unpack
+        else loader(inputs, target)
+    )
     watch = (WaitsOfValidation if see_validation else WaitsOfSteps)(gpu)
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    quiet = dict.fromkeys(
+        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
     trainer = L.Trainer(
         accelerator="gpu", devices=1, callbacks=[watch, *callbacks], **{"max_epochs": 2, **quiet, **options}
     )
@@ -220,7 +229,9 @@ def test_nor_with_mixed_batches(gpu, task, mix):
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize("task", [ls.Multilabel(300), ls.Multiclass(300, missing=-100)], ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    "task", [ls.Multilabel(300), ls.Multiclass(300, missing=-100)], ids=lambda task: task.name
+)
 def test_nor_with_a_chunked_head(gpu, task, steps):
     module = linear(task, head={"name": "chunked", "chunk": 128})
     watch = fit(gpu, module, rows=320, see_validation=steps == 1, callbacks=[ls.StepsPerExecution(steps)])
@@ -250,7 +261,9 @@ def test_a_deterministic_fit_finds_a_form_of_each_operation(gpu, task):
     fit(gpu, Weighted(task, torch.nn.Conv1d(8, task.num_outputs, 1)), trailing=(5,), deterministic=True)
 
 
-@pytest.mark.parametrize("task", [ls.Multilabel(300), ls.Multiclass(300, missing=-100)], ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    "task", [ls.Multilabel(300), ls.Multiclass(300, missing=-100)], ids=lambda task: task.name
+)
 def test_so_does_one_with_a_chunked_head(gpu, task):
     fit(gpu, linear(task, head={"name": "chunked", "chunk": 128}), deterministic=True)
 

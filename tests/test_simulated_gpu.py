@@ -186,7 +186,7 @@ MIXES = {
 
 @pytest.mark.parametrize("name", MIXES)
 def test_devices_are_not_mixed(gpu, name):
-    with pytest.raises(RuntimeError, match="device|cpu"):
+    with pytest.raises(RuntimeError, match=r"device|cpu"):
         MIXES[name]()
 
 
