@@ -223,7 +223,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return pinned(out)
         _wait("blocking copy to the host")
         return out
-    wrapped = tree_map(lambda value: SimulatedTensor(value) if type(value) is torch.Tensor else value, out)
+    if _active:
+        sizes = [value.numel() for value in tree_flatten(out)[0] if isinstance(value, torch.Tensor)]
+        _active[-1].largest = max(_active[-1].largest, *sizes, 0)
+    inference = torch.is_inference_mode_enabled() and not (func.is_view and not args[0].is_inference())
+    with torch.inference_mode(inference):  # the view of a normal tensor is one too
+        wrapped = tree_map(
+            lambda value: SimulatedTensor(value) if type(value) is torch.Tensor else value, out
+        )
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if on_device else wrapped
 
 
@@ -370,6 +377,8 @@ class SimulatedGPU(TorchFunctionMode):
         self.events_behind = 0
         """How many later events are recorded before the device reaches one: 0 is a device that keeps up."""
         self.recorded = self.reached = 0
+        self.largest = 0
+        """Entries of the largest tensor that an operator returned."""
 
     def wait(self, operation: str, seen_by_torch: bool = True) -> None:
         frame = sys._getframe(1)
@@ -506,6 +515,10 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
         "get_device_name": lambda *_: "simulated",
     }
     _active.append(gpu)
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(
+        True
+    )  # a parameter that is moved stays the same object
     try:
         with (
             mock.patch.multiple(torch.cuda, **cuda),
@@ -515,4 +528,5 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
         ):
             yield gpu
     finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
         _active.pop()

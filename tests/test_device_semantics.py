@@ -9,14 +9,18 @@ import collections
 import math
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 from simulated_gpu import SimulatedTensor, simulated_gpu
+from sklearn import metrics as sk
 from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 from lossselect.chunked import ChunkedLinear
 from lossselect.chunked_loss import chunkable, chunked_loss
+from lossselect.metric_table import SOURCES
+from lossselect.metrics import confusion_matrix
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py"),
@@ -100,16 +104,16 @@ def test_a_loss_does_not_wait(gpu, task, loss, trailing):
 @pytest.mark.parametrize(
     ("task", "loss"),
     [
-        *[(ls.Multilabel(300), loss) for loss in chunkable("sigmoid")],
-        *[(ls.Multiclass(300, missing=-100), loss) for loss in chunkable("softmax")],
+        *[(ls.Multilabel(60), loss) for loss in chunkable("sigmoid")],
+        *[(ls.Multiclass(60, missing=-100), loss) for loss in chunkable("softmax")],
     ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_chunked_head_does_not_wait(gpu, task, loss, missing):
     criterion = ls.select_loss(task, loss, **options_of(loss, task)).cuda()
-    target = labels_of(task, 16) if missing else task.encode(task.predict(torch.randn(16, 300)))
+    target = labels_of(task, 16) if missing else task.encode(task.predict(torch.randn(16, 60)))
     head, inputs, weight = (
-        ChunkedLinear(8, 300, chunk=128).cuda(),
+        ChunkedLinear(8, 60, chunk=25).cuda(),
         torch.randn(16, 8).cuda(),
         torch.rand(16).cuda(),
     )
@@ -228,13 +232,20 @@ def test_nor_with_mixed_batches(gpu, task, mix):
     assert fit(gpu, module, trailing=(5,), max_epochs=1).train == {}
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(
-    "task", [ls.Multilabel(300), ls.Multiclass(300, missing=-100)], ids=lambda task: task.name
+    "task", [ls.Multilabel(60), ls.Multiclass(60, missing=-100)], ids=lambda task: task.name
 )
 def test_nor_with_a_chunked_head(gpu, task, steps):
-    module = linear(task, head={"name": "chunked", "chunk": 128})
-    watch = fit(gpu, module, rows=320, see_validation=steps == 1, callbacks=[ls.StepsPerExecution(steps)])
+    module = linear(task, head={"name": "chunked", "chunk": 25})
+    watch = fit(
+        gpu,
+        module,
+        rows=160,
+        see_validation=steps == 1,
+        callbacks=[ls.StepsPerExecution(steps)],
+        max_epochs=1,
+    )
     assert watch.train == {}
     assert watch.val == {}
 
@@ -262,10 +273,10 @@ def test_a_deterministic_fit_finds_a_form_of_each_operation(gpu, task):
 
 
 @pytest.mark.parametrize(
-    "task", [ls.Multilabel(300), ls.Multiclass(300, missing=-100)], ids=lambda task: task.name
+    "task", [ls.Multilabel(60), ls.Multiclass(60, missing=-100)], ids=lambda task: task.name
 )
 def test_so_does_one_with_a_chunked_head(gpu, task):
-    fit(gpu, linear(task, head={"name": "chunked", "chunk": 128}), deterministic=True)
+    fit(gpu, linear(task, head={"name": "chunked", "chunk": 25}), deterministic=True)
 
 
 @pytest.fixture(autouse=True)
@@ -276,11 +287,41 @@ def _not_deterministic():
 
 def test_the_end_of_an_epoch_waits_as_often_whatever_its_length(gpu):
     waits = []
-    for rows in (96, 480):
+    for rows in (96, 240):
         before = len(gpu.waits)
         fit(gpu, linear(TASKS["multiclass"]), rows=rows)
         waits.append(len(gpu.waits) - before)
     assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, deterministic):
+    """torchmetrics' way is a matrix of N x C^2 where algorithms are deterministic, and a wait where they are not."""
+    torch.use_deterministic_algorithms(deterministic)
+    target = torch.randint(0, 50, (400,))
+    decisions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
+    target[::7] = -100
+    task = ls.Multiclass(50, ordered=True, missing=-100)
+    metrics = [confusion_matrix(task), SOURCES["kappa"].make(task), SOURCES["stat_scores"].make(task)]
+    on_device, before = (decisions.cuda(), target.cuda()), len(gpu.waits)
+    metrics = [metric.cuda() for metric in metrics]
+    gpu.largest, moved = 0, len(gpu.waits)
+    for metric in metrics:
+        metric.update(*on_device)
+    assert gpu.largest <= 50 * 50
+    assert [*map(str, gpu.waits[moved:])] == []
+    assert before < moved  # moving waits
+    counts, kappa, scores = (metric.compute().cpu() for metric in metrics)
+    known = target != -100
+    truth, decided = target[known].numpy(), decisions[known].numpy()
+    labels = [*range(50)]
+    np.testing.assert_array_equal(counts, sk.confusion_matrix(truth, decided, labels=labels))
+    assert kappa.item() == pytest.approx(
+        sk.cohen_kappa_score(truth, decided, weights="quadratic", labels=labels)
+    )
+    matrices = sk.multilabel_confusion_matrix(truth, decided, labels=labels)
+    expected = np.stack([matrices[:, 1, 1], matrices[:, 0, 1], matrices[:, 0, 0], matrices[:, 1, 0]], 1)
+    np.testing.assert_array_equal(scores, expected)
 
 
 def test_a_wait_in_a_step_is_caught(gpu):
