@@ -19,6 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import lossselect as ls
 from lossselect.chunked import ChunkedLinear
 from lossselect.chunked_loss import chunkable, chunked_loss
+from lossselect.data.module import TensorData
+from lossselect.data.splits import Splits
+from lossselect.label_lists import LabelLists
 from lossselect.metric_table import SOURCES
 from lossselect.metrics import confusion_matrix
 
@@ -186,15 +189,15 @@ def fit(gpu, module, rows=96, trailing=(), missing=True, see_validation=True, ca
         else loader(inputs, target)
     )
     watch = (WaitsOfValidation if see_validation else WaitsOfSteps)(gpu)
-    quiet = dict.fromkeys(
-        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
-    trainer = L.Trainer(
-        accelerator="gpu", devices=1, callbacks=[watch, *callbacks], **{"max_epochs": 2, **quiet, **options}
-    )
-    trainer.fit(module, data, data)
-    assert math.isfinite(trainer.callback_metrics["val/loss"])
+    run(module, data, data, callbacks=[watch, *callbacks], **{"max_epochs": 2, **options})
     return watch
+
+
+def run(module, *data, **options):
+    extras = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+    trainer = L.Trainer(accelerator="gpu", devices=1, **dict.fromkeys(extras, False), **options)
+    trainer.fit(module, *data)
+    assert math.isfinite(trainer.callback_metrics["val/loss"])
 
 
 def linear(task, **options):
@@ -248,6 +251,34 @@ def test_nor_with_a_chunked_head(gpu, task, steps):
     )
     assert watch.train == {}
     assert watch.val == {}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(
+    "kind", ["held on the GPU", "held on the CPU", "lists of labels", "lists, chunked head"]
+)
+def test_nor_with_data_of_ours(gpu, kind, steps, monkeypatch):
+    """Batches of data that stay on the CPU are put into pinned memory; of others the row numbers are."""
+    task, rows = ls.Multilabel(60), 160
+    if kind == "held on the CPU":
+        monkeypatch.setattr("lossselect.data.module._has_room", lambda *_: False)
+    labels = (torch.rand(rows, 60) < 0.1).numpy()
+    if "lists" in kind:
+        pairs = labels.nonzero()
+        labels = LabelLists.of_pairs(*pairs, rows, 60, np.zeros(rows, bool))
+    else:
+        labels = labels.astype(np.float32)
+    parts = {"train": torch.arange(rows), "val": torch.arange(rows)}
+    data = TensorData(Splits("data", torch.randn(rows, 8), labels, task.names, parts, {}), task, 16)
+    head = {"name": "chunked", "chunk": 25} if "chunked" in kind else None
+    module = ls.TaskModule(task, torch.nn.Linear(8, 60), head=head)
+    if head:
+        data.take_positives()
+    watch = (WaitsOfValidation if steps == 1 else WaitsOfSteps)(gpu)
+    run(module, None, None, data, callbacks=[watch, ls.StepsPerExecution(steps)], max_epochs=1)
+    assert watch.train == {}
+    assert watch.val == {}
+    assert watch.steps == (10 if steps == 1 else 4)
 
 
 def test_nor_with_a_loss_of_ones_own(gpu):
