@@ -7,12 +7,12 @@ Within `simulated_gpu()`, PyTorch seems to have one CUDA device. Four things tha
 - with deterministic algorithms on, an operation raises if CUDA has no deterministic form of it;
 - `tensor.numpy()` and NumPy functions raise.
 
-tests/test_simulated_gpu.py states the facts about CUDA that this file is written from, with their sources.
+tests/cuda_rules.py has what CUDA does by operator; tests/test_simulated_gpu.py states it as facts to be tested.
 
 How it works: a `SimulatedTensor` is a wrapper subclass. Python sees a tensor on `cuda:0`. C++ sees one on `meta`, because
 on a build without CUDA autograd aborts the process for a CUDA tensor; so whatever an operator of ATen creates on "the same
 device" is created on `meta`, and becomes a `SimulatedTensor` as well. A `TorchFunctionMode` handles what is decided before an
-operator is called (`.to`, `.cuda`, indexing, `device="cuda"`); `_run` handles each operator.
+operator is called (`.to`, `.cuda`, indexing, `device="cuda"`); `_run` handles each operator, by tests/cuda_rules.py.
 
 What it cannot show: the numerics, the speed and the memory of a GPU, autocast to half precision (no operator is cast),
 streams, several devices, `torch.compile`, other threads. On a machine with a GPU the real results take precedence.
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from cuda_rules import check_deterministic, check_devices, waits_of
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -50,26 +51,6 @@ class Wait(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.operation} at {self.file}:{self.line}"
-
-
-# Operators that make the host wait, beside those that torch tags as returning data or a shape that depends on data
-# (item, equal, nonzero, masked_select, unique, bincount, repeat_interleave without output_size).
-_WAITS = {
-    "multinomial": "multinomial checks its probabilities",
-    "normal": "normal checks its standard deviations",
-    "_linalg_check_errors": "torch.linalg checks its result",
-}
-_INDEXES = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
-
-# The list in the documentation of torch.use_deterministic_algorithms (2.13), by the operators that raise.
-_NOT_DETERMINISTIC = {
-    *("avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),
-    *("adaptive_max_pool2d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward"),
-    *("max_unpool2d", "max_unpool3d", "upsample_linear1d_backward", "upsample_bilinear2d_backward"),
-    *("upsample_bicubic2d_backward", "upsample_trilinear3d_backward", "reflection_pad1d_backward"),
-    *("reflection_pad2d_backward", "reflection_pad3d_backward", "_ctc_loss_backward"),
-    *("grid_sampler_2d_backward", "grid_sampler_3d_backward", "put_", "histc"),
-}
 
 
 class SimulatedTensor(torch.Tensor):
@@ -114,27 +95,6 @@ class SimulatedTensor(torch.Tensor):
         _wait(operation)
         return self.host.detach()
 
-    def item(self) -> Any:
-        return self._read("item()").item()
-
-    def tolist(self) -> Any:
-        return self._read("tolist()").tolist()
-
-    def __bool__(self) -> bool:
-        return bool(self._read("bool()"))
-
-    def __float__(self) -> float:
-        return float(self._read("float()"))
-
-    def __int__(self) -> int:
-        return int(self._read("int()"))
-
-    def __index__(self) -> int:
-        return self._read("use as an index").__index__()
-
-    def __format__(self, spec: str) -> str:
-        return self._read("format()").__format__(spec)
-
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
             "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
@@ -154,6 +114,17 @@ class SimulatedTensor(torch.Tensor):
         return self._read("saving").clone().__reduce_ex__(protocol)
 
 
+def _reader(name: str) -> Any:
+    def read(self: SimulatedTensor, *arguments: Any) -> Any:
+        return getattr(self._read(f"{name.strip('_')}()"), name)(*arguments)
+
+    return read
+
+
+for _name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "__format__"):
+    setattr(SimulatedTensor, _name, _reader(_name))
+
+
 def _wait(operation: str, seen_by_torch: bool = True) -> None:
     if _active:
         _active[-1].wait(operation, seen_by_torch)
@@ -161,10 +132,6 @@ def _wait(operation: str, seen_by_torch: bool = True) -> None:
 
 def _is_on_cpu(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and not isinstance(value, SimulatedTensor)
-
-
-def _is_mask(index: torch.Tensor) -> bool:
-    return index.dtype in (torch.bool, torch.uint8)
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:
@@ -176,13 +143,6 @@ def pinned(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor`, whose memory passes for page-locked."""
     tensor.untyped_storage().simulated_pinned = True
     return tensor
-
-
-def _mixed(func: Any, culprit: torch.Tensor) -> RuntimeError:
-    return RuntimeError(
-        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
-        f"({func}: a CPU tensor of shape {tuple(culprit.shape)})"
-    )
 
 
 def _copy_waits(cpu: torch.Tensor, non_blocking: bool, direction: str) -> None:
@@ -203,9 +163,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if on_device:
         if name == "copy_" and isinstance(args[0], SimulatedTensor) != isinstance(args[1], SimulatedTensor):
             return _copy_between(*args, **kwargs)
-        _check_devices(func, name, args, flat)
-        _record_waits(func, name, args, kwargs)
-        _check_deterministic(func, name, args, kwargs)
+        check_devices(func, args, flat, _is_on_cpu)
+        for wait in waits_of(func, args, kwargs, _is_on_cpu):
+            _wait(wait)
+        check_deterministic(func, args, kwargs)
     elif name == "_to_copy" and created:  # a copy that C++ makes by itself, as in tensor.new_tensor(values)
         _copy_waits(args[0], kwargs.get("non_blocking", False), "to the device")
     host_args, host_kwargs = tree_unflatten([getattr(value, "host", value) for value in flat], spec)
@@ -241,66 +202,6 @@ def _copy_between(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = F
         _copy_waits(source, non_blocking, "to the device")
     getattr(to, "host", to).copy_(getattr(source, "host", source))
     return to
-
-
-def _check_devices(func: Any, name: str, args: Any, flat: list[Any]) -> None:
-    """RuntimeError for a CPU tensor, unless it is a scalar of a pointwise operation, or an index, which is copied."""
-    cpu = [value for value in flat if _is_on_cpu(value)]
-    if name in _INDEXES:
-        if _is_on_cpu(args[0]):
-            raise RuntimeError(
-                "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
-            )
-        cpu = [value for value in args[2:3] if _is_on_cpu(value) and value.ndim]
-    elif torch.Tag.pointwise in func.tags or name in ("fill_", "masked_fill", "masked_fill_"):
-        cpu = [value for value in cpu if value.ndim]
-    if cpu:
-        raise _mixed(func, cpu[0])
-
-
-def _record_waits(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    if name in _INDEXES:
-        indices = [index for index in args[1] if index is not None]
-        value = args[2] if "put" in name else None
-        fills = _is_on_cpu(value) and value.numel() == 1 and len(indices) == 1 and _is_mask(indices[0])
-        if any(map(_is_on_cpu, indices)):
-            _wait(f"{name} by a CPU tensor, which is copied")
-        elif any(map(_is_mask, indices)) and not fills:  # else it is masked_fill_
-            _wait(f"{name} by a mask, whose places are counted")
-        if _is_on_cpu(value) and not fills:
-            _wait(f"{name} of a number, which is copied")
-    elif name == "where" and any(_is_on_cpu(value) for value in args):
-        _wait("where with a CPU scalar tensor, which is copied")
-    elif name.startswith("masked_fill") and isinstance(args[2], SimulatedTensor):
-        _wait("masked_fill with a device tensor, which is read")
-    elif torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
-        if not (name == "repeat_interleave" and kwargs.get("output_size") is not None):
-            _wait(name.removeprefix("_local_scalar_dense") or "item()")
-    elif name in _WAITS:
-        _wait(_WAITS[name])
-    elif name == "histc" and (args[2:4] or (0, 0)) == (0, 0):
-        _wait("histc without a range")
-
-
-def _check_deterministic(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    if (
-        not torch.are_deterministic_algorithms_enabled()
-        or torch.is_deterministic_algorithms_warn_only_enabled()
-    ):
-        return
-    raises = (
-        name in _NOT_DETERMINISTIC
-        or (name == "nll_loss2d_forward" and args[3])  # a sum or a mean
-        or (name == "bincount" and len(args) > 1 and args[1] is not None)
-        or (name in ("cumsum", "cumsum_") and (args[0].is_floating_point() or args[0].is_complex()))
-        or (name in ("median", "nanmedian") and "dim" in func._overloadname)
-        or (name.startswith("scatter_reduce") and "prod" in (*args, *kwargs.values()))
-    )
-    if raises:
-        raise RuntimeError(
-            f"{name} does not have a deterministic implementation, but you set "
-            "'torch.use_deterministic_algorithms(True)'."
-        )
 
 
 class _Operators(TorchDispatchMode):
@@ -492,33 +393,30 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
     """Within it there is one CUDA device, which is simulated."""
     gpu, state = SimulatedGPU(), torch.zeros(16, dtype=torch.uint8)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # the machine's: code may remember it
-    cuda = {
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda *_: None,
-        "empty_cache": lambda: None,
+    returns = {
+        **dict.fromkeys(("is_available", "is_bf16_supported"), True),
+        **dict.fromkeys(("current_device", "memory_reserved", "memory_allocated"), 0),
+        **dict.fromkeys(
+            ("set_device", "empty_cache", "manual_seed_all", "set_rng_state", "set_rng_state_all")
+        ),
+        "device_count": 1,
+        "get_device_capability": (7, 0),
+        "get_device_name": "simulated",
+        "get_rng_state": state,
+        "get_rng_state_all": [state],
+        "mem_get_info": (memory // 2, memory),
+        "get_device_properties": SimpleNamespace(total_memory=memory, name="simulated"),
+    }
+    cuda = {name: lambda *_, value=value: value for name, value in returns.items()}
+    cuda |= {
         "Event": gpu.event,
         "synchronize": lambda *_: gpu.wait("synchronize()", seen_by_torch=False),
         "set_sync_debug_mode": lambda mode: setattr(gpu, "raises", mode in ("error", 2)),
-        "mem_get_info": lambda *_: (memory // 2, memory),
-        "memory_reserved": lambda *_: 0,
-        "memory_allocated": lambda *_: 0,
-        "is_bf16_supported": lambda *_: True,
-        "get_rng_state": lambda *_: state.clone(),
-        "set_rng_state": lambda *_: None,
-        "get_rng_state_all": lambda: [state.clone()],
-        "set_rng_state_all": lambda *_: None,
-        "manual_seed_all": lambda *_: None,
-        "get_device_capability": lambda *_: (7, 0),
-        "get_device_properties": lambda *_: SimpleNamespace(total_memory=memory, name="simulated"),
-        "get_device_name": lambda *_: "simulated",
     }
     _active.append(gpu)
     swaps = torch.__future__.get_swap_module_params_on_conversion()
-    torch.__future__.set_swap_module_params_on_conversion(
-        True
-    )  # a parameter that is moved stays the same object
+    # a parameter that is moved stays the same object
+    torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with (
             mock.patch.multiple(torch.cuda, **cuda),
