@@ -132,6 +132,22 @@ def test_a_chunked_head_does_not_wait(gpu, task, loss, missing):
     assert waits_of_third_call(gpu, step) == []
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_positives_are_moved_without_a_wait(gpu, pinned):
+    target = labels_of(ls.Multilabel(6), 16)
+    positives = ls.Positives.of_target(target)
+    assert positives.missing is not None
+    assert positives.unknown is not None
+    if pinned:  # by a loader, which calls pin_memory() where a batch has it
+        (positives,) = DataLoader([positives], batch_size=None, collate_fn=lambda one: one, pin_memory=True)
+        assert positives.is_pinned()
+    moved = positives.to("cuda")
+    assert gpu.waits == []
+    assert moved.device.type == "cuda"
+    back = moved.to("cpu").matrix()
+    torch.testing.assert_close(back, target, rtol=0, atol=0, equal_nan=True)
+
+
 # Whole fits
 
 
