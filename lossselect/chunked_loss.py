@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .chunked import ChunkedLogits, flat_of, product
+from .device_ops import occurrences
 from .loss_options import check_sample_weight
 from .losses import LOSSES, formula_takes
-from .positives import Positives, count_rows
+from .positives import Positives
 from .tasks import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -350,7 +351,7 @@ class _SigmoidSums(_Sums):
         width, unknown = self.logits.shape[1], self.target.unknown
         rows = torch.full((len(self.logits),), width, dtype=torch.float64, device=self.logits.device)
         if unknown is not None:
-            rows = rows - count_rows(unknown[0], len(rows))
+            rows = rows - occurrences(unknown[0], len(rows))
         return (rows if self.factor is None else rows * self.factor).sum()
 
     def _rows(self, rows: slice, back: _Back | None) -> None:
@@ -393,7 +394,7 @@ class _SigmoidSums(_Sums):
             losses.mul_(weight)
         flat_losses[there.flat] = own_a * _softplus(-z) + own_b * _softplus(z)
         if gaps is not None:
-            flat_losses[gaps.flat] = 0
+            flat_losses.index_fill_(0, gaps.flat, 0)
         self._add(losses.sum(1), group.factor)
         if not turn:
             return block
@@ -405,7 +406,7 @@ class _SigmoidSums(_Sums):
         # of z far above 0 the sigmoid is 1, and what it lacks is that of -z
         flat[there.flat] = own_b * z.sigmoid() - own_a * (-z).sigmoid()
         if gaps is not None:
-            flat[gaps.flat] = 0
+            flat.index_fill_(0, gaps.flat, 0)
         return block
 
     def _by_autograd(self, first: int, end: int, block: Tensor, group: _Group, turn: bool) -> Tensor:

@@ -1,16 +1,17 @@
 """A loss or a gradient that is not finite ends a run, or the step is left out."""
 
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .guards import ON_NONFINITE, warn
 from .names import lookup
+from .readback import Readback
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -47,9 +48,10 @@ class FiniteWatch:
 
     On a CPU before the optimizer takes the step. A GPU is not waited for: its answer is looked at when it is
     there, up to some steps later, when the weights may not be finite themselves; no checkpoint is saved
-    before it is known. With "skip" the step is left out (its gradients and what it did to running means; of
-    the train metrics a batch whose loss is not finite), for which a GPU must be waited for. Under a float16
-    scaler, which leaves out steps itself, these are counted.
+    before it is known. If the GPU is more than `MOST_AHEAD` steps behind, the oldest answer is waited for,
+    and the steps after it stay in the GPU's queue. With "skip" the step is left out (its gradients and what
+    it did to running means; of the train metrics a batch whose loss is not finite), for which a GPU must be
+    waited for. Under a float16 scaler, which leaves out steps itself, these are counted.
 
     Args:
         choice: "stop" or "skip".
@@ -63,9 +65,12 @@ class FiniteWatch:
         self._in_a_row = 0
         self._scale: float | None = None
         self._loss: Tensor | None = None
+        self._sharded = False
+        """Whether each process has a part of the gradients alone, as under FSDP2."""
         self._batch: tuple[Any, int] = (None, 0)
         self._buffers: dict[str, Tensor] = {}
-        self._late: deque[tuple[Tensor, Any, _Place, Any]] = deque()
+        self._answers = Readback()
+        """Whether the numbers of a step were finite; under a float16 scaler, the scale."""
 
     def begin(self, module: "TaskModule", batch: Any, batch_idx: int) -> None:
         """Before a batch."""
@@ -91,7 +96,7 @@ class FiniteWatch:
         """
         trainer: Any = module.trainer
         if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
-            self._count_overflows(scaler, trainer.global_step)
+            self._ask_scale(module, scaler, trainer.global_step)
             return
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         finite = self._all_finite([weight.grad for weight in weights if weight.grad is not None])
@@ -99,8 +104,8 @@ class FiniteWatch:
             return
         place = _Place(trainer.global_step, self._batch[1], trainer.current_epoch)
         if isinstance(finite, Tensor) and not self.skips:
-            self._ask(finite, place)
-            self.answered(module, wait=len(self._late) > MOST_AHEAD)
+            self._answers.ask(finite, (place, self._batch[0]))
+            self.answered(module, most_pending=MOST_AHEAD)
             return
         finite = bool(finite) or self._is_after_all(module)
         if self.skips and trainer.world_size > 1:  # or some would step, and others not
@@ -116,38 +121,40 @@ class FiniteWatch:
         """Of a GPU a scalar that is there."""
         if not gradients:
             return True
-        gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-        gradients = [g.float() if g.element_size() < 4 else g for g in gradients]  # whose sum may overflow
-        if gradients[0].device.type != "cuda":  # each sum by itself takes half the time of all together
+        self._sharded = any(map(_is_sharded, gradients))
+        gradients = [_own(g.coalesce().values() if g.is_sparse else g) for g in gradients]
+        if gradients[0].device.type != "cuda" and not self._sharded:
+            # a sum of half precision may overflow
+            gradients = [g.float() if g.element_size() < 4 else g for g in gradients]
             loss = 0.0 if self._loss is None else self._loss.item()
+            # each sum by itself takes half the time of all together
             return math.isfinite(loss + sum(gradient.sum().item() for gradient in gradients))
-        norm = torch.stack(torch._foreach_norm(gradients)).sum()
-        return (norm if self._loss is None else norm + self._loss).isfinite()
+        # the largest of each, which stays NaN, and which no square or sum can make infinite
+        largest = torch._foreach_norm([g for g in gradients if g.numel()], torch.inf)
+        loss_too = [gradients[0].new_zeros(()) if self._loss is None else self._loss]
+        finite = torch.stack([*largest, *loss_too]).isfinite().all()
+        finite = _agreed(finite) if self._sharded else finite
+        return finite if finite.is_cuda else bool(finite)
 
-    def _is_after_all(self, module: nn.Module) -> bool:
+    def _is_after_all(self, module: "TaskModule") -> bool:
         """Whether each number is finite, and their sum alone is not."""
         loss = [] if self._loss is None else [self._loss]
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        return all(map(_is_finite, (*loss, *gradients)))
+        finite = all(map(_is_finite, (*loss, *gradients)))
+        return bool(_agreed(torch.tensor(finite, device=module.device))) if self._sharded else finite
 
-    def _ask(self, finite: Tensor, place: _Place) -> None:
-        answer = torch.empty((), dtype=torch.bool, pin_memory=True)
-        answer.copy_(finite, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._late.append((answer, event, place, self._batch[0]))
-
-    def answered(self, module: "TaskModule", wait: bool = True) -> None:
-        """Look at the answers of a GPU that are there, or wait for the first, or before a checkpoint for all.
+    def answered(self, module: "TaskModule", most_pending: int = 0) -> None:
+        """Look at the answers of a GPU that are there, and wait until at most so many are not.
 
         Raises:
             ValueError: one says that a loss or a gradient was not finite.
         """
-        while self._late and (wait or self._late[0][1].query()):
-            answer, event, place, batch = self._late.popleft()
-            event.synchronize()
-            if not answer:
-                self._late.clear()
+        for answer, note in self._answers.arrived(most_pending):
+            if isinstance(note, int):  # the number of a step under a scaler
+                self._count_overflows(answer, note)
+            elif not answer:
+                self._answers.clear()
+                place, batch = note
                 self._batch = batch, place.batch
                 self._stop(module, place)
 
@@ -174,8 +181,17 @@ class FiniteWatch:
             f"checkpoints before it are as they were. {WHAT_TO_DO}{more}"
         )
 
-    def _count_overflows(self, scaler: Any, step: int) -> None:
-        scale = scaler.get_scale()
+    def _ask_scale(self, module: "TaskModule", scaler: Any, step: int) -> None:
+        # scaler.get_scale() would wait; a scaled 1 is the scale, and stays on the device
+        device = self._loss.device if self._loss is not None else module.device
+        scale = scaler.scale(torch.ones((), device=device))
+        if scale.is_cuda:
+            self._answers.ask(scale, step)
+            self.answered(module, most_pending=MOST_AHEAD)
+        else:
+            self._count_overflows(scale.item(), step)
+
+    def _count_overflows(self, scale: float, step: int) -> None:
         self._in_a_row = self._in_a_row + 1 if self._scale is not None and scale < self._scale else 0
         self._scale = scale
         if self._in_a_row >= MOST_OVERFLOWS:
@@ -197,7 +213,9 @@ def first_not_finite(module: "TaskModule", batch: Any) -> str:
                 return f"the inputs of row {int(rows.nonzero()[0, 0])} of the batch are not."
         if gone:
             return f"the weights {gone} are not finite by now."
-        found = _first_module(module, encoded.inputs)
+        # with weights dealt out, a process cannot run its forward alone
+        sharded = any(map(_is_sharded, module.parameters()))
+        found = "" if sharded else _first_module(module, encoded.inputs)
         if found:
             return f"it begins in what {found} returns."
         gradients = [(name, weight.grad) for name, weight in module.named_parameters()]
@@ -230,8 +248,25 @@ def _first_module(module: nn.Module, inputs: Any) -> str:
 
 
 def _is_finite(value: Tensor) -> bool:
-    values = value.coalesce().values() if value.is_sparse else value
+    values = _own(value.coalesce().values() if value.is_sparse else value)
     return not values.is_floating_point() or bool(values.isfinite().all())
+
+
+def _is_sharded(value: Tensor) -> bool:
+    """Whether it is a `torch.distributed.tensor.DTensor`, which takes long to import."""
+    return hasattr(value, "to_local")
+
+
+def _own(value: Tensor) -> Tensor:
+    """The part of it that this process has: a DTensor is not copied into a plain tensor, nor added to one."""
+    return value.to_local() if _is_sharded(value) else value  # type: ignore[attr-defined]
+
+
+def _agreed(finite: Tensor) -> Tensor:
+    """Whether it is true in all processes, which all have to ask; a GPU is not waited for."""
+    everywhere = finite.to(torch.uint8)
+    dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+    return everywhere.bool()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from torchmetrics import classification as tm
 
 from .calibration_error import CalibrationError
 from .ranking import Ranking, RowMean
-from .stat_scores import StatScores
+from .stat_scores import CohenKappa, StatScores
 from .targets import positions_as_rows
 from .tasks import IGNORE_INDEX, Task
 
@@ -113,7 +113,7 @@ SOURCES: dict[str, Source] = {
     "mean_distance": Source(_alike(torchmetrics.MeanMetric, nan_strategy="disable"), _square_distances),
     "calibration_error": Source(_alike(CalibrationError), _chances),
     "mean_absolute_error": Source(_alike(torchmetrics.MeanAbsoluteError), _known_decisions),
-    "kappa": Source(_of_torchmetrics(tm.MulticlassCohenKappa, weights="quadratic"), _decisions),
+    "kappa": Source(_of_torchmetrics(CohenKappa, weights="quadratic"), _decisions),
     "exact_match": Source(_of_torchmetrics(tm.MultilabelExactMatch), _rows_of_decisions),
     **{name: Source(_alike(RowMean, name), _log_odds) for name in ROWS},
 }

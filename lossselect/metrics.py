@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics import classification as tm
 
 from .metric_table import METRICS, RANKING, SOURCES, Seen, f1
 from .names import lookup
 from .ranks import of_all_ranks
+from .stat_scores import ConfusionMatrix
 from .targets import in_unit
 from .tasks import IGNORE_INDEX, Task, as_task
 
@@ -229,9 +229,7 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
 
 def confusion_matrix(task: Task) -> Metric:
     """(C, C) counts: rows are the true classes, columns the predicted ones."""
-    return tm.MulticlassConfusionMatrix(
-        num_classes=task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False
-    )
+    return ConfusionMatrix(num_classes=task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False)
 
 
 def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """The labels of a batch as the places of its ones: what a multi-hot matrix is, without the zeros."""
 
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .device_ops import occurrences
 from .label_lists import LabelLists
 from .names import whole
 
@@ -140,19 +143,35 @@ class Positives:
         return self.rows.device
 
     def to(self, device: Any, non_blocking: bool = False) -> "Positives":
-        """The same on another device."""
+        """Return the same on another device.
+
+        Copies to a GPU go by way of pinned memory, so that the host does not wait for them: Lightning passes
+        `non_blocking` to tensors alone.
+        """
         device = torch.device(device)
-        moved = [
-            None if value is None else value.to(device, non_blocking=non_blocking)
-            for value in (self.rows, self.labels, self.missing, *(self.unknown or (None, None)))
-        ]
-        rows, labels, missing, *unknown = moved
-        pairs = None if unknown[0] is None else (unknown[0], unknown[1])
-        return Positives(rows, labels, self.num_rows, self.num_labels, missing, pairs)  # type: ignore[arg-type]
+        if device.type == "cuda" and self.device.type == "cpu":
+            return self.pin_memory()._each(lambda part: part.to(device, non_blocking=True))
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Positives":
+        """Return the same in pinned memory; a DataLoader with `pin_memory=True` calls it."""
+        return self._each(lambda part: part if part.is_pinned() else part.pin_memory())
+
+    def is_pinned(self) -> bool:
+        """Whether the tensors are in pinned memory."""
+        return self.rows.is_pinned()
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Positives":
+        """The same of other tensors with equal values, which are not checked again."""
+        made = copy(self)
+        made.rows, made.labels = change(self.rows), change(self.labels)
+        made.missing = None if self.missing is None else change(self.missing)
+        made.unknown = None if self.unknown is None else (change(self.unknown[0]), change(self.unknown[1]))
+        return made
 
     def per_row(self) -> Tensor:
         """How many labels each row has, long (N,)."""
-        return count_rows(self.rows, self.num_rows)
+        return occurrences(self.rows, self.num_rows)
 
     def known_rows(self) -> Tensor:
         """bool (N,)."""
@@ -172,15 +191,9 @@ class Positives:
         for rows, labels, value in pairs:
             # others go to the place to spare: to leave them out would make a device wait
             among = (labels >= first) & (labels < end)
-            memory[(rows * width + labels - first).where(among, len(memory) - 1)] = value
+            places = (rows * width + labels - first).where(among, len(memory) - 1)
+            memory.index_fill_(0, places, value)  # memory[places] = value would copy the value to the device
         return matrix if self.missing is None else matrix.masked_fill(self.missing.unsqueeze(1), torch.nan)
-
-
-def count_rows(rows: Tensor, num_rows: int) -> Tensor:
-    """How often each row occurs, long (num_rows,); torch.bincount would make a device wait."""
-    return torch.zeros(num_rows, dtype=torch.long, device=rows.device).index_add_(
-        0, rows, torch.ones_like(rows)
-    )
 
 
 def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:

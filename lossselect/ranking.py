@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .device_ops import occurrences
 from .ranks import of_all_ranks
 from .tasks import IGNORE_INDEX, Task
 
@@ -76,7 +77,7 @@ class Ranking(Metric):
             positive, known = self._by_class(truth)
             cells = (positive.long() * classes + torch.arange(classes, device=z.device)) * width + places
             cells = torch.where(known & ~z.isnan(), cells, -1).flatten()
-            self.bins = self.bins + torch.bincount(cells + 1, minlength=len(self.bins) + 1)[1:]
+            self.bins = self.bins + occurrences(cells + 1, len(self.bins) + 1)[1:]
         self.scores, self.truth = [], []
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:

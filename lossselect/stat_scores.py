@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics import classification as tm
 
+from .device_ops import occurrences
 from .tasks import IGNORE_INDEX, Task
 
 
@@ -38,7 +40,7 @@ class StatScores(Metric):
             width = self.task.num_probabilities
             # what is not known goes one beyond the last class: to leave it out would make a device wait
             positives, predicted, hits = (
-                torch.bincount(torch.where(kept, classes, width).flatten(), minlength=width + 1)[:width]
+                occurrences(torch.where(kept, classes, width), width + 1)[:width]
                 for classes, kept in (
                     (truth, known),
                     (decisions, known),
@@ -52,3 +54,23 @@ class StatScores(Metric):
     def compute(self) -> Tensor:
         """(num_probabilities, 4)."""
         return self.counts.t()
+
+
+class ConfusionMatrix(tm.MulticlassConfusionMatrix):
+    """torchmetrics' (C, C) counts, to which class indices are added at their places.
+
+    Under `torch.use_deterministic_algorithms(True)` torchmetrics' own `update` makes a matrix of N x C^2, 16
+    GB for 2,000 rows of 1,000 classes. Otherwise it makes the host wait for a GPU.
+    """
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take in decisions and the true classes, `IGNORE_INDEX` where missing."""
+        known = target != IGNORE_INDEX
+        places = torch.where(known, target * self.num_classes + preds, 0)
+        self.confmat.view(-1).index_add_(0, places.flatten(), known.long().flatten())
+
+
+class CohenKappa(tm.MulticlassCohenKappa):
+    """torchmetrics', of a `ConfusionMatrix`."""
+
+    update = ConfusionMatrix.update

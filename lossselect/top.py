@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from .chunked import ChunkedLogits, Highest
 from .counts import LabelCounts
+from .device_ops import cumulative_sum
 from .positives import Positives
 from .tasks import IGNORE_INDEX, Binary, Multilabel, Task
 from .tasks.base import constant
@@ -152,12 +153,13 @@ class TopMetrics(Metric):
         hits = (hits & known.unsqueeze(1)).double()
         places = torch.arange(1, columns.shape[1] + 1, device=columns.device)
         discount = 1 / (places + 1.0).double().log2()
-        best = (discount * (there.unsqueeze(1) >= places)).cumsum(1)
-        ndcg = (hits * discount).cumsum(1) / best.clamp(min=1e-9)
-        sums = [hits.cumsum(1).sum(0), (ndcg * known.unsqueeze(1)).sum(0)]
+        best = cumulative_sum(discount * (there.unsqueeze(1) >= places), 1)
+        ndcg = cumulative_sum(hits * discount, 1) / best.clamp(min=1e-9)
+        sums = [cumulative_sum(hits, 1).sum(0), (ndcg * known.unsqueeze(1)).sum(0)]
         if self.inverse is not None and most is not None:
-            weighted = (hits * self.inverse[columns]).cumsum(1).sum(0)
-            best = torch.nn.functional.pad(most, (0, columns.shape[1] - most.shape[1])).cumsum(1)
+            weighted = cumulative_sum(hits * self.inverse[columns], 1).sum(0)
+            best = torch.nn.functional.pad(most, (0, columns.shape[1] - most.shape[1]))
+            best = cumulative_sum(best, 1)
             sums += [weighted, (best * known.unsqueeze(1)).sum(0)]
         else:
             sums += [torch.zeros_like(sums[0])] * 2

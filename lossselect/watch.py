@@ -257,7 +257,9 @@ class OutputWatch:
         if not isinstance(loss, Tensor) or not bool(loss != 0):
             return
         there = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        self.gradient_seen = not there or any(bool(gradient.count_nonzero()) for gradient in there)
+        # under FSDP2 a process has parts alone, which may be 0, or empty
+        parts_alone = any(hasattr(gradient, "to_local") for gradient in there)
+        self.gradient_seen = not there or parts_alone or any(bool(g.count_nonzero()) for g in there)
         if not self.gradient_seen and may_raise:
             raise ValueError(
                 f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "

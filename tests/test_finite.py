@@ -1,15 +1,20 @@
 """A loss or a gradient that is not finite: the run ends at once, or the step is left out."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
+from simulated_gpu import simulated_gpu
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from trainers import quiet_trainer
 
 import lossselect as ls
-from lossselect.finite import MOST_OVERFLOWS, MOST_SKIPPED
+from lossselect.finite import MOST_AHEAD, MOST_OVERFLOWS, MOST_SKIPPED
 
 
 class Poisoned(nn.Module):
@@ -169,31 +174,71 @@ def test_a_scaler_that_leaves_out_every_step(tmp_path):
         run()
 
 
-def test_an_answer_that_comes_late(tmp_path, monkeypatch):
-    """As a GPU's does, which is not waited for."""
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py")
+class TestOnAGPU:
+    """Simulated: its answers are not waited for, and may come some steps later."""
 
-    class Event:
-        def query(self):
-            return False
+    ON_GPU = {"accelerator": "gpu", "devices": 1}  # noqa: RUF012
 
-        def synchronize(self):
-            pass
+    @pytest.mark.parametrize("behind", [0, 3, 99])
+    def test_an_answer_that_comes_late(self, behind, tmp_path):
+        with simulated_gpu() as gpu:
+            gpu.events_behind = behind
+            _, trainer, run = fit(tmp_path, Poisoned(backward={5: torch.nan}), **self.ON_GPU)
+            with pytest.raises(ValueError, match=r"not finite in step 5 \(epoch 0, batch 4\): "):
+                run()
+        assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+        assert trainer.global_step <= 5  # a checkpoint of step 5 would have needed its answer
 
-    def ask(watch, finite, place):
-        watch._late.append((finite, Event(), place, watch._batch[0]))
+    def test_it_ends_a_run_without_checkpoints_some_steps_later(self, tmp_path):
+        with simulated_gpu() as gpu:
+            gpu.events_behind = 99
+            module, trainer = self.without_checkpoints(tmp_path, Poisoned(backward={3: torch.nan}))
+            with pytest.raises(ValueError, match=r"not finite in step 3 \(epoch 0, batch 2\): the weights"):
+                trainer.fit(module, DataLoader(rows(256), 8))
+        assert trainer.global_step == 2 + MOST_AHEAD
 
-    def all_finite(watch, gradients):
-        return torch.stack([gradient.sum() for gradient in gradients]).sum().isfinite()
+    def test_a_gpu_that_is_behind_keeps_its_queue(self, tmp_path):
+        """Only the oldest answer is waited for, when `MOST_AHEAD` later ones are on their way."""
+        with simulated_gpu() as gpu:
+            gpu.events_behind = 99
+            module, trainer = self.without_checkpoints(tmp_path, nn.Identity(), max_epochs=1)
+            trainer.fit(module, DataLoader(rows(256), 8))
+            waits = [wait.operation for wait in gpu.waits if "Event" in wait.operation]
+        assert waits == [f"Event.synchronize() {MOST_AHEAD} events behind"] * (32 - MOST_AHEAD)
 
-    monkeypatch.setattr("lossselect.finite.FiniteWatch._ask", ask)
-    monkeypatch.setattr("lossselect.finite.FiniteWatch._all_finite", all_finite)
-    _, trainer, run = fit(tmp_path, Poisoned(backward={5: torch.nan}))
-    with pytest.raises(
-        ValueError, match=r"step 5 \(epoch 0, batch 4\): the weights net.0.weight are not finite"
-    ):
-        run()
-    assert trainer.global_step == 5  # it was taken, and none after it
-    assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+    def without_checkpoints(self, tmp_path, poison, **options):
+        module, trainer, _ = fit(tmp_path, poison, **options, **self.ON_GPU)
+        trainer.callbacks[:] = [part for part in trainer.callbacks if not isinstance(part, ModelCheckpoint)]
+        return module, trainer
+
+    def test_gradients_whose_squares_overflow(self, tmp_path):
+        poison = Poisoned(backward=dict.fromkeys(range(99), 1e25))
+        with simulated_gpu():
+            module, trainer, run = fit(tmp_path, poison, max_epochs=1, **self.ON_GPU)
+            module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+            run()
+        assert trainer.global_step == 8
+
+    def test_a_scaler_that_leaves_out_every_step(self, tmp_path):
+        poison = Poisoned(backward=dict.fromkeys(range(999), torch.inf))
+        with simulated_gpu() as gpu:
+            gpu.events_behind = 99
+            _, _, run = fit(tmp_path, poison, max_epochs=9, precision="16-mixed", **self.ON_GPU)
+            with pytest.raises(ValueError, match=rf"the last {MOST_OVERFLOWS} steps were left out"):
+                run()
+
+
+def test_sharded_gradients():
+    """FSDP2 gives each process a part of each gradient: NaN in one of them ends all processes alike."""
+    script = Path(__file__).parent / "processes" / "sharded.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.splitlines()) == sorted(
+        f"process {rank}: {case}: {end}"
+        for rank in (0, 1)
+        for case, end in (("finite", "taken"), ("zero", "taken"), ("gradient", "ended"), ("loss", "ended"))
+    )
 
 
 def test_a_choice_that_there_is_not():

@@ -116,6 +116,8 @@ class TensorBatches(Dataset[Any]):
         self.rows = torch.arange(len(inputs)) if rows is None else rows
         self.device = torch.device("cpu")
         """Where they are held."""
+        self.pins = False
+        """Whether batches are put into pinned memory, so that a copy of them to a GPU is not waited for."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,7 +140,10 @@ class TensorBatches(Dataset[Any]):
         if self.device.type != "cpu" and isinstance(rows, Tensor):
             rows = rows.pin_memory().to(self.device, non_blocking=True)  # else the device would be waited for
         weights = None if self.weights is None else self.weights[rows]
-        return EncodedBatch(self.inputs[rows], self.target[rows], weights)
+        batch = self.inputs[rows], self.target[rows], weights
+        if self.pins and isinstance(rows, Tensor):
+            batch = tuple(part if part is None else part.pin_memory() for part in batch)  # type: ignore[assignment]
+        return EncodedBatch(*batch)
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int | None = None, **ranks: int

@@ -56,11 +56,16 @@ class TensorData(LightningDataModule):
         if self.trainer:
             self.seed = self.trainer.strategy.broadcast(self.seed)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self._hold_on(device if _has_room(device, *self._held) else torch.device("cpu"))
+        held = _has_room(device, *self._held)
+        self._hold_on(device if held else torch.device("cpu"))
+        for batches in self.batches.values():
+            batches.pins = device.type == "cuda" and not held
 
     def teardown(self, stage: str) -> None:
         """Back to the CPU, as the module goes."""
         self._hold_on(torch.device("cpu"))
+        for batches in self.batches.values():
+            batches.pins = False
 
     def _hold_on(self, device: torch.device) -> None:
         if device == next(iter(self.batches.values())).device:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ..device_ops import cumulative_sum
 from ..guards import warn_of_one_hot
 from ..label_values import IGNORE_INDEX
 from ..names import number
@@ -95,7 +96,7 @@ class Multiclass(Task):
         if not self.ordered:
             return logits
         end = torch.zeros_like(logits[:, :1])
-        above = logsigmoid(logits).cumsum(1)
+        above = cumulative_sum(logsigmoid(logits), 1)
         return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
@@ -228,7 +229,7 @@ class Multiclass(Task):
             probabilities = probabilities * constant(self.decision_weight, probabilities)
         if not self.ordered:
             return probabilities.argmax(1)
-        below = probabilities.cumsum(1)[:, :-1]
+        below = cumulative_sum(probabilities, 1)[:, :-1]
         return (below < 0.5 * probabilities.sum(1, keepdim=True)).sum(1)
 
     def _decoded(self, prediction: Tensor) -> list[Any]:

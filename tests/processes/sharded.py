@@ -1,0 +1,59 @@
+"""What becomes of a step whose loss or gradient is not finite in one of two processes, with weights sharded by FSDP2.
+
+python sharded.py; prints a line for each process and case.
+"""
+
+import os
+import socket
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from lossselect.finite import FiniteWatch
+from lossselect.step_mean import scale_gradients
+
+RANKS = 2
+
+
+def main(rank, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(RANKS))
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for case in ("finite", "zero", "gradient", "loss"):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 3, bias=False)  # 3 rows: the processes have parts of different sizes
+        fully_shard(net, mesh=mesh)
+        loss = net(torch.ones(2, 3)).square().mean()
+        loss.backward()
+        if case == "zero":
+            scale_gradients(net, torch.zeros((), dtype=torch.float64))  # a scalar times a sharded gradient
+        if case == "gradient" and rank == 1:
+            net.weight.grad.to_local().fill_(torch.nan)
+        module = SimpleNamespace(
+            trainer=SimpleNamespace(precision_plugin=None, global_step=0, current_epoch=0, world_size=RANKS),
+            device=torch.device("cpu"),
+            parameters=net.parameters,
+            named_parameters=net.named_parameters,
+        )
+        watch = FiniteWatch("stop")
+        watch.take(loss * torch.nan if case == "loss" and rank == 1 else loss)
+        try:
+            watch.look(module, torch.optim.SGD(net.parameters(), 0.1))
+            end = "taken"
+        except ValueError as error:
+            end = "ended" if "not finite in step 1 " in str(error) else str(error)
+        print(f"process {rank}: {case}: {end}\n", end="", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(main, (port,), RANKS)
