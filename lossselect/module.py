@@ -274,7 +274,7 @@ class TaskModule(Recorded, LightningModule):
             inputs = self.unpack(batch)[0]
         else:
             inputs = batch
-        logits = self(inputs)
+        logits = self.watch.outputs_of(self, inputs, self.task)
         if isinstance(logits, ChunkedLogits):
             return top_prediction(self.task, TopOutputs(self.task, logits).look())
         return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
@@ -318,7 +318,7 @@ class TaskModule(Recorded, LightningModule):
     def _outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
         inputs, target, weight = self._encoded(batch)
-        logits = self(inputs)
+        logits = self.watch.outputs_of(self, inputs, self.task)
         if isinstance(logits, ChunkedLogits):
             self.watch.look_at_chunked(logits, self)
             return logits, target, weight

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .guards import warn, warn_of_absent, warn_of_single_labels
 from .head import biases_of
+from .last_operation import LastOperations
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -168,15 +169,21 @@ def check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
             bad = int((~inputs.isfinite()).flatten(1).any(1).nonzero()[0]) if inputs.ndim > 1 else 0
             cause = f"The inputs of row {bad} hold NaN or infinity: mend them, or leave those rows out."
         raise ValueError(f"Row {row} of the first batch's logits is not finite. {cause}")
-    if task.num_outputs > 1 and len(outputs):
-        total = outputs.float().sum(1)
-        near = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-4
-        if bool((outputs >= 0).all() & ((total - 1).abs() <= near).all()):
-            raise ValueError(
-                "Each row of the first batch's outputs is between 0 and 1 and sums to 1, as after a softmax, "
-                f"but the loss takes raw logits and applies {task.activation} itself. Return the logits; use "
-                "task.probabilities(logits) to predict."
-            )
+    _check_sums(outputs, task, "the first batch's outputs")
+
+
+def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
+    """ValueError where rows of outputs are probabilities, which sum to 1."""
+    if task.num_outputs == 1 or not len(outputs):
+        return
+    total = outputs.float().sum(1)
+    near = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    if bool((outputs >= 0).all() & ((total - 1).abs() <= near).all()):
+        raise ValueError(
+            f"Each row of {what} is between 0 and 1 and sums to 1, as after a softmax, "
+            f"but the loss takes raw logits and applies {task.activation} itself. Return the logits; use "
+            "task.probabilities(logits) to predict."
+        )
 
 
 class OutputWatch:
@@ -185,6 +192,7 @@ class OutputWatch:
     def __init__(self) -> None:
         self.values_seen = False
         self.graph_seen = False
+        self.evaluation_seen = False
         self.gradient_seen = False
         self.head_bias: Tensor | None = None
         """The bias that was set to start from the labels' shares."""
@@ -192,6 +200,27 @@ class OutputWatch:
         """After which step the weights were last seen to be finite."""
         self.affine = False
         """Whether the net was seen to end in a linear layer or a convolution."""
+
+    def outputs_of(self, module: nn.Module, inputs: Any, task: Task) -> Any:
+        """Return what a module makes of inputs, checked in the first batch in evaluation mode.
+
+        There a module may do something else than in training, and there is no graph to tell.
+
+        Raises:
+            ValueError: the outputs are probabilities.
+        """
+        if module.training or self.evaluation_seen or any(hasattr(m, "_orig_mod") for m in module.modules()):
+            return module(inputs)
+        with LastOperations() as operations:
+            outputs = module(inputs)
+        self.evaluation_seen = True
+        if isinstance(outputs, Tensor):
+            kind = operations.kind_of(outputs)
+            if kind is not None and not _may_be_meant(kind, task):
+                _judge(kind, " in evaluation mode", task)
+            if outputs.ndim > 1:
+                _check_sums(outputs.detach(), task, "the outputs in evaluation mode")
+        return outputs
 
     def look(self, logits: Tensor, inputs: Any, module: nn.Module, task: Task) -> None:
         """Values in the first batch, the graph in the first to train on.
