@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from lossselect.finite import FiniteWatch
-from lossselect.step_mean import scale_gradients
+from lossselect.step_mean import StepMean
 
 RANKS = 2
 
@@ -31,7 +31,10 @@ def main(rank, port):
         loss = net(torch.ones(2, 3)).square().mean()
         loss.backward()
         if case == "zero":
-            scale_gradients(net, torch.zeros((), dtype=torch.float64))  # a scalar times a sharded gradient
+            mean = StepMean()  # multiplies sharded gradients by a scalar
+            zero, one = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            mean.load_state_dict({"sum": one, "first": zero, "micro_batches": 1, "parts": None}, net)
+            mean.finish(net, group=2)
         if case == "gradient" and rank == 1:
             net.weight.grad.to_local().fill_(torch.nan)
         module = SimpleNamespace(
