@@ -79,8 +79,14 @@ def main() -> None:
         os.environ[EXPLAINS] = "1"
     with one_line_errors(sys.argv[1:]), warnings_in_a_line():
         trust(sys.argv[1:])
+        if CHECK not in sys.argv:
+            sys.argv.append(CHECK)
         run()
         _leave_others()
+
+
+CHECK = "++hydra.callbacks.check={_target_: lossselect.train.CheckBeforeRun}"
+"""On the command line, where no config can override it."""
 
 
 def _say_nothing() -> None:
