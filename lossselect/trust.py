@@ -16,7 +16,7 @@ from hydra._internal import logging_config
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.instantiate import _instantiate2
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from .allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
 from .config import SETTINGS
@@ -111,13 +111,14 @@ _initialize_sources: Any = ConfigRepository.initialize_sources
 def _checked_sources(self: Any, config_search_path: Any) -> None:
     """Reject a config's own packages with configs (hydra.searchpath=[pkg://package]), which Hydra imports."""
     for entry in config_search_path.get_path():
+        if entry.provider != "hydra.searchpath in main" or not str(entry.path).startswith("pkg://"):
+            continue
         package = str(entry.path).removeprefix("pkg://").replace("/", ".").partition(".")[0]
-        if entry.provider == "hydra.searchpath in main" and str(entry.path).startswith("pkg://"):
-            if package not in PACKAGES and not _is_trusted(package):
-                raise ValueError(
-                    f"hydra.searchpath={entry.path}: a config may not import {package}. To allow it, add "
-                    f"trust=[{package}] to the command line."
-                )
+        if package not in PACKAGES and not _is_trusted(package):
+            raise ValueError(
+                f"hydra.searchpath={entry.path}: a config may not import {package}. To allow it, add "
+                f"trust=[{package}] to the command line."
+            )
     _initialize_sources(self, config_search_path)
 
 
@@ -262,11 +263,3 @@ def check_target(target: Any, place: str) -> None:
     what = position.what if position else ", ".join(p.what for p in POSITIONS) if elsewhere else ""
     rule = f"a config may name only {what} here" if what else "a config may not name a class here"
     raise ValueError(f"{where}={target}: {rule} (see SECURITY.md).{fix}")
-
-
-def without_secrets(text: str, config: DictConfig) -> str:
-    """A text in which what the config takes from the environment stands by its name."""
-    for name in re.findall(r"\$\{oc\.env:(\w+)", OmegaConf.to_yaml(config)):
-        if len(value := os.environ.get(name, "")) > 3:  # shorter ones are in any text
-            text = text.replace(value, f"${{oc.env:{name}}}")
-    return text
