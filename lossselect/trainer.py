@@ -88,6 +88,8 @@ def _words(expected: Any) -> list[str]:
         return [word for one in inner for word in _words(one)]
     if origin is Literal:
         return [f"one of {', '.join(map(str, inner))}"]
+    if origin is list and inner != (int,):  # of objects
+        return []
     return WORDS.get(origin or expected, [])
 
 
