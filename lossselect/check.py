@@ -138,11 +138,11 @@ def _of_ours(config: DictConfig) -> Looked:
     if isinstance(net, dict):
         net = make_net(net, task.num_outputs)
     loss = loss_by_name(task, **loss_options(plain["loss"])).with_counts(counts)
-    mix = spec_of(config.mix)
+    mix = spec_of(config, "mix")
     check_mixes(mix, loss)
     monitor = monitor_of(plain, task)
     config.monitor = monitor.metric  # as a run does
-    steps = spec_of(config.optimizer), scheduler_of(config)
+    steps = spec_of(config, "optimizer"), scheduler_of(config)
     parts = Parts(task, net, loss, head_of(plain, task), *steps, make_mix(mix))
     if config.head_bias is not None:
         prior = config.head_bias == "prior"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .criterion import Loss
-from .files import whole_file
+from .files import check_no_pipe, whole_file
 from .names import nearest, some
 from .tasks import Task, make_task
 
@@ -148,6 +148,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             than tensors and plain values; says path, size and cause.
     """
     path = Path(path)
+    check_no_pipe(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.{_which_there_is(path)}")
     _check_sums(path)

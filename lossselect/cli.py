@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from .names import nearest
+from .terminal import prepare_streams
 
 COMMANDS = {
     "train": "train, evaluate and predict by a config; the same as train.py",
@@ -16,6 +17,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names; settings alone are for `train`."""
+    prepare_streams()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name == "--version":
         from .console import print_version

@@ -1,8 +1,6 @@
 """What a person at the keyboard sees of mistakes and warnings: a line each."""
 
-import io
 import os
-import stat
 import sys
 import time
 import warnings
@@ -14,6 +12,7 @@ from typing import Any
 from .guards import GuardWarning
 from .mistakes import message_of
 from .names import check_options
+from .terminal import clean, prepare_streams, say
 
 EXPLAINS = "LOSSSELECT_EXPLAINS"
 """Set for the other processes of a run, as Hydra's switch has been set for them by then."""
@@ -32,30 +31,6 @@ def speaks() -> bool:
     return told.get("SLURM_PROCID", "0") == told.get("NODE_RANK", "0") == "0"
 
 
-class _Pipe(io.FileIO):
-    """A pipe that takes what is written when nobody reads any more, as after `| head`."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            return len(data)
-
-
-def outlive_readers() -> None:
-    """Let a run go on, and write its files, where the one who reads its lines ends before it."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        try:
-            if not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
-                continue
-        except (OSError, AttributeError):  # a stream without a file, as in a notebook, or none
-            continue
-        pipe = io.BufferedWriter(_Pipe(os.dup(stream.fileno()), "w"))
-        own = io.TextIOWrapper(pipe, stream.encoding, stream.errors, line_buffering=True)
-        setattr(sys, name, own)
-
-
 def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
     """A small command: its usage, or what it does with its arguments; a mistake is one message.
 
@@ -63,6 +38,7 @@ def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
         usage: Printed where there are no arguments, or help is asked for.
         run: Takes the arguments.
     """
+    prepare_streams()
     arguments = sys.argv[1:]
     if "--version" in arguments:
         print_version()
@@ -70,7 +46,6 @@ def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(usage)
         return
-    outlive_readers()
     with one_line_errors(arguments), warnings_in_a_line(""):
         run(arguments)
 
@@ -118,7 +93,7 @@ def one_line_errors(arguments: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        print(str(error) or "Interrupted.", file=sys.stderr)
+        say(str(error) or "Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         message = message_of(error, arguments)
@@ -126,7 +101,7 @@ def one_line_errors(arguments: Iterable[str] = ()) -> Iterator[None]:
             sys.exit(1)
         if message is None or TRACEBACKS:
             raise
-        print(message if speaks() else f"Another of the run's processes: {message}", file=sys.stderr)
+        say(message if speaks() else f"Another of the run's processes: {message}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -147,10 +122,10 @@ def warnings_in_a_line(switch: str = "allow=[{name}] switches this off.") -> Ite
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if not issubclass(category, GuardWarning):
-            others(message, category, *place)
+            others(text if (text := clean(str(message))) != str(message) else message, category, *place)
             return
         how = f" ({switch.format(name=message.name)})" if switch else ""
-        print(f"Warning: {message.said}{how}", file=sys.stderr)
+        say(f"Warning: {message.said}{how}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
     try:

@@ -13,8 +13,11 @@ import torch
 
 from .console import parse_settings, run_command
 from .export import export_model
+from .files import check_no_pipe
 from .formats import FORMATS, format_of
 from .names import lookup
+from .redaction import record_environment
+from .terminal import say
 
 if TYPE_CHECKING:
     from .data.splits import Splits
@@ -101,6 +104,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
     settings = checkpoint.resolve().parent.parent / ".hydra" / "config.yaml"
     if not settings.is_file():
         return None, made_up
+    record_environment()
     try:
         config: Any = OmegaConf.load(settings)
         if "_target_" in config.data:
@@ -159,7 +163,7 @@ def _rows_of(splits: "Splits") -> tuple[str, torch.Tensor]:
 def _print_differences(path: Path, found: Mapping[str, float], which: str) -> None:
     """What was written, and how close it is."""
     other = round(found["decisions"] * found["rows"])
-    print(
+    say(
         f"{path}: {found['rows']} {which} compared with PyTorch: probabilities differ by "
         f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of the largest, and {other} "
         f"decisions{', where a probability is at its threshold' * bool(other)}."
@@ -167,6 +171,7 @@ def _print_differences(path: Path, found: Mapping[str, float], which: str) -> No
 
 
 def _check_output(path: Path) -> None:
+    check_no_pipe(path, "Name a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} for output={path}.")
     if path.is_dir():

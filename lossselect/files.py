@@ -1,9 +1,34 @@
 """Files that are written whole or not at all."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What may have a path without being a file, and would be waited for."""
+
+
+def check_no_pipe(path: str | Path, wanted: str = "Save its content to a file first.") -> None:
+    """ValueError for the path of a pipe, socket or device: a file is read several times, or replaced whole.
+
+    Args:
+        path: Anything else passes, also a path that does not exist.
+        wanted: The fix, for the message.
+    """
+    try:
+        kind = KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):
+        return
+    if kind:
+        raise ValueError(f"Expected a regular file, but {path} is {kind}. {wanted}")
+
 
 PART = ".part"
 """What the name of a file ends in that is not complete."""

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from .packages import is_installed
+from .trust import make_part
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -98,7 +98,7 @@ def loggers_of(config: DictConfig, folder: Path) -> "list[Logger]":
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     made: list[Logger] = [CSVLogger(folder, "logs", "")] if _keeps_csv(config) else []
     for place, entry in _chosen(config).items():
-        logger = hydra.utils.instantiate(entry)
+        logger = make_part(entry, place)
         if not isinstance(logger, Logger):
             raise TypeError(f"{place}._target_ must make a logger of Lightning, got {type(logger).__name__}.")
         made.append(logger)

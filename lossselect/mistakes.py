@@ -1,6 +1,7 @@
 """The user's mistakes at the command line, each as one message."""
 
 import dis
+import errno
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -106,6 +107,8 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         # what is written first into a run's folder
         folder = re.sub(r"[/\\]+(\.hydra|plan\.json).*", "", str(error.filename))
         return f"The folder {folder} cannot be written to: choose another one, hydra.run.dir=FOLDER."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return f"{error.strerror}: a file, or stdout, cannot be written to. Make room."
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, RuntimeError) and re.match(MISFIT, str(error)):

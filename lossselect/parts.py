@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from .devices import auto_device
 from .names import some
 from .settings import FILES, Monitor, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
+from .trust import check_part, make_part
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -38,24 +39,26 @@ def plain_values(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def spec_of(config: DictConfig | None) -> Any:
-    """A part by name as plain values, a part with `_target_` as an object, an empty one as None."""
-    if not config:
+def spec_of(config: DictConfig, place: str) -> Any:
+    """The part `place`: by name as plain values, with `_target_` as an object, an empty one as None."""
+    part = config.get(place)
+    if not part:
         return None
-    return hydra.utils.instantiate(config) if "_target_" in config else plain_values(config)
+    return make_part(part, place) if "_target_" in part else plain_values(part)
 
 
-def _instantiate(part: DictConfig, known: dict[str, Any]) -> Any:
+def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
     """A part with `_target_`, given those of the known values that it has parameters for."""
+    check_part(part, place)  # before its class is imported
     parameters: Iterable[str] = ()
     with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate will say it
         parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    return hydra.utils.instantiate(part, **{k: v for k, v in known.items() if k in parameters})
+    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters})
 
 
 def scheduler_of(config: DictConfig) -> Any:
     """The scheduler, which if it watches anything watches what the run watches; None where there is none."""
-    spec = spec_of(config.get("scheduler"))
+    spec = spec_of(config, "scheduler")
     watches = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
     if not watches or config.monitor == "epoch":
         return spec
@@ -149,7 +152,7 @@ def data_of(config: DictConfig) -> "LightningDataModule":
 
         own = own_data(config)
         return TensorData(own.splits, own.task, config.data.batch_size, own.counts)
-    data = hydra.utils.instantiate(config.data)
+    data = make_part(config.data, "data")
     if not isinstance(data, LightningDataModule):
         raise TypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
     if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
@@ -195,7 +198,7 @@ def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str
         return {**known, **plain_values(config.model)}
     from torch import nn
 
-    net = _instantiate(config.model, {**known, "num_outputs": task.num_outputs})
+    net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
 
     if not isinstance(net, nn.Module):
         raise TypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
@@ -244,10 +247,10 @@ def prepare(config: DictConfig) -> Prepared:
         task,
         net_of(config, task, data),
         loss_options(plain_values(config.loss)),
-        spec_of(config.optimizer),
+        spec_of(config, "optimizer"),
         scheduler_of(config),
         config.head_bias,
-        spec_of(config.mix),
+        spec_of(config, "mix"),
         head,
         config.on_nonfinite,
     )
@@ -332,7 +335,7 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpo
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (stops(entry) and entry.get("monitor") == "epoch"):
-            callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
+            callbacks.append(_instantiate(entry, f"callbacks.{name}", _known_of_callback(name, entry)))
     if keeps:
         callbacks.append(SaveAndStop(folder / "checkpoints" / "last.ckpt"))
     options = plain_values(config.trainer)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .console import parse_settings, run_command
 from .devices import device_of
+from .files import check_no_pipe, whole_file
 from .guards import warn
 from .names import check_options, whole
+from .terminal import say
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,7 +51,7 @@ def _run(arguments: list[str]) -> None:
         count = predict_file(**settings)
     except ValueError as error:  # of the file, whose settings are those of a run's data elsewhere
         raise ValueError(re.sub(r"\bdata\.(separator|encoding)", r"\1", str(error))) from None
-    print(f"{count} rows in {settings['output']}")
+    say(f"{count} rows in {settings['output']}")
 
 
 def read_settings(arguments: list[str]) -> dict[str, Any]:
@@ -100,8 +102,6 @@ def predict_file(
         ValueError: a checkpoint of something else, an input that the model cannot take.
     """
     import torch
-
-    from .files import whole_file
 
     whole("batch_size", batch_size, 1)
     kept = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]
@@ -196,6 +196,7 @@ def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Serie
 
 def _checked_output(output: str, input: str) -> Path:
     path = Path(output)
+    check_no_pipe(path, "Name a file.")
     if path.suffix.lower() != ".csv":
         raise ValueError(f"output={output} must end in .csv.")
     if path.resolve() == Path(input).resolve():

@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn,
 from rich.progress import Task
 from rich.text import Text
 
+from .terminal import clean, say
+
 
 def on_terminal() -> bool:
     """Whether stdout can show a bar that redraws itself."""
@@ -97,7 +99,7 @@ class ProgressLines(Callback):
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         shown = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
         pace = f"{self.pace.passed()} in all" if ended else f"{self.pace.left()} left"
-        print("  ".join((f"epoch {epoch}{of}{batch}", *shown, pace)), flush=True)
+        say("  ".join((f"epoch {epoch}{of}{batch}", *shown, pace)), flush=True)
 
 
 class ProgressBar(RichProgressBar):
@@ -123,7 +125,7 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)  # the end of an identifier that a logger has given the run
-        return items
+        return {clean(name): value for name, value in items.items()}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         described, bar, batches, *_ = super().configure_columns(trainer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .files import check_no_pipe
 from .formats import FORMATS, format_of, require, silence, suffixes
 from .tasks import Task, make_task
 from .top_names import TOP
@@ -98,6 +99,7 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
         ModuleNotFoundError: a package that runs it is not installed.
     """
     path = Path(path)
+    check_no_pipe(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no model {path}.")
     form = format_of(path)

@@ -75,7 +75,8 @@ def needs_trainer(config: Mapping[str, Any]) -> bool:
     """Whether a setting of the trainer is other than usual, and of those that Lightning alone can check."""
     usual: dict[Any, Any] = {**packaged("trainer", "default"), **dict.fromkeys(CHECKED_HERE)}
     return any(
-        key not in usual or (usual[key] != value and key not in CHECKED_HERE)
+        key not in usual
+        or ((usual[key] != value or type(usual[key]) is not type(value)) and key not in CHECKED_HERE)
         for key, value in config["trainer"].items()
     )
 

@@ -29,7 +29,6 @@ from .console import (
     TRACEBACKS,
     first_ends,
     one_line_errors,
-    outlive_readers,
     print_version,
     speaks,
     warnings_in_a_line,
@@ -40,8 +39,10 @@ from .loggers import check_loggers
 from .mistakes import message_of
 from .names import nearest
 from .parts import decision_of, own_data, plain_values, prepare, trainer_of, training_of
+from .redaction import record_environment, redacted
 from .settings import allowed, monitor_of, needs_trainer, own_monitor
-from .trust import check_targets, trust, without_secrets
+from .terminal import prepare_streams, say
+from .trust import check_targets, trust
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
+    prepare_streams()
     if {"-h", "--help"} & set(sys.argv[1:]):
         name = Path(sys.argv[0]).name
         print_help(f"python {name}" if name.endswith(".py") else name)
@@ -61,7 +63,7 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         print_version()
         return
-    outlive_readers()
+    record_environment()
     # argparse takes settings before and after it for two lists of them
     sweeps = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
     sys.argv[1:] = [*sweeps, *(argument for argument in sys.argv[1:] if argument not in sweeps)]
@@ -79,8 +81,14 @@ def main() -> None:
         os.environ[EXPLAINS] = "1"
     with one_line_errors(sys.argv[1:]), warnings_in_a_line():
         trust(sys.argv[1:])
+        if CHECK not in sys.argv:
+            sys.argv.append(CHECK)
         run()
         _leave_others()
+
+
+CHECK = "++hydra.callbacks.check={_target_: lossselect.train.CheckBeforeRun}"
+"""On the command line, where no config can override it."""
 
 
 def _say_nothing() -> None:
@@ -140,7 +148,7 @@ class CheckBeforeRun(Callback):
                     raise ValueError("explain and check_only are for all jobs of a sweep, or for none.")
                 if _stops(of_job):
                     if of_job.explain != "json":
-                        print(" ".join(job))
+                        say(" ".join(job))
                     _look(of_job)
             if stops == {True}:  # without the jobs' folders
                 sys.exit(0)
@@ -153,7 +161,7 @@ def _nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
         with one_line_errors(arguments):
             yield
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc(), file=sys.stderr)
         sys.exit(1)
 
 
@@ -316,7 +324,7 @@ def train(config: DictConfig) -> float | None:
             write_report(folder, outcome)
     names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
-    print(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
+    say(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:
         from .export_command import export_run
 
@@ -386,7 +394,7 @@ def _interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
         said = _what_is_left(trainer, folder, saved)
         if stopped.code != 143:
             raise KeyboardInterrupt(f"Interrupted {said}") from None
-        print(f"Terminated {said}", file=sys.stderr)
+        say(f"Terminated {said}", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -404,7 +412,7 @@ def _reported(config: DictConfig, writes: bool, folder: Path) -> Iterator[None]:
 
             with suppress(OSError):  # it may be a full disk that has ended the run
                 said = message_of(error) or f"{type(error).__name__}: {error}"
-                write_report(folder, ended=without_secrets(said, config))
+                write_report(folder, ended=redacted(said))
         raise
 
 

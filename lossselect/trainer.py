@@ -3,10 +3,11 @@
 import inspect
 import logging
 import shutil
+import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,12 +27,70 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
     known = [name for name in inspect.signature(Trainer).parameters if name not in OF_A_RUN]
     check_options(options, [*known, *OF_STEPS], "trainer")
     options = {name: value for name, value in options.items() if name not in OF_STEPS}
+    _check_types(options)
     ours = {"logger": False, "enable_checkpointing": False, **ours}
     try:
         trainer = Trainer(**options, **ours, enable_model_summary=False)
     except Exception as error:  # its checks raise several kinds, all about these settings
         raise ValueError(f"The trainer cannot be built: {error}") from None
     return trainer
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    """ValueError for a value of a wrong type, which Lightning may accept here and fail on later."""
+    for name, value in options.items():
+        expected = inspect.signature(Trainer).parameters[name].annotation
+        if not _is_of_type(value, expected):
+            raise ValueError(
+                f"The trainer cannot be built: trainer.{name} must be {_in_words(expected)}, got {value!r}."
+            )
+
+
+MOST_CHOICES = 3
+"""A longer list of words is checked by Lightning, whose message has them all."""
+
+
+def _is_of_type(value: Any, expected: Any) -> bool:
+    origin, inner = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        return any(_is_of_type(value, one) for one in inner)
+    if origin is Literal:
+        long = len(inner) > MOST_CHOICES
+        return any(type(value) is type(one) and (long or value == one) for one in inner)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_is_of_type(entry, inner[1]) for entry in value.values())
+    if origin is not None:
+        return isinstance(value, list | tuple) and all(_is_of_type(entry, inner[0]) for entry in value)
+    if expected in (int, float):
+        return isinstance(value, int | expected) and not isinstance(value, bool)
+    return not isinstance(expected, type) or isinstance(value, expected)
+
+
+WORDS = {
+    bool: ["true or false"],
+    int: ["a whole number"],
+    float: ["a number"],
+    str: ["text"],
+    dict: ["a mapping of whole numbers"],
+    list: ["a list of whole numbers"],
+    type(None): ["null"],
+}
+"""What a config may say of the types of Lightning's trainer."""
+
+
+def _in_words(expected: Any) -> str:
+    return ", or ".join(dict.fromkeys(_words(expected))) or "an object, which a config cannot name"
+
+
+def _words(expected: Any) -> list[str]:
+    origin, inner = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        return [word for one in inner for word in _words(one)]
+    if origin is Literal:
+        return [f"one of {', '.join(map(str, inner))}"]
+    if origin is list and inner != (int,):  # of objects
+        return []
+    return WORDS.get(origin or expected, [])
 
 
 class NeedsValidation(Callback):

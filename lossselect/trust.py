@@ -1,36 +1,28 @@
 """Which code a config may name: by `_target_` it could name any that is installed.
 
-Checked before anything is made of a config, from within Hydra too. Nothing here is said by a checkpoint.
+Checked before anything is made of a config, and again by Hydra whenever it makes an object. A checkpoint
+cannot change any of this.
 """
 
-import logging.handlers
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import hydra
 from hydra._internal import logging_config
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.instantiate import _instantiate2
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
+
+from .allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
+from .config import SETTINGS
 
 PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
-"""Whose classes a config may name, of the kinds that a run is made of."""
-
-KNOWN = {
-    "lightning.pytorch.callbacks.EarlyStopping",
-    "lightning.pytorch.loggers.CSVLogger",
-    "lightning.pytorch.loggers.MLFlowLogger",
-    "lightning.pytorch.loggers.TensorBoardLogger",
-    "lightning.pytorch.loggers.WandbLogger",
-    "lossselect.train.CheckBeforeRun",
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-}
-"""Classes that the package's own configs name, and Hydra's: they need not be imported to be known."""
+"""Packages with classes that a config may name without being trusted."""
 
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -43,10 +35,15 @@ VARIABLE = "LOSSSELECT_TRUST"
 
 
 def trusted_by(arguments: Iterable[str]) -> list[str]:
-    """What a command line trusts: packages by `trust=[a,b]`, and each `_target_` that it says itself."""
+    """What a command line trusts: packages by `trust=[a,b]`, and each `_target_` that it says itself.
+
+    An argument that a config may not give, such as `hydra.launcher.setup`, is trusted if it is given there.
+    """
     found: list[str] = []
     for argument in arguments:
         key = argument.partition("=")[0].lstrip("+~")
+        denied = "|".join(name for names in DENIED_ARGUMENTS.values() for name in names)
+        found += [given[0]] if (given := re.match(rf"(\w+\.)+({denied})(?=\.|$)", key)) else []
         if key != "trust" and not key.endswith("._target_"):
             continue
         for override in OverridesParser.create().parse_overrides([argument]):
@@ -67,15 +64,62 @@ def trust(arguments: Iterable[str]) -> None:
         )
     logging_config.configure_logging = _checked_log
     _instantiate2._resolve_target = _resolved  # which Hydra uses for its own parts too, before a run begins
+    ConfigRepository.initialize_sources = _checked_sources  # type: ignore[method-assign]
 
 
 _resolve: Any = getattr(_instantiate2, "_resolve_target", None)
 
+_making: ContextVar[tuple[str, str] | None] = ContextVar("_making", default=None)
+"""The key of the node that is being made, and its position, which differ under interpolation."""
+
+
+def make_part(part: DictConfig, place: str, **known: Any) -> Any:
+    """Return the object that a part of a config describes.
+
+    Args:
+        part: Has a `_target_`.
+        place: Its position in the config, such as "model".
+        known: Further arguments.
+
+    Raises:
+        ValueError: it names a class that is not allowed at its position.
+    """
+    check_part(part, place)
+    token = _making.set((part._get_full_key(None), place))
+    try:
+        return hydra.utils.instantiate(part, **known)
+    finally:
+        _making.reset(token)
+
 
 def _resolved(target: Any, full_key: str) -> Any:
     if isinstance(target, str):  # else it was made by what was checked
-        check_target(target, full_key or "_target_")
+        check_target(target, _place_of(full_key))
     return _resolve(target, full_key)
+
+
+def _place_of(full_key: str) -> str:
+    """Return the position of a node that Hydra makes; "" if the user's own code asks for it."""
+    root, place = _making.get() or ("hydra", "hydra")
+    rest = full_key.removeprefix(root)
+    return place + rest if full_key.startswith(root) and (not rest or rest[0] in ".[") else ""
+
+
+_initialize_sources: Any = ConfigRepository.initialize_sources
+
+
+def _checked_sources(self: Any, config_search_path: Any) -> None:
+    """Reject a config's own packages with configs (hydra.searchpath=[pkg://package]), which Hydra imports."""
+    for entry in config_search_path.get_path():
+        if entry.provider != "hydra.searchpath in main" or not str(entry.path).startswith("pkg://"):
+            continue
+        package = str(entry.path).removeprefix("pkg://").replace("/", ".").partition(".")[0]
+        if package not in PACKAGES and not _is_trusted(package):
+            raise ValueError(
+                f"hydra.searchpath={entry.path}: a config may not import {package}. To allow it, add "
+                f"trust=[{package}] to the command line."
+            )
+    _initialize_sources(self, config_search_path)
 
 
 _configure_log: Any = getattr(logging_config, "configure_logging", None)
@@ -95,9 +139,10 @@ def check_log(config: Any, place: str = "hydra.job_logging") -> None:
     elif isinstance(config, list | tuple):
         entries = enumerate(config)
     for key, value in entries:
-        if key in ("()", "class", "factory") or (isinstance(value, str) and value.startswith("ext://")):
+        named = isinstance(value, str) and (key in NAMES_IN_LOG or value.startswith("ext://"))
+        if key in ("()", "class", "factory") or named:
             name = str(value).removeprefix("ext://")
-            if name not in STREAMS and not _is_trusted(name) and not _is_of_log(name):
+            if name not in LOG_PARTS and not _is_trusted(name):
                 raise ValueError(
                     f"{place}.{key}={value}: a log is made of parts of the standard library's logging. If "
                     f"that is meant, the command line may say so: trust=[{name.partition('.')[0]}]."
@@ -105,18 +150,16 @@ def check_log(config: Any, place: str = "hydra.job_logging") -> None:
         check_log(value, f"{place}.{key}")
 
 
-STREAMS = ("sys.stdout", "sys.stderr")
-"""What a log may be written to."""
+NAMES_IN_LOG = ("queue", "listener")
+"""Keys whose text logging imports and calls, from Python 3.12 on."""
 
-
-def _is_of_log(name: str) -> bool:
-    """Whether it is a handler, formatter or filter of the standard library, or of Rich."""
-    try:
-        found = get_object(name)
-    except Exception:  # there is no such name
-        return False
-    own = isinstance(found, type) and str(found.__module__).partition(".")[0] in ("logging", "rich")
-    return own and issubclass(found, logging.Handler | logging.Formatter | logging.Filter)
+LOG_PARTS = (
+    *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
+    *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
+    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+    *("logging.handlers.MemoryHandler", "logging.handlers.WatchedFileHandler"),
+)
+"""What the config of a log may name."""
 
 
 def check_targets(config: DictConfig) -> None:
@@ -131,22 +174,51 @@ def check_targets(config: DictConfig) -> None:
     given = config.get("trust") or []
     if not {*([given] if isinstance(given, str) else map(str, given))} <= {*_trusted()}:
         raise ValueError("trust=[...] is said on the command line; in a config it would trust itself.")
-    for place, target in _targets(config):
-        check_target(target, place)
+    check_part(config, "")
 
 
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each `_target_`, resolved, and where it stands."""
+def check_part(part: DictConfig, place: str) -> None:
+    """ValueError for the first class within a part of a config that is not allowed at its position."""
+    for where, node in _parts(part, place):
+        check_target(node["_target_"], where)
+        if where.startswith("hydra.") or position_of(where):
+            _check_arguments(node, where)
+
+
+def _check_arguments(node: DictConfig, place: str) -> None:
+    """ValueError for an argument that runs a command or calls a function."""
+    target = str(node["_target_"])
+    if _is_trusted(target):
+        return
+    for name in DENIED_ARGUMENTS.get(public_name(target) or "", ()):
+        if _value(node, name) and not _is_trusted(f"{place}.{name}"):
+            raise ValueError(
+                f"{place}.{name} can run commands, and a config may not set it. To allow it, set it on the "
+                f"command line, or add trust=[{place}.{name}]."
+            )
+    if target.endswith("SlurmLauncher"):  # which writes a script of them
+        for name in map(str, node):
+            if isinstance(value := _value(node, name), str) and len(value.splitlines()) > 1:
+                raise ValueError(f"{place}.{name} must be a single line, got {value!r}.")
+
+
+def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
+    """Each mapping with a `_target_`, interpolations resolved, and its position."""
+    if len(re.findall(r"[.\[]", place)) > DEEPEST:
+        raise ValueError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
     if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        if "_target_" in node:
+            yield place, node
         for key in node:
-            place = f"{path}.{key!s}" if path else str(key)
-            if key == "_target_":
-                yield place, node[key]
-            elif not path.startswith("hydra") or isinstance(node._get_node(key), DictConfig | ListConfig):
-                yield from _targets(_value(node, key), place)
+            if key != "_target_":
+                yield from _parts(_value(node, key), f"{place}.{key!s}" if place else str(key))
     elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
         for i in range(len(node)):
-            yield from _targets(_value(node, i), f"{path}[{i}]")
+            yield from _parts(_value(node, i), f"{place}[{i}]")
+
+
+DEEPEST = 60
+"""Levels of a config."""
 
 
 def _value(node: Any, key: Any) -> Any:
@@ -166,63 +238,28 @@ def _is_trusted(target: str) -> bool:
 
 
 def check_target(target: Any, place: str) -> None:
-    """ValueError for a name that is neither trusted nor a class of the kinds that a run is made of.
+    """ValueError for a class that is neither trusted nor allowed at its position.
 
     Args:
-        target: What `_target_` is.
-        place: Where it stands, for the message.
+        target: The value of `_target_`.
+        place: The position of the mapping that contains it, such as "model.net"; "" if it is not in a config.
     """
+    where = f"{place}._target_" if place else "_target_"
     if not isinstance(target, str):
-        raise ValueError(f"{place} must be the name of a class, got {type(target).__name__}.")
-    if target in KNOWN or _is_trusted(target):
+        raise ValueError(f"{where} must be the name of a class, got {type(target).__name__}.")
+    if _is_trusted(target):
+        return
+    position = position_of(place)
+    # a setting of the user's own is checked where others refer to it; nothing is made of it
+    elsewhere = position is None and re.split(r"[.\[]", place)[0] not in (*SETTINGS, "hydra")
+    allowed = ALL if elsewhere else position.classes if position else frozenset[str]()
+    if public_name(target, allowed):
         return
     package = target.partition(".")[0]
-    fix = f" If that is meant, the command line may say so: trust=[{package}]."
+    name = target if package in PACKAGES else package
+    fix = f" If you trust it, add trust=[{name}] to the command line."
     if package in sys.stdlib_module_names:
-        fix = ""  # Hydra has a list of its own for these
-    if package not in PACKAGES:
-        raise ValueError(f"{place}={target}: a config may name classes of {', '.join(PACKAGES)}.{fix}")
-    if not _is_part(target, package):
-        raise ValueError(
-            f"{place}={target} is not there, or no class that a run is made of (a module, optimizer, "
-            f"scheduler, callback, logger, data module or the like).{fix}"
-        )
-
-
-def _is_part(target: str, package: str) -> bool:
-    if not package.startswith("hydra") and "._" in target:
-        return False
-    try:
-        found = get_object(target)
-    except Exception:  # there is no such name
-        return False
-    own = isinstance(found, type) and str(found.__module__).partition(".")[0] == package
-    return own and issubclass(found, _kinds(package))
-
-
-def _kinds(package: str) -> tuple[type, ...]:
-    from hydra.experimental.callback import Callback as OfHydra
-    from hydra.plugins.plugin import Plugin
-
-    if package.startswith("hydra"):
-        return Plugin, OfHydra
-    import torch
-    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-    from lightning.pytorch import Callback, LightningDataModule
-    from lightning.pytorch.loggers import Logger
-    from lightning.pytorch.plugins.precision import Precision
-    from lightning.pytorch.profilers import Profiler
-    from lightning.pytorch.strategies import Strategy
-
-    data = torch.utils.data
-    steps = torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler
-    ours = Callback, LightningDataModule, Logger, ClusterEnvironment, Precision, Profiler, Strategy
-    return (torch.nn.Module, *steps, data.Dataset, data.DataLoader, data.Sampler, *ours)
-
-
-def without_secrets(text: str, config: DictConfig) -> str:
-    """A text in which what the config takes from the environment stands by its name."""
-    for name in re.findall(r"\$\{oc\.env:(\w+)", OmegaConf.to_yaml(config)):
-        if len(value := os.environ.get(name, "")) > 3:  # shorter ones are in any text
-            text = text.replace(value, f"${{oc.env:{name}}}")
-    return text
+        fix = ""  # Hydra rejects many of these in any case
+    what = position.what if position else ", ".join(p.what for p in POSITIONS) if elsewhere else ""
+    rule = f"a config may name only {what} here" if what else "a config may not name a class here"
+    raise ValueError(f"{where}={target}: {rule} (see SECURITY.md).{fix}")

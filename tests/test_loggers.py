@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import OmegaConf
 
 from lossselect import loggers
-from lossselect.trust import KNOWN
+from lossselect.allowed_classes import LOGGERS
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "logger"
 SHORT = (
@@ -204,7 +204,7 @@ def test_mistakes(given, said, command):
 def test_what_the_configs_name_is_known_without_an_import():
     for path in CONFIGS.glob("*.yaml"):
         config = OmegaConf.load(path)
-        assert not config or path.stem == "csv" or config["_target_"] in KNOWN
+        assert not config or path.stem == "csv" or config["_target_"] in LOGGERS
 
 
 OWN = """

@@ -54,8 +54,8 @@ HOSTILE = {
 
 
 REASONS = (
-    "a config may name classes of hydra",
-    "is not there, or no class that a run is made of",
+    "a config may name only",
+    "a config may not name a class here",
     "a log is made of parts of the standard library's logging",
     "some variables let a run's processes load other code",
     "trust=[...] is said on the command line",
@@ -100,11 +100,11 @@ def test_a_hostile_config(title, how, hostile, tmp_path):
 
 def test_what_is_said(hostile):
     assert hostile("model: {_target_: evil.Evil}")[2].strip() == (
-        "model._target_=evil.Evil: a config may name classes of hydra, hydra_plugins, lightning, lossselect, torch. "
-        "If that is meant, the command line may say so: trust=[evil]."
+        "model._target_=evil.Evil: a config may name only layers and losses of torch.nn here (see SECURITY.md). "
+        "If you trust it, add trust=[evil] to the command line."
     )
     assert (
-        "model._target_=torch.os.system is not there, or no class that a run is made of"
+        "model._target_=torch.os.system: a config may name only layers"
         in hostile(HOSTILE["a module that torch imports"])[2]
     )
     assert "trust=[...] is said on the command line" in hostile(HOSTILE["a config that trusts itself"])[2]
@@ -143,6 +143,10 @@ def test_parts_of_torch_and_lightning(command, tmp_path):
         (["+model._target_=mine.Net", "loss=focal"], ["mine.Net"]),
         (["model._target_=mine.Net,mine.Other", "-m"], ["mine.Net", "mine.Other"]),
         (["task=binary", "+note=trust"], []),
+        (
+            ["hydra.launcher.setup=[ls]", "+logger.wandb.settings.x=1"],
+            ["hydra.launcher.setup", "logger.wandb.settings"],
+        ),
     ],
 )
 def test_trusted_by(arguments, trusted):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..files import check_no_pipe
 from ..label_lists import LabelLists
 from ..names import nearest, some
 from .sparse_labels import lists_of
@@ -150,6 +151,7 @@ def _suffix(path: str) -> str:
 
 def _opened(path: str) -> Any:
     """The arrays of a .npz, of which none has been read, or that of a .npy, mapped."""
+    check_no_pipe(path)
     file, suffix = Path(path), _suffix(path)
     if not file.is_file():
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []

@@ -11,6 +11,7 @@ from typing import IO, Any
 import polars as pl
 from polars import selectors
 
+from ..files import check_no_pipe
 from ..names import first_twice, nearest, setting, some
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -106,6 +107,7 @@ def check_columns(wanted: Iterable[str], header: list[str], asked_by: str, path:
 
 def _existing(path: str) -> Path:
     file = Path(path)
+    check_no_pipe(file)
     if not file.is_file():
         if file.is_dir():
             raise ValueError(f"{file} is a folder; give a file: .csv, .tsv or .parquet.")

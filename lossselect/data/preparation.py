@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from ..files import check_no_pipe
 from .arrays import array_columns, as_frame, read_features
 from .features import Features
 from .files import check_columns, columns_of, table_batches
@@ -42,6 +43,7 @@ class Preparation:
             FileNotFoundError: no such file.
             ValueError: a file that the net's inputs cannot be made of.
         """
+        check_no_pipe(path)
         arrays = Path(path).suffix.lower() in (".npz", ".npy")
         if arrays != (self.source == "arrays"):
             needed = ".npz or .npy" if self.source == "arrays" else ".csv, .tsv or .parquet with its columns"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..console import parse_settings, run_command
+from ..terminal import say
 
 USAGE = """\
 Write report.html for a run that ended before its time, of what it left: plan and curves.
@@ -20,7 +21,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     given = parse_settings(arguments, ["run"], "lossselect report", {"run": "FOLDER"})
-    print(f"Written: {report_of(Path(given['run']))}")
+    say(f"Written: {report_of(Path(given['run']))}")
 
 
 def report_of(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from ..files import whole_file
 from ..plan import Line, by_stage
+from ..terminal import visible
 from .figures import (
     INK,
     MOST_CELLS,
@@ -176,7 +177,7 @@ def _saved(figure: Figure, name: str, folder: Path) -> Markup:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of an emoji, in the PNG
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
-    text = svg.getvalue()
+    text = visible(svg.getvalue())  # XML has no control characters
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     inline = text[text.index("<svg") :]
     inline = re.sub(r"<metadata>.*?</metadata>", "", inline, flags=re.DOTALL)
@@ -224,7 +225,11 @@ def _render(**content: Any) -> str:
     script = (here / "sort.js").read_text(encoding="utf-8")
     style = (here / "page.css").read_text(encoding="utf-8")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters["cell"] = _cell
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))

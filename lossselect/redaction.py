@@ -1,0 +1,60 @@
+"""Values that a config reads from the environment by `${oc.env:NAME}`, kept out of messages and files."""
+
+import json
+import os
+import re
+
+_names: dict[str, str] = {}
+"""The variable of each text that must not be shown."""
+
+NO_SECRETS = ("true", "false", "null", "none", "auto", "yes", "no", "on", "off")
+"""Values that are settings, and would make any message unreadable."""
+
+
+def record_environment() -> None:
+    """Record each variable that a config reads from now on, and forget those recorded before."""
+    from omegaconf import OmegaConf
+    from omegaconf.resolvers import oc
+
+    def read(name: str, *default: object) -> object:
+        value = oc.env(name, *default)
+        if name in os.environ:
+            record(name, os.environ[name])
+        return value
+
+    _names.clear()
+    OmegaConf.register_new_resolver("oc.env", read, replace=True)
+
+
+def record(name: str, value: str) -> None:
+    """Keep the value of the variable `name` out of messages, also a part of a list or path, or one line."""
+    parts = [value, os.path.normpath(value), os.path.basename(value), *value.splitlines()]
+    if value.lstrip().startswith(("[", "{")):  # which oc.decode takes apart
+        parts += re.split(r"[\s,:'\"\[\]{}]+", value)
+    for part in parts:
+        if (part == value or len(part) >= SHORT) and part.strip() and part.lower() not in NO_SECRETS:
+            for form in (part, part.strip(), repr(part)[1:-1], json.dumps(part)[1:-1]):
+                _names.setdefault(form, name)
+
+
+SHORT = 4
+"""Values of fewer characters are in any text, so they are replaced only where they stand alone."""
+
+
+def redacted(text: str) -> str:
+    """Return the text with `${oc.env:NAME}` in place of the values of variables that the config has read.
+
+    Example:
+        >>> record("MY_TOKEN", "hunter2")
+        >>> redacted("Cannot log in with 'hunter2'.")
+        "Cannot log in with '${oc.env:MY_TOKEN}'."
+    """
+    for value in sorted(_names, key=len, reverse=True):  # one may be part of another
+        pattern = re.escape(value)
+        if len(value) == 1 or (len(value) < SHORT and value.isdecimal()):
+            pattern = rf"(?<=['\"]){pattern}(?=['\"])"
+        elif len(value) < SHORT:
+            pattern = rf"(?<!\w){pattern}(?!\w)"
+        name = _names[value]
+        text = re.sub(pattern, lambda _, name=name: f"${{oc.env:{name}}}", text)  # type: ignore[misc]
+    return text
