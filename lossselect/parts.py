@@ -76,16 +76,39 @@ def without_open(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_data(config: DictConfig) -> OwnData:
-    """What the config names, read once: it is checked before a run has its folder, and taken again in it."""
+    """Return the data that the config names.
+
+    They are read when the config is checked, before the run's folder exists, and used again by the run. A
+    file that has changed since then is read again.
+    """
     options = plain_values(config.data)
     options.pop("batch_size")
     return _own_data(
-        json.dumps(options, sort_keys=True), json.dumps(plain_values(config.task), sort_keys=True)
+        json.dumps(options, sort_keys=True),
+        json.dumps(plain_values(config.task), sort_keys=True),
+        file_versions(options.values()),
     )
 
 
+def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
+    """Return which version of a file each path among `values` names; other values are ignored.
+
+    A file that is overwritten in place changes its times, one that is replaced also its inode; `st_ctime_ns`
+    changes even where the modification time is copied from another file.
+    """
+    versions = []
+    for value in values:
+        if isinstance(value, str):
+            with suppress(OSError, ValueError):  # no file, or a value that is no path
+                path = Path(value).resolve()
+                stat = path.stat()
+                version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                versions.append((str(path), *version))
+    return tuple(versions)
+
+
 @lru_cache(maxsize=1)
-def _own_data(data: str, of_task: str) -> OwnData:
+def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...]) -> OwnData:
     from .data.checks import check_splits
     from .data.toy import load
     from .infer import check_task, infer_task
