@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from .config import SETTINGS, check_config, check_early_stopping, check_task_settings, check_trainer
 from .console import (
@@ -40,6 +41,7 @@ from .loggers import check_loggers
 from .mistakes import message_of
 from .names import nearest
 from .parts import decision_of, own_data, plain_values, prepare, trainer_of, training_of
+from .run_lock import check_unlocked, lock_folder, locked_folder, unlock_folder
 from .settings import allowed, monitor_of, needs_trainer, own_monitor
 from .trust import check_targets, trust, without_secrets
 
@@ -79,7 +81,10 @@ def main() -> None:
         os.environ[EXPLAINS] = "1"
     with one_line_errors(sys.argv[1:]), warnings_in_a_line():
         trust(sys.argv[1:])
-        run()
+        try:
+            run()
+        finally:
+            unlock_folder()
         _leave_others()
 
 
@@ -108,12 +113,15 @@ class CheckBeforeRun(Callback):
     """Checks configs before Hydra makes a folder: for one that cannot be, nothing is written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the run's config; with explain or check_only that is all."""
+        """Check the run's config; with explain or check_only that is all. Then lock the run's folder."""
         with _nothing_passed_over():
             _check(config, config.hydra)
             if _stops(config):
                 _look(config)
                 sys.exit(0)
+            # here, as Hydra writes .hydra/ before it calls run(); one process of several has the folder
+            if speaks():
+                lock_folder(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
@@ -129,8 +137,12 @@ class CheckBeforeRun(Callback):
             ]
             read: set[str] = set()
             stops: set[bool] = set()
-            for job in islice(product(*choices), 100):
-                of_job = compose(config.hydra.job.config_name, overrides=list(job))
+            for number, job in enumerate(islice(product(*choices), 100)):
+                given = [*config.hydra.overrides.hydra, *job, f"hydra.job.num={number}"]
+                of_job = compose(config.hydra.job.config_name, given, return_hydra_config=True)
+                folder = _folder_of_job(of_job)
+                with open_dict(of_job):
+                    del of_job["hydra"]
                 # a file is not read again for each seed
                 same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
                 _check(of_job, config.hydra, look_at_data=same not in read, sweep=True)
@@ -142,8 +154,17 @@ class CheckBeforeRun(Callback):
                     if of_job.explain != "json":
                         print(" ".join(job))
                     _look(of_job)
+                elif folder is not None:
+                    check_unlocked(folder)  # each job locks its folder, but Hydra writes .hydra/ before that
             if stops == {True}:  # without the jobs' folders
                 sys.exit(0)
+
+
+def _folder_of_job(config: DictConfig) -> Path | None:
+    """Return the folder of a sweep's job; None where it is known only when the job starts."""
+    with suppress(OmegaConfBaseException):
+        return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+    return None
 
 
 @contextmanager
@@ -233,7 +254,8 @@ def run(config: DictConfig) -> float | None:
         if _stops(config):  # of a job that the command line did not tell
             _look(config)
             return None
-        return train(config)  # Hydra goes on with the other jobs, and says which one failed
+        with locked_folder(Path(HydraConfig.get().runtime.output_dir)) if speaks() else nullcontext():
+            return train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
 def _stops(config: DictConfig) -> bool:
