@@ -18,13 +18,13 @@ from .settings import FILES, Monitor, head_of, loss_options, monitor_of, needs_t
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from torch import nn
 
     from .counts import LabelCounts
     from .data.splits import Splits
     from .explain import Training
     from .module import TaskModule
+    from .saving import BestCheckpoint
     from .tasks import Task
 
 
@@ -326,26 +326,18 @@ def _stopping(plain: Any, metric: str) -> str:
     return ", or ".join(said)
 
 
-def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpoint]":
+def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
     """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     from .loggers import loggers_of
     from .optim import best_mode
     from .progress import ProgressBar, ProgressLines, on_terminal
+    from .saving import LAST, BestCheckpoint, LastCheckpoint, saves_at_epoch_end
     from .stopping import SaveAndStop
     from .trainer import CanSave, NeedsValidation, build_trainer
 
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        "best",
-        monitor=config.monitor,
-        mode=best_mode(config.monitor),
-        save_last=True,
-        # of a metric of the training epoch, only its end knows this epoch's value
-        save_on_train_epoch_end=config.monitor.startswith(("train/", "epoch")) or None,
-        enable_version_counter=False,
-    )
+    options = plain_values(config.trainer)
+    at_epoch_end = saves_at_epoch_end(config.monitor, options)
+    best = BestCheckpoint(folder / "checkpoints", config.monitor, best_mode(config.monitor), at_epoch_end)
     # a smoke test must leave what is there
     keeps = not config.trainer.get("fast_dev_run")
     checks = [NeedsValidation(config.monitor), CanSave(folder / "checkpoints")]
@@ -355,8 +347,8 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpo
         if entry and not (stops(entry) and entry.get("monitor") == "epoch"):
             callbacks.append(_instantiate(entry, _known_of_callback(name, entry)))
     if keeps:
-        callbacks.append(SaveAndStop(folder / "checkpoints" / "last.ckpt"))
-    options = plain_values(config.trainer)
+        callbacks.append(SaveAndStop(folder / "checkpoints" / LAST))
+        callbacks.append(LastCheckpoint(best))  # after the user's own checkpoint callbacks
     if (steps := options.get("steps_per_execution", 1)) > 1:
         from .execution import StepsPerExecution
 

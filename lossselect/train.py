@@ -464,9 +464,9 @@ def _best_checkpoint(trainer: "Trainer", keeper: "ModelCheckpoint", resumed: boo
             "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
             "(trainer.check_val_every_n_epoch)."
         )
-    if trainer.checkpoint_callback.best_model_score.isnan():  # type: ignore[union-attr]
+    if keeper.best_model_score is not None and keeper.best_model_score.isnan():
         raise ValueError(
-            f"{trainer.checkpoint_callback.monitor} was never a number, so there is no best checkpoint: the "  # type: ignore[union-attr]
+            f"{keeper.monitor} was never a number, so there is no best checkpoint: the "
             "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
         )
     return best
