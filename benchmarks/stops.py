@@ -2,12 +2,12 @@
 
 python benchmarks/stops.py [kills|signals] [ROUNDS]
 
-kills    kill -9 at a random time, then resume=auto: are weights, metrics and predictions the same to the bit?
+kills    kill -9 at a random time, then resume=auto: are all files the same, checkpoints value by value?
 signals  SIGTERM and SIGINT to one process, and of two to the first, the second and both: exit code, seconds,
          a checkpoint that loads, processes that are left.
 """
 
-import hashlib
+import json
 import os
 import random
 import signal
@@ -61,40 +61,72 @@ def trained(folder: Path, process: "subprocess.Popen[bytes]") -> bool:
     return False
 
 
-def results(folder: Path) -> list[str]:
-    """What a run leaves, in short."""
-    weights = read_checkpoint(folder / "run" / "checkpoints" / "last.ckpt")["state_dict"]
-    parts = [b"".join(value.numpy().tobytes() for value in weights.values())]
-    names = ("metrics.json", "predictions.csv", "logs/metrics.csv")
-    parts += [(folder / "run" / name).read_bytes() for name in names]
-    return [hashlib.sha256(part).hexdigest()[:12] for part in parts]
+def plain(content: object) -> object:
+    """A checkpoint's content with its tensors as bytes, so that two of them can be compared."""
+    if isinstance(content, torch.Tensor):
+        return str(content.dtype), tuple(content.shape), content.numpy().tobytes()
+    if isinstance(content, dict):
+        return {key: plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain(value) for value in content]
+    return repr(content)  # NaN equals NaN
+
+
+def results(folder: Path) -> dict[str, object]:
+    """What a run leaves, all but the line of its plan on resuming."""
+    run = folder / "run"
+    left: dict[str, object] = {
+        name: (run / name).read_bytes() for name in ("metrics.json", "predictions.csv", "logs/metrics.csv")
+    }
+    lines = json.loads((run / "plan.json").read_text())["lines"]
+    left["plan.json"] = [line for line in lines if line["name"] not in ("outputs", "resumed")]
+    for name in ("best.ckpt", "last.ckpt"):
+        text = json.dumps(plain(read_checkpoint(run / "checkpoints" / name)), default=repr)
+        left[name] = text.replace(str(folder), "FOLDER")
+    return left
+
+
+MONITORS = {
+    "val/loss": ["monitor=val/loss"],
+    "val/f1_macro": ["monitor=val/f1_macro", "optimizer.lr=0.03"],  # up and down
+    "epoch": ["monitor=epoch"],
+    "within epochs": [
+        *("monitor=val/f1_macro", "optimizer.lr=0.03", "+trainer.val_check_interval=7"),
+        "trainer.accumulate_grad_batches=2",
+    ],
+}
 
 
 def kills(rounds: int) -> None:
-    """Each run is killed three times on its way."""
-    settings = ["trainer.max_epochs=12", "trainer.accumulate_grad_batches=2", "+trainer.val_check_interval=7"]
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder)
-        began = time.perf_counter()
-        process = start(whole, *settings)
-        assert process.wait() == 0, process.stderr and process.stderr.read()
-        seconds, wanted = time.perf_counter() - began, results(whole)
-    same = killed = 0
-    for _ in range(rounds):
+    """Each run is killed three times on its way; the rounds are shared among the monitors."""
+    for title, more in MONITORS.items():
+        settings = ["trainer.max_epochs=12", *more]
         with tempfile.TemporaryDirectory() as folder:
-            here = Path(folder)
-            code, here_killed = -1, 0
-            while code:
-                process = start(here, *settings)
-                if here_killed < 3 and trained(here, process):
-                    time.sleep(random.uniform(0, 0.25 * seconds))
-                    os.killpg(process.pid, signal.SIGKILL)
-                    here_killed += 1
-                code = process.wait()
-                assert code in (0, -9), process.stderr and process.stderr.read()
-            killed += here_killed
-            same += results(here) == wanted
-    print(f"{rounds} runs, killed {killed} times: {same} ended to the bit as one that was not killed")
+            whole = Path(folder)
+            began = time.perf_counter()
+            process = start(whole, *settings)
+            assert process.wait() == 0, process.stderr and process.stderr.read()
+            seconds, wanted = time.perf_counter() - began, results(whole)
+        same = killed = 0
+        count = -(-rounds // len(MONITORS))
+        for _ in range(count):
+            with tempfile.TemporaryDirectory() as folder:
+                here = Path(folder)
+                code, here_killed = -1, 0
+                while code:
+                    process = start(here, *settings)
+                    if here_killed < 3 and trained(here, process):
+                        time.sleep(random.uniform(0, 0.25 * seconds))
+                        os.killpg(process.pid, signal.SIGKILL)
+                        here_killed += 1
+                    code = process.wait()
+                    assert code in (0, -9), process.stderr and process.stderr.read()
+                killed += here_killed
+                left = results(here)
+                same += left == wanted
+                if left != wanted:
+                    print("different:", *(name for name in wanted if left[name] != wanted[name]))
+        print(f"{title}: {count} runs, killed {killed} times: {same} left the same files", flush=True)
 
 
 def signals(rounds: int) -> None:

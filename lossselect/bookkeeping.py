@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -19,6 +19,7 @@ from .counting import counts_of_loader
 from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
+from .epoch_length import check_epoch_length
 from .finite import WHAT_TO_DO
 from .going_on import GoingOn
 from .guards import warn_of_no_positives
@@ -40,6 +41,7 @@ class Bookkeeping(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.has_bookkeeping = True
+        _come_first(EpochEnd(), trainer)
         pl_module.use_head()
         if pl_module.head_spec["name"] == "chunked" and not pl_module.chunked:
             raise ValueError(
@@ -105,7 +107,27 @@ class Bookkeeping(Callback):
             ours = isinstance(pl_module.criterion, Loss)
             pl_module.watch.look_at_gradient(pl_module, outputs, may_raise=ours or trainer.is_last_batch)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        keep(pl_module, checkpoint)
+        if trainer.state.fn == TrainerFn.FITTING:
+            pl_module.finite.answered(pl_module)
+            _check_weights(trainer, pl_module)
+            self.going_on.save(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        check_same_task(checkpoint, pl_module.task)
+        self.going_on.load(checkpoint if trainer.state.fn == TrainerFn.FITTING else {})
+
+
+class EpochEnd(Callback):
+    """Computes and logs the values of an epoch before any other hook at its end.
+
+    With `self.log` in the steps, `trainer.callback_metrics` has this epoch's values in the hooks of the
+    module and of all callbacks. They have to be computed first for that, whereas `Bookkeeping` comes last.
+    """
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        check_epoch_length(trainer, "train")
         _check_weights(trainer, pl_module)
         _log(trainer, pl_module, pl_module.train_epoch)
         if first := pl_module.train_epoch.first:
@@ -117,6 +139,7 @@ class Bookkeeping(Callback):
                 first.warn_of_labels(pl_module.task, *counts)  # else that was said before the first step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             _check_weights(trainer, pl_module)  # before a checkpoint takes them for the best
         _log(trainer, pl_module, pl_module.val_epoch)
@@ -124,19 +147,20 @@ class Bookkeeping(Callback):
             _say_what_is_left_out(pl_module.val_epoch, "validation")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        check_epoch_length(trainer, "test")
         _log(trainer, pl_module, pl_module.test_epoch)
         _say_what_is_left_out(pl_module.test_epoch, "test")
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        keep(pl_module, checkpoint)
-        if trainer.state.fn == TrainerFn.FITTING:
-            pl_module.finite.answered(pl_module)
-            _check_weights(trainer, pl_module)
-            self.going_on.save(trainer, pl_module, checkpoint)
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        check_epoch_length(trainer, "predict")
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        check_same_task(checkpoint, pl_module.task)
-        self.going_on.load(checkpoint if trainer.state.fn == TrainerFn.FITTING else {})
+
+def _come_first(own: EpochEnd, trainer: Trainer) -> None:
+    """Put a callback before all others but the tuner's, which Lightning puts first."""
+    # a new list, as Lightning is iterating over the old one
+    others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEnd)]  # type: ignore[attr-defined]
+    tuners = [callback for callback in others if isinstance(callback, BatchSizeFinder | LearningRateFinder)]
+    trainer.callbacks = [*tuners, own, *(c for c in others if c not in tuners)]  # type: ignore[attr-defined]
 
 
 def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
@@ -184,19 +208,21 @@ def _counts_alike(trainer: Trainer, module: "TaskModule") -> bool:
 def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
     values = epoch.compute()
     epoch.reset()  # and let go of the outputs
+    shown = _shown(trainer, module, epoch.prefix)
     if trainer.state.fn != TrainerFn.FITTING:
         for name, value in values.items():  # validate and test return what they find there
             if trainer.world_size > 1:  # all processes have the same value already
                 warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{name}'")
-            module.log(name, value)
-    elif values and not trainer.sanity_checking:
+            module.log(name, value, prog_bar=name in shown)
+    elif values:
         # what module.log comes to, which takes a third of a millisecond for each
         scalars = torch.stack([value.double() for value in values.values()]).tolist()
         numbers = dict(zip(values, scalars, strict=True))
         trainer.callback_metrics.update(values)
         trainer.logged_metrics.update(values)
-        shown = _shown(trainer, module, epoch.prefix)
         trainer.progress_bar_metrics.update({name: numbers[name] for name in shown if name in numbers})
+        if trainer.sanity_checking:
+            return  # after which Lightning forgets the values
         for logger in trainer.loggers:
             logger.log_metrics({**numbers, "epoch": module.current_epoch}, step=trainer.global_step - 1)
             logger.save()

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from .bookkeeping import Bookkeeping
 from .data.batches import Block, TensorBatches, as_it_is
 from .data.row_batches import RowBatches
+from .epoch_length import check_fetched
 from .module import TaskModule
 from .names import whole
 from .optim import OPTIMIZERS
@@ -146,6 +147,8 @@ class _BlockFetcher(_DataFetcher):
     the same rows.
     """
 
+    stage = "val"
+
     def __init__(self, fetcher: Any, steps: int) -> None:
         super().__init__()
         self.inner, self.steps = fetcher, steps
@@ -168,10 +171,12 @@ class _BlockFetcher(_DataFetcher):
             raise StopIteration
         size = self._size()
         block = self._taken(size) if self.indices is not None else self._fetched(size)
+        self.fetched += len(block)
+        if self.indices is None and self.inner.done:
+            check_fetched(self, self.stage)
         if not len(block):
             self.done = True
             raise StopIteration
-        self.fetched += len(block)
         self.done = self.inner.done if self.indices is None else self.fetched >= (self.length or 0)
         return block, self.fetched - 1, 0
 
@@ -204,6 +209,8 @@ class _BlockFetcher(_DataFetcher):
 
 class _TrainBlockFetcher(_BlockFetcher):
     """Ends a block where something is due."""
+
+    stage = "train"
 
     def __init__(self, trainer: Trainer, fetcher: Any, steps: int) -> None:
         if isinstance(fetcher, _DataLoaderIterDataFetcher):

@@ -7,6 +7,7 @@ epoch's rows, gradients of a group that has begun, metrics of the epoch so far, 
 import random
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops.loop import _Loop
 
 from .counting import generators_of
 from .criterion import Loss
@@ -68,6 +71,7 @@ class GoingOn:
             "epoch": _epoch(trainer),
             "train": module.train_epoch.state(complete=not within),
             "logged": as_numbers(trainer.callback_metrics),
+            "rows": _rows_logged(trainer),
         }
         # whoever optimizes by himself may have begun a group that nobody else knows of
         if within and (loop._should_accumulate() or not module.automatic_optimization):
@@ -149,6 +153,7 @@ class GoingOn:
             return method()
 
         wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run)
+        wrap(trainer.fit_loop, "reset", lambda method: _begin_new_epoch(trainer, method))
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""
@@ -158,11 +163,36 @@ class GoingOn:
             iter(fetcher)  # which else is done before there is a hook, or not at all
 
 
+def _begin_new_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
+    """Let a run with max_steps that was saved at the end of an epoch resume with the next epoch.
+
+    Without max_steps Lightning does so; with it, it ends the same epoch a second time.
+    """
+    loop = trainer.fit_loop
+    epochs: Any = loop.epoch_progress.current
+    if loop.restarting and epochs.ready == epochs.started == epochs.processed:
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
+    reset()
+
+
 def _made(trainer: Trainer) -> list[str]:
     """The names of optimizers and schedulers, less the one that stochastic weight averaging puts in later."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     return [type(part).__name__ for part in (*trainer.optimizers, *(() if swa else schedulers))]
+
+
+def _rows_logged(trainer: Trainer) -> int | None:
+    """Return how many rows metrics.csv has; None in a process that writes none.
+
+    Steps do not tell which rows came before a checkpoint: while gradients are accumulated, several
+    validations belong to one step.
+    """
+    paths = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    if not paths or not trainer.is_global_zero:
+        return None
+    file = paths[0] / "metrics.csv"
+    return max(0, file.read_bytes().count(b"\n") - 1) if file.is_file() else 0
 
 
 def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -103,9 +103,8 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return (
             f"{error.filename} is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER."
         )
-    if isinstance(error, PermissionError) and {".hydra", "plan.json"} & {*Path(str(error.filename)).parts}:
-        # what is written first into a run's folder
-        folder = re.sub(r"[/\\]+(\.hydra|plan\.json).*", "", str(error.filename))
+    if isinstance(error, PermissionError) and FIRST & {*Path(str(error.filename)).parts}:
+        folder = re.sub(r"[/\\]+(\.lock|\.hydra|plan\.json).*", "", str(error.filename))
         return f"The folder {folder} cannot be written to: choose another one, hydra.run.dir=FOLDER."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
         return f"{error.strerror}: a file, or stdout, cannot be written to. Make room."
@@ -132,6 +131,9 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     meant = not isinstance(error, AssertionError) and _raised_on_purpose(error.__traceback__)
     return str(error) if meant else None
 
+
+FIRST = {".lock", ".hydra", "plan.json"}
+"""What is written first into a run's folder."""
 
 MISFIT = r"mat1 and mat2 shapes cannot be multiplied|Given groups=|Expected \dD .*input to conv|running_mean"
 """What torch says of inputs of another width than a layer's."""

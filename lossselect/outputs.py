@@ -78,7 +78,9 @@ def evaluate(
     trainer.loggers = []
     given: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint}
     if is_overridden("val_dataloader", data, LightningDataModule):
-        if decision is None or not sum(trainer.num_val_batches):
+        # a run that was complete when it was resumed (max_steps) has not counted its batches
+        none_to_tune = trainer.num_val_batches != [] and not sum(trainer.num_val_batches)
+        if decision is None or none_to_tune:
             for values in trainer.validate(module, **given, weights_only=True, verbose=False):
                 results |= values
         else:

@@ -19,13 +19,13 @@ from .trust import check_part, make_part
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from torch import nn
 
     from .counts import LabelCounts
     from .data.splits import Splits
     from .explain import Training
     from .module import TaskModule
+    from .saving import BestCheckpoint
     from .tasks import Task
 
 
@@ -79,16 +79,39 @@ def without_open(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_data(config: DictConfig) -> OwnData:
-    """What the config names, read once: it is checked before a run has its folder, and taken again in it."""
+    """Return the data that the config names.
+
+    They are read when the config is checked, before the run's folder exists, and used again by the run. A
+    file that has changed since then is read again.
+    """
     options = plain_values(config.data)
     options.pop("batch_size")
     return _own_data(
-        json.dumps(options, sort_keys=True), json.dumps(plain_values(config.task), sort_keys=True)
+        json.dumps(options, sort_keys=True),
+        json.dumps(plain_values(config.task), sort_keys=True),
+        file_versions(options.values()),
     )
 
 
+def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
+    """Return which version of a file each path among `values` names; other values are ignored.
+
+    A file that is overwritten in place changes its times, one that is replaced also its inode; `st_ctime_ns`
+    changes even where the modification time is copied from another file.
+    """
+    versions = []
+    for value in values:
+        if isinstance(value, str):
+            with suppress(OSError, ValueError):  # no file, or a value that is no path
+                path = Path(value).resolve()
+                stat = path.stat()
+                version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                versions.append((str(path), *version))
+    return tuple(versions)
+
+
 @lru_cache(maxsize=1)
-def _own_data(data: str, of_task: str) -> OwnData:
+def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...]) -> OwnData:
     from .data.checks import check_splits
     from .data.toy import load
     from .infer import check_task, infer_task
@@ -308,26 +331,18 @@ def _stopping(plain: Any, metric: str) -> str:
     return ", or ".join(said)
 
 
-def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpoint]":
+def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
     """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     from .loggers import loggers_of
     from .optim import best_mode
     from .progress import ProgressBar, ProgressLines, on_terminal
+    from .saving import LAST, BestCheckpoint, LastCheckpoint, saves_at_epoch_end
     from .stopping import SaveAndStop
     from .trainer import CanSave, NeedsValidation, build_trainer
 
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        "best",
-        monitor=config.monitor,
-        mode=best_mode(config.monitor),
-        save_last=True,
-        # of a metric of the training epoch, only its end knows this epoch's value
-        save_on_train_epoch_end=config.monitor.startswith(("train/", "epoch")) or None,
-        enable_version_counter=False,
-    )
+    options = plain_values(config.trainer)
+    at_epoch_end = saves_at_epoch_end(config.monitor, options)
+    best = BestCheckpoint(folder / "checkpoints", config.monitor, best_mode(config.monitor), at_epoch_end)
     # a smoke test must leave what is there
     keeps = not config.trainer.get("fast_dev_run")
     checks = [NeedsValidation(config.monitor), CanSave(folder / "checkpoints")]
@@ -337,8 +352,8 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, ModelCheckpo
         if entry and not (stops(entry) and entry.get("monitor") == "epoch"):
             callbacks.append(_instantiate(entry, f"callbacks.{name}", _known_of_callback(name, entry)))
     if keeps:
-        callbacks.append(SaveAndStop(folder / "checkpoints" / "last.ckpt"))
-    options = plain_values(config.trainer)
+        callbacks.append(SaveAndStop(folder / "checkpoints" / LAST))
+        callbacks.append(LastCheckpoint(best))  # after the user's own checkpoint callbacks
     if (steps := options.get("steps_per_execution", 1)) > 1:
         from .execution import StepsPerExecution
 

@@ -87,7 +87,7 @@ def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: That the run goes on from.
     """
     step = checkpoint["global_step"]
-    again = _logged_again(checkpoint)
+    before = ((checkpoint.get("going_on") or [{}])[0].get("rows")) or 0
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger._kwargs |= {"purge_step": step, "filename_suffix": f".{step}"}
@@ -103,19 +103,18 @@ def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
             writer = logger.experiment
         writer.metrics = [
             row
-            for row in rows
-            if (row.get("step") or "").isdigit()  # of a line that was cut short
+            for number, row in enumerate(rows)
+            if (row.get("step") or "").lstrip("-").isdigit()  # of a line that was cut short
             and None not in row.values()
-            and (int(row["step"]), any(row.get(name) for name in again)) <= (step - 1, False)
+            and (number < before or _of_the_user(row, step))
         ]
         logger.save()
 
 
-def _logged_again(checkpoint: Mapping[str, Any]) -> list[str]:
-    """What is still to be logged of the checkpoint's step."""
-    validated = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
-    again = ["val/loss"] if validated["ready"] > validated["processed"] else []
-    state: Any = checkpoint.get("going_on")
-    if state and state[0]["train"].get("values"):
-        again.append("train/loss")
-    return again
+def _of_the_user(row: Mapping[str, str], step: int) -> bool:
+    """Return whether a row that was logged after the checkpoint will not be logged again.
+
+    Lightning logs what a user's `training_step` has logged for the epoch after the checkpoint is saved. Rows
+    of this package are logged before it, or belong to what is repeated.
+    """
+    return int(row["step"]) < step and not (row.get("train/loss") or row.get("val/loss"))

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from .config import SETTINGS, check_config, check_early_stopping, check_task_settings, check_trainer
 from .console import (
@@ -40,6 +41,7 @@ from .mistakes import message_of
 from .names import nearest
 from .parts import decision_of, own_data, plain_values, prepare, trainer_of, training_of
 from .redaction import record_environment, redacted
+from .run_lock import check_unlocked, lock_folder, locked_folder, unlock_folder
 from .settings import allowed, monitor_of, needs_trainer, own_monitor
 from .terminal import prepare_streams, say
 from .trust import check_targets, trust
@@ -83,7 +85,10 @@ def main() -> None:
         trust(sys.argv[1:])
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
-        run()
+        try:
+            run()
+        finally:
+            unlock_folder()
         _leave_others()
 
 
@@ -116,12 +121,15 @@ class CheckBeforeRun(Callback):
     """Checks configs before Hydra makes a folder: for one that cannot be, nothing is written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the run's config; with explain or check_only that is all."""
+        """Check the run's config; with explain or check_only that is all. Then lock the run's folder."""
         with _nothing_passed_over():
             _check(config, config.hydra)
             if _stops(config):
                 _look(config)
                 sys.exit(0)
+            # here, as Hydra writes .hydra/ before it calls run(); one process of several has the folder
+            if speaks():
+                lock_folder(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
@@ -137,8 +145,12 @@ class CheckBeforeRun(Callback):
             ]
             read: set[str] = set()
             stops: set[bool] = set()
-            for job in islice(product(*choices), 100):
-                of_job = compose(config.hydra.job.config_name, overrides=list(job))
+            for number, job in enumerate(islice(product(*choices), 100)):
+                given = [*config.hydra.overrides.hydra, *job, f"hydra.job.num={number}"]
+                of_job = compose(config.hydra.job.config_name, given, return_hydra_config=True)
+                folder = _folder_of_job(of_job)
+                with open_dict(of_job):
+                    del of_job["hydra"]
                 # a file is not read again for each seed
                 same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
                 _check(of_job, config.hydra, look_at_data=same not in read, sweep=True)
@@ -150,8 +162,17 @@ class CheckBeforeRun(Callback):
                     if of_job.explain != "json":
                         say(" ".join(job))
                     _look(of_job)
+                elif folder is not None:
+                    check_unlocked(folder)  # each job locks its folder, but Hydra writes .hydra/ before that
             if stops == {True}:  # without the jobs' folders
                 sys.exit(0)
+
+
+def _folder_of_job(config: DictConfig) -> Path | None:
+    """Return the folder of a sweep's job; None where it is known only when the job starts."""
+    with suppress(OmegaConfBaseException):
+        return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+    return None
 
 
 @contextmanager
@@ -241,7 +262,8 @@ def run(config: DictConfig) -> float | None:
         if _stops(config):  # of a job that the command line did not tell
             _look(config)
             return None
-        return train(config)  # Hydra goes on with the other jobs, and says which one failed
+        with locked_folder(Path(HydraConfig.get().runtime.output_dir)) if speaks() else nullcontext():
+            return train(config)  # Hydra goes on with the other jobs, and says which one failed
 
 
 def _stops(config: DictConfig) -> bool:
@@ -450,9 +472,9 @@ def _best_checkpoint(trainer: "Trainer", keeper: "ModelCheckpoint", resumed: boo
             "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
             "(trainer.check_val_every_n_epoch)."
         )
-    if trainer.checkpoint_callback.best_model_score.isnan():  # type: ignore[union-attr]
+    if keeper.best_model_score is not None and keeper.best_model_score.isnan():
         raise ValueError(
-            f"{trainer.checkpoint_callback.monitor} was never a number, so there is no best checkpoint: the "  # type: ignore[union-attr]
+            f"{keeper.monitor} was never a number, so there is no best checkpoint: the "
             "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
         )
     return best

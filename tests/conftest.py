@@ -27,7 +27,7 @@ def command(monkeypatch, tmp_path, capsys):
     """Runs the command in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    parts._own_data.cache_clear()  # a process reads a file once, by its name in the folder it is in
+    parts._own_data.cache_clear()  # data that are read once are also warned of once
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])

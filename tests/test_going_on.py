@@ -139,6 +139,8 @@ CASES = {
     "validated across epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None, "saved": EACH_STEP},
     "validated every other epoch": {"check_val_every_n_epoch": 2, "max_epochs": 4, "saved": EACH_STEP},
     "not validated": {"limit_val_batches": 0, "saved": EACH_STEP},
+    "ended by steps": {"max_steps": 17},
+    "ended by steps, each step": {"max_steps": 17, "saved": EACH_STEP},
     "accumulated": {"accumulate_grad_batches": 3, "saved": EACH_STEP},
     "within a group": {"accumulate_grad_batches": 3, "val_check_interval": 2},
     "a schedule of steps": {

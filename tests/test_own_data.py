@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sys
 import warnings
@@ -11,9 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 
 import lossselect as ls
 from lossselect import predict
+from lossselect.parts import own_data
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
 
@@ -560,3 +566,66 @@ def test_a_rejected_form_trains_on_no_path(task, target, tmp_path, command):
         width = [] if task.name == "binary" else [f"+task.class_names=[{','.join('abc')}]"]
         assert command(f"task={task.name}", "data=arrays", "data.path=d.npz", *width, *SHORT)[0] == 1
         assert not Path("run").exists()
+
+
+class TestAFileThatChanges:
+    """In one process, as in a notebook or a sweep: the settings stay the same, the file does not."""
+
+    def config(self, **data):
+        path = ROOT / "configs" / "data" / f"{data['name']}.yaml"
+        settings = yaml.safe_load(path.read_text())
+        return OmegaConf.create({"data": {**settings, **data, "seed": 0}, "task": {"name": "binary"}})
+
+    def write(self, path, label, start=0):
+        rows = [f"{start + i},{label if i % 2 else 'no'}" for i in range(20)]
+        path.write_text("\n".join(["a,y", *rows]) + "\n")
+
+    def test_a_table_that_is_overwritten_with_the_same_size(self, tmp_path):
+        path = tmp_path / "t.csv"
+        config = self.config(name="table", path=str(path), target="y", positive="no")
+        self.write(path, "yes")
+        size = path.stat().st_size
+        first = own_data(config)
+        assert own_data(config) is first  # a file that has not changed is read once
+        assert first.task.class_names == ("yes", "no")
+        self.write(path, "may")
+        assert path.stat().st_size == size
+        assert own_data(config).task.class_names == ("may", "no")
+
+    def test_the_modification_time_is_that_of_the_old_file(self, tmp_path):
+        path = tmp_path / "t.csv"
+        config = self.config(name="table", path=str(path), target="y", positive="no")
+        self.write(path, "yes")
+        times = path.stat()
+        own_data(config)
+        self.write(path, "may")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as cp -p leaves it
+        assert own_data(config).task.class_names == ("may", "no")
+
+    @pytest.mark.parametrize("split", ["val_path", "test_path"])
+    def test_the_file_of_another_split(self, split, tmp_path):
+        paths = {"path": tmp_path / "t.csv", split: tmp_path / "other.csv"}
+        for start, path in enumerate(paths.values()):
+            self.write(path, "yes", 20 * start)
+        given = {key: str(path) for key, path in paths.items()}
+        config = self.config(name="table", target="y", positive="no", **given)
+        rows = own_data(config).splits.rows[split.removesuffix("_path")]
+        lines = paths[split].read_text().splitlines()
+        paths[split].write_text("\n".join(lines[:-4]) + "\n")
+        assert len(own_data(config).splits.rows[split.removesuffix("_path")]) == len(rows) - 4
+
+    def test_the_labels_beside_a_mapped_array(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 2)))
+        np.save(tmp_path / "y.npy", np.arange(40) % 2)
+        config = self.config(name="arrays", path=str(tmp_path / "x.npy"), target=str(tmp_path / "y.npy"))
+        before = own_data(config).splits.labels
+        np.save(tmp_path / "y.npy", 1 - np.arange(40) % 2)
+        assert np.array_equal(own_data(config).splits.labels, 1 - before)
+
+    def test_the_same_name_in_another_folder(self, tmp_path, monkeypatch):
+        config = self.config(name="table", path="t.csv", target="y", positive="no")
+        for label in ("yes", "may"):
+            (tmp_path / label).mkdir()
+            self.write(tmp_path / label / "t.csv", label)
+            monkeypatch.chdir(tmp_path / label)
+            assert own_data(config).task.class_names == (label, "no")

@@ -496,7 +496,7 @@ def test_the_best_by_a_training_metric_is_of_that_epoch(own):
         row["epoch"]: row["train/loss"] for row in read_csv("run/logs/metrics.csv") if row["train/loss"]
     }
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
-    (state,) = [value for key, value in content["callbacks"].items() if key.startswith("ModelCheckpoint")]
+    (state,) = [value for key, value in content["callbacks"].items() if key.startswith("BestCheckpoint")]
     assert state["best_model_score"].item() == pytest.approx(float(losses[str(content["epoch"])]))
 
 
