@@ -1,5 +1,7 @@
 """Metrics of probabilities score soft labels as they are; NumPy is the reference."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ def expected(task, p, y):
         says, label = p[np.arange(len(p)), top], y[np.arange(len(p)), top]
     edges = np.linspace(0, 1, 16)
     error = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (says > low) & (says <= high)
         error += abs(says[inside].sum() - label[inside].sum())
     return {"brier": brier, "calibration_error": error / len(says)}
