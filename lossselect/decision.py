@@ -36,8 +36,8 @@ class DecisionOptions:
     Args:
         metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass). "auto" tunes
             multilabel for expected_f1 (f1_macro, where the loss has moved the labels' logits apart by
-            `pos_weight` or `prior`), and leaves binary at .5 and multiclass at the most probable class. None
-            leaves the thresholds.
+            `pos_weight` or `prior`), and decides binary at .5 and multiclass by the most probable class, or
+            as the weights of the loss do. None leaves thresholds and factors.
         per_label: Whether each label of a multilabel task has a threshold of its own.
         recall: For precision_at_recall: the least recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (one for each label) or "none".
@@ -84,6 +84,11 @@ class DecisionOptions:
             several_labels = task.width_field == "num_labels"
             metric = None if not several_labels else "f1_macro" if moved else EXPECTED
         if metric is None or (several and metric == "accuracy"):
+            if self.shrinkage != SHRINKAGE:
+                raise ValueError(
+                    f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
+                    f"(task={task.name}, decision.metric={self.metric})."
+                )
             return None
         if self.shrinkage != SHRINKAGE and (several or metric == EXPECTED or not self.per_label):
             raise ValueError(f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here.")
@@ -105,11 +110,12 @@ def fit_decision(
 
     A temperature T minimises the cross-entropy of logits / T (see `calibration`): probabilities mean what
     they say, and their order stays. What weights of the loss (`pos_weight`, or `weight` under softmax) have
-    added to the logits is subtracted first, so that probabilities are those of the rows as they are; where no
-    threshold or factor is tuned, decisions stay those of the weighted loss: a logit of at least 0, the
-    largest logit. Thresholds then maximise the metric; a label's own one t_l is shrunk
-    towards the one for all labels, t, between logits, by the number n_l of its positives:
-    (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label without positives takes t.
+    added to the logits is subtracted first, so that probabilities are those of the rows as they are;
+    decisions that are not tuned stay those of the weighted loss: a logit of at least 0, the largest logit.
+
+    Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for all labels, t,
+    between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label
+    without positives takes t.
 
     For "expected_f1" labels are not counted but expected: with probabilities p, the largest expected F1 is
     F = max_n 2 (sum of the n largest p) / (n + sum p), and F / 2 the threshold that reaches it. F is that of
@@ -174,10 +180,10 @@ def fit_decision(
     if getattr(task, "top_k", None) is not None:
         return fitted
     if goal is None:
-        # as the weights of the loss decide, unless there are thresholds of the user's own
-        stays = fitted.threshold != 0.5 or not np.any(fitted.shift) or weight_shift(task, loss) is None
-        own = -np.array(fitted.shift) / np.array(fitted.temperature)
-        return fitted if stays else replace(fitted, threshold=_number_or_tuple(_sigmoid(own)))
+        if wanted.metric is None or fitted.threshold != 0.5 or weight_shift(task, loss) is None:
+            return fitted
+        own = -np.array(fitted.shift) / np.array(fitted.temperature)  # as the weights of the loss decide
+        return replace(fitted, threshold=_number_or_tuple(_sigmoid(own)))
     _warn_of_few_positives(task, positive.sum(0), goal, wanted)
     if goal == EXPECTED:
         return replace(fitted, threshold=expected_thresholds(scores, truth, known, wanted.per_label))
@@ -227,7 +233,7 @@ def _of_classes(
     scores = (scores - np.array(fitted.shift)) / fitted.temperature
     moved = bool(np.any(fitted.shift))
     if goal is None:
-        if wanted.metric is None and task.decision_weight is not None:
+        if wanted.metric is None:
             return fitted
         # as the weights of the loss decide; for accuracy the most probable class is the best
         own = np.array(fitted.shift) / fitted.temperature
