@@ -151,10 +151,13 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       rest) or labels. Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
     - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of each row's ranking of the labels.
     - `brier`: the mean square of probability minus label; for multiclass summed over the classes.
-      `calibration_error`: in 15 bins; see `CalibrationError`.
+      `calibration_error`: in 15 bins; see `CalibrationError`. Both score soft labels as they are; for all
+      other metrics a soft label is its likelier value, .5 the positive one.
     - `mean_absolute_error`, `kappa` (quadratic weights): of ordered classes.
 
-    `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`.
+    `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`, and
+    `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, ties for
+    `auroc`, `map` and the rankings of labels where log-odds are none.
 
     Args:
         task: Decides which metrics, and with which thresholds.
