@@ -6,15 +6,25 @@ small validation splits the probabilities would be mended less, or not at all.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from .criterion import Loss
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 PRIOR = 30.0
 """k: what so much cross-entropy, in nats, would have to be gained by."""
 
 LINE_PRIOR = 1.0
-"""The same for `sigmoid_line`, weaker: a loss may have moved its logits far."""
+"""The same for what a loss adds to the logits, weaker: it may be far from what is assumed."""
+
+EXACT = ("cross_entropy", "logit_adjusted")
+"""Losses under which weights move the logits by exactly their logarithm, given enough rows."""
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Between which temperatures lie."""
@@ -66,31 +76,146 @@ def _where_flat(slope: Callable[[np.ndarray], np.ndarray], around: np.ndarray) -
     return np.asarray(np.sqrt(low * high))
 
 
+def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
+    """Return what the weights of a loss add to the logits (num_probabilities,); None where there are none.
+
+    With the weights w cross-entropy is least where the odds are w times those of the rows: log w is added to
+    the logit by `pos_weight` and, under softmax, by `weight`; log alpha / (1 - alpha) by focal's `alpha`.
+    `logit_adjusted` leaves tau log prior (of a label: its log-odds) out of the logits. The weight of a label
+    under sigmoid moves nothing.
+
+    Args:
+        task: Whose logits they are.
+        loss: One of ours, or torch's `BCEWithLogitsLoss` or `CrossEntropyLoss`, as a module or a partial
+            function; of any other loss nothing is known.
+    """
+    sigmoid, shift = task.activation == "sigmoid", np.zeros(task.num_probabilities)
+    options = loss.keywords if isinstance(loss, partial) else {}
+    weight = getattr(loss, "pos_weight" if sigmoid else "weight", None)
+    weight = options.get("pos_weight" if sigmoid else "weight") if weight is None else weight
+    if isinstance(weight, torch.Tensor):
+        given = weight.detach().cpu().double().numpy().reshape(-1)
+        if len(given) not in (1, len(shift)):
+            return None
+        shift = shift + np.log(np.where(given > 0, given, 1.0))  # nothing is known of what weighs nothing
+    if isinstance(loss, Loss):
+        alpha = loss.options.get("alpha") if sigmoid else None
+        shift = shift + (np.log(alpha / (1 - alpha)) if alpha and alpha < 1 else 0.0)
+        if loss.prior is not None:
+            prior = loss.prior.detach().cpu().double().numpy()
+            shift = shift - loss.tau * (np.log(prior) - (np.log1p(-prior) if sigmoid else 0.0))
+    shift = shift if sigmoid else shift - shift.mean()
+    return shift if np.abs(shift).max() > 1e-9 else None
+
+
+def shift_and_temperature(
+    scores: np.ndarray,
+    target: np.ndarray,
+    known: np.ndarray,
+    shift: np.ndarray | None,
+    loss: Any,
+    softmax: bool,
+) -> tuple[np.ndarray, float]:
+    """Return what to subtract from the logits (num_outputs,), and by which temperature to divide them then.
+
+    Of least cross-entropy of a (x - s) - b s + c, s being the shift that the weights are known to make: the
+    data say how much of it is there. c, one number for all labels, is for sigmoid losses other than
+    cross-entropy, such as the asymmetric one, which move logits by nobody knows how much.
+
+    Args:
+        scores: Logits, (N, num_outputs).
+        target: In [0, 1], of the same shape.
+        known: Which elements have a label; under softmax of whole rows.
+        shift: As `weight_shift` returns it; None is none.
+        loss: That the logits were trained with.
+        softmax: Whether rows of the target sum to 1, or each label is one of its own.
+    """
+    other = isinstance(loss, Loss) and loss.name not in EXACT
+    s = np.zeros(scores.shape[1]) if shift is None else shift
+    columns, precision = [scores - s], [PRIOR]
+    if shift is not None:
+        columns.append(np.broadcast_to(-s, scores.shape))
+        precision.append(LINE_PRIOR if other else PRIOR)
+    if other and not softmax:
+        columns.append(np.ones_like(scores))
+        precision.append(LINE_PRIOR)
+    design = np.stack(columns, -1)
+    start = np.eye(len(columns))[0]
+    if softmax:
+        line = _least_softmax(design, target, start, np.array(precision))
+    else:
+        line = _least_sigmoid(design[known], target[known], start, np.array(precision))
+    slope = float(np.clip(line[0], 1 / HOTTEST, 1 / COLDEST))
+    moved = s * (1 + (line[1] / slope if shift is not None else 0.0))
+    return moved - (line[-1] / slope if other and not softmax else 0.0), 1 / slope
+
+
 def sigmoid_line(scores: np.ndarray, target: np.ndarray, known: np.ndarray) -> tuple[float, float]:
     """Slope a > 0 and shift b of least binary cross-entropy of a x + b, one pair for all labels.
 
     A temperature with a shift, for what a loss has moved all logits by (Platt, 1999); with a normal prior of
-    both, around 1 and 0. By Newton's steps, halved until they help.
+    both, around 1 and 0.
     """
-    x, y = torch.from_numpy(scores[known]), torch.from_numpy(target[known])
-    design = torch.stack([x, torch.ones_like(x)], 1)
-    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    x = scores[known]
+    design = np.stack([x, np.ones_like(x)], -1)
+    line = _least_sigmoid(design, target[known], np.array([1.0, 0.0]), np.full(2, LINE_PRIOR))
+    return max(float(line[0]), 1 / HOTTEST), float(line[1])
 
-    def loss(line: torch.Tensor) -> float:
-        each = torch.nn.functional.binary_cross_entropy_with_logits(design @ line, y, reduction="sum")
-        return float(each + LINE_PRIOR * (line - start).square().sum() / 2)
 
-    line, best = start, loss(start)
+def _least_sigmoid(
+    design: np.ndarray, target: np.ndarray, start: np.ndarray, precision: np.ndarray
+) -> np.ndarray:
+    """Return the factors of the columns of (M, K) whose sum has the least binary cross-entropy, (K,)."""
+    x, y = torch.from_numpy(design), torch.from_numpy(target)
+
+    def loss(line: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.binary_cross_entropy_with_logits(x @ line, y, reduction="sum")
+
+    def slopes(line: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        p = (x @ line).sigmoid()
+        return x.T @ (p - y), (x * (p * (1 - p)).unsqueeze(1)).T @ x
+
+    return _least(loss, slopes, start, precision)
+
+
+def _least_softmax(
+    design: np.ndarray, target: np.ndarray, start: np.ndarray, precision: np.ndarray
+) -> np.ndarray:
+    """The same of (N, C, K) for softmax."""
+    x, y = torch.from_numpy(design), torch.from_numpy(target)
+
+    def loss(line: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(x @ line, y, reduction="sum")
+
+    def slopes(line: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        p = (x @ line).softmax(1)
+        mean = torch.einsum("nc,nck->nk", p, x)
+        curvature = torch.einsum("nc,nck,ncl->kl", p, x, x) - mean.T @ mean
+        return torch.einsum("nc,nck->k", p - y, x), curvature
+
+    return _least(loss, slopes, start, precision)
+
+
+def _least(
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    slopes: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    start: np.ndarray,
+    precision: np.ndarray,
+) -> np.ndarray:
+    """Return the least of a convex loss with a normal prior, by Newton's steps, halved until they help."""
+    first, weights = torch.from_numpy(start), torch.from_numpy(precision)
+
+    def total(line: torch.Tensor) -> float:
+        return float(loss(line) + (weights * (line - first).square()).sum() / 2)
+
+    line, best = first, total(first)
     for _ in range(100):
-        p = (design @ line).sigmoid()
-        gradient = design.T @ (p - y) + LINE_PRIOR * (line - start)
-        curvature = (design * (p * (1 - p)).unsqueeze(1)).T @ design
-        curvature = curvature + LINE_PRIOR * torch.eye(2, dtype=torch.float64)
-        step = torch.linalg.solve(curvature, gradient)
-        while step.abs().max() > 1e-10 and loss(line - step) > best:
+        gradient, curvature = slopes(line)
+        step = torch.linalg.solve(curvature + weights.diag(), gradient + weights * (line - first))
+        while step.abs().max() > 1e-10 and total(line - step) > best:
             step = step / 2
         line, before = line - step, best
-        best = loss(line)
+        best = total(line)
         if before - best <= 1e-10 * abs(best):
             break
-    return max(float(line[0]), 1 / HOTTEST), float(line[1])
+    return np.asarray(line.numpy())

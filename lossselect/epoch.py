@@ -8,10 +8,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from .kept import KeptOutputs
-from .metric_table import RANKING, ROWS, Seen
-from .metrics import TaskMetric, TaskMetrics, confusion_matrix, make_metrics, per_class
+from .metric_table import RANKING, ROWS
+from .metrics import TaskMetrics, confusion_matrix, counts, make_metrics, per_class
 from .ranks import of_all_ranks
 from .targets import positions_as_rows
+from .task_metric import Seen
 from .tasks import Task
 from .watch import FirstEpoch
 
@@ -69,7 +70,7 @@ def metric_state(metric: Metric) -> dict[str, Any]:
         name: [v.cpu() for v in value] if isinstance(value, list) else value.cpu()
         for name, value in metric.metric_state.items()
     }
-    return {**states, "updates": metric._update_count, "count": getattr(metric, "count", None)}
+    return {**states, "updates": metric._update_count}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
@@ -79,8 +80,6 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
         moved = [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
         setattr(metric, name, moved)
     metric._update_count, metric._computed = state["updates"], None
-    if state["count"] is not None:
-        metric.count = state["count"]  # of a `Ranking`
 
 
 def has_steps(loss: LossMean, prefix: str) -> bool:
@@ -157,15 +156,15 @@ class Epoch:
             return self._known
         if not has_steps(self.loss, self.prefix):
             return {}
-        metrics: dict[str, TaskMetric] = dict(self.metrics.items(keep_base=True))  # type: ignore[arg-type]
-        self.counts = metrics["accuracy"].counts()
+        values = self.metrics.compute()
+        self.counts = counts(self.metrics)
         if self.prefix != "train/":
-            self.per_class = per_class(metrics)
+            self.per_class = per_class(self.metrics)
         if self.confusion is not None:
             self.confusion_counts = self.confusion.compute()
         return {
             f"{self.prefix}loss": self.loss.compute(),
-            **self.metrics.compute(),
+            **values,
             **(self.untuned_metrics.compute() if self.untuned_metrics else {}),
         }
 
@@ -183,6 +182,9 @@ class Epoch:
         if "sums" in state:
             for part, values in zip(self._metrics(), state["sums"], strict=True):
                 set_metric_state(part, values)
+            for metrics in self._parts():
+                if isinstance(metrics, TaskMetrics):
+                    metrics.share()
 
     def _metrics(self) -> Iterator[Metric]:
         for part in self._parts():
@@ -217,18 +219,19 @@ class Epoch:
         self.loss.update(totals, counts)
         if self.kept is not None:
             self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
-        if self.task.activation == "softmax":
-            # one form, whichever a batch came in; metrics know no soft labels
-            targets = tuple(map(self.task.harden, targets))
+        if any(target.is_floating_point() for target in targets):
+            targets = tuple(map(self.task.as_rows, targets))  # batches with and without soft labels
+        target = torch.cat(targets)
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
-        truth, wide = torch.cat(targets), outputs.double()
-        hard = self.task.harden(truth)
-        if self.first is not None:
-            self.first.update(outputs, hard)
+        wide = outputs.double()
         for task, metrics in ((self.task, self.metrics), (self.untuned, self.untuned_metrics)):
             if task is not None and metrics is not None:
                 decisions = task.predict(outputs)  # in float32, as predictions are made
                 log_odds = task.log_odds(wide)
-                metrics.take(Seen(log_odds.sigmoid(), decisions, log_odds, hard))
+                seen = Seen(task, task.probabilities(wide), target, decisions, log_odds)
+                metrics.take(seen)
+        hard = self.task.harden(target)
+        if self.first is not None:
+            self.first.update(outputs, hard)
         if self.confusion is not None:
             self.confusion.update(self.task.predict(outputs), hard)

@@ -287,7 +287,7 @@ def _spec(spec: Any) -> str:
 def decision_lines(task: Task) -> dict[str, str]:
     """What was fitted to the validation split."""
     lines = {}
-    fitted = {"temperature": 1.0, "threshold": 0.5, "decision_weight": None}
+    fitted = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "decision_weight": None}
     for name, usual in fitted.items():
         value = getattr(task, name, usual)
         if value == usual:
@@ -352,7 +352,7 @@ MOST_ROWS = 30
 def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
     """In words; what is fitted to the validation split first."""
     threshold = getattr(task, "threshold", None)
-    metric = None
+    metric, weights = None, _weights(task, criterion)
     if decision:
         from .decision import decision_options
 
@@ -363,8 +363,8 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
     elif threshold is None:
         said = "the median class" if getattr(task, "ordered", False) else "the most probable class"
         said += f", by factors tuned on val for {metric}" if metric else ""
-        if not metric and (weights := getattr(task, "decision_weight", None)):
-            said += f", of probabilities times {some([f'{weight:.3g}' for weight in weights])}"
+        if not metric and (factors := getattr(task, "decision_weight", None)):
+            said += f", of probabilities times {some([f'{factor:.3g}' for factor in factors])}"
     elif metric:
         own = (
             "a threshold of each label"
@@ -378,13 +378,37 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
     if getattr(task, "at_least", 0):
         said += f", and at least {task.at_least} label(s)"  # type: ignore[attr-defined]
     if decision and decision["calibration"] != "none":
+        if weights and not metric and decision["metric"] == "auto" and threshold in (None, 0.5):
+            said = f"{_OWN[task.activation]}, as {weights} of the loss would have it"
         said += "; probabilities calibrated by a temperature" + (
             " of each label" if decision["calibration"] == "per_label" else ""
         )
+        said += f", and without what {weights} adds to the logits" if weights else ""
+    elif weights and task.shift == 0:
+        said += f"; probabilities are not calibrated, as {weights} of the loss moves them"
     elif task.temperature != 1:
         values = task.temperature if isinstance(task.temperature, tuple) else (task.temperature,)
         said += f"; probabilities of logits over {some([f'{value:.3g}' for value in values])}"
     return said
+
+
+_OWN = {"sigmoid": "1 where the logit is at least 0", "softmax": "the class of the largest logit"}
+
+
+def _weights(task: Task, criterion: Any) -> str:
+    """What moves the logits away from those of the rows as they are, by its name; nothing where nothing does.
+
+    Known before the train labels tell how much.
+    """
+    name = "pos_weight" if task.activation == "sigmoid" else "weight"
+    found = getattr(criterion, name, None) is not None
+    if not isinstance(criterion, Loss):
+        return name if found else ""
+    if found or name in criterion.named:
+        return name
+    if criterion.tau:
+        return "logit adjustment"
+    return "alpha" if task.activation == "sigmoid" and criterion.options.get("alpha") else ""
 
 
 def _several(task: Task) -> bool:

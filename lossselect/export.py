@@ -150,6 +150,7 @@ def _facts(
         "output_names": list(task.output_names),
         "threshold": getattr(task, "threshold", None),
         "temperature": task.temperature,
+        "shift": task.shift,
         "head": module.head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
         "feature_names": _names_of(preparation),

@@ -20,6 +20,7 @@ GUARDS = {
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
     "ended_early": "a run that was ended while its learning rate was not yet 0, and keeps its last epoch",
+    "few_positives": "thresholds that are tuned to a handful of validation positives",
     "label_everywhere": "a label that every train row has",
     "label_copy": "a feature with one value for each class",
     "likely_mark": "a label such as '?' that may mark a missing one",

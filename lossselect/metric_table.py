@@ -1,130 +1,48 @@
-"""The metrics of each task: what is taken in of an epoch, and what is read from that."""
+"""The metrics of each task: what is accumulated over an epoch, and what is read from that."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torchmetrics
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics import classification as tm
 
+from . import means
 from .calibration_error import CalibrationError
-from .ranking import Ranking, RowMean
-from .stat_scores import CohenKappa, StatScores
-from .targets import positions_as_rows
-from .tasks import IGNORE_INDEX, Task
+from .means import Kappa, Mean
+from .ranking import Ranking
+from .stat_scores import StatScores
+from .task_metric import TaskMetric
+from .tasks import Task
 
 RANKING = ("auroc", "map")
 """Of how log-odds rank the samples of each class."""
+
+STATISTICS: dict[str, Callable[..., TaskMetric]] = {
+    "stat_scores": StatScores,
+    "ranking": Ranking,
+    "calibration_error": CalibrationError,
+    "kappa": Kappa,
+    "brier": partial(Mean, values=means.square_errors),
+    "mean_absolute_error": partial(Mean, values=means.absolute_errors),
+    "exact_match": partial(Mean, values=means.exact_matches),
+    "ranking_loss": partial(Mean, values=means.ranking_losses),
+    "coverage_error": partial(Mean, values=means.coverage_errors),
+    **{f"precision_at_{k}": partial(Mean, values=partial(means.precisions_at, k=k)) for k in (1, 3, 5)},
+}
+"""What metrics accumulate, by name."""
+
 ROWS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
 """Of how log-odds rank the labels of each row."""
-
-
-class Seen(NamedTuple):
-    """What a metric may look at."""
-
-    probabilities: Tensor
-    decisions: Tensor
-    log_odds: Tensor | None
-    """None where the probabilities are all that is known."""
-    truth: Tensor
-    """As `task.harden` returns it."""
-
-
-def _nans(seen: Seen) -> tuple[Tensor]:
-    return (seen.probabilities.isnan().sum(),)
-
-
-def _decisions(seen: Seen) -> tuple[Tensor, Tensor]:
-    return seen.decisions, seen.truth
-
-
-def _known_decisions(seen: Seen) -> tuple[Tensor, Tensor]:
-    known = seen.truth != IGNORE_INDEX
-    return seen.decisions[known], seen.truth[known]
-
-
-def _rows_of_decisions(seen: Seen) -> tuple[Tensor, Tensor]:
-    """Those of which something is known: torchmetrics takes any other row for right."""
-    truth = positions_as_rows(seen.truth)
-    known = (truth != IGNORE_INDEX).any(1)
-    return positions_as_rows(seen.decisions)[known], truth[known]
-
-
-def _log_odds(seen: Seen) -> tuple[Tensor, Tensor]:
-    """In rows, minus infinity being a large number."""
-    log_odds = seen.probabilities.double().logit() if seen.log_odds is None else seen.log_odds
-    by_class = seen.truth.ndim == log_odds.ndim
-    truth = positions_as_rows(seen.truth) if by_class else seen.truth.flatten()
-    return positions_as_rows(log_odds.clamp(-1e30, 1e30)), truth
-
-
-def _chances(seen: Seen) -> tuple[Tensor, Tensor]:
-    """Probabilities, and whether they came true: of each known label, or of each decided class."""
-    if seen.truth.ndim == seen.probabilities.ndim:
-        known = seen.truth != IGNORE_INDEX
-        return seen.probabilities[known], seen.truth[known].to(seen.probabilities)
-    rows, truth = _known_rows(seen)
-    highest, index = rows.max(1)
-    return highest, (index == truth).to(highest)
-
-
-def _square_distances(seen: Seen) -> tuple[Tensor]:
-    """Of each row of probabilities from that of its class."""
-    rows, truth = _known_rows(seen)
-    target = torch.zeros_like(rows).scatter_(1, truth.unsqueeze(1), 1)
-    return ((rows - target).square().sum(1),)
-
-
-def _known_rows(seen: Seen) -> tuple[Tensor, Tensor]:
-    known = (seen.truth != IGNORE_INDEX).flatten()
-    return positions_as_rows(seen.probabilities)[known], seen.truth.flatten()[known]
-
-
-class Source(NamedTuple):
-    """What adds up an epoch, and what it takes in of each batch."""
-
-    make: Callable[[Task], Metric]
-    take: Callable[[Seen], tuple[Tensor, ...]]
-
-
-def _alike(make: Callable[..., Metric], *arguments: Any, **options: Any) -> Callable[[Task], Metric]:
-    """One that is the same for each task; with sums in float64, which do not depend on how rows are dealt."""
-    return lambda task: make(*arguments, **options).set_dtype(torch.double)
-
-
-def _of_torchmetrics(kind: Callable[..., Metric], **options: Any) -> Callable[[Task], Metric]:
-    """One that takes the task's width. Arguments are not validated: it would sync with the device."""
-
-    def made(task: Task) -> Metric:
-        width = {task.width_field: task.num_probabilities} if task.width_field else {}
-        return kind(**options, **width, ignore_index=IGNORE_INDEX, validate_args=False)
-
-    return made
-
-
-SOURCES: dict[str, Source] = {
-    "stat_scores": Source(StatScores, _decisions),
-    "nans": Source(_alike(torchmetrics.SumMetric, nan_strategy="disable"), _nans),
-    "ranking": Source(Ranking, _log_odds),
-    "mean_square": Source(_alike(torchmetrics.MeanSquaredError), _chances),
-    "mean_distance": Source(_alike(torchmetrics.MeanMetric, nan_strategy="disable"), _square_distances),
-    "calibration_error": Source(_alike(CalibrationError), _chances),
-    "mean_absolute_error": Source(_alike(torchmetrics.MeanAbsoluteError), _known_decisions),
-    "kappa": Source(_of_torchmetrics(CohenKappa, weights="quadratic"), _decisions),
-    "exact_match": Source(_of_torchmetrics(tm.MultilabelExactMatch), _rows_of_decisions),
-    **{name: Source(_alike(RowMean, name), _log_odds) for name in ROWS},
-}
-"""By name; each is made once for the metrics of a task that read it."""
 
 
 class Row(NamedTuple):
     """A metric: what it is read from, and how; of each class, or a scalar of all together."""
 
-    source: str
+    statistic: str
+    """A name of `STATISTICS`."""
     read: Callable[[Tensor], Tensor]
+    higher_is_better: bool = True
 
 
 def _as_it_is(value: Tensor) -> Tensor:
@@ -143,55 +61,76 @@ def f1(scores: Tensor) -> Tensor:
 
 
 def _right_of_labels(scores: Tensor) -> Tensor:
-    return _ratio(scores[:, [0, 2]].sum(), scores.sum())
+    return _ratio((scores[:, 0] + scores[:, 2]).sum(), scores.sum())
 
 
 def _wrong_of_labels(scores: Tensor) -> Tensor:
-    return _ratio(scores[:, [1, 3]].sum(), scores.sum())
+    return _ratio((scores[:, 1] + scores[:, 3]).sum(), scores.sum())
 
 
 def _right_of_rows(scores: Tensor) -> Tensor:
     """Each row is the positive of one class."""
-    return _ratio(scores[:, 0].sum(), scores[:, [0, 3]].sum())
+    return _ratio(scores[:, 0].sum(), (scores[:, 0] + scores[:, 3]).sum())
 
 
 def _f1_of_classes(scores: Tensor) -> Tensor:
     """The mean over the classes that are there or predicted."""
-    return torch.where(scores[:, [0, 1, 3]].any(1), f1(scores), torch.nan).nanmean()
+    return torch.where(scores[:, 0] + scores[:, 1] + scores[:, 3] > 0, f1(scores), torch.nan).nanmean()
 
 
 def _f1_of_both(scores: Tensor) -> Tensor:
     """Over the positive and the negative class."""
-    return _f1_of_classes(torch.cat([scores, scores[:, [2, 3, 0, 1]]]))
+    return _f1_of_classes(torch.cat([scores, scores.roll(2, 1)]))
 
 
 def _recalls(scores: Tensor) -> Tensor:
     """TP / (TP + FN), NaN where there is none."""
-    return scores[:, 0].double() / scores[:, [0, 3]].sum(1)
+    return scores[:, 0].double() / (scores[:, 0] + scores[:, 3])
 
 
 def _mean_recalls(scores: Tensor) -> Tensor:
     """Of each label's positives and negatives; NaN where one is not there."""
-    return (_recalls(scores) + _recalls(scores[:, [2, 3, 0, 1]])) / 2
+    return (_recalls(scores) + _recalls(scores.roll(2, 1))) / 2
 
 
 def _f1_of_labels(scores: Tensor) -> Tensor:
-    return torch.where(scores[:, [0, 3]].any(1), f1(scores), torch.nan)
+    return torch.where(scores[:, 0] + scores[:, 3] > 0, f1(scores), torch.nan)
 
 
-_RANKED = {name: Row("ranking", partial(torch.select, dim=0, index=i)) for i, name in enumerate(RANKING)}
-_CALIBRATED = {"calibration_error": Row("calibration_error", _as_it_is)}
+# functions rather than lambdas: a metric that holds one can be pickled
+
+
+def _f1_of_positive(scores: Tensor) -> Tensor:
+    return f1(scores).squeeze(0)
+
+
+def _f1_of_pooled(scores: Tensor) -> Tensor:
+    return f1(scores.sum(0))
+
+
+def _auroc(areas: Tensor) -> Tensor:
+    return areas[0]
+
+
+def _average_precision(areas: Tensor) -> Tensor:
+    return areas[1]
+
+
+_OF_PROBABILITIES = {
+    "auroc": Row("ranking", _auroc),
+    "map": Row("ranking", _average_precision),
+    "brier": Row("brier", _as_it_is, higher_is_better=False),
+    "calibration_error": Row("calibration_error", _as_it_is, higher_is_better=False),
+}
 
 METRICS: dict[str, dict[str, Row]] = {
     "binary": {
         "accuracy": Row("stat_scores", _right_of_labels),
         "balanced_accuracy": Row("stat_scores", _mean_recalls),
-        "f1": Row("stat_scores", lambda scores: f1(scores).squeeze(0)),
+        "f1": Row("stat_scores", _f1_of_positive),
         "f1_micro": Row("stat_scores", _right_of_labels),
         "f1_macro": Row("stat_scores", _f1_of_both),
-        "brier": Row("mean_square", _as_it_is),
-        **_RANKED,
-        **_CALIBRATED,
+        **_OF_PROBABILITIES,
     },
     "multiclass": {
         "accuracy": Row("stat_scores", _right_of_rows),
@@ -199,22 +138,24 @@ METRICS: dict[str, dict[str, Row]] = {
         "f1_micro": Row("stat_scores", _right_of_rows),
         "f1_macro": Row("stat_scores", _f1_of_classes),
         "kappa": Row("kappa", _as_it_is),
-        "mean_absolute_error": Row("mean_absolute_error", _as_it_is),
-        "brier": Row("mean_distance", _as_it_is),
-        **_RANKED,
-        **_CALIBRATED,
+        "mean_absolute_error": Row("mean_absolute_error", _as_it_is, higher_is_better=False),
+        **_OF_PROBABILITIES,
     },
     "multilabel": {
         "accuracy": Row("stat_scores", _right_of_labels),
         "balanced_accuracy": Row("stat_scores", _mean_recalls),
-        "hamming": Row("stat_scores", _wrong_of_labels),
-        "f1_micro": Row("stat_scores", lambda scores: f1(scores.sum(0))),
+        "hamming": Row("stat_scores", _wrong_of_labels, higher_is_better=False),
+        "f1_micro": Row("stat_scores", _f1_of_pooled),
         "f1_macro": Row("stat_scores", _f1_of_labels),
         "exact_match": Row("exact_match", _as_it_is),
-        "brier": Row("mean_square", _as_it_is),
-        **{name: Row(name, _as_it_is) for name in ROWS},
-        **_RANKED,
-        **_CALIBRATED,
+        **{name: Row(name, _as_it_is, higher_is_better="precision" in name) for name in ROWS},
+        **_OF_PROBABILITIES,
     },
 }
 """By task and name."""
+
+
+def make_metric(task: Task, name: str) -> TaskMetric:
+    """Return a metric of a task by its name in `METRICS`."""
+    row = METRICS[task.name][name]
+    return STATISTICS[row.statistic](task, name, row.statistic, row.read, row.higher_is_better)

@@ -1,190 +1,141 @@
 """Metrics of a task: torchmetrics, given probabilities and canonical targets."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from .metric_table import METRICS, RANKING, SOURCES, Seen, f1
+from .metric_table import RANKING, f1, make_metric
 from .names import lookup
-from .ranks import of_all_ranks
 from .stat_scores import ConfusionMatrix
-from .targets import in_unit
+from .task_metric import Seen, TaskMetric, look
 from .tasks import IGNORE_INDEX, Task, as_task
 
 
-class TaskMetric(Metric):
-    """One metric of a task as a scalar; made by `make_metrics`.
+class TaskMetrics(MetricCollection):
+    """The metrics of a task, a `torchmetrics.MetricCollection`.
 
-    Decisions are taken with the task's thresholds, rankings from log-odds. A soft label counts as its
-    likelier value, .5 as positive. A missing label counts nowhere, a class without positives or without
-    negatives in no ranking, a label without positives in no macro mean. The value is NaN where no label is
-    known or a probability was NaN.
-
-    Args:
-        task: Whose metric it is.
-        name: Of `METRICS`.
-        sources: What it is read from, shared with the other metrics of a collection.
+    Each metric has states of its own and can be used without the others. As long as metrics with the same
+    statistic have seen the same batches they hold the same tensors, which are computed, and gathered from
+    other processes, once. torchmetrics' compute groups would save the same, but overwrite what a metric has
+    seen on its own.
     """
 
-    def __init__(self, task: Task, name: str, sources: Mapping[str, Metric]) -> None:
-        super().__init__()
-        self.task, self.name = task, name
-        self.source = sources[METRICS[task.name][name].source]
-        self.support, self.nans = sources["stat_scores"], sources["nans"]
-
-    # its sources do what torchmetrics wraps around both: count updates, keep the value, gather from ranks
-    def _wrap_update(self, update: Callable[..., Any]) -> Callable[..., Any]:
-        return update
-
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        return compute
-
-    @property
-    def update_called(self) -> bool:
-        """Whether a batch was taken in."""
-        return self.nans.update_called
-
-    def update(self, *batch: Any, **known: Any) -> None:
-        """Take in a batch; see `TaskMetrics.update`. What it shares with others is theirs as well."""
-        row = METRICS[self.task.name][self.name]
-        sources = {"stat_scores": self.support, "nans": self.nans, row.source: self.source}
-        if seen := look(self.task, *batch, **known):
-            take_in(seen, sources)
-
-    def forward(self, *batch: Tensor) -> Tensor:
-        """Take in a batch, and return the value of this batch alone."""
-        self.update(*batch)
-        alone = self.clone()
-        alone.reset()
-        alone.update(*batch)
-        return alone.compute()
-
-    def compute(self) -> Tensor:
-        """The scalar."""
-        return self.value(self.unknown())
-
-    def unknown(self) -> Tensor:
-        """Whether there is no value, as no label is known or a probability was NaN."""
-        return (self.nans.compute() > 0) | ~self.stat_scores().any()
-
-    def value(self, unknown: Tensor) -> Tensor:
-        """The scalar, NaN where `unknown`."""
-        if not any(of_all_ranks(self.source.update_called)):
-            return torch.full_like(unknown, torch.nan, dtype=torch.double)
-        # of several processes one may have nothing to add, which torchmetrics would warn of
-        self.source._update_count = max(1, self.source._update_count)
-        return self.mean(self.per_class()).masked_fill(unknown, torch.nan)
-
-    def per_class(self) -> Tensor:
-        """The metric of each class or label, NaN where it has none; a scalar for one of all together."""
-        return METRICS[self.task.name][self.name].read(self.source.compute())
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Over the classes that have a value; of none NaN."""
-        return value.double().nanmean() if value.ndim else value
-
-    def counts(self) -> tuple[Tensor, Tensor]:
-        """How many positives and negatives of each probability there were, (num_probabilities,) each."""
-        hits, false_alarms, quiet, misses = self.stat_scores().unbind(-1)
-        return hits + misses, quiet + false_alarms
-
-    def stat_scores(self) -> Tensor:
-        """(num_probabilities, 4): true and false positives, true and false negatives."""
-        scores: Tensor = self.support.compute()
-        return scores
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        super().reset()
-        for source in (self.source, self.support, self.nans):
-            source.reset()
-
-
-class TaskMetrics(MetricCollection):
-    """The metrics of a task, which look at a batch once and share what they are read from."""
-
     def __init__(self, task: Task, names: Sequence[str], prefix: str | None) -> None:
-        rows = METRICS[task.name]
-        wanted = dict.fromkeys(["stat_scores", "nans", *(rows[name].source for name in names)])
-        sources = {key: SOURCES[key].make(task) for key in wanted}
-        metrics = {name: TaskMetric(task, name, sources) for name in names}
+        metrics = {name: make_metric(task, name) for name in names}
         super().__init__(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
         self.task = task
-        self.sources = sources
+        self.share()
 
-    def update(self, *batch: Any, **known: Any) -> None:
-        """Take in a batch: probabilities (N, num_probabilities, ...), and what `task.encode` returned.
+    def update(  # type: ignore[override]
+        self,
+        probabilities: Tensor,
+        target: Tensor,
+        decisions: Tensor | None = None,
+        log_odds: Tensor | None = None,
+    ) -> None:
+        """Add a batch. Metrics that were added to the collection get probabilities and target.
 
         Args:
-            batch: The two.
-            known: `decisions`, as `task.decide` returns them, and `log_odds`, as `task.log_odds` does, where
-                they are known: probabilities near 1 are the same long before log-odds are.
+            probabilities: `task.probabilities(logits)`, (N, num_probabilities, ...).
+            target: `task.encode(labels)`.
+            decisions: As `task.decide` returns them; by default those that follow from the probabilities.
+            log_odds: `task.log_odds(logits)`, by which samples are ranked. A float32 probability is exactly 1
+                from a logit of 17 on, and samples with the same probability are ties for auroc, map and the
+                rankings of labels; log-odds still differ there.
 
         Raises:
-            ValueError: shapes or dtypes of something else; on the CPU also values outside [0, 1].
+            ValueError: shapes or dtypes that do not fit; on the CPU also values outside [0, 1].
         """
-        if seen := look(self.task, *batch, **known):
-            self.take(seen)
+        seen = look(self.task, probabilities, target, decisions, log_odds)
+        if seen is None:
+            return
+        self.take(seen)
+        for metric in self.values():
+            if not self._is_own(metric):
+                metric.update(probabilities, target)
 
     def take(self, seen: Seen) -> None:
-        """The same of what has been looked at."""
-        take_in(seen, self.sources)
+        """Add a batch that has been checked to the task's own metrics."""
+        for first, *others in self._sharing():
+            first.update(seen.probabilities, seen.target, seen=seen)
+            for metric in others:
+                metric.follow(first)
 
-    def forward(self, *batch: Tensor) -> dict[str, Any]:
-        """Take in a batch, and return the values of this batch alone."""
-        self.update(*batch)
-        alone = self.clone()
-        alone.reset()
-        alone.update(*batch)
-        return alone.compute()
+    def forward(
+        self,
+        probabilities: Tensor,
+        target: Tensor,
+        decisions: Tensor | None = None,
+        log_odds: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Add a batch, and return the values of this batch alone."""
+        seen = look(self.task, probabilities, target, decisions, log_odds)
+        groups = self._sharing()
+        # torchmetrics passes on the keywords that a metric's update has
+        values: dict[str, Any] = super().forward(probabilities, target, seen=seen)
+        for first, *others in groups:
+            for metric in others:
+                metric.follow(first)
+        return values
 
     def compute(self) -> dict[str, Any]:
-        """The scalars by name."""
-        metrics: dict[str, TaskMetric] = dict(self.items(keep_base=False))  # type: ignore[arg-type]
-        if not metrics:
-            return {}
-        unknown = next(iter(metrics.values())).unknown()  # which is the same of all
-        return {name: metric.value(unknown) for name, metric in metrics.items()}
+        """Return the scalars by name."""
+        for first, *others in self._sharing():
+            first.compute()
+            for metric in others:
+                metric.follow(first)
+        values: dict[str, Any] = super().compute()
+        return values
 
     def reset(self) -> None:
         """Forget all batches."""
-        for source in self.sources.values():
-            source.reset()
+        first: dict[str, TaskMetric] = {}
+        for metric in self.values():
+            # a metric's own reset takes long beside an epoch of a small net: one for each statistic is enough
+            if self._is_own(metric) and not metric._is_synced:
+                source = first.setdefault(metric.statistic, metric)
+                if metric is not source:
+                    metric.follow(source)
+                    metric._forward_cache = None
+                    continue
+            metric.reset()
 
+    @property
+    def sources(self) -> dict[str, TaskMetric]:
+        """Return one metric for each statistic, whose states are those of the others too."""
+        return {first.statistic: first for first, *_ in self._sharing()}
 
-def look(
-    task: Task,
-    probabilities: Tensor,
-    target: Tensor,
-    decisions: Tensor | None = None,
-    log_odds: Tensor | None = None,
-) -> Seen | None:
-    """What metrics look at of a batch, checked as `TaskMetrics.update` says; None of an empty one."""
-    task.check_probabilities(probabilities)
-    target = task.check_target(target, probabilities)
-    if probabilities.device.type == "cpu" and not in_unit(probabilities):
-        # NaN is no value outside: a net that diverged has metrics, which are NaN
-        outside = probabilities[(probabilities < 0) | (probabilities > 1)]
-        if len(outside):
-            raise ValueError(
-                f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
-            )
-    task.check_values(target)  # on the CPU, where it need not wait
-    if probabilities.numel() == 0:
-        return None
-    decisions = task.decide(probabilities) if decisions is None else decisions
-    return Seen(probabilities, decisions, log_odds, task.harden(target))
+    def share(self) -> None:
+        """Give metrics with the same statistic the states of the first of them."""
+        sources: dict[str, TaskMetric] = {}
+        for metric in filter(self._is_own, self.values()):
+            first = sources.setdefault(metric.statistic, metric)
+            if metric is not first:
+                metric.follow(first)
 
+    def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
+        """Whether a metric can use what this collection has computed of a batch."""
+        return isinstance(metric, TaskMetric) and metric.task is self.task
 
-def take_in(seen: Seen, sources: Mapping[str, Metric]) -> None:
-    """Hand to each source what it takes; nothing, where nothing is known."""
-    for name, source in sources.items():
-        taken = SOURCES[name].take(seen)
-        if taken[0].numel():
-            source.update(*taken)
+    def _sharing(self) -> list[list[TaskMetric]]:
+        """Return metrics that hold the same tensors, together."""
+        groups: dict[Any, list[TaskMetric]] = {}
+        for metric in filter(self._is_own, self.values()):
+            states = tuple(map(id, metric.metric_state.values()))
+            groups.setdefault((metric.statistic, states), []).append(metric)
+        return [*groups.values()]
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        """Move or cast the metrics, after which those that held the same tensors do so again."""
+        groups = self._sharing()
+        moved = super()._apply(*arguments, **options)
+        for first, *others in groups:
+            for metric in others:
+                metric.follow(first)
+        return moved
 
 
 def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | None = None) -> TaskMetrics:
@@ -200,10 +151,13 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       rest) or labels. Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
     - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of each row's ranking of the labels.
     - `brier`: the mean square of probability minus label; for multiclass summed over the classes.
-      `calibration_error`: in 15 bins; see `CalibrationError`.
+      `calibration_error`: in 15 bins; see `CalibrationError`. Both score soft labels as they are; for all
+      other metrics a soft label is its likelier value, .5 the positive one.
     - `mean_absolute_error`, `kappa` (quadratic weights): of ordered classes.
 
-    `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`.
+    `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`, and
+    `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, ties for
+    `auroc`, `map` and the rankings of labels where log-odds are none.
 
     Args:
         task: Decides which metrics, and with which thresholds.
@@ -232,13 +186,9 @@ def confusion_matrix(task: Task) -> Metric:
     return ConfusionMatrix(num_classes=task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False)
 
 
-def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
-    """Counts and metrics of each class or label, (num_probabilities,) each; NaN where there is none.
-
-    Args:
-        metrics: Of `make_metrics`, by name.
-    """
-    scores = metrics["accuracy"].stat_scores()
+def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
+    """Return counts and metrics of each class or label, (num_probabilities,) each; NaN where undefined."""
+    scores = _statistic(metrics, "accuracy")
     hits, false_alarms, quiet, misses = scores.unbind(-1)
     columns = {
         "positives": hits + misses,
@@ -250,5 +200,20 @@ def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
         "recall": hits / (hits + misses),
         "f1": torch.where(hits + misses > 0, f1(scores), torch.nan),
     }
-    # of a single class torchmetrics makes a scalar
-    return columns | {name: metrics[name].per_class().reshape(-1) for name in RANKING}
+    areas = _statistic(metrics, RANKING[0])
+    return columns | dict(zip(RANKING, areas, strict=True))
+
+
+def counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
+    """Return how many positives and negatives of each probability there were, (num_probabilities,) each."""
+    hits, false_alarms, quiet, misses = _statistic(metrics, "accuracy").unbind(-1)
+    return hits + misses, quiet + false_alarms
+
+
+def _statistic(metrics: TaskMetrics, name: str) -> Tensor:
+    """Return what a metric is read from, over all processes."""
+    metric = metrics[name]
+    assert isinstance(metric, TaskMetric)
+    metric.compute()
+    assert metric.summary is not None
+    return metric.summary.statistic

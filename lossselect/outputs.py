@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
+from .advice import Advice
 from .checkpoint import read_checkpoint, store_decision
 from .data.module import TensorData
 from .epoch import Epoch
@@ -29,7 +30,7 @@ from .ranks import of_all_ranks
 from .report.outcome import Outcome
 from .tasks import Task
 from .top_epoch import TopEpoch
-from .tuning import tune_decision
+from .tuning import tuned
 
 RESULTS = (
     *("plan.json", "metrics.json", "per_class.csv", "confusion_matrix.csv"),
@@ -50,6 +51,15 @@ def forget_results(folder: Path) -> None:
             path.unlink()
 
 
+class Evaluated(NamedTuple):
+    """What a run's checkpoint is like."""
+
+    results: dict[str, float]
+    outcome: Outcome | None
+    advice: Advice | None
+    """Another threshold that would clearly raise F1 on the validation rows."""
+
+
 def evaluate(
     trainer: Trainer,
     module: TaskModule,
@@ -58,7 +68,7 @@ def evaluate(
     folder: Path,
     decision: Mapping[str, Any] | None = None,
     report: bool = False,
-) -> tuple[dict[str, float], Outcome | None]:
+) -> Evaluated:
     """Metrics of the checkpoint on the validation and the test split, and the same into metrics.json.
 
     Args:
@@ -73,6 +83,7 @@ def evaluate(
     Returns:
         The metrics by name; what the report shows, where that was asked for and there is such.
     """
+    advice = None
     results: dict[str, float] = {}
     # the best epoch's values are no further row of the training's log
     trainer.loggers = []
@@ -84,7 +95,8 @@ def evaluate(
             for values in trainer.validate(module, **given, weights_only=True, verbose=False):
                 results |= values
         else:
-            results |= tune_decision(trainer, module, **given, **decision)
+            found = tuned(trainer, module, **given, **decision)
+            results, advice = {**results, **found.results}, found.advice
             if trainer.is_global_zero:
                 store_decision(checkpoint, module)
                 last = Path(checkpoint).with_name("last.ckpt")
@@ -110,7 +122,7 @@ def evaluate(
     if trainer.is_global_zero:
         with whole_file(folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    return results, outcome
+    return Evaluated(results, outcome, advice)
 
 
 MOST_SHOWN = 2_000_000

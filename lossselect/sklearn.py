@@ -74,9 +74,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         weight_decay: AdamW's.
         validation_fraction: The share of the rows, in [0, 1), that are not trained on, but that the decision
             is fitted to. Where no decision is to be fitted, none are held out; at 0 none is fitted.
-        decision: "tuned" for thresholds and temperature by default (thresholds for the expected F1 of binary
-            and multilabel tasks; of multiclass ones only the temperature), `{"metric": "f1_macro"}` for other
-            options of `fit_decision`; None for the threshold 0.5.
+        decision: "tuned" for thresholds and temperature by default (thresholds for the expected F1 of
+            multilabel tasks; of binary and multiclass ones only the temperature), `{"metric": "f1_macro"}`
+            for other options of `fit_decision`; None for the threshold 0.5.
         random_state: Of the weights, the rows held out and the order of the others: a whole number, a
             `numpy.random.RandomState`, or None for a number drawn from NumPy's global generator. No other
             global generator is touched.

@@ -1,35 +1,32 @@
 """How often the decision on each class was right and wrong: what most metrics are made of."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics import classification as tm
 
 from .device_ops import occurrences
-from .tasks import IGNORE_INDEX, Task
+from .task_metric import Seen, TaskMetric
+from .tasks import IGNORE_INDEX
 
 
-class StatScores(Metric):
+class StatScores(TaskMetric):
     """True and false positives, true and false negatives of each class or label, (num_probabilities, 4).
 
     Of classes one against the rest. Counted in time and memory of N + C, where torchmetrics' goes through a
-    matrix C x C; one of them serves all metrics of a task that follow from decisions.
-
-    Args:
-        task: Tells the classes.
+    matrix C x C; all metrics of a task that follow from decisions read them.
     """
 
-    full_state_update = False
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.task = task
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.counts: Tensor
-        counts = torch.zeros(4, task.num_probabilities, dtype=torch.long)
+        counts = torch.zeros(4, self.task.num_probabilities, dtype=torch.long)
         self.add_state("counts", counts, dist_reduce_fx="sum")
 
-    def update(self, decisions: Tensor, truth: Tensor) -> None:
-        """Take in decisions, and what `task.harden` makes of the target."""
+    def accumulate(self, seen: Seen) -> None:
+        """Count the decisions of a batch."""
+        decisions, truth = seen.decisions, seen.truth
         if self.task.activation == "sigmoid":
             over = [d for d in range(truth.ndim) if d != 1]
             there, gone, decided = truth == 1, truth == 0, decisions == 1
@@ -51,8 +48,8 @@ class StatScores(Metric):
         new = torch.stack([hits, false_alarms, negatives - false_alarms, positives - hits])
         self.counts = self.counts + new
 
-    def compute(self) -> Tensor:
-        """(num_probabilities, 4)."""
+    def summarize(self) -> Tensor:
+        """Return true and false positives, true and false negatives, (num_probabilities, 4)."""
         return self.counts.t()
 
 
@@ -68,9 +65,3 @@ class ConfusionMatrix(tm.MulticlassConfusionMatrix):
         known = target != IGNORE_INDEX
         places = torch.where(known, target * self.num_classes + preds, 0)
         self.confmat.view(-1).index_add_(0, places.flatten(), known.long().flatten())
-
-
-class CohenKappa(tm.MulticlassCohenKappa):
-    """torchmetrics', of a `ConfusionMatrix`."""
-
-    update = ConfusionMatrix.update

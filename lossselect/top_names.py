@@ -46,5 +46,7 @@ def check_top(task: Task) -> None:
             )
     if task.activation == "softmax" and (task.temperature != 1 or getattr(task, "decision_weight", None)):
         raise ValueError("A chunked head takes no temperature and no decision_weight of classes: head=dense.")
+    if task.shift != 0:
+        raise ValueError("A chunked head takes no shift of the logits: head=dense.")
     if task.num_outputs < 2:
         raise ValueError("A chunked head is for many outputs, and there is one: head=dense.")

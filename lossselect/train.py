@@ -330,7 +330,7 @@ def train(config: DictConfig) -> float | None:
                 "where the learning rate was not yet 0. The last epoch is kept, which need not be the best "
                 "one: monitor=val/loss keeps that.",
             )
-        results, outcome = evaluate(trainer, module, data, best, folder, decision, config.report)
+        results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
         written = save_predictions(trainer, module, data, best, folder)
         if module.untuned is not None:
@@ -340,6 +340,8 @@ def train(config: DictConfig) -> float | None:
             name: ["" if value is None else f"{value:.4f}" for value in row] for name, row in rows.items()
         }
         print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", shown, header=("", *stages))
+        if advice is not None:
+            print(advice)
         if config.report and writes:
             from .report.page import write_report
 

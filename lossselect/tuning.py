@@ -1,11 +1,11 @@
 """Fit a module's decision to its validation split."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import Trainer
 
-from .criterion import Loss
+from .advice import Advice, better_threshold
 from .decision import decision_options, fit_decision
 from .kept import KeptOutputs
 from .tasks import make_task
@@ -41,16 +41,37 @@ def tune_decision(
     Raises:
         ValueError: there is no validation row, or as `fit_decision` says.
     """
+    return tuned(trainer, module, dataloaders, datamodule, ckpt_path, **options).results
+
+
+class Tuned(NamedTuple):
+    """What tuning found."""
+
+    results: Mapping[str, float]
+    """The metrics of the validation split, by the decisions before."""
+    advice: Advice | None
+    """Another threshold, where none was tuned and another would do clearly better."""
+
+
+def tuned(
+    trainer: Trainer,
+    module: "TaskModule",
+    dataloaders: Any = None,
+    datamodule: Any = None,
+    ckpt_path: str | None = None,
+    **options: Any,
+) -> Tuned:
+    """Do what `tune_decision` does, and return what it found."""
     if not isinstance(trainer, Trainer) or not hasattr(module, "decide_by"):
         raise TypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
-    loss = module.criterion if isinstance(module.criterion, Loss) else None
-    decision_options(**options).goal(module.task, loss)  # before a pass over the rows
+    loss, wanted = module.criterion, decision_options(**options)
+    goal = wanted.goal(module.task, loss)  # before a pass over the rows
     if module.chunked:
         raise ValueError(
             "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
             "head=dense."
         )
-    tuned, before = module.task, module.untuned
+    task, before = module.task, module.untuned
     if before is not None:
         module.task, module.untuned = before, None
     kept = module.val_epoch.kept = KeptOutputs()
@@ -65,11 +86,12 @@ def tune_decision(
         fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
     except BaseException:
         module.untuned = before
-        module.task = tuned
+        module.task = task
         raise
     finally:
         module.val_epoch.kept = None
     module.untuned = start
     # processors may differ in the last digit: all decide as the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
-    return results[0]
+    advised = goal is None and wanted.metric == "auto"
+    return Tuned(results[0], better_threshold(module.task, *rows) if advised else None)

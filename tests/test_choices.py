@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def test_weights_of_rows_that_cannot_be(grades, command, value):
 
 
 def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsys):
-    code, out, err = command("task=binary", "decision.metric=f1", *table("rare"), *SHORT)
+    allowed = "allow=[few_positives]"
+    code, out, err = command("task=binary", "decision.metric=f1", allowed, *table("rare"), *SHORT)
     assert (code, err) == (0, "")
     assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
         out.split()
@@ -269,7 +271,7 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
         (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),
         (["loss=zlpr", "loss.pos_weight=auto"], "pos_weight is a factor of the loss of single labels"),
         (["decision.calibration=per_label"], "calibration=per_label is for multilabel"),
-        (["decision.shrinkage=5"], "shrinkage=5 has no effect on decision.metric=expected_f1"),
+        (["decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds of labels are tuned"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
@@ -299,3 +301,55 @@ def test_early_stopping_that_stops(grades, command, monitor):
     settings = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=10", monitor]
     assert command("task=binary", *table("rare"), *SHORT, "trainer.max_epochs=8", *settings)[0] == 0
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.fixture
+def rare(tmp_path):
+    """1,500 rows, of which an eighth are positive, and nobody can tell which for sure."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(1500, 3))
+    positive = generator.random(1500) < 1 / (1 + np.exp(2.8 - 1.5 * x[:, 0] + x[:, 1]))
+    columns = {f"x{i}": x[:, i] for i in range(3)}
+    pl.DataFrame({**columns, "bad": positive.astype(int)}).write_csv(tmp_path / "rare.csv")
+    return ["task=binary", "data=table", "data.path=rare.csv", "data.target=bad", *SHORT]
+
+
+LINE = r"f1 (0\.\d\d) at threshold (0\.\d+) on the validation rows \((0\.\d\d) at ([0-9.]+)\): decision\.metric=f1"
+
+
+def test_binary_is_decided_at_half_and_says_what_another_threshold_would_do(rare, command):
+    code, out, err = command(*rare, "trainer.max_epochs=10")
+    assert (code, err) == (0, "")
+    assert torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["threshold"] == 0.5
+    (found,) = re.findall(LINE, out)
+    assert float(found[0]) > float(found[2]) + 0.02
+    assert float(found[1]) < 0.45
+    assert found[3] == "0.5"
+    at_half, (_, out, _) = metrics(), command(*rare, "trainer.max_epochs=10", "decision.metric=f1")
+    assert not re.findall(LINE, out)
+    assert metrics()["test/f1"] > at_half["test/f1"]
+    assert metrics()["test/accuracy"] < at_half["test/accuracy"]
+
+
+def test_pos_weight_leaves_probabilities_calibrated(rare, command):
+    code, out, err = command(*rare, "trainer.max_epochs=10", "loss.pos_weight=10")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert "1 where the logit is at least 0, as pos_weight of the loss would have it" in said
+    assert "calibrated by a temperature, and without what pos_weight adds to the logits" in said
+    p = pl.read_csv("run/predictions.csv")["p_1"]
+    truth = pl.read_csv("rare.csv")["bad"]
+    assert p.mean() == pytest.approx(truth.mean(), abs=0.03)
+    assert metrics()["test/f1"] == metrics()["test/untuned/f1"]  # as the net itself decides
+    assert metrics()["test/brier"] < metrics()["test/untuned/brier"] - 0.03
+    _, out, _ = command(*rare, "loss.pos_weight=10", "decision=none")
+    assert "probabilities are not calibrated, as pos_weight of the loss moves them" in " ".join(out.split())
+
+
+def test_a_word_for_missing_features_is_no_class(tmp_path, command):
+    kinds = ["a", "b", "a", "b", "NA"] * 30
+    pl.DataFrame({"x": [(i * 37 % 150) / 7 for i in range(150)], "kind": kinds}).write_csv(tmp_path / "t.csv")
+    table = ["task=binary", "data=table", "data.path=t.csv", "data.target=kind", "data.positive=b"]
+    code, out, err = command(*table, "data.null_values=[NA]", "check_only=true")
+    assert (code, err) == (0, "")
+    assert "a, b (the positive one)" in out

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.functional import one_hot
 
 import lossselect as ls
+from lossselect.advice import better_threshold
 
 
 def multilabel_rows(rows=60, labels=4, seed=0):
@@ -76,7 +77,8 @@ def test_thresholds_of_each_label_for_micro_f1_are_the_best_there_are(seed):
     logits = torch.randn(9, 2, generator=generator)
     target = (torch.rand(9, 2, generator=generator) < torch.tensor([0.6, 0.2])).float()
     target[0] = 1
-    task = ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_micro", shrinkage=0)
+    with ls.allow("few_positives"):
+        task = ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_micro", shrinkage=0)
     best = 0
     for first in [*logits[:, 0].tolist(), math.inf]:
         for second in [*logits[:, 1].tolist(), math.inf]:
@@ -159,7 +161,7 @@ def test_labels_that_the_loss_has_moved_apart_are_counted():
     task = ls.Multilabel(4)
     loss = ls.select_loss(task, pos_weight=[1, 2, 5, 9])
     automatic = ls.fit_decision(task, logits, target, loss=loss)
-    assert automatic == ls.fit_decision(task, logits, target, metric="f1_macro")
+    assert automatic == ls.fit_decision(task, logits, target, metric="f1_macro", loss=loss)
     assert automatic != ls.fit_decision(task, logits, target, loss=ls.select_loss(task))
 
 
@@ -317,7 +319,7 @@ class TestExpectedF1:
         generator = torch.Generator().manual_seed(3)
         logits = 2 * torch.randn(200_000, 1, generator=generator) - 2
         target = torch.bernoulli(logits.sigmoid(), generator=generator)
-        task = ls.fit_decision(ls.Binary(), logits, target)
+        task = ls.fit_decision(ls.Binary(), logits, target, metric="expected_f1")
         assert task.temperature == pytest.approx(1, abs=0.02)
         best = max(f1_score(target, logits >= v) for v in np.linspace(-2, 1, 61))
         assert f1_score(target, decided(task, logits)) == pytest.approx(best, abs=2e-3)
@@ -339,11 +341,102 @@ class TestExpectedF1:
 
     def test_rows_that_are_told_apart_without_a_mistake(self):
         logits = torch.tensor([[-3.0], [-1.0], [2.0], [5.0]])
-        task = ls.fit_decision(ls.Binary(), logits, [0, 0, 1, 1])
+        with ls.allow("few_positives"):
+            task = ls.fit_decision(ls.Binary(), logits, [0, 0, 1, 1], metric="expected_f1")
         assert task.predict(logits).flatten().tolist() == [0, 0, 1, 1]
 
     def test_of_positives_alone(self):
-        assert 0 <= ls.fit_decision(ls.Binary(), torch.randn(9, 1), torch.ones(9)).threshold <= 1
+        fitted = ls.fit_decision(ls.Binary(), torch.randn(19, 1), torch.ones(19), metric="expected_f1")
+        assert 0 <= fitted.threshold <= 1
+
+
+class TestBinary:
+    """The default decision: .5 of the calibrated probability."""
+
+    @pytest.mark.parametrize("rate", [0.03, 0.3, 0.8])
+    def test_is_decided_at_half(self, rate):
+        generator = torch.Generator().manual_seed(0)
+        logits = 3 * (torch.randn(4000, 1, generator=generator) + math.log(rate / (1 - rate)))
+        target = torch.bernoulli((logits / 3).sigmoid(), generator=generator)
+        fitted = ls.fit_decision(ls.Binary(), logits, target)
+        assert fitted.threshold == 0.5
+        assert fitted.temperature == pytest.approx(3, rel=0.2)
+        # no other threshold has a better accuracy on new rows, but for chance
+        fresh = torch.bernoulli((logits / 3).sigmoid(), generator=generator)
+        tuned = ls.fit_decision(ls.Binary(), logits, target, metric="expected_f1")
+        assert accuracy_score(fresh, decided(fitted, logits)) >= accuracy_score(fresh, decided(tuned, logits))
+
+    @pytest.mark.parametrize("metric", ["f1", "expected_f1", "precision_at_recall"])
+    def test_tuning_to_a_handful_of_positives_warns(self, metric):
+        """5 positives of 3,000 rows: the threshold was .002, and f1 of new rows 0."""
+        logits, target = torch.randn(3000, 1), torch.zeros(3000, 1)
+        target[:5] = 1
+        with pytest.warns(ls.GuardWarning, match=r"has 5 positives, .* \[few_positives\]"):
+            ls.fit_decision(ls.Binary(), logits, target, metric=metric)
+        target[:10] = 1
+        ls.fit_decision(ls.Binary(), logits, target, metric=metric)
+
+    def test_of_labels_all_together_count(self):
+        logits, target = torch.randn(300, 4), torch.zeros(300, 4)
+        target[:3, 0] = target[:3, 1] = 1
+        with (
+            pytest.warns(ls.GuardWarning, match="has 6 positives of all labels together"),
+            ls.allow("untuned_threshold"),
+        ):
+            ls.fit_decision(ls.Multilabel(4), logits, target)
+
+    def test_labels_without_shrinkage(self):
+        logits, target = torch.randn(300, 2), torch.zeros(300, 2)
+        target[:30, 0] = target[:4, 1] = 1
+        with pytest.warns(ls.GuardWarning, match="1 of 2 labels have fewer than 10 validation positives"):
+            ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_macro", shrinkage=0)
+        ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_macro")
+
+
+class TestAdvice:
+    """One line where another threshold would clearly raise F1."""
+
+    def rows(self, rate, seed, rows=600, strength=1.5):
+        generator = torch.Generator().manual_seed(seed)
+        logits = strength * torch.randn(rows, 1, generator=generator) + math.log(rate / (1 - rate))
+        return logits, torch.bernoulli(logits.sigmoid(), generator=generator)
+
+    def test_of_a_rare_class_it_says_what_f1_would_be(self):
+        logits, target = self.rows(0.1, 0)
+        advice = better_threshold(ls.Binary(), logits, target)
+        best = max(f1_score(target, logits >= value) for value in logits.flatten())
+        assert advice.f1 == pytest.approx(best)
+        assert advice.f1 == pytest.approx(f1_score(target, logits.double().sigmoid() >= advice.threshold))
+        assert advice.f1_now == pytest.approx(f1_score(target, logits >= 0))
+        assert advice.threshold < 0.4
+        assert re.fullmatch(
+            r"f1 0\.\d\d at threshold 0\.\d+ on the validation rows \(0\.\d\d at 0\.5\): decision\.metric=f1",
+            str(advice),
+        )
+
+    def test_it_is_the_threshold_that_tuning_gives(self):
+        logits, target = self.rows(0.1, 0)
+        fitted = ls.fit_decision(ls.Binary(), logits, target)
+        tuned = ls.fit_decision(ls.Binary(), logits, target, metric="f1")
+        assert better_threshold(fitted, logits, target).threshold == pytest.approx(tuned.threshold)
+
+    def test_of_equal_classes_or_noise_there_is_hardly_ever_any(self):
+        """.5 is the best threshold of calibrated equal classes: what is found there is chance."""
+        found = [better_threshold(ls.Binary(), *self.rows(0.5, seed, strength=4)) for seed in range(40)]
+        assert sum(advice is not None for advice in found) <= 2
+
+    def test_of_a_handful_of_positives_there_is_none(self):
+        logits, target = torch.randn(3000, 1), torch.zeros(3000, 1)
+        target[:9] = 1
+        assert better_threshold(ls.Binary(), logits, target) is None
+        assert better_threshold(ls.Multilabel(2), torch.randn(9, 2), torch.ones(9, 2)) is None
+        assert better_threshold(ls.Binary(), logits, torch.ones(3000, 1)) is None
+
+    def test_missing_labels_do_not_count(self):
+        logits, target = self.rows(0.1, 0)
+        advice = better_threshold(ls.Binary(), logits, target)
+        holes = torch.cat([logits, 5 * torch.ones(50, 1)]), torch.cat([target, torch.full((50, 1), math.nan)])
+        assert better_threshold(ls.Binary(), *holes).f1 == advice.f1
 
 
 class TestOddLogits:

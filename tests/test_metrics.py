@@ -342,13 +342,12 @@ class TestRanking:
         monkeypatch.setattr("lossselect.ranking.MOST_EXACT", 2000)
         for x, y in zip(logits.split(500), target.split(500), strict=True):
             binned.update(task.probabilities(x), y)
-        ranking = binned[name].source
+        ranking = binned[name]
         assert ranking.bins.numel()
         assert not ranking.scores
         assert binned.compute()[name].item() == pytest.approx(exact.compute()[name].item(), abs=2e-3)
         binned.reset()
         assert ranking.bins.numel() == 0
-        assert ranking.count == 0
 
     def test_bins_of_a_class_without_positives_and_of_nan(self, monkeypatch):
         monkeypatch.setattr("lossselect.ranking.MOST_EXACT", 1)
@@ -449,12 +448,12 @@ def test_of_each_metric_it_is_known_which_end_is_better(task):
 
 def test_calibration_error_counts_beyond_float32():
     metrics = ls.make_metrics(ls.Binary(), names=["calibration_error"])
-    metric = metrics["calibration_error"].source
-    metric.sums += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
+    metric = metrics["calibration_error"]
+    metric.bins += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
         torch.arange(15) == 7
     )
-    metric.update(torch.full((1000,), 0.5), torch.ones(1000))
-    assert metric.sums[0, 7] == 2**24 + 1000
+    metric.update(torch.full((1000, 1), 0.5), torch.ones(1000, 1))
+    assert metric.bins[0, 7] == 2**24 + 1000
 
 
 def test_a_row_of_which_nothing_is_known_is_no_match():

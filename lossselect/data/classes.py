@@ -14,7 +14,7 @@ from .label_options import LabelOptions
 
 PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
 """Of which two values the second is the positive one without being declared."""
-MARKS = ("?", "-", "--", "n/a", "#n/a", "unknown", "missing")
+MARKS = ("?", "-", "--", "n/a", "#n/a", "nan", "<na>", "unknown", "missing")
 """Labels that may mark a missing one. (NA, None and null are not among them: they are names as well.)"""
 DELIMITERS = ("|", ";", ",", "/")
 

@@ -8,13 +8,14 @@ import polars as pl
 
 from ..guards import warn
 from ..infer import infer_task
-from ..label_lists import LabelLists, parse_json_lists, split_delimited
+from ..label_lists import LabelLists, parse_json_lists
 from ..label_values import as_number, plain_value
 from ..labels import Vocabulary
 from ..names import setting, some
 from ..tasks import make_task
 from .classes import warn_of_similar
 from .columns import TEXT, numbers_in
+from .label_cells import split_cells
 from .label_column import is_mark, labels_of_column, mark_missing
 from .label_options import LabelOptions, Labels
 
@@ -76,8 +77,8 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
             f"Row {empty.arg_max()} of column {text.name!r} is empty: has it no label, or is it not "
             "labelled? Say data.empty=negative for rows without labels, or data.empty=missing."
         )
-    rows = split_delimited(text.fill_null("").to_list(), str(options.delimiter))
-    if not any(len(row or ()) > 1 for row in rows):
+    rows = split_cells(text.name, text.fill_null("").to_list(), str(options.delimiter))
+    if not any(len(row) > 1 for row in rows):
         warn(
             "unused_delimiter", f"No cell of column {text.name!r} holds the delimiter {options.delimiter!r}."
         )

@@ -1,5 +1,6 @@
 """Data of the user's own, from tables and arrays, made the splits that a run takes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from ..guards import warn
 from ..label_lists import LabelLists
+from ..label_values import as_number
 from ..loss_options import MOST_WEIGHT
 from ..names import setting, some
 from .array_rows import fit_array, rows_of_array
@@ -91,8 +93,10 @@ def load_own(
     if class_names is not None:
         # a name such as true is read as a truth value from a command line
         class_names = [str(n).lower() if isinstance(n, bool) else str(n) for n in class_names]
-    options = LabelOptions(task["name"], class_names, positive, delimiter, tuple(marks), empty, unseen)
     cells = Reading(tuple(names_of(null_values)), nan)
+    if name == "table":
+        marks = [*marks, *_missing_words(cells, [*(class_names or []), positive])]
+    options = LabelOptions(task["name"], class_names, positive, delimiter, tuple(marks), empty, unseen)
     categories = names_of(categorical)
     if name == "arrays" and (val_path or test_path) and not path.endswith(".npz"):
         raise ValueError(f"{path} holds features alone, so that other files need a .npz each, with both.")
@@ -109,6 +113,8 @@ def load_own(
         check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
     _warn_of_unmatched(source.labels, given)
+    if class_names is None:
+        _warn_of_missing_numbers(labels, cells)
     options = replace(options, task=labels.task)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
@@ -261,6 +267,29 @@ def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None)
     if isinstance(source.labels, np.ndarray):
         return labels_of_array(source.labels, options, fitted)
     return read_labels(source.labels, options, fitted, source.listed)
+
+
+def _missing_words(cells: Reading, classes: Sequence[Any]) -> list[Any]:
+    """Return the words that mean "missing" in any column of a table, the labels' too.
+
+    Not what the user names as a class, nor a number: 0 may stand for a missing feature and be a class.
+    """
+    words: list[Any] = [word for word in cells.null_values if as_number(word) is None]
+    words += [math.nan] if cells.nan == "missing" else []
+    named = {str(value).lower() for value in classes}
+    return [word for word in words if str(word).lower() not in named]
+
+
+def _warn_of_missing_numbers(labels: Labels, cells: Reading) -> None:
+    """Warn of classes that are numbers which mean "missing" among the features."""
+    numbers = {as_number(word) for word in cells.null_values} - {None, 0, 1}
+    found = [name for name in labels.class_names if as_number(name) in numbers] if labels.vocabulary else []
+    if found:
+        warn(
+            "likely_mark",
+            f"A class is called {found[0]!r}, which data.null_values says is missing among the features. If "
+            f"that marks a missing label too, say {setting('data.missing', found[0])}.",
+        )
 
 
 def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray | LabelLists", marks: Sequence[Any]) -> None:

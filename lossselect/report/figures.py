@@ -159,7 +159,8 @@ def reliability(outcome: Outcome) -> Figure:
     figure, axes = _panel()
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     stages = [("calibrated", True, COLOURS[0], "o-")]
-    if outcome.untuned is not None and outcome.untuned.temperature != outcome.task.temperature:
+    before, after = outcome.untuned, outcome.task
+    if before is not None and (before.temperature, before.shift) != (after.temperature, after.shift):
         stages.insert(0, ("before", False, COLOURS[1], "o--"))
     else:
         stages = [("as it is", True, COLOURS[0], "o-")]

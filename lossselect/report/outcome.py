@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..calibration_error import CalibrationError, calibration_error
+from ..calibration_error import CALIBRATION_BINS, calibration_error, in_bins
 from ..tasks import Task
 
 
@@ -111,18 +111,14 @@ class Outcome:
         if task is None:
             raise ValueError("The decision was not fitted: there is nothing before it.")
         probabilities = task.probabilities(self.logits.double())
-        truth = torch.from_numpy(self.truth)
+        truth = torch.from_numpy(self.truth).double()
+        known = ~truth.isnan()
         if self.exclusive:
-            top = probabilities.max(1)
-            there = ~truth.isnan().any(1)
-            says, right = top.values[there], truth.gather(1, top.indices[:, None])[:, 0][there]
-        else:
-            there = ~truth.isnan()
-            says, right = probabilities[there], truth[there]
-        bins = CalibrationError()
-        bins.update(says, right)
-        # not compute(), which would ask other processes, that have none of this
-        return bins.sums.numpy(), float(calibration_error(bins.sums))
+            probabilities, classes = probabilities.max(1)
+            truth, known = truth.gather(1, classes[:, None])[:, 0], known.all(1)
+        # not CalibrationError.compute(), which would ask other processes, that have none of this
+        bins = in_bins(torch.zeros(3, CALIBRATION_BINS).double(), probabilities, truth, known)
+        return bins.numpy(), float(calibration_error(bins))
 
     def counts(self) -> dict[str, np.ndarray]:
         """The confusion matrix of each output by itself, where outputs are decided by themselves."""

@@ -1,6 +1,7 @@
 """What all tasks share."""
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
@@ -34,6 +35,8 @@ class Task(ABC):
     class_names: Sequence[str] | None = None
     missing: float | None = None
     temperature: float | Sequence[float] = 1.0
+    shift: float | Sequence[float] = 0.0
+    """Subtracted from the scores before they are divided by the temperature: what weights of the loss add."""
 
     name: ClassVar[str]
     activation: ClassVar[str]
@@ -61,9 +64,20 @@ class Task(ABC):
                     "such as -1."
                 )
         self._set("temperature", self._checked_temperature())
+        self._set("shift", self._checked_shift())
 
     def _checked_temperature(self) -> float | tuple[float, ...]:
         return temperature_of(self.temperature)
+
+    def _checked_shift(self) -> float | tuple[float, ...]:
+        if isinstance(self.shift, numbers.Real) or not hasattr(self.shift, "__iter__"):
+            return number("shift", self.shift)
+        given = tuple(number(f"shift for output {i}", value) for i, value in enumerate(self.shift))
+        if len(given) != self.num_probabilities:
+            raise ValueError(
+                f"shift must be one number or one per output ({self.num_probabilities}), got {len(given)}."
+            )
+        return given
 
     def _unnamed(self, target: Any) -> Any:
         """Class names in a target as the numbers that they stand for; anything else as it is."""
@@ -193,9 +207,11 @@ class Task(ABC):
         return logits
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """The scores over the temperature, in float32 or wider: what the activation is taken of."""
+        """(scores - shift) / temperature, in float32 or wider: what the activation is taken of."""
         self.check_logits(logits)
         scores = self.scores(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        if self.shift != 0:
+            scores = scores - constant(self.shift, scores)
         return scores if self.temperature == 1 else scores / constant(self.temperature, scores)
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class Binary(_Sigmoid):
         missing: A value that marks a missing label, besides NaN.
         threshold: The least probability that is called positive, in [0, 1].
         temperature: By which the logit is divided before the sigmoid, > 0.
+        shift: Subtracted from the logit before that, as the loss's weights have added it.
 
     Raises:
         ValueError: not two distinct names, a threshold outside [0, 1], `missing` in [0, 1].
@@ -162,6 +163,8 @@ class Multilabel(_Sigmoid):
         threshold: The least probability at which a label is called there, in [0, 1]: one for all
             labels or one each.
         temperature: By which logits are divided before the sigmoid, > 0: one for all labels or one each.
+        shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
+            for each output.
         at_least: So many labels each row is given, the nearest to their thresholds where fewer reach them.
         top_k: Give each row its k most probable labels, whatever the thresholds are.
 

@@ -34,6 +34,8 @@ class Multiclass(Task):
         class_names: C distinct names.
         missing: A value that marks a missing label, besides NaN. None is assumed: not -100 either.
         temperature: By which logits are divided before the softmax, > 0.
+        shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
+            for each output.
         decision_weight: C factors > 0 of the probabilities before the largest is taken: 1 over the classes'
             shares decides for the balanced error.
         ordered: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
