@@ -22,8 +22,9 @@ from lossselect.chunked_loss import chunkable, chunked_loss
 from lossselect.data.module import TensorData
 from lossselect.data.splits import Splits
 from lossselect.label_lists import LabelLists
-from lossselect.metric_table import SOURCES
+from lossselect.metric_table import make_metric
 from lossselect.metrics import confusion_matrix
+from lossselect.task_metric import Seen
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py"),
@@ -349,16 +350,18 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
     decisions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
     target[::7] = -100
     task = ls.Multiclass(50, ordered=True, missing=-100)
-    metrics = [confusion_matrix(task), SOURCES["kappa"].make(task), SOURCES["stat_scores"].make(task)]
+    metrics = [confusion_matrix(task), make_metric(task, "kappa"), make_metric(task, "accuracy")]
     on_device, before = (decisions.cuda(), target.cuda()), len(gpu.waits)
     metrics = [metric.cuda() for metric in metrics]
     gpu.largest, moved = 0, len(gpu.waits)
-    for metric in metrics:
-        metric.update(*on_device)
+    metrics[0].update(*on_device)
+    for metric in metrics[1:]:
+        metric.accumulate(Seen(task, torch.empty(0), on_device[1], on_device[0]))
     assert gpu.largest <= 50 * 50
     assert [*map(str, gpu.waits[moved:])] == []
     assert before < moved  # moving waits
-    counts, kappa, scores = (metric.compute().cpu() for metric in metrics)
+    counts, kappa, scores = metrics[0].compute(), metrics[1].summarize(), metrics[2].summarize()
+    counts, kappa, scores = counts.cpu(), kappa.cpu(), scores.cpu()
     known = target != -100
     truth, decided = target[known].numpy(), decisions[known].numpy()
     labels = [*range(50)]
