@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from .kept import KeptOutputs
-from .metric_table import RANKING, ROWS, Seen
+from .metric_table import RANKING, ROWS, Seen, decided_alone
 from .metrics import TaskMetric, TaskMetrics, confusion_matrix, make_metrics, per_class
 from .ranks import of_all_ranks
 from .targets import positions_as_rows
@@ -231,4 +231,4 @@ class Epoch:
                 log_odds = task.log_odds(wide)
                 metrics.take(Seen(log_odds.sigmoid(), decisions, log_odds, hard))
         if self.confusion is not None:
-            self.confusion.update(self.task.predict(outputs), hard)
+            self.confusion.update(*decided_alone(self.task.predict(outputs), hard))

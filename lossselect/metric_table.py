@@ -41,9 +41,19 @@ def _decisions(seen: Seen) -> tuple[Tensor, Tensor]:
     return seen.decisions, seen.truth
 
 
+def decided_alone(decisions: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both for torchmetrics, which ignores entries by the truth: those without a decision as well."""
+    return decisions.clamp(min=0), truth.masked_fill(decisions == IGNORE_INDEX, IGNORE_INDEX)
+
+
 def _known_decisions(seen: Seen) -> tuple[Tensor, Tensor]:
-    known = seen.truth != IGNORE_INDEX
-    return seen.decisions[known], seen.truth[known]
+    decisions, truth = decided_alone(seen.decisions, seen.truth)
+    known = truth != IGNORE_INDEX
+    return decisions[known], truth[known]
+
+
+def _decisions_alone(seen: Seen) -> tuple[Tensor, Tensor]:
+    return decided_alone(seen.decisions, seen.truth)
 
 
 def _rows_of_decisions(seen: Seen) -> tuple[Tensor, Tensor]:
@@ -113,7 +123,7 @@ SOURCES: dict[str, Source] = {
     "mean_distance": Source(_alike(torchmetrics.MeanMetric, nan_strategy="disable"), _square_distances),
     "calibration_error": Source(_alike(CalibrationError), _chances),
     "mean_absolute_error": Source(_alike(torchmetrics.MeanAbsoluteError), _known_decisions),
-    "kappa": Source(_of_torchmetrics(tm.MulticlassCohenKappa, weights="quadratic"), _decisions),
+    "kappa": Source(_of_torchmetrics(tm.MulticlassCohenKappa, weights="quadratic"), _decisions_alone),
     "exact_match": Source(_of_torchmetrics(tm.MultilabelExactMatch), _rows_of_decisions),
     **{name: Source(_alike(RowMean, name), _log_odds) for name in ROWS},
 }

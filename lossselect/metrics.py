@@ -247,10 +247,12 @@ def per_class(metrics: Mapping[str, TaskMetric]) -> dict[str, Tensor]:
         "negatives": quiet + false_alarms,
         "predicted": hits + false_alarms,
     }
-    columns |= {
+    values = {
         "precision": hits / (hits + false_alarms),
         "recall": hits / (hits + misses),
         "f1": torch.where(hits + misses > 0, f1(scores), torch.nan),
+        # of a single class torchmetrics makes a scalar
+        **{name: metrics[name].per_class().reshape(-1) for name in RANKING},
     }
-    # of a single class torchmetrics makes a scalar
-    return columns | {name: metrics[name].per_class().reshape(-1) for name in RANKING}
+    unknown = metrics["accuracy"].unknown()  # as the metrics of all classes together are NaN then
+    return columns | {name: value.masked_fill(unknown, torch.nan) for name, value in values.items()}

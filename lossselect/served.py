@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .formats import FORMATS, format_of, require, silence, suffixes
-from .tasks import Task, make_task
+from .tasks import IGNORE_INDEX, Task, make_task
 from .top_names import TOP
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def highest(said: Prediction) -> dict[str, Tensor]:
     top = said.logits.topk(min(TOP, said.logits.shape[1]), 1).indices
     ranked = {"top": top, "probabilities": said.probabilities.gather(1, top)}
     if said.decisions.ndim < 2:
-        return {**ranked, "prediction": top[:, 0]}
+        missing = said.decisions == IGNORE_INDEX  # of NaN logits
+        return {**ranked, "prediction": top[:, 0].masked_fill(missing, IGNORE_INDEX)}
     return {**ranked, "prediction": said.decisions.gather(1, top)}
 
 

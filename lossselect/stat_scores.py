@@ -36,6 +36,7 @@ class StatScores(Metric):
         else:
             known = truth != IGNORE_INDEX
             width = self.task.num_probabilities
+            decisions = torch.where(decisions == IGNORE_INDEX, width, decisions)  # NaN logits: no class
             # what is not known goes one beyond the last class: to leave it out would make a device wait
             positives, predicted, hits = (
                 torch.bincount(torch.where(kept, classes, width).flatten(), minlength=width + 1)[:width]
