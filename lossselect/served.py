@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .digest import NAME, is_sealed
 from .formats import FORMATS, format_of, require, silence, suffixes
+from .stored_weights import check_finite, check_net
 from .tasks import IGNORE_INDEX, Task, make_task
 from .top_names import TOP
 
@@ -109,8 +111,12 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
             f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
             "trust=true; .onnx and .safetensors need no trust."
         )
+    sealed = is_sealed(path)
     read = {"onnx": _read_onnx, "safetensors": _read_safetensors, "torch_export": _read_torch_export}
-    return read[form](path)
+    served = read[form](path)
+    if not sealed:
+        raise ValueError(f"{path} holds no checksum ({NAME}), so it is not as lossselect export wrote it.")
+    return served
 
 
 def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
@@ -120,7 +126,7 @@ def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
     try:
         facts: dict[str, Any] = json.loads(metadata)
         return facts, make_task(**facts["task"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: what it says of its task cannot be read: {error}") from None
 
 
@@ -139,24 +145,37 @@ def _read_onnx(path: Path) -> Served:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _damaged(path, error) from None
-    name = session.get_inputs()[0].name
+    facts, task = _told(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    name, logits = session.get_inputs()[0].name, session.get_outputs()[0].shape
+    if isinstance(logits[1], int):
+        _check_width(path, task, logits[1])
 
     def run(features: Tensor) -> list[Tensor]:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
-    return Served(path, *_told(path, session.get_modelmeta().custom_metadata_map.get(KEY)), run)
+    return Served(path, facts, task, run)
+
+
+def _check_width(path: Path, task: Task, width: int) -> None:
+    """Raise a ValueError if a model returns logits of another width than its task has."""
+    if width != task.num_outputs:
+        raise ValueError(
+            f"{path} is damaged: its net returns {width} outputs, but its task is {task.describe()}."
+        )
 
 
 def _read_torch_export(path: Path) -> Served:
     facts = {f"{KEY}.json": ""}
     try:
         with silence():
-            program = torch.export.load(path, extra_files=facts).module()
+            loaded = torch.export.load(path, extra_files=facts)
+            program = loaded.module()
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     content: Any = facts[f"{KEY}.json"]
     told = _told(path, content.decode() if isinstance(content, bytes) else content)
+    check_finite(loaded.state_dict, loaded.graph_signature.buffers, path)
     return Served(path, *told, program)
 
 
@@ -173,9 +192,14 @@ def _read_safetensors(path: Path) -> Served:
     except SafetensorError as error:
         raise _damaged(path, error) from None
     facts, task = _told(path, metadata)
+    if not isinstance(spec := facts.get("net"), dict):
+        raise ValueError(f"{path} is damaged: it does not say which net its weights are of.")
+    check_net(spec, task.num_outputs, weights, path)
+    check_finite(weights, (), path)
+    with torch.device("meta"):
+        net = make_net(spec, task.num_outputs)
     try:
-        net = make_net(facts["net"], task.num_outputs)
-        net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        net.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
         raise _damaged(path, error) from None
     return Served(path, facts, task, Outputs(net, task).eval())
