@@ -174,11 +174,14 @@ def _model(
 
         return preparation, of_export
     from .checkpoint import read_checkpoint
+    from .checkpoint_content import check_loadable
 
     content = read_checkpoint(checkpoint)
+    check_loadable(content, checkpoint)
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
         raise ValueError(f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data.")
+    preparation = Preparation.stored(prepared, checkpoint)
     from .chunked import ChunkedLogits
     from .module import TaskModule
     from .top import TopOutputs, top_prediction
@@ -193,7 +196,7 @@ def _model(
         decided = task.predict(logits)
         return prediction_columns(task, task.probabilities(logits), decided), without_prediction(decided)
 
-    return Preparation.from_dict(prepared), of_module
+    return preparation, of_module
 
 
 def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Series]") -> "pl.DataFrame":

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .checkpoint import read_checkpoint
+from .checkpoint_content import check_resumable
 from .guards import warn
 from .outputs import RESULTS
 
@@ -47,12 +48,6 @@ def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any
     for said in damaged:
         warn("damaged_checkpoint", f"{said} It is passed over.")
     return newest
-
-
-def check_resumable(checkpoint: Mapping[str, Any], path: Any) -> None:
-    """ValueError for a checkpoint of weights alone."""
-    if "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
-        raise ValueError(f"{path} holds weights alone, of which no run goes on.")
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:

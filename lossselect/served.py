@@ -66,10 +66,7 @@ class Served:
         from .data.preparation import Preparation
 
         values = self.facts.get("preparation") or {}
-        try:
-            return Preparation.from_dict(values) if "features" in values else None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{self.path} is damaged: its preparation cannot be read: {error}") from None
+        return Preparation.stored(values, self.path) if "features" in values else None
 
     def __call__(self, features: Any) -> Prediction:
         """What the model returns for rows of features, a tensor or an array."""

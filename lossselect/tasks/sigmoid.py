@@ -31,7 +31,7 @@ class _Sigmoid(Task):
         self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, _threshold_of))
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """1 where the probability is at least the threshold, else 0, -100 for NaN: long, of the same shape."""
+        """1 where the probability is at least the threshold, else 0, -100 for NaN: long, the same shape."""
         decided = (probabilities >= constant(self.threshold, probabilities)).long()
         return missing_where_nan(decided, probabilities)
 

@@ -1,0 +1,292 @@
+"""What a checkpoint must hold to be loaded, and to be resumed: the one place that checks its structure.
+
+Everything here looks at types, keys and sizes. Values are checked where they are used: a task by `make_task`,
+a loss by `Loss`.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .stored_weights import check_finite, check_outputs
+from .tasks import make_task
+
+NUMBER = (int, float, Tensor)
+NONE = type(None)
+
+
+class Each(NamedTuple):
+    """A dict with any keys, all of whose values have a structure."""
+
+    value: Any
+
+
+class Maybe(NamedTuple):
+    """None, or a value that has a structure."""
+
+    value: Any
+
+
+# A structure is a type or a tuple of types, a dict with the structures of keys that must be there, a list with
+# the structure of all entries, `Each` or `Maybe`.
+COUNTS = {
+    "rows": int,
+    "positives": [NUMBER],
+    "negatives": [NUMBER],
+    "missing": int,
+    "single": bool,
+    "mass": [NUMBER],
+    "soft": bool,
+}
+LOADED = {
+    "task": {"name": str},
+    "class": str,
+    "arguments": dict,
+    "not_plain": [str],
+    "loss": Maybe({"name": str}),
+    "untuned": Maybe({"name": str}),
+    "counts": Maybe(COUNTS),
+    "buffers": [str],
+    "TensorData": dict,
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+}
+"""Where they are there. `state_dict` is looked at by itself."""
+NEEDED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
+"""To load a module."""
+
+RANDOM = {
+    "torch": Tensor,
+    "cuda": (NONE, Tensor),
+    "numpy": [(str, int, float, Tensor)],
+    "python": [(NONE, int, float, Tensor)],
+    "loaders": [Tensor],
+}
+GOING_ON = {
+    "batches": int,
+    "made": [str],
+    "random": RANDOM,
+    "epoch_began": Maybe(RANDOM),
+    "complete": bool,
+    "should_stop": bool,
+    "epoch": Each(str),
+    "train": dict,
+    "logged": Each(NUMBER),
+}
+RESUMED = {
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+    "callbacks": Each(dict),
+    "optimizer_states": [{"state": Each(dict), "param_groups": [{"params": [int], "lr": NUMBER}]}],
+    "lr_schedulers": [dict],
+    "going_on": [GOING_ON],
+}
+"""To resume a run, besides `loops`, whose structure is that of Lightning's own."""
+
+
+def misfit(value: Any, structure: Any, place: str) -> str | None:
+    """Return a sentence about the first part of `value` that does not have the structure, or None."""
+    if isinstance(structure, Maybe):
+        return None if value is None else misfit(value, structure.value, place)
+    if isinstance(structure, Each):
+        structure = {} if not isinstance(value, dict) else dict.fromkeys(value, structure.value)
+    if isinstance(structure, dict):
+        if not isinstance(value, Mapping):
+            return f"{place} must be a dict, got {_named(value)}"
+        for key, inner in structure.items():
+            if key not in value:
+                return f"{place} lacks {key!r}"
+            if found := misfit(value[key], inner, f"{place}[{key!r}]"):
+                return found
+        return None
+    if isinstance(structure, list):
+        if not isinstance(value, list | tuple):
+            return f"{place} must be a list, got {_named(value)}"
+        each = (misfit(entry, structure[0], f"{place}[{i}]") for i, entry in enumerate(value))
+        return next((found for found in each if found), None)
+    kinds = structure if isinstance(structure, tuple) else (structure,)
+    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
+        return None
+    names = ["None" if kind is NONE else kind.__name__ for kind in kinds]
+    return f"{place} must be {' or '.join(names)}, got {_named(value)}"
+
+
+def _named(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int | float | None) else ""
+    return f"{type(value).__name__} {text[:40]}".strip() if value is not None else "None"
+
+
+def _refuse(path: Any, what: str | None) -> None:
+    if what:
+        raise ValueError(f"{path} is damaged: {what}. Take another checkpoint, or a copy of this one.")
+
+
+def check_content(content: Mapping[str, Any], path: Any) -> None:
+    """Raise a ValueError if a part of a checkpoint has another structure than `keep` has given it.
+
+    Args:
+        content: As torch.load returns it. Parts that are not there are not looked at: see `check_loadable`.
+        path: Of the file, for messages.
+    """
+    for key, structure in LOADED.items():
+        if key in content:
+            _refuse(path, misfit(content[key], structure, key))
+    _check_task(content["task"], "task", path)
+    if content.get("untuned") is not None:
+        _check_task(content["untuned"], "untuned", path)
+    weights = content.get("state_dict", {})
+    _refuse(path, misfit(weights, {}, "state_dict"))
+    for name, value in weights.items():
+        # what a module's get_extra_state returns may be anything
+        if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
+            _refuse(path, f"state_dict[{name!r}] must be a tensor, got {_named(value)}")
+    if weights:
+        check_outputs(make_task(**content["task"]).num_outputs, weights, path)
+        check_finite(weights, set(content.get("buffers", ())), path)
+
+
+def _check_task(values: Mapping[str, Any], place: str, path: Any) -> None:
+    try:
+        make_task(**values)
+    except (ValueError, TypeError, OverflowError) as error:
+        _refuse(path, f"no task can be made of its {place!r}: {str(error).rstrip('.')}")
+
+
+def check_loadable(content: Mapping[str, Any], path: Any) -> None:
+    """Raise a ValueError if a checkpoint lacks a part that a module is built from."""
+    lacking = [key for key in NEEDED if key not in content]
+    if lacking:
+        _refuse(path, f"it lacks {', '.join(map(repr, lacking))}, which a module is built from")
+
+
+def check_resumable(content: Mapping[str, Any], path: Any) -> None:
+    """Raise a ValueError if a run cannot be resumed from a checkpoint.
+
+    Lightning's restore passes over some parts that are missing, and fails with a traceback, or steps later, on others
+    that are of a wrong type.
+    """
+    if "loops" not in content or not content.get("optimizer_states"):
+        raise ValueError(f"{path} holds weights alone, of which no run goes on.")
+    check_loadable(content, path)
+    for key, structure in RESUMED.items():
+        if key not in content:
+            _refuse(path, f"it lacks {key!r}, which a run is resumed from")
+        _refuse(path, misfit(content[key], structure, key))
+    _refuse(path, _other_than(content["loops"], {"fit_loop": _loops()}, "loops"))
+    if not content["going_on"]:
+        _refuse(path, "going_on is empty")
+    for i, state in enumerate(content["going_on"]):
+        _refuse(path, _odd_state(state, f"going_on[{i}]"))
+    made, optimizers = content["going_on"][0]["made"], content["optimizer_states"]
+    schedulers = content["lr_schedulers"]
+    # stochastic weight averaging puts a scheduler in later, which `made` leaves out
+    if len(made) not in (len(optimizers), len(optimizers) + len(schedulers)):
+        _refuse(
+            path,
+            f"it is of a run with {', '.join(made)}, but holds {len(optimizers)} optimizer_states and "
+            f"{len(schedulers)} lr_schedulers",
+        )
+    for i, (name, state) in enumerate(zip(made, optimizers, strict=False)):
+        _refuse(path, _odd_optimizer(name, state, f"optimizer_states[{i}]"))
+
+
+def _odd_state(state: Mapping[str, Any], place: str) -> str | None:
+    """What is wrong with the state of a process, beyond its structure."""
+    train = state["train"]
+    inner = {"values": Each(NUMBER)} if "values" in train else {"sums": [{"updates": int}]}
+    if found := misfit(train, inner, f"{place}['train']"):
+        return found
+    for key in ("random", "epoch_began"):
+        random = state[key]
+        if random is None:
+            continue
+        sizes = [len(random["numpy"]), len(random["python"])]
+        if sizes != [5, 3] or random["torch"].shape != torch.get_rng_state().shape:
+            return f"{place}[{key!r}] is not the state of random number generators"
+        if not isinstance(random["numpy"][1], Tensor) or not isinstance(random["python"][1], Tensor):
+            return f"{place}[{key!r}] is not the state of random number generators"
+    if "gradients" in state:
+        return misfit(state, {"gradients": Each(Tensor), "group": object}, place)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _loops() -> dict[str, Any]:
+    """The state of a fit loop of Lightning's that has not begun."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch import Trainer
+
+    from .formats import silence
+
+    off = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    with silence():
+        trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], **off)  # type: ignore[arg-type]
+    state: dict[str, Any] = trainer.fit_loop.state_dict()
+    return state
+
+
+def _other_than(value: Any, template: Any, place: str) -> str | None:
+    """As `misfit`, for a value with the keys and the types of another; counts are not negative."""
+    if isinstance(template, Mapping):
+        if not isinstance(value, Mapping):
+            return f"{place} must be a dict, got {_named(value)}"
+        for key, inner in template.items():
+            if key not in value:
+                return f"{place} lacks {key!r}"
+            if found := _other_than(value[key], inner, f"{place}[{key!r}]"):
+                return found
+        return None
+    if found := misfit(value, type(template), place):
+        return found
+    if isinstance(value, int) and value < 0:
+        return f"{place} must not be negative, got {value}"
+    return None
+
+
+def _odd_optimizer(name: str, state: Mapping[str, Any], place: str) -> str | None:
+    """What an optimizer of torch's would stumble over at its next step; None for any other.
+
+    Its state has the keys and the types that one step leaves behind for a parameter of zeros.
+    """
+    group = state["param_groups"][0] if state["param_groups"] else {}
+    reference = _state_after_a_step(name, bool(group.get("amsgrad")), bool(group.get("momentum")))
+    for index, values in state["state"].items():
+        for key, like in (reference or {}).items():
+            if key not in values:
+                return f"{place}['state'][{index!r}] lacks {key!r}"
+            kinds = NUMBER if isinstance(like, NUMBER) and not _is_array(like) else type(like)
+            if found := misfit(values[key], kinds, f"{place}['state'][{index!r}][{key!r}]"):
+                return found
+    return None
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+@lru_cache(maxsize=8)
+def _state_after_a_step(name: str, amsgrad: bool, momentum: bool) -> dict[str, Any] | None:
+    kind = getattr(torch.optim, name, None)
+    if not isinstance(kind, type) or name in ("LBFGS", "SparseAdam", "Optimizer"):
+        return None
+    weight = torch.zeros(2, 2, requires_grad=True)
+    weight.grad = torch.zeros(2, 2)
+    options: dict[str, Any] = {
+        "lr": 0.1,
+        **({"amsgrad": True} if amsgrad else {}),
+        **({"momentum": 0.9} if momentum else {}),
+    }
+    try:
+        optimizer = kind([weight], **options)
+        optimizer.step()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    state: dict[str, Any] = optimizer.state[weight]
+    return state
