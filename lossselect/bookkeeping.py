@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
-from .checkpoint_content import check_resumable
+from .checkpoint_content import check_resumable, check_states
 from .checkpoint_io import CheckpointFiles
 from .counting import counts_of_loader
 from .counts import LabelCounts
@@ -136,6 +136,7 @@ class Bookkeeping(Callback):
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint, trainer.ckpt_path)
+            check_states(checkpoint, trainer.ckpt_path, callbacks=trainer.callbacks)  # type: ignore[attr-defined]
         self.going_on.load(checkpoint if fits else {})
 
 

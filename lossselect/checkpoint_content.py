@@ -4,7 +4,7 @@ Everything here looks at types, keys and sizes. Values are checked where they ar
 a loss by `Loss`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .stored_weights import check_finite, check_outputs
-from .tasks import make_task
+from .tasks import Task, make_task
 
 NUMBER = (int, float, Tensor)
 NONE = type(None)
@@ -30,8 +30,8 @@ class Maybe(NamedTuple):
     value: Any
 
 
-# A structure is a type or a tuple of types, a dict with the structures of keys that must be there, a list with
-# the structure of all entries, `Each` or `Maybe`.
+# A structure is a type or a tuple of types, a dict with the structures of required keys, a list with the
+# structure of all entries, `Each` or `Maybe`.
 COUNTS = {
     "rows": int,
     "positives": [NUMBER],
@@ -77,13 +77,24 @@ GOING_ON = {
     "train": dict,
     "logged": Each(NUMBER),
 }
+MODEL_CHECKPOINT = {
+    "monitor": Maybe(str),
+    "best_model_score": Maybe(NUMBER),
+    "best_model_path": str,
+    "current_score": Maybe(NUMBER),
+    "dirpath": Maybe(str),
+    "best_k_models": Each(NUMBER),
+    "kth_best_model_path": str,
+    "kth_value": Maybe(NUMBER),
+    "last_model_path": str,
+}
 RESUMED = {
     "global_step": int,
     "epoch": int,
     "pytorch-lightning_version": str,
     "callbacks": Each(dict),
     "optimizer_states": [{"state": Each(dict), "param_groups": [{"params": [int], "lr": NUMBER}]}],
-    "lr_schedulers": [dict],
+    "lr_schedulers": [Each(object)],
     "going_on": [GOING_ON],
 }
 """To resume a run, besides `loops`, whose structure is that of Lightning's own."""
@@ -123,7 +134,11 @@ def _named(value: Any) -> str:
 
 def _refuse(path: Any, what: str | None) -> None:
     if what:
-        raise ValueError(f"{path} is damaged: {what}. Take another checkpoint, or a copy of this one.")
+        raise _damaged(path, what)
+
+
+def _damaged(path: Any, what: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {what}. Take another checkpoint, or a copy of this one.")
 
 
 def check_content(content: Mapping[str, Any], path: Any) -> None:
@@ -136,9 +151,13 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
     for key, structure in LOADED.items():
         if key in content:
             _refuse(path, misfit(content[key], structure, key))
-    _check_task(content["task"], "task", path)
+    task = _task(content["task"], "task", path)
     if content.get("untuned") is not None:
-        _check_task(content["untuned"], "untuned", path)
+        untuned = _task(content["untuned"], "untuned", path)
+        if untuned.describe() != task.describe():
+            _refuse(
+                path, f"its task is {task.describe()}, but its task before tuning is {untuned.describe()}"
+            )
     weights = content.get("state_dict", {})
     _refuse(path, misfit(weights, {}, "state_dict"))
     for name, value in weights.items():
@@ -146,15 +165,15 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
         if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
             _refuse(path, f"state_dict[{name!r}] must be a tensor, got {_named(value)}")
     if weights:
-        check_outputs(make_task(**content["task"]).num_outputs, weights, path)
+        check_outputs(task.num_outputs, weights, path)
         check_finite(weights, set(content.get("buffers", ())), path)
 
 
-def _check_task(values: Mapping[str, Any], place: str, path: Any) -> None:
+def _task(values: Mapping[str, Any], place: str, path: Any) -> Task:
     try:
-        make_task(**values)
+        return make_task(**values)
     except (ValueError, TypeError, OverflowError) as error:
-        _refuse(path, f"no task can be made of its {place!r}: {str(error).rstrip('.')}")
+        raise _damaged(path, f"no task can be made of its {place!r}: {str(error).rstrip('.')}") from None
 
 
 def check_loadable(content: Mapping[str, Any], path: Any) -> None:
@@ -167,8 +186,8 @@ def check_loadable(content: Mapping[str, Any], path: Any) -> None:
 def check_resumable(content: Mapping[str, Any], path: Any) -> None:
     """Raise a ValueError if a run cannot be resumed from a checkpoint.
 
-    Lightning's restore passes over some parts that are missing, and fails with a traceback, or steps later, on others
-    that are of a wrong type.
+    Lightning's restore ignores some parts that are missing, and fails with a traceback, or steps later, on
+    others that have a wrong type.
     """
     if "loops" not in content or not content.get("optimizer_states"):
         raise ValueError(f"{path} holds weights alone, of which no run goes on.")
@@ -193,6 +212,63 @@ def check_resumable(content: Mapping[str, Any], path: Any) -> None:
         )
     for i, (name, state) in enumerate(zip(made, optimizers, strict=False)):
         _refuse(path, _odd_optimizer(name, state, f"optimizer_states[{i}]"))
+    for name, state in content["callbacks"].items():
+        if str(name).startswith("ModelCheckpoint{"):
+            _refuse(path, misfit(state, MODEL_CHECKPOINT, "the state of ModelCheckpoint"))
+
+
+def check_states(
+    content: Mapping[str, Any],
+    path: Any,
+    optimizers: Iterable[Any] = (),
+    schedulers: Iterable[Any] = (),
+    callbacks: Iterable[Any] = (),
+) -> None:
+    """Raise a ValueError unless states in a checkpoint have the keys and types of these parts' own states.
+
+    Args:
+        content: For which `check_resumable` raises nothing.
+        path: Of the file, for messages.
+        optimizers, schedulers: New ones, in the order of the checkpoint.
+        callbacks: Of which those of Lightning are compared.
+    """
+    for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
+        for j, (group, found) in enumerate(zip(optimizer.param_groups, state["param_groups"], strict=False)):
+            ours = {key: value for key, value in group.items() if key != "params"}
+            _refuse(path, _unlike(found, ours, f"optimizer_states[{i}]['param_groups'][{j}]"))
+    for i, (scheduler, state) in enumerate(zip(schedulers, content["lr_schedulers"], strict=False)):
+        _refuse(path, _unlike(state, scheduler.state_dict(), f"lr_schedulers[{i}]"))
+    for callback in callbacks:
+        state = content["callbacks"].get(callback.state_key)
+        if state is not None and type(callback).__module__.startswith("lightning."):
+            _refuse(path, _unlike(state, callback.state_dict(), f"the state of {type(callback).__name__}"))
+
+
+def _unlike(value: Mapping[str, Any], template: Mapping[str, Any], place: str) -> str | None:
+    """As `misfit`, for a state and that of a new object, of which None may become anything.
+
+    Flags and private entries may be missing, as another version of torch may not have had them.
+    """
+    for key, like in template.items():
+        if key not in value:
+            if like is None or isinstance(like, bool) or str(key).startswith("_"):
+                continue
+            return f"{place} lacks {key!r}"
+        if found := misfit(value[key], _structure_of(like), f"{place}[{key!r}]"):
+            return found
+    return None
+
+
+def _structure_of(like: Any) -> Any:
+    if isinstance(like, bool):
+        return Maybe(bool)
+    if isinstance(like, NUMBER):
+        return NUMBER
+    if isinstance(like, list | tuple):
+        return [NUMBER if like and all(isinstance(entry, NUMBER) for entry in like) else object]
+    if isinstance(like, Mapping):
+        return Each(object)
+    return str if isinstance(like, str) else object
 
 
 def _odd_state(state: Mapping[str, Any], place: str) -> str | None:

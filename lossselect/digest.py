@@ -1,7 +1,7 @@
 """A checksum of a whole exported file, kept in the metadata of that file.
 
-It finds accidents: a flipped bit, a cut or patched file, a model that another tool has changed. It does not stop
-a forger, who computes the checksum again.
+It finds accidents: a flipped bit, a cut or patched file, a model that another tool has changed. It does
+not stop a forger, who computes the checksum again.
 """
 
 import hashlib

@@ -11,8 +11,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .checkpoint import read_checkpoint
-from .checkpoint_content import check_resumable
+from .checkpoint_content import check_resumable, check_states
 from .guards import warn
+from .module import TaskModule
 from .outputs import RESULTS
 
 
@@ -48,6 +49,26 @@ def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any
     for said in damaged:
         warn("damaged_checkpoint", f"{said} It is passed over.")
     return newest
+
+
+def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, trainer: Trainer) -> None:
+    """Raise a ValueError for states that the run's own optimizer, scheduler and callbacks cannot take up.
+
+    Before the run's folder is touched: fit compares them again, with the parts that it has made.
+    """
+    made: Any = None
+    if (
+        type(module).configure_optimizers is TaskModule.configure_optimizers
+    ):  # another one may need the trainer
+        made = module.configure_optimizers()
+    parts = made if isinstance(made, dict) else {"optimizer": made}
+    check_states(
+        checkpoint,
+        path,
+        [part for part in [parts["optimizer"]] if part is not None],
+        [part for part in [parts.get("lr_scheduler")] if hasattr(part, "state_dict")],
+        trainer.callbacks,  # type: ignore[attr-defined]
+    )
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:

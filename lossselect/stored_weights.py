@@ -20,8 +20,8 @@ MANY_OUTPUTS = 1_000_000
 def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: Any) -> None:
     """Raise a ValueError if weights are not finite, as every prediction would be NaN or wrong.
 
-    Parameters and running statistics must be finite. Other buffers may be infinite, as the mask of an attention
-    layer is, but not NaN.
+    Parameters and running statistics must be finite. Other buffers may be infinite, like an attention mask,
+    but not NaN.
 
     Args:
         weights: By name, as in a state_dict.
@@ -50,8 +50,8 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
 def check_backed(content: Any, path: Path) -> None:
     """Raise a ValueError for a tensor in `content` that claims to be larger than the file it comes from.
 
-    Such a tensor repeats one value along strides of 0, or lies on the meta device. A copy needs the memory that
-    it claims.
+    Such a tensor repeats one value along strides of 0, or lies on the meta device. A copy of it needs the
+    memory that it claims.
     """
     most = max(path.stat().st_size, SMALL)
     for value in _tensors(content):
@@ -101,7 +101,8 @@ def check_net(
     hidden = spec.get("hidden", ())
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
         raise ValueError(
-            f"{source} is damaged: its net claims {len(hidden)} hidden layers, but it holds {len(weights)} weights."
+            f"{source} is damaged: its net claims {len(hidden)} hidden layers, but there are {len(weights)} "
+            "weights."
         )
     try:
         with torch.device("meta"):

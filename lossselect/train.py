@@ -264,7 +264,7 @@ def train(config: DictConfig) -> float | None:
     from .loggers import ended, log_results, log_settings
     from .outputs import evaluate, save_predictions, tunes
     from .plan import by_stage, print_table, show
-    from .resume import keep_log, resumed_from
+    from .resume import check_start, keep_log, resumed_from
 
     asked = config.monitor is not None
     module, data, monitor = prepare(config)
@@ -272,6 +272,8 @@ def train(config: DictConfig) -> float | None:
     smoke = bool(config.trainer.get("fast_dev_run"))
     writes = speaks() and not smoke
     start = resumed_from(config.resume, folder)
+    if start is not None:
+        check_start(*start, module, trainer)
     decision = decision_of(config, module) if tunes(trainer, data) else None
     made = plan(module, data, training_of(config, monitor, trainer), monitor, decision)
     made = made.also(_make_ready(config, folder, module.task, start, writes))

@@ -218,6 +218,6 @@ def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
         return
     raise ValueError(
         f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "
-        f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which half may "
-        "be used. Save it as a .npy, of which only the rows that are needed are read."
+        f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which half "
+        "may be used. Save it as a .npy, of which only the rows that are needed are read."
     )
