@@ -121,7 +121,8 @@ def misfit(value: Any, structure: Any, place: str) -> str | None:
         each = (misfit(entry, structure[0], f"{place}[{i}]") for i, entry in enumerate(value))
         return next((found for found in each if found), None)
     kinds = structure if isinstance(structure, tuple) else (structure,)
-    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
+    # a bool is an int, but not one that is meant
+    if isinstance(value, kinds) and not (isinstance(value, bool) and not {bool, object} & {*kinds}):
         return None
     names = ["None" if kind is NONE else kind.__name__ for kind in kinds]
     return f"{place} must be {' or '.join(names)}, got {_named(value)}"
@@ -256,6 +257,8 @@ def _unlike(value: Mapping[str, Any], template: Mapping[str, Any], place: str) -
             return f"{place} lacks {key!r}"
         if found := misfit(value[key], _structure_of(like), f"{place}[{key!r}]"):
             return found
+        if isinstance(like, tuple) and len(value[key]) != len(like):
+            return f"{place}[{key!r}] must have {len(like)} entries, got {len(value[key])}"
     return None
 
 

@@ -62,13 +62,13 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     ):  # another one may need the trainer
         made = module.configure_optimizers()
     parts = made if isinstance(made, dict) else {"optimizer": made}
-    check_states(
-        checkpoint,
-        path,
-        [part for part in [parts["optimizer"]] if part is not None],
-        [part for part in [parts.get("lr_scheduler")] if hasattr(part, "state_dict")],
-        trainer.callbacks,  # type: ignore[attr-defined]
-    )
+    optimizers = [parts["optimizer"]] if made else []
+    scheduler = parts.get("lr_scheduler")  # itself, or with how often it steps
+    schedulers = [scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler] if scheduler else []
+    names = [type(part).__name__ for part in (*optimizers, *schedulers)]
+    if names != checkpoint["going_on"][0]["made"]:  # others than in the checkpoint, as fit will say
+        optimizers, schedulers = [], []
+    check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -169,11 +169,14 @@ def resumed_places(content):
     yield from (("going_on", 0, "random", key) for key in content["going_on"][0]["random"])
 
 
+FLAGS = ("_is_initial", "_get_lr_called_within_step")
+
+
 def may_stay(place, value):
     """What is accepted: numbers for numbers, scores that may be None, flags that another torch has not had."""
     key = place[-1]
     if value is None:
-        return key in ("monitor", "best_model_score", "current_score", "dirpath", "kth_value")
+        return key in ("monitor", "best_model_score", "current_score", "dirpath", "kth_value", *FLAGS)
     if value is GONE:
         # a callback of another name is one that the run did not have
         return str(key).startswith(("_", "ModelCheckpoint{"))
@@ -241,6 +244,7 @@ class TestStructure:
         module.scheduler_spec = {"name": "CosineAnnealingLR", "T_max": 2}
         saving = ModelCheckpoint("run/checkpoints", monitor="epoch", mode="max")
         trainer = Trainer(accelerator="cpu", callbacks=[saving], logger=False)
+        check_resumable(content, "d.ckpt")
         check_start(Path("d.ckpt"), content, module, trainer)
         failed = []
         for place, value in itertools.product(resumed_places(content), VALUES):
@@ -295,6 +299,11 @@ class TestStructure:
         after = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
         ours = {path for path in after if ".hydra" not in path.parts and path.name != "train.log"}
         assert {path: after[path] for path in ours} == {path: before[path] for path in ours}
+
+    def test_what_is_whole_is_resumed(self, run, monkeypatch):
+        monkeypatch.chdir(run)
+        given = ("trainer.max_epochs=3", "resume=run/checkpoints/best.ckpt")
+        assert train(monkeypatch, *given, run="further") == 0
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     def test_in_python(self, run, monkeypatch):
