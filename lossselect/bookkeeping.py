@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
+from .checkpoint_content import check_resumable, check_states
 from .checkpoint_io import CheckpointFiles
 from .counting import counts_of_loader
 from .counts import LabelCounts
@@ -116,7 +117,11 @@ class Bookkeeping(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_same_task(checkpoint, pl_module.task)
-        self.going_on.load(checkpoint if trainer.state.fn == TrainerFn.FITTING else {})
+        fits = trainer.state.fn == TrainerFn.FITTING
+        if fits:
+            check_resumable(checkpoint, trainer.ckpt_path)
+            check_states(checkpoint, trainer.ckpt_path, callbacks=trainer.callbacks)  # type: ignore[attr-defined]
+        self.going_on.load(checkpoint if fits else {})
 
 
 class EpochEnd(Callback):

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checkpoint_content import check_content
 from .criterion import Loss
 from .files import check_no_pipe, whole_file
 from .names import nearest, some
+from .stored_weights import check_backed
 from .tasks import Task, make_task
 
 
@@ -157,18 +159,25 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     except Exception as error:
         cause = re.split(r"\n|\. ", str(error))[0] if isinstance(error, _SPEAKING) else ""
         if not cause or cause.startswith("Weights only load failed"):  # and what torch advises then
-            cause = "it was not written by torch.save, or is cut short."
+            cause = _FOREIGN
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             cause = f"it holds more than tensors and plain values, {found[1]} for one."
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}"
-        ) from None
+        raise _unreadable(path, cause) from None
     if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
         raise ValueError(
             f"{path} is a file of torch, but no checkpoint of a lossselect.TaskModule (or of one whose "
             "on_save_checkpoint does not call super())."
         )
+    check_backed(content, path)
+    check_content(content, path)
     return content
+
+
+_FOREIGN = "it was not written by torch.save, or is cut short."
+
+
+def _unreadable(path: Path, cause: str) -> ValueError:
+    return ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}")
 
 
 def _which_there_is(path: Path) -> str:
@@ -182,15 +191,16 @@ def _which_there_is(path: Path) -> str:
 def _check_sums(path: Path) -> None:
     """ValueError where a part of the file differs from the checksum that torch.save wrote with it.
 
-    torch.load looks at none: a bit that has changed on the disk would be a weight that has changed.
+    torch.load looks at none: a bit that has changed on the disk would be a weight that has changed. Headers
+    come first: computing the checksum of a part that is compressed could take any time.
     """
     try:
         parts = zipfile.ZipFile(path)
-    except Exception:  # no zip file, or none that can be read: torch.load says more of it
-        return
+    except Exception:  # no zip file, or none that can be read
+        raise _unreadable(path, _FOREIGN) from None
     with parts:
         try:
-            damaged = parts.testzip() or _odd_header(parts.infolist())
+            damaged = odd_part(parts.infolist(), path.stat().st_size) or parts.testzip()
         except Exception:  # a changed header leads elsewhere, to a method or a size that cannot be
             damaged = "list"
     if damaged is not None:
@@ -204,14 +214,25 @@ FOLDER = 0x10
 """An attribute of a part of a zip file."""
 
 
-def _odd_header(parts: list[zipfile.ZipInfo]) -> str | None:
+def odd_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
     """The first part with a header that torch.save does not write.
 
+    Parts are stored as they are. One that is compressed may expand to any size, as may parts that overlap.
     Of one cut short no sum is taken; of a folder torch.load reads nothing, and returns what was in memory.
+
+    Args:
+        parts: Of a zip file.
+        size: Of the file.
     """
-    return next(
-        (p.filename for p in parts if p.compress_size != p.file_size or p.external_attr & FOLDER), None
-    )
+    end = 0
+    for part in sorted(parts, key=lambda part: part.header_offset):
+        stored = part.compress_type == zipfile.ZIP_STORED and part.compress_size == part.file_size
+        if not stored or part.external_attr & FOLDER or part.header_offset < end:
+            return part.filename
+        end = part.header_offset + part.file_size
+        if end > size:
+            return part.filename
+    return None
 
 
 _SPEAKING = (RuntimeError, pickle.UnpicklingError)
@@ -225,6 +246,7 @@ def keep(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint["untuned"] = module.untuned.to_dict() if module.untuned else None
     checkpoint["loss"] = module.criterion.to_dict() if isinstance(module.criterion, Loss) else None
     checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
+    checkpoint["buffers"] = [name for name, _ in module.named_buffers(remove_duplicate=False)]
     for key in checkpoint.keys() - {"state_dict", "arguments"}:
         checkpoint[key] = without_numpy(checkpoint[key])
     # for people to read: save_hyperparameters puts there any object, and OmegaConf's type beside

@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from .checkpoint import read_checkpoint
+from .checkpoint_content import check_content
 from .files import remove_parts, whole_file
 
 
@@ -58,7 +59,10 @@ class CheckpointFiles(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """See `read_checkpoint`: tensors and plain values alone, whatever is asked for."""
         if not _is_local(path):
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+            if "task" in content:  # else `check_same_task` says that it is not ours
+                check_content(content, path)
+            return content
         return read_checkpoint(path, map_location)
 
 

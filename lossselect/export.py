@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from .chunked import ChunkedLinear
 from .data.preparation import Preparation
+from .digest import BLANK, NAME, seal
 from .files import whole_file
 from .formats import FORMATS, format_of, require, silence, suffixes
 from .served import KEY, Outputs, Prediction, read_export
+from .stored_weights import check_finite
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -84,6 +87,7 @@ def export_model(
             "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
             "torch_export take the net along."
         )
+    check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
     whole = _whole(module)
     facts = json.dumps(_facts(module, spec, preparation, inputs), ensure_ascii=False)
     inputs = inputs.detach().cpu()
@@ -97,6 +101,7 @@ def export_model(
         try:
             # of a single row torch.export would make a program for one row alone
             write[form](whole, torch.cat([inputs[:1], inputs[-1:]]), facts, named)
+            seal(named)
             differences = _compared(whole, named, inputs)
             named.replace(temporary)
         finally:
@@ -216,19 +221,27 @@ def _write_onnx(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
     model = made.model_proto
     known = json.loads(facts)
     plain = {name: json.dumps(known[name], ensure_ascii=False) for name in ("class_names", "threshold")}
-    onnx.helper.set_model_props(model, {KEY: facts, **plain, "task": known["task"]["name"]})
+    props = {KEY: facts, **plain, "task": known["task"]["name"], NAME: BLANK}
+    onnx.helper.set_model_props(model, props)
     onnx.save(model, path)
 
 
 def _write_torch_export(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
     torch.export.save(_traced(whole, inputs), path, extra_files={f"{KEY}.json": facts})
+    comment = f"{NAME}={BLANK}".encode()
+    with path.open("r+b") as file:  # of a zip file, whose last two bytes say how long its comment is
+        file.seek(-2, os.SEEK_END)
+        if file.read(2) != b"\0\0":
+            raise RuntimeError(f"torch.export.save has written a comment into {path}.")
+        file.seek(-2, os.SEEK_END)
+        file.write(len(comment).to_bytes(2, "little") + comment)
 
 
 def _write_safetensors(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
     from safetensors.torch import save
 
     weights = {name: value.contiguous() for name, value in whole.net.state_dict().items()}
-    path.write_bytes(save(weights, {KEY: facts}))
+    path.write_bytes(save(weights, {KEY: facts, NAME: BLANK}))
 
 
 def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:

@@ -62,10 +62,12 @@ def export_checkpoint(
             raise ValueError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
     path = Path(str(output))
     from .checkpoint import read_checkpoint
+    from .checkpoint_content import check_loadable
     from .data.preparation import Preparation
     from .module import TaskModule
 
     content = read_checkpoint(checkpoint)
+    check_loadable(content, checkpoint)
     if content["class"] != "TaskModule" or content["not_plain"]:
         raise ValueError(
             f"{checkpoint} is of a net of your own, which no checkpoint holds. In Python: "
@@ -82,7 +84,7 @@ def export_checkpoint(
                 f"{checkpoint} does not say how to make inputs of a file (it is not of data=table or "
                 "data=arrays): leave input out."
             )
-        preparation = Preparation.from_dict(prepared)
+        preparation = Preparation.stored(prepared, checkpoint)
         parts = [
             preparation.features.transform(frame, input, 0)[0] for frame in preparation.frames(input, 8192)
         ]

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Stochasti
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops.loop import _Loop
 
+from .checkpoint_content import check_states
 from .counting import generators_of
 from .criterion import Loss
 from .data.row_batches import RowBatches
@@ -42,10 +43,15 @@ class GoingOn:
         """What each process had taken down, until this one goes on from there."""
         self.loss: dict[str, Any] | None = None
         """That of the checkpoint, if it is one of ours."""
+        self.states: dict[str, Any] = {}
+        """Of its optimizers and schedulers, until they have been compared with those of the run."""
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """What a checkpoint holds to go on from."""
         self.loaded, self.loss = checkpoint.get("going_on"), checkpoint.get("loss")
+        self.states = {
+            key: checkpoint[key] for key in ("optimizer_states", "lr_schedulers") if key in checkpoint
+        }
 
     def save(self, trainer: Trainer, module: "TaskModule", checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what is needed."""
@@ -90,6 +96,10 @@ class GoingOn:
                 f"The checkpoint is of a run with {', '.join(made)}, and this one has "
                 f"{', '.join(_made(trainer))}: go on with the same, or begin anew."
             )
+        states, self.states = self.states, {}
+        if states:
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            check_states({**states, "callbacks": {}}, trainer.ckpt_path, trainer.optimizers, schedulers)
 
     def compare_loss(self, criterion: Any) -> None:
         """Warn where another loss goes on from a checkpoint's."""

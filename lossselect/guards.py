@@ -27,6 +27,7 @@ GUARDS = {
     "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
     "no_head_bias": "a net without a last bias that could start from the shares of the classes",
     "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
+    "no_prediction": "test rows for which the net returned NaN, and that have no prediction",
     "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
     "one_class": "a validation or test split in which one class is all there is",
     "other_loss": "a run that goes on from a checkpoint with another loss",

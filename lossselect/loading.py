@@ -10,6 +10,7 @@ from .checkpoint import call_of, check_same_task
 from .counts import LabelCounts
 from .criterion import Loss
 from .rules import AutoLoss
+from .stored_weights import check_net
 from .tasks import Task, as_task, make_task
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def rebuilt(
     Raises:
         ValueError: of another task, or an argument must be passed.
     """
+    from .module import TaskModule
+
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
@@ -49,24 +52,43 @@ def rebuilt(
             f"{path} was trained with {' and '.join(again)} of your own, which no checkpoint holds. Pass "
             f"{', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
         )
+    weights = checkpoint["state_dict"]
+    # a subclass may make something else of its arguments
+    ours = cls.__init__ is TaskModule.__init__
+    if (
+        ours
+        and strict
+        and isinstance(net := checkpoint["arguments"].get("net"), Mapping)
+        and "net" not in changed
+    ):
+        check_net(net, task.num_outputs, weights, path, "net.")
     try:
         call = call_of(cls, arguments)
     except TypeError as error:
         raise ValueError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
-    module = cls(*call.args, **call.kwargs)
+    try:
+        module = cls(*call.args, **call.kwargs)
+    except (TypeError, ValueError) as error:
+        if not ours or changed:  # the caller's own
+            raise
+        raise ValueError(f"{path} is damaged: no module can be built from its arguments: {error}") from None
     module.configure_model()
     check_same_task(checkpoint, module.task)
     module.on_load_checkpoint(dict(checkpoint))
     # what was changed after construction: thresholds, say
     module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
     module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
+    if module.counts:
+        module.counts.check_task(task)
     module.task = task
     loss = checkpoint["loss"]
     unchanged = changed.keys() <= {*NO_MATTER_OF_THE_LOSS, *checkpoint["not_plain"]}
     if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
-        module.criterion = Loss(task, **loss)
+        try:
+            module.criterion = Loss(task, **loss)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: its loss cannot be built: {error}") from None
     module.head_bias = None  # it is trained
-    weights = checkpoint["state_dict"]
     module.load_state_dict(weights, strict=strict)
     device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
     return module.to(device)

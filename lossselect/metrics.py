@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from .metric_table import RANKING, f1, make_metric
 from .names import lookup
 from .stat_scores import ConfusionMatrix
-from .task_metric import Seen, TaskMetric, look
+from .task_metric import Seen, Summary, TaskMetric, look
 from .tasks import IGNORE_INDEX, Task, as_task
 
 
@@ -188,32 +188,33 @@ def confusion_matrix(task: Task) -> Metric:
 
 def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
     """Return counts and metrics of each class or label, (num_probabilities,) each; NaN where undefined."""
-    scores = _statistic(metrics, "accuracy")
+    scores, undefined = _summary(metrics, "accuracy")
     hits, false_alarms, quiet, misses = scores.unbind(-1)
     columns = {
         "positives": hits + misses,
         "negatives": quiet + false_alarms,
         "predicted": hits + false_alarms,
     }
-    columns |= {
+    values = {
         "precision": hits / (hits + false_alarms),
         "recall": hits / (hits + misses),
         "f1": torch.where(hits + misses > 0, f1(scores), torch.nan),
+        **dict(zip(RANKING, _summary(metrics, RANKING[0]).statistic, strict=True)),
     }
-    areas = _statistic(metrics, RANKING[0])
-    return columns | dict(zip(RANKING, areas, strict=True))
+    # as the metrics of all classes together are NaN then
+    return columns | {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
 
 
 def counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
     """Return how many positives and negatives of each probability there were, (num_probabilities,) each."""
-    hits, false_alarms, quiet, misses = _statistic(metrics, "accuracy").unbind(-1)
+    hits, false_alarms, quiet, misses = _summary(metrics, "accuracy").statistic.unbind(-1)
     return hits + misses, quiet + false_alarms
 
 
-def _statistic(metrics: TaskMetrics, name: str) -> Tensor:
+def _summary(metrics: TaskMetrics, name: str) -> Summary:
     """Return what a metric is read from, over all processes."""
     metric = metrics[name]
     assert isinstance(metric, TaskMetric)
     metric.compute()
     assert metric.summary is not None
-    return metric.summary.statistic
+    return metric.summary

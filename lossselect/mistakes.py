@@ -129,6 +129,12 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if isinstance(error, RuntimeError) and re.search(ALONE, str(error)):
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
     meant = not isinstance(error, AssertionError) and _raised_on_purpose(error.__traceback__)
+    if not meant and _comes_through(RESTORE, error.__traceback__):
+        return (
+            "The checkpoint is damaged, or is not of this run: Lightning cannot restore it "
+            f"({type(error).__name__}: {next(iter(str(error).splitlines()), '')}). (HYDRA_FULL_ERROR=1 shows "
+            "the traceback.)"
+        )
     return str(error) if meant else None
 
 
@@ -174,6 +180,19 @@ def _raised_on_purpose(traceback: TracebackType | None) -> bool:
     frame = traceback.tb_frame
     done = frame.f_code.co_code[traceback.tb_lasti]
     return str(frame.f_globals.get("__name__")).startswith(SPEAKING) and done == dis.opmap["RAISE_VARARGS"]
+
+
+RESTORE = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+"""The module of Lightning's that restores a run from a checkpoint."""
+
+
+def _comes_through(module: str, traceback: TracebackType | None) -> bool:
+    """Whether a function of the module was being called."""
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == module:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 GROUPS = ("trainer", "optimizer", "scheduler", "model", "data")

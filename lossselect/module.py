@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .bookkeeping import Bookkeeping
 from .checkpoint import Recorded, check_same_task, keep, read_checkpoint
+from .checkpoint_content import check_loadable
 from .chunked import ChunkedLinear, ChunkedLogits
 from .chunked_loss import check_chunkable, chunked_loss
 from .compiled import CompiledStep
@@ -541,6 +542,7 @@ class TaskModule(Recorded, LightningModule):
         if not weights_only:
             raise ValueError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
         checkpoint = read_checkpoint(checkpoint_path, map_location)
+        check_loadable(checkpoint, checkpoint_path)
         if cls is TaskModule and checkpoint["class"] != "TaskModule":
             raise ValueError(
                 f"{checkpoint_path} holds a {checkpoint['class']}, whose forward may differ: load it with "

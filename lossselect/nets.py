@@ -119,4 +119,9 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
         return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         said = {key: value for key, value in options.items() if key != "num_features"}
-        raise ValueError(f"Net {spec['name']!r} cannot be built with {said}: {error}") from None
+        raise ValueError(f"Net {spec['name']!r} cannot be built with {said}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the stack that torch's C++ code adds."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

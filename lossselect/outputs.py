@@ -22,10 +22,11 @@ from .data.module import TensorData
 from .epoch import Epoch
 from .files import whole_file
 from .formats import FORMATS, format_of
+from .guards import warn
 from .kept import KeptOutputs
 from .label_lists import LabelLists
 from .module import TaskModule
-from .predicted import cells, prediction_columns, top_columns
+from .predicted import cells, prediction_columns, top_columns, without_prediction
 from .ranks import of_all_ranks
 from .report.outcome import Outcome
 from .tasks import Task
@@ -130,14 +131,18 @@ MOST_SHOWN = 2_000_000
 
 
 def _outcome(module: TaskModule, epoch: Epoch | TopEpoch, data: Any, split: str) -> Outcome | None:
-    """What the epoch kept; None where there was no row, or of a chunked head, which keeps none."""
+    """What the epoch kept of the rows with a prediction; None if there are none, or of a chunked head."""
     kept, epoch.kept = epoch.kept, None
     rows = kept.rows() if kept is not None else None
     if kept is None or rows is None or isinstance(epoch, TopEpoch):
         return None
+    logits, target = rows
+    predicted = ~logits.isnan().any(1)
+    if not predicted.any():
+        return None
     names: Any = None
     if kept.share == 1 and not epoch.positions:
-        count = len(rows[0])  # trainer.limit_test_batches
+        count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]
         elif _in_order(getattr(module.trainer, f"{split}_dataloaders")):
@@ -145,7 +150,10 @@ def _outcome(module: TaskModule, epoch: Epoch | TopEpoch, data: Any, split: str)
     counts = epoch.confusion_counts
     confusion = None if counts is None else counts.cpu().numpy()
     columns = _per_class(epoch)
-    return Outcome(module.task, module.untuned, *rows, split, names, kept.share, columns, confusion)
+    if not predicted.all():  # a NaN has no place in a figure
+        logits, target = logits[predicted], target[predicted]
+        names = None if names is None else np.asarray(names)[predicted.numpy()]
+    return Outcome(module.task, module.untuned, logits, target, split, names, kept.share, columns, confusion)
 
 
 def _in_order(loader: Any) -> bool:
@@ -239,6 +247,13 @@ def save_predictions(
             torch.save(batches, path)
         return "predictions.pt"
     prediction = torch.cat([batch["prediction"] for batch in batches])
+    if (missing := without_prediction(prediction)).any():
+        warn(
+            "no_prediction",
+            f"{missing.sum()} of {len(missing)} rows in predictions.csv have no prediction, because the net "
+            "returned NaN for them: their cells are empty, and the metrics are NaN. Check these rows for "
+            "extreme values.",
+        )
     probabilities = torch.cat([batch["probabilities"] for batch in batches]).float()
     columns: dict[str, Any] = {"row": range(len(prediction))}
     if isinstance(data, TensorData):

@@ -17,6 +17,7 @@ from .names import check_options, whole
 from .terminal import say
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from .data.preparation import Preparation
@@ -99,7 +100,8 @@ def predict_file(
 
     Raises:
         FileNotFoundError: no such checkpoint or input.
-        ValueError: a checkpoint of something else, an input that the model cannot take.
+        ValueError: a checkpoint of something else, an input that the model cannot take; after the file has
+            been written, rows for which the net returned NaN, whose predictions are empty cells.
     """
     import torch
 
@@ -109,13 +111,16 @@ def predict_file(
     changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
     unknown: dict[str, int] = {}
-    first = 0
+    first, missing, first_missing = 0, 0, None
     with whole_file(_checked_output(output, input)) as path, path.open("wb") as file, torch.inference_mode():
         for frame in preparation.frames(input, batch_size, kept, **changed):
             rows, others = preparation.features.transform(frame, input, first)
             for name, count in others.items():
                 unknown[name] = unknown.get(name, 0) + count
-            columns = run(rows[torch.arange(len(rows))])
+            columns, gone = run(rows[torch.arange(len(rows))])
+            if gone.any():
+                missing += int(gone.sum())
+                first_missing = first + int(gone.argmax()) if first_missing is None else first_missing
             _table(columns, first, len(rows), [frame[name] for name in kept]).write_csv(
                 file, include_header=first == 0
             )
@@ -128,16 +133,22 @@ def predict_file(
             f"{count} cells of column {name!r} are missing, where no train row was, or of a category that no "
             "train row had.",
         )
+    if missing:
+        raise ValueError(
+            f"{missing} of {first} rows in {output} have no prediction, because the net returned NaN for "
+            f"them: their cells are empty (the first is row {first_missing}). Check these rows of {input} "
+            "for extreme values."
+        )
     return first
 
 
 def _model(
     checkpoint: str, device: str, trust: bool
-) -> "tuple[Preparation, Callable[[Any], dict[str, Any]]]":
-    """How inputs are made of a file, and what makes columns of predictions of the inputs."""
+) -> "tuple[Preparation, Callable[[Any], tuple[dict[str, Any], np.ndarray]]]":
+    """How inputs are made of a file, and what returns their columns and which rows lack a prediction."""
     from .data.preparation import Preparation
     from .formats import format_of
-    from .predicted import prediction_columns, top_columns
+    from .predicted import prediction_columns, top_columns, without_prediction
     from .served import highest, read_export
 
     cannot = (
@@ -153,32 +164,39 @@ def _model(
         if (preparation := served.preparation) is None:
             raise ValueError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")
 
-        def of_export(rows: Any) -> dict[str, Any]:
+        def of_export(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
             said = served(rows)
             if served.facts.get("head") == "chunked":  # of so many outputs the highest are told
-                return top_columns(served.task, **highest(said))
-            return prediction_columns(served.task, said.probabilities, said.decisions)
+                top = highest(said)
+                return top_columns(served.task, **top), without_prediction(top["prediction"])
+            columns = prediction_columns(served.task, said.probabilities, said.decisions)
+            return columns, without_prediction(said.decisions)
 
         return preparation, of_export
     from .checkpoint import read_checkpoint
+    from .checkpoint_content import check_loadable
 
     content = read_checkpoint(checkpoint)
+    check_loadable(content, checkpoint)
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
         raise ValueError(f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data.")
+    preparation = Preparation.stored(prepared, checkpoint)
     from .chunked import ChunkedLogits
     from .module import TaskModule
     from .top import TopOutputs, top_prediction
 
     module = TaskModule.load_from_checkpoint(checkpoint).eval().to(device_of(device))
 
-    def of_module(rows: Any) -> dict[str, Any]:
+    def of_module(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
         task, logits = module.task, module(rows.to(module.device))
         if isinstance(logits, ChunkedLogits):
-            return top_columns(task, **top_prediction(task, TopOutputs(task, logits).look()))
-        return prediction_columns(task, task.probabilities(logits), task.predict(logits))
+            top = top_prediction(task, TopOutputs(task, logits).look())
+            return top_columns(task, **top), without_prediction(top["prediction"])
+        decided = task.predict(logits)
+        return prediction_columns(task, task.probabilities(logits), decided), without_prediction(decided)
 
-    return Preparation.from_dict(prepared), of_module
+    return preparation, of_module
 
 
 def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Series]") -> "pl.DataFrame":

@@ -11,7 +11,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .checkpoint import read_checkpoint
+from .checkpoint_content import check_resumable, check_states
 from .guards import warn
+from .module import TaskModule
 from .outputs import RESULTS
 
 
@@ -49,10 +51,24 @@ def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any
     return newest
 
 
-def check_resumable(checkpoint: Mapping[str, Any], path: Any) -> None:
-    """ValueError for a checkpoint of weights alone."""
-    if "loops" not in checkpoint or not checkpoint.get("optimizer_states"):
-        raise ValueError(f"{path} holds weights alone, of which no run goes on.")
+def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, trainer: Trainer) -> None:
+    """Raise a ValueError for states that the run's own optimizer, scheduler and callbacks cannot take up.
+
+    Before the run's folder is touched: fit compares them again, with the parts that it has made.
+    """
+    made: Any = None
+    if (
+        type(module).configure_optimizers is TaskModule.configure_optimizers
+    ):  # another one may need the trainer
+        made = module.configure_optimizers()
+    parts = made if isinstance(made, dict) else {"optimizer": made}
+    optimizers = [parts["optimizer"]] if made else []
+    scheduler = parts.get("lr_scheduler")  # itself, or with how often it steps
+    schedulers = [scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler] if scheduler else []
+    names = [type(part).__name__ for part in (*optimizers, *schedulers)]
+    if names != checkpoint["going_on"][0]["made"]:  # others than in the checkpoint, as fit will say
+        optimizers, schedulers = [], []
+    check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:

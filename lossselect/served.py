@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .digest import NAME, is_sealed
 from .files import check_no_pipe
 from .formats import FORMATS, format_of, require, silence, suffixes
-from .tasks import Task, make_task
+from .stored_weights import check_finite, check_net
+from .tasks import IGNORE_INDEX, Task, make_task
 from .top_names import TOP
 
 if TYPE_CHECKING:
@@ -65,10 +67,7 @@ class Served:
         from .data.preparation import Preparation
 
         values = self.facts.get("preparation") or {}
-        try:
-            return Preparation.from_dict(values) if "features" in values else None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{self.path} is damaged: its preparation cannot be read: {error}") from None
+        return Preparation.stored(values, self.path) if "features" in values else None
 
     def __call__(self, features: Any) -> Prediction:
         """What the model returns for rows of features, a tensor or an array."""
@@ -82,7 +81,8 @@ def highest(said: Prediction) -> dict[str, Tensor]:
     top = said.logits.topk(min(TOP, said.logits.shape[1]), 1).indices
     ranked = {"top": top, "probabilities": said.probabilities.gather(1, top)}
     if said.decisions.ndim < 2:
-        return {**ranked, "prediction": top[:, 0]}
+        missing = said.decisions == IGNORE_INDEX  # of NaN logits
+        return {**ranked, "prediction": top[:, 0].masked_fill(missing, IGNORE_INDEX)}
     return {**ranked, "prediction": said.decisions.gather(1, top)}
 
 
@@ -110,8 +110,12 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
             f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
             "trust=true; .onnx and .safetensors need no trust."
         )
+    sealed = is_sealed(path)
     read = {"onnx": _read_onnx, "safetensors": _read_safetensors, "torch_export": _read_torch_export}
-    return read[form](path)
+    served = read[form](path)
+    if not sealed:
+        raise ValueError(f"{path} holds no checksum ({NAME}), so it is not as lossselect export wrote it.")
+    return served
 
 
 def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
@@ -121,7 +125,7 @@ def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
     try:
         facts: dict[str, Any] = json.loads(metadata)
         return facts, make_task(**facts["task"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: what it says of its task cannot be read: {error}") from None
 
 
@@ -140,24 +144,37 @@ def _read_onnx(path: Path) -> Served:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _damaged(path, error) from None
-    name = session.get_inputs()[0].name
+    facts, task = _told(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    name, logits = session.get_inputs()[0].name, session.get_outputs()[0].shape
+    if isinstance(logits[1], int):
+        _check_width(path, task, logits[1])
 
     def run(features: Tensor) -> list[Tensor]:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
-    return Served(path, *_told(path, session.get_modelmeta().custom_metadata_map.get(KEY)), run)
+    return Served(path, facts, task, run)
+
+
+def _check_width(path: Path, task: Task, width: int) -> None:
+    """Raise a ValueError if a model returns logits of another width than its task has."""
+    if width != task.num_outputs:
+        raise ValueError(
+            f"{path} is damaged: its net returns {width} outputs, but its task is {task.describe()}."
+        )
 
 
 def _read_torch_export(path: Path) -> Served:
     facts = {f"{KEY}.json": ""}
     try:
         with silence():
-            program = torch.export.load(path, extra_files=facts).module()
+            loaded = torch.export.load(path, extra_files=facts)
+            program = loaded.module()
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     content: Any = facts[f"{KEY}.json"]
     told = _told(path, content.decode() if isinstance(content, bytes) else content)
+    check_finite(loaded.state_dict, loaded.graph_signature.buffers, path)
     return Served(path, *told, program)
 
 
@@ -174,9 +191,14 @@ def _read_safetensors(path: Path) -> Served:
     except SafetensorError as error:
         raise _damaged(path, error) from None
     facts, task = _told(path, metadata)
+    if not isinstance(spec := facts.get("net"), dict):
+        raise ValueError(f"{path} is damaged: it does not say which net its weights are of.")
+    check_net(spec, task.num_outputs, weights, path)
+    check_finite(weights, (), path)
+    with torch.device("meta"):
+        net = make_net(spec, task.num_outputs)
     try:
-        net = make_net(facts["net"], task.num_outputs)
-        net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        net.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
         raise _damaged(path, error) from None
     return Served(path, facts, task, Outputs(net, task).eval())

@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 
 from .devices import device_of
 from .guards import allow
+from .label_values import IGNORE_INDEX
 from .names import lookup, number, split_name, whole
 from .settings import packaged
 from .sklearn_labels import labels_of
@@ -179,6 +180,12 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """
         logits = self._logits(X)
         decided = self.task_.predict(logits).numpy()
+        missing = (decided == IGNORE_INDEX).reshape(len(decided), -1).any(1)
+        if missing.any():
+            raise ValueError(
+                f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
+                f"{missing.argmax()}), so there is no class to predict. Check these rows for extreme values."
+            )
         if self.task_.name == "multilabel":
             return decided
         return self.classes_[decided.reshape(len(decided))]

@@ -35,6 +35,7 @@ class StatScores(TaskMetric):
         else:
             known = truth != IGNORE_INDEX
             width = self.task.num_probabilities
+            decisions = torch.where(decisions == IGNORE_INDEX, width, decisions)  # NaN logits: no class
             # what is not known goes one beyond the last class: to leave it out would make a device wait
             positives, predicted, hits = (
                 occurrences(torch.where(kept, classes, width), width + 1)[:width]
@@ -61,7 +62,7 @@ class ConfusionMatrix(tm.MulticlassConfusionMatrix):
     """
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in decisions and the true classes, `IGNORE_INDEX` where missing."""
-        known = target != IGNORE_INDEX
+        """Add decisions and true classes, both `IGNORE_INDEX` where missing."""
+        known = (target != IGNORE_INDEX) & (preds != IGNORE_INDEX)
         places = torch.where(known, target * self.num_classes + preds, 0)
         self.confmat.view(-1).index_add_(0, places.flatten(), known.long().flatten())

@@ -16,7 +16,7 @@ from .counts import LabelCounts
 from .device_ops import cumulative_sum
 from .positives import Positives
 from .tasks import IGNORE_INDEX, Binary, Multilabel, Task
-from .tasks.base import constant
+from .tasks.base import constant, missing_where_nan
 from .top_names import TOP, top_metric_names
 
 PROPENSITY = (0.55, 1.5)
@@ -215,12 +215,14 @@ def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:
 
     - `top`: their numbers (N, k), the highest first, k = 5; `probabilities`: theirs;
     - `prediction`: the class (N,), or which of these k labels are decided to be there, 0/1 (N, k): of a row
-      with more of them, those that are likeliest.
+      with more of them, those that are likeliest. -100 where the probability is NaN; `top` begins with those.
     """
     probabilities, top = outputs.probabilities, outputs.columns
     if task.activation == "softmax":
-        return {"top": top, "probabilities": probabilities, "prediction": top[:, 0]}
+        prediction = missing_where_nan(top[:, 0], probabilities[:, 0])
+        return {"top": top, "probabilities": probabilities, "prediction": prediction}
     threshold = outputs.threshold
     if isinstance(threshold, Tensor):
         threshold = threshold[0, top]
-    return {"top": top, "probabilities": probabilities, "prediction": (probabilities >= threshold).long()}
+    prediction = missing_where_nan((probabilities >= threshold).long(), probabilities)
+    return {"top": top, "probabilities": probabilities, "prediction": prediction}

@@ -220,7 +220,7 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         return
     if config.resume != "auto":
         from .checkpoint import check_same_task, read_checkpoint
-        from .resume import check_resumable
+        from .checkpoint_content import check_resumable
 
         if not Path(config.resume).exists() and (auto := nearest(config.resume, ["auto"])):
             raise ValueError(f"There is no checkpoint {config.resume}.{auto}")
@@ -294,7 +294,7 @@ def train(config: DictConfig) -> float | None:
     from .loggers import ended, log_results, log_settings
     from .outputs import evaluate, save_predictions, tunes
     from .plan import by_stage, print_table, show
-    from .resume import keep_log, resumed_from
+    from .resume import check_start, keep_log, resumed_from
 
     asked = config.monitor is not None
     module, data, monitor = prepare(config)
@@ -302,6 +302,8 @@ def train(config: DictConfig) -> float | None:
     smoke = bool(config.trainer.get("fast_dev_run"))
     writes = speaks() and not smoke
     start = resumed_from(config.resume, folder)
+    if start is not None:
+        check_start(*start, module, trainer)
     decision = decision_of(config, module) if tunes(trainer, data) else None
     made = plan(module, data, training_of(config, monitor, trainer), monitor, decision)
     made = made.also(_make_ready(config, folder, module.task, start, writes))

@@ -607,11 +607,11 @@ class TestDecisions:
         trailing = torch.rand(2, 4, 5)
         assert task.decide(trailing).sum(1).eq(2).all()
 
-    def test_what_is_no_number_comes_last(self):
+    def test_a_row_with_nan_has_no_order(self):
         logits = torch.tensor([[1.0, 2.0, torch.nan, 3.0]])
-        assert ls.Multilabel(4, top_k=2).predict(logits).tolist() == [[0, 1, 0, 1]]
-        assert ls.Multilabel(4, at_least=2, threshold=0.99).predict(logits).tolist() == [[0, 1, 0, 1]]
-        assert ls.Multilabel(4, top_k=2).decide(logits.sigmoid()).tolist() == [[0, 1, 0, 1]]
+        assert ls.Multilabel(4, top_k=2).predict(logits).tolist() == [[-100] * 4]
+        assert ls.Multilabel(4, at_least=2, threshold=0.99).predict(logits).tolist() == [[-100] * 4]
+        assert ls.Multilabel(4, top_k=2).decide(logits.sigmoid()).tolist() == [[-100] * 4]
 
     @pytest.mark.parametrize("scale", [1, 10, 100])
     def test_labels_whose_probabilities_are_all_1_or_0_are_told_apart(self, scale):

@@ -14,11 +14,14 @@ import polars as pl
 
 from ..files import check_no_pipe
 from ..label_lists import LabelLists
+from ..memory import free_memory
 from ..names import nearest, some
 from .sparse_labels import lists_of
 
 BLOCK = 1 << 20
 """How many values of a file are looked at at once: 8 MB as float64, which stay in a processor's cache."""
+MOST_OF_MEMORY = 0.5
+"""An array of a .npz may take this part of the free memory: its features are made beside it."""
 FEATURES = ("features", "X", "x", "inputs", "data")
 LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
@@ -201,8 +204,22 @@ def _entry(
 
 
 def _loaded(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
+    _check_size(file, name, path)
     try:
         return file[name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         fix = " Save text as text: y.astype(str)." if "allow_pickle" in str(error) else ""
         raise ValueError(f"Array {name!r} of {path} cannot be read: {error}.{fix}") from None
+
+
+def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
+    """Raise a ValueError for an array that the memory does not hold: a small file may expand to any size."""
+    free, listed = free_memory(), file.zip.infolist() if file.zip else []
+    part = next((part for part in listed if part.filename in (name, f"{name}.npy")), None)
+    if free is None or part is None or part.file_size <= MOST_OF_MEMORY * free:
+        return
+    raise ValueError(
+        f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "
+        f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which half "
+        "may be used. Save it as a .npy, of which only the rows that are needed are read."
+    )

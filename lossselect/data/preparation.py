@@ -7,10 +7,26 @@ from typing import Any
 
 import polars as pl
 
+from ..checkpoint_content import Each, misfit
 from ..files import check_no_pipe
+from ..names import lookup, number
 from .arrays import array_columns, as_frame, read_features
 from .features import Features
 from .files import check_columns, columns_of, table_batches
+
+READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
+"""What is to be known of a file, by the source of the features."""
+STRUCTURE = {
+    "source": str,
+    "features": {
+        "numbers": [{"name": str, "mean": (int, float), "std": (int, float), "missing": bool}],
+        "categories": [{"name": str, "values": [str], "missing": bool}],
+        "null_values": [str],
+        "nan": str,
+    },
+    "reading": Each((type(None), str, int)),
+}
+"""Of what `to_dict` returns."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +93,31 @@ class Preparation:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
         """What `to_dict` was made of; other entries are not looked at."""
         return cls(values["source"], Features.from_dict(values["features"]), values["reading"])
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
+        """As `from_dict`, for values from a file that may be damaged.
+
+        Raises:
+            ValueError: features cannot be made by it: a part is missing, of another type, or not finite.
+        """
+        if found := misfit(values, STRUCTURE, "preparation"):
+            raise ValueError(f"{path} is damaged: {found}.")
+        try:
+            made = cls.from_dict(values)
+            made.check()
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
+        return made
+
+    def check(self) -> None:
+        """ValueError or TypeError for values of which no features can be made."""
+        lookup(READING, self.source, "source of features")
+        if self.reading.keys() != {*READING[self.source]}:
+            raise ValueError(
+                f"reading must have {' and '.join(READING[self.source])}, got {[*self.reading]}."
+            )
+        for column in self.features.numbers:
+            number(f"The mean of column {column.name!r}", column.mean)
+            if number(f"The deviation of column {column.name!r}", column.std, 0) == 0:
+                raise ValueError(f"The deviation of column {column.name!r} must be above 0.")

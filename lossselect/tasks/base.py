@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, not exported
 
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
@@ -174,12 +175,14 @@ class Task(ABC):
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
-        """The decision that follows from probabilities (N, num_probabilities, ...)."""
+        """The decision that follows from probabilities (N, num_probabilities, ...); -100 for NaN."""
 
     def decode(self, prediction: Any) -> list[Any]:
         """Class names in place of the numbers of a prediction, a tensor, array or list.
 
-        An entry per row: a name, of a multilabel task a list of names; None where the label is missing.
+        An entry per row: a name, of a multilabel task a list of names; None where the label is missing. A
+        multilabel row of which some labels are missing lists those that are known to be present; None means
+        that no label of the row is known.
         """
         return self._decoded(torch.as_tensor(prediction))
 
@@ -241,7 +244,12 @@ class Task(ABC):
         return log_p.sub_(log_q).movedim(0, 1).contiguous()
 
     def predict(self, logits: Tensor) -> Tensor:
-        """0/1 (N, 1, ...) for binary, class index (N, ...), 0/1 per label (N, L, ...); long."""
+        """0/1 (N, 1, ...) for binary, class index (N, ...), 0/1 per label (N, L, ...); long.
+
+        NaN logits have no decision: the prediction is -100 (`IGNORE_INDEX`, which `decode` turns into None).
+        For softmax one NaN (or +inf) among the logits of a sample makes its prediction -100, for sigmoid
+        only the label's own. sigmoid(inf) is 1 and sigmoid(-inf) is 0, so infinite logits are decided.
+        """
         return self.decide(self.probabilities(logits))
 
     def check_logits(self, logits: Tensor) -> None:
@@ -363,6 +371,15 @@ def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
     """Once, not in every step: a copy to a device makes it wait."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
+
+
+def missing_where_nan(decisions: Tensor, values: Tensor) -> Tensor:
+    """Return the decisions, with `IGNORE_INDEX` where `values` (broadcastable to them) are NaN."""
+    # on a CPU, which has nothing to wait for, one pass over the values finds that there is nothing to fill
+    looks = values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
+    if looks and not math.isnan(float(values.sum())):
+        return decisions
+    return decisions.masked_fill(values.isnan(), IGNORE_INDEX)
 
 
 def temperature_of(value: Any, which: str = "") -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..label_values import IGNORE_INDEX
 from ..names import whole
 from ..targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
-from .base import Task, constant, decisions, take, temperature_of
+from .base import Task, constant, decisions, missing_where_nan, take, temperature_of
 
 COLUMNS = "Declare as many labels as there are columns."
 
@@ -31,8 +31,9 @@ class _Sigmoid(Task):
         self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, _threshold_of))
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """1 where the probability is at least the threshold, else 0: long, of the same shape."""
-        return (probabilities >= constant(self.threshold, probabilities)).long()
+        """1 where the probability is at least the threshold, else 0, -100 for NaN: long, the same shape."""
+        decided = (probabilities >= constant(self.threshold, probabilities)).long()
+        return missing_where_nan(decided, probabilities)
 
     def harden(self, target: Tensor) -> Tensor:
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
@@ -208,6 +209,9 @@ class Multilabel(_Sigmoid):
         With `at_least` each row's nearest to their thresholds, in log-odds, as well; with `top_k` the k most
         probable. `predict` tells these of logits, which differ where probabilities are 0 or 1 for all digits
         that they have; of equal ones any are taken.
+
+        -100 where the probability is NaN. `at_least` and `top_k` compare the labels of a row, so with them
+        one NaN makes the whole row -100.
         """
         return (
             self._decide(probabilities, probabilities.logit())
@@ -231,9 +235,11 @@ class Multilabel(_Sigmoid):
 
     def _decide(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
         if self.top_k is not None:
-            return _largest(log_odds, self.top_k)
-        margin = log_odds - constant(_log_odds(self.threshold), log_odds)
-        return super().decide(probabilities) | _largest(margin, self.at_least)
+            decided = _largest(log_odds, self.top_k)
+        else:
+            margin = log_odds - constant(_log_odds(self.threshold), log_odds)
+            decided = super().decide(probabilities) | _largest(margin, self.at_least)
+        return missing_where_nan(decided, probabilities.sum(1, keepdim=True))
 
     @property
     def num_outputs(self) -> int:
@@ -277,7 +283,7 @@ class Multilabel(_Sigmoid):
         return self._encode(target)
 
     def _decoded(self, prediction: Tensor) -> list[Any]:
-        """For each row (N, L) the names that are there; None where all labels are missing."""
+        """For each row (N, L) the names that are known to be there; None where all labels are missing."""
         if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
             raise ValueError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."

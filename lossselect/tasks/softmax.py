@@ -14,7 +14,7 @@ from ..guards import warn_of_one_hot
 from ..label_values import IGNORE_INDEX
 from ..names import number
 from ..targets import as_tensor, distribution, refuse
-from .base import Task, constant, take
+from .base import Task, constant, missing_where_nan, take
 
 HALF = {torch.bfloat16: 256, torch.float16: 2048}
 """Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
@@ -226,13 +226,19 @@ class Multiclass(Task):
         return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        """Index of the most probable class, of the median of ordered ones: long (N, ...)."""
+        """Index of the most probable class, of the median of ordered ones: long (N, ...).
+
+        -100 where a probability of the sample is NaN.
+        """
         if self.decision_weight is not None:
             probabilities = probabilities * constant(self.decision_weight, probabilities)
-        if not self.ordered:
-            return probabilities.argmax(1)
-        below = cumulative_sum(probabilities, 1)[:, :-1]
-        return (below < 0.5 * probabilities.sum(1, keepdim=True)).sum(1)
+        # NaN where one of them is. Not their maximum: that of ONNX Runtime passes over NaN
+        total = probabilities.sum(1)
+        if self.ordered:
+            decided = (cumulative_sum(probabilities, 1)[:, :-1] < 0.5 * total.unsqueeze(1)).sum(1)
+        else:
+            decided = probabilities.max(1).indices  # on the CPU faster than argmax
+        return missing_where_nan(decided, total)
 
     def _decoded(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
