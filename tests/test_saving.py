@@ -175,8 +175,7 @@ GIVEN = (
     *("scheduler=none", "optimizer.lr=.1", "+trainer.limit_train_batches=4", "trainer.max_epochs=4"),
 )
 RUNS = {
-    "an up-and-down metric": ("monitor=val/f1",),
-    "a loss": ("monitor=val/loss",),
+    "an up-and-down metric": ("monitor=val/f1", "trainer.max_epochs=5"),
     "the last epoch": ("monitor=epoch",),
     "without validation": ("monitor=train/loss", "+trainer.limit_val_batches=0", "decision=none"),
     "within epochs and groups": (
@@ -205,8 +204,10 @@ def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, kill_afte
     assert command(*given)[0] == 0
     wanted, checkpoints = results(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "whole")
-    # after the first best.ckpt, whose last.ckpt is missing, in the middle, and after the last one of all
-    for number in {1, len(written) // 2, len(written) // 2 + 1, len(written)}:
+    # after the first best.ckpt, whose last.ckpt is missing, in the middle, after the last ones of training
+    # (two files may follow, with the decision), and after the last one of all
+    count = len(written)
+    for number in {1, count // 2, count - 3, count - 2, count}:
         kill_after(number)
         with pytest.raises(Killed):
             command(*given)
