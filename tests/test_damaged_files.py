@@ -85,7 +85,7 @@ def one_message(capsys, path):
 
 
 # what a key of a checkpoint may be damaged to
-GONE = object()
+GONE = Ellipsis
 VALUES = [GONE, None, [], [3], 7, "text", {"a": [None]}]
 
 

@@ -132,7 +132,7 @@ def test_a_step_that_raises_stop_iteration(hook, stage):
         {"fast_dev_run": 2},
         {"callbacks": [ls.StepsPerExecution(3)], "max_steps": 5},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_limits_of_the_trainer(options):
     trainer(**options).fit(module(), loader(), loader())

@@ -79,7 +79,7 @@ def test_one_message(setting, said, stops, command, tmp_path):
         {"limit_train_batches": 3, "limit_val_batches": 0.5, "deterministic": "warn"},
         {"devices": "auto", "gradient_clip_val": 1},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_what_lightning_documents_is_taken(options):
     build_trainer({"accelerator": "cpu", "devices": 1, **options})
