@@ -15,13 +15,13 @@ from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
-from .checkpoint_content import check_states
 from .counting import generators_of
 from .criterion import Loss
 from .data.row_batches import RowBatches
 from .epoch import as_numbers, as_scalars
 from .guards import warn
 from .ranks import to_first
+from .resumable import check_states
 from .wrapping import wrap
 
 if TYPE_CHECKING:
