@@ -14,7 +14,6 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import TrainerFn
 
 from .checkpoint import check_same_task, keep
-from .checkpoint_content import check_resumable, check_states
 from .checkpoint_io import CheckpointFiles
 from .counting import counts_of_loader
 from .counts import LabelCounts
@@ -25,6 +24,7 @@ from .finite import WHAT_TO_DO
 from .going_on import GoingOn
 from .guards import warn_of_no_positives
 from .ranks import of_all_ranks
+from .resumable import check_resumable, check_states
 from .top_names import top_headline
 from .unrepeated import each_row_once, evaluate_apart, take_each_row_once
 from .watch import check_end
@@ -119,7 +119,7 @@ class Bookkeeping(Callback):
         check_same_task(checkpoint, pl_module.task)
         fits = trainer.state.fn == TrainerFn.FITTING
         if fits:
-            check_resumable(checkpoint, trainer.ckpt_path)
+            check_resumable(checkpoint, trainer.ckpt_path, exact=False)
             check_states(checkpoint, trainer.ckpt_path, callbacks=trainer.callbacks)  # type: ignore[attr-defined]
         self.going_on.load(checkpoint if fits else {})
 

@@ -18,13 +18,13 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Stochasti
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops.loop import _Loop
 
-from .checkpoint_content import check_states
 from .counting import generators_of
 from .criterion import Loss
 from .data.row_batches import RowBatches
 from .epoch import as_numbers, as_scalars
 from .guards import warn
 from .ranks import to_first
+from .resumable import check_states
 from .wrapping import wrap
 
 if TYPE_CHECKING:

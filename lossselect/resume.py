@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from .checkpoint import read_checkpoint
-from .checkpoint_content import check_resumable, check_states
 from .guards import warn
 from .module import TaskModule
 from .outputs import RESULTS
+from .resumable import check_resumable, check_states
 
 
 def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:

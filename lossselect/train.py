@@ -220,7 +220,7 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         return
     if config.resume != "auto":
         from .checkpoint import check_same_task, read_checkpoint
-        from .checkpoint_content import check_resumable
+        from .resumable import check_resumable
 
         if not Path(config.resume).exists() and (auto := nearest(config.resume, ["auto"])):
             raise ValueError(f"There is no checkpoint {config.resume}.{auto}")

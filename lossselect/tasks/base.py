@@ -377,7 +377,7 @@ def missing_where_nan(decisions: Tensor, values: Tensor) -> Tensor:
     """Return the decisions, with `IGNORE_INDEX` where `values` (broadcastable to them) are NaN."""
     # on a CPU, which has nothing to wait for, one pass over the values finds that there is nothing to fill
     looks = values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
-    if looks and not math.isnan(float(values.sum())):
+    if looks and not math.isnan(float(values.detach().sum())):
         return decisions
     return decisions.masked_fill(values.isnan(), IGNORE_INDEX)
 
