@@ -81,7 +81,7 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
             refuse_damaged(path, misfit(content[key], structure, key))
     refuse_damaged(path, _other_than(content["loops"], {"fit_loop": _loops()}, "loops"))
     for name, state in content["callbacks"].items():
-        if str(name).startswith("ModelCheckpoint{"):
+        if str(name).startswith(("ModelCheckpoint{", "BestCheckpoint{")):
             refuse_damaged(path, misfit(state, MODEL_CHECKPOINT, "the state of ModelCheckpoint"))
     if "going_on" in content:
         _check_exact(content, path)
