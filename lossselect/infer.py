@@ -142,7 +142,7 @@ def _task_that_fits(task: Task, target: Any) -> tuple[str, str] | None:
         name, reason = _infer(labels)
         columns = labels.ndim == 2 and labels.shape[1] > 1
         width = labels.shape[1] if columns else int(labels.nan_to_num().max()) + 1
-        make_task(name, num_outputs=None if name == "binary" else width).encode(labels)
+        make_task(name, num_outputs=None if name == "binary" else width).encode(labels, trailing_dims=0)
     except (TypeError, ValueError):
         return None
     return name, reason

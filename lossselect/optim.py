@@ -187,10 +187,10 @@ def _check_unit(scheduler: Any, length: RunLength) -> None:
     epochs, steps = length
     if not epochs or not 1 <= epochs < steps < math.inf:
         return
-    # far more epochs than there are, and nearer to the number of steps
+    # far more epochs than there are, and near to the number of steps
     most = math.sqrt(epochs * steps)
     lengths = _lengths(scheduler.state_dict()) if hasattr(scheduler, "state_dict") else ()
-    if any(length > most for length in lengths) or any(
+    if any(most < length <= 2 * steps for length in lengths) or any(
         _counts_steps(function, epochs, int(steps)) for function in getattr(scheduler, "lr_lambdas", ())
     ):
         warn(

@@ -214,7 +214,7 @@ class TestMetrics:
         task = ls.Multiclass(2)
         metrics = ls.make_metrics(task)
         metrics.update(torch.tensor([[NAN, NAN], [0.9, 0.1]]), torch.tensor([0, 0]))
-        scores = metrics["accuracy"].stat_scores()
+        scores = metrics["accuracy"].summarize()
         assert scores.tolist() == [[1, 0, 0, 1], [0, 0, 2, 0]]
 
 
