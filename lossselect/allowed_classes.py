@@ -132,9 +132,11 @@ ALL = frozenset().union(*(position.classes for position in POSITIONS))
 """Every class that is allowed somewhere."""
 
 DENIED_ARGUMENTS = {
-    # commands, and other options of sbatch
+    # commands, and other options of sbatch and srun; newer versions of submitit take more of them
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": (
         "setup",
+        "teardown",
+        "srun_args",
         "additional_parameters",
     ),
     "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper": ("custom_search_space",),  # is called

@@ -6,13 +6,13 @@ small validation splits the probabilities would be mended less, or not at all.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .criterion import Loss
+from .torch_losses import torch_weight
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -90,9 +90,8 @@ def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
             function; of any other loss nothing is known.
     """
     sigmoid, shift = task.activation == "sigmoid", np.zeros(task.num_probabilities)
-    options = loss.keywords if isinstance(loss, partial) else {}
-    weight = getattr(loss, "pos_weight" if sigmoid else "weight", None)
-    weight = options.get("pos_weight" if sigmoid else "weight") if weight is None else weight
+    own = isinstance(loss, Loss)
+    weight = getattr(loss, "pos_weight" if sigmoid else "weight") if own else torch_weight(loss, task)
     if isinstance(weight, torch.Tensor):
         given = weight.detach().cpu().double().numpy().reshape(-1)
         if len(given) not in (1, len(shift)):

@@ -13,6 +13,7 @@ from .optim import best_mode
 from .plan import Line, Plan
 from .tasks import Task
 from .top_names import top_metric_names
+from .torch_losses import torch_weight
 
 if TYPE_CHECKING:
     from .data.splits import Splits
@@ -401,10 +402,9 @@ def _weights(task: Task, criterion: Any) -> str:
     Known before the train labels tell how much.
     """
     name = "pos_weight" if task.activation == "sigmoid" else "weight"
-    found = getattr(criterion, name, None) is not None
     if not isinstance(criterion, Loss):
-        return name if found else ""
-    if found or name in criterion.named:
+        return name if torch_weight(criterion, task) is not None else ""
+    if getattr(criterion, name) is not None or name in criterion.named:
         return name
     if criterion.tau:
         return "logit adjustment"

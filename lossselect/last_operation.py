@@ -16,35 +16,22 @@ KINDS = {
     "hardsigmoid_": "Hardsigmoid",
     "_log_softmax": "LogSoftmax",
     "log_sigmoid_forward": "LogSigmoid",
+    # in inference mode operations arrive as they are called, not as those that they consist of
+    "softmax": "Softmax",
+    "special_softmax": "Softmax",
+    "special_expit": "Sigmoid",
+    "log_softmax": "LogSoftmax",
+    "special_log_softmax": "LogSoftmax",
+    "log_sigmoid": "LogSigmoid",
 }
 """Operations of ATen after which a net's outputs are no logits, by the module that does the same."""
 
 SHAPING = {
-    *(
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "unsqueeze",
-        "squeeze",
-        "transpose",
-        "t",
-        "permute",
-        "expand",
-        "alias",
-    ),
-    *(
-        "slice",
-        "select",
-        "clone",
-        "_to_copy",
-        "cat",
-        "stack",
-        "index",
-        "as_strided",
-        "detach",
-        "split",
-        "unbind",
-    ),
+    *("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "t", "permute", "expand"),
+    *("alias", "slice", "select", "clone", "_to_copy", "cat", "stack", "index", "as_strided", "detach"),
+    *("split", "unbind"),
+    # the same in inference mode
+    *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "view_as"),
 }
 """Operations that change the shape or the dtype of what they get, but no value."""
 

@@ -122,7 +122,7 @@ class TaskModule(Recorded, LightningModule):
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
-        self._trailing_dims: int | None = 0 if self.head_spec["name"] == "chunked" else None
+        self._trailing_dims: int | None = None
         """How many dimensions the logits have after that of the classes; known from the first batch on."""
         self.compiled_step: CompiledStep | None = None
         self.step_mean = StepMean()
@@ -196,6 +196,8 @@ class TaskModule(Recorded, LightningModule):
         if there != self.chunked:
             self.chunked = there
             self._make_epochs()
+        if self.chunked:
+            self._trailing_dims = 0
 
     def _check_chunkable(self) -> None:
         if self.mix is not None:
@@ -290,7 +292,7 @@ class TaskModule(Recorded, LightningModule):
         if self.compiled_step and self.watch.graph_seen:
             encoded = self._settled(self._encoded(batch))
             seen, loss, total, count = self.compiled_step(self, *encoded)
-            target = encoded.target
+            target = self.task.check_target(encoded.target, seen)
         else:  # what is looked at of the first batch to train on, a compiled step would not show
             seen, target, weight = self._outputs(batch)
             if isinstance(seen, ChunkedLogits):
@@ -556,7 +558,7 @@ def _forward_and_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
     """The logits of a batch, its loss, and that one's numerator and denominator."""
     logits = module(inputs)
-    return logits, *module._loss(logits, target, weight)
+    return logits, *module._loss(logits, module.task.check_target(target, logits), weight)
 
 
 def _check_fits(loss: Any, task: Task) -> None:

@@ -18,6 +18,9 @@ from .tasks import IGNORE_INDEX
 MOST_EXACT = 10_000_000
 """Up to so many outputs (rows x classes) of an epoch are kept, 8 to 16 bytes each; of more, counts."""
 
+MOST_PARTS = 256
+"""Tensors of up to so many batches are kept apart."""
+
 MOST_BINS, LEAST_BINS, BIN_CELLS = 8192, 256, 1 << 24
 """Bins of each class: 8192 up to 2048 classes, then fewer, so that counts take 256 MiB up to 65,536."""
 
@@ -55,6 +58,8 @@ class Ranking(TaskMetric):
         """Keep log-odds and target of a batch, or put them in bins."""
         log_odds, truth = seen.ranks
         self.scores, self.truth = [*self.scores, log_odds], [*self.truth, truth]
+        if len(self.scores) >= MOST_PARTS:  # to copy and count the lists takes longer with each batch
+            self.scores, self.truth = [torch.cat(self.scores)], [torch.cat(self.truth)]
         if self.bins.numel() or self._count() > MOST_EXACT:
             self._put_in_bins()
 

@@ -28,7 +28,9 @@ def record_environment() -> None:
 
 def record(name: str, value: str) -> None:
     """Keep the value of the variable `name` out of messages, also a part of a list or path, or one line."""
-    parts = [value, os.path.normpath(value), os.path.basename(value), *value.splitlines()]
+    parts = [value, os.path.normpath(value), *value.splitlines()]
+    if not (name_of_file := os.path.basename(value)).isalpha():  # a word such as data is in any text
+        parts.append(name_of_file)
     if value.lstrip().startswith(("[", "{")):  # which oc.decode takes apart
         parts += re.split(r"[\s,:'\"\[\]{}]+", value)
     for part in parts:

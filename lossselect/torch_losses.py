@@ -3,6 +3,9 @@
 from functools import partial
 from typing import Any
 
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
 from .losses import LOSSES
 from .mixing import INDEX_ONLY
 from .tasks import IGNORE_INDEX, Task
@@ -64,3 +67,21 @@ def check_torch_loss(loss: Any, task: Task) -> None:
             f"missing labels are {IGNORE_INDEX}, whatever marked them. Leave ignore_index out "
             f"({IGNORE_INDEX} is its default){declare}."
         )
+
+
+def torch_weight(loss: Any, task: Task) -> Tensor | None:
+    """Return the weights of a loss of torch's that move the logits; None for any other loss.
+
+    Args:
+        loss: Any loss; `torch.nn.BCEWithLogitsLoss` and `CrossEntropyLoss`, and partial functions of the
+            same, may have such weights. What an attribute of another loss means is not known.
+        task: Tells which weights: `pos_weight` under sigmoid, `weight` under softmax.
+    """
+    loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
+    sigmoid = task.activation == "sigmoid"
+    name = "pos_weight" if sigmoid else "weight"
+    if isinstance(loss, partial):
+        function = binary_cross_entropy_with_logits if sigmoid else cross_entropy
+        return loss.keywords.get(name) if loss.func is function else None
+    kind = nn.BCEWithLogitsLoss if sigmoid else nn.CrossEntropyLoss
+    return getattr(loss, name) if isinstance(loss, kind) else None

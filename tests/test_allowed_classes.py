@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from lossselect.allowed_classes import POSITIONS, Position, position_of, public_name
-from lossselect.trust import VARIABLE, check_target, make_part, trust
+from lossselect.trust import VARIABLE, check_target, check_targets, make_part, trust
 
 REVIEWED = json.loads((Path(__file__).parent / "allowed_classes.json").read_text())
 
@@ -288,6 +288,15 @@ def test_rejected(title, command, tmp_path, monkeypatch):
         "Interpolation to",
     )
     assert any(reason in err for reason in reasons), err
+
+
+@pytest.mark.parametrize("argument", ["setup", "teardown", "srun_args", "additional_parameters"])
+def test_arguments_of_the_slurm_launcher_in_a_config_of_ones_own(argument):
+    """Its own structured config has not all that its class takes."""
+    launcher = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}
+    config = OmegaConf.create({"hydra": {"launcher": {**launcher, argument: ["touch executed"]}}})
+    with pytest.raises(ValueError, match=rf"hydra\.launcher\.{argument} can run commands"):
+        check_targets(config)
 
 
 def test_configs_in_a_package_are_not_imported(command, tmp_path):

@@ -575,6 +575,16 @@ class TestClaims:
         ):
             ls.TaskModule.load_from_checkpoint("d.ckpt")
 
+    def test_a_sparse_buffer_is_as_large_as_its_values(self, run, monkeypatch):
+        monkeypatch.chdir(run)
+        content = copy.deepcopy(read_checkpoint("run/checkpoints/best.ckpt"))
+        graph = torch.sparse_coo_tensor(
+            torch.tensor([[0], [1]]), torch.ones(1), (10**6, 10**6), check_invariants=True
+        )
+        content["state_dict"]["graph"] = graph
+        torch.save(content, "sparse.ckpt")
+        assert read_checkpoint("sparse.ckpt")["state_dict"]["graph"].shape == graph.shape
+
     @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
     @pytest.mark.parametrize(
         "change",

@@ -81,6 +81,30 @@ def test_predicting_without_a_validation(task):
         trainer.predict(module, loader)
 
 
+SHAPED = {
+    "softmax": lambda z: z.softmax(1),
+    "log_sigmoid": nn.functional.logsigmoid,
+    "expit": torch.special.expit,
+    "exp of log_softmax": lambda z: z.log_softmax(1).exp(),
+    "dropout": lambda z: nn.functional.dropout(z.sigmoid(), 0.1, training=False),
+    "flatten": lambda z: z.sigmoid().unsqueeze(-1).flatten(1),
+    "half": lambda z: z.sigmoid().half().float(),
+    "movedim": lambda z: z.sigmoid().movedim(0, 1).movedim(0, 1).contiguous(),
+    "chunk": lambda z: torch.cat(z.sigmoid().chunk(2)),
+}
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+@pytest.mark.parametrize("end", SHAPED)
+def test_in_inference_mode(end, stage):
+    """There torch hands over composite operations whole."""
+    task = TASKS["binary"]
+    module = ls.TaskModule(task, TwoModes(task, SHAPED[end]))
+    loader = DataLoader([(torch.randn(16, 8), torch.ones(16, 1))], batch_size=None)
+    with pytest.raises(ValueError, match="in evaluation mode"):
+        getattr(quiet_trainer(), stage)(module, loader)
+
+
 def test_a_compiled_net_is_looked_at_by_its_values_alone(monkeypatch):
     task = TASKS["multiclass"]
     net = torch.compile(TwoModes(task, lambda z: z), backend="eager")

@@ -52,6 +52,12 @@ def test_labels_that_hold_the_delimiter_stand_in_quotes():
     assert labels_of(["['a, b', 'c']", '["c"]']) == [{"a, b", "c"}, {"c"}]
 
 
+def test_spaces_and_quotes_within_labels_as_numpy_prints_them():
+    cells = [str(np.array(["New York", "it's"])), str(np.array(["it's", "b"])), "['b']"]
+    assert labels_of(cells, " ") == [{"New York", "it's"}, {"it's", "b"}, {"b"}]
+    assert labels_of([r"['it\'s', 'b']", "['b']"]) == [{"it's", "b"}, {"b"}]
+
+
 def test_numbers_in_lists_are_labels():
     assert labels_of(["[1, 2]", "[3]", "[10, 1]"]) == [{"1", "2"}, {"3"}, {"10", "1"}]
 
@@ -76,6 +82,8 @@ def test_brackets_that_belong_to_labels_stay():
         (["['a', 'b']", "[['a'], 'b']"], r"Row 1 of column 'tags' is .* in which \['a'\] is no label"),
         (["'a',b", "a,b"], r"Row 0 of column 'tags' is \"'a',b\", with quotes around 'a'"),
         (["['a' 'b']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
+        (["[\"it's\" 'b']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
+        (["['a', 'b' 'c']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
         (["[nan, 'a']", "['nan', a]"], "with quotes around"),
     ],
 )

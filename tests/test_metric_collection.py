@@ -298,6 +298,18 @@ def test_bins_are_merged(task, name, monkeypatch):
     assert few.compute().item() == pytest.approx(exact, abs=2e-3)
 
 
+@pytest.mark.parametrize("task", TASKS, ids=ids)
+def test_many_small_batches_are_put_together(task, monkeypatch):
+    made = batches(task, 10, 4)
+    exact = whole(task, made)["auroc"]
+    monkeypatch.setattr("lossselect.ranking.MOST_PARTS", 3)
+    metrics = ls.make_metrics(task, names=["auroc", "map"])
+    for batch in made:
+        metrics.update(*batch)
+    assert len(metrics["map"].scores) == len(metrics["auroc"].scores) <= 3
+    assert metrics.compute()["auroc"].item() == pytest.approx(exact)
+
+
 def test_one_metric_is_logged_and_reset_by_lightning(tmp_path):
     """Lightning resets only what is logged: each epoch has its own value, whatever the others hold."""
     task = ls.Multilabel(3)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
 import lossselect as ls
+from lossselect.chunked import ChunkedLinear
 from lossselect.counting import counts_of_loader
 
 C = 5
@@ -122,6 +123,32 @@ def test_rows_of_integers_under_a_net_without_positions(form, sanity, mix):
         trainer = fit(module, [(inputs, target)], num_sanity_val_steps=sanity)
     wanted = F.cross_entropy(module(inputs), labels)
     torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
+
+
+@pytest.mark.parametrize("form", ["one-hot", "column"])
+def test_rows_of_integers_under_a_chunked_head_of_the_user(form):
+    labels = torch.tensor([0, 3, 1, 4])
+    target = F.one_hot(labels, C) if form == "one-hot" else labels[:, None]
+    inputs, head = torch.randn(4, 3), ChunkedLinear(3, C)
+    with ls.allow("absent_class"):
+        trainer = fit(ls.TaskModule(TASK, head), [(inputs, target)])
+    wanted = F.cross_entropy(F.linear(inputs, head.weight, head.bias), labels)
+    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", F.binary_cross_entropy_with_logits])
+@pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(2)], ids=["binary", "multilabel"])
+def test_a_compiled_step_with_one_position(task, loss):
+    net = nn.Sequential(nn.Linear(3, task.num_outputs), nn.Unflatten(1, (task.num_outputs, 1)))
+    module = ls.TaskModule(task, net, loss)
+    module.compile(backend="eager")
+    target = torch.randint(2, (4, task.num_outputs))
+    inputs = torch.randn(4, 3)
+    with ls.allow("absent_class", "one_label_each", "no_positives"):
+        trainer = fit(module, [(inputs, target)] * 2)
+    wanted = F.binary_cross_entropy_with_logits(net(inputs)[..., 0], target.float())
+    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
+    assert module.compiled_step.compiled is not None
 
 
 def test_several_ones_in_the_first_batch():

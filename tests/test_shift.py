@@ -3,6 +3,8 @@
 The true probability of each simulated row is known.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -144,7 +146,23 @@ def test_weights_of_torchs_losses_are_known():
     )
     want = np.log([1, 4]) - np.log([1, 4]).mean()
     np.testing.assert_allclose(weight_shift(ls.Multiclass(2), nn.CrossEntropyLoss(weight=weight)), want)
+    made = partial(nn.functional.cross_entropy, weight=weight)
+    np.testing.assert_allclose(weight_shift(ls.Multiclass(2), made), want)
     assert weight_shift(ls.Binary(), lambda logits, target: logits.sum()) is None
+
+
+class OwnLoss(nn.modules.loss._WeightedLoss):
+    """Its weights may mean anything."""
+
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize("kind", [OwnLoss, nn.MultiMarginLoss])
+def test_weights_of_other_losses_are_not_taken_for_those_of_cross_entropy(kind):
+    loss = kind(weight=torch.tensor([1.0, 4.0]))
+    assert weight_shift(ls.Multiclass(2), loss) is None
+    assert "weight" not in str(ls.Multiclass(2).explain(loss))
 
 
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3)], ids=ls.Task.describe)

@@ -376,6 +376,8 @@ def test_the_plan_has_no_secret(command, monkeypatch, tmp_path):
         ("", "nothing", "nothing"),
         ("  ", "a  b", "a  b"),
         ("$1\\g<0>", "is $1\\g<0>.", "is ${oc.env:V}."),
+        ("/mnt/secret-x", "/mnt/secret-x/a.csv, secret-x", "${oc.env:V}/a.csv, ${oc.env:V}"),
+        ("/mnt/data", "data.path=/mnt/data/a.csv", "data.path=${oc.env:V}/a.csv"),
     ],
 )
 def test_redacted(value, text, shown):

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..guards import warn
@@ -13,7 +14,7 @@ from .label_column import as_written
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 QUOTES = ("'", '"')
-UNSEPARATED = re.compile(r"""(['"])\s+\1""")
+QUOTED = re.compile(r"'(?:\\.|[^'\\])*'" r'|"(?:\\.|[^"\\])*"')
 
 
 def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[str]]:
@@ -62,13 +63,16 @@ def _in_brackets(cell: str) -> bool:
 
 def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
     values: Any = None
-    if UNSEPARATED.search(cell):  # as NumPy prints an array; Python would make one string of two
-        if delimiter.strip():
+    quoted = [*QUOTED.finditer(cell)]
+    between = [cell[one.end() : other.start()].strip() for one, other in pairwise(quoted)]
+    if "" in between:  # as NumPy prints an array; Python would make one string of two
+        if delimiter.strip() or any(between):
             raise ValueError(
                 f"Row {row} of column {name!r} is {cell!r}, labels in quotes with no {delimiter!r} between. "
                 "Write it there, or say what stands between them by data.delimiter."
             )
-        return [label[1:-1] for label in split_delimited([cell[1:-1]], delimiter)[0] or []]
+        texts = [re.sub(r"\\(.)", r"\1", one[0][1:-1]).strip() for one in quoted]
+        return [text for text in texts if text]
     for read in (json.loads, ast.literal_eval):  # which evaluate nothing but literals
         if values is None and cell:
             try:
