@@ -119,7 +119,7 @@ def shift_and_temperature(
 
     Of least cross-entropy of a (x - s) - b s + c, s being the shift that the weights are known to make: the
     data say how much of it is there. c, one number for all labels, is for sigmoid losses other than
-    cross-entropy, such as the asymmetric one, which move logits by nobody knows how much.
+    cross-entropy, such as the asymmetric one, which move logits by an unknown amount.
 
     Args:
         scores: Logits, (N, num_outputs).

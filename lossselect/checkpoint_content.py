@@ -53,7 +53,7 @@ LOADED = {
     "epoch": int,
     "pytorch-lightning_version": str,
 }
-"""Where they are there. `state_dict` is looked at by itself."""
+"""Structures of optional parts; `state_dict` is checked separately."""
 NEEDED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
 """To load a module."""
 

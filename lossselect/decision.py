@@ -265,7 +265,7 @@ FEW_POSITIVES = 10
 def _warn_of_few_positives(task: Task, positives: np.ndarray, goal: str, wanted: DecisionOptions) -> None:
     """Warn of thresholds that follow from a handful of positives.
 
-    Labels of a multilabel task share one threshold, to which shrinkage draws those with few positives.
+    Labels of a multilabel task share one threshold, towards which shrinkage pulls labels with few positives.
     """
     total = int(positives.sum())
     if total < FEW_POSITIVES:

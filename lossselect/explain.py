@@ -380,11 +380,11 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
         said += f", and at least {task.at_least} label(s)"  # type: ignore[attr-defined]
     if decision and decision["calibration"] != "none":
         if weights and not metric and decision["metric"] == "auto" and threshold in (None, 0.5):
-            said = f"{_OWN[task.activation]}, as {weights} of the loss would have it"
+            said = f"{_OWN[task.activation]}, the decision that {weights} implies"
         said += "; probabilities calibrated by a temperature" + (
             " of each label" if decision["calibration"] == "per_label" else ""
         )
-        said += f", and without what {weights} adds to the logits" if weights else ""
+        said += f", after subtracting the shift that {weights} adds to the logits" if weights else ""
     elif weights and task.shift == 0:
         said += f"; probabilities are not calibrated, as {weights} of the loss moves them"
     elif task.temperature != 1:

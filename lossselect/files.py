@@ -12,7 +12,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What may have a path without being a file, and would be waited for."""
+"""Kinds of paths that are not regular files; reading them could block."""
 
 
 def check_no_pipe(path: str | Path, wanted: str = "Save its content to a file first.") -> None:

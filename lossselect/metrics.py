@@ -157,7 +157,7 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
 
     `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`, and
     `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, ties for
-    `auroc`, `map` and the rankings of labels where log-odds are none.
+    `auroc`, `map` and the rankings of labels, whereas log-odds still differ.
 
     Args:
         task: Decides which metrics, and with which thresholds.

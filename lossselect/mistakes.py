@@ -131,7 +131,7 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     meant = not isinstance(error, AssertionError) and _raised_on_purpose(error.__traceback__)
     if not meant and _comes_through(RESTORE, error.__traceback__):
         return (
-            "The checkpoint is damaged, or is not of this run: Lightning cannot restore it "
+            "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
             f"({type(error).__name__}: {next(iter(str(error).splitlines()), '')}). (HYDRA_FULL_ERROR=1 shows "
             "the traceback.)"
         )

@@ -231,7 +231,8 @@ def _counts_steps(function: Any, epochs: int, steps: int) -> bool:
     peak = max(of_steps)
     # a factor such as 0.9 ** epoch also vanishes within that many steps, but long before half of them
     ends = of_steps[-1] <= 1e-3 * peak and of_steps[50] >= 0.1 * peak and of_epochs[-1] > 0.1 * peak
-    return ends or max(of_epochs) < 0.5 * peak
+    # a factor that grows without end, such as 1.05 ** epoch, is no warm-up
+    return ends or (max(of_epochs) < 0.5 * peak and of_steps[50] >= 0.5 * peak)
 
 
 def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any, **more: Any) -> Any:

@@ -53,7 +53,7 @@ def forget_results(folder: Path) -> None:
 
 
 class Evaluated(NamedTuple):
-    """What a run's checkpoint is like."""
+    """Results of evaluating a run's checkpoint."""
 
     results: dict[str, float]
     outcome: Outcome | None

@@ -12,7 +12,7 @@ from .tasks import IGNORE_INDEX, Task
 def without_prediction(prediction: Tensor) -> np.ndarray:
     """Return the rows (N,) that have no prediction, as a logit was NaN: one missing label is enough.
 
-    A list of the labels that are known to be present would say of the missing one that it is absent.
+    A list of the labels that are known to be present would imply that the missing one is absent.
     """
     missing: np.ndarray = (prediction == IGNORE_INDEX).reshape(len(prediction), -1).any(1).cpu().numpy()
     return missing

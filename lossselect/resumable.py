@@ -35,6 +35,13 @@ GOING_ON = {
     "epoch": Each(str),
     "train": dict,
     "logged": Each(NUMBER),
+    "rows": Maybe(int),
+}
+GROUP = {
+    "sum": (int, float, Tensor),
+    "first": (int, float, Tensor),
+    "micro_batches": int,
+    "parts": Maybe(Each(Tensor)),
 }
 MODEL_CHECKPOINT = {
     "monitor": Maybe(str),
@@ -72,7 +79,7 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
             checkpoint that `trainer.save_checkpoint` writes outside of fit has none.
     """
     if "loops" not in content or not content.get("optimizer_states"):
-        raise ValueError(f"{path} holds weights alone, of which no run goes on.")
+        raise ValueError(f"{path} contains only weights, so a run cannot be resumed from it.")
     check_loadable(content, path)
     for key, structure in RESUMED.items():
         if key not in content and (exact or key != "going_on"):
@@ -180,7 +187,7 @@ def _odd_state(state: Mapping[str, Any], place: str) -> str | None:
         if not isinstance(random["numpy"][1], Tensor) or not isinstance(random["python"][1], Tensor):
             return f"{place}[{key!r}] is not the state of random number generators"
     if "gradients" in state:
-        return misfit(state, {"gradients": Each(Tensor), "group": object}, place)
+        return misfit(state, {"gradients": Each(Tensor), "group": GROUP}, place)
     return None
 
 

@@ -91,7 +91,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = (self.path, self.path.with_name(BEST))
         resumed = any(_resumes_from(trainer, file) for file in files)
-        # the end of an epoch may follow without another batch; it was not saved in the run of before either
+        # the end of an epoch may follow without another batch; it was not saved in the previous run either
         self._saved_at = _batches(trainer) if resumed else None
         self._best_score = self.best.current_score
 

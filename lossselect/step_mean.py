@@ -84,15 +84,15 @@ class StepMean:
         return summed
 
     def before_backward(self, trainer: Any, module: nn.Module, loss: Tensor) -> None:
-        """Take a micro-batch into its group, and at the group's end rescale what the gradients hold.
+        """Add a micro-batch to its group; at its end rescale the accumulated gradients.
 
         Args:
             trainer: Lightning's.
-            module: Whose gradients.
+            module: The module that has the gradients.
             loss: What the backward pass starts from: the loss of the step over K.
 
         Raises:
-            ValueError: the loss has a term beside the criterion, and the strategy shards the gradients or
+            ValueError: the loss has a term besides the criterion, and the strategy shards the gradients or
                 the head is chunked.
         """
         pending, self._pending = self._pending, None
@@ -118,7 +118,7 @@ class StepMean:
             if sharded or getattr(module, "chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
                 raise ValueError(
-                    "training_step adds a term to the loss, which is averaged apart from the criterion by a "
+                    "training_step adds a term to the loss, which is averaged separately from the criterion by a "
                     f"second backward pass, and {what} does not allow one. Set "
                     f"accumulate_grad_batches=1, or {'strategy=ddp' if sharded else 'head=dense'}."
                 )
@@ -145,10 +145,10 @@ class StepMean:
     def finish(self, module: nn.Module, group: int) -> None:
         """Rescale the gradients before the optimizer takes them, if that has not been done.
 
-        So it is with gradients that a strategy shards, and where the last micro-batch had no backward pass.
+        Needed for sharded gradients, and if the last micro-batch had no backward pass.
 
         Args:
-            module: Whose gradients.
+            module: The module that has the gradients.
             group: By how many micro-batches Lightning has divided.
         """
         self._pending = None
@@ -184,8 +184,13 @@ class StepMean:
 
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
         """Continue the group of `state`."""
-        self._sum, self._first, self._micro_batches = state["sum"], state["first"], state["micro_batches"]
         named = dict(module.named_parameters())
+        device = next((parameter.device for parameter in named.values()), None)
+        self._sum, self._first = (
+            count.to(device) if isinstance(count, Tensor) else count
+            for count in (state["sum"], state["first"])
+        )
+        self._micro_batches = state["micro_batches"]
         parts = state["parts"]
         self._parts = None if parts is None else {named[n]: v.to(named[n]) for n, v in parts.items()}
 

@@ -37,7 +37,7 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
 
 
 def _check_types(options: Mapping[str, Any]) -> None:
-    """ValueError for a value of a wrong type, which Lightning may accept here and fail on later."""
+    """ValueError for a value of the wrong type, which Lightning may accept here and fail on later."""
     for name, value in options.items():
         expected = inspect.signature(Trainer).parameters[name].annotation
         if not _is_of_type(value, expected):

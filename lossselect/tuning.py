@@ -50,7 +50,7 @@ class Tuned(NamedTuple):
     results: Mapping[str, float]
     """The metrics of the validation split, by the decisions before."""
     advice: Advice | None
-    """Another threshold, where none was tuned and another would do clearly better."""
+    """A clearly better threshold, if none was tuned."""
 
 
 def tuned(

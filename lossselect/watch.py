@@ -5,6 +5,7 @@ batch, and at the end of the first epoch.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -204,16 +205,19 @@ class OutputWatch:
     def outputs_of(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         """Return what a module makes of inputs, checked in the first batch in evaluation mode.
 
-        There a module may do something else than in training, and there is no graph to tell.
+        A module may behave differently in evaluation mode, where there is no autograd graph. Of a compiled one
+        the values alone are checked.
 
         Raises:
             ValueError: the outputs are probabilities.
         """
-        if module.training or self.evaluation_seen or any(hasattr(m, "_orig_mod") for m in module.modules()):
+        if module.training or self.evaluation_seen:
             return module(inputs)
-        with LastOperations() as operations:
-            outputs = module(inputs)
         self.evaluation_seen = True
+        compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
+        operations = LastOperations()
+        with nullcontext() if compiled else operations:
+            outputs = module(inputs)
         if isinstance(outputs, Tensor):
             kind = operations.kind_of(outputs)
             if kind is not None and not _may_be_meant(kind, task):

@@ -105,10 +105,12 @@ def test_in_inference_mode(end, stage):
         getattr(quiet_trainer(), stage)(module, loader)
 
 
-def test_a_compiled_net_is_looked_at_by_its_values_alone(monkeypatch):
+def test_a_compiled_net_is_checked_by_its_values():
     task = TASKS["multiclass"]
-    net = torch.compile(TwoModes(task, lambda z: z), backend="eager")
-    fit(task, net, num_sanity_val_steps=0)
+    fit(task, torch.compile(TwoModes(task, lambda z: z), backend="eager"), num_sanity_val_steps=0)
+    with pytest.raises(ValueError, match="in evaluation mode"):
+        net = torch.compile(TwoModes(task, lambda z: z.softmax(1)), backend="eager")
+        fit(task, net, num_sanity_val_steps=0)
 
 
 def test_it_is_looked_at_once(monkeypatch):

@@ -126,6 +126,7 @@ OF_STEPS = {
 }
 OF_EPOCHS = {
     "a power": lambda o: schedules.LambdaLR(o, lambda epoch: 0.95**epoch),
+    "a growing power": lambda o: schedules.LambdaLR(o, lambda epoch: 1.2**epoch),
     "a stair": lambda o: schedules.LambdaLR(o, lambda epoch: 0.1 ** (epoch // 2)),
     "a table": lambda o: schedules.LambdaLR(o, lambda epoch: [1, 1, 0.1, 0.01, 0][epoch]),
     "a factor that goes to 0": lambda o: schedules.LambdaLR(o, lambda epoch: max(0.0, 1 - epoch / EPOCHS)),

@@ -42,7 +42,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
             if wrapped[i] and len(row) > 1:
                 raise ValueError(
                     f"Row {i} of column {name!r} is {cells[i]!r}, labels in brackets, but row {bare} is "
-                    f"{cells[bare or 0]!r}, without. Write all cells alike."
+                    f"{cells[bare or 0]!r}, which has no brackets. Use one notation for all cells."
                 )
     rows = _without_quotes(name, cells, rows)
     _warn_of_other_delimiter(name, cells, rows, delimiter)
@@ -50,7 +50,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
 
 
 def _in_brackets(cell: str) -> bool:
-    """Whether a cell's first sign is a bracket that its last sign closes."""
+    """Whether a cell's first character is a bracket that its last character closes."""
     if len(cell) < 2 or BRACKETS.get(cell[0]) != cell[-1]:
         return False
     depth = 0
@@ -81,6 +81,11 @@ def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
                 values = None
     if cell.startswith("(") and isinstance(values, str | int | float):
         values = [values]  # ('a') is no tuple in Python
+    if isinstance(values, dict):
+        raise ValueError(
+            f"Row {row} of column {name!r} is {cell!r}, a mapping. Write the labels as a list, or give each label "
+            "a column of 0 and 1 and list these in data.target."
+        )
     if not isinstance(values, list | tuple | set):
         return split_delimited([cell[1:-1]], delimiter)[0] or []
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
