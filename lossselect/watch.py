@@ -205,8 +205,8 @@ class OutputWatch:
     def outputs_of(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         """Return what a module makes of inputs, checked in the first batch in evaluation mode.
 
-        A module may behave differently in evaluation mode, where there is no autograd graph. Of a compiled one
-        the values alone are checked.
+        A module may behave differently in evaluation mode, where there is no autograd graph. Of a compiled
+        one the values alone are checked.
 
         Raises:
             ValueError: the outputs are probabilities.

@@ -335,7 +335,7 @@ def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     code, out, err = command(*rare, "trainer.max_epochs=10", "loss.pos_weight=10")
     assert (code, err) == (0, "")
     said = " ".join(out.split())
-    assert "1 where the logit is at least 0, as pos_weight of the loss would have it" in said
+    assert "1 where the logit is at least 0, the decision that pos_weight implies" in said
     assert "calibrated by a temperature, and without what pos_weight adds to the logits" in said
     p = pl.read_csv("run/predictions.csv")["p_1"]
     truth = pl.read_csv("rare.csv")["bad"]

@@ -108,8 +108,8 @@ def test_in_inference_mode(end, stage):
 def test_a_compiled_net_is_checked_by_its_values():
     task = TASKS["multiclass"]
     fit(task, torch.compile(TwoModes(task, lambda z: z), backend="eager"), num_sanity_val_steps=0)
+    net = torch.compile(TwoModes(task, lambda z: z.softmax(1)), backend="eager")
     with pytest.raises(ValueError, match="in evaluation mode"):
-        net = torch.compile(TwoModes(task, lambda z: z.softmax(1)), backend="eager")
         fit(task, net, num_sanity_val_steps=0)
 
 

@@ -83,8 +83,8 @@ def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
         values = [values]  # ('a') is no tuple in Python
     if isinstance(values, dict):
         raise ValueError(
-            f"Row {row} of column {name!r} is {cell!r}, a mapping. Write the labels as a list, or give each label "
-            "a column of 0 and 1 and list these in data.target."
+            f"Row {row} of column {name!r} is {cell!r}, a mapping. Write the labels as a list, or give each "
+            "label a column of 0 and 1 and list these in data.target."
         )
     if not isinstance(values, list | tuple | set):
         return split_delimited([cell[1:-1]], delimiter)[0] or []
