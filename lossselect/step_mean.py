@@ -118,8 +118,8 @@ class StepMean:
             if sharded or getattr(module, "chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
                 raise ValueError(
-                    "training_step adds a term to the loss, which is averaged separately from the criterion by "
-                    f"a second backward pass, and {what} does not allow one. Set "
+                    "training_step adds a term to the loss, which is averaged separately from the criterion "
+                    f"by a second backward pass, and {what} does not allow one. Set "
                     f"accumulate_grad_batches=1, or {'strategy=ddp' if sharded else 'head=dense'}."
                 )
             # up to now the gradients were the criterion's alone

@@ -336,7 +336,9 @@ def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     assert (code, err) == (0, "")
     said = " ".join(out.split())
     assert "1 where the logit is at least 0, the decision that pos_weight implies" in said
-    assert "calibrated by a temperature, and without what pos_weight adds to the logits" in said
+    assert (
+        "calibrated by a temperature, after subtracting the shift that pos_weight adds to the logits" in said
+    )
     p = pl.read_csv("run/predictions.csv")["p_1"]
     truth = pl.read_csv("rare.csv")["bad"]
     assert p.mean() == pytest.approx(truth.mean(), abs=0.03)

@@ -176,11 +176,11 @@ def may_stay(place, value):
     """What is accepted: numbers for numbers, scores that may be None, flags that another torch has not had."""
     key = place[-1]
     if value is None:
-        return key in ("monitor", "best_model_score", "current_score", "dirpath", "kth_value", *FLAGS)
+        return key in ("rows", "monitor", "best_model_score", "current_score", "dirpath", "kth_value", *FLAGS)
     if value is GONE:
         # a callback of another name is one that the run did not have
         return str(key).startswith(("_", "ModelCheckpoint{", "BestCheckpoint{"))
-    scores = ("step", "lr", "T_max", "eta_min", "best_model_score", "current_score", "kth_value")
+    scores = ("rows", "step", "lr", "T_max", "eta_min", "best_model_score", "current_score", "kth_value")
     return (value == 7 and key in scores) or (value == [3] and key in ("base_lrs", "_last_lr"))
 
 

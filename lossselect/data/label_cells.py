@@ -81,7 +81,7 @@ def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
                 values = None
     if cell.startswith("(") and isinstance(values, str | int | float):
         values = [values]  # ('a') is no tuple in Python
-    if isinstance(values, dict):
+    if values and isinstance(values, dict):
         raise ValueError(
             f"Row {row} of column {name!r} is {cell!r}, a mapping. Write the labels as a list, or give each "
             "label a column of 0 and 1 and list these in data.target."
