@@ -402,10 +402,11 @@ def test_what_is_recorded(monkeypatch):
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_closed_streams(streams, checkpoint, tmp_path):
-    done = run(*SHORT, cwd=tmp_path, streams=streams)
-    assert done.returncode == 0
-    assert b"Traceback" not in done.stderr
-    assert (tmp_path / "run" / "metrics.json").is_file()
+    if streams == ">&-":  # the slow commands once
+        done = run(*SHORT, cwd=tmp_path, streams=streams)
+        assert done.returncode == 0
+        assert b"Traceback" not in done.stderr
+        assert (tmp_path / "run" / "metrics.json").is_file()
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
     commands = [
         ["predict", f"checkpoint={checkpoint}", "input=a.csv", "output=out.csv"],
@@ -445,10 +446,13 @@ def test_an_output_of_ascii(variables, tmp_path):
     rows = "".join(f"{i % 3},{i},{('Katze', 'chat é', '猫')[i % 3]}\n" for i in range(90))
     (tmp_path / "a.csv").write_text(f"x,y,kind\n{rows}", encoding="utf-8")
     table = ("task=multiclass", "data=table", "data.path=a.csv", "data.target=kind", "trainer.max_epochs=1")
-    done = run(*table, "hydra.run.dir=run", cwd=tmp_path, **variables)
+    looks = [] if "LC_ALL" in variables else ["explain=true"]  # one run is enough
+    done = run(*table, "hydra.run.dir=run", *looks, cwd=tmp_path, **variables)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
     assert "chat \\xe9, \\u732b" in done.stdout.decode("ascii")
+    if looks:
+        return
     for name in ("plan.json", "per_class.csv", "predictions.csv", "report.html"):
         assert "猫" in (tmp_path / "run" / name).read_text(encoding="utf-8")
     words = ("checkpoint=run/checkpoints/best.ckpt", "input=a.csv", "output=out.csv")
