@@ -211,11 +211,20 @@ def check_resumable(content: Mapping[str, Any], path: Any) -> None:
             f"it is of a run with {', '.join(made)}, but holds {len(optimizers)} optimizer_states and "
             f"{len(schedulers)} lr_schedulers",
         )
+    for i, state in enumerate(content["going_on"]):
+        for index in state.get("due", ()):
+            if index not in range(len(schedulers)):
+                _refuse(path, f"going_on[{i}]['due'] names scheduler {index} of {len(schedulers)}")
     for i, (name, state) in enumerate(zip(made, optimizers, strict=False)):
         _refuse(path, _odd_optimizer(name, state, f"optimizer_states[{i}]"))
     for name, state in content["callbacks"].items():
-        if str(name).startswith("ModelCheckpoint{"):
-            _refuse(path, misfit(state, MODEL_CHECKPOINT, "the state of ModelCheckpoint"))
+        kind = str(name).partition("{")[0]
+        if kind in ("ModelCheckpoint", "BestCheckpoint"):
+            _refuse(path, misfit(state, MODEL_CHECKPOINT, f"the state of {kind}"))
+
+
+OURS = ("lightning.", "lossselect.")
+"""Modules of callbacks whose states are known."""
 
 
 def check_states(
@@ -231,7 +240,7 @@ def check_states(
         content: For which `check_resumable` raises nothing.
         path: Of the file, for messages.
         optimizers, schedulers: New ones, in the order of the checkpoint.
-        callbacks: Of which those of Lightning are compared.
+        callbacks: Of which those of Lightning and of this package are compared.
     """
     for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
         for j, (group, found) in enumerate(zip(optimizer.param_groups, state["param_groups"], strict=False)):
@@ -241,7 +250,7 @@ def check_states(
         _refuse(path, _unlike(state, scheduler.state_dict(), f"lr_schedulers[{i}]"))
     for callback in callbacks:
         state = content["callbacks"].get(callback.state_key)
-        if state is not None and type(callback).__module__.startswith("lightning."):
+        if state is not None and type(callback).__module__.startswith(OURS):
             _refuse(path, _unlike(state, callback.state_dict(), f"the state of {type(callback).__name__}"))
 
 
@@ -289,6 +298,9 @@ def _odd_state(state: Mapping[str, Any], place: str) -> str | None:
             return f"{place}[{key!r}] is not the state of random number generators"
         if not isinstance(random["numpy"][1], Tensor) or not isinstance(random["python"][1], Tensor):
             return f"{place}[{key!r}] is not the state of random number generators"
+    later = {"rows": state.get("rows"), "due": state.get("due", [])}  # which earlier versions did not save
+    if found := misfit(later, {"rows": Maybe(int), "due": [int]}, place):
+        return found
     if "gradients" in state:
         return misfit(state, {"gradients": Each(Tensor), "group": object}, place)
     return None
