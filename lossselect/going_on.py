@@ -78,6 +78,7 @@ class GoingOn:
             "train": module.train_epoch.state(complete=not within),
             "logged": as_numbers(trainer.callback_metrics),
             "rows": _rows_logged(trainer),
+            "due": _due_schedulers(trainer),
         }
         # whoever optimizes by himself may have begun a group that nobody else knows of
         if within and (loop._should_accumulate() or not module.automatic_optimization):
@@ -144,6 +145,8 @@ class GoingOn:
             for name, weight in module.named_parameters():
                 if name in own["gradients"]:
                     weight.grad = own["gradients"][name].to(weight)
+        for index in own.get("due", ()):
+            _step_on_plateau(trainer, module, index)
 
     def _own(self, trainer: Trainer) -> dict[str, Any]:
         assert self.loaded is not None
@@ -164,6 +167,7 @@ class GoingOn:
 
         wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run)
         wrap(trainer.fit_loop, "reset", lambda method: _begin_new_epoch(trainer, method))
+        wrap(trainer.fit_loop, "on_advance_end", lambda method: _end_epoch(trainer, method))
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""
@@ -183,6 +187,50 @@ def _begin_new_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
     if loop.restarting and epochs.ready == epochs.started == epochs.processed:
         _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
     reset()
+
+
+def _end_epoch(trainer: Trainer, end: Callable[[], None]) -> None:
+    """Let ReduceLROnPlateau take its step at the end of an epoch that was resumed within.
+
+    Lightning leaves it out, as its checkpoints have no metrics.
+    """
+    trainer.fit_loop._restarting = False  # of the loop itself: at the end of an epoch it has no other use
+    end()
+
+
+def _due_schedulers(trainer: Trainer) -> list[int]:
+    """Return the indices of the ReduceLROnPlateau whose step comes right after the checkpoint.
+
+    Such a scheduler steps after the hooks at the end of a batch or an epoch, in which checkpoints are saved.
+    A run that is resumed comes to that place again only if it was saved in a validation or at its end.
+    """
+    loop, fetcher = trainer.fit_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    epoch: Any = loop.epoch_progress.current
+    batch = loop.epoch_loop.batch_progress.current
+    at = {
+        "step": batch.completed < batch.ready
+        and not loop.epoch_loop._should_check_val_fx(fetcher)
+        and not loop._should_accumulate(),
+        "epoch": epoch.completed < epoch.processed,
+    }
+    count = {"step": loop.epoch_loop.batch_idx + 1, "epoch": trainer.current_epoch + 1}
+    return [
+        index
+        for index, config in enumerate(trainer.lr_scheduler_configs)
+        if config.reduce_on_plateau and at[config.interval] and count[config.interval] % config.frequency == 0
+    ]
+
+
+def _step_on_plateau(trainer: Trainer, module: "TaskModule", index: int) -> None:
+    """Let a scheduler take the step that was due when the checkpoint was saved."""
+    config = trainer.lr_scheduler_configs[index]
+    if config.monitor not in trainer.callback_metrics:  # as under strict=False
+        return
+    progress = trainer.fit_loop.epoch_loop.scheduler_progress
+    progress.increment_ready()
+    module.lr_scheduler_step(config.scheduler, trainer.callback_metrics[config.monitor])
+    progress.increment_completed()
 
 
 def _made(trainer: Trainer) -> list[str]:

@@ -144,6 +144,8 @@ class TaskModule(Recorded, LightningModule):
         if name == "criterion" and "_task" in self.__dict__:
             # ported modules set one of their own, which may not be for the task
             value = self._checked_criterion(value)
+            if not isinstance(value, nn.Module):  # a function, by which torch does not replace a module
+                self._modules.pop(name, None)
         super().__setattr__(name, value)
 
     def _checked_criterion(self, loss: Any) -> Callable[[Tensor, Tensor], Tensor]:

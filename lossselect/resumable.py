@@ -36,6 +36,7 @@ GOING_ON = {
     "train": dict,
     "logged": Each(NUMBER),
     "rows": Maybe(int),
+    "due": [int],
 }
 GROUP = {
     "sum": (int, float, Tensor),
@@ -88,8 +89,9 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
             refuse_damaged(path, misfit(content[key], structure, key))
     refuse_damaged(path, _other_than(content["loops"], {"fit_loop": _loops()}, "loops"))
     for name, state in content["callbacks"].items():
-        if str(name).startswith(("ModelCheckpoint{", "BestCheckpoint{")):
-            refuse_damaged(path, misfit(state, MODEL_CHECKPOINT, "the state of ModelCheckpoint"))
+        kind = str(name).partition("{")[0]
+        if kind in ("ModelCheckpoint", "BestCheckpoint"):
+            refuse_damaged(path, misfit(state, MODEL_CHECKPOINT, f"the state of {kind}"))
     if "going_on" in content:
         _check_exact(content, path)
 
@@ -102,6 +104,9 @@ def _check_exact(content: Mapping[str, Any], path: Any) -> None:
         refuse_damaged(path, _odd_state(state, f"going_on[{i}]"))
     made, optimizers = content["going_on"][0]["made"], content["optimizer_states"]
     schedulers = content["lr_schedulers"]
+    for i, state in enumerate(content["going_on"]):
+        if set(state["due"]) - {*range(len(schedulers))}:
+            refuse_damaged(path, f"going_on[{i}]['due'] is {state['due']}, of {len(schedulers)} schedulers")
     # stochastic weight averaging puts a scheduler in later, which `made` leaves out
     if len(made) not in (len(optimizers), len(optimizers) + len(schedulers)):
         refuse_damaged(
@@ -126,7 +131,7 @@ def check_states(
         content: For which `check_resumable` raises nothing.
         path: Of the file, for messages.
         optimizers, schedulers: New ones, in the order of the checkpoint.
-        callbacks: Of which those of Lightning are compared.
+        callbacks: Of which those of Lightning and of this package are compared.
     """
     for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
         for j, (group, found) in enumerate(zip(optimizer.param_groups, state["param_groups"], strict=False)):
@@ -136,7 +141,7 @@ def check_states(
         refuse_damaged(path, _unlike(state, scheduler.state_dict(), f"lr_schedulers[{i}]"))
     for callback in callbacks:
         state = content["callbacks"].get(callback.state_key)
-        if state is not None and type(callback).__module__.startswith("lightning."):
+        if state is not None and type(callback).__module__.startswith(("lightning.", "lossselect.")):
             refuse_damaged(
                 path, _unlike(state, callback.state_dict(), f"the state of {type(callback).__name__}")
             )

@@ -44,7 +44,15 @@ def _check_types(options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"The trainer cannot be built: trainer.{name} must be {_in_words(expected)}, got {value!r}."
             )
+        least = LEAST.get(name)
+        if least is not None and isinstance(value, type(least)) and value < least:
+            raise ValueError(
+                f"The trainer cannot be built: trainer.{name} must be at least {least}, got {value!r}."
+            )
 
+
+LEAST: dict[str, float] = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
+"""Least whole numbers of settings by which Lightning divides later; a share of an epoch is a float."""
 
 MOST_CHOICES = 3
 """A longer list of words is checked by Lightning, whose message has them all."""

@@ -29,6 +29,7 @@ from lossselect.export import export_model
 from lossselect.formats import FORMATS
 from lossselect.resumable import check_resumable
 from lossselect.resume import check_start
+from lossselect.saving import BestCheckpoint
 from lossselect.served import read_export
 from lossselect.stored_weights import check_finite
 
@@ -176,12 +177,16 @@ def may_stay(place, value):
     """What is accepted: numbers for numbers, scores that may be None, flags that another torch has not had."""
     key = place[-1]
     if value is None:
-        return key in ("rows", "monitor", "best_model_score", "current_score", "dirpath", "kth_value", *FLAGS)
+        return key in ("monitor", "best_model_score", "current_score", "dirpath", "kth_value", "rows", *FLAGS)
     if value is GONE:
         # a callback of another name is one that the run did not have
-        return str(key).startswith(("_", "ModelCheckpoint{", "BestCheckpoint{"))
-    scores = ("rows", "step", "lr", "T_max", "eta_min", "best_model_score", "current_score", "kth_value")
-    return (value == 7 and key in scores) or (value == [3] and key in ("base_lrs", "_last_lr"))
+        return str(key).startswith(("_", "BestCheckpoint{"))
+    scores = ("step", "lr", "T_max", "eta_min", "best_model_score", "current_score", "kth_value", "rows")
+    return (
+        (value == [] and key == "due")
+        or (value == 7 and key in scores)
+        or (value == [3] and key in ("base_lrs", "_last_lr"))
+    )
 
 
 class TestStructure:
@@ -242,7 +247,7 @@ class TestStructure:
         content = read_checkpoint("run/checkpoints/best.ckpt")
         module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
         module.scheduler_spec = {"name": "CosineAnnealingLR", "T_max": 2}
-        saving = ModelCheckpoint("run/checkpoints", monitor="epoch", mode="max")
+        saving = BestCheckpoint(Path("run/checkpoints"), "epoch", "max", at_epoch_end=True)
         trainer = Trainer(accelerator="cpu", callbacks=[saving], logger=False)
         check_resumable(content, "d.ckpt")
         check_start(Path("d.ckpt"), content, module, trainer)

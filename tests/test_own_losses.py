@@ -53,6 +53,16 @@ def test_a_criterion_that_fits_may_be_assigned():
     assert module.criterion.name == "focal"
 
 
+def test_a_function_may_be_assigned():
+    own = nn.functional.binary_cross_entropy_with_logits
+    module = with_criterion(ls.Multilabel(3), own)
+    assert module.criterion is own
+    module.criterion = nn.BCEWithLogitsLoss()
+    assert isinstance(module.criterion, nn.BCEWithLogitsLoss)
+    with pytest.raises(ValueError, match="torch's cross_entropy takes no raw logits"):
+        module.criterion = nn.functional.cross_entropy
+
+
 def test_a_criterion_that_takes_no_mixed_targets():
     module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), mix="mixup")
     with pytest.raises(ValueError, match="mix makes soft labels"):

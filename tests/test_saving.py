@@ -174,6 +174,8 @@ GIVEN = (
     *("task=binary", "hydra.run.dir=run", "resume=auto", "report=false", "model.hidden=[8]"),
     *("scheduler=none", "optimizer.lr=.1", "+trainer.limit_train_batches=4", "trainer.max_epochs=4"),
 )
+# a learning rate so high that the loss goes up and down, and each step counts
+PLATEAU = ("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=.7", "optimizer.lr=.3")
 RUNS = {
     "an up-and-down metric": ("monitor=val/f1", "trainer.max_epochs=5"),
     "the last epoch": ("monitor=epoch",),
@@ -184,6 +186,16 @@ RUNS = {
     ),
     "every other epoch": ("monitor=val/f1", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"),
     "ended by steps": ("monitor=val/f1", "++trainer.max_steps=10"),
+    "plateau": ("monitor=val/f1", *PLATEAU),
+    "plateau of the training loss": ("monitor=train/loss", "+scheduler.monitor=train/loss", *PLATEAU),
+    "plateau within epochs": ("monitor=val/f1", "+trainer.val_check_interval=.5", *PLATEAU),
+    "plateau at the last step": (
+        *("monitor=val/f1", *PLATEAU, "+scheduler.interval=step", "+scheduler.frequency=4"),
+    ),
+    "plateau at each validation": (
+        *("monitor=val/f1", "+trainer.val_check_interval=.5", *PLATEAU),
+        *("+scheduler.interval=step", "+scheduler.frequency=2"),
+    ),
 }
 
 

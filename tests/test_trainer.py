@@ -15,6 +15,8 @@ from lossselect.trainer import build_trainer
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
+        ("+trainer.val_check_interval=0", "trainer.val_check_interval must be at least 1, got 0."),
+        ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1, got 0."),
         ("+trainer.profiler=5", "trainer.profiler must be text, or null, got 5."),
         ("+trainer.profiler=[1]", "trainer.profiler must be text, or null, got [1]."),
         ("+trainer.profiler={a:1}", "trainer.profiler must be text, or null, got {'a': 1}."),
