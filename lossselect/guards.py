@@ -40,6 +40,7 @@ GUARDS = {
     "several_labels": "labels that look like several in one cell",
     "similar_labels": "labels that differ in case, or in how the same number is written",
     "skipped_step": "steps that on_nonfinite=skip leaves out",
+    "split_brackets": "a delimiter that splits what brackets enclose",
     "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
     "unlike_train": "cells of a feature that are of an unknown category, or missing where no train row is",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not their own",

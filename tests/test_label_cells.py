@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 import lossselect as ls
+from lossselect.data.label_cells import split_cells
 from lossselect.data.label_columns import read_labels
 from lossselect.data.label_options import LabelOptions
 from lossselect.data.own import load_own
@@ -155,3 +156,21 @@ class TestMissingWords:
         splits = splits_of(tmp_path, kinds, "multilabel", null_values=["NA"], delimiter="|")
         assert splits.class_names == ("a", "b", "c")
         assert splits.labels.missing.sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("cells", "label"),
+    [
+        (["array(['a', 'b'])", "array(['b'])"], "array(['a'"),
+        (["[a,b", "b"], "[a"),
+        (["tags: {a,b}", "b"], "tags: {a"),
+    ],
+)
+def test_a_delimiter_that_splits_brackets(cells, label):
+    with pytest.warns(ls.GuardWarning, match=r"\[split_brackets\]") as seen:
+        split_cells("tags", cells, ",")
+    assert f"makes the label {label!r}" in str(seen[0].message)
+
+
+def test_brackets_within_a_label():
+    assert split_cells("tags", ["a (old),b [new]", "b [new]"], ",") == [["a (old)", "b [new]"], ["b [new]"]]

@@ -44,6 +44,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
                     f"Row {i} of column {name!r} is {cells[i]!r}, labels in brackets, but row {bare} is "
                     f"{cells[bare or 0]!r}, which has no brackets. Use one notation for all cells."
                 )
+        _warn_of_split_brackets(name, cells, rows, delimiter)
     rows = _without_quotes(name, cells, rows)
     _warn_of_other_delimiter(name, cells, rows, delimiter)
     return rows
@@ -59,6 +60,22 @@ def _in_brackets(cell: str) -> bool:
         if depth == 0:
             return place == len(cell) - 1
     return False
+
+
+def _warn_of_split_brackets(
+    name: str, cells: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str
+) -> None:
+    """Warn of a delimiter that splits what brackets enclose, as in array(['a', 'b'])."""
+    for i, row in enumerate(rows):
+        for label in row if len(row) > 1 else ():
+            if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
+                warn(
+                    "split_brackets",
+                    f"Row {i} of column {name!r} is {cells[i]!r}, of which "
+                    f"data.delimiter={delimiter!r} makes the label {label!r}. If the brackets are not part "
+                    "of the labels, remove them from the file.",
+                )
+                return
 
 
 def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
