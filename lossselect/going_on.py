@@ -205,7 +205,8 @@ def _due_schedulers(trainer: Trainer) -> list[int]:
     A run that is resumed comes to that place again only if it was saved in a validation or at its end.
     """
     loop, fetcher = trainer.fit_loop, trainer.fit_loop._data_fetcher
-    assert fetcher is not None
+    if fetcher is None:  # a checkpoint that is saved after fit
+        return []
     epoch: Any = loop.epoch_progress.current
     batch = loop.epoch_loop.batch_progress.current
     at = {

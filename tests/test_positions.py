@@ -136,6 +136,8 @@ def test_rows_of_integers_under_a_chunked_head_of_the_user(form):
     torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
 
 
+# of dynamo, once in a process
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("loss", ["cross_entropy", F.binary_cross_entropy_with_logits])
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(2)], ids=["binary", "multilabel"])
 def test_a_compiled_step_with_one_position(task, loss):
