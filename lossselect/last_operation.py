@@ -1,4 +1,4 @@
-"""Which operation made a tensor, where there is no autograd graph to tell."""
+"""The operation that produced a tensor, found without an autograd graph."""
 
 from typing import Any
 

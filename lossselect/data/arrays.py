@@ -21,7 +21,7 @@ from .sparse_labels import lists_of
 BLOCK = 1 << 20
 """How many values of a file are looked at at once: 8 MB as float64, which stay in a processor's cache."""
 MOST_OF_MEMORY = 0.5
-"""An array of a .npz may take this part of the free memory: its features are made beside it."""
+"""An array of a .npz may take this part of the free memory: its features need the rest."""
 FEATURES = ("features", "X", "x", "inputs", "data")
 LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
