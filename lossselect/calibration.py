@@ -77,7 +77,7 @@ def _where_flat(slope: Callable[[np.ndarray], np.ndarray], around: np.ndarray) -
 
 
 def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
-    """Return what the weights of a loss add to the logits (num_probabilities,); None where there are none.
+    """Return what the weights of a loss add to the logits (num_probabilities,), or None without weights.
 
     With the weights w cross-entropy is least where the odds are w times those of the rows: log w is added to
     the logit by `pos_weight` and, under softmax, by `weight`; log alpha / (1 - alpha) by focal's `alpha`.
@@ -86,8 +86,8 @@ def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
 
     Args:
         task: Whose logits they are.
-        loss: One of ours, or torch's `BCEWithLogitsLoss` or `CrossEntropyLoss`, as a module or a partial
-            function; of any other loss nothing is known.
+        loss: A `Loss`, or torch's `BCEWithLogitsLoss` or `CrossEntropyLoss` as a module or a partial
+            function. For any other loss no shift is assumed.
     """
     sigmoid, shift = task.activation == "sigmoid", np.zeros(task.num_probabilities)
     own = isinstance(loss, Loss)
@@ -115,19 +115,19 @@ def shift_and_temperature(
     loss: Any,
     softmax: bool,
 ) -> tuple[np.ndarray, float]:
-    """Return what to subtract from the logits (num_outputs,), and by which temperature to divide them then.
+    """Return what to subtract from the logits (num_outputs,), and the temperature that divides the result.
 
-    Of least cross-entropy of a (x - s) - b s + c, s being the shift that the weights are known to make: the
-    data say how much of it is there. c, one number for all labels, is for sigmoid losses other than
+    They minimise the cross-entropy of a (x - s) - b s + c, with s the shift that the weights are expected to
+    cause and b how much of it the data show. c, one number for all labels, is for sigmoid losses other than
     cross-entropy, such as the asymmetric one, which move logits by an unknown amount.
 
     Args:
         scores: Logits, (N, num_outputs).
         target: In [0, 1], of the same shape.
         known: Which elements have a label; under softmax of whole rows.
-        shift: As `weight_shift` returns it; None is none.
-        loss: That the logits were trained with.
-        softmax: Whether rows of the target sum to 1, or each label is one of its own.
+        shift: As `weight_shift` returns it.
+        loss: The loss that the net was trained with.
+        softmax: Whether each row of the target sums to 1.
     """
     other = isinstance(loss, Loss) and loss.name not in EXACT
     s = np.zeros(scores.shape[1]) if shift is None else shift

@@ -1,6 +1,7 @@
 """One mean over all processes and micro-batches of an optimizer step."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -195,21 +196,27 @@ class StepMean:
         self._parts = None if parts is None else {named[n]: v.to(named[n]) for n, v in parts.items()}
 
 
+@dataclass
 class _Scale:
-    """The factor of a gradient, which may be set until the backward pass."""
+    """The factor of a gradient, which may be changed until the backward pass."""
 
-    def __init__(self, factor: Count) -> None:
-        self.factor = factor
+    factor: Count
 
 
+@dataclass
 class _Pending:
     """A micro-batch between its training_step and its backward pass."""
 
-    def __init__(
-        self, batch_idx: int, loss: Tensor, scale: _Scale, share: Count, whole: Count, first: Count
-    ) -> None:
-        self.batch_idx, self.loss, self.scale = batch_idx, loss, scale
-        self.share, self.whole, self.first = share, whole, first
+    batch_idx: int
+    loss: Tensor
+    """What training_step got: the mean of the batch, with the scaled gradient."""
+    scale: _Scale
+    share: Count
+    """By what the gradient's source is multiplied to become the numerator."""
+    whole: Count
+    """The denominator over all processes."""
+    first: Count
+    """The denominator of the first micro-batch of the group in which anything counts."""
 
 
 class _ScaleGradient(torch.autograd.Function):
