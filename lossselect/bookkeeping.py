@@ -20,6 +20,7 @@ from .counts import LabelCounts
 from .criterion import Loss
 from .data.module import TensorData
 from .epoch_length import check_epoch_length
+from .exceptions import ConfigError, TrainingDiverged
 from .finite import WHAT_TO_DO
 from .going_on import GoingOn
 from .guards import warn_of_no_positives
@@ -45,7 +46,7 @@ class Bookkeeping(Callback):
         _come_first(EpochEnd(), trainer)
         pl_module.use_head()
         if pl_module.head_spec["name"] == "chunked" and not pl_module.chunked:
-            raise ValueError(
+            raise ConfigError(
                 f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
                 "the place of: build one, or use head=dense."
             )
@@ -173,13 +174,13 @@ def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
     strategy = type(trainer.strategy).__name__
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
         if module.chunked:
-            raise ValueError(
+            raise ConfigError(
                 f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
                 "out to the processes by then: strategy=ddp, or head=dense."
             )
         if module.head_bias is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
             counts = "call module.use_counts(lossselect.count_labels(task, labels)) before fit, or "
-            raise ValueError(
+            raise ConfigError(
                 f"head_bias={module.head_bias} would be set when {strategy} has dealt out the weights: "
                 f"{counts if module.head_bias == 'prior' else ''}leave head_bias out."
             )
@@ -193,7 +194,7 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
     trainer.fit_loop.setup_data()
     loader = trainer.train_dataloader
     if not math.isfinite(trainer.num_training_batches):
-        raise ValueError(
+        raise ConfigError(
             "Loss or head_bias wait for the counts of the train labels, and a loader without an end cannot "
             "be counted: module.use_counts(lossselect.count_labels(task, labels)) before fit."
         )
@@ -253,7 +254,7 @@ def _check_weights(trainer: Trainer, module: "TaskModule") -> None:
     module.watch.finite_at = trainer.global_step
     finite = [weight.isfinite().all() for weight in module.parameters() if weight.is_floating_point()]
     if not all(of_all_ranks(not finite or bool(torch.stack(finite).all()))):
-        raise ValueError(
+        raise TrainingDiverged(
             f"Training has diverged: in epoch {module.current_epoch} the weights are no longer finite, and "
             f"no further step would mend them. {WHAT_TO_DO}"
         )

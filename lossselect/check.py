@@ -11,6 +11,7 @@ from torch import nn
 from .chunked import ChunkedLogits
 from .chunked_loss import chunked_loss
 from .data.batches import TensorBatches, target_of
+from .exceptions import DataError
 from .explain import label_table, plan
 from .guards import warn_of_no_positives
 from .head import set_head_bias, use_chunked
@@ -68,14 +69,15 @@ class Parts:
     def check_batch(self, batch: Any) -> None:
         """Raise what training on it would."""
         batch = self.mix(batch, self.task) if self.mix else batch
-        logits = self.whole["net"](batch.inputs)
+        watch = OutputWatch()
+        logits = watch.outputs_of(self.whole["net"], batch.inputs, self.task)
         if isinstance(logits, ChunkedLogits):
-            OutputWatch().look_at_chunked(logits, self.whole)
+            watch.look_at_chunked(logits, self.whole)
             chunked_loss(self.criterion, logits, batch.target, batch.weight)
             return
         self.task.check_logits(logits)
         target = self.task.check_target(batch.target, logits)
-        OutputWatch().look(logits, batch.inputs, self.whole, self.task)
+        watch.look(logits, batch.inputs, self.whole, self.task)
         self.criterion.sum_and_count(logits, target, batch.weight)
 
 
@@ -124,7 +126,7 @@ def check_only(config: DictConfig) -> None:
     check_end(parts.net, parts.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
-        raise ValueError("The train loader is empty (fewer rows than a batch, under drop_last?).")
+        raise DataError("The train loader is empty (fewer rows than a batch, under drop_last?).")
     parts.check_batch(batch)
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .checkpoint_content import check_content
 from .criterion import Loss
+from .exceptions import CheckpointError, FileMissingError, OptionTypeError
 from .files import check_no_pipe, whole_file
 from .names import nearest, some
 from .stored_weights import check_backed
@@ -49,12 +50,12 @@ def plain(value: Any) -> Any:
         return tuple(plain(entry) for entry in value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
         return [plain(entry) for entry in value]
-    raise TypeError(f"{type(value).__name__} is not a plain value")
+    raise OptionTypeError(f"{type(value).__name__} is not a plain value")
 
 
 def _plain_key(key: Any) -> Any:
     if isinstance(key := plain(key), Tensor | tuple):
-        raise TypeError(f"{type(key).__name__} is no key of plain values")
+        raise OptionTypeError(f"{type(key).__name__} is no key of plain values")
     return key
 
 
@@ -105,7 +106,7 @@ def call_of(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
     if others := {name: value for name, value in arguments.items() if name not in named}:
         variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         if not variadic:
-            raise TypeError(f"got an unexpected keyword argument {next(iter(others))!r}")
+            raise OptionTypeError(f"got an unexpected keyword argument {next(iter(others))!r}")
         named[variadic[0]] = others
     call = inspect.BoundArguments(signature, OrderedDict(named))
     return signature.bind(*call.args, **call.kwargs)
@@ -152,7 +153,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     path = Path(path)
     check_no_pipe(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.{_which_there_is(path)}")
+        raise FileMissingError(f"There is no checkpoint {path}.{_which_there_is(path)}")
     _check_sums(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
@@ -164,7 +165,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             cause = f"it holds more than tensors and plain values, {found[1]} for one."
         raise _unreadable(path, cause) from None
     if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} is a file of torch, but no checkpoint of a lossselect.TaskModule (or of one whose "
             "on_save_checkpoint does not call super())."
         )
@@ -177,7 +178,7 @@ _FOREIGN = "it was not written by torch.save, or is cut short."
 
 
 def _unreadable(path: Path, cause: str) -> ValueError:
-    return ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}")
+    return CheckpointError(f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}")
 
 
 def _which_there_is(path: Path) -> str:
@@ -204,7 +205,7 @@ def _check_sums(path: Path) -> None:
         except Exception:  # a changed header leads elsewhere, to a method or a size that cannot be
             damaged = "list"
     if damaged is not None:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is damaged: its part {damaged} is not what was written "
             "(checksum). Take another checkpoint, or a copy of this one."
         )
@@ -271,13 +272,13 @@ def store_decision(path: str | os.PathLike[str], module: Any) -> None:
 def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:
     """ValueError where the checkpoint was trained for another task, or for other classes."""
     if "task" not in checkpoint:
-        raise ValueError("The checkpoint is none of a lossselect.TaskModule: it names no task.")
+        raise CheckpointError("The checkpoint is none of a lossselect.TaskModule: it names no task.")
     trained = make_task(**checkpoint["task"])
     if trained.describe() != task.describe():
-        raise ValueError(
+        raise CheckpointError(
             f"The checkpoint was trained for {trained.describe()}, but the task is {task.describe()}."
         )
     if trained.class_names and task.class_names and trained.class_names != task.class_names:
-        raise ValueError(
+        raise CheckpointError(
             f"The checkpoint's class names are {list(trained.names)}, but the task's are {list(task.names)}."
         )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .exceptions import CheckpointError
 from .stored_weights import check_finite, check_outputs
 from .tasks import Task, make_task
 
@@ -99,7 +100,7 @@ def refuse_damaged(path: Any, what: str | None) -> None:
 
 
 def _damaged(path: Any, what: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {what}. Take another checkpoint, or a copy of this one.")
+    return CheckpointError(f"{path} is damaged: {what}. Take another checkpoint, or a copy of this one.")
 
 
 def check_content(content: Mapping[str, Any], path: Any) -> None:

@@ -1,5 +1,6 @@
 """How Lightning writes and reads the checkpoints of a `TaskModule`."""
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from .checkpoint import read_checkpoint
 from .checkpoint_content import check_content
+from .exceptions import StorageError
 from .files import remove_parts, whole_file
 
 
@@ -41,18 +43,19 @@ class CheckpointFiles(TorchCheckpointIO):
             self._cleaned.add(path.parent)
             remove_parts(path.parent, path.suffix)
         with whole_file(path) as temporary:
-            try:
-                with temporary.open("wb") as file:  # of which the system's errors tell the file
-                    torch.save(checkpoint, file)
-            except RuntimeError as error:
-                if "inline_container" not in str(error):  # torch's writer, which says nothing of the disk
-                    raise
+            with _Writer(io.FileIO(temporary, "wb")) as writer:
+                try:
+                    torch.save(checkpoint, writer)
+                except RuntimeError:
+                    if writer.error is None:
+                        raise
+            if writer.error is not None:
                 written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
-                raise OSError(
+                raise StorageError(
                     f"The checkpoint {path} cannot be written: after {written / 1e6:.1f} MB there is no room "
                     f"({free / 1e6:.1f} MB are left). One that was there before is still there. Make room, "
                     "or write elsewhere (at the command line hydra.run.dir=FOLDER)."
-                ) from None
+                ) from writer.error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -64,6 +67,19 @@ class CheckpointFiles(TorchCheckpointIO):
                 check_content(content, path)
             return content
         return read_checkpoint(path, map_location)
+
+
+class _Writer(io.BufferedWriter):
+    """A file that keeps the system's error of a failed write, which torch replaces by a RuntimeError."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _is_local(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .exceptions import ConfigError, OptionTypeError
 from .memory import free_memory
 from .names import whole
 
@@ -93,12 +94,12 @@ class ChunkedLogits:
 
     def __init__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, chunk: int | None = None) -> None:
         if inputs.ndim != 2 or inputs.shape[1] != weight.shape[1]:
-            raise ValueError(
+            raise ConfigError(
                 f"A chunked head takes rows of features (N, {weight.shape[1]}), got {tuple(inputs.shape)}. "
                 "Flatten other dimensions, or use head=dense."
             )
         if inputs.device.type == "mps":
-            raise ValueError("A chunked head adds up in float64, which MPS has not: head=dense.")
+            raise ConfigError("A chunked head adds up in float64, which MPS has not: head=dense.")
         self.inputs, self.weight, self.bias = inputs, weight, bias
         self.shape = torch.Size((len(inputs), len(weight)))
         self.chunk = _chunk_of(*self.shape, chunk, inputs.device)
@@ -114,10 +115,10 @@ class ChunkedLogits:
 
     @classmethod
     def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError(_NOT_THERE.format(f"and {getattr(function, '__name__', function)} needs them"))
+        raise OptionTypeError(_NOT_THERE.format(f"and {getattr(function, '__name__', function)} needs them"))
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise TypeError(_NOT_THERE.format("and arithmetic needs them"))
+        raise OptionTypeError(_NOT_THERE.format("and arithmetic needs them"))
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __pow__ = _refuse
     __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = _refuse
@@ -248,7 +249,7 @@ def _chunk_of(rows: int, width: int, chunk: int | None, device: torch.device) ->
     chunk = min(chunk, width)
     needed, free = 8 * rows * chunk, free_memory(device)  # the block, and a temporary as large
     if free is not None and needed > free:
-        raise ValueError(
+        raise ConfigError(
             f"{chunk} outputs at a time make blocks of {rows} x {chunk} logits, {needed / 1e9:.1f} GB with a "
             f"copy, and {free / 1e9:.1f} GB are free: head.chunk={max(1, int(chunk * free / needed / 2))}, "
             "or leave it out, and it is chosen."

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from .chunked import ChunkedLogits, flat_of, product
 from .device_ops import occurrences
+from .exceptions import ConfigError, DataError, UnsupportedError
 from .loss_options import check_sample_weight
 from .losses import LOSSES, formula_takes
 from .positives import Positives
@@ -48,7 +49,7 @@ def check_chunkable(loss: Any) -> None:
     ours = isinstance(loss, Loss)
     if not ours or loss.name not in chunkable(loss.task.activation):
         named = loss.name if ours else getattr(loss, "__name__", type(loss).__name__)
-        raise ValueError(
+        raise ConfigError(
             f"Loss {named!r} needs all logits of a row at once, which a chunked head never has. It takes, "
             f"for multilabel: {', '.join(chunkable('sigmoid'))}; for multiclass: {', '.join(SOFTMAX)}. "
             "head=dense takes any loss."
@@ -111,12 +112,12 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
     loss.check_counted()
     loss.check_devices(logits.device)
     if loss.reduction != "mean":
-        raise ValueError(
+        raise ConfigError(
             f"A chunked head makes the mean, and with it numerator and denominator; the loss has "
             f"reduction={loss.reduction!r}."
         )
     if logits.shape[1] != loss.task.num_outputs:
-        raise ValueError(
+        raise ConfigError(
             f"The head has {logits.shape[1]} outputs, but {loss.task.describe()} needs "
             f"{loss.task.num_outputs}. Build it with task.num_outputs."
         )
@@ -129,20 +130,20 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
         expected = rows
     else:
         if isinstance(target, Positives):
-            raise ValueError(
+            raise ConfigError(
                 f"Positives are a target of task=multilabel: {loss.task.describe()} takes class indices."
             )
-        raise ValueError("A chunked head takes class indices (N,), no soft labels: head=dense takes them.")
+        raise ConfigError("A chunked head takes class indices (N,), no soft labels: head=dense takes them.")
     if target.shape != expected:
-        raise ValueError(
+        raise DataError(
             f"For outputs of shape {tuple(logits.shape)} the target is of shape {tuple(expected)}, got "
             f"{tuple(target.shape)}."
         )
     if target.device != logits.device:
-        raise ValueError(f"The outputs are on {logits.device}, the target is on {target.device}. Move one.")
+        raise ConfigError(f"The outputs are on {logits.device}, the target is on {target.device}. Move one.")
     if sample_weight is not None:
         if sample_weight.shape != rows:
-            raise ValueError(
+            raise ConfigError(
                 f"With a chunked head a weight is one of a row, (N,), got {tuple(sample_weight.shape)}."
             )
         if sample_weight.device.type == "cpu":
@@ -162,10 +163,12 @@ class _MadeInForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
         if torch.is_grad_enabled():
-            raise RuntimeError("A chunked head has no second derivative (create_graph=True): head=dense has.")
+            raise UnsupportedError(
+                "A chunked head has no second derivative (create_graph=True): head=dense has."
+            )
         made, ctx.made = ctx.made, None
         if made is None:
-            raise RuntimeError(
+            raise UnsupportedError(
                 "The gradients of a chunked head are handed over once: compute the loss again for a second "
                 "backward, or use head=dense."
             )

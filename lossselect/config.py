@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .exceptions import ConfigError, OptionTypeError
 from .formats import FORMATS, require
 from .guards import GUARDS, ON_NONFINITE
 from .names import check_options, lookup, nearest, number, whole
@@ -70,46 +71,46 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     # what needs no torch comes first, so that the answer comes at once
     if not config.get("task"):
-        raise ValueError("Say what the task is: task=binary, task=multiclass or task=multilabel.")
+        raise ConfigError("Say what the task is: task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
         if not isinstance(config.get(part), Mapping):
-            raise ValueError(f"A run needs {part}=...; it cannot be {config.get(part)!r}.")
+            raise ConfigError(f"A run needs {part}=...; it cannot be {config.get(part)!r}.")
     options_of_loss(config["loss"].get("name"))
     if "reduction" in config["loss"]:
-        raise ValueError("loss.reduction is no setting: training takes the mean over what has a label.")
+        raise ConfigError("loss.reduction is no setting: training takes the mean over what has a label.")
     whole("seed", config["seed"], 0, MOST_SEED)
     whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
     whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
     whole("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
     mode = config["trainer"].get("compile", False)
     if not isinstance(mode, bool) and mode not in COMPILE_MODES:
-        raise ValueError(
+        raise ConfigError(
             f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
         )
     whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config.get("resume"), str | None):
-        raise TypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
+        raise OptionTypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
     if config["explain"] not in (True, False, "json"):
-        raise ValueError(f"explain must be true, false or json, got {config['explain']!r}.")
+        raise ConfigError(f"explain must be true, false or json, got {config['explain']!r}.")
     if config["export"] is not None:
         if not isinstance(config["export"], str):
-            raise TypeError(
+            raise OptionTypeError(
                 f"export takes one format, got {config['export']!r}; others later: lossselect export."
             )
         lookup(FORMATS, config["export"], "format to export")
         require(config["export"], FORMATS[config["export"]].to_write)
         if config["export"] == "safetensors" and "_target_" in config["model"]:
-            raise ValueError(
+            raise ConfigError(
                 "export=safetensors holds weights, of which only a net of ours is built again, and the net "
                 "is your own (model._target_): export=onnx or torch_export take the net along."
             )
     for name in ("check_only", "report"):
         if not isinstance(config[name], bool):
-            raise TypeError(f"{name} must be true or false, got {config[name]!r}.")
+            raise OptionTypeError(f"{name} must be true or false, got {config[name]!r}.")
     if not isinstance(config["allow"], str | list | None):
-        raise TypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
+        raise OptionTypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
     for name in allowed(config["allow"]):
         lookup(GUARDS, name, "warning")
     check_head_bias(config["head_bias"])
@@ -133,11 +134,11 @@ def check_config(config: Mapping[str, Any]) -> None:
 def _check_head(config: Mapping[str, Any]) -> None:
     name = head_options(config.get("head"), ("auto",))["name"]
     if name == "chunked" and config["trainer"].get("compile"):
-        raise ValueError("trainer.compile does not go through head=chunked: leave one of them out.")
+        raise ConfigError("trainer.compile does not go through head=chunked: leave one of them out.")
     if name == "chunked" and config.get("mix"):
-        raise ValueError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
+        raise ConfigError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
     if name == "chunked" and (setting := tuned(config)):
-        raise ValueError(
+        raise ConfigError(
             f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
             "leave it out."
         )
@@ -174,7 +175,7 @@ def check_task_settings(
         decision_options(**config["decision"]).goal(task)
         own = config["task"].get("threshold")
         if own is not None and config["decision"]["metric"] not in ("auto", None):
-            raise ValueError(
+            raise ConfigError(
                 f"task.threshold={own} and decision.metric={config['decision']['metric']} contradict each "
                 "other: a threshold is given, or tuned."
             )
@@ -219,7 +220,7 @@ def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
     ranks = build_trainer(config["trainer"]).world_size
     if sweep and ranks > 1 and not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys():
         # Lightning would start a job's other processes with the command of the whole sweep
-        raise ValueError(
+        raise ConfigError(
             f"Each job of this sweep (-m) would be {ranks} processes, which it cannot start: "
             "trainer.devices=1, a run for each setting without -m, or hydra/launcher=slurm, where "
             "SLURM starts them."
@@ -235,10 +236,10 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     name = options.pop("name", None)
     for key in ("num_outputs", "num_classes", "num_labels"):
         if key in options:
-            raise ValueError(f"task.{key} is no setting: the data tell how many classes there are.")
+            raise ConfigError(f"task.{key} is no setting: the data tell how many classes there are.")
     weight = config["loss"].get("weight")
     if weight is not None and (not isinstance(weight, str | list | Mapping) or not weight):
-        raise ValueError(
+        raise ConfigError(
             f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
             "loss.weight={cat:2,dog:1}; or balanced, or effective_number."
         )
@@ -259,7 +260,7 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
     usual = packaged("callbacks", "default").early_stopping
     changed = {k for k in entry if k != "monitor" and entry[k] != usual.get(k)}
     if changed:
-        raise ValueError(
+        raise ConfigError(
             f"callbacks.early_stopping.{min(changed)} has no effect: the run keeps its last epoch, where the "
             "learning rate has gone to 0, and is not stopped. To stop early: "
             "callbacks.early_stopping.monitor=val/loss, or monitor=val/loss to keep the best epoch as well."
@@ -292,7 +293,7 @@ def _check_monitor(
     known = {"dense": dense, "chunked": top}.get(head, [*dense, *top]) + last
     if metric is not None and metric not in known:
         listed = (top if head == "chunked" else dense) + last
-        raise ValueError(
+        raise ConfigError(
             f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
             f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
         )
@@ -303,7 +304,7 @@ def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
         if entry is None:
             continue
         if not isinstance(entry, Mapping) or "_target_" not in entry:
-            raise ValueError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
+            raise ConfigError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
         if "patience" in entry:
             whole(f"callbacks.{name}.patience", entry["patience"], 0)
 
@@ -313,7 +314,7 @@ def _check_decision(decision: Any) -> None:
         return
     settings = keys_of("decision", "tuned")
     if not isinstance(decision, Mapping):
-        raise ValueError(
+        raise ConfigError(
             f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
         )
     check_options(decision, settings, "decision")
@@ -328,44 +329,44 @@ def _check_data(data: Mapping[str, Any]) -> None:
     settings = keys_of("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     if lacking := [name for name in settings if name not in data]:
-        raise ValueError(f"data.{lacking[0]} is missing.")
+        raise ConfigError(f"data.{lacking[0]} is missing.")
     whole("data.batch_size", data["batch_size"], 1)
     whole("data.seed", data["seed"], 0, MOST_SEED)
     for name in ("val_fraction", "test_fraction"):
         if (name == "val_fraction" or data[name] is not None) and number(
             f"data.{name}", data[name], 0, 1
         ) in (0, 1):
-            raise ValueError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
+            raise ConfigError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
     if data["name"] in FILES:
         _check_files(data)
 
 
 def _check_files(data: Mapping[str, Any]) -> None:
     if data["test_fraction"] is None:
-        raise ValueError("data.test_fraction must be a number between 0 and 1, got None.")
+        raise ConfigError("data.test_fraction must be a number between 0 and 1, got None.")
     if data["path"] is None:
-        raise ValueError("Say where the data are: data.path=... is a file.")
+        raise ConfigError("Say where the data are: data.path=... is a file.")
     if data["target"] is None and data["name"] == "table":
-        raise ValueError(
+        raise ConfigError(
             "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns."
         )
     for name in ("path", "val_path", "test_path"):
         if not isinstance(data[name], str | None):
-            raise ValueError(f"data.{name} must be the path of a file, got {data[name]!r}.")
+            raise ConfigError(f"data.{name} must be the path of a file, got {data[name]!r}.")
     for name in NAMES:
         value = data.get(name)
         entries = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(entry, str | int | float) for entry in entries):
-            raise ValueError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
+            raise ConfigError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
         if value == [] and name in ("target", "features", "missing"):
-            raise ValueError(f"data.{name} is an empty list.")
+            raise ConfigError(f"data.{name} is an empty list.")
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
     if "_target_" in model:
         return
     if "num_features" in model:
-        raise ValueError("model.num_features is no setting: the data tell how many there are.")
+        raise ConfigError("model.num_features is no setting: the data tell how many there are.")
     net_options(model)
 
 
@@ -396,4 +397,4 @@ def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None
                 plateau = spec["name"] == "ReduceLROnPlateau"
                 scheduler["scheduler"].step(*[0.0] if plateau else [])
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None
+        raise ConfigError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None

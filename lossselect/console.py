@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from .exceptions import ConfigError
 from .guards import GuardWarning
 from .mistakes import message_of
 from .names import check_options
@@ -77,13 +78,13 @@ def parse_settings(
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise ValueError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
+            raise ConfigError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
         check_options([key], known, owner)
         settings[key] = value
     example = " ".join(f"{key}={value}" for key, value in needed.items())
     for key in needed:
         if not settings.get(key):
-            raise ValueError(f"Say {key}=...: {example}.")
+            raise ConfigError(f"Say {key}=...: {example}.")
     return settings
 
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from .counts import LabelCounts, count_batches
+from .exceptions import DataError
 
 if TYPE_CHECKING:
     from .module import TaskModule
@@ -40,5 +41,5 @@ def counts_of_loader(module: "TaskModule", loader: Iterable[Any]) -> LabelCounts
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
     if counts is not None and not counts.known.any():
-        raise ValueError("The train loader has no label that is known: nothing can be learned from it.")
+        raise DataError("The train loader has no label that is known: nothing can be learned from it.")
     return counts

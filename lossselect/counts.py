@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .exceptions import DataError
 from .guards import warn_of_one_hot
 from .label_lists import LabelLists
 from .positives import Positives
@@ -56,7 +57,7 @@ class LabelCounts:
     def check_task(self, task: Task) -> None:
         """ValueError unless they have as many classes as the task."""
         if len(self.positives) != len(task.names):
-            raise ValueError(
+            raise DataError(
                 f"The counts are of {len(self.positives)} classes, but the task is {task.describe()}: "
                 "lossselect.count_labels(task, labels)."
             )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .counts import LabelCounts
+from .exceptions import ConfigError
 from .loss_options import check_form_of_weight, check_sample_weight, of_samples, per_output
 from .losses import LOSSES, MODIFIERS, Formula, find_loss, formula_options, formula_takes
 from .losses.pooled import REGIONS
@@ -65,13 +66,13 @@ class Loss(nn.Module):
         self.formula = _formula(task, name, {**options, **_not_none(given)})
         self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
-            raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
+            raise ConfigError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
         if number("label_smoothing", label_smoothing, 0, 1) == 1:
-            raise ValueError("label_smoothing must be below 1: at 1 no label is left.")
+            raise ConfigError("label_smoothing must be below 1: at 1 no label is left.")
         if beta is not None and weight != "effective_number":
-            raise ValueError("beta has no effect without weight=effective_number.")
+            raise ConfigError("beta has no effect without weight=effective_number.")
         if beta is not None and number("beta", beta, 0, 1) == 1:
-            raise ValueError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
+            raise ConfigError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
         self.name, self.task, self.reduction = name, task, reduction
         self.label_smoothing, self.beta, self.options = label_smoothing, beta, options
         self.named = {key: value for key, value in given.items() if check_named(key, value, task)}
@@ -176,7 +177,7 @@ class Loss(nn.Module):
         losses, divisors, missing = weigh(logits, target)
         if sample_weight is not None:
             if sample_weight.ndim > 1 and self.name in REGIONS:
-                raise ValueError(
+                raise ConfigError(
                     f"Loss {self.name!r} pools positions, so a weight is one of a row: sample_weight of "
                     "shape (N,)."
                 )
@@ -190,14 +191,14 @@ class Loss(nn.Module):
     def check_counted(self) -> None:
         """ValueError where it waits for the train labels."""
         if self.waiting:
-            raise ValueError(_counts_needed(self.name, self.waits_for[0], self.named))
+            raise ConfigError(_counts_needed(self.name, self.waits_for[0], self.named))
 
     def check_devices(self, device: torch.device) -> None:
         """ValueError where what the loss holds is not where the logits are."""
         for name in ("weight", "pos_weight", "prior"):
             given = getattr(self, name)
             if given is not None and given.device != device:
-                raise ValueError(
+                raise ConfigError(
                     f"The loss's {name} is on {given.device}, the logits are on {device}. Move the loss: "
                     f"loss.to({str(device)!r})."
                 )
@@ -384,18 +385,18 @@ def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     forms = find_loss(name)
     formula = forms.get(task.activation)
     if name == "one_vs_rest" and getattr(task, "ordered", False):
-        raise ValueError(
+        raise ConfigError(
             "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
             "between them: task.ordered=true takes the other softmax losses."
         )
     if formula is None:
         having = [other for other, its in LOSSES.items() if task.activation in its]
-        raise ValueError(
+        raise ConfigError(
             f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
             f"Losses for {task.name}: {', '.join(having)}."
         )
     if task.activation == "softmax" and "pos_weight" in options:
-        raise ValueError(
+        raise ConfigError(
             f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
             "against. Give the classes their factors with weight."
         )
@@ -403,14 +404,14 @@ def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     if "known" in takes:
         unfit = {"pos_weight"} if name in REGIONS else {"pos_weight", "weight"}
         for option in unfit & options.keys():
-            raise ValueError(
+            raise ConfigError(
                 f"{option} is a factor of the loss of single labels, and loss {name!r} has none: it compares "
                 "the labels of a row with each other, or the pixels of a region."
             )
     for option in options:
         others = [other for other, its in forms.items() if option in formula_options(its)]
         if others and task.activation not in others:
-            raise ValueError(
+            raise ConfigError(
                 f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
                 f"takes: only the {others[0]} form has it. For a factor per class use weight."
             )

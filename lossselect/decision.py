@@ -15,6 +15,7 @@ from .calibration import shift_and_temperature, sigmoid_temperature, softmax_tem
 from .class_factors import CLASS_GOALS, fit_factors
 from .counts import LabelCounts, as_canonical
 from .criterion import Loss
+from .exceptions import ConfigError, DataError, OptionTypeError
 from .guards import warn
 from .names import check_options, lookup, number, some
 from .targets import positions_as_rows
@@ -56,11 +57,11 @@ class DecisionOptions:
     def __post_init__(self) -> None:
         lookup(dict.fromkeys(CALIBRATIONS), self.calibration, "calibration")
         if not isinstance(self.per_label, bool):
-            raise TypeError(f"per_label must be true or false, got {self.per_label!r}.")
+            raise OptionTypeError(f"per_label must be true or false, got {self.per_label!r}.")
         number("recall", self.recall, 0, 1)
         number("shrinkage", self.shrinkage, 0)
         if self.recall != RECALL and self.metric != "precision_at_recall":
-            raise ValueError(
+            raise ConfigError(
                 f"recall={self.recall} has no effect without decision.metric=precision_at_recall."
             )
 
@@ -71,12 +72,12 @@ class DecisionOptions:
             ValueError: an option that the task does not have, or that would have no effect on it.
         """
         if self.calibration == "per_label" and task.width_field != "num_labels":
-            raise ValueError(
+            raise ConfigError(
                 f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
             )
         metric, several = self.metric, task.activation == "softmax"
         if metric not in ("auto", None) and getattr(task, "top_k", None) is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"decision.metric={metric} has no effect beside top_k, which needs no thresholds."
             )
         if metric == "auto":
@@ -85,13 +86,13 @@ class DecisionOptions:
             metric = None if not several_labels else "f1_macro" if moved else EXPECTED
         if metric is None or (several and metric == "accuracy"):
             if self.shrinkage != SHRINKAGE:
-                raise ValueError(
+                raise ConfigError(
                     f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
                     f"(task={task.name}, decision.metric={self.metric})."
                 )
             return None
         if self.shrinkage != SHRINKAGE and (several or metric == EXPECTED or not self.per_label):
-            raise ValueError(f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here.")
+            raise ConfigError(f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here.")
         goals = CLASS_GOALS if several else GOALS
         lookup(dict.fromkeys(goals), metric, f"decision.metric for task={task.name}")
         return metric
@@ -167,7 +168,7 @@ def fit_decision(
     truth = positions_as_rows(task.as_rows(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
-        raise ValueError("No validation label is known: there is nothing to fit a decision to.")
+        raise DataError("No validation label is known: there is nothing to fit a decision to.")
     if isinstance(task, Multiclass):
         rows = known.all(1)
         return _of_classes(task, wanted, goal, scores[rows], truth[rows], loss, counts)
@@ -297,9 +298,10 @@ def _check_finite(logits: Tensor) -> None:
     bad = logits.isnan() | (logits == torch.inf)
     if bool(bad.any()):
         index = bad.nonzero()[0].tolist()
-        raise ValueError(
+        raise DataError(
             f"Row {index[0]} of the logits holds {logits[tuple(index)].item():g}: no decision can be fitted "
-            "to that. Look at the inputs and the weights."
+            "to that. Look at the inputs and the weights.",
+            row=index[0],
         )
 
 

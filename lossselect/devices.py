@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .exceptions import ConfigError
+
 
 def device_of(name: str) -> Any:
     """A device of torch by name, "auto" for a GPU if there is one; ValueError for one that cannot be used."""
@@ -13,7 +15,7 @@ def device_of(name: str) -> Any:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
+        raise ConfigError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
     return device
 
 

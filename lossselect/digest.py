@@ -9,6 +9,8 @@ import mmap
 import re
 from pathlib import Path
 
+from .exceptions import CheckpointError, UnsupportedError
+
 NAME = "lossselect.sha256"
 BLANK = "0" * 64
 """What stands in place of the checksum while it is computed."""
@@ -22,7 +24,7 @@ def seal(path: Path) -> None:
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
         place = _place(content)
         if place is None:
-            raise RuntimeError(f"{path} has no place for a checksum.")
+            raise UnsupportedError(f"{path} has no place for a checksum.")
         content[place : place + len(BLANK)] = _digest(content, place)
 
 
@@ -40,7 +42,7 @@ def is_sealed(path: Path) -> bool:
             return False
         if content[place : place + len(BLANK)] == _digest(content, place):
             return True
-    raise ValueError(
+    raise CheckpointError(
         f"{path} ({path.stat().st_size} bytes) cannot be read as a model: its content does not match its "
         "checksum, so it has changed since it was exported. Export it again, or take another copy."
     )

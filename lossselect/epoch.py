@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .exceptions import DataError
 from .kept import KeptOutputs
 from .metric_table import RANKING, ROWS
 from .metrics import TaskMetrics, confusion_matrix, counts, make_metrics, per_class
@@ -90,7 +91,7 @@ def has_steps(loss: LossMean, prefix: str) -> bool:
     """
     had = of_all_ranks(loss.update_called)
     if any(had) and not all(had):
-        raise ValueError(
+        raise DataError(
             f"Process {had.index(False)} of {len(had)} had no {prefix.strip('/')} batch, and others had "
             "some: give each one at least."
         )

@@ -11,6 +11,8 @@ from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFe
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import IterableDataset, SequentialSampler
 
+from .exceptions import DataError
+
 CAUSE = (
     "Python takes that for the end of the loader and leaves out the rest of the epoch. next() on an "
     "exhausted iterator raises it: give it a default, or catch the error."
@@ -42,7 +44,7 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
     batches = loop.batch_progress.current
     if batches.ready > batches.processed:
         number = batches.ready - 1
-        raise ValueError(f"StopIteration was raised in the step of {stage} batch {number}. {CAUSE}")
+        raise DataError(f"StopIteration was raised in the step of {stage} batch {number}. {CAUSE}")
     if fetcher.done or stage != "train":
         check_fetched(fetcher, stage)
 
@@ -58,8 +60,8 @@ def check_fetched(fetcher: _DataFetcher, stage: str) -> None:
     said = f"Expected {expected} {stage} batches, the length of the loader, got {got}."
     if len(loaders) == 1 and (row := _raising_row(loaders[0], got)) is not None:
         name = type(loaders[0].dataset).__name__
-        raise ValueError(f"{said} {name}[{row}] raises StopIteration. {CAUSE}")
-    raise ValueError(
+        raise DataError(f"{said} {name}[{row}] raises StopIteration. {CAUSE}")
+    raise DataError(
         f"{said} Probably the data set raises StopIteration for an item of batch {got}. {CAUSE} Otherwise "
         "the length of the loader's sampler is too large."
     )

@@ -24,6 +24,7 @@ from .bookkeeping import Bookkeeping
 from .data.batches import Block, TensorBatches, as_it_is
 from .data.row_batches import RowBatches
 from .epoch_length import check_fetched
+from .exceptions import ConfigError
 from .module import TaskModule
 from .names import whole
 from .optim import OPTIMIZERS
@@ -137,7 +138,7 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
     elif any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         refused = "callbacks that need not see each step, as WeightAveraging must"
     if refused:
-        raise ValueError(f"steps_per_execution needs {refused}. Leave it at 1.")
+        raise ConfigError(f"steps_per_execution needs {refused}. Leave it at 1.")
 
 
 class _BlockFetcher(_DataFetcher):
@@ -214,9 +215,11 @@ class _TrainBlockFetcher(_BlockFetcher):
 
     def __init__(self, trainer: Trainer, fetcher: Any, steps: int) -> None:
         if isinstance(fetcher, _DataLoaderIterDataFetcher):
-            raise ValueError("steps_per_execution needs a training_step that takes a batch, not an iterator.")
+            raise ConfigError(
+                "steps_per_execution needs a training_step that takes a batch, not an iterator."
+            )
         if (count := len(fetcher.combined_loader.flattened)) != 1:
-            raise ValueError(f"steps_per_execution needs one train loader, and there are {count}.")
+            raise ConfigError(f"steps_per_execution needs one train loader, and there are {count}.")
         self.trainer = trainer
         super().__init__(fetcher, steps)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .chunked import ChunkedLinear
 from .data.preparation import Preparation
 from .digest import BLANK, NAME, seal
+from .exceptions import ConfigError, OptionTypeError, UnsupportedError
 from .files import whole_file
 from .formats import FORMATS, format_of, require, silence, suffixes
 from .served import KEY, Outputs, Prediction, read_export
@@ -61,29 +62,29 @@ def export_model(
     from .module import TaskModule
 
     if not isinstance(module, TaskModule):
-        raise TypeError(
+        raise OptionTypeError(
             f"export_model takes a TaskModule and a path, got {type(module).__name__}. Of a TaskClassifier "
             "pass model.module_, which takes (X - model.mean_) / model.scale_."
         )
     path = Path(path)
     form = format_of(path)
     if form is None:
-        raise ValueError(f"{path} tells no format by its suffix, which must be one of {suffixes()}.")
+        raise ConfigError(f"{path} tells no format by its suffix, which must be one of {suffixes()}.")
     require(form, FORMATS[form].to_write)
     own = module._arguments.get("net") if _is_plain(module) else None
     spec = dict(own) if isinstance(own, Mapping) else None
     if inputs is None:
         if spec is None:
-            raise ValueError("A net of your own is traced with rows of its inputs: pass inputs=.")
+            raise ConfigError("A net of your own is traced with rows of its inputs: pass inputs=.")
         inputs = torch.randn(256, spec["num_features"], generator=torch.Generator().manual_seed(0))
     if not isinstance(inputs, Tensor) or not inputs.dim() or not len(inputs):
         came = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ValueError(
+        raise ConfigError(
             f"inputs must be a tensor of rows, as the net takes them, got {came}: a model for elsewhere has "
             "one input."
         )
     if form == "safetensors" and spec is None:
-        raise ValueError(
+        raise ConfigError(
             "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
             "torch_export take the net along."
         )
@@ -185,7 +186,7 @@ def _traced(whole: Outputs, inputs: Tensor) -> Any:
         rows = torch.export.Dim("rows", min=1)
         return torch.export.export(whole, (inputs,), dynamic_shapes={"features": {0: rows}})
     except Exception as error:
-        raise ValueError(f"The net cannot be traced, which an export needs: {_said(error)}") from None
+        raise ConfigError(f"The net cannot be traced, which an export needs: {_said(error)}") from None
 
 
 def _said(error: BaseException) -> str:
@@ -216,7 +217,7 @@ def _write_onnx(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
         causes = error
         while causes.__cause__ is not None:
             causes = causes.__cause__  # type: ignore[assignment]
-        raise ValueError(f"The net cannot be written as ONNX: {_said(causes)}") from None
+        raise ConfigError(f"The net cannot be written as ONNX: {_said(causes)}") from None
     assert made is not None
     model = made.model_proto
     known = json.loads(facts)
@@ -232,7 +233,7 @@ def _write_torch_export(whole: Outputs, inputs: Tensor, facts: str, path: Path) 
     with path.open("r+b") as file:  # of a zip file, whose last two bytes say how long its comment is
         file.seek(-2, os.SEEK_END)
         if file.read(2) != b"\0\0":
-            raise RuntimeError(f"torch.export.save has written a comment into {path}.")
+            raise UnsupportedError(f"torch.export.save has written a comment into {path}.")
         file.seek(-2, os.SEEK_END)
         file.write(len(comment).to_bytes(2, "little") + comment)
 
@@ -262,12 +263,12 @@ def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
         others += int((found.decisions != decisions).reshape(len(part), -1).any(1).sum()) if place else 0
         wrong = found.decisions != whole.task.decide(found.probabilities)
         if wrong.any() and not ranks:
-            raise ValueError(
+            raise ConfigError(
                 f"The exported model decides {int(wrong.sum())} times otherwise than its own probabilities "
                 "say: of these inputs ONNX or torch.export does not decide as the task does."
             )
     if max(worst.values()) > CLOSE:
-        raise ValueError(
+        raise ConfigError(
             "The exported model does not compute what the net does: probabilities differ by up to "
             f"{worst['probabilities']:.2g}, logits by {worst['logits']:.2g} of the largest. Does the net "
             "draw random numbers, or decide by the values of its inputs, or by how many they are?"

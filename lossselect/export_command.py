@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .console import parse_settings, run_command
+from .exceptions import ConfigError, DataError, FileMissingError
 from .export import export_model
 from .files import check_no_pipe
 from .formats import FORMATS, format_of
@@ -54,12 +55,12 @@ def export_checkpoint(
 ) -> None:
     """Export a checkpoint's model, and print how close it is."""
     if not (format or output):
-        raise ValueError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
+        raise ConfigError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
     if format is not None:
         lookup(FORMATS, format, "format")
         output = output or str(Path(checkpoint).with_suffix(FORMATS[format].suffix))
         if format_of(output) != format:
-            raise ValueError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
+            raise ConfigError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
     path = Path(str(output))
     from .checkpoint import read_checkpoint
     from .checkpoint_content import check_loadable
@@ -69,7 +70,7 @@ def export_checkpoint(
     content = read_checkpoint(checkpoint)
     check_loadable(content, checkpoint)
     if content["class"] != "TaskModule" or content["not_plain"]:
-        raise ValueError(
+        raise ConfigError(
             f"{checkpoint} is of a net of your own, which no checkpoint holds. In Python: "
             "lossselect.export_model(module, path, inputs=rows)."
         )
@@ -80,7 +81,7 @@ def export_checkpoint(
         rows, which = _rows_of_run(Path(checkpoint), content)
     else:
         if not prepared or "features" not in prepared:
-            raise ValueError(
+            raise ConfigError(
                 f"{checkpoint} does not say how to make inputs of a file (it is not of data=table or "
                 "data=arrays): leave input out."
             )
@@ -89,7 +90,7 @@ def export_checkpoint(
             preparation.features.transform(frame, input, 0)[0] for frame in preparation.frames(input, 8192)
         ]
         if not any(map(len, parts)):
-            raise ValueError(f"{input} has no rows.")
+            raise DataError(f"{input} has no rows.")
         rows, which = torch.cat([part[torch.arange(len(part))] for part in parts]), f"rows of {input}"
     _print_differences(path, export_model(module, path, inputs=rows, preparation=prepared), which)
 
@@ -116,7 +117,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         check_same_task(content, own.task)
         seen = content.get("TensorData") or {}
         if not _are_same(own.splits.preparation, {key: seen.get(key) for key in own.splits.preparation}):
-            raise ValueError("its data are others now")
+            raise DataError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
         return None, f"{made_up} (the run's test rows are not at hand: {error})"
     split, rows = _rows_of(own.splits)
@@ -175,6 +176,6 @@ def _print_differences(path: Path, found: Mapping[str, float], which: str) -> No
 def _check_output(path: Path) -> None:
     check_no_pipe(path, "Name a file.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {path.parent} for output={path}.")
+        raise FileMissingError(f"There is no folder {path.parent} for output={path}.")
     if path.is_dir():
-        raise ValueError(f"output={path} is a folder.")
+        raise ConfigError(f"output={path} is a folder.")

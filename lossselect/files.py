@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .exceptions import ConfigError
+
 KINDS = {
     stat.S_IFIFO: "a named pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -27,7 +29,7 @@ def check_no_pipe(path: str | Path, wanted: str = "Save its content to a file fi
     except (OSError, ValueError):
         return
     if kind:
-        raise ValueError(f"Expected a regular file, but {path} is {kind}. {wanted}")
+        raise ConfigError(f"Expected a regular file, but {path} is {kind}. {wanted}")
 
 
 PART = ".part"

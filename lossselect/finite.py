@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .exceptions import TrainingDiverged
 from .guards import ON_NONFINITE, warn
 from .names import lookup
 from .readback import Readback
@@ -176,7 +177,7 @@ class FiniteWatch:
         many = f", as in {MOST_SKIPPED} steps before it" if self.skips else ""
         where = first_not_finite(module, self._batch[0])
         more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
-        raise ValueError(
+        raise TrainingDiverged(
             f"The loss or its gradient is not finite in {place}{many}: {where} Training ends here; the "
             f"checkpoints before it are as they were. {WHAT_TO_DO}{more}"
         )
@@ -195,7 +196,7 @@ class FiniteWatch:
         self._in_a_row = self._in_a_row + 1 if self._scale is not None and scale < self._scale else 0
         self._scale = scale
         if self._in_a_row >= MOST_OVERFLOWS:
-            raise ValueError(
+            raise TrainingDiverged(
                 f"float16 overflows: up to step {step} the last {MOST_OVERFLOWS} steps were left out, and "
                 f"the scale of the loss has come down to {scale:.3g}. Take precision=bf16-mixed, or 32-true, "
                 "where a loss that is not finite is told by its step and module."

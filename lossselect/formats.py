@@ -8,6 +8,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 
+from .exceptions import PackageMissingError
 from .packages import is_installed
 
 
@@ -54,7 +55,7 @@ def require(form: str, packages: Iterable[str]) -> None:
     """ModuleNotFoundError where a package that a format needs is not installed."""
     lacking = [name for name in packages if not is_installed(name)]
     if lacking:
-        raise ModuleNotFoundError(
+        raise PackageMissingError(
             f"format={form} needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not "
             f"installed: pip install 'lossselect[export]'."
         )

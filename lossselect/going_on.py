@@ -22,6 +22,7 @@ from .counting import generators_of
 from .criterion import Loss
 from .data.row_batches import RowBatches
 from .epoch import as_numbers, as_scalars
+from .exceptions import CheckpointError
 from .guards import warn
 from .ranks import to_first
 from .resumable import check_states
@@ -93,7 +94,7 @@ class GoingOn:
     def check(self, trainer: Trainer) -> None:
         """ValueError where another optimizer or scheduler would go on from a checkpoint's."""
         if self.loaded is not None and (made := self.loaded[0]["made"]) != _made(trainer):
-            raise ValueError(
+            raise CheckpointError(
                 f"The checkpoint is of a run with {', '.join(made)}, and this one has "
                 f"{', '.join(_made(trainer))}: go on with the same, or begin anew."
             )
@@ -152,7 +153,7 @@ class GoingOn:
         assert self.loaded is not None
         before, now = len(self.loaded), trainer.world_size
         if before != now and self.loaded[0]["epoch_began"] is not None:
-            raise ValueError(
+            raise CheckpointError(
                 f"The checkpoint was made within an epoch of {before} process(es), whose rows are dealt in "
                 f"another way to {now}: go on with {before}, or from a checkpoint of an epoch's end."
             )
@@ -320,7 +321,7 @@ def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """ValueError where a run would go on at another place than it was ended."""
     for name, value in before.items():
         if now[name] != value:
-            raise ValueError(
+            raise CheckpointError(
                 f"The checkpoint was made within an epoch of other batches ({name}: {value}, now "
                 f"{now[name]}), so that its place is not to be found: go on with the same settings and data, "
                 "or from a checkpoint of an epoch's end."

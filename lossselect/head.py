@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from .chunked import ChunkedLinear
+from .exceptions import ConfigError
 from .guards import warn
 from .tasks import Task
 
@@ -53,7 +54,7 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
     hooked = bool(layer._forward_hooks or layer._forward_pre_hooks) or "weight" not in layer._parameters
     if type(layer) is not nn.Linear or hooked or not name:
         kind = f"a {type(layer).__name__}{' with hooks or a weight of another kind' if hooked else ''}"
-        raise ValueError(
+        raise ConfigError(
             "head=chunked needs a plain torch.nn.Linear at the end, as a part of the module, and "
             f"{name or 'the module'} is {kind}: head=dense."
         )
@@ -82,7 +83,7 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
         return None
     bias: nn.Parameter = found[1].bias  # type: ignore[assignment]
     if is_lazy(bias):
-        raise ValueError(
+        raise ConfigError(
             f"The head {found[0]} is a lazy layer without a bias as yet: run a batch through the net first, "
             "or leave head_bias out (head_bias=null)."
         )

@@ -1,10 +1,11 @@
 """Which task do these labels look like? For error messages, and for `task=auto`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .exceptions import DataError, LossSelectError
 from .label_values import as_number, form_of
 from .labels import Vocabulary
 from .names import some
@@ -12,14 +13,22 @@ from .targets import as_tensor
 from .tasks import Task, as_task, make_task
 
 
-def infer_task(target: Any) -> tuple[str, str]:
+class InferredTask(NamedTuple):
+    """The task that labels look like."""
+
+    name: str
+    reason: str
+    """What in the labels says so."""
+
+
+def infer_task(target: Any) -> InferredTask:
     """The name of the task that the labels look like, and why.
 
     Args:
         target: All labels of a data set, in any form that a task's `encode` takes, names included.
 
     Returns:
-        ("multiclass", "3 distinct whole numbers, 0 to 2"), for example.
+        InferredTask("multiclass", "3 distinct whole numbers, 0 to 2"), for example.
 
     Raises:
         ValueError: no labels, more than two dimensions, numbers that look like a quantity or may be one
@@ -27,59 +36,68 @@ def infer_task(target: Any) -> tuple[str, str]:
 
     Example:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
-        ('multilabel', 'row 0 has 2 ones')
+        InferredTask(name='multilabel', reason='row 0 has 2 ones')
     """
     form = form_of(target)
     if form == "lists":
-        return "multilabel", f"rows are lists, of {_plural(len(Vocabulary.fit_lists(target)), 'label')}"
+        count = len(Vocabulary.fit_lists(target))
+        return InferredTask("multilabel", f"rows are lists, of {_plural(count, 'label')}")
     if form == "names":
         values = Vocabulary.fit(target).values
         if len({as_number(value) for value in values} - {None}) < len(values):  # "007" is no 7
             name = "binary" if len(values) <= 2 else "multiclass"
-            return name, f"{_plural(len(values), 'distinct label')}: {some(values)}"
+            return InferredTask(name, f"{_plural(len(values), 'distinct label')}: {some(values)}")
         target = [None if entry is None else as_number(entry) for entry in target]
-    name, reason = _infer(as_tensor(target).cpu())
-    if name == "multiclass" and "distinct" in reason and int(reason.split()[0]) > MOST_CLASSES:
-        raise ValueError(
-            f"There are {reason}: classes or a quantity? Declare task=multiclass if they are classes."
+    labels = as_tensor(target).cpu()
+    inferred = _infer(labels)
+    column = labels.ndim == 1 or labels.shape[1] == 1  # the number of columns declares that of the classes
+    if inferred.name == "multiclass" and column and _distinct(labels) > MOST_CLASSES:
+        raise DataError(
+            f"There are {inferred.reason}: classes or a quantity? "
+            "Declare task=multiclass if they are classes."
         )
-    return name, reason
+    return inferred
+
+
+def _distinct(labels: Tensor) -> int:
+    return len(labels[~labels.isnan()].unique())
 
 
 MOST_CLASSES = 20
 """Up to how many distinct whole numbers are taken for classes without being declared."""
 
 
-def _infer(target: Tensor) -> tuple[str, str]:
+def _infer(target: Tensor) -> InferredTask:
     if target.ndim == 2 and target.shape[1] == 1:
         target = target.squeeze(1)
     if target.ndim not in (1, 2):
-        raise ValueError(f"No task can be told from a target of shape {tuple(target.shape)}; declare it.")
+        raise DataError(f"No task can be told from a target of shape {tuple(target.shape)}; declare it.")
     known = target[~target.isnan()]
     if known.numel() == 0:
-        raise ValueError("No task can be told from labels that are all missing; declare it.")
+        raise DataError("No task can be told from labels that are all missing; declare it.")
     if not bool(known.isfinite().all()):
-        raise ValueError("Labels are finite, but these hold infinity.")
+        raise DataError("Labels are finite, but these hold infinity.")
     return _infer_column(known) if target.ndim == 1 else _infer_matrix(target, known)
 
 
-def _infer_column(known: Tensor) -> tuple[str, str]:
+def _infer_column(known: Tensor) -> InferredTask:
     values = known.to(torch.float64).unique()
     least, most, count = values.min().item(), values.max().item(), len(values)
     if count <= 2 and bool((values == values.round()).all()):
-        return "binary", f"{_plural(count, 'distinct value')}: {', '.join(f'{v:g}' for v in values)}"
+        said = ", ".join(f"{value:g}" for value in values)
+        return InferredTask("binary", f"{_plural(count, 'distinct value')}: {said}")
     if bool((values == values.round()).all()):
-        return "multiclass", f"{count} distinct whole numbers, {least:g} to {most:g}"
+        return InferredTask("multiclass", f"{count} distinct whole numbers, {least:g} to {most:g}")
     if least >= 0 and most <= 1:
-        return "binary", "soft values between 0 and 1"
-    raise ValueError(
+        return InferredTask("binary", "soft values between 0 and 1")
+    raise DataError(
         f"Values such as {values[0]:g} and {values[-1]:g} look like a quantity, not like classes."
     )
 
 
-def _infer_matrix(target: Tensor, known: Tensor) -> tuple[str, str]:
+def _infer_matrix(target: Tensor, known: Tensor) -> InferredTask:
     if bool(((known < 0) | (known > 1)).any()):
-        raise ValueError(
+        raise DataError(
             f"A label matrix holds 0 and 1 or values between, but these go from {known.min():g} "
             f"to {known.max():g}."
         )
@@ -89,9 +107,9 @@ def _infer_matrix(target: Tensor, known: Tensor) -> tuple[str, str]:
     single = ((total - 1).abs() <= 1e-4) | missing_row
     if bool(single.all()) and not bool((rows.isnan().any(1) & ~missing_row).any()):
         hard = bool(((known == 0) | (known == 1)).all())
-        return "multiclass", "each row has exactly one 1" if hard else "each row sums to 1"
+        return InferredTask("multiclass", "each row has exactly one 1" if hard else "each row sums to 1")
     row = int((~single).nonzero()[0]) if not bool(single.all()) else 0
-    return "multilabel", f"row {row} has {_plural(int(total[row].round()), 'one')}"
+    return InferredTask("multilabel", f"row {row} has {_plural(int(total[row].round()), 'one')}")
 
 
 def _plural(count: int, word: str) -> str:
@@ -121,28 +139,29 @@ def check_task(task: Task, target: Any) -> Tensor:
         # indices of a sequence, or a 0/1 matrix of another width than declared?
         indices = task.activation == "softmax" and encoded.ndim == 2 and not encoded.is_floating_point()
         if indices and task.num_probabilities > 2 and encoded.numel() and int(encoded.max()) <= 1:
-            raise ValueError(
+            raise DataError(
                 f"The target of shape {tuple(encoded.shape)} holds 0 and 1 alone, as a matrix of "
                 f"{encoded.shape[1]} labels does, but the task is {task.describe()}."
             )
         return encoded
-    except (TypeError, ValueError) as error:
+    except DataError as error:
         fits = _task_that_fits(task, target)
-        if fits is None or fits[0] == task.name:
+        if fits is None or fits.name == task.name:
             raise
-        raise type(error)(f"{error} The labels look like task={fits[0]}: {fits[1]}.") from None
+        raise error.add(f"The labels look like task={fits.name}: {fits.reason}.") from None
 
 
-def _task_that_fits(task: Task, target: Any) -> tuple[str, str] | None:
+def _task_that_fits(task: Task, target: Any) -> InferredTask | None:
     """What `infer_task` says of the labels without `task`'s missing ones, if that task takes them."""
     try:
         labels = as_tensor(target).cpu()
         if task.missing is not None:
             labels = labels.to(torch.float64).masked_fill(labels == task.missing, torch.nan)
-        name, reason = _infer(labels)
+        inferred = _infer(labels)
         columns = labels.ndim == 2 and labels.shape[1] > 1
         width = labels.shape[1] if columns else int(labels.nan_to_num().max()) + 1
-        make_task(name, num_outputs=None if name == "binary" else width).encode(labels, trailing_dims=0)
-    except (TypeError, ValueError):
+        other = make_task(inferred.name, num_outputs=None if inferred.name == "binary" else width)
+        other.encode(labels, trailing_dims=0)
+    except LossSelectError:
         return None
-    return name, reason
+    return inferred

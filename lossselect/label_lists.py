@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .exceptions import ConfigError, DataError, DataTypeError
 from .label_values import entries_of, is_missing
 
 
@@ -97,11 +98,13 @@ def split_delimited(values: Iterable[Any], delimiter: str) -> list[list[str] | N
         [['new york', 'rome'], [], None]
     """
     if not isinstance(delimiter, str) or not delimiter:
-        raise ValueError(f"The delimiter must be a string such as '|', got {delimiter!r}.")
+        raise ConfigError(f"The delimiter must be a string such as '|', got {delimiter!r}.")
     rows: list[list[str] | None] = []
     for i, value in enumerate(values):
         if value is not None and not isinstance(value, str):
-            raise TypeError(f"Row {i} is {value!r}, no string of labels with {delimiter!r} between.")
+            raise DataTypeError(
+                f"Row {i} is {value!r}, no string of labels with {delimiter!r} between.", row=i, value=value
+            )
         parts = None if value is None else [part.strip() for part in value.split(delimiter)]
         rows.append(parts if parts is None else [part for part in parts if part])
     return rows
@@ -120,7 +123,9 @@ def parse_json_lists(values: Iterable[Any]) -> list[list[Any] | None]:
         except (TypeError, ValueError, RecursionError):
             row = value
         if row is not None and not isinstance(row, list):
-            raise ValueError(f'Row {i} is {value!r}, no JSON list such as ["news", "sport"].')
+            raise DataError(
+                f'Row {i} is {value!r}, no JSON list such as ["news", "sport"].', row=i, value=value
+            )
         rows.append(row)
     return rows
 
@@ -134,7 +139,9 @@ def rows_of(rows: Any) -> list[Any]:
         row, value = next((i, entry) for i, entry in enumerate(lists) if type(entry) is kind)
         if not hasattr(value, "__iter__") or isinstance(value, str | bytes | Mapping):
             fix = " Split it first: split_delimited(values, '|')." if isinstance(value, str) else ""
-            raise TypeError(f"Row {row} is {value!r}, but each row is a list of labels.{fix}")
+            raise DataTypeError(
+                f"Row {row} is {value!r}, but each row is a list of labels.{fix}", row=row, value=value
+            )
         lists = [entry if isinstance(entry, LISTS) else list(entry) for entry in lists]
     return lists
 

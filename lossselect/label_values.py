@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .exceptions import DataError, DataTypeError
+
 IGNORE_INDEX = -100
 """What a missing label is in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
 
@@ -99,11 +101,11 @@ def is_missing(value: Any) -> bool:
 def entries_of(values: Any) -> list[Any]:
     """One entry a row, as Python's objects."""
     if isinstance(values, str | bytes | Mapping):
-        raise TypeError(f"Labels are a list, an entry a row; got {type(values).__name__} {values!r}.")
+        raise DataTypeError(f"Labels are a list, an entry a row; got {type(values).__name__} {values!r}.")
     if isinstance(values, Set):
-        raise TypeError("Labels are a list, an entry a row; a set has no order.")
+        raise DataTypeError("Labels are a list, an entry a row; a set has no order.")
     if getattr(values, "ndim", 1) != 1:
-        raise ValueError(f"Labels are one entry a row, got an array of shape {tuple(values.shape)}.")
+        raise DataError(f"Labels are one entry a row, got an array of shape {tuple(values.shape)}.")
     return values if isinstance(values, list) else _to_list(values)
 
 
@@ -137,7 +139,7 @@ def distinct(entries: list[Any]) -> list[Value]:
         check_kinds((plain_value(example) for example in kinds.values() if not is_missing(example)), entries)
     known = [plain_value(value) for value in found]
     if not known:
-        raise ValueError(
+        raise DataError(
             "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
         )
     check_kinds(known, entries)
@@ -156,13 +158,13 @@ def check_kinds(values: Iterable[Any], entries: Sequence[Any]) -> None:
         examples.setdefault(type(value), value)
     for kind, value in examples.items():
         if kind is float:
-            raise ValueError(f"Label {value!r} is a fraction: a quantity, not one of several classes.")
+            raise DataError(f"Label {value!r} is a fraction: a quantity, not one of several classes.")
         if kind not in (str, int, bool):
-            raise TypeError(f"Labels are strings, integers or booleans, got {kind.__name__} {value!r}.")
+            raise DataTypeError(f"Labels are strings, integers or booleans, got {kind.__name__} {value!r}.")
     if len(examples) > 1:
         found = sorted((_first(entries, value), kind.__name__, value) for kind, value in examples.items())
         said = " and ".join(f"{value!r} ({kind} in row {row})" for row, kind, value in found[:2])
-        raise TypeError(f"Labels are all of one type, but there are {said}. Make them all strings.")
+        raise DataTypeError(f"Labels are all of one type, but there are {said}. Make them all strings.")
 
 
 def _first(entries: Sequence[Any], value: Any) -> int:
@@ -173,9 +175,11 @@ def unhashable(entries: Sequence[Any], owner: np.ndarray | None = None) -> TypeE
     """The error for entries among which is a list; `owner` tells the row of each."""
     i = next(i for i, entry in enumerate(entries) if not _hashable(entry))
     row = i if owner is None else owner[i]
-    return TypeError(
+    return DataTypeError(
         f"Row {row} is {entries[i]!r}, a {type(entries[i]).__name__}. Rows with several labels: fit_lists, "
-        "encode_lists, and task=multilabel."
+        "encode_lists, and task=multilabel.",
+        row=row,
+        value=entries[i],
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .exceptions import ConfigError, DataError, DataTypeError, UnseenLabelError
 from .guards import warn
 from .label_lists import LabelLists, absent_rows, rows_of
 from .label_values import (
@@ -61,15 +62,15 @@ class Vocabulary:
         values = tuple(plain_value(value) for value in self.values)
         check_kinds(values, values)
         if not values:
-            raise ValueError("There is no label: a vocabulary needs one at least.")
+            raise DataError("There is no label: a vocabulary needs one at least.")
         index = {value: i for i, value in enumerate(values)}
         if len(index) < len(values):
-            raise ValueError(f"Label {first_twice(values)!r} comes twice.")
+            raise DataError(f"Label {first_twice(values)!r} comes twice.")
         names = tuple(map(str, self.names or values))
         if len(names) != len(values):
-            raise ValueError(f"There are {len(values)} labels, but {len(names)} names for them.")
+            raise ConfigError(f"There are {len(values)} labels, but {len(names)} names for them.")
         if len(set(names)) < len(names):
-            raise ValueError(f"Names must differ, but {first_twice(names)!r} comes twice.")
+            raise ConfigError(f"Names must differ, but {first_twice(names)!r} comes twice.")
         index[None] = IGNORE_INDEX
         for name, value in {"values": values, "names": names, "_index": index}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -115,7 +116,7 @@ class Vocabulary:
         if kind is int and min(found) >= 0 and max(found) < len(names):  # type: ignore[operator]
             return cls(tuple(range(len(names))), names)
         other = next(value for value in found if str(value) not in names)
-        raise ValueError(
+        raise DataError(
             f"Label {other!r} is not among the class_names: {some(names)}.{nearest(str(other), names)}"
         )
 
@@ -149,7 +150,8 @@ class Vocabulary:
         others = [i for i, code in enumerate(found) if code is None and not is_missing(entries[i])]
         if others and unseen == "error":
             row = int(rows[others[0]]) if rows is not None else others[0]
-            raise ValueError(f"Row {row}: {self.never_seen(entries[others[0]])}")
+            value = entries[others[0]]
+            raise UnseenLabelError(f"Row {row}: {self.never_seen(value)}", row=row, value=value)
         if others:
             counts = Counter(entries[i] for i in others).most_common()
             said = [f"{value!r} ({count})" for value, count in counts]
@@ -194,9 +196,10 @@ class Vocabulary:
         if not known.all():
             hole = next((i for i in np.flatnonzero(~known) if is_missing(flat[i])), None)
             if hole is not None:
-                raise ValueError(
+                raise DataError(
                     f"Row {owner[hole]} has {flat[hole]!r} among its labels. A row that is not labelled is "
-                    "None as a whole, one without labels is an empty list."
+                    "None as a whole, one without labels is an empty list.",
+                    row=owner[hole],
                 )
         return LabelLists.of_pairs(owner[known], codes[known], len(lists), len(self), absent_rows(rows))
 
@@ -210,10 +213,10 @@ class Vocabulary:
         if given.dtype.kind == "f" and (given == given.round()).all():
             given = given.astype(np.int64)
         if given.size and given.dtype.kind not in "iu":
-            raise TypeError(f"decode takes indices, got {given.dtype}.")
+            raise DataTypeError(f"decode takes indices, got {given.dtype}.")
         bad = (given != IGNORE_INDEX) & ((given < 0) | (given >= len(self)))
         if bad.any():
-            raise ValueError(f"There is no label {given[bad][0]}: indices are 0 to {len(self) - 1}.")
+            raise ConfigError(f"There is no label {given[bad][0]}: indices are 0 to {len(self) - 1}.")
         return [None if i == IGNORE_INDEX else self.values[i] for i in given.tolist()]
 
     def decode_lists(self, lists: "LabelLists") -> list[list[Value] | None]:
@@ -232,4 +235,4 @@ class Vocabulary:
 
 def _check_policy(unseen: str) -> None:
     if unseen not in ("error", "ignore"):
-        raise ValueError(f"unseen must be 'error' or 'ignore', got {unseen!r}.")
+        raise ConfigError(f"unseen must be 'error' or 'ignore', got {unseen!r}.")

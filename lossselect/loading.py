@@ -9,6 +9,7 @@ from torch import Tensor
 from .checkpoint import call_of, check_same_task
 from .counts import LabelCounts
 from .criterion import Loss
+from .exceptions import CheckpointError
 from .rules import AutoLoss
 from .stored_weights import check_net
 from .tasks import Task, as_task, make_task
@@ -48,7 +49,7 @@ def rebuilt(
     # a model can predict without them, but must not go on training with others than it had
     arguments |= {name: _lost(name, path) for name in lost if name in ("optimizer", "scheduler")}
     if again := [name for name in lost if name not in arguments]:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} was trained with {' and '.join(again)} of your own, which no checkpoint holds. Pass "
             f"{', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
         )
@@ -65,13 +66,15 @@ def rebuilt(
     try:
         call = call_of(cls, arguments)
     except TypeError as error:
-        raise ValueError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
+        raise CheckpointError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
     try:
         module = cls(*call.args, **call.kwargs)
     except (TypeError, ValueError) as error:
         if not ours or changed:  # the caller's own
             raise
-        raise ValueError(f"{path} is damaged: no module can be built from its arguments: {error}") from None
+        raise CheckpointError(
+            f"{path} is damaged: no module can be built from its arguments: {error}"
+        ) from None
     module.configure_model()
     check_same_task(checkpoint, module.task)
     module.on_load_checkpoint(dict(checkpoint))
@@ -87,15 +90,21 @@ def rebuilt(
         try:
             module.criterion = Loss(task, **loss)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: its loss cannot be built: {error}") from None
+            raise CheckpointError(f"{path} is damaged: its loss cannot be built: {error}") from None
     module.head_bias = None  # it is trained
-    module.load_state_dict(weights, strict=strict)
+    try:
+        module.load_state_dict(weights, strict=strict)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(f"The weights in {path} do not fit the net: {' '.join(lines[1:])}") from None
     device = next((value.device for value in weights.values() if isinstance(value, Tensor)), None)
     return module.to(device)
 
 
 def _lost(name: str, path: Any) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
-        raise ValueError(f"The {name} that {path} was trained with is not in it: pass {name}= at loading.")
+        raise CheckpointError(
+            f"The {name} that {path} was trained with is not in it: pass {name}= at loading."
+        )
 
     return refuse

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from .exceptions import ConfigError, OptionTypeError
 from .packages import is_installed
 from .trust import make_part
 
@@ -49,7 +50,7 @@ def _chosen(config: DictConfig) -> dict[str, Any]:
     if not entry:
         return {}
     if not isinstance(entry, DictConfig):
-        raise ValueError(f"logger must have a _target_, or be none; it is {entry!r}.")
+        raise ConfigError(f"logger must have a _target_, or be none; it is {entry!r}.")
     if "_target_" in entry:
         return {"logger": entry}
     plain: Any = OmegaConf.to_container(entry, resolve=False)  # where a run's folder is, is not known yet
@@ -61,18 +62,18 @@ def check_loggers(config: DictConfig) -> None:
     _keeps_csv(config)
     for place, entry in _chosen(config).items():
         if not isinstance(entry, DictConfig) or "_target_" not in entry:
-            raise ValueError(f"{place} must have a _target_, or be null; it is {entry!r}.")
+            raise ConfigError(f"{place} must have a _target_, or be null; it is {entry!r}.")
         name = str(entry["_target_"]).rpartition(".")[2]
         packages = PACKAGES.get(name, ())
         if packages and not any(map(is_installed, packages)):
-            raise ValueError(
+            raise ConfigError(
                 f"{name} needs a package that is not installed: pip install {' (or '.join(packages)}"
                 f"{')' * (len(packages) - 1)}. logger=csv needs none."
             )
         if name == "MLFlowLogger" and not is_installed("sqlalchemy"):
             uri = str(entry.get("tracking_uri") or "")
             if "://" in uri and not uri.startswith(("http", "databricks", "uc", "file")):
-                raise ValueError(
+                raise ConfigError(
                     f"MLflow's runs are in a database ({place}.tracking_uri={uri.split(':')[0]}:...), for "
                     "which mlflow-skinny is too little: pip install mlflow, or name a server by "
                     f"{place}.tracking_uri=https://..., or a folder by {place}.tracking_uri=file:mlruns "
@@ -86,7 +87,7 @@ def _keeps_csv(config: DictConfig) -> bool:
         return False
     keeps = entry.get("csv", True) if isinstance(entry, DictConfig) else True
     if not isinstance(keeps, bool):
-        raise TypeError(f"logger.csv must be true or false, got {keeps!r}.")
+        raise OptionTypeError(f"logger.csv must be true or false, got {keeps!r}.")
     return keeps
 
 
@@ -100,7 +101,9 @@ def loggers_of(config: DictConfig, folder: Path) -> "list[Logger]":
     for place, entry in _chosen(config).items():
         logger = make_part(entry, place)
         if not isinstance(logger, Logger):
-            raise TypeError(f"{place}._target_ must make a logger of Lightning, got {type(logger).__name__}.")
+            raise OptionTypeError(
+                f"{place}._target_ must make a logger of Lightning, got {type(logger).__name__}."
+            )
         made.append(logger)
     return made
 
@@ -147,7 +150,9 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
         try:
             getattr(logger, "experiment", None)  # which many make as late as this, in their order
         except TypeError as error:
-            raise ValueError(f"{type(logger).__name__} cannot be set up as it is asked to: {error}") from None
+            raise ConfigError(
+                f"{type(logger).__name__} cannot be set up as it is asked to: {error}"
+            ) from None
         if isinstance(logger, CSVLogger):
             continue
         known: Mapping[str, Any] = {}

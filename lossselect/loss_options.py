@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .exceptions import ConfigError, DataError, OptionTypeError
 from .names import nearest, some
 from .tasks import Task
 
@@ -24,12 +25,12 @@ def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
     for key in given:
         if key not in task.output_names:
             if key in task.names:
-                raise ValueError(
+                raise ConfigError(
                     f"{name} is given for {key!r}, the negative class, which has no output of its own. "
                     "To weigh "
                     f"the positive class against it: pos_weight={{{task.names[1]}: ...}}."
                 )
-            raise ValueError(
+            raise ConfigError(
                 f"{name} is given for {key!r}, but {task.describe()} has no such "
                 f"output.{nearest(key, task.output_names)} There are: {some(task.output_names)}."
             )
@@ -45,7 +46,7 @@ def per_output(name: str, values: Any, task: Task) -> Tensor | None:
     try:
         given = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a list of numbers, one per output, got {values!r}.") from None
+        raise OptionTypeError(f"{name} must be a list of numbers, one per output, got {values!r}.") from None
     width = len(task.output_names)
     if name == "pos_weight" and given.ndim == 0:
         given = given.expand(width)
@@ -54,7 +55,7 @@ def per_output(name: str, values: Any, task: Task) -> Tensor | None:
         if width == 1 and given.shape == (2,) and name == "weight":
             ratio = f"{given[1] / given[0]:g}" if given[0] else "..."
             fix = f" To weigh the positive class against the negative one use pos_weight={ratio}."
-        raise ValueError(
+        raise ConfigError(
             f"{name} must have one value per output, shape ({width},) for {task.describe()}, "
             f"got shape {tuple(given.shape)}.{fix}"
         )
@@ -62,9 +63,9 @@ def per_output(name: str, values: Any, task: Task) -> Tensor | None:
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         label = f" for {task.output_names[i]!r}"
-        raise ValueError(f"{name} must be finite and at least 0, got {given[i]:g}{label}.")
+        raise ConfigError(f"{name} must be finite and at least 0, got {given[i]:g}{label}.")
     if not bool((given > 0).any()):
-        raise ValueError(f"{name} is 0 for every output: nothing would be learned.")
+        raise ConfigError(f"{name} is 0 for every output: nothing would be learned.")
     if name == "prior":
         _check_prior(given, task)
     return given.clone()
@@ -73,13 +74,13 @@ def per_output(name: str, values: Any, task: Task) -> Tensor | None:
 def _check_prior(prior: Tensor, task: Task) -> None:
     if not bool(((prior > 0) & (prior < 1)).all()):
         i = int((~((prior > 0) & (prior < 1))).nonzero()[0])
-        raise ValueError(
+        raise ConfigError(
             f"prior must be shares between 0 and 1, both excluded, got {prior[i]:g} for "
             f"{task.output_names[i]!r}."
         )
     total = float(prior.sum())
     if task.activation == "softmax" and abs(total - 1) > 1e-3:
-        raise ValueError(f"prior must be the classes' shares, which sum to 1, got a sum of {total:g}.")
+        raise ConfigError(f"prior must be the classes' shares, which sum to 1, got a sum of {total:g}.")
 
 
 def check_sample_weight(sample_weight: Tensor) -> None:
@@ -87,9 +88,10 @@ def check_sample_weight(sample_weight: Tensor) -> None:
     bad = ~((sample_weight >= 0) & (sample_weight <= MOST_WEIGHT))
     if bool(bad.any()):
         index = bad.nonzero()[0].tolist()
-        raise ValueError(
+        raise DataError(
             f"Row {index[0]} has the sample weight {sample_weight[tuple(index)].item():g}: weights are "
-            "finite and at least 0."
+            "finite and at least 0.",
+            row=index[0],
         )
 
 
@@ -100,9 +102,9 @@ def check_form_of_weight(sample_weight: Any, logits: Tensor) -> None:
         is_tensor = isinstance(sample_weight, Tensor)
         came = tuple(sample_weight.shape) if is_tensor else type(sample_weight).__name__
         either = f"({len(logits)},)" if len(positions) == 1 else f"({len(logits)},) or {tuple(positions)}"
-        raise ValueError(f"sample_weight must be a tensor with a weight for each row, {either}, got {came}.")
+        raise ConfigError(f"sample_weight must be a tensor with a weight for each row, {either}, got {came}.")
     if sample_weight.device != logits.device:
-        raise ValueError(
+        raise ConfigError(
             f"The sample_weight is on {sample_weight.device}, the logits are on {logits.device}. Move one."
         )
 

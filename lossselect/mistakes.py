@@ -1,11 +1,10 @@
 """The user's mistakes at the command line, each as one message."""
 
-import dis
 import errno
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from hydra.errors import (
@@ -18,29 +17,29 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from .losses import LOSSES, find_loss, row_options
+from .exceptions import LossSelectError
+from .losses import LOSSES, no_such_loss, row_options
 from .names import nearest, setting
 from .settings import keys_of, variants
 
-SPEAKING = (
-    __package__,
-    "hydra",
-    "submitit",
-    "lightning.pytorch",
-    "lightning.fabric",
-    "mlflow",
-    "wandb",
-    "torch.optim",
-    "torch.utils.data",
-)
-"""Packages that raise errors about settings and data: of a loader that is missing, a schedule at its end."""
+OTHERS = {
+    "lightning.fabric.utilities.exceptions": "MisconfigurationException",
+    "mlflow.exceptions": "MlflowException",
+    "wandb.errors": "Error",
+}
+"""Errors of other libraries that are about settings or their use, by module."""
+
+
+def _errors_of_others() -> tuple[type[Exception], ...]:
+    """Return those of `OTHERS` whose libraries have been imported."""
+    return tuple(getattr(sys.modules[name], error) for name, error in OTHERS.items() if name in sys.modules)
 
 
 def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """One message for an error that is the user's to mend; None for any other, which is a bug.
 
-    The user's are those that this package raises on purpose, Hydra's of a config that cannot be
-    composed, and the operating system's of a file.
+    The user's are those of `lossselect.exceptions`, Hydra's of a config that cannot be composed, and the
+    operating system's of a file.
 
     Args:
         error: What was raised.
@@ -49,8 +48,7 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group == "loss":
-            said = _raised_by(find_loss, name) or ""
-            return said.replace("Choose one of: ", "Choose one of: auto, ")
+            return no_such_loss(name, ("auto",))
         options = ", ".join(error.options)
         if group == "data" and "." in name:
             return f"data={name} is a file: say data=table data.path={name} data.target=..."
@@ -110,51 +108,21 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return f"{error.strerror}: a file, or stdout, cannot be written to. Make room."
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
-    if isinstance(error, RuntimeError) and re.match(MISFIT, str(error)):
-        return (
-            f"The net does not fit its inputs: {str(error).splitlines()[0]}. (HYDRA_FULL_ERROR=1 shows the "
-            "traceback.)"
-        )
-    if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
-        lines = [line.strip() for line in str(error).splitlines()]
-        return (
-            f"The checkpoint does not fit the net: {lines[1]} The settings of model= and head= must be those "
-            "of the run that it is of."
-        )
-    if ended := re.search(r"restored a checkpoint with current_epoch=(\d+).*max_epochs=(\d+)", str(error)):
-        return (
-            f"The checkpoint is of epoch {ended[1]}, and trainer.max_epochs={ended[2]} ends before that: say "
-            "more epochs, or begin anew without resume."
-        )
-    if isinstance(error, RuntimeError) and re.search(ALONE, str(error)):
+    if lost_process(error):
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
-    meant = not isinstance(error, AssertionError) and _raised_on_purpose(error.__traceback__)
-    if not meant and _comes_through(RESTORE, error.__traceback__):
-        return (
-            "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
-            f"({type(error).__name__}: {next(iter(str(error).splitlines()), '')}). (HYDRA_FULL_ERROR=1 shows "
-            "the traceback.)"
-        )
-    return str(error) if meant else None
+    return str(error) if isinstance(error, (LossSelectError, *_errors_of_others())) else None
 
 
 FIRST = {".lock", ".hydra", "plan.json"}
 """What is written first into a run's folder."""
 
-MISFIT = r"mat1 and mat2 shapes cannot be multiplied|Given groups=|Expected \dD .*input to conv|running_mean"
-"""What torch says of inputs of another width than a layer's."""
-
-
 ALONE = r"Connection (closed|reset) by|Broken pipe|NCCL (error|communicator)|remote process exited"
 """What torch says where another process does not answer."""
 
 
-def _raised_by(function: Callable[[str], Any], name: str) -> str | None:
-    try:
-        function(name)
-    except ValueError as error:
-        return str(error)
-    return None
+def lost_process(error: BaseException) -> bool:
+    """Whether torch.distributed lost its connection to another process, for which gloo has no type."""
+    return isinstance(error, RuntimeError) and re.search(ALONE, str(error)) is not None
 
 
 def _not_made(error: Exception) -> str:
@@ -169,30 +137,6 @@ def _not_made(error: Exception) -> str:
         f"{type(cause).__name__ + ': ' + next(iter(str(cause).splitlines()), '') if cause else said} "
         "(HYDRA_FULL_ERROR=1 shows the traceback.)"
     )
-
-
-def _raised_on_purpose(traceback: TracebackType | None) -> bool:
-    """Whether a `raise` in one of these packages made the error, and not a line that went wrong."""
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return False
-    frame = traceback.tb_frame
-    done = frame.f_code.co_code[traceback.tb_lasti]
-    return str(frame.f_globals.get("__name__")).startswith(SPEAKING) and done == dis.opmap["RAISE_VARARGS"]
-
-
-RESTORE = "lightning.pytorch.trainer.connectors.checkpoint_connector"
-"""The module of Lightning's that restores a run from a checkpoint."""
-
-
-def _comes_through(module: str, traceback: TracebackType | None) -> bool:
-    """Whether a function of the module was being called."""
-    while traceback is not None:
-        if traceback.tb_frame.f_globals.get("__name__") == module:
-            return True
-        traceback = traceback.tb_next
-    return False
 
 
 GROUPS = ("trainer", "optimizer", "scheduler", "model", "data")

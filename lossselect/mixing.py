@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .exceptions import ConfigError
 from .names import check_options, lookup, number, split_name
 from .targets import EncodedBatch
 from .tasks import Task
@@ -63,7 +64,7 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
     inputs = _checked_inputs(batch.inputs, "cutmix")
     sizes = inputs.shape[2:]
     if not sizes:
-        raise ValueError(
+        raise ConfigError(
             f"cutmix cuts boxes of images, (N, channels, height, width), and inputs of shape "
             f"{tuple(inputs.shape)} have none: mix=mixup."
         )
@@ -106,7 +107,7 @@ def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | No
     mix = lookup(MIXES, name, "mix")
     check_options(options, [*inspect.signature(mix).parameters][2:], f"Mix {name!r}")
     if "alpha" in options and number("alpha", options["alpha"], 0) == 0:
-        raise ValueError("alpha must be above 0; without mixing leave mix out.")
+        raise ConfigError("alpha must be above 0; without mixing leave mix out.")
     return partial(mix, **options)
 
 
@@ -118,7 +119,7 @@ def _checked_inputs(inputs: Any, name: str) -> Tensor:
     if isinstance(inputs, Tensor) and inputs.is_floating_point():
         return inputs
     came = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
-    raise ValueError(f"{name} mixes inputs that are one tensor of floats, got {came}. Leave mix out.")
+    raise ConfigError(f"{name} mixes inputs that are one tensor of floats, got {came}. Leave mix out.")
 
 
 def _mixed(target: Tensor, order: Tensor, factor: float, task: Task) -> Tensor:
@@ -136,7 +137,7 @@ def _pasted(values: Tensor, order: Tensor, box: list[slice]) -> Tensor:
 
 def _pasted_target(target: Tensor, order: Tensor, box: list[slice], inputs: Tensor) -> Tensor:
     if target.shape[-len(box) :] != inputs.shape[2:]:
-        raise ValueError(
+        raise ConfigError(
             f"cutmix cuts inputs {tuple(inputs.shape)} and a target of their positions, but the target is "
             f"{tuple(target.shape)}. Use mix=mixup, or a target of the whole sample."
         )

@@ -20,6 +20,7 @@ from .counts import LabelCounts
 from .criterion import Loss, divide, select_loss
 from .data.batches import Block
 from .epoch import Epoch
+from .exceptions import CheckpointError, ConfigError, DataError, OptionTypeError
 from .finite import FiniteWatch
 from .head import set_head_bias, use_chunked
 from .kept import KeptOutputs
@@ -104,7 +105,7 @@ class TaskModule(Recorded, LightningModule):
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         task = as_task(task)
         if not isinstance(net, nn.Module | Mapping | None):
-            raise TypeError(
+            raise OptionTypeError(
                 'net must be a torch.nn.Module, {"name": "mlp", "num_features": ...} or None, where a '
                 f"subclass sets self.net, got {net!r}."
             )
@@ -203,9 +204,9 @@ class TaskModule(Recorded, LightningModule):
 
     def _check_chunkable(self) -> None:
         if self.mix is not None:
-            raise ValueError("mix makes soft labels of a batch, which a chunked head does not take.")
+            raise ConfigError("mix makes soft labels of a batch, which a chunked head does not take.")
         if self.compiled_step is not None:
-            raise ValueError("torch.compile does not go through a chunked head: leave one of them out.")
+            raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
         check_top(self.task)
         if not isinstance(self.criterion, AutoLoss):
             check_chunkable(self.criterion)
@@ -223,7 +224,7 @@ class TaskModule(Recorded, LightningModule):
 
     def _check_net(self) -> None:
         if self.net is None and type(self).forward is TaskModule.forward:
-            raise ValueError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
+            raise ConfigError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
 
     def unpack(self, batch: Any) -> tuple[Any, ...]:
         """(inputs, target) of a batch as the data loader made it, or (inputs, target, sample_weight)."""
@@ -231,7 +232,7 @@ class TaskModule(Recorded, LightningModule):
             return batch[0], batch[1]
         size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
         third = " A weight for each sample is a third: (inputs, target, weight)." if size == " of 3" else ""
-        raise ValueError(
+        raise DataError(
             f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. "
             f"Override unpack(batch) to say what is what.{third}"
         )
@@ -259,7 +260,7 @@ class TaskModule(Recorded, LightningModule):
     def _evaluate(self, batch: Any, epoch: Epoch | TopEpoch, dataloader_idx: int) -> None:
         if dataloader_idx:
             stage = epoch.prefix.strip("/")
-            raise ValueError(
+            raise ConfigError(
                 f"There are several {stage} loaders, whose samples would be mixed in {stage}/loss and the "
                 "metrics. Evaluate one loader after another, or one of a torch.utils.data.ConcatDataset."
             )
@@ -287,7 +288,7 @@ class TaskModule(Recorded, LightningModule):
     def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
         """Takes the batch into the epoch; returns its loss, and the loss's numerator and denominator."""
         if not self.has_bookkeeping and self._trainer is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
             )
@@ -317,7 +318,7 @@ class TaskModule(Recorded, LightningModule):
             options: Of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
         """
         if self.chunked:
-            raise ValueError("torch.compile does not go through a chunked head: leave one of them out.")
+            raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
         self.compiled_step = CompiledStep(_forward_and_loss, **options)
 
     def _outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
@@ -328,7 +329,7 @@ class TaskModule(Recorded, LightningModule):
             self.watch.look_at_chunked(logits, self)
             return logits, target, weight
         if self.head_spec["name"] == "chunked":
-            raise ValueError(
+            raise ConfigError(
                 "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
                 "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
             )
@@ -346,14 +347,14 @@ class TaskModule(Recorded, LightningModule):
             total, count = self.criterion.sum_and_count(logits, target, weight)
             return divide(total, count), total, count
         if weight is not None:
-            raise ValueError(
+            raise ConfigError(
                 "A loss of your own takes no weights of samples: choose one of ours by name, or let unpack "
                 "return (inputs, target)."
             )
         loss = self.criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim > 0:
             of_shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
-            raise ValueError(
+            raise ConfigError(
                 f"The loss must return a scalar tensor, got {of_shape or type(loss).__name__}. Average it "
                 "over the batch."
             )
@@ -368,10 +369,10 @@ class TaskModule(Recorded, LightningModule):
         Looking at shapes costs nothing, so it is done in every step, whatever the loss.
         """
         if not isinstance(logits, Tensor):
-            raise ValueError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
+            raise ConfigError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
         self.task.check_logits(logits)
         if len(logits) != len(target):
-            raise ValueError(
+            raise DataError(
                 f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
             )
         if self._trailing_dims != logits.ndim - 2:
@@ -442,7 +443,7 @@ class TaskModule(Recorded, LightningModule):
     def _encode(self, batch: Any) -> EncodedBatch:
         unpacked = self.unpack(batch)
         if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
-            raise ValueError(
+            raise ConfigError(
                 "unpack must return (inputs, target), or (inputs, target, sample_weight), got "
                 f"{type(unpacked).__name__}."
             )
@@ -544,11 +545,11 @@ class TaskModule(Recorded, LightningModule):
             ValueError: not a checkpoint of ours, of another task, or an argument must be passed.
         """
         if not weights_only:
-            raise ValueError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
+            raise ConfigError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         check_loadable(checkpoint, checkpoint_path)
         if cls is TaskModule and checkpoint["class"] != "TaskModule":
-            raise ValueError(
+            raise CheckpointError(
                 f"{checkpoint_path} holds a {checkpoint['class']}, whose forward may differ: load it with "
                 f"{checkpoint['class']}.load_from_checkpoint."
             )
@@ -568,7 +569,7 @@ def _check_fits(loss: Any, task: Task) -> None:
     if isinstance(loss, Loss | AutoLoss):
         made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
         if made != given:
-            raise ValueError(
+            raise ConfigError(
                 f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}."
             )
     check_torch_loss(loss, task)
@@ -579,7 +580,7 @@ def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         name, options = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
         loss = loss_by_name(task, name, **options)
     if not callable(loss) or isinstance(loss, type):
-        raise TypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
+        raise OptionTypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
     _check_fits(loss, task)
     checked: Callable[[Tensor, Tensor], Tensor] = loss
     return checked

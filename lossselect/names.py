@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from .exceptions import ConfigError, OptionTypeError
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """The entry called `name`; ValueError naming the entries there are, and the nearest."""
     if not isinstance(name, str) or name not in table:
-        raise ValueError(
+        raise ConfigError(
             f"There is no {kind} {name!r}.{nearest(str(name), table)} Choose one of: {', '.join(table)}."
         )
     return table[name]
@@ -59,7 +61,7 @@ def check_options(given: Iterable[str], allowed: Iterable[str], owner: str) -> N
     for name in given:
         if name not in allowed:
             has = f"Its options: {', '.join(allowed)}." if allowed else "It has no options."
-            raise ValueError(f"{owner} has no option {name!r}.{nearest(name, allowed)} {has}")
+            raise ConfigError(f"{owner} has no option {name!r}.{nearest(name, allowed)} {has}")
 
 
 def some(names: Sequence[Any], most: int = 8) -> str:
@@ -80,7 +82,7 @@ def first_twice(values: Iterable[Any]) -> Any:
 def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
     """`{"name": "focal", "gamma": 2}` -> `("focal", {"gamma": 2})`."""
     if "name" not in spec:
-        raise ValueError(f"The {kind} is given as {dict(spec)}, which lacks a 'name'.")
+        raise ConfigError(f"The {kind} is given as {dict(spec)}, which lacks a 'name'.")
     return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
 
 
@@ -91,7 +93,7 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
         return float(value)
     bounds = "" if least == -math.inf else f" of at least {least}"
     bounds = bounds if most == math.inf else f" between {least} and {most}"
-    raise (ValueError if real else TypeError)(f"{name} must be a number{bounds}, got {value!r}.")
+    raise (ConfigError if real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
 def whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
@@ -99,7 +101,7 @@ def whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
     bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
     message = f"{name} must be a whole number {bounds}, got {value!r}."
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(message)
+        raise OptionTypeError(message)
     if not least <= operator.index(value) <= most:
-        raise ValueError(message)
+        raise ConfigError(message)
     return operator.index(value)

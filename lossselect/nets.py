@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .exceptions import ConfigError, OptionTypeError
 from .names import check_options, lookup, number, split_name, whole
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ def mlp(
     from torch import nn
 
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise TypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
+        raise OptionTypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
     number("dropout", dropout, 0, 1)
     number("input_dropout", input_dropout, 0, 1)
     layers: list[nn.Module] = []
     if clip is not None:
         if number("clip", clip, 0) == 0:
-            raise ValueError("clip must be above 0: at 0 all features would be the same.")
+            raise ConfigError("clip must be above 0: at 0 all features would be the same.")
         layers.append(nn.Hardtanh(-clip, clip))
     if input_dropout:
         layers.append(nn.Dropout(input_dropout))
@@ -119,9 +120,9 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
         return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         said = {key: value for key, value in options.items() if key != "num_features"}
-        raise ValueError(f"Net {spec['name']!r} cannot be built with {said}: {_first_line(error)}") from None
+        raise ConfigError(f"Net {spec['name']!r} cannot be built with {said}: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What went wrong, without the stack that torch's C++ code adds."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import optim
 from torch.optim import Optimizer, lr_scheduler
 
+from .exceptions import ConfigError, OptionTypeError
 from .guards import warn
 from .names import check_options, lookup, split_name, whole
 
@@ -46,9 +47,9 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
-        raise ValueError("No parameter of the module requires a gradient: there is nothing to train.")
+        raise ConfigError("No parameter of the module requires a gradient: there is nothing to train.")
     if isinstance(spec, Optimizer):
-        raise TypeError(
+        raise OptionTypeError(
             f"The module makes an optimizer of its own parameters: pass {type(spec).__name__!r}, "
             f'{{"name": {type(spec).__name__!r}, ...}} or a function of the parameters, not one that is made.'
         )
@@ -115,7 +116,7 @@ def make_scheduler(
         _check_unit(entry["scheduler"], length)
     entry.setdefault("interval", "step" if by_step else "epoch")
     if entry["interval"] not in ("epoch", "step"):
-        raise ValueError(f"scheduler: interval must be 'epoch' or 'step', got {entry['interval']!r}.")
+        raise ConfigError(f"scheduler: interval must be 'epoch' or 'step', got {entry['interval']!r}.")
     whole("scheduler: frequency", entry.get("frequency", 1), 1)
     return entry
 
@@ -133,7 +134,7 @@ def _entry_of(returned: Any) -> dict[str, Any]:
     else:
         entry = {"scheduler": returned}
     if not callable(getattr(entry.get("scheduler"), "step", None)):
-        raise TypeError(
+        raise OptionTypeError(
             "scheduler must return a learning rate scheduler, or Lightning's "
             '{"scheduler": ..., "interval": "step"}, got '
             f"{type(returned).__name__}{'' if 'scheduler' in entry else ' without the key scheduler'}."
@@ -171,7 +172,7 @@ def best_mode(monitor: str) -> str:
         ValueError: another metric than those of this package.
     """
     if (mode := _direction(monitor)) is None:
-        raise ValueError(
+        raise ConfigError(
             f"Whether a high or a low value of {monitor} is better is not known: set mode to 'max' or 'min'."
         )
     return mode
@@ -244,8 +245,8 @@ def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: 
         # torch says of a string that '<=' is not supported
         default = parameters[key].default
         if isinstance(default, float) and (value is None or isinstance(value, str)):
-            raise ValueError(f"{kind.capitalize()} {name!r}: {key} must be a number, got {value!r}.")
+            raise ConfigError(f"{kind.capitalize()} {name!r}: {key} must be a number, got {value!r}.")
     try:
         return cls(first, **options, **more)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{kind.capitalize()} {name!r} cannot be built with {options}: {error}") from None
+        raise ConfigError(f"{kind.capitalize()} {name!r} cannot be built with {options}: {error}") from None

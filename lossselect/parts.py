@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from .devices import auto_device
+from .exceptions import ConfigError, OptionTypeError
 from .names import some
 from .settings import FILES, Monitor, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
 from .trust import check_part, make_part
@@ -148,7 +149,7 @@ def _check_order(task: "Task") -> None:
     from .label_values import as_number
 
     if words := [name for name in task.names if as_number(name) is None]:
-        raise ValueError(
+        raise ConfigError(
             f"task.ordered=true needs the order of the classes, and {words[0]!r} is no number: say "
             "+task.class_names=[lowest,...,highest]. In the order of the alphabet they are "
             f"{some(task.names)}."
@@ -177,7 +178,7 @@ def data_of(config: DictConfig) -> "LightningDataModule":
         return TensorData(own.splits, own.task, config.data.batch_size, own.counts)
     data = make_part(config.data, "data")
     if not isinstance(data, LightningDataModule):
-        raise TypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
+        raise OptionTypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
     if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
         data.prepare_data()
         data.setup("fit")
@@ -192,7 +193,7 @@ def task_of(config: DictConfig, data: Any) -> "Task":
         return data.task
     options = without_open(plain_values(config.task))
     if options["name"] == "auto":
-        raise ValueError(
+        raise ConfigError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
             f"of {type(data).__name__} are: task=binary, task=multiclass or task=multilabel."
         )
@@ -202,7 +203,7 @@ def task_of(config: DictConfig, data: Any) -> "Task":
     if TASKS[options["name"]].width_field:
         width = len(() if names is None else names) if width is None else width
         if not width:
-            raise ValueError(
+            raise ConfigError(
                 f"{type(data).__name__} must tell how many classes there are: give it an attribute "
                 "class_names or num_outputs, in setup at the latest."
             )
@@ -215,7 +216,7 @@ def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str
     known = {} if width is None else {"num_features": width}
     if "_target_" not in config.model:
         if width is None:
-            raise ValueError(
+            raise ConfigError(
                 f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
             )
         return {**known, **plain_values(config.model)}
@@ -224,7 +225,7 @@ def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str
     net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
 
     if not isinstance(net, nn.Module):
-        raise TypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
+        raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
     return net
 
 
@@ -235,7 +236,7 @@ def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
     from .optim import best_mode
 
     if not isinstance(entry.monitor, str):
-        raise ValueError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
+        raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
     known: dict[str, Any] = {"check_on_train_epoch_end": entry.monitor.startswith("train/")}
     if "mode" not in entry:
         known["mode"] = best_mode(entry.monitor)

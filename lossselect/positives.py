@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .device_ops import occurrences
+from .exceptions import DataError, OptionTypeError
 from .label_lists import LabelLists
 from .names import whole
 
@@ -69,7 +70,7 @@ class Positives:
         indices, offsets = (_whole(name, v) for name, v in (("indices", indices), ("offsets", offsets)))
         count = len(offsets) - 1
         if count < 0 or offsets[0] != 0 or offsets[-1] != len(indices) or bool((offsets.diff() < 0).any()):
-            raise ValueError(
+            raise DataError(
                 f"offsets must rise from 0 to the number of indices ({len(indices)}), an entry for each row "
                 f"and one more; got {offsets.tolist()[:5]}..., {offsets[-1:].tolist()} at the end."
             )
@@ -77,18 +78,24 @@ class Positives:
         bad = (indices < 0) | (indices >= num_labels)
         if bool(bad.any()):
             place = int(bad.nonzero()[0])
-            raise ValueError(
-                f"Row {rows[place]} has label {indices[place]}, but labels are from 0 to {num_labels - 1}."
+            raise DataError(
+                f"Row {rows[place]} has label {indices[place]}, but labels are from 0 to {num_labels - 1}.",
+                row=rows[place],
+                value=indices[place],
             )
         order = (indices * count + rows).argsort()
         rows, labels = rows[order], indices[order]
         again = (rows.diff() == 0) & (labels.diff() == 0)
         if bool(again.any()):
             place = int(again.nonzero()[0])
-            raise ValueError(f"Row {rows[place]} has label {labels[place]} twice: give each label once.")
+            raise DataError(
+                f"Row {rows[place]} has label {labels[place]} twice: give each label once.",
+                row=rows[place],
+                value=labels[place],
+            )
         missing = None if missing is None else torch.as_tensor(missing)
         if missing is not None and (missing.dtype != torch.bool or missing.shape != (count,)):
-            raise ValueError(
+            raise DataError(
                 f"missing must be true or false for each of {count} rows, got {missing.dtype} of shape "
                 f"{tuple(missing.shape)}."
             )
@@ -118,9 +125,10 @@ class Positives:
         soft = known & (target != 0) & (target != 1)
         if bool(soft.any()):  # where the places of the ones are asked for below, a device waits anyway
             row, label = soft.nonzero()[0].tolist()
-            raise ValueError(
+            raise DataError(
                 f"Row {row} has {target[row, label]:g} for label {label}: a chunked head takes labels that "
-                "are there or not, no soft ones. head=dense takes them."
+                "are there or not, no soft ones. head=dense takes them.",
+                row=row,
             )
         labels, rows = (target.t() == 1).nonzero(as_tuple=True)
         if bool(known.all()):
@@ -200,7 +208,7 @@ def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -
     for values in (rows, labels):
         if not isinstance(values, Tensor) or values.dtype != torch.long or values.ndim != 1:
             form = f"{values.dtype} of {tuple(values.shape)}" if isinstance(values, Tensor) else values
-            raise TypeError(
+            raise OptionTypeError(
                 f"Positives are rows and labels as two tensors of long (P,), got {form}. "
                 "Positives.of_lists(indices, offsets, num_labels) takes lists."
             )
@@ -208,7 +216,7 @@ def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -
         return
     rising = len(rows) == len(labels) and bool(((labels * num_rows + rows).diff() > 0).all())
     if not rising or rows.min() < 0 or rows.max() >= num_rows or labels[0] < 0 or labels[-1] >= num_labels:
-        raise ValueError(
+        raise DataError(
             f"Positives are pairs of a row from 0 to {num_rows - 1} and a label from 0 to {num_labels - 1}, "
             "each once, in order of labels and then of rows: Positives.of_lists(indices, offsets, "
             "num_labels) makes them of lists."
@@ -219,13 +227,13 @@ def _whole(name: str, values: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError) as error:
-        raise TypeError(
+        raise OptionTypeError(
             f"{name} must be whole numbers of shape (N,), one list for all rows ({error})."
         ) from None
     if tensor.shape == (0,):
         return tensor.long()  # of an empty list torch makes floats
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim != 1:
-        raise TypeError(
+        raise OptionTypeError(
             f"{name} must be whole numbers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
         )
     return tensor.long()

@@ -4,13 +4,13 @@ lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import parse_settings, run_command
 from .devices import device_of
+from .exceptions import ConfigError, DataError, FileMissingError
 from .files import check_no_pipe, whole_file
 from .guards import warn
 from .names import check_options, whole
@@ -48,10 +48,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     settings = read_settings(arguments)
-    try:
-        count = predict_file(**settings)
-    except ValueError as error:  # of the file, whose settings are those of a run's data elsewhere
-        raise ValueError(re.sub(r"\bdata\.(separator|encoding)", r"\1", str(error))) from None
+    count = predict_file(**settings)
     say(f"{count} rows in {settings['output']}")
 
 
@@ -59,6 +56,8 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
     """`key=value` as values; ValueError for a key that there is not, or one that is lacking."""
     needed = {"checkpoint": "best.ckpt", "input": "new.csv", "output": "out.csv"}
     known = inspect.signature(predict_file).parameters
+    # what messages about a file advise is named as in a run
+    arguments = [argument.removeprefix("data.") for argument in arguments]
     settings: dict[str, Any] = {**parse_settings(arguments, known, "lossselect predict", needed)}
     for key, value in settings.items():
         if key == "separator":
@@ -70,7 +69,7 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
             settings[key] = int(value) if value.isdecimal() else value
         elif key == "trust":
             if value not in ("true", "false"):
-                raise ValueError(f"trust must be true or false, got {value!r}.")
+                raise ConfigError(f"trust must be true or false, got {value!r}.")
             settings[key] = value == "true"
     return settings
 
@@ -126,7 +125,7 @@ def predict_file(
             )
             first += len(rows)
         if not first:
-            raise ValueError(f"{input} has no rows.")
+            raise DataError(f"{input} has no rows.")
     for name, count in unknown.items():
         warn(
             "unlike_train",
@@ -134,7 +133,7 @@ def predict_file(
             "train row had.",
         )
     if missing:
-        raise ValueError(
+        raise DataError(
             f"{missing} of {first} rows in {output} have no prediction, because the net returned NaN for "
             f"them: their cells are empty (the first is row {first_missing}). Check these rows of {input} "
             "for extreme values."
@@ -156,13 +155,13 @@ def _model(
         "inputs of a file. In Python:"
     )
     if trust and format_of(checkpoint) != "torch_export":
-        raise ValueError(f"trust=true is for a .pt2 file, and {checkpoint} needs no trust: leave it out.")
+        raise ConfigError(f"trust=true is for a .pt2 file, and {checkpoint} needs no trust: leave it out.")
     if format_of(checkpoint):
         if device not in ("auto", "cpu"):
-            raise ValueError(f"device={device}: what lossselect export wrote runs on the CPU: leave it out.")
+            raise ConfigError(f"device={device}: what lossselect export wrote runs on the CPU: leave it out.")
         served = read_export(checkpoint, trust)
         if (preparation := served.preparation) is None:
-            raise ValueError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")
+            raise ConfigError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")
 
         def of_export(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
             said = served(rows)
@@ -180,7 +179,9 @@ def _model(
     check_loadable(content, checkpoint)
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
-        raise ValueError(f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data.")
+        raise ConfigError(
+            f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data."
+        )
     preparation = Preparation.stored(prepared, checkpoint)
     from .chunked import ChunkedLogits
     from .module import TaskModule
@@ -205,9 +206,9 @@ def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Serie
     columns = {"row": range(first, first + count), **columns}
     for column in kept:
         if column.name in columns:
-            raise ValueError(f"keep={column.name}: the output has a column of that name already.")
+            raise ConfigError(f"keep={column.name}: the output has a column of that name already.")
         if column.dtype.is_nested():
-            raise ValueError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
+            raise ConfigError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
         columns[column.name] = column
     return inert(columns)
 
@@ -216,13 +217,13 @@ def _checked_output(output: str, input: str) -> Path:
     path = Path(output)
     check_no_pipe(path, "Name a file.")
     if path.suffix.lower() != ".csv":
-        raise ValueError(f"output={output} must end in .csv.")
+        raise ConfigError(f"output={output} must end in .csv.")
     if path.resolve() == Path(input).resolve():
-        raise ValueError(f"output={output} is the input: it would be lost.")
+        raise ConfigError(f"output={output} is the input: it would be lost.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {path.parent} for output={output}.")
+        raise FileMissingError(f"There is no folder {path.parent} for output={output}.")
     if path.is_dir():
-        raise ValueError(f"output={output} is a folder.")
+        raise ConfigError(f"output={output} is a folder.")
     return path
 
 

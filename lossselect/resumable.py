@@ -17,6 +17,7 @@ from .checkpoint_content import (
     refuse_damaged,
     type_and_value,
 )
+from .exceptions import CheckpointError
 
 RANDOM = {
     "torch": Tensor,
@@ -80,7 +81,7 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
             checkpoint that `trainer.save_checkpoint` writes outside of fit has none.
     """
     if "loops" not in content or not content.get("optimizer_states"):
-        raise ValueError(f"{path} contains only weights, so a run cannot be resumed from it.")
+        raise CheckpointError(f"{path} contains only weights, so a run cannot be resumed from it.")
     check_loadable(content, path)
     for key, structure in RESUMED.items():
         if key not in content and (exact or key != "going_on"):

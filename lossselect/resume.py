@@ -2,17 +2,22 @@
 
 import csv
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .checkpoint import read_checkpoint
+from .exceptions import CheckpointError, ConfigError, LossSelectError
 from .guards import warn
 from .module import TaskModule
+from .nets import first_line
 from .outputs import RESULTS
 from .resumable import check_resumable, check_states
 
@@ -45,7 +50,7 @@ def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any
         if (progress := (*_progress(content), path.stat().st_mtime_ns)) > farthest:
             newest, farthest = (path, content), progress
     if damaged and not newest:
-        raise ValueError(f"resume=auto finds no checkpoint to go on from. {' '.join(damaged)}")
+        raise CheckpointError(f"resume=auto finds no checkpoint to go on from. {' '.join(damaged)}")
     for said in damaged:
         warn("damaged_checkpoint", f"{said} It is passed over.")
     return newest
@@ -56,6 +61,13 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
 
     Before the run's folder is touched: fit compares them again, with the parts that it has made.
     """
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
+        raise ConfigError(
+            f"The checkpoint is of epoch {epochs}, and trainer.max_epochs={trainer.max_epochs} ends before "
+            "that: say more epochs, or begin anew without resume."
+        )
+    _check_shapes(checkpoint["state_dict"], module)
     made: Any = None
     if (
         type(module).configure_optimizers is TaskModule.configure_optimizers
@@ -69,6 +81,60 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     if names != checkpoint["going_on"][0]["made"]:  # others than in the checkpoint, as fit will say
         optimizers, schedulers = [], []
     check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _check_shapes(weights: Mapping[str, Any], module: TaskModule) -> None:
+    """Raise a ConfigError if a weight in a checkpoint has another shape than the module's."""
+    for name, own in module.state_dict().items():
+        found = weights.get(name)
+        if not isinstance(own, Tensor) or not isinstance(found, Tensor) or is_lazy(own):
+            continue  # of a lazy layer the first batch decides the shape
+        if found.shape != own.shape:
+            raise ConfigError(
+                f"The checkpoint does not fit the net: size mismatch for {name}, whose shape is "
+                f"{tuple(found.shape)} in the checkpoint and {tuple(own.shape)} in the net. The settings of "
+                "model= and head= must be those of the run that it is of."
+            )
+
+
+class Restored(Callback):
+    """Knows whether Lightning is restoring a run, from setup until its first loop starts."""
+
+    def __init__(self) -> None:
+        self.under_way = False
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.under_way = True
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.under_way = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.under_way = False
+
+
+@contextmanager
+def restoring(trainer: Trainer) -> Iterator[None]:
+    """Raise a CheckpointError for what fails while Lightning restores a run from a checkpoint."""
+    restored = Restored()
+    trainer.callbacks.append(restored)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        if not restored.under_way or isinstance(error, LossSelectError):
+            raise
+        raise CheckpointError(
+            "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
+            f"({type(error).__name__}: {first_line(error)}). (HYDRA_FULL_ERROR=1 shows the traceback.)"
+        ) from error
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .counts import LabelCounts
 from .criterion import Loss, select_loss
+from .exceptions import ConfigError
 from .names import check_options
 from .tasks import Task, as_task
 
@@ -106,7 +107,7 @@ class AutoLoss(nn.Module):
         return loss
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        raise ValueError(
+        raise ConfigError(
             "loss=auto waits for the counts of the train labels: "
             "module.use_counts(lossselect.count_labels(task, labels)). (fit counts them.)"
         )

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .exceptions import ConfigError
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
@@ -40,7 +42,7 @@ def lock_folder(folder: Path) -> None:
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(
+        raise ConfigError(
             f"Another run is using the folder {folder} ({_owner(path)}). Wait until it ends, stop it, or "
             "choose another folder: hydra.run.dir=FOLDER."
         ) from None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .digest import NAME, is_sealed
+from .exceptions import CheckpointError, FileMissingError
 from .files import check_no_pipe
 from .formats import FORMATS, format_of, require, silence, suffixes
 from .stored_weights import check_finite, check_net
@@ -101,12 +102,12 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
     path = Path(path)
     check_no_pipe(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no model {path}.")
+        raise FileMissingError(f"There is no model {path}.")
     form = format_of(path)
     if form is None:
-        raise ValueError(f"{path} is no exported model: these end in {suffixes()}.")
+        raise CheckpointError(f"{path} is no exported model: these end in {suffixes()}.")
     if form == "torch_export" and not trust:
-        raise ValueError(
+        raise CheckpointError(
             f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
             "trust=true; .onnx and .safetensors need no trust."
         )
@@ -114,24 +115,30 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
     read = {"onnx": _read_onnx, "safetensors": _read_safetensors, "torch_export": _read_torch_export}
     served = read[form](path)
     if not sealed:
-        raise ValueError(f"{path} holds no checksum ({NAME}), so it is not as lossselect export wrote it.")
+        raise CheckpointError(
+            f"{path} holds no checksum ({NAME}), so it is not as lossselect export wrote it."
+        )
     return served
 
 
 def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
     """What a model says of itself, and its task; ValueError where it cannot be read."""
     if not metadata:
-        raise ValueError(f"{path} was not written by lossselect export: it does not say what it decides.")
+        raise CheckpointError(
+            f"{path} was not written by lossselect export: it does not say what it decides."
+        )
     try:
         facts: dict[str, Any] = json.loads(metadata)
         return facts, make_task(**facts["task"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: what it says of its task cannot be read: {error}") from None
+        raise CheckpointError(
+            f"{path} is damaged: what it says of its task cannot be read: {error}"
+        ) from None
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
     said = next(iter(str(error).splitlines()), type(error).__name__)
-    return ValueError(f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {said}")
+    return CheckpointError(f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {said}")
 
 
 def _read_onnx(path: Path) -> Served:
@@ -159,7 +166,7 @@ def _read_onnx(path: Path) -> Served:
 def _check_width(path: Path, task: Task, width: int) -> None:
     """Raise a ValueError if a model returns logits of another width than its task has."""
     if width != task.num_outputs:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} is damaged: its net returns {width} outputs, but its task is {task.describe()}."
         )
 
@@ -192,7 +199,7 @@ def _read_safetensors(path: Path) -> Served:
         raise _damaged(path, error) from None
     facts, task = _told(path, metadata)
     if not isinstance(spec := facts.get("net"), dict):
-        raise ValueError(f"{path} is damaged: it does not say which net its weights are of.")
+        raise CheckpointError(f"{path} is damaged: it does not say which net its weights are of.")
     check_net(spec, task.num_outputs, weights, path)
     check_finite(weights, (), path)
     with torch.device("meta"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from .allowed_classes import public_name
 from .losses import row_options
 from .nets import head_options
 from .top_names import check_top, top_metric_names, top_monitor
@@ -173,10 +174,23 @@ def stopping(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry for entry in (config.get("callbacks") or {}).values() if stops(entry)]
 
 
+STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
+"""Lightning's callbacks that may end a run."""
+
+
 def stops(entry: Any) -> bool:
-    """Whether a callback's class is called as those that end runs are."""
-    name = str((entry or {}).get("_target_")).rpartition(".")[2]
-    return "Stop" in name or "Timer" in name
+    """Whether a callback's class is one of `STOPPING`, or the user's own subclass of one of them."""
+    target = str((entry or {}).get("_target_"))
+    if public_name(target):  # of Lightning or of this package: known without importing it
+        return public_name(target, STOPPING) is not None
+    from hydra.utils import get_object
+
+    try:
+        cls = get_object(target)
+    except Exception:  # whose message comes when the callback is built
+        return False
+    bases = cls.__mro__ if isinstance(cls, type) else ()
+    return any(public_name(f"{base.__module__}.{base.__qualname__}", STOPPING) for base in bases)
 
 
 def own_monitor(config: Mapping[str, Any], task: "Task") -> str:

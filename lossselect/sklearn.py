@@ -23,6 +23,7 @@ from sklearn.utils.validation import (
 )
 
 from .devices import device_of
+from .exceptions import ConfigError, DataError, OptionTypeError
 from .guards import allow
 from .label_values import IGNORE_INDEX
 from .names import lookup, number, split_name, whole
@@ -156,7 +157,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """
         options = self._decision_options()
         if y is None:
-            raise ValueError("fit requires y to be passed, but the target y is None: give a label a row.")
+            raise ConfigError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = labels_of(y, self.task)
         check_consistent_length(rows, labels)
@@ -182,7 +183,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         decided = self.task_.predict(logits).numpy()
         missing = (decided == IGNORE_INDEX).reshape(len(decided), -1).any(1)
         if missing.any():
-            raise ValueError(
+            raise DataError(
                 f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
                 f"{missing.argmax()}), so there is no class to predict. Check these rows for extreme values."
             )
@@ -210,21 +211,23 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         number("learning_rate", self.learning_rate, 0)
         number("weight_decay", self.weight_decay, 0)
         if number("validation_fraction", self.validation_fraction, 0, 1) == 1:
-            raise ValueError("validation_fraction must be below 1, as no row would be left to train on.")
+            raise ConfigError("validation_fraction must be below 1, as no row would be left to train on.")
         if self.decision is None:
             return None
         if isinstance(self.decision, str):
             if self.decision != "tuned":
-                raise ValueError(
+                raise ConfigError(
                     f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
                     f"{self.decision!r}."
                 )
             return {} if self.validation_fraction else None
         if not isinstance(self.decision, Mapping):
-            raise TypeError(f"decision must be 'tuned', a dict of options or None, got {self.decision!r}.")
+            raise OptionTypeError(
+                f"decision must be 'tuned', a dict of options or None, got {self.decision!r}."
+            )
         decision_options(**self.decision)
         if not self.validation_fraction:
-            raise ValueError(
+            raise ConfigError(
                 f"decision={dict(self.decision)} is fitted to rows that are held out, and "
                 "validation_fraction=0 holds out none: say validation_fraction=0.15, or decision=None."
             )
@@ -250,13 +253,13 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             check_sample_weight(torch.from_numpy(weights))
             counted = np.flatnonzero(weights)
             if not len(counted):
-                raise ValueError("The sample weights are all zero: nothing would be learned.")
+                raise DataError("The sample weights are all zero: nothing would be learned.")
         places = {"train": counted}
         if held_out:
             try:
                 found = split_rows(labels[counted], {"val": held_out}, seed, task.names)
             except ValueError:
-                raise ValueError(
+                raise DataError(
                     f"n_samples={len(counted)} are too few to hold out validation_fraction={held_out:g} of "
                     "them for the decision: give more rows, or decision=None."
                 ) from None
@@ -265,7 +268,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         mean, std = moments(torch.from_numpy(train))
         if not bool(std.isfinite().all()):
             column = int((~std.isfinite()).nonzero()[0])
-            raise ValueError(
+            raise DataError(
                 f"The numbers of column {column} of X are so large that their standard deviation is none of "
                 "float64: scale them."
             )
@@ -343,7 +346,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from torch import nn
 
         if isinstance(self.net, nn.Module):
-            raise TypeError(
+            raise OptionTypeError(
                 f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from "
                 "what it has learned: pass its class, or a function of (num_features, num_outputs)."
             )
@@ -351,10 +354,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             spec = {"name": self.net} if isinstance(self.net, str) else self.net
             return {**_usual(split_name(spec, "net")[0]), **spec, "num_features": num_features}
         if not callable(self.net):
-            raise TypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")
+            raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")
         made = self.net(num_features, num_outputs)
         if not isinstance(made, nn.Module):
-            raise TypeError(f"net must make a torch.nn.Module, got {type(made).__name__}.")
+            raise OptionTypeError(f"net must make a torch.nn.Module, got {type(made).__name__}.")
         return made
 
     def _standardised(self, rows: np.ndarray) -> "Tensor":
@@ -369,9 +372,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             features = torch.from_numpy(((rows - self.mean_) / self.scale_).astype(np.float32))
         if not bool((finite := features.isfinite()).all()):
             row, column = (~finite).nonzero()[0].tolist()
-            raise ValueError(
+            raise DataError(
                 f"Row {row} of column {column} of X is too large: in units of the train rows' standard "
-                "deviation it is no float32."
+                "deviation it is no float32.",
+                row=row,
+                column=column,
             )
         return features
 

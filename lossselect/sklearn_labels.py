@@ -7,6 +7,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_array, column_or_1d
 
+from .exceptions import DataError
 from .names import some
 
 
@@ -15,7 +16,7 @@ def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     try:
         values = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
     except ValueError:
-        raise ValueError(f"The rows of y are lists of several lengths. {LISTS}") from None
+        raise DataError(f"The rows of y are lists of several lengths. {LISTS}") from None
     _check_one_type(values)
     name = task
     if name == "auto":
@@ -28,7 +29,7 @@ def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
         return name, _matrix(values), np.arange(values.shape[1])
     shape = values.shape
     if len(shape) == 2 and shape[1] > 1:
-        raise ValueError(
+        raise DataError(
             f"task={name} needs a label a row, but y has the shape {shape}. Several labels per sample: "
             "task=multilabel."
         )
@@ -36,12 +37,12 @@ def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     check_classification_targets(labels)
     classes, indices = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(
+        raise DataError(
             f"task={name} needs two classes, but y holds 1 class: {classes[0]}. There is nothing to tell "
             "apart."
         )
     if name == "binary" and len(classes) > 2:
-        raise ValueError(
+        raise DataError(
             f"task=binary needs two classes, but y holds {len(classes)}: {some(classes.tolist())}. One "
             "of several classes: task=multiclass."
         )
@@ -57,15 +58,15 @@ def _check_one_type(values: np.ndarray) -> None:
         sorted({type(values[row]): values[row] for row in rows.values()}.values())
     except TypeError:
         said = ", ".join(f"{kind} in row {row}" for kind, row in rows.items())
-        raise ValueError(f"Labels of y must be of one type, to be sorted; there are {said}.") from None
+        raise DataError(f"Labels of y must be of one type, to be sorted; there are {said}.") from None
 
 
 def _matrix(values: np.ndarray) -> np.ndarray:
     """Labels as 0 and 1 (N, L), NaN where not known."""
     if values.dtype.kind not in "biuf":  # names, or lists of them
-        raise ValueError(LISTS)
+        raise DataError(LISTS)
     if values.ndim != 2:
-        raise ValueError(
+        raise DataError(
             "task=multilabel needs 0 and 1 of shape (N, L), a column for each label, but y has the shape "
             f"{values.shape}."
         )

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
+from .exceptions import ConfigError
+
 Count = Tensor | float
 
 
@@ -118,7 +120,7 @@ class StepMean:
         if not alone and self._parts is None:
             if sharded or getattr(module, "chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
-                raise ValueError(
+                raise ConfigError(
                     "training_step adds a term to the loss, which is averaged separately from the criterion "
                     f"by a second backward pass, and {what} does not allow one. Set "
                     f"accumulate_grad_batches=1, or {'strategy=ddp' if sharded else 'head=dense'}."

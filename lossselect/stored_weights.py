@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .exceptions import CheckpointError
 from .nets import make_net
 
 STATISTICS = ("running_mean", "running_var")
@@ -40,7 +41,7 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
         free = name in buffers and not name.endswith(STATISTICS)
         bad = value.isnan() if free else ~value.isfinite()
         if bad.any():
-            raise ValueError(
+            raise CheckpointError(
                 f"{source}: {int(bad.sum())} of {bad.numel()} entries of {name!r} are NaN"
                 f"{'' if free else ' or infinite'}, so that predictions would be meaningless. Training has "
                 "diverged: take an earlier checkpoint, or train again with a lower learning rate."
@@ -58,7 +59,7 @@ def check_backed(content: Any, path: Path) -> None:
         if value.layout != torch.strided:
             continue  # its indices and values are checked by torch.load
         if value.numel() * value.itemsize > most:
-            raise ValueError(
+            raise CheckpointError(
                 f"{path} ({path.stat().st_size} bytes) is damaged: a tensor in it claims to have shape "
                 f"{tuple(value.shape)}, for which the file is too small."
             )
@@ -81,7 +82,7 @@ def check_outputs(num_outputs: int, weights: Mapping[str, Any], source: Any) -> 
     """Raise a ValueError if a task has many outputs, and there are not even as many weights."""
     count = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
     if num_outputs > MANY_OUTPUTS and count < num_outputs:
-        raise ValueError(
+        raise CheckpointError(
             f"{source} is damaged: its task claims {num_outputs} outputs, but it holds {count} weights."
         )
 
@@ -102,7 +103,7 @@ def check_net(
     """
     hidden = spec.get("hidden", ())
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
-        raise ValueError(
+        raise CheckpointError(
             f"{source} is damaged: its net claims {len(hidden)} hidden layers, but there are {len(weights)} "
             "weights."
         )
@@ -110,14 +111,14 @@ def check_net(
         with torch.device("meta"):
             net = make_net(spec, num_outputs)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise ValueError(f"{source} is damaged: its net cannot be built: {error}") from None
+        raise CheckpointError(f"{source} is damaged: its net cannot be built: {error}") from None
     expected = {prefix + name: tuple(value.shape) for name, value in net.state_dict().items()}
     for name in sorted(expected.keys() | {name for name in weights if name.startswith(prefix)}):
         value = weights.get(name)
         found = tuple(value.shape) if isinstance(value, Tensor) else None
         if name not in expected or found != expected[name]:
             claimed = {key: value for key, value in spec.items() if key in ("name", "num_features", "hidden")}
-            raise ValueError(
+            raise CheckpointError(
                 f"{source} is damaged: its weights are not those of the net {claimed} with {num_outputs} "
                 f"outputs. Expected {name!r} of shape {expected.get(name)}, got {found}."
             )

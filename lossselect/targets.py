@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .exceptions import DataError, DataTypeError
+
 
 class EncodedBatch(NamedTuple):
     """Inputs with a target that is in the task's canonical form already, perhaps with weights of samples."""
@@ -45,7 +47,7 @@ def as_tensor(target: Any) -> Tensor:
     if target.layout != torch.strided:
         target = target.to_dense()
     if target.is_complex():
-        raise ValueError(f"The target is complex ({target.dtype}); labels are real numbers.")
+        raise DataError(f"The target is complex ({target.dtype}); labels are real numbers.")
     if target.is_floating_point() or target.dtype == torch.bool:
         return target.detach()
     return target.to(torch.int64)
@@ -53,7 +55,7 @@ def as_tensor(target: Any) -> Tensor:
 
 def _as_array(target: Any) -> np.ndarray:
     if target is None:
-        raise TypeError("There is no target: it is None.")
+        raise DataTypeError("There is no target: it is None.")
     if np.ma.isMaskedArray(target):
         target = np.ma.filled(target.astype(np.float64), np.nan)  # np.asarray would drop the mask
     try:
@@ -68,33 +70,34 @@ def _as_array(target: Any) -> np.ndarray:
                 array = array.astype(np.float64)  # None becomes NaN
             except (TypeError, ValueError):
                 kinds = sorted({type(value).__name__ for value in array.flat})
-                raise TypeError(f"Targets must be numbers, got {', '.join(kinds)}.") from None
+                raise DataTypeError(f"Targets must be numbers, got {', '.join(kinds)}.") from None
     if array.dtype.kind in "OUS":
         # among numbers and strings NumPy has made strings of the numbers too
         objects = np.array(target, dtype=object)
         index, value = next((i, v) for i, v in np.ndenumerate(objects) if isinstance(v, str | bytes))
-        raise TypeError(
+        raise DataTypeError(
             f"Targets must be numbers, but row {index[0] if index else 0} holds {str(value)!r}. Give "
             "all rows as numbers or, to a task that has class_names, all as names."
         )
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")
+        raise DataTypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"The target holds {array.max()}, which no class index can be.")
+        raise DataError(f"The target holds {array.max()}, which no class index can be.")
     kind = {"u": np.int64, "i": np.int64, "f": array.dtype if array.dtype.itemsize <= 8 else np.float64}
     # a copy where torch cannot share the memory: read-only, strided backwards, foreign byte order
     dtype = np.dtype(kind.get(array.dtype.kind, array.dtype)).newbyteorder("=")
     return np.require(array, dtype, ["C", "W"])
 
 
-def _ragged(target: Any) -> ValueError:
+def _ragged(target: Any) -> DataError:
     sizes = [len(row) if hasattr(row, "__len__") else 0 for row in target]
     row = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
     if row is None:
-        return ValueError("Entries of one row of the target differ in length: a target is a regular array.")
-    return ValueError(
+        return DataError("Entries of one row of the target differ in length: a target is a regular array.")
+    return DataError(
         f"Row {row} of the target has {sizes[row]} entries where row 0 has {sizes[0]}. Rows of "
-        "differing length are lists of labels: turn them into a 0/1 matrix (N, num_labels) first."
+        "differing length are lists of labels: turn them into a 0/1 matrix (N, num_labels) first.",
+        row=row,
     )
 
 
@@ -151,7 +154,9 @@ def refuse(
         del index[1]
         names = ()
     said = hint(set(target[~target.isnan()].unique()[:1000].tolist())) if hint else ""
-    raise ValueError(f"{_place(index, names)} of the target is {value:g}, but {needed}. {said}".rstrip())
+    message = f"{_place(index, names)} of the target is {value:g}, but {needed}. {said}".rstrip()
+    column = names[index[1]] if names and len(index) > 1 else None
+    raise DataError(message, row=index[0], column=column, value=value)
 
 
 def _place(index: list[int], names: Sequence[str] = ()) -> str:
@@ -192,8 +197,10 @@ def distribution(target: Tensor, missing: float | None, task: str, note: str = "
         ones = bool(((rows == 0) | (rows == 1)).all())
         came = f"has {value:g} ones" if ones else f"sums to {value:g}"
         rule = "has exactly one class" if ones else "has exactly one class: soft labels sum to 1"
-        raise ValueError(
+        raise DataError(
             f"{_place(index)} of the target {came}, but a {task} sample {rule}. "
-            f"Several labels per sample: task=multilabel. {note}".rstrip()
+            f"Several labels per sample: task=multilabel. {note}".rstrip(),
+            row=index[0],
+            value=value,
         )
     return rows.masked_fill(absent_row, torch.nan)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from .exceptions import ConfigError
 from .targets import in_unit, positions_as_rows
 from .tasks import IGNORE_INDEX, Task
 
@@ -79,7 +80,7 @@ def look(
     task.check_probabilities(probabilities)
     target = task.check_target(target, probabilities)
     if log_odds is not None and log_odds.shape != probabilities.shape:
-        raise ValueError(
+        raise ConfigError(
             f"Expected log_odds of the shape of the probabilities, {tuple(probabilities.shape)}, got "
             f"{tuple(log_odds.shape)}. Pass task.log_odds(logits)."
         )
@@ -87,7 +88,7 @@ def look(
         # NaN is no value outside: a net that diverged has metrics, which are NaN
         outside = probabilities[(probabilities < 0) | (probabilities > 1)]
         if len(outside):
-            raise ValueError(
+            raise ConfigError(
                 f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
             )
     task.check_values(target)  # on the CPU, where it need not wait

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .exceptions import ConfigError
+
 if TYPE_CHECKING:
     from .tasks import Task
 
@@ -37,16 +39,18 @@ def top_monitor(task: Task) -> str:
 def check_top(task: Task) -> None:
     """ValueError for a task that a chunked head cannot decide."""
     if getattr(task, "ordered", False):
-        raise ValueError("Ordered classes need all logits of a row at once: head=dense.")
+        raise ConfigError("Ordered classes need all logits of a row at once: head=dense.")
     for option in ("at_least", "top_k"):
         if getattr(task, option, None):
-            raise ValueError(
+            raise ConfigError(
                 f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
                 "With head=chunked predictions have the 5 highest of each row."
             )
     if task.activation == "softmax" and (task.temperature != 1 or getattr(task, "decision_weight", None)):
-        raise ValueError("A chunked head takes no temperature and no decision_weight of classes: head=dense.")
+        raise ConfigError(
+            "A chunked head takes no temperature and no decision_weight of classes: head=dense."
+        )
     if task.shift != 0:
-        raise ValueError("A chunked head takes no shift of the logits: head=dense.")
+        raise ConfigError("A chunked head takes no shift of the logits: head=dense.")
     if task.num_outputs < 2:
-        raise ValueError("A chunked head is for many outputs, and there is one: head=dense.")
+        raise ConfigError("A chunked head is for many outputs, and there is one: head=dense.")

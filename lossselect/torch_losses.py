@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from .exceptions import ConfigError
 from .losses import LOSSES
 from .mixing import INDEX_ONLY
 from .tasks import IGNORE_INDEX, Task
@@ -27,7 +28,7 @@ def check_mixes(mix: Any, loss: Any) -> None:
     loss = loss.func if isinstance(loss, partial) else getattr(loss, "_orig_mod", loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     if mix is not None and name in INDEX_ONLY:
-        raise ValueError(
+        raise ConfigError(
             f"mix makes soft labels of class indices, which torch's {name} does not take. Leave one of them "
             f"out, or choose a loss by name: {', '.join(LOSSES)}."
         )
@@ -49,12 +50,12 @@ def check_torch_loss(loss: Any, task: Task) -> None:
     names = {k.__name__ for k in kinds if k.__module__ in ("torch.nn.modules.loss", "torch.nn.functional")}
     names -= {"_Loss", "_WeightedLoss"}
     if names and not names & TORCH_LOSSES[task.activation]:
-        raise ValueError(
+        raise ConfigError(
             f"torch's {min(names)} takes no raw logits with the targets of "
             f"{task.describe()}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
         )
     if options.get("reduction", "mean") != "mean":
-        raise ValueError(
+        raise ConfigError(
             "TaskModule averages the loss over what has a label; "
             f"reduction={options['reduction']!r} is for loops of your own."
         )
@@ -62,7 +63,7 @@ def check_torch_loss(loss: Any, task: Task) -> None:
     in_target = (IGNORE_INDEX, *range(task.num_probabilities))
     if isinstance(ignored, int) and ignored not in in_target:
         declare = "" if task.missing == ignored else f", and declare missing={ignored} in the task"
-        raise ValueError(
+        raise ConfigError(
             f"ignore_index={ignored} has no effect: in the canonical target that task.encode returns, "
             f"missing labels are {IGNORE_INDEX}, whatever marked them. Leave ignore_index out "
             f"({IGNORE_INDEX} is its default){declare}."

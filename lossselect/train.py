@@ -34,6 +34,7 @@ from .console import (
     speaks,
     warnings_in_a_line,
 )
+from .exceptions import ConfigError, DataError
 from .guards import allow, warn
 from .help import print_help
 from .loggers import check_loggers
@@ -157,7 +158,7 @@ class CheckBeforeRun(Callback):
                 read.add(same)
                 stops.add(_stops(of_job))
                 if len(stops) > 1:
-                    raise ValueError("explain and check_only are for all jobs of a sweep, or for none.")
+                    raise ConfigError("explain and check_only are for all jobs of a sweep, or for none.")
                 if _stops(of_job):
                     if of_job.explain != "json":
                         say(" ".join(job))
@@ -223,7 +224,7 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         from .resumable import check_resumable
 
         if not Path(config.resume).exists() and (auto := nearest(config.resume, ["auto"])):
-            raise ValueError(f"There is no checkpoint {config.resume}.{auto}")
+            raise ConfigError(f"There is no checkpoint {config.resume}.{auto}")
         checkpoint = read_checkpoint(config.resume)
         if task is not None:
             check_same_task(checkpoint, task)
@@ -231,7 +232,7 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         return
     setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     if not any(given.startswith(f"{setting}=") for given in of_hydra.overrides.hydra):
-        raise ValueError(
+        raise ConfigError(
             "resume=auto goes on from the newest checkpoint in the run's folder, and without "
             f"{setting}=FOLDER each run has a new one."
         )
@@ -242,7 +243,7 @@ def _check_names(config: DictConfig) -> None:
     text = OmegaConf.to_yaml(config)
     for name in map(str, config):
         if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
-            raise ValueError(
+            raise ConfigError(
                 f"There is no setting {name!r}, and none that refers to it.{nearest(name, SETTINGS)} "
                 f"There are: {', '.join(SETTINGS)}."
             )
@@ -294,7 +295,7 @@ def train(config: DictConfig) -> float | None:
     from .loggers import ended, log_results, log_settings
     from .outputs import evaluate, save_predictions, tunes
     from .plan import by_stage, print_table, show
-    from .resume import check_start, keep_log, resumed_from
+    from .resume import check_start, keep_log, restoring, resumed_from
 
     asked = config.monitor is not None
     module, data, monitor = prepare(config)
@@ -317,7 +318,8 @@ def train(config: DictConfig) -> float | None:
         if start is not None:
             keep_log(trainer, start[1])
         log_settings(trainer, config)
-        trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
+        with restoring(trainer) if start is not None else nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if smoke:
             print("A few batches went through training and validation. Nothing is kept of that.")
@@ -458,26 +460,26 @@ def _terminated(signum: int, frame: Any) -> None:
 
 def _best_checkpoint(trainer: "Trainer", keeper: "ModelCheckpoint", resumed: bool) -> str:
     if not trainer.global_step:
-        raise ValueError(
+        raise DataError(
             "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
             "trainer.max_steps or trainer.limit_train_batches allow none."
         )
     # of a checkpoint of another folder there is a path, and no score
     best = keeper.best_model_path if keeper.best_model_score is not None else ""
     if not best and resumed:
-        raise ValueError(
+        raise ConfigError(
             "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "
             "best checkpoint of another folder is left alone: go on in its own folder (hydra.run.dir), or "
             "for longer (trainer.max_epochs)."
         )
     if not best:
-        raise ValueError(
+        raise DataError(
             f"{keeper.monitor} was never computed in {trainer.current_epoch} epochs, so there is no best "
             "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
             "(trainer.check_val_every_n_epoch)."
         )
     if keeper.best_model_score is not None and keeper.best_model_score.isnan():
-        raise ValueError(
+        raise DataError(
             f"{keeper.monitor} was never a number, so there is no best checkpoint: the "
             "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
         )

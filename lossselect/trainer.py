@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from .exceptions import ConfigError, DataError, StorageError
 from .files import whole_file
 from .names import check_options
 from .settings import OF_A_RUN, OF_STEPS
@@ -32,7 +33,7 @@ def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
     try:
         trainer = Trainer(**options, **ours, enable_model_summary=False)
     except Exception as error:  # its checks raise several kinds, all about these settings
-        raise ValueError(f"The trainer cannot be built: {error}") from None
+        raise ConfigError(f"The trainer cannot be built: {error}") from None
     return trainer
 
 
@@ -41,12 +42,12 @@ def _check_types(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         expected = inspect.signature(Trainer).parameters[name].annotation
         if not _is_of_type(value, expected):
-            raise ValueError(
+            raise ConfigError(
                 f"The trainer cannot be built: trainer.{name} must be {_in_words(expected)}, got {value!r}."
             )
         least = LEAST.get(name)
         if least is not None and isinstance(value, type(least)) and value < least:
-            raise ValueError(
+            raise ConfigError(
                 f"The trainer cannot be built: trainer.{name} must be at least {least}, got {value!r}."
             )
 
@@ -109,7 +110,7 @@ class NeedsValidation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
-            raise ValueError(
+            raise DataError(
                 f"There is no validation batch, but {self.monitor} chooses the best checkpoint: give the "
                 "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
                 "monitor=train/loss."
@@ -140,7 +141,7 @@ def check_room(folder: Path, size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(
+        raise StorageError(
             f"A checkpoint takes about {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are left in {folder}. "
             "Make room, or write elsewhere (at the command line hydra.run.dir=FOLDER)."
         )

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig
 
 from .allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
 from .config import SETTINGS
+from .exceptions import ConfigError
 
 PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
 """Packages with classes that a config may name without being trusted."""
@@ -58,7 +59,7 @@ def trust(arguments: Iterable[str]) -> None:
     """Let this process, and those that it starts, trust what the command line says."""
     os.environ[VARIABLE] = ":".join(trusted_by(arguments))
     if _resolve is None or _configure_log is None:
-        raise ValueError(
+        raise ConfigError(
             f"lossselect does not know Hydra {hydra.__version__} and cannot tell it what a config may name: "
             "pip install 'hydra-core<1.4'."
         )
@@ -115,7 +116,7 @@ def _checked_sources(self: Any, config_search_path: Any) -> None:
             continue
         package = str(entry.path).removeprefix("pkg://").replace("/", ".").partition(".")[0]
         if package not in PACKAGES and not _is_trusted(package):
-            raise ValueError(
+            raise ConfigError(
                 f"hydra.searchpath={entry.path}: a config may not import {package}. To allow it, add "
                 f"trust=[{package}] to the command line."
             )
@@ -143,7 +144,7 @@ def check_log(config: Any, place: str = "hydra.job_logging") -> None:
         if key in ("()", "class", "factory") or named:
             name = str(value).removeprefix("ext://")
             if name not in LOG_PARTS and not _is_trusted(name):
-                raise ValueError(
+                raise ConfigError(
                     f"{place}.{key}={value}: a log is made of parts of the standard library's logging. If "
                     f"that is meant, the command line may say so: trust=[{name.partition('.')[0]}]."
                 )
@@ -167,13 +168,13 @@ def check_targets(config: DictConfig) -> None:
     job = (config.get("hydra") or {}).get("job") or {}
     for name in map(str, job.get("env_set") or {}):
         if name not in VARIABLES and name not in _trusted():
-            raise ValueError(
+            raise ConfigError(
                 f"hydra.job.env_set.{name}: some variables let a run's processes load other code. A config "
                 f"may set {', '.join(VARIABLES)}; the command line may allow another one: trust=[{name}]."
             )
     given = config.get("trust") or []
     if not {*([given] if isinstance(given, str) else map(str, given))} <= {*_trusted()}:
-        raise ValueError("trust=[...] is said on the command line; in a config it would trust itself.")
+        raise ConfigError("trust=[...] is said on the command line; in a config it would trust itself.")
     check_part(config, "")
 
 
@@ -192,20 +193,20 @@ def _check_arguments(node: DictConfig, place: str) -> None:
         return
     for name in DENIED_ARGUMENTS.get(public_name(target) or "", ()):
         if _value(node, name) and not _is_trusted(f"{place}.{name}"):
-            raise ValueError(
+            raise ConfigError(
                 f"{place}.{name} can run commands, and a config may not set it. To allow it, set it on the "
                 f"command line, or add trust=[{place}.{name}]."
             )
     if target.endswith("SlurmLauncher"):  # which writes a script of them
         for name in map(str, node):
             if isinstance(value := _value(node, name), str) and len(value.splitlines()) > 1:
-                raise ValueError(f"{place}.{name} must be a single line, got {value!r}.")
+                raise ConfigError(f"{place}.{name} must be a single line, got {value!r}.")
 
 
 def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
     """Each mapping with a `_target_`, interpolations resolved, and its position."""
     if len(re.findall(r"[.\[]", place)) > DEEPEST:
-        raise ValueError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
+        raise ConfigError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
     if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
         if "_target_" in node:
             yield place, node
@@ -246,7 +247,7 @@ def check_target(target: Any, place: str) -> None:
     """
     where = f"{place}._target_" if place else "_target_"
     if not isinstance(target, str):
-        raise ValueError(f"{where} must be the name of a class, got {type(target).__name__}.")
+        raise ConfigError(f"{where} must be the name of a class, got {type(target).__name__}.")
     if _is_trusted(target):
         return
     position = position_of(place)
@@ -262,4 +263,4 @@ def check_target(target: Any, place: str) -> None:
         fix = ""  # Hydra rejects many of these in any case
     what = position.what if position else ", ".join(p.what for p in POSITIONS) if elsewhere else ""
     rule = f"a config may name only {what} here" if what else "a config may not name a class here"
-    raise ValueError(f"{where}={target}: {rule} (see SECURITY.md).{fix}")
+    raise ConfigError(f"{where}={target}: {rule} (see SECURITY.md).{fix}")

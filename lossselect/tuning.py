@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 
 from .advice import Advice, better_threshold
 from .decision import decision_options, fit_decision
+from .exceptions import ConfigError, DataError, OptionTypeError
 from .kept import KeptOutputs
 from .tasks import make_task
 
@@ -63,11 +64,11 @@ def tuned(
 ) -> Tuned:
     """Do what `tune_decision` does, and return what it found."""
     if not isinstance(trainer, Trainer) or not hasattr(module, "decide_by"):
-        raise TypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
+        raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss, wanted = module.criterion, decision_options(**options)
     goal = wanted.goal(module.task, loss)  # before a pass over the rows
     if module.chunked:
-        raise ValueError(
+        raise ConfigError(
             "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
             "head=dense."
         )
@@ -81,7 +82,7 @@ def tuned(
         )
         rows = kept.rows()
         if rows is None:
-            raise ValueError("There is no validation row to tune the decision to.")
+            raise DataError("There is no validation row to tune the decision to.")
         start = module.untuned or module.task  # of a checkpoint that has a decision it was taken over
         fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
     except BaseException:

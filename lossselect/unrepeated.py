@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
+from .exceptions import DataError
 from .wrapping import wrap
 
 EVALUATING = (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
@@ -51,7 +52,7 @@ def repeat_no_row(sampler: object) -> None:
         assert isinstance(sampler, DistributedSampler)
         rows, ranks = len(sampler.dataset), sampler.num_replicas  # type: ignore[arg-type]
         if rows < ranks:
-            raise ValueError(
+            raise DataError(
                 f"A loader has {rows} rows for {ranks} processes, and each needs one at least: fewer "
                 "processes (devices), or more rows."
             )

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .exceptions import ConfigError, DataError
 from .guards import warn, warn_of_absent, warn_of_single_labels
 from .head import biases_of
 from .last_operation import LastOperations
+from .nets import first_line
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def _judge(end: str, where: str, task: Task) -> None:
             "is for nothing: remove that layer.",
         )
     else:
-        raise ValueError(
+        raise ConfigError(
             f"The net ends in {end}{where}, but the loss takes raw logits and applies {task.activation} "
             "itself. Remove that layer; use task.probabilities(logits) to predict."
         )
@@ -114,7 +116,7 @@ def check_graph(logits: Tensor, module: nn.Module, task: Task) -> bool:
         ValueError: also where no gradient comes back through the logits.
     """
     if not logits.requires_grad:
-        raise ValueError(
+        raise ConfigError(
             "The logits carry no gradient, so nothing would be learned: forward must not detach them "
             "(detach(), .data, item(), torch.no_grad(), a way through NumPy)."
         )
@@ -169,7 +171,7 @@ def check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
         if isinstance(inputs, Tensor) and inputs.is_floating_point() and not bool(inputs.isfinite().all()):
             bad = int((~inputs.isfinite()).flatten(1).any(1).nonzero()[0]) if inputs.ndim > 1 else 0
             cause = f"The inputs of row {bad} hold NaN or infinity: mend them, or leave those rows out."
-        raise ValueError(f"Row {row} of the first batch's logits is not finite. {cause}")
+        raise DataError(f"Row {row} of the first batch's logits is not finite. {cause}", row=row)
     _check_sums(outputs, task, "the first batch's outputs")
 
 
@@ -180,7 +182,7 @@ def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
     total = outputs.float().sum(1)
     near = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-4
     if bool((outputs >= 0).all() & ((total - 1).abs() <= near).all()):
-        raise ValueError(
+        raise ConfigError(
             f"Each row of {what} is between 0 and 1 and sums to 1, as after a softmax, "
             f"but the loss takes raw logits and applies {task.activation} itself. Return the logits; use "
             "task.probabilities(logits) to predict."
@@ -211,6 +213,20 @@ class OutputWatch:
         Raises:
             ValueError: the outputs are probabilities.
         """
+        if self.values_seen and (module.training or self.evaluation_seen):
+            return module(inputs)
+        try:
+            return self._first_outputs(module, inputs, task)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # out of memory, not implemented, a process that was lost
+                raise
+            shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
+            raise ConfigError(
+                f"The net does not fit its inputs{shape}: {first_line(error)}. (HYDRA_FULL_ERROR=1 shows the "
+                "traceback.)"
+            ) from error
+
+    def _first_outputs(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         if module.training or self.evaluation_seen:
             return module(inputs)
         self.evaluation_seen = True
@@ -253,14 +269,15 @@ class OutputWatch:
         inputs = logits.inputs.detach()
         if not self.values_seen and not bool(inputs.isfinite().all()):
             row = int((~inputs.isfinite()).any(1).nonzero()[0])
-            raise ValueError(
+            raise DataError(
                 f"Row {row} of what the head takes in the first batch is not finite. Look at the net's "
-                "layers, and at the inputs: they may hold NaN or infinity."
+                "layers, and at the inputs: they may hold NaN or infinity.",
+                row=row,
             )
         self.values_seen = True
         if module.training and torch.is_grad_enabled():
             if not logits.with_grad:
-                raise ValueError(
+                raise ConfigError(
                     "The logits carry no gradient, so nothing but the head would be learned: forward must "
                     "not run under torch.no_grad() or torch.inference_mode()."
                 )
@@ -294,7 +311,7 @@ class OutputWatch:
         parts_alone = any(hasattr(gradient, "to_local") for gradient in there)
         self.gradient_seen = not there or parts_alone or any(bool(g.count_nonzero()) for g in there)
         if not self.gradient_seen and may_raise:
-            raise ValueError(
+            raise ConfigError(
                 f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "
                 "learned. Something in forward, or in a loss of your own, has no gradient, such as round(), "
                 "sign() or a product with 0."

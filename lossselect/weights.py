@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .counts import LabelCounts
+from .exceptions import ConfigError
 from .names import lookup
 from .tasks import Task
 
@@ -76,12 +77,12 @@ def check_named(option: str, value: Any, task: Task) -> bool:
     if not isinstance(value, str):
         return False
     if option == "prior":
-        raise ValueError(
+        raise ConfigError(
             f"prior must be the shares of the classes, or left out to be counted, got {value!r}."
         )
     lookup({"auto": None} if option == "pos_weight" else WEIGHTS, value, option)
     if option == "weight" and len(task.output_names) == 1:
-        raise ValueError(
+        raise ConfigError(
             f"weight={value} weighs classes against each other, and task={task.name} has one output. To "
             "weigh its positives against its negatives: pos_weight=auto."
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning
 
+from .exceptions import UnsupportedError
+
 
 def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
     """From now on `owner.name(...)` is `around(method, ...)`, with the method of the owner's class.
@@ -19,7 +21,7 @@ def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
         RuntimeError: this Lightning has no such method.
     """
     if (method := getattr(type(owner), name, None)) is None:
-        raise RuntimeError(
+        raise UnsupportedError(
             f"lightning {lightning.__version__} has no {type(owner).__name__}.{name}, which lossselect "
             "needs: take a version that it was tested with (constraints.txt)."
         )

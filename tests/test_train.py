@@ -788,7 +788,7 @@ class TestResume:
         code, _, err = command(*self.SHORT, "resume=auto", "trainer.max_epochs=1")
         assert code == 1
         assert err == (
-            "The checkpoint is of epoch 2, and trainer.max_epochs=1 ends before that: say more epochs, or "
+            "The checkpoint is of epoch 3, and trainer.max_epochs=1 ends before that: say more epochs, or "
             "begin anew without resume.\n"
         )
 

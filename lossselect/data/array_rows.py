@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from ..exceptions import DataError
 from .arrays import array_columns, as_polars_knows, blocks
 from .columns import FEW, Number, Reading, warn_of_counting
 from .features import Features, TableRows, fit_number
@@ -50,7 +51,7 @@ class ArrayRows:
             ValueError: the file has been written to.
         """
         if self.path and (now := _written(self.path)) != self.written and now[0] == self.written[0]:
-            raise ValueError(
+            raise DataError(
                 f"{self.path} has been written to since its rows were looked at. Start again, and write "
                 "other data to another file: this one is read while the run goes on."
             )

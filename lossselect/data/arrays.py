@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..exceptions import ConfigError, DataError, FileMissingError
 from ..files import check_no_pipe
 from ..label_lists import LabelLists
 from ..memory import free_memory
@@ -46,9 +47,9 @@ def read_arrays(
             inputs = _entry(file, features, FEATURES, "data.features", path)
             labels = _entry(file, target, LABELS, "data.target", path)
     elif target is None:
-        raise ValueError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
+        raise DataError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
     elif features is not None:
-        raise ValueError(f"data.features names an array of a .npz, and {path} is none.")
+        raise ConfigError(f"data.features names an array of a .npz, and {path} is none.")
     elif _suffix(target) == ".npz":
         inputs = _opened(path)
         with _opened(target) as file:
@@ -60,9 +61,7 @@ def read_arrays(
         labels = _checked_labels(labels, path if _suffix(path) == ".npz" else str(target))
     if len(inputs) != len(labels):
         where = path if _suffix(path) == ".npz" else f"{path} and {target}"
-        raise ValueError(
-            f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {where}."
-        )
+        raise DataError(f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {where}.")
     return inputs, labels
 
 
@@ -71,13 +70,13 @@ def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "biufUS":
-        raise ValueError(
+        raise DataError(
             f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape} in "
             f"{path}."
         )
     if labels.ndim == 2:
         if labels.dtype.kind in "US":
-            raise ValueError(
+            raise DataError(
                 f"Labels of shape {labels.shape} in {path} are 0 and 1, a column for each, got text "
                 f"({labels.dtype}). Names are read by data=table, several in a cell by data.delimiter."
             )
@@ -86,18 +85,18 @@ def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
         try:
             return np.char.decode(labels, "utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"The labels of {path} are bytes, but not those of utf-8: {error}.") from None
+            raise DataError(f"The labels of {path} are bytes, but not those of utf-8: {error}.") from None
     return as_polars_knows(np.asarray(labels))
 
 
 def read_weights(path: str, name: str) -> np.ndarray:
     """The array (N,) of the rows' weights in a .npz."""
     if _suffix(path) != ".npz":
-        raise ValueError(f"data.sample_weight names an array of a .npz, and {path} is none.")
+        raise ConfigError(f"data.sample_weight names an array of a .npz, and {path} is none.")
     with _opened(path) as file:
         weights = _entry(file, name, (), "data.sample_weight", path)
     if weights.ndim != 1 or weights.dtype.kind not in "biuf":
-        raise ValueError(
+        raise DataError(
             f"Weights of rows are numbers of shape (N,), got {weights.dtype} of shape {weights.shape}."
         )
     return weights
@@ -137,7 +136,7 @@ def as_frame(block: np.ndarray) -> pl.DataFrame:
 
 def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
     if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
-        raise ValueError(
+        raise DataError(
             f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
             "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, and "
             "name it by data._target_."
@@ -148,7 +147,7 @@ def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
 def _suffix(path: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in (".npz", ".npy"):
-        raise ValueError(f"{path} must end in .npz or .npy; tables are read by data=table.")
+        raise ConfigError(f"{path} must end in .npz or .npy; tables are read by data=table.")
     return suffix
 
 
@@ -158,18 +157,16 @@ def _opened(path: str) -> Any:
     file, suffix = Path(path), _suffix(path)
     if not file.is_file():
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise FileNotFoundError(f"There is no file {file}.{nearest(file.name, there)}")
+        raise FileMissingError(f"There is no file {file}.{nearest(file.name, there)}")
     try:
         opened = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(_why_unread(file, str(error))) from None
+        raise DataError(_why_unread(file, str(error))) from None
     found = ".npy" if isinstance(opened, np.ndarray) else ".npz"
     if found != suffix:
         if found == ".npz":
             opened.close()
-        raise ValueError(
-            f"{file} is what NumPy writes into a {found}: rename it, so that it ends in {found}."
-        )
+        raise DataError(f"{file} is what NumPy writes into a {found}: rename it, so that it ends in {found}.")
     return opened
 
 
@@ -193,11 +190,11 @@ def _entry(
     """The array called `name`, or by one of the usual names."""
     there = [key for key in usual if key in file.files]
     if name is None and len(there) > 1:
-        raise ValueError(f"{path} has several arrays that it may be: {some(there)}. Say {setting}=...")
+        raise ConfigError(f"{path} has several arrays that it may be: {some(there)}. Say {setting}=...")
     found = name if name is not None else next(iter(there), None)
     if found is None or found not in file.files:
         asked = f"no array {name!r}" if name is not None else f"none of {', '.join(usual)}"
-        raise ValueError(
+        raise ConfigError(
             f"{path} has {asked} ({setting}).{nearest(str(name), file.files)} It has: {some(file.files)}."
         )
     return _loaded(file, found, path)
@@ -209,7 +206,7 @@ def _loaded(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
         return file[name]
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         fix = " Save text as text: y.astype(str)." if "allow_pickle" in str(error) else ""
-        raise ValueError(f"Array {name!r} of {path} cannot be read: {error}.{fix}") from None
+        raise DataError(f"Array {name!r} of {path} cannot be read: {error}.{fix}") from None
 
 
 def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
@@ -218,7 +215,7 @@ def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
     part = next((part for part in listed if part.filename in (name, f"{name}.npy")), None)
     if free is None or part is None or part.file_size <= MOST_OF_MEMORY * free:
         return
-    raise ValueError(
+    raise DataError(
         f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "
         f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which half "
         "may be used. Save it as a .npy, of which only the rows that are needed are read."

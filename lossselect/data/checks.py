@@ -8,6 +8,7 @@ import polars as pl
 from torch import Tensor
 
 from ..counts import LabelCounts, count_lists, count_target
+from ..exceptions import DataError
 from ..guards import warn, warn_of_absent, warn_of_single_labels
 from ..label_lists import LabelLists
 from ..names import setting, some
@@ -29,9 +30,9 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     counts = _count_splits(task, splits)
     for split, count in counts.items():
         if not count.rows:
-            raise ValueError(f"The {split} split has no rows.")
+            raise DataError(f"The {split} split has no rows.")
         if not (count.positives + count.negatives).any():
-            raise ValueError(f"All labels of the {split} split are missing: nothing can be computed of it.")
+            raise DataError(f"All labels of the {split} split are missing: nothing can be computed of it.")
         _check_classes(task, split, count)
     if task.width_field == "num_labels" and task.num_outputs > 1 and all(c.single for c in counts.values()):
         warn_of_single_labels()
@@ -87,7 +88,7 @@ def check_enough_rows(rows: Mapping[str, Tensor], processes: int) -> None:
     """ValueError for a split with fewer rows than processes."""
     for split, own in rows.items():
         if len(own) < processes:
-            raise ValueError(
+            raise DataError(
                 f"The {split} split has {len(own)} rows for {processes} processes, and each needs one at "
                 "least: fewer processes (trainer.devices), or more rows."
             )
@@ -103,7 +104,7 @@ def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
     split, _, metric = monitor.partition("/")
     count = counts.get(split)
     if count and metric in ("auroc", "map") and not ((count.positives > 0) & (count.negatives > 0)).any():
-        raise ValueError(
+        raise DataError(
             f"{monitor} chooses the best checkpoint, but no label of the {split} split has both positives "
             f"and negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
         )
@@ -115,7 +116,7 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     if task.width_field != "num_labels" and there.sum() == 1:
         only = names[there][0]
         if split == "train":
-            raise ValueError(f"All train rows are of class {only!r}: there is nothing to tell apart.")
+            raise DataError(f"All train rows are of class {only!r}: there is nothing to tell apart.")
         warn(
             "one_class",
             f"All {split} rows are of class {only!r}: no ranking metric (AUROC, mAP) can be computed of "

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from ..exceptions import ConfigError, DataError
 from ..guards import warn
 from ..infer import MOST_CLASSES
 from ..label_values import as_number, likeness, plain_value
@@ -23,7 +24,7 @@ def binary_names(options: LabelOptions) -> tuple[str, str]:
     """The negative and the positive class's names, where the labels are 0, 1 or between."""
     names = tuple(map(str, ("0", "1") if options.class_names is None else options.class_names))
     if len(names) != 2:
-        raise ValueError(f"Binary needs 2 class_names, got {len(names)}: {some(names)}.")
+        raise ConfigError(f"Binary needs 2 class_names, got {len(names)}: {some(names)}.")
     return names
 
 
@@ -40,7 +41,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     """
     name, values = column.name, [plain_value(value) for value in counts]
     if len(values) == 1:
-        raise ValueError(
+        raise DataError(
             f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart. In a file of "
             "positives alone the rest is missing."
         )
@@ -49,7 +50,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
         thirds = [v for v in values if len(values) == 3 and _conventional([w for w in values if w != v])]
         marks = thirds or [v for v in values if (as_number(v) or 0) < 0 and not (as_number(v) or 0) % 1]
         hint = f" If {marks[0]} marks missing labels: {setting('data.missing', marks[0])}." if marks else ""
-        raise ValueError(
+        raise DataError(
             f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
             f"{some(in_order(values))}.{hint} One of several classes: task=multiclass."
         )
@@ -60,7 +61,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     names = binary_names(options)
     if {text.lower() for text in names} == {str(value).lower() for value in values}:
         if names[1].lower() != str(positive).lower():
-            raise ValueError(
+            raise ConfigError(
                 f"class_names={[*names]} are the negative and the positive class, but "
                 f"data.positive={positive}."
             )
@@ -69,7 +70,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     pair = _conventional(values) or ((negative, positive) if options.positive is not None else None)
     overlap = {text.lower() for text in names} & {str(value).lower() for value in values}
     if pair is None or overlap:
-        raise ValueError(
+        raise ConfigError(
             f"class_names={[*names]} are not the labels of column {name!r}: {some(in_order(values))}. "
             "Give these, the positive one last."
         )
@@ -85,7 +86,7 @@ def _positive(name: str, values: list[Any], options: LabelOptions) -> Any:
             if len(found) == 1:
                 return found[0]
         texts = sorted(str(value) for value in values)
-        raise ValueError(
+        raise ConfigError(
             f"data.positive={wanted} is not among the labels of column {name!r}: {some(texts)}."
             f"{nearest(wanted, texts)}"
         )
@@ -103,9 +104,10 @@ def _positive(name: str, values: list[Any], options: LabelOptions) -> Any:
             f" If {ordered[0]} marks missing labels, say {setting('data.missing', ordered[0])}; if it means "
             f"negative, {setting('data.positive', ordered[1])}."
         )
-    raise ValueError(
+    raise DataError(
         f"Column {name!r} holds {ordered[0]!r} and {ordered[1]!r}: which is the positive class? Say "
-        f"{setting('data.positive', ordered[1])} or {setting('data.positive', ordered[0])}.{hint}"
+        f"{setting('data.positive', ordered[1])} or {setting('data.positive', ordered[0])}.{hint}",
+        column=name,
     )
 
 
@@ -134,16 +136,19 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
     ordered = in_order(values)
     if column.dtype.is_float():
         odd = next(value for value in ordered if isinstance(value, float))
-        raise ValueError(
+        raise DataError(
             f"Row {row_of(column, odd)} of column {name!r} is {odd}: a quantity, not one of several classes. "
-            "Choose another data.target; to predict a quantity is no classification."
+            "Choose another data.target; to predict a quantity is no classification.",
+            row=row_of(column, odd),
+            column=name,
+            value=odd,
         )
     if options.class_names is None:
         _check_numbers(column, ordered)
     if len(values) == 1:
-        raise ValueError(f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart.")
+        raise DataError(f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart.")
     if len(values) > 2 and max(counts.values()) == 1:
-        raise ValueError(
+        raise DataError(
             f"Each of the {len(values)} labels of column {name!r} has one row, as an identifier has: there "
             "is nothing to learn from, and nothing to validate. Is it the right data.target?"
         )
@@ -163,9 +168,11 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
     except ValueError as error:
         names = set(map(str, options.class_names))
         other = next(value for value in ordered if str(value) not in names)
-        raise ValueError(
+        raise DataError(
             f"Row {row_of(column, other)} of column {name!r}: {error} Name it too, or mark it as missing: "
-            "data.missing."
+            "data.missing.",
+            row=row_of(column, other),
+            column=name,
         ) from None
 
 
@@ -175,23 +182,30 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     if len(numbers) == len(values) and fractions:
         few = len(values) <= MOST_CLASSES
         grades = f"; or, if they are grades, say {setting('+task.class_names', values)}" if few else ""
-        raise ValueError(
+        raise DataError(
             f"Row {row_of(column, fractions[0])} of column {column.name!r} is {fractions[0]}: a "
-            f"quantity, not one of several classes. Choose another data.target{grades}."
+            f"quantity, not one of several classes. Choose another data.target{grades}.",
+            row=row_of(column, fractions[0]),
+            column=column.name,
+            value=fractions[0],
         )
     if negative := [value for value in numbers if as_number(value) < 0]:  # type: ignore[operator]
-        raise ValueError(
+        raise DataError(
             f"Row {row_of(column, negative[0])} of column {column.name!r} is {negative[0]}. If that marks a "
             f"missing label, say {setting('data.missing', negative[0])}; if it is a class, say so by "
-            f"{setting('+task.class_names', values[:20])}."
+            f"{setting('+task.class_names', values[:20])}.",
+            row=row_of(column, negative[0]),
+            column=column.name,
+            value=negative[0],
         )
     if numbers and len(numbers) < len(values):
         word = next(value for value in values if as_number(value) is None)
-        raise ValueError(
+        raise DataError(
             f"Column {column.name!r} holds numbers and words: {numbers[0]!r} in row "
             f"{row_of(column, numbers[0])}, {word!r} in row {row_of(column, word)}. If one of them marks a "
             f"missing label, say {setting('data.missing', word)}; if all are classes, "
-            f"{setting('+task.class_names', values[:20])}."
+            f"{setting('+task.class_names', values[:20])}.",
+            column=column.name,
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from ..exceptions import ConfigError, DataError
 from ..guards import warn
 from ..label_values import as_number
 from ..names import lookup, setting, some
@@ -106,10 +107,11 @@ class Reading:
             numbers = numbers_in(text)
             if numbers.null_count() > text.null_count():
                 row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
-                raise ValueError(
+                raise DataError(
                     f"Column {column.name!r} holds numbers, but row {row + first_row} is {text[row]!r}. If "
                     f"that means 'missing', train with {setting('data.null_values', [text[row]])}; if the "
-                    f"column is one of categories, with {setting('data.categorical', [column.name])}."
+                    f"column is one of categories, with {setting('data.categorical', [column.name])}.",
+                    column=column.name,
                 )
         numbers = numbers.cast(pl.Float64)
         marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
@@ -129,12 +131,20 @@ class Reading:
             if math.isinf(numbers[row])
             else "if NaN means 'missing', say data.nan=missing"
         )
-        raise ValueError(f"Row {row + first_row} of column {column.name!r} is {numbers[row]}; {fix}.")
+        raise DataError(
+            f"Row {row + first_row} of column {column.name!r} is {numbers[row]}; {fix}.",
+            row=row + first_row,
+            column=column.name,
+            value=numbers[row],
+        )
 
 
 def _check_type(column: pl.Series, needed: str) -> None:
     if not (column.dtype.is_numeric() or column.dtype in (*TEXT, pl.Boolean, pl.Null)):
-        raise ValueError(f"Column {column.name!r} is of type {column.dtype}, where {needed} are needed.")
+        raise DataError(
+            f"Column {column.name!r} is of type {column.dtype}, where {needed} are needed.",
+            column=column.name,
+        )
 
 
 def numbers_in(text: pl.Series) -> pl.Series:
@@ -202,11 +212,11 @@ def feature_columns(
     check_columns(exclude, header, "data.exclude", path)
     check_columns(only, header, "data.features", path)
     if both := [name for name in only if name in target]:
-        raise ValueError(
+        raise ConfigError(
             f"Column {both[0]!r} is the target (data.target) and among the features (data.features): the net "
             "would be given the answer."
         )
     columns = [n for n in dict.fromkeys(only or header) if n not in target and n not in exclude]
     if not columns:
-        raise ValueError(f"{path} has no column left to be a feature, beside {some([*target, *exclude])}.")
+        raise DataError(f"{path} has no column left to be a feature, beside {some([*target, *exclude])}.")
     return columns

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from ..exceptions import DataError
 from ..guards import warn
 from ..label_values import sorted_values
 from ..names import setting, some
@@ -108,7 +109,7 @@ class Features:
                 refused[column.name] = kind
         if refused:
             what = "; ".join(f"{name!r} {why}" for name, why in refused.items())
-            raise ValueError(
+            raise DataError(
                 f"A feature is a number or one of a few categories, but column {what}. Leave out what is no "
                 f"feature: {setting('data.exclude', [*refused])}; for categories of many values: "
                 "data.categorical=[...]."
@@ -126,9 +127,7 @@ class Features:
         """
         constant = [name for name, column in fitted.items() if column is None]
         if len(constant) == len(fitted):
-            raise ValueError(
-                f"No column tells rows apart: {some(constant)} have one value in all train rows."
-            )
+            raise DataError(f"No column tells rows apart: {some(constant)} have one value in all train rows.")
         if constant:
             warn(
                 "constant_feature",
@@ -179,9 +178,11 @@ class Features:
         """ValueError for a feature that float32 does not hold, (rows, numbers) being standardised ones."""
         if not numbers.sum().isfinite() and not bool((finite := numbers.isfinite()).all()):
             row, place = (~finite).nonzero()[0].tolist()
-            raise ValueError(
+            raise DataError(
                 f"Row {row + first_row} of column {self.names[place]!r} is too large: in units of the "
-                "train rows' standard deviation it is no float32."
+                "train rows' standard deviation it is no float32.",
+                row=row + first_row,
+                column=self.names[place],
             )
 
     def _standardised(self) -> list[pl.Expr]:
@@ -277,7 +278,7 @@ def fit_number(
         ValueError: a deviation that is no number.
     """
     if std is not None and not math.isfinite(std):
-        raise ValueError(
+        raise DataError(
             f"The numbers of column {name!r} are so large that their standard deviation is "
             "none of float64: scale them, or leave the column out with data.exclude."
         )

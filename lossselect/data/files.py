@@ -11,6 +11,7 @@ from typing import IO, Any
 import polars as pl
 from polars import selectors
 
+from ..exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from ..files import check_no_pipe
 from ..names import first_twice, nearest, setting, some
 
@@ -51,7 +52,7 @@ def read_table(
     header = cells.header()
     frame = cells.read(header, {name: pl.String for name in as_text if name in header}, columns)
     if frame.height == 0:
-        raise ValueError(f"{file} has a header, but no rows.")
+        raise DataError(f"{file} has a header, but no rows.")
     return frame
 
 
@@ -102,7 +103,7 @@ def check_columns(wanted: Iterable[str], header: list[str], asked_by: str, path:
             said += (
                 f" Is {found[0]!r} what stands between the cells? Say {setting('data.separator', found[0])}."
             )
-        raise ValueError(said)
+        raise DataError(said)
 
 
 def _existing(path: str) -> Path:
@@ -110,15 +111,15 @@ def _existing(path: str) -> Path:
     check_no_pipe(file)
     if not file.is_file():
         if file.is_dir():
-            raise ValueError(f"{file} is a folder; give a file: .csv, .tsv or .parquet.")
+            raise ConfigError(f"{file} is a folder; give a file: .csv, .tsv or .parquet.")
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise FileNotFoundError(f"There is no file {file}.{nearest(file.name, there)}")
+        raise FileMissingError(f"There is no file {file}.{nearest(file.name, there)}")
     if file.suffix.lower() in (".npz", ".npy"):
-        raise ValueError(f"{file} holds arrays: say data=arrays.")
+        raise ConfigError(f"{file} holds arrays: say data=arrays.")
     if file.suffix.lower() not in (*SEPARATORS, *PARQUET):
-        raise ValueError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
+        raise ConfigError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
     if file.stat().st_size == 0:
-        raise ValueError(f"{file} is empty.")
+        raise DataError(f"{file} is empty.")
     return file
 
 
@@ -126,7 +127,7 @@ def _parquet_schema(file: Path) -> dict[str, Any]:
     try:
         return dict(pl.read_parquet_schema(file))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} is no Parquet file that can be read: {_first_line(error)}") from None
+        raise DataError(f"{file} is no Parquet file that can be read: {_first_line(error)}") from None
 
 
 def _parquet(file: Path, columns: Iterable[str] | None) -> pl.DataFrame:
@@ -134,9 +135,9 @@ def _parquet(file: Path, columns: Iterable[str] | None) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(file, columns=None if columns is None else [*columns], glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{file} is no Parquet file that can be read: {_first_line(error)}") from None
+        raise DataError(f"{file} is no Parquet file that can be read: {_first_line(error)}") from None
     if frame.height == 0:
-        raise ValueError(f"{file} has columns, but no rows.")
+        raise DataError(f"{file} has columns, but no rows.")
     return frame
 
 
@@ -147,16 +148,16 @@ class CsvFormat:
         self.file, self.encoding = file, encoding
         self.separator = SEPARATORS[file.suffix.lower()] if separator in (None, "") else separator
         if not isinstance(encoding, str):
-            raise TypeError(f"data.encoding must be a name such as latin-1, got {encoding!r}.")
+            raise OptionTypeError(f"data.encoding must be a name such as latin-1, got {encoding!r}.")
         if self.separator == "\\t":  # as one types a tab
             self.separator = "\t"
         if not isinstance(self.separator, str) or len(self.separator.encode()) != 1:
-            raise ValueError(f"data.separator must be one character, got {separator!r}.")
+            raise ConfigError(f"data.separator must be one character, got {separator!r}.")
         self.is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
         try:
             "".encode(encoding)
         except (LookupError, TypeError):
-            raise ValueError(f"There is no text encoding {encoding!r}: utf-8 and latin-1 are two.") from None
+            raise ConfigError(f"There is no text encoding {encoding!r}: utf-8 and latin-1 are two.") from None
 
     def _open(self) -> IO[str]:
         encoding = "utf-8-sig" if self.is_utf8 else self.encoding
@@ -173,7 +174,7 @@ class CsvFormat:
         except UnicodeError:
             raise self._not_decoded() from None
         except csv.Error as error:
-            raise ValueError(f"The header of {self.file} cannot be read: {error}.") from None
+            raise DataError(f"The header of {self.file} cannot be read: {error}.") from None
         _check_names(names, self.file)
         return names
 
@@ -229,7 +230,7 @@ class CsvFormat:
         try:
             header = self.header()
             if "unable to find column" in str(error) and (quoted := [name for name in header if '"' in name]):
-                return ValueError(
+                return DataError(
                     f"{self.file} has a column {quoted[0]!r}, whose quotation marks Polars does not read in "
                     "a header: give it another name."
                 )
@@ -237,7 +238,7 @@ class CsvFormat:
         except ValueError as found:
             return found
         quotes = " Is a quotation mark opened and never closed?" if '`"' in str(error) else ""
-        return ValueError(f"{self.file} cannot be read as a table: {_first_line(error)}.{quotes}")
+        return DataError(f"{self.file} cannot be read as a table: {_first_line(error)}.{quotes}")
 
     def _not_decoded(self) -> ValueError:
         with self.file.open("rb") as file:
@@ -247,11 +248,11 @@ class CsvFormat:
                 except UnicodeError as error:
                     start = getattr(error, "start", 0)
                     bad = line[start : start + 1]
-                    return ValueError(
+                    return ConfigError(
                         f"Line {number} of {self.file} is not written in {self.encoding}: it holds the byte "
                         f"{bad!r}. Say how the file is written, such as data.encoding=latin-1."
                     )
-        return ValueError(f"{self.file} is not written in {self.encoding}: say data.encoding=...")
+        return ConfigError(f"{self.file} is not written in {self.encoding}: say data.encoding=...")
 
     def _blank_rows(self, width: int) -> list[int]:
         """Which rows, as Polars counts them, are empty lines; ValueError for one that ends too soon."""
@@ -286,28 +287,28 @@ class CsvFormat:
                         blank.append(row)
                     elif len(cells) != width:
                         line = records.line_num  # type: ignore[attr-defined]
-                        raise ValueError(
+                        raise ConfigError(
                             f"Row {row - len(blank)} of {self.file} (line {line}) has {_cells(len(cells))}, "
                             f"but the header has {width}. Mend that line, or name the separator "
                             "(data.separator)."
                         )
             except csv.Error as error:
-                raise ValueError(f"Row {row} of {self.file} cannot be read: {error}.") from None
+                raise DataError(f"Row {row} of {self.file} cannot be read: {error}.", row=row) from None
         return blank
 
 
 def _check_names(names: list[str], file: Path) -> None:
     if not names or names == [""]:
-        raise ValueError(f"{file} has no header: its first line is empty.")
+        raise DataError(f"{file} has no header: its first line is empty.")
     if len(set(names)) < len(names):
-        raise ValueError(f"{file} has two columns {first_twice(names)!r}: give each its own name.")
+        raise DataError(f"{file} has two columns {first_twice(names)!r}: give each its own name.")
     if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
-        raise ValueError(
+        raise DataError(
             f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
             "another name."
         )
     if "" in names:
-        raise ValueError(
+        raise DataError(
             f"Column {names.index('')} of {file} has no name: name it in the header (a column that counts "
             "the rows, as pandas writes it, is best left out: to_csv(index=False))."
         )

@@ -1,10 +1,10 @@
 """The labels of arrays -> the task, its classes, and what its `encode` takes, or lists of labels."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from ..exceptions import DataError
 from ..label_lists import LabelLists
 from ..label_values import as_number
 from ..tasks import Task, make_task
@@ -25,7 +25,7 @@ def labels_of_array(matrix: np.ndarray, options: LabelOptions, fitted: Labels | 
         ValueError: other values, another width than in training.
     """
     if fitted and np.shape(fitted.values)[1:] != matrix.shape[1:]:
-        raise ValueError(
+        raise DataError(
             f"Labels are of shape {matrix.shape}, but in training of shape {np.shape(fitted.values)}."
         )
     names = [str(i) for i in range(matrix.shape[1])]
@@ -57,12 +57,12 @@ def labels_of_lists(lists: LabelLists, options: LabelOptions, reason: str) -> La
         ValueError: another task, names that do not fit, no row of which something is known.
     """
     if options.task not in ("multilabel", "auto"):
-        raise ValueError(
+        raise DataError(
             f"Lists of labels are task=multilabel, but task={options.task} has exactly one label a row: save "
             "an index for each row, as a .npy of shape (N,)."
         )
     if lists.missing.all():
-        raise ValueError("All labels are missing: there is nothing to learn from.")
+        raise DataError("All labels are missing: there is nothing to learn from.")
     given, order = order_of_labels([str(i) for i in range(lists.num_labels)], options)
     if order is not None:
         rows = np.repeat(np.arange(len(lists)), np.diff(lists.offsets))
@@ -90,16 +90,11 @@ def _lists_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOpt
         if not ((ones | (values == 0)).all(1) | gone).all():
             try:
                 task.encode(values)
-            except ValueError as error:
-                raise ValueError(_counted_from(start, str(error))) from None
+            except DataError as error:
+                raise error.counted_from(start) from None
             return None
         indices.append(ones.nonzero()[1])
         lengths.append(ones.sum(1))
         missing.append(gone)
     offsets = np.concatenate([[0], *lengths]).cumsum()
     return LabelLists(np.concatenate(indices), offsets, matrix.shape[1], np.concatenate(missing))
-
-
-def _counted_from(first_row: int, message: str) -> str:
-    """A message about a row of a block as one about the row of the file."""
-    return re.sub(r"^Row (\d+)", lambda row: f"Row {int(row[1]) + first_row}", message)

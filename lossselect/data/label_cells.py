@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from ..exceptions import DataError
 from ..guards import warn
 from ..label_lists import split_delimited
 from .classes import DELIMITERS
@@ -40,9 +41,12 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
         rows = [row or [] for row in split_delimited(cells, delimiter)]
         for i, row in enumerate(rows):
             if wrapped[i] and len(row) > 1:
-                raise ValueError(
+                raise DataError(
                     f"Row {i} of column {name!r} is {cells[i]!r}, labels in brackets, but row {bare} is "
-                    f"{cells[bare or 0]!r}, which has no brackets. Use one notation for all cells."
+                    f"{cells[bare or 0]!r}, which has no brackets. Use one notation for all cells.",
+                    row=i,
+                    column=name,
+                    value=cells[i],
                 )
         _warn_of_split_brackets(name, cells, rows, delimiter)
     rows = _without_quotes(name, cells, rows)
@@ -84,9 +88,12 @@ def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
     between = [cell[one.end() : other.start()].strip() for one, other in pairwise(quoted)]
     if "" in between:  # as NumPy prints an array; Python would make one string of two
         if delimiter.strip() or any(between):
-            raise ValueError(
+            raise DataError(
                 f"Row {row} of column {name!r} is {cell!r}, labels in quotes with no {delimiter!r} between. "
-                "Write it there, or say what stands between them by data.delimiter."
+                "Write it there, or say what stands between them by data.delimiter.",
+                row=row,
+                column=name,
+                value=cell,
             )
         texts = [re.sub(r"\\(.)", r"\1", one[0][1:-1]).strip() for one in quoted]
         return [text for text in texts if text]
@@ -99,18 +106,24 @@ def _of_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
     if cell.startswith("(") and isinstance(values, str | int | float):
         values = [values]  # ('a') is no tuple in Python
     if values and isinstance(values, dict):
-        raise ValueError(
+        raise DataError(
             f"Row {row} of column {name!r} is {cell!r}, a mapping. Write the labels as a list, or give each "
-            "label a column of 0 and 1 and list these in data.target."
+            "label a column of 0 and 1 and list these in data.target.",
+            row=row,
+            column=name,
+            value=cell,
         )
     if not isinstance(values, list | tuple | set):
         return split_delimited([cell[1:-1]], delimiter)[0] or []
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
     for label in labels:
         if not isinstance(label, str | int | float) or label != label:  # NaN is not itself
-            raise ValueError(
+            raise DataError(
                 f"Row {row} of column {name!r} is {cell!r}, in which {label!r} is no label: labels are text "
-                "or numbers. Leave it out of the file; a row that is not labelled is an empty cell."
+                "or numbers. Leave it out of the file; a row that is not labelled is an empty cell.",
+                row=row,
+                column=name,
+                value=cell,
             )
     return [text for label in labels if (text := as_written(label).strip())]
 
@@ -124,9 +137,12 @@ def _without_quotes(name: str, cells: Sequence[str], rows: list[list[str]]) -> l
         return [[label[1:-1].strip() for label in row] for row in rows]
     if both := [label for label in quoted if label[1:-1].strip() in labels]:
         i = next(i for i, row in enumerate(rows) if both[0] in row)
-        raise ValueError(
+        raise DataError(
             f"Row {i} of column {name!r} is {cells[i]!r}, with quotes around {both[0][1:-1]!r}, which stands "
-            "without quotes in other rows. Write all labels alike."
+            "without quotes in other rows. Write all labels alike.",
+            row=i,
+            column=name,
+            value=cells[i],
         )
     return rows
 

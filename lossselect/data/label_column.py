@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..exceptions import DataError
 from ..guards import warn
 from ..infer import infer_task
 from ..label_values import IGNORE_INDEX, as_number, plain_value, written_forms
@@ -28,25 +29,29 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
     if known.is_empty() and fitted:
         return replace(fitted, values=np.full(len(column), np.nan))
     if known.is_empty():
-        raise ValueError(f"All labels of column {name!r} are missing: there is nothing to learn from.")
+        raise DataError(f"All labels of column {name!r} are missing: there is nothing to learn from.")
     counts: dict[Any, int] = dict(zip(*known.value_counts().get_columns(), strict=True))
     reason = ""
     if options.task == "auto":
         task, why = _inferred(name, [*counts], options)
         options, reason = replace(options, task=task), f"column {name!r} holds {why}"
     if options.task == "multilabel":
-        raise ValueError(
+        raise DataError(
             f"Column {name!r} holds one label a row, such as {known[0]!r}. For task=multilabel give several "
             "columns of 0 and 1 (data.target=[a,b,c]), or say what stands between the labels of a cell "
-            "(data.delimiter). One of several classes a row: task=multiclass."
+            "(data.delimiter). One of several classes a row: task=multiclass.",
+            column=name,
         )
     # probabilities of the positive class, which have no vocabulary
     soft = _are_soft([*counts]) if fitted is None else fitted.vocabulary is None
     if options.task == "binary" and options.positive is None and soft:
         if odd := [value for value in counts if not _in_unit(value)]:
-            raise ValueError(
+            raise DataError(
                 f"Row {row_of(column, odd[0])} of column {name!r} is {odd[0]!r}, but the labels are "
-                "probabilities between 0 and 1."
+                "probabilities between 0 and 1.",
+                row=row_of(column, odd[0]),
+                column=name,
+                value=odd[0],
             )
         return Labels("binary", reason, column.cast(pl.Float64).to_numpy(), binary_names(options), None)
     pick = binary_vocabulary if options.task == "binary" else multiclass_vocabulary
@@ -76,21 +81,23 @@ def is_mark(value: Any, marks: Sequence[Any]) -> bool:
 def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str, str]:
     if delimiter := likely_delimiter(values):
         example = next(value for value in values if delimiter in value)
-        raise ValueError(
+        raise DataError(
             f"Column {name!r} holds labels such as {example!r}: several of them, with {delimiter!r} between? "
-            f"Then say task=multilabel {setting('data.delimiter', delimiter)}; if not, task=multiclass."
+            f"Then say task=multilabel {setting('data.delimiter', delimiter)}; if not, task=multiclass.",
+            column=name,
         )
     if options.positive is not None and len(values) == 2:
         return "binary", f"{some(sorted(map(str, values)))}, of which {options.positive!r} is positive"
     if marks := [value for value in values if str(value).lower() in MARKS]:
-        raise ValueError(
+        raise DataError(
             f"Column {name!r} holds {marks[0]!r}: does it mark a missing label "
-            f"({setting('data.missing', marks[0])}), or is it a class (task=multiclass)?"
+            f"({setting('data.missing', marks[0])}), or is it a class (task=multiclass)?",
+            column=name,
         )
     try:
         return infer_task(values)
     except ValueError as error:
-        raise ValueError(
+        raise DataError(
             f"No task can be told from column {name!r}. {error} Say task=..., or choose another data.target."
         ) from None
 
@@ -117,16 +124,18 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
             index[value] = places[same]
     others = [value for value in values if value not in index]
     if others and not index:
-        raise ValueError(
+        raise DataError(
             f"None of the labels of column {column.name!r} ({some(values)}) is one of training's: "
             f"{some(vocabulary.names)}. Write them alike."
         )
     if others and unseen != "ignore":
         rows = {row_of(column, value): value for value in others}
         row = min(rows)
-        raise ValueError(
+        raise DataError(
             f"Row {row} of column {column.name!r}: {vocabulary.never_seen(rows[row])} To take such labels "
-            "for missing: data.unseen=ignore."
+            "for missing: data.unseen=ignore.",
+            row=row,
+            column=column.name,
         )
     if others:
         count = int(column.is_in(others).sum())

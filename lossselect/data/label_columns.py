@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..exceptions import ConfigError, DataError, UnseenLabelError
 from ..guards import warn
 from ..infer import infer_task
 from ..label_lists import LabelLists, parse_json_lists
@@ -45,8 +46,9 @@ def read_labels(
     if column.dtype in (pl.List, pl.Array):
         return _labels_of_lists(column.name, column.to_list(), options, fitted)
     if column.dtype not in (*TEXT, pl.Null):
-        raise ValueError(
-            f"Column {column.name!r} is of type {column.dtype}; labels are text or whole numbers."
+        raise DataError(
+            f"Column {column.name!r} is of type {column.dtype}; labels are text or whole numbers.",
+            column=column.name,
         )
     text = column.cast(pl.String).str.strip_chars()
     if options.delimiter is not None:
@@ -73,9 +75,11 @@ def _numbers(column: pl.Series) -> pl.Series:
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
     empty = text.is_null() | (text == "")
     if empty.any() and options.empty is None:
-        raise ValueError(
+        raise DataError(
             f"Row {empty.arg_max()} of column {text.name!r} is empty: has it no label, or is it not "
-            "labelled? Say data.empty=negative for rows without labels, or data.empty=missing."
+            "labelled? Say data.empty=negative for rows without labels, or data.empty=missing.",
+            row=empty.arg_max(),
+            column=text.name,
         )
     rows = split_cells(text.name, text.fill_null("").to_list(), str(options.delimiter))
     if not any(len(row) > 1 for row in rows):
@@ -95,7 +99,7 @@ def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) ->
         return None
     try:
         return parse_json_lists(text.to_list())
-    except ValueError as error:
+    except DataError as error:
         if options.task in ("binary", "multiclass") and not must:
             warn(
                 "several_labels",
@@ -105,7 +109,7 @@ def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) ->
             )
             return None
         quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
-        raise ValueError(f"Column {text.name!r}: {error}{quotes}") from None
+        raise DataError(f"Column {text.name!r}: {error}{quotes}", column=text.name) from None
 
 
 def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labels | None) -> Labels:
@@ -114,9 +118,10 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
     if options.task not in ("auto", "multilabel"):
         if any(len(row) != 1 for row in known):
             row, found = next((i, row) for i, row in enumerate(rows) if row is not None and len(row) != 1)
-            raise ValueError(
+            raise DataError(
                 f"Column {name!r} holds lists of labels, of which row {row} has {len(found)}, but "
-                f"task={options.task} has exactly one a row. Several labels per sample: task=multilabel."
+                f"task={options.task} has exactly one a row. Several labels per sample: task=multilabel.",
+                column=name,
             )
         column = pl.Series(name, [row and row[0] for row in rows], strict=False)
         return labels_of_column(column, options, fitted)
@@ -125,24 +130,30 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
     try:
         vocabulary = (fitted and fitted.vocabulary) or Vocabulary.fit_lists(rows, options.class_names)
         lists = vocabulary.encode_lists(rows, options.unseen)
-    except (TypeError, ValueError) as error:
-        unseen = " To leave such labels out: data.unseen=ignore." if "never seen" in str(error) else ""
-        raise ValueError(f"Column {name!r}: {error}{unseen}") from None
+    except DataError as error:
+        hint = " To leave such labels out: data.unseen=ignore." if isinstance(error, UnseenLabelError) else ""
+        raise DataError(f"Column {name!r}: {error}{hint}", row=error.row, column=name) from None
     if fitted is None and options.class_names is None:
         numbers = [value for value in vocabulary.values if (as_number(value) or 0) < 0]
         if numbers:
             row = next(i for i, labels in enumerate(rows) if labels and numbers[0] in labels)
             alone = all(len(labels) == 1 for labels in known if numbers[0] in labels)
             if not alone:
-                raise ValueError(
+                raise DataError(
                     f"Row {row} of column {name!r} has label {numbers[0]} among its own. If that is no "
                     "label, leave it out of the file; if it is one, "
-                    f"{setting('+task.class_names', vocabulary.values[:20])}."
+                    f"{setting('+task.class_names', vocabulary.values[:20])}.",
+                    row=row,
+                    column=name,
+                    value=numbers[0],
                 )
-            raise ValueError(
+            raise DataError(
                 f"Row {row} of column {name!r} has label {numbers[0]}. If that marks a row that is not "
                 f"labelled, say {setting('data.missing', numbers[0])}; if it is a label, "
-                f"{setting('+task.class_names', vocabulary.values[:20])}."
+                f"{setting('+task.class_names', vocabulary.values[:20])}.",
+                row=row,
+                column=name,
+                value=numbers[0],
             )
         warn_of_similar(name, vocabulary.values)
     reason = f"column {name!r} holds lists" if options.task == "auto" else ""
@@ -155,16 +166,20 @@ def _checked_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any
         return None
     labels = [label.strip() if isinstance(label, str) else plain_value(label) for label in row]
     if "" in labels:
-        raise ValueError(
+        raise DataError(
             f"Row {i} of column {name!r} has an empty label among its own: leave it out. A row without "
-            "labels is an empty list."
+            "labels is an empty list.",
+            row=i,
+            column=name,
         )
     if not options.missing or not any(is_mark(label, options.missing) for label in labels):
         return labels
     if len(labels) > 1:
-        raise ValueError(
+        raise DataError(
             f"Row {i} of column {name!r} has labels and a mark for a missing one: {some(labels)}. A row is "
-            "labelled as a whole or not at all."
+            "labelled as a whole or not at all.",
+            row=i,
+            column=name,
         )
     return None
 
@@ -175,10 +190,11 @@ def _check_no_multi_hot(name: str, rows: list[list[Any]]) -> None:
     if width < 2 or any(len(row) != width for row in rows):
         return
     if all(label in (0, 1) for row in rows for label in row) and any(len(set(row)) < width for row in rows):
-        raise ValueError(
+        raise DataError(
             f"Column {name!r} holds rows of {width} zeros and ones, such as {rows[0]}, where lists of "
             "labels are looked for. Give each label a column of its own, and name them: "
-            "data.target=[a,b,c]."
+            "data.target=[a,b,c].",
+            column=name,
         )
 
 
@@ -188,9 +204,9 @@ def _check_no_multi_hot(name: str, rows: list[list[Any]]) -> None:
 def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None) -> Labels:
     names = [column.name for column in columns]
     if options.delimiter is not None:
-        raise ValueError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
+        raise ConfigError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
     if options.task == "binary":
-        raise ValueError(
+        raise ConfigError(
             f"task=binary has one column of labels, but data.target names {len(names)}: {some(names)}. "
             "Several labels per sample: task=multilabel."
         )
@@ -207,14 +223,18 @@ def _zeros_and_ones(column: pl.Series) -> np.ndarray:
         numbers = numbers_in(text)
         if numbers.null_count() > text.null_count():
             row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
-            raise ValueError(
+            raise DataError(
                 f"Row {row} of column {column.name!r} is {column[row]!r}, but of several target columns each "
-                "holds 0 and 1 (or true and false)."
+                "holds 0 and 1 (or true and false).",
+                row=row,
+                column=column.name,
+                value=column[row],
             )
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        raise ValueError(
+        raise DataError(
             f"Column {column.name!r} is of type {column.dtype}, but of several target columns each holds "
-            "0 and 1."
+            "0 and 1.",
+            column=column.name,
         )
     return numbers.cast(pl.Float64).to_numpy(writable=True)
 
@@ -238,7 +258,7 @@ def labels_of_matrix(
     if order is not None:
         matrix = matrix[:, order]
     if np.isnan(matrix).all() and fitted is None:
-        raise ValueError("All labels are missing: there is nothing to learn from.")
+        raise DataError("All labels are missing: there is nothing to learn from.")
     task, reason = options.task, ""
     if task == "auto":
         task, why = infer_task(matrix)
@@ -258,12 +278,12 @@ def order_of_labels(names: Sequence[str], options: LabelOptions) -> tuple[list[s
         return [*names], None
     given = [*map(str, options.class_names)]
     if len(given) != len(names):
-        raise ValueError(f"There are {len(names)} labels, but {len(given)} class_names.")
+        raise ConfigError(f"There are {len(names)} labels, but {len(given)} class_names.")
     places = {name: place for place, name in enumerate(names)}
     if set(given) == set(names):
         return given, [places[name] for name in given]
     if both := [name for name in given if name in places]:
-        raise ValueError(
+        raise ConfigError(
             f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be the "
             "name of two. Give the columns' names in your order, or other names for them in their order."
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..exceptions import ConfigError
 from ..labels import Vocabulary
 from ..names import lookup
 from ..tasks import TASKS
@@ -40,14 +41,16 @@ class LabelOptions:
         if self.empty is not None:
             lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
             if self.delimiter is None:
-                raise ValueError("data.empty is for cells of delimited labels: say data.delimiter too.")
+                raise ConfigError("data.empty is for cells of delimited labels: say data.delimiter too.")
         if self.delimiter is not None and self.task not in ("multilabel", "auto"):
-            raise ValueError(
+            raise ConfigError(
                 f"data.delimiter has no effect on task={self.task}, which has one label a row. Several: "
                 "task=multilabel."
             )
         if self.positive is not None and self.task not in ("binary", "auto"):
-            raise ValueError(f"data.positive has no effect on task={self.task}: binary has a positive class.")
+            raise ConfigError(
+                f"data.positive has no effect on task={self.task}: binary has a positive class."
+            )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from ..exceptions import ConfigError, DataError, LossSelectError
 from ..guards import warn
 from ..label_lists import LabelLists
 from ..label_values import as_number
@@ -99,7 +100,7 @@ def load_own(
     options = LabelOptions(task["name"], class_names, positive, delimiter, tuple(marks), empty, unseen)
     categories = names_of(categorical)
     if name == "arrays" and (val_path or test_path) and not path.endswith(".npz"):
-        raise ValueError(f"{path} holds features alone, so that other files need a .npz each, with both.")
+        raise ConfigError(f"{path} holds features alone, so that other files need a .npz each, with both.")
 
     def read(file: str, as_text: Sequence[str]) -> Source:
         return (
@@ -133,12 +134,12 @@ def load_own(
             other = read(other_path, [category.name for category in features.categories])
             widths = other.reading.get("width"), source.reading.get("width")
             if widths[0] != widths[1]:
-                raise ValueError(f"There are {widths[0]} features a row, but {widths[1]} in training.")
+                raise DataError(f"There are {widths[0]} features a row, but {widths[1]} in training.")
             made, unknown[other_path] = _transformed(other, features)
             values.append(_labels(other, options, labels).values)
             weights.append(other.weights)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{error} (In {other_path}.)") from None
+        except LossSelectError as error:
+            raise error.add(f"(In {other_path}.)") from None
         tables.append(made)
         rows[split] = np.arange(count, count + len(made))
         starts[split] = count
@@ -178,7 +179,7 @@ def _transformed(source: Source, features: Features) -> tuple[TableRows, dict[st
 def _weights_of_rows(weights: "Sequence[np.ndarray | None]", train: np.ndarray) -> torch.Tensor:
     together = np.concatenate([weight for weight in weights if weight is not None])
     if not together[train].any():
-        raise ValueError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
+        raise DataError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
     return torch.from_numpy(together.astype(np.float32))
 
 
@@ -199,9 +200,9 @@ def read_source(
     check_columns(targets, header, "data.target", path)
     check_columns(weighing, header, "data.sample_weight", path)
     if len(weighing) > 1:
-        raise ValueError(f"data.sample_weight is one column, got {len(weighing)}: {some(weighing)}.")
+        raise ConfigError(f"data.sample_weight is one column, got {len(weighing)}: {some(weighing)}.")
     if both := [name for name in weighing if name in targets]:
-        raise ValueError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
+        raise ConfigError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
     no_features = [*names_of(exclude), *weighing]
     columns = feature_columns(header, targets, names_of(features), no_features, path)
     frame = read_table(
@@ -223,9 +224,10 @@ def _checked_weights(column: pl.Series, path: str) -> np.ndarray:
     bad = (numbers.is_null() | (numbers < 0) | ~(numbers <= MOST_WEIGHT)).fill_null(True)
     if bad.any():
         row = bad.arg_max() or 0
-        raise ValueError(
+        raise DataError(
             f"Row {row} of {path} has the weight {column[row]!r} "
-            f"({setting('data.sample_weight', column.name)}): weights are finite numbers of at least 0."
+            f"({setting('data.sample_weight', column.name)}): weights are finite numbers of at least 0.",
+            row=row,
         )
     return numbers.to_numpy()
 
@@ -239,7 +241,7 @@ def read_array_source(
     if sample_weight is not None:
         weights = _checked_weights(pl.Series(sample_weight, read_weights(path, sample_weight)), path)
         if len(weights) != len(inputs):
-            raise ValueError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
+            raise DataError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
     columns = (
         [pl.Series(target or "target", labels)]
         if isinstance(labels, np.ndarray) and labels.ndim == 1
@@ -258,7 +260,7 @@ def names_of(given: Any) -> list[str]:
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
     if isinstance(source.labels, LabelLists):
         if options.missing:
-            raise ValueError(
+            raise DataError(
                 "Lists of labels have no mark for a missing one (data.missing, task.missing). Which rows are "
                 "not labelled says an array missing, of true and false, beside indices, offsets and "
                 "num_labels."

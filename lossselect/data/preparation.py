@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from ..checkpoint_content import Each, misfit
+from ..exceptions import CheckpointError, DataError
 from ..files import check_no_pipe
 from ..names import lookup, number
 from .arrays import array_columns, as_frame, read_features
@@ -63,7 +64,7 @@ class Preparation:
         arrays = Path(path).suffix.lower() in (".npz", ".npy")
         if arrays != (self.source == "arrays"):
             needed = ".npz or .npy" if self.source == "arrays" else ".csv, .tsv or .parquet with its columns"
-            raise ValueError(
+            raise DataError(
                 f"The model was trained on {'arrays' if self.source == 'arrays' else 'a table'}, and takes "
                 f"{needed}, got {path}."
             )
@@ -77,7 +78,7 @@ class Preparation:
             return
         inputs = read_features(path, how["features"])
         if inputs.shape[1] != how["width"]:
-            raise ValueError(
+            raise DataError(
                 f"{path} has {inputs.shape[1]} features a row, but the model was trained on {how['width']}."
             )
         names = array_columns(inputs.shape[1])
@@ -102,22 +103,22 @@ class Preparation:
             ValueError: features cannot be made by it: a part is missing, of another type, or not finite.
         """
         if found := misfit(values, STRUCTURE, "preparation"):
-            raise ValueError(f"{path} is damaged: {found}.")
+            raise CheckpointError(f"{path} is damaged: {found}.")
         try:
             made = cls.from_dict(values)
             made.check()
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
+            raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return made
 
     def check(self) -> None:
         """ValueError or TypeError for values of which no features can be made."""
         lookup(READING, self.source, "source of features")
         if self.reading.keys() != {*READING[self.source]}:
-            raise ValueError(
+            raise CheckpointError(
                 f"reading must have {' and '.join(READING[self.source])}, got {[*self.reading]}."
             )
         for column in self.features.numbers:
             number(f"The mean of column {column.name!r}", column.mean)
             if number(f"The deviation of column {column.name!r}", column.std, 0) == 0:
-                raise ValueError(f"The deviation of column {column.name!r} must be above 0.")
+                raise CheckpointError(f"The deviation of column {column.name!r} must be above 0.")

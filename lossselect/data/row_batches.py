@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
+from ..exceptions import DataError
+
 
 class RowBatches(DistributedSampler[Tensor]):
     """Batches of row numbers, in an order that seed and epoch tell; for a DataLoader with batch_size=None.
@@ -53,7 +55,7 @@ class RowBatches(DistributedSampler[Tensor]):
         """The number of batches; of the epoch as a whole, whatever is skipped."""
         ranks, _ = self._place()
         if self.rows < ranks:
-            raise ValueError(
+            raise DataError(
                 f"There are {self.rows} rows for {ranks} processes, and each needs one at least: fewer "
                 "processes (trainer.devices), or more rows."
             )

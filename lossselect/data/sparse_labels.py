@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..exceptions import DataError
 from ..label_lists import LabelLists
 from ..names import some
 
@@ -27,12 +28,12 @@ def lists_of(arrays: Mapping[str, np.ndarray], path: str) -> LabelLists:
     ours = "offsets" in arrays
     form = str(arrays["format"].astype(str)) if "format" in arrays and not ours else "csr"
     if form != "csr":
-        raise ValueError(
+        raise DataError(
             f"{path} holds a sparse matrix in the format {form}, where csr is needed: "
             "scipy.sparse.save_npz(path, Y.tocsr())."
         )
     if lacking := [name for name in (OURS if ours else SCIPYS) if name not in arrays]:
-        raise ValueError(
+        raise DataError(
             f"{path} holds no lists of labels, for lack of {some(lacking)}. Write a sparse (N, L) matrix of "
             "0 and 1 with scipy.sparse.save_npz(path, Y.tocsr()), or an array of labels as a .npy. It has: "
             f"{some([*arrays])}."
@@ -47,11 +48,11 @@ def lists_of(arrays: Mapping[str, np.ndarray], path: str) -> LabelLists:
     else:
         shape = _checked(arrays, "shape", path).tolist()
         if len(shape) != 2:
-            raise ValueError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
+            raise DataError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
         rows, width = shape
         missing = np.zeros(max(rows, 0), dtype=bool)
     if rows < 0 or width < 0:
-        raise ValueError(
+        raise DataError(
             f"{path} says that there are {rows} rows and {width} labels, and no number is negative: write "
             "the file again."
         )
@@ -69,7 +70,7 @@ def _checked(
     if array.ndim != ndim or array.dtype.kind not in kinds:
         what = {"iu": "whole numbers", "biuf": "numbers", "b": "true and false"}[kinds]
         what = f"{what}, of one dimension" if ndim else "a whole number"
-        raise ValueError(
+        raise DataError(
             f"Array {name!r} of {path} must hold {what}, got {array.dtype} of shape {array.shape}."
         )
     return array.astype(np.int64, copy=False) if kinds == "iu" else array
@@ -79,31 +80,33 @@ def _check_offsets(offsets: np.ndarray, count: int, rows: int, path: str) -> Non
     """A start for each row, and an end."""
     if len(offsets) != rows + 1 or offsets[0] != 0 or offsets[-1] != count:
         ends = f", from {offsets[0]} to {offsets[-1]}" if len(offsets) else ""
-        raise ValueError(
+        raise DataError(
             f"The lists of {path} must have {rows + 1} bounds, from 0 to {count}, for {rows} rows and "
             f"{count} labels, but there are {len(offsets)}{ends}: write the file again."
         )
     if (falling := np.diff(offsets) < 0).any():
         row = int(falling.argmax())
-        raise ValueError(
+        raise DataError(
             f"Row {row} of {path} starts at {offsets[row]} and ends at {offsets[row + 1]}: the bounds of "
-            "rows never fall. Write the file again."
+            "rows never fall. Write the file again.",
+            row=row,
         )
 
 
 def _without_zeros(lists: LabelLists, data: np.ndarray, path: str) -> LabelLists:
     """Without labels of which a zero is written out."""
     if data.shape != lists.indices.shape:
-        raise ValueError(f"{path} has {len(lists.indices)} labels, but {len(data)} values of them.")
+        raise DataError(f"{path} has {len(lists.indices)} labels, but {len(data)} values of them.")
     if (data == 1).all():
         return lists
     there = data != 0
     if (odd := there & (data != 1)).any():
         place = int(odd.argmax())
-        raise ValueError(
+        raise DataError(
             f"Row {_row_at(lists, place)} of {path} has label {lists.indices[place]} with the value "
             f"{data[place]:g}, but a list has a label or not, which is 1 or 0. Y.data[:] = 1 if all that are "
-            "there are meant; soft labels are a .npy of shape (N, L)."
+            "there are meant; soft labels are a .npy of shape (N, L).",
+            row=_row_at(lists, place),
         )
     offsets = np.concatenate([[0], there.cumsum()])[lists.offsets]
     return LabelLists(lists.indices[there], offsets, lists.num_labels, lists.missing)
@@ -114,14 +117,16 @@ def _in_order(lists: LabelLists, path: str) -> LabelLists:
     indices, width, lengths = lists.indices, lists.num_labels, np.diff(lists.offsets)
     if len(indices) and not 0 <= indices.min() <= indices.max() < width:
         place = int(((indices < 0) | (indices >= width)).argmax())
-        raise ValueError(
+        raise DataError(
             f"Row {_row_at(lists, place)} of {path} has label {indices[place]}, but there are {width} "
-            f"labels, 0 to {width - 1}."
+            f"labels, 0 to {width - 1}.",
+            row=_row_at(lists, place),
         )
     if (known := lists.missing & (lengths > 0)).any():
         row = int(known.argmax())
-        raise ValueError(
-            f"Row {row} of {path} is missing, but has {lengths[row]} labels: it is one or the other."
+        raise DataError(
+            f"Row {row} of {path} is missing, but has {lengths[row]} labels: it is one or the other.",
+            row=row,
         )
     rising = np.diff(indices, prepend=-1) > 0
     rising[lists.offsets[:-1][lengths > 0]] = True  # where a row begins
@@ -131,8 +136,9 @@ def _in_order(lists: LabelLists, path: str) -> LabelLists:
     ordered = LabelLists.of_pairs(rows, indices, len(lists), width, lists.missing)
     if len(ordered.indices) < len(indices):
         row = int((np.diff(ordered.offsets) < lengths).argmax())
-        raise ValueError(
-            f"Row {row} of {path} has a label twice: Y.sum_duplicates(), and Y.data[:] = 1 if once is meant."
+        raise DataError(
+            f"Row {row} of {path} has a label twice: Y.sum_duplicates(), and Y.data[:] = 1 if once is meant.",
+            row=row,
         )
     return ordered
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..exceptions import ConfigError, DataError
 from ..guards import warn
 from ..label_lists import LabelLists
 from ..names import some
@@ -79,7 +80,7 @@ def make_splits(
     """
     rest = np.arange(len(features))
     if (test_rows is None) == (test_fraction is None):
-        raise ValueError(
+        raise ConfigError(
             f"{name} has its own test split: leave data.test_fraction at null."
             if test_rows is not None
             else f"{name} has no test split of its own: give data.test_fraction."
@@ -122,7 +123,7 @@ def _stratified(
         try:
             kept, taken = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels[rows])
         except ValueError as error:
-            raise ValueError(f"{len(rows)} rows cannot be split at {fraction}: {error}") from None
+            raise DataError(f"{len(rows)} rows cannot be split at {fraction}: {error}") from None
     else:
         from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -184,7 +185,7 @@ def split_rows(
         if split in fractions:
             size = round(left * fractions[split])
             if not 1 <= size < len(rest):
-                raise ValueError(
+                raise DataError(
                     f"{len(labels)} rows ({pinned.sum()} of them kept for train) are too few for a {split} "
                     f"split of {fractions[split]}: give more rows, another data.{split}_fraction, or "
                     f"data.{split}_path."

@@ -20,7 +20,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ..names import lookup
+from ..exceptions import ConfigError
+from ..names import nearest
 from . import focusing, imbalance, likelihood, noise, pooled
 
 Formula = Callable[..., Any]
@@ -54,21 +55,29 @@ OTHER_NAMES = {
 """What people call them elsewhere, in small letters alone."""
 
 
-def find_loss(name: str) -> dict[str, Formula]:
-    """A row of the table; ValueError for a name that has none, telling which was meant."""
+def no_such_loss(name: str, more: tuple[str, ...] = ()) -> str:
+    """The message for a name that the table lacks; `more` are listed before its own names."""
     meant = OTHER_NAMES.get("".join(filter(str.isalpha, str(name))).lower())
     if meant and name not in LOSSES:
         serves = "; it is BCE under sigmoid, CE under softmax" if meant == "cross_entropy" else ""
-        raise ValueError(
+        return (
             f"There is no loss {name!r}. Here it is {meant!r}, in the form that the task takes{serves}. "
-            f"Choose one of: {', '.join(LOSSES)}."
+            f"Choose one of: {', '.join((*more, *LOSSES))}."
         )
+    known = ", ".join((*more, *LOSSES))
+    return f"There is no loss {name!r}.{nearest(str(name), LOSSES)} Choose one of: {known}."
+
+
+def find_loss(name: str) -> dict[str, Formula]:
+    """A row of the table; ValueError for a name that has none, telling which was meant."""
     if name == "auto":
-        raise ValueError(
+        raise ConfigError(
             "Loss 'auto' is chosen by the train labels: TaskModule(loss='auto'), or in a loop of your own "
             "select_loss(task, counts=counts, **propose_loss(task, counts)[0])."
         )
-    return lookup(LOSSES, name, "loss")
+    if not isinstance(name, str) or name not in LOSSES:
+        raise ConfigError(no_such_loss(name))
+    return LOSSES[name]
 
 
 def formula_options(formula: Formula) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..exceptions import ConfigError
 from ..names import number
 from .true_class import of_true_class
 
@@ -112,7 +113,7 @@ def sigmoid_asymmetric(
     number("gamma_neg", gamma_neg, 0)
     number("gamma_pos", gamma_pos, 0)
     if number("clip", clip, 0, 1) == 1:
-        raise ValueError("clip must be below 1: at 1 no negative would count.")
+        raise ConfigError("clip must be below 1: at 1 no negative would count.")
     log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
     positive = -(gamma_pos * log_not_p).exp() * log_p
     if not clip:

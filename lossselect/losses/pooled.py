@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..exceptions import ConfigError
 from ..names import number
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def softmax_dice(
 def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
     number("smooth", smooth, 1e-3)
     if p.ndim < 3:
-        raise ValueError(
+        raise ConfigError(
             f"Loss 'dice' compares regions, and logits of shape {tuple(p.shape)} have none: it is for "
             "trailing dimensions (N, C, ...), such as pixels. Rows of labels: loss=cross_entropy."
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..console import parse_settings, run_command
+from ..exceptions import ConfigError, FileMissingError
 from ..terminal import say
 
 USAGE = """\
@@ -32,13 +33,11 @@ def report_of(folder: Path) -> Path:
         ValueError: there is a report of a complete run.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
+        raise FileMissingError(f"There is no folder {folder}.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no run's folder: it has neither plan.json nor logs/metrics.csv."
-        )
+        raise FileMissingError(f"{folder} is no run's folder: it has neither plan.json nor logs/metrics.csv.")
     if (folder / "metrics.json").is_file() and (folder / "report.html").is_file():
-        raise ValueError(
+        raise ConfigError(
             f"{folder / 'report.html'} is there, of a complete run, and shows test rows, which only the run "
             "itself has."
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..calibration_error import CALIBRATION_BINS, calibration_error, in_bins
+from ..exceptions import ConfigError
 from ..tasks import Task
 
 
@@ -109,7 +110,7 @@ class Outcome:
         """
         task = self.task if calibrated else self.untuned
         if task is None:
-            raise ValueError("The decision was not fitted: there is nothing before it.")
+            raise ConfigError("The decision was not fitted: there is nothing before it.")
         probabilities = task.probabilities(self.logits.double())
         truth = torch.from_numpy(self.truth).double()
         known = ~truth.isnan()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from ..exceptions import ConfigError, OptionTypeError
 from ..label_values import IGNORE_INDEX
 from ..names import check_options, lookup
 from .base import Task, along_classes
@@ -52,17 +53,19 @@ def make_task(
     width = cls.width_field
     check_options(options, [field.name for field in fields(cls)], f"task={name}")
     if width is None and num_outputs not in (None, 1):
-        raise ValueError(
+        raise ConfigError(
             f"task={name} has one output, the positive class's, but num_outputs={num_outputs}. "
             "One of several classes: task=multiclass."
         )
     if width is not None:
         if options.setdefault(width, num_outputs) is None:
             if class_names is None:
-                raise ValueError(f"task={name} needs num_outputs or class_names.")
+                raise ConfigError(f"task={name} needs num_outputs or class_names.")
             options[width] = len(class_names)
         elif num_outputs not in (None, options[width]):
-            raise ValueError(f"num_outputs={num_outputs} and {width}={options[width]} contradict each other.")
+            raise ConfigError(
+                f"num_outputs={num_outputs} and {width}={options[width]} contradict each other."
+            )
     return cls(class_names=class_names, **options)
 
 
@@ -72,7 +75,7 @@ def as_task(task: Task | Mapping[str, Any]) -> Task:
         return task
     if isinstance(task, Mapping):
         return make_task(**task)
-    raise TypeError(
+    raise OptionTypeError(
         f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "
         "By name: lossselect.make_task(name, num_outputs=...)."
     )

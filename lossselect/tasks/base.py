@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, not exported
 
+from ..exceptions import ConfigError, DataError, DataTypeError, OptionTypeError
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
 from ..names import first_twice, number, some, split_name, whole
@@ -60,7 +61,7 @@ class Task(ABC):
             number("missing", self.missing)
             top = 1 if self.activation == "sigmoid" else self._num_names - 1
             if 0 <= self.missing <= top:
-                raise ValueError(
+                raise ConfigError(
                     f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
                     "such as -1."
                 )
@@ -75,7 +76,7 @@ class Task(ABC):
             return number("shift", self.shift)
         given = tuple(number(f"shift for output {i}", value) for i, value in enumerate(self.shift))
         if len(given) != self.num_probabilities:
-            raise ValueError(
+            raise ConfigError(
                 f"shift must be one number or one per output ({self.num_probabilities}), got {len(given)}."
             )
         return given
@@ -92,14 +93,14 @@ class Task(ABC):
         target = as_list(target)
         if self.class_names is None:
             row, value = first_known(target)
-            raise TypeError(
+            raise DataTypeError(
                 f"Targets must be numbers, but row {row} holds {value!r}. Turn label names into indices "
                 "first, or give the task class_names=(...), in the order of the outputs."
             )
         if (form == "lists") != (self.width_field == "num_labels"):
             came = "lists of names" if form == "lists" else "one name a row"
             fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
-            raise ValueError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
+            raise DataError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
         vocabulary = _ClassNames(self.names)
         if form == "lists":
             return vocabulary.encode_lists(target).multi_hot()
@@ -270,7 +271,7 @@ class Task(ABC):
             fix = "Keep the last dimension: no squeeze() at the end of forward."
         elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
             fix = "One output is the positive class's; for two use task=multiclass."
-        raise ValueError(
+        raise ConfigError(
             f"The net returned {what} of shape {tuple(outputs.shape)}, but {self.describe()} needs "
             f"(N, {width}). {fix}"
         )
@@ -286,7 +287,9 @@ class Task(ABC):
             ValueError: another shape, dtype or device.
         """
         if not isinstance(target, Tensor):
-            raise TypeError(f"The target is a {type(target).__name__}, no tensor: pass task.encode(target).")
+            raise DataTypeError(
+                f"The target is a {type(target).__name__}, no tensor: pass task.encode(target)."
+            )
         index = self.activation == "softmax" and not target.is_floating_point()
         columns = () if index else (self.num_probabilities,)
         shape = torch.Size((len(outputs), *columns, *outputs.shape[2:]))
@@ -300,12 +303,12 @@ class Task(ABC):
             elif self.activation == "softmax" and target.ndim == outputs.ndim:
                 fix += " Several labels per sample belong to task=multilabel."
             kind = "floats" if self.activation == "sigmoid" else "class indices (long) or soft labels"
-            raise ValueError(
+            raise DataError(
                 f"For outputs of shape {tuple(outputs.shape)} the {self.name} target is {kind} of shape "
                 f"{tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}. {fix}"
             )
         if target.device != outputs.device:
-            raise ValueError(
+            raise ConfigError(
                 f"The outputs are on {outputs.device}, the target is on {target.device}. Move one."
             )
         return target
@@ -386,7 +389,7 @@ def temperature_of(value: Any, which: str = "") -> float:
     """A temperature, checked."""
     given = number(f"temperature{which}", value.item() if hasattr(value, "item") else value, 0)
     if given == 0:
-        raise ValueError(f"temperature{which} must be above 0.")
+        raise ConfigError(f"temperature{which} must be above 0.")
     return given
 
 
@@ -396,7 +399,7 @@ def decisions(task: Task, prediction: Tensor) -> Tensor:
         return prediction
     if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):
         return task.harden(prediction)
-    raise ValueError(
+    raise ConfigError(
         "decode takes decisions, not probabilities: task.predict(logits), or task.decide(probabilities)."
     )
 
@@ -408,7 +411,7 @@ def take(names: tuple[str, ...], indices: Any) -> Any:
     if indices == IGNORE_INDEX:
         return None
     if not 0 <= indices < len(names):
-        raise ValueError(
+        raise ConfigError(
             f"There is no class {indices}: decode takes 0 to {len(names) - 1}, {IGNORE_INDEX} if missing."
         )
     return names[indices]
@@ -418,13 +421,13 @@ def _checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[
     if names is None:
         return None
     if isinstance(names, str | bytes | Mapping | Set) or not hasattr(names, "__iter__"):
-        raise TypeError(
+        raise OptionTypeError(
             f"class_names must be a list of {count} names in the order of the outputs, got "
             f"{type(names).__name__} {names!r}."
         )
     given = tuple(str(name) for name in names)
     if len(given) != count:
-        raise ValueError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some(given)}.")
+        raise ConfigError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some(given)}.")
     if len(set(given)) < count:
-        raise ValueError(f"class_names must differ, but {first_twice(given)!r} comes twice.")
+        raise ConfigError(f"class_names must differ, but {first_twice(given)!r} comes twice.")
     return given

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..exceptions import ConfigError, DataError, OptionTypeError
 from ..label_values import IGNORE_INDEX
 from ..names import whole
 from ..targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
@@ -135,7 +136,7 @@ class Binary(_Sigmoid):
         if target.ndim == 2 and target.shape[1] == 2:
             return distribution(target, self.missing, self.name)[:, 1:]
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
-            raise ValueError(
+            raise DataError(
                 f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. Several labels "
                 "per sample: task=multilabel; one of several classes: task=multiclass; T decisions per "
                 "sample: shape (N, 1, T)."
@@ -147,7 +148,7 @@ class Binary(_Sigmoid):
     def _decoded(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.ndim < 2 or prediction.shape[1] != 1:
-            raise ValueError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
+            raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
         return take(self.names, decisions(self, prediction).squeeze(1).tolist())
 
 
@@ -196,9 +197,9 @@ class Multilabel(_Sigmoid):
         if self.top_k is not None:
             self._set("top_k", whole("top_k", self.top_k, 1, self.num_labels))
             if self.threshold != 0.5:
-                raise ValueError("threshold has no effect beside top_k, which gives each row k labels.")
+                raise ConfigError("threshold has no effect beside top_k, which gives each row k labels.")
             if self.at_least:
-                raise ValueError("at_least has no effect beside top_k, which gives each row k labels.")
+                raise ConfigError("at_least has no effect beside top_k, which gives each row k labels.")
 
     def _checked_temperature(self) -> float | tuple[float, ...]:
         return per_output("temperature", self.temperature, self.num_labels, temperature_of)
@@ -276,7 +277,7 @@ class Multilabel(_Sigmoid):
         if target.ndim < 2 or target.shape[1] != self.num_labels:
             column = target.ndim < 2 or target.shape[1] == 1
             fix = "Class indices of shape (N,) belong to task=multiclass, yes or no to task=binary."
-            raise ValueError(
+            raise DataError(
                 f"Multilabel targets must have shape (N, num_labels)=(N, {self.num_labels}), got "
                 f"{tuple(target.shape)}. {fix if column else COLUMNS}"
             )
@@ -285,7 +286,7 @@ class Multilabel(_Sigmoid):
     def _decoded(self, prediction: Tensor) -> list[Any]:
         """For each row (N, L) the names that are known to be there; None where all labels are missing."""
         if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
-            raise ValueError(
+            raise ConfigError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
         rows = decisions(self, prediction).cpu()
@@ -324,20 +325,20 @@ def per_output(name: str, value: Any, count: int, checked: Callable[..., float])
         return checked(value)
     # what has no order, or names of its own, would be taken apart wrongly
     if isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__iter__"):
-        raise TypeError(f"{name} must be a number or a list of numbers, got {value!r}.")
+        raise OptionTypeError(f"{name} must be a number or a list of numbers, got {value!r}.")
     if getattr(value, "ndim", 1) == 0:
         return checked(value.item())
     given = tuple(checked(entry, f" for output {i}") for i, entry in enumerate(value))
     if len(given) != count:
-        raise ValueError(f"{name} must be one number or one per output ({count}), got {len(given)}.")
+        raise ConfigError(f"{name} must be one number or one per output ({count}), got {len(given)}.")
     return given
 
 
 def _threshold_of(value: Any, which: str = "") -> float:
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"threshold must be a number or a list of numbers, got {value!r}{which}.")
+        raise OptionTypeError(f"threshold must be a number or a list of numbers, got {value!r}{which}.")
     given = float(value)
     if not 0 <= given <= 1:
-        raise ValueError(f"threshold must be a probability in [0, 1], got {given:g}{which}.")
+        raise ConfigError(f"threshold must be a probability in [0, 1], got {given:g}{which}.")
     return given

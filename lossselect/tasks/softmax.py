@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..device_ops import cumulative_sum
+from ..exceptions import ConfigError, DataError, OptionTypeError
 from ..guards import warn_of_one_hot
 from ..label_values import IGNORE_INDEX
 from ..names import number
@@ -68,7 +69,7 @@ class Multiclass(Task):
     def __post_init__(self) -> None:
         self._check_width(2)
         if not isinstance(self.ordered, bool):
-            raise TypeError(f"ordered must be true or false, got {self.ordered!r}.")
+            raise OptionTypeError(f"ordered must be true or false, got {self.ordered!r}.")
         super().__post_init__()
         if self.decision_weight is not None:
             self._set("decision_weight", _checked_factors(self.decision_weight, self.num_classes))
@@ -126,7 +127,7 @@ class Multiclass(Task):
         target = as_tensor(self._unnamed(target))
         soft = target.is_floating_point()
         if target.ndim == 0:
-            raise ValueError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
+            raise DataError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
         if target.ndim == 2 and target.shape[1] == 1 and not trailing_dims:
             target = target.squeeze(1)
         if target.ndim >= 2 and target.shape[1] == self.num_classes and self._is_rows(target, trailing_dims):
@@ -137,7 +138,7 @@ class Multiclass(Task):
                 return rows
             return self.harden(rows)
         if target.ndim == 2 and soft and trailing_dims != 1:
-            raise ValueError(
+            raise DataError(
                 f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
                 f"floats of shape {tuple(target.shape)}. Declare as many classes as there are columns; "
                 "several labels per sample are task=multilabel; indices of a sequence (N, T) are integers."
@@ -178,11 +179,11 @@ class Multiclass(Task):
 
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
-            raise ValueError(
+            raise DataError(
                 f"The target is bool, but {self.describe()} needs indices. Yes or no: task=binary."
             )
         if target.dtype in HALF and self.num_classes > HALF[target.dtype] + 1:
-            raise ValueError(
+            raise DataError(
                 f"{target.dtype} holds whole numbers up to {HALF[target.dtype]} alone, but there are "
                 f"{self.num_classes} classes: give class indices as integers."
             )
@@ -243,14 +244,14 @@ class Multiclass(Task):
     def _decoded(self, prediction: Tensor) -> list[Any]:
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.is_floating_point():
-            raise ValueError("decode takes class indices, not probabilities: task.predict(logits).")
+            raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
         return take(self.names, prediction.tolist())
 
 
 def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
     if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
-        raise TypeError(f"decision_weight must be a list of {count} numbers, got {values!r}.")
+        raise OptionTypeError(f"decision_weight must be a list of {count} numbers, got {values!r}.")
     given = tuple(number(f"decision_weight for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values))
     if len(given) != count:
-        raise ValueError(f"decision_weight must have one number per class ({count}), got {len(given)}.")
+        raise ConfigError(f"decision_weight must have one number per class ({count}), got {len(given)}.")
     return given

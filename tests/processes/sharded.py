@@ -53,7 +53,9 @@ def main(rank, port):
         print(f"process {rank}: {case}: {end}\n", end="", flush=True)
     dist.barrier()
     dist.destroy_process_group()
-    os._exit(0)  # fully_shard keeps the group: on a busy machine its threads outlive it, and the interpreter aborts
+    os._exit(
+        0
+    )  # fully_shard keeps the group: on a busy machine its threads outlive it, and the interpreter aborts
 
 
 if __name__ == "__main__":
