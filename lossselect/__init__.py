@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .criterion import Loss, select_loss
     from .decision import fit_decision
     from .execution import StepsPerExecution
+    from .explain import explain_task
     from .export import export_model
     from .guards import GuardWarning, allow
     from .infer import check_task, infer_task
@@ -66,6 +67,7 @@ _HOME = {
     "top_metric_names": "top_names",
     "Positives": "positives",
     "tune_decision": "tuning",
+    "explain_task": "explain",
     "export_model": "export",
     "read_export": "served",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "allow",
     "check_task",
     "count_labels",
+    "explain_task",
     "export_model",
     "fit_decision",
     "infer_task",

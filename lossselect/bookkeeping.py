@@ -32,7 +32,6 @@ from .watch import check_end
 
 if TYPE_CHECKING:
     from .epoch import Epoch
-    from .module import TaskModule
 
 
 class Bookkeeping(Callback):
@@ -169,7 +168,7 @@ def _come_first(own: EpochEnd, trainer: Trainer) -> None:
     trainer.callbacks = [*tuners, own, *(c for c in others if c not in tuners)]  # type: ignore[attr-defined]
 
 
-def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
+def _check_strategy(trainer: Trainer, module: Any) -> None:
     """ValueError for what a strategy that deals out the weights cannot do."""
     strategy = type(trainer.strategy).__name__
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
@@ -186,7 +185,7 @@ def _check_strategy(trainer: Trainer, module: "TaskModule") -> None:
             )
 
 
-def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
+def _counts_of(trainer: Trainer, module: Any) -> LabelCounts | None:
     """The train split's counts, by one pass through the loader where no data module of ours has them."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, TensorData):
@@ -203,7 +202,7 @@ def _counts_of(trainer: Trainer, module: "TaskModule") -> LabelCounts | None:
     return functools.reduce(operator.add, counts) if counts else None
 
 
-def _counts_alike(trainer: Trainer, module: "TaskModule") -> bool:
+def _counts_alike(trainer: Trainer, module: Any) -> bool:
     """Whether each row counts once in the loss, so that equal batches have equal denominators."""
     data, loss = trainer.datamodule, module.criterion  # type: ignore[attr-defined]
     if not isinstance(data, TensorData) or data.counts["train"].missing or data.splits.weights is not None:
@@ -211,7 +210,7 @@ def _counts_alike(trainer: Trainer, module: "TaskModule") -> bool:
     return module.task.activation == "sigmoid" or getattr(loss, "weight", None) is None
 
 
-def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
+def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     values = epoch.compute()
     epoch.reset()  # and let go of the outputs
     shown = _shown(trainer, module, epoch.prefix)
@@ -234,7 +233,7 @@ def _log(trainer: Trainer, module: "TaskModule", epoch: "Epoch") -> None:
             logger.save()
 
 
-def _shown(trainer: Trainer, module: "TaskModule", prefix: str) -> list[str]:
+def _shown(trainer: Trainer, module: Any, prefix: str) -> list[str]:
     """The metrics that matter while a run goes: loss, the task's own, and what chooses the best epoch."""
     watched = [saves.monitor for saves in trainer.checkpoint_callbacks if isinstance(saves, ModelCheckpoint)]
     own = top_headline(module.task) if module.chunked else module.task.headline
@@ -247,7 +246,7 @@ def _say_what_is_left_out(epoch: "Epoch", split: str) -> None:
         warn_of_no_positives(epoch.counts[0], epoch.task, split)
 
 
-def _check_weights(trainer: Trainer, module: "TaskModule") -> None:
+def _check_weights(trainer: Trainer, module: Any) -> None:
     """ValueError where training has diverged. Looked at once an epoch: it makes the device wait."""
     if module.watch.finite_at == trainer.global_step:
         return

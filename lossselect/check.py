@@ -28,9 +28,9 @@ from .parts import (
     spec_of,
     training_of,
 )
-from .plan import print_table, show
+from .plan import Monitor, print_table, show
 from .rules import loss_by_name
-from .settings import Monitor, head_of, loss_options, monitor_of
+from .settings import head_of, loss_options, monitor_of
 from .torch_losses import check_mixes
 from .watch import OutputWatch, check_end
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .devices import free_memory
 from .exceptions import ConfigError, OptionTypeError
-from .memory import free_memory
 from .names import whole
 
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}

@@ -1,27 +1,16 @@
 """The labels of a data loader, counted before the first step."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from .counts import LabelCounts, count_batches
 from .exceptions import DataError
-
-if TYPE_CHECKING:
-    from .module import TaskModule
+from .loader_rng import generators_of
 
 
-def generators_of(loader: Any) -> list[torch.Generator]:
-    """The random numbers of a loader's own."""
-    batches = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return [*{id(generator): generator for generator in found if generator is not None}.values()]
-
-
-def counts_of_loader(module: "TaskModule", loader: Iterable[Any]) -> LabelCounts | None:
+def counts_of_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
     """The counts of a loader's labels, by one pass that leaves all random numbers as they were.
 
     Args:

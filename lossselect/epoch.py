@@ -1,17 +1,17 @@
 """What an epoch adds up: the loss's numerator and denominator, and the outputs for the metrics."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .exceptions import DataError
 from .kept import KeptOutputs
+from .loss_mean import HELD_STEPS, LossMean, has_steps
+from .metric_state import as_numbers, as_scalars, metric_state, set_metric_state
 from .metric_table import RANKING, ROWS
 from .metrics import TaskMetrics, confusion_matrix, counts, make_metrics, per_class
-from .ranks import of_all_ranks
 from .targets import positions_as_rows
 from .task_metric import Seen
 from .tasks import Task
@@ -21,81 +21,6 @@ HELD_BYTES = 1 << 28
 """Outputs are held on the device up to this size (256 MiB), then handed to the metrics."""
 MOST_CONFUSED = 1000
 """Up to so many classes there is a confusion matrix: of 100,000 it would take 80 GB."""
-HELD_STEPS = 1024
-"""The same in steps, as a tensor of a few bytes takes more than that."""
-
-
-class LossMean(Metric):
-    """The sum of a loss's numerators over that of its denominators, in float64.
-
-    Not MeanMetric, which looks for NaN at each update, and in torchmetrics 1.9 forgets its weights where it
-    is told not to.
-    """
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sums: Tensor
-        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, totals: Sequence[Tensor], counts: Sequence[Tensor | int]) -> None:
-        """Take in the numerators and the denominators of some steps."""
-        whole = sum(count for count in counts if not isinstance(count, Tensor))
-        parts = [count for count in counts if isinstance(count, Tensor)]
-        total, part = (
-            torch.stack([*values]).to(self.sums.device).double().sum() if values else self.sums.new_zeros(())
-            for values in (totals, parts)
-        )
-        self.sums = self.sums + torch.stack([total, part + whole])
-
-    def compute(self) -> Tensor:
-        """The scalar."""
-        return self.sums[0] / self.sums[1]
-
-
-def as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars as plain numbers: a checkpoint takes a file within its own for each tensor."""
-    numbers = torch.stack([value.double() for value in values.values()]).tolist() if values else []
-    return dict(zip(values, numbers, strict=True))
-
-
-def as_scalars(numbers: Mapping[str, float]) -> dict[str, Tensor]:
-    """What `as_numbers` was made of, in float64."""
-    return {name: torch.tensor(number, dtype=torch.double) for name, number in numbers.items()}
-
-
-def metric_state(metric: Metric) -> dict[str, Any]:
-    """What a metric has added up, and how often, on the CPU."""
-    states = {
-        name: [v.cpu() for v in value] if isinstance(value, list) else value.cpu()
-        for name, value in metric.metric_state.items()
-    }
-    return {**states, "updates": metric._update_count}
-
-
-def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
-    """Let it go on from what `metric_state` returned."""
-    for name in metric.metric_state:
-        value = state[name]
-        moved = [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
-        setattr(metric, name, moved)
-    metric._update_count, metric._computed = state["updates"], None
-
-
-def has_steps(loss: LossMean, prefix: str) -> bool:
-    """Whether there was a step, which all processes must agree about: they ask each other for the rest.
-
-    Raises:
-        ValueError: some of them had one, others had none.
-    """
-    had = of_all_ranks(loss.update_called)
-    if any(had) and not all(had):
-        raise DataError(
-            f"Process {had.index(False)} of {len(had)} had no {prefix.strip('/')} batch, and others had "
-            "some: give each one at least."
-        )
-    return all(had)
 
 
 class Epoch:

@@ -1,46 +1,35 @@
 """What a task implies, and what a run will do: the lines of a plan."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .counts import LabelCounts
-from .criterion import Loss
+from .criterion import Loss, select_loss
 from .label_lists import LabelLists
-from .names import some
-from .optim import best_mode
-from .plan import Line, Plan
+from .metric_direction import best_mode
+from .names import some, split_name
+from .plan import Line, Monitor, Plan, Training
 from .tasks import Task
 from .top_names import top_metric_names
 from .torch_losses import torch_weight
 
 if TYPE_CHECKING:
     from .data.splits import Splits
-    from .settings import Monitor
 
 
-class Training(NamedTuple):
-    """How a run trains, as far as a plan tells."""
-
-    limits: str
-    """Which ends it."""
-    stopping: str
-    """What ends it before; "" where nothing does."""
-    device: str
-    precision: str
-    processes: int = 1
-    accumulate: int = 1
-    """Batches of each process to an optimizer step."""
-
-
-def explain_task(task: Task, loss: Any) -> Plan:
-    """What a task implies for head, activation, loss, target, decision and metrics.
+def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Plan:
+    """What a task implies: head, activation, loss, target, decision, metrics, each with its reason.
 
     Args:
         task: Any.
-        loss: A loss of ours for it.
+        loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}`, or what `select_loss` returned.
+        options: Of the loss, by name.
     """
+    if isinstance(loss, str | Mapping):
+        name, own = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
+        loss = select_loss(task, name, **own, **options)
     dense = {"name": "dense"}
     return Plan(
         task.describe().capitalize(),

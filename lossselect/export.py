@@ -17,8 +17,9 @@ from .data.preparation import Preparation
 from .digest import BLANK, NAME, seal
 from .exceptions import ConfigError, OptionTypeError, UnsupportedError
 from .files import whole_file
-from .formats import FORMATS, format_of, require, silence, suffixes
+from .formats import FORMATS, format_of, require, suffixes
 from .served import KEY, Outputs, Prediction, read_export
+from .silence import silence
 from .stored_weights import check_finite
 
 if TYPE_CHECKING:

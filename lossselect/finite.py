@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,9 +13,6 @@ from .exceptions import TrainingDiverged
 from .guards import ON_NONFINITE, warn
 from .names import lookup
 from .readback import Readback
-
-if TYPE_CHECKING:
-    from .module import TaskModule
 
 MOST_SKIPPED = 10
 """So many steps in a row may be left out: with more, something is wrong that no other batch mends."""
@@ -73,7 +70,7 @@ class FiniteWatch:
         self._answers = Readback()
         """Whether the numbers of a step were finite; under a float16 scaler, the scale."""
 
-    def begin(self, module: "TaskModule", batch: Any, batch_idx: int) -> None:
+    def begin(self, module: Any, batch: Any, batch_idx: int) -> None:
         """Before a batch."""
         self._batch = batch, batch_idx
         trainer = module._trainer
@@ -85,7 +82,7 @@ class FiniteWatch:
         self._loss = loss.detach()
         return not self.skips or bool(self._loss.isfinite())
 
-    def look(self, module: "TaskModule", optimizer: Any) -> None:
+    def look(self, module: Any, optimizer: Any) -> None:
         """Before the optimizer's step.
 
         Args:
@@ -137,14 +134,14 @@ class FiniteWatch:
         finite = _agreed(finite) if self._sharded else finite
         return finite if finite.is_cuda else bool(finite)
 
-    def _is_after_all(self, module: "TaskModule") -> bool:
+    def _is_after_all(self, module: Any) -> bool:
         """Whether each number is finite, and their sum alone is not."""
         loss = [] if self._loss is None else [self._loss]
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
         finite = all(map(_is_finite, (*loss, *gradients)))
         return bool(_agreed(torch.tensor(finite, device=module.device))) if self._sharded else finite
 
-    def answered(self, module: "TaskModule", most_pending: int = 0) -> None:
+    def answered(self, module: Any, most_pending: int = 0) -> None:
         """Look at the answers of a GPU that are there, and wait until at most so many are not.
 
         Raises:
@@ -159,7 +156,7 @@ class FiniteWatch:
                 self._batch = batch, place.batch
                 self._stop(module, place)
 
-    def _skip(self, module: "TaskModule", place: _Place) -> None:
+    def _skip(self, module: Any, place: _Place) -> None:
         for weight in module.parameters():
             weight.grad = None  # which an optimizer leaves as it is, and the weight too
         for name, buffer in module.named_buffers():
@@ -173,7 +170,7 @@ class FiniteWatch:
         self.skipped += 1
         self._in_a_row += 1
 
-    def _stop(self, module: "TaskModule", place: _Place) -> None:
+    def _stop(self, module: Any, place: _Place) -> None:
         many = f", as in {MOST_SKIPPED} steps before it" if self.skips else ""
         where = first_not_finite(module, self._batch[0])
         more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
@@ -182,7 +179,7 @@ class FiniteWatch:
             f"checkpoints before it are as they were. {WHAT_TO_DO}{more}"
         )
 
-    def _ask_scale(self, module: "TaskModule", scaler: Any, step: int) -> None:
+    def _ask_scale(self, module: Any, scaler: Any, step: int) -> None:
         # scaler.get_scale() would wait; a scaled 1 is the scale, and stays on the device
         device = self._loss.device if self._loss is not None else module.device
         scale = scaler.scale(torch.ones((), device=device))
@@ -203,7 +200,7 @@ class FiniteWatch:
             )
 
 
-def first_not_finite(module: "TaskModule", batch: Any) -> str:
+def first_not_finite(module: Any, batch: Any) -> str:
     """In words, where NaN or infinity comes from; of a batch that goes through the net once more."""
     gone = next((name for name, weight in module.named_parameters() if not _is_finite(weight)), None)
     with suppress(Exception):  # of a batch that is used up, say

@@ -1,10 +1,6 @@
 """The forms that a model is exported in. Needs no torch."""
 
-import io
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,18 +33,6 @@ def format_of(path: str | Path) -> str | None:
 def suffixes() -> str:
     """Those that there are, for messages."""
     return ", ".join(form.suffix for form in FORMATS.values())
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """What writes and reads these files says much of itself, and of what it gives up prints all."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def require(form: str, packages: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +18,15 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Stochasti
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops.loop import _Loop
 
-from .counting import generators_of
 from .criterion import Loss
 from .data.row_batches import RowBatches
-from .epoch import as_numbers, as_scalars
 from .exceptions import CheckpointError
 from .guards import warn
+from .loader_rng import generators_of
+from .metric_state import as_numbers, as_scalars
 from .ranks import to_first
 from .resumable import check_states
 from .wrapping import wrap
-
-if TYPE_CHECKING:
-    from .module import TaskModule
 
 
 class GoingOn:
@@ -54,7 +51,7 @@ class GoingOn:
             key: checkpoint[key] for key in ("optimizer_states", "lr_schedulers") if key in checkpoint
         }
 
-    def save(self, trainer: Trainer, module: "TaskModule", checkpoint: dict[str, Any]) -> None:
+    def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what is needed."""
         checkpoint["going_on"] = self._state(trainer, module)
         loop, state = trainer.fit_loop.epoch_loop, checkpoint["loops"]["fit_loop"]
@@ -63,7 +60,7 @@ class GoingOn:
         elif _validates(trainer):
             _validate_again(state)
 
-    def _state(self, trainer: Trainer, module: "TaskModule") -> list[dict[str, Any]]:
+    def _state(self, trainer: Trainer, module: Any) -> list[dict[str, Any]]:
         """What each process has, as tensors and plain values."""
         loop = trainer.fit_loop
         batches = loop.epoch_loop.batch_progress.current.ready
@@ -118,7 +115,7 @@ class GoingOn:
                 f"The run goes on with another loss than the checkpoint's: {', '.join(changed)}.",
             )
 
-    def start(self, trainer: Trainer, module: "TaskModule") -> None:
+    def start(self, trainer: Trainer, module: Any) -> None:
         """Before the first batch of fit: go on from where a checkpoint was made."""
         if self.loaded is None:
             return
@@ -224,7 +221,7 @@ def _due_schedulers(trainer: Trainer) -> list[int]:
     ]
 
 
-def _step_on_plateau(trainer: Trainer, module: "TaskModule", index: int) -> None:
+def _step_on_plateau(trainer: Trainer, module: Any, index: int) -> None:
     """Let a scheduler take the step that was due when the checkpoint was saved."""
     config = trainer.lr_scheduler_configs[index]
     if config.monitor not in trainer.callback_metrics:  # as under strict=False

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -14,17 +14,19 @@ from .rules import AutoLoss
 from .stored_weights import check_net
 from .tasks import Task, as_task, make_task
 
-if TYPE_CHECKING:
-    from .module import TaskModule
-
-Module = TypeVar("Module", bound="TaskModule")
+Module = TypeVar("Module", bound=Any)
 
 NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head", "on_nonfinite")
 """Arguments that may be others at loading, the loss staying that of the checkpoint."""
 
 
 def rebuilt(
-    cls: type[Module], checkpoint: Mapping[str, Any], path: Any, changed: Mapping[str, Any], strict: bool
+    cls: type[Module],
+    checkpoint: Mapping[str, Any],
+    path: Any,
+    changed: Mapping[str, Any],
+    strict: bool,
+    ours: bool,
 ) -> Module:
     """What `TaskModule.load_from_checkpoint` returns.
 
@@ -34,12 +36,11 @@ def rebuilt(
         path: Of it, for messages.
         changed: Arguments that the checkpoint does not hold, or that are to be others.
         strict: Whether the checkpoint must hold exactly the module's parameters.
+        ours: Whether `cls` has the constructor of `TaskModule`; that of a subclass may differ.
 
     Raises:
         ValueError: of another task, or an argument must be passed.
     """
-    from .module import TaskModule
-
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
@@ -54,8 +55,6 @@ def rebuilt(
             f"{', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
         )
     weights = checkpoint["state_dict"]
-    # a subclass may make something else of its arguments
-    ours = cls.__init__ is TaskModule.__init__
     if (
         ours
         and strict

@@ -91,9 +91,6 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
 MIXES: dict[str, Callable[..., EncodedBatch]] = {"mixup": mixup, "cutmix": cutmix}
 """Ways to mix a batch, by name."""
 
-INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss", "NLLLoss", "nll_loss")
-"""Losses of torch's that take no soft labels."""
-
 
 def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | None:
     """What `"mixup"` or `{"name": "mixup", "alpha": 0.4}` does to a batch; None for None.

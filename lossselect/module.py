@@ -553,7 +553,8 @@ class TaskModule(Recorded, LightningModule):
                 f"{checkpoint_path} holds a {checkpoint['class']}, whose forward may differ: load it with "
                 f"{checkpoint['class']}.load_from_checkpoint."
             )
-        return rebuilt(cls, checkpoint, checkpoint_path, kwargs, strict)
+        ours = cls.__init__ is TaskModule.__init__
+        return rebuilt(cls, checkpoint, checkpoint_path, kwargs, strict, ours)
 
 
 def _forward_and_loss(

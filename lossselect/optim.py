@@ -11,6 +11,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from .exceptions import ConfigError, OptionTypeError
 from .guards import warn
+from .metric_direction import best_mode, direction
 from .names import check_options, lookup, split_name, whole
 
 OptimizerSpec = str | Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
@@ -144,43 +145,13 @@ def _entry_of(returned: Any) -> dict[str, Any]:
 
 def _check_direction(scheduler: Any, monitor: str) -> None:
     """Warn where ReduceLROnPlateau may have the mode that torch assumes, against what it monitors."""
-    mode, wanted = getattr(scheduler, "mode", None), _direction(monitor)
+    mode, wanted = getattr(scheduler, "mode", None), direction(monitor)
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and wanted and mode != wanted:
         warn(
             "plateau_mode",
             f"ReduceLROnPlateau monitors {monitor} with mode={mode!r}, but its {wanted}imum is best: the "
             f"learning rate falls while training goes well. Pass mode={wanted!r}, or monitor another metric.",
         )
-
-
-LOWER_IS_BETTER = {
-    *("loss", "brier", "calibration_error", "hamming", "mean_absolute_error", "ranking_loss"),
-    "coverage_error",
-}
-HIGHER_IS_BETTER = {
-    *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc", "map", "kappa"),
-    *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
-    "epoch",  # whose number chooses the last one
-}
-"""The metrics whose direction is known."""
-
-
-def best_mode(monitor: str) -> str:
-    """Return "min" or "max": which value of a metric is best. The metric may have a prefix such as "val/".
-
-    Raises:
-        ValueError: another metric than those of this package.
-    """
-    if (mode := _direction(monitor)) is None:
-        raise ConfigError(
-            f"Whether a high or a low value of {monitor} is better is not known: set mode to 'max' or 'min'."
-        )
-    return mode
-
-
-def _direction(monitor: str) -> str | None:
-    name = monitor.rpartition("/")[2]
-    return "min" if name in LOWER_IS_BETTER else "max" if name in HIGHER_IS_BETTER else None
 
 
 def _check_unit(scheduler: Any, length: RunLength) -> None:

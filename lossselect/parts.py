@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from .devices import auto_device
 from .exceptions import ConfigError, OptionTypeError
 from .names import some
-from .settings import FILES, Monitor, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
+from .settings import FILES, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
 from .trust import check_part, make_part
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from .counts import LabelCounts
     from .data.splits import Splits
-    from .explain import Training
     from .module import TaskModule
+    from .plan import Monitor, Training
     from .saving import BestCheckpoint
     from .tasks import Task
 
@@ -233,7 +233,7 @@ def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
     """What follows from the metric that a callback watches: in which direction, and when it is known."""
     if "monitor" not in entry:
         return {}
-    from .optim import best_mode
+    from .metric_direction import best_mode
 
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
@@ -297,7 +297,7 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
         trainer: That fits it. None makes one, or where its settings are the usual ones tells without
             Lightning, whose import takes seconds.
     """
-    from .explain import Training
+    from .plan import Training
 
     plain = plain_values(config)
     options = plain["trainer"]
@@ -335,11 +335,12 @@ def _stopping(plain: Any, metric: str) -> str:
 def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
     """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
     from .loggers import loggers_of
-    from .optim import best_mode
+    from .metric_direction import best_mode
+    from .preflight import CanSave, NeedsValidation
     from .progress import ProgressBar, ProgressLines, on_terminal
     from .saving import LAST, BestCheckpoint, LastCheckpoint, saves_at_epoch_end
     from .stopping import SaveAndStop
-    from .trainer import CanSave, NeedsValidation, build_trainer
+    from .trainer import build_trainer
 
     options = plain_values(config.trainer)
     at_epoch_end = saves_at_epoch_end(config.monitor, options)

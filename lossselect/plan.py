@@ -13,6 +13,28 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+class Monitor(NamedTuple):
+    """By what a run's best checkpoint is chosen."""
+
+    metric: str
+    """As it is logged; "epoch" takes the last one."""
+    why: str
+
+
+class Training(NamedTuple):
+    """How a run trains, as far as a plan tells."""
+
+    limits: str
+    """Which ends it."""
+    stopping: str
+    """What ends it before; "" where nothing does."""
+    device: str
+    precision: str
+    processes: int = 1
+    accumulate: int = 1
+    """Batches of each process to an optimizer step."""
+
+
 class Line(NamedTuple):
     """One thing that a plan says."""
 
@@ -28,8 +50,8 @@ class Plan:
     """Lines under a title. `print` shows them as text, Rich and a notebook as a table.
 
     Example:
-        >>> from lossselect import Binary
-        >>> Binary().explain()["head"].value
+        >>> from lossselect import Binary, explain_task
+        >>> explain_task(Binary())["head"].value
         '1 raw logit'
     """
 

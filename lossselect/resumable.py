@@ -7,17 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint_content import (
-    NONE,
-    NUMBER,
-    Each,
-    Maybe,
-    check_loadable,
-    misfit,
-    refuse_damaged,
-    type_and_value,
-)
+from .checkpoint_content import NUMBER, check_loadable, refuse_damaged
 from .exceptions import CheckpointError
+from .structure import NONE, Each, Maybe, misfit, type_and_value
 
 RANDOM = {
     "torch": Tensor,
@@ -203,7 +195,7 @@ def _loops() -> dict[str, Any]:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Trainer
 
-    from .formats import silence
+    from .silence import silence
 
     off = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False

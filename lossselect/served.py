@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .digest import NAME, is_sealed
 from .exceptions import CheckpointError, FileMissingError
 from .files import check_no_pipe
-from .formats import FORMATS, format_of, require, silence, suffixes
+from .formats import FORMATS, format_of, require, suffixes
+from .silence import silence
 from .stored_weights import check_finite, check_net
 from .tasks import IGNORE_INDEX, Task, make_task
 from .top_names import TOP

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from .allowed_classes import public_name
 from .losses import row_options
 from .nets import head_options
+from .plan import Monitor
 from .top_names import check_top, top_metric_names, top_monitor
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def tuned(config: Mapping[str, Any]) -> str:
 def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     """What `TaskModule` takes for a head: where it is auto, by the number of outputs and the memory."""
     from .chunked_loss import chunkable
-    from .memory import memory_of_machine
+    from .devices import memory_of_machine
 
     head = head_options(config.get("head"), ("auto",))
     if head["name"] != "auto":
@@ -131,14 +132,6 @@ def _needs_dense(config: Mapping[str, Any], task: "Task") -> bool:
     """Whether something watches a metric that a chunked head has not."""
     known = {"epoch", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
     return any(metric is not None and metric not in known for metric in watching(config).values())
-
-
-class Monitor(NamedTuple):
-    """By what a run's best checkpoint is chosen."""
-
-    metric: str
-    """As it is logged; "epoch" takes the last one."""
-    why: str
 
 
 def monitor_of(config: Mapping[str, Any], task: "Task") -> Monitor:

@@ -7,16 +7,9 @@ import torch
 from torch import Tensor
 
 from .counts import LabelCounts
-from .epoch import (
-    HELD_STEPS,
-    LossMean,
-    as_numbers,
-    as_scalars,
-    has_steps,
-    metric_state,
-    set_metric_state,
-)
 from .kept import KeptOutputs
+from .loss_mean import HELD_STEPS, LossMean, has_steps
+from .metric_state import as_numbers, as_scalars, metric_state, set_metric_state
 from .tasks import Task
 from .top import TopMetrics, TopOutputs
 from .watch import FirstEpoch

@@ -8,7 +8,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from .exceptions import ConfigError
 from .losses import LOSSES
-from .mixing import INDEX_ONLY
 from .tasks import IGNORE_INDEX, Task
 
 TORCH_LOSSES = {
@@ -21,6 +20,9 @@ TORCH_LOSSES = {
     "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
 }
 """Those of torch's own losses that take raw logits and our targets; any other trains, but on nonsense."""
+
+INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss", "NLLLoss", "nll_loss")
+"""Losses of torch's that take no soft labels."""
 
 
 def check_mixes(mix: Any, loss: Any) -> None:

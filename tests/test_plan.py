@@ -60,7 +60,7 @@ class TestExplainTask:
         ],
     )
     def test_follows_from_the_task(self, task, head, activation, formula):
-        plan = task.explain()
+        plan = ls.explain_task(task)
         assert plan["head"].value == head
         assert plan["activation"].value == f"{activation} for predictions and metrics only"
         assert formula in plan["loss"].value
@@ -69,19 +69,19 @@ class TestExplainTask:
             assert name in plan["metrics"].value
 
     def test_says_what_the_loss_multiplies_by(self):
-        assert ls.Multiclass(2).explain()["weights"].value == "none"
-        plan = ls.Multiclass(2, class_names=("a", "b")).explain("focal", weight=[1, 3], gamma=1)
+        assert ls.explain_task(ls.Multiclass(2))["weights"].value == "none"
+        plan = ls.explain_task(ls.Multiclass(2, class_names=("a", "b")), "focal", weight=[1, 3], gamma=1)
         assert plan["weights"].value == "weight a: 1, b: 3"
         assert plan["options"].value == "gamma=1"
         assert plan["loss"].why == "asked for by name"
 
     def test_of_an_unknown_loss(self):
         with pytest.raises(ValueError, match="There is no loss 'focl'"):
-            ls.Binary().explain("focl")
+            ls.explain_task(ls.Binary(), "focl")
 
     def test_needs_no_lightning(self):
         probe = (
-            "import sys, lossselect as ls; print(ls.Binary().explain()); "
+            "import sys, lossselect as ls; print(ls.explain_task(ls.Binary())); "
             "assert 'lightning' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
@@ -235,14 +235,14 @@ class TestExplain:
             assert text in lines[name]
 
     def test_a_loss_with_options(self):
-        focal = ls.Binary().explain({"name": "focal", "gamma": 1.5})
+        focal = ls.explain_task(ls.Binary(), {"name": "focal", "gamma": 1.5})
         assert focal["options"].value == "gamma=1.5"
-        assert focal == ls.Binary().explain("focal", gamma=1.5)
+        assert focal == ls.explain_task(ls.Binary(), "focal", gamma=1.5)
 
     def test_what_a_task_brings_along(self):
         task = ls.Multiclass(3, decision_weight=(1, 2, 30), temperature=3)
-        assert ls.Multiclass(3).explain()["decision"].value == "the most probable class"
-        assert task.explain()["decision"].value == (
+        assert ls.explain_task(ls.Multiclass(3))["decision"].value == "the most probable class"
+        assert ls.explain_task(task)["decision"].value == (
             "the most probable class, of probabilities times 1, 2, 30; probabilities of logits over 3"
         )
 

@@ -46,7 +46,7 @@ def outcome(task, rows=200, missing=0.0, **more):
 def write_run(folder):
     """What a run leaves before it evaluates."""
     (folder / "logs").mkdir()
-    (folder / "plan.json").write_text(ls.Binary().explain().to_json())
+    (folder / "plan.json").write_text(ls.explain_task(ls.Binary()).to_json())
     lines = ["epoch,step,train/loss,val/loss,val/map", "0,1,,0.7,0.5", "0,1,0.6,,", "1,3,,0.65,0.6"]
     (folder / "logs" / "metrics.csv").write_text("\n".join(lines) + "\n")
 

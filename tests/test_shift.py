@@ -162,7 +162,7 @@ class OwnLoss(nn.modules.loss._WeightedLoss):
 def test_weights_of_other_losses_are_not_taken_for_those_of_cross_entropy(kind):
     loss = kind(weight=torch.tensor([1.0, 4.0]))
     assert weight_shift(ls.Multiclass(2), loss) is None
-    assert "weight" not in str(ls.Multiclass(2).explain(loss))
+    assert "weight" not in str(ls.explain_task(ls.Multiclass(2), loss))
 
 
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3)], ids=ls.Task.describe)

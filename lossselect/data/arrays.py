@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..devices import free_memory
 from ..exceptions import ConfigError, DataError, FileMissingError
 from ..files import check_no_pipe
 from ..label_lists import LabelLists
-from ..memory import free_memory
 from ..names import nearest, some
 from .sparse_labels import lists_of
 

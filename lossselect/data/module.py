@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..counts import LabelCounts
-from ..memory import free_memory
+from ..devices import free_memory
 from ..tasks import Task
 from .batches import LabelRows, PositiveRows, TensorBatches, as_it_is, target_of
 from .checks import check_splits

@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from ..checkpoint_content import Each, misfit
 from ..exceptions import CheckpointError, DataError
 from ..files import check_no_pipe
 from ..names import lookup, number
+from ..structure import Each, misfit
 from .arrays import array_columns, as_frame, read_features
 from .features import Features
 from .files import check_columns, columns_of, table_batches

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +16,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, no
 from ..exceptions import ConfigError, DataError, DataTypeError, OptionTypeError
 from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
 from ..labels import Vocabulary
-from ..names import first_twice, number, some, split_name, whole
-
-if TYPE_CHECKING:
-    from ..plan import Plan
+from ..names import first_twice, number, some, whole
 
 
 class _ClassNames(Vocabulary):
@@ -190,21 +187,6 @@ class Task(ABC):
     @abstractmethod
     def _decoded(self, prediction: Tensor) -> list[Any]:
         """What `decode` returns."""
-
-    def explain(self, loss: Any = "cross_entropy", **options: Any) -> "Plan":
-        """What the task implies: head, activation, loss, target, decision, metrics, each with its reason.
-
-        Args:
-            loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}`, or what `select_loss` returned.
-            options: Of the loss, by name.
-        """
-        from ..criterion import select_loss
-        from ..explain import explain_task
-
-        if isinstance(loss, str | Mapping):
-            name, own = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
-            loss = select_loss(self, name, **own, **options)
-        return explain_task(self, loss)
 
     def scores(self, logits: Tensor) -> Tensor:
         """What activation and loss take, (N, num_probabilities, ...): the logits, but for ordered classes."""
