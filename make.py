@@ -2,7 +2,7 @@
 
 python3 make.py train task=multilabel    install, then train.py with these settings
 python3 make.py test                     install what the tests need, then run them
-python3 make.py check                    lint, format and types
+python3 make.py check                    lint, format, types and the order of imports
 python3 make.py docs                     install what the site needs, then build it into site/
 python3 make.py build                    sdist and wheel into dist/, checked
 """
@@ -24,7 +24,12 @@ COMMANDS = {
     "test": ("[test]", [["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]]),
     "check": (
         "[test]",
-        [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]],
+        [
+            ["-m", "ruff", "check", "."],
+            ["-m", "ruff", "format", "--check", "."],
+            ["-m", "mypy"],
+            ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        ],
     ),
     "docs": ("[docs]", [["-m", "mkdocs", "build", "--strict", "--quiet"]]),
     "build": (

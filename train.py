@@ -1,6 +1,6 @@
 """`python train.py task=multilabel`: the same as the command lossselect-train."""
 
-from lossselect.train import main
+from lossselect.cli.train import main
 
 if __name__ == "__main__":
     main()

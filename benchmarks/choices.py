@@ -25,7 +25,7 @@ from lightning.pytorch import Trainer, seed_everything
 from sklearn import metrics as sk
 
 import lossselect as ls
-from lossselect.data.module import TensorData
+from lossselect.data.datamodule import TensorData
 from lossselect.data.splits import make_splits
 
 ROOT = Path(__file__).resolve().parent.parent

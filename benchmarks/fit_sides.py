@@ -18,8 +18,8 @@ from torchmetrics import classification as tm
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.data.row_batches import RowBatches
-from lossselect.progress import ProgressBar
+from lossselect.data.sampler import RowBatches
+from lossselect.training.callbacks.progress import ProgressBar
 
 BATCH, LR, TRAIN_ROWS, VAL_ROWS = 64, 1e-3, 1437, 360
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(10), "multilabel": ls.Multilabel(4)}

@@ -20,8 +20,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 import lossselect as ls
-from lossselect.checkpoint import read_checkpoint
-from lossselect.checkpoint_io import CheckpointFiles
+from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.lightning_io import CheckpointFiles
 
 SIZE = 2_000_000
 """Floats of a checkpoint: 8 MB."""

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lossselect.data.module import TensorData
-from lossselect.data.own import load_own
+from lossselect.data.datamodule import TensorData
+from lossselect.data.load import load_own
 from lossselect.data.splits import Splits
-from lossselect.tasks import make_task
+from lossselect.tasks.registry import make_task
 
 RUNS = 9
 WIDTH = 64

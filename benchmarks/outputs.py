@@ -39,9 +39,9 @@ def make(loss, outputs, rows, features, device):
     from torch.nn import functional
 
     import lossselect as ls
-    from lossselect.chunked import ChunkedLogits
-    from lossselect.chunked_loss import chunked_loss
-    from lossselect.positives import Positives
+    from lossselect.chunked.linear import ChunkedLogits
+    from lossselect.chunked.loss import chunked_loss
+    from lossselect.labels.positives import Positives
 
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

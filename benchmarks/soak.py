@@ -20,9 +20,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 import lossselect as ls
-from lossselect.data.module import TensorData
+from lossselect.data.datamodule import TensorData
 from lossselect.data.toy import load
-from lossselect.trainer import quiet
+from lossselect.run.trainer import quiet
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -16,7 +16,7 @@ RUNS = 7
 FIRST_STEP = """
 import os, sys
 sys.argv = ["train.py", "task=multiclass"]
-from lossselect import train
+from lossselect.cli import train
 made = train.prepare
 
 def prepare(config):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from lossselect.checkpoint import read_checkpoint
+from lossselect.training.checkpoints.content import read_checkpoint
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 SETTINGS = ["task=multilabel", "trainer.accelerator=cpu", "hydra.run.dir=run", "resume=auto"]

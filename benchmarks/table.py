@@ -48,9 +48,9 @@ def first_step(path: str) -> None:
     from lightning.pytorch import Trainer
 
     import lossselect as ls
-    from lossselect.data.module import TensorData
-    from lossselect.data.own import load_own
-    from lossselect.tasks import make_task
+    from lossselect.data.datamodule import TensorData
+    from lossselect.data.load import load_own
+    from lossselect.tasks.registry import make_task
 
     splits = load_own(
         "table",
@@ -101,7 +101,7 @@ def peak_of(function: str, path: str) -> float:
 
 
 def main() -> None:
-    from lossselect.trainer import quiet
+    from lossselect.run.trainer import quiet
 
     quiet()
     with tempfile.TemporaryDirectory() as folder:

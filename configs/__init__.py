@@ -5,7 +5,7 @@ Importing it adds the group `loss` from the table of losses: a new row there is 
 
 from hydra.core.config_store import ConfigStore
 
-from lossselect.losses import LOSSES, row_options
+from lossselect.losses.registry import LOSSES, row_options
 
 ConfigStore.instance().store(group="loss", name="auto", node={"name": "auto"})
 for _name in LOSSES:

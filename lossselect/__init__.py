@@ -10,66 +10,59 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chunked import ChunkedLinear
-    from .counts import LabelCounts, count_labels
-    from .criterion import Loss, select_loss
-    from .decision import fit_decision
-    from .execution import StepsPerExecution
-    from .explain import explain_task
-    from .export import export_model
-    from .guards import GuardWarning, allow
-    from .infer import check_task, infer_task
-    from .label_lists import LabelLists
-    from .labels import Vocabulary
-    from .losses import LOSSES
-    from .metrics import make_metrics
-    from .module import TaskModule
-    from .positives import Positives
-    from .rules import propose_loss
-    from .served import read_export
-    from .stopping import SaveAndStop
-    from .tasks import (
-        TASKS,
-        Binary,
-        Multiclass,
-        Multilabel,
-        Task,
-        make_task,
-    )
-    from .top_names import top_metric_names
-    from .tuning import tune_decision
+    from lossselect.chunked.linear import ChunkedLinear
+    from lossselect.chunked.options import top_metric_names
+    from lossselect.decision.fit import fit_decision
+    from lossselect.export.read import read_export
+    from lossselect.export.write import export_model
+    from lossselect.labels.label_lists import LabelLists
+    from lossselect.labels.positives import Positives
+    from lossselect.labels.vocabulary import Vocabulary
+    from lossselect.losses.auto import propose_loss
+    from lossselect.losses.loss import Loss, select_loss
+    from lossselect.losses.registry import LOSSES
+    from lossselect.metrics.collection import make_metrics
+    from lossselect.reporting.explain import explain_task
+    from lossselect.tasks.infer import check_task, infer_task
+    from lossselect.tasks.label_counts import LabelCounts, count_labels
+    from lossselect.tasks.registry import TASKS, Binary, Multiclass, Multilabel, Task, make_task
+    from lossselect.training.callbacks.save_and_stop import SaveAndStop
+    from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
+    from lossselect.training.module import TaskModule
+    from lossselect.training.tune import tune_decision
+    from lossselect.utils.warnings import GuardWarning, allow
 
 _HOME = {
-    "Binary": "tasks",
-    "Multiclass": "tasks",
-    "Multilabel": "tasks",
-    "Task": "tasks",
-    "TASKS": "tasks",
-    "make_task": "tasks",
-    "GuardWarning": "guards",
-    "allow": "guards",
-    "LabelLists": "label_lists",
-    "Vocabulary": "labels",
-    "check_task": "infer",
-    "infer_task": "infer",
-    "LOSSES": "losses",
-    "Loss": "criterion",
-    "fit_decision": "decision",
-    "propose_loss": "rules",
-    "LabelCounts": "counts",
-    "count_labels": "counts",
-    "select_loss": "criterion",
-    "make_metrics": "metrics",
-    "TaskModule": "module",
-    "SaveAndStop": "stopping",
-    "StepsPerExecution": "execution",
-    "ChunkedLinear": "chunked",
-    "top_metric_names": "top_names",
-    "Positives": "positives",
-    "tune_decision": "tuning",
-    "explain_task": "explain",
-    "export_model": "export",
-    "read_export": "served",
+    "Binary": "tasks.registry",
+    "Multiclass": "tasks.registry",
+    "Multilabel": "tasks.registry",
+    "Task": "tasks.registry",
+    "TASKS": "tasks.registry",
+    "make_task": "tasks.registry",
+    "GuardWarning": "utils.warnings",
+    "allow": "utils.warnings",
+    "LabelLists": "labels.label_lists",
+    "Vocabulary": "labels.vocabulary",
+    "check_task": "tasks.infer",
+    "infer_task": "tasks.infer",
+    "LOSSES": "losses.registry",
+    "Loss": "losses.loss",
+    "fit_decision": "decision.fit",
+    "propose_loss": "losses.auto",
+    "LabelCounts": "tasks.label_counts",
+    "count_labels": "tasks.label_counts",
+    "select_loss": "losses.loss",
+    "make_metrics": "metrics.collection",
+    "TaskModule": "training.module",
+    "SaveAndStop": "training.callbacks.save_and_stop",
+    "StepsPerExecution": "training.callbacks.steps_per_execution",
+    "ChunkedLinear": "chunked.linear",
+    "top_metric_names": "chunked.options",
+    "Positives": "labels.positives",
+    "tune_decision": "training.tune",
+    "explain_task": "reporting.explain",
+    "export_model": "export.write",
+    "read_export": "export.read",
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m lossselect`."""
 
-from lossselect.cli import main
+from lossselect.cli.main import main
 
 main()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossselect.plan import Line, Plan
+from lossselect.reporting.plan import Line, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"

@@ -3,8 +3,6 @@ import sys
 import pytest
 import torch
 
-from lossselect import parts, train
-
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
@@ -25,9 +23,13 @@ def _few_threads():
 @pytest.fixture
 def command(monkeypatch, tmp_path, capsys):
     """Runs the command in an empty folder; returns exit code, stdout and stderr."""
+    # not at the top: tests of the core run without Hydra
+    from lossselect.cli import train
+    from lossselect.run import build
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    parts._own_data.cache_clear()  # data that are read once are also warned of once
+    build._own_data.cache_clear()  # data that are read once are also warned of once
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..infer import check_task
-from ..label_lists import LabelLists
-from ..positives import Positives
-from ..targets import EncodedBatch
-from ..tasks import Task
-from .row_batches import RowBatches
+from lossselect.data.sampler import RowBatches
+from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.positives import Positives
+from lossselect.labels.targets import EncodedBatch
+from lossselect.tasks.infer import check_task
+from lossselect.tasks.registry import Task
 
 
 class LabelRows:

@@ -7,18 +7,18 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from ..counts import LabelCounts, count_lists, count_target
-from ..exceptions import DataError
-from ..guards import warn, warn_of_absent, warn_of_single_labels
-from ..label_lists import LabelLists
-from ..names import setting, some
-from ..tasks import Task
-from .array_rows import column_of
-from .arrays import as_frame
-from .features import SOME_ROWS
+from lossselect.data.preprocessing.array_features import column_of
+from lossselect.data.preprocessing.table_features import SOME_ROWS
+from lossselect.data.readers.arrays import as_frame
+from lossselect.exceptions import DataError
+from lossselect.labels.label_lists import LabelLists
+from lossselect.tasks.label_counts import LabelCounts, count_lists, count_target
+from lossselect.tasks.registry import Task
+from lossselect.utils.checks import setting, some
+from lossselect.utils.warnings import warn, warn_of_absent, warn_of_single_labels
 
 if TYPE_CHECKING:
-    from .splits import Splits
+    from lossselect.data.splits import Splits
 
 
 def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..exceptions import ConfigError, DataError
-from ..guards import warn
-from ..label_lists import LabelLists
-from ..names import some
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.label_lists import LabelLists
+from lossselect.utils.checks import some
+from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
-    from .features import TableRows
+    from lossselect.data.preprocessing.table_features import TableRows
 
 SPLITS = ("train", "val", "test")
 

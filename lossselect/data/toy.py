@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..names import lookup
+from lossselect.utils.checks import lookup
 
 if TYPE_CHECKING:
-    from .splits import Splits
+    from lossselect.data.splits import Splits
 
 
 class Rows(NamedTuple):
@@ -56,7 +56,7 @@ def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | No
     Raises:
         ValueError: an unknown name, or a fraction that cannot be.
     """
-    from .splits import make_splits
+    from lossselect.data.splits import make_splits
 
     rows = lookup(DATASETS, name, "data set")()
     return make_splits(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, not exported
 
-from ..exceptions import ConfigError, DataError, DataTypeError, OptionTypeError
-from ..label_values import IGNORE_INDEX, as_list, first_known, form_of
-from ..labels import Vocabulary
-from ..names import first_twice, number, some, whole
+from lossselect.exceptions import ConfigError, DataError, DataTypeError, OptionTypeError
+from lossselect.labels.values import IGNORE_INDEX, as_list, first_known, form_of
+from lossselect.labels.vocabulary import Vocabulary
+from lossselect.utils.checks import first_twice, number, some, whole
 
 
 class _ClassNames(Vocabulary):

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..exceptions import ConfigError, DataError, OptionTypeError
-from ..label_values import IGNORE_INDEX
-from ..names import whole
-from ..targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
-from .base import Task, constant, decisions, missing_where_nan, take, temperature_of
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.labels.targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
+from lossselect.labels.values import IGNORE_INDEX
+from lossselect.tasks.base import Task, constant, decisions, missing_where_nan, take, temperature_of
+from lossselect.utils.checks import whole
 
 COLUMNS = "Declare as many labels as there are columns."
 

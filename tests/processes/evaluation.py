@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
 
 import lossselect as ls
-from lossselect.data.module import TensorData
+from lossselect.data.datamodule import TensorData
 from lossselect.data.toy import load
-from lossselect.tuning import tune_decision
+from lossselect.training.tune import tune_decision
 
 ROWS = 101
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import lossselect as ls
-from lossselect.losses import formula_options, formula_takes
+from lossselect.losses.registry import formula_options, formula_takes
 
 WIDTH, FEATURES = 3, 5
 SHAPES = {"dice": (4,)}  # which needs regions

@@ -14,8 +14,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from lossselect.finite import FiniteWatch
-from lossselect.step_mean import StepMean
+from lossselect.training.diagnostics.nonfinite import FiniteWatch
+from lossselect.training.distributed.loss_averaging import StepMean
 
 RANKS = 2
 

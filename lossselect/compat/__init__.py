@@ -1,0 +1,1 @@
+"""Private parts of other libraries, one module for each library."""

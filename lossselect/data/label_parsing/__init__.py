@@ -1,0 +1,1 @@
+"""Label columns and label arrays of a file as a task, classes and indices."""

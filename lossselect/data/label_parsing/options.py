@@ -1,0 +1,68 @@
+"""What the user says of the labels, and what becomes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lossselect.exceptions import ConfigError
+from lossselect.labels.vocabulary import Vocabulary
+from lossselect.tasks.registry import TASKS
+from lossselect.utils.checks import lookup
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What the user says of the labels.
+
+    Args:
+        task: A name of `TASKS`, or "auto".
+        class_names: The order of the classes, or names for 0 to C - 1.
+        positive: Binary: the label that is the positive class.
+        delimiter: Multilabel: what stands between the labels of a cell.
+        missing: Labels that mark a missing one, beside empty cells.
+        empty: What an empty cell of delimited labels is: "negative" (no label) or "missing".
+        unseen: What a label is that no train row has: "error", or "ignore" (missing).
+
+    Raises:
+        ValueError: a value that there is not, or one that has no effect on the task.
+    """
+
+    task: str
+    class_names: Sequence[str] | None = None
+    positive: str | int | bool | None = None
+    delimiter: str | None = None
+    missing: tuple[Any, ...] = ()
+    empty: str | None = None
+    unseen: str = "error"
+
+    def __post_init__(self) -> None:
+        lookup({**TASKS, "auto": None}, self.task, "task")
+        lookup(dict.fromkeys(("error", "ignore")), self.unseen, "data.unseen")
+        if self.empty is not None:
+            lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
+            if self.delimiter is None:
+                raise ConfigError("data.empty is for cells of delimited labels: say data.delimiter too.")
+        if self.delimiter is not None and self.task not in ("multilabel", "auto"):
+            raise ConfigError(
+                f"data.delimiter has no effect on task={self.task}, which has one label a row. Several: "
+                "task=multilabel."
+            )
+        if self.positive is not None and self.task not in ("binary", "auto"):
+            raise ConfigError(
+                f"data.positive has no effect on task={self.task}: binary has a positive class."
+            )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of all rows, and what they say of the task."""
+
+    task: str
+    """A name of `TASKS`."""
+    reason: str
+    """Why it is this task, where the labels told."""
+    values: Any
+    """What the task's `encode` takes, or `LabelLists`."""
+    class_names: tuple[str, ...]
+    vocabulary: Vocabulary | None
+    """Where labels became indices by it."""

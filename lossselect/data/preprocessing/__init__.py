@@ -1,0 +1,1 @@
+"""Columns and arrays of a file as features."""

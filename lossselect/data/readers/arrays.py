@@ -1,0 +1,222 @@
+"""Features and labels from NumPy's files: one .npz, or a .npy of each. Nothing in them is executed.
+
+A .npy is mapped, not loaded: of features, and of a matrix of labels, those rows are read that are taken.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from lossselect.data.readers.sparse_labels import lists_of
+from lossselect.exceptions import ConfigError, DataError, FileMissingError
+from lossselect.labels.label_lists import LabelLists
+from lossselect.utils.atomic_write import check_no_pipe
+from lossselect.utils.checks import nearest, some
+from lossselect.utils.devices import free_memory
+
+BLOCK = 1 << 20
+"""How many values of a file are looked at at once: 8 MB as float64, which stay in a processor's cache."""
+MOST_OF_MEMORY = 0.5
+"""An array of a .npz may take this part of the free memory: its features need the rest."""
+FEATURES = ("features", "X", "x", "inputs", "data")
+LABELS = ("labels", "label", "target", "targets", "Y", "y")
+
+
+def read_arrays(
+    path: str, features: str | None, target: str | None
+) -> tuple[np.ndarray, np.ndarray | LabelLists]:
+    """Features (N, F) and labels (N,) or (N, L), or lists of them.
+
+    Args:
+        path: A .npz that holds both, or a .npy of features.
+        features: The name of their array in the .npz; by default one of the usual names.
+        target: The same for the labels; beside a .npy the path of theirs, a .npy or lists in a .npz.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that holds something else.
+    """
+    labels: np.ndarray | LabelLists
+    if _suffix(path) == ".npz":
+        with _opened(path) as file:
+            inputs = _entry(file, features, FEATURES, "data.features", path)
+            labels = _entry(file, target, LABELS, "data.target", path)
+    elif target is None:
+        raise DataError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
+    elif features is not None:
+        raise ConfigError(f"data.features names an array of a .npz, and {path} is none.")
+    elif _suffix(target) == ".npz":
+        inputs = _opened(path)
+        with _opened(target) as file:
+            labels = lists_of({name: _loaded(file, name, target) for name in file.files}, target)
+    else:
+        inputs, labels = _opened(path), _opened(target)
+    inputs = _checked(inputs, path)
+    if isinstance(labels, np.ndarray):
+        labels = _checked_labels(labels, path if _suffix(path) == ".npz" else str(target))
+    if len(inputs) != len(labels):
+        where = path if _suffix(path) == ".npz" else f"{path} and {target}"
+        raise DataError(f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {where}.")
+    return inputs, labels
+
+
+def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
+    """(N,) in memory, or (N, L) as they are."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "biufUS":
+        raise DataError(
+            f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape} in "
+            f"{path}."
+        )
+    if labels.ndim == 2:
+        if labels.dtype.kind in "US":
+            raise DataError(
+                f"Labels of shape {labels.shape} in {path} are 0 and 1, a column for each, got text "
+                f"({labels.dtype}). Names are read by data=table, several in a cell by data.delimiter."
+            )
+        return labels
+    if labels.dtype.kind == "S":
+        try:
+            return np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"The labels of {path} are bytes, but not those of utf-8: {error}.") from None
+    return as_polars_knows(np.asarray(labels))
+
+
+def read_weights(path: str, name: str) -> np.ndarray:
+    """The array (N,) of the rows' weights in a .npz."""
+    if _suffix(path) != ".npz":
+        raise ConfigError(f"data.sample_weight names an array of a .npz, and {path} is none.")
+    with _opened(path) as file:
+        weights = _entry(file, name, (), "data.sample_weight", path)
+    if weights.ndim != 1 or weights.dtype.kind not in "biuf":
+        raise DataError(
+            f"Weights of rows are numbers of shape (N,), got {weights.dtype} of shape {weights.shape}."
+        )
+    return weights
+
+
+def read_features(path: str, features: str | None = None) -> np.ndarray:
+    """The features (N, F) alone."""
+    if _suffix(path) == ".npz":
+        with _opened(path) as file:
+            return _checked(_entry(file, features, FEATURES, "features", path), path)
+    return _checked(_opened(path), path)
+
+
+def array_columns(width: int) -> list[str]:
+    """What the columns of an array are called."""
+    return [f"x{i}" for i in range(width)]
+
+
+def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Some rows of (N, F) at a time, in their order, each time with the first one's number."""
+    rows = max(1, BLOCK // array.shape[1])
+    for start in range(0, len(array), rows):
+        yield start, np.asarray(array[start : start + rows])
+
+
+def as_polars_knows(values: np.ndarray) -> np.ndarray:
+    """Values of a type that any of our versions of Polars takes from NumPy."""
+    if values.dtype.kind == "f" and values.dtype not in (np.float32, np.float64):
+        return values.astype(np.float64)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def as_frame(block: np.ndarray) -> pl.DataFrame:
+    """Rows of an array (N, F) as columns."""
+    return pl.from_numpy(as_polars_knows(block), schema=array_columns(block.shape[1]))
+
+
+def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
+    if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
+        raise DataError(
+            f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
+            "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, and "
+            "name it by data._target_."
+        )
+    return inputs
+
+
+def _suffix(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".npz", ".npy"):
+        raise ConfigError(f"{path} must end in .npz or .npy; tables are read by data=table.")
+    return suffix
+
+
+def _opened(path: str) -> Any:
+    """The arrays of a .npz, of which none has been read, or that of a .npy, mapped."""
+    check_no_pipe(path)
+    file, suffix = Path(path), _suffix(path)
+    if not file.is_file():
+        there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise FileMissingError(f"There is no file {file}.{nearest(file.name, there)}")
+    try:
+        opened = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(_why_unread(file, str(error))) from None
+    found = ".npy" if isinstance(opened, np.ndarray) else ".npz"
+    if found != suffix:
+        if found == ".npz":
+            opened.close()
+        raise DataError(f"{file} is what NumPy writes into a {found}: rename it, so that it ends in {found}.")
+    return opened
+
+
+def _why_unread(file: Path, error: str) -> str:
+    if "mmap length" in error:
+        return (
+            f"{file} is cut short: it has {file.stat().st_size:,} bytes, fewer than its header says. Write "
+            "or copy it again."
+        )
+    if "Python objects" in error:
+        return (
+            f"{file} holds Python objects, which are not loaded. Save numbers as numbers, such as "
+            "X.astype(np.float32), and text as text, y.astype(str)."
+        )
+    return f"{file} cannot be read as a file of NumPy's: {error}"
+
+
+def _entry(
+    file: "np.lib.npyio.NpzFile", name: str | None, usual: tuple[str, ...], setting: str, path: str
+) -> np.ndarray:
+    """The array called `name`, or by one of the usual names."""
+    there = [key for key in usual if key in file.files]
+    if name is None and len(there) > 1:
+        raise ConfigError(f"{path} has several arrays that it may be: {some(there)}. Say {setting}=...")
+    found = name if name is not None else next(iter(there), None)
+    if found is None or found not in file.files:
+        asked = f"no array {name!r}" if name is not None else f"none of {', '.join(usual)}"
+        raise ConfigError(
+            f"{path} has {asked} ({setting}).{nearest(str(name), file.files)} It has: {some(file.files)}."
+        )
+    return _loaded(file, found, path)
+
+
+def _loaded(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
+    _check_size(file, name, path)
+    try:
+        return file[name]
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        fix = " Save text as text: y.astype(str)." if "allow_pickle" in str(error) else ""
+        raise DataError(f"Array {name!r} of {path} cannot be read: {error}.{fix}") from None
+
+
+def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
+    """Raise a ValueError for an array that the memory does not hold: a small file may expand to any size."""
+    free, listed = free_memory(), file.zip.infolist() if file.zip else []
+    part = next((part for part in listed if part.filename in (name, f"{name}.npy")), None)
+    if free is None or part is None or part.file_size <= MOST_OF_MEMORY * free:
+        return
+    raise DataError(
+        f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "
+        f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which half "
+        "may be used. Save it as a .npy, of which only the rows that are needed are read."
+    )

@@ -1,0 +1,1 @@
+"""Thresholds, temperature and prior correction, fitted to validation rows."""

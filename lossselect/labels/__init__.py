@@ -1,0 +1,1 @@
+"""Label values, vocabularies, sparse labels, and targets as tensors."""

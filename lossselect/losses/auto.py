@@ -1,0 +1,118 @@
+"""`loss=auto`: which loss and which modifiers the train labels call for, and why."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from lossselect.exceptions import ConfigError
+from lossselect.losses.loss import Loss, select_loss
+from lossselect.tasks.label_counts import LabelCounts
+from lossselect.tasks.registry import Task, as_task
+from lossselect.utils.checks import check_options
+
+LONG_TAIL = 10.0
+"""From how many times as many rows of the largest class as of the smallest one classes are weighed alike."""
+
+
+class Rule(NamedTuple):
+    """What is proposed where `applies` holds of the train labels; the first rule that applies counts."""
+
+    name: str
+    applies: Callable[[Task, LabelCounts], bool]
+    options: dict[str, Any]
+    reason: str
+    """With `{imbalance}` of the labels."""
+
+
+RULES = (
+    Rule(
+        "soft labels",
+        lambda task, counts: counts.soft,
+        {"name": "cross_entropy"},
+        "Some labels are soft, and cross-entropy is least where the probabilities are the labels themselves.",
+    ),
+    Rule(
+        "long-tailed classes",
+        lambda task, counts: (
+            task.activation == "softmax"
+            and not getattr(task, "ordered", False)
+            and counts.imbalance >= LONG_TAIL
+        ),
+        {"name": "logit_adjusted"},
+        "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
+        "decide as if all were alike. Where the large ones should win, as in the accuracy of rows like those "
+        "of train: loss=cross_entropy.",
+    ),
+    Rule(
+        "labels",
+        lambda task, counts: task.activation == "sigmoid",
+        {"name": "cross_entropy"},
+        "Of the sigmoid losses none was better on all sets; rare labels are a matter of thresholds, which "
+        "are tuned on val.",
+    ),
+    Rule(
+        "classes",
+        lambda task, counts: True,
+        {"name": "cross_entropy"},
+        "The classes have rows enough: the likelihood is the loss to beat.",
+    ),
+)
+"""Each is backed by docs/choosing.md, whose tables benchmarks/choices.py makes."""
+
+
+def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[str]]:
+    """A loss with its options, as `TaskModule(loss=...)` takes it, and the reasons.
+
+    Args:
+        task: Whose loss it is.
+        counts: What `count_labels(task, labels)` says of the train labels.
+
+    Example:
+        >>> from lossselect import Multiclass, count_labels
+        >>> options, reasons = propose_loss(Multiclass(2), count_labels(Multiclass(2), [0] * 50 + [1]))
+        >>> options
+        {'name': 'logit_adjusted'}
+    """
+    task = as_task(task)
+    counts.check_task(task)
+    rule = next(rule for rule in RULES if rule.applies(task, counts))
+    reasons = [rule.reason.format(imbalance=counts.imbalance)]
+    if counts.missing:
+        known = counts.known.sum() if task.width_field == "num_labels" else counts.positives.sum()
+        share = f"{counts.missing / (known + counts.missing):.2g}"
+        reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
+    return dict(rule.options), reasons
+
+
+class AutoLoss(nn.Module):
+    """The loss that `propose_loss` will choose once the train labels are counted.
+
+    Args:
+        task: As `select_loss` takes it.
+    """
+
+    waiting = True
+
+    def __init__(self, task: Task, **options: Any) -> None:
+        super().__init__()
+        check_options(options, [], "Loss 'auto'")
+        self.task = as_task(task)
+
+    def with_counts(self, counts: LabelCounts) -> Loss:
+        """The loss that the labels call for."""
+        options, reasons = propose_loss(self.task, counts)
+        loss = select_loss(self.task, counts=counts, **options)
+        loss.reasons = reasons
+        return loss
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        raise ConfigError(
+            "loss=auto waits for the counts of the train labels: "
+            "module.use_counts(lossselect.count_labels(task, labels)). (fit counts them.)"
+        )
+
+
+def loss_by_name(task: Task, name: str, **options: Any) -> Loss | AutoLoss:
+    """A loss of the table, or the one that the train labels will choose."""
+    return AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)

@@ -1,0 +1,130 @@
+"""Losses that compare labels, or pixels, with each other: no sum over elements.
+
+They take the mask of what is known, and return their losses with a mask of those that count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lossselect.exceptions import ConfigError
+from lossselect.utils.checks import number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+REGIONS = ("dice",)
+"""Losses that pool positions; the others here pool the labels of one."""
+
+NOTHING = -1e30
+"""log 0, of which a log-sum-exp still has a gradient."""
+
+
+def sigmoid_zlpr(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """ZLPR of each row: log(1 + sum_l (1 - y_l) exp(x_l)) + log(1 + sum_l y_l exp(-x_l)).
+
+    Ranks each label that is there above 0, and each that is not below. Decided by the sign of the logit,
+    which is the threshold .5 of its sigmoid; that sigmoid is no probability before it is calibrated.
+    With a single label, there or not, this is binary cross-entropy.
+
+    Args:
+        logits: Shape (N, L, ...).
+        target: y in [0, 1], of the same shape.
+        known: Which elements have a label, of the same shape.
+
+    Returns:
+        The losses and which rows count, those with a label that is known: (N, ...).
+
+    References:
+        Su et al., ZLPR: A Novel Loss for Multi-label Classification, 2022, arXiv:2208.02955.
+    """
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    def pooled(values: Tensor, share: Tensor) -> Tensor:
+        counted = torch.where(known & (share > 0), values + share.log(), NOTHING)
+        # log(1 + e^z), which does not round for small e^z
+        return -logsigmoid(-counted.logsumexp(1))
+
+    return pooled(logits, 1 - target) + pooled(-logits, target), known.any(1)
+
+
+def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Dice loss of each label's region: 1 - (2 sum y p + s) / (sum y + sum p + s), p = sigmoid(logits).
+
+    Sums are over the trailing dimensions (pixels, time steps), so there must be some. Also known as
+    soft F1.
+
+    Args:
+        logits: Shape (N, L, ...), with trailing dimensions.
+        target: y in [0, 1], of the same shape.
+        known: Which elements have a label, of the same shape.
+        smooth: s > 0, by which an empty region that is predicted empty costs nothing.
+
+    Returns:
+        The losses and which regions count, those with a label that is known: (N, L).
+
+    Raises:
+        ValueError: smooth < 0.001, or no trailing dimensions.
+
+    References:
+        Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
+    """
+    return _dice(logits.sigmoid(), (-logits).sigmoid(), target, known, smooth)
+
+
+def softmax_dice(
+    logits: Tensor, target: Tensor, known: Tensor, weight: Tensor | None, smooth: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Dice loss of each sample, the mean over c of 1 - (2 sum t_c p_c + s) / (sum t_c + sum p_c + s).
+
+    Sums are over the trailing dimensions (pixels, time steps), so there must be some; p = softmax(logits).
+    Also known as soft F1.
+
+    Args:
+        logits: Shape (N, C, ...), with trailing dimensions.
+        target: Class indices (N, ...), or t of shape (N, C, ...).
+        known: Which positions have a label, (N, 1, ...).
+        weight: Of each class in the mean, (C,), or None.
+        smooth: s > 0, by which an empty region that is predicted empty costs nothing.
+
+    Returns:
+        The losses and which samples count, those with a label that is known: (N,).
+
+    Raises:
+        ValueError: smooth < 0.001, or no trailing dimensions.
+
+    References:
+        Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
+    """
+    import torch
+
+    if not target.is_floating_point():
+        target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
+    log_p = logits.log_softmax(1)
+    known = known.expand_as(logits)
+    losses, counted = _dice(log_p.exp(), -log_p.expm1(), target, known, smooth)
+    if weight is None:
+        return losses.mean(1), counted.any(1)
+    # no matrix product: autocast would take it in half precision
+    return (losses * weight.to(losses)).sum(1) / weight.sum().to(losses), counted.any(1)
+
+
+def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
+    number("smooth", smooth, 1e-3)
+    if p.ndim < 3:
+        raise ConfigError(
+            f"Loss 'dice' compares regions, and logits of shape {tuple(p.shape)} have none: it is for "
+            "trailing dimensions (N, C, ...), such as pixels. Rows of labels: loss=cross_entropy."
+        )
+    size = (p + target).masked_fill(~known, 0).flatten(2).sum(2)
+    # 1 - 2 overlap / size as a sum of what is wrong, which does not round where little is
+    wrong = (p * (1 - target) + not_p * target).masked_fill(~known, 0).flatten(2).sum(2)
+    return wrong / (size + smooth), known.flatten(2).any(2)
+
+
+ROWS: dict[str, dict[str, Callable[..., Any]]] = {
+    "zlpr": {"sigmoid": sigmoid_zlpr},
+    "dice": {"sigmoid": sigmoid_dice, "softmax": softmax_dice},
+}

@@ -1,0 +1,33 @@
+"""Whether a high or a low value of a metric is better. Needs no torch."""
+
+from lossselect.exceptions import ConfigError
+
+LOWER_IS_BETTER = {
+    *("loss", "brier", "calibration_error", "hamming", "mean_absolute_error", "ranking_loss"),
+    "coverage_error",
+}
+HIGHER_IS_BETTER = {
+    *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc", "map", "kappa"),
+    *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
+    "epoch",  # whose number chooses the last one
+}
+"""The metrics whose direction is known."""
+
+
+def best_mode(monitor: str) -> str:
+    """Return "min" or "max": which value of a metric is best. The metric may have a prefix such as "val/".
+
+    Raises:
+        ValueError: another metric than those of this package.
+    """
+    if (mode := direction(monitor)) is None:
+        raise ConfigError(
+            f"Whether a high or a low value of {monitor} is better is not known: set mode to 'max' or 'min'."
+        )
+    return mode
+
+
+def direction(monitor: str) -> str | None:
+    """Return "min" or "max"; None for a metric that is not one of this package."""
+    name = monitor.rpartition("/")[2]
+    return "min" if name in LOWER_IS_BETTER else "max" if name in HIGHER_IS_BETTER else None

@@ -1,0 +1,1 @@
+"""The named nets, and the last layer of any net."""

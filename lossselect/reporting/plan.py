@@ -1,0 +1,148 @@
+"""A plan: what is done, why, and what changes it, for a console, a notebook or a program."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lossselect.utils.redaction import redacted
+from lossselect.utils.terminal import clean, visible, visible_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Monitor(NamedTuple):
+    """By what a run's best checkpoint is chosen."""
+
+    metric: str
+    """As it is logged; "epoch" takes the last one."""
+    why: str
+
+
+class Training(NamedTuple):
+    """How a run trains, as far as a plan tells."""
+
+    limits: str
+    """Which ends it."""
+    stopping: str
+    """What ends it before; "" where nothing does."""
+    device: str
+    precision: str
+    processes: int = 1
+    accumulate: int = 1
+    """Batches of each process to an optimizer step."""
+
+
+class Line(NamedTuple):
+    """One thing that a plan says."""
+
+    name: str
+    value: str
+    why: str = ""
+    change: str = ""
+    """The settings that change it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lines under a title. `print` shows them as text, Rich and a notebook as a table.
+
+    Example:
+        >>> from lossselect import Binary, explain_task
+        >>> explain_task(Binary())["head"].value
+        '1 raw logit'
+    """
+
+    title: str
+    lines: Sequence[Line] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(Line(*map(redacted, line)) for line in self.lines))
+
+    def __getitem__(self, name: str) -> Line:
+        """The line of that name; KeyError where there is none."""
+        for line in self.lines:
+            if line.name == name:
+                return line
+        raise KeyError(f"{name!r}; there are {', '.join(line.name for line in self.lines)}")
+
+    def also(self, lines: Iterable[Line]) -> "Plan":
+        """A plan with further lines."""
+        return Plan(self.title, (*self.lines, *lines))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"title": self.title, "lines": [line._asdict() for line in self.lines]}
+
+    def to_json(self) -> str:
+        """As plan.json holds it."""
+        return visible_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False)) + "\n"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100, color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __rich__(self) -> "Table":
+        from rich.text import Text
+
+        table = _table(self.title)
+        table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
+        for line in self.lines:
+            # Text: a class name such as [red] is no markup; of a long path all is shown
+            said = Text(visible(line.value), overflow="fold")
+            for more, style in ((line.why, "dim"), (line.change, "cyan")):
+                if more:
+                    said.append(" | ", "dim").append(visible(more), style)
+            table.add_row(Text(visible(line.name), style="bold"), said)
+        return table
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{value}</td><td>{why}</td><td><code>{change}</code></td></tr>"
+            for name, value, why, change in ([escape(visible(text)) for text in line] for line in self.lines)
+        )
+        return (
+            f"<table><caption>{escape(self.title)}</caption><tr><th></th><th>what</th><th>why</th>"
+            f"<th>changed by</th></tr>{rows}</table>"
+        )
+
+
+def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
+    """The stages (val, test, test/untuned), and of each metric its value in each of them, or None."""
+    stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
+    names = dict.fromkeys(name.rpartition("/")[2] for name in metrics)
+    return stages, {name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names}
+
+
+def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
+    """A title and a line for each entry, on the console; with a header, of several columns."""
+    from rich.text import Text
+
+    table = _table(title, header)
+    for key, value in lines.items():
+        cells = [value] if isinstance(value, str) else value
+        table.add_row(Text(clean(key), style="bold"), *(Text(clean(cell), overflow="fold") for cell in cells))
+    show(table)
+
+
+def show(what: Any) -> None:
+    """Print a plan or a table on the console."""
+    from rich.console import Console
+
+    Console().print(what)
+
+
+def _table(title: str, header: Sequence[str] = ()) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(header))
+    for i, name in enumerate(header):
+        table.add_column(clean(name), justify="right" if i else "left")
+    return table

@@ -1,0 +1,1 @@
+"""A run from its config: settings, validation, building, dry run, results."""

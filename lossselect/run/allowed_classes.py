@@ -1,0 +1,168 @@
+"""The classes that a config may name by `_target_`, listed for each position in the config.
+
+Anything that is not listed for its own position is rejected, so a class that is new in torch or Lightning
+stays rejected until somebody has reviewed it and added it here and in tests/allowed_classes.json. Review a
+class for arguments that are loaded, unpickled, imported, evaluated or executed. Needs neither torch nor
+Lightning.
+"""
+
+import re
+from importlib import import_module
+from typing import NamedTuple
+
+
+def _names(module: str, names: str) -> frozenset[str]:
+    return frozenset(f"{module}.{name}" for name in names.split())
+
+
+MODULES = _names(
+    "torch.nn",
+    """
+    AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
+    AdaptiveMaxPool3d AvgPool1d AvgPool2d AvgPool3d FractionalMaxPool2d FractionalMaxPool3d LPPool1d
+    LPPool2d LPPool3d MaxPool1d MaxPool2d MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d
+
+    Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Fold Unfold LazyConv1d
+    LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d Bilinear Embedding
+    EmbeddingBag Identity LazyLinear Linear
+
+    BatchNorm1d BatchNorm2d BatchNorm3d CrossMapLRN2d GroupNorm LayerNorm LocalResponseNorm RMSNorm
+    SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d LazyBatchNorm1d LazyBatchNorm2d
+    LazyBatchNorm3d LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d
+
+    AlphaDropout Dropout Dropout1d Dropout2d Dropout3d FeatureAlphaDropout
+
+    CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid LogSoftmax Mish
+    PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh
+    Tanhshrink Threshold
+
+    CircularPad1d CircularPad2d CircularPad3d ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad1d
+    ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d ZeroPad1d
+    ZeroPad2d ZeroPad3d ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten Upsample
+    UpsamplingBilinear2d UpsamplingNearest2d
+
+    GRU GRUCell LSTM LSTMCell RNN RNNCell MultiheadAttention Transformer TransformerDecoder
+    TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer CosineSimilarity PairwiseDistance
+
+    ModuleDict ModuleList ParameterDict ParameterList Sequential
+    """,
+)
+"""Left out: base classes, DataParallel, and a loss that needs a function as an argument."""
+
+OPTIMIZERS = _names(
+    "torch.optim",
+    """
+    ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop Rprop SGD
+    SparseAdam
+    """,
+)
+
+SCHEDULERS = _names(
+    "torch.optim.lr_scheduler",
+    """
+    ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR MultiStepLR
+    OneCycleLR PolynomialLR ReduceLROnPlateau StepLR
+    """,
+)
+"""Left out: those that need functions or schedulers as arguments, which a config cannot give."""
+
+CALLBACKS = _names(
+    "lightning.pytorch.callbacks",
+    """
+    BackboneFinetuning BatchSizeFinder DeviceStatsMonitor EMAWeightAveraging EarlyStopping
+    GradientAccumulationScheduler LearningRateFinder LearningRateMonitor ModelCheckpoint ModelPruning
+    ModelSummary OnExceptionCheckpoint RichModelSummary RichProgressBar SpikeDetection
+    StochasticWeightAveraging TQDMProgressBar Timer WeightAveraging
+    """,
+) | {
+    "lossselect.SaveAndStop",
+    "lossselect.StepsPerExecution",
+    "lossselect.training.callbacks.progress.ProgressBar",
+    "lossselect.training.callbacks.progress.ProgressLines",
+}
+"""Left out: base classes, and those that need functions as arguments."""
+
+LOGGERS = _names(
+    "lightning.pytorch.loggers", "CSVLogger CometLogger MLFlowLogger TensorBoardLogger WandbLogger"
+)
+
+LAUNCHERS = frozenset(
+    {
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    }
+)
+
+SWEEPERS = frozenset(
+    {
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    }
+)
+
+HYDRA_CALLBACKS = _names("hydra.experimental.callbacks", "LogJobReturnCallback PickleJobInfoCallback") | {
+    "lossselect.cli.train.CheckBeforeRun"
+}
+
+
+class Position(NamedTuple):
+    """A part of a config in which classes may be named."""
+
+    pattern: str
+    """A regular expression of the places of the mappings that hold the `_target_`."""
+    what: str
+    classes: frozenset[str]
+
+
+POSITIONS = (
+    Position(r"model([.\[].*)?", "layers and losses of torch.nn", MODULES),
+    Position(r"optimizer", "optimizers of torch.optim", OPTIMIZERS),
+    Position(r"scheduler", "schedulers of torch.optim.lr_scheduler", SCHEDULERS),
+    Position(r"callbacks\.[^.\[]+", "callbacks of Lightning and lossselect", CALLBACKS),
+    Position(r"logger(\.[^.\[]+)?", "loggers of Lightning", LOGGERS),
+    Position(r"hydra\.launcher", "launchers of Hydra", LAUNCHERS),
+    Position(r"hydra\.sweeper", "sweepers of Hydra", SWEEPERS),
+    Position(r"hydra\.callbacks\.[^.\[]+", "callbacks of Hydra", HYDRA_CALLBACKS),
+)
+"""Everywhere else (`data`, `loss`, `trainer`, arguments of optimizers and callbacks) no class is allowed."""
+
+ALL = frozenset().union(*(position.classes for position in POSITIONS))
+"""Every class that is allowed somewhere."""
+
+DENIED_ARGUMENTS = {
+    # commands, and other options of sbatch and srun; newer versions of submitit take more of them
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": (
+        "setup",
+        "teardown",
+        "srun_args",
+        "additional_parameters",
+    ),
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper": ("custom_search_space",),  # is called
+    "lightning.pytorch.loggers.WandbLogger": ("settings",),  # may name the program that W&B starts
+}
+"""Arguments of allowed classes that run a command or call a function that the config names."""
+
+
+def position_of(place: str) -> Position | None:
+    """Return the position that the mapping at `place`, such as "model.net[0]", belongs to; None if none."""
+    return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
+
+
+def public_name(target: str, classes: frozenset[str] = ALL) -> str | None:
+    """Return the entry of `classes` that `target` names; None if there is none.
+
+    A class may also be named by the module that defines it (torch.nn.modules.linear.Linear), as tools that
+    write configs do. Only modules of the entries are imported to find out.
+    """
+    if target in classes:
+        return target
+    package, last = target.partition(".")[0], target.rpartition(".")[2]
+    for name in classes:
+        module, _, public = name.rpartition(".")
+        if public == last and name.partition(".")[0] == package:
+            cls = getattr(import_module(module), public, None)
+            if isinstance(cls, type) and f"{cls.__module__}.{cls.__qualname__}" == target:
+                return name
+    return None

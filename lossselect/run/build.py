@@ -1,0 +1,376 @@
+"""The parts of a run, made from its config."""
+
+import inspect
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import hydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.reporting.plan import Monitor
+from lossselect.run.settings import FILES, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
+from lossselect.run.trust import check_part, make_part
+from lossselect.utils.checks import some
+from lossselect.utils.devices import auto_device
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, Trainer
+    from torch import nn
+
+    from lossselect.data.splits import Splits
+    from lossselect.reporting.plan import Training
+    from lossselect.tasks.label_counts import LabelCounts
+    from lossselect.tasks.registry import Task
+    from lossselect.training.checkpoints.best_and_last import BestCheckpoint
+    from lossselect.training.module import TaskModule
+
+
+def plain_values(config: DictConfig) -> Any:
+    """The config's values, resolved; without Hydra's own."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+        # the folder is not known before the run
+        config.pop("logger", None)
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def spec_of(config: DictConfig, place: str) -> Any:
+    """The part `place`: by name as plain values, with `_target_` as an object, an empty one as None."""
+    part = config.get(place)
+    if not part:
+        return None
+    return make_part(part, place) if "_target_" in part else plain_values(part)
+
+
+def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
+    """A part with `_target_`, given those of the known values that it has parameters for."""
+    check_part(part, place)  # before its class is imported
+    parameters: Iterable[str] = ()
+    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate will say it
+        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
+    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters})
+
+
+def scheduler_of(config: DictConfig) -> Any:
+    """The scheduler, which if it watches anything watches what the run watches; None where there is none."""
+    spec = spec_of(config, "scheduler")
+    watches = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
+    if not watches or config.monitor == "epoch":
+        return spec
+    return {"monitor": config.monitor, **spec}
+
+
+class OwnData(NamedTuple):
+    """Data of ours or from a file, checked against the task, before Lightning is imported."""
+
+    splits: "Splits"
+    task: "Task"
+    counts: "dict[str, LabelCounts]"
+
+
+def without_open(task: dict[str, Any]) -> dict[str, Any]:
+    """The task's settings without those that are open: a threshold that is to be tuned."""
+    return {key: value for key, value in task.items() if value is not None}
+
+
+def own_data(config: DictConfig) -> OwnData:
+    """Return the data that the config names.
+
+    They are read when the config is checked, before the run's folder exists, and used again by the run. A
+    file that has changed since then is read again.
+    """
+    options = plain_values(config.data)
+    options.pop("batch_size")
+    return _own_data(
+        json.dumps(options, sort_keys=True),
+        json.dumps(plain_values(config.task), sort_keys=True),
+        file_versions(options.values()),
+    )
+
+
+def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
+    """Return which version of a file each path among `values` names; other values are ignored.
+
+    A file that is overwritten in place changes its times, one that is replaced also its inode; `st_ctime_ns`
+    changes even where the modification time is copied from another file.
+    """
+    versions = []
+    for value in values:
+        if isinstance(value, str):
+            with suppress(OSError, ValueError):  # no file, or a value that is no path
+                path = Path(value).resolve()
+                stat = path.stat()
+                version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                versions.append((str(path), *version))
+    return tuple(versions)
+
+
+@lru_cache(maxsize=1)
+def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...]) -> OwnData:
+    from lossselect.data.checks import check_splits
+    from lossselect.data.toy import load
+    from lossselect.labels.label_lists import LabelLists
+    from lossselect.tasks.infer import check_task, infer_task
+    from lossselect.tasks.registry import TASKS, make_task
+
+    options, settings = json.loads(data), without_open(json.loads(of_task))
+    names = settings.pop("class_names", None)
+    order_given = names is not None
+    if options["name"] in FILES:
+        from lossselect.data.load import load_own
+
+        splits = load_own(**options, task={**settings, "class_names": names})
+        settings["name"], names = splits.task, splits.class_names
+    else:
+        splits = load(**options)
+        if settings["name"] == "auto":
+            settings["name"], reason = infer_task(splits.labels)
+            splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
+    width = len(splits.class_names) if TASKS[settings["name"]].width_field else None
+    # of labels of another task it is the labels that should be told, not the names
+    task = make_task(num_outputs=width, **settings)
+    if not isinstance(splits.labels, LabelLists):
+        fits = len(splits.class_names) == len(task.names)
+        check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
+    task = replace(task, class_names=splits.class_names if names is None else names)
+    if getattr(task, "ordered", False) and not order_given:
+        _check_order(task)
+    return OwnData(splits, task, check_splits(task, splits))
+
+
+def _check_order(task: "Task") -> None:
+    """Names have no order but the alphabet's, which is hardly what is meant."""
+    from lossselect.labels.values import as_number
+
+    if words := [name for name in task.names if as_number(name) is None]:
+        raise ConfigError(
+            f"task.ordered=true needs the order of the classes, and {words[0]!r} is no number: say "
+            "+task.class_names=[lowest,...,highest]. In the order of the alphabet they are "
+            f"{some(task.names)}."
+        )
+
+
+def decision_of(config: DictConfig, module: Any) -> dict[str, Any] | None:
+    """Options of `fit_decision`; None where nothing is to be fitted."""
+    options = plain_values(config).get("decision")
+    if not options or module.chunked:
+        return None
+    if config.task.get("threshold") is not None:  # the user's own stays
+        options = {**options, "metric": None}
+    nothing = options["metric"] is None and options["calibration"] == "none"
+    return None if nothing else options
+
+
+def data_of(config: DictConfig) -> "LightningDataModule":
+    """The data module: one of ours, or the user's."""
+    from lightning.pytorch import LightningDataModule
+
+    if "_target_" not in config.data:
+        from lossselect.data.datamodule import TensorData
+
+        own = own_data(config)
+        return TensorData(own.splits, own.task, config.data.batch_size, own.counts)
+    data = make_part(config.data, "data")
+    if not isinstance(data, LightningDataModule):
+        raise OptionTypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
+    if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
+        data.prepare_data()
+        data.setup("fit")
+    return data
+
+
+def task_of(config: DictConfig, data: Any) -> "Task":
+    """The task, whose width and class names the data tell."""
+    from lossselect.tasks.registry import TASKS, make_task
+
+    if "_target_" not in config.data:
+        return data.task
+    options = without_open(plain_values(config.task))
+    if options["name"] == "auto":
+        raise ConfigError(
+            "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
+            f"of {type(data).__name__} are: task=binary, task=multiclass or task=multilabel."
+        )
+    names = options.pop("class_names", None)
+    names = getattr(data, "class_names", None) if names is None else names
+    width = getattr(data, "num_outputs", None)
+    if TASKS[options["name"]].width_field:
+        width = len(() if names is None else names) if width is None else width
+        if not width:
+            raise ConfigError(
+                f"{type(data).__name__} must tell how many classes there are: give it an attribute "
+                "class_names or num_outputs, in setup at the latest."
+            )
+    return make_task(num_outputs=width, class_names=names, **options)
+
+
+def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
+    """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
+    width = getattr(data, "num_features", None)
+    known = {} if width is None else {"num_features": width}
+    if "_target_" not in config.model:
+        if width is None:
+            raise ConfigError(
+                f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
+            )
+        return {**known, **plain_values(config.model)}
+    from torch import nn
+
+    net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
+
+    if not isinstance(net, nn.Module):
+        raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
+    return net
+
+
+def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
+    """What follows from the metric that a callback watches: in which direction, and when it is known."""
+    if "monitor" not in entry:
+        return {}
+    from lossselect.metrics.direction import best_mode
+
+    if not isinstance(entry.monitor, str):
+        raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
+    known: dict[str, Any] = {"check_on_train_epoch_end": entry.monitor.startswith("train/")}
+    if "mode" not in entry:
+        known["mode"] = best_mode(entry.monitor)
+    return {key: value for key, value in known.items() if key not in entry}
+
+
+class Prepared(NamedTuple):
+    """What a run trains, on what, and what chooses its best checkpoint."""
+
+    module: "TaskModule"
+    data: "LightningDataModule"
+    monitor: Monitor
+
+
+def prepare(config: DictConfig) -> Prepared:
+    """Make the module and the data; `config.monitor`, to which callbacks refer, is told what chooses."""
+    from lightning.pytorch import seed_everything
+
+    from lossselect.data.datamodule import TensorData
+    from lossselect.training.module import TaskModule
+
+    # before the user's own net or data draw a number
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = data_of(config)
+    task = task_of(config, data)
+    head = head_of(plain_values(config), task)
+    if head["name"] == "chunked" and isinstance(data, TensorData):
+        data.take_positives()
+    monitor = monitor_of(plain_values(config), task)
+    config.monitor = monitor.metric
+    module = TaskModule(
+        task,
+        net_of(config, task, data),
+        loss_options(plain_values(config.loss)),
+        spec_of(config, "optimizer"),
+        scheduler_of(config),
+        config.head_bias,
+        spec_of(config, "mix"),
+        head,
+        config.on_nonfinite,
+    )
+    if compile_by := config.trainer.get("compile"):
+        import torch
+
+        torch.compiler.reset()  # a function is compiled eight times, then left: the jobs of a sweep are more
+        module.compile(**({} if compile_by is True else {"mode": compile_by}))
+    if isinstance(data, TensorData):  # else fit counts the labels
+        module.use_counts(data.counts["train"])
+    return Prepared(module, data, monitor)
+
+
+def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
+    """How a run trains, for its plan.
+
+    Args:
+        config: The run's.
+        monitor: What chooses its checkpoint.
+        trainer: That fits it. None makes one, or where its settings are the usual ones tells without
+            Lightning, whose import takes seconds.
+    """
+    from lossselect.reporting.plan import Training
+
+    plain = plain_values(config)
+    options = plain["trainer"]
+    if trainer is None and needs_trainer(plain):
+        from lossselect.run.trainer import build_trainer
+
+        trainer = build_trainer(options)
+    limits = [f"at most {options['max_epochs']} epochs"]
+    limits += [f"{steps} steps"] if (steps := options.get("max_steps", -1)) != -1 else []
+    limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
+    early = _stopping(plain, monitor.metric)
+    if trainer is None:
+        where, precision, processes = auto_device(), options["precision"], 1
+    else:
+        where, precision, processes = (
+            trainer.strategy.root_device.type,
+            trainer.precision,
+            trainer.world_size,
+        )
+    group = options.get("accumulate_grad_batches", 1)
+    return Training(" or ".join(limits), early, where, str(precision), processes, group)
+
+
+def _stopping(plain: Any, metric: str) -> str:
+    """Which early stopping there is, in words."""
+    said = []
+    for entry in stopping(plain):
+        if "monitor" not in entry:
+            said.append(f"by {entry['_target_'].rpartition('.')[2]}")
+        elif (watched := entry["monitor"] or metric) != "epoch":
+            said.append(f"after {entry.get('patience', 3)} epochs without a better {watched}")
+    return ", or ".join(said)
+
+
+def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
+    """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
+    from lossselect.metrics.direction import best_mode
+    from lossselect.run.loggers import loggers_of
+    from lossselect.run.trainer import build_trainer
+    from lossselect.training.callbacks.preflight import CanSave, NeedsValidation
+    from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, on_terminal
+    from lossselect.training.callbacks.save_and_stop import SaveAndStop
+    from lossselect.training.checkpoints.best_and_last import (
+        LAST,
+        BestCheckpoint,
+        LastCheckpoint,
+        saves_at_epoch_end,
+    )
+
+    options = plain_values(config.trainer)
+    at_epoch_end = saves_at_epoch_end(config.monitor, options)
+    best = BestCheckpoint(folder / "checkpoints", config.monitor, best_mode(config.monitor), at_epoch_end)
+    # a smoke test must leave what is there
+    keeps = not config.trainer.get("fast_dev_run")
+    checks = [NeedsValidation(config.monitor), CanSave(folder / "checkpoints")]
+    callbacks: list[Any] = [best, *checks] if keeps else []
+    for name, entry in (config.get("callbacks") or {}).items():
+        # the last epoch is better than those before: nothing is to be stopped
+        if entry and not (stops(entry) and entry.get("monitor") == "epoch"):
+            callbacks.append(_instantiate(entry, f"callbacks.{name}", _known_of_callback(name, entry)))
+    if keeps:
+        callbacks.append(SaveAndStop(folder / "checkpoints" / LAST))
+        callbacks.append(LastCheckpoint(best))  # after the user's own checkpoint callbacks
+    if (steps := options.get("steps_per_execution", 1)) > 1:
+        from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
+
+        callbacks.append(StepsPerExecution(steps))
+    # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
+    shows = options.get("enable_progress_bar", True)
+    options["enable_progress_bar"] = shows and on_terminal()
+    if shows:
+        callbacks.append(ProgressBar() if on_terminal() else ProgressLines())
+    loggers = loggers_of(config, folder) or False
+    kept = {"enable_checkpointing": keeps, "logger": loggers, "default_root_dir": folder}
+    return build_trainer(options, callbacks=callbacks, **kept), best

@@ -1,0 +1,171 @@
+"""`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from lossselect.chunked.linear import ChunkedLogits
+from lossselect.chunked.loss import chunked_loss
+from lossselect.data.batches import TensorBatches, target_of
+from lossselect.exceptions import DataError
+from lossselect.losses.auto import loss_by_name
+from lossselect.losses.torch_compat import check_mixes
+from lossselect.models.head import set_head_bias, use_chunked
+from lossselect.models.nets import make_net
+from lossselect.reporting.explain import label_table, plan
+from lossselect.reporting.plan import Monitor, print_table, show
+from lossselect.run.build import (
+    OwnData,
+    decision_of,
+    net_of,
+    own_data,
+    plain_values,
+    prepare,
+    scheduler_of,
+    spec_of,
+    training_of,
+)
+from lossselect.run.settings import head_of, loss_options, monitor_of
+from lossselect.training.diagnostics.outputs import OutputWatch, check_end
+from lossselect.training.mixup import make_mix
+from lossselect.utils.warnings import warn_of_no_positives
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from lossselect.losses.loss import Loss
+    from lossselect.tasks.registry import Task
+    from lossselect.training.module import TaskModule
+
+
+@dataclass
+class Parts:
+    """What a `TaskModule` of the run would be made of."""
+
+    task: "Task"
+    net: nn.Module
+    criterion: "Loss"
+    head_spec: dict[str, Any]
+    optimizer_spec: Any
+    scheduler_spec: Any
+    mix: Any = None
+    started_from: str = ""
+    chunked: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chunked = self.head_spec["name"] == "chunked"
+        self.whole = nn.ModuleDict({"net": self.net})
+        if self.chunked:
+            use_chunked(self.whole, self.task, self.head_spec.get("chunk"))
+
+    def parameters(self) -> Any:
+        """Of the net."""
+        return self.whole.parameters()
+
+    def check_batch(self, batch: Any) -> None:
+        """Raise what training on it would."""
+        batch = self.mix(batch, self.task) if self.mix else batch
+        watch = OutputWatch()
+        logits = watch.outputs_of(self.whole["net"], batch.inputs, self.task)
+        if isinstance(logits, ChunkedLogits):
+            watch.look_at_chunked(logits, self.whole)
+            chunked_loss(self.criterion, logits, batch.target, batch.weight)
+            return
+        self.task.check_logits(logits)
+        target = self.task.check_target(batch.target, logits)
+        watch.look(logits, batch.inputs, self.whole, self.task)
+        self.criterion.sum_and_count(logits, target, batch.weight)
+
+
+class OwnRows:
+    """The data of a run as a plan and a first batch need them: what `TensorData` is to Lightning."""
+
+    def __init__(self, own: OwnData, chunked: bool, batch_size: int) -> None:
+        self.task, self.chunked, self.batch_size = own.task, chunked, batch_size
+        self.splits, self.counts = own.splits, own.counts
+        self.num_features = own.splits.features.shape[1]
+
+    def train_dataloader(self) -> Any:
+        """As a run has it."""
+        splits = self.splits
+        target = target_of(self.task, splits.labels, self.chunked)
+        batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
+        return batches.loader(self.batch_size, shuffle=True)
+
+
+class Looked(NamedTuple):
+    """What a plan is made of, and a first batch."""
+
+    parts: "Parts | TaskModule"
+    data: Any
+    monitor: Monitor
+    decision: dict[str, Any] | None
+    trainer: "Trainer | None" = None
+
+
+def check_only(config: DictConfig) -> None:
+    """Print the plan; to check also the labels of data of ours or from a file, and put a batch through."""
+    ours = "_target_" not in config.data
+    parts, data, monitor, decision, trainer = (_of_ours if ours else _of_theirs)(config)
+    made = plan(parts, data, training_of(config, monitor, trainer), monitor, decision)
+    if config.explain == "json":
+        print(made.to_json(), end="")
+    else:
+        show(made)
+    if not config.check_only:
+        return
+    if ours:
+        print_table("Labels", label_table(parts.task, data.counts), header=("class", *data.counts))
+        evaluated = {} if parts.chunked else {"val": "validation", "test": "test"}  # which has no macro means
+        for split, said in evaluated.items():  # as a run would after it
+            warn_of_no_positives(data.counts[split].positives, parts.task, said)
+    check_end(parts.net, parts.task)
+    batch = next(iter(data.train_dataloader()), None)
+    if batch is None:
+        raise DataError("The train loader is empty (fewer rows than a batch, under drop_last?).")
+    parts.check_batch(batch)
+    print("The first batch goes through net and loss. Nothing was trained or saved.")
+
+
+def _of_ours(config: DictConfig) -> Looked:
+    """Without Lightning."""
+    torch.manual_seed(config.seed)
+    plain, own = plain_values(config), own_data(config)
+    task, splits, counts = own.task, own.splits, own.counts["train"]
+    net = net_of(config, task, SimpleNamespace(num_features=splits.features.shape[1]))
+    if isinstance(net, dict):
+        net = make_net(net, task.num_outputs)
+    loss = loss_by_name(task, **loss_options(plain["loss"])).with_counts(counts)
+    mix = spec_of(config, "mix")
+    check_mixes(mix, loss)
+    monitor = monitor_of(plain, task)
+    config.monitor = monitor.metric  # as a run does
+    steps = spec_of(config, "optimizer"), scheduler_of(config)
+    parts = Parts(task, net, loss, head_of(plain, task), *steps, make_mix(mix))
+    if config.head_bias is not None:
+        prior = config.head_bias == "prior"
+        logits = loss.first_logits(counts) if prior else torch.zeros(task.num_outputs)
+        if set_head_bias(parts.whole, task, logits) is not None:
+            parts.started_from = "the shares of the train labels" if prior else "0"
+    tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
+    data = OwnRows(own, parts.chunked, config.data.batch_size)
+    return Looked(parts, data, monitor, decision_of(config, parts) if tunes else None)
+
+
+def _of_theirs(config: DictConfig) -> Looked:
+    from lossselect.run.results import tunes
+    from lossselect.run.trainer import build_trainer
+    from lossselect.training.label_counting import counts_of_loader
+
+    module, data, monitor = prepare(config)
+    data.prepare_data()
+    data.setup("fit")
+    if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
+        module.use_counts(counts)
+    trainer = build_trainer(plain_values(config.trainer))
+    decision = decision_of(config, module) if tunes(trainer, data) else None
+    return Looked(module, data, monitor, decision, trainer)

@@ -1,0 +1,94 @@
+"""A lock on a run's folder, so that two runs never write into the same one.
+
+The operating system holds the lock for the process, not the file: it ends with the process, however that
+ends, and a file that a killed process left behind locks nothing.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lossselect.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK = ".lock"
+"""The name of the file in a run's folder; it holds the process id and the host of the run."""
+
+NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of file systems without locks: there a run goes on without one."""
+
+_held: dict[Path, "BaseFileLock"] = {}
+
+
+def lock_folder(folder: Path) -> None:
+    """Create the folder and lock it until `unlock_folder` or the end of this process.
+
+    Raises:
+        ValueError: another process that is alive has locked it; nothing has been changed.
+        OSError: the folder cannot be created or written to.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"Another run is using the folder {folder} ({_owner(path)}). Wait until it ends, stop it, or "
+            "choose another folder: hydra.run.dir=FOLDER."
+        ) from None
+    except NotImplementedError:
+        return
+    except OSError as error:
+        if error.errno in NOT_SUPPORTED:
+            return
+        raise
+    _held[folder] = lock
+    with suppress(OSError):  # it is only for the message; Windows lets nobody write to a locked byte
+        path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+
+
+def unlock_folder(folder: Path | None = None) -> None:
+    """Unlock a folder that this process has locked, or all of them."""
+    for held in [*_held] if folder is None else [folder.absolute()]:
+        if (lock := _held.pop(held, None)) is None:
+            continue
+        # before the lock is released, so that the file of the next run is never removed
+        with suppress(OSError):  # Windows, where an open file cannot be removed
+            (held / LOCK).unlink()
+        lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Lock the folder within the context; see `lock_folder`."""
+    lock_folder(folder)
+    try:
+        yield
+    finally:
+        unlock_folder(folder)
+
+
+def check_unlocked(folder: Path) -> None:
+    """Raise ValueError if another process has locked the folder; it is not created if it does not exist."""
+    if (folder / LOCK).exists():
+        with locked_folder(folder):
+            pass
+
+
+def _owner(path: Path) -> str:
+    """Return which process has locked the folder, as well as it can be read."""
+    try:
+        process, host = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return "its process is not known"
+    return f"process {process}" + ("" if host == socket.gethostname() else f" on {host}")

@@ -1,0 +1,266 @@
+"""Which code a config may name: by `_target_` it could name any that is installed.
+
+Checked before anything is made of a config, and again by Hydra whenever it makes an object. A checkpoint
+cannot change any of this.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import hydra
+from hydra._internal import logging_config
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.instantiate import _instantiate2
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig
+
+from lossselect.exceptions import ConfigError
+from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
+from lossselect.run.validation import SETTINGS
+
+PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
+"""Packages with classes that a config may name without being trusted."""
+
+VARIABLES = (
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG"),
+)
+"""Of the environment, that a config may set: none of them names a file to load."""
+
+VARIABLE = "LOSSSELECT_TRUST"
+"""Tells the processes that a run starts what its command line trusts."""
+
+
+def trusted_by(arguments: Iterable[str]) -> list[str]:
+    """What a command line trusts: packages by `trust=[a,b]`, and each `_target_` that it says itself.
+
+    An argument that a config may not give, such as `hydra.launcher.setup`, is trusted if it is given there.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        key = argument.partition("=")[0].lstrip("+~")
+        denied = "|".join(name for names in DENIED_ARGUMENTS.values() for name in names)
+        found += [given[0]] if (given := re.match(rf"(\w+\.)+({denied})(?=\.|$)", key)) else []
+        if key != "trust" and not key.endswith("._target_"):
+            continue
+        for override in OverridesParser.create().parse_overrides([argument]):
+            value = override.value()
+            values: Sequence[Any] = getattr(value, "list", value if isinstance(value, list) else [value])
+            for entry in values:
+                found += map(str, entry if isinstance(entry, list) else [entry])
+    return found
+
+
+def trust(arguments: Iterable[str]) -> None:
+    """Let this process, and those that it starts, trust what the command line says."""
+    os.environ[VARIABLE] = ":".join(trusted_by(arguments))
+    if _resolve is None or _configure_log is None:
+        raise ConfigError(
+            f"lossselect does not know Hydra {hydra.__version__} and cannot tell it what a config may name: "
+            "pip install 'hydra-core<1.4'."
+        )
+    logging_config.configure_logging = _checked_log
+    _instantiate2._resolve_target = _resolved  # which Hydra uses for its own parts too, before a run begins
+    ConfigRepository.initialize_sources = _checked_sources  # type: ignore[method-assign]
+
+
+_resolve: Any = getattr(_instantiate2, "_resolve_target", None)
+
+_making: ContextVar[tuple[str, str] | None] = ContextVar("_making", default=None)
+"""The key of the node that is being made, and its position, which differ under interpolation."""
+
+
+def make_part(part: DictConfig, place: str, **known: Any) -> Any:
+    """Return the object that a part of a config describes.
+
+    Args:
+        part: Has a `_target_`.
+        place: Its position in the config, such as "model".
+        known: Further arguments.
+
+    Raises:
+        ValueError: it names a class that is not allowed at its position.
+    """
+    check_part(part, place)
+    token = _making.set((part._get_full_key(None), place))
+    try:
+        return hydra.utils.instantiate(part, **known)
+    finally:
+        _making.reset(token)
+
+
+def _resolved(target: Any, full_key: str) -> Any:
+    if isinstance(target, str):  # else it was made by what was checked
+        check_target(target, _place_of(full_key))
+    return _resolve(target, full_key)
+
+
+def _place_of(full_key: str) -> str:
+    """Return the position of a node that Hydra makes; "" if the user's own code asks for it."""
+    root, place = _making.get() or ("hydra", "hydra")
+    rest = full_key.removeprefix(root)
+    return place + rest if full_key.startswith(root) and (not rest or rest[0] in ".[") else ""
+
+
+_initialize_sources: Any = ConfigRepository.initialize_sources
+
+
+def _checked_sources(self: Any, config_search_path: Any) -> None:
+    """Reject a config's own packages with configs (hydra.searchpath=[pkg://package]), which Hydra imports."""
+    for entry in config_search_path.get_path():
+        if entry.provider != "hydra.searchpath in main" or not str(entry.path).startswith("pkg://"):
+            continue
+        package = str(entry.path).removeprefix("pkg://").replace("/", ".").partition(".")[0]
+        if package not in PACKAGES and not _is_trusted(package):
+            raise ConfigError(
+                f"hydra.searchpath={entry.path}: a config may not import {package}. To allow it, add "
+                f"trust=[{package}] to the command line."
+            )
+    _initialize_sources(self, config_search_path)
+
+
+_configure_log: Any = getattr(logging_config, "configure_logging", None)
+
+
+def _checked_log(config: dict[str, Any]) -> None:
+    """A log of handlers, formatters and filters of the standard library, or of what is trusted."""
+    check_log(config)
+    _configure_log(config)
+
+
+def check_log(config: Any, place: str = "hydra.job_logging") -> None:
+    """ValueError for a name in the config of a log that is none of its parts: logging calls what it finds."""
+    entries: Iterable[tuple[Any, Any]] = ()
+    if isinstance(config, Mapping):
+        entries = config.items()
+    elif isinstance(config, list | tuple):
+        entries = enumerate(config)
+    for key, value in entries:
+        named = isinstance(value, str) and (key in NAMES_IN_LOG or value.startswith("ext://"))
+        if key in ("()", "class", "factory") or named:
+            name = str(value).removeprefix("ext://")
+            if name not in LOG_PARTS and not _is_trusted(name):
+                raise ConfigError(
+                    f"{place}.{key}={value}: a log is made of parts of the standard library's logging. If "
+                    f"that is meant, the command line may say so: trust=[{name.partition('.')[0]}]."
+                )
+        check_log(value, f"{place}.{key}")
+
+
+NAMES_IN_LOG = ("queue", "listener")
+"""Keys whose text logging imports and calls, from Python 3.12 on."""
+
+LOG_PARTS = (
+    *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
+    *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
+    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+    *("logging.handlers.MemoryHandler", "logging.handlers.WatchedFileHandler"),
+)
+"""What the config of a log may name."""
+
+
+def check_targets(config: DictConfig) -> None:
+    """ValueError for the first `_target_` of a config, wherever it stands, that it may not name."""
+    job = (config.get("hydra") or {}).get("job") or {}
+    for name in map(str, job.get("env_set") or {}):
+        if name not in VARIABLES and name not in _trusted():
+            raise ConfigError(
+                f"hydra.job.env_set.{name}: some variables let a run's processes load other code. A config "
+                f"may set {', '.join(VARIABLES)}; the command line may allow another one: trust=[{name}]."
+            )
+    given = config.get("trust") or []
+    if not {*([given] if isinstance(given, str) else map(str, given))} <= {*_trusted()}:
+        raise ConfigError("trust=[...] is said on the command line; in a config it would trust itself.")
+    check_part(config, "")
+
+
+def check_part(part: DictConfig, place: str) -> None:
+    """ValueError for the first class within a part of a config that is not allowed at its position."""
+    for where, node in _parts(part, place):
+        check_target(node["_target_"], where)
+        if where.startswith("hydra.") or position_of(where):
+            _check_arguments(node, where)
+
+
+def _check_arguments(node: DictConfig, place: str) -> None:
+    """ValueError for an argument that runs a command or calls a function."""
+    target = str(node["_target_"])
+    if _is_trusted(target):
+        return
+    for name in DENIED_ARGUMENTS.get(public_name(target) or "", ()):
+        if _value(node, name) and not _is_trusted(f"{place}.{name}"):
+            raise ConfigError(
+                f"{place}.{name} can run commands, and a config may not set it. To allow it, set it on the "
+                f"command line, or add trust=[{place}.{name}]."
+            )
+    if target.endswith("SlurmLauncher"):  # which writes a script of them
+        for name in map(str, node):
+            if isinstance(value := _value(node, name), str) and len(value.splitlines()) > 1:
+                raise ConfigError(f"{place}.{name} must be a single line, got {value!r}.")
+
+
+def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
+    """Each mapping with a `_target_`, interpolations resolved, and its position."""
+    if len(re.findall(r"[.\[]", place)) > DEEPEST:
+        raise ConfigError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        if "_target_" in node:
+            yield place, node
+        for key in node:
+            if key != "_target_":
+                yield from _parts(_value(node, key), f"{place}.{key!s}" if place else str(key))
+    elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
+        for i in range(len(node)):
+            yield from _parts(_value(node, i), f"{place}[{i}]")
+
+
+DEEPEST = 60
+"""Levels of a config."""
+
+
+def _value(node: Any, key: Any) -> Any:
+    """A value, which may refer to a part of the config; None of what is not known before the run."""
+    try:
+        return node[key]
+    except Exception:  # a folder that there is not yet, a variable that is not set: no part of a config
+        return None
+
+
+def _trusted() -> list[str]:
+    return [name for name in os.environ.get(VARIABLE, "").split(":") if name]
+
+
+def _is_trusted(target: str) -> bool:
+    return any(target == name or target.startswith(f"{name}.") for name in _trusted())
+
+
+def check_target(target: Any, place: str) -> None:
+    """ValueError for a class that is neither trusted nor allowed at its position.
+
+    Args:
+        target: The value of `_target_`.
+        place: The position of the mapping that contains it, such as "model.net"; "" if it is not in a config.
+    """
+    where = f"{place}._target_" if place else "_target_"
+    if not isinstance(target, str):
+        raise ConfigError(f"{where} must be the name of a class, got {type(target).__name__}.")
+    if _is_trusted(target):
+        return
+    position = position_of(place)
+    # a setting of the user's own is checked where others refer to it; nothing is made of it
+    elsewhere = position is None and re.split(r"[.\[]", place)[0] not in (*SETTINGS, "hydra")
+    allowed = ALL if elsewhere else position.classes if position else frozenset[str]()
+    if public_name(target, allowed):
+        return
+    package = target.partition(".")[0]
+    name = target if package in PACKAGES else package
+    fix = f" If you trust it, add trust=[{name}] to the command line."
+    if package in sys.stdlib_module_names:
+        fix = ""  # Hydra rejects many of these in any case
+    what = position.what if position else ", ".join(p.what for p in POSITIONS) if elsewhere else ""
+    rule = f"a config may name only {what} here" if what else "a config may not name a class here"
+    raise ConfigError(f"{where}={target}: {rule} (see SECURITY.md).{fix}")

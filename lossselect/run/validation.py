@@ -1,0 +1,400 @@
+"""A run's config, checked before anything is written, and as far as possible before torch is imported."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lossselect.chunked.options import check_top, top_metric_names
+from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.export.formats import FORMATS, require
+from lossselect.models.nets import check_head_bias, head_options, make_net, net_options
+from lossselect.run.settings import (
+    FILES,
+    allowed,
+    head_of,
+    keys_of,
+    loss_options,
+    options_of_loss,
+    packaged,
+    tuned,
+    watching,
+)
+from lossselect.utils.checks import check_options, lookup, nearest, number, whole
+from lossselect.utils.warnings import GUARDS, ON_NONFINITE
+
+if TYPE_CHECKING:
+    from lossselect.losses.loss import Loss
+    from lossselect.tasks.label_counts import LabelCounts
+    from lossselect.tasks.registry import Task
+
+PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
+"""What a run cannot do without."""
+
+SETTINGS = (
+    *PARTS,
+    "scheduler",
+    "callbacks",
+    "logger",
+    "experiment",
+    "seed",
+    "monitor",
+    "resume",
+    "on_nonfinite",
+    "trust",
+    "check_only",
+    "explain",
+    "export",
+    "report",
+    "allow",
+    "head",
+    "head_bias",
+    "mix",
+    "decision",
+)
+"""What stands at the top of a config, beside Hydra's own."""
+
+NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing")
+"""Settings of theirs that take a name, or a list of names."""
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of torch.compile; reduce-overhead makes CUDA graphs."""
+
+MOST_SEED = 2**32 - 1
+"""What NumPy takes."""
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """ValueError or TypeError for the first setting that cannot be.
+
+    Args:
+        config: The composed config as plain values, interpolations resolved.
+    """
+    # what needs no torch comes first, so that the answer comes at once
+    if not config.get("task"):
+        raise ConfigError("Say what the task is: task=binary, task=multiclass or task=multilabel.")
+    for part in PARTS:
+        if not isinstance(config.get(part), Mapping):
+            raise ConfigError(f"A run needs {part}=...; it cannot be {config.get(part)!r}.")
+    options_of_loss(config["loss"].get("name"))
+    if "reduction" in config["loss"]:
+        raise ConfigError("loss.reduction is no setting: training takes the mean over what has a label.")
+    whole("seed", config["seed"], 0, MOST_SEED)
+    whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
+    whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
+    whole("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
+    mode = config["trainer"].get("compile", False)
+    if not isinstance(mode, bool) and mode not in COMPILE_MODES:
+        raise ConfigError(
+            f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
+        )
+    whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
+    _check_callbacks(config.get("callbacks") or {})
+    if not isinstance(config.get("resume"), str | None):
+        raise OptionTypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
+    lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
+    if config["explain"] not in (True, False, "json"):
+        raise ConfigError(f"explain must be true, false or json, got {config['explain']!r}.")
+    if config["export"] is not None:
+        if not isinstance(config["export"], str):
+            raise OptionTypeError(
+                f"export takes one format, got {config['export']!r}; others later: lossselect export."
+            )
+        lookup(FORMATS, config["export"], "format to export")
+        require(config["export"], FORMATS[config["export"]].to_write)
+        if config["export"] == "safetensors" and "_target_" in config["model"]:
+            raise ConfigError(
+                "export=safetensors holds weights, of which only a net of ours is built again, and the net "
+                "is your own (model._target_): export=onnx or torch_export take the net along."
+            )
+    for name in ("check_only", "report"):
+        if not isinstance(config[name], bool):
+            raise OptionTypeError(f"{name} must be true or false, got {config[name]!r}.")
+    if not isinstance(config["allow"], str | list | None):
+        raise OptionTypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
+    for name in allowed(config["allow"]):
+        lookup(GUARDS, name, "warning")
+    check_head_bias(config["head_bias"])
+    _check_head(config)
+    _check_decision(config.get("decision"))
+    _check_data(config["data"])
+    _check_model(config["model"])
+
+    if config["task"].get("name") != "auto":  # else the labels must be read first
+        check_task_settings(config, _stand_in_task(config))
+    if "_target_" not in config["model"]:
+        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
+    if config.get("mix"):
+        from lossselect.training.mixup import make_mix
+
+        make_mix(config["mix"])
+    if "_target_" not in config["optimizer"]:
+        _check_steps(config["optimizer"], config.get("scheduler"))
+
+
+def _check_head(config: Mapping[str, Any]) -> None:
+    name = head_options(config.get("head"), ("auto",))["name"]
+    if name == "chunked" and config["trainer"].get("compile"):
+        raise ConfigError("trainer.compile does not go through head=chunked: leave one of them out.")
+    if name == "chunked" and config.get("mix"):
+        raise ConfigError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
+    if name == "chunked" and (setting := tuned(config)):
+        raise ConfigError(
+            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
+            "leave it out."
+        )
+
+
+def check_task_settings(
+    config: Mapping[str, Any],
+    task: "Task",
+    counts: "LabelCounts | None" = None,
+    shape: Sequence[int] = (),
+) -> None:
+    """ValueError or TypeError for the first option of loss or decision, or metric, that the task has not.
+
+    Args:
+        config: As for `check_config`.
+        task: The run's, or one like it before the data are read.
+        counts: Of the train labels, once the data are read.
+        shape: Of the features then.
+    """
+    from lossselect.decision.fit import decision_options
+    from lossselect.losses.auto import loss_by_name
+
+    options = loss_options(config["loss"])
+    if counts is None:  # nor are the class names, which messages should name
+        later = Mapping if "_target_" in config["data"] else Mapping | list
+        options = {k: v for k, v in options.items() if not isinstance(v, later)}
+        if isinstance(options.get("pos_weight"), int | float) and "_target_" not in config["data"]:
+            options["pos_weight"] = 1.0  # whether it has a meaning can be told already
+    name = options.pop("name")
+    loss = loss_by_name(task, name, **options)
+    if counts is not None:
+        _check_rows_fit(loss.with_counts(counts), config.get("mix"), shape)
+    if config.get("decision"):
+        decision_options(**config["decision"]).goal(task)
+        own = config["task"].get("threshold")
+        if own is not None and config["decision"]["metric"] not in ("auto", None):
+            raise ConfigError(
+                f"task.threshold={own} and decision.metric={config['decision']['metric']} contradict each "
+                "other: a threshold is given, or tuned."
+            )
+    if head_options(config.get("head"), ("auto",))["name"] == "chunked":
+        from lossselect.chunked.loss import check_chunkable
+
+        check_top(task)
+        if name != "auto":
+            check_chunkable(loss)
+    for setting, metric in watching(config).items():
+        _check_monitor(setting, metric, config, task if counts is not None else None, task)
+
+
+def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
+    """ValueError for a loss of regions, or boxes of images: rows of a file have none."""
+    import torch
+
+    from lossselect.labels.targets import EncodedBatch
+    from lossselect.training.mixup import make_mix
+
+    logits = torch.zeros(1, loss.task.num_outputs)
+    target = torch.zeros(1, dtype=torch.long) if loss.task.activation == "softmax" else logits
+    loss(logits, target)
+    if mixed := make_mix(mix or None):
+        with torch.random.fork_rng(devices=[]):
+            pair = EncodedBatch(torch.zeros(2, *shape[1:]), torch.cat([target, target]))
+            mixed(pair, loss.task)
+
+
+def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
+    """How many processes a run has; Lightning alone can tell, and takes seconds to import.
+
+    Args:
+        config: As for `check_config`.
+        sweep: Whether it is one of several jobs.
+
+    Raises:
+        ValueError: a setting of the trainer's that cannot be.
+    """
+    from lossselect.run.trainer import build_trainer
+
+    ranks = build_trainer(config["trainer"]).world_size
+    if sweep and ranks > 1 and not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys():
+        # Lightning would start a job's other processes with the command of the whole sweep
+        raise ConfigError(
+            f"Each job of this sweep (-m) would be {ranks} processes, which it cannot start: "
+            "trainer.devices=1, a run for each setting without -m, or hydra/launcher=slurm, where "
+            "SLURM starts them."
+        )
+    return ranks
+
+
+def _stand_in_task(config: Mapping[str, Any]) -> "Task":
+    """The task with a width that the options' lengths imply: the data tell the real one later."""
+    from lossselect.tasks.registry import TASKS, make_task
+
+    options = dict(config["task"])
+    name = options.pop("name", None)
+    for key in ("num_outputs", "num_classes", "num_labels"):
+        if key in options:
+            raise ConfigError(f"task.{key} is no setting: the data tell how many classes there are.")
+    weight = config["loss"].get("weight")
+    if weight is not None and (not isinstance(weight, str | list | Mapping) or not weight):
+        raise ConfigError(
+            f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
+            "loss.weight={cat:2,dog:1}; or balanced, or effective_number."
+        )
+    options = {key: value for key, value in options.items() if value is not None}
+    per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
+    width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
+    counted = {key: whole(f"task.{key}", options[key], 0) for key in ("top_k", "at_least") if key in options}
+    width = max(width, *counted.values(), 2)
+    sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
+    return make_task(name, num_outputs=width if sized else None, **options)
+
+
+def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
+    """ValueError for settings of an early stopping that will stop nothing."""
+    entry = (config.get("callbacks") or {}).get("early_stopping")
+    if monitor != "epoch" or not entry or entry.get("monitor") not in (None, "epoch"):
+        return
+    usual = packaged("callbacks", "default").early_stopping
+    changed = {k for k in entry if k != "monitor" and entry[k] != usual.get(k)}
+    if changed:
+        raise ConfigError(
+            f"callbacks.early_stopping.{min(changed)} has no effect: the run keeps its last epoch, where the "
+            "learning rate has gone to 0, and is not stopped. To stop early: "
+            "callbacks.early_stopping.monitor=val/loss, or monitor=val/loss to keep the best epoch as well."
+        )
+
+
+def _check_monitor(
+    setting: str, metric: Any, config: Mapping[str, Any], task: "Task | None", like: "Task"
+) -> None:
+    """ValueError for a metric that there is not.
+
+    Args:
+        setting: That names it.
+        metric: What it names.
+        config: As for `check_config`.
+        task: The run's; None before the data are read, when the number of outputs is not known.
+        like: A task of the same kind.
+    """
+    head = (
+        head_options(config.get("head"), ("auto",))["name"] if task is None else head_of(config, task)["name"]
+    )
+    dense = [
+        *(f"val/{name}" for name in ("loss", *like.metric_names)),
+        *(f"train/{name}" for name in ("loss", *like.training_metrics)),
+    ]
+    width, counted = like.num_outputs if task else None, "_target_" not in config["data"]
+    top = ["val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(like, width, counted))]
+    last = ["epoch"] if setting == "monitor" or setting.startswith("callbacks.") else []
+    # of an automatic head that is not yet known either may be meant
+    known = {"dense": dense, "chunked": top}.get(head, [*dense, *top]) + last
+    if metric is not None and metric not in known:
+        listed = (top if head == "chunked" else dense) + last
+        raise ConfigError(
+            f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
+            f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
+        )
+
+
+def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
+    for name, entry in callbacks.items():
+        if entry is None:
+            continue
+        if not isinstance(entry, Mapping) or "_target_" not in entry:
+            raise ConfigError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
+        if "patience" in entry:
+            whole(f"callbacks.{name}.patience", entry["patience"], 0)
+
+
+def _check_decision(decision: Any) -> None:
+    if decision is None:
+        return
+    settings = keys_of("decision", "tuned")
+    if not isinstance(decision, Mapping):
+        raise ConfigError(
+            f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
+        )
+    check_options(decision, settings, "decision")
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+    from lossselect.data.toy import DATASETS
+
+    if "_target_" in data:
+        return
+    lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
+    settings = keys_of("data", data["name"])
+    check_options(data, settings, f"data={data['name']}")
+    if lacking := [name for name in settings if name not in data]:
+        raise ConfigError(f"data.{lacking[0]} is missing.")
+    whole("data.batch_size", data["batch_size"], 1)
+    whole("data.seed", data["seed"], 0, MOST_SEED)
+    for name in ("val_fraction", "test_fraction"):
+        if (name == "val_fraction" or data[name] is not None) and number(
+            f"data.{name}", data[name], 0, 1
+        ) in (0, 1):
+            raise ConfigError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
+    if data["name"] in FILES:
+        _check_files(data)
+
+
+def _check_files(data: Mapping[str, Any]) -> None:
+    if data["test_fraction"] is None:
+        raise ConfigError("data.test_fraction must be a number between 0 and 1, got None.")
+    if data["path"] is None:
+        raise ConfigError("Say where the data are: data.path=... is a file.")
+    if data["target"] is None and data["name"] == "table":
+        raise ConfigError(
+            "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns."
+        )
+    for name in ("path", "val_path", "test_path"):
+        if not isinstance(data[name], str | None):
+            raise ConfigError(f"data.{name} must be the path of a file, got {data[name]!r}.")
+    for name in NAMES:
+        value = data.get(name)
+        entries = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(entry, str | int | float) for entry in entries):
+            raise ConfigError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
+        if value == [] and name in ("target", "features", "missing"):
+            raise ConfigError(f"data.{name} is an empty list.")
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    if "_target_" in model:
+        return
+    if "num_features" in model:
+        raise ConfigError("model.num_features is no setting: the data tell how many there are.")
+    net_options(model)
+
+
+def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
+    """Two steps of a weight of nothing: some options are refused only there, and by no message."""
+    import torch
+
+    from lossselect.training.optimizers import make_optimizer, make_scheduler
+
+    weight = torch.zeros(2, 2, requires_grad=True)  # torch imports its compiler with the first optimizer
+    optimizer = make_optimizer(optimizer_spec, [weight])
+    scheduler = None
+    if scheduler_spec and "_target_" not in scheduler_spec:
+        scheduler = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        weight.sum().backward()
+        return 0.0
+
+    kind, spec = "optimizer", optimizer_spec
+    try:
+        for _ in range(2):
+            kind, spec = "optimizer", optimizer_spec
+            optimizer.step(loss)
+            if scheduler:
+                kind, spec = "scheduler", scheduler_spec
+                plateau = spec["name"] == "ReduceLROnPlateau"
+                scheduler["scheduler"].step(*[0.0] if plateau else [])
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise ConfigError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None

@@ -1,0 +1,167 @@
+"""Which task do these labels look like? For error messages, and for `task=auto`."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossselect.exceptions import DataError, LossSelectError
+from lossselect.labels.targets import as_tensor
+from lossselect.labels.values import as_number, form_of
+from lossselect.labels.vocabulary import Vocabulary
+from lossselect.tasks.registry import Task, as_task, make_task
+from lossselect.utils.checks import some
+
+
+class InferredTask(NamedTuple):
+    """The task that labels look like."""
+
+    name: str
+    reason: str
+    """What in the labels says so."""
+
+
+def infer_task(target: Any) -> InferredTask:
+    """The name of the task that the labels look like, and why.
+
+    Args:
+        target: All labels of a data set, in any form that a task's `encode` takes, names included.
+
+    Returns:
+        InferredTask("multiclass", "3 distinct whole numbers, 0 to 2"), for example.
+
+    Raises:
+        ValueError: no labels, more than two dimensions, numbers that look like a quantity or may be one
+            (more than 20 distinct whole numbers).
+
+    Example:
+        >>> infer_task([[1, 0, 1], [0, 0, 0]])
+        InferredTask(name='multilabel', reason='row 0 has 2 ones')
+    """
+    form = form_of(target)
+    if form == "lists":
+        count = len(Vocabulary.fit_lists(target))
+        return InferredTask("multilabel", f"rows are lists, of {_plural(count, 'label')}")
+    if form == "names":
+        values = Vocabulary.fit(target).values
+        if len({as_number(value) for value in values} - {None}) < len(values):  # "007" is no 7
+            name = "binary" if len(values) <= 2 else "multiclass"
+            return InferredTask(name, f"{_plural(len(values), 'distinct label')}: {some(values)}")
+        target = [None if entry is None else as_number(entry) for entry in target]
+    labels = as_tensor(target).cpu()
+    inferred = _infer(labels)
+    column = labels.ndim == 1 or labels.shape[1] == 1  # the number of columns declares that of the classes
+    if inferred.name == "multiclass" and column and _distinct(labels) > MOST_CLASSES:
+        raise DataError(
+            f"There are {inferred.reason}: classes or a quantity? "
+            "Declare task=multiclass if they are classes."
+        )
+    return inferred
+
+
+def _distinct(labels: Tensor) -> int:
+    return len(labels[~labels.isnan()].unique())
+
+
+MOST_CLASSES = 20
+"""Up to how many distinct whole numbers are taken for classes without being declared."""
+
+
+def _infer(target: Tensor) -> InferredTask:
+    if target.ndim == 2 and target.shape[1] == 1:
+        target = target.squeeze(1)
+    if target.ndim not in (1, 2):
+        raise DataError(f"No task can be told from a target of shape {tuple(target.shape)}; declare it.")
+    known = target[~target.isnan()]
+    if known.numel() == 0:
+        raise DataError("No task can be told from labels that are all missing; declare it.")
+    if not bool(known.isfinite().all()):
+        raise DataError("Labels are finite, but these hold infinity.")
+    return _infer_column(known) if target.ndim == 1 else _infer_matrix(target, known)
+
+
+def _infer_column(known: Tensor) -> InferredTask:
+    values = known.to(torch.float64).unique()
+    least, most, count = values.min().item(), values.max().item(), len(values)
+    if count <= 2 and bool((values == values.round()).all()):
+        said = ", ".join(f"{value:g}" for value in values)
+        return InferredTask("binary", f"{_plural(count, 'distinct value')}: {said}")
+    if bool((values == values.round()).all()):
+        return InferredTask("multiclass", f"{count} distinct whole numbers, {least:g} to {most:g}")
+    if least >= 0 and most <= 1:
+        return InferredTask("binary", "soft values between 0 and 1")
+    raise DataError(
+        f"Values such as {values[0]:g} and {values[-1]:g} look like a quantity, not like classes."
+    )
+
+
+def _infer_matrix(target: Tensor, known: Tensor) -> InferredTask:
+    if bool(((known < 0) | (known > 1)).any()):
+        raise DataError(
+            f"A label matrix holds 0 and 1 or values between, but these go from {known.min():g} "
+            f"to {known.max():g}."
+        )
+    rows = target.to(torch.float64)
+    total = rows.nan_to_num().sum(1)
+    missing_row = rows.isnan().all(1)
+    single = ((total - 1).abs() <= 1e-4) | missing_row
+    if bool(single.all()) and not bool((rows.isnan().any(1) & ~missing_row).any()):
+        hard = bool(((known == 0) | (known == 1)).all())
+        return InferredTask("multiclass", "each row has exactly one 1" if hard else "each row sums to 1")
+    row = int((~single).nonzero()[0]) if not bool(single.all()) else 0
+    return InferredTask("multilabel", f"row {row} has {_plural(int(total[row].round()), 'one')}")
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def check_task(task: Task, target: Any) -> Tensor:
+    """Does the declared task fit these labels? Run once, on all labels of a data set.
+
+    Returns:
+        The canonical target, as `task.encode(target)`.
+
+    Raises:
+        ValueError, TypeError: they do not fit: the row, the value, the fix, and the task that the
+            labels look like.
+
+    Example:
+        >>> from lossselect import Binary
+        >>> check_task(Binary(), [0, 2, 1])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: ... The labels look like task=multiclass: 3 distinct whole numbers, 0 to 2.
+    """
+    task = as_task(task)
+    try:
+        encoded = task.encode(target)
+        # indices of a sequence, or a 0/1 matrix of another width than declared?
+        indices = task.activation == "softmax" and encoded.ndim == 2 and not encoded.is_floating_point()
+        if indices and task.num_probabilities > 2 and encoded.numel() and int(encoded.max()) <= 1:
+            raise DataError(
+                f"The target of shape {tuple(encoded.shape)} holds 0 and 1 alone, as a matrix of "
+                f"{encoded.shape[1]} labels does, but the task is {task.describe()}."
+            )
+        return encoded
+    except DataError as error:
+        fits = _task_that_fits(task, target)
+        if fits is None or fits.name == task.name:
+            raise
+        raise error.add(f"The labels look like task={fits.name}: {fits.reason}.") from None
+
+
+def _task_that_fits(task: Task, target: Any) -> InferredTask | None:
+    """What `infer_task` says of the labels without `task`'s missing ones, if that task takes them."""
+    try:
+        labels = as_tensor(target).cpu()
+        if task.missing is not None:
+            labels = labels.to(torch.float64).masked_fill(labels == task.missing, torch.nan)
+        inferred = _infer(labels)
+        columns = labels.ndim == 2 and labels.shape[1] > 1
+        width = labels.shape[1] if columns else int(labels.nan_to_num().max()) + 1
+        other = make_task(inferred.name, num_outputs=None if inferred.name == "binary" else width)
+        other.encode(labels, trailing_dims=0)
+    except LossSelectError:
+        return None
+    return inferred

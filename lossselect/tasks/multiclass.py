@@ -1,0 +1,257 @@
+"""The task of exactly one of several classes: multiclass."""
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.labels.targets import as_tensor, distribution, refuse
+from lossselect.labels.values import IGNORE_INDEX
+from lossselect.tasks.base import Task, constant, missing_where_nan, take
+from lossselect.utils.checks import number
+from lossselect.utils.device_ops import cumulative_sum
+from lossselect.utils.warnings import warn_of_one_hot
+
+HALF = {torch.bfloat16: 256, torch.float16: 2048}
+"""Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
+
+POSITIONS = "Class indices of positions, for logits (N, C, T): encode(target, trailing_dims=1)."
+
+
+@dataclass(frozen=True)
+class Multiclass(Task):
+    """Exactly one of C classes: C outputs, whose softmax is the classes' probabilities.
+
+    Canonical target: long (N, ...) class indices, -100 where missing; for soft labels float
+    (N, C, ...) whose rows sum to 1, NaN where missing.
+
+    Args:
+        num_classes: C, at least 2.
+        class_names: C distinct names.
+        missing: A value that marks a missing label, besides NaN. None is assumed: not -100 either.
+        temperature: By which logits are divided before the softmax, > 0.
+        shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
+            for each output.
+        decision_weight: C factors > 0 of the probabilities before the largest is taken: 1 over the classes'
+            shares decides for the balanced error.
+        ordered: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
+            the log-odds of a class above k among those of at least k (CORN, Shi et al., 2023,
+            arXiv:2111.08851), and the decision is the median of the classes' probabilities.
+
+    Raises:
+        ValueError: fewer than 2 classes, names or factors that do not match, `missing` that is a class.
+
+    Example:
+        >>> task = Multiclass(3)
+        >>> task.encode([[0, 0, 1], [1, 0, 0]], trailing_dims=0)
+        tensor([2, 0])
+        >>> task.predict(torch.tensor([[0.1, 4.0, -1.0]]))
+        tensor([1])
+    """
+
+    num_classes: int
+    ordered: bool = field(default=False, kw_only=True)
+    decision_weight: Sequence[float] | None = field(default=None, kw_only=True)
+
+    name: ClassVar[str] = "multiclass"
+    activation: ClassVar[str] = "softmax"
+    monitor: ClassVar[str] = "loss"
+    headline: ClassVar[str] = "accuracy"
+    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
+    width_field: ClassVar[str | None] = "num_classes"
+    target_form: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
+
+    def __post_init__(self) -> None:
+        self._check_width(2)
+        if not isinstance(self.ordered, bool):
+            raise OptionTypeError(f"ordered must be true or false, got {self.ordered!r}.")
+        super().__post_init__()
+        if self.decision_weight is not None:
+            self._set("decision_weight", _checked_factors(self.decision_weight, self.num_classes))
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes - 1 if self.ordered else self.num_classes
+
+    @property
+    def num_probabilities(self) -> int:
+        return self.num_classes
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        more = ("mean_absolute_error", "kappa") if self.ordered else ()
+        return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error", *more)
+
+    def describe(self) -> str:
+        return f"multiclass with {self.num_classes} {'ordered ' if self.ordered else ''}classes"
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The logits; of ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid(logits).
+
+        These are logits of the same classes, as softmax leaves log-probabilities what they are: every
+        softmax loss takes them, and cross-entropy is CORN's likelihood, a mean over samples.
+        """
+        if not self.ordered:
+            return logits
+        end = torch.zeros_like(logits[:, :1])
+        above = cumulative_sum(logsigmoid(logits), 1)
+        return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
+
+    def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
+        """Return the canonical target: long (N, ...) class indices, or float (N, C, ...) for soft labels.
+
+        Takes class indices of any integer or float dtype (bool for two classes) and shape (N,),
+        (N, 1) or (N, ...); one-hot rows (N, C); rows (N, C, ...) of floats that sum to 1. With
+        three or more dimensions integers are indices, floats of shape (N, C, ...) distributions.
+        Where the task has class names, also names (N,).
+
+        Integers of shape (N, C) may be one-hot rows, or the class indices of C positions per sample.
+        `trailing_dims` decides. Without it they are one-hot rows if each row has a single 1 and 0 elsewhere,
+        which a warning reports, and indices if they have other values; 0 and 1 in rows that are not one-hot
+        are an error. A target on a device is copied to the CPU for that.
+
+        Args:
+            target: Labels in one of these forms.
+            trailing_dims: How many dimensions the logits have after that of the classes, if it is known: 0
+                for (N, C), 1 for (N, C, T).
+
+        Raises:
+            ValueError: another shape or value; says which row, and the fix.
+            TypeError: labels that are no numbers.
+        """
+        target = as_tensor(self._unnamed(target))
+        soft = target.is_floating_point()
+        if target.ndim == 0:
+            raise DataError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
+        if target.ndim == 2 and target.shape[1] == 1 and not trailing_dims:
+            target = target.squeeze(1)
+        if target.ndim >= 2 and target.shape[1] == self.num_classes and self._is_rows(target, trailing_dims):
+            note = "" if soft or trailing_dims is not None else POSITIONS
+            rows = distribution(target, self.missing, self.name, note)
+            # one-hot rows and indices give the same loss; on a device the values are not looked at
+            if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
+                return rows
+            return self.harden(rows)
+        if target.ndim == 2 and soft and trailing_dims != 1:
+            raise DataError(
+                f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
+                f"floats of shape {tuple(target.shape)}. Declare as many classes as there are columns; "
+                "several labels per sample are task=multilabel; indices of a sequence (N, T) are integers."
+            )
+        return self._encode_indices(target)
+
+    def _is_rows(self, target: Tensor, trailing_dims: int | None) -> bool:
+        """Whether a target of shape (N, C, ...) has a row of C values per sample or position."""
+        if target.is_floating_point():
+            return trailing_dims is None or target.ndim == trailing_dims + 2
+        if trailing_dims is not None:
+            return target.ndim == trailing_dims + 2
+        if target.ndim > 2 or target.numel() == 0:
+            return False
+        if target.dtype == torch.bool and self.num_classes > 2:
+            return True
+        values = target.cpu()
+        known = values if self.missing is None else values[values != self.missing]
+        if bool(((known != 0) & (known != 1)).any()):
+            return False
+        missing_row = (values == self.missing).all(1) if self.missing is not None else False
+        if bool(((values == 1).sum(1) == 1).logical_or(torch.as_tensor(missing_row)).all()):
+            warn_of_one_hot(target.shape)
+        return True
+
+    def encode_first(self, target: Any) -> Tensor:
+        target = as_tensor(self._unnamed(target))
+        ambiguous = target.ndim == 2 and (
+            target.shape[1] == 1 or (target.shape[1] == self.num_classes and not target.is_floating_point())
+        )
+        return self.encode(target, trailing_dims=1 if ambiguous else None)
+
+    def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
+        if target.is_floating_point() or target.ndim != 2 or trailing_dims:
+            return target
+        known = replace(self, missing=IGNORE_INDEX)  # as encode_first has marked what is missing
+        return known.encode(target.cpu(), trailing_dims).to(target.device)
+
+    def _encode_indices(self, target: Tensor) -> Tensor:
+        if target.dtype == torch.bool and self.num_classes > 2:
+            raise DataError(
+                f"The target is bool, but {self.describe()} needs indices. Yes or no: task=binary."
+            )
+        if target.dtype in HALF and self.num_classes > HALF[target.dtype] + 1:
+            raise DataError(
+                f"{target.dtype} holds whole numbers up to {HALF[target.dtype]} alone, but there are "
+                f"{self.num_classes} classes: give class indices as integers."
+            )
+        if target.dtype in HALF:
+            target = target.float()  # the number of classes may be none of bfloat16's numbers
+        missing = target.isnan()
+        if self.missing is not None:
+            # also what is encoded already
+            missing = missing | (target == self.missing) | (target == IGNORE_INDEX)
+        known = target.masked_fill(missing, 0)
+        bad = (known < 0) | (known >= self.num_classes)
+        if target.is_floating_point():
+            bad = bad | (known != known.round())
+        needed = f"a class index is a whole number from 0 to {self.num_classes - 1}"
+        refuse(target, bad, needed, lambda values: self._hint(values - {self.missing}))
+        return known.long().masked_fill(missing, IGNORE_INDEX)
+
+    def _hint(self, values: set[float]) -> str:
+        least, most = min(values), max(values)
+        if not math.isfinite(least) or not math.isfinite(most):
+            return ""
+        if any(value != value // 1 for value in values):
+            return f"Soft labels have a column per class: shape (N, {self.num_classes})."
+        if least == 1 and most == self.num_classes:
+            return "The labels seem to count from 1: subtract 1."
+        if least < 0:
+            return f"If {least:g} marks a missing label, declare it with missing={least:g}."
+        return f"Is num_classes={self.num_classes} too few?"
+
+    def check_values(self, target: Tensor) -> None:
+        if target.is_floating_point():
+            distribution(target, None, self.name)
+            return
+        bad = ((target < 0) | (target >= self.num_classes)) & (target != IGNORE_INDEX)
+        needed = f"a class index is from 0 to {self.num_classes - 1}, or {IGNORE_INDEX} where missing"
+        refuse(target, bad, f"{needed}: pass task.encode(target)")
+
+    def harden(self, target: Tensor) -> Tensor:
+        if not target.is_floating_point():
+            return target
+        return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """Index of the most probable class, of the median of ordered ones: long (N, ...).
+
+        -100 where a probability of the sample is NaN.
+        """
+        if self.decision_weight is not None:
+            probabilities = probabilities * constant(self.decision_weight, probabilities)
+        # NaN where one of them is. Not their maximum: that of ONNX Runtime passes over NaN
+        total = probabilities.sum(1)
+        if self.ordered:
+            decided = (cumulative_sum(probabilities, 1)[:, :-1] < 0.5 * total.unsqueeze(1)).sum(1)
+        else:
+            decided = probabilities.max(1).indices  # on the CPU faster than argmax
+        return missing_where_nan(decided, total)
+
+    def _decoded(self, prediction: Tensor) -> list[Any]:
+        """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+        if prediction.is_floating_point():
+            raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
+        return take(self.names, prediction.tolist())
+
+
+def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
+    if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
+        raise OptionTypeError(f"decision_weight must be a list of {count} numbers, got {values!r}.")
+    given = tuple(number(f"decision_weight for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values))
+    if len(given) != count:
+        raise ConfigError(f"decision_weight must have one number per class ({count}), got {len(given)}.")
+    return given

@@ -1,0 +1,1 @@
+"""`TaskModule`, and what surrounds it during training."""

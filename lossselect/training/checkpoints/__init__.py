@@ -1,0 +1,1 @@
+"""Checkpoints: content, validation, loading, and resuming a run exactly."""

@@ -1,0 +1,135 @@
+"""The two checkpoints of a run: best.ckpt by its monitor, last.ckpt with the latest state."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lossselect.utils.atomic_write import whole_file
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint of a run as best.ckpt.
+
+    Args:
+        folder: Where to save it.
+        monitor: The metric to choose it by; "epoch" keeps the last epoch.
+        mode: "min" or "max".
+        at_epoch_end: Whether to save at the end of the training epoch, else at the end of each validation.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, at_epoch_end: bool) -> None:
+        super().__init__(
+            folder,
+            Path(BEST).stem,
+            monitor,
+            mode=mode,
+            save_on_train_epoch_end=at_epoch_end,
+            enable_version_counter=False,
+        )
+        self.at_epoch_end = at_epoch_end
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore all that `state_dict` returns: Lightning leaves out `current_score`.
+
+        Without it the next last.ckpt would differ from that of a run that was never interrupted.
+        """
+        super().load_state_dict(state_dict)
+        if self.dirpath == state_dict["dirpath"]:
+            self.current_score = state_dict["current_score"]
+
+
+def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
+    """Return whether a monitor is known only at the end of an epoch, or validation is once an epoch.
+
+    Args:
+        monitor: The metric; one of the training epoch is computed at its end.
+        trainer: The settings of the trainer.
+    """
+    interval = trainer.get("val_check_interval")
+    # the integer 1 validates after each batch
+    once = interval is None or (isinstance(interval, float) and interval == 1)
+    each_epoch = once and trainer.get("check_val_every_n_epoch", 1) == 1
+    return each_epoch or monitor.startswith(("train/", "epoch"))
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the latest state as last.ckpt after each validation, and after each epoch without one.
+
+    `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback stands
+    after all other checkpoint callbacks, so that its file contains the state that they have by then, such as
+    the best score. It has no state of its own: last.ckpt and a best.ckpt of the same moment have the same
+    content, and the file is copied instead of being serialised twice. (A hard link would cost less, but
+    whoever writes to one of the two files in place would change both.)
+
+    Args:
+        best: Keeps the best checkpoint. The file is saved in its folder.
+    """
+
+    def __init__(self, best: BestCheckpoint) -> None:
+        self.best = best
+        self._best_score: Any = None
+        self._saved_at: int | None = None
+        """How many batches had been trained on when the file was saved."""
+
+    @property
+    def path(self) -> Path:
+        """The file, in the folder of the first process once `best` has been set up."""
+        return Path(self.best.dirpath or "") / LAST
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # a run that was killed after it had saved best.ckpt, and before last.ckpt
+        if _resumes_from(trainer, self.path.with_name(BEST)):
+            self._copy(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        files = (self.path, self.path.with_name(BEST))
+        resumed = any(_resumes_from(trainer, file) for file in files)
+        # the end of an epoch may follow without another batch; it was not saved in the previous run either
+        self._saved_at = _batches(trainer) if resumed else None
+        self._best_score = self.best.current_score
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if not (self.best.at_epoch_end and trainer.is_last_batch):  # else the epoch's end follows
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best.at_epoch_end or self._saved_at != _batches(trainer):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        score = self.best.current_score
+        best_is_new = score is not self._best_score  # ModelCheckpoint sets a new tensor whenever it saves
+        self._best_score, self._saved_at = score, _batches(trainer)
+        # the user's own checkpoint callbacks stand between the two, and may have changed their state
+        alone = len(trainer.checkpoint_callbacks) == 2
+        if not (best_is_new and alone and self._copy(trainer)):
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+    def _copy(self, trainer: Trainer) -> bool:
+        """Copy best.ckpt; return False where it is no file, as of a strategy that saves a folder."""
+        source = self.path.with_name(BEST)
+        if not trainer.strategy.broadcast(source.is_file()):
+            return False
+        if trainer.is_global_zero:
+            with whole_file(self.path) as temporary:
+                shutil.copyfile(source, temporary)
+        trainer.strategy.barrier(LAST)
+        return True
+
+
+def _batches(trainer: Trainer) -> int:
+    """Return how many batches have been trained on, over all epochs."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def _resumes_from(trainer: Trainer, file: Path) -> bool:
+    return trainer.ckpt_path is not None and Path(trainer.ckpt_path).absolute() == file.absolute()

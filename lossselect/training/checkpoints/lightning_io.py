@@ -1,0 +1,86 @@
+"""How Lightning writes and reads the checkpoints of a `TaskModule`."""
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from lossselect.exceptions import StorageError
+from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.validation import check_content
+from lossselect.utils.atomic_write import remove_parts, whole_file
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints that are whole: written beside their file, onto the disk, and put in its place.
+
+    Lightning's own go through the folder for temporary files: on another file system what is there is
+    overwritten while it is copied, and lost where the process ends meanwhile. A file of a remote file
+    system is written and read as Lightning does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cleaned: set[Path] = set()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """See `TorchCheckpointIO`.
+
+        Raises:
+            OSError: there is no room; says how much was needed at least.
+        """
+        if storage_options is not None or not _is_local(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self._cleaned:
+            self._cleaned.add(path.parent)
+            remove_parts(path.parent, path.suffix)
+        with whole_file(path) as temporary:
+            with _Writer(io.FileIO(temporary, "wb")) as writer:
+                try:
+                    torch.save(checkpoint, writer)
+                except RuntimeError:
+                    if writer.error is None:
+                        raise
+            if writer.error is not None:
+                written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
+                raise StorageError(
+                    f"The checkpoint {path} cannot be written: after {written / 1e6:.1f} MB there is no room "
+                    f"({free / 1e6:.1f} MB are left). One that was there before is still there. Make room, "
+                    "or write elsewhere (at the command line hydra.run.dir=FOLDER)."
+                ) from writer.error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `read_checkpoint`: tensors and plain values alone, whatever is asked for."""
+        if not _is_local(path):
+            content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+            if "task" in content:  # else `check_same_task` says that it is not ours
+                check_content(content, path)
+            return content
+        return read_checkpoint(path, map_location)
+
+
+class _Writer(io.BufferedWriter):
+    """A file that keeps the system's error of a failed write, which torch replaces by a RuntimeError."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _is_local(path: str | Path) -> bool:
+    return "://" not in str(path)

@@ -1,0 +1,1 @@
+"""Checks of outputs, losses and gradients during training."""

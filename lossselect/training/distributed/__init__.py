@@ -1,0 +1,1 @@
+"""Several processes, with the numbers of one."""

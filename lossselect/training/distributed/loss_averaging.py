@@ -1,0 +1,267 @@
+"""One mean over all processes and micro-batches of an optimizer step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor, nn
+
+from lossselect.exceptions import ConfigError
+
+Count = Tensor | float
+
+
+class StepMean:
+    """Give the criterion of a step the denominator of all processes and micro-batches.
+
+    With S_rk and D_rk the numerator and the denominator of process r's micro-batch k, the criterion's part of
+    a gradient is that of sum_rk S_rk / sum_rk D_rk. A mean of means would weigh all micro-batches alike,
+    whatever counts in them: labels are missing, classes have weights, the last batch and the last group are
+    short. Terms that a subclass adds to the loss are plain means: over W processes by DDP, and over K
+    micro-batches by Lightning, which divides each loss by K.
+
+    The loss of a micro-batch has the value S_rk / D_rk, and the gradient of W S_rk / D with D the denominator
+    of the group's first micro-batch in which anything counts. Before the backward pass of the group's last
+    micro-batch, when sum D is known, the criterion's part of the gradients is multiplied by K D / sum D, and
+    that micro-batch's own gradient is that of K W S_rk / sum D. Each process does so by itself, before DDP
+    averages.
+
+    Where a subclass has added a term, the criterion's part is computed by a backward pass of its own and
+    summed separately; that pass is needed with K > 1 only.
+    """
+
+    def __init__(self) -> None:
+        self.equal_counts = False
+        """Whether all processes are known to have the same denominator, but in an epoch's last batch."""
+        self._pending: _Pending | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin a group of micro-batches."""
+        self._sum: Count = 0
+        self._first: Count = 0
+        self._parts: dict[nn.Parameter, Tensor] | None = None
+        """The criterion's part of the gradients; None where it is all of them."""
+        self._micro_batches = 0
+        """How many micro-batches of the group have gone backward."""
+
+    def __call__(
+        self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Tensor | int
+    ) -> Tensor:
+        """Return the loss of a micro-batch, with a gradient scaled as its share of the step.
+
+        Args:
+            trainer: Lightning's.
+            batch_idx: Index of the micro-batch in its epoch.
+            loss: The criterion's mean over the micro-batch.
+            total: Its numerator; of a chunked head without a gradient, which then comes from the mean.
+            count: Its denominator.
+        """
+        ranks, group = trainer.world_size, trainer.accumulate_grad_batches
+        if ranks == group == 1:
+            return loss
+        if self._pending is not None and self._pending.batch_idx == batch_idx:
+            return loss  # a second call within one step is a term that the subclass adds
+        if batch_idx % group == 0:
+            self._reset()
+        whole = self._over_ranks(trainer, count, loss.device)
+        first = _first_positive(self._first, whole)
+        source, share = (total, 1.0) if total.requires_grad else (loss, count)
+        scale = _Scale(_ratio(ranks * share, first))
+        scaled: Tensor = _ScaleGradient.apply(source, loss.detach(), scale)
+        if group > 1:
+            self._pending = _Pending(batch_idx, scaled, scale, share, whole, first)
+        return scaled
+
+    def _over_ranks(self, trainer: Any, count: Tensor | int, device: torch.device) -> Count:
+        """Return the sum of a denominator over all processes, without communication where it is known."""
+        if trainer.world_size == 1:
+            return count.double() if isinstance(count, Tensor) and device.type != "mps" else count
+        if self.equal_counts and not trainer.is_last_batch:
+            return trainer.world_size * count
+        # filled on the device: a copy from the host would make it wait
+        own = torch.zeros((), dtype=torch.float64, device=device) + count
+        summed: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
+        return summed
+
+    def before_backward(self, trainer: Any, module: nn.Module, loss: Tensor) -> None:
+        """Add a micro-batch to its group; at its end rescale the accumulated gradients.
+
+        Args:
+            trainer: Lightning's.
+            module: The module that has the gradients.
+            loss: What the backward pass starts from: the loss of the step over K.
+
+        Raises:
+            ValueError: the loss has a term besides the criterion, and the strategy shards the gradients or
+                the head is chunked.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None or not pending.loss.requires_grad:
+            return
+        sharded = not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
+        last = _is_last(trainer, pending.batch_idx) and not sharded
+        self._separate(module, loss, pending, last, sharded)
+        if last:
+            self._rescale(module, trainer.accumulate_grad_batches)
+            ranks, group = trainer.world_size, trainer.accumulate_grad_batches
+            pending.scale.factor = _ratio(group * ranks * pending.share, self._sum)
+            self._reset()
+
+    def _separate(
+        self, module: nn.Module, loss: Tensor, pending: "_Pending", last: bool, sharded: bool
+    ) -> None:
+        """Add a micro-batch's denominator, and where needed its criterion's part of the gradients."""
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        criterion = pending.loss
+        alone = _is_multiple(loss, criterion)
+        if not alone and self._parts is None:
+            if sharded or getattr(module, "chunked", False):
+                what = "a strategy that shards the gradients" if sharded else "head=chunked"
+                raise ConfigError(
+                    "training_step adds a term to the loss, which is averaged separately from the criterion "
+                    f"by a second backward pass, and {what} does not allow one. Set "
+                    f"accumulate_grad_batches=1, or {'strategy=ddp' if sharded else 'head=dense'}."
+                )
+            # up to now the gradients were the criterion's alone
+            started = self._micro_batches > 0
+            self._parts = {p: p.grad.clone() for p in parameters if started and p.grad is not None}
+        self._micro_batches += 1
+        if not alone:
+            (coefficient,) = torch.autograd.grad(loss, criterion, retain_graph=True, allow_unused=True)
+            if coefficient is None:
+                return  # the step does not use the criterion: it does not count
+        self._sum = self._sum + pending.whole
+        self._first = pending.first
+        if self._parts is None or last:  # the last one's gradient is scaled exactly from the start
+            return
+        start = torch.ones_like(loss) if alone else coefficient
+        source = loss if alone else criterion
+        gradients = torch.autograd.grad(source, parameters, start, retain_graph=True, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                before = self._parts.get(parameter)
+                self._parts[parameter] = gradient if before is None else before + gradient
+
+    def finish(self, module: nn.Module, group: int) -> None:
+        """Rescale the gradients before the optimizer takes them, if that has not been done.
+
+        Needed for sharded gradients, and if the last micro-batch had no backward pass.
+
+        Args:
+            module: The module that has the gradients.
+            group: By how many micro-batches Lightning has divided.
+        """
+        self._pending = None
+        if self._micro_batches:
+            self._rescale(module, group)
+        self._reset()
+
+    def _rescale(self, module: nn.Module, group: int) -> None:
+        """Multiply the criterion's part of the gradients by K D / sum D."""
+        factor = _ratio(group * self._first, self._sum, empty=1.0)
+        on_host = not isinstance(factor, Tensor) or factor.device.type == "cpu"
+        if on_host and factor == 1:
+            return
+        for parameter in module.parameters():
+            if parameter.grad is None:
+                continue
+            scale = factor.to(parameter.grad.device) if isinstance(factor, Tensor) else factor
+            if self._parts is None:
+                parameter.grad.mul_(scale)
+            elif (part := self._parts.get(parameter)) is not None:
+                parameter.grad.add_(part * (scale - 1))
+
+    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+        """Return the state of a group that has begun, for a checkpoint."""
+        parts = self._parts
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        return {
+            "sum": self._sum,
+            "first": self._first,
+            "micro_batches": self._micro_batches,
+            "parts": None if parts is None else {names[p]: part.cpu() for p, part in parts.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
+        """Continue the group of `state`."""
+        named = dict(module.named_parameters())
+        device = next((parameter.device for parameter in named.values()), None)
+        self._sum, self._first = (
+            count.to(device) if isinstance(count, Tensor) else count
+            for count in (state["sum"], state["first"])
+        )
+        self._micro_batches = state["micro_batches"]
+        parts = state["parts"]
+        self._parts = None if parts is None else {named[n]: v.to(named[n]) for n, v in parts.items()}
+
+
+@dataclass
+class _Scale:
+    """The factor of a gradient, which may be changed until the backward pass."""
+
+    factor: Count
+
+
+@dataclass
+class _Pending:
+    """A micro-batch between its training_step and its backward pass."""
+
+    batch_idx: int
+    loss: Tensor
+    """What training_step got: the mean of the batch, with the scaled gradient."""
+    scale: _Scale
+    share: Count
+    """By what the gradient's source is multiplied to become the numerator."""
+    whole: Count
+    """The denominator over all processes."""
+    first: Count
+    """The denominator of the first micro-batch of the group in which anything counts."""
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Return a value, and hand the gradient that comes back to another tensor, times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor, scale: _Scale) -> Tensor:
+        ctx.scale = scale
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        factor = ctx.scale.factor
+        return gradient * (factor.to(gradient) if isinstance(factor, Tensor) else factor), None, None
+
+
+def _is_last(trainer: Any, batch_idx: int) -> bool:
+    """Whether the optimizer takes a step after this micro-batch."""
+    ends_group = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return ends_group or trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
+
+
+def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
+    """Whether a loss is the criterion times a constant, as Lightning makes it: no term was added."""
+    node, end = loss.grad_fn, criterion.grad_fn
+    while node is not None and node is not end:
+        inputs = [before for before, _ in node.next_functions if before is not None]
+        if len(inputs) != 1 or type(node).__name__ not in ("DivBackward0", "MulBackward0", "ToCopyBackward0"):
+            return False
+        node = inputs[0]
+    return node is end and end is not None
+
+
+def _ratio(part: Count, whole: Count, empty: float = 0.0) -> Count:
+    """Return part / whole; `empty` where whole is 0."""
+    if isinstance(whole, Tensor):
+        return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), empty)
+    return part / whole if whole else empty
+
+
+def _first_positive(first: Count, count: Count) -> Count:
+    if isinstance(first, Tensor) or isinstance(count, Tensor):
+        like = count if isinstance(count, Tensor) else first
+        first = first if isinstance(first, Tensor) else torch.full_like(like, first)  # type: ignore[arg-type]
+        return torch.where(first > 0, first, count)
+    return first or count

@@ -1,0 +1,83 @@
+"""Epochs that end before all batches of their loader have come.
+
+Python takes a StopIteration that a data set, a step or a hook raises for the end of the loader, so that the
+rest of the epoch is left out without a message.
+"""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import IterableDataset, SequentialSampler
+
+from lossselect.exceptions import DataError
+
+CAUSE = (
+    "Python takes that for the end of the loader and leaves out the rest of the epoch. next() on an "
+    "exhausted iterator raises it: give it a default, or catch the error."
+)
+
+
+def check_epoch_length(trainer: Trainer, stage: str) -> None:
+    """Raise ValueError if an epoch that has just ended had fewer batches than its loader's length.
+
+    Limits such as `trainer.limit_train_batches` are taken into account, and an epoch that the trainer itself
+    ends (max_steps, should_stop) is complete. The length of an `IterableDataset` is only an estimate, as it
+    is for torch's `DataLoader`; it is not compared.
+
+    Args:
+        trainer: The trainer that runs the epoch.
+        stage: "train", "val", "test" or "predict".
+    """
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    loops: dict[str, Any] = {
+        "train": trainer.fit_loop.epoch_loop,
+        "val": trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop,
+        "test": trainer.test_loop,
+        "predict": trainer.predict_loop,
+    }
+    loop = loops[stage]
+    fetcher = (trainer.fit_loop if stage == "train" else loop)._data_fetcher
+    if fetcher is None or isinstance(fetcher, _DataLoaderIterDataFetcher):
+        return  # a step that takes its batches from an iterator
+    batches = loop.batch_progress.current
+    if batches.ready > batches.processed:
+        number = batches.ready - 1
+        raise DataError(f"StopIteration was raised in the step of {stage} batch {number}. {CAUSE}")
+    if fetcher.done or stage != "train":
+        check_fetched(fetcher, stage)
+
+
+def check_fetched(fetcher: _DataFetcher, stage: str) -> None:
+    """Raise ValueError if a fetcher that has reached its end had fewer batches than its length."""
+    loaders = fetcher.combined_loader.flattened
+    expected, got = fetcher.length, fetcher.fetched
+    if expected is None or got >= expected:
+        return
+    if any(isinstance(getattr(loader, "dataset", None), IterableDataset) for loader in loaders):
+        return
+    said = f"Expected {expected} {stage} batches, the length of the loader, got {got}."
+    if len(loaders) == 1 and (row := _raising_row(loaders[0], got)) is not None:
+        name = type(loaders[0].dataset).__name__
+        raise DataError(f"{said} {name}[{row}] raises StopIteration. {CAUSE}")
+    raise DataError(
+        f"{said} Probably the data set raises StopIteration for an item of batch {got}. {CAUSE} Otherwise "
+        "the length of the loader's sampler is too large."
+    )
+
+
+def _raising_row(loader: Any, batch: int) -> int | None:
+    """Return the item of the batch that raises StopIteration, where the rows come in their order."""
+    batches = getattr(loader, "batch_sampler", None)  # to predict Lightning puts in one of its own
+    size = getattr(batches, "batch_size", None)
+    if not size or type(getattr(batches, "sampler", None)) is not SequentialSampler:
+        return None
+    for row in range(batch * size, min((batch + 1) * size, len(loader.dataset))):
+        try:
+            loader.dataset[row]
+        except StopIteration:
+            return row
+        except Exception:
+            return None
+    return None

@@ -1,0 +1,34 @@
+"""The labels of a data loader, counted before the first step."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lossselect.exceptions import DataError
+from lossselect.tasks.label_counts import LabelCounts, count_batches
+from lossselect.training.checkpoints.rng import generators_of
+
+
+def counts_of_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
+    """The counts of a loader's labels, by one pass that leaves all random numbers as they were.
+
+    Args:
+        module: Knows what is the target of a batch.
+        loader: Of train rows.
+
+    Returns:
+        What `module.use_counts` takes; None where there is no batch.
+
+    Raises:
+        ValueError: no label is known, or labels do not fit the task.
+    """
+    generators = generators_of(loader)
+    states = [generator.get_state() for generator in generators]
+    with isolate_rng():
+        counts = count_batches(module.task, (module._encoded(batch).target for batch in loader))
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    if counts is not None and not counts.known.any():
+        raise DataError("The train loader has no label that is known: nothing can be learned from it.")
+    return counts

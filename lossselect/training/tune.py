@@ -1,0 +1,98 @@
+"""Fit a module's decision to its validation split."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightning.pytorch import Trainer
+
+from lossselect.decision.advice import Advice, better_threshold
+from lossselect.decision.fit import decision_options, fit_decision
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
+from lossselect.tasks.registry import make_task
+from lossselect.training.output_buffer import KeptOutputs
+
+if TYPE_CHECKING:
+    from lossselect.training.module import TaskModule
+
+
+def tune_decision(
+    trainer: Trainer,
+    module: "TaskModule",
+    dataloaders: Any = None,
+    datamodule: Any = None,
+    ckpt_path: str | None = None,
+    **options: Any,
+) -> Mapping[str, float]:
+    """Validate, and give the module the thresholds and temperature that suit the validation rows best.
+
+    From then on it predicts by them, metrics of test are logged with (`test/f1_macro`) and without
+    (`test/untuned/f1_macro`), and checkpoints keep them.
+
+    Args:
+        trainer: As for `Trainer.validate`, as are the loaders and the checkpoint.
+        module: Whose `task` is replaced.
+        dataloaders: Of validation rows.
+        datamodule: In place of loaders.
+        ckpt_path: Whose weights are taken; None takes those that the module has.
+        options: Of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.
+
+    Returns:
+        The metrics of the validation split, by the decisions before.
+
+    Raises:
+        ValueError: there is no validation row, or as `fit_decision` says.
+    """
+    return tuned(trainer, module, dataloaders, datamodule, ckpt_path, **options).results
+
+
+class Tuned(NamedTuple):
+    """What tuning found."""
+
+    results: Mapping[str, float]
+    """The metrics of the validation split, by the decisions before."""
+    advice: Advice | None
+    """A clearly better threshold, if none was tuned."""
+
+
+def tuned(
+    trainer: Trainer,
+    module: "TaskModule",
+    dataloaders: Any = None,
+    datamodule: Any = None,
+    ckpt_path: str | None = None,
+    **options: Any,
+) -> Tuned:
+    """Do what `tune_decision` does, and return what it found."""
+    if not isinstance(trainer, Trainer) or not hasattr(module, "decide_by"):
+        raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
+    loss, wanted = module.criterion, decision_options(**options)
+    goal = wanted.goal(module.task, loss)  # before a pass over the rows
+    if module.chunked:
+        raise ConfigError(
+            "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
+            "head=dense."
+        )
+    task, before = module.task, module.untuned
+    if before is not None:
+        module.task, module.untuned = before, None
+    kept = module.val_epoch.kept = KeptOutputs()
+    try:
+        results = trainer.validate(
+            module, dataloaders, ckpt_path, verbose=False, datamodule=datamodule, weights_only=True
+        )
+        rows = kept.rows()
+        if rows is None:
+            raise DataError("There is no validation row to tune the decision to.")
+        start = module.untuned or module.task  # of a checkpoint that has a decision it was taken over
+        fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
+    except BaseException:
+        module.untuned = before
+        module.task = task
+        raise
+    finally:
+        module.val_epoch.kept = None
+    module.untuned = start
+    # processors may differ in the last digit: all decide as the first one
+    module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
+    advised = goal is None and wanted.metric == "auto"
+    return Tuned(results[0], better_threshold(module.task, *rows) if advised else None)

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of tasks: option checks, warnings, files, terminal. Imports no torch."""

@@ -1,0 +1,58 @@
+"""Devices of torch, and how much memory there is."""
+
+from functools import lru_cache
+from typing import Any
+
+from lossselect.exceptions import ConfigError
+
+
+def device_of(name: str) -> Any:
+    """A device of torch by name, "auto" for a GPU if there is one; ValueError for one that cannot be used."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
+    return device
+
+
+def auto_device() -> str:
+    """Where Lightning trains by accelerator=auto."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@lru_cache(maxsize=1)
+def memory_of_machine() -> int | None:
+    """Bytes that a GPU has, or where there is none the machine, as far as one can tell."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return _meminfo("MemTotal")
+
+
+def _meminfo(name: str) -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            entries = dict(line.split(":", 1) for line in file)
+        return int(entries[name].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+
+
+def free_memory(device: Any = None) -> int | None:
+    """Bytes that are free on a device, or for a CPU, as far as one can tell."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    return _meminfo("MemAvailable")

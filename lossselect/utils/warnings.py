@@ -1,0 +1,139 @@
+"""Warnings about what looks like a mistake and may be meant; each can be switched off by its name.
+
+What cannot be meant is an error instead. Needs neither torch nor lightning.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lossselect.utils.checks import lookup, some
+
+ON_NONFINITE = ("stop", "skip")
+"""What becomes of a step whose loss or gradient is not finite."""
+
+GUARDS = {
+    "absent_class": "a class or label that no train row has",
+    "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",
+    "damaged_checkpoint": "a checkpoint that resume=auto passes over, as it cannot be read",
+    "constant_feature": "a column with one value only, which is left out",
+    "duplicate_rows": "rows of the train split that stand in another split too",
+    "ended_early": "a run that was ended while its learning rate was not yet 0, and keeps its last epoch",
+    "few_positives": "thresholds that are tuned to a handful of validation positives",
+    "label_everywhere": "a label that every train row has",
+    "label_copy": "a feature with one value for each class",
+    "likely_mark": "a label such as '?' that may mark a missing one",
+    "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
+    "no_head_bias": "a net without a last bias that could start from the shares of the classes",
+    "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
+    "no_prediction": "test rows for which the net returned NaN, and that have no prediction",
+    "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
+    "one_class": "a validation or test split in which one class is all there is",
+    "other_loss": "a run that goes on from a checkpoint with another loss",
+    "one_hot_integers": "integers of shape (N, C) that are read as one-hot rows, and may be class indices",
+    "one_label_each": "multilabel rows that all have exactly one label",
+    "plateau_mode": "a ReduceLROnPlateau whose mode is against the direction of what it monitors",
+    "rare_class": "classes of too few rows to be in every split",
+    "row_number": "a column of features that counts the rows",
+    "schedule_in_steps": "a learning rate schedule per epoch whose numbers seem to count optimizer steps",
+    "several_labels": "labels that look like several in one cell",
+    "similar_labels": "labels that differ in case, or in how the same number is written",
+    "skipped_step": "steps that on_nonfinite=skip leaves out",
+    "split_brackets": "a delimiter that splits what brackets enclose",
+    "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
+    "unlike_train": "cells of a feature that are of an unknown category, or missing where no train row is",
+    "untuned_threshold": "labels without a validation positive, whose thresholds are not their own",
+    "unused_delimiter": "a delimiter that no cell of labels holds",
+    "unmatched_missing": "marks for missing labels that no row has",
+    "unseen_label": "labels that no train row has, and that count as missing by the user's choice",
+}
+"""What is warned of, by name."""
+
+
+class GuardWarning(UserWarning):
+    """What looks like a mistake and may be meant.
+
+    Args:
+        name: A name of `GUARDS`.
+        said: What it looks like, and the fix.
+    """
+
+    def __init__(self, name: str, said: str) -> None:
+        super().__init__(name, said)
+        self.name, self.said = name, said
+
+    def __str__(self) -> str:
+        return f"{self.said} [{self.name}]"
+
+
+def warn(name: str, said: str) -> None:
+    """Issue the warning `name`, which `allow=[name]` or `lossselect.allow(name)` switches off."""
+    lookup(GUARDS, name, "warning")
+    warnings.warn(GuardWarning(name, said), stacklevel=2)
+
+
+@contextmanager
+def allow(*names: str) -> Iterator[None]:
+    """Within it, what these warnings are about is meant.
+
+    Raises:
+        ValueError: there is no warning of that name.
+
+    Example:
+        >>> from lossselect import Multilabel, allow, check_task
+        >>> with allow("one_label_each"):
+        ...     target = check_task(Multilabel(2), [[1, 0], [0, 1]])
+    """
+    for name in names:
+        lookup(GUARDS, name, "warning")
+    with warnings.catch_warnings():
+        for name in names:
+            warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=GuardWarning)
+        yield
+
+
+def warn_of_absent(names: list[str]) -> None:
+    """Warn of classes that no train row has."""
+    warn("absent_class", f"No train row has {some(names)}: the net cannot learn what that is.")
+
+
+def warn_of_single_labels() -> None:
+    """Warn of multilabel rows that are multiclass ones."""
+    warn(
+        "one_label_each",
+        "Every row has exactly one label. If a row can have no other number of them, it is of one of several "
+        "classes: task=multiclass.",
+    )
+
+
+def warn_of_one_hot(shape: Any) -> None:
+    """Warn of integers (N, C) that were read as one-hot rows and may be class indices of C positions."""
+    warn(
+        "one_hot_integers",
+        f"Integers of shape {tuple(shape)} were read as one-hot rows of {shape[1]} classes. If they are the "
+        f"class indices of {shape[1]} positions, call task.encode(target, trailing_dims=1); if they are "
+        "one-hot rows, trailing_dims=0.",
+    )
+
+
+def warn_of_no_positives(positives: Any, task: Any, split: str) -> None:
+    """Say how many labels or classes are in no macro mean, as the split has none of them.
+
+    Args:
+        positives: How many there are of each.
+        task: Whose labels or classes they are.
+        split: As the message calls it.
+    """
+    if task.width_field is None:
+        return
+    names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
+    if not names:
+        return
+    labels = task.width_field == "num_labels"
+    kind, means = ("labels", "f1_macro, auroc, map") if labels else ("classes", "auroc, map")
+    warn(
+        "no_positives",
+        f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are in "
+        f"no macro mean ({means}): {some(names)}.",
+    )

@@ -1,0 +1,176 @@
+"""Cells of several labels as people write them, and words that mean "missing" in the target too."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import lossselect as ls
+from lossselect.data.label_parsing.cells import split_cells
+from lossselect.data.label_parsing.options import LabelOptions
+from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.load import load_own
+
+
+def labels_of(cells, delimiter=",", empty="negative"):
+    """The set of labels of each row."""
+    options = LabelOptions("multilabel", delimiter=delimiter, empty=empty)
+    labels = read_labels([pl.Series("tags", cells)], options)
+    matrix = labels.values.multi_hot()
+    return [
+        None if np.isnan(row).all() else {labels.class_names[i] for i in np.flatnonzero(row)}
+        for row in matrix
+    ]
+
+
+WANT = [{"a", "b"}, {"c"}, set(), {"b", "c"}]
+
+
+@pytest.mark.parametrize(
+    ("cells", "delimiter"),
+    [
+        (["a,b", "c", "", "b,c"], ","),
+        ([" a , b ", "c,", "", ",b,,c"], ","),
+        (["['a', 'b']", "['c']", "[]", "['b', 'c']"], ","),
+        (['["a", "b"]', '["c"]', "[]", '["b", "c"]'], ","),
+        (['["a", "b"]', '["c"]', "", '["b", "c"]'], "|"),
+        (["[a, b]", "[c]", "[]", "[b, c]"], ","),
+        (["[a;b]", "[ c ]", "[]", "[b ; c]"], ";"),
+        (["{a,b}", "{c}", "{}", "{b,c}"], ","),
+        (["{'a', 'b'}", "{'c'}", "{}", "{'b', 'c'}"], ","),
+        (["(a;b)", "(c)", "()", "(b;c)"], ";"),
+        (["('a', 'b')", "('c',)", "()", "('b', 'c')"], ","),
+        (["('a', 'b')", "('c')", "()", "('b', 'c')"], ","),
+        (["'a'|'b'", "'c'", "", "'b'|'c'"], "|"),
+        (['"a"|"b"', '"c"', "", '"b"|"c"'], "|"),
+        (["['a' 'b']", "['c']", "[]", "['b' 'c']"], " "),  # as NumPy prints an array
+    ],
+)
+def test_all_of_these_are_the_same_labels(cells, delimiter):
+    assert labels_of(cells, delimiter) == WANT
+
+
+def test_labels_that_hold_the_delimiter_stand_in_quotes():
+    assert labels_of(["['a, b', 'c']", '["c"]']) == [{"a, b", "c"}, {"c"}]
+
+
+def test_spaces_and_quotes_within_labels_as_numpy_prints_them():
+    cells = [str(np.array(["New York", "it's"])), str(np.array(["it's", "b"])), "['b']"]
+    assert labels_of(cells, " ") == [{"New York", "it's"}, {"it's", "b"}, {"b"}]
+    assert labels_of([r"['it\'s', 'b']", "['b']"]) == [{"it's", "b"}, {"b"}]
+
+
+def test_numbers_in_lists_are_labels():
+    assert labels_of(["[1, 2]", "[3]", "[10, 1]"]) == [{"1", "2"}, {"3"}, {"10", "1"}]
+
+
+def test_brackets_that_belong_to_labels_stay():
+    with ls.allow("one_label_each"):
+        assert labels_of(["(a);(b)", "(a)", "c"], ";") == [{"(a)", "(b)"}, {"(a)"}, {"c"}]
+        assert labels_of(["f(x);g", "g", "[deleted]"], ";") == [{"f(x)", "g"}, {"g"}, {"[deleted]"}]
+        assert labels_of(["rock 'n' roll|pop", "players'", "'tis"], "|") == [
+            {"rock 'n' roll", "pop"},
+            {"players'"},
+            {"'tis"},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["c", "[a, b]"], r"Row 1 of column 'tags' is '\[a, b\]', labels in brackets, but row 0 is 'c'"),
+        (["{a,b}", "c,d"], r"Row 0 of column 'tags' is '\{a,b\}', labels in brackets, but row 1 is 'c,d'"),
+        (["['a', None]", "['b']"], r"Row 0 of column 'tags' is .* in which None is no label"),
+        (["['a', 'b']", "[['a'], 'b']"], r"Row 1 of column 'tags' is .* in which \['a'\] is no label"),
+        (["'a',b", "a,b"], r"Row 0 of column 'tags' is \"'a',b\", with quotes around 'a'"),
+        (["['a' 'b']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
+        (["[\"it's\" 'b']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
+        (["['a', 'b' 'c']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
+        (["[nan, 'a']", "['nan', a]"], "with quotes around"),
+    ],
+)
+def test_labels_that_would_be_garbage_are_rejected(cells, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of(cells)
+
+
+def test_code_in_a_cell_is_not_run():
+    cells = ["[__import__('os').getcwd()]", "[x]"]
+    with ls.allow("unused_delimiter"):
+        assert labels_of(cells) == [{"__import__('os').getcwd()"}, {"x"}]
+
+
+def test_another_delimiter_in_some_rows_warns():
+    with pytest.warns(ls.GuardWarning, match=r"Row 2 .* 'a;b' counts as one label, .* \[several_labels\]"):
+        labels_of(["a|b", "b", "a;b", "a|c"], "|")
+
+
+FEATURES = {"x": [float(i) for i in range(40)], "colour": ["red", "blue", "NA", "green", "red"] * 8}
+
+
+def splits_of(tmp_path, kinds, task="multiclass", **options):
+    path = tmp_path / "rows.csv"
+    pl.DataFrame({**FEATURES, "kind": kinds}).write_csv(path)
+    settings = {"name": task, **options.pop("settings", {})}
+    own = {"val_path": None, "test_path": None, "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
+    return load_own("table", task=settings, path=str(path), target="kind", **own, **options)
+
+
+def known(splits):
+    return int((~np.isnan(np.asarray(splits.labels, dtype=float))).sum())
+
+
+class TestMissingWords:
+    """pandas' na_values mean "missing" in all columns."""
+
+    def test_a_word_is_no_class(self, tmp_path):
+        splits = splits_of(tmp_path, ["a", "b", "c", "NA"] * 10, null_values=["NA"])
+        assert splits.class_names == ("a", "b", "c")
+        assert known(splits) == 30
+        other = splits_of(tmp_path, ["a", "b", "c", "NA"] * 10)
+        assert other.class_names == ("NA", "a", "b", "c")
+
+    def test_nan_is_no_class(self, tmp_path):
+        kinds = ["a", "b", "c", "NaN"] * 10
+        assert splits_of(tmp_path, kinds, nan="missing").class_names == ("a", "b", "c")
+        with pytest.warns(ls.GuardWarning, match=r"has a class 'NaN'.*data\.missing=NaN.* \[likely_mark\]"):
+            assert "NaN" in splits_of(tmp_path, kinds).class_names
+
+    def test_what_is_named_as_a_class_is_one(self, tmp_path):
+        kinds = ["DE", "NA", "FR", "NA"] * 10  # Namibia
+        named = {"settings": {"class_names": ["DE", "FR", "NA"]}}
+        splits = splits_of(tmp_path, kinds, null_values=["NA"], **named)
+        assert splits.class_names == ("DE", "FR", "NA")
+        assert known(splits) == 40
+        splits = splits_of(tmp_path, ["x", "NA"] * 20, "binary", null_values=["NA"], positive="NA")
+        assert splits.class_names == ("x", "NA")
+
+    def test_a_number_may_be_a_class(self, tmp_path):
+        """0 is a missing blood pressure, and no diabetes."""
+        splits = splits_of(tmp_path, [0, 1] * 20, "binary", null_values=[0])
+        assert known(splits) == 40
+        with pytest.warns(ls.GuardWarning, match=r"A class is called '999'.*data\.missing=999.*likely_mark"):
+            splits_of(tmp_path, [1, 2, 3, 999] * 10, null_values=[999])
+
+    def test_of_a_list_it_is_the_whole_row(self, tmp_path):
+        kinds = ["a|b", "b", "NA", "a|c"] * 10
+        splits = splits_of(tmp_path, kinds, "multilabel", null_values=["NA"], delimiter="|")
+        assert splits.class_names == ("a", "b", "c")
+        assert splits.labels.missing.sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("cells", "label"),
+    [
+        (["array(['a', 'b'])", "array(['b'])"], "array(['a'"),
+        (["[a,b", "b"], "[a"),
+        (["tags: {a,b}", "b"], "tags: {a"),
+    ],
+)
+def test_a_delimiter_that_splits_brackets(cells, label):
+    with pytest.warns(ls.GuardWarning, match=r"\[split_brackets\]") as seen:
+        split_cells("tags", cells, ",")
+    assert f"makes the label {label!r}" in str(seen[0].message)
+
+
+def test_brackets_within_a_label():
+    assert split_cells("tags", ["a (old),b [new]", "b [new]"], ",") == [["a (old)", "b [new]"], ["b [new]"]]

@@ -1,0 +1,250 @@
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lossselect.data.readers.arrays import read_arrays, read_features
+from lossselect.data.readers.tables import check_columns, columns_of, read_table, table_batches
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(content, name="t.csv"):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return to_file
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "options", "rows"),
+    [
+        ("a,b\n1,x\n2,y\n", "t.csv", {}, [(1, "x"), (2, "y")]),
+        ("a,b\r\n1,x\r\n", "t.csv", {}, [(1, "x")]),
+        ("\ufeffa,b\n1,x\n", "t.csv", {}, [(1, "x")]),
+        ("a\tb\n1\tx\n", "t.tsv", {}, [(1, "x")]),
+        ("a;b\n1;x\n", "t.csv", {"separator": ";"}, [(1, "x")]),
+        ("a\tb\n1\tx\n", "t.csv", {"separator": r"\t"}, [(1, "x")]),
+        ('a,b\n1,"x, y\nz"\n2,\n', "t.csv", {}, [(1, "x, y\nz"), (2, None)]),
+        ("a,b\n1,x\n\n2,\n\n", "t.csv", {}, [(1, "x"), (2, None)]),  # lines that are empty are no rows
+        ("a,b\n1,é\n".encode("latin-1"), "t.csv", {"encoding": "latin-1"}, [(1, "é")]),
+        ("a,b\n1,007\n", "t.csv", {"as_text": ["b"]}, [(1, "007")]),
+        ("a,b\n1,NA\n", "t.csv", {"as_text": ["b"]}, [(1, "NA")]),  # a class may be called so
+        ("a,b,c\n1,x,9\n", "t.csv", {"columns": ["b", "a"]}, [("x", 1)]),
+        ("a,b\n" + "1,x\n" * 10_001 + "z,y\n", "t.csv", {}, [("1", "x")] * 10_001 + [("z", "y")]),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_table_is_read(content, name, options, rows, write):
+    assert read_table(write(content, name), **options).rows() == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty."),
+        ("\n", "has no header: its first line is empty."),
+        ("a,b\n", "has a header, but no rows."),
+        ("a,b\n\n\n", "has a header, but no rows."),
+        ("a,b,a\n1,2,3\n", "has two columns 'a': give each its own name."),
+        ("a,,b\n1,2,3\n", "Column 1 of "),
+        ("a,b\n1,2\n3\n", "Row 1 of "),
+        ("a,b\n1,2\n3\n", "(line 3) has 1 cell, but the header has 2."),
+        ("a,b\n1,2\n3,4,5\n", "(line 3) has 3 cells, but the header has 2."),
+        ('a,b\n"1\n2",2\n3\n', "Row 1 of "),
+        (b"a,b\n1,x\n2,\xe9\n", "Line 3 of "),
+        (b"a,b\n1,x\n2,\xe9\n", "it holds the byte b'\\xe9'. Say how the file is written"),
+        (b"\xe9,b\n1,x\n", "Line 1 of "),
+        ('a,b\n1,"x\n', "Is a quotation mark opened and never closed?"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_file_that_is_no_table(content, message, write):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_table(write(content))
+
+
+def test_a_name_with_quotation_marks_in_the_header(write):
+    with pytest.raises(
+        ValueError, match="has a column 'b \"x\"', whose quotation marks Polars does not read"
+    ):
+        read_table(write('a,"b ""x""",y\n1,2,3\n'), columns=["a", 'b "x"', "y"])
+
+
+def test_no_such_file(write, tmp_path):
+    write("a\n1\n", "train.csv")
+    with pytest.raises(
+        FileNotFoundError, match=r"There is no file .*trian\.csv\. Did you mean 'train\.csv'\?"
+    ):
+        read_table(str(tmp_path / "trian.csv"))
+    with pytest.raises(FileNotFoundError, match=r"There is no file nowhere/at/all\.csv"):
+        read_table("nowhere/at/all.csv")
+    with pytest.raises(ValueError, match="is a folder; give a file"):
+        read_table(str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"must end in one of \.csv, \.tsv, \.tab, \.parquet, \.pq to be read"
+    ):
+        read_table(write("a\n1\n", "t.xlsx"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"separator": ";;"}, ValueError, "data.separator must be one character, got ';;'."),
+        ({"separator": 3}, ValueError, "data.separator must be one character, got 3."),
+        ({"encoding": "utf-9"}, ValueError, "There is no text encoding 'utf-9'"),
+        ({"encoding": 8}, TypeError, "data.encoding must be a name such as latin-1, got 8."),
+    ],
+)
+def test_how_a_file_cannot_be_written(options, error, message, write):
+    with pytest.raises(error, match=re.escape(message)):
+        read_table(write("a\n1\n"), **options)
+
+
+def test_parquet(tmp_path):
+    path = str(tmp_path / "t.parquet")
+    frame = pl.DataFrame({"a": [1, 2], "b": [["x"], []]})
+    frame.write_parquet(path)
+    assert read_table(path).equals(frame)
+    assert read_table(path, columns=["b"]).columns == ["b"]
+    assert columns_of(path) == ["a", "b"]
+    frame.clear().write_parquet(path)
+    with pytest.raises(ValueError, match="has columns, but no rows"):
+        read_table(path)
+    (tmp_path / "t.parquet").write_text("no parquet")
+    for read in (read_table, columns_of):
+        with pytest.raises(ValueError, match="is no Parquet file that can be read"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "header", "message"),
+    [
+        (
+            ["speces"],
+            ["species", "x"],
+            "f has no column 'speces' (data.target). Did you mean 'species'? It has: ",
+        ),
+        (["b"], ["a;b"], "Is ';' what stands between the cells? Say \"data.separator=';'\"."),
+    ],
+)
+def test_a_column_that_is_not_there(wanted, header, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_columns(wanted, header, "data.target", "f")
+
+
+class TestBatches:
+    @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+    def test_all_rows_come_in_order(self, name, tmp_path):
+        path = tmp_path / name
+        frame = pl.DataFrame({"a": range(1000), "b": ["x", None] * 500})
+        frame.write_parquet(path) if name == "t.parquet" else frame.write_csv(path)
+        parts = list(table_batches(str(path), ["b", "a"], 300))
+        assert [part.height for part in parts] == [300, 300, 300, 100]
+        whole = pl.concat(parts)
+        assert whole.columns == ["b", "a"]
+        assert whole["a"].cast(pl.Int64).to_list() == list(range(1000))
+        assert whole["b"].to_list() == ["x", None] * 500
+
+    def test_a_row_of_empty_cells_is_a_row(self, write):
+        (frame,) = table_batches(write("a,b\n1,2\n\n,\n3,4\n\n"), ["a", "b"], 10)
+        assert frame.rows() == [("1", "2"), (None, None), ("3", "4")]
+        assert read_table(write("a,b\n1,2\n\n,\n3,4\n")).rows() == [(1, 2), (None, None), (3, 4)]
+
+    def test_of_another_encoding(self, write):
+        path = write("a,b\n1,é\n\n2,x\n3,y\n".encode("latin-1"))
+        parts = list(table_batches(path, ["b"], 2, encoding="latin-1"))
+        assert [part["b"].to_list() for part in parts] == [["é", "x"], ["y"]]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("a,b\n1,2\n3\n", "has 1 cell, but the header has 2."),
+            ("a,b\n1,2\n3,4,5\n", "has 3 cells, but the header has 2."),
+            (b"a,b\n1,2\n3,\xe9\n", "is not written in utf-8"),
+        ],
+    )
+    def test_a_file_that_is_no_table(self, content, message, write):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            list(table_batches(write(content), ["a", "b"], 2))
+
+
+class TestArrays:
+    def saved(self, tmp_path, **arrays):
+        np.savez(tmp_path / "d.npz", **arrays)
+        return str(tmp_path / "d.npz")
+
+    @pytest.mark.parametrize("names", [("X", "Y"), ("features", "labels"), ("x", "y"), ("data", "target")])
+    def test_by_the_usual_names(self, names, tmp_path):
+        path = self.saved(tmp_path, **{names[0]: np.eye(3), names[1]: np.arange(3).reshape(3, 1)})
+        inputs, labels = read_arrays(path, None, None)
+        assert inputs.shape == (3, 3)
+        assert labels.tolist() == [0, 1, 2]
+        assert read_features(path).shape == (3, 3)
+
+    def test_by_name_and_from_two_files(self, tmp_path):
+        path = self.saved(tmp_path, a=np.eye(2, dtype=np.float16), b=np.array([b"x", b"y"]))
+        inputs, labels = read_arrays(path, "a", "b")
+        assert inputs.dtype == np.float16
+        assert labels.tolist() == ["x", "y"]
+        np.save(tmp_path / "x.npy", np.eye(2))
+        np.save(tmp_path / "y.npy", np.array([0, 1]))
+        inputs, labels = read_arrays(str(tmp_path / "x.npy"), None, str(tmp_path / "y.npy"))
+        assert labels.tolist() == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("arrays", "names", "message"),
+        [
+            ({"A": np.eye(2)}, (None, None), "has none of features, X, x, inputs, data (data.features)."),
+            ({"X": np.eye(2)}, (None, "labls"), "has no array 'labls' (data.target)."),
+            (
+                {"X": np.eye(2), "y": np.arange(3)},
+                (None, None),
+                "There are 2 rows of features, but 3 of labels",
+            ),
+            (
+                {"X": np.zeros((2, 2, 2)), "y": np.arange(2)},
+                (None, None),
+                "Features are numbers of shape (N, F)",
+            ),
+            (
+                {"X": np.array([["a"]]), "y": np.arange(1)},
+                (None, None),
+                "Features are numbers of shape (N, F)",
+            ),
+            ({"X": np.eye(2), "y": np.zeros((2, 2, 2))}, (None, None), "Labels are (N,) or (N, L)"),
+            (
+                {"X": np.eye(2), "y": np.array([["a"] * 2] * 2)},
+                (None, None),
+                "are 0 and 1, a column for each, got text (<U1)",
+            ),
+            (
+                {"X": np.eye(2), "x": np.eye(2), "y": np.arange(2)},
+                (None, None),
+                "that it may be: X, x. Say data.features=",
+            ),
+            ({"X": np.eye(2), "y": np.array(1)}, (None, None), "or strings, got int64 of shape () in "),
+            (
+                {"X": np.eye(2), "y": np.array([b"\xe9", b"a"])},
+                (None, None),
+                "are bytes, but not those of utf-8",
+            ),
+            ({"X": np.eye(2), "y": np.array([{}, {}])}, (None, None), "Array 'y' of "),
+        ],
+        ids=str,
+    )
+    def test_refuses(self, arrays, names, message, tmp_path):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_arrays(self.saved(tmp_path, **arrays), *names)
+
+    def test_a_file_that_is_none_of_numpys(self, tmp_path):
+        (tmp_path / "d.npz").write_text("x")
+        with pytest.raises(ValueError, match="cannot be read as a file of NumPy's"):
+            read_arrays(str(tmp_path / "d.npz"), None, None)
+        with pytest.raises(FileNotFoundError, match=r"Did you mean 'd\.npz'\?"):
+            read_arrays(str(tmp_path / "dd.npz"), None, None)
+        np.save(tmp_path / "x.npy", np.eye(2))
+        with pytest.raises(ValueError, match=r"say where their labels are, data\.target=labels\.npy"):
+            read_arrays(str(tmp_path / "x.npy"), None, None)

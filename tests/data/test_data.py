@@ -1,0 +1,152 @@
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import lossselect as ls
+from lossselect.data.batches import EncodedBatch, LabelRows, TensorBatches
+from lossselect.data.datamodule import TensorData, _has_room
+from lossselect.data.preprocessing.table_features import TableRows
+from lossselect.data.splits import make_splits
+from lossselect.data.toy import DATASETS, load
+
+FRACTIONS = {"breast_cancer": 0.2, "digits": 0.2, "yeast": None}
+
+
+def loaded(name, seed=0):
+    return load(name, seed=seed, val_fraction=0.2, test_fraction=FRACTIONS[name])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+class TestToySets:
+    def test_splits_are_a_partition_and_seeded(self, name):
+        splits, again, other = loaded(name), loaded(name), loaded(name, seed=1)
+        everything = torch.cat(list(splits.rows.values())).sort().values
+        assert torch.equal(everything, torch.arange(len(splits.labels)))
+        for split in splits.rows:
+            assert torch.equal(splits.rows[split], again.rows[split])
+        assert not torch.equal(splits.rows["val"], other.rows["val"])
+
+    def test_splits_are_stratified(self, name):
+        splits = loaded(name)
+        labels = splits.labels if splits.labels.ndim == 2 else np.eye(len(splits.class_names))[splits.labels]
+        train, val = (labels[splits.rows[split].numpy()].mean(0) for split in ("train", "val"))
+        np.testing.assert_allclose(train, val, atol=0.03)
+
+    def test_features_are_standardised_by_the_train_split_alone(self, name):
+        splits = loaded(name)
+        train = splits.features[splits.rows["train"]].double()
+        torch.testing.assert_close(train.mean(0), torch.zeros(train.shape[1]).double(), atol=1e-6, rtol=0)
+        deviation = train.std(0, correction=0)
+        assert (((deviation - 1).abs() < 1e-5) | (deviation == 0)).all()  # digits has constant pixels
+        assert splits.features.isfinite().all()
+        assert splits.features[splits.rows["test"]].mean(0).abs().max() > 1e-3
+
+    def test_there_are_as_many_names_as_classes(self, name):
+        splits = loaded(name)
+        width = splits.labels.shape[1] if splits.labels.ndim == 2 else splits.labels.max() + 1
+        assert len(splits.class_names) == width
+
+
+def test_yeast_is_the_published_set():
+    rows = DATASETS["yeast"]()
+    assert rows.features.shape == (2417, 103)
+    assert rows.labels.shape == (2417, 14)
+    assert rows.features[0, 0] == pytest.approx(0.004168, abs=1e-12)
+    assert rows.labels.sum(1).mean() == pytest.approx(4.237, abs=1e-3)  # cardinality in the literature
+    assert rows.test_rows.tolist() == list(range(917))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 0.2}, "x has no test split of its own: give data.test_fraction"),
+        (
+            {"val_fraction": 0.2, "test_fraction": 0.2, "test_rows": np.arange(2)},
+            "leave data.test_fraction at null",
+        ),
+    ],
+)
+def test_fractions_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_splits("x", np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), seed=0, **options)
+
+
+def test_an_unknown_set():
+    with pytest.raises(ValueError, match=r"There is no data set 'yest'\. Did you mean 'yeast'\?"):
+        load("yest", seed=0, val_fraction=0.2, test_fraction=None)
+
+
+class TestBatches:
+    def test_a_batch_is_the_rows_asked_for(self):
+        inputs, target = torch.arange(20.0).reshape(10, 2), torch.arange(10)
+        batches = list(TensorBatches(inputs, target).loader(4))
+        assert all(isinstance(batch, EncodedBatch) for batch in batches)
+        assert [len(batch.target) for batch in batches] == [4, 4, 2]
+        assert torch.equal(torch.cat([batch.inputs for batch in batches]), inputs)
+
+    def test_shuffling_keeps_inputs_and_target_together(self):
+        loader = TensorBatches(torch.arange(50.0).unsqueeze(1), torch.arange(50)).loader(8, shuffle=True)
+        inputs, target = (torch.cat(parts) for parts in zip(*(batch[:2] for batch in loader), strict=True))
+        assert torch.equal(inputs.squeeze(1).long(), target)
+        assert not torch.equal(target, torch.arange(50))
+        assert torch.equal(target.sort().values, torch.arange(50))
+
+    def test_a_single_row(self):
+        assert TensorBatches(torch.ones(3, 2), torch.zeros(3))[1].inputs.shape == (2,)
+
+
+class TestTensorData:
+    def test_labels_that_do_not_fit_the_task(self):
+        with pytest.raises(
+            ValueError, match="The labels look like task=multiclass: 10 distinct whole numbers"
+        ):
+            TensorData(loaded("digits"), ls.Binary())
+
+    def test_the_checkpoint_gets_what_the_features_went_through(self):
+        splits = loaded("breast_cancer")
+        state = TensorData(splits, ls.Binary()).state_dict()
+        raw = torch.from_numpy(DATASETS["breast_cancer"]().features).float()
+        torch.testing.assert_close(
+            (raw - state["mean"]) / state["std"], splits.features, rtol=1e-4, atol=1e-5
+        )
+
+    def test_rows_are_held_where_they_are_trained_on(self, monkeypatch):
+        data = TensorData(loaded("yeast"), ls.Multilabel(14), 16)
+        whole = next(iter(data.val_dataloader()))
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        monkeypatch.setattr("lossselect.data.datamodule._has_room", lambda device, *_: device.type == "meta")
+        for device in ("meta", "cpu"):
+            strategy = SimpleNamespace(root_device=torch.device(device), broadcast=lambda seed: seed)
+            data.trainer = SimpleNamespace(
+                strategy=strategy, overfit_batches=0, distributed_sampler_kwargs=None
+            )
+            data.setup("fit")
+            batch = next(iter(data.val_dataloader()))
+            assert batch.inputs.shape == (16, 103)
+            assert {batch.inputs.device.type, batch.target.device.type} == {device}
+            data.teardown("fit")
+            assert next(iter(data.val_dataloader())).inputs.device.type == "cpu"
+        assert torch.equal(batch.inputs, whole.inputs)
+        assert torch.equal(batch.target, whole.target)
+
+    def test_rows_of_a_table_are_moved_whole(self):
+        rows = TableRows(torch.ones(3, 1), torch.tensor([[0], [1], [2]]), 3, pl.Series([1, 2, 3]))
+        assert rows.nbytes == 3 * 4 + 3 * 8
+        moved = rows.to(torch.device("meta"))
+        batch = moved[torch.tensor([0, 2])]
+        assert (batch.device.type, batch.shape, moved.shape) == ("meta", (2, 3), (3, 3))
+
+    def test_what_a_device_has_room_for(self, monkeypatch):
+        cuda, inputs, target = torch.device("cuda"), torch.zeros(100, 10), torch.zeros(100)
+        size = inputs.nbytes + target.nbytes
+        for free, fits in ((8 * size, True), (8 * size - 1, False), (None, False)):
+            monkeypatch.setattr("lossselect.data.datamodule.free_memory", lambda device, free=free: free)
+            assert _has_room(cuda, inputs, target, None) is fits
+            assert not _has_room(cuda, inputs, target, torch.zeros(100))  # which weigh as well
+            assert not _has_room(torch.device("cpu"), inputs, target, None)
+        monkeypatch.setattr("lossselect.data.datamodule.free_memory", lambda device: 1e9)
+        assert not _has_room(cuda, inputs, LabelRows(None), None)
+        assert not _has_room(cuda, SimpleNamespace(numbers=object(), nbytes=0), target, None)  # a mapped file

@@ -1,0 +1,630 @@
+"""Data of the user's own at the command line: tables, arrays, check_only, and predictions of a new file."""
+
+import csv
+import json
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from paths import ROOT
+
+import lossselect as ls
+from lossselect.cli import predict
+from lossselect.run.build import own_data
+
+SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
+
+
+def read_csv(path):
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def files(tmp_path, command):
+    """A folder of tables; `command` runs in it."""
+    generator = np.random.default_rng(0)
+    count = 120
+    x = generator.normal(size=(count, 3))
+    kind = (x[:, 0] > 0).astype(int) + (x[:, 1] > 0.5)
+    features = {
+        "length": [None if i % 17 == 3 else value for i, value in enumerate(x[:, 0])],
+        "width": x[:, 1],
+        "colour": generator.choice(["red", "green", "blue"], count),
+    }
+    tags = [
+        [tag for tag, there in zip(("new york", "news", "sport"), row > 0.2, strict=True) if there]
+        for row in x
+    ]
+    tables = {
+        "species": ["setosa", "versicolor", "virginica"],
+        "grade": [1, 2, 5],
+        "flag": [False, True, True],
+        "mail": ["ham", "spam", "spam"],
+        "half": [1, 2, 2],
+    }
+    for name, values in tables.items():
+        pl.DataFrame({**features, "y": [values[k] for k in kind]}).write_csv(tmp_path / f"{name}.csv")
+    pl.DataFrame({**features, "y": ["|".join(t) for t in tags]}).write_csv(tmp_path / "tags.csv")
+    pl.DataFrame({**features, "y": [json.dumps(t) for t in tags]}).write_csv(tmp_path / "json.csv")
+    pl.DataFrame({**features, "y": tags}).write_parquet(tmp_path / "lists.parquet")
+    columns = {name: [int(name in t) for t in tags] for name in ("news", "sport", "new york")}
+    pl.DataFrame({**features, **columns}).write_csv(tmp_path / "columns.tsv", separator="\t")
+    np.savez(tmp_path / "arrays.npz", X=x, y=np.array(tables["species"])[kind])
+    return tmp_path
+
+
+def table(name, *more, target="y"):
+    suffix = "" if "." in name else ".csv"
+    return ["data=table", f"data.path={name}{suffix}", f"data.target={target}", *more]
+
+
+RUNS = [
+    ("multiclass", table("species"), ["setosa", "versicolor", "virginica"]),
+    ("multiclass", table("grade"), ["1", "2", "5"]),
+    ("binary", table("flag"), ["false", "true"]),
+    ("binary", table("mail", "data.positive=spam"), ["ham", "spam"]),
+    ("binary", table("half", "data.positive=1"), ["2", "1"]),
+    ("multilabel", table("tags", "data.delimiter='|'", "data.empty=negative"), ["new york", "news", "sport"]),
+    ("multilabel", table("json"), ["new york", "news", "sport"]),
+    ("multilabel", table("lists.parquet"), ["new york", "news", "sport"]),
+    ("multilabel", table("columns.tsv", target="[news,sport,new york]"), ["news", "sport", "new york"]),
+    ("multiclass", ["data=arrays", "data.path=arrays.npz"], ["setosa", "versicolor", "virginica"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "data", "names"), RUNS, ids=lambda value: str(value)[:40])
+def test_a_run_on_a_file_gives_its_labels_back(task, data, names, files, command):
+    code, _, err = command(f"task={task}", *data, *SHORT)
+    assert (code, err) == (0, "")
+    content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    assert content["task"]["class_names"] == names
+    if (vocabulary := content["TensorData"]["vocabulary"]) is not None:
+        assert ls.Vocabulary(**vocabulary).names == tuple(names)
+    path = data[1].partition("=")[2]
+    if path.endswith(".npz"):
+        labels = np.load(path)["y"].tolist()
+    elif path.startswith("columns"):
+        rows = pl.read_csv(path, separator="\t").select(names).rows()
+        labels = [[name for name, there in zip(names, row, strict=True) if there] for row in rows]
+    else:
+        frame = pl.read_parquet(path) if path.endswith("parquet") else pl.read_csv(path, infer_schema=False)
+        labels = frame["y"].to_list()
+    for row in read_csv("run/predictions.csv"):
+        label = labels[int(row["row"])]
+        if task != "multilabel":
+            assert row["target"] == label
+            assert row["prediction"] in names
+        else:
+            parts = (
+                label
+                if isinstance(label, list)
+                else json.loads(label)
+                if label[:1] == "["
+                else label.split("|")
+            )
+            assert json.loads(row["target"]) == [name for name in names if name in parts]
+    assert [name for name in read_csv("run/predictions.csv")[0] if name.startswith("p_")] == [
+        f"p_{name}" for name in (names[1:] if task == "binary" else names)
+    ]
+
+
+def test_auto_says_what_it_took_the_labels_for(files, command):
+    code, out, err = command("task=auto", *table("lists.parquet"), *SHORT)
+    assert (code, err) == (0, "")
+    assert "multilabel with 3 labels | column 'y' holds lists | task=..." in " ".join(out.split())
+    code, out, _ = command("task=auto", *table("species"), *SHORT, "loss.pos_weight=3")
+    assert code == 1
+    code, out, _ = command("task=auto", "data=digits", *SHORT, "logger=none")
+    assert code == 0
+    assert "multiclass with 10 classes | digits: 10 distinct whole numbers, 0 to 9 | task=..." in " ".join(
+        out.split()
+    )
+
+
+MISTAKES = [
+    (["task=multiclass", *table("speces")], "There is no file speces.csv. Did you mean 'species.csv'?"),
+    (["task=multiclass", *table("species", target="z")], "has no column 'z' (data.target). It has: length, width, colour, y."),
+    (["task=binary", *table("species")], "task=binary needs two classes, but column 'y' holds 3"),
+    (["task=binary", *table("half")], "holds '1' and '2': which is the positive class? Say data.positive=2 or"),
+    (["task=binary", *table("mail")], "Say data.positive=spam or data.positive=ham."),
+    (["task=multilabel", *table("species")], "Column 'y' holds one label a row, such as 'versicolor'."),
+    (["task=multiclass", *table("json")], "holds lists of labels"),
+    (["task=multilabel", *table("tags", "data.delimiter='|'")], "is empty: has it no label, or is it not labelled?"),
+    (["task=auto", *table("tags")], "several of them, with '|' between? Then say task=multilabel"),
+    (["task=auto", *table("mail")], "which is the positive class?"),
+    (["task=auto", "data=yeast", "task.missing=-1", "loss.foo=1"], "There is no setting 'loss.foo'."),
+    (["task=auto", *table("species"), "monitor=val/f1"], "monitor: training knows no metric 'val/f1'."),
+    (["task=auto", *table("species"), "loss.pos_weight=2"], "pos_weight has no effect under softmax"),
+    (["task=multiclass", *table("species"), "loss.weight={setosa:2,virginca:3}"], "Did you mean 'virginica'?"),
+    (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Label 'virginica' is not among"),
+    (["task=multiclass", "data=table"], "Say where the data are: data.path=... is a file."),
+    (["task=multiclass", "data=table", "data.path=species.csv"], "Say what is to be predicted: data.target=..."),
+    (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
+    (["task=multiclass", *table("species"), "data.unseen=drop"], "There is no data.unseen 'drop'."),
+    (["task=multiclass", *table("species"), "data.nan=drop"], "There is no data.nan 'drop'. Choose one of: error, missing."),
+    (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
+    (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not what that setting can be: "),
+    (["task=multiclass", *table("species"), "data.features=[]"], "data.features is an empty list."),
+    (["task=multiclass", *table("species"), "data.delimter=x"], "There is no setting 'data.delimter'. Did you mean 'delimiter'?"),
+    (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
+    (["task=multiclass", *table("species"), "allow=[one_clas]"], "There is no warning 'one_clas'. Did you mean 'one_class'?"),
+    (["task=multiclass", "data=arrays", "data.path=arrays.npz", "data.target=z"], "has no array 'z' (data.target)."),
+    (["task=multiclass", "data.path=species.csv"], "path is a setting of data=table: say that too."),
+    (["task=multiclass", "data=species.csv"], "data=species.csv is a file: say data=table data.path=species.csv"),
+    (["task=multiclass", "max_epochs=3"], "There is no setting 'max_epochs'. Did you mean trainer.max_epochs?"),
+    (["task=multiclass", "target=y"], "Did you mean data.target?"),
+    (["task=multilabel", *table("tags"), "data.delimiter=;"], "needs quotes within quotes: \"data.delimiter=';'\"."),
+    (["task=multiclass", *table("species"), "data.delimiter='|'"], "data.delimiter has no effect on task=multiclass"),
+    (["task=multiclass", "data=table", "data.path=arrays.npz", "data.target=y"], "arrays.npz holds arrays: say data=arrays."),
+    (["task=multiclass", "data=arrays", "data.path=species.csv"], "tables are read by data=table."),
+    (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row "),
+    (["task=binary", "~data", "+data._target_=x.Y", "check_only=true"], "data._target_=x.Y cannot be made"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_one_message_and_nothing_written(arguments, message, files, command):
+    before = sorted(files.iterdir())
+    code, out, err = command(*arguments, "hydra.run.dir=run")
+    assert code == 1
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert sorted(files.iterdir()) == before
+
+
+class TestCheckOnly:
+    def test_shows_plan_and_counts_and_writes_nothing(self, files, command):
+        before = sorted(files.iterdir())
+        code, out, err = command("task=multiclass", *table("species"), "check_only=true")
+        assert (code, err) == (0, "")
+        assert sorted(files.iterdir()) == before
+        for text in (
+            "multiclass with 3 classes",
+            "largest to smallest class",
+            "missing: none",
+            "virginica",
+            "rows",
+        ):
+            assert text in " ".join(out.split())
+        counts = pl.read_csv("species.csv")["y"].value_counts()
+        line = next(line.split() for line in out.splitlines() if line.split()[:1] == ["setosa"])
+        assert sum(map(int, line[1:])) == counts.filter(pl.col("y") == "setosa")["count"].item()
+
+    @pytest.mark.parametrize("name", ["binary", "multiclass", "multilabel"])
+    def test_on_the_data_that_come_along(self, name, command, tmp_path):
+        code, out, _ = command(f"task={name}", "check_only=true")
+        assert code == 0
+        assert "Nothing was trained or saved." in out
+        assert not list(tmp_path.iterdir())
+
+    def test_an_empty_loader(self, command, tmp_path, monkeypatch):
+        (tmp_path / "own_empty.py").write_text(
+            "from lightning.pytorch import LightningDataModule\n"
+            "class Data(LightningDataModule):\n"
+            "    class_names, num_features = ('low', 'high'), 4\n"
+            "    def train_dataloader(self): return []\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        code, _, err = command("task=binary", "~data", "+data._target_=own_empty.Data", "check_only=true")
+        assert code == 1
+        assert err == "The train loader is empty (fewer rows than a batch, under drop_last?).\n"
+
+    def test_looks_at_parts_of_the_users_own(self, command, tmp_path, monkeypatch):
+        (tmp_path / "own_check.py").write_text(
+            "import torch\n"
+            "from lightning.pytorch import LightningDataModule\n"
+            "from torch.utils.data import DataLoader, TensorDataset\n"
+            "class Data(LightningDataModule):\n"
+            "    class_names = ('low', 'high')\n"
+            "    def train_dataloader(self):\n"
+            "        return DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 2), batch_size=4)\n"
+            "def net(num_outputs):\n"
+            "    return torch.nn.Sequential(torch.nn.Linear(4, num_outputs), torch.nn.Sigmoid())\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        own = ["~data", "+data._target_=own_check.Data", "~model", "+model._target_=own_check.net"]
+        code, _, err = command("task=binary", *own, "check_only=true")
+        assert code == 1
+        assert err.startswith("The net ends in Sigmoid (net.1), but the loss takes raw logits")
+        code, _, err = command("task=auto", *own, "check_only=true")
+        assert code == 1
+        assert "task=auto looks at labels that are read here: of data=table or data=arrays." in err
+
+
+class TestWarnings:
+    @pytest.fixture(autouse=True)
+    def _shown(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", ls.GuardWarning)
+            yield
+
+    def test_is_a_line_and_can_be_switched_off(self, files, command):
+        frame = pl.read_csv("species.csv").with_columns(pl.lit(1).alias("same"))
+        frame.write_csv("constant.csv")
+        arguments = ["task=multiclass", *table("constant"), "check_only=true"]
+        code, _, err = command(*arguments)
+        assert code == 0
+        assert err == (
+            "Warning: Columns that have one value in all train rows are left out: same. "
+            "(allow=[constant_feature] switches this off.)\n"
+        )
+        assert command(*arguments, "allow=[constant_feature]")[2] == ""
+        assert command(*arguments, "allow=constant_feature")[2] == ""
+
+    def test_unseen_labels_are_counted(self, files, command):
+        frame = pl.read_csv("species.csv")
+        frame.filter(pl.col("y") != "setosa").write_csv("train.csv")
+        arguments = [
+            "task=multiclass",
+            *table("train"),
+            "data.test_path=species.csv",
+            "allow=[duplicate_rows]",
+            *SHORT,
+        ]
+        code, _, err = command(*arguments)
+        assert code == 1
+        assert re.search(
+            r"Row \d+ of column 'y': label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
+        )
+        code, out, err = command(*arguments, "data.unseen=ignore")
+        assert code == 0
+        count = frame.filter(pl.col("y") == "setosa").height
+        assert f"Not seen in training, and left out: {count} of the labels of column 'y', setosa." in err
+        assert f"missing: {count} in test" in " ".join(out.split())
+
+
+def test_a_monitor_that_cannot_be_computed(files, command):
+    frame = pl.read_csv("json.csv")
+    frame.with_columns(pl.lit("[]").alias("y")).write_csv("empty.csv")
+    arguments = ["task=multilabel", *table("json"), "data.val_path=empty.csv", *SHORT]
+    code, _, err = command(*arguments, "monitor=val/map", "allow=[duplicate_rows]")
+    assert code == 1
+    assert (
+        "val/map chooses the best checkpoint, but no label of the val split has both positives and negatives"
+        in err
+    )
+    assert not Path("run").exists()
+    assert (
+        command(*arguments, "monitor=val/loss", "allow=[duplicate_rows,no_positives,untuned_threshold]")[0]
+        == 0
+    )
+
+
+def test_a_net_of_another_width(files, command):
+    own = ["~model", "+model._target_=torch.nn.Linear", "+model.in_features=9", "+model.out_features=3"]
+    code, _, err = command("task=multiclass", *table("species"), *own, "check_only=true")
+    assert code == 1
+    assert err.startswith("The net does not fit its inputs: mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_the_plan_names_the_columns_that_are_features(files, command):
+    _, out, _ = command("task=multiclass", *table("species"), "check_only=true")
+    assert "features length, width, colour" in " ".join(out.split())
+
+
+def test_a_row_without_a_label_has_an_empty_target(files, command):
+    hole = pl.int_range(pl.len()) % 3 == 0
+    pl.read_csv("species.csv").with_columns(pl.when(~hole).then("y").alias("y")).write_csv("holes.csv")
+    code, _, err = command("task=multiclass", *table("holes"), *SHORT)
+    assert code == 0, err
+    rows = read_csv("run/predictions.csv")
+    assert {row["target"] for row in rows if int(row["row"]) % 3 == 0} == {""}
+    assert "" not in {row["target"] for row in rows if int(row["row"]) % 3}
+
+
+class TestPredict:
+    @pytest.fixture
+    def trained(self, files, command):
+        code, *_ = command("task=multiclass", *table("species"), *SHORT)
+        assert code == 0
+        return "run/checkpoints/best.ckpt"
+
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
+            code = 0
+            try:
+                predict.main()
+            except SystemExit as stopped:
+                code = stopped.code
+            printed = capsys.readouterr()
+            return code, printed.out, printed.err
+
+        return run
+
+    @pytest.mark.parametrize("size", [7, 8192])
+    @pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.tsv"])
+    def test_gives_what_the_run_gave(self, size, name, trained, run, files):
+        frame = pl.read_csv("species.csv").select("colour", pl.lit("x").alias("more"), "width", "length")
+        if name.endswith("parquet"):
+            frame.write_parquet(name)
+        else:
+            frame.write_csv(name, separator="\t" if name.endswith("tsv") else ",")
+        code, out, err = run(
+            f"checkpoint={trained}",
+            f"input={name}",
+            "output=out.csv",
+            f"batch_size={size}",
+            "keep=[more,colour]",
+        )
+        assert (code, err, out) == (0, "", "120 rows in out.csv\n")
+        got = read_csv("out.csv")
+        assert [*got[0]] == ["row", "prediction", "p_setosa", "p_versicolor", "p_virginica", "more", "colour"]
+        assert [row["colour"] for row in got] == frame["colour"].to_list()
+        for expected in read_csv("run/predictions.csv"):
+            row = got[int(expected["row"])]
+            assert row["prediction"] == expected["prediction"]
+            for key in ("p_setosa", "p_versicolor", "p_virginica"):
+                assert float(row[key]) == pytest.approx(float(expected[key]), abs=1e-6)
+
+    def test_of_arrays_and_of_several_labels(self, files, command, run):
+        assert command("task=multiclass", "data=arrays", "data.path=arrays.npz", *SHORT)[0] == 0
+        np.save("new.npy", np.load("arrays.npz")["X"])
+        for name in ("arrays.npz", "new.npy"):
+            assert run("checkpoint=run/checkpoints/best.ckpt", f"input={name}", "output=out.csv")[0] == 0
+            got = read_csv("out.csv")
+            assert all(
+                got[int(row["row"])]["prediction"] == row["prediction"]
+                for row in read_csv("run/predictions.csv")
+            )
+        assert command("task=multilabel", *table("json"), *SHORT, "logger=none")[0] == 0
+        assert run("checkpoint=run/checkpoints/best.ckpt", "input=species.csv", "output=out.csv")[0] == 0
+        assert isinstance(json.loads(read_csv("out.csv")[0]["prediction"]), list)
+
+    def test_arrays_of_another_width_or_name(self, files, command, run):
+        x = np.load("arrays.npz")["X"]
+        np.savez("named.npz", foo=x, y=np.load("arrays.npz")["y"])
+        assert (
+            command("task=multiclass", "data=arrays", "data.path=named.npz", "data.features=foo", *SHORT)[0]
+            == 0
+        )
+        settings = ["checkpoint=run/checkpoints/best.ckpt", "output=out.csv"]
+        assert run(*settings, "input=named.npz")[0] == 0
+        np.savez("wide.npz", foo=np.concatenate([x, x], 1))
+        code, _, err = run(*settings, "input=wide.npz")
+        assert code == 1
+        assert "wide.npz has 6 features a row, but the model was trained on 3." in err
+        code, _, err = run(*settings, "input=named.npz", "separator=;")
+        assert code == 1
+        assert "A model of arrays has no option 'separator'." in err
+
+    def test_codes_are_what_they_were(self, files, command, run):
+        frame = pl.read_csv("species.csv").with_columns(pl.Series("zip", ["00100", "00200"] * 60))
+        frame.write_csv("zips.csv")
+        assert command("task=multiclass", *table("zips", "data.categorical=zip"), *SHORT)[0] == 0
+        code, out, err = run("checkpoint=run/checkpoints/best.ckpt", "input=zips.csv", "output=out.csv")
+        assert (code, out, err) == (0, "120 rows in out.csv\n", "")
+        got = read_csv("out.csv")
+        for row in read_csv("run/predictions.csv"):
+            assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
+
+    def test_categories_that_are_not_known_are_counted(self, trained, run, files):
+        pl.read_csv("species.csv").with_columns(pl.lit("pink").alias("colour")).write_csv("new.csv")
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", ls.GuardWarning)
+            code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=50")
+        assert code == 0
+        assert err == (
+            "Warning: 120 cells of column 'colour' are missing, where no train row was, or of a category that no "
+            "train row had.\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("width,colour\n1,red\n", "new.csv has no column 'length' (a feature of the model)."),
+            ("length,width,colour\n1,2,red\n1,x,red\n", "Column 'width' holds numbers, but row 1 is 'x'."),
+            (
+                "length,width,colour\n1,2,red\n1,inf,red\n",
+                "Row 1 of column 'width' is inf; no feature can be infinite",
+            ),
+            (
+                "length,width,colour\n1,2,red\n1,2\n",
+                "Row 1 of new.csv (line 3) has 2 cells, but the header has 3.",
+            ),
+            ("length,width,colour\n", "new.csv has no rows."),
+            ("", "new.csv is empty."),
+        ],
+    )
+    def test_an_input_that_cannot_be_leaves_no_output(self, content, message, trained, run, files):
+        Path("new.csv").write_text(content)
+        before = sorted(files.iterdir())
+        code, out, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=1")
+        assert (code, out) == (1, "")
+        assert message in err
+        assert len(err.splitlines()) == 1
+        assert sorted(files.iterdir()) == before
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                ["input=species.csv", "output=out.csv"],
+                "Say checkpoint=...: checkpoint=best.ckpt input=new.csv",
+            ),
+            (
+                ["checkpoint=none.ckpt", "input=species.csv", "output=out.csv"],
+                "There is no checkpoint none.ckpt.",
+            ),
+            (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
+            (
+                ["checkpoint={}", "input=X.npy", "output=out.csv"],
+                "The model was trained on a table, and takes .csv, .tsv or .parquet with its columns, got X.npy.",
+            ),
+            (
+                ["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[colr]"],
+                "has no column 'colr' (keep)",
+            ),
+            (["chekpoint=x"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
+            (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
+            (
+                ["checkpoint={}", "input=semi.csv", "output=out.csv"],
+                "between the cells? Say \"separator=';'\".",
+            ),
+            (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
+            (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),
+            (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input: it would be lost."),
+            (
+                ["checkpoint={}", "input=species.csv", "output=no/out.csv"],
+                "There is no folder no for output=no/out.csv.",
+            ),
+            (
+                ["checkpoint={}", "input=species.csv", "output=out.csv", "device=quantum"],
+                "device=quantum cannot be used",
+            ),
+            (
+                ["checkpoint={}", "input=species.csv", "output=out.csv", "batch_size=0"],
+                "batch_size must be a whole number",
+            ),
+            (["checkpoint={}", "input=species.csv", "output=out.csv", "keep=z"], "has no column 'z'"),
+            (["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[z"], "has no column 'z'"),
+        ],
+        ids=lambda value: " ".join(value)[-60:],
+    )
+    def test_settings_that_cannot_be(self, arguments, message, trained, run, files):
+        Path("semi.csv").write_text("length;width;colour\n1;2;red\n")
+        code, out, err = run(*(argument.format(trained) for argument in arguments))
+        assert (code, out) == (1, "")
+        assert message in err
+        assert not Path("out.csv").exists()
+
+    def test_a_checkpoint_of_other_data(self, command, run, files):
+        assert command("task=binary", *SHORT)[0] == 0
+        code, _, err = run("checkpoint=run/checkpoints/best.ckpt", "input=species.csv", "output=out.csv")
+        assert code == 1
+        assert "is not of a run on data=table or data=arrays with a net of ours" in err
+
+    def test_help(self, run):
+        for arguments in ([], ["--help"]):
+            code, out, _ = run(*arguments)
+            assert code == 0
+            assert "The output is written whole or not at all." in out
+
+
+# --- what is refused is refused wherever it comes in
+
+REJECTED = [
+    (ls.Multiclass(3), [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
+    (ls.Multiclass(3), [0, 3]),
+    (ls.Multiclass(3), [0, -1]),
+    (ls.Multiclass(3), [0.5, 1.0]),
+    (ls.Multiclass(3), [[0.5, 0.4, 0.0], [1.0, 0.0, 0.0]]),
+    (ls.Binary(), [1, 2]),
+    (ls.Binary(), [-1, 1]),
+    (ls.Binary(), [0, 255]),
+    (ls.Binary(), [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
+    (ls.Multilabel(3), [0, 2]),
+    (ls.Multilabel(3), [[0, 2, 0], [1, 0, 0]]),
+    (ls.Multilabel(3), [[0, -1, 0], [1, 0, 0]]),
+    (ls.Multilabel(3), [[0, 1], [1, 0]]),
+]
+
+
+@pytest.mark.parametrize(("task", "target"), REJECTED, ids=str)
+def test_a_rejected_form_trains_on_no_path(task, target, tmp_path, command):
+    import lightning.pytorch as L
+    from torch.utils.data import DataLoader, TensorDataset
+
+    net, inputs, labels = torch.nn.Linear(4, task.num_outputs), torch.randn(2, 4), torch.tensor(target)
+    before = net.weight.clone()
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    np.savez("d.npz", X=np.random.default_rng(0).normal(size=(40, 4)), y=np.array(target * 20))
+    paths = {
+        "encode": lambda: task.encode(target),
+        "check_task": lambda: ls.check_task(task, target),
+        "loss": lambda: ls.select_loss(task)(net(inputs), labels),
+        "metrics": lambda: ls.make_metrics(task).update(task.probabilities(net(inputs)), labels),
+        "fit": lambda: trainer.fit(
+            ls.TaskModule(task, net), DataLoader(TensorDataset(inputs, labels), batch_size=2)
+        ),
+    }
+    for name, path in paths.items():
+        with pytest.raises((TypeError, ValueError)):
+            path()
+        assert torch.equal(net.weight, before), name
+    if not (
+        task.name == "multiclass"
+        and labels.ndim == 1
+        and labels.min() >= 0
+        and not labels.is_floating_point()
+    ):
+        # read from a file, whole numbers are classes whatever they are; all else is refused there too
+        width = [] if task.name == "binary" else [f"+task.class_names=[{','.join('abc')}]"]
+        assert command(f"task={task.name}", "data=arrays", "data.path=d.npz", *width, *SHORT)[0] == 1
+        assert not Path("run").exists()
+
+
+class TestAFileThatChanges:
+    """In one process, as in a notebook or a sweep: the settings stay the same, the file does not."""
+
+    def config(self, **data):
+        path = ROOT / "configs" / "data" / f"{data['name']}.yaml"
+        settings = yaml.safe_load(path.read_text())
+        return OmegaConf.create({"data": {**settings, **data, "seed": 0}, "task": {"name": "binary"}})
+
+    def write(self, path, label, start=0):
+        rows = [f"{start + i},{label if i % 2 else 'no'}" for i in range(20)]
+        path.write_text("\n".join(["a,y", *rows]) + "\n")
+
+    def test_a_table_that_is_overwritten_with_the_same_size(self, tmp_path):
+        path = tmp_path / "t.csv"
+        config = self.config(name="table", path=str(path), target="y", positive="no")
+        self.write(path, "yes")
+        size = path.stat().st_size
+        first = own_data(config)
+        assert own_data(config) is first  # a file that has not changed is read once
+        assert first.task.class_names == ("yes", "no")
+        self.write(path, "may")
+        assert path.stat().st_size == size
+        assert own_data(config).task.class_names == ("may", "no")
+
+    def test_the_modification_time_is_that_of_the_old_file(self, tmp_path):
+        path = tmp_path / "t.csv"
+        config = self.config(name="table", path=str(path), target="y", positive="no")
+        self.write(path, "yes")
+        times = path.stat()
+        own_data(config)
+        self.write(path, "may")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as cp -p leaves it
+        assert own_data(config).task.class_names == ("may", "no")
+
+    @pytest.mark.parametrize("split", ["val_path", "test_path"])
+    def test_the_file_of_another_split(self, split, tmp_path):
+        paths = {"path": tmp_path / "t.csv", split: tmp_path / "other.csv"}
+        for start, path in enumerate(paths.values()):
+            self.write(path, "yes", 20 * start)
+        given = {key: str(path) for key, path in paths.items()}
+        config = self.config(name="table", target="y", positive="no", **given)
+        rows = own_data(config).splits.rows[split.removesuffix("_path")]
+        lines = paths[split].read_text().splitlines()
+        paths[split].write_text("\n".join(lines[:-4]) + "\n")
+        assert len(own_data(config).splits.rows[split.removesuffix("_path")]) == len(rows) - 4
+
+    def test_the_labels_beside_a_mapped_array(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 2)))
+        np.save(tmp_path / "y.npy", np.arange(40) % 2)
+        config = self.config(name="arrays", path=str(tmp_path / "x.npy"), target=str(tmp_path / "y.npy"))
+        before = own_data(config).splits.labels
+        np.save(tmp_path / "y.npy", 1 - np.arange(40) % 2)
+        assert np.array_equal(own_data(config).splits.labels, 1 - before)
+
+    def test_the_same_name_in_another_folder(self, tmp_path, monkeypatch):
+        config = self.config(name="table", path="t.csv", target="y", positive="no")
+        for label in ("yes", "may"):
+            (tmp_path / label).mkdir()
+            self.write(tmp_path / label / "t.csv", label)
+            monkeypatch.chdir(tmp_path / label)
+            assert own_data(config).task.class_names == (label, "no")

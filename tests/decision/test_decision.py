@@ -1,0 +1,473 @@
+"""Thresholds, class factors and temperatures against an exhaustive search and scikit-learn's metrics."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+)
+from torch.nn import functional as F
+from torch.nn.functional import one_hot
+
+import lossselect as ls
+from lossselect.decision.advice import better_threshold
+
+
+def multilabel_rows(rows=60, labels=4, seed=0):
+    """Logits that know something, of labels of which some are rare."""
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.tensor([0.5, 0.3, 0.15, 0.1])[:labels]
+    target = (torch.rand(rows, labels, generator=generator) < share).float()
+    target[0] = 1
+    return 2 * torch.randn(rows, labels, generator=generator) + 2 * target - 2, target
+
+
+def decided(task, logits):
+    return task.predict(logits.double()).numpy()
+
+
+def every_decision(logits, truth, score):
+    """The best score of all thresholds there are, one for all labels."""
+    values = sorted(logits.flatten().tolist())
+    return max(score(truth, (logits.numpy() >= value).astype(int)) for value in [*values, math.inf])
+
+
+SCORES = {
+    "f1_micro": lambda y, d: f1_score(y, d, average="micro", zero_division=0),
+    "f1_macro": lambda y, d: f1_score(y, d, average="macro", zero_division=0),
+    "accuracy": lambda y, d: (y == d).mean(),
+    "balanced_accuracy": lambda y, d: np.mean(
+        [balanced_accuracy_score(a, b) for a, b in zip(y.T, d.T, strict=True)]
+    ),
+}
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_one_threshold_for_all_labels_is_the_best_there_is(metric):
+    logits, target = multilabel_rows()
+    task = ls.fit_decision(ls.Multilabel(4), logits, target, metric=metric, per_label=False)
+    assert isinstance(task.threshold, float)
+    reached = SCORES[metric](target.numpy(), decided(task, logits))
+    assert reached == pytest.approx(every_decision(logits, target.numpy(), SCORES[metric]))
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "accuracy", "balanced_accuracy"])
+def test_a_threshold_of_each_label_is_its_best_without_shrinkage(metric):
+    logits, target = multilabel_rows()
+    task = ls.fit_decision(ls.Multilabel(4), logits, target, metric=metric, shrinkage=0)
+    prediction = decided(task, logits)
+    for i in range(4):
+        column = target[:, [i]].numpy()
+        score = f1_score if metric == "f1_macro" else SCORES[metric]
+        best = every_decision(logits[:, [i]], column, score)
+        assert score(column, prediction[:, [i]]) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_thresholds_of_each_label_for_micro_f1_are_the_best_there_are(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(9, 2, generator=generator)
+    target = (torch.rand(9, 2, generator=generator) < torch.tensor([0.6, 0.2])).float()
+    target[0] = 1
+    with ls.allow("few_positives"):
+        task = ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_micro", shrinkage=0)
+    best = 0
+    for first in [*logits[:, 0].tolist(), math.inf]:
+        for second in [*logits[:, 1].tolist(), math.inf]:
+            prediction = (logits.numpy() >= np.array([first, second])).astype(int)
+            best = max(best, SCORES["f1_micro"](target.numpy(), prediction))
+    assert SCORES["f1_micro"](target.numpy(), decided(task, logits)) == pytest.approx(best)
+
+
+def test_shrinkage_weighs_the_labels_own_threshold_by_its_positives():
+    logits, target = multilabel_rows()
+    fit = {
+        "task": ls.Multilabel(4),
+        "logits": logits,
+        "target": target,
+        "calibration": "none",
+        "metric": "f1_macro",
+    }
+    own = torch.tensor(ls.fit_decision(**fit, shrinkage=0).threshold, dtype=torch.float64).logit()
+    common = torch.tensor(ls.fit_decision(**fit, per_label=False).threshold, dtype=torch.float64).logit()
+    positives = target.sum(0).double()
+    shrunk = torch.tensor(ls.fit_decision(**fit, shrinkage=7).threshold, dtype=torch.float64).logit()
+    torch.testing.assert_close(shrunk, (positives * own + 7 * common) / (positives + 7))
+
+
+def test_precision_at_recall():
+    logits, target = multilabel_rows(rows=200, labels=1)
+    task = ls.fit_decision(ls.Binary(), logits, target, metric="precision_at_recall", recall=0.8)
+    prediction = decided(task, logits)
+    assert recall_score(target, prediction) >= 0.8
+    assert precision_score(target, prediction) == max(
+        precision_score(target, logits >= value)
+        for value in logits.flatten()
+        if recall_score(target, logits >= value) >= 0.8
+    )
+
+
+def test_binary_is_tuned_for_f1():
+    logits, target = multilabel_rows(rows=200, labels=1)
+    task = ls.fit_decision(ls.Binary(), logits, target, metric="f1")
+    best = max(f1_score(target, logits >= value) for value in logits.flatten())
+    assert f1_score(target, decided(task, logits)) == best
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "f1_macro"])
+def test_classes_are_decided_for_the_metric(metric):
+    score = balanced_accuracy_score if metric == "balanced_accuracy" else SCORES["f1_macro"]
+    labels = torch.tensor([0] * 200 + [1] * 30 + [2] * 10)
+    logits = torch.randn(240, 3) + F.one_hot(labels, 3) + torch.tensor([2.0, 0.5, 0])
+    task = ls.fit_decision(ls.Multiclass(3), logits, labels, metric=metric)
+    plain = score(labels, decided(ls.Multiclass(3), logits))
+    assert score(labels, decided(task, logits)) > plain + 0.03
+    assert ls.fit_decision(ls.Multiclass(3), logits, labels).decision_weight is None
+    assert accuracy_score(
+        labels, decided(ls.fit_decision(ls.Multiclass(3), logits, labels), logits)
+    ) == accuracy_score(labels, decided(ls.Multiclass(3), logits))
+
+
+def test_of_equal_corrections_the_one_of_theory():
+    """Classes that are told apart without a mistake need none, and any small one does no harm."""
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    logits = 9.0 * one_hot(labels)
+    fit = {"metric": "balanced_accuracy", "calibration": "none"}
+    task, counts = ls.Multiclass(2), ls.count_labels(ls.Multiclass(2), labels)
+    np.testing.assert_allclose(
+        ls.fit_decision(task, logits, labels, **fit).decision_weight, [1 / 0.8, 1 / 0.2]
+    )
+    halved = ls.fit_decision(task, logits, labels, metric="f1_macro", calibration="none").decision_weight
+    np.testing.assert_allclose(halved, [0.8**-0.5, 0.2**-0.5])
+    for options in ({"name": "logit_adjusted"}, {"weight": "balanced"}):
+        loss = ls.select_loss(task, counts=counts, **options)
+        assert ls.fit_decision(task, logits, labels, **fit, loss=loss).decision_weight == (1, 1)
+    half = ls.count_labels(task, [0, 1])
+    np.testing.assert_allclose(
+        ls.fit_decision(task, logits, labels, **fit, counts=half).decision_weight, [2, 2]
+    )
+
+
+def test_labels_that_the_loss_has_moved_apart_are_counted():
+    logits, target = multilabel_rows()
+    task = ls.Multilabel(4)
+    loss = ls.select_loss(task, pos_weight=[1, 2, 5, 9])
+    automatic = ls.fit_decision(task, logits, target, loss=loss)
+    assert automatic == ls.fit_decision(task, logits, target, metric="f1_macro", loss=loss)
+    assert automatic != ls.fit_decision(task, logits, target, loss=ls.select_loss(task))
+
+
+class TestTemperature:
+    def test_is_the_one_of_least_cross_entropy(self):
+        for task, logits, target in (
+            (ls.Binary(), 3 * torch.randn(80, 1), torch.randint(0, 2, (80, 1))),
+            (ls.Multilabel(4), *multilabel_rows()),
+            (ls.Multiclass(3), 5 * torch.randn(50, 3), torch.arange(50) % 3),
+        ):
+            logits = logits + 2 * (F.one_hot(target, 3) if task.name == "multiclass" else target)
+            fitted = ls.fit_decision(task, logits, target, metric=None)
+            loss = ls.select_loss(task, reduction="sum")
+            canonical, exact = task.encode(target), logits.double()
+            best = minimize_scalar(
+                lambda t, x=exact, y=canonical, f=loss: f(x / t, y).item() + 30 * (1 / t - 1) ** 2 / 2,
+                bounds=(0.05, 20),
+                method="bounded",
+            )
+            assert fitted.temperature == pytest.approx(best.x, rel=1e-3)
+            assert torch.equal(fitted.probabilities(logits).argmax(1), task.probabilities(logits).argmax(1))
+
+    def test_of_each_label(self):
+        logits, target = multilabel_rows(rows=4000)
+        logits = logits * torch.tensor([0.5, 1, 2, 5])
+        task = ls.Multilabel(4)
+        each = ls.fit_decision(task, logits, target, metric=None, calibration="per_label").temperature
+        for i in range(4):
+            alone = ls.fit_decision(ls.Binary(), logits[:, [i]], target[:, [i]], metric=None)
+            assert each[i] == pytest.approx(alone.temperature, rel=0.05)
+
+    def test_of_a_label_with_few_rows_is_near_that_of_all(self):
+        logits, target = multilabel_rows(rows=300)
+        target[3:, 1] = math.nan
+        task = ls.Multilabel(4)
+        each = ls.fit_decision(task, logits, target, metric=None, calibration="per_label").temperature
+        one = ls.fit_decision(task, logits, target, metric=None).temperature
+        assert each[1] == pytest.approx(one, rel=0.15)
+
+    def test_a_handful_of_rows_does_not_decide(self):
+        """Told apart without a mistake they would have a temperature of 0."""
+        for rows, least in ((1, 0.97), (1000, 0.05)):
+            logits = torch.tensor([[-1.0], [1.0]]).repeat(rows, 1)
+            task = ls.fit_decision(ls.Binary(), logits, [0, 1] * rows)
+            assert least < task.temperature < 1
+
+    def test_of_ordered_classes_leaves_the_likeliest(self):
+        task = ls.Multiclass(4, ordered=True)
+        logits, labels = 4 * torch.randn(60, 3), torch.arange(60) % 4
+        fitted = ls.fit_decision(task, logits, labels)
+        assert fitted.temperature > 1
+        assert torch.equal(fitted.probabilities(logits).argmax(1), task.probabilities(logits).argmax(1))
+
+
+class TestHoles:
+    @pytest.mark.parametrize("metric", ["f1_macro", "expected_f1"])
+    def test_what_stands_in_a_hole_is_not_looked_at(self, metric):
+        logits, target = multilabel_rows()
+        holes = torch.rand_like(target) < 0.3
+        holes[0] = False
+        target = target.masked_fill(holes, math.nan)
+        kept = ls.fit_decision(ls.Multilabel(4), logits, target, metric=metric)
+        assert (
+            ls.fit_decision(ls.Multilabel(4), logits.masked_fill(holes, 77.0), target, metric=metric) == kept
+        )
+
+    def test_a_label_is_tuned_to_the_rows_that_have_it(self):
+        logits, target = multilabel_rows()
+        target[1:, 0][torch.rand(59) < 0.3] = math.nan
+        fit = {"metric": "f1_macro", "calibration": "none", "shrinkage": 0}
+        several = ls.fit_decision(ls.Multilabel(4), logits, target, **fit)
+        rows = ~target[:, 0].isnan()
+        alone = ls.fit_decision(ls.Binary(), logits[rows][:, [0]], target[rows][:, [0]], **fit)
+        assert several.threshold[0] == pytest.approx(alone.threshold)
+
+    def test_a_label_without_positives_takes_the_common_threshold(self):
+        logits, target = multilabel_rows()
+        target[:, 2] = 0
+        task = ls.Multilabel(4, class_names=("a", "b", "c", "d"))
+        with pytest.warns(
+            ls.GuardWarning, match=r"1 of 4 labels have no positive in the validation split.*: c\."
+        ):
+            fitted = ls.fit_decision(task, logits, target, metric="f1_macro")
+        with ls.allow("untuned_threshold"):
+            common = ls.fit_decision(task, logits, target, metric="f1_macro", per_label=False).threshold
+        assert fitted.threshold[2] == common
+
+    def test_no_positive_at_all_leaves_the_threshold(self):
+        with pytest.warns(ls.GuardWarning, match="untuned_threshold"):
+            task = ls.fit_decision(ls.Binary(threshold=0.3), torch.randn(5, 1), torch.zeros(5))
+        assert task == ls.Binary(threshold=0.3)
+
+    def test_nothing_known(self):
+        for task, target in ((ls.Binary(), [math.nan]), (ls.Multiclass(2), torch.tensor([math.nan]))):
+            with pytest.raises(ValueError, match="No validation label is known"):
+                ls.fit_decision(task, torch.zeros(1, task.num_outputs), target)
+
+    def test_pixels_are_rows(self):
+        logits, target = multilabel_rows()
+        image = ls.fit_decision(
+            ls.Multilabel(4), logits.reshape(6, 10, 4).movedim(2, 1), target.reshape(6, 10, 4).movedim(2, 1)
+        )
+        assert image == ls.fit_decision(ls.Multilabel(4), logits, target)
+
+    def test_soft_labels_of_classes(self):
+        rows = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+        task = ls.fit_decision(ls.Multiclass(2), 6 * (rows - 0.5), rows, metric="f1_macro")
+        assert math.isfinite(task.temperature)
+
+
+def test_top_k_leaves_the_thresholds():
+    logits, target = multilabel_rows()
+    assert ls.fit_decision(ls.Multilabel(4, top_k=2), logits, target).threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (
+            ls.Binary(),
+            {"metric": "f1_makro"},
+            "There is no decision.metric for task=binary 'f1_makro'. Did you mean 'f1_macro'?",
+        ),
+        (
+            ls.Multiclass(3),
+            {"metric": "f1_micro"},
+            "There is no decision.metric for task=multiclass 'f1_micro'.",
+        ),
+        (ls.Multiclass(3), {"calibration": "per_label"}, "calibration=per_label is for multilabel"),
+        (ls.Binary(), {"calibration": "platt"}, "There is no calibration 'platt'."),
+        (ls.Binary(), {"recall": 1.5}, "recall must be a number between 0 and 1, got 1.5."),
+        (ls.Binary(), {"shrinkage": -1}, "shrinkage must be a number of at least 0, got -1."),
+    ],
+)
+def test_settings_that_cannot_be(task, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ls.fit_decision(task, torch.zeros(2, task.num_outputs), [0, 1], **options)
+
+
+def test_more_outputs_than_cuts():
+    logits = torch.randn(3000, 2)
+    target = (torch.rand(3000, 2) < (2 * logits - 2).sigmoid()).float()
+    task = ls.fit_decision(ls.Multilabel(2), logits, target, per_label=False, metric="f1_micro")
+    reached = SCORES["f1_micro"](target.numpy(), decided(task, logits))
+    best = max(
+        SCORES["f1_micro"](target.numpy(), logits.numpy() >= v)
+        for v in np.quantile(logits, np.linspace(0, 1, 301))
+    )
+    assert reached >= best - 1e-3
+
+
+class TestExpectedF1:
+    def test_half_of_it_is_the_threshold_that_reaches_it(self):
+        """Of probabilities that mean what they say no other threshold has a larger F1."""
+        generator = torch.Generator().manual_seed(3)
+        logits = 2 * torch.randn(200_000, 1, generator=generator) - 2
+        target = torch.bernoulli(logits.sigmoid(), generator=generator)
+        task = ls.fit_decision(ls.Binary(), logits, target, metric="expected_f1")
+        assert task.temperature == pytest.approx(1, abs=0.02)
+        best = max(f1_score(target, logits >= v) for v in np.linspace(-2, 1, 61))
+        assert f1_score(target, decided(task, logits)) == pytest.approx(best, abs=2e-3)
+        assert task.threshold == pytest.approx(best / 2, abs=0.01)
+
+    @pytest.mark.parametrize(("scale", "shift"), [(3, 0), (1, 2.5), (0.3, -4)])
+    def test_logits_that_a_loss_has_moved_are_decided_alike(self, scale, shift):
+        logits, target = multilabel_rows(rows=3000)
+        plain = decided(ls.fit_decision(ls.Multilabel(4), logits, target), logits)
+        moved = scale * logits + shift
+        assert (decided(ls.fit_decision(ls.Multilabel(4), moved, target), moved) == plain).mean() > 0.99
+
+    def test_a_label_of_its_own_goes_a_fifth_of_the_way(self):
+        logits, target = multilabel_rows(rows=300)
+        one = ls.fit_decision(ls.Multilabel(4), logits, target, per_label=False).threshold
+        each = ls.fit_decision(ls.Multilabel(4), logits, target).threshold
+        assert each[0] > one > each[3]  # the rarer, the lower
+        assert all(abs(math.log(t / (1 - t)) - math.log(one / (1 - one))) < 0.5 for t in each)
+
+    def test_rows_that_are_told_apart_without_a_mistake(self):
+        logits = torch.tensor([[-3.0], [-1.0], [2.0], [5.0]])
+        with ls.allow("few_positives"):
+            task = ls.fit_decision(ls.Binary(), logits, [0, 0, 1, 1], metric="expected_f1")
+        assert task.predict(logits).flatten().tolist() == [0, 0, 1, 1]
+
+    def test_of_positives_alone(self):
+        fitted = ls.fit_decision(ls.Binary(), torch.randn(19, 1), torch.ones(19), metric="expected_f1")
+        assert 0 <= fitted.threshold <= 1
+
+
+class TestBinary:
+    """The default decision: .5 of the calibrated probability."""
+
+    @pytest.mark.parametrize("rate", [0.03, 0.3, 0.8])
+    def test_is_decided_at_half(self, rate):
+        generator = torch.Generator().manual_seed(0)
+        logits = 3 * (torch.randn(4000, 1, generator=generator) + math.log(rate / (1 - rate)))
+        target = torch.bernoulli((logits / 3).sigmoid(), generator=generator)
+        fitted = ls.fit_decision(ls.Binary(), logits, target)
+        assert fitted.threshold == 0.5
+        assert fitted.temperature == pytest.approx(3, rel=0.2)
+        # no other threshold has a better accuracy on new rows, but for chance
+        fresh = torch.bernoulli((logits / 3).sigmoid(), generator=generator)
+        tuned = ls.fit_decision(ls.Binary(), logits, target, metric="expected_f1")
+        assert accuracy_score(fresh, decided(fitted, logits)) >= accuracy_score(fresh, decided(tuned, logits))
+
+    @pytest.mark.parametrize("metric", ["f1", "expected_f1", "precision_at_recall"])
+    def test_tuning_to_a_handful_of_positives_warns(self, metric):
+        """5 positives of 3,000 rows: the threshold was .002, and f1 of new rows 0."""
+        logits, target = torch.randn(3000, 1), torch.zeros(3000, 1)
+        target[:5] = 1
+        with pytest.warns(ls.GuardWarning, match=r"has 5 positives, .* \[few_positives\]"):
+            ls.fit_decision(ls.Binary(), logits, target, metric=metric)
+        target[:10] = 1
+        ls.fit_decision(ls.Binary(), logits, target, metric=metric)
+
+    def test_of_labels_all_together_count(self):
+        logits, target = torch.randn(300, 4), torch.zeros(300, 4)
+        target[:3, 0] = target[:3, 1] = 1
+        with (
+            pytest.warns(ls.GuardWarning, match="has 6 positives of all labels together"),
+            ls.allow("untuned_threshold"),
+        ):
+            ls.fit_decision(ls.Multilabel(4), logits, target)
+
+    def test_labels_without_shrinkage(self):
+        logits, target = torch.randn(300, 2), torch.zeros(300, 2)
+        target[:30, 0] = target[:4, 1] = 1
+        with pytest.warns(ls.GuardWarning, match="1 of 2 labels have fewer than 10 validation positives"):
+            ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_macro", shrinkage=0)
+        ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_macro")
+
+
+class TestAdvice:
+    """One line where another threshold would clearly raise F1."""
+
+    def rows(self, rate, seed, rows=600, strength=1.5):
+        generator = torch.Generator().manual_seed(seed)
+        logits = strength * torch.randn(rows, 1, generator=generator) + math.log(rate / (1 - rate))
+        return logits, torch.bernoulli(logits.sigmoid(), generator=generator)
+
+    def test_of_a_rare_class_it_says_what_f1_would_be(self):
+        logits, target = self.rows(0.1, 0)
+        advice = better_threshold(ls.Binary(), logits, target)
+        best = max(f1_score(target, logits >= value) for value in logits.flatten())
+        assert advice.f1 == pytest.approx(best)
+        assert advice.f1 == pytest.approx(f1_score(target, logits.double().sigmoid() >= advice.threshold))
+        assert advice.f1_now == pytest.approx(f1_score(target, logits >= 0))
+        assert advice.threshold < 0.4
+        assert re.fullmatch(
+            r"f1 0\.\d\d at threshold 0\.\d+ on the validation rows \(0\.\d\d at 0\.5\): decision\.metric=f1",
+            str(advice),
+        )
+
+    def test_it_is_the_threshold_that_tuning_gives(self):
+        logits, target = self.rows(0.1, 0)
+        fitted = ls.fit_decision(ls.Binary(), logits, target)
+        tuned = ls.fit_decision(ls.Binary(), logits, target, metric="f1")
+        assert better_threshold(fitted, logits, target).threshold == pytest.approx(tuned.threshold)
+
+    def test_of_equal_classes_or_noise_there_is_hardly_ever_any(self):
+        """.5 is the best threshold of calibrated equal classes: what is found there is chance."""
+        found = [better_threshold(ls.Binary(), *self.rows(0.5, seed, strength=4)) for seed in range(40)]
+        assert sum(advice is not None for advice in found) <= 2
+
+    def test_of_a_handful_of_positives_there_is_none(self):
+        logits, target = torch.randn(3000, 1), torch.zeros(3000, 1)
+        target[:9] = 1
+        assert better_threshold(ls.Binary(), logits, target) is None
+        assert better_threshold(ls.Multilabel(2), torch.randn(9, 2), torch.ones(9, 2)) is None
+        assert better_threshold(ls.Binary(), logits, torch.ones(3000, 1)) is None
+
+    def test_missing_labels_do_not_count(self):
+        logits, target = self.rows(0.1, 0)
+        advice = better_threshold(ls.Binary(), logits, target)
+        holes = torch.cat([logits, 5 * torch.ones(50, 1)]), torch.cat([target, torch.full((50, 1), math.nan)])
+        assert better_threshold(ls.Binary(), *holes).f1 == advice.f1
+
+
+class TestOddLogits:
+    def test_a_class_that_is_ruled_out_changes_nothing(self):
+        labels = torch.arange(300) % 3
+        logits = torch.randn(300, 3) + 2 * one_hot(labels)
+        ruled_out = torch.cat([logits, torch.full((300, 1), -math.inf)], 1)
+        three, four = (
+            ls.fit_decision(ls.Multiclass(x.shape[1]), x, labels).temperature for x in (logits, ruled_out)
+        )
+        assert four == pytest.approx(three)
+        binary = torch.randn(50, 1)
+        binary[3] = -math.inf
+        assert (
+            0
+            < ls.fit_decision(ls.Binary(), binary, (torch.randn(50) > 0) & (binary[:, 0] > -9)).threshold
+            < 1
+        )
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_no_number(self, value):
+        logits = torch.zeros(4, 1)
+        logits[2] = value
+        with pytest.raises(
+            ValueError, match=f"Row 2 of the logits holds {value:g}: no decision can be fitted"
+        ):
+            ls.fit_decision(ls.Binary(), logits, [0, 1, 0, 1])
+
+
+def test_accuracy_needs_no_factors():
+    task = ls.Multiclass(2, decision_weight=(1, 9))
+    logits, labels = torch.randn(20, 2), torch.arange(20) % 2
+    assert ls.fit_decision(task, logits, labels).decision_weight is None
+    assert ls.fit_decision(task, logits, labels, metric=None).decision_weight == (1, 9)

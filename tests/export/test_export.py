@@ -1,0 +1,500 @@
+"""Exported models: the same numbers elsewhere, and what explains them."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+import lossselect as ls
+from lossselect.cli import main as cli
+from lossselect.cli.predict import predict_file
+from lossselect.export import formats
+from lossselect.export import write as export
+from lossselect.export.read import read_export
+from lossselect.export.write import export_model
+from lossselect.run.build import _own_data
+
+SUFFIXES = tuple(form.suffix for form in formats.FORMATS.values())
+NAMES = ("a/b", "<b>", "=1", "\N{GRINNING FACE}")
+TASKS = [
+    ls.Binary(class_names=("no", "yes"), threshold=0.3, temperature=1.7),
+    ls.Multiclass(4, class_names=NAMES, temperature=0.5),
+    ls.Multiclass(4, decision_weight=(1, 2, 0.5, 1)),
+    ls.Multiclass(4, ordered=True),
+    ls.Multilabel(4, class_names=NAMES, threshold=(0.2, 0.4, 0.6, 0.8), temperature=(1, 2, 3, 0.5)),
+    ls.Multilabel(4, at_least=1, threshold=0.9),
+    ls.Multilabel(4, top_k=2),
+]
+
+
+def module_of(task, **options):
+    net = {"name": "mlp", "num_features": 5, "hidden": [8], "clip": 3.0, "dropout": 0.5}
+    return ls.TaskModule(task, net, **options)
+
+
+class TestExportModel:
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.parametrize("task", TASKS, ids=str)
+    def test_serves_the_same(self, task, suffix, tmp_path):
+        module = module_of(task)
+        found = export_model(module, tmp_path / f"model{suffix}")
+        assert found["decisions"] == 0
+        assert max(found["logits"], found["probabilities"]) <= 1e-5
+        assert [path.name for path in tmp_path.iterdir()] == [f"model{suffix}"]
+        served = read_export(tmp_path / f"model{suffix}", trust=True)
+        assert served.task == task
+        assert module.training
+        module.eval()
+        for rows in (1, 2, 7):
+            features = 3 * torch.randn(rows, 5)
+            with torch.inference_mode():
+                logits = module(features)
+            said = served(features)
+            torch.testing.assert_close(said.logits, logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(said.probabilities, task.probabilities(logits), rtol=0, atol=1e-5)
+            assert torch.equal(said.decisions, task.predict(logits))
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_explains_itself(self, suffix, tmp_path):
+        task = TASKS[4]
+        prepared = {"mean": torch.tensor([0.1, 2.0]), "std": torch.tensor([1.0, 3.0])}
+        export_model(module_of(task), tmp_path / f"m{suffix}", preparation=prepared)
+        facts = read_export(tmp_path / f"m{suffix}", trust=True).facts
+        assert facts["class_names"] == list(NAMES)
+        assert facts["threshold"] == [0.2, 0.4, 0.6, 0.8]
+        assert facts["temperature"] == [1, 2, 3, 0.5]
+        assert facts["activation"] == "sigmoid"
+        assert facts["features"] == ["rows", 5]
+        assert torch.equal(torch.tensor(facts["preparation"]["mean"]), prepared["mean"])
+
+    def test_onnx_is_told_by_any_reader(self, tmp_path):
+        onnx = pytest.importorskip("onnx")
+        export_model(module_of(TASKS[1]), tmp_path / "m.onnx")
+        model = onnx.load(tmp_path / "m.onnx")
+        onnx.checker.check_model(model)
+        assert [value.name for value in model.graph.input] == ["features"]
+        assert [value.name for value in model.graph.output] == ["logits", "probabilities", "decisions"]
+        facts = {entry.key: entry.value for entry in model.metadata_props}
+        assert json.loads(facts["class_names"]) == list(NAMES)
+        assert facts["task"] == "multiclass"
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_a_chunked_head_is_dense_elsewhere(self, suffix, tmp_path):
+        module = module_of(ls.Multiclass(50), head="chunked")
+        export_model(module, tmp_path / f"m{suffix}")
+        features = torch.randn(3, 5)
+        served = read_export(tmp_path / f"m{suffix}", trust=True)
+        assert served(features).logits.shape == (3, 50)
+        assert module.chunked
+        values, columns = module.eval()(features).topk(5)
+        torch.testing.assert_close(served(features).logits.gather(1, columns), values, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+    def test_a_subclass_with_trailing_dimensions(self, suffix, tmp_path):
+        class Pixels(ls.TaskModule):
+            def __init__(self, task):
+                super().__init__(task=task)
+                self.layer = nn.Conv2d(3, task.num_outputs, 3, padding=1)
+
+            def forward(self, images):
+                return self.layer(images / 2)
+
+        module = Pixels(ls.Multiclass(4))
+        images = torch.randn(6, 3, 8, 8)
+        found = export_model(module, tmp_path / f"m{suffix}", inputs=images)
+        assert found["rows"] == 6
+        said = read_export(tmp_path / f"m{suffix}", trust=True)(images[:1])
+        assert said.decisions.shape == (1, 8, 8)
+        torch.testing.assert_close(said.logits, module(images[:1]), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+    def test_numbers_of_float64_stay_so(self, suffix, tmp_path):
+        class Since(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("origin", torch.tensor([1.7e9 + 37], dtype=torch.float64))
+
+            def forward(self, features):
+                seconds = features[:, :1].double() * 1e9 + features[:, 1:].double()
+                return (seconds - self.origin).float()
+
+        inputs = torch.tensor([[1.7, float(i)] for i in range(80)])
+        module = ls.TaskModule(ls.Binary(), Since())
+        export_model(module, tmp_path / f"m{suffix}", inputs=inputs)
+        said = read_export(tmp_path / f"m{suffix}", trust=True)(inputs)
+        assert torch.equal(said.decisions, module.task.predict(module(inputs)))
+
+    def test_half_precision_is_for_training(self, tmp_path):
+        module = module_of(ls.Binary()).bfloat16()
+        assert export_model(module, tmp_path / "m.onnx")["decisions"] == 0
+        assert module.net[1].weight.dtype == torch.bfloat16
+
+    def test_leaves_the_module_as_it_was(self, tmp_path):
+        module = module_of(TASKS[4]).double()
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(5, 5).double())
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        assert module.training
+        logits = torch.zeros(2, 4)  # constants of a task that has been traced are numbers still
+        assert module.task.predict(logits).tolist() == [[1, 1, 0, 0]] * 2
+
+
+class Branching(nn.Module):
+    def forward(self, features):
+        return features[:, :1] if features.sum() > 0 else -features[:, :1]
+
+
+class Drawing(nn.Module):
+    def forward(self, features):
+        return nn.functional.dropout(features, 0.5)[:, :1]
+
+
+class Odd(nn.Module):
+    def forward(self, features):
+        return torch.special.bessel_j0(features)[:, :1]
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("net", "name", "message"),
+        [
+            (Branching(), "m.onnx", r"cannot be traced, .*data-dependent"),
+            (Branching(), "m.pt2", r"cannot be traced, .*data-dependent"),
+            (Drawing(), "m.pt2", "does not compute what the net does: .*Does the net draw random numbers"),
+            (Odd(), "m.onnx", "no counterpart of the operation .*bessel_j0"),
+            (Branching(), "m.safetensors", "only a net of ours is built again: format=onnx"),
+        ],
+    )
+    def test_nets_that_cannot_be_exported(self, net, name, message, tmp_path, capsys):
+        module = ls.TaskModule(ls.Binary(), net)
+        with pytest.raises(ValueError, match=message):
+            export_model(module, tmp_path / name, inputs=torch.randn(300, 4))
+        assert [*tmp_path.iterdir()] == []
+        assert capsys.readouterr() == ("", "")
+
+    def test_decisions_of_another_threshold(self, tmp_path, monkeypatch):
+        written = export._write_torch_export
+        other = ls.Binary(threshold=0.4)
+
+        def writes(whole, *of):
+            whole = copy.deepcopy(whole)
+            whole.task = other
+            written(whole, *of)
+
+        monkeypatch.setattr(export, "_write_torch_export", writes)
+        with pytest.raises(ValueError, match=r"decides \d+ times otherwise than its own probabilities say"):
+            export_model(module_of(ls.Binary()), tmp_path / "m.pt2", inputs=torch.randn(300, 5))
+        assert [*tmp_path.iterdir()] == []
+
+    def test_a_forward_of_ones_own_is_not_left_out(self, tmp_path):
+        class Doubled(ls.TaskModule):
+            def forward(self, inputs):
+                return 2 * self.net(inputs)
+
+        module = Doubled(ls.Binary(), {"name": "linear", "num_features": 5})
+        with pytest.raises(ValueError, match="only a net of ours is built again"):
+            export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(4, 5))
+        export_model(module, tmp_path / "m.pt2", inputs=torch.randn(4, 5))
+        inputs = torch.randn(3, 5)
+        said = read_export(tmp_path / "m.pt2", trust=True)(inputs)
+        torch.testing.assert_close(said.logits, 2 * module.net(inputs))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"path": "m.bin"}, "tells no format by its suffix, which must be one of .onnx, .pt2"),
+            ({"path": "m.onnx", "inputs": torch.zeros(0, 5)}, r"a tensor of rows, .* got shape \(0, 5\)"),
+            ({"path": "m.onnx", "inputs": {"x": torch.zeros(1, 5)}}, "a tensor of rows, .* got dict"),
+        ],
+    )
+    def test_arguments(self, options, message, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+            export_model(module_of(ls.Binary()), **options)
+
+    @pytest.mark.parametrize("module", ["m.onnx", nn.Linear(2, 1)])
+    def test_what_is_no_module(self, module, tmp_path):
+        with pytest.raises(TypeError, match=r"export_model takes a TaskModule and a path, got (str|Linear)"):
+            export_model(module, tmp_path / "m.onnx")
+
+    def test_a_net_of_ones_own_needs_inputs(self, tmp_path):
+        with pytest.raises(ValueError, match="pass inputs="):
+            export_model(ls.TaskModule(ls.Binary(), nn.Linear(3, 1)), tmp_path / "m.onnx")
+
+    def test_a_net_that_does_otherwise_with_one_row(self, tmp_path):
+        class Counting(nn.Module):
+            def forward(self, features):
+                return features[:, :1] * (1 if features.shape[0] > 1 else 2)
+
+        with pytest.raises(ValueError, match="or by how many they are"):
+            export_model(ls.TaskModule(ls.Binary(), Counting()), tmp_path / "m.pt2", inputs=torch.ones(8, 4))
+
+    def test_what_is_no_number_is_none_on_both_sides(self, tmp_path):
+        inputs = torch.randn(8, 5)
+        inputs[3] = torch.nan
+        found = export_model(module_of(ls.Binary()), tmp_path / "m.pt2", inputs=inputs)
+        assert (found["logits"], found["probabilities"], found["rows"]) == (0, 0, 8)
+
+    def test_logits_are_compared_by_the_largest_of_their_row(self, tmp_path):
+        found = export._gap(
+            torch.tensor([[1000.0, 1e-3]]), torch.tensor([[1000.0, 0.0]]), torch.tensor([1000.0])
+        )
+        assert found == pytest.approx(1e-6)
+        assert export._gap(torch.tensor([[torch.nan]]), torch.tensor([[0.0]])) == torch.inf
+        assert export._gap(torch.tensor([[torch.inf]]), torch.tensor([[torch.inf]])) == 0
+
+    def test_of_one_row_alone(self, tmp_path):
+        module = module_of(ls.Binary())
+        export_model(module, tmp_path / "m.pt2", inputs=torch.randn(1, 5))
+        assert len(read_export(tmp_path / "m.pt2", trust=True)(torch.randn(7, 5)).decisions) == 7
+
+    def test_what_a_run_cannot_export_is_said_before_it(self, command, tmp_path):
+        own = ("~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1")
+        code, _, err = command("task=binary", *own, "export=safetensors")
+        assert code == 1
+        assert "of which only a net of ours is built again, and the net is your own" in err
+        assert not [*tmp_path.iterdir()]
+
+    @pytest.mark.parametrize("name", ["onnx", "safetensors"])
+    def test_a_package_that_is_not_there(self, name, monkeypatch, command):
+        monkeypatch.setattr("lossselect.utils.imports.find_spec", lambda _: None)
+        code, _, err = command("task=binary", f"export={name}")
+        assert code == 1
+        assert f"format={name} needs" in err
+        assert "pip install 'lossselect[export]'" in err
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.parametrize("damage", ["empty", "cut", "foreign"])
+    def test_files_that_are_damaged(self, suffix, damage, tmp_path):
+        path = tmp_path / f"m{suffix}"
+        export_model(module_of(ls.Binary()), path)
+        content = path.read_bytes()
+        path.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 2], "foreign": b"hello" * 99}[damage]
+        )
+        with pytest.raises(ValueError, match=r"m\.\w+ \(\d+ bytes\) cannot be read as a model"):
+            read_export(path, trust=True)
+
+    def test_of_a_file_that_is_damaged_torch_prints_nothing(self, tmp_path):
+        (tmp_path / "m.pt2").write_bytes(b"")
+        given = ("predict", "checkpoint=m.pt2", "input=x.csv", "output=y.csv", "trust=true")
+        done = subprocess.run(
+            [sys.executable, "-m", "lossselect", *given], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr == "m.pt2 (0 bytes) cannot be read as a model: File is not a zip file\n"
+
+    def test_a_model_of_somebody_elses(self, tmp_path):
+        onnx = pytest.importorskip("onnx")
+        export_model(module_of(ls.Binary()), tmp_path / "m.onnx")
+        model = onnx.load(tmp_path / "m.onnx")
+        del model.metadata_props[:]
+        onnx.save(model, tmp_path / "m.onnx")
+        with pytest.raises(ValueError, match=r"was not written by lossselect export"):
+            read_export(tmp_path / "m.onnx")
+        for facts in (
+            "{",
+            "{}",
+            '{"task": {"name": "os.system"}, "features": []}',
+            '{"task": 3, "features": 1}',
+        ):
+            onnx.helper.set_model_props(model, {"lossselect": facts})
+            onnx.save(model, tmp_path / "m.onnx")
+            with pytest.raises(ValueError, match="is damaged: what it says of its task"):
+                read_export(tmp_path / "m.onnx")
+
+    def test_a_file_that_may_run_code_needs_trust(self, tmp_path):
+        export_model(module_of(ls.Binary()), tmp_path / "m.pt2")
+        with pytest.raises(ValueError, match=r"may run code .* trust=true"):
+            read_export(tmp_path / "m.pt2")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a table, and its folder."""
+    folder = tmp_path_factory.mktemp("export")
+    lines = [f"{i % 17},{'ab'[i % 2]},{(i * 7) % 5},{'xyz'[i % 3]}" for i in range(120)]
+    (folder / "t.csv").write_text("\n".join(["n,c,m,y", *lines]) + "\n")
+    code = "from lossselect.cli.train import main; main()"
+    given = (
+        "data=table",
+        "data.path=t.csv",
+        "data.target=y",
+        "trainer.max_epochs=2",
+        "hydra.run.dir=run",
+    )
+    more = ("task=multiclass", "report=false", "allow=[duplicate_rows]")
+    subprocess.run([sys.executable, "-c", code, *given, *more], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+class TestCommand:
+    def call(self, monkeypatch, capsys, *arguments):
+        monkeypatch.setattr(sys, "argv", ["lossselect", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_predicts_as_the_checkpoint_does(self, suffix, run, monkeypatch, capsys):
+        monkeypatch.chdir(run)
+        best = "run/checkpoints/best.ckpt"
+        code, out, err = self.call(
+            monkeypatch, capsys, "export", f"checkpoint={best}", f"output=m{suffix}", "input=t.csv"
+        )
+        assert (code, err) == (0, "")
+        assert "120 rows of t.csv compared with PyTorch" in out
+        served = read_export(f"m{suffix}", trust=True)
+        assert served.facts["feature_names"] == ["n", "m", "c=a", "c=b"]
+        (frame,) = served.preparation.frames("t.csv", 8192)
+        rows, _ = served.preparation.features.transform(frame, "t.csv")
+        of_arrays, of_tensors = served(rows[range(120)].numpy()), served(rows[range(120)])
+        assert all(map(torch.equal, of_arrays, of_tensors))
+        assert "and 0 decisions" in out
+        given = ("input=t.csv", "keep=[n]")
+        assert self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *given, "output=a.csv")[0] == 0
+        probe = (
+            "import sys; sys.modules['lightning'] = sys.modules['torchmetrics'] = None\n"
+            "from lossselect.cli import predict; predict.main()"
+        )
+        more = ("output=b.csv", *(["trust=true"] if suffix == ".pt2" else []))
+        subprocess.run(
+            [sys.executable, "-c", probe, f"checkpoint=m{suffix}", *given, *more],
+            check=True,
+            capture_output=True,
+        )
+        a, b = (
+            [row.split(",") for row in (run / name).read_text().splitlines()] for name in ("a.csv", "b.csv")
+        )
+        assert a[0] == b[0] == ["row", "prediction", "p_x", "p_y", "p_z", "n"]
+        assert len(a) == 121
+        for one, other in zip(a[1:], b[1:], strict=True):
+            assert (one[:2], one[5]) == (other[:2], other[5])
+            assert [float(p) for p in one[2:5]] == pytest.approx([float(p) for p in other[2:5]], abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                ["checkpoint=run/checkpoints/best.ckpt"],
+                "Say format=..., one of onnx, torch_export, safetensors, or output=",
+            ),
+            (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
+            (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
+            (
+                ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=u.csv"],
+                "There is no file u.csv",
+            ),
+            (
+                ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=head.csv"],
+                "head.csv has no rows.",
+            ),
+            (["checkpint=x"], "Did you mean 'checkpoint'?"),
+            (["checkpoint=run/checkpoints/best.ckpt", "format=onx"], "Did you mean 'onnx'?"),
+            (["checkpoint=run/checkpoints/best.ckpt", "format=onnx", "output=m.pt2"], "must end in .onnx"),
+            (["x"], "settings look like KEY=VALUE"),
+        ],
+    )
+    def test_mistakes(self, arguments, message, run, monkeypatch, capsys):
+        monkeypatch.chdir(run)
+        (run / "m.onnx").unlink(missing_ok=True)
+        (run / "head.csv").write_text("n,c,m,y\n")
+        code, _, err = self.call(monkeypatch, capsys, "export", *arguments)
+        assert code == 1
+        assert message in err
+        assert not (run / "m.onnx").exists()
+
+    def test_is_compared_on_the_test_rows_of_its_run(self, run, monkeypatch, capsys, tmp_path):
+        monkeypatch.chdir(run)
+        given = ("checkpoint=run/checkpoints/best.ckpt", "format=onnx")
+        code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+        rows = len((run / "run/predictions.csv").read_text().splitlines()) - 1
+        assert code == 0
+        assert f"run/checkpoints/best.onnx: {rows} test rows compared with PyTorch" in out
+        (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
+        for reason in ("its data are others now", "t.csv"):
+            monkeypatch.chdir(tmp_path)
+            _own_data.cache_clear()  # a process reads a file once
+            given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
+            code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+            assert code == 0
+            assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
+            assert reason in out
+            (tmp_path / "t.csv").unlink(missing_ok=True)
+
+    def test_predict_wants_trust(self, run, monkeypatch, capsys):
+        monkeypatch.chdir(run)
+        (run / "x.pt2").write_bytes(b"")
+        given = ("checkpoint=x.pt2", "input=t.csv", "output=o.csv")
+        code, _, err = self.call(monkeypatch, capsys, "predict", *given)
+        assert code == 1
+        assert "trust=true" in err
+        code, _, err = self.call(monkeypatch, capsys, "predict", *given, "trust=maybe")
+        assert "trust must be true or false, got 'maybe'." in err
+        assert not (run / "o.csv").exists()
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_a_run_exports_its_model(task, command, tmp_path):
+    given = (f"task={task}", "trainer.max_epochs=2", "hydra.run.dir=run", "export=onnx", "report=false")
+    code, out, err = command(*given)
+    assert code == 0, err
+    assert "and 0 decisions." in out
+    module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
+    assert read_export("run/model.onnx").task == module.task
+
+
+def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeypatch):
+    def fails(module, path, **_):
+        return export_model(module, path, inputs=torch.zeros(0, 30))
+
+    monkeypatch.setattr("lossselect.cli.export.export_model", fails)
+    given = ("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "export=onnx")
+    code, out, err = command(*given)
+    assert code == 1
+    assert "inputs must be a tensor of rows" in err
+    assert "metrics.json, predictions.csv" in out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert 'id="roc"' in page
+    assert "ended before its time" not in page
+
+
+def test_an_unknown_format(command, tmp_path):
+    code, _, err = command("task=binary", "export=onxx")
+    assert code == 1
+    assert "There is no format to export 'onxx'. Did you mean 'onnx'?" in err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_export_of_weights_that_have_changed_is_removed(command, tmp_path):
+    given = ("task=binary", "hydra.run.dir=run", "report=false", "logger=none")
+    assert command(*given, "trainer.max_epochs=1")[0] == 0
+    stale = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    export_model(ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt"), stale)
+    assert command(*given, "trainer.max_epochs=2", "resume=auto")[0] == 0
+    assert not stale.exists()
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_predictions_of_very_many_outputs_have_one_form(command, tmp_path, monkeypatch, capsys):
+    rows = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    np.savez("d.npz", X=rows, y=np.arange(120) % 9)
+    given = ("task=multiclass", "data=arrays", "data.path=d.npz", "head=chunked", "trainer.max_epochs=1")
+    code, _, err = command(*given, "hydra.run.dir=run", "export=safetensors", "report=false")
+    assert code == 0, err
+    for model, output in (("checkpoints/best.ckpt", "a.csv"), ("model.safetensors", "b.csv")):
+        predict_file(f"run/{model}", "d.npz", output)
+    a, b = (pl.read_csv(name) for name in ("a.csv", "b.csv"))
+    assert a.columns == b.columns
+    assert a["prediction"].equals(b["prediction"])
+    assert "top_5" in a.columns

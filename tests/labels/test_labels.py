@@ -1,0 +1,359 @@
+import re
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.preprocessing import LabelEncoder, MultiLabelBinarizer
+
+import lossselect as ls
+from lossselect.labels.label_lists import LabelLists, parse_json_lists, split_delimited
+from lossselect.labels.values import as_number, form_of, sorted_values
+
+NAN = float("nan")
+
+LABELS = {
+    "strings": st.text(min_size=1, max_size=5),
+    "integers": st.integers(-(10**12), 10**12),
+    "booleans": st.booleans(),
+}
+
+
+def of_one_kind(draw_missing=True):
+    missing = st.none() if draw_missing else st.nothing()
+    return st.one_of(st.lists(kind | missing, min_size=1) for kind in LABELS.values())
+
+
+class TestVocabulary:
+    @given(of_one_kind())
+    def test_decode_undoes_encode(self, labels):
+        if all(label is None for label in labels):
+            return
+        vocabulary = ls.Vocabulary.fit(labels)
+        assert vocabulary.decode(vocabulary.encode(labels)) == labels
+
+    @given(st.one_of(st.lists(st.lists(kind) | st.none()) for kind in LABELS.values()))
+    def test_decode_lists_undoes_encode_lists(self, rows):
+        if not any(rows):
+            return
+        vocabulary = ls.Vocabulary.fit_lists(rows)
+        order = {value: i for i, value in enumerate(vocabulary.values)}
+        expected = [None if row is None else sorted(set(row), key=order.__getitem__) for row in rows]
+        assert vocabulary.decode_lists(vocabulary.encode_lists(rows)) == expected
+
+    @given(of_one_kind())
+    def test_plain_values_make_it_again(self, labels):
+        if all(label is None for label in labels):
+            return
+        vocabulary = ls.Vocabulary.fit(labels)
+        again = ls.Vocabulary(**vocabulary.to_dict())
+        assert again == vocabulary
+        assert [type(value) for value in again.values] == [type(value) for value in vocabulary.values]
+
+    @given(st.lists(st.text(min_size=1, max_size=3).filter(lambda t: as_number(t) is None), min_size=1))
+    def test_indices_are_scikit_learns(self, labels):
+        ours = ls.Vocabulary.fit(labels).encode(labels)
+        assert ours.tolist() == LabelEncoder().fit_transform(labels).tolist()
+
+    @pytest.mark.parametrize(
+        ("values", "order"),
+        [
+            (["10", "2", "1"], ("1", "2", "10")),
+            (["1.5", "-3", "007", "7"], ("-3", "1.5", "007", "7")),
+            (["10", "2", "x"], ("10", "2", "x")),
+            ([30, 7, 7, -1], (-1, 7, 30)),
+            ([True, False, True], (False, True)),
+            ([2.0, NAN, 5.0], (2, 5)),
+            (np.array([3, 1], dtype=np.int8), (1, 3)),
+            (np.array(["b", "a"]), ("a", "b")),
+            (np.array(["b", None], dtype=object), ("b",)),
+            (np.ma.MaskedArray([1, 2], mask=[False, True]), (1,)),
+            (pl.Series(["b", "a", None]), ("a", "b")),
+            (pl.Series(["b", "a"], dtype=pl.Categorical), ("a", "b")),
+            (("b", "a"), ("a", "b")),
+            (torch.tensor([4, 2]), (2, 4)),
+        ],
+        ids=str,
+    )
+    def test_order(self, values, order):
+        vocabulary = ls.Vocabulary.fit(values)
+        assert vocabulary.values == order
+        assert all(type(value) in (str, int, bool) for value in vocabulary.values)
+
+    def test_missing_is_none_or_nan(self):
+        vocabulary = ls.Vocabulary.fit(["a", None, "b", NAN])
+        assert vocabulary.encode(["b", None, NAN, "a"]).tolist() == [1, -100, -100, 0]
+
+    def test_class_names_are_the_order(self):
+        vocabulary = ls.Vocabulary.fit(["dog", "cat"], class_names=["fish", "dog", "cat"])
+        assert vocabulary.encode(["dog", "cat"]).tolist() == [1, 2]
+        assert vocabulary.values == vocabulary.names == ("fish", "dog", "cat")
+
+    def test_class_names_may_name_numbers(self):
+        vocabulary = ls.Vocabulary.fit([0, 2], class_names=["cat", "dog", "fish"])
+        assert vocabulary.values == (0, 1, 2)
+        assert vocabulary.names == ("cat", "dog", "fish")
+        assert ls.Vocabulary.fit([True], class_names=["no", "yes"]).values == (False, True)
+        # as they are written they are the labels themselves
+        assert ls.Vocabulary.fit([5, 2], class_names=["5", "2", "9"]).values == (5, 2, 9)
+
+    def test_what_pandas_has_for_missing_is_missing(self):
+        class NAType:  # as pandas.NA: it cannot be compared
+            def __eq__(self, other):
+                return self
+
+            def __bool__(self):
+                raise TypeError("boolean value of NA is ambiguous")
+
+            __hash__ = object.__hash__
+
+        vocabulary = ls.Vocabulary.fit([1, NAType(), 0])
+        assert vocabulary.encode([NAType(), 1]).tolist() == [-100, 1]
+        rows = [["a"], NAType(), NAN]
+        lists = ls.Vocabulary.fit_lists(rows).encode_lists(rows)
+        assert lists.missing.tolist() == [False, True, True]
+
+    def test_an_index_that_there_is_not(self):
+        for bad in (-1, 2):
+            with pytest.raises(ValueError, match=f"There is no label {bad}: indices are 0 to 1"):
+                ls.Vocabulary(("a", "b")).decode([0, bad])
+
+    @pytest.mark.parametrize(
+        ("values", "names", "message"),
+        [
+            (
+                ["cat", "dgo"],
+                ["cat", "dog"],
+                "Label 'dgo' is not among the class_names: cat, dog. Did you mean",
+            ),
+            ([1, 2, 5], ["a", "b", "c"], "Label 1 is not among the class_names: a, b, c."),
+            (["a"], ["a", "a"], "Label 'a' comes twice."),
+        ],
+    )
+    def test_class_names_that_are_not_the_labels(self, values, names, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ls.Vocabulary.fit(values, class_names=names)
+
+    @pytest.mark.parametrize(
+        ("values", "error", "message"),
+        [
+            ([], ValueError, "There are no labels."),
+            ([None, NAN], ValueError, "All labels are missing: there is nothing to learn from."),
+            ([0.5, 1], ValueError, "Label 0.5 is a fraction: a quantity, not one of several classes."),
+            (
+                ["a", 1],
+                TypeError,
+                "there are 'a' (str in row 0) and 1 (int in row 1). Make them all strings.",
+            ),
+            ([1, True], TypeError, "there are"),
+            ([[1], [2]], TypeError, "Row 0 is [1], a list. Rows with several labels: fit_lists"),
+            ([b"a"], TypeError, "Labels are strings, integers or booleans, got bytes b'a'."),
+            ("abc", TypeError, "Labels are a list, an entry a row; got str 'abc'."),
+            ({"a"}, TypeError, "a set has no order"),
+            (np.zeros((2, 2)), ValueError, "got an array of shape (2, 2)"),
+            ([float("inf")], ValueError, "Label inf is a fraction"),
+        ],
+        ids=str,
+    )
+    def test_refuses_what_is_no_label(self, values, error, message):
+        with pytest.raises(error, match=re.escape(message)):
+            ls.Vocabulary.fit(values)
+
+    @pytest.mark.parametrize(
+        ("values", "names", "message"),
+        [
+            ((), (), "There is no label"),
+            (("a", "a"), (), "Label 'a' comes twice."),
+            (("a", "b"), ("x",), "There are 2 labels, but 1 names for them."),
+            ((1, 2), ("x", "x"), "Names must differ, but 'x' comes twice."),
+        ],
+    )
+    def test_refuses_what_is_no_vocabulary(self, values, names, message):
+        with pytest.raises(ValueError, match=message):
+            ls.Vocabulary(values, names)
+
+    def test_an_unseen_label_is_an_error_that_names_the_row(self):
+        vocabulary = ls.Vocabulary.fit(["cat", "dog"])
+        with pytest.raises(
+            ValueError,
+            match=r"Row 2: label 'dgo' was never seen in training\. Did you mean 'dog'\? There are 2: cat, dog\.",
+        ):
+            vocabulary.encode(["cat", None, "dgo"])
+
+    def test_an_unseen_label_may_count_as_missing_and_is_counted(self):
+        vocabulary = ls.Vocabulary.fit(["cat", "dog"])
+        with pytest.warns(ls.GuardWarning, match=r"left out: 3 of 4 labels, 'ape' \(2\), 'yak' \(1\)"):
+            got = vocabulary.encode(["ape", "dog", "yak", "ape"], unseen="ignore")
+        assert got.tolist() == [-100, 1, -100, -100]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with ls.allow("unseen_label"):
+                vocabulary.encode(["ape"], unseen="ignore")
+
+    def test_unseen_for_another_type_says_so(self):
+        with pytest.raises(ValueError, match="The labels are of type str, this one is of type int"):
+            ls.Vocabulary.fit(["1", "2"]).encode([1])
+
+    def test_unseen_has_two_values(self):
+        for encode in (ls.Vocabulary(("a",)).encode, ls.Vocabulary(("a",)).encode_lists):
+            with pytest.raises(ValueError, match="unseen must be 'error' or 'ignore', got 'drop'"):
+                encode([], unseen="drop")
+
+
+class TestLists:
+    ROWS = (["b", "a", "b"], [], None, ["c"])
+
+    def test_rows_of_zeros_and_ones(self):
+        lists = ls.Vocabulary.fit_lists(self.ROWS).encode_lists(self.ROWS)
+        assert len(lists) == 4
+        assert lists.indices.tolist() == [0, 1, 2]
+        assert lists.offsets.tolist() == [0, 2, 2, 2, 3]
+        np.testing.assert_array_equal(
+            lists.multi_hot(np.array([3, 0, 2, 1])), [[0, 0, 1], [1, 1, 0], [NAN, NAN, NAN], [0, 0, 0]]
+        )
+        assert lists.counts().tolist() == [1, 1, 1]
+        assert lists.counts(np.array([0, 0, 1])).tolist() == [2, 2, 0]
+        assert lists.multi_hot(np.array([], dtype=int)).shape == (0, 3)
+
+    @given(st.lists(st.lists(st.sampled_from("abcdefg"))))
+    def test_the_matrix_is_scikit_learns(self, rows):
+        if not any(rows):
+            return
+        vocabulary = ls.Vocabulary.fit_lists(rows)
+        lists = vocabulary.encode_lists(rows)
+        expected = MultiLabelBinarizer(classes=vocabulary.values).fit_transform(rows)
+        np.testing.assert_array_equal(lists.multi_hot(), expected)
+
+    @given(st.lists(st.lists(st.sampled_from("abc")) | st.none(), min_size=1), st.integers(0, 5))
+    def test_concatenated(self, rows, at):
+        vocabulary = ls.Vocabulary(("a", "b", "c"))
+        whole = vocabulary.encode_lists(rows)
+        parts = [vocabulary.encode_lists(part) for part in (rows[:at], rows[at:])]
+        assert vocabulary.decode_lists(LabelLists.concatenated(parts)) == vocabulary.decode_lists(whole)
+
+    @pytest.mark.parametrize(
+        "rows",
+        [[{"a"}, ("b", "a")], [np.array(["a", "b"])], pl.Series([["a", "b"], None]), [["b"], ["a", "a"]]],
+        ids=str,
+    )
+    def test_rows_may_be_sets_tuples_and_arrays(self, rows):
+        assert ls.Vocabulary.fit_lists(rows).values == ("a", "b")
+
+    @pytest.mark.parametrize(
+        ("rows", "error", "message"),
+        [
+            (["a"], TypeError, "Row 0 is 'a', but each row is a list of labels. Split it first"),
+            ([["a"], 3], TypeError, "Row 1 is 3, but each row is a list of labels."),
+            ([["a"], [None]], ValueError, "Row 1 has None among its labels."),
+            ([["a"], ["x"]], ValueError, "Row 1: label 'x' was never seen in training."),
+            ([[["a"]]], TypeError, "Row 0 is ['a'], a list."),
+        ],
+    )
+    def test_refuses(self, rows, error, message):
+        with pytest.raises(error, match=re.escape(message)):
+            ls.Vocabulary(("a", "b")).encode_lists(rows)
+
+    def test_an_unseen_label_is_left_out_of_its_row(self):
+        vocabulary = ls.Vocabulary(("a", "b"))
+        with pytest.warns(ls.GuardWarning, match="left out: 1 of 2 labels"):
+            lists = vocabulary.encode_lists([["a", "x"]], unseen="ignore")
+        assert vocabulary.decode_lists(lists) == [["a"]]
+
+    def test_delimited(self):
+        assert split_delimited(["new york| rome", "", None, "a||b|"], "|") == [
+            ["new york", "rome"],
+            [],
+            None,
+            ["a", "b"],
+        ]
+        with pytest.raises(ValueError, match="The delimiter must be a string such as"):
+            split_delimited(["a"], "")
+        with pytest.raises(TypeError, match="Row 1 is 3, no string of labels"):
+            split_delimited(["a", 3], "|")
+
+    def test_json(self):
+        assert parse_json_lists(['["a", "b"]', "[]", None, "[1]"]) == [["a", "b"], [], None, [1]]
+        for bad in ('{"a": 1}', "[a]", "3", "[" * 100_000):
+            with pytest.raises(ValueError, match=r"Row 1 is .*, no JSON list such as"):
+                parse_json_lists(["[]", bad])
+
+
+class TestTasksTakeNames:
+    NAMES = ("cat", "dog", "fish")
+
+    @given(st.lists(st.sampled_from(NAMES) | st.none(), min_size=1))
+    def test_multiclass(self, names):
+        task = ls.Multiclass(3, class_names=self.NAMES)
+        if any(names):
+            assert task.decode(task.encode(names)) == names
+
+    @given(st.lists(st.sampled_from(NAMES[:2]) | st.none(), min_size=1))
+    def test_binary(self, names):
+        task = ls.Binary(class_names=self.NAMES[:2])
+        if any(names):
+            assert task.decode(task.encode(names)) == names
+
+    @given(st.lists(st.none() | st.sets(st.sampled_from(NAMES)), min_size=1))
+    def test_multilabel(self, rows):
+        task = ls.Multilabel(3, class_names=self.NAMES)
+        if all(row is None for row in rows):
+            return
+        decoded = task.decode(task.encode(rows))
+        assert [None if row is None else set(row) for row in decoded] == rows
+
+    @pytest.mark.parametrize("form", [list, tuple, np.array, pl.Series], ids=lambda form: form.__name__)
+    def test_in_any_container(self, form):
+        task = ls.Multiclass(3, class_names=self.NAMES)
+        assert task.encode(form(["dog", "cat", "fish"])).tolist() == [1, 0, 2]
+
+    @pytest.mark.parametrize(
+        ("task", "target", "error", "message"),
+        [
+            (ls.Multiclass(3), ["a"], TypeError, "or give the task class_names=(...)"),
+            (
+                ls.Multiclass(3, class_names=NAMES),
+                [["dog"]],
+                ValueError,
+                "Several labels per sample: task=multilabel.",
+            ),
+            (
+                ls.Multilabel(3, class_names=NAMES),
+                ["dog"],
+                ValueError,
+                "one name a row, but the task is multilabel",
+            ),
+            (
+                ls.Multiclass(3, class_names=NAMES),
+                ["cat", "dgo"],
+                ValueError,
+                "Row 1: label 'dgo' is not among the class_names. Did you mean 'dog'?",
+            ),
+            (ls.Multiclass(3, class_names=NAMES), [0, "dog"], TypeError, "row 1 holds 'dog'"),
+        ],
+    )
+    def test_refuses(self, task, target, error, message):
+        with pytest.raises(error, match=re.escape(message)):
+            task.encode(target)
+
+
+def test_forms():
+    assert form_of(["a"]) == "names"
+    assert form_of([None, NAN, "a"]) == "names"
+    assert form_of([[], ["a"]]) == form_of([{"a"}]) == "lists"
+    assert form_of([[], []]) == form_of([None, []]) == "lists"
+    for numbers in ([1, 2], [[1], [0]], np.zeros(3), np.array("a"), [], [None], 3, "abc", {"a"}):
+        assert form_of(numbers) is None
+
+
+@given(st.lists(st.integers(-999, 999) | st.floats(-9, 9)))
+def test_strings_that_are_numbers_are_sorted_as_numbers(numbers):
+    ordered = sorted_values([str(number) for number in numbers])
+    assert [float(text) for text in ordered] == sorted(float(number) for number in numbers)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1_000", "x", "", None])
+def test_what_writes_no_number(text):
+    assert as_number(text) is None

@@ -1,0 +1,390 @@
+"""`make_metrics` behaves as a torchmetrics.MetricCollection, and each of its metrics as a metric."""
+
+import pickle
+import warnings
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from sklearn import metrics as sk
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MetricCollection, MetricTracker
+from trainers import quiet_trainer
+
+import lossselect as ls
+
+NAN = float("nan")
+TASKS = [ls.Binary(threshold=0.3), ls.Multiclass(4), ls.Multilabel(6), ls.Multiclass(4, ordered=True)]
+ids = ls.Task.describe
+
+
+def batches(task, count=3, rows=20, seed=0):
+    """Probabilities in float64 and targets, with ties, missing labels and soft ones."""
+    random = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        logits = torch.randn(rows, task.num_outputs, generator=random, dtype=torch.float64)
+        if not getattr(task, "ordered", False):  # whose probabilities are products, equal but for rounding
+            logits = logits.round(decimals=1)
+        target = task.encode(task.predict(torch.randn(rows, task.num_outputs, generator=random)))
+        target[::5] = -100 if task.activation == "softmax" else NAN
+        made.append((task.probabilities(logits), target))
+    return made
+
+
+def joined(made):
+    return tuple(map(torch.cat, zip(*made, strict=True)))
+
+
+def over_classes(score, y, p):
+    """The mean over the classes that occur."""
+    return np.mean([score(y[:, c], p[:, c]) for c in range(y.shape[1]) if y[:, c].any()])
+
+
+def reference(task, name, p, target):
+    """scikit-learn's value of some metrics."""
+    if task.activation == "softmax":
+        known = target != -100
+        y, p = target[known].numpy(), p[known].numpy()
+        d = task.decide(torch.from_numpy(p)).numpy()
+        one_hot = np.eye(task.num_classes)[y]
+        return {
+            "accuracy": lambda: sk.accuracy_score(y, d),
+            "f1_macro": lambda: sk.f1_score(y, d, average="macro"),
+            "auroc": lambda: over_classes(sk.roc_auc_score, one_hot, p),
+            "map": lambda: over_classes(sk.average_precision_score, one_hot, p),
+            "brier": lambda: ((p - one_hot) ** 2).sum(1).mean(),
+        }[name]()
+    known = ~target.isnan().any(1)
+    y, p = target[known].numpy(), p[known].numpy()
+    d = p >= (task.threshold if isinstance(task.threshold, float) else np.array(task.threshold))
+    macro = {"average": "macro"} if task.num_outputs > 1 else {}
+    return {
+        "accuracy": lambda: (y == d).mean(),
+        "f1_macro": lambda: sk.f1_score(y, d, average="macro"),
+        "auroc": lambda: sk.roc_auc_score(y, p, **macro),
+        "map": lambda: sk.average_precision_score(y, p, **macro),
+        "brier": lambda: ((p - y) ** 2).mean(),
+    }[name]()
+
+
+def values(metrics):
+    return {name: value.item() for name, value in metrics.compute().items()}
+
+
+def same(got, want):
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert got[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+
+
+def whole(task, made, **options):
+    metrics = ls.make_metrics(task, **options)
+    metrics.update(*joined(made))
+    return values(metrics)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc", "map", "brier"])
+@pytest.mark.parametrize("task", TASKS, ids=ids)
+class TestOne:
+    """A metric by itself, beside scikit-learn."""
+
+    def test_is_updated_without_the_others(self, task, name):
+        made = batches(task)
+        metrics = ls.make_metrics(task)
+        for batch in made:
+            metrics[name].update(*batch)
+        assert metrics[name].compute().item() == pytest.approx(reference(task, name, *joined(made)))
+        for other, metric in metrics.items():
+            assert metric.update_called == (other == name)
+        with pytest.warns(UserWarning, match="before the ``update`` method"):
+            others = {other: value.item() for other, value in metrics.compute().items() if other != name}
+        assert all(np.isnan(value) for value in others.values())
+
+    def test_goes_on_with_what_it_has_seen_alone(self, task, name):
+        """Compute groups of torchmetrics would forget the second batch."""
+        first, second, third = batches(task)
+        metrics = ls.make_metrics(task)
+        metrics.update(*first)
+        metrics[name].update(*second)
+        metrics.update(*third)
+        got = values(metrics)
+        assert got.pop(name) == pytest.approx(reference(task, name, *joined([first, second, third])))
+        want = whole(task, [first, third])
+        del want[name]
+        same(got, want)
+
+    def test_is_reset_without_the_others(self, task, name):
+        first, second, third = batches(task)
+        metrics = ls.make_metrics(task)
+        metrics.update(*first)
+        metrics.compute()
+        metrics[name].reset()
+        assert not metrics[name].update_called
+        metrics.update(*second)
+        metrics.update(*third)
+        got = values(metrics)
+        assert got.pop(name) == pytest.approx(reference(task, name, *joined([second, third])))
+        want = whole(task, [first, second, third])
+        del want[name]
+        same(got, want)
+
+    def test_returns_the_value_of_a_batch(self, task, name):
+        made = batches(task)
+        metric = ls.make_metrics(task)[name]
+        for batch in made:
+            assert metric(*batch).item() == pytest.approx(reference(task, name, *batch))
+        assert metric.compute().item() == pytest.approx(reference(task, name, *joined(made)))
+        assert metric.update_count == 3
+
+    def test_is_cloned_pickled_and_merged(self, task, name):
+        first, second, third = batches(task)
+        metric = ls.make_metrics(task)[name]
+        metric.update(*first)
+        other = metric.clone()
+        other.reset()
+        other.update(*second)
+        back = pickle.loads(pickle.dumps(other))
+        assert back.compute().item() == pytest.approx(reference(task, name, *second))
+        back.update(*third)
+        metric.merge_state(back)
+        want = reference(task, name, *joined([first, second, third]))
+        assert metric.compute().item() == pytest.approx(want)
+
+    def test_is_saved_and_loaded(self, task, name):
+        made = batches(task)
+        metrics = ls.make_metrics(task)
+        metrics.persistent(True)
+        for batch in made:
+            metrics.update(*batch)
+        saved = metrics.state_dict()
+        assert any(key.startswith(f"{name}.") for key in saved)
+        fresh = ls.make_metrics(task)
+        fresh.persistent(True)
+        fresh.load_state_dict(saved)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchmetrics saves no count of updates
+            assert fresh[name].compute().item() == pytest.approx(reference(task, name, *joined(made)))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=ids)
+class TestCollection:
+    def test_shares_what_it_has_seen(self, task):
+        metrics = ls.make_metrics(task)
+        for batch in batches(task):
+            metrics.update(*batch)
+        assert metrics["auroc"].scores is metrics["map"].scores
+        assert metrics["accuracy"].counts is metrics["f1_macro"].counts
+        metrics.reset()
+        metrics.double()
+        metrics.update(*batch)
+        assert metrics["auroc"].scores is metrics["map"].scores
+        assert metrics["accuracy"].counts is metrics["f1_macro"].counts
+        assert metrics["accuracy"].update_count == metrics["f1_macro"].update_count == 1
+
+    def test_returns_the_values_of_a_batch(self, task):
+        made = batches(task)
+        metrics = ls.make_metrics(task)
+        for batch in made:
+            same({name: value.item() for name, value in metrics(*batch).items()}, whole(task, [batch]))
+        same(values(metrics), whole(task, made))
+        assert metrics["auroc"].scores is metrics["map"].scores
+
+    def test_is_cloned_and_pickled(self, task):
+        made = batches(task)
+        metrics = ls.make_metrics(task, "val/")
+        metrics.update(*made[0])
+        for copy in (metrics.clone(prefix="best/"), pickle.loads(pickle.dumps(metrics))):
+            copy.update(*made[1])
+            copy.update(*made[2])
+            want = {f"{copy.prefix}{name}": value for name, value in whole(task, made).items()}
+            same(values(copy), want)
+        same(values(metrics), {f"val/{name}": value for name, value in whole(task, made[:1]).items()})
+
+    def test_of_each_metric_it_is_known_which_end_is_better(self, task):
+        metrics = ls.make_metrics(task)
+        target = task.encode(task.predict(3 * torch.randn(60, task.num_outputs)))
+        one_hot = torch.nn.functional.one_hot(target, 4) if target.ndim == 1 else target
+        found = {}
+        for kind, p in (("good", one_hot), ("bad", one_hot.roll(2, 1) if target.ndim == 1 else 1 - one_hot)):
+            metrics.reset()
+            metrics.update(0.001 + 0.996 * p.double(), target)
+            found[kind] = values(metrics)
+        for name, metric in metrics.items():
+            assert metric.higher_is_better == (found["good"][name] > found["bad"][name]), name
+            assert metric.is_differentiable is False
+            assert metric.full_state_update is False
+
+    def test_in_a_tracker(self, task):
+        tracker = MetricTracker(ls.make_metrics(task), maximize=None)
+        for seed in range(3):
+            tracker.increment()
+            tracker.update(*joined(batches(task, seed=seed)))
+        want = [whole(task, batches(task, seed=seed)) for seed in range(3)]
+        for name, column in tracker.compute_all().items():
+            assert column.tolist() == pytest.approx([row[name] for row in want], nan_ok=True)
+        best = tracker.best_metric()
+        assert best["accuracy"] == pytest.approx(max(row["accuracy"] for row in want))
+        assert best["brier"] == pytest.approx(min(row["brier"] for row in want))
+
+    def test_metrics_of_other_packages_are_updated(self, task):
+        first, second = batches(task, 2)
+        metrics = ls.make_metrics(task, "val/")
+        metrics.add_metrics({"largest": Largest()})
+        metrics.update(*first)
+        metrics(*second)
+        got = values(metrics)
+        assert got.pop("val/largest") == max(first[0].max(), second[0].max())
+        same(got, {f"val/{name}": value for name, value in whole(task, [first, second]).items()})
+        metrics.reset()
+        assert metrics["val/largest"].value == 0
+
+
+class Largest(torchmetrics.Metric):
+    full_state_update = True
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("value", torch.zeros((), dtype=torch.double), dist_reduce_fx="max")
+
+    def update(self, preds, target):
+        self.value = torch.maximum(self.value, preds.max())
+
+    def compute(self):
+        return self.value
+
+
+def test_metrics_of_another_task_keep_their_own_decision():
+    """Such as the decision before it was tuned."""
+    p, target = torch.rand(50, 1), (torch.rand(50, 1) < 0.5).float()
+    metrics = ls.make_metrics(ls.Binary(threshold=0.5), names=["accuracy"])
+    metrics.add_metrics({"other": ls.make_metrics(ls.Binary(threshold=0.9), names=["accuracy"])["accuracy"]})
+    for part in (slice(0, 20), slice(20, 50)):
+        metrics.update(p[part], target[part])
+    got = values(metrics)
+    for name, threshold in (("accuracy", 0.5), ("other", 0.9)):
+        assert got[name] == pytest.approx(sk.accuracy_score(target, p >= threshold))
+
+
+def test_in_another_collection_means_do_not_mix():
+    """torchmetrics joins metrics whose states have the same names and, after one batch, the same values."""
+    task = ls.Multilabel(6)
+    p = torch.tensor([[0.9, 0.1, 0.1, 0.1, 0.1, 0.1]])
+    target = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+    other = torch.tensor([[0, 1.0, 1, 1, 0, 0]])
+    nested = MetricCollection({"all": ls.make_metrics(task)})
+    metrics = ls.make_metrics(task)
+    for y in (target, other):
+        nested.update(p, y)
+        metrics.update(p, y)
+    same({name.removeprefix("all_"): value for name, value in values(nested).items()}, values(metrics))
+
+
+@pytest.mark.parametrize("task", [ls.Binary(), ls.Multiclass(3)], ids=ids)
+@pytest.mark.parametrize("name", ["auroc", "map"])
+def test_bins_are_merged(task, name, monkeypatch):
+    made = batches(task, 4, 50)
+    exact = whole(task, made)[name]
+    few = ls.make_metrics(task, names=[name])[name]
+    few.update(*made[0])
+    monkeypatch.setattr("lossselect.metrics.ranking.MOST_EXACT", 60 * task.num_outputs)
+    metric = ls.make_metrics(task, names=[name])[name]
+    for batch in made[1:]:
+        metric(*batch)
+    assert metric.bins.numel()
+    few.merge_state(metric)
+    assert few.compute().item() == pytest.approx(exact, abs=2e-3)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=ids)
+def test_many_small_batches_are_put_together(task, monkeypatch):
+    made = batches(task, 10, 4)
+    exact = whole(task, made)["auroc"]
+    monkeypatch.setattr("lossselect.metrics.ranking.MOST_PARTS", 3)
+    metrics = ls.make_metrics(task, names=["auroc", "map"])
+    for batch in made:
+        metrics.update(*batch)
+    assert len(metrics["map"].scores) == len(metrics["auroc"].scores) <= 3
+    assert metrics.compute()["auroc"].item() == pytest.approx(exact)
+
+
+def test_one_metric_is_logged_and_reset_by_lightning(tmp_path):
+    """Lightning resets only what is logged: each epoch has its own value, whatever the others hold."""
+    task = ls.Multilabel(3)
+    p, target = torch.rand(24, 3), (torch.rand(24, 3) < 0.5).float()
+    shown = []
+
+    class Own(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.metrics = ls.make_metrics(task, "val/")
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch, batch_idx):
+            return self.weight**2
+
+        def validation_step(self, batch, batch_idx):
+            order = torch.arange(3) if self.current_epoch == 0 else torch.arange(3).flip(0)
+            self.metrics.update(batch[0][:, order], batch[1])
+            self.log("f1", self.metrics["f1_macro"], on_epoch=True)
+
+        def on_validation_epoch_end(self):
+            shown.append(self.metrics["f1_macro"].compute().item())
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    loader = DataLoader(TensorDataset(p, target), batch_size=5)
+    trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path, num_sanity_val_steps=0)
+    trainer.fit(Own(), loader, loader)
+    want = [sk.f1_score(target, q >= 0.5, average="macro") for q in (p, p.flip(1))]
+    assert shown == pytest.approx(want)
+    assert trainer.callback_metrics["f1"].item() == pytest.approx(want[1])
+
+
+def log_odds_of(task, logits):
+    """log p - log(1 - p) in NumPy, in float64."""
+    z = logits.double().numpy()
+    if task.activation == "sigmoid":
+        return z
+    rest = [np.logaddexp.reduce(np.delete(z, c, 1), axis=1) for c in range(z.shape[1])]
+    return z - np.stack(rest, 1)
+
+
+@pytest.mark.parametrize("task", [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)], ids=ids)
+def test_saturated_probabilities_rank_by_log_odds(task):
+    """float32 probabilities of logits from 18 to 40 are all 1: ties, which log-odds are not."""
+    logits = 18 + 22 * torch.rand(300, task.num_outputs)
+    if task.activation == "softmax":
+        logits = logits * torch.nn.functional.one_hot(torch.randint(0, 3, (300,)), 3) * 1.5
+    noisy = logits + 10 * torch.randn_like(logits)
+    labels = noisy.argmax(1) if task.activation == "softmax" else (noisy > 29).float()
+    if task.activation == "softmax":
+        labels = torch.where(logits.amax(1) + 8 * torch.randn(300) < 40, torch.randint(0, 3, (300,)), labels)
+    target = task.encode(labels)
+    p = task.probabilities(logits)
+    assert p.dtype == torch.float32
+    assert (p == 1).float().mean() > 0.3
+    y = np.eye(3)[labels.numpy()] if task.activation == "softmax" else labels.numpy()
+    z = log_odds_of(task, logits)
+    ranked, tied = (
+        ls.make_metrics(task, names=["auroc", "map"]),
+        ls.make_metrics(task, names=["auroc", "map"]),
+    )
+    for part in (slice(0, 100), slice(100, 300)):
+        log_odds = task.log_odds(logits[part].double())
+        ranked.update(p[part], target[part], log_odds=log_odds)
+        tied.update(p[part], target[part])
+    want = {"auroc": sk.roc_auc_score, "map": sk.average_precision_score}
+    for name, score in want.items():
+        assert ranked.compute()[name].item() == pytest.approx(score(y, z, average="macro"), abs=1e-9)
+        assert tied.compute()[name].item() == pytest.approx(score(y, p.double(), average="macro"), abs=1e-6)
+    assert ranked.compute()["auroc"] > tied.compute()["auroc"] + 0.02
+
+
+def test_log_odds_of_another_shape_are_rejected():
+    metrics = ls.make_metrics(ls.Binary())
+    with pytest.raises(ValueError, match=r"Expected log_odds of the shape of the probabilities, \(4, 1\)"):
+        metrics.update(torch.rand(4, 1), torch.zeros(4, 1), log_odds=torch.zeros(4))

@@ -1,0 +1,489 @@
+import math
+import warnings
+
+import lightning.pytorch as L
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MetricCollection
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
+import lossselect as ls
+from lossselect.training.epoch import Epoch
+from lossselect.training.optimizers import best_mode
+from lossselect.training.output_buffer import KeptOutputs
+
+NAN = float("nan")
+TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
+
+
+def computed(task, logits, target, batches=3):
+    metrics = ls.make_metrics(task)
+    for index in torch.arange(len(logits)).tensor_split(batches):
+        metrics.update(task.probabilities(logits[index].double()), task.encode(target[index]))
+    return {name: value.item() for name, value in metrics.compute().items()}
+
+
+def per_column(metric, truth, score, **kwargs):
+    """Mean over the columns in which both values occur, of the rows that have a label."""
+    values = []
+    for j in range(truth.shape[1]):
+        known = ~np.isnan(truth[:, j])
+        if len(set(truth[known, j])) == 2:
+            values.append(metric(truth[known, j], score[known, j], **kwargs))
+    return np.mean(values)
+
+
+def ranks_of_rows(y, p):
+    """scikit-learn's, row by row, of the labels that are known."""
+    rows = [(y[[i]][:, k], p[[i]][:, k]) for i in range(len(y)) if (k := ~np.isnan(y[i])).any()]
+
+    def precision(y, p, k):
+        return y[0, np.argsort(-p[0])[:k]].sum() / k
+
+    return {
+        "ranking_loss": np.mean([sk.label_ranking_loss(*row) if row[0].shape[1] > 1 else 0 for row in rows]),
+        "coverage_error": np.mean(
+            [sk.coverage_error(*row) if row[0].shape[1] > 1 else row[0].sum() for row in rows]
+        ),
+        **{f"precision_at_{k}": np.mean([precision(*row, k) for row in rows]) for k in (1, 3)},
+    }
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.2])
+def test_binary_equals_scikit_learn(threshold):
+    task = ls.Binary(threshold=threshold)
+    logits, target = torch.randn(60, 1), (torch.rand(60) < 0.4).float()
+    target[::7] = NAN
+    got = computed(task, logits, target)
+    known = ~target.isnan()
+    y, p = target[known].numpy(), logits.double().sigmoid()[known, 0].numpy()
+    d = p >= threshold
+    expected = {
+        "accuracy": sk.accuracy_score(y, d),
+        "f1": sk.f1_score(y, d),
+        "f1_micro": sk.f1_score(y, d, average="micro"),
+        "f1_macro": sk.f1_score(y, d, average="macro"),
+        "auroc": sk.roc_auc_score(y, p),
+        "map": sk.average_precision_score(y, p),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, d),
+        "brier": sk.brier_score_loss(y, p),
+        "calibration_error": binary_calibration_error(torch.tensor(p), torch.tensor(y).long()).item(),
+    }
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+def test_multiclass_equals_scikit_learn():
+    task = ls.Multiclass(4)  # class 3 does not occur: it is in no mean
+    logits, target = torch.randn(60, 4), torch.randint(0, 3, (60,)).float()
+    target[::7] = NAN
+    got = computed(task, logits, target)
+    known = ~target.isnan()
+    y, p = target[known].numpy(), logits.double().softmax(1)[known].numpy()
+    one_hot = np.eye(4)[y.astype(int)]
+    expected = {
+        "accuracy": sk.accuracy_score(y, p.argmax(1)),
+        "f1_micro": sk.f1_score(y, p.argmax(1), average="micro"),
+        "f1_macro": sk.f1_score(y, p.argmax(1), average="macro"),
+        "auroc": per_column(sk.roc_auc_score, one_hot, p),
+        "map": per_column(sk.average_precision_score, one_hot, p),
+        "balanced_accuracy": sk.recall_score(y, p.argmax(1), average="macro", labels=[0, 1, 2]),
+        "brier": ((p - one_hot) ** 2).sum(1).mean(),
+        "calibration_error": multiclass_calibration_error(torch.tensor(p), torch.tensor(y).long(), 4).item(),
+    }
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.5, (0.2, 0.5, 0.7, 0.9)])
+def test_multilabel_equals_scikit_learn(threshold):
+    task = ls.Multilabel(4, threshold=threshold)
+    logits, target = torch.randn(60, 4), (torch.rand(60, 4) < 0.4).float()
+    target[:, 3] = 0  # a label without positives: it is in no macro mean
+    target[torch.rand(60, 4) < 0.2] = NAN
+    got = computed(task, logits, target)
+    y, p = target.numpy(), logits.double().sigmoid().numpy()
+    d, known = (p >= np.array(threshold)), ~np.isnan(y)
+    expected = {
+        "accuracy": (d == y)[known].mean(),
+        "f1_micro": sk.f1_score(y[known], d[known]),
+        "f1_macro": np.mean([sk.f1_score(y[known[:, j], j], d[known[:, j], j]) for j in range(3)]),
+        "auroc": per_column(sk.roc_auc_score, y, p),
+        "map": per_column(sk.average_precision_score, y, p),
+        "balanced_accuracy": np.mean(
+            [sk.balanced_accuracy_score(y[known[:, j], j], d[known[:, j], j]) for j in range(3)]
+        ),
+        "brier": sk.brier_score_loss(y[known], p[known]),
+        "calibration_error": binary_calibration_error(
+            torch.tensor(p[known]), torch.tensor(y[known]).long()
+        ).item(),
+        "hamming": (d != y)[known].mean(),
+        "exact_match": ((d == y) | ~known).all(1).mean(),
+        **ranks_of_rows(y, p),
+    }
+    assert got == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "task", [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)], ids=lambda task: task.name
+)
+def test_batch_size_does_not_matter(task):
+    logits = torch.randn(30, task.num_outputs)
+    target = task.encode(task.predict(torch.randn(30, task.num_outputs)))
+    assert computed(task, logits, target, batches=1) == computed(task, logits, target, batches=15)
+
+
+def test_one_class_alone_has_no_ranking_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = computed(ls.Binary(), torch.randn(6, 1), torch.zeros(6))
+    assert math.isnan(got["auroc"])
+    assert math.isnan(got["map"])
+    assert 0 <= got["accuracy"] <= 1
+
+
+def test_soft_labels_count_as_their_likelier_value():
+    soft = computed(
+        ls.Binary(), torch.tensor([[1.0], [-1.0], [1.0]]), torch.tensor([0.8, 0.3, 0.5]), batches=1
+    )
+    assert soft["accuracy"] == 1
+    rows = torch.tensor([[0.7, 0.2, 0.1], [NAN, NAN, NAN], [0.1, 0.1, 0.8]])
+    assert computed(ls.Multiclass(3), torch.eye(3), rows, batches=1)["accuracy"] == 1
+
+
+def test_a_label_of_which_nothing_is_known_is_left_out():
+    task = ls.Multilabel(3)
+    logits, target = torch.randn(40, 3), (torch.rand(40, 3) < 0.5).float()
+    target[:, 1] = NAN
+    others = computed(ls.Multilabel(2), logits[:, [0, 2]], target[:, [0, 2]])
+    assert computed(task, logits, target) == pytest.approx(others)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+class TestUndefined:
+    def test_without_any_label(self, task):
+        got = computed(task, torch.randn(6, task.num_outputs), torch.full((6, task.num_outputs), NAN))
+        assert all(math.isnan(value) for value in got.values())
+
+    def test_of_a_net_that_diverged(self, task):
+        logits, target = torch.randn(6, task.num_outputs), task.predict(torch.randn(6, task.num_outputs))
+        logits[3] = NAN
+        assert all(math.isnan(value) for value in computed(task, logits, target).values())
+
+    def test_before_the_first_batch_and_after_an_empty_one(self, task):
+        metrics = ls.make_metrics(task)
+        empty = torch.zeros(0, task.num_outputs)
+        metrics.update(empty, task.encode(torch.zeros(0, task.num_outputs)))
+        with pytest.warns(UserWarning, match="was called before the ``update`` method"):
+            assert all(value.isnan() for value in metrics.compute().values())
+
+    @pytest.mark.parametrize("value", [-0.1, 3.0])
+    def test_logits_are_refused(self, task, value):
+        target = task.encode(task.predict(torch.zeros(2, task.num_outputs)))
+        outputs = torch.full((2, task.num_outputs), value)
+        with pytest.raises(ValueError, match=rf"take probabilities, got {value:g}: pass task\.probabilities"):
+            ls.make_metrics(task).update(outputs, target)
+
+    def test_targets_of_another_shape_are_refused(self, task):
+        with pytest.raises(ValueError, match=r"Pass task\.encode\(target\)"):
+            ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), torch.zeros(2))
+        with pytest.raises(TypeError, match="The target is a list, no tensor"):
+            ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), [0, 1])
+
+
+def test_a_single_label_is_measured_as_binary():
+    logits, target = torch.randn(20, 1), (torch.rand(20, 1) < 0.5).float()
+    one, binary = computed(ls.Multilabel(1), logits, target), computed(ls.Binary(), logits, target)
+    assert one["auroc"] == pytest.approx(binary["auroc"])
+    assert one["map"] == pytest.approx(binary["map"])
+
+
+def test_logged_as_torchmetrics_are(tmp_path):
+    """`self.log_dict(metrics)` in a module of one's own."""
+    task = ls.Multilabel(3)
+    p, target = torch.rand(12, 3), (torch.rand(12, 3) < 0.5).float()
+
+    class Own(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.metrics = ls.make_metrics(task, "val/")
+
+        def validation_step(self, batch, batch_idx):
+            self.metrics.update(*batch)
+            self.log_dict(self.metrics)
+
+    run = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (logged,) = run.validate(Own(), DataLoader(TensorDataset(p, target), batch_size=5), verbose=False)
+    whole = ls.make_metrics(task, "val/")
+    whole.update(p, target)
+    assert logged == pytest.approx({name: value.item() for name, value in whole.compute().items()})
+    within = MetricCollection({"all": ls.make_metrics(task)})
+    within.update(p, target)
+    assert within.compute()["all_map"] == whole.compute()["val/map"]
+
+
+def test_computing_in_between_changes_nothing():
+    task = ls.Multilabel(2)
+    p, target = torch.rand(20, 2), (torch.rand(20, 2) < 0.5).float()
+    target[:10, 1] = NAN
+    metrics = ls.make_metrics(task)
+    metrics.update(p[:10], target[:10])
+    metrics.compute()
+    metrics.update(p[10:], target[10:])
+    whole = ls.make_metrics(task)
+    whole.update(p, target)
+    assert metrics.compute() == whole.compute()
+
+
+def test_prefix():
+    metrics = ls.make_metrics(ls.Binary(), "val/")
+    metrics.update(torch.tensor([[0.9], [0.1]]), torch.tensor([[1.0], [0.0]]))
+    assert metrics.compute().keys() == {f"val/{name}" for name in ls.Binary().metric_names}
+    assert metrics.clone(postfix="_best").compute().keys() == {
+        f"val/{n}_best" for n in ls.Binary().metric_names
+    }
+
+
+@pytest.mark.parametrize("task", [ls.Binary(threshold=0.2), ls.Multiclass(3), ls.Multilabel(3)], ids=str)
+def test_calling_takes_in_a_batch_and_returns_its_values(task):
+    logits = torch.randn(20, task.num_outputs)
+    p, target = task.probabilities(logits), task.encode(task.predict(torch.randn(20, task.num_outputs)))
+    metrics = ls.make_metrics(task)
+    first, second = metrics(p[:10], target[:10]), metrics(p[10:], target[10:])
+    assert {k: v.item() for k, v in first.items()} == pytest.approx(
+        computed(task, logits[:10], target[:10], 1), nan_ok=True
+    )
+    whole = ls.make_metrics(task)
+    whole.update(p, target)
+    torch.testing.assert_close(metrics.compute(), whole.compute(), equal_nan=True)
+    assert second.keys() == first.keys() == set(task.metric_names)
+
+
+class TestEpoch:
+    def run(self, logits, target, sizes, task=None):
+        epoch = Epoch(task or ls.Multilabel(3), "val/")
+        loss = ls.select_loss(epoch.task)
+        for x, y in zip(logits.split(sizes), target.split(sizes), strict=True):
+            total, count = loss.sum_and_count(x, y)
+            epoch.update(total, count, x, y)
+        return epoch
+
+    def test_loss_is_a_sum_over_a_count_not_a_mean_of_means(self):
+        logits, target = torch.randn(10, 3), torch.randint(0, 2, (10, 3)).float()
+        target[7:, 1:] = NAN
+        exact = ls.select_loss(ls.Multilabel(3))(logits, target)
+        got = self.run(logits, target, [7, 1, 2]).compute()["val/loss"]
+        torch.testing.assert_close(got, exact, check_dtype=False)
+
+    def test_flushing_early_changes_nothing(self, monkeypatch):
+        logits, target = torch.randn(10, 3), torch.randint(0, 2, (10, 3)).float()
+        whole = self.run(logits, target, [4, 4, 2]).compute()
+        monkeypatch.setattr("lossselect.training.epoch.HELD_BYTES", 1)
+        pieces = self.run(logits, target, [4, 4, 2])
+        assert not pieces._held
+        for name, value in pieces.compute().items():
+            torch.testing.assert_close(value, whole[name])
+
+    def test_a_buffer_that_is_filled_again_changes_nothing(self):
+        logits, target = torch.randn(8, 3), torch.randint(0, 2, (8, 3)).float()
+        expected = self.run(logits, target, [8]).compute()
+        epoch = self.run(logits, target, [8])
+        logits.zero_(), target.zero_()
+        assert epoch.compute() == expected
+
+    def test_reset_forgets(self):
+        epoch = self.run(torch.randn(4, 3), torch.zeros(4, 3), [4])
+        epoch.reset()
+        assert epoch.compute() == {}
+
+    def test_ranks_where_a_float32_sigmoid_is_1(self):
+        logits = torch.arange(18.0, 30.0).unsqueeze(1)
+        epoch = self.run(logits, (logits > 24).float(), [12], ls.Binary())
+        assert epoch.compute()["val/auroc"].item() == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        "task", [ls.Multiclass(3), ls.Multilabel(3), ls.Binary()], ids=lambda task: task.name
+    )
+    def test_trailing_dimensions_of_any_length(self, task):
+        epoch = Epoch(task, "")
+        logits = [torch.randn(2, task.num_outputs, length) for length in (5, 9)]
+        for x in logits:
+            y = task.encode(task.predict(x))
+            epoch.update(torch.tensor(1.0), torch.tensor(1.0), x, y)
+        assert epoch.compute()["accuracy"] == 1
+
+
+class TestRanking:
+    @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+    def test_ranks_where_probabilities_are_all_one(self, task):
+        """Logits of 50 and 60: float64's sigmoid is 1 of both."""
+        epoch = Epoch(task, "val/")
+        logits = 50 + 10 * torch.rand(40, task.num_outputs, dtype=torch.float64)
+        if task.activation == "softmax":
+            logits = torch.stack([logits[:, 0], -logits[:, 0], -logits[:, 0] - 50], 1)
+            target = (logits[:, 0] < 55).long()
+        else:
+            target = (logits > 55).double()
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        values = epoch.compute()
+        assert values["val/auroc"] == 1
+        assert values["val/map"] == pytest.approx(1)
+
+    @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+    @pytest.mark.parametrize("name", ["auroc", "map"])
+    def test_bins_come_close_and_keep_no_output(self, task, name, monkeypatch):
+        logits = torch.randn(3000, task.num_outputs, dtype=torch.float64) - 8  # scores below .01
+        target = task.encode(task.predict(logits + 8 + torch.randn_like(logits)))
+        holes = torch.rand(target.shape) < 0.2
+        target = target.masked_fill(holes, -100 if task.activation == "softmax" else NAN)
+        exact, binned = (ls.make_metrics(task, names=[name]) for _ in range(2))
+        exact.update(task.probabilities(logits), target)
+        monkeypatch.setattr("lossselect.metrics.ranking.MOST_EXACT", 2000)
+        for x, y in zip(logits.split(500), target.split(500), strict=True):
+            binned.update(task.probabilities(x), y)
+        ranking = binned[name]
+        assert ranking.bins.numel()
+        assert not ranking.scores
+        assert binned.compute()[name].item() == pytest.approx(exact.compute()[name].item(), abs=2e-3)
+        binned.reset()
+        assert ranking.bins.numel() == 0
+
+    def test_bins_of_a_class_without_positives_and_of_nan(self, monkeypatch):
+        monkeypatch.setattr("lossselect.metrics.ranking.MOST_EXACT", 1)
+        metrics = ls.make_metrics(ls.Multilabel(2), names=["auroc", "map"])
+        metrics.update(torch.tensor([[0.9, 0.1], [0.2, 0.3]]), torch.tensor([[1.0, 0], [0, 0]]))
+        assert metrics.compute()["auroc"] == 1
+        metrics.update(torch.tensor([[NAN, 0.1]]), torch.tensor([[1.0, 0]]))
+        assert metrics.compute()["auroc"].isnan()
+
+
+class TestEpochTables:
+    def test_per_class(self):
+        task = ls.Multilabel(3)
+        logits, target = torch.randn(60, 3), (torch.rand(60, 3) < 0.4).float()
+        target[:, 2] = 0
+        epoch = Epoch(task, "test/")
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        epoch.compute()
+        table, decided = epoch.per_class, (logits >= 0).numpy()
+        for i in range(2):
+            y, d = target[:, i].numpy(), decided[:, i]
+            precision, recall, f1, _ = sk.precision_recall_fscore_support(y, d, average="binary")
+            got = [table[name][i].item() for name in ("precision", "recall", "f1", "auroc", "map")]
+            want = [
+                precision,
+                recall,
+                f1,
+                sk.roc_auc_score(y, logits[:, i]),
+                sk.average_precision_score(y, logits[:, i]),
+            ]
+            assert got == pytest.approx(want, abs=1e-6)
+        assert table["positives"].tolist() == target.sum(0).tolist()
+        assert table["predicted"].tolist() == decided.sum(0).tolist()
+        assert all(table[name][2].isnan() for name in ("f1", "auroc", "map"))
+
+    def test_confusion_matrix(self):
+        task = ls.Multiclass(3)
+        logits, target = torch.randn(60, 3), torch.randint(0, 3, (60,))
+        epoch = Epoch(task, "test/")
+        epoch.update(torch.zeros(()), torch.ones(()), logits, target)
+        epoch.compute()
+        np.testing.assert_array_equal(epoch.confusion_counts, sk.confusion_matrix(target, logits.argmax(1)))
+        assert Epoch(ls.Multiclass(2000), "test/").confusion is None
+        assert Epoch(task, "train/").confusion is None
+
+    def test_train_has_less(self):
+        assert len(Epoch(ls.Multilabel(9), "train/").metrics) == 5
+        assert len(Epoch(ls.Multilabel(9), "val/").metrics) == 15
+
+
+def test_ordered_classes():
+    task = ls.Multiclass(4, ordered=True)
+    logits, target = torch.randn(60, 3), torch.randint(0, 4, (60,))
+    metrics = ls.make_metrics(task)
+    metrics.update(task.probabilities(logits), target)
+    got, decided = metrics.compute(), task.predict(logits)
+    assert got["mean_absolute_error"] == pytest.approx((decided - target).abs().float().mean().item())
+    assert got["kappa"] == pytest.approx(sk.cohen_kappa_score(target, decided, weights="quadratic"), abs=1e-6)
+
+
+def test_a_metric_that_there_is_not():
+    with pytest.raises(ValueError, match="There is no metric 'acuracy'"):
+        ls.make_metrics(ls.Binary(), names=["acuracy"])
+
+
+def test_outputs_that_are_kept_have_a_bound(monkeypatch):
+    monkeypatch.setattr("lossselect.training.output_buffer.MOST_KEPT", 1000)
+    kept = KeptOutputs()
+    for start in range(0, 4000, 100):
+        kept.add(torch.arange(start, start + 100.0).unsqueeze(1), torch.arange(start, start + 100))
+    logits, target = kept.rows()
+    assert 300 < len(logits) <= 1000
+    assert torch.equal(logits.squeeze(1), target.float())
+    halves = (target < 2000).sum() / len(target)
+    assert 0.35 < halves < 0.65  # early and late rows alike
+
+
+@pytest.mark.parametrize(
+    "task", [*TASKS, ls.Multiclass(4, ordered=True), ls.Multilabel(9)], ids=ls.Task.describe
+)
+def test_of_each_metric_it_is_known_which_end_is_better(task):
+    """Of perfect outputs the value is the best, of the worst ones it is worse."""
+    target = task.encode(task.predict(torch.randn(60, task.num_outputs)))
+    if task.name == "multilabel":
+        target[0] = 1
+    one_hot = torch.nn.functional.one_hot(target, task.num_probabilities) if target.ndim == 1 else target
+    metrics = ls.make_metrics(task)
+    metrics.update(one_hot.double() * 0.998 + 0.001, target)
+    good = metrics.compute()
+    metrics.reset()
+    wrong = 1 - one_hot.double() if target.ndim > 1 else one_hot.roll(task.num_probabilities // 2, 1).double()
+    metrics.update(wrong * 0.998 + 0.001, target)
+    bad = metrics.compute()
+    for name in task.metric_names:
+        sign = 1 if best_mode(f"val/{name}") == "max" else -1
+        assert sign * (good[name] - bad[name]) > 0, name
+
+
+def test_calibration_error_counts_beyond_float32():
+    metrics = ls.make_metrics(ls.Binary(), names=["calibration_error"])
+    metric = metrics["calibration_error"]
+    metric.bins += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
+        torch.arange(15) == 7
+    )
+    metric.update(torch.full((1000, 1), 0.5), torch.ones(1000, 1))
+    assert metric.bins[0, 7] == 2**24 + 1000
+
+
+def test_a_row_of_which_nothing_is_known_is_no_match():
+    metrics = ls.make_metrics(ls.Multilabel(2), names=["exact_match"])
+    target = torch.tensor([[1, 0], [0, NAN], [NAN, NAN]])
+    metrics.update(torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.9]]), target)
+    assert metrics.compute()["exact_match"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["auroc", "map"])
+def test_outputs_in_one_bin_are_ties(name, monkeypatch):
+    logits, target = 4 * torch.randn(400, 1, dtype=torch.float64), torch.randint(0, 2, (400, 1)).float()
+    for setting, value in (("MOST_EXACT", 1), ("MOST_BINS", 17), ("LEAST_BINS", 17)):
+        monkeypatch.setattr(f"lossselect.metrics.ranking.{setting}", value)
+    metrics = ls.make_metrics(ls.Binary(), names=[name])
+    metrics.update(logits.sigmoid(), target)
+    binned = (logits / 5).round()  # 17 bins from -40 to 40
+    score = {"auroc": sk.roc_auc_score, "map": sk.average_precision_score}[name]
+    assert metrics.compute()[name].item() == pytest.approx(score(target, binned))
+
+
+def test_labels_that_are_level_rank_as_scikit_learn_has_it():
+    p, target = (torch.rand(50, 5) * 3).round() / 4 + 0.1, (torch.rand(50, 5) < 0.4).float()
+    metrics = ls.make_metrics(ls.Multilabel(5), names=["ranking_loss", "coverage_error"])
+    metrics.update(p, target)
+    got = metrics.compute()
+    assert got["ranking_loss"].item() == pytest.approx(sk.label_ranking_loss(target, p))
+    assert got["coverage_error"].item() == pytest.approx(sk.coverage_error(target, p))
+
+
+def test_what_is_no_task_has_no_metrics():
+    with pytest.raises(TypeError, match="task must be a task such as"):
+        ls.make_metrics("binary")

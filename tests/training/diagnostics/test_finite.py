@@ -1,0 +1,246 @@
+"""A loss or a gradient that is not finite: the run ends at once, or the step is left out."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
+from paths import SCRIPTS
+from simulated_gpu import simulated_gpu
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from trainers import quiet_trainer
+
+import lossselect as ls
+from lossselect.training.diagnostics.nonfinite import MOST_AHEAD, MOST_OVERFLOWS, MOST_SKIPPED
+
+
+class Poisoned(nn.Module):
+    """Returns what it gets, times a factor at each call in training; its gradient may be another."""
+
+    def __init__(self, factors=None, backward=None):
+        super().__init__()
+        self.calls, self.factors, self.backward = 0, factors or {}, backward or {}
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls in self.backward and x.requires_grad:
+                x.register_hook(lambda gradient, by=self.backward[self.calls]: gradient * by)
+        return x * self.factors.get(self.calls, 1.0)
+
+
+def rows(count=64):
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(1))
+    return TensorDataset(inputs, inputs[:, :3].argmax(1))
+
+
+def fit(tmp_path, poison, on_nonfinite="stop", extra=(), data=None, **options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), poison, nn.Linear(8, 3))
+    module = ls.TaskModule(
+        ls.Multiclass(3), net, on_nonfinite=on_nonfinite, optimizer={"name": "SGD", "lr": 0.1}
+    )
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = quiet_trainer(callbacks=[keep, *extra], **{"max_epochs": 2, **options})
+    loader = DataLoader(data or rows(), 8)
+    return module, trainer, lambda: trainer.fit(module, loader, DataLoader(rows(), 8))
+
+
+def finite_checkpoints(tmp_path):
+    steps = []
+    for path in tmp_path.glob("*.ckpt"):
+        content = torch.load(path)
+        steps.append(content["global_step"])
+        assert all(bool(v.isfinite().all()) for v in content["state_dict"].values() if v.is_floating_point())
+    return sorted(steps)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_loss_ends_the_run(value, steps, tmp_path):
+    extra = [ls.StepsPerExecution(steps)] if steps > 1 else []
+    module, trainer, run = fit(tmp_path, Poisoned({5: value}), extra=extra)
+    said = r"not finite in step 5 \(epoch 0, batch 4\): .*net.2 \(Poisoned\)"
+    if value == torch.inf:
+        said = r"not finite in step 5 \(epoch 0, batch 4\): "
+    with pytest.raises(ValueError, match=said):
+        run()
+    assert trainer.global_step == 4  # the step was not taken
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_gradient_ends_the_run(tmp_path):
+    module, _, run = fit(tmp_path, Poisoned(backward={5: torch.nan}))
+    with pytest.raises(ValueError, match=r"step 5 .*going back the gradient of net.1.bias is the first"):
+        run()
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+
+
+def test_of_a_group_of_batches(tmp_path):
+    _, trainer, run = fit(tmp_path, Poisoned({2: torch.nan}), accumulate_grad_batches=4)
+    with pytest.raises(ValueError, match=r"not finite in step 1 "):
+        run()
+    assert trainer.global_step == 0
+
+
+def test_inputs(tmp_path):
+    data = rows()
+    data.tensors[0][19] = torch.nan
+    _, _, run = fit(tmp_path, nn.Identity(), data=data)
+    with pytest.raises(
+        ValueError, match=r"step 3 \(epoch 0, batch 2\): the inputs of row 3 of the batch are not"
+    ):
+        run()
+
+
+def test_skipped(tmp_path):
+    whole, _, run = fit(tmp_path / "whole", nn.Identity(), max_epochs=1)
+    run()
+    module, trainer, run = fit(
+        tmp_path / "skipped", Poisoned({5: torch.nan, 7: torch.inf}), "skip", max_epochs=2
+    )
+    with pytest.warns(UserWarning, match=r"not finite in step 5 .*left out.*skipped_step"):
+        run()
+    assert module.finite.skipped == 2
+    assert trainer.global_step == 16
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert trainer.callback_metrics["val/loss"].isfinite()  # the running means as well
+    for value in module.state_dict().values():
+        assert bool(value.isfinite().all())
+    # it learned from the others
+    assert not torch.equal(module.net[0].weight, whole.net[0].weight)
+
+
+def test_skipped_of_a_group(tmp_path):
+    """Running means are those of before the group."""
+    module, _, run = fit(tmp_path, Poisoned({3: torch.nan}), "skip", max_epochs=1, accumulate_grad_batches=4)
+    module.net.append(nn.BatchNorm1d(3))  # which sees what the poisoned part returns
+    with pytest.warns(UserWarning, match="left out"):
+        run()
+    assert module.finite.skipped == 1
+    for name, value in module.state_dict().items():
+        assert bool(value.isfinite().all()), name
+    assert module.net[4].num_batches_tracked == 4
+
+
+def test_sums_that_overflow_are_no_gradients_that_do(tmp_path):
+    module, trainer, run = fit(tmp_path, Poisoned(backward=dict.fromkeys(range(99), 1e38)), max_epochs=1)
+    module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+    run()
+    assert trainer.global_step == 8
+
+
+def test_a_step_that_is_left_out_leaves_everything_as_it_was(tmp_path):
+    module, _, run = fit(
+        tmp_path / "a", Poisoned({3: torch.nan}), "skip", max_epochs=1, limit_train_batches=3
+    )
+    with pytest.warns(UserWarning, match="left out"):
+        run()
+    two, _, run = fit(tmp_path / "b", nn.Identity(), max_epochs=1, limit_train_batches=2)
+    run()
+    for key, value in two.state_dict().items():
+        if "num_batches" not in key:
+            assert torch.equal(value, module.state_dict()[key]), key
+
+
+def test_not_for_ever(tmp_path):
+    factors = dict.fromkeys(range(3, 99), torch.nan)
+    module, _, run = fit(tmp_path, Poisoned(factors), "skip", max_epochs=9)
+    with (
+        pytest.raises(
+            ValueError, match=rf"in step {3 + MOST_SKIPPED} .*as in {MOST_SKIPPED} steps before it"
+        ),
+        pytest.warns(UserWarning, match="left out"),
+    ):
+        run()
+    assert module.finite.skipped == MOST_SKIPPED
+
+
+@pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
+def test_a_scaler_that_leaves_out_every_step(tmp_path):
+    """float16 as a GPU has it, on a CPU."""
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    _, _, run = fit(
+        tmp_path, Poisoned(backward=dict.fromkeys(range(999), torch.inf)), plugins=[precision], max_epochs=9
+    )
+    with pytest.raises(
+        ValueError, match=rf"float16 overflows: .* the last {MOST_OVERFLOWS} steps were left out"
+    ):
+        run()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py")
+class TestOnAGPU:
+    """Simulated: its answers are not waited for, and may come some steps later."""
+
+    ON_GPU = {"accelerator": "gpu", "devices": 1}  # noqa: RUF012
+
+    @pytest.mark.parametrize("behind", [0, 3, 99])
+    def test_an_answer_that_comes_late(self, behind, tmp_path):
+        with simulated_gpu() as gpu:
+            gpu.events_behind = behind
+            _, trainer, run = fit(tmp_path, Poisoned(backward={5: torch.nan}), **self.ON_GPU)
+            with pytest.raises(ValueError, match=r"not finite in step 5 \(epoch 0, batch 4\): "):
+                run()
+        assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
+        assert trainer.global_step <= 5  # a checkpoint of step 5 would have needed its answer
+
+    def test_it_ends_a_run_without_checkpoints_some_steps_later(self, tmp_path):
+        with simulated_gpu() as gpu:
+            gpu.events_behind = 99
+            module, trainer = self.without_checkpoints(tmp_path, Poisoned(backward={3: torch.nan}))
+            with pytest.raises(ValueError, match=r"not finite in step 3 \(epoch 0, batch 2\): the weights"):
+                trainer.fit(module, DataLoader(rows(256), 8))
+        assert trainer.global_step == 2 + MOST_AHEAD
+
+    def test_a_gpu_that_is_behind_keeps_its_queue(self, tmp_path):
+        """Only the oldest answer is waited for, when `MOST_AHEAD` later ones are on their way."""
+        with simulated_gpu() as gpu:
+            gpu.events_behind = 99
+            module, trainer = self.without_checkpoints(tmp_path, nn.Identity(), max_epochs=1)
+            trainer.fit(module, DataLoader(rows(256), 8))
+            waits = [wait.operation for wait in gpu.waits if "Event" in wait.operation]
+        assert waits == [f"Event.synchronize() {MOST_AHEAD} events behind"] * (32 - MOST_AHEAD)
+
+    def without_checkpoints(self, tmp_path, poison, **options):
+        module, trainer, _ = fit(tmp_path, poison, **options, **self.ON_GPU)
+        trainer.callbacks[:] = [part for part in trainer.callbacks if not isinstance(part, ModelCheckpoint)]
+        return module, trainer
+
+    def test_gradients_whose_squares_overflow(self, tmp_path):
+        poison = Poisoned(backward=dict.fromkeys(range(99), 1e25))
+        with simulated_gpu():
+            module, trainer, run = fit(tmp_path, poison, max_epochs=1, **self.ON_GPU)
+            module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+            run()
+        assert trainer.global_step == 8
+
+    def test_a_scaler_that_leaves_out_every_step(self, tmp_path):
+        poison = Poisoned(backward=dict.fromkeys(range(999), torch.inf))
+        with simulated_gpu() as gpu:
+            gpu.events_behind = 99
+            _, _, run = fit(tmp_path, poison, max_epochs=9, precision="16-mixed", **self.ON_GPU)
+            with pytest.raises(ValueError, match=rf"the last {MOST_OVERFLOWS} steps were left out"):
+                run()
+
+
+def test_sharded_gradients():
+    """FSDP2 gives each process a part of each gradient: NaN in one of them ends all processes alike."""
+    script = SCRIPTS / "sharded.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.splitlines()) == sorted(
+        f"process {rank}: {case}: {end}"
+        for rank in (0, 1)
+        for case, end in (("finite", "taken"), ("zero", "taken"), ("gradient", "ended"), ("loss", "ended"))
+    )
+
+
+def test_a_choice_that_there_is_not():
+    with pytest.raises(ValueError, match="There is no choice of on_nonfinite 'stopp'"):
+        ls.TaskModule(ls.Binary(), nn.Linear(2, 1), on_nonfinite="stopp")

@@ -1,0 +1,72 @@
+import re
+import warnings
+
+import pytest
+import torch
+
+import lossselect as ls
+from lossselect.utils.warnings import GUARDS, warn
+
+
+def test_each_warning_says_its_name():
+    for name in GUARDS:
+        with pytest.warns(ls.GuardWarning, match=rf"something \[{name}\]$"):
+            warn(name, "something")
+
+
+def test_a_name_switches_off_its_own_warning_alone():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ls.allow("one_class", "row_number"):
+            warn("one_class", "two\nlines")
+            with pytest.raises(ls.GuardWarning):
+                warn("absent_class", "something")
+        with pytest.raises(ls.GuardWarning):
+            warn("one_class", "something")
+
+
+def test_names_that_there_are_not():
+    with (
+        pytest.raises(ValueError, match=r"There is no warning 'one_clas'\. Did you mean 'one_class'\?"),
+        ls.allow("one_clas"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="There is no warning 'x'"):
+        warn("x", "something")
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (ls.Multiclass(2, class_names=("cat", "dog")), {"weight": {"dgo": 2}}, "weight is given for 'dgo', but multiclass with 2 classes has no such output. Did you mean 'dog'? There are: cat, dog."),
+        (ls.Multilabel(2), {"pos_weight": {"2": 3}}, "pos_weight is given for '2', but multilabel with 2 labels has no such output."),
+        (ls.Multiclass(2), {"weight": {"0": -1}}, "weight must be finite and at least 0, got -1 for '0'."),
+        (ls.Multiclass(2), {"weight": {0: float("nan")}}, "weight must be finite and at least 0, got nan for '0'."),
+        (ls.Multiclass(3), {"weight": [1, 2]}, "weight must have one value per output, shape (3,)"),
+        (ls.Multiclass(3), {"pos_weight": {"0": 2}}, "pos_weight has no effect under softmax"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_weights_that_cannot_be(task, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ls.select_loss(task, **options)
+
+
+def test_weights_by_class_name():
+    task = ls.Multiclass(3, class_names=("cat", "dog", "fish"))
+    named = ls.select_loss(task, weight={"fish": 4, "cat": 2})
+    assert named.weight.tolist() == [2, 1, 4]
+    assert ls.select_loss(task, **named.to_dict()).weight.tolist() == [2, 1, 4]
+    binary = ls.select_loss(ls.Binary(class_names=("ham", "spam")), pos_weight={"spam": 3})
+    assert binary.pos_weight.tolist() == [3]
+
+
+def test_weights_on_another_device():
+    loss = ls.select_loss(ls.Multiclass(2), weight=[1, 2])
+    logits = torch.zeros(1, 2, device="meta")
+    message = "The loss's weight is on cpu, the logits are on meta. Move the loss: loss.to('meta')."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss(logits, torch.zeros(1, dtype=torch.long, device="meta"))
