@@ -299,7 +299,8 @@ def train(config: DictConfig) -> float | None:
     from lossselect.reporting.plan import by_stage, print_table, show
     from lossselect.run.loggers import ended, log_results, log_settings
     from lossselect.run.results import evaluate, save_predictions, tunes
-    from lossselect.run.resume import check_start, keep_log, restoring, resumed_from
+    from lossselect.run.resume import check_start, keep_log, resumed_from
+    from lossselect.run.start import starting
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import whole_file
 
@@ -324,7 +325,7 @@ def train(config: DictConfig) -> float | None:
         if start is not None:
             keep_log(trainer, start[1])
         log_settings(trainer, config)
-        with restoring(trainer) if start is not None else nullcontext():
+        with starting(trainer, resumes=start is not None):
             trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if smoke:

@@ -2,19 +2,17 @@
 
 import csv
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
-from lossselect.models.nets import first_line
+from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.run.results import RESULTS
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.resume_validation import check_resumable, check_states
@@ -95,46 +93,6 @@ def _check_shapes(weights: Mapping[str, Any], module: TaskModule) -> None:
                 f"{tuple(found.shape)} in the checkpoint and {tuple(own.shape)} in the net. The settings of "
                 "model= and head= must be those of the run that it is of."
             )
-
-
-class Restored(Callback):
-    """Knows whether Lightning is restoring a run, from setup until its first loop starts."""
-
-    def __init__(self) -> None:
-        self.under_way = False
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self.under_way = True
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.under_way = False
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.under_way = False
-
-
-@contextmanager
-def restoring(trainer: Trainer) -> Iterator[None]:
-    """Raise a CheckpointError for what fails while Lightning restores a run from a checkpoint."""
-    restored = Restored()
-    trainer.callbacks.append(restored)  # type: ignore[attr-defined]
-    try:
-        yield
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        RuntimeError,
-        AssertionError,
-    ) as error:
-        if not restored.under_way or isinstance(error, LossSelectError):
-            raise
-        raise CheckpointError(
-            "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
-            f"({type(error).__name__}: {first_line(error)}). (HYDRA_FULL_ERROR=1 shows the traceback.)"
-        ) from error
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:

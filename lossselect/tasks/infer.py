@@ -131,7 +131,7 @@ def check_task(task: Task, target: Any) -> Tensor:
         >>> check_task(Binary(), [0, 2, 1])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: ... The labels look like task=multiclass: 3 distinct whole numbers, 0 to 2.
+        lossselect.exceptions.DataError: ... The labels look like task=multiclass: 3 distinct ...
     """
     task = as_task(task)
     try:

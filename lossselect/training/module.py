@@ -514,6 +514,17 @@ class TaskModule(Recorded, LightningModule):
         scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{monitor}", length)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """See LightningModule.
+
+        Raises:
+            ConfigError: the scheduler takes no more steps, as OneCycleLR after its last one.
+        """
+        try:
+            super().lr_scheduler_step(scheduler, metric)
+        except ValueError as error:
+            raise ConfigError(f"{type(scheduler).__name__} cannot take a step: {error}") from error
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what loads the module again; here as well, as a checkpoint of weights has no callbacks."""
         keep(self, checkpoint)

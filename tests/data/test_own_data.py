@@ -304,7 +304,9 @@ def test_a_net_of_another_width(files, command):
     own = ["~model", "+model._target_=torch.nn.Linear", "+model.in_features=9", "+model.out_features=3"]
     code, _, err = command("task=multiclass", *table("species"), *own, "check_only=true")
     assert code == 1
-    assert err.startswith("The net does not fit its inputs: mat1 and mat2 shapes cannot be multiplied")
+    assert err.startswith(
+        "The net does not fit its inputs of shape (64, 6): mat1 and mat2 shapes cannot be multiplied"
+    )
 
 
 def test_the_plan_names_the_columns_that_are_features(files, command):
@@ -470,7 +472,7 @@ class TestPredict:
             (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
             (
                 ["checkpoint={}", "input=semi.csv", "output=out.csv"],
-                "between the cells? Say \"separator=';'\".",
+                "between the cells? Say \"data.separator=';'\".",
             ),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
             (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),

@@ -1,0 +1,59 @@
+"""What fails while Lightning starts a run, as errors that are the user's to fix."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
+from lossselect.models.nets import first_line
+
+
+class Stage(Callback):
+    """Knows how far the start of a run has come."""
+
+    def __init__(self) -> None:
+        self.restores = self.prepares = False
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.restores = self.prepares = True
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.restores = self.prepares = False  # from here on steps are taken, by the user's code too
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.prepares = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.restores = self.prepares = False
+
+
+@contextmanager
+def starting(trainer: Trainer, resumes: bool) -> Iterator[None]:
+    """Convert errors of Lightning and torch before the first step.
+
+    Args:
+        trainer: Which fits within the context.
+        resumes: Whether it restores a checkpoint first.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be restored.
+        ConfigError: loaders and settings do not fit each other, which these libraries tell by a ValueError.
+    """
+    stage = Stage()
+    trainer.callbacks.append(stage)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (LossSelectError, OSError):
+        raise
+    except Exception as error:
+        hint = "(HYDRA_FULL_ERROR=1 shows the traceback.)"
+        if stage.restores and resumes:
+            raise CheckpointError(
+                "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
+                f"({type(error).__name__}: {first_line(error)}). {hint}"
+            ) from error
+        if stage.prepares and type(error) is ValueError:
+            raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
+        raise
