@@ -197,7 +197,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         probabilities = self.task_.probabilities(logits).numpy()
         if self.task_.name == "binary":
             # not 1 - p, which is 0 where p is all but 1
-            return np.hstack([self.task_.probabilities(-logits).numpy(), probabilities])
+            negative = (-self.task_.log_odds(logits)).sigmoid()
+            return np.hstack([negative.numpy(), probabilities])
         return probabilities
 
     def _decision_options(self) -> dict[str, Any] | None:

@@ -243,6 +243,12 @@ class TestDecision:
         model = small(validation_fraction=0.4, max_epochs=1).fit(X, Y)
         assert model.module_.counts.positives.tolist() == [30, 30, 30]
 
+    def test_both_probabilities_sum_to_1_where_weights_shift_the_logits(self):
+        loss = {"name": "cross_entropy", "pos_weight": 10.0}
+        model = small(loss=loss, decision="tuned").fit(CANCER, BENIGN)
+        assert model.task_.shift > 1
+        np.testing.assert_allclose(model.predict_proba(CANCER).sum(1), 1, atol=1e-6)
+
     def test_a_probability_of_all_but_1_leaves_more_than_0(self):
         model = small(net="linear", decision=None).fit(CANCER, BENIGN)
         nn.init.zeros_(model.module_.net.weight)
