@@ -95,7 +95,7 @@ def chunked_loss(
         2000
     """
     target = _checked(loss, logits, target, sample_weight)
-    made = _SigmoidSums if loss.task.activation == "sigmoid" else _SoftmaxSums
+    made = _SoftmaxSums if loss.task.exclusive else _SigmoidSums
     sums = made(loss, logits, target, sample_weight, look)
     parts = (logits.inputs, logits.weight, logits.bias)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
@@ -122,7 +122,7 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
             f"{loss.task.num_outputs}. Build it with task.num_outputs."
         )
     rows = logits.shape[:1]
-    if loss.task.activation == "sigmoid":
+    if not loss.task.exclusive:
         target = target if isinstance(target, Positives) else Positives.of_target(target)
         expected = logits.shape
     elif isinstance(target, Tensor) and not target.is_floating_point():

@@ -22,31 +22,31 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
         counted: Whether the train labels have been counted, which propensities are made of.
     """
     ks = [k for k in (1, 3, TOP) if width is None or k <= width]
-    kinds = ["precision" if task.name == "multilabel" else "accuracy", "ndcg", *(["psp"] if counted else [])]
+    kinds = ["precision" if task.several_labels else "accuracy", "ndcg", *(["psp"] if counted else [])]
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
 
 
 def top_headline(task: Task) -> str:
     """What is shown of a run with a chunked head while it goes."""
-    return f"{'precision' if task.name == 'multilabel' else 'accuracy'}_at_1"
+    return "precision_at_1" if task.several_labels else "accuracy_at_1"
 
 
 def top_monitor(task: Task) -> str:
     """What chooses the best epoch with a chunked head."""
-    return "precision_at_1" if task.name == "multilabel" else "loss"
+    return "precision_at_1" if task.several_labels else "loss"
 
 
 def check_top(task: Task) -> None:
     """ValueError for a task that a chunked head cannot decide."""
-    if getattr(task, "ordered", False):
+    if task.ordered:
         raise ConfigError("Ordered classes need all logits of a row at once: head=dense.")
-    for option in ("at_least", "top_k"):
-        if getattr(task, option, None):
+    for option, value in (("at_least", task.at_least), ("top_k", task.top_k)):
+        if value:
             raise ConfigError(
                 f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
                 "With head=chunked predictions have the 5 highest of each row."
             )
-    if task.activation == "softmax" and (task.temperature != 1 or getattr(task, "decision_weight", None)):
+    if task.exclusive and (task.temperature != 1 or task.decision_weight):
         raise ConfigError(
             "A chunked head takes no temperature and no decision_weight of classes: head=dense."
         )

@@ -16,7 +16,7 @@ from lossselect.chunked.options import TOP, top_metric_names
 from lossselect.labels.positives import Positives
 from lossselect.tasks.base import constant, missing_where_nan
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import IGNORE_INDEX, Binary, Multilabel, Task
+from lossselect.tasks.registry import IGNORE_INDEX, Task
 from lossselect.utils.device_ops import cumulative_sum
 
 PROPENSITY = (0.55, 1.5)
@@ -42,12 +42,12 @@ class TopOutputs:
         )
         like = like.view(0, 0)
         self.temperature = constant(task.temperature, like)
-        self.threshold = constant(task.threshold, like) if isinstance(task, Binary | Multilabel) else 0.0
+        self.threshold = 0.0 if task.threshold is None else constant(task.threshold, like)
 
     def __call__(self, rows: slice, first: int, block: Tensor) -> None:
         """Look at the block of some rows, from column `first` on."""
         self.nans += block.isnan().sum()
-        if self.task.activation == "softmax":
+        if self.task.exclusive:
             self.lse[rows] = torch.logaddexp(self.lse[rows], block.logsumexp(1))
         else:
             block = self._counted(rows, first, block)
@@ -88,7 +88,7 @@ class TopOutputs:
     @property
     def probabilities(self) -> Tensor:
         """Theirs."""
-        if self.task.activation == "softmax":
+        if self.task.exclusive:
             return (self.highest.values - self.lse.unsqueeze(1)).exp()
         return self.highest.values.sigmoid()
 
@@ -203,7 +203,7 @@ class TopMetrics(Metric):
                 values[name] = ndcg[int(k) - 1] / rows
             elif kind == "psp":
                 values[name] = weighted[int(k) - 1] / most[int(k) - 1]
-            elif self.task.activation == "softmax":
+            elif self.task.exclusive:
                 values[name] = hits[0] / rows
             else:
                 values[name] = 2 * right / (decided + there).clamp(min=1).double()
@@ -218,7 +218,7 @@ def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:
       with more of them, those that are likeliest. -100 where the probability is NaN; `top` begins with those.
     """
     probabilities, top = outputs.probabilities, outputs.columns
-    if task.activation == "softmax":
+    if task.exclusive:
         prediction = missing_where_nan(top[:, 0], probabilities[:, 0])
         return {"top": top, "probabilities": probabilities, "prediction": prediction}
     threshold = outputs.threshold

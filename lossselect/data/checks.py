@@ -34,7 +34,7 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
         if not (count.positives + count.negatives).any():
             raise DataError(f"All labels of the {split} split are missing: nothing can be computed of it.")
         _check_classes(task, split, count)
-    if task.width_field == "num_labels" and task.num_outputs > 1 and all(c.single for c in counts.values()):
+    if task.several_labels and task.num_outputs > 1 and all(c.single for c in counts.values()):
         warn_of_single_labels()
     _warn_of_duplicates(splits)
     return counts
@@ -113,7 +113,7 @@ def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
 def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     names = np.array(task.names, dtype=object)
     there = count.positives > 0
-    if task.width_field != "num_labels" and there.sum() == 1:
+    if not task.several_labels and there.sum() == 1:
         only = names[there][0]
         if split == "train":
             raise DataError(f"All train rows are of class {only!r}: there is nothing to tell apart.")
@@ -125,7 +125,7 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     elif split == "train" and not there.all():
         warn_of_absent(names[~there].tolist())
     everywhere = there & (count.negatives == 0)
-    if split == "train" and task.width_field == "num_labels" and everywhere.any():
+    if split == "train" and task.several_labels and everywhere.any():
         said = some(names[everywhere].tolist())
         warn("label_everywhere", f"Every train row has {said}: the net cannot learn where that is not.")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lossselect.decision.thresholds import Label, counted_thresholds
 from lossselect.labels.targets import positions_as_rows
-from lossselect.tasks.registry import Binary, Task
+from lossselect.tasks.registry import Task
 
 FOLDS = 5
 LEAST_POSITIVES = 10
@@ -43,7 +43,7 @@ def better_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | Non
         logits: Of the validation rows.
         target: As `task.encode` returns it.
     """
-    if not isinstance(task, Binary):
+    if not task.positive_name:
         return None
     scores = positions_as_rows(task.calibrated(logits.double())).squeeze(1)
     labels = positions_as_rows(target).squeeze(1)

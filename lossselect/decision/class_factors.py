@@ -1,19 +1,21 @@
 """Factors of the classes' probabilities that make the best decision for a metric."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from lossselect.losses.loss import Loss
-from lossselect.tasks.registry import Multiclass
+from lossselect.tasks.registry import Task
 
 CLASS_GOALS = ("accuracy", "balanced_accuracy", "f1_macro")
 """What a multiclass decision can be tuned for; for accuracy the most probable class is the best already."""
 
 
 def fit_factors(
-    task: Multiclass,
+    task: Task,
     scores: np.ndarray,
     target: np.ndarray,
     goal: str,
@@ -31,14 +33,15 @@ def fit_factors(
         loss: That the logits were trained with.
     """
     labels = target.argmax(1)
-    counts = np.bincount(labels, minlength=task.num_classes)
+    counts = np.bincount(labels, minlength=task.num_probabilities)
     if shares is None:
         shares = np.maximum(counts, 0.5) / len(labels)
     probabilities = torch.from_numpy(scores).softmax(1)
+    chosen_by: Any = partial(replace, task)  # which has the field, as its outputs exclude each other
     theory, strengths = _strength_in_theory(goal, loss), np.linspace(-1.5, 1.5, 61)
     best, chosen = -1.0, 0.0
     for strength in strengths[np.argsort(np.abs(strengths - theory), kind="stable")]:
-        decided = replace(task, decision_weight=tuple(shares**-strength)).decide(probabilities).numpy()
+        decided = chosen_by(decision_weight=tuple(shares**-strength)).decide(probabilities).numpy()
         value = _score(goal, decided, labels, counts)
         if value > best + 1e-12:
             best, chosen = value, float(strength)

@@ -31,7 +31,7 @@ from lossselect.labels.targets import positions_as_rows
 from lossselect.losses.class_weights import prior_of
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, as_canonical
-from lossselect.tasks.registry import Multiclass, Task, as_task
+from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import check_options, lookup, number, some
 from lossselect.utils.warnings import warn
 
@@ -83,19 +83,18 @@ class DecisionOptions:
         Raises:
             ValueError: an option that the task does not have, or that would have no effect on it.
         """
-        if self.calibration == "per_label" and task.width_field != "num_labels":
+        if self.calibration == "per_label" and not task.several_labels:
             raise ConfigError(
                 f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
             )
-        metric, several = self.metric, task.activation == "softmax"
-        if metric not in ("auto", None) and getattr(task, "top_k", None) is not None:
+        metric, several = self.metric, task.exclusive
+        if metric not in ("auto", None) and task.top_k is not None:
             raise ConfigError(
                 f"decision.metric={metric} has no effect beside top_k, which needs no thresholds."
             )
         if metric == "auto":
             moved = isinstance(loss, Loss) and (loss.pos_weight is not None or loss.prior is not None)
-            several_labels = task.width_field == "num_labels"
-            metric = None if not several_labels else "f1_macro" if moved else EXPECTED
+            metric = None if not task.several_labels else "f1_macro" if moved else EXPECTED
         if metric is None or (several and metric == "accuracy"):
             if self.shrinkage != SHRINKAGE:
                 raise ConfigError(
@@ -181,7 +180,7 @@ def fit_decision(
     known = ~np.isnan(truth)
     if not known.any():
         raise DataError("No validation label is known: there is nothing to fit a decision to.")
-    if isinstance(task, Multiclass):
+    if task.exclusive:
         rows = known.all(1)
         return _of_classes(task, wanted, goal, scores[rows], truth[rows], loss, counts)
     positive = (truth >= 0.5) & known
@@ -190,7 +189,7 @@ def fit_decision(
         return task
     fitted: Any = _calibrated(task, wanted, scores, truth, known, loss)
     scores = (scores - np.array(fitted.shift)) / np.array(fitted.temperature)
-    if getattr(task, "top_k", None) is not None:
+    if task.top_k is not None:
         return fitted
     if goal is None:
         if wanted.metric is None or fitted.threshold != 0.5 or weight_shift(task, loss) is None:
@@ -218,7 +217,7 @@ def _calibrated(
     """Return the task with shift and temperature."""
     if wanted.calibration == "none":
         return replace(task, temperature=1.0, shift=0.0)
-    softmax, shift = task.activation == "softmax", weight_shift(task, loss)
+    softmax, shift = task.exclusive, weight_shift(task, loss)
     moved = shift is not None or (not softmax and isinstance(loss, Loss) and loss.name != "cross_entropy")
     if not moved and softmax:
         return replace(task, temperature=softmax_temperature(scores, truth), shift=0.0)
@@ -233,7 +232,7 @@ def _calibrated(
 
 
 def _of_classes(
-    task: Multiclass,
+    task: Task,
     wanted: DecisionOptions,
     goal: str | None,
     scores: np.ndarray,
@@ -282,7 +281,7 @@ def _warn_of_few_positives(task: Task, positives: np.ndarray, goal: str, wanted:
     """
     total = int(positives.sum())
     if total < FEW_POSITIVES:
-        of_all = "" if task.width_field is None else " of all labels together"
+        of_all = "" if task.positive_name else " of all labels together"
         warn(
             "few_positives",
             f"The validation split has {total} positives{of_all}, and a threshold that is tuned to fewer "

@@ -89,7 +89,7 @@ def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
         loss: A `Loss`, or torch's `BCEWithLogitsLoss` or `CrossEntropyLoss` as a module or a partial
             function. For any other loss no shift is assumed.
     """
-    sigmoid, shift = task.activation == "sigmoid", np.zeros(task.num_probabilities)
+    sigmoid, shift = not task.exclusive, np.zeros(task.num_probabilities)
     own = isinstance(loss, Loss)
     weight = getattr(loss, "pos_weight" if sigmoid else "weight") if own else torch_weight(loss, task)
     if isinstance(weight, torch.Tensor):

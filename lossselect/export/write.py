@@ -155,7 +155,7 @@ def _facts(
         "activation": task.activation,
         "class_names": list(task.names),
         "output_names": list(task.output_names),
-        "threshold": getattr(task, "threshold", None),
+        "threshold": task.threshold,
         "temperature": task.temperature,
         "shift": task.shift,
         "head": module.head_spec["name"],

@@ -35,9 +35,7 @@ RULES = (
     Rule(
         "long-tailed classes",
         lambda task, counts: (
-            task.activation == "softmax"
-            and not getattr(task, "ordered", False)
-            and counts.imbalance >= LONG_TAIL
+            task.activation == "softmax" and not task.ordered and counts.imbalance >= LONG_TAIL
         ),
         {"name": "logit_adjusted"},
         "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
@@ -79,7 +77,7 @@ def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
     rule = next(rule for rule in RULES if rule.applies(task, counts))
     reasons = [rule.reason.format(imbalance=counts.imbalance)]
     if counts.missing:
-        known = counts.known.sum() if task.width_field == "num_labels" else counts.positives.sum()
+        known = counts.known.sum() if task.several_labels else counts.positives.sum()
         share = f"{counts.missing / (known + counts.missing):.2g}"
         reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
     return dict(rule.options), reasons

@@ -384,7 +384,7 @@ def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     """The form of a loss that the task takes, where it has one and all of the options."""
     forms = find_loss(name)
     formula = forms.get(task.activation)
-    if name == "one_vs_rest" and getattr(task, "ordered", False):
+    if name == "one_vs_rest" and task.ordered:
         raise ConfigError(
             "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
             "between them: task.ordered=true takes the other softmax losses."

@@ -152,10 +152,10 @@ METRICS: dict[str, dict[str, Row]] = {
         **_OF_PROBABILITIES,
     },
 }
-"""By task and name."""
+"""By `Task.kind` and name."""
 
 
 def make_metric(task: Task, name: str) -> TaskMetric:
     """Return a metric of a task by its name in `METRICS`."""
-    row = METRICS[task.name][name]
+    row = METRICS[task.kind][name]
     return STATISTICS[row.statistic](task, name, row.statistic, row.read, row.higher_is_better)

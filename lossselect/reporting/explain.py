@@ -96,7 +96,7 @@ def _others(setting: str, chosen: str, *variants: str) -> str:
 
 
 def _names(task: Task) -> str:
-    return some(task.names) + (" (the positive one)" if task.width_field is None else "")
+    return some(task.names) + (" (the positive one)" if task.positive_name else "")
 
 
 def _why_names(task: Task) -> str:
@@ -105,29 +105,24 @@ def _why_names(task: Task) -> str:
 
 def _head_lines(task: Task, head: Mapping[str, Any]) -> Iterator[Line]:
     width = task.num_outputs
-    of = {"num_labels": "one for each label", "num_classes": "one for each class"}
-    said, why = (
-        f"{width:,} raw logit{'s' * (width > 1)}",
-        of.get(str(task.width_field), "the positive class's"),
-    )
+    said, why = f"{width:,} raw logit{'s' * (width > 1)}", task.outputs_are
     change = "head=chunked" if width >= MANY else ""
     if head["name"] == "chunked":
         said += f", {head.get('chunk') or 'some'} at a time, with their loss and gradient (head=chunked)"
         change = "head=dense"
-    if getattr(task, "ordered", False):
+    if task.ordered:
         why = (
             f"the log-odds of a class above each of the first {width} among those of at least it (CORN); "
             f"they tell {task.num_probabilities} probabilities, whose logs the loss takes"
         )
     yield Line("head", said, why, change)
-    whys = {
-        "sigmoid": "each output is yes or no by itself: as many as you like are likely at once",
-        "softmax": "exactly one class is true: the probabilities of a row are 1 in sum",
-    }
+    why = "each output is yes or no by itself: as many as you like are likely at once"
+    if task.exclusive:
+        why = "exactly one class is true: the probabilities of a row are 1 in sum"
     yield Line(
         "activation",
         f"{task.activation} for predictions and metrics only",
-        f"{whys[task.activation]}; the loss takes the raw logits and applies it itself",
+        f"{why}; the loss takes the raw logits and applies it itself",
     )
 
 
@@ -167,7 +162,7 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
             named = f"{name}={criterion.named[name]}" if name in criterion.named else name
             told += [named] if name in criterion.counted else []
     said += [f"{criterion.named.get(name, name)}, counted by fit" for name in criterion.waits_for]
-    settings = "loss.weight=balanced" + ", loss.pos_weight=auto" * (task.activation == "sigmoid")
+    settings = "loss.weight=balanced" + ", loss.pos_weight=auto" * (not task.exclusive)
     if not said:
         return Line(
             "weights", "none", "a row, a class and a label count alike, whatever their number", settings
@@ -178,7 +173,7 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
 
 
 def _target_line(task: Task, head: Mapping[str, Any], example: str) -> Line:
-    lists = head["name"] == "chunked" and task.activation == "sigmoid"
+    lists = head["name"] == "chunked" and not task.exclusive
     form = "the labels that are there, of each row" if lists else task.target_form
     return Line("target", form, example, "task.missing=-1 marks missing ones")
 
@@ -195,7 +190,7 @@ def _example(task: Task, splits: "Splits", chunked: bool) -> str:
     else:
         came = _said(task.decode(task.harden(encoded))[0])
     values = [f"{value:g}" for value in encoded.flatten().tolist()]
-    if chunked and task.activation == "sigmoid":
+    if chunked and not task.exclusive:
         values = [f"{label}" for label in encoded[0].nan_to_num().nonzero().flatten().tolist()]
     form = f"[{some(values, 16)}]" if encoded.ndim > 1 else values[0]
     return f"for example row {place}: {came} becomes {form}"
@@ -213,7 +208,7 @@ def _decision_line(task: Task, decision: Mapping[str, Any] | None, criterion: An
     if head["name"] == "chunked":
         return Line("decision", f"{said}; predictions are the 5 highest", "head=chunked tunes nothing", "")
     why = "fitted to the validation split after training" if decision else "nothing of it is fitted"
-    own = "task.threshold=.3, " if hasattr(task, "threshold") and not getattr(task, "top_k", None) else ""
+    own = "task.threshold=.3, " if task.threshold is not None and not task.top_k else ""
     return Line("decision", said, why, own + ("decision=none" if decision else "decision=tuned"))
 
 
@@ -224,7 +219,7 @@ def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> Line:
     return Line(
         "metrics",
         ", ".join(("loss", *task.metric_names)),
-        f"each over the whole epoch, of probabilities; {_means(task)}",
+        f"each over the whole epoch, of probabilities; {task.averages}",
     )
 
 
@@ -279,7 +274,7 @@ def decision_lines(task: Task) -> dict[str, str]:
     lines = {}
     fitted = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "decision_weight": None}
     for name, usual in fitted.items():
-        value = getattr(task, name, usual)
+        value = vars(task).get(name, usual)
         if value == usual:
             continue
         if isinstance(value, tuple):
@@ -290,22 +285,10 @@ def decision_lines(task: Task) -> dict[str, str]:
     return lines
 
 
-def _means(task: Task) -> str:
-    """How the metrics are averaged."""
-    if task.width_field == "num_labels":
-        return "f1_micro pools all decisions, f1_macro, auroc and map are means over labels with a positive"
-    if task.width_field is None:
-        return "f1 of the positive class, f1_micro and f1_macro over both classes"
-    return (
-        "f1_micro pools all decisions, auroc and map are means over the classes that occur, f1_macro over "
-        "those that occur or are predicted"
-    )
-
-
 def _label_line(task: Task, counts: Mapping[str, LabelCounts]) -> Line:
     """The train split's labels, and what is missing anywhere."""
     train = counts["train"]
-    kind = "label" if task.width_field == "num_labels" else "class"
+    kind = "label" if task.several_labels else "class"
     said = f"largest to smallest {kind} {train.imbalance:.3g} to 1 in train"
     if kind == "label":
         said = f"{train.cardinality:.3g} of {len(task.names)} labels a row, {said}"
@@ -341,35 +324,16 @@ MOST_ROWS = 30
 
 def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
     """In words; what is fitted to the validation split first."""
-    threshold = getattr(task, "threshold", None)
     metric, weights = None, _weights(task, criterion)
     if decision:
         from lossselect.decision.fit import decision_options
 
         loss = criterion if isinstance(criterion, Loss) else None
         metric = decision_options(**decision).goal(task, loss)
-    if getattr(task, "top_k", None):
-        said = f"the {task.top_k} most probable labels"  # type: ignore[attr-defined]
-    elif threshold is None:
-        said = "the median class" if getattr(task, "ordered", False) else "the most probable class"
-        said += f", by factors tuned on val for {metric}" if metric else ""
-        if not metric and (factors := getattr(task, "decision_weight", None)):
-            said += f", of probabilities times {some([f'{factor:.3g}' for factor in factors])}"
-    elif metric:
-        own = (
-            "a threshold of each label"
-            if decision and decision["per_label"] and _several(task)
-            else "a threshold"
-        )
-        said = f"1 where the probability is at least {own}, tuned on val for {metric}"
-    else:
-        shown = threshold if isinstance(threshold, float) else f"[{some([f'{t:.3g}' for t in threshold])}]"
-        said = f"1 where the probability is at least {shown}"
-    if getattr(task, "at_least", 0):
-        said += f", and at least {task.at_least} label(s)"  # type: ignore[attr-defined]
+    said = task.decision_rule(metric, each=bool(decision and decision["per_label"]))
     if decision and decision["calibration"] != "none":
-        if weights and not metric and decision["metric"] == "auto" and threshold in (None, 0.5):
-            said = f"{_OWN[task.activation]}, the decision that {weights} implies"
+        if weights and not metric and decision["metric"] == "auto" and task.threshold in (None, 0.5):
+            said = f"{task.untuned_rule}, the decision that {weights} implies"
         said += "; probabilities calibrated by a temperature" + (
             " of each label" if decision["calibration"] == "per_label" else ""
         )
@@ -382,23 +346,16 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
     return said
 
 
-_OWN = {"sigmoid": "1 where the logit is at least 0", "softmax": "the class of the largest logit"}
-
-
 def _weights(task: Task, criterion: Any) -> str:
     """What moves the logits away from those of the rows as they are, by its name; nothing where nothing does.
 
     Known before the train labels tell how much.
     """
-    name = "pos_weight" if task.activation == "sigmoid" else "weight"
+    name = "weight" if task.exclusive else "pos_weight"
     if not isinstance(criterion, Loss):
         return name if torch_weight(criterion, task) is not None else ""
     if getattr(criterion, name) is not None or name in criterion.named:
         return name
     if criterion.tau:
         return "logit adjustment"
-    return "alpha" if task.activation == "sigmoid" and criterion.options.get("alpha") else ""
-
-
-def _several(task: Task) -> bool:
-    return task.width_field == "num_labels" and len(task.output_names) > 1
+    return "alpha" if not task.exclusive and criterion.options.get("alpha") else ""

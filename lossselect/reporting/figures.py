@@ -223,7 +223,7 @@ def confusion(outcome: Outcome) -> Figure | None:
 
 def together(outcome: Outcome) -> Figure | None:
     """Of the rows with one label, the share that has another: which labels come together."""
-    if outcome.task.width_field != "num_labels" or len(outcome.names) < 2:
+    if not outcome.task.several_labels or len(outcome.names) < 2:
         return None
     kept = np.sort(_largest(outcome, MOST_CELLS))
     truth = np.nan_to_num(outcome.truth[:, kept])

@@ -43,13 +43,12 @@ class Outcome:
     @property
     def exclusive(self) -> bool:
         """Whether exactly one class is true."""
-        return self.task.activation == "softmax"
+        return self.task.exclusive
 
     @property
     def thresholds(self) -> float | tuple[float, ...] | None:
         """By which each output is decided, where one decides."""
-        by_rank = getattr(self.task, "top_k", None)
-        return None if by_rank else getattr(self.task, "threshold", None)
+        return None if self.task.top_k else self.task.threshold  # type: ignore[return-value]  # a tuple
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -156,7 +155,7 @@ class Outcome:
         found = []
         for place in order[: min(count, int(wrong.sum()))]:
             row, output = divmod(int(place), len(self.names))
-            name = self.task.names[0] if self.task.width_field is None else f"not {self.names[output]}"
+            name = self.task.names[0] if self.task.positive_name else f"not {self.names[output]}"
             said = (name, self.names[output])
             decided = int(self.decided[row, output])
             found.append((self.rows[row], said[1 - decided], said[decided], float(sure[row, output])))

@@ -208,7 +208,7 @@ def _tables(outcome: Outcome) -> Iterator[Grid]:
     if outcome.per_class:
         columns = {**outcome.per_class, **outcome.counts()}
         header, rows = tuple(columns), [*zip(*columns.values(), strict=True)]
-        kind = "labels" if outcome.task.width_field == "num_labels" else "classes"
+        kind = "labels" if outcome.task.several_labels else "classes"
         said = f"Of the {outcome.split} split. A click on a heading sorts."
         yield Grid(f"{len(rows):,} {kind if len(rows) != 1 else 'class'}", said, header, rows)
     if pairs := outcome.confused(MOST_WRONG):

@@ -28,7 +28,7 @@ def top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Tens
         [task.names[i] if there else None for i, there in zip(row, of_row, strict=True)]
         for row, of_row in zip(top.tolist(), known, strict=True)
     ]
-    if task.activation == "softmax":
+    if task.exclusive:
         decided: list[Any] = [row[0] for row in names]
     else:
         chosen = prediction.tolist()

@@ -133,14 +133,14 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
         if settings["name"] == "auto":
             settings["name"], reason = infer_task(splits.labels)
             splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
-    width = len(splits.class_names) if TASKS[settings["name"]].width_field else None
+    width = len(splits.class_names) if TASKS[settings["name"]].is_sized() else None
     # of labels of another task it is the labels that should be told, not the names
     task = make_task(num_outputs=width, **settings)
     if not isinstance(splits.labels, LabelLists):
         fits = len(splits.class_names) == len(task.names)
         check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
-    if getattr(task, "ordered", False) and not order_given:
+    if task.ordered and not order_given:
         _check_order(task)
     return OwnData(splits, task, check_splits(task, splits))
 
@@ -201,7 +201,7 @@ def task_of(config: DictConfig, data: Any) -> "Task":
     names = options.pop("class_names", None)
     names = getattr(data, "class_names", None) if names is None else names
     width = getattr(data, "num_outputs", None)
-    if TASKS[options["name"]].width_field:
+    if TASKS[options["name"]].is_sized():
         width = len(() if names is None else names) if width is None else width
         if not width:
             raise ConfigError(

@@ -184,7 +184,7 @@ def _per_class(epoch: Epoch) -> dict[str, Any]:
     task = epoch.task
     columns: dict[str, Any] = {"class": task.output_names}
     columns |= {name: values.cpu().numpy() for name, values in epoch.per_class.items()}
-    if hasattr(task, "threshold"):
+    if task.threshold is not None:
         columns["threshold"] = np.broadcast_to(np.array(task.threshold), len(task.output_names))
     return columns
 

@@ -197,7 +197,7 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
     from lossselect.training.mixup import make_mix
 
     logits = torch.zeros(1, loss.task.num_outputs)
-    target = torch.zeros(1, dtype=torch.long) if loss.task.activation == "softmax" else logits
+    target = torch.zeros(1, dtype=torch.long) if loss.task.exclusive else logits
     loss(logits, target)
     if mixed := make_mix(mix or None):
         with torch.random.fork_rng(devices=[]):
@@ -248,7 +248,7 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
     counted = {key: whole(f"task.{key}", options[key], 0) for key in ("top_k", "at_least") if key in options}
     width = max(width, *counted.values(), 2)
-    sized = lookup(TASKS, name, "task").width_field is not None and not options.get("class_names")
+    sized = lookup(TASKS, name, "task").is_sized() and not options.get("class_names")
     return make_task(name, num_outputs=width if sized else None, **options)
 
 

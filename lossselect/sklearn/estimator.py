@@ -187,7 +187,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
                 f"{missing.argmax()}), so there is no class to predict. Check these rows for extreme values."
             )
-        if self.task_.name == "multilabel":
+        if self.task_.several_labels:
             return decided
         return self.classes_[decided.reshape(len(decided))]
 
@@ -195,7 +195,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """float32 probabilities of the classes, (N, C); of a multilabel task of each label, (N, L)."""
         logits = self._logits(X)
         probabilities = self.task_.probabilities(logits).numpy()
-        if self.task_.name == "binary":
+        if self.task_.positive_name:
             # not 1 - p, which is 0 where p is all but 1
             negative = (-self.task_.log_odds(logits)).sigmoid()
             return np.hstack([negative.numpy(), probabilities])
@@ -396,9 +396,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
 
 def _task(name: str, classes: np.ndarray) -> "Task":
-    from lossselect.tasks.registry import make_task
+    from lossselect.tasks.registry import TASKS, make_task
 
-    width = None if name == "binary" else len(classes)
+    width = len(classes) if TASKS[name].is_sized() else None
     return make_task(name, num_outputs=width, class_names=[str(value) for value in classes.tolist()])
 
 

@@ -13,6 +13,8 @@ from lossselect.utils.checks import some
 
 def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     """The task's name, indices (N,) or 0 and 1 (N, L), and the labels that there are."""
+    from lossselect.tasks.registry import TASKS
+
     try:
         values = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
     except ValueError:
@@ -25,7 +27,7 @@ def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
         check_classification_targets(y)
         kind = type_of_target(y)
         name = "multilabel" if kind == "multilabel-indicator" else kind
-    if name == "multilabel":
+    if TASKS[name].kind == "multilabel":
         return name, _matrix(values), np.arange(values.shape[1])
     shape = values.shape
     if len(shape) == 2 and shape[1] > 1:
@@ -41,7 +43,7 @@ def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
             f"task={name} needs two classes, but y holds 1 class: {classes[0]}. There is nothing to tell "
             "apart."
         )
-    if name == "binary" and len(classes) > 2:
+    if TASKS[name].kind == "binary" and len(classes) > 2:
         raise DataError(
             f"task=binary needs two classes, but y holds {len(classes)}: {some(classes.tolist())}. One "
             "of several classes: task=multiclass."

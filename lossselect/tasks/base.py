@@ -38,8 +38,15 @@ class Task(ABC):
     """Subtracted from the scores before they are divided by the temperature: what weights of the loss add."""
 
     name: ClassVar[str]
+    kind: ClassVar[str]
+    """What the labels of a row are: "binary", "multiclass" (one of several) or "multilabel" (any number).
+    The table of metrics and the readers of label files have an entry for each kind."""
     activation: ClassVar[str]
     """ "sigmoid" or "softmax": which form of a loss the task takes."""
+    outputs_are: ClassVar[str]
+    """What the outputs stand for, for the plan."""
+    averages: ClassVar[str]
+    """How the metrics are averaged, for the plan."""
     monitor: ClassVar[str]
     """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
     metric of `make_metrics`."""
@@ -83,7 +90,7 @@ class Task(ABC):
         if isinstance(target, Tensor) or not hasattr(target, "__iter__"):
             return target
         form = form_of(target)
-        if self.width_field == "num_labels" and self.class_names and isinstance(target, list) and target:
+        if self.several_labels and self.class_names and isinstance(target, list) and target:
             form = "lists" if all(entry is None for entry in target) else form
         if form is None:
             return target
@@ -94,7 +101,7 @@ class Task(ABC):
                 f"Targets must be numbers, but row {row} holds {value!r}. Turn label names into indices "
                 "first, or give the task class_names=(...), in the order of the outputs."
             )
-        if (form == "lists") != (self.width_field == "num_labels"):
+        if (form == "lists") != (self.several_labels):
             came = "lists of names" if form == "lists" else "one name a row"
             fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
             raise DataError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
@@ -103,6 +110,67 @@ class Task(ABC):
             return vocabulary.encode_lists(target).multi_hot()
         indices = vocabulary.encode(target)
         return np.where(indices == IGNORE_INDEX, np.nan, indices)
+
+    @classmethod
+    def is_sized(cls) -> bool:
+        """Whether the number of outputs is declared, not implied by the task."""
+        return cls.width_field is not None
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether exactly one class of a row is true."""
+        return self.activation == "softmax"
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.kind == "multilabel"
+
+    @property
+    def positive_name(self) -> str | None:
+        """The name of the class that the only output is the probability of; None with several outputs."""
+        return None
+
+    # What only some tasks have; these values mean that a task has it not.
+
+    @property
+    def threshold(self) -> float | Sequence[float] | None:
+        """The least probability of a predicted label; None if the largest one decides."""
+        return None
+
+    @property
+    def top_k(self) -> int | None:
+        """How many labels each row is given; None if thresholds decide."""
+        return None
+
+    @property
+    def at_least(self) -> int:
+        """How many labels each row has at least."""
+        return 0
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order."""
+        return False
+
+    @property
+    def decision_weight(self) -> Sequence[float] | None:
+        """A factor of each class's probability before the largest is taken."""
+        return None
+
+    @abstractmethod
+    def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
+        """How a prediction follows from probabilities, in words.
+
+        Args:
+            tuned_for: The metric that thresholds or factors are tuned for on the validation rows.
+            each: Whether each label has its own threshold then.
+        """
+
+    @property
+    @abstractmethod
+    def untuned_rule(self) -> str:
+        """How a prediction follows from logits as they are, in words."""
 
     @property
     @abstractmethod

@@ -13,7 +13,7 @@ from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import as_tensor, distribution, refuse
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task, constant, missing_where_nan, take
-from lossselect.utils.checks import number
+from lossselect.utils.checks import number, some
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_of_one_hot
 
@@ -59,6 +59,12 @@ class Multiclass(Task):
     decision_weight: Sequence[float] | None = field(default=None, kw_only=True)
 
     name: ClassVar[str] = "multiclass"
+    kind: ClassVar[str] = "multiclass"
+    outputs_are: ClassVar[str] = "one for each class"
+    averages: ClassVar[str] = (
+        "f1_micro pools all decisions, auroc and map are means over the classes that occur, f1_macro over "
+        "those that occur or are predicted"
+    )
     activation: ClassVar[str] = "softmax"
     monitor: ClassVar[str] = "loss"
     headline: ClassVar[str] = "accuracy"
@@ -86,6 +92,18 @@ class Multiclass(Task):
     def metric_names(self) -> tuple[str, ...]:
         more = ("mean_absolute_error", "kappa") if self.ordered else ()
         return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error", *more)
+
+    def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
+        rule = "the median class" if self.ordered else "the most probable class"
+        if tuned_for:
+            return f"{rule}, by factors tuned on val for {tuned_for}"
+        if self.decision_weight:
+            return f"{rule}, of probabilities times {some([f'{w:.3g}' for w in self.decision_weight])}"
+        return rule
+
+    @property
+    def untuned_rule(self) -> str:
+        return "the class of the largest logit"
 
     def describe(self) -> str:
         return f"multiclass with {self.num_classes} {'ordered ' if self.ordered else ''}classes"

@@ -14,7 +14,7 @@ from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import as_tensor, distribution, in_unit, lossless_float, refuse, within_unit
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task, constant, decisions, missing_where_nan, take, temperature_of
-from lossselect.utils.checks import whole
+from lossselect.utils.checks import some, whole
 
 COLUMNS = "Declare as many labels as there are columns."
 
@@ -30,6 +30,22 @@ class _Sigmoid(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, _threshold_of))
+
+    def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
+        if self.top_k:
+            return f"the {self.top_k} most probable labels"
+        if tuned_for:
+            own = "a threshold of each label" if each and self.num_outputs > 1 else "a threshold"
+            rule = f"1 where the probability is at least {own}, tuned on val for {tuned_for}"
+        elif isinstance(self.threshold, float):
+            rule = f"1 where the probability is at least {self.threshold}"
+        else:
+            rule = f"1 where the probability is at least [{some([f'{t:.3g}' for t in self.threshold])}]"
+        return f"{rule}, and at least {self.at_least} label(s)" if self.at_least else rule
+
+    @property
+    def untuned_rule(self) -> str:
+        return "1 where the logit is at least 0"
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0, -100 for NaN: long, the same shape."""
@@ -100,6 +116,9 @@ class Binary(_Sigmoid):
     """
 
     name: ClassVar[str] = "binary"
+    kind: ClassVar[str] = "binary"
+    outputs_are: ClassVar[str] = "the positive class's"
+    averages: ClassVar[str] = "f1 of the positive class, f1_micro and f1_macro over both classes"
     monitor: ClassVar[str] = "loss"
     headline: ClassVar[str] = "f1"
     training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
@@ -108,6 +127,10 @@ class Binary(_Sigmoid):
     @property
     def num_outputs(self) -> int:
         return 1
+
+    @property
+    def positive_name(self) -> str | None:
+        return self.names[1]
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -184,6 +207,11 @@ class Multilabel(_Sigmoid):
     top_k: int | None = field(default=None, kw_only=True)
 
     name: ClassVar[str] = "multilabel"
+    kind: ClassVar[str] = "multilabel"
+    outputs_are: ClassVar[str] = "one for each label"
+    averages: ClassVar[str] = (
+        "f1_micro pools all decisions, f1_macro, auroc and map are means over labels with a positive"
+    )
     monitor: ClassVar[str] = "map"
     headline: ClassVar[str] = "f1_macro"
     training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")

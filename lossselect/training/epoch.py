@@ -40,7 +40,7 @@ class Epoch:
         """The task before its decision was fitted, whose metrics are computed as well."""
         decided = [name for name in task.metric_names if name not in (*RANKING, *ROWS)]
         self.untuned_metrics = make_metrics(untuned, f"{prefix}untuned/", decided) if untuned else None
-        confusable = task.width_field == "num_classes" and task.num_probabilities <= MOST_CONFUSED
+        confusable = task.exclusive and task.num_probabilities <= MOST_CONFUSED
         self.confusion = None if training or not confusable else confusion_matrix(task)
         self.loss = LossMean()
         self._held: list[tuple[Tensor, Tensor | int, Tensor, Tensor]] = []

@@ -207,7 +207,7 @@ def _counts_alike(trainer: Trainer, module: Any) -> bool:
     data, loss = trainer.datamodule, module.criterion  # type: ignore[attr-defined]
     if not isinstance(data, TensorData) or data.counts["train"].missing or data.splits.weights is not None:
         return False
-    return module.task.activation == "sigmoid" or getattr(loss, "weight", None) is None
+    return not module.task.exclusive or getattr(loss, "weight", None) is None
 
 
 def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:

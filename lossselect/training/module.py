@@ -442,7 +442,7 @@ class TaskModule(Recorded, LightningModule):
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
-        if self.chunked and self.task.activation == "sigmoid" and isinstance(encoded.target, Tensor):
+        if self.chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
             return encoded._replace(target=Positives.of_target(encoded.target))
         return encoded
 

@@ -125,12 +125,12 @@ def warn_of_no_positives(positives: Any, task: Any, split: str) -> None:
         task: Whose labels or classes they are.
         split: As the message calls it.
     """
-    if task.width_field is None:
+    if task.positive_name:
         return
     names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
     if not names:
         return
-    labels = task.width_field == "num_labels"
+    labels = task.several_labels
     kind, means = ("labels", "f1_macro, auroc, map") if labels else ("classes", "auroc, map")
     warn(
         "no_positives",

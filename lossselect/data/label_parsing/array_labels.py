@@ -29,14 +29,14 @@ def labels_of_array(matrix: np.ndarray, options: LabelOptions, fitted: Labels | 
             f"Labels are of shape {matrix.shape}, but in training of shape {np.shape(fitted.values)}."
         )
     names = [str(i) for i in range(matrix.shape[1])]
-    if isinstance(matrix, np.memmap) and matrix.size and options.task in ("multilabel", "auto"):
+    if isinstance(matrix, np.memmap) and matrix.size and options.kind in ("multilabel", "auto"):
         lists = _lists_of_matrix(matrix, names, options)
         if lists is not None:
             lengths = np.diff(lists.offsets)
             several = (lengths != 1) & ~lists.missing
             row = several.argmax()
             # rows of one label each may be classes, which task=auto is to see
-            if options.task == "multilabel" or several[row]:
+            if options.kind == "multilabel" or several[row]:
                 reason = f"the rows hold 0 and 1, and row {row} has {lengths[row]} ones"
                 return labels_of_lists(lists, options, reason)
     values = np.empty(matrix.shape, dtype=np.float32)
@@ -56,7 +56,7 @@ def labels_of_lists(lists: LabelLists, options: LabelOptions, reason: str) -> La
     Raises:
         ValueError: another task, names that do not fit, no row of which something is known.
     """
-    if options.task not in ("multilabel", "auto"):
+    if options.kind not in ("multilabel", "auto"):
         raise DataError(
             f"Lists of labels are task=multilabel, but task={options.task} has exactly one label a row: save "
             "an index for each row, as a .npy of shape (N,)."
@@ -68,7 +68,9 @@ def labels_of_lists(lists: LabelLists, options: LabelOptions, reason: str) -> La
         rows = np.repeat(np.arange(len(lists)), np.diff(lists.offsets))
         places = np.argsort(order)
         lists = LabelLists.of_pairs(rows, places[lists.indices], len(lists), lists.num_labels, lists.missing)
-    return Labels("multilabel", reason if options.task == "auto" else "", lists, tuple(given), None)
+    return Labels(
+        options.declared("multilabel"), reason * (options.task == "auto"), lists, tuple(given), None
+    )
 
 
 def _values(block: np.ndarray, marks: Sequence[object]) -> np.ndarray:
@@ -82,7 +84,7 @@ def _values(block: np.ndarray, marks: Sequence[object]) -> np.ndarray:
 def _lists_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions) -> LabelLists | None:
     """Some rows at a time; None where labels are soft, or a row is missing in part."""
     given, order = order_of_labels(names, options)
-    task: Task = make_task("multilabel", class_names=given if order is None else names)
+    task: Task = make_task(options.declared("multilabel"), class_names=given if order is None else names)
     indices, lengths, missing = [], [], []
     for start, block in blocks(matrix):
         values = _values(block, options.missing)

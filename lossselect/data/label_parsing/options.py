@@ -42,15 +42,24 @@ class LabelOptions:
             lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
             if self.delimiter is None:
                 raise ConfigError("data.empty is for cells of delimited labels: say data.delimiter too.")
-        if self.delimiter is not None and self.task not in ("multilabel", "auto"):
+        if self.delimiter is not None and self.kind not in ("multilabel", "auto"):
             raise ConfigError(
                 f"data.delimiter has no effect on task={self.task}, which has one label a row. Several: "
                 "task=multilabel."
             )
-        if self.positive is not None and self.task not in ("binary", "auto"):
+        if self.positive is not None and self.kind not in ("binary", "auto"):
             raise ConfigError(
                 f"data.positive has no effect on task={self.task}: binary has a positive class."
             )
+
+    @property
+    def kind(self) -> str:
+        """The kind of labels that the task has (`Task.kind`), or "auto"."""
+        return self.task if self.task == "auto" else TASKS[self.task].kind
+
+    def declared(self, inferred: str) -> str:
+        """The name of the task: as declared, or under task=auto as inferred."""
+        return inferred if self.task == "auto" else self.task
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
     if options.task == "auto":
         task, why = _inferred(name, [*counts], options)
         options, reason = replace(options, task=task), f"column {name!r} holds {why}"
-    if options.task == "multilabel":
+    if options.kind == "multilabel":
         raise DataError(
             f"Column {name!r} holds one label a row, such as {known[0]!r}. For task=multilabel give several "
             "columns of 0 and 1 (data.target=[a,b,c]), or say what stands between the labels of a cell "
@@ -51,7 +51,7 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
         )
     # probabilities of the positive class, which have no vocabulary
     soft = _are_soft([*counts]) if fitted is None else fitted.vocabulary is None
-    if options.task == "binary" and options.positive is None and soft:
+    if options.kind == "binary" and options.positive is None and soft:
         if odd := [value for value in counts if not _in_unit(value)]:
             raise DataError(
                 f"Row {row_of(column, odd[0])} of column {name!r} is {odd[0]!r}, but the labels are "
@@ -60,8 +60,8 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
                 column=name,
                 value=odd[0],
             )
-        return Labels("binary", reason, column.cast(pl.Float64).to_numpy(), binary_names(options), None)
-    pick = binary_vocabulary if options.task == "binary" else multiclass_vocabulary
+        return Labels(options.task, reason, column.cast(pl.Float64).to_numpy(), binary_names(options), None)
+    pick = binary_vocabulary if options.kind == "binary" else multiclass_vocabulary
     vocabulary = (fitted and fitted.vocabulary) or pick(column, counts, options)
     codes = _codes(column, vocabulary, options.unseen)
     values = np.where(codes == IGNORE_INDEX, np.nan, codes) if (codes == IGNORE_INDEX).any() else codes

@@ -16,7 +16,7 @@ from lossselect.labels.label_lists import LabelLists, parse_json_lists
 from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.infer import infer_task
-from lossselect.tasks.registry import make_task
+from lossselect.tasks.registry import TASKS, make_task
 from lossselect.utils.checks import setting, some
 from lossselect.utils.warnings import warn
 
@@ -38,7 +38,7 @@ def read_labels(
     Raises:
         ValueError: labels that are not what the options say; says the row, the value and the fix.
     """
-    if len(columns) > 1 or (listed and options.task == "multilabel"):
+    if len(columns) > 1 or (listed and options.kind == "multilabel"):
         return _labels_of_columns(columns, options, fitted)
     column = columns[0]
     if column.dtype == pl.Boolean or column.dtype.is_numeric():
@@ -94,13 +94,13 @@ def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) ->
     """The lists of a column that holds JSON, or must; else None."""
     known = text.drop_nulls()
     brackets = len(known) > 0 and known.str.starts_with("[").all() and known.str.ends_with("]").all()
-    must = options.task == "multilabel" or (fitted and isinstance(fitted.values, LabelLists))
+    must = options.kind == "multilabel" or (fitted and isinstance(fitted.values, LabelLists))
     if not brackets and not (fitted and isinstance(fitted.values, LabelLists)):
         return None
     try:
         return parse_json_lists(text.to_list())
     except DataError as error:
-        if options.task in ("binary", "multiclass") and not must:
+        if options.kind in ("binary", "multiclass") and not must:
             warn(
                 "several_labels",
                 f"Column {text.name!r} holds labels in brackets, such as {known[0]!r}. If these are "
@@ -115,7 +115,7 @@ def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) ->
 def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labels | None) -> Labels:
     rows = [_checked_row(name, i, row, options) for i, row in enumerate(rows)]
     known = [row for row in rows if row is not None]
-    if options.task not in ("auto", "multilabel"):
+    if options.kind not in ("auto", "multilabel"):
         if any(len(row) != 1 for row in known):
             row, found = next((i, row) for i, row in enumerate(rows) if row is not None and len(row) != 1)
             raise DataError(
@@ -157,7 +157,7 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
             )
         warn_of_similar(name, vocabulary.values)
     reason = f"column {name!r} holds lists" if options.task == "auto" else ""
-    return Labels("multilabel", reason, lists, vocabulary.names, vocabulary)
+    return Labels(options.declared("multilabel"), reason, lists, vocabulary.names, vocabulary)
 
 
 def _checked_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] | None:
@@ -205,7 +205,7 @@ def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions, fitt
     names = [column.name for column in columns]
     if options.delimiter is not None:
         raise ConfigError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
-    if options.task == "binary":
+    if options.kind == "binary":
         raise ConfigError(
             f"task=binary has one column of labels, but data.target names {len(names)}: {some(names)}. "
             "Several labels per sample: task=multilabel."
@@ -264,7 +264,7 @@ def labels_of_matrix(
         task, why = infer_task(matrix)
         reason = f"{what} 0 and 1, and {why}"
     # here rows are still those of the file
-    make_task(task, class_names=given if task != "binary" else None).encode(matrix)
+    make_task(task, class_names=given if TASKS[task].is_sized() else None).encode(matrix)
     return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(given), None)
 
 

@@ -83,7 +83,7 @@ def check_end(net: nn.Module | None, task: Task) -> None:
 
 
 def _may_be_meant(end: str, task: Task) -> bool:
-    return ENDS[end] == "bounded" or (ENDS[end] == "log_softmax" and task.activation == "softmax")
+    return ENDS[end] == "bounded" or (ENDS[end] == "log_softmax" and task.exclusive)
 
 
 def _judge(end: str, where: str, task: Task) -> None:
@@ -358,6 +358,6 @@ class FirstEpoch:
         counts = positives if len(positives) == len(task.names) else torch.cat([negatives, positives])
         if absent := [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]:
             warn_of_absent(absent)
-        several = task.width_field == "num_labels" and task.num_outputs > 1
+        several = task.several_labels and task.num_outputs > 1
         if several and self.single is not None and bool(self.single):
             warn_of_single_labels()
