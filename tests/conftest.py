@@ -2,11 +2,20 @@ import sys
 
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _unpatched_loaders(monkeypatch):
+    """Lightning wraps these while it calls train_dataloader(), and leaves them wrapped if that raises."""
+    for cls in (DataLoader, BatchSampler):
+        for name in ("__init__", "__setattr__", "__delattr__"):
+            monkeypatch.setattr(cls, name, getattr(cls, name))
 
 
 def pytest_runtest_setup(item):

@@ -14,9 +14,9 @@ from torchmetrics import Metric
 from lossselect.chunked.linear import ChunkedLogits, Highest
 from lossselect.chunked.options import TOP, top_metric_names
 from lossselect.labels.positives import Positives
-from lossselect.tasks.base import constant, missing_where_nan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task
+from lossselect.tasks.tensors import constant, missing_where_nan
 from lossselect.utils.device_ops import cumulative_sum
 
 PROPENSITY = (0.55, 1.5)

@@ -61,7 +61,7 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
 def as_number(text: Any) -> float | int | None:
     """The number that a string writes, whole ones exactly; None for "nan", "inf" and "1_000"."""
     if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
-        return int(str(text).strip()) if len(str(text)) <= MOST_DIGITS else None
+        return int(text.strip() if isinstance(text, str) else text) if len(str(text)) <= MOST_DIGITS else None
     try:
         value = float(text)
     except (TypeError, ValueError):

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from lossselect.exceptions import ConfigError
 from lossselect.losses.class_weights import check_named, named_weight, prior_logits, prior_of
+from lossselect.losses.form import formula_of, not_none, without_unset
 from lossselect.losses.functional.pooled import REGIONS
 from lossselect.losses.options import check_form_of_weight, check_sample_weight, of_samples, per_output
-from lossselect.losses.registry import LOSSES, MODIFIERS, Formula, find_loss, formula_options, formula_takes
+from lossselect.losses.registry import formula_options, formula_takes
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, along_classes, as_task
-from lossselect.utils.checks import check_options, number
+from lossselect.utils.checks import number
 
 
 class Loss(nn.Module):
@@ -62,8 +63,8 @@ class Loss(nn.Module):
         super().__init__()
         task = as_task(task)
         given = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
-        options = _without_unset(task, name, options)
-        self.formula = _formula(task, name, {**options, **_not_none(given)})
+        options = without_unset(task, name, options)
+        self.formula = formula_of(task, name, {**options, **not_none(given)})
         self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
             raise ConfigError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
@@ -191,7 +192,7 @@ class Loss(nn.Module):
     def check_counted(self) -> None:
         """ValueError where it waits for the train labels."""
         if self.waiting:
-            raise ConfigError(_counts_needed(self.name, self.waits_for[0], self.named))
+            raise ConfigError(counts_needed(self.name, self.waits_for[0], self.named))
 
     def check_devices(self, device: torch.device) -> None:
         """ValueError where what the loss holds is not where the logits are."""
@@ -346,6 +347,15 @@ def divide(total: Tensor, count: Tensor | float) -> Tensor:
     return total / count if count else total * 0
 
 
+def counts_needed(loss: str, option: str, named: Mapping[str, str]) -> str:
+    """Return the message about an option that waits for the counts of the train labels."""
+    what = f"{option}={named[option]}" if option in named else f"The {option} of loss {loss!r}"
+    return (
+        f"{what} is told by the train labels, which have not been counted: pass "
+        "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them in fit.)"
+    )
+
+
 def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:
     """The loss called `name` in the form that the task takes, with every option checked now.
 
@@ -378,64 +388,3 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
         tensor(0.1733)
     """
     return Loss(task, name, **options)
-
-
-def _formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
-    """The form of a loss that the task takes, where it has one and all of the options."""
-    forms = find_loss(name)
-    formula = forms.get(task.activation)
-    if name == "one_vs_rest" and task.ordered:
-        raise ConfigError(
-            "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
-            "between them: task.ordered=true takes the other softmax losses."
-        )
-    if formula is None:
-        having = [other for other, its in LOSSES.items() if task.activation in its]
-        raise ConfigError(
-            f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
-            f"Losses for {task.name}: {', '.join(having)}."
-        )
-    if task.activation == "softmax" and "pos_weight" in options:
-        raise ConfigError(
-            f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
-            "against. Give the classes their factors with weight."
-        )
-    takes = formula_takes(formula)
-    if "known" in takes:
-        unfit = {"pos_weight"} if name in REGIONS else {"pos_weight", "weight"}
-        for option in unfit & options.keys():
-            raise ConfigError(
-                f"{option} is a factor of the loss of single labels, and loss {name!r} has none: it compares "
-                "the labels of a row with each other, or the pixels of a region."
-            )
-    for option in options:
-        others = [other for other, its in forms.items() if option in formula_options(its)]
-        if others and task.activation not in others:
-            raise ConfigError(
-                f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
-                f"takes: only the {others[0]} form has it. For a factor per class use weight."
-            )
-    modifiers = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
-    allowed = [*formula_options(formula), *({"prior"} & takes), *modifiers, "reduction"]
-    check_options(options, allowed, f"Loss {name!r} for task={task.name}")
-    return formula
-
-
-def _without_unset(task: Task, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Without a None for what another form has: in a config the group `loss` lists the options of all."""
-    forms = find_loss(name)
-    own = formula_options(forms[task.activation]) if task.activation in forms else {}
-    others = {option for formula in forms.values() for option in formula_options(formula)} - set(own)
-    return {key: value for key, value in options.items() if value is not None or key not in others}
-
-
-def _not_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _counts_needed(loss: str, option: str, named: Mapping[str, str]) -> str:
-    what = f"{option}={named[option]}" if option in named else f"The {option} of loss {loss!r}"
-    return (
-        f"{what} is told by the train labels, which have not been counted: pass "
-        "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them in fit.)"
-    )

@@ -103,7 +103,7 @@ SWEEPERS = frozenset(
 )
 
 HYDRA_CALLBACKS = _names("hydra.experimental.callbacks", "LogJobReturnCallback PickleJobInfoCallback") | {
-    "lossselect.cli.train.CheckBeforeRun"
+    "lossselect.cli.precheck.CheckBeforeRun"
 }
 
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from lossselect.data.datamodule import TensorData
 from lossselect.decision.advice import Advice
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, format_of
 from lossselect.labels.label_lists import LabelLists
 from lossselect.reporting.outcome import Outcome
@@ -297,3 +299,32 @@ def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
         gone = labels.missing[rows].tolist()
         return cells([None if lost else cell for lost, cell in zip(gone, parts, strict=True)])
     return cells(task.decode(task.harden(task.encode(data.splits.labels_of("test")[:count]))))
+
+
+def best_checkpoint(trainer: Trainer, keeper: ModelCheckpoint, resumed: bool) -> str:
+    """Return the path of the best checkpoint; raise an error that says why there is none."""
+    if not trainer.global_step:
+        raise DataError(
+            "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
+            "trainer.max_steps or trainer.limit_train_batches allow none."
+        )
+    # of a checkpoint of another folder there is a path, and no score
+    best = keeper.best_model_path if keeper.best_model_score is not None else ""
+    if not best and resumed:
+        raise ConfigError(
+            "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "
+            "best checkpoint of another folder is left alone: go on in its own folder (hydra.run.dir), or "
+            "for longer (trainer.max_epochs)."
+        )
+    if not best:
+        raise DataError(
+            f"{keeper.monitor} was never computed in {trainer.current_epoch} epochs, so there is no best "
+            "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
+            "(trainer.check_val_every_n_epoch)."
+        )
+    if keeper.best_model_score is not None and keeper.best_model_score.isnan():
+        raise DataError(
+            f"{keeper.monitor} was never a number, so there is no best checkpoint: the "
+            "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
+        )
+    return best

@@ -3,20 +3,20 @@
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, not exported
 
-from lossselect.exceptions import ConfigError, DataError, DataTypeError, OptionTypeError
+from lossselect.exceptions import ConfigError, DataError, DataTypeError
 from lossselect.labels.values import IGNORE_INDEX, as_list, first_known, form_of
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.utils.checks import first_twice, number, some, whole
+from lossselect.tasks.fields import checked_names, temperature_of
+from lossselect.tasks.tensors import constant, is_short, short_softmax
+from lossselect.utils.checks import number, whole
 
 
 class _ClassNames(Vocabulary):
@@ -60,7 +60,7 @@ class Task(ABC):
     """The argument that tells the width, where there is one."""
 
     def __post_init__(self) -> None:
-        self._set("class_names", _checked_names(self.class_names, self._num_names, self.describe()))
+        self._set("class_names", checked_names(self.class_names, self._num_names, self.describe()))
         if self.missing is not None:
             number("missing", self.missing)
             top = 1 if self.activation == "sigmoid" else self._num_names - 1
@@ -276,7 +276,7 @@ class Task(ABC):
         scores = self.calibrated(logits)
         if self.activation == "sigmoid":
             return scores.sigmoid()
-        return _short_softmax(scores) if _is_short(scores) else scores.softmax(1)
+        return short_softmax(scores) if is_short(scores) else scores.softmax(1)
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """log p - log(1 - p) of each probability: what ranks where p itself is 1 for all digits it has.
@@ -389,95 +389,3 @@ def _same_but_for_ones(shape: torch.Size, other: torch.Size) -> bool:
     if not shape or shape[0] != other[0]:
         return False
     return [size for size in shape[1:] if size != 1] == [size for size in other[1:] if size != 1]
-
-
-SHORT = 64
-"""Rows of up to so many classes are normalised side by side on the CPU."""
-
-
-def _is_short(scores: Tensor) -> bool:
-    return scores.device.type == "cpu" and scores.ndim == 2 and scores.shape[1] <= SHORT
-
-
-def _short_softmax(scores: Tensor) -> Tensor:
-    """torch's kernel goes through rows one by one, and short ones do not fill its vectors: of 10 classes
-    a transposed copy, there and back, takes a fifth of the time."""
-    return scores.t().contiguous().softmax(0).t().contiguous()
-
-
-def along_classes(values: Tensor, like: Tensor) -> Tensor:
-    """A value per class (C,) as (1, C, 1, ...), on the device and in the dtype of `like`."""
-    return values.to(like).view(1, -1, *[1] * (like.ndim - 2))
-
-
-def constant(values: float | Sequence[float], like: Tensor) -> float | Tensor:
-    """A number as it is, one for each class as (1, C, 1, ...) on the device and in the dtype of `like`."""
-    if not isinstance(values, tuple):
-        return values  # type: ignore[return-value]
-    if torch.compiler.is_exporting():  # what is made then is no tensor with values, and not to be kept
-        return along_classes(torch.tensor(values, dtype=like.dtype, device=like.device), like)
-    return along_classes(_on_device(values, like.dtype, like.device), like)
-
-
-@lru_cache(maxsize=16)
-def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Once, not in every step: a copy to a device makes it wait."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
-
-
-def missing_where_nan(decisions: Tensor, values: Tensor) -> Tensor:
-    """Return the decisions, with `IGNORE_INDEX` where `values` (broadcastable to them) are NaN."""
-    # on a CPU, which has nothing to wait for, one pass over the values finds that there is nothing to fill
-    looks = values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
-    if looks and not math.isnan(float(values.detach().sum())):
-        return decisions
-    return decisions.masked_fill(values.isnan(), IGNORE_INDEX)
-
-
-def temperature_of(value: Any, which: str = "") -> float:
-    """A temperature, checked."""
-    given = number(f"temperature{which}", value.item() if hasattr(value, "item") else value, 0)
-    if given == 0:
-        raise ConfigError(f"temperature{which} must be above 0.")
-    return given
-
-
-def decisions(task: Task, prediction: Tensor) -> Tensor:
-    """What `decode` may name: whole numbers, of which a canonical target of 0, 1 and NaN can be made."""
-    if not prediction.is_floating_point():
-        return prediction
-    if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):
-        return task.harden(prediction)
-    raise ConfigError(
-        "decode takes decisions, not probabilities: task.predict(logits), or task.decide(probabilities)."
-    )
-
-
-def take(names: tuple[str, ...], indices: Any) -> Any:
-    """Names in place of indices, in lists nested alike; None where the label is missing."""
-    if isinstance(indices, list):
-        return [take(names, index) for index in indices]
-    if indices == IGNORE_INDEX:
-        return None
-    if not 0 <= indices < len(names):
-        raise ConfigError(
-            f"There is no class {indices}: decode takes 0 to {len(names) - 1}, {IGNORE_INDEX} if missing."
-        )
-    return names[indices]
-
-
-def _checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if isinstance(names, str | bytes | Mapping | Set) or not hasattr(names, "__iter__"):
-        raise OptionTypeError(
-            f"class_names must be a list of {count} names in the order of the outputs, got "
-            f"{type(names).__name__} {names!r}."
-        )
-    given = tuple(str(name) for name in names)
-    if len(given) != count:
-        raise ConfigError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some(given)}.")
-    if len(set(given)) < count:
-        raise ConfigError(f"class_names must differ, but {first_twice(given)!r} comes twice.")
-    return given

@@ -12,7 +12,9 @@ from torch.nn.functional import logsigmoid
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import as_tensor, distribution, refuse
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.base import Task, constant, missing_where_nan, take
+from lossselect.tasks.base import Task
+from lossselect.tasks.decoding import take
+from lossselect.tasks.tensors import constant, missing_where_nan
 from lossselect.utils.checks import number, some
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_of_one_hot

@@ -6,9 +6,11 @@ from typing import Any
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.base import Task, along_classes
+from lossselect.tasks.base import Task
+from lossselect.tasks.binary import Binary
 from lossselect.tasks.multiclass import Multiclass
-from lossselect.tasks.sigmoid import Binary, Multilabel
+from lossselect.tasks.multilabel import Multilabel
+from lossselect.tasks.tensors import along_classes
 from lossselect.utils.checks import check_options, lookup
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import lossselect as ls
-from lossselect.chunked import loss as module_of_loss
+from lossselect.chunked import sums as module_of_loss
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import chunkable, chunked_loss
 from lossselect.chunked.options import check_top, top_metric_names
@@ -162,9 +162,9 @@ def test_half_precision_is_added_up_in_float32(task, dtype):
 
 def test_on_a_device_pairs_are_found_without_waiting(monkeypatch):
     """The way of a GPU, on the CPU: all pairs for each block, those of others with a factor of 0."""
-    of_group = module_of_loss._Pairs.of_group.__func__
+    of_group = module_of_loss.Pairs.of_group.__func__
 
-    class OnDevice(module_of_loss._Pairs):
+    class OnDevice(module_of_loss.Pairs):
         def __init__(self, rows, columns, width, chunk):
             super().__init__(rows, columns, width, chunk)
             self.on_cpu = False
@@ -176,8 +176,8 @@ def test_on_a_device_pairs_are_found_without_waiting(monkeypatch):
     for monkeyed in (False, True):
         if monkeyed:
             OnDevice.of_group = classmethod(of_group)
-            monkeypatch.setattr(module_of_loss, "_Pairs", OnDevice)
-            monkeypatch.setattr(module_of_loss._SoftmaxSums, "_pairs", pairs_on_device)
+            monkeypatch.setattr(module_of_loss, "Pairs", OnDevice)
+            monkeypatch.setattr(module_of_loss.SoftmaxSums, "_pairs", pairs_on_device)
         torch.manual_seed(0)
         got = []
         for task, name, options in LOSSES:

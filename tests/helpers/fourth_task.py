@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lossselect.exceptions import DataError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.base import Task, constant, decisions
+from lossselect.tasks.base import Task
+from lossselect.tasks.decoding import decisions
+from lossselect.tasks.tensors import constant
 
 
 @dataclass(frozen=True)

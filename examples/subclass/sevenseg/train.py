@@ -5,12 +5,13 @@ from pathlib import Path
 import hydra
 import lightning.pytorch as L
 import torch
-from data import Digits
 from hydra.core.hydra_config import HydraConfig
-from model import DigitNet
 from omegaconf import OmegaConf
 
 import lossselect as ls
+
+from .data import Digits
+from .model import DigitNet
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

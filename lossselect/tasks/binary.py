@@ -1,0 +1,95 @@
+"""Yes or no: one output."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.targets import as_tensor, distribution
+from lossselect.tasks.decoding import decisions, take
+from lossselect.tasks.sigmoid import SigmoidTask
+
+
+@dataclass(frozen=True)
+class Binary(SigmoidTask):
+    """Yes or no: one output, whose sigmoid is the probability of the positive class, 1.
+
+    Canonical target: float (N, 1, ...) in [0, 1], NaN where missing.
+
+    Args:
+        class_names: The negative class's name, then the positive one's.
+        missing: A value that marks a missing label, besides NaN.
+        threshold: The least probability that is called positive, in [0, 1].
+        temperature: By which the logit is divided before the sigmoid, > 0.
+        shift: Subtracted from the logit before that, as the loss's weights have added it.
+
+    Raises:
+        ValueError: not two distinct names, a threshold outside [0, 1], `missing` in [0, 1].
+
+    Example:
+        >>> task = Binary(class_names=("ham", "spam"))
+        >>> task.encode([0, 1, 1]).shape
+        torch.Size([3, 1])
+        >>> task.decode(task.predict(torch.tensor([[-2.0], [3.0]])))
+        ['ham', 'spam']
+    """
+
+    name: ClassVar[str] = "binary"
+    kind: ClassVar[str] = "binary"
+    outputs_are: ClassVar[str] = "the positive class's"
+    averages: ClassVar[str] = "f1 of the positive class, f1_micro and f1_macro over both classes"
+    monitor: ClassVar[str] = "loss"
+    headline: ClassVar[str] = "f1"
+    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
+    target_form: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+    @property
+    def positive_name(self) -> str | None:
+        return self.names[1]
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error")
+
+    @property
+    def _num_names(self) -> int:
+        return 2
+
+    def describe(self) -> str:
+        return "binary"
+
+    def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
+        """float (N, 1, ...) in [0, 1], NaN where missing.
+
+        Takes 0/1 of any integer, bool or float dtype, and soft values between, of shape (N,),
+        (N, 1), (N, 1, ...) or (N, H, W, ...); or rows (N, 2) that are one-hot or sum to 1, the
+        second column being the positive class; or class names (N,), where the task has them.
+        `trailing_dims` changes nothing: T decisions per sample have shape (N, 1, T).
+
+        Raises:
+            ValueError: another shape or value; says which row, and the fix.
+            TypeError: labels that are no numbers.
+        """
+        target = as_tensor(self._unnamed(target))
+        if target.ndim == 2 and target.shape[1] == 2:
+            return distribution(target, self.missing, self.name)[:, 1:]
+        if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
+            raise DataError(
+                f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. Several labels "
+                "per sample: task=multilabel; one of several classes: task=multiclass; T decisions per "
+                "sample: shape (N, 1, T)."
+            )
+        if target.ndim == 1 or target.shape[1] != 1:
+            target = target.unsqueeze(1)
+        return self._encode(target)
+
+    def _decoded(self, prediction: Tensor) -> list[Any]:
+        """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+        if prediction.ndim < 2 or prediction.shape[1] != 1:
+            raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
+        return take(self.names, decisions(self, prediction).squeeze(1).tolist())
