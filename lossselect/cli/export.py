@@ -65,7 +65,7 @@ def export_checkpoint(
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.training.checkpoints.validation import check_loadable
-    from lossselect.training.module import TaskModule
+    from lossselect.training.classifier import Classifier
 
     content = read_checkpoint(checkpoint)
     check_loadable(content, checkpoint)
@@ -75,7 +75,7 @@ def export_checkpoint(
             "lossselect.export_model(module, path, inputs=rows)."
         )
     _check_output(path)
-    module = TaskModule.load_from_checkpoint(checkpoint)
+    module = Classifier.load(checkpoint)
     prepared = content.get("TensorData")
     if input is None:
         rows, which = _rows_of_run(Path(checkpoint), content)

@@ -183,19 +183,15 @@ def _model(
             f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data."
         )
     preparation = Preparation.stored(prepared, checkpoint)
-    from lossselect.chunked.linear import ChunkedLogits
-    from lossselect.chunked.topk_metrics import TopOutputs, top_prediction
-    from lossselect.training.module import TaskModule
+    from lossselect.training.classifier import Classifier
 
-    module = TaskModule.load_from_checkpoint(checkpoint).eval().to(device_of(device))
+    classifier, where = Classifier.load(checkpoint), device_of(device)
+    classifier.to(where)
 
     def of_module(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
-        task, logits = module.task, module(rows.to(module.device))
-        if isinstance(logits, ChunkedLogits):
-            top = top_prediction(task, TopOutputs(task, logits).look())
-            return top_columns(task, **top), without_prediction(top["prediction"])
-        decided = task.predict(logits)
-        return prediction_columns(task, task.probabilities(logits), decided), without_prediction(decided)
+        found = classifier.predict(rows.to(where))
+        columns = top_columns if classifier.chunked else prediction_columns
+        return columns(classifier.task, **found), without_prediction(found["prediction"])
 
     return preparation, of_module
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,9 @@ from lossselect.export.digest import BLANK, NAME, seal
 from lossselect.export.formats import FORMATS, format_of, require, suffixes
 from lossselect.export.read import KEY, Outputs, Prediction, read_export
 from lossselect.models.stored_weights import check_finite
+from lossselect.training.classifier import Classifier
 from lossselect.utils.atomic_write import whole_file
 from lossselect.utils.silence import silence
-
-if TYPE_CHECKING:
-    from lossselect.training.module import TaskModule
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -32,7 +30,7 @@ CLOSE = 1e-5
 
 
 def export_model(
-    module: "TaskModule",
+    module: Classifier,
     path: str | Path,
     *,
     inputs: Tensor | None = None,
@@ -60,9 +58,7 @@ def export_model(
             what the module does; no inputs for a net of one's own.
         ModuleNotFoundError: a package that the format needs is not installed.
     """
-    from lossselect.training.module import TaskModule
-
-    if not isinstance(module, TaskModule):
+    if not isinstance(module, Classifier):
         raise OptionTypeError(
             f"export_model takes a TaskModule and a path, got {type(module).__name__}. Of a TaskClassifier "
             "pass model.module_, which takes (X - model.mean_) / model.scale_."
@@ -111,20 +107,21 @@ def export_model(
     return differences
 
 
-def _is_plain(module: "TaskModule") -> bool:
+def _is_plain(module: Classifier) -> bool:
     """Whether its logits are what its net returns, and no subclass's forward comes between."""
-    from lossselect.training.module import TaskModule
-
-    return type(module).forward is TaskModule.forward
+    return type(module).forward is Classifier.forward
 
 
-def _whole(module: "TaskModule") -> Outputs:
+def _whole(module: Classifier) -> Outputs:
     """The net on the CPU, for evaluation, with a dense head and no trainer."""
-    trainer, module._trainer = module._trainer, None  # which is not to be copied
-    try:
-        net = copy.deepcopy(module.net if _is_plain(module) else module)
-    finally:
-        module._trainer = trainer
+    if _is_plain(module):
+        net = copy.deepcopy(module.net)
+    else:
+        kept = vars(module).pop("_trainer", None)  # Lightning's, which is not to be copied
+        try:
+            net = copy.deepcopy(module)
+        finally:
+            vars(module)["_trainer"] = kept
     for parent in [*net.modules()]:
         for name, layer in [*parent.named_children()]:
             if isinstance(layer, ChunkedLinear):
@@ -142,7 +139,7 @@ def _dense(layer: ChunkedLinear) -> nn.Linear:
 
 
 def _facts(
-    module: "TaskModule",
+    module: Classifier,
     spec: Mapping[str, Any] | None,
     preparation: Mapping[str, Any] | None,
     inputs: Tensor,

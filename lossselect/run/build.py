@@ -211,6 +211,19 @@ def task_of(config: DictConfig, data: Any) -> "Task":
     return make_task(num_outputs=width, class_names=names, **options)
 
 
+def parts_of(config: DictConfig, task: "Task", data: Any) -> dict[str, Any]:
+    """The arguments of a `Classifier` that the run trains, by name."""
+    plain = plain_values(config)
+    return {
+        "task": task,
+        "net": net_of(config, task, data),
+        "loss": loss_options(plain["loss"]),
+        "head_bias": config.head_bias,
+        "mix": spec_of(config, "mix"),
+        "head": head_of(plain, task),
+    }
+
+
 def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
     """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
     width = getattr(data, "num_features", None)
@@ -269,15 +282,10 @@ def prepare(config: DictConfig) -> Prepared:
     monitor = monitor_of(plain_values(config), task)
     config.monitor = monitor.metric
     module = TaskModule(
-        task,
-        net_of(config, task, data),
-        loss_options(plain_values(config.loss)),
-        spec_of(config, "optimizer"),
-        scheduler_of(config),
-        config.head_bias,
-        spec_of(config, "mix"),
-        head,
-        config.on_nonfinite,
+        **parts_of(config, task, data),
+        optimizer=spec_of(config, "optimizer"),
+        scheduler=scheduler_of(config),
+        on_nonfinite=config.on_nonfinite,
     )
     if compile_by := config.trainer.get("compile"):
         import torch

@@ -1,84 +1,33 @@
 """`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from lossselect.chunked.linear import ChunkedLogits
-from lossselect.chunked.loss import chunked_loss
 from lossselect.data.batches import TensorBatches, target_of
 from lossselect.exceptions import DataError
-from lossselect.losses.auto import loss_by_name
-from lossselect.losses.torch_compat import check_mixes
-from lossselect.models.head import set_head_bias, use_chunked
-from lossselect.models.nets import make_net
 from lossselect.reporting.explain import label_table, plan
 from lossselect.reporting.plan import Monitor, print_table, show
 from lossselect.run.build import (
     OwnData,
     decision_of,
-    net_of,
     own_data,
+    parts_of,
     plain_values,
     prepare,
     scheduler_of,
     spec_of,
     training_of,
 )
-from lossselect.run.settings import head_of, loss_options, monitor_of
-from lossselect.training.diagnostics.outputs import OutputWatch, check_end
-from lossselect.training.mixup import make_mix
+from lossselect.run.settings import monitor_of
+from lossselect.training.classifier import Classifier
+from lossselect.training.diagnostics.outputs import check_end
 from lossselect.utils.warnings import warn_of_no_positives
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-
-    from lossselect.losses.loss import Loss
-    from lossselect.tasks.registry import Task
-    from lossselect.training.module import TaskModule
-
-
-@dataclass
-class Parts:
-    """What a `TaskModule` of the run would be made of."""
-
-    task: "Task"
-    net: nn.Module
-    criterion: "Loss"
-    head_spec: dict[str, Any]
-    optimizer_spec: Any
-    scheduler_spec: Any
-    mix: Any = None
-    started_from: str = ""
-    chunked: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.chunked = self.head_spec["name"] == "chunked"
-        self.whole = nn.ModuleDict({"net": self.net})
-        if self.chunked:
-            use_chunked(self.whole, self.task, self.head_spec.get("chunk"))
-
-    def parameters(self) -> Any:
-        """Of the net."""
-        return self.whole.parameters()
-
-    def check_batch(self, batch: Any) -> None:
-        """Raise what training on it would."""
-        batch = self.mix(batch, self.task) if self.mix else batch
-        watch = OutputWatch()
-        logits = watch.outputs_of(self.whole["net"], batch.inputs, self.task)
-        if isinstance(logits, ChunkedLogits):
-            watch.look_at_chunked(logits, self.whole)
-            chunked_loss(self.criterion, logits, batch.target, batch.weight)
-            return
-        self.task.check_logits(logits)
-        target = self.task.check_target(batch.target, logits)
-        watch.look(logits, batch.inputs, self.whole, self.task)
-        self.criterion.sum_and_count(logits, target, batch.weight)
 
 
 class OwnRows:
@@ -100,7 +49,7 @@ class OwnRows:
 class Looked(NamedTuple):
     """What a plan is made of, and a first batch."""
 
-    parts: "Parts | TaskModule"
+    parts: Classifier
     data: Any
     monitor: Monitor
     decision: dict[str, Any] | None
@@ -136,21 +85,11 @@ def _of_ours(config: DictConfig) -> Looked:
     torch.manual_seed(config.seed)
     plain, own = plain_values(config), own_data(config)
     task, splits, counts = own.task, own.splits, own.counts["train"]
-    net = net_of(config, task, SimpleNamespace(num_features=splits.features.shape[1]))
-    if isinstance(net, dict):
-        net = make_net(net, task.num_outputs)
-    loss = loss_by_name(task, **loss_options(plain["loss"])).with_counts(counts)
-    mix = spec_of(config, "mix")
-    check_mixes(mix, loss)
     monitor = monitor_of(plain, task)
     config.monitor = monitor.metric  # as a run does
-    steps = spec_of(config, "optimizer"), scheduler_of(config)
-    parts = Parts(task, net, loss, head_of(plain, task), *steps, make_mix(mix))
-    if config.head_bias is not None:
-        prior = config.head_bias == "prior"
-        logits = loss.first_logits(counts) if prior else torch.zeros(task.num_outputs)
-        if set_head_bias(parts.whole, task, logits) is not None:
-            parts.started_from = "the shares of the train labels" if prior else "0"
+    parts = Classifier(**parts_of(config, task, SimpleNamespace(num_features=splits.features.shape[1])))
+    parts.optimizer_spec, parts.scheduler_spec = spec_of(config, "optimizer"), scheduler_of(config)
+    parts.use_counts(counts)
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
     data = OwnRows(own, parts.chunked, config.data.batch_size)
     return Looked(parts, data, monitor, decision_of(config, parts) if tunes else None)

@@ -4,38 +4,28 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
-from lossselect.chunked.loss import check_chunkable, chunked_loss
-from lossselect.chunked.options import check_top, top_monitor
-from lossselect.chunked.topk_metrics import TopOutputs, top_prediction
+from lossselect.chunked.linear import ChunkedLogits
+from lossselect.chunked.loss import chunked_loss
+from lossselect.chunked.options import top_monitor
+from lossselect.chunked.topk_metrics import TopOutputs
 from lossselect.data.batches import Block
-from lossselect.exceptions import CheckpointError, ConfigError, DataError, OptionTypeError
-from lossselect.labels.positives import Positives
+from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.labels.targets import EncodedBatch
-from lossselect.losses.auto import AutoLoss, loss_by_name
-from lossselect.losses.loss import Loss, divide, select_loss
-from lossselect.losses.options import check_sample_weight
-from lossselect.losses.torch_compat import check_mixes, check_torch_loss
-from lossselect.models.head import set_head_bias, use_chunked
-from lossselect.models.nets import check_head_bias, head_options, make_net
-from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task, make_task
-from lossselect.training.checkpoints.content import Recorded, check_same_task, keep, read_checkpoint
+from lossselect.tasks.registry import Task, make_task
+from lossselect.training.checkpoints.content import check_same_task, keep, read_checkpoint
 from lossselect.training.checkpoints.load import rebuilt
 from lossselect.training.checkpoints.validation import check_loadable
+from lossselect.training.classifier import Classifier
 from lossselect.training.compile import CompiledStep
 from lossselect.training.diagnostics.nonfinite import FiniteWatch
-from lossselect.training.diagnostics.outputs import OutputWatch
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch
 from lossselect.training.lifecycle import Bookkeeping
-from lossselect.training.mixup import make_mix
 from lossselect.training.optimizers import (
     OptimizerSpec,
     RunLength,
@@ -45,10 +35,9 @@ from lossselect.training.optimizers import (
 )
 from lossselect.training.output_buffer import KeptOutputs
 from lossselect.training.topk_epoch import TopEpoch
-from lossselect.utils.checks import split_name
 
 
-class TaskModule(Recorded, LightningModule):
+class TaskModule(Classifier, LightningModule):
     """Trains, evaluates and predicts for one task; `forward` returns raw logits (N, num_outputs, ...).
 
     Pass `net`, or subclass and override `forward`. A batch is a pair (inputs, target) with a target
@@ -94,6 +83,8 @@ class TaskModule(Recorded, LightningModule):
         Loss(name='focal', reduction='mean')
     """
 
+    compiled_step: CompiledStep | None = None
+
     def __init__(
         self,
         task: Task,
@@ -106,41 +97,13 @@ class TaskModule(Recorded, LightningModule):
         head: str | Mapping[str, Any] | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
-        super().__init__()
+        super().__init__(task, net, loss, head_bias, mix, head)
         # for loggers, which write them as text
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
-        task = as_task(task)
-        if not isinstance(net, nn.Module | Mapping | None):
-            raise OptionTypeError(
-                'net must be a torch.nn.Module, {"name": "mlp", "num_features": ...} or None, where a '
-                f"subclass sets self.net, got {net!r}."
-            )
-        # Any: a subclass that sets its own calls it without asking whether there is one
-        self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
-        self.criterion = _criterion(loss, task)
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
-        check_head_bias(head_bias)
-        self.head_bias = head_bias
-        self.started_from = ""
-        """What the head's bias was set to, in words."""
-        self.head_spec = head_options(head)
-        self.chunked = False
-        """Whether the head is one that makes its outputs some at a time."""
-        self.mix = make_mix(mix)
-        check_mixes(mix, self.criterion)
         self.has_bookkeeping = False
-        self._trailing_dims: int | None = None
-        """How many dimensions the logits have after that of the classes; known from the first batch on."""
-        self.compiled_step: CompiledStep | None = None
         self.step_mean = StepMean()
         self.finite = FiniteWatch(on_nonfinite)
-        self.watch = OutputWatch()
-        self.counts: LabelCounts | None = None
-        """Of the train labels, where they have been counted."""
-        self.untuned: Task | None = None
-        """The task as it was before its decision was fitted."""
-        self.task = task
-        self.use_head()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":
@@ -148,40 +111,7 @@ class TaskModule(Recorded, LightningModule):
             # its parameters first
             object.__setattr__(self, name, value)
             return
-        if name == "criterion" and "_task" in self.__dict__:
-            # ported modules set one of their own, which may not be for the task
-            value = self._checked_criterion(value)
-            if not isinstance(value, nn.Module):  # a function, by which torch does not replace a module
-                self._modules.pop(name, None)
         super().__setattr__(name, value)
-
-    def _checked_criterion(self, loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a loss as a callable; ValueError or TypeError if it does not fit the task, mix or head."""
-        criterion = _criterion(loss, self.task)
-        check_mixes(self.mix, criterion)
-        if self.chunked and not isinstance(criterion, AutoLoss):
-            check_chunkable(criterion)
-        return criterion
-
-    @property
-    def task(self) -> Task:
-        """What the head decides. Thresholds, names and the missing value may change, the width may not."""
-        return self._task
-
-    @task.setter
-    def task(self, task: Task) -> None:
-        task = as_task(task)
-        _check_fits(self.criterion, task)
-        if isinstance(self.criterion, Loss | AutoLoss):
-            self.criterion.task = task
-        if self.chunked:
-            check_top(task)
-        self._task = task
-        names = ("val_epoch", "test_epoch")
-        kept: list[KeptOutputs | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
-        self._make_epochs()
-        # a checkpoint that is evaluated may bring its decision along
-        self.val_epoch.kept, self.test_epoch.kept = kept
 
     def _make_epochs(self) -> None:
         def made(prefix: str, untuned: Task | None = None) -> Epoch | TopEpoch:
@@ -194,54 +124,22 @@ class TaskModule(Recorded, LightningModule):
         self.train_epoch, self.val_epoch = made("train/"), made("val/")
         self.test_epoch = made("test/", self.untuned)
 
-    def use_head(self) -> None:
-        """Make the head what was asked for, as soon as it is there."""
-        wanted = self.head_spec["name"] == "chunked"
-        there = any(isinstance(part, ChunkedLinear) for part in self.modules())  # it may be the user's own
-        if wanted or there:
-            self._check_chunkable()
-        if wanted:
-            there = use_chunked(self, self.task, self.head_spec.get("chunk"))
-        if there != self.chunked:
-            self.chunked = there
-            self._make_epochs()
-        if self.chunked:
-            self._trailing_dims = 0
+    def _outputs_changed(self) -> None:
+        names = ("val_epoch", "test_epoch")
+        kept: list[KeptOutputs | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
+        self._make_epochs()
+        # a checkpoint that is evaluated may bring its decision along
+        self.val_epoch.kept, self.test_epoch.kept = kept
 
     def _check_chunkable(self) -> None:
-        if self.mix is not None:
-            raise ConfigError("mix makes soft labels of a batch, which a chunked head does not take.")
         if self.compiled_step is not None:
             raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
-        check_top(self.task)
-        if not isinstance(self.criterion, AutoLoss):
-            check_chunkable(self.criterion)
+        super()._check_chunkable()
 
     def decide_by(self, task: Task) -> None:
         """Decide by a task of `fit_decision`; test metrics are then computed without it as well."""
         self.untuned = self.untuned or self.task
         self.task = task
-
-    def forward(self, inputs: Any, /) -> Tensor:
-        """Raw logits (N, num_outputs, ...)."""
-        self._check_net()
-        logits: Tensor = self.net(inputs)
-        return logits
-
-    def _check_net(self) -> None:
-        if self.net is None and type(self).forward is TaskModule.forward:
-            raise ConfigError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
-
-    def unpack(self, batch: Any) -> tuple[Any, ...]:
-        """(inputs, target) of a batch as the data loader made it, or (inputs, target, sample_weight)."""
-        if isinstance(batch, tuple | list) and len(batch) == 2:
-            return batch[0], batch[1]
-        size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
-        third = " A weight for each sample is a third: (inputs, target, weight)." if size == " of 3" else ""
-        raise DataError(
-            f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. "
-            f"Override unpack(batch) to say what is what.{third}"
-        )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the criterion's mean over the batch.
@@ -286,10 +184,7 @@ class TaskModule(Recorded, LightningModule):
             inputs = self.unpack(batch)[0]
         else:
             inputs = batch
-        logits = self.watch.outputs_of(self, inputs, self.task)
-        if isinstance(logits, ChunkedLogits):
-            return top_prediction(self.task, TopOutputs(self.task, logits).look())
-        return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
+        return self.predict(inputs)
 
     def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
         """Takes the batch into the epoch; returns its loss, and the loss's numerator and denominator."""
@@ -326,145 +221,6 @@ class TaskModule(Recorded, LightningModule):
         if self.chunked:
             raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
         self.compiled_step = CompiledStep(_forward_and_loss, **options)
-
-    def _outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
-        """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
-        inputs, target, weight = self._encoded(batch)
-        logits = self.watch.outputs_of(self, inputs, self.task)
-        if isinstance(logits, ChunkedLogits):
-            self.watch.look_at_chunked(logits, self)
-            return logits, target, weight
-        if self.head_spec["name"] == "chunked":
-            raise ConfigError(
-                "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
-                "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
-            )
-        if isinstance(target, Positives):
-            target = target.matrix(dtype=torch.float32)
-        target = self._check_rows(logits, target)
-        self.watch.look(logits, inputs, self, self.task)
-        return logits, target, weight
-
-    def _loss(self, logits: Any, target: Any, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | int]:
-        """The loss of a batch, and its numerator and denominator."""
-        if isinstance(logits, ChunkedLogits):
-            return chunked_loss(self.criterion, logits, target, weight)
-        if isinstance(self.criterion, Loss):
-            total, count = self.criterion.sum_and_count(logits, target, weight)
-            return divide(total, count), total, count
-        if weight is not None:
-            raise ConfigError(
-                "A loss of your own takes no weights of samples: choose one of ours by name, or let unpack "
-                "return (inputs, target)."
-            )
-        loss = self.criterion(logits, target)
-        if not isinstance(loss, Tensor) or loss.ndim > 0:
-            of_shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
-            raise ConfigError(
-                f"The loss must return a scalar tensor, got {of_shape or type(loss).__name__}. Average it "
-                "over the batch."
-            )
-        # over what has a label, as far as one can tell from outside
-        count = (self.task.harden(target) != IGNORE_INDEX).sum()
-        wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
-        return loss, (wide * count).masked_fill(count == 0, 0), count
-
-    def _check_rows(self, logits: Any, target: Tensor) -> Tensor:
-        """Return the target in the shape that the logits call for; ValueError where there is none.
-
-        Looking at shapes costs nothing, so it is done in every step, whatever the loss.
-        """
-        if not isinstance(logits, Tensor):
-            raise ConfigError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
-        self.task.check_logits(logits)
-        if len(logits) != len(target):
-            raise DataError(
-                f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
-            )
-        if self._trailing_dims != logits.ndim - 2:
-            self._trailing_dims = logits.ndim - 2
-            target = self.task.settle(target, self._trailing_dims)
-        return self.task.check_target(target, logits)
-
-    def _settled(self, batch: EncodedBatch) -> EncodedBatch:
-        """A batch with the target as the logits call for it, as far as they are known."""
-        if not isinstance(batch.target, Tensor):
-            return batch
-        return batch._replace(target=self.task.settle(batch.target, self._trailing_dims))
-
-    def check_batch(self, batch: Any) -> Tensor:
-        """The loss of a batch, of which nothing is learned; raises what training on it would.
-
-        Args:
-            batch: As a data loader makes it.
-        """
-        self.use_head()
-        batch = self._encoded(batch)
-        if self.mix:
-            batch = self.mix(self._settled(batch), self.task)
-        loss, _, _ = self._loss(*self._outputs(batch))
-        return loss
-
-    def use_counts(self, counts: LabelCounts) -> None:
-        """Take from the train labels what loss and head wait for; a no-op where they wait for nothing.
-
-        Args:
-            counts: What `count_labels(task, labels)` says of the train split. What they told stays, whatever
-                is trained on later.
-
-        Raises:
-            ValueError: counts of another number of classes.
-        """
-        counts.check_task(self.task)
-        self.counts = counts
-        if self.chunked:
-            self._make_epochs()  # whose propensities are made of them
-        if isinstance(self.criterion, Loss | AutoLoss):
-            self.criterion = self.criterion.with_counts(counts).to(self.device)
-        if self.head_bias == "prior":
-            # a loss of the user's own is taken for cross-entropy
-            loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
-            self._start_head(loss.first_logits(counts), "the shares of the train labels")
-        elif self.head_bias == "zero":
-            self._start_head(torch.zeros(self.task.num_outputs), "0")
-
-    def _start_head(self, logits: Tensor, said: str) -> None:
-        """Once: what is learned from there on must stay."""
-        self.head_bias = None
-        self.watch.head_bias = set_head_bias(self, self.task, logits)
-        self.started_from = said if self.watch.head_bias is not None else ""
-
-    @property
-    def needs_counts(self) -> bool:
-        """Whether loss or head wait for the train labels."""
-        waits = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
-        return waits or self.head_bias == "prior"
-
-    def _encoded(self, batch: Any) -> EncodedBatch:
-        encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
-        if self.chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
-            return encoded._replace(target=Positives.of_target(encoded.target))
-        return encoded
-
-    def _encode(self, batch: Any) -> EncodedBatch:
-        unpacked = self.unpack(batch)
-        if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
-            raise ConfigError(
-                "unpack must return (inputs, target), or (inputs, target, sample_weight), got "
-                f"{type(unpacked).__name__}."
-            )
-        inputs, target, *more = unpacked
-        encoded: Any = target
-        if self._trailing_dims is None:
-            encoded = target if isinstance(target, Positives) else self.task.encode_first(target)
-        elif not isinstance(target, Positives):
-            encoded = self.task.encode(target, self._trailing_dims)
-        if isinstance(target, Tensor) and target.is_pinned():
-            encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
-        weight = torch.as_tensor(more[0]) if more and more[0] is not None else None
-        if weight is not None and weight.device.type == "cpu":
-            check_sample_weight(weight)
-        return EncodedBatch(inputs, encoded, weight)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
@@ -539,6 +295,10 @@ class TaskModule(Recorded, LightningModule):
             else:
                 self.decide_by(make_task(**checkpoint["task"]))
 
+    def restored(self, checkpoint: dict[str, Any]) -> None:
+        self.configure_model()
+        self.on_load_checkpoint(checkpoint)
+
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls,
@@ -580,25 +340,3 @@ def _forward_and_loss(
     """The logits of a batch, its loss, and that one's numerator and denominator."""
     logits = module(inputs)
     return logits, *module._loss(logits, module.task.check_target(target, logits), weight)
-
-
-def _check_fits(loss: Any, task: Task) -> None:
-    """ValueError for a loss of another task, or one of torch's that takes other outputs or targets."""
-    if isinstance(loss, Loss | AutoLoss):
-        made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
-        if made != given:
-            raise ConfigError(
-                f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}."
-            )
-    check_torch_loss(loss, task)
-
-
-def _criterion(loss: Any, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(loss, str | Mapping):
-        name, options = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
-        loss = loss_by_name(task, name, **options)
-    if not callable(loss) or isinstance(loss, type):
-        raise OptionTypeError(f"loss must be a name, a dict with a name, or a callable, got {loss!r}.")
-    _check_fits(loss, task)
-    checked: Callable[[Tensor, Tensor], Tensor] = loss
-    return checked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lossselect.cli import train
+from lossselect.cli import precheck
 from lossselect.run import lock as run_lock
 from lossselect.run.lock import LOCK, lock_folder, unlock_folder
 
@@ -105,7 +105,7 @@ class TestSweep:
 
     def test_when_a_job_starts(self, command, holder, monkeypatch):
         """As of a sweeper whose jobs nobody knows before, or of two sweeps at the same time."""
-        monkeypatch.setattr(train, "check_unlocked", lambda folder: None)
+        monkeypatch.setattr(precheck, "check_unlocked", lambda folder: None)
         alive = holder("sweep/1-binary")
         code, _, err = command(*self.GIVEN)
         assert code == 1

@@ -74,9 +74,8 @@ def rebuilt(
         raise CheckpointError(
             f"{path} is damaged: no module can be built from its arguments: {error}"
         ) from None
-    module.configure_model()
     check_same_task(checkpoint, module.task)
-    module.on_load_checkpoint(dict(checkpoint))
+    module.restored(dict(checkpoint))
     # what was changed after construction: thresholds, say
     module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
     module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
