@@ -1,0 +1,398 @@
+"""A chunked head: to rounding what the dense one gives, in value, gradient, metrics and training."""
+
+import copy
+import itertools
+import re
+
+import numpy as np
+import pytest
+import torch
+from chunked_cases import EACH, NAN, ROWS, TASKS, WIDTH, C, target_of
+from torch import nn
+
+import lossselect as ls
+from lossselect.chunked import sums as module_of_loss
+from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
+from lossselect.chunked.loss import chunkable, chunked_loss
+from lossselect.chunked.options import check_top
+from lossselect.chunked.topk_metrics import TopOutputs
+from lossselect.labels.positives import Positives
+
+PRIOR = (np.array(EACH) / sum(EACH)).tolist()
+
+
+SIGMOID = [
+    *((name, {"prior": PRIOR} if name == "logit_adjusted" else {}) for name in chunkable("sigmoid")),
+    ("cross_entropy", {"label_smoothing": 0.1}),
+    ("cross_entropy", {"pos_weight": EACH}),
+    ("cross_entropy", {"weight": EACH}),
+    ("cross_entropy", {"weight": EACH, "pos_weight": EACH[::-1], "label_smoothing": 0.2}),
+    ("focal", {"weight": EACH, "pos_weight": EACH[::-1], "label_smoothing": 0.2}),
+]
+
+
+SOFTMAX = [
+    *((name, {"prior": PRIOR} if name == "logit_adjusted" else {}) for name in chunkable("softmax")),
+    ("cross_entropy", {"label_smoothing": 0.1}),
+    ("cross_entropy", {"weight": EACH}),
+    ("cross_entropy", {"weight": EACH, "label_smoothing": 0.2}),
+    ("logit_adjusted", {"prior": PRIOR, "tau": 0.5, "weight": EACH, "label_smoothing": 0.2}),
+]
+
+
+LOSSES = [("multilabel", *row) for row in SIGMOID] + [("multiclass", *row) for row in SOFTMAX]
+
+
+def relative(got, want):
+    return float((got - want).abs().max() / want.abs().max().clamp(min=1e-30))
+
+
+def both(task, name, options, *, dtype=torch.double, chunk=5, weighted=False, missing=False, bias=True):
+    """Mean, numerator, denominator and gradients: of the dense head, and of the chunked one."""
+    loss = ls.select_loss(task, name, **options)
+    inputs = torch.randn(ROWS, WIDTH, dtype=dtype, requires_grad=True)
+    layer = nn.Linear(WIDTH, C, bias=bias).to(dtype)
+    given = [inputs, *layer.parameters()]
+    target = target_of(task, missing)
+    weight = torch.rand(ROWS, dtype=dtype) if weighted else None
+    total, count = loss.sum_and_count(
+        layer(inputs), target.to(dtype) if target.is_floating_point() else target, weight
+    )
+    dense = [total / count, total, torch.as_tensor(count), *torch.autograd.grad(total / count, given)]
+    sparse = Positives.of_target(target) if target.ndim > 1 else target
+    mean, total, count = chunked_loss(loss, ChunkedLinear.of(layer, chunk)(inputs), sparse, weight)
+    return dense, [mean, total, count, *torch.autograd.grad(mean, given)]
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["known", "missing"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+@pytest.mark.parametrize(("task", "name", "options"), LOSSES, ids=lambda value: str(value)[:40])
+def test_each_loss_is_that_of_the_dense_head(task, name, options, weighted, missing, monkeypatch):
+    for chunk, most_rows in itertools.product((1, 5, 23, 100, None), (8192, 10)):
+        monkeypatch.setattr("lossselect.chunked.linear.MOST_ROWS", most_rows)
+        given = {"weighted": weighted, "missing": missing, "chunk": chunk}
+        for want, got in zip(*both(TASKS[task], name, options, **given), strict=True):
+            assert relative(got.detach(), want.detach()) < 1e-10, (chunk, most_rows)
+    for want, got in zip(*both(TASKS[task], name, options, dtype=torch.float, **given), strict=True):
+        assert relative(got.detach().float(), want.detach().float()) < 1e-5
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_without_a_bias(task):
+    for want, got in zip(*both(task, "cross_entropy", {"label_smoothing": 0.1}, bias=False), strict=True):
+        assert relative(got.detach(), want.detach()) < 1e-10
+
+
+@pytest.mark.parametrize("frozen", ["inputs", "weight", "bias"])
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_what_is_frozen_gets_no_gradient(task, frozen):
+    inputs, layer = torch.randn(ROWS, WIDTH, requires_grad=True), ChunkedLinear(WIDTH, C, chunk=5)
+    parts = {"inputs": inputs, "weight": layer.weight, "bias": layer.bias}
+    parts[frozen].requires_grad_(False)
+    target = target_of(task, True)
+    chunked_loss(ls.select_loss(task), layer(inputs), target)[0].backward()
+    for name, part in parts.items():
+        assert (part.grad is None) == (name == frozen)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_finite_at_extreme_logits(task, scale):
+    inputs = torch.randn(ROWS, WIDTH, requires_grad=True)
+    layer = ChunkedLinear(WIDTH, C, chunk=5)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    mean, _, _ = chunked_loss(ls.select_loss(task), layer(inputs), target_of(task, False))
+    mean.backward()
+    assert all(
+        bool(value.isfinite().all()) for value in (mean, inputs.grad, layer.weight.grad, layer.bias.grad)
+    )
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_nothing_known_is_0_with_a_zero_gradient(task):
+    target = torch.full((ROWS,), -100) if task.name == "multiclass" else torch.full((ROWS, C), NAN)
+    inputs, layer = torch.randn(ROWS, WIDTH, requires_grad=True), ChunkedLinear(WIDTH, C, chunk=5)
+    mean, total, count = chunked_loss(ls.select_loss(task), layer(inputs), target)
+    mean.backward()
+    assert mean.item() == total.item() == count.item() == 0
+    assert not inputs.grad.any()
+    assert not layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_half_precision_is_added_up_in_float32(task, dtype):
+    """Under autocast and of half-precision weights: no further off than the inputs' own rounding."""
+    target, loss = target_of(task, True), ls.select_loss(task)
+    inputs, layer = torch.randn(ROWS, WIDTH).to(dtype), nn.Linear(WIDTH, C).to(dtype)
+    exact = nn.Linear(WIDTH, C).double()
+    exact.load_state_dict(layer.state_dict())
+    total, count = loss.sum_and_count(exact(inputs.double()), target)
+    gradient = torch.autograd.grad(total / count, exact.weight)[0]
+    mean, _, _ = chunked_loss(loss, ChunkedLinear.of(layer, 5)(inputs), target)
+    mean.backward()
+    assert mean.dtype == torch.float32
+    assert layer.weight.grad.dtype == dtype
+    assert relative(mean.detach().double(), (total / count).detach()) < 1e-6
+    assert relative(layer.weight.grad.double(), gradient) < 2 * torch.finfo(dtype).eps
+    wide = ChunkedLinear(WIDTH, C, chunk=5)
+    wide.load_state_dict(layer.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, _, _ = chunked_loss(loss, wide(inputs.float()), target)
+    mean.backward()
+    assert relative(mean.detach().double(), (total / count).detach()) < 1e-6
+    assert relative(wide.weight.grad.double(), gradient) < 1e-5
+
+
+def test_on_a_device_pairs_are_found_without_waiting(monkeypatch):
+    """The way of a GPU, on the CPU: all pairs for each block, those of others with a factor of 0."""
+    of_group = module_of_loss.Pairs.of_group.__func__
+
+    class OnDevice(module_of_loss.Pairs):
+        def __init__(self, rows, columns, width, chunk):
+            super().__init__(rows, columns, width, chunk)
+            self.on_cpu = False
+
+    def pairs_on_device(self, target):
+        return OnDevice(torch.arange(len(target)), target, *self.logits.shape[1:], self.logits.chunk)
+
+    want = []
+    for monkeyed in (False, True):
+        if monkeyed:
+            OnDevice.of_group = classmethod(of_group)
+            monkeypatch.setattr(module_of_loss, "Pairs", OnDevice)
+            monkeypatch.setattr(module_of_loss.SoftmaxSums, "_pairs", pairs_on_device)
+        torch.manual_seed(0)
+        got = []
+        for task, name, options in LOSSES:
+            got += both(TASKS[task], name, options, weighted=True, missing=True)[1]
+        want = want or got
+    for one, other in zip(want, got, strict=True):
+        assert relative(other.detach(), one.detach()) < 1e-12
+
+
+def test_runs_are_the_same_to_the_bit():
+    for task in TASKS.values():
+        torch.manual_seed(0)
+        one = both(task, "cross_entropy", {}, dtype=torch.float)[1]
+        torch.manual_seed(0)
+        for a, b in zip(one, both(task, "cross_entropy", {}, dtype=torch.float)[1], strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("z", [10.0, 17.0, 30.0, 1e4])
+def test_confident_rows_keep_their_digits(task, z):
+    """Beside float64: where it is sure and right, and where it is sure and wrong by 2."""
+    for wrong in (0.0, z + 2):
+        weight = torch.full((7, 1), -z)
+        weight[3], weight[4] = z, wrong if wrong else -z
+        weight.requires_grad_()
+        exact = weight.detach().double().requires_grad_()
+        target = torch.tensor([3, 3]) if task.name == "multiclass" else torch.eye(7)[[3, 3]]
+        task = type(task)(7)
+        inputs = torch.ones(2, 1)
+        mean, _, _ = chunked_loss(ls.select_loss(task), ChunkedLogits(inputs, weight, None, 3), target)
+        want = ls.select_loss(task)(
+            inputs.double() @ exact.t(), target.double() if target.is_floating_point() else target
+        )
+        mean.backward()
+        want.backward()
+        assert mean.item() >= 0
+        torch.testing.assert_close(mean.double(), want, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
+        if task.name == "multilabel" and not wrong and z < 1e4:  # float64 knows more of z = 17 than 1 - p
+            torch.testing.assert_close(weight.grad[3].double(), exact.grad[3], rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_batch_without_rows(task):
+    inputs, layer = torch.randn(0, WIDTH, requires_grad=True), ChunkedLinear(WIDTH, C, chunk=5)
+    torch.full((C, WIDTH), 1e30)  # what the memory may hold
+    target = torch.zeros(0, C) if task.name == "multilabel" else torch.zeros(0, dtype=torch.long)
+    logits = layer(inputs)
+    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, look=TopOutputs(task, logits))
+    mean.backward()
+    assert mean.item() == 0
+    assert not layer.weight.grad.any()
+    assert not layer.bias.grad.any()
+    assert logits.topk(3)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("scale", [65536.0, 1 / 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_scaled_loss_of_half_precision(dtype, scale):
+    """As a gradient scaler does it: the factor comes before the rounding."""
+    task, target = TASKS["multiclass"], target_of(TASKS["multiclass"], False)
+    inputs = torch.randn(ROWS, WIDTH).to(dtype).requires_grad_()
+    layer = ChunkedLinear(WIDTH, C, chunk=5).to(dtype)
+    mean, _, _ = chunked_loss(ls.select_loss(task), layer(inputs), target)
+    (mean * scale).backward()
+    wide, exact = inputs.detach().double().requires_grad_(), nn.Linear(WIDTH, C).double()
+    exact.load_state_dict(layer.state_dict())
+    (ls.select_loss(task)(exact(wide), target) * scale).backward()
+    for got, want in ((inputs.grad, wide.grad), (layer.weight.grad, exact.weight.grad)):
+        assert relative(got.double(), want) < 2 * torch.finfo(dtype).eps
+
+
+def test_a_row_of_which_nothing_is_known_may_be_anything():
+    task, inputs = TASKS["multilabel"], torch.randn(3, WIDTH)
+    inputs[1] = torch.inf
+    target = torch.zeros(3, C)
+    target[1] = NAN
+    logits = ChunkedLinear(WIDTH, C, chunk=5)(inputs)
+    assert chunked_loss(ls.select_loss(task), logits, target)[0].isfinite()
+
+
+def test_products_are_taken_as_autocast_has_it(monkeypatch):
+    layer = ChunkedLinear(WIDTH, C)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(1, WIDTH)).dtype == torch.float32  # no slower there
+    monkeypatch.setattr("lossselect.chunked.linear._dtype_of_products", lambda *_: torch.bfloat16)
+    logits = layer(torch.randn(4, WIDTH, requires_grad=True))
+    mean, _, _ = chunked_loss(ls.select_loss(TASKS["multiclass"]), logits, torch.arange(4))
+    mean.backward()
+    assert mean.dtype == layer.weight.grad.dtype == torch.float32
+    want = ls.select_loss(TASKS["multiclass"])(logits.dense(), torch.arange(4))
+    assert mean.item() == pytest.approx(want.item(), rel=1e-2)
+
+
+class TestBackward:
+    def logits(self):
+        self.inputs = torch.randn(ROWS, WIDTH, requires_grad=True)
+        self.layer = ChunkedLinear(WIDTH, C, chunk=5)
+        return self.layer(self.inputs)
+
+    def mean(self):
+        task = TASKS["multiclass"]
+        return chunked_loss(ls.select_loss(task), self.logits(), target_of(task, False))[0]
+
+    def test_is_scaled_by_what_comes_from_above(self):
+        torch.manual_seed(0)
+        self.mean().backward()
+        one = self.inputs.grad
+        torch.manual_seed(0)
+        (self.mean() * 3).backward()
+        torch.testing.assert_close(self.inputs.grad, 3 * one)
+
+    def test_a_second_derivative_is_refused(self):
+        with pytest.raises(RuntimeError, match=r"has no second derivative \(create_graph=True\): head=dense"):
+            torch.autograd.grad(self.mean(), self.inputs, create_graph=True)
+
+    def test_a_second_backward_is_refused(self):
+        mean = self.mean()
+        mean.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="handed over once: compute the loss again"):
+            mean.backward()
+
+
+class TestLogits:
+    def test_topk(self):
+        layer, inputs = ChunkedLinear(WIDTH, 200, chunk=17), torch.randn(ROWS, WIDTH)
+        values, columns = layer(inputs).topk(9)
+        want = layer(inputs).dense().topk(9, 1)
+        torch.testing.assert_close(values, want.values)
+        assert torch.equal(columns, want.indices)
+        with pytest.raises(ValueError, match="k must be a whole number from 1 to 200, got 201"):
+            layer(inputs).topk(201)
+        with pytest.raises(TypeError, match="k must be a whole number from 1 to 200, got 2"):
+            layer(inputs).topk(2.5)
+        for operation in (lambda z: z > 0, lambda z: z @ inputs, lambda z: z**2, lambda z: z + 1):
+            with pytest.raises(TypeError, match="never there all at once, and arithmetic needs them"):
+                operation(layer(inputs))
+
+    def test_positives_of_another_task(self):
+        head, loss = ChunkedLinear(WIDTH, C), ls.select_loss(TASKS["multiclass"])
+        target = Positives.of_lists([0], [0, 1], C)
+        with pytest.raises(ValueError, match="Positives are a target of task=multilabel"):
+            chunked_loss(loss, head(torch.randn(1, WIDTH)), target)
+
+    def test_weights_are_shared_with_the_layer_it_is_made_of(self):
+        layer = nn.Linear(WIDTH, C)
+        made = ChunkedLinear.of(layer)
+        assert made.weight is layer.weight
+        assert made.state_dict().keys() == layer.state_dict().keys()
+        assert copy.deepcopy(made)(torch.zeros(1, WIDTH)).shape == (1, C)
+
+    @pytest.mark.parametrize("chunk", [0, -1, 1.5, "many", True])
+    def test_a_chunk_that_is_none(self, chunk):
+        with pytest.raises((ValueError, TypeError), match="chunk must be a whole number of at least 1"):
+            ChunkedLinear(WIDTH, C, chunk=chunk)
+
+    def test_a_chunk_too_large_for_the_memory(self, monkeypatch):
+        monkeypatch.setattr("lossselect.chunked.linear.free_memory", lambda device=None: 10_000_000)
+        layer = ChunkedLinear(WIDTH, 100_000, chunk=50_000)
+        said = r"50000 outputs at a time make blocks of 64 x 50000 logits, 0\.0 GB with a copy"
+        with pytest.raises(ValueError, match=said.replace(r"0\.0 GB with a copy", "")):
+            layer(torch.zeros(64, WIDTH))
+
+    def test_what_is_done_with_a_matrix_is_not_with_them(self):
+        logits = ChunkedLinear(WIDTH, C)(torch.zeros(2, WIDTH))
+        with pytest.raises(AttributeError, match=r"so they have no .softmax.: logits.topk"):
+            logits.softmax(1)
+        with pytest.raises(ValueError, match=re.escape("takes rows of features (N, 8), got (2, 3, 8)")):
+            ChunkedLinear(WIDTH, C)(torch.zeros(2, 3, WIDTH))
+
+
+class TestRefused:
+    def run(self, task, target, loss=None, weight=None):
+        logits = ChunkedLinear(WIDTH, C)(torch.zeros(4, WIDTH))
+        return chunked_loss(loss or ls.select_loss(task), logits, target, weight)
+
+    def test_losses_that_need_all_logits(self):
+        said = "Loss 'zlpr' needs all logits of a row at once.*for multilabel: cross_entropy, focal.*for multiclass: cross_entropy, logit_adjusted"
+        with pytest.raises(ValueError, match=said):
+            self.run(TASKS["multilabel"], torch.zeros(4, C), ls.select_loss(TASKS["multilabel"], "zlpr"))
+        with pytest.raises(ValueError, match="Loss 'focal' needs all logits"):
+            self.run(TASKS["multiclass"], torch.zeros(4), ls.select_loss(TASKS["multiclass"], "focal"))
+        with pytest.raises(ValueError, match="Loss 'CrossEntropyLoss' needs all logits"):
+            self.run(TASKS["multiclass"], torch.zeros(4), nn.CrossEntropyLoss())
+
+    def test_what_a_loss_of_a_matrix_refuses_too(self):
+        task = TASKS["multiclass"]
+        with pytest.raises(ValueError, match="a class index is from 0 to 22"):
+            self.run(task, torch.tensor([0, 1, 2, 23]))
+        with pytest.raises(
+            ValueError, match="The head has 23 outputs, but multiclass with 7 classes needs 7"
+        ):
+            self.run(ls.Multiclass(7), torch.zeros(4, dtype=torch.long))
+        with pytest.raises(ValueError, match=r"makes the mean.*reduction='sum'"):
+            self.run(task, torch.zeros(4, dtype=torch.long), ls.select_loss(task, reduction="sum"))
+        with pytest.raises(ValueError, match="weight"):
+            self.run(task, torch.zeros(4, dtype=torch.long), weight=-torch.ones(4))
+
+    def test_arithmetic(self):
+        logits = ChunkedLinear(WIDTH, C)(torch.zeros(4, WIDTH))
+        with pytest.raises(TypeError, match=r"and relu needs them: logits.topk"):
+            torch.relu(logits)
+        for use in (lambda z: z / 2, lambda z: 2 * z, lambda z: z[:, :3]):
+            with pytest.raises(TypeError, match="and arithmetic needs them"):
+                use(logits)
+
+    def test_targets(self):
+        soft = torch.zeros(4, C)
+        soft[1, 2] = 0.5
+        with pytest.raises(ValueError, match=r"Row 1 has 0.5 for label 2: .*no soft ones"):
+            self.run(TASKS["multilabel"], soft)
+        with pytest.raises(ValueError, match=r"the target is of shape \(4, 23\), got \(3, 23\)"):
+            self.run(TASKS["multilabel"], torch.zeros(3, C))
+        with pytest.raises(ValueError, match=r"takes class indices \(N,\), no soft labels"):
+            self.run(TASKS["multiclass"], torch.rand(4, C))
+        with pytest.raises(ValueError, match=r"a weight is one of a row, \(N,\), got \(4, 23\)"):
+            self.run(TASKS["multilabel"], torch.zeros(4, C), weight=torch.ones(4, C))
+
+    @pytest.mark.parametrize(
+        ("task", "said"),
+        [
+            (ls.Multilabel(C, top_k=3), "top_k needs all outputs"),
+            (ls.Multilabel(C, at_least=1), "at_least needs all outputs"),
+            (ls.Multiclass(C, ordered=True), "Ordered classes need all logits"),
+            (ls.Multiclass(C, temperature=2.0), "takes no temperature"),
+            (ls.Binary(), "for many outputs, and there is one"),
+        ],
+        ids=lambda value: str(value)[:20],
+    )
+    def test_tasks(self, task, said):
+        with pytest.raises(ValueError, match=said):
+            check_top(task)

@@ -1,0 +1,216 @@
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from table_cases import NAN, numbers
+
+import lossselect as ls
+from lossselect.data.preprocessing.columns import Reading
+from lossselect.data.preprocessing.table_features import Features
+from lossselect.training.checkpoints.content import plain
+
+
+def features_of(frame, train=None, **options):
+    frame = pl.DataFrame(frame)
+    categorical = options.pop("categorical", ())
+    train = np.arange(frame.height) if train is None else train
+    features = Features.fit(frame, train, Reading(**options), categorical)
+    rows, unknown = features.transform(frame, "t.csv")
+    return features, rows[torch.arange(frame.height)], unknown
+
+
+class TestFeatures:
+    def test_numbers_are_standardised_by_the_train_rows_alone(self):
+        x = numbers(20) * 5 + 3
+        _, got, _ = features_of({"x": x}, train=np.arange(10))
+        np.testing.assert_allclose(got[:, 0], (x - x[:10].mean()) / x[:10].std(), rtol=1e-6)
+
+    def test_missing_numbers_are_the_mean_with_an_indicator(self):
+        features, got, _ = features_of({"x": [1.0, None, 3.0, None]}, train=np.arange(3))
+        assert features.names == ["x", "x missing"]
+        np.testing.assert_allclose(got, [[-1, 0], [0, 1], [1, 0], [0, 1]])
+
+    def test_missing_numbers_without_one_in_train_are_the_mean(self):
+        features, got, _ = features_of({"x": [1.0, 3.0, None]}, train=np.arange(2))
+        assert features.names == ["x"]
+        np.testing.assert_allclose(got, [[-1], [1], [0]])
+
+    def test_categories_are_one_hot_and_unknown_ones_nothing(self):
+        features, got, unknown = features_of({"c": ["b", "a", None, "b", "z"]}, train=np.arange(4))
+        assert features.names == ["c=a", "c=b", "c missing"]
+        np.testing.assert_array_equal(got, [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]])
+        assert unknown == {"c": 1}
+
+    def test_booleans_and_numbers_in_text_are_numbers(self):
+        features, got, _ = features_of({"b": [True, False], "t": ["1", " 3 "]})
+        assert [type(column).__name__ for column in features.numbers] == ["Number", "Number"]
+        np.testing.assert_allclose(got, [[1, -1], [-1, 1]])
+
+    def test_cells_that_mean_missing(self):
+        features, got, _ = features_of({"x": ["1", "?", "3"]}, null_values=("?",))
+        assert features.names == ["x", "x missing"]
+        np.testing.assert_allclose(got, [[-1, 0], [0, 1], [1, 0]])
+
+    def test_codes_may_be_categories(self):
+        features, _, _ = features_of({"zip": [8001, 1010, 8001]}, categorical=["zip"])
+        assert features.names == ["zip=1010", "zip=8001"]
+
+    def test_a_single_row_and_some_rows(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0, 2.0], "c": ["a", "b", "a"]})
+        features = Features.fit(frame, np.arange(3), Reading())
+        rows, _ = features.transform(frame, "t")
+        assert rows[1].shape == (3,)
+        assert torch.equal(rows[torch.tensor([1])][0], rows[1])
+        assert rows.shape == (3, len(features.names))
+
+    def test_names_of_ours_may_be_names_of_theirs(self):
+        features, got, _ = features_of({"x": [1.0, None], "x missing": [3.0, 5.0], "0": [1.0, 2.0]})
+        assert got.shape == (2, len(features.names)) == (2, 4)
+
+    def test_plain_values_make_it_again(self):
+        frame = {"x": [1.0, None, 2.0], "c": ["a", None, "b"]}
+        features, got, _ = features_of(frame, null_values=("?",), nan="missing")
+        again = Features.from_dict(plain(features.to_dict()))
+        assert again == features
+        rows, _ = again.transform(pl.DataFrame(frame), "t")
+        assert torch.equal(rows[torch.arange(3)], got)
+
+    def test_columns_may_come_in_another_order_and_with_others(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["a", "b"]})
+        features = Features.fit(frame, np.arange(2), Reading())
+        other = pl.DataFrame({"more": [0, 0], "c": ["a", "b"], "x": [1.0, 3.0]})
+        assert torch.equal(
+            features.transform(other, "t")[0][torch.arange(2)],
+            features.transform(frame, "t")[0][torch.arange(2)],
+        )
+
+    def test_nan_may_mean_missing(self):
+        features, _, _ = features_of({"x": [1.0, NAN, 3.0]}, nan="missing")
+        assert features.numbers[0].missing
+        assert features.numbers[0].mean == 2
+
+    def test_a_sum_that_overflows_is_no_infinity(self):
+        big = [1.7e308, 1.7e308, 0.0]
+        assert Reading().numbers(pl.Series("x", big)).to_list() == big
+
+    def test_numbers_may_mean_missing(self):
+        features, got, _ = features_of({"x": [1, -999, 3], "z": [1.5, -999.0, 2.5]}, null_values=("-999",))
+        assert features.names == ["x", "x missing", "z", "z missing"]
+        np.testing.assert_allclose(got[1], [0, 1, 0, 1])
+
+    @pytest.mark.parametrize(
+        ("frame", "message"),
+        [
+            ({"x": [1e200, 2e200, 3e200]}, "so large that their standard deviation is none of float64"),
+            ({"x": [1.0, float("inf")]}, "Row 1 of column 'x' is inf; no feature can be infinite"),
+            (
+                {"x": [1.0, 2.0, NAN]},
+                "Row 2 of column 'x' is nan; if NaN means 'missing', say data.nan=missing.",
+            ),
+            (
+                {"x": ["1", "2", "n/a"]},
+                "Column 'x' holds numbers, but row 2 is 'n/a'. If that means 'missing'",
+            ),
+            ({"d": ["2024-01-31", "2024-02-01"]}, "column 'd' holds dates, such as '2024-01-31'. Leave out"),
+            ({"d": ["31.12.2024", "1.2.2024"]}, "column 'd' holds dates"),
+            ({"d": pl.Series(["2024-01-31"]).str.to_date()}, "column 'd' holds dates or times (Date)"),
+            (
+                {"t": [f"text {i}" for i in range(60)]},
+                "column 't' is free text or an identifier (60 distinct values",
+            ),
+            ({"l": [[1], [2]]}, "column 'l' is of type List(Int64)"),
+            (
+                {"x": [1, 1], "c": ["a", "a"]},
+                "No column tells rows apart: x, c have one value in all train rows.",
+            ),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_refuses(self, frame, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            features_of(frame)
+
+    def test_all_that_is_no_feature_is_named_at_once(self):
+        with pytest.raises(ValueError, match=r"data\.exclude=\[d,l\]"):
+            features_of({"d": ["2024-01-31"] * 2, "l": [[1], [2]], "x": [1, 2]})
+
+    def test_a_number_that_is_far_out_of_what_train_has(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0]})
+        features = Features.fit(frame, np.arange(2), Reading())
+        with pytest.raises(ValueError, match="Row 6 of column 'x' is too large: in units of the train rows'"):
+            features.transform(pl.DataFrame({"x": [1.0, 1e300]}), "new.csv", first_row=5)
+
+    def test_a_column_of_another_type_than_in_training(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0]})
+        features = Features.fit(frame, np.arange(2), Reading())
+        with pytest.raises(ValueError, match="Column 'x' holds numbers, but row 102 is 'abc'"):
+            features.transform(pl.DataFrame({"x": ["1", "2", "abc"]}), "new.csv", first_row=100)
+        with pytest.raises(ValueError, match=r"new\.csv has no column 'x' \(a feature of the model\)"):
+            features.transform(pl.DataFrame({"y": [1]}), "new.csv")
+
+    def test_a_constant_column_is_left_out_and_said(self):
+        with pytest.warns(ls.GuardWarning, match=r"left out: k, n\. \[constant_feature\]"):
+            features, _, _ = features_of({"x": [1, 2], "k": [3, 3], "n": [None, None]})
+        assert features.names == ["x"]
+
+    def test_a_constant_is_one_whatever_rounding_leaves(self):
+        for value in (0.1, 19.99, 1e-300):
+            with ls.allow("constant_feature"):
+                features, _, _ = features_of({"x": numbers(60), "k": [value] * 60})
+            assert features.names == ["x"]
+
+    @pytest.mark.parametrize(
+        "cell",
+        ["2020-01-01T10:00:00Z", "2020-01-01 10:00", "10:00:00", "Jan 1 2020", "3. March 2021", "1/2/99"],
+    )
+    def test_dates_in_many_forms(self, cell):
+        with pytest.raises(ValueError, match="column 'd' holds dates"):
+            features_of({"x": [1, 2], "d": [cell, cell]})
+
+    @pytest.mark.parametrize(
+        "cells", [["51,627", "1,200"], ["$9.50", "$11915.50"], ["37%", "4.5%"], ["-1,5", "2,25"]]
+    )
+    def test_numbers_with_units(self, cells):
+        with pytest.raises(ValueError, match="column 'p' holds numbers with separators or units"):
+            features_of({"x": [1, 2], "p": cells})
+
+    def test_a_version_is_no_code(self):
+        features = Features.fit(pl.DataFrame({"c": ["v1", "v2", "v1"]}), np.arange(3), Reading())
+        rows, unknown = features.transform(pl.DataFrame({"c": ["v1.0", "v2"]}), "t")
+        assert rows[torch.arange(2)].tolist() == [[0, 0], [0, 1]]
+        assert unknown == {"c": 1}
+
+    def test_codes_that_are_floats(self):
+        read = Reading().text
+        assert read(pl.Series("c", [1.0, NAN, 2.0])).to_list() == ["1", None, "2"]
+        assert read(pl.Series("c", [1.0, float("inf")])).to_list() == ["1.0", "inf"]
+
+    def test_a_code_of_1_may_be_written_as_a_float(self):
+        frame = pl.DataFrame({"c": ["1", "2", "007"]})
+        features = Features.fit(frame, np.arange(3), Reading(), ["c"])
+        rows, unknown = features.transform(pl.DataFrame({"c": ["2.0", "7.0", None]}), "t")
+        assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+        assert unknown == {"c": 1}
+
+    def test_what_is_no_date(self):
+        features, _, _ = features_of({"v": ["1.2.3", "1.2.4"], "m": ["may", "june"]})
+        assert [column.name for column in features.categories] == ["v", "m"]
+
+    def test_columns_of_another_kind_in_a_later_table(self):
+        frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["1", "b"]})
+        features = Features.fit(frame, np.arange(2), Reading())
+        dates = pl.Series("x", ["2024-01-31"]).str.to_date()
+        with pytest.raises(ValueError, match="Column 'x' is of type Date, where numbers are needed"):
+            features.transform(pl.DataFrame([dates, pl.Series("c", ["b"])]), "t")
+        with pytest.raises(
+            ValueError, match=r"Column 'c' is of type List\(String\), where categories are needed"
+        ):
+            features.transform(pl.DataFrame({"x": [1.0], "c": [["b"]]}), "t")
+        rows, _ = features.transform(pl.DataFrame({"x": [1.0], "c": [1.0]}), "t")
+        assert rows[0].tolist() == [-1, 1, 0]
+
+    def test_a_column_that_counts_the_rows_is_said(self):
+        with pytest.warns(ls.GuardWarning, match=r"Column 'id' counts the rows.*data.exclude=\[id\]"):
+            features_of({"id": range(5, 35), "x": numbers(30)})

@@ -1,0 +1,218 @@
+import re
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from table_cases import NAN, OPTIONS, numbers
+
+import lossselect as ls
+from lossselect.data.checks import check_splits
+from lossselect.data.datamodule import TensorData
+from lossselect.data.load import load_own
+from lossselect.tasks.registry import make_task
+
+
+def target_of(splits, task):
+    return task.decode(task.harden(torch.from_numpy(np.asarray(task.encode(splits.labels)))))
+
+
+class TestLoad:
+    def test_a_table_becomes_splits(self, load):
+        y = ["b", "a", "c"] * 20
+        splits = load({"x": numbers(60), "c": ["u", "v"] * 30, "y": y})
+        assert splits.class_names == ("a", "b", "c")
+        assert splits.task == "multiclass"
+        assert splits.features.shape == (60, 3)
+        task = make_task("multiclass", class_names=splits.class_names)
+        assert target_of(splits, task) == y
+        counts = check_splits(task, splits)
+        assert counts["train"].rows + counts["val"].rows + counts["test"].rows == 60
+        assert counts["train"].positives.sum() == counts["train"].rows
+        assert counts["train"].imbalance == 12 / 11
+
+    def test_nothing_is_fitted_on_val_and_test(self, load):
+        train = {"x": [0.0, 2.0] * 10, "c": ["u", "u", "v", "v"] * 5, "y": ["a", "b"] * 10}
+        other = {"y": ["b", "a"], "c": ["u", "w"], "x": [100.0, 2.0], "more": [1, 2]}
+        with pytest.warns(ls.GuardWarning, match="of a category that no train row has: 1 in column 'c'"):
+            splits = load(train, val_path=other, test_path=other)
+        assert splits.preparation["features"]["numbers"][0]["mean"] == 1
+        assert [len(splits.rows[split]) for split in ("train", "val", "test")] == [20, 2, 2]
+        torch.testing.assert_close(
+            splits.features[splits.rows["test"]], torch.tensor([[99.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+        )
+        assert splits.labels_of("val").tolist() == [1, 0]
+
+    def test_one_file_of_their_own_leaves_the_other_split_to_the_first(self, load):
+        train = {"x": numbers(40), "y": ["a", "b"] * 20}
+        splits = load(train, val_path={"x": numbers(4, 1), "y": ["a", "b"] * 2})
+        assert [len(splits.rows[split]) for split in ("train", "val", "test")] == [30, 4, 10]
+
+    def test_a_mistake_in_another_file_names_it(self, load):
+        train = {"x": [0.0, 2.0] * 10, "y": ["a", "b"] * 10}
+        with pytest.raises(ValueError, match=r"label 'c' was never seen.*\(In .*val_path\.csv\.\)"):
+            load(train, val_path={"x": [1.0, 2.0], "y": ["a", "c"]})
+        with pytest.raises(ValueError, match=r"has no column 'x'.*\(In .*test_path\.csv\.\)"):
+            load(train, test_path={"z": [1.0, 2.0], "y": ["a", "b"]})
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"target": "z"}, "has no column 'z' (data.target). It has: x, c, y."),
+            ({"exclude": ["z"]}, "has no column 'z' (data.exclude)."),
+            ({"features": ["z"]}, "has no column 'z' (data.features)."),
+            ({"categorical": "z"}, "has no column 'z' (data.categorical)."),
+            ({"features": ["x", "y"]}, "Column 'y' is the target (data.target) and among the features"),
+            ({"exclude": ["x", "c"]}, "has no column left to be a feature, beside y, x, c."),
+        ],
+        ids=str,
+    )
+    def test_columns_that_cannot_be(self, options, message, load):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load({"x": numbers(20), "c": ["u", "v"] * 10, "y": ["a", "b"] * 10}, **options)
+
+    def test_features_may_be_chosen(self, load):
+        table = {"x": numbers(20), "z": numbers(20, 1), "d": ["2024-01-01"] * 20, "y": ["a", "b"] * 10}
+        assert load(table, exclude="d").features.shape == (20, 2)
+        assert load(table, features=["z"]).features.shape == (20, 1)
+
+    def test_lists_stay_lists_until_a_batch_is_taken(self, load):
+        tags = ["a|b", "", "b", "c|a"] * 10
+        splits = load({"x": numbers(40), "y": tags}, "multilabel", delimiter="|", empty="negative")
+        assert isinstance(splits.labels, ls.LabelLists)
+        task = make_task("multilabel", class_names=splits.class_names)
+        data = TensorData(splits, task, batch_size=8)
+        seen = torch.cat([batch.target for batch in data.test_dataloader()])
+        expected = [set(filter(None, tags[row].split("|"))) for row in splits.rows["test"].tolist()]
+        assert [set(names) for names in task.decode(task.harden(seen))] == expected
+        assert data.batches["train"][0].target.shape == (3,)
+
+    def test_a_row_of_empty_cells_is_a_row(self, tmp_path):
+        path = tmp_path / "t.csv"
+        rows = [f"{i},{i % 5},{i},{'ab'[i % 2]}" for i in range(40)]
+        rows[4] = ",,99,"
+        path.write_text("\n".join(["f,g,id,y", *rows, "", ""]))
+        with ls.allow("row_number"):
+            splits = load_own(
+                "table", task={"name": "multiclass"}, path=str(path), target="y", exclude="id", **OPTIONS
+            )
+        assert len(splits.labels) == 40
+        assert np.flatnonzero(np.isnan(splits.labels)).tolist() == [4]
+
+    def test_columns_with_odd_names(self, load):
+        table = {
+            "p_a": numbers(40),
+            "row": numbers(40, 1),
+            "a=b": numbers(40, 2),
+            "\u00e9 .{}": ["a", "b"] * 20,
+        }
+        splits = load(table, target="\u00e9 .{}")
+        assert splits.features.shape == (40, 3)
+        for name in ("*", "^y.*$"):
+            with pytest.raises(ValueError, match="which Polars would take for a pattern"):
+                load({"x": numbers(4), name: ["a", "b"] * 2}, target=name)
+
+    def test_a_column_that_is_the_label_in_other_words_is_said(self, load):
+        table = {"x": numbers(40), "kind": ["u", "v", "w", "v"] * 10, "y": ["a", "b", "c", "b"] * 10}
+        with pytest.warns(
+            ls.GuardWarning, match=r"Column 'kind' has one value for each class.*data.exclude=\[kind\]"
+        ):
+            load(table)
+
+    def test_cells_that_are_missing_unlike_in_training_are_said(self, load):
+        train = {"x": numbers(20), "y": ["a", "b"] * 10}
+        with pytest.warns(ls.GuardWarning, match=r"missing where no train row is.*1 in column 'x'"):
+            load(train, test_path={"x": [1.5, None], "y": ["a", "b"]})
+
+    def test_a_delimiter_that_no_cell_holds_is_said(self, load):
+        with pytest.warns(ls.GuardWarning, match="No cell of column 'y' holds the delimiter ','"):
+            load({"x": numbers(40), "y": ["a|b", "b"] * 20}, "multilabel", delimiter=",")
+
+    def test_a_mark_that_no_row_has_is_said(self, load):
+        with pytest.warns(ls.GuardWarning, match="No row has the label zzz, given as data.missing"):
+            load({"x": numbers(40), "y": ["a", "b"] * 20}, missing="zzz")
+
+    def test_a_missing_mark_of_the_task_counts(self, load):
+        splits = load({"x": numbers(40), "y": [0, 1, -1, 1] * 10}, {"name": "binary", "missing": -1})
+        assert np.isnan(splits.labels).sum() == 10
+        counts = check_splits(ls.Binary(), splits)
+        assert sum(count.missing for count in counts.values()) == 10
+
+    def test_codes_are_the_same_in_all_files(self, load):
+        table = {
+            "zip": ["007", "007", "012", "012"] * 5,
+            "city": ["1", "x", "x", "1"] * 5,
+            "y": ["a", "b"] * 10,
+        }
+        splits = load(
+            table, categorical=["zip", "city"], test_path={"zip": ["012"], "city": ["1"], "y": ["a"]}
+        )
+        assert splits.features[splits.rows["test"]].tolist() == [[0, 1, 1, 0]]
+
+    def test_rows_are_those_of_their_file(self, load):
+        train = {"x": numbers(20), "y": ["a", "b"] * 10}
+        splits = load(train, test_path={"x": [9.0, 8.0], "y": ["a", "b"]})
+        assert splits.rows_in_file("test").tolist() == [0, 1]
+        assert splits.rows["test"].tolist() == [20, 21]
+
+    def test_arrays_and_files_of_their_own(self, tmp_path):
+        x = numbers(80).reshape(40, 2)
+        for name, width in (("d", 3), ("v", 2)):
+            np.savez(tmp_path / f"{name}.npz", X=x, Y=np.eye(width, dtype=int)[np.arange(40) % width])
+        arguments = {**OPTIONS, "val_path": str(tmp_path / "v.npz")}
+        with pytest.raises(
+            ValueError, match=r"Labels are of shape \(40, 2\), but in training of shape \(40, 3\)"
+        ):
+            load_own("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
+        with pytest.raises(
+            ValueError, match=r"x\.npy holds features alone, so that other files need a \.npz each"
+        ):
+            load_own("arrays", task={"name": "multilabel"}, path="x.npy", **arguments)
+
+    def test_arrays(self, tmp_path):
+        x, y = numbers(80).reshape(40, 2), np.array(["b", "a"] * 20)
+        np.savez(tmp_path / "d.npz", X=x, y=y)
+        splits = load_own("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **OPTIONS)
+        assert splits.class_names == ("a", "b")
+        assert splits.labels.tolist() == [1, 0] * 20
+        matrix = np.array([[1, 0, -1], [0, 0, 1]] * 20)
+        np.savez(tmp_path / "m.npz", X=x, y=matrix)
+        splits = load_own(
+            "arrays", task={"name": "multilabel", "missing": -1}, path=str(tmp_path / "m.npz"), **OPTIONS
+        )
+        np.testing.assert_array_equal(splits.labels[:2], [[1, 0, NAN], [0, 0, 1]])
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_table_is_loaded_right_or_refused(data, tmp_path):
+    """Whatever is in the file: what is loaded has finite features and the labels of the file."""
+    count = data.draw(st.integers(8, 24))
+    cell = st.one_of(
+        st.none(),
+        st.integers(-3, 3).map(str),
+        st.sampled_from(["a", "b", "1.5", "nan", "inf", " a", "", "x,y", '"']),
+    )
+    column = st.lists(cell, min_size=count, max_size=count)
+    frame = pl.DataFrame(
+        {name: pl.Series(data.draw(column), dtype=pl.String) for name in ("u", "v", "y")}
+    ).with_columns(pl.Series("x", numbers(count)))
+    path = tmp_path / "t.csv"
+    frame.write_csv(path)
+    name = data.draw(st.sampled_from(["binary", "multiclass", "auto"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ls.GuardWarning)
+        try:
+            splits = load_own("table", task={"name": name}, path=str(path), target="y", **OPTIONS)
+        except ValueError as error:
+            assert str(error)  # noqa: PT017
+            return
+    assert splits.features[torch.arange(count)].isfinite().all()
+    if splits.labels.dtype == np.int64 or np.isin(splits.labels[~np.isnan(splits.labels)], [0, 1]).all():
+        task = make_task(splits.task, class_names=splits.class_names)
+        written = [None if not text or not text.strip() else text.strip() for text in frame["y"]]
+        if splits.class_names != ("0", "1"):
+            assert target_of(splits, task) == written

@@ -1,0 +1,142 @@
+import warnings
+
+import numpy as np
+import pytest
+from table_cases import NAN, numbers
+
+import lossselect as ls
+from lossselect.data.checks import check_splits
+from lossselect.data.splits import split_rows
+from lossselect.tasks.registry import make_task
+
+
+class TestSplitRows:
+    def test_a_partition_in_proportion(self):
+        labels = np.repeat([0, 1], [80, 20])
+        rows = split_rows(labels, {"test": 0.2, "val": 0.25}, 0, ("a", "b"))
+        assert {split: len(index) for split, index in rows.items()} == {"train": 60, "val": 20, "test": 20}
+        assert np.array_equal(np.sort(np.concatenate([*rows.values()])), np.arange(100))
+        assert [labels[index].mean() for index in rows.values()] == [0.2, 0.2, 0.2]
+        again = split_rows(labels, {"test": 0.2, "val": 0.25}, 0, ("a", "b"))
+        assert all(np.array_equal(rows[split], again[split]) for split in rows)
+
+    def test_rare_classes_go_to_train(self):
+        labels = np.array([0.0] * 20 + [1.0] * 20 + [2.0, 2.0, 3.0, NAN])
+        with pytest.warns(
+            ls.GuardWarning, match=r"2 of 4 classes have fewer rows than there are splits \(3\).*: c, d"
+        ):
+            rows = split_rows(labels, {"test": 0.2, "val": 0.25}, 0, ("a", "b", "c", "d"))
+        assert {40, 42, 43} <= set(rows["train"].tolist())
+        assert np.array_equal(np.sort(np.concatenate([*rows.values()])), np.arange(44))
+
+    def test_classes_of_two_rows_each_are_split_otherwise(self):
+        labels = np.repeat(np.arange(30), 2)
+        with pytest.warns(ls.GuardWarning, match="30 of 30 classes have fewer rows than there are splits"):
+            rows = split_rows(labels, {"test": 0.2, "val": 0.2}, 0, [*map(str, range(30))])
+        assert set(labels[rows["train"]]) == set(range(30))
+        assert len(rows["test"]) == 12
+        assert len(rows["val"]) == 10
+
+    def test_too_few_rows_to_be_in_proportion(self):
+        labels = np.repeat(np.arange(10), 3)
+        with pytest.warns(ls.GuardWarning, match="too few to have each class in a split of 6 in proportion"):
+            rows = split_rows(labels, {"test": 0.2}, 0, [*"abcdefghij"])
+        assert len(rows["test"]) == 6
+
+    def test_many_rows_are_split_at_random_and_train_has_each_class(self):
+        labels = np.zeros(300_000, dtype=int)
+        labels[-4:] = 1
+        for seed in range(5):
+            rows = split_rows(labels, {"test": 0.9}, seed, ("a", "b"))
+            assert set(labels[rows["train"]]) == {0, 1}
+            assert abs(len(rows["test"]) - 270_000) <= 2
+
+    @pytest.mark.parametrize("form", ["matrix", "lists"])
+    def test_several_labels(self, form):
+        rows = [
+            [name for name, there in zip("abc", bits, strict=True) if there] for bits in np.eye(3, dtype=int)
+        ] * 20
+        lists = ls.Vocabulary(("a", "b", "c")).encode_lists(rows)
+        labels = lists if form == "lists" else lists.multi_hot(np.arange(60))
+        split = split_rows(labels, {"test": 0.5}, 0, ("a", "b", "c"))
+        assert lists.counts(split["test"]).tolist() == [10, 10, 10]
+
+    def test_too_few_rows_for_a_split(self):
+        with pytest.raises(
+            ValueError, match=r"3 rows \(0 of them kept for train\) are too few for a test split of 0\.1"
+        ):
+            split_rows(np.array([0, 0, 0]), {"test": 0.1}, 0, ("a",))
+
+
+class TestChecks:
+    def splits(self, load, y, **more):
+        return load({"x": numbers(len(y)), "y": y, **more})
+
+    def test_duplicates_between_splits(self, load):
+        twice = {"x": [1.0, 2.0, 3.0, 4.0] * 10, "y": ["a", "b"] * 20}
+        splits = load(twice)
+        task = make_task("multiclass", class_names=splits.class_names)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            check_splits(task, splits)
+        assert [str(warning.message).partition(":")[0] for warning in said] == [
+            "8 of 8 val rows have the same features as a train row",
+            "10 of 10 test rows have the same features as a train row",
+        ]
+
+    def test_a_row_in_two_files_is_found_whatever_its_type(self, load):
+        train = {"x": [*numbers(19), 2.0], "y": ["a", "b"] * 10}
+        val = {"x": [0.5, 7.5], "y": ["a", "b"]}
+        splits = load(train, val_path=val, test_path={"x": [2, 3], "y": ["a", "b"]})
+        task = make_task("multiclass", class_names=splits.class_names)
+        with pytest.warns(ls.GuardWarning, match="1 of 2 test rows"):
+            check_splits(task, splits)
+
+    def test_one_class_in_a_split(self, load):
+        train = {"x": numbers(20), "y": ["a", "b"] * 10}
+        splits = load(train, val_path={"x": [1.0], "y": ["a"]})
+        task = make_task("multiclass", class_names=splits.class_names)
+        with pytest.warns(ls.GuardWarning, match="All val rows are of class 'a': no ranking metric"):
+            check_splits(task, splits)
+
+    def test_a_class_that_train_lacks(self, load):
+        splits = load(
+            {"x": numbers(20), "y": ["a", "b"] * 10}, {"name": "multiclass", "class_names": ["a", "b", "c"]}
+        )
+        task = make_task("multiclass", class_names=splits.class_names)
+        with pytest.warns(ls.GuardWarning, match="No train row has c: the net cannot learn what that is"):
+            check_splits(task, splits)
+
+    def test_multilabel_rows_of_one_label_each(self, load):
+        eye = np.eye(3, dtype=int)[np.arange(40) % 3]
+        columns = {"x": numbers(40), **{name: eye[:, i] for i, name in enumerate("abc")}}
+        splits = load(columns, "multilabel", target=[*"abc"])
+        task = make_task("multilabel", class_names=splits.class_names)
+        with pytest.warns(ls.GuardWarning, match=r"Every row has exactly one label.*task=multiclass"):
+            check_splits(task, splits)
+
+    def test_labels_a_row_are_counted_where_they_are_known(self, load):
+        tags = ['["a", "b"]', '["b"]', None, None, '["a"]', "[]"] * 8
+        splits = load({"x": numbers(48), "y": tags}, "multilabel")
+        counts = check_splits(make_task("multilabel", class_names=splits.class_names), splits)
+        known = {split: int(count.rows - count.missing / 2) for split, count in counts.items()}
+        assert sum(known.values()) == 32
+        assert counts["train"].cardinality == counts["train"].positives.sum() / known["train"]
+
+    def test_all_labels_of_a_split_missing(self, load):
+        splits = load(
+            {"x": numbers(20), "y": ["a", "b"] * 10}, test_path={"x": [9.0, 8.0], "y": [None, None]}
+        )
+        task = make_task("multiclass", class_names=splits.class_names)
+        with pytest.raises(ValueError, match="All labels of the test split are missing"):
+            check_splits(task, splits)
+
+    def test_no_warning_for_the_data_that_come_along(self):
+        from lossselect.data.toy import load as load_toy
+
+        tasks = {"breast_cancer": ls.Binary(), "digits": ls.Multiclass(10), "yeast": ls.Multilabel(14)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for name, task in tasks.items():
+                fraction = None if name == "yeast" else 0.2
+                check_splits(task, load_toy(name, seed=0, val_fraction=0.2, test_fraction=fraction))

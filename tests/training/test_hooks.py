@@ -1,0 +1,109 @@
+import lightning.pytorch as L
+import pytest
+import torch
+from module_cases import TASKS, MyModel, loader, trainer
+from torch.utils.data import DataLoader
+
+import lossselect as ls
+from lossselect.labels.targets import EncodedBatch
+
+
+class TestHooks:
+    def test_labels_are_encoded_before_they_leave_the_cpu(self, tmp_path):
+        seen = []
+
+        class Watching(MyModel):
+            def transfer_batch_to_device(self, batch, device, dataloader_idx):
+                seen.append(type(batch))
+                return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+        trainer(tmp_path).fit(Watching(TASKS["multiclass"]), loader(TASKS["multiclass"]))
+        assert set(seen) == {EncodedBatch}
+
+    def test_unpack_says_what_is_what(self, tmp_path):
+        class Dicts(MyModel):
+            def unpack(self, batch):
+                return batch["x"], batch["y"]
+
+        rows = [{"x": torch.randn(8), "y": i % 2} for i in range(4)]
+        module, run = Dicts(ls.Binary()), trainer(tmp_path)
+        run.fit(module, DataLoader(rows, batch_size=2))
+        assert len(run.predict(module, DataLoader(rows, batch_size=2))) == 2
+
+    def test_a_custom_loss_takes_logits_and_the_canonical_target(self, tmp_path):
+        seen = []
+
+        def loss(logits, target):
+            seen.append((logits.shape, target.shape, target.dtype))
+            return ((logits.sigmoid() - target) ** 2).mean()
+
+        trainer(tmp_path).fit(
+            MyModel(ls.Binary(), loss=loss), loader(ls.Binary(), labels=torch.arange(40) % 2)
+        )
+        assert seen[0] == ((16, 1), (16, 1), torch.float32)
+
+    def test_an_interrupted_epoch_leaves_nothing_behind(self, tmp_path):
+        module, data = MyModel(TASKS["binary"]), loader(TASKS["binary"])
+        (alone,) = trainer(tmp_path).validate(module, data, verbose=False)
+        module.validation_step(next(iter(data)), 0)  # an epoch that never came to its end
+        (after,) = trainer(tmp_path).validate(module, data, verbose=False)
+        assert alone == after
+
+
+class TestHooksWithoutSuper:
+    """Lightning's own hooks do nothing, so nobody calls super() in them."""
+
+    def test_epochs_and_checkpoints(self, tmp_path):
+        class Own(MyModel):
+            def setup(self, stage): ...
+            def on_train_epoch_end(self): ...
+            def on_validation_epoch_end(self): ...
+            def on_test_epoch_end(self): ...
+            def on_save_checkpoint(self, checkpoint): ...
+            def on_load_checkpoint(self, checkpoint): ...
+
+        task = TASKS["multilabel"]
+        own, ours, data = Own(task), MyModel(task), loader(task)
+        own.load_state_dict(ours.state_dict())
+        values = []
+        for module in (own, ours):
+            torch.manual_seed(1)
+            run = trainer(tmp_path, max_epochs=2)
+            run.fit(module, data, data)
+            values.append(dict(run.callback_metrics))
+        assert values[0] == values[1]
+        assert len(values[0]) == 2 * 10
+        assert not own.val_epoch._held
+        own.trainer.save_checkpoint(tmp_path / "x.ckpt")
+        assert Own.load_from_checkpoint(tmp_path / "x.ckpt").task == task
+        with pytest.raises(
+            ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
+        ):
+            Own.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Multiclass(3))
+        with pytest.raises(
+            ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
+        ):
+            trainer(tmp_path).fit(
+                Own(ls.Multiclass(3)),
+                loader(ls.Multiclass(3)),
+                ckpt_path=tmp_path / "x.ckpt",
+                weights_only=True,
+            )
+        ours.trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+        assert MyModel.load_from_checkpoint(tmp_path / "weights.ckpt").task == task
+
+    def test_hyperparameters_that_would_not_load(self, tmp_path):
+        class Data(L.LightningDataModule):
+            def __init__(self, pool, rows=40):
+                super().__init__()
+                self.save_hyperparameters()
+
+            def train_dataloader(self):
+                return loader(ls.Binary(), rows=self.hparams.rows)
+
+        run = trainer(tmp_path)
+        run.fit(MyModel(ls.Binary()), datamodule=Data(pool=object()))
+        run.save_checkpoint(tmp_path / "x.ckpt")
+        assert torch.load(tmp_path / "x.ckpt", weights_only=True)["datamodule_hyper_parameters"] == {
+            "rows": 40
+        }

@@ -1,0 +1,218 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from module_cases import TASKS, MyModel, labels_of, loader, long_tailed, trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lossselect as ls
+from lossselect.losses.class_weights import prior_of
+
+
+class TestTrainLabels:
+    """What fit counts before the first step."""
+
+    @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+    def test_the_first_loss_is_about_the_entropy_of_the_shares(self, task, tmp_path):
+        inputs, labels = long_tailed(task)
+        module = MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.0})
+        trainer(tmp_path).fit(module, loader(task, 400, labels=labels))
+        counts = ls.count_labels(task, labels)
+        prior = prior_of(task, counts)
+        entropy = -(prior * np.log(prior)).sum()
+        if task.activation == "sigmoid":
+            entropy = -(prior * np.log(prior) + (1 - prior) * np.log(1 - prior)).mean()
+        chance = math.log(3) if task.name == "multiclass" else math.log(2)
+        first = module.trainer.callback_metrics["train/loss"].item()
+        assert first == pytest.approx(entropy, rel=0.05)
+        assert abs(first - entropy) < 0.1 * abs(chance - entropy)
+        nn.init.zeros_(module.net[2].weight)  # without what inputs add it is exactly that
+        logits = module(inputs).detach().double()
+        assert ls.select_loss(task)(logits, task.encode(labels)).item() == pytest.approx(entropy, rel=1e-6)
+
+    def test_is_found_in_a_net_of_the_users_own(self, tmp_path):
+        class Own(ls.TaskModule):
+            def __init__(self, task, **kwargs):
+                super().__init__(task=task, **kwargs)
+                self.body = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU(), nn.Flatten())
+                self.head = nn.Linear(18, task.num_outputs)
+
+            def forward(self, x):
+                return self.head(self.body(x.unsqueeze(1)))
+
+        module = Own(ls.Multiclass(3), head_bias="prior", optimizer={"name": "SGD", "lr": 0.0})
+        before = module.body[0].bias.clone()
+        _, labels = long_tailed(ls.Multiclass(3))
+        trainer(tmp_path).fit(module, loader(ls.Multiclass(3), 400, labels=labels))
+        shares = np.bincount(labels, minlength=3) / 400
+        np.testing.assert_allclose(module.head.bias.detach(), np.log(shares), rtol=1e-5)
+        assert torch.equal(module.body[0].bias, before)
+
+    def test_zero_and_nothing(self, tmp_path):
+        task = ls.Multiclass(3)
+        for head_bias in ("zero", None):
+            module = MyModel(task, head_bias=head_bias, optimizer={"name": "SGD", "lr": 0.0})
+            before = module.net[2].bias.clone()
+            trainer(tmp_path).fit(module, loader(task))
+            want = torch.zeros(3) if head_bias else before
+            assert torch.equal(module.net[2].bias, want)
+
+    def test_a_net_without_a_last_bias(self, tmp_path):
+        task = ls.Multiclass(3)
+        module = ls.TaskModule(task, nn.Linear(8, 3, bias=False), head_bias="prior")
+        with pytest.warns(ls.GuardWarning, match="No linear layer or convolution with 3 outputs has a bias"):
+            trainer(tmp_path).fit(module, loader(task))
+
+    def test_a_head_that_is_not_the_last_one_registered(self, tmp_path):
+        class Own(MyModel):
+            def __init__(self, task, **kwargs):
+                super().__init__(task, **kwargs)
+                self.auxiliary = nn.Linear(8, task.num_outputs)
+
+        with pytest.warns(ls.GuardWarning, match="but another one made the logits"):
+            trainer(tmp_path).fit(Own(ls.Multiclass(3), head_bias="prior"), loader(ls.Multiclass(3)))
+
+    def test_happens_once(self, tmp_path):
+        task = ls.Binary()
+        module = MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.5})
+        data = loader(task)
+        trainer(tmp_path).fit(module, data)
+        learned = module.net[2].bias.clone()
+        module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+        trainer(tmp_path).fit(module, data)
+        assert torch.equal(module.net[2].bias, learned)
+
+    def test_a_run_that_goes_on_keeps_its_bias(self, tmp_path):
+        task, path = ls.Binary(), tmp_path / "a.ckpt"
+        data = loader(task)
+        first = trainer(tmp_path)
+        first.fit(MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.5}), data)
+        first.save_checkpoint(path)
+        learned = first.lightning_module.net[2].bias.clone()
+        module = MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.5})
+        trainer(tmp_path, max_epochs=1).fit(module, data, ckpt_path=path, weights_only=True)
+        assert torch.equal(module.net[2].bias, learned)
+        loaded = MyModel.load_from_checkpoint(path)
+        assert loaded.head_bias is None
+
+    def test_weights_are_counted_and_kept(self, tmp_path):
+        task, path = ls.Multiclass(3), tmp_path / "a.ckpt"
+        _, labels = long_tailed(task)
+        module = MyModel(task, loss={"name": "logit_adjusted", "weight": "balanced"})
+        run = trainer(tmp_path)
+        run.fit(module, loader(task, 400, labels=labels))
+        counts = np.bincount(labels, minlength=3)
+        np.testing.assert_allclose(module.criterion.weight, 400 / (3 * counts))
+        np.testing.assert_allclose(module.criterion.prior, counts / 400)
+        run.save_checkpoint(path)
+        again = MyModel.load_from_checkpoint(path)
+        assert again.criterion.to_dict() == module.criterion.to_dict()
+        assert not again.needs_counts
+
+    def test_counting_changes_no_shuffle(self, tmp_path):
+        task = ls.Binary()
+        inputs = torch.randn(64, 8)
+        data = TensorDataset(inputs, labels_of(task, inputs))
+
+        def trained(**options):
+            torch.manual_seed(5)
+            module = MyModel(task, **options)
+            trainer(tmp_path, max_epochs=2).fit(module, DataLoader(data, batch_size=16, shuffle=True))
+            return module.net[0].weight
+
+        count = int(labels_of(task, inputs).sum())
+        counted = trained(loss={"name": "cross_entropy", "pos_weight": "auto"})
+        assert torch.equal(
+            counted, trained(loss={"name": "cross_entropy", "pos_weight": (64 - count) / count})
+        )
+
+    def test_a_loader_without_an_end(self, tmp_path):
+        class Endless(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                while True:
+                    yield torch.randn(8), torch.tensor([1])
+
+        module = MyModel(ls.Binary(), loss={"name": "cross_entropy", "pos_weight": "auto"})
+        with pytest.raises(ValueError, match="a loader without an end cannot be counted"):
+            trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
+        module.use_counts(ls.count_labels(ls.Binary(), [0, 1, 1]))
+        with ls.allow("absent_class"):
+            trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
+
+    def test_auto_is_chosen_in_fit(self, tmp_path):
+        task = ls.Multilabel(3)
+        module = MyModel(task, loss="auto")
+        with pytest.raises(ValueError, match="loss=auto waits for the counts of the train labels"):
+            module.criterion(torch.zeros(1, 3), torch.zeros(1, 3))
+        _, labels = long_tailed(task)
+        trainer(tmp_path).fit(module, loader(task, 400, labels=labels))
+        options, reasons = ls.propose_loss(task, ls.count_labels(task, labels))
+        assert module.criterion.name == options["name"]
+        assert module.criterion.reasons == reasons
+
+
+class TestSampleWeights:
+    def test_unpack_returns_them(self, tmp_path):
+        class Weighted(MyModel):
+            def unpack(self, batch):
+                return batch
+
+        task = ls.Multiclass(3)
+        inputs = torch.randn(40, 8)
+        labels, weight = labels_of(task, inputs), torch.rand(40)
+        module = Weighted(task, optimizer={"name": "SGD", "lr": 0.0})
+        trainer(tmp_path).fit(module, DataLoader(TensorDataset(inputs, labels, weight), batch_size=16))
+        want = ls.select_loss(task)(module(inputs), labels, weight)
+        torch.testing.assert_close(module.trainer.callback_metrics["train/loss"], want, check_dtype=False)
+
+    def test_a_third_that_nobody_spoke_of_is_none(self):
+        with pytest.raises(ValueError, match=r"got tuple of 3.*A weight for each sample is a third"):
+            MyModel(ls.Binary()).training_step((torch.zeros(2, 8), torch.zeros(2), torch.ones(2)), 0)
+
+    def test_negative_ones_and_losses_that_take_none(self):
+        class Weighted(MyModel):
+            def unpack(self, batch):
+                return batch
+
+        batch = (torch.zeros(2, 8), torch.zeros(2), torch.tensor([1.0, -1.0]))
+        with pytest.raises(ValueError, match="Row 1 has the sample weight -1"):
+            Weighted(ls.Binary()).check_batch(batch)
+        own = Weighted(ls.Binary(), loss=nn.BCEWithLogitsLoss())
+        with pytest.raises(ValueError, match="A loss of your own takes no weights of samples"):
+            own.check_batch((*batch[:2], torch.ones(2)))
+
+
+def test_class_labels_with_holes_are_counted(tmp_path):
+    task = ls.Multiclass(3)
+    inputs = torch.randn(40, 8)
+    labels = labels_of(task, inputs).float()
+    labels[::4] = float("nan")
+    module = MyModel(task, loss={"name": "cross_entropy", "weight": "balanced"}, head_bias="prior")
+    run = trainer(tmp_path)
+    run.fit(module, loader(task, labels=labels))
+    assert module.counts.missing == 10
+    ls.tune_decision(run, module, loader(task, labels=labels))
+    encoded = task.encode(labels)
+    assert ls.count_labels(task, encoded).positives.tolist() == module.counts.positives.tolist()
+    ls.fit_decision(task, module(inputs), encoded)
+
+
+def test_counting_leaves_a_loaders_own_generator(tmp_path):
+    task = ls.Binary()
+    data = TensorDataset(torch.arange(32.0).unsqueeze(1).repeat(1, 8), torch.arange(32) % 2)
+    seen = {"prior": [], None: []}
+
+    class Watched(MyModel):
+        def forward(self, x):
+            if self.training:
+                seen[self.said].append(x[:, 0].clone())
+            return super().forward(x)
+
+    for head_bias in seen:
+        batches = DataLoader(data, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(1))
+        module = Watched(task, head_bias=head_bias)
+        module.said = head_bias
+        trainer(tmp_path).fit(module, batches)
+    assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))
