@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLinear
+from lossselect.compat.torch import convert_weights
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
@@ -129,7 +130,7 @@ def _whole(module: Classifier) -> Outputs:
     net = _dense(net) if isinstance(net, ChunkedLinear) else net
     whole = Outputs(net, module.task).cpu().eval()
     # half precision is for training; what is float64 is so for a reason
-    return whole._apply(lambda value: value.float() if value.dtype in HALF else value)
+    return convert_weights(whole, lambda value: value.float() if value.dtype in HALF else value)
 
 
 def _dense(layer: ChunkedLinear) -> nn.Linear:

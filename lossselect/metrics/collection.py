@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lossselect.compat.torchmetrics import forget_forward_value, is_synced
 from lossselect.metrics.registry import RANKING, f1, make_metric
 from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.task_metric import Seen, Summary, TaskMetric, look
@@ -95,11 +96,11 @@ class TaskMetrics(MetricCollection):
         first: dict[str, TaskMetric] = {}
         for metric in self.values():
             # a metric's own reset takes long beside an epoch of a small net: one for each statistic is enough
-            if self._is_own(metric) and not metric._is_synced:
+            if self._is_own(metric) and not is_synced(metric):
                 source = first.setdefault(metric.statistic, metric)
                 if metric is not source:
                     metric.follow(source)
-                    metric._forward_cache = None
+                    forget_forward_value(metric)
                     continue
             metric.reset()
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lossselect.compat.torchmetrics import set_update_count, update_count
+
 
 def as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Scalars as plain numbers: a checkpoint takes a file within its own for each tensor."""
@@ -25,7 +27,7 @@ def metric_state(metric: Metric) -> dict[str, Any]:
         name: [v.cpu() for v in value] if isinstance(value, list) else value.cpu()
         for name, value in metric.metric_state.items()
     }
-    return {**states, "updates": metric._update_count}
+    return {**states, "updates": update_count(metric)}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
@@ -34,4 +36,4 @@ def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
         value = state[name]
         moved = [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
         setattr(metric, name, moved)
-    metric._update_count, metric._computed = state["updates"], None
+    set_update_count(metric, state["updates"])

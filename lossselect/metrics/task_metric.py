@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lossselect.compat.torchmetrics import computed_value, set_computed_value, share_states
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import in_unit, positions_as_rows
 from lossselect.tasks.registry import IGNORE_INDEX, Task
@@ -195,14 +196,7 @@ class TaskMetric(Metric):
         self.summary = None
 
     def follow(self, other: "TaskMetric") -> None:
-        """Take over states and value of a metric with the same statistic, by reference.
-
-        `_update_count` and `_computed` are torchmetrics' own names, which its `MetricCollection` sets in the
-        same way for the metrics of a compute group.
-        """
-        # states are plain attributes, and `Module.__setattr__` takes longer than all that is computed here
-        vars(self).update(other.metric_state, _update_count=other._update_count, summary=other.summary)
-        value = None
-        if other._computed is not None and other.summary is not None:
-            value = self.value_of(other.summary)
-        vars(self).update(_computed=value)
+        """Take over states and value of a metric with the same statistic, by reference."""
+        share_states(self, other, summary=other.summary)
+        if computed_value(other) is not None and other.summary is not None:
+            set_computed_value(self, self.value_of(other.summary))

@@ -5,13 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from lossselect.chunked.linear import ChunkedLinear
+from lossselect.compat.torch import has_forward_hooks
 from lossselect.exceptions import ConfigError
 from lossselect.tasks.registry import Task
 from lossselect.utils.warnings import warn
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+"""Layers that may be the last one of a net for images or sequences; lazy ones are subclasses."""
 
 
 def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
@@ -20,7 +23,7 @@ def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             width = layer.out_features
-        elif isinstance(layer, _ConvNd):
+        elif isinstance(layer, Convolution):
             width = layer.out_channels
         else:
             continue
@@ -46,12 +49,12 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
     layers = {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | _ConvNd) and _width(layer) == task.num_outputs
+        if isinstance(layer, nn.Linear | Convolution) and _width(layer) == task.num_outputs
     }
     if not layers:
         return False
     name, layer = [*layers.items()][-1]
-    hooked = bool(layer._forward_hooks or layer._forward_pre_hooks) or "weight" not in layer._parameters
+    hooked = has_forward_hooks(layer) or "weight" not in dict(layer.named_parameters(recurse=False))
     if type(layer) is not nn.Linear or hooked or not name:
         kind = f"a {type(layer).__name__}{' with hooks or a weight of another kind' if hooked else ''}"
         raise ConfigError(
@@ -60,9 +63,9 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
         )
     made = ChunkedLinear.of(layer, chunk)
     for parent in module.modules():
-        for key, child in parent._modules.items():
+        for key, child in [*parent.named_children()]:
             if child is layer:
-                parent._modules[key] = made
+                setattr(parent, key, made)
     return True
 
 

@@ -165,12 +165,13 @@ def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step:
     """Tell the loggers the test metrics of a run; in its CSV log are the epochs alone."""
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+    from lossselect.compat.lightning import reopen_tensorboard
+
     tested = {name: value for name, value in results.items() if name.startswith("test/")}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             # fit has closed its file, and tensorboardX would name another one of the same second alike
-            logger._experiment = None
-            logger._kwargs |= {"filename_suffix": ".test", "purge_step": None}
+            reopen_tensorboard(logger, filename_suffix=".test", purge_step=None)
         if tested and not isinstance(logger, CSVLogger):
             logger.log_metrics(tested, step)
             logger.finalize("success")

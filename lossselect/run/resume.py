@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.run.results import RESULTS
 from lossselect.training.checkpoints.content import read_checkpoint
@@ -130,7 +131,7 @@ def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     before = ((checkpoint.get("going_on") or [{}])[0].get("rows")) or 0
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger._kwargs |= {"purge_step": step, "filename_suffix": f".{step}"}
+            reopen_tensorboard(logger, purge_step=step, filename_suffix=f".{step}")
         if not isinstance(logger, CSVLogger) or not trainer.is_global_zero:
             continue
         path = Path(logger.log_dir) / "metrics.csv"

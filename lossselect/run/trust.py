@@ -12,12 +12,11 @@ from contextvars import ContextVar
 from typing import Any
 
 import hydra
-from hydra._internal import logging_config
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.instantiate import _instantiate2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig
 
+from lossselect.compat.hydra import configure_log, initialize_sources, install_checks, resolve_target
+from lossselect.compat.omegaconf import full_key, has_content
 from lossselect.exceptions import ConfigError
 from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
 from lossselect.run.validation import SETTINGS
@@ -58,17 +57,8 @@ def trusted_by(arguments: Iterable[str]) -> list[str]:
 def trust(arguments: Iterable[str]) -> None:
     """Let this process, and those that it starts, trust what the command line says."""
     os.environ[VARIABLE] = ":".join(trusted_by(arguments))
-    if _resolve is None or _configure_log is None:
-        raise ConfigError(
-            f"lossselect does not know Hydra {hydra.__version__} and cannot tell it what a config may name: "
-            "pip install 'hydra-core<1.4'."
-        )
-    logging_config.configure_logging = _checked_log
-    _instantiate2._resolve_target = _resolved  # which Hydra uses for its own parts too, before a run begins
-    ConfigRepository.initialize_sources = _checked_sources  # type: ignore[method-assign]
+    install_checks(_resolved, _checked_log, _checked_sources)
 
-
-_resolve: Any = getattr(_instantiate2, "_resolve_target", None)
 
 _making: ContextVar[tuple[str, str] | None] = ContextVar("_making", default=None)
 """The key of the node that is being made, and its position, which differ under interpolation."""
@@ -86,7 +76,7 @@ def make_part(part: DictConfig, place: str, **known: Any) -> Any:
         ValueError: it names a class that is not allowed at its position.
     """
     check_part(part, place)
-    token = _making.set((part._get_full_key(None), place))
+    token = _making.set((full_key(part), place))
     try:
         return hydra.utils.instantiate(part, **known)
     finally:
@@ -96,7 +86,7 @@ def make_part(part: DictConfig, place: str, **known: Any) -> Any:
 def _resolved(target: Any, full_key: str) -> Any:
     if isinstance(target, str):  # else it was made by what was checked
         check_target(target, _place_of(full_key))
-    return _resolve(target, full_key)
+    return resolve_target(target, full_key)
 
 
 def _place_of(full_key: str) -> str:
@@ -104,9 +94,6 @@ def _place_of(full_key: str) -> str:
     root, place = _making.get() or ("hydra", "hydra")
     rest = full_key.removeprefix(root)
     return place + rest if full_key.startswith(root) and (not rest or rest[0] in ".[") else ""
-
-
-_initialize_sources: Any = ConfigRepository.initialize_sources
 
 
 def _checked_sources(self: Any, config_search_path: Any) -> None:
@@ -120,16 +107,13 @@ def _checked_sources(self: Any, config_search_path: Any) -> None:
                 f"hydra.searchpath={entry.path}: a config may not import {package}. To allow it, add "
                 f"trust=[{package}] to the command line."
             )
-    _initialize_sources(self, config_search_path)
-
-
-_configure_log: Any = getattr(logging_config, "configure_logging", None)
+    initialize_sources(self, config_search_path)
 
 
 def _checked_log(config: dict[str, Any]) -> None:
     """A log of handlers, formatters and filters of the standard library, or of what is trusted."""
     check_log(config)
-    _configure_log(config)
+    configure_log(config)
 
 
 def check_log(config: Any, place: str = "hydra.job_logging") -> None:
@@ -207,13 +191,13 @@ def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
     """Each mapping with a `_target_`, interpolations resolved, and its position."""
     if len(re.findall(r"[.\[]", place)) > DEEPEST:
         raise ConfigError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
-    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+    if isinstance(node, DictConfig) and has_content(node):
         if "_target_" in node:
             yield place, node
         for key in node:
             if key != "_target_":
                 yield from _parts(_value(node, key), f"{place}.{key!s}" if place else str(key))
-    elif isinstance(node, ListConfig) and not node._is_none() and not node._is_missing():
+    elif isinstance(node, ListConfig) and has_content(node):
         for i in range(len(node)):
             yield from _parts(_value(node, i), f"{place}[{i}]")
 

@@ -28,6 +28,7 @@ class Binary(SigmoidTask):
         ValueError: not two distinct names, a threshold outside [0, 1], `missing` in [0, 1].
 
     Example:
+        >>> import torch
         >>> task = Binary(class_names=("ham", "spam"))
         >>> task.encode([0, 1, 1]).shape
         torch.Size([3, 1])

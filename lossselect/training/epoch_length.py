@@ -7,10 +7,10 @@ rest of the epoch is left out without a message.
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import IterableDataset, SequentialSampler
 
+from lossselect.compat.lightning import DataFetcher, IteratorFetcher, data_fetcher
 from lossselect.exceptions import DataError
 
 CAUSE = (
@@ -38,8 +38,8 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
         "predict": trainer.predict_loop,
     }
     loop = loops[stage]
-    fetcher = (trainer.fit_loop if stage == "train" else loop)._data_fetcher
-    if fetcher is None or isinstance(fetcher, _DataLoaderIterDataFetcher):
+    fetcher = data_fetcher(trainer.fit_loop if stage == "train" else loop)
+    if fetcher is None or isinstance(fetcher, IteratorFetcher):
         return  # a step that takes its batches from an iterator
     batches = loop.batch_progress.current
     if batches.ready > batches.processed:
@@ -49,7 +49,7 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
         check_fetched(fetcher, stage)
 
 
-def check_fetched(fetcher: _DataFetcher, stage: str) -> None:
+def check_fetched(fetcher: DataFetcher, stage: str) -> None:
     """Raise ValueError if a fetcher that has reached its end had fewer batches than its length."""
     loaders = fetcher.combined_loader.flattened
     expected, got = fetcher.length, fetcher.fetched

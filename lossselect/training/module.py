@@ -13,6 +13,7 @@ from lossselect.chunked.linear import ChunkedLogits
 from lossselect.chunked.loss import chunked_loss
 from lossselect.chunked.options import top_monitor
 from lossselect.chunked.topk_metrics import TopOutputs
+from lossselect.compat.lightning import trainer_of
 from lossselect.data.batches import Block
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.labels.targets import EncodedBatch
@@ -188,7 +189,7 @@ class TaskModule(Classifier, LightningModule):
 
     def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
         """Takes the batch into the epoch; returns its loss, and the loss's numerator and denominator."""
-        if not self.has_bookkeeping and self._trainer is not None:
+        if not self.has_bookkeeping and trainer_of(self) is not None:
             raise ConfigError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
@@ -247,7 +248,9 @@ class TaskModule(Classifier, LightningModule):
 
     def configure_callbacks(self) -> list[Any]:
         """What starts, logs and saves: a subclass's other hooks need no super()."""
-        if self._trainer is not None:  # Lightning would say that it replaces that of the trainer's last run
+        if (
+            trainer_of(self) is not None
+        ):  # Lightning would say that it replaces that of the trainer's last run
             callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Bookkeeping)]
         return [Bookkeeping()]

@@ -43,6 +43,7 @@ GUARDS = {
     "split_brackets": "a delimiter that splits what brackets enclose",
     "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
     "unlike_train": "cells of a feature that are of an unknown category, or missing where no train row is",
+    "untested_lightning": "a version of Lightning that was not tested, with which single steps are taken",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not their own",
     "unused_delimiter": "a delimiter that no cell of labels holds",
     "unmatched_missing": "marks for missing labels that no row has",

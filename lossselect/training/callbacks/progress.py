@@ -9,10 +9,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn, _RefreshThread
+from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from rich.progress import Task
 from rich.text import Text
 
+from lossselect.compat.lightning import RefreshThread
+from lossselect.compat.rich import lock_of, replace_refresh_thread
 from lossselect.utils.terminal import clean, say
 
 
@@ -142,10 +144,7 @@ class ProgressBar(RichProgressBar):
         if self.progress is None or self.progress is before:
             return
         live = self.progress.live
-        if live._refresh_thread is not None:
-            live._refresh_thread.stop()
-            live._refresh_thread = _Drawing(live, self.refresh_rate)
-            live._refresh_thread.start()
+        if replace_refresh_thread(live, lambda live: _Drawing(live, self.refresh_rate)):
             # nor is drawn whenever a bar is added or begins anew
             self.progress.refresh = self.progress.soft_refresh  # type: ignore[method-assign]
 
@@ -173,13 +172,13 @@ class _TimeColumn(CustomTimeColumn):
         return Text(f"{passed}{self.bar.pace.left()}", style=self.style)
 
 
-class _Drawing(_RefreshThread):
+class _Drawing(RefreshThread):
     """Draws what has changed, so that nothing is drawn over a debugger's prompt; stops at once."""
 
     def run(self) -> None:
         while not self.done.wait(1 / self.refresh_per_second):
             if self.refresh_cond:
                 self.refresh_cond = False
-                with self.live._lock:
+                with lock_of(self.live):
                     if not self.done.is_set():
                         self.live.refresh()

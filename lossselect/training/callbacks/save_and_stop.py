@@ -14,7 +14,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
-from lossselect.compat.lightning import unwrap, wrap
+from lossselect.compat.lightning import (
+    unwrap,
+    unwrap_signal_handlers,
+    unwrap_sigterm_broadcast,
+    wrap,
+    wrap_signal_handlers,
+    wrap_sigterm_broadcast,
+)
 from lossselect.utils.distributed import of_all_ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -68,7 +75,7 @@ class SaveAndStop(Callback):
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is not threading.main_thread():
             return  # Python hands signals to the main thread alone
-        wrap(trainer._signal_connector, "register_signal_handlers", self._listen)
+        wrap_signal_handlers(trainer, self._listen)
 
     def _listen(self, register: Callable[[], None]) -> None:
         """Until fit ends, when Lightning puts the handlers of before in place."""
@@ -100,7 +107,7 @@ class SaveAndStop(Callback):
 
         wrap(loop, "advance", advance)
         # Lightning's way to ask each other makes a GPU wait at each step, and hears the first process alone
-        wrap(loop, "_broadcast_sigterm_tensor", lambda method: None)
+        wrap_sigterm_broadcast(trainer, lambda method: None)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -141,6 +148,6 @@ class SaveAndStop(Callback):
     def _restore(self, trainer: Trainer) -> None:
         """Leave the trainer as it was."""
         loop = trainer.fit_loop.epoch_loop
-        unwrap(trainer._signal_connector, "register_signal_handlers")
+        unwrap_signal_handlers(trainer)
         unwrap(loop, "advance")
-        unwrap(loop, "_broadcast_sigterm_tensor")
+        unwrap_sigterm_broadcast(trainer)

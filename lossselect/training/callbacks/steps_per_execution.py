@@ -10,17 +10,32 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, WeightAveraging
-from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lossselect.compat.lightning import unwrap, wrap
+from lossselect.compat.lightning import (
+    TESTED,
+    AutomaticOptimization,
+    DataFetcher,
+    IteratorFetcher,
+    accumulates,
+    count_optimizer_step,
+    data_fetcher,
+    is_tested,
+    logged_results,
+    logger_connector,
+    set_data_fetcher,
+    set_running_hook,
+    steps_between_checkpoints,
+    unwrap,
+    wrap,
+)
 from lossselect.data.batches import Block, TensorBatches, as_it_is
 from lossselect.data.sampler import RowBatches
 from lossselect.exceptions import ConfigError
@@ -29,6 +44,7 @@ from lossselect.training.lifecycle import Bookkeeping
 from lossselect.training.module import TaskModule
 from lossselect.training.optimizers import OPTIMIZERS
 from lossselect.utils.checks import whole
+from lossselect.utils.warnings import warn
 
 TAKE_NO_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.LBFGS}
 
@@ -68,6 +84,13 @@ class StepsPerExecution(Callback):
         self.steps = whole("steps_per_execution", steps, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.steps > 1 and not is_tested():
+            warn(
+                "untested_lightning",
+                f"steps_per_execution={self.steps} needs the loops of Lightning {' or '.join(TESTED)}, got "
+                f"{lightning.__version__}. Steps are taken one at a time.",
+            )
+            self.steps = 1
         if stage == "fit" and self.steps > 1:
             _check(trainer, pl_module)
 
@@ -92,13 +115,13 @@ class StepsPerExecution(Callback):
         """The trainer may fit again, without this callback."""
         if self.steps > 1 and (bar := trainer.progress_bar_callback):
             unwrap(bar, "on_train_batch_end")
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        loop, fetcher = trainer.fit_loop.epoch_loop, data_fetcher(trainer.fit_loop)
         if isinstance(loop.automatic_optimization, _BlockOptimization):
-            own = _AutomaticOptimization(trainer)
+            own = AutomaticOptimization(trainer)
             own.optim_progress = loop.automatic_optimization.optim_progress
             loop.automatic_optimization = own
         if isinstance(fetcher, _BlockFetcher):
-            trainer.fit_loop._data_fetcher = fetcher.inner
+            set_data_fetcher(trainer.fit_loop, fetcher.inner)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps > 1:
@@ -106,17 +129,18 @@ class StepsPerExecution(Callback):
 
     def _fetch_blocks(self, trainer: Trainer) -> None:
         """Also where the loader has been made anew."""
-        fetcher = trainer.fit_loop._data_fetcher
+        fetcher = data_fetcher(trainer.fit_loop)
         if not isinstance(fetcher, _BlockFetcher):
-            trainer.fit_loop._data_fetcher = _TrainBlockFetcher(trainer, fetcher, self.steps)
+            set_data_fetcher(trainer.fit_loop, _TrainBlockFetcher(trainer, fetcher, self.steps))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         others = [(pl_module, TaskModule), *((callback, Callback) for callback in trainer.callbacks)]  # type: ignore[attr-defined]
         seen = any(_overrides(*pair, VALIDATION_HOOKS) for pair in others if not _is_bar(pair[0]))
         if self.steps > 1 and not seen:
             loop = trainer.fit_loop.epoch_loop.val_loop
-            if loop._data_fetcher and len(loop._data_fetcher.combined_loader.flattened) == 1:
-                loop._data_fetcher = _BlockFetcher(loop._data_fetcher, self.steps)
+            fetcher = data_fetcher(loop)
+            if fetcher and len(fetcher.combined_loader.flattened) == 1:
+                set_data_fetcher(loop, _BlockFetcher(fetcher, self.steps))
 
 
 def _is_bar(callback: Any) -> bool:
@@ -131,8 +155,6 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
         refused = f"Lightning's optimization, and {type(module).__name__} optimizes by itself"
     elif type(trainer.strategy) not in (DDPStrategy, SingleDeviceStrategy):
         refused = f"one device or DDP, and the strategy is {type(trainer.strategy).__name__}"
-    elif not hasattr(trainer.fit_loop.epoch_loop, "automatic_optimization"):
-        refused = "the loops of Lightning 2.6, and this version has others"
     elif sum(isinstance(callback, StepsPerExecution) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
         refused = "one StepsPerExecution, and there are several"
     elif any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -141,7 +163,7 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
         raise ConfigError(f"steps_per_execution needs {refused}. Leave it at 1.")
 
 
-class _BlockFetcher(_DataFetcher):
+class _BlockFetcher(DataFetcher):
     """Lightning's fetcher, of which several batches are taken at a time.
 
     Of data of ours all their rows are taken by one operation, past the loader, whose sampler is asked for
@@ -214,7 +236,7 @@ class _TrainBlockFetcher(_BlockFetcher):
     stage = "train"
 
     def __init__(self, trainer: Trainer, fetcher: Any, steps: int) -> None:
-        if isinstance(fetcher, _DataLoaderIterDataFetcher):
+        if isinstance(fetcher, IteratorFetcher):
             raise ConfigError(
                 "steps_per_execution needs a training_step that takes a batch, not an iterator."
             )
@@ -234,7 +256,7 @@ class _TrainBlockFetcher(_BlockFetcher):
             least.append(max(1, trainer.limit_train_batches - self.fetched))
         left = [trainer.max_steps - trainer.global_step] if trainer.max_steps > 0 else []
         saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        saved = [c._every_n_train_steps for c in saving if c._every_n_train_steps > 0]
+        saved = [every for callback in saving if (every := steps_between_checkpoints(callback)) > 0]
         left += [every - trainer.global_step % every for every in saved]
         # a step may take several batches; a group that has begun takes fewer
         group = trainer.accumulate_grad_batches
@@ -263,7 +285,7 @@ def _is_ours(loader: Any) -> bool:
     )
 
 
-class _BlockOptimization(_AutomaticOptimization):
+class _BlockOptimization(AutomaticOptimization):
     """The steps of a block, between which the loop's counters go on as it would have them."""
 
     def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> Any:
@@ -279,9 +301,9 @@ class _BlockOptimization(_AutomaticOptimization):
                 break  # within a step somebody has asked for it
             if i:
                 self._go_on()
-                self.trainer._logger_connector.on_batch_start(batch)
+                logger_connector(self.trainer).on_batch_start(batch)
             else:
-                self.trainer._results.batch = batch  # type: ignore[union-attr]  # not the block
+                logged_results(self.trainer).batch = batch  # not the block
             progress.is_last_batch = is_last and i == len(batches) - 1
             if plain:
                 outputs = self._plain_step(batch, batch_idx + i)
@@ -299,7 +321,7 @@ class _BlockOptimization(_AutomaticOptimization):
         loop.batch_progress.increment_processed()
         if schedulers:  # without, some calls that find that there are none
             loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-        logged, logs = bool(self.trainer._results), self.trainer._logger_connector
+        logged, logs = bool(logged_results(self.trainer)), logger_connector(self.trainer)
         if logged:
             logs.on_batch_end()
         loop.batch_progress.increment_completed()
@@ -307,8 +329,8 @@ class _BlockOptimization(_AutomaticOptimization):
             logs.update_train_step_metrics()
         if schedulers:
             loop.update_lr_schedulers("step", update_plateau_schedulers=True)
-        if not loop._should_accumulate():
-            loop._batches_that_stepped += 1
+        if not accumulates(self.trainer):
+            count_optimizer_step(self.trainer)
         loop.batch_progress.increment_ready()
         loop.batch_progress.increment_started()
 
@@ -332,7 +354,7 @@ class _BlockOptimization(_AutomaticOptimization):
 
     def _plain_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         trainer, module, optimizer = self.trainer, self.trainer.lightning_module, self.trainer.optimizers[0]
-        module._current_fx_name = "training_step"
+        set_running_hook(module, "training_step")
         with trainer.precision_plugin.train_step_context():
             loss: Tensor = module.training_step(batch, batch_idx)  # type: ignore[assignment]
         for group in optimizer.param_groups:  # zero_grad, less its profiling
@@ -347,5 +369,5 @@ class _BlockOptimization(_AutomaticOptimization):
         self.optim_progress.optimizer.step.increment_ready()
         optimizer.step()
         self.optim_progress.optimizer.step.increment_completed()
-        module._current_fx_name = None
+        set_running_hook(module, None)
         return {"loss": loss.detach()}

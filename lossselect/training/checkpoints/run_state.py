@@ -12,13 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loops.loop import _Loop
 
-from lossselect.compat.lightning import wrap
+from lossselect.compat.lightning import (
+    accumulates,
+    data_fetcher,
+    forget_restart,
+    is_last_batch,
+    set_sampler_epoch,
+    stop_restarting,
+    train_loaders,
+    validates_after_batch,
+    wrap,
+)
 from lossselect.data.sampler import RowBatches
 from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
@@ -79,7 +87,7 @@ class GoingOn:
             "due": _due_schedulers(trainer),
         }
         # whoever optimizes by himself may have begun a group that nobody else knows of
-        if within and (loop._should_accumulate() or not module.automatic_optimization):
+        if within and (accumulates(trainer) or not module.automatic_optimization):
             own["group"] = module.step_mean.state_dict(module)
             own["gradients"] = {
                 name: weight.grad.cpu()
@@ -126,7 +134,7 @@ class GoingOn:
         trainer.should_stop |= own["should_stop"]
         if own["complete"]:
             # Lightning takes another batch to see that there is none
-            fetcher: Any = trainer.fit_loop._data_fetcher
+            fetcher = data_fetcher(trainer.fit_loop)
             getattr(fetcher, "inner", fetcher).iterator = iter(())
         module.train_epoch.take_up(own["train"])
         if own["epoch_began"] is not None:
@@ -170,7 +178,7 @@ class GoingOn:
     def begin_epoch(self, trainer: Trainer) -> None:
         """Remember the random numbers that the order of the rows is drawn from."""
         self.epoch_began = _random(trainer)
-        fetcher = trainer.fit_loop._data_fetcher
+        fetcher = data_fetcher(trainer.fit_loop)
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which else is done before there is a hook, or not at all
 
@@ -183,7 +191,7 @@ def _begin_new_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
     loop = trainer.fit_loop
     epochs: Any = loop.epoch_progress.current
     if loop.restarting and epochs.ready == epochs.started == epochs.processed:
-        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
+        stop_restarting(trainer)
     reset()
 
 
@@ -192,7 +200,7 @@ def _end_epoch(trainer: Trainer, end: Callable[[], None]) -> None:
 
     Lightning leaves it out, as its checkpoints have no metrics.
     """
-    trainer.fit_loop._restarting = False  # of the loop itself: at the end of an epoch it has no other use
+    forget_restart(trainer)  # of the loop itself: at the end of an epoch it has no other use
     end()
 
 
@@ -202,15 +210,15 @@ def _due_schedulers(trainer: Trainer) -> list[int]:
     Such a scheduler steps after the hooks at the end of a batch or an epoch, in which checkpoints are saved.
     A run that is resumed comes to that place again only if it was saved in a validation or at its end.
     """
-    loop, fetcher = trainer.fit_loop, trainer.fit_loop._data_fetcher
+    loop, fetcher = trainer.fit_loop, data_fetcher(trainer.fit_loop)
     if fetcher is None:  # a checkpoint that is saved after fit
         return []
     epoch: Any = loop.epoch_progress.current
     batch = loop.epoch_loop.batch_progress.current
     at = {
         "step": batch.completed < batch.ready
-        and not loop.epoch_loop._should_check_val_fx(fetcher)
-        and not loop._should_accumulate(),
+        and not validates_after_batch(trainer)
+        and not accumulates(trainer),
         "epoch": epoch.completed < epoch.processed,
     }
     count = {"step": loop.epoch_loop.batch_idx + 1, "epoch": trainer.current_epoch + 1}
@@ -258,10 +266,8 @@ def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:
     Lightning saves at the end of a batch, before it validates, and going on from there it takes the
     validation for done, and at the end of an epoch the epoch too.
     """
-    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    validates = loop._should_check_val_fx(fetcher)
-    if not (loop._num_ready_batches_reached() or validates):
+    validates = validates_after_batch(trainer)
+    if not (is_last_batch(trainer) or validates):
         return
     progress = state["epoch_loop.batch_progress"]
     for kind in ("total", "current"):
@@ -286,12 +292,12 @@ def _validate_again(state: dict[str, Any]) -> None:
 
 def _skip(trainer: Trainer, batches: int) -> None:
     """Begin the epoch's batches again, and leave out those that have been."""
-    loop, fetcher = trainer.fit_loop, trainer.fit_loop._data_fetcher
+    loop, fetcher = trainer.fit_loop, data_fetcher(trainer.fit_loop)
     assert fetcher is not None
     loaders = fetcher.combined_loader.flattened
     ours = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
     for loader in loaders:
-        _set_sampler_epoch(loader, loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        set_sampler_epoch(loader, loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         if ours:
             loader.sampler.skip = batches
     iter(fetcher)
@@ -303,7 +309,7 @@ def _skip(trainer: Trainer, batches: int) -> None:
 
 def _epoch(trainer: Trainer) -> dict[str, Any]:
     """What the place among an epoch's batches is counted in."""
-    fetcher: Any = trainer.fit_loop._data_fetcher
+    fetcher = data_fetcher(trainer.fit_loop)
     loaders = fetcher.combined_loader.flattened if fetcher else []
     samplers = [sampler for loader in loaders if (sampler := getattr(loader, "sampler", None))]
     sizes: list[Any] = [sampler.batch_size for sampler in samplers if isinstance(sampler, RowBatches)]
@@ -327,12 +333,7 @@ def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 def _generators(trainer: Trainer) -> list[torch.Generator]:
     """Those of the user's train loaders."""
-    loader = trainer.fit_loop._combined_loader
-    return [
-        generator
-        for part in (() if loader is None else loader.flattened)
-        for generator in generators_of(part)
-    ]
+    return [generator for part in train_loaders(trainer) for generator in generators_of(part)]
 
 
 def _random(trainer: Trainer) -> dict[str, Any]:

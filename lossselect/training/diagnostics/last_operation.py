@@ -4,8 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode  # documented, though its module's name is private
-from torch.utils._pytree import tree_leaves
+
+from lossselect.compat.torch import (
+    TorchDispatchMode,  # documented, though its module's name is private
+    tree_leaves,
+)
 
 KINDS = {
     "_softmax": "Softmax",

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lossselect.compat.lightning import trainer_of
+from lossselect.compat.torch import largest_of_each
 from lossselect.exceptions import TrainingDiverged
 from lossselect.training.diagnostics.readback import Readback
 from lossselect.utils.checks import lookup
@@ -73,7 +75,7 @@ class FiniteWatch:
     def begin(self, module: Any, batch: Any, batch_idx: int) -> None:
         """Before a batch."""
         self._batch = batch, batch_idx
-        trainer = module._trainer
+        trainer = trainer_of(module)
         if self.skips and trainer is not None and batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
@@ -128,7 +130,7 @@ class FiniteWatch:
             # each sum by itself takes half the time of all together
             return math.isfinite(loss + sum(gradient.sum().item() for gradient in gradients))
         # the largest of each, which stays NaN, and which no square or sum can make infinite
-        largest = torch._foreach_norm([g for g in gradients if g.numel()], torch.inf)
+        largest = largest_of_each([g for g in gradients if g.numel()])
         loss_too = [gradients[0].new_zeros(()) if self._loss is None else self._loss]
         finite = torch.stack([*largest, *loss_too]).isfinite().all()
         finite = _agreed(finite) if self._sharded else finite

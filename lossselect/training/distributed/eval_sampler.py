@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
-from lossselect.compat.lightning import wrap
+from lossselect.compat.lightning import wrap_loader_preparation
 from lossselect.exceptions import DataError
 
 EVALUATING = (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
@@ -24,7 +24,7 @@ def take_each_row_once(trainer: Trainer) -> None:
     Lightning's sampler gives some rows to two processes, so that all have as many.
     """
     if trainer.world_size > 1:
-        wrap(trainer._data_connector, "_prepare_dataloader", _prepare)
+        wrap_loader_preparation(trainer, _prepare)
 
 
 def _prepare(method: Callable[..., object], *args: Any, mode: RunningStage, **kwargs: Any) -> object:

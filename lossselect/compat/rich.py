@@ -1,0 +1,21 @@
+"""Private parts of Rich. Tested with Rich 15; see tests/compat/test_rich.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.live import Live
+
+
+def replace_refresh_thread(live: Live, make: Callable[[Live], Any]) -> bool:
+    """Let another thread redraw a display; return whether one did so far."""
+    if live._refresh_thread is None:
+        return False
+    live._refresh_thread.stop()
+    live._refresh_thread = make(live)
+    live._refresh_thread.start()
+    return True
+
+
+def lock_of(live: Live) -> Any:
+    """Return the lock that a display is drawn under."""
+    return live._lock

@@ -1,0 +1,158 @@
+"""What each function of compat.lightning needs of Lightning: these fail first with a version that has changed."""
+
+import signal
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from trainers import quiet_trainer
+
+import lossselect as ls
+from lossselect.compat import lightning as compat
+
+ROWS = TensorDataset(torch.randn(24, 4), torch.arange(24) % 3)
+
+
+def loader():
+    return DataLoader(ROWS, 4)
+
+
+ONCE = {"max_epochs": 1, "enable_checkpointing": False}
+
+
+class Seen(Callback):
+    """Calls a function in each train batch."""
+
+    def __init__(self, look):
+        self.look, self.found = look, []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.found.append(self.look(trainer))
+
+
+def fit(look, **options):
+    seen = Seen(look)
+    trainer = quiet_trainer(**ONCE, callbacks=[seen], **options)
+    trainer.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3)), loader(), loader())
+    return seen.found
+
+
+def test_the_version_is_one_of_those_tested():
+    assert compat.is_tested()
+
+
+def test_before_fit_there_are_no_loaders():
+    trainer = quiet_trainer(**ONCE)
+    assert compat.data_fetcher(trainer.fit_loop) is None
+    assert compat.train_loaders(trainer) == []
+    assert compat.logged_results(trainer) is None
+
+
+def test_the_fetcher_counts_batches_and_knows_its_loaders():
+    def look(trainer):
+        fetcher = compat.data_fetcher(trainer.fit_loop)
+        assert isinstance(fetcher, compat.DataFetcher)
+        assert not isinstance(fetcher, compat.IteratorFetcher)
+        assert fetcher.combined_loader.flattened == compat.train_loaders(trainer)
+        return fetcher.fetched, fetcher.length
+
+    assert [fetched for fetched, _ in fit(look)] == [1, 2, 3, 4, 5, 6]
+    assert {length for _, length in fit(look)} == {6}
+
+
+def test_which_batches_are_followed_by_a_step_or_a_validation():
+    assert fit(compat.accumulates, accumulate_grad_batches=2) == [True, False] * 3
+    assert fit(compat.validates_after_batch, val_check_interval=3) == [False, False, True] * 2
+    assert fit(compat.is_last_batch) == [False] * 5 + [True]
+
+
+def test_steps_are_counted_for_loggers():
+    def look(trainer):
+        before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        compat.count_optimizer_step(trainer)
+        return trainer.fit_loop.epoch_loop._batches_that_stepped - before
+
+    assert fit(look) == [1] * 6
+
+
+def test_a_restored_loop_is_told_to_begin():
+    trainer = quiet_trainer(**ONCE)
+    compat._Loop.restarting.fset(trainer.fit_loop, True)  # as load_state_dict does
+    assert trainer.fit_loop.epoch_loop.restarting
+    compat.forget_restart(trainer)
+    assert not trainer.fit_loop.restarting
+    assert trainer.fit_loop.epoch_loop.restarting
+    compat.stop_restarting(trainer)
+    assert not trainer.fit_loop.epoch_loop.restarting
+
+
+def test_a_sampler_gets_the_epoch():
+    sampler = DistributedSampler(ROWS, num_replicas=2, rank=0)
+    compat.set_sampler_epoch(DataLoader(ROWS, 4, sampler=sampler), 7)
+    assert sampler.epoch == 7
+
+
+def test_what_a_step_logs_is_collected():
+    def look(trainer):
+        assert callable(compat.logger_connector(trainer).on_batch_start)
+        assert callable(compat.logger_connector(trainer).on_batch_end)
+        assert callable(compat.logger_connector(trainer).update_train_step_metrics)
+        return compat.logged_results(trainer) is not None
+
+    assert fit(look) == [True] * 6
+
+
+def test_a_module_without_a_trainer():
+    module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3))
+    assert compat.trainer_of(module) is None
+    compat.set_running_hook(module, "training_step")
+    assert module._current_fx_name == "training_step"
+
+
+def test_how_often_a_checkpoint_is_saved(tmp_path):
+    assert compat.steps_between_checkpoints(ModelCheckpoint(tmp_path, every_n_train_steps=5)) == 5
+    assert compat.steps_between_checkpoints(ModelCheckpoint(tmp_path)) == 0
+
+
+def test_wrapped_parts_are_called_and_undone():
+    called = []
+    trainer = quiet_trainer(**ONCE)
+    before = signal.getsignal(signal.SIGTERM)
+    compat.wrap_signal_handlers(trainer, lambda method: called.append("signals"))
+    compat.wrap_sigterm_broadcast(trainer, lambda method: called.append("broadcast"))
+    compat.wrap_loader_preparation(
+        trainer, lambda method, *given, **named: called.append("loader") or given[0]
+    )
+    trainer.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3)), loader())
+    assert {"signals", "loader"} <= {*called}
+    assert callable(type(trainer.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
+    compat.unwrap_signal_handlers(trainer)
+    compat.unwrap_sigterm_broadcast(trainer)
+    assert "register_signal_handlers" not in vars(trainer._signal_connector)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_tensorboard_opens_another_file(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_metrics({"a": 1.0}, 0)
+    compat.reopen_tensorboard(logger, filename_suffix=".more")
+    logger.log_metrics({"a": 2.0}, 1)
+    logger.finalize("success")
+    assert len([*tmp_path.rglob("events*.more")]) == 1
+    assert len([*tmp_path.rglob("events*")]) == 2
+
+
+def test_another_version_takes_single_steps(monkeypatch):
+    monkeypatch.setattr(lightning, "__version__", "2.7.0")
+    block = ls.StepsPerExecution(4)
+    trainer = quiet_trainer(**ONCE, callbacks=[block])
+    module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3))
+    with pytest.warns(ls.GuardWarning, match=r"needs the loops of Lightning 2\.6, got 2\.7\.0"):
+        trainer.fit(module, loader())
+    assert trainer.global_step == 6
+    assert block.steps == 1

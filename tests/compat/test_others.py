@@ -1,0 +1,145 @@
+"""What the other compat modules need of their libraries."""
+
+import logging
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.live import Live
+from torch import nn
+from torchmetrics import MeanMetric
+
+from lossselect.compat import hydra as compat_hydra
+from lossselect.compat import omegaconf as compat_omegaconf
+from lossselect.compat import rich as compat_rich
+from lossselect.compat import torch as compat_torch
+from lossselect.compat import torchmetrics as compat_metrics
+from lossselect.exceptions import UnsupportedError
+
+
+class TestTorch:
+    def test_the_largest_of_each(self):
+        given = [torch.tensor([1.0, -3.0]), torch.tensor([torch.nan, 1.0]), torch.tensor([1e30, 1e30])]
+        first, second, third = compat_torch.largest_of_each(given)
+        assert first == 3
+        assert second.isnan()
+        assert third == torch.tensor(1e30)  # no square, which would be infinite
+
+    def test_hooks(self):
+        layer = nn.Linear(2, 2)
+        assert not compat_torch.has_forward_hooks(layer)
+        layer.register_forward_pre_hook(lambda *given: None)
+        assert compat_torch.has_forward_hooks(layer)
+
+    def test_weights_and_buffers_are_converted(self):
+        net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        compat_torch.convert_weights(
+            net, lambda value: value.double() if value.is_floating_point() else value
+        )
+        assert {value.dtype for value in net.state_dict().values()} == {torch.float64, torch.int64}
+
+    def test_each_operation_is_dispatched(self):
+        seen = []
+
+        class Mode(compat_torch.TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                seen.append(func)
+                return func(*args, **(kwargs or {}))
+
+        with Mode():
+            torch.ones(2) + 1
+        assert torch.ops.aten.add.Tensor in seen
+        assert compat_torch.tree_leaves({"a": [1, 2], "b": 3}) == [1, 2, 3]
+
+
+class TestTorchmetrics:
+    def test_the_number_of_updates(self):
+        metric = MeanMetric()
+        metric.update(2.0)
+        assert compat_metrics.update_count(metric) == 1
+        assert metric.compute() == 2
+        assert compat_metrics.computed_value(metric) == 2
+        compat_metrics.set_update_count(metric, 5)
+        assert metric.update_called
+        assert compat_metrics.update_count(metric) == 5
+        assert compat_metrics.computed_value(metric) is None
+
+    def test_states_are_shared(self):
+        metric, other = MeanMetric(), MeanMetric()
+        other.update(2.0)
+        compat_metrics.share_states(metric, other, name="mean")
+        assert metric.compute() == 2
+        assert metric.name == "mean"
+        assert compat_metrics.update_count(metric) == 1
+        compat_metrics.set_computed_value(metric, torch.tensor(7.0))
+        assert metric.compute() == 7
+
+    def test_the_value_of_a_call_is_forgotten(self):
+        metric = MeanMetric()
+        metric(3.0)
+        compat_metrics.forget_forward_value(metric)
+        assert metric._forward_cache is None
+        assert not compat_metrics.is_synced(metric)
+
+
+class TestHydra:
+    def test_classes_logs_and_sources_go_through_the_checks(self, monkeypatch):
+        resolved, configured = [], []
+        for owner, name in (
+            (compat_hydra.logging_config, "configure_logging"),
+            (compat_hydra._instantiate2, "_resolve_target"),
+            (compat_hydra.ConfigRepository, "initialize_sources"),
+        ):
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+
+        def resolve(target, full_key):
+            resolved.append(target)
+            return compat_hydra.resolve_target(target, full_key)
+
+        compat_hydra.install_checks(resolve, configured.append, compat_hydra.initialize_sources)
+        assert instantiate({"_target_": "collections.Counter"}) == {}
+        assert resolved == ["collections.Counter"]
+        compat_hydra.logging_config.configure_logging({"root": {}})
+        assert configured == [{"root": {}}]
+        assert logging.getLogger("hydra") is not None
+
+    def test_a_hydra_without_one_of_them(self, monkeypatch):
+        monkeypatch.setattr(compat_hydra, "configure_log", None)
+        with pytest.raises(UnsupportedError, match=r"does not know Hydra 1\.\S+ and cannot tell"):
+            compat_hydra.install_checks(print, print, print)
+
+
+class TestOmegaConf:
+    def test_places_and_content(self):
+        config = OmegaConf.create({"a": {"b": {"c": 1}}, "none": None, "missing": "???"})
+        assert compat_omegaconf.full_key(config.a.b) == "a.b"
+        assert compat_omegaconf.has_content(config.a)
+        assert not compat_omegaconf.has_content(config._get_node("none"))
+
+
+class TestRich:
+    def test_another_thread_redraws(self):
+        made = []
+
+        class Drawing:
+            def __init__(self, live):
+                made.append(self)
+
+            def start(self):
+                self.started = True
+
+            def stop(self):
+                self.stopped = True
+
+            def join(self):
+                pass
+
+        with Live("", console=Console(quiet=True), auto_refresh=True) as live:
+            assert compat_rich.replace_refresh_thread(live, Drawing)
+            assert made[0].started
+            with compat_rich.lock_of(live):
+                pass
+        assert made[0].stopped
+        assert not compat_rich.replace_refresh_thread(Live("", console=Console(quiet=True)), Drawing)
