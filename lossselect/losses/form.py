@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lossselect.exceptions import ConfigError
-from lossselect.losses.functional.pooled import REGIONS
+from lossselect.losses.functional.dice import REGIONS
 from lossselect.losses.registry import LOSSES, MODIFIERS, Formula, find_loss, formula_options, formula_takes
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import check_options

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lossselect.exceptions import ConfigError
 from lossselect.losses.class_weights import check_named, named_weight, prior_logits, prior_of
 from lossselect.losses.form import formula_of, not_none, without_unset
-from lossselect.losses.functional.pooled import REGIONS
+from lossselect.losses.functional.dice import REGIONS
 from lossselect.losses.options import check_form_of_weight, check_sample_weight, of_samples, per_output
 from lossselect.losses.registry import formula_options, formula_takes
 from lossselect.tasks.label_counts import LabelCounts

@@ -6,9 +6,9 @@ a soft target is the mean of the hard targets' losses. That is what lets `Loss` 
 smoothing and missing labels to all of them in one place. A formula that is not, because it compares
 labels or pixels with each other, takes the mask `known` and says which of its losses count.
 
-To add a loss, write its formula in the file of its kind and give it a row in that file's `ROWS`.
-Nothing else needs to change: options are the formula's keyword arguments, and the command line and
-the tests read the table.
+To add a loss, add a module to `functional/` with its formulas and their row, `ROWS`. Nothing else
+needs to change: options are the formula's keyword arguments, and the command line and the tests read
+the table.
 
 torch is imported when a formula is called, so that the command line can check a loss's name and
 options within a fraction of a second.
@@ -18,25 +18,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from lossselect.exceptions import ConfigError
-from lossselect.losses.functional import cross_entropy as likelihood
-from lossselect.losses.functional import focal as focusing
-from lossselect.losses.functional import generalized_cross_entropy as noise
-from lossselect.losses.functional import logit_adjusted as imbalance
-from lossselect.losses.functional import pooled
+from lossselect.losses import functional
 from lossselect.utils.checks import nearest
 
 Formula = Callable[..., Any]
 
-LOSSES: dict[str, dict[str, Formula]] = {
-    **likelihood.ROWS,
-    **focusing.ROWS,
-    **imbalance.ROWS,
-    **noise.ROWS,
-    **pooled.ROWS,
-}
+
+def _rows() -> dict[str, dict[str, Formula]]:
+    """Return the rows of all modules of formulas; that of cross_entropy first, as it is the usual one."""
+    rows: dict[str, dict[str, Formula]] = {}
+    for module in sorted(iter_modules(functional.__path__), key=lambda module: module.name):
+        if not module.name.startswith("_"):
+            rows |= import_module(f"{functional.__name__}.{module.name}").ROWS
+    return {"cross_entropy": rows["cross_entropy"], **rows}
+
+
+LOSSES: dict[str, dict[str, Formula]] = _rows()
 """Every loss by name, with its formula for each activation that it has a form of."""
 
 MODIFIERS: dict[str, Any] = {"weight": None, "pos_weight": None, "beta": None, "label_smoothing": 0.0}

@@ -3,17 +3,12 @@
 torch and Lightning are imported by `fit`. (Within this file, too, `sklearn` is scikit-learn.)
 """
 
-import logging
-import random
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from omegaconf import OmegaConf
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
@@ -24,11 +19,10 @@ from sklearn.utils.validation import (
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.run.settings import packaged
+from lossselect.sklearn.fitting import as_before, task_for, usual_options
 from lossselect.sklearn.labels import labels_of
 from lossselect.utils.checks import lookup, number, split_name, whole
 from lossselect.utils.devices import device_of
-from lossselect.utils.warnings import allow
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -50,9 +44,6 @@ ROWS = 4096
 
 STEPS = 16
 """Optimizer steps for each turn of Lightning's loop, which is faster; the weights are the same to the bit."""
-
-NOT_SAID = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
-"""Warnings about metrics of the rows held out, which nobody sees, and about a start that nobody asked for."""
 
 
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -167,8 +158,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         # not before the data are known to be such: it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = device_of(self.device)
-        with _as_before(seed, device):
-            task = _task(name, self.classes_)
+        with as_before(seed, device):
+            task = task_for(name, self.classes_)
             held_out = self.validation_fraction if options is not None else 0
             splits = self._splits(rows, labels, task, weights, held_out, seed)
             self._train(splits, task, options if held_out else None, seed, device)
@@ -353,7 +344,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         if isinstance(self.net, str | Mapping):
             spec = {"name": self.net} if isinstance(self.net, str) else self.net
-            return {**_usual(split_name(spec, "net")[0]), **spec, "num_features": num_features}
+            return {**usual_options(split_name(spec, "net")[0]), **spec, "num_features": num_features}
         if not callable(self.net):
             raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")
         made = self.net(num_features, num_outputs)
@@ -393,49 +384,3 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 return torch.cat([module(part.to(device)).cpu() for part in features.split(ROWS)])
         finally:
             module.cpu()
-
-
-def _task(name: str, classes: np.ndarray) -> "Task":
-    from lossselect.tasks.registry import TASKS, make_task
-
-    width = len(classes) if TASKS[name].is_sized() else None
-    return make_task(name, num_outputs=width, class_names=[str(value) for value in classes.tolist()])
-
-
-def _usual(net: str) -> dict[str, Any]:
-    """The options that a run's net has by default."""
-    from lossselect.models.nets import NETS
-
-    lookup(NETS, net, "net")
-    usual: Any = OmegaConf.to_container(packaged("model", net))
-    return usual
-
-
-@contextmanager
-def _as_before(seed: int, device: "device") -> Iterator[None]:
-    """Within it, random numbers are those of the seed, and Lightning says nothing of itself.
-
-    Afterwards generators, filters of warnings and levels of logging are what they were.
-    """
-    import torch
-    from lightning.fabric.utilities.warnings import PossibleUserWarning
-
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # a net's own may use it
-    cuda = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with allow(*NOT_SAID), torch.random.fork_rng(devices=cuda):
-        warnings.simplefilter("ignore", PossibleUserWarning)
-        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed_all(seed)
-        try:
-            yield
-        finally:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)  # noqa: NPY002
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -172,7 +172,7 @@ def test_help_is_for_people(command):
     assert code == 0
     for words in (
         "task=multilabel",
-        "loss       auto, cross_entropy, one_vs_rest, focal",
+        "loss       auto, cross_entropy, asymmetric, dice, focal",
         "metrics.json",
         "trainer.max_epochs=10",
     ):

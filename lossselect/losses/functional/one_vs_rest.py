@@ -1,0 +1,39 @@
+"""Binary cross-entropy of each class against the rest, for exactly one class a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
+    """One-vs-rest BCE of each sample: sum_c t_c [-log q_c - sum_{k != c} log(1 - q_k)], q = sigmoid(logits).
+
+    A binary cross-entropy for each class against all others, under the decision and the probabilities
+    of softmax: the class with the largest logit. Softmax of such logits is no likelihood, so calibrate
+    the probabilities before they are used as such.
+
+    Args:
+        logits: Shape (N, C, ...).
+        target: Class indices (N, ...), or t of shape (N, C, ...).
+
+    Returns:
+        Shape (N, ...), the sum over the classes (timm's BinaryCrossEntropy is their mean).
+
+    References:
+        Wightman et al., ResNet strikes back, 2021, arXiv:2110.00476.
+    """
+    from torch.nn.functional import logsigmoid
+
+    if not target.is_floating_point():
+        index = target.unsqueeze(1)
+        # log q_c is log(1 - q) of the negated logit
+        return -logsigmoid(-logits.scatter(1, index, -logits.gather(1, index))).sum(1)
+    others = target.sum(1, keepdim=True) - target
+    return -(target * logsigmoid(logits) + others * logsigmoid(-logits)).sum(1)
+
+
+ROWS: dict[str, dict[str, Callable[..., Any]]] = {"one_vs_rest": {"softmax": softmax_one_vs_rest}}

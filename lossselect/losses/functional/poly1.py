@@ -1,0 +1,68 @@
+"""Poly-1 loss: cross-entropy with another first coefficient of its expansion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lossselect.losses.functional._reduce import of_true_class
+from lossselect.utils.checks import number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
+    """Poly-1 loss of each element: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit).
+
+    Args:
+        logits: Shape (N, L, ...).
+        target: y in [0, 1], of the same shape.
+        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p, >= -1; 0 gives
+            binary cross-entropy.
+
+    Returns:
+        Shape (N, L, ...).
+
+    Raises:
+        ValueError: epsilon < -1, where the gradient of easy elements would point the wrong way.
+
+    References:
+        Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
+    """
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    number("epsilon", epsilon, -1)
+    wrong = target * (-logits).sigmoid() + (1 - target) * logits.sigmoid()
+    return binary_cross_entropy_with_logits(logits, target, reduction="none") + epsilon * wrong
+
+
+def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
+    """Poly-1 loss of each sample: sum_c t_c [-log p_c + epsilon (1 - p_c)], p = softmax(logits).
+
+    Symmetric cross-entropy (Wang et al., 2019, arXiv:1908.06112) is this loss: alpha CE + beta RCE is
+    alpha times Poly-1 with epsilon = -A beta / alpha, A being what log 0 is clipped to.
+
+    Args:
+        logits: Shape (N, C, ...).
+        target: Class indices (N, ...), or t of shape (N, C, ...).
+        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p, >= -1; 0 gives
+            cross-entropy.
+
+    Returns:
+        Shape (N, ...).
+
+    Raises:
+        ValueError: epsilon < -1, where the gradient of easy samples would point the wrong way.
+
+    References:
+        Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
+    """
+    number("epsilon", epsilon, -1)
+    log_p = logits.log_softmax(1)
+    return of_true_class(-log_p - epsilon * log_p.expm1(), target)
+
+
+ROWS: dict[str, dict[str, Callable[..., Any]]] = {
+    "poly1": {"sigmoid": sigmoid_poly1, "softmax": softmax_poly1}
+}
