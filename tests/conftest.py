@@ -18,6 +18,22 @@ def _unpatched_loaders(monkeypatch):
             monkeypatch.setattr(cls, name, getattr(cls, name))
 
 
+SLOW = (
+    *("cli/", "export/", "project/", "reporting/test_report.py", "run/", "sklearn/"),
+    *("training/checkpoints/", "training/distributed/", "training/test_compiled.py", "training/test_gpu.py"),
+    *("training/test_device_semantics.py", "training/callbacks/", "chunked/test_chunked_training.py"),
+    *("data/test_own_data.py", "tasks/test_missing_predictions.py", "tasks/test_fourth_task.py"),
+)
+"""Tests that start processes or whole runs, a browser or a compiler; `pytest -m "not slow"` leaves them out."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        path = item.path.as_posix().partition("/tests/")[2]
+        if path.startswith(SLOW):
+            item.add_marker("slow")
+
+
 def pytest_runtest_setup(item):
     if "gpu" in item.keywords and not torch.cuda.is_available():
         pytest.skip("no GPU on this machine")

@@ -341,7 +341,7 @@ class TestRefused:
         return chunked_loss(loss or ls.select_loss(task), logits, target, weight)
 
     def test_losses_that_need_all_logits(self):
-        said = "Loss 'zlpr' needs all logits of a row at once.*for multilabel: cross_entropy, focal.*for multiclass: cross_entropy, logit_adjusted"
+        said = "Loss 'zlpr' needs all logits of a row at once.*for multilabel: cross_entropy, asymmetric.*for multiclass: cross_entropy, logit_adjusted"
         with pytest.raises(ValueError, match=said):
             self.run(TASKS["multilabel"], torch.zeros(4, C), ls.select_loss(TASKS["multilabel"], "zlpr"))
         with pytest.raises(ValueError, match="Loss 'focal' needs all logits"):
