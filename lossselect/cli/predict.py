@@ -136,7 +136,8 @@ def predict_file(
         raise DataError(
             f"{missing} of {first} rows in {output} have no prediction, because the net returned NaN for "
             f"them: their cells are empty (the first is row {first_missing}). Check these rows of {input} "
-            "for extreme values."
+            "for extreme values.",
+            row=first_missing,
         )
     return first
 

@@ -77,7 +77,9 @@ def _as_array(target: Any) -> np.ndarray:
         index, value = next((i, v) for i, v in np.ndenumerate(objects) if isinstance(v, str | bytes))
         raise DataTypeError(
             f"Targets must be numbers, but row {index[0] if index else 0} holds {str(value)!r}. Give "
-            "all rows as numbers or, to a task that has class_names, all as names."
+            "all rows as numbers or, to a task that has class_names, all as names.",
+            row=index[0] if index else 0,
+            value=value,
         )
     if array.dtype.kind not in "biufc":
         raise DataTypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")

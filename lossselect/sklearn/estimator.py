@@ -262,7 +262,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             column = int((~std.isfinite()).nonzero()[0])
             raise DataError(
                 f"The numbers of column {column} of X are so large that their standard deviation is none of "
-                "float64: scale them."
+                "float64: scale them.",
+                column=str(column),
             )
         self.mean_, self.scale_ = mean.numpy(), std.numpy()
         return Splits(

@@ -99,7 +99,9 @@ class Task(ABC):
             row, value = first_known(target)
             raise DataTypeError(
                 f"Targets must be numbers, but row {row} holds {value!r}. Turn label names into indices "
-                "first, or give the task class_names=(...), in the order of the outputs."
+                "first, or give the task class_names=(...), in the order of the outputs.",
+                row=row,
+                value=value,
             )
         if (form == "lists") != (self.several_labels):
             came = "lists of names" if form == "lists" else "one name a row"

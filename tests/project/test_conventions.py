@@ -1,5 +1,6 @@
 """Rules that no linter knows."""
 
+import ast
 import re
 
 import pytest
@@ -32,3 +33,18 @@ def test_nothing_outside_tasks_asks_which_task_it_is():
 def test_no_file_is_long(folder, most):
     for path in folder.rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= most, path
+
+
+def data_errors(path):
+    """The text and the keyword arguments of each DataError that a module makes."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("DataError", "DataTypeError"):
+            yield " ".join(ast.get_source_segment(source, node).split()), {key.arg for key in node.keywords}
+
+
+def test_an_error_that_names_a_row_has_it_as_a_field():
+    for path in PACKAGE.rglob("*.py"):
+        for text, fields in data_errors(path):
+            assert "row" in fields or not re.search(r"[Rr]ow \{", text), text
+            assert "column" in fields or not re.search(r"[Cc]olumn \{(column|name|self\.names)\b", text), text

@@ -36,7 +36,9 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
     if known.is_empty() and fitted:
         return replace(fitted, values=np.full(len(column), np.nan))
     if known.is_empty():
-        raise DataError(f"All labels of column {name!r} are missing: there is nothing to learn from.")
+        raise DataError(
+            f"All labels of column {name!r} are missing: there is nothing to learn from.", column=name
+        )
     counts: dict[Any, int] = dict(zip(*known.value_counts().get_columns(), strict=True))
     reason = ""
     if options.task == "auto":
@@ -105,7 +107,8 @@ def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str,
         return infer_task(values)
     except ValueError as error:
         raise DataError(
-            f"No task can be told from column {name!r}. {error} Say task=..., or choose another data.target."
+            f"No task can be told from column {name!r}. {error} Say task=..., or choose another data.target.",
+            column=name,
         ) from None
 
 
@@ -133,7 +136,8 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
     if others and not index:
         raise DataError(
             f"None of the labels of column {column.name!r} ({some(values)}) is one of training's: "
-            f"{some(vocabulary.names)}. Write them alike."
+            f"{some(vocabulary.names)}. Write them alike.",
+            column=column.name,
         )
     if others and unseen != "ignore":
         rows = {row_of(column, value): value for value in others}

@@ -122,6 +122,8 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
                 f"Column {name!r} holds lists of labels, of which row {row} has {len(found)}, but "
                 f"task={options.task} has exactly one a row. Several labels per sample: task=multilabel.",
                 column=name,
+                row=row,
+                value=found,
             )
         column = pl.Series(name, [row and row[0] for row in rows], strict=False)
         return labels_of_column(column, options, fitted)

@@ -43,7 +43,9 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     if len(values) == 1:
         raise DataError(
             f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart. In a file of "
-            "positives alone the rest is missing."
+            "positives alone the rest is missing.",
+            column=name,
+            value=values[0],
         )
     if len(values) > 2:
         # a third label beside two that go together
@@ -52,7 +54,8 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
         hint = f" If {marks[0]} marks missing labels: {setting('data.missing', marks[0])}." if marks else ""
         raise DataError(
             f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
-            f"{some(in_order(values))}.{hint} One of several classes: task=multiclass."
+            f"{some(in_order(values))}.{hint} One of several classes: task=multiclass.",
+            column=name,
         )
     positive = _positive(name, values, options)
     negative = values[1 - values.index(positive)]
@@ -146,11 +149,16 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
     if options.class_names is None:
         _check_numbers(column, ordered)
     if len(values) == 1:
-        raise DataError(f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart.")
+        raise DataError(
+            f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart.",
+            column=name,
+            value=values[0],
+        )
     if len(values) > 2 and max(counts.values()) == 1:
         raise DataError(
             f"Each of the {len(values)} labels of column {name!r} has one row, as an identifier has: there "
-            "is nothing to learn from, and nothing to validate. Is it the right data.target?"
+            "is nothing to learn from, and nothing to validate. Is it the right data.target?",
+            column=name,
         )
     if delimiter := likely_delimiter(values):
         example = next(value for value in values if delimiter in value)
@@ -206,6 +214,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
             f"missing label, say {setting('data.missing', word)}; if all are classes, "
             f"{setting('+task.class_names', values[:20])}.",
             column=column.name,
+            row=row_of(column, word),
+            value=word,
         )
 
 

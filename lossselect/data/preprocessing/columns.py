@@ -112,6 +112,8 @@ class Reading:
                     f"that means 'missing', train with {setting('data.null_values', [text[row]])}; if the "
                     f"column is one of categories, with {setting('data.categorical', [column.name])}.",
                     column=column.name,
+                    row=row + first_row,
+                    value=text[row],
                 )
         numbers = numbers.cast(pl.Float64)
         marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]

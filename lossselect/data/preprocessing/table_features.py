@@ -280,7 +280,8 @@ def fit_number(
     if std is not None and not math.isfinite(std):
         raise DataError(
             f"The numbers of column {name!r} are so large that their standard deviation is "
-            "none of float64: scale them, or leave the column out with data.exclude."
+            "none of float64: scale them, or leave the column out with data.exclude.",
+            column=name,
         )
     if mean is None or std is None or (constant and not missing):
         return None

@@ -232,7 +232,8 @@ class CsvFormat:
             if "unable to find column" in str(error) and (quoted := [name for name in header if '"' in name]):
                 return DataError(
                     f"{self.file} has a column {quoted[0]!r}, whose quotation marks Polars does not read in "
-                    "a header: give it another name."
+                    "a header: give it another name.",
+                    column=quoted[0],
                 )
             self._check_lengths(len(header))
         except ValueError as found:
@@ -305,7 +306,8 @@ def _check_names(names: list[str], file: Path) -> None:
     if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
         raise DataError(
             f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
-            "another name."
+            "another name.",
+            column=patterns[0],
         )
     if "" in names:
         raise DataError(
