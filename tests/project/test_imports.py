@@ -10,9 +10,11 @@ from paths import ROOT
 HEAVY = ("torch", "lightning", "torchmetrics", "hydra", "sklearn", "polars", "rich")
 
 
-def imported_by(code):
+def imported_by(code, folder=None):
     probe = f"{code}\nimport sys; print([name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=folder
+    )
     return eval(done.stdout.splitlines()[-1])
 
 
@@ -86,3 +88,10 @@ def test_a_setting_that_lightning_alone_can_check_is_checked_by_check_only_too(g
     assert code == 1
     assert "The trainer cannot be built" in said
     assert "goes through" not in out
+
+
+def test_tests_of_the_core_run_without_hydra():
+    """That they do not need it shows what the core imports."""
+    folders = ("tests/losses", "tests/tasks/test_tasks.py", "tests/labels", "tests/decision")
+    code = f"import pytest; pytest.main(['-q', '--collect-only', *{folders!r}])"
+    assert not {"hydra", "lightning"} & set(imported_by(code, ROOT))
