@@ -20,7 +20,10 @@ class Stage(Callback):
         self.restores = self.prepares = True
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.restores = self.prepares = False  # from here on steps are taken, by the user's code too
+        self.restores = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.prepares = False  # from here on steps are taken, by the user's code too
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.prepares = True
@@ -39,7 +42,8 @@ def starting(trainer: Trainer, resumes: bool) -> Iterator[None]:
 
     Raises:
         CheckpointError: the checkpoint cannot be restored.
-        ConfigError: loaders and settings do not fit each other, which these libraries tell by a ValueError.
+        ConfigError: loaders and settings do not fit each other, for which these libraries have
+            ValueErrors and TypeErrors.
     """
     stage = Stage()
     trainer.callbacks.append(stage)  # type: ignore[attr-defined]
@@ -54,6 +58,6 @@ def starting(trainer: Trainer, resumes: bool) -> Iterator[None]:
                 "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
                 f"({type(error).__name__}: {first_line(error)}). {hint}"
             ) from error
-        if stage.prepares and type(error) is ValueError:
+        if stage.prepares and type(error) in (ValueError, TypeError):
             raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
         raise

@@ -151,3 +151,24 @@ class Data(LightningDataModule):
         return DataLoader(TensorDataset(x, (x[:, 0] > 0).float()), 16)
     val_dataloader = test_dataloader = train_dataloader
 """
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_loader_that_is_none_is_one_message(split, own, tmp_path):
+    """Which Lightning tells by a TypeError, of train rows before the first step and of val rows within its check."""
+    code = f"class NoLoader(Data):\n    def {split}_dataloader(self):\n        return None\n"
+    with (tmp_path / "own_data.py").open("a") as file:
+        file.write(code)
+    code, _, err = own("NoLoader")
+    assert code == 1
+    assert err.startswith("Training cannot start: An invalid dataloader was returned from")
+    assert "Traceback" not in err
+
+
+def test_test_rows_of_another_width_are_one_message(own, tmp_path):
+    code = "class Wide(Data):\n    def test_dataloader(self):\n        wide = TensorDataset(torch.zeros(8, 9), torch.ones(8))\n        return DataLoader(wide, 4)\n"
+    with (tmp_path / "own_data.py").open("a") as file:
+        file.write(code)
+    code, _, err = own("Wide")
+    assert code == 1
+    assert err.startswith("The net fails for inputs of shape (4, 9), torch.float32: mat1 and mat2 shapes")

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lossselect.exceptions import ConfigError, DataError
@@ -213,20 +214,19 @@ class OutputWatch:
         Raises:
             ValueError: the outputs are probabilities.
         """
-        if self.values_seen and (module.training or self.evaluation_seen):
-            return module(inputs)
         try:
-            return self._first_outputs(module, inputs, task)
+            return self._outputs_of(module, inputs, task)
         except RuntimeError as error:
-            if type(error) is not RuntimeError:  # out of memory, not implemented, a process that was lost
+            # not one that is out of memory, not implemented, or of a process that has lost another one
+            if type(error) is not RuntimeError or (dist.is_available() and dist.is_initialized()):
                 raise
-            shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
+            given = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             raise ConfigError(
-                f"The net does not fit its inputs{shape}: {first_line(error)}. (HYDRA_FULL_ERROR=1 shows the "
+                f"The net fails for inputs{given}: {first_line(error)}. (HYDRA_FULL_ERROR=1 shows the "
                 "traceback.)"
             ) from error
 
-    def _first_outputs(self, module: nn.Module, inputs: Any, task: Task) -> Any:
+    def _outputs_of(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         if module.training or self.evaluation_seen:
             return module(inputs)
         self.evaluation_seen = True
