@@ -1,7 +1,7 @@
 """Which loss, which modifier, which decision: python benchmarks/choices.py [--seeds 5] [--only yeast,digits]
 
 Trains the default net with each row of `CHOICES` on each data set, seed by seed, and scores several
-decisions of each trained net on test rows that nothing was fitted to. Runs that are in
+predictions of each trained net on test rows that nothing was fitted to. Runs that are in
 benchmarks/results/choices.json are taken from there. Writes tables and a picture for docs/choosing.md.
 
 The five multilabel sets are looked for in ../shared/data (their licence is not stated, so they do not come
@@ -37,7 +37,7 @@ NET = {"name": "mlp", "hidden": [1024], "dropout": 0.6, "input_dropout": 0.2, "c
 
 CHOICES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
-    "cross_entropy, head_bias=null": {"head_bias": None},
+    "cross_entropy, bias_init=null": {"bias_init": None},
     "label_smoothing=.1": {"label_smoothing": 0.1},
     "mix=mixup": {"mix": "mixup"},
     "pos_weight=auto": {"pos_weight": "auto"},
@@ -141,7 +141,7 @@ DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 def fits(choice: str, options: dict[str, Any], task: ls.Task) -> bool:
     """Whether the choice is one for the task."""
-    loss = {k: v for k, v in options.items() if k not in ("head_bias", "mix")}
+    loss = {k: v for k, v in options.items() if k not in ("bias_init", "mix")}
     try:
         ls.select_loss(task, **loss)
     except ValueError:
@@ -169,10 +169,10 @@ def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, d
         module = ls.TaskModule(
             task,
             {**NET, "num_features": data.num_features},
-            {"name": "cross_entropy", **{k: v for k, v in options.items() if k not in ("head_bias", "mix")}},
+            {"name": "cross_entropy", **{k: v for k, v in options.items() if k not in ("bias_init", "mix")}},
             {"name": "AdamW", "lr": 1e-3, "weight_decay": 1e-2},
             {"name": "CosineAnnealingLR", "T_max": EPOCHS},
-            options.get("head_bias", "prior"),
+            options.get("bias_init", "prior"),
             options.get("mix"),
         )
         trainer = Trainer(
@@ -190,7 +190,9 @@ def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, d
             val, test = (module(splits.features[splits.rows[split]]) for split in ("val", "test"))
         scores = {}
         for name, decision in DECISIONS[rows.task].items():
-            start = ls.make_task(**{**task.to_dict(), "at_least": 1}) if name.startswith("at least") else task
+            start = (
+                ls.make_task(**{**task.to_dict(), "min_labels": 1}) if name.startswith("at least") else task
+            )
             decided = ls.fit_decision(
                 start, val, splits.labels_of("val"), **decision, loss=module.criterion, counts=module.counts
             )
@@ -201,7 +203,7 @@ def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, d
 def score(task: ls.Task, logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
     """Metrics of one decision on the test rows, by scikit-learn; ECE and Brier by ours."""
     p, decided = task.probabilities(logits.double()).numpy(), task.predict(logits).numpy().squeeze()
-    ours = ls.make_metrics(task, names=["brier", "calibration_error"])
+    ours = ls.make_metrics(task, names=["brier_score", "calibration_error"])
     ours.update(torch.from_numpy(p), task.encode(labels))
     said = {name: value.item() for name, value in ours.compute().items()}
     if task.name == "multilabel":
@@ -209,13 +211,13 @@ def score(task: ls.Task, logits: torch.Tensor, labels: np.ndarray) -> dict[str, 
         return said | {
             "f1_micro": sk.f1_score(labels, decided, average="micro"),
             "f1_macro": sk.f1_score(labels[:, there], decided[:, there], average="macro", zero_division=0),
-            "map": sk.average_precision_score(labels[:, there], p[:, there], average="macro"),
+            "average_precision": sk.average_precision_score(labels[:, there], p[:, there], average="macro"),
         }
     if task.name == "binary":
         return said | {
             "f1": sk.f1_score(labels, decided),
             "balanced_accuracy": sk.balanced_accuracy_score(labels, decided),
-            "map": sk.average_precision_score(labels, p[:, 0]),
+            "average_precision": sk.average_precision_score(labels, p[:, 0]),
         }
     return said | {
         "accuracy": sk.accuracy_score(labels, decided),
@@ -250,7 +252,7 @@ def baselines(rows: Rows) -> dict[str, dict[str, float]]:
             found[name] = {
                 "f1_micro": sk.f1_score(ty, decided, average="micro"),
                 "f1_macro": sk.f1_score(ty, decided, average="macro", zero_division=0),
-                "map": sk.average_precision_score(ty, p, average="macro"),
+                "average_precision": sk.average_precision_score(ty, p, average="macro"),
             }
     return found
 
@@ -297,13 +299,13 @@ def run(seeds: int, only: list[str]) -> dict[str, Any]:
 
 
 LOSS_COLUMNS = {
-    "multilabel": ["f1_micro", "f1_macro", "map"],
-    "binary": ["f1", "balanced_accuracy", "map"],
+    "multilabel": ["f1_micro", "f1_macro", "average_precision"],
+    "binary": ["f1", "balanced_accuracy", "average_precision"],
     "multiclass": ["accuracy", "balanced_accuracy", "f1_macro"],
 }
 PLAIN = {"multilabel": "threshold=.5", "binary": "threshold=.5", "multiclass": "argmax"}
 FITTED = {"multilabel": "expected_f1", "binary": "expected_f1", "multiclass": "argmax"}
-"""Of which decisions the tables of losses tell."""
+"""Of which predictions the tables of losses tell."""
 
 
 class Found:
@@ -354,14 +356,16 @@ def report(results: dict[str, Any], seeds: int) -> str:
                 for choice, values in results.get(f"{data}|baselines", {}).items()
             ]
             for choice in CHOICES:
-                if not len(found.values(data, choice, PLAIN[kind], "brier")):
+                if not len(found.values(data, choice, PLAIN[kind], "brier_score")):
                     continue
                 line = [choice, *(found.cell(data, choice, FITTED[kind], c) for c in columns)]
                 if kind != "multiclass":
                     line += [found.cell(data, choice, PLAIN[kind], c) for c in columns[:2]]
                 calibrated = FITTED[kind] if kind != "multiclass" else "balanced_accuracy"
                 for decision in (PLAIN[kind], calibrated):
-                    line += [found.cell(data, choice, decision, c) for c in ("calibration_error", "brier")]
+                    line += [
+                        found.cell(data, choice, decision, c) for c in ("calibration_error", "brier_score")
+                    ]
                 lines.append(line)
             parts.append(markdown(header, lines))
         parts.append(f"Decisions, all of the same nets (cross_entropy), {kind}:")
@@ -388,7 +392,9 @@ def picture(results: dict[str, Any], seeds: int) -> None:
 
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "choices"}  # the same picture each time
     found = Found(results, seeds)
-    sets = [data for data in DATA if len(found.values(data, "cross_entropy", PLAIN[task_of(data)], "brier"))]
+    sets = [
+        data for data in DATA if len(found.values(data, "cross_entropy", PLAIN[task_of(data)], "brier_score"))
+    ]
     figure, axes = plt.subplots(
         1, len(sets), figsize=(2.1 * len(sets), 4.6), sharey=True, layout="constrained"
     )

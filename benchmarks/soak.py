@@ -43,7 +43,7 @@ def main(steps: int) -> None:
     splits = load("yeast", seed=0, val_fraction=0.2, test_fraction=None)
     task = ls.Multilabel(14, class_names=splits.class_names)
     net = {"name": "mlp", "num_features": splits.features.shape[1], "hidden": [64]}
-    module = ls.TaskModule(task, net, optimizer={"name": "AdamW", "lr": 1e-3}, head_bias="prior")
+    module = ls.TaskModule(task, net, optimizer={"name": "AdamW", "lr": 1e-3}, bias_init="prior")
     memory = Memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
@@ -54,7 +54,7 @@ def main(steps: int) -> None:
             callbacks=[
                 memory,
                 ls.StepsPerExecution(16),
-                ls.SaveAndStop(Path(folder) / "last.ckpt"),
+                ls.CheckpointOnSignal(Path(folder) / "last.ckpt"),
                 ModelCheckpoint(folder, "best", monitor="val/loss", save_last=True, every_n_epochs=50),
             ],
             logger=CSVLogger(folder),

@@ -89,7 +89,7 @@ def results(folder: Path) -> dict[str, object]:
 MONITORS = {
     "val/loss": ["monitor=val/loss"],
     "val/f1_macro": ["monitor=val/f1_macro", "optimizer.lr=0.03"],  # up and down
-    "epoch": ["monitor=epoch"],
+    "epoch": ["monitor=last"],
     "within epochs": [
         *("monitor=val/f1_macro", "optimizer.lr=0.03", "+trainer.val_check_interval=7"),
         "trainer.accumulate_grad_batches=2",

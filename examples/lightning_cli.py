@@ -30,7 +30,7 @@ class WineModel(ls.TaskModule):
         hidden: int = 32,
         lr: float = 0.01,
     ):
-        super().__init__(task, loss=loss, optimizer={"name": "AdamW", "lr": lr}, head_bias="prior")
+        super().__init__(task, loss=loss, optimizer={"name": "AdamW", "lr": lr}, bias_init="prior")
         self.net = nn.Sequential(nn.Linear(13, hidden), nn.ReLU(), nn.Linear(hidden, self.task.num_outputs))
 
 

@@ -25,7 +25,7 @@ QUESTIONS = {
 
 
 def accuracy(task, logits, target):
-    """Of the task's own decisions; `make_metrics` has the other metrics of the task as well."""
+    """Of the task's own predictions; `make_metrics` has the other metrics of the task as well."""
     metrics = ls.make_metrics(task)
     metrics.update(task.probabilities(logits), target)
     return metrics.compute()["accuracy"]
@@ -61,7 +61,7 @@ def main():
         constant = ls.select_loss(task).first_logits(ls.count_labels(task, y[fit]))
         target = task.encode(y[test])
         print(
-            f"{question:12} {task.describe():28} accuracy {accuracy(fitted, logits, target):.3f}, "
+            f"{question:12} {task!s:28} accuracy {accuracy(fitted, logits, target):.3f}, "
             f"without looking {accuracy(task, constant.expand_as(logits), target):.3f}; "
             f"a {digit[test[0]]} is {fitted.decode(fitted.predict(logits[:1]))[0]}"
         )

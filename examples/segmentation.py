@@ -55,7 +55,7 @@ def main():
     L.seed_everything(0, verbose=False)
     train, val, test = (TensorDataset(*draw(count)) for count in (300, 60, 100))
     task = ls.Multiclass(3, class_names=("nothing", "disc", "square"), missing=UNKNOWN)
-    model = Segmenter(task, loss="cross_entropy", optimizer={"name": "AdamW", "lr": 0.01}, head_bias="prior")
+    model = Segmenter(task, loss="cross_entropy", optimizer={"name": "AdamW", "lr": 0.01}, bias_init="prior")
     trainer = L.Trainer(
         max_epochs=6,
         accelerator="cpu",

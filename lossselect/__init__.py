@@ -10,15 +10,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lossselect.chunked.linear import ChunkedLinear
-    from lossselect.chunked.options import top_metric_names
     from lossselect.decision.fit import fit_decision
-    from lossselect.export.read import read_export
+    from lossselect.export.read import load_exported
     from lossselect.export.write import export_model
     from lossselect.labels.label_lists import LabelLists
     from lossselect.labels.positives import Positives
     from lossselect.labels.vocabulary import Vocabulary
-    from lossselect.losses.auto import propose_loss
+    from lossselect.losses.auto import suggest_loss
     from lossselect.losses.loss import Loss, select_loss
     from lossselect.losses.registry import LOSSES
     from lossselect.metrics.collection import make_metrics
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
     from lossselect.tasks.infer import check_task, infer_task
     from lossselect.tasks.label_counts import LabelCounts, count_labels
     from lossselect.tasks.registry import TASKS, Binary, Multiclass, Multilabel, Task, make_task
-    from lossselect.training.callbacks.save_and_stop import SaveAndStop
+    from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
     from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
     from lossselect.training.module import TaskModule
     from lossselect.training.tune import tune_decision
-    from lossselect.utils.warnings import GuardWarning, allow
+    from lossselect.utils.warnings import LossSelectWarning, ignore_warnings
 
 _HOME = {
     "Binary": "tasks.registry",
@@ -39,8 +37,8 @@ _HOME = {
     "Task": "tasks.registry",
     "TASKS": "tasks.registry",
     "make_task": "tasks.registry",
-    "GuardWarning": "utils.warnings",
-    "allow": "utils.warnings",
+    "LossSelectWarning": "utils.warnings",
+    "ignore_warnings": "utils.warnings",
     "LabelLists": "labels.label_lists",
     "Vocabulary": "labels.vocabulary",
     "check_task": "tasks.infer",
@@ -48,53 +46,49 @@ _HOME = {
     "LOSSES": "losses.registry",
     "Loss": "losses.loss",
     "fit_decision": "decision.fit",
-    "propose_loss": "losses.auto",
+    "suggest_loss": "losses.auto",
     "LabelCounts": "tasks.label_counts",
     "count_labels": "tasks.label_counts",
     "select_loss": "losses.loss",
     "make_metrics": "metrics.collection",
     "TaskModule": "training.module",
-    "SaveAndStop": "training.callbacks.save_and_stop",
+    "CheckpointOnSignal": "training.callbacks.checkpoint_on_signal",
     "StepsPerExecution": "training.callbacks.steps_per_execution",
-    "ChunkedLinear": "chunked.linear",
-    "top_metric_names": "chunked.options",
     "Positives": "labels.positives",
     "tune_decision": "training.tune",
     "explain_task": "reporting.explain",
     "export_model": "export.write",
-    "read_export": "export.read",
+    "load_exported": "export.read",
 }
 
 __all__ = [
     "LOSSES",
     "TASKS",
     "Binary",
-    "ChunkedLinear",
-    "GuardWarning",
+    "CheckpointOnSignal",
     "LabelCounts",
     "LabelLists",
     "Loss",
+    "LossSelectWarning",
     "Multiclass",
     "Multilabel",
     "Positives",
-    "SaveAndStop",
     "StepsPerExecution",
     "Task",
     "TaskModule",
     "Vocabulary",
-    "allow",
     "check_task",
     "count_labels",
     "explain_task",
     "export_model",
     "fit_decision",
+    "ignore_warnings",
     "infer_task",
+    "load_exported",
     "make_metrics",
     "make_task",
-    "propose_loss",
-    "read_export",
     "select_loss",
-    "top_metric_names",
+    "suggest_loss",
     "tune_decision",
 ]
 

@@ -82,7 +82,8 @@ def chunked_loss(
             another shape or device; on a CPU a value that no canonical target or weight has.
 
     Example:
-        >>> from lossselect import ChunkedLinear, Multilabel, Positives, select_loss
+        >>> from lossselect import Multilabel, Positives, select_loss
+        >>> from lossselect.chunked import ChunkedLinear
         >>> head, task = ChunkedLinear(8, 1000), Multilabel(1000)
         >>> target = Positives.of_lists(indices=[3, 999, 5], offsets=[0, 2, 3], num_labels=1000)
         >>> mean, total, count = chunked_loss(select_loss(task), head(torch.zeros(2, 8)), target)
@@ -114,7 +115,7 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
         )
     if logits.shape[1] != loss.task.num_outputs:
         raise ConfigError(
-            f"The head has {logits.shape[1]} outputs, but {loss.task.describe()} needs "
+            f"The head has {logits.shape[1]} outputs, but {loss.task} needs "
             f"{loss.task.num_outputs}. Build it with task.num_outputs."
         )
     rows = logits.shape[:1]
@@ -126,9 +127,7 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
         expected = rows
     else:
         if isinstance(target, Positives):
-            raise ConfigError(
-                f"Positives are a target of task=multilabel: {loss.task.describe()} takes class indices."
-            )
+            raise ConfigError(f"Positives are a target of task=multilabel: {loss.task} takes class indices.")
         raise ConfigError("A chunked head takes class indices (N,), no soft labels: head=dense takes them.")
     if target.shape != expected:
         raise DataError(

@@ -26,7 +26,7 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
 
 
-def top_headline(task: Task) -> str:
+def chunked_primary_metric(task: Task) -> str:
     """What is shown of a run with a chunked head while it goes."""
     return "precision_at_1" if task.several_labels else "accuracy_at_1"
 
@@ -38,17 +38,17 @@ def top_monitor(task: Task) -> str:
 
 def check_top(task: Task) -> None:
     """ValueError for a task that a chunked head cannot decide."""
-    if task.ordered:
+    if task.ordinal:
         raise ConfigError("Ordered classes need all logits of a row at once: head=dense.")
-    for option, value in (("at_least", task.at_least), ("top_k", task.top_k)):
+    for option, value in (("min_labels", task.min_labels), ("top_k", task.top_k)):
         if value:
             raise ConfigError(
                 f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
                 "With head=chunked predictions have the 5 highest of each row."
             )
-    if task.exclusive and (task.temperature != 1 or task.decision_weight):
+    if task.exclusive and (task.temperature != 1 or task.prior_correction):
         raise ConfigError(
-            "A chunked head takes no temperature and no decision_weight of classes: head=dense."
+            "A chunked head takes no temperature and no prior_correction of classes: head=dense."
         )
     if task.shift != 0:
         raise ConfigError("A chunked head takes no shift of the logits: head=dense.")

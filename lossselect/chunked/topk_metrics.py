@@ -54,7 +54,7 @@ class TopOutputs:
         self.highest.add(rows, first, block)
 
     def _counted(self, rows: slice, first: int, block: Tensor) -> Tensor:
-        """Counts decisions; the block over the temperature, minus infinity where nothing is known."""
+        """Counts predictions; the block over the temperature, minus infinity where nothing is known."""
         end = first + block.shape[1]
         threshold, temperature = (
             value[:, first:end] if isinstance(value, Tensor) else value
@@ -116,7 +116,7 @@ class TopMetrics(Metric):
       for a row without a label, as scikit-learn has it.
     - `psp_at_k`: sum of 1 / propensity of the hits among the k highest, over all rows, divided by the most
       that it can be: rare labels, of which more are overlooked in the data, count more. See `propensities`.
-    - `f1_micro`: 2 TP / (2 TP + FP + FN) of all decisions; under softmax the accuracy.
+    - `f1_micro`: 2 TP / (2 TP + FP + FN) of all predictions; under softmax the accuracy.
 
     Args:
         task: Whose they are.
@@ -137,7 +137,7 @@ class TopMetrics(Metric):
         k = min(TOP, task.num_outputs)
         # up to each place: hits, discounted hits over the best, weighted hits, the most of these
         self.add_state("sums", torch.zeros(4, k, dtype=torch.double), dist_reduce_fx="sum")
-        # rows, decisions, right ones, labels that are there, outputs that are no number
+        # rows, predictions, right ones, labels that are there, outputs that are no number
         self.add_state("counted", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: TopOutputs, target: "Positives | Tensor") -> None:

@@ -13,7 +13,7 @@ from lossselect.cli.errors import message_of
 from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_options
 from lossselect.utils.terminal import clean, prepare_streams, say
-from lossselect.utils.warnings import GuardWarning
+from lossselect.utils.warnings import LossSelectWarning
 
 EXPLAINS = "LOSSSELECT_EXPLAINS"
 """Set for the other processes of a run, as Hydra's switch has been set for them by then."""
@@ -117,12 +117,12 @@ def first_ends() -> bool:
 
 
 @contextmanager
-def warnings_in_a_line(switch: str = "allow=[{name}] switches this off.") -> Iterator[None]:
+def warnings_in_a_line(switch: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
     """Our own warnings are for the person at the keyboard: no file, no line of code."""
     others = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
-        if not issubclass(category, GuardWarning):
+        if not issubclass(category, LossSelectWarning):
             others(text if (text := clean(str(message))) != str(message) else message, category, *place)
             return
         how = f" ({switch.format(name=message.name)})" if switch else ""

@@ -151,7 +151,7 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
         loaders = [f"{split}_dataloader" for split in ("test", "val", "train")]
         own = next(name for name in loaders if is_overridden(name, data, LightningDataModule))
         batch = next(iter(getattr(data, own)()), None)
-        inputs = None if batch is None else module.unpack(batch)[0]
+        inputs = None if batch is None else module.unpack_batch(batch)[0]
         which = f"rows of a {own.removesuffix('_dataloader')} batch"
     path = folder / f"model{FORMATS[format].suffix}"
     _print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation), which)
@@ -165,11 +165,11 @@ def _rows_of(splits: "Splits") -> tuple[str, torch.Tensor]:
 
 def _print_differences(path: Path, found: Mapping[str, float], which: str) -> None:
     """What was written, and how close it is."""
-    other = round(found["decisions"] * found["rows"])
+    other = round(found["predictions"] * found["rows"])
     say(
         f"{path}: {found['rows']} {which} compared with PyTorch: probabilities differ by "
         f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of the largest, and {other} "
-        f"decisions{', where a probability is at its threshold' * bool(other)}."
+        f"predictions{', where a probability is at its threshold' * bool(other)}."
     )
 
 

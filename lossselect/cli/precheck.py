@@ -35,7 +35,7 @@ from lossselect.run.validation import (
 )
 from lossselect.utils.checks import nearest
 from lossselect.utils.terminal import say
-from lossselect.utils.warnings import allow
+from lossselect.utils.warnings import ignore_warnings
 
 if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
@@ -125,7 +125,7 @@ def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, swee
     if "_target_" not in config.data and look_at_data:
         from lossselect.data.checks import check_ranking
 
-        with allow(*allowed(config.allow)):
+        with ignore_warnings(*allowed(config.ignore_warnings)):
             own = own_data(config)
         check_task_settings(plain, own.task, own.counts["train"], own.splits.features.shape)
         monitor = monitor_of(plain, own.task).metric
@@ -185,5 +185,5 @@ def look(config: DictConfig) -> None:
     """At what would be trained; nothing is written."""
     from lossselect.run.dry_run import check_only
 
-    with allow(*allowed(config.allow)):
+    with ignore_warnings(*allowed(config.ignore_warnings)):
         check_only(config)

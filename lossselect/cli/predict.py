@@ -128,7 +128,7 @@ def predict_file(
             raise DataError(f"{input} has no rows.")
     for name, count in unknown.items():
         warn(
-            "unlike_train",
+            "unseen_category",
             f"{count} cells of column {name!r} are missing, where no train row was, or of a category that no "
             "train row had.",
         )
@@ -148,7 +148,7 @@ def _model(
     """How inputs are made of a file, and what returns their columns and which rows lack a prediction."""
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import format_of
-    from lossselect.export.read import highest, read_export
+    from lossselect.export.read import highest, load_exported
     from lossselect.reporting.prediction_table import prediction_columns, top_columns, without_prediction
 
     cannot = (
@@ -160,17 +160,17 @@ def _model(
     if format_of(checkpoint):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"device={device}: what lossselect export wrote runs on the CPU: leave it out.")
-        served = read_export(checkpoint, trust)
+        served = load_exported(checkpoint, trust)
         if (preparation := served.preparation) is None:
-            raise ConfigError(f"{checkpoint} {cannot} lossselect.read_export(path)(features).")
+            raise ConfigError(f"{checkpoint} {cannot} lossselect.load_exported(path)(features).")
 
         def of_export(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
             said = served(rows)
-            if served.facts.get("head") == "chunked":  # of so many outputs the highest are told
+            if served.metadata.get("head") == "chunked":  # of so many outputs the highest are told
                 top = highest(said)
                 return top_columns(served.task, **top), without_prediction(top["prediction"])
-            columns = prediction_columns(served.task, said.probabilities, said.decisions)
-            return columns, without_prediction(said.decisions)
+            columns = prediction_columns(served.task, said.probabilities, said.predictions)
+            return columns, without_prediction(said.predictions)
 
         return preparation, of_export
     from lossselect.training.checkpoints.content import read_checkpoint

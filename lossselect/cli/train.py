@@ -33,7 +33,7 @@ from lossselect.run.settings import allowed, own_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, say
-from lossselect.utils.warnings import allow, warn
+from lossselect.utils.warnings import ignore_warnings, warn
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Line
@@ -105,7 +105,7 @@ def run(config: DictConfig) -> float | None:
 
     Returns what `train` does, which is what a sweeper looks for the best of.
     """
-    with allow(*allowed(config.allow)):
+    with ignore_warnings(*allowed(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with one_line_errors():
                 return train(config)
@@ -122,7 +122,8 @@ def train(config: DictConfig) -> float | None:
 
     Returns:
         The value of `monitor` of the checkpoint that was evaluated. Where that is the last epoch's, the value
-        of the task's own metric (`val/loss`, or for multilabel `val/map`); None where there is none.
+        of the task's own metric (`val/loss`, or for multilabel `val/average_precision`); None where there is
+        none.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
@@ -165,9 +166,9 @@ def train(config: DictConfig) -> float | None:
         if waited:
             _show_what_labels_told(module, loss_waited)
         best = best_checkpoint(trainer, keeper, resumed=start is not None)
-        if monitor.metric == "epoch" and not asked and trainer.current_epoch < config.trainer.max_epochs:
+        if monitor.metric == "last" and not asked and trainer.current_epoch < config.trainer.max_epochs:
             warn(
-                "ended_early",
+                "stopped_before_schedule_end",
                 f"Training was ended after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
                 "where the learning rate was not yet 0. The last epoch is kept, which need not be the best "
                 "one: monitor=val/loss keeps that.",
@@ -175,7 +176,7 @@ def train(config: DictConfig) -> float | None:
         results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
         written = save_predictions(trainer, module, data, best, folder)
-        if module.untuned is not None:
+        if module.base_task is not None:
             print_table("Decision", decision_lines(module.task))
         stages, rows = by_stage(results)
         shown = {
@@ -195,7 +196,7 @@ def train(config: DictConfig) -> float | None:
         from lossselect.cli.export import export_run
 
         export_run(module, data, folder, config.export)
-    if monitor.metric != "epoch":
+    if monitor.metric != "last":
         return float(keeper.best_model_score)  # type: ignore[arg-type]  # there is one, as there is a best
     return results.get(own_monitor(plain_values(config), module.task))
 
@@ -206,10 +207,10 @@ def _make_ready(
     """Put aside what another run has left in the folder; the plan's lines on that, and on `start`."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import forget_results
-    from lossselect.run.resume import keep_earlier
+    from lossselect.run.resume import keep_previous_run
     from lossselect.training.checkpoints.content import check_same_task
 
-    # which an earlier.N has nowhere else; as written, as ${oc.env:NAME} may be a secret
+    # which an previous_run.N has nowhere else; as written, as ${oc.env:NAME} may be a secret
     written: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     given = " ".join(written)
     lines = [
@@ -228,8 +229,8 @@ def _make_ready(
         said = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
         lines.append(Line("resumed", said))
     if writes:
-        if not begun_here and (kept := keep_earlier(folder)):
-            lines.append(Line("earlier", f"what another run left in this folder is in {kept.name} now"))
+        if not begun_here and (kept := keep_previous_run(folder)):
+            lines.append(Line("previous_run", f"what another run left in this folder is in {kept.name} now"))
         forget_results(folder)
     return lines
 

@@ -60,7 +60,7 @@ def warn_of_copies(features: pl.DataFrame | np.ndarray, labels: np.ndarray | Lab
     for column in columns:
         if _is_copy(column, label):
             warn(
-                "label_copy",
+                "target_leakage",
                 f"Column {column.name!r} has one value for each class: does it give the label away? Then "
                 f"{setting('data.exclude', [column.name])}.",
             )
@@ -98,12 +98,16 @@ def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
     """ValueError where the best checkpoint would be chosen by a ranking that its split does not have.
 
     Args:
-        monitor: "val/map", "train/auroc", ...
+        monitor: "val/average_precision", "train/auroc", ...
         counts: Of the splits' labels.
     """
     split, _, metric = monitor.partition("/")
     count = counts.get(split)
-    if count and metric in ("auroc", "map") and not ((count.positives > 0) & (count.negatives > 0)).any():
+    if (
+        count
+        and metric in ("auroc", "average_precision")
+        and not ((count.positives > 0) & (count.negatives > 0)).any()
+    ):
         raise DataError(
             f"{monitor} chooses the best checkpoint, but no label of the {split} split has both positives "
             f"and negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
@@ -127,7 +131,7 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     everywhere = there & (count.negatives == 0)
     if split == "train" and task.several_labels and everywhere.any():
         said = some(names[everywhere].tolist())
-        warn("label_everywhere", f"Every train row has {said}: the net cannot learn where that is not.")
+        warn("constant_label", f"Every train row has {said}: the net cannot learn where that is not.")
 
 
 def _warn_of_duplicates(splits: "Splits") -> None:

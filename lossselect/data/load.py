@@ -60,7 +60,7 @@ def load_own(
     delimiter: str | None = None,
     missing: Any = None,
     empty: str | None = None,
-    unseen: str = "error",
+    handle_unknown: str = "error",
     categorical: Any = None,
     null_values: Any = None,
     nan: str = "error",
@@ -78,7 +78,7 @@ def load_own(
         val_path, test_path: Their own files.
         val_fraction, test_fraction: Which share of `path` becomes theirs, without.
         seed: Of that split.
-        positive, delimiter, missing, empty, unseen: As `LabelOptions` has them; `missing` may be one.
+        positive, delimiter, missing, empty, handle_unknown: As `LabelOptions` has them; `missing` may be one.
         categorical, null_values, nan: As `Features.fit` and `Reading` have them.
         reading: What `read_source` or `read_array_source` take.
 
@@ -97,7 +97,9 @@ def load_own(
     cells = Reading(tuple(names_of(null_values)), nan)
     if name == "table":
         marks = [*marks, *_missing_words(cells, [*(class_names or []), positive])]
-    options = LabelOptions(task["name"], class_names, positive, delimiter, tuple(marks), empty, unseen)
+    options = LabelOptions(
+        task["name"], class_names, positive, delimiter, tuple(marks), empty, handle_unknown
+    )
     categories = names_of(categorical)
     if name == "arrays" and (val_path or test_path) and not path.endswith(".npz"):
         raise ConfigError(f"{path} holds features alone, so that other files need a .npz each, with both.")
@@ -288,7 +290,7 @@ def _warn_of_missing_numbers(labels: Labels, cells: Reading) -> None:
     found = [name for name in labels.class_names if as_number(name) in numbers] if labels.vocabulary else []
     if found:
         warn(
-            "likely_mark",
+            "likely_missing_marker",
             f"A class is called {found[0]!r}, which data.null_values says is missing among the features. If "
             f"that marks a missing label too, say {setting('data.missing', found[0])}.",
         )
@@ -312,7 +314,7 @@ def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
     ]
     if said:
         warn(
-            "unlike_train",
+            "unseen_category",
             "Cells that are missing where no train row is, or of a category that no train row has: "
             f"{some(said)}.",
         )

@@ -45,7 +45,7 @@ def better_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | Non
     """
     if not task.positive_name:
         return None
-    scores = positions_as_rows(task.calibrated(logits.double())).squeeze(1)
+    scores = positions_as_rows(task.calibrated_logits(logits.double())).squeeze(1)
     labels = positions_as_rows(target).squeeze(1)
     known = ~labels.isnan() & ~scores.isnan()
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5

@@ -41,7 +41,11 @@ def fit_factors(
     theory, strengths = _strength_in_theory(goal, loss), np.linspace(-1.5, 1.5, 61)
     best, chosen = -1.0, 0.0
     for strength in strengths[np.argsort(np.abs(strengths - theory), kind="stable")]:
-        decided = chosen_by(decision_weight=tuple(shares**-strength)).decide(probabilities).numpy()
+        decided = (
+            chosen_by(prior_correction=tuple(shares**-strength))
+            .predict_from_probabilities(probabilities)
+            .numpy()
+        )
         value = _score(goal, decided, labels, counts)
         if value > best + 1e-12:
             best, chosen = value, float(strength)

@@ -1,4 +1,4 @@
-"""From probabilities to decisions: thresholds, calibration and class factors, fitted on validation rows.
+"""From probabilities to predictions: thresholds, calibration and class factors, fitted on validation rows.
 
 Nothing here looks at the train split (which the net knows by heart) or at the test split.
 """
@@ -78,7 +78,7 @@ class DecisionOptions:
             )
 
     def goal(self, task: Task, loss: Any = None) -> str | None:
-        """The metric that decisions of the task are tuned for; None where nothing is.
+        """The metric that predictions of the task are tuned for; None where nothing is.
 
         Raises:
             ValueError: an option that the task does not have, or that would have no effect on it.
@@ -123,7 +123,7 @@ def fit_decision(
     A temperature T minimises the cross-entropy of logits / T (see `calibration`): probabilities mean what
     they say, and their order stays. What weights of the loss (`pos_weight`, or `weight` under softmax) have
     added to the logits is subtracted first, so that probabilities are those of the rows as they are;
-    decisions that are not tuned stay those of the weighted loss: a logit of at least 0, the largest logit.
+    predictions that are not tuned stay those of the weighted loss: a logit of at least 0, the largest logit.
 
     Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for all labels, t,
     between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label
@@ -175,8 +175,8 @@ def fit_decision(
     _check_finite(logits)
     neutral = replace(task, temperature=1.0, shift=0.0)
     # minus infinity rules a class out; as a large number 0 times it is 0
-    scores = positions_as_rows(neutral.calibrated(logits.double())).numpy().clip(-LARGE, LARGE)
-    truth = positions_as_rows(task.as_rows(encoded)).double().numpy()
+    scores = positions_as_rows(neutral.calibrated_logits(logits.double())).numpy().clip(-LARGE, LARGE)
+    truth = positions_as_rows(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
         raise DataError("No validation label is known: there is nothing to fit a decision to.")
@@ -250,10 +250,10 @@ def _of_classes(
         # as the weights of the loss decide; for accuracy the most probable class is the best
         own = np.array(fitted.shift) / fitted.temperature
         stays = moved and wanted.metric != "accuracy"
-        return replace(fitted, decision_weight=tuple(np.exp(own).tolist()) if stays else None)
+        return replace(fitted, prior_correction=tuple(np.exp(own).tolist()) if stays else None)
     shares = None if counts is None else prior_of(task, counts)
     done = loss if isinstance(loss, Loss) and not moved else None
-    return replace(fitted, decision_weight=fit_factors(task, scores, truth, goal, shares, done))
+    return replace(fitted, prior_correction=fit_factors(task, scores, truth, goal, shares, done))
 
 
 def decision_options(**options: Any) -> DecisionOptions:

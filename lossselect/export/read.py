@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
 
     logits: Tensor
     probabilities: Tensor
-    decisions: Tensor
+    predictions: Tensor
 
 
 class Outputs(nn.Module):
@@ -47,7 +47,7 @@ class Outputs(nn.Module):
         self.net, self.task = net, task
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, probabilities and decisions."""
+        """Logits, probabilities and predictions."""
         logits = self.net(features)
         return logits, self.task.probabilities(logits), self.task.predict(logits)
 
@@ -57,18 +57,18 @@ class Served:
     """An exported model: called with features it returns a `Prediction`."""
 
     path: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """Its metadata."""
     task: Task
     run: Callable[[Tensor], Any]
-    """Takes features, and returns logits, probabilities and decisions."""
+    """Takes features, and returns logits, probabilities and predictions."""
 
     @property
     def preparation(self) -> "Preparation | None":
         """How its features are made of a file's rows, if it is told."""
         from lossselect.data.preprocessing.preparation import Preparation
 
-        values = self.facts.get("preparation") or {}
+        values = self.metadata.get("preparation") or {}
         return Preparation.stored(values, self.path) if "features" in values else None
 
     def __call__(self, features: Any) -> Prediction:
@@ -82,13 +82,13 @@ def highest(said: Prediction) -> dict[str, Tensor]:
     """What `predict_step` returns of a chunked head: see `top.top_prediction`."""
     top = said.logits.topk(min(TOP, said.logits.shape[1]), 1).indices
     ranked = {"top": top, "probabilities": said.probabilities.gather(1, top)}
-    if said.decisions.ndim < 2:
-        missing = said.decisions == IGNORE_INDEX  # of NaN logits
+    if said.predictions.ndim < 2:
+        missing = said.predictions == IGNORE_INDEX  # of NaN logits
         return {**ranked, "prediction": top[:, 0].masked_fill(missing, IGNORE_INDEX)}
-    return {**ranked, "prediction": said.decisions.gather(1, top)}
+    return {**ranked, "prediction": said.predictions.gather(1, top)}
 
 
-def read_export(path: str | Path, trust: bool = False) -> Served:
+def load_exported(path: str | Path, trust: bool = False) -> Served:
     """A model that `export_model` wrote.
 
     Args:
@@ -122,15 +122,15 @@ def read_export(path: str | Path, trust: bool = False) -> Served:
     return served
 
 
-def _told(path: Path, metadata: str | None) -> tuple[dict[str, Any], Task]:
+def _told(path: Path, text: str | None) -> tuple[dict[str, Any], Task]:
     """What a model says of itself, and its task; ValueError where it cannot be read."""
-    if not metadata:
+    if not text:
         raise CheckpointError(
             f"{path} was not written by lossselect export: it does not say what it decides."
         )
     try:
-        facts: dict[str, Any] = json.loads(metadata)
-        return facts, make_task(**facts["task"])
+        metadata: dict[str, Any] = json.loads(text)
+        return metadata, make_task(**metadata["task"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged: what it says of its task cannot be read: {error}"
@@ -152,7 +152,7 @@ def _read_onnx(path: Path) -> Served:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _damaged(path, error) from None
-    facts, task = _told(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    metadata, task = _told(path, session.get_modelmeta().custom_metadata_map.get(KEY))
     name, logits = session.get_inputs()[0].name, session.get_outputs()[0].shape
     if isinstance(logits[1], int):
         _check_width(path, task, logits[1])
@@ -161,26 +161,24 @@ def _read_onnx(path: Path) -> Served:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
-    return Served(path, facts, task, run)
+    return Served(path, metadata, task, run)
 
 
 def _check_width(path: Path, task: Task, width: int) -> None:
     """Raise a ValueError if a model returns logits of another width than its task has."""
     if width != task.num_outputs:
-        raise CheckpointError(
-            f"{path} is damaged: its net returns {width} outputs, but its task is {task.describe()}."
-        )
+        raise CheckpointError(f"{path} is damaged: its net returns {width} outputs, but its task is {task}.")
 
 
 def _read_torch_export(path: Path) -> Served:
-    facts = {f"{KEY}.json": ""}
+    metadata = {f"{KEY}.json": ""}
     try:
         with silence():
-            loaded = torch.export.load(path, extra_files=facts)
+            loaded = torch.export.load(path, extra_files=metadata)
             program = loaded.module()
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
-    content: Any = facts[f"{KEY}.json"]
+    content: Any = metadata[f"{KEY}.json"]
     told = _told(path, content.decode() if isinstance(content, bytes) else content)
     check_finite(loaded.state_dict, loaded.graph_signature.buffers, path)
     return Served(path, *told, program)
@@ -198,8 +196,8 @@ def _read_safetensors(path: Path) -> Served:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
         raise _damaged(path, error) from None
-    facts, task = _told(path, metadata)
-    if not isinstance(spec := facts.get("net"), dict):
+    metadata, task = _told(path, metadata)
+    if not isinstance(spec := metadata.get("net"), dict):
         raise CheckpointError(f"{path} is damaged: it does not say which net its weights are of.")
     check_net(spec, task.num_outputs, weights, path)
     check_finite(weights, (), path)
@@ -209,4 +207,4 @@ def _read_safetensors(path: Path) -> Served:
         net.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise _damaged(path, error) from None
-    return Served(path, facts, task, Outputs(net, task).eval())
+    return Served(path, metadata, task, Outputs(net, task).eval())

@@ -1,4 +1,4 @@
-"""A trained model as a file for elsewhere: logits, probabilities, decisions, and what explains them."""
+"""A trained model as a file for elsewhere: logits, probabilities, predictions, and what explains them."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
 from lossselect.export.formats import FORMATS, format_of, require, suffixes
-from lossselect.export.read import KEY, Outputs, Prediction, read_export
+from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
 from lossselect.utils.atomic_write import whole_file
@@ -39,7 +39,7 @@ def export_model(
 ) -> dict[str, float]:
     """Write a trained module to a file that serves without it, and compare the two on `inputs`.
 
-    The file takes `features` (N, ...), any N, and returns `logits`, `probabilities` and `decisions`. Beside
+    The file takes `features` (N, ...), any N, and returns `logits`, `probabilities` and `predictions`. Beside
     them, under the key "lossselect" of its metadata, it holds as JSON the task with class names, thresholds
     and temperature, and how features are made of a file's rows.
 
@@ -52,7 +52,7 @@ def export_model(
 
     Returns:
         The largest differences that were found: of "logits" (in units of the row's largest, or of 1) and of
-        "probabilities"; the share of rows with another decision, "decisions"; and how many "rows".
+        "probabilities"; the share of rows with another decision, "predictions"; and how many "rows".
 
     Raises:
         ValueError: a net that cannot be exported, which says the operation; a file that does not compute
@@ -88,7 +88,7 @@ def export_model(
         )
     check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
     whole = _whole(module)
-    facts = json.dumps(_facts(module, spec, preparation, inputs), ensure_ascii=False)
+    metadata = json.dumps(_facts(module, spec, preparation, inputs), ensure_ascii=False)
     inputs = inputs.detach().cpu()
     write: dict[str, Callable[[Outputs, Tensor, str, Path], None]] = {
         "onnx": _write_onnx,
@@ -99,7 +99,7 @@ def export_model(
         named = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
             # of a single row torch.export would make a program for one row alone
-            write[form](whole, torch.cat([inputs[:1], inputs[-1:]]), facts, named)
+            write[form](whole, torch.cat([inputs[:1], inputs[-1:]]), metadata, named)
             seal(named)
             differences = _compared(whole, named, inputs)
             named.replace(temporary)
@@ -204,7 +204,7 @@ def _said(error: BaseException) -> str:
     return f"{lines[0] if lines else type(error).__name__}{where}"
 
 
-def _write_onnx(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
+def _write_onnx(whole: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
     import onnx
 
     program = _traced(whole, inputs)
@@ -219,15 +219,15 @@ def _write_onnx(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
         raise ConfigError(f"The net cannot be written as ONNX: {_said(causes)}") from None
     assert made is not None
     model = made.model_proto
-    known = json.loads(facts)
+    known = json.loads(metadata)
     plain = {name: json.dumps(known[name], ensure_ascii=False) for name in ("class_names", "threshold")}
-    props = {KEY: facts, **plain, "task": known["task"]["name"], NAME: BLANK}
+    props = {KEY: metadata, **plain, "task": known["task"]["name"], NAME: BLANK}
     onnx.helper.set_model_props(model, props)
     onnx.save(model, path)
 
 
-def _write_torch_export(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
-    torch.export.save(_traced(whole, inputs), path, extra_files={f"{KEY}.json": facts})
+def _write_torch_export(whole: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
+    torch.export.save(_traced(whole, inputs), path, extra_files={f"{KEY}.json": metadata})
     comment = f"{NAME}={BLANK}".encode()
     with path.open("r+b") as file:  # of a zip file, whose last two bytes say how long its comment is
         file.seek(-2, os.SEEK_END)
@@ -237,30 +237,30 @@ def _write_torch_export(whole: Outputs, inputs: Tensor, facts: str, path: Path) 
         file.write(len(comment).to_bytes(2, "little") + comment)
 
 
-def _write_safetensors(whole: Outputs, inputs: Tensor, facts: str, path: Path) -> None:
+def _write_safetensors(whole: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
     from safetensors.torch import save
 
     weights = {name: value.contiguous() for name, value in whole.net.state_dict().items()}
-    path.write_bytes(save(weights, {KEY: facts, NAME: BLANK}))
+    path.write_bytes(save(weights, {KEY: metadata, NAME: BLANK}))
 
 
 def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
     """How the file's outputs differ from the net's; ValueError where they do too much."""
-    served = read_export(path, trust=True)  # it was written here
+    served = load_exported(path, trust=True)  # it was written here
     worst = {"logits": 0.0, "probabilities": 0.0}
     # of labels that are equally probable either may be among the highest
-    ranks = getattr(whole.task, "top_k", None) or getattr(whole.task, "at_least", 0)
+    ranks = getattr(whole.task, "top_k", None) or getattr(whole.task, "min_labels", 0)
     others = 0
     # one row by itself too, with which a net may do otherwise
     for place, part in enumerate((inputs[:1], *inputs.split(1024))):
         with torch.inference_mode():
-            logits, probabilities, decisions = whole(part)
+            logits, probabilities, predictions = whole(part)
         found = served(part)
         scale = logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
         worst["logits"] = max(worst["logits"], _gap(found.logits, logits, scale))
         worst["probabilities"] = max(worst["probabilities"], _gap(found.probabilities, probabilities))
-        others += int((found.decisions != decisions).reshape(len(part), -1).any(1).sum()) if place else 0
-        wrong = found.decisions != whole.task.decide(found.probabilities)
+        others += int((found.predictions != predictions).reshape(len(part), -1).any(1).sum()) if place else 0
+        wrong = found.predictions != whole.task.predict_from_probabilities(found.probabilities)
         if wrong.any() and not ranks:
             raise ConfigError(
                 f"The exported model decides {int(wrong.sum())} times otherwise than its own probabilities "
@@ -272,7 +272,7 @@ def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
             f"{worst['probabilities']:.2g}, logits by {worst['logits']:.2g} of the largest. Does the net "
             "draw random numbers, or decide by the values of its inputs, or by how many they are?"
         )
-    return {**worst, "decisions": others / len(inputs), "rows": len(inputs)}
+    return {**worst, "predictions": others / len(inputs), "rows": len(inputs)}
 
 
 def _gap(found: Tensor, needed: Tensor, scale: Tensor | float = 1.0) -> float:

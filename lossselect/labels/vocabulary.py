@@ -123,32 +123,34 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.values)
 
-    def encode(self, values: Iterable[Any], unseen: str = "error") -> np.ndarray:
+    def encode(self, values: Iterable[Any], handle_unknown: str = "error") -> np.ndarray:
         """The index of each label, int64 of shape (N,); -100 where it is missing (None, NaN).
 
         Args:
             values: A label per row.
-            unseen: What a label is that the vocabulary lacks: "error", or "ignore" to take it for
+            handle_unknown: What a label is that the vocabulary lacks: "error", or "ignore" to take it for
                 missing, with a warning that counts them.
 
         Raises:
             ValueError: a label that the vocabulary lacks; says the row.
             TypeError: entries that are lists.
         """
-        _check_policy(unseen)
+        _check_policy(handle_unknown)
         entries = entries_of(values)
         try:
             return np.fromiter(map(self._index.__getitem__, entries), np.int64, len(entries))
         except KeyError:
-            return self._encodesome(entries, unseen)
+            return self._encodesome(entries, handle_unknown)
         except TypeError:
             raise unhashable(entries) from None
 
-    def _encodesome(self, entries: Sequence[Any], unseen: str, rows: np.ndarray | None = None) -> np.ndarray:
+    def _encodesome(
+        self, entries: Sequence[Any], handle_unknown: str, rows: np.ndarray | None = None
+    ) -> np.ndarray:
         """As `encode`, where some entries are NaN or not in the vocabulary."""
         found = [self._index.get(entry) for entry in entries]
         others = [i for i, code in enumerate(found) if code is None and not is_missing(entries[i])]
-        if others and unseen == "error":
+        if others and handle_unknown == "error":
             row = int(rows[others[0]]) if rows is not None else others[0]
             value = entries[others[0]]
             raise UnseenLabelError(f"Row {row}: {self.never_seen(value)}", row=row, value=value)
@@ -169,18 +171,18 @@ class Vocabulary:
             return f"{said} The labels are of type {kind}, this one is of type {type(value).__name__}."
         return f"{said}{nearest(str(value), self.names)} There are {len(self)}: {some(self.names)}."
 
-    def encode_lists(self, rows: Iterable[Any], unseen: str = "error") -> "LabelLists":
+    def encode_lists(self, rows: Iterable[Any], handle_unknown: str = "error") -> "LabelLists":
         """The labels of each row as indices; a label that a row has twice counts once.
 
         Args:
             rows: A list, tuple, set or array of labels per row; None where nothing is known of the row.
-            unseen: As for `encode`; ignored, the label is left out of its row.
+            handle_unknown: As for `encode`; ignored, the label is left out of its row.
 
         Raises:
             ValueError: a label that the vocabulary lacks, or is None; says the row.
             TypeError: a row that is no list, such as a string.
         """
-        _check_policy(unseen)
+        _check_policy(handle_unknown)
         rows = entries_of(rows)  # once: it may be an iterator
         lists = rows_of(rows)
         flat = list(chain.from_iterable(lists))
@@ -189,7 +191,7 @@ class Vocabulary:
         try:
             codes = np.fromiter(map(self._index.__getitem__, flat), np.int64, len(flat))
         except KeyError:
-            codes = self._encodesome(flat, unseen, owner)
+            codes = self._encodesome(flat, handle_unknown, owner)
         except TypeError:
             raise unhashable(flat, owner) from None
         known = codes != IGNORE_INDEX
@@ -233,6 +235,6 @@ class Vocabulary:
         return {"values": list(self.values), "names": list(self.names)}
 
 
-def _check_policy(unseen: str) -> None:
-    if unseen not in ("error", "ignore"):
-        raise ConfigError(f"unseen must be 'error' or 'ignore', got {unseen!r}.")
+def _check_policy(handle_unknown: str) -> None:
+    if handle_unknown not in ("error", "ignore"):
+        raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")

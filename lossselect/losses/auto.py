@@ -35,7 +35,7 @@ RULES = (
     Rule(
         "long-tailed classes",
         lambda task, counts: (
-            task.activation == "softmax" and not task.ordered and counts.imbalance >= LONG_TAIL
+            task.activation == "softmax" and not task.ordinal and counts.imbalance >= LONG_TAIL
         ),
         {"name": "logit_adjusted"},
         "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
@@ -59,7 +59,7 @@ RULES = (
 """Each is backed by docs/choosing.md, whose tables benchmarks/choices.py makes."""
 
 
-def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[str]]:
+def suggest_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[str]]:
     """A loss with its options, as `TaskModule(loss=...)` takes it, and the reasons.
 
     Args:
@@ -68,7 +68,7 @@ def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
 
     Example:
         >>> from lossselect import Multiclass, count_labels
-        >>> options, reasons = propose_loss(Multiclass(2), count_labels(Multiclass(2), [0] * 50 + [1]))
+        >>> options, reasons = suggest_loss(Multiclass(2), count_labels(Multiclass(2), [0] * 50 + [1]))
         >>> options
         {'name': 'logit_adjusted'}
     """
@@ -84,7 +84,7 @@ def propose_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
 
 
 class AutoLoss(nn.Module):
-    """The loss that `propose_loss` will choose once the train labels are counted.
+    """The loss that `suggest_loss` will choose once the train labels are counted.
 
     Args:
         task: As `select_loss` takes it.
@@ -99,7 +99,7 @@ class AutoLoss(nn.Module):
 
     def with_counts(self, counts: LabelCounts) -> Loss:
         """The loss that the labels call for."""
-        options, reasons = propose_loss(self.task, counts)
+        options, reasons = suggest_loss(self.task, counts)
         loss = select_loss(self.task, counts=counts, **options)
         loss.reasons = reasons
         return loss
@@ -107,7 +107,7 @@ class AutoLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         raise ConfigError(
             "loss=auto waits for the counts of the train labels: "
-            "module.use_counts(lossselect.count_labels(task, labels)). (fit counts them.)"
+            "module.set_label_counts(lossselect.count_labels(task, labels)). (fit counts them.)"
         )
 
 

@@ -129,7 +129,7 @@ def prior_logits(
     share = share / share.sum()
     if one_vs_rest:
         return np.asarray(np.log(share / (1 - share)))
-    if task.ordered:
+    if task.ordinal:
         from_on = share[::-1].cumsum()[::-1]
         return np.asarray(np.log(from_on[1:] / share[:-1]))  # log-odds of being above, given at least there
     return np.asarray(np.log(share))

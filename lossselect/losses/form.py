@@ -14,10 +14,10 @@ def formula_of(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     """The form of a loss that the task takes, where it has one and all of the options."""
     forms = find_loss(name)
     formula = forms.get(task.activation)
-    if name == "one_vs_rest" and task.ordered:
+    if name == "one_vs_rest" and task.ordinal:
         raise ConfigError(
             "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
-            "between them: task.ordered=true takes the other softmax losses."
+            "between them: task.ordinal=true takes the other softmax losses."
         )
     if formula is None:
         having = [other for other, its in LOSSES.items() if task.activation in its]

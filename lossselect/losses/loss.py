@@ -172,7 +172,7 @@ class Loss(nn.Module):
             check_form_of_weight(sample_weight, logits)
         if check_values and not torch.compiler.is_compiling():
             self._check_values(target.detach(), sample_weight)
-        logits = self.task.scores(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        logits = self.task.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         target = target.to(logits.dtype) if target.is_floating_point() else target
         weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
         losses, divisors, missing = weigh(logits, target)

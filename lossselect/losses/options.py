@@ -31,7 +31,7 @@ def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
                     f"the positive class against it: pos_weight={{{task.names[1]}: ...}}."
                 )
             raise ConfigError(
-                f"{name} is given for {key!r}, but {task.describe()} has no such "
+                f"{name} is given for {key!r}, but {task} has no such "
                 f"output.{nearest(key, task.output_names)} There are: {some(task.output_names)}."
             )
     return [given.get(output, 1.0) for output in task.output_names]
@@ -56,7 +56,7 @@ def per_output(name: str, values: Any, task: Task) -> Tensor | None:
             ratio = f"{given[1] / given[0]:g}" if given[0] else "..."
             fix = f" To weigh the positive class against the negative one use pos_weight={ratio}."
         raise ConfigError(
-            f"{name} must have one value per output, shape ({width},) for {task.describe()}, "
+            f"{name} must have one value per output, shape ({width},) for {task}, "
             f"got shape {tuple(given.shape)}.{fix}"
         )
     bad = ~((given >= 0) & (given <= MOST_WEIGHT))

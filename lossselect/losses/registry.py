@@ -79,7 +79,7 @@ def find_loss(name: str) -> dict[str, Formula]:
     if name == "auto":
         raise ConfigError(
             "Loss 'auto' is chosen by the train labels: TaskModule(loss='auto'), or in a loop of your own "
-            "select_loss(task, counts=counts, **propose_loss(task, counts)[0])."
+            "select_loss(task, counts=counts, **suggest_loss(task, counts)[0])."
         )
     if not isinstance(name, str) or name not in LOSSES:
         raise ConfigError(no_such_loss(name))

@@ -54,7 +54,7 @@ def check_torch_loss(loss: Any, task: Task) -> None:
     if names and not names & TORCH_LOSSES[task.activation]:
         raise ConfigError(
             f"torch's {min(names)} takes no raw logits with the targets of "
-            f"{task.describe()}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
+            f"{task}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
         )
     if options.get("reduction", "mean") != "mean":
         raise ConfigError(

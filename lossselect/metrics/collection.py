@@ -34,7 +34,7 @@ class TaskMetrics(MetricCollection):
         self,
         probabilities: Tensor,
         target: Tensor,
-        decisions: Tensor | None = None,
+        predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
     ) -> None:
         """Add a batch. Metrics that were added to the collection get probabilities and target.
@@ -42,15 +42,15 @@ class TaskMetrics(MetricCollection):
         Args:
             probabilities: `task.probabilities(logits)`, (N, num_probabilities, ...).
             target: `task.encode(labels)`.
-            decisions: As `task.decide` returns them; by default those that follow from the probabilities.
+            predictions: As `task.predict_from_probabilities` returns them, which is the default.
             log_odds: `task.log_odds(logits)`, by which samples are ranked. A float32 probability is exactly 1
-                from a logit of 17 on, and samples with the same probability are ties for auroc, map and the
-                rankings of labels; log-odds still differ there.
+                from a logit of 17 on, and samples with the same probability are ties for auroc,
+                average_precision and the rankings of labels; log-odds still differ there.
 
         Raises:
             ValueError: shapes or dtypes that do not fit; on the CPU also values outside [0, 1].
         """
-        seen = look(self.task, probabilities, target, decisions, log_odds)
+        seen = look(self.task, probabilities, target, predictions, log_odds)
         if seen is None:
             return
         self.take(seen)
@@ -69,11 +69,11 @@ class TaskMetrics(MetricCollection):
         self,
         probabilities: Tensor,
         target: Tensor,
-        decisions: Tensor | None = None,
+        predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
     ) -> dict[str, Any]:
         """Add a batch, and return the values of this batch alone."""
-        seen = look(self.task, probabilities, target, decisions, log_odds)
+        seen = look(self.task, probabilities, target, predictions, log_odds)
         groups = self._sharing()
         # torchmetrics passes on the keywords that a metric's update has
         values: dict[str, Any] = super().forward(probabilities, target, seen=seen)
@@ -142,23 +142,23 @@ class TaskMetrics(MetricCollection):
 def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | None = None) -> TaskMetrics:
     """The metrics of a task, as a `torchmetrics.MetricCollection`.
 
-    - `accuracy`: of decisions; for multilabel of each label's decision (1 - `hamming`). `exact_match`: of
-      whole rows.
+    - `accuracy`: of predictions; for multilabel of each label's prediction (1 - `hamming_distance`).
+      `exact_match`: of whole rows.
     - `balanced_accuracy`: the mean recall of the classes; for binary and of each label of the positives
       and of the negatives.
     - `f1_micro`, `f1_macro`: over classes; for binary over the two classes, and `f1` of the positive. As in
       scikit-learn a class that is predicted and does not occur counts 0 in multiclass f1_macro.
-    - `auroc`, `map`: area under ROC, average precision; macro mean over classes (one against the
-      rest) or labels. Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
+    - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels.
+      Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
     - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of each row's ranking of the labels.
-    - `brier`: the mean square of probability minus label; for multiclass summed over the classes.
+    - `brier_score`: the mean square of probability minus label; for multiclass summed over the classes.
       `calibration_error`: in 15 bins; see `CalibrationError`. Both score soft labels as they are; for all
       other metrics a soft label is its likelier value, .5 the positive one.
-    - `mean_absolute_error`, `kappa` (quadratic weights): of ordered classes.
+    - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): of ordered classes.
 
     `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`, and
     `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, ties for
-    `auroc`, `map` and the rankings of labels, whereas log-odds still differ.
+    `auroc`, `average_precision` and the rankings of labels, whereas log-odds still differ.
 
     Args:
         task: Decides which metrics, and with which thresholds.

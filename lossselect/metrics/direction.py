@@ -3,13 +3,23 @@
 from lossselect.exceptions import ConfigError
 
 LOWER_IS_BETTER = {
-    *("loss", "brier", "calibration_error", "hamming", "mean_absolute_error", "ranking_loss"),
+    *("loss", "brier_score", "calibration_error", "hamming_distance", "mean_absolute_error", "ranking_loss"),
     "coverage_error",
 }
 HIGHER_IS_BETTER = {
-    *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc", "map", "kappa"),
+    *(
+        "accuracy",
+        "balanced_accuracy",
+        "exact_match",
+        "f1",
+        "f1_micro",
+        "f1_macro",
+        "auroc",
+        "average_precision",
+        "quadratic_kappa",
+    ),
     *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
-    "epoch",  # whose number chooses the last one
+    "last",  # whose number chooses the last one
 }
 """The metrics whose direction is known."""
 

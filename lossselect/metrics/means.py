@@ -56,15 +56,15 @@ def square_errors(seen: Seen) -> tuple[Tensor, Tensor]:
 
 
 def absolute_errors(seen: Seen) -> tuple[Tensor, Tensor]:
-    """By how many classes the decisions are wrong."""
-    return (seen.decisions - seen.truth).abs(), seen.known
+    """By how many classes the predictions are wrong."""
+    return (seen.predictions - seen.truth).abs(), seen.known
 
 
 def exact_matches(seen: Seen) -> tuple[Tensor, Tensor]:
     """Whether the known labels of a row, at least one, are all decided correctly."""
-    decisions, truth = positions_as_rows(seen.decisions), positions_as_rows(seen.truth)
+    predictions, truth = positions_as_rows(seen.predictions), positions_as_rows(seen.truth)
     known = truth != IGNORE_INDEX
-    return ((decisions == truth) | ~known).all(1), known.any(1)
+    return ((predictions == truth) | ~known).all(1), known.any(1)
 
 
 # The ranking of the known labels of each row, as scikit-learn defines it. torchmetrics 1.9 takes a missing
@@ -118,7 +118,7 @@ class Kappa(TaskMetric):
 
     def accumulate(self, seen: Seen) -> None:
         """Add the moments of a batch."""
-        decided, true = seen.decisions.double(), seen.truth.double()
+        decided, true = seen.predictions.double(), seen.truth.double()
         squares = decided.square() + true.square()
         moments = torch.stack([torch.ones_like(true), decided, true, (decided - true).square(), squares])
         self.moments = self.moments + torch.where(seen.known, moments, 0).flatten(1).sum(1)

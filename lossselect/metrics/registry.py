@@ -15,15 +15,15 @@ from lossselect.metrics.stat_scores import StatScores
 from lossselect.metrics.task_metric import TaskMetric
 from lossselect.tasks.registry import Task
 
-RANKING = ("auroc", "map")
+RANKING = ("auroc", "average_precision")
 """Of how log-odds rank the samples of each class."""
 
 STATISTICS: dict[str, Callable[..., TaskMetric]] = {
     "stat_scores": StatScores,
     "ranking": Ranking,
     "calibration_error": CalibrationError,
-    "kappa": Kappa,
-    "brier": partial(Mean, values=means.square_errors),
+    "quadratic_kappa": Kappa,
+    "brier_score": partial(Mean, values=means.square_errors),
     "mean_absolute_error": partial(Mean, values=means.absolute_errors),
     "exact_match": partial(Mean, values=means.exact_matches),
     "ranking_loss": partial(Mean, values=means.ranking_losses),
@@ -118,8 +118,8 @@ def _average_precision(areas: Tensor) -> Tensor:
 
 _OF_PROBABILITIES = {
     "auroc": Row("ranking", _auroc),
-    "map": Row("ranking", _average_precision),
-    "brier": Row("brier", _as_it_is, higher_is_better=False),
+    "average_precision": Row("ranking", _average_precision),
+    "brier_score": Row("brier_score", _as_it_is, higher_is_better=False),
     "calibration_error": Row("calibration_error", _as_it_is, higher_is_better=False),
 }
 
@@ -137,14 +137,14 @@ METRICS: dict[str, dict[str, Row]] = {
         "balanced_accuracy": Row("stat_scores", _recalls),
         "f1_micro": Row("stat_scores", _right_of_rows),
         "f1_macro": Row("stat_scores", _f1_of_classes),
-        "kappa": Row("kappa", _as_it_is),
+        "quadratic_kappa": Row("quadratic_kappa", _as_it_is),
         "mean_absolute_error": Row("mean_absolute_error", _as_it_is, higher_is_better=False),
         **_OF_PROBABILITIES,
     },
     "multilabel": {
         "accuracy": Row("stat_scores", _right_of_labels),
         "balanced_accuracy": Row("stat_scores", _mean_recalls),
-        "hamming": Row("stat_scores", _wrong_of_labels, higher_is_better=False),
+        "hamming_distance": Row("stat_scores", _wrong_of_labels, higher_is_better=False),
         "f1_micro": Row("stat_scores", _f1_of_pooled),
         "f1_macro": Row("stat_scores", _f1_of_labels),
         "exact_match": Row("exact_match", _as_it_is),

@@ -15,7 +15,7 @@ class StatScores(TaskMetric):
     """True and false positives, true and false negatives of each class or label, (num_probabilities, 4).
 
     Of classes one against the rest. Counted in time and memory of N + C, where torchmetrics' goes through a
-    matrix C x C; all metrics of a task that follow from decisions read them.
+    matrix C x C; all metrics of a task that follow from predictions read them.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -25,24 +25,24 @@ class StatScores(TaskMetric):
         self.add_state("counts", counts, dist_reduce_fx="sum")
 
     def accumulate(self, seen: Seen) -> None:
-        """Count the decisions of a batch."""
-        decisions, truth = seen.decisions, seen.truth
+        """Count the predictions of a batch."""
+        predictions, truth = seen.predictions, seen.truth
         if self.task.activation == "sigmoid":
             over = [d for d in range(truth.ndim) if d != 1]
-            there, gone, decided = truth == 1, truth == 0, decisions == 1
+            there, gone, decided = truth == 1, truth == 0, predictions == 1
             hits, positives, negatives = (v.sum(over) for v in (there & decided, there, gone))
             false_alarms = (gone & decided).sum(over)
         else:
             known = truth != IGNORE_INDEX
             width = self.task.num_probabilities
-            decisions = torch.where(decisions == IGNORE_INDEX, width, decisions)  # NaN logits: no class
+            predictions = torch.where(predictions == IGNORE_INDEX, width, predictions)  # NaN logits: no class
             # what is not known goes one beyond the last class: to leave it out would make a device wait
             positives, predicted, hits = (
                 occurrences(torch.where(kept, classes, width), width + 1)[:width]
                 for classes, kept in (
                     (truth, known),
-                    (decisions, known),
-                    (truth, known & (truth == decisions)),
+                    (predictions, known),
+                    (truth, known & (truth == predictions)),
                 )
             )
             negatives, false_alarms = positives.sum() - positives, predicted - hits
@@ -62,7 +62,7 @@ class ConfusionMatrix(tm.MulticlassConfusionMatrix):
     """
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add decisions and true classes, both `IGNORE_INDEX` where missing."""
+        """Add predictions and true classes, both `IGNORE_INDEX` where missing."""
         known = (target != IGNORE_INDEX) & (preds != IGNORE_INDEX)
         places = torch.where(known, target * self.num_classes + preds, 0)
         self.confmat.view(-1).index_add_(0, places.flatten(), known.long().flatten())

@@ -25,15 +25,15 @@ class Seen:
     """(N, num_probabilities, ...)."""
     target: Tensor
     """The canonical target, soft labels included."""
-    decisions: Tensor
-    """As `task.decide` returns them."""
+    predictions: Tensor
+    """As `task.predict_from_probabilities` returns them."""
     log_odds: Tensor | None = None
     """As `task.log_odds` returns them; None where only the probabilities are known."""
 
     @cached_property
     def truth(self) -> Tensor:
         """The target as whole numbers: a soft label as its likelier value, `IGNORE_INDEX` where missing."""
-        return self.task.harden(self.target)
+        return self.task.to_hard_labels(self.target)
 
     @cached_property
     def known(self) -> Tensor:
@@ -74,7 +74,7 @@ def look(
     task: Task,
     probabilities: Tensor,
     target: Tensor,
-    decisions: Tensor | None = None,
+    predictions: Tensor | None = None,
     log_odds: Tensor | None = None,
 ) -> Seen | None:
     """Check a batch, as `TaskMetrics.update` documents; return None for an empty one."""
@@ -97,8 +97,8 @@ def look(
         return None
     probabilities = probabilities.detach()
     log_odds = None if log_odds is None else log_odds.detach()
-    decisions = task.decide(probabilities) if decisions is None else decisions
-    return Seen(task, probabilities, target, decisions, log_odds)
+    predictions = task.predict_from_probabilities(probabilities) if predictions is None else predictions
+    return Seen(task, probabilities, target, predictions, log_odds)
 
 
 class TaskMetric(Metric):
@@ -158,7 +158,7 @@ class TaskMetric(Metric):
         self,
         probabilities: Tensor,
         target: Tensor,
-        decisions: Tensor | None = None,
+        predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
         seen: Seen | None = None,
     ) -> None:
@@ -167,11 +167,11 @@ class TaskMetric(Metric):
         Args:
             probabilities: (N, num_probabilities, ...).
             target: As `task.encode` returns it.
-            decisions: As `task.decide` returns them, where they are known.
+            predictions: As `task.predict_from_probabilities` returns them, where they are known.
             log_odds: As `task.log_odds(logits)` returns them, where they are known.
             seen: The same batch, where a collection has checked it.
         """
-        seen = look(self.task, probabilities, target, decisions, log_odds) if seen is None else seen
+        seen = look(self.task, probabilities, target, predictions, log_odds) if seen is None else seen
         if seen is not None:
             self.support = self.support + seen.support
             self.accumulate(seen)

@@ -80,15 +80,15 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
         warn(
             "no_head_bias",
             f"No linear layer or convolution with {task.num_outputs} outputs has a bias to start from the "
-            "shares of the classes (head_bias). Give the last layer one, or leave head_bias out "
-            "(head_bias=null).",
+            "shares of the classes (bias_init). Give the last layer one, or leave bias_init out "
+            "(bias_init=null).",
         )
         return None
     bias: nn.Parameter = found[1].bias  # type: ignore[assignment]
     if is_lazy(bias):
         raise ConfigError(
             f"The head {found[0]} is a lazy layer without a bias as yet: run a batch through the net first, "
-            "or leave head_bias out (head_bias=null)."
+            "or leave bias_init out (bias_init=null)."
         )
     with torch.no_grad():
         bias.copy_(logits)

@@ -68,7 +68,7 @@ HEAD_BIAS = ("prior", "zero")
 def check_head_bias(value: str | None) -> None:
     """ValueError for what is neither of `HEAD_BIAS` nor None, which leaves the bias."""
     if value is not None:
-        lookup(dict.fromkeys(HEAD_BIAS), value, "head_bias")
+        lookup(dict.fromkeys(HEAD_BIAS), value, "bias_init")
 
 
 HEADS = ("dense", "chunked")

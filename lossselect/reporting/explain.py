@@ -32,7 +32,7 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
         loss = select_loss(task, name, **own, **options)
     dense = {"name": "dense"}
     return Plan(
-        task.describe().capitalize(),
+        str(task).capitalize(),
         [
             Line("classes", _names(task)),
             *_head_lines(task, dense),
@@ -64,7 +64,7 @@ def plan(
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     found = splits.reason if splits and splits.reason else "as declared; the labels were looked at, and fit"
     lines = [
-        Line("task", task.describe(), found if splits else "as declared", "task=..."),
+        Line("task", str(task), found if splits else "as declared", "task=..."),
         Line("classes", _names(task), _why_names(task), "+task.class_names=[...]" if splits else ""),
         *_head_lines(task, head),
         *loss_lines(module.criterion, task),
@@ -75,7 +75,7 @@ def plan(
     ]
     if start := module.started_from:
         why = "the first loss is then about the entropy of the labels, and no step is spent on that"
-        why, change = ("", "head_bias=prior") if start == "0" else (why, "head_bias=zero")
+        why, change = ("", "bias_init=prior") if start == "0" else (why, "bias_init=zero")
         lines.append(Line("head bias", f"starts from {start}", why, change))
     if module.mix:
         name = module.mix.func.__name__
@@ -110,7 +110,7 @@ def _head_lines(task: Task, head: Mapping[str, Any]) -> Iterator[Line]:
     if head["name"] == "chunked":
         said += f", {head.get('chunk') or 'some'} at a time, with their loss and gradient (head=chunked)"
         change = "head=dense"
-    if task.ordered:
+    if task.ordinal:
         why = (
             f"the log-odds of a class above each of the first {width} among those of at least it (CORN); "
             f"they tell {task.num_probabilities} probabilities, whose logs the loss takes"
@@ -174,7 +174,7 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
 
 def _target_line(task: Task, head: Mapping[str, Any], example: str) -> Line:
     lists = head["name"] == "chunked" and not task.exclusive
-    form = "the labels that are there, of each row" if lists else task.target_form
+    form = "the labels that are there, of each row" if lists else task.target_spec
     return Line("target", form, example, "task.missing=-1 marks missing ones")
 
 
@@ -188,7 +188,7 @@ def _example(task: Task, splits: "Splits", chunked: bool) -> str:
     if encoded.is_floating_point() and encoded.frac().nan_to_num().any():
         came = f"[{some([f'{value:.3g}' for value in np.ravel(labels)])}]"
     else:
-        came = _said(task.decode(task.harden(encoded))[0])
+        came = _said(task.decode(task.to_hard_labels(encoded))[0])
     values = [f"{value:g}" for value in encoded.flatten().tolist()]
     if chunked and not task.exclusive:
         values = [f"{label}" for label in encoded[0].nan_to_num().nonzero().flatten().tolist()]
@@ -225,10 +225,10 @@ def _metrics_line(task: Task, head: Mapping[str, Any], counted: bool) -> Line:
 
 def _checkpoint_line(monitor: "Monitor") -> Line:
     metric, why = monitor
-    if metric == "epoch":
+    if metric == "last":
         return Line("checkpoint", "of the last epoch", why, "monitor=val/loss (of the best)")
     best = f"of the epoch with the best {metric} ({best_mode(metric)})"
-    return Line("checkpoint", best, why, "monitor=val/f1_macro, monitor=epoch (the last)")
+    return Line("checkpoint", best, why, "monitor=val/f1_macro, monitor=last (the last)")
 
 
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
@@ -272,7 +272,7 @@ def _spec(spec: Any) -> str:
 def decision_lines(task: Task) -> dict[str, str]:
     """What was fitted to the validation split."""
     lines = {}
-    fitted = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "decision_weight": None}
+    fitted = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "prior_correction": None}
     for name, usual in fitted.items():
         value = vars(task).get(name, usual)
         if value == usual:

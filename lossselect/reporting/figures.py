@@ -66,7 +66,9 @@ def loss_curves(log: pl.DataFrame) -> Figure | None:
 
 def metric_curves(log: pl.DataFrame) -> Figure | None:
     """What tells most of the validation split by epoch."""
-    return _curves(log, [f"val/{name}" for name in ("accuracy", "f1_macro", "auroc", "map")], "metric")
+    return _curves(
+        log, [f"val/{name}" for name in ("accuracy", "f1_macro", "auroc", "average_precision")], "metric"
+    )
 
 
 def _curves(log: pl.DataFrame, names: list[str], label: str) -> Figure | None:
@@ -159,7 +161,7 @@ def reliability(outcome: Outcome) -> Figure:
     figure, axes = _panel()
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     stages = [("calibrated", True, COLOURS[0], "o-")]
-    before, after = outcome.untuned, outcome.task
+    before, after = outcome.base_task, outcome.task
     if before is not None and (before.temperature, before.shift) != (after.temperature, after.shift):
         stages.insert(0, ("before", False, COLOURS[1], "o--"))
     else:

@@ -20,7 +20,7 @@ class Outcome:
 
     Args:
         task: By which is decided.
-        untuned: The task before its decision was fitted, if it was.
+        base_task: The task before its decision was fitted, if it was.
         logits: (N, num_outputs) as the net returned them.
         target: (N, num_probabilities), NaN where missing.
         split: "test" or "val".
@@ -31,7 +31,7 @@ class Outcome:
     """
 
     task: Task
-    untuned: Task | None
+    base_task: Task | None
     logits: Tensor
     target: Tensor
     split: str = "test"
@@ -79,7 +79,7 @@ class Outcome:
     def decided(self) -> np.ndarray:
         """(N, K) of 0 and 1."""
         decision = self.task.predict(self.logits)  # as predictions are made
-        return self.task.as_rows(decision if self.exclusive else decision.float()).numpy()
+        return self.task.to_one_hot(decision if self.exclusive else decision.float()).numpy()
 
     @cached_property
     def support(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class Outcome:
         Args:
             calibrated: By the task's temperature, or as the net says.
         """
-        task = self.task if calibrated else self.untuned
+        task = self.task if calibrated else self.base_task
         if task is None:
             raise ConfigError("The decision was not fitted: there is nothing before it.")
         probabilities = task.probabilities(self.logits.double())
@@ -135,7 +135,7 @@ class Outcome:
         return {name: cell.sum(0) for name, cell in cells.items()}
 
     def most_wrong(self, count: int) -> list[tuple[int, str, str, float]]:
-        """The wrong decisions of the highest probability: row, what was true, what was said, how sure.
+        """The wrong predictions of the highest probability: row, what was true, what was said, how sure.
 
         Of multilabel each label of a row is a decision.
         """

@@ -190,16 +190,15 @@ def _metric_grid(metrics: Mapping[str, Any]) -> Grid:
     """A row for each metric, a column for each stage."""
     stages, values = by_stage(metrics)
     rows = [(name, *row) for name, row in values.items()]
-    headings = {"test/untuned": "test, untuned"}
     said = "Each over all rows that were evaluated of the split, of the best checkpoint"
-    said += "; untuned: before thresholds and calibration." if "test/untuned" in stages else "."
-    return Grid("Metrics", said, ("metric", *(headings.get(stage, stage) for stage in stages)), rows)
+    said += "; default: before thresholds and calibration were fitted." if "test (tuned)" in stages else "."
+    return Grid("Metrics", said, ("metric", *stages), rows)
 
 
 def _highlights(metrics: Mapping[str, Any] | None, outcome: Outcome | None) -> list[tuple[str, float]]:
     """The numbers that are looked for first."""
     split = outcome.split if outcome else "test"
-    names = ("accuracy", "f1_macro", "f1_micro", "auroc", "map", "calibration_error")
+    names = ("accuracy", "f1_macro", "f1_micro", "auroc", "average_precision", "calibration_error")
     found = ((name, (metrics or {}).get(f"{split}/{name}")) for name in names)
     return [(f"{split} {name.replace('_', ' ')}", value) for name, value in found if value is not None]
 

@@ -17,7 +17,7 @@ class Monitor(NamedTuple):
     """By what a run's best checkpoint is chosen."""
 
     metric: str
-    """As it is logged; "epoch" takes the last one."""
+    """As it is logged; "last" takes the last one."""
     why: str
 
 
@@ -113,11 +113,21 @@ class Plan:
         )
 
 
+DECISIONS = {"val": "val (default)", "test/default_decision": "test (default)", "test": "test (tuned)"}
+"""The headings of the stages where the decision has been fitted."""
+
+
 def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
-    """The stages (val, test, test/untuned), and of each metric its value in each of them, or None."""
+    """Return the headings of the stages, and of each metric its value in each of them, or None.
+
+    Validation metrics are those before the decision was fitted on the same rows.
+    """
     stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
     names = dict.fromkeys(name.rpartition("/")[2] for name in metrics)
-    return stages, {name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names}
+    headings = DECISIONS if "test/default_decision" in stages else {}
+    return [headings.get(stage, stage) for stage in stages], {
+        name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names
+    }
 
 
 def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:

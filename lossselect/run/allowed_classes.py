@@ -75,7 +75,7 @@ CALLBACKS = _names(
     StochasticWeightAveraging TQDMProgressBar Timer WeightAveraging
     """,
 ) | {
-    "lossselect.SaveAndStop",
+    "lossselect.CheckpointOnSignal",
     "lossselect.StepsPerExecution",
     "lossselect.training.callbacks.progress.ProgressBar",
     "lossselect.training.callbacks.progress.ProgressLines",

@@ -62,7 +62,7 @@ def scheduler_of(config: DictConfig) -> Any:
     """The scheduler, which if it watches anything watches what the run watches; None where there is none."""
     spec = spec_of(config, "scheduler")
     watches = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
-    if not watches or config.monitor == "epoch":
+    if not watches or config.monitor == "last":
         return spec
     return {"monitor": config.monitor, **spec}
 
@@ -140,7 +140,7 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
         fits = len(splits.class_names) == len(task.names)
         check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
-    if task.ordered and not order_given:
+    if task.ordinal and not order_given:
         _check_order(task)
     return OwnData(splits, task, check_splits(task, splits))
 
@@ -151,7 +151,7 @@ def _check_order(task: "Task") -> None:
 
     if words := [name for name in task.names if as_number(name) is None]:
         raise ConfigError(
-            f"task.ordered=true needs the order of the classes, and {words[0]!r} is no number: say "
+            f"task.ordinal=true needs the order of the classes, and {words[0]!r} is no number: say "
             "+task.class_names=[lowest,...,highest]. In the order of the alphabet they are "
             f"{some(task.names)}."
         )
@@ -218,7 +218,7 @@ def parts_of(config: DictConfig, task: "Task", data: Any) -> dict[str, Any]:
         "task": task,
         "net": net_of(config, task, data),
         "loss": loss_options(plain["loss"]),
-        "head_bias": config.head_bias,
+        "bias_init": config.bias_init,
         "mix": spec_of(config, "mix"),
         "head": head_of(plain, task),
     }
@@ -293,7 +293,7 @@ def prepare(config: DictConfig) -> Prepared:
         torch.compiler.reset()  # a function is compiled eight times, then left: the jobs of a sweep are more
         module.compile(**({} if compile_by is True else {"mode": compile_by}))
     if isinstance(data, TensorData):  # else fit counts the labels
-        module.use_counts(data.counts["train"])
+        module.set_label_counts(data.counts["train"])
     return Prepared(module, data, monitor)
 
 
@@ -336,7 +336,7 @@ def _stopping(plain: Any, metric: str) -> str:
     for entry in stopping(plain):
         if "monitor" not in entry:
             said.append(f"by {entry['_target_'].rpartition('.')[2]}")
-        elif (watched := entry["monitor"] or metric) != "epoch":
+        elif (watched := entry["monitor"] or metric) != "last":
             said.append(f"after {entry.get('patience', 3)} epochs without a better {watched}")
     return ", or ".join(said)
 
@@ -346,9 +346,9 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoi
     from lossselect.metrics.direction import best_mode
     from lossselect.run.loggers import loggers_of
     from lossselect.run.trainer import build_trainer
+    from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
     from lossselect.training.callbacks.preflight import CanSave, NeedsValidation
     from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, on_terminal
-    from lossselect.training.callbacks.save_and_stop import SaveAndStop
     from lossselect.training.checkpoints.best_and_last import (
         LAST,
         BestCheckpoint,
@@ -365,10 +365,10 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoi
     callbacks: list[Any] = [best, *checks] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
-        if entry and not (stops(entry) and entry.get("monitor") == "epoch"):
+        if entry and not (stops(entry) and entry.get("monitor") == "last"):
             callbacks.append(_instantiate(entry, f"callbacks.{name}", _known_of_callback(name, entry)))
     if keeps:
-        callbacks.append(SaveAndStop(folder / "checkpoints" / LAST))
+        callbacks.append(CheckpointOnSignal(folder / "checkpoints" / LAST))
         callbacks.append(LastCheckpoint(best))  # after the user's own checkpoint callbacks
     if (steps := options.get("steps_per_execution", 1)) > 1:
         from lossselect.training.callbacks.steps_per_execution import StepsPerExecution

@@ -89,7 +89,7 @@ def _of_ours(config: DictConfig) -> Looked:
     config.monitor = monitor.metric  # as a run does
     parts = Classifier(**parts_of(config, task, SimpleNamespace(num_features=splits.features.shape[1])))
     parts.optimizer_spec, parts.scheduler_spec = spec_of(config, "optimizer"), scheduler_of(config)
-    parts.use_counts(counts)
+    parts.set_label_counts(counts)
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
     data = OwnRows(own, parts.chunked, config.data.batch_size)
     return Looked(parts, data, monitor, decision_of(config, parts) if tunes else None)
@@ -104,7 +104,7 @@ def _of_theirs(config: DictConfig) -> Looked:
     data.prepare_data()
     data.setup("fit")
     if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
-        module.use_counts(counts)
+        module.set_label_counts(counts)
     trainer = build_trainer(plain_values(config.trainer))
     decision = decision_of(config, module) if tunes(trainer, data) else None
     return Looked(module, data, monitor, decision, trainer)

@@ -30,7 +30,7 @@ PACKAGES = {
 """Of which Lightning's loggers need one."""
 
 NO_SETTING = {
-    "allow",
+    "ignore_warnings",
     "check_only",
     "experiment",
     "explain",

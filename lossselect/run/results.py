@@ -155,7 +155,9 @@ def _outcome(module: TaskModule, epoch: Epoch | TopEpoch, data: Any, split: str)
     if not predicted.all():  # a NaN has no place in a figure
         logits, target = logits[predicted], target[predicted]
         names = None if names is None else np.asarray(names)[predicted.numpy()]
-    return Outcome(module.task, module.untuned, logits, target, split, names, kept.share, columns, confusion)
+    return Outcome(
+        module.task, module.base_task, logits, target, split, names, kept.share, columns, confusion
+    )
 
 
 def _in_order(loader: Any) -> bool:
@@ -298,7 +300,7 @@ def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
         parts = [names[end - size : end] for end, size in zip(ends, lengths.tolist(), strict=True)]
         gone = labels.missing[rows].tolist()
         return cells([None if lost else cell for lost, cell in zip(gone, parts, strict=True)])
-    return cells(task.decode(task.harden(task.encode(data.splits.labels_of("test")[:count]))))
+    return cells(task.decode(task.to_hard_labels(task.encode(data.splits.labels_of("test")[:count]))))
 
 
 def best_checkpoint(trainer: Trainer, keeper: ModelCheckpoint, resumed: bool) -> str:

@@ -103,14 +103,14 @@ def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:
     return checkpoint.get("global_step", 0), batches, checkpoint.get("epoch", 0)
 
 
-def keep_earlier(folder: Path) -> Path | None:
+def keep_previous_run(folder: Path) -> Path | None:
     """Move what an earlier run left in the folder into one beside, if there are checkpoints; return that.
 
     Whoever forgets resume=auto has them still.
     """
     if not any(folder.glob("checkpoints/*.ckpt")):
         return None
-    place = next(place for i in count(1) if not (place := folder / f"earlier.{i}").exists())
+    place = next(place for i in count(1) if not (place := folder / f"previous_run.{i}").exists())
     place.mkdir()
     for name in ("checkpoints", "logs", *RESULTS):
         if (folder / name).exists():

@@ -55,7 +55,7 @@ def keys_of(group: str, name: str) -> list[str]:
 
 
 def allowed(allow: Any) -> list[str]:
-    """The names in the setting `allow`, which may be one, several or none."""
+    """The names in the setting `ignore_warnings`, which may be one, several or none."""
     return [] if allow is None else [allow] if isinstance(allow, str) else [*allow]
 
 
@@ -130,7 +130,7 @@ def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
 
 def _needs_dense(config: Mapping[str, Any], task: "Task") -> bool:
     """Whether something watches a metric that a chunked head has not."""
-    known = {"epoch", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
+    known = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
     return any(metric is not None and metric not in known for metric in watching(config).values())
 
 
@@ -143,7 +143,7 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> Monitor:
     if config["monitor"]:
         return Monitor(str(config["monitor"]), "as asked for")
     if _anneals(config):
-        return Monitor("epoch", "the learning rate has gone to 0 by then, and the last epoch is no worse")
+        return Monitor("last", "the learning rate has gone to 0 by then, and the last epoch is no worse")
     return Monitor(own_monitor(config, task), "the run may end before the learning rate has gone to 0")
 
 
@@ -158,7 +158,7 @@ def _anneals(config: Mapping[str, Any]) -> bool:
         and options.get("max_steps") in (None, -1)
         and not options.get("max_time")
         # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
-        and all(entry.get("monitor", "") in (None, "epoch") for entry in stopping(config))
+        and all(entry.get("monitor", "") in (None, "last") for entry in stopping(config))
     )
 
 

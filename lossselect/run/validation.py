@@ -45,9 +45,9 @@ SETTINGS = (
     "explain",
     "export",
     "report",
-    "allow",
+    "ignore_warnings",
     "head",
-    "head_bias",
+    "bias_init",
     "mix",
     "decision",
 )
@@ -109,11 +109,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name in ("check_only", "report"):
         if not isinstance(config[name], bool):
             raise OptionTypeError(f"{name} must be true or false, got {config[name]!r}.")
-    if not isinstance(config["allow"], str | list | None):
+    if not isinstance(config["ignore_warnings"], str | list | None):
         raise OptionTypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
-    for name in allowed(config["allow"]):
+    for name in allowed(config["ignore_warnings"]):
         lookup(GUARDS, name, "warning")
-    check_head_bias(config["head_bias"])
+    check_head_bias(config["bias_init"])
     _check_head(config)
     _check_decision(config.get("decision"))
     _check_data(config["data"])
@@ -246,7 +246,9 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     options = {key: value for key, value in options.items() if value is not None}
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
-    counted = {key: whole(f"task.{key}", options[key], 0) for key in ("top_k", "at_least") if key in options}
+    counted = {
+        key: whole(f"task.{key}", options[key], 0) for key in ("top_k", "min_labels") if key in options
+    }
     width = max(width, *counted.values(), 2)
     sized = lookup(TASKS, name, "task").is_sized() and not options.get("class_names")
     return make_task(name, num_outputs=width if sized else None, **options)
@@ -255,7 +257,7 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
     """ValueError for settings of an early stopping that will stop nothing."""
     entry = (config.get("callbacks") or {}).get("early_stopping")
-    if monitor != "epoch" or not entry or entry.get("monitor") not in (None, "epoch"):
+    if monitor != "last" or not entry or entry.get("monitor") not in (None, "last"):
         return
     usual = packaged("callbacks", "default").early_stopping
     changed = {k for k in entry if k != "monitor" and entry[k] != usual.get(k)}
@@ -284,11 +286,11 @@ def _check_monitor(
     )
     dense = [
         *(f"val/{name}" for name in ("loss", *like.metric_names)),
-        *(f"train/{name}" for name in ("loss", *like.training_metrics)),
+        *(f"train/{name}" for name in ("loss", *like.train_metrics)),
     ]
     width, counted = like.num_outputs if task else None, "_target_" not in config["data"]
     top = ["val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(like, width, counted))]
-    last = ["epoch"] if setting == "monitor" or setting.startswith("callbacks.") else []
+    last = ["last"] if setting == "monitor" or setting.startswith("callbacks.") else []
     # of an automatic head that is not yet known either may be meant
     known = {"dense": dense, "chunked": top}.get(head, [*dense, *top]) + last
     if metric is not None and metric not in known:

@@ -74,8 +74,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             `numpy.random.RandomState`, or None for a number drawn from NumPy's global generator. No other
             global generator is touched.
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", "mps".
-        verbose: Whether there is a progress bar. Warnings of what may be a mistake (`GuardWarning`) come in
-            any case; `lossselect.allow(name)` switches them off.
+        verbose: Whether there is a progress bar. Warnings (`LossSelectWarning`) are issued in any
+            case; `lossselect.ignore_warnings(name)` silences them.
 
     Attributes:
         classes_: The labels that there are, sorted; for a matrix of labels the numbers of its columns.
@@ -302,9 +302,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             deepcopy(self.loss),  # one with weights of its own would be changed
             {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay},
             {"name": "CosineAnnealingLR", "T_max": self.max_epochs},
-            head_bias="prior",
+            bias_init="prior",
         )
-        module.use_counts(data.counts["train"])
+        module.set_label_counts(data.counts["train"])
         trainer = build_trainer(
             {
                 "max_epochs": self.max_epochs,

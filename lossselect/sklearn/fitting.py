@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lossselect.run.settings import packaged
 from lossselect.utils.checks import lookup
-from lossselect.utils.warnings import allow
+from lossselect.utils.warnings import ignore_warnings
 
 if TYPE_CHECKING:
     from torch import device
@@ -50,7 +50,7 @@ def as_before(seed: int, device: "device") -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # a net's own may use it
     cuda = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with allow(*NOT_SAID), torch.random.fork_rng(devices=cuda):
+    with ignore_warnings(*NOT_SAID), torch.random.fork_rng(devices=cuda):
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         random.seed(seed)

@@ -50,17 +50,17 @@ class Task(ABC):
     monitor: ClassVar[str]
     """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
     metric of `make_metrics`."""
-    headline: ClassVar[str]
+    primary_metric: ClassVar[str]
     """The metric that is shown beside the loss while a run goes."""
-    training_metrics: ClassVar[tuple[str, ...]]
+    train_metrics: ClassVar[tuple[str, ...]]
     """What is computed of the train split in each epoch."""
-    target_form: ClassVar[str]
+    target_spec: ClassVar[str]
     """The canonical target, in words."""
-    width_field: ClassVar[str | None] = None
+    _width_field: ClassVar[str | None] = None
     """The argument that tells the width, where there is one."""
 
     def __post_init__(self) -> None:
-        self._set("class_names", checked_names(self.class_names, self._num_names, self.describe()))
+        self._set("class_names", checked_names(self.class_names, self._num_names, str(self)))
         if self.missing is not None:
             number("missing", self.missing)
             top = 1 if self.activation == "sigmoid" else self._num_names - 1
@@ -106,7 +106,7 @@ class Task(ABC):
         if (form == "lists") != (self.several_labels):
             came = "lists of names" if form == "lists" else "one name a row"
             fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
-            raise DataError(f"The target holds {came}, but the task is {self.describe()}. {fix}")
+            raise DataError(f"The target holds {came}, but the task is {self}. {fix}")
         vocabulary = _ClassNames(self.names)
         if form == "lists":
             return vocabulary.encode_lists(target).multi_hot()
@@ -116,7 +116,7 @@ class Task(ABC):
     @classmethod
     def is_sized(cls) -> bool:
         """Whether the number of outputs is declared, not implied by the task."""
-        return cls.width_field is not None
+        return cls._width_field is not None
 
     @property
     def exclusive(self) -> bool:
@@ -146,17 +146,17 @@ class Task(ABC):
         return None
 
     @property
-    def at_least(self) -> int:
+    def min_labels(self) -> int:
         """How many labels each row has at least."""
         return 0
 
     @property
-    def ordered(self) -> bool:
+    def ordinal(self) -> bool:
         """Whether the classes have an order."""
         return False
 
     @property
-    def decision_weight(self) -> Sequence[float] | None:
+    def prior_correction(self) -> Sequence[float] | None:
         """A factor of each class's probability before the largest is taken."""
         return None
 
@@ -204,7 +204,7 @@ class Task(ABC):
         return self.names[-self.num_probabilities :]
 
     @abstractmethod
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """The task with its width, as messages name it: "multilabel with 14 labels"."""
 
     @abstractmethod
@@ -225,13 +225,13 @@ class Task(ABC):
         return target
 
     @abstractmethod
-    def harden(self, target: Tensor) -> Tensor:
+    def to_hard_labels(self, target: Tensor) -> Tensor:
         """A canonical target as whole numbers, shaped like a prediction; `IGNORE_INDEX` where missing.
 
         A soft label becomes its likelier value.
         """
 
-    def as_rows(self, target: Tensor) -> Tensor:
+    def to_one_hot(self, target: Tensor) -> Tensor:
         """A canonical target as floats (N, num_probabilities, ...), NaN where missing."""
         if target.is_floating_point():
             return target
@@ -242,7 +242,7 @@ class Task(ABC):
         return rows.masked_fill(missing.unsqueeze(1), torch.nan)
 
     @abstractmethod
-    def decide(self, probabilities: Tensor) -> Tensor:
+    def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """The decision that follows from probabilities (N, num_probabilities, ...); -100 for NaN."""
 
     def decode(self, prediction: Any) -> list[Any]:
@@ -258,14 +258,14 @@ class Task(ABC):
     def _decoded(self, prediction: Tensor) -> list[Any]:
         """What `decode` returns."""
 
-    def scores(self, logits: Tensor) -> Tensor:
+    def class_logits(self, logits: Tensor) -> Tensor:
         """What activation and loss take, (N, num_probabilities, ...): the logits, but for ordered classes."""
         return logits
 
-    def calibrated(self, logits: Tensor) -> Tensor:
+    def calibrated_logits(self, logits: Tensor) -> Tensor:
         """(scores - shift) / temperature, in float32 or wider: what the activation is taken of."""
         self.check_logits(logits)
-        scores = self.scores(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        scores = self.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         if self.shift != 0:
             scores = scores - constant(self.shift, scores)
         return scores if self.temperature == 1 else scores / constant(self.temperature, scores)
@@ -275,7 +275,7 @@ class Task(ABC):
 
         For ordered classes they are num_classes, from num_classes - 1 logits.
         """
-        scores = self.calibrated(logits)
+        scores = self.calibrated_logits(logits)
         if self.activation == "sigmoid":
             return scores.sigmoid()
         return short_softmax(scores) if is_short(scores) else scores.softmax(1)
@@ -285,7 +285,7 @@ class Task(ABC):
 
         No gradient goes through it.
         """
-        scores = self.calibrated(logits.detach())
+        scores = self.calibrated_logits(logits.detach())
         if self.activation == "sigmoid":
             return scores
         # classes first: torch's kernels go through short rows one by one
@@ -303,7 +303,7 @@ class Task(ABC):
         For softmax one NaN (or +inf) among the logits of a sample makes its prediction -100, for sigmoid
         only the label's own. sigmoid(inf) is 1 and sigmoid(-inf) is 0, so infinite logits are decided.
         """
-        return self.decide(self.probabilities(logits))
+        return self.predict_from_probabilities(self.probabilities(logits))
 
     def check_logits(self, logits: Tensor) -> None:
         """ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
@@ -324,8 +324,7 @@ class Task(ABC):
         elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
             fix = "One output is the positive class's; for two use task=multiclass."
         raise ConfigError(
-            f"The net returned {what} of shape {tuple(outputs.shape)}, but {self.describe()} needs "
-            f"(N, {width}). {fix}"
+            f"The net returned {what} of shape {tuple(outputs.shape)}, but {self} needs (N, {width}). {fix}"
         )
 
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
@@ -374,12 +373,12 @@ class Task(ABC):
         values: dict[str, Any] = {"name": self.name, "num_outputs": self.num_probabilities}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != self.width_field:
+            if field.name != self._width_field:
                 values[field.name] = list(value) if isinstance(value, tuple) else value
         return values
 
     def _check_width(self, least: int) -> None:
-        name = str(self.width_field)
+        name = str(self._width_field)
         self._set(name, whole(name, getattr(self, name), least))
 
     def _set(self, name: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.targets import as_tensor, distribution
-from lossselect.tasks.decoding import decisions, take
+from lossselect.tasks.decoding import predictions, take
 from lossselect.tasks.sigmoid import SigmoidTask
 
 
@@ -41,9 +41,16 @@ class Binary(SigmoidTask):
     outputs_are: ClassVar[str] = "the positive class's"
     averages: ClassVar[str] = "f1 of the positive class, f1_micro and f1_macro over both classes"
     monitor: ClassVar[str] = "loss"
-    headline: ClassVar[str] = "f1"
-    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "map")
-    target_form: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
+    primary_metric: ClassVar[str] = "f1"
+    train_metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "f1",
+        "f1_micro",
+        "f1_macro",
+        "auroc",
+        "average_precision",
+    )
+    target_spec: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
 
     @property
     def num_outputs(self) -> int:
@@ -55,13 +62,13 @@ class Binary(SigmoidTask):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error")
+        return (*self.train_metrics, "balanced_accuracy", "brier_score", "calibration_error")
 
     @property
     def _num_names(self) -> int:
         return 2
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         return "binary"
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
@@ -70,7 +77,7 @@ class Binary(SigmoidTask):
         Takes 0/1 of any integer, bool or float dtype, and soft values between, of shape (N,),
         (N, 1), (N, 1, ...) or (N, H, W, ...); or rows (N, 2) that are one-hot or sum to 1, the
         second column being the positive class; or class names (N,), where the task has them.
-        `trailing_dims` changes nothing: T decisions per sample have shape (N, 1, T).
+        `trailing_dims` changes nothing: T predictions per sample have shape (N, 1, T).
 
         Raises:
             ValueError: another shape or value; says which row, and the fix.
@@ -82,7 +89,7 @@ class Binary(SigmoidTask):
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
             raise DataError(
                 f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. Several labels "
-                "per sample: task=multilabel; one of several classes: task=multiclass; T decisions per "
+                "per sample: task=multilabel; one of several classes: task=multiclass; T predictions per "
                 "sample: shape (N, 1, T)."
             )
         if target.ndim == 1 or target.shape[1] != 1:
@@ -93,4 +100,4 @@ class Binary(SigmoidTask):
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.ndim < 2 or prediction.shape[1] != 1:
             raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
-        return take(self.names, decisions(self, prediction).squeeze(1).tolist())
+        return take(self.names, predictions(self, prediction).squeeze(1).tolist())

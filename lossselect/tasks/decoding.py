@@ -8,14 +8,15 @@ from lossselect.exceptions import ConfigError
 from lossselect.labels.values import IGNORE_INDEX
 
 
-def decisions(task: Any, prediction: Tensor) -> Tensor:
+def predictions(task: Any, prediction: Tensor) -> Tensor:
     """What `decode` may name: whole numbers, of which a canonical target of 0, 1 and NaN can be made."""
     if not prediction.is_floating_point():
         return prediction
     if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):
-        return task.harden(prediction)
+        return task.to_hard_labels(prediction)
     raise ConfigError(
-        "decode takes decisions, not probabilities: task.predict(logits), or task.decide(probabilities)."
+        "decode takes predictions, not probabilities: task.predict(logits), or "
+        "task.predict_from_probabilities(probabilities)."
     )
 
 

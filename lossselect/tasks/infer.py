@@ -141,7 +141,7 @@ def check_task(task: Task, target: Any) -> Tensor:
         if indices and task.num_probabilities > 2 and encoded.numel() and int(encoded.max()) <= 1:
             raise DataError(
                 f"The target of shape {tuple(encoded.shape)} holds 0 and 1 alone, as a matrix of "
-                f"{encoded.shape[1]} labels does, but the task is {task.describe()}."
+                f"{encoded.shape[1]} labels does, but the task is {task}."
             )
         return encoded
     except DataError as error:

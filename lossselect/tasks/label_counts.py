@@ -58,7 +58,7 @@ class LabelCounts:
         """ValueError unless they have as many classes as the task."""
         if len(self.positives) != len(task.names):
             raise DataError(
-                f"The counts are of {len(self.positives)} classes, but the task is {task.describe()}: "
+                f"The counts are of {len(self.positives)} classes, but the task is {task}: "
                 "lossselect.count_labels(task, labels)."
             )
 
@@ -173,10 +173,10 @@ def count_lists(labels: LabelLists, rows: np.ndarray) -> LabelCounts:
 
 def count_target(task: Task, target: Tensor) -> LabelCounts:
     """The counts of a canonical target."""
-    truth = task.harden(target).cpu().numpy()
+    truth = task.to_hard_labels(target).cpu().numpy()
     known = truth != IGNORE_INDEX
     missing, rows = int((~known).sum()), len(truth)
-    if task.width_field == "num_labels":
+    if task._width_field == "num_labels":
         positives = _per_label(truth == 1)
         negatives = _per_label(known) - positives
         whole = known.all(1)

@@ -39,9 +39,9 @@ class Multiclass(Task):
         temperature: By which logits are divided before the softmax, > 0.
         shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
             for each output.
-        decision_weight: C factors > 0 of the probabilities before the largest is taken: 1 over the classes'
+        prior_correction: C factors > 0 of the probabilities before the largest is taken: 1 over the classes'
             shares decides for the balanced error.
-        ordered: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
+        ordinal: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
             the log-odds of a class above k among those of at least k (CORN, Shi et al., 2023,
             arXiv:2111.08851), and the decision is the median of the classes' probabilities.
 
@@ -57,34 +57,40 @@ class Multiclass(Task):
     """
 
     num_classes: int
-    ordered: bool = field(default=False, kw_only=True)
-    decision_weight: Sequence[float] | None = field(default=None, kw_only=True)
+    ordinal: bool = field(default=False, kw_only=True)
+    prior_correction: Sequence[float] | None = field(default=None, kw_only=True)
 
     name: ClassVar[str] = "multiclass"
     kind: ClassVar[str] = "multiclass"
     outputs_are: ClassVar[str] = "one for each class"
     averages: ClassVar[str] = (
-        "f1_micro pools all decisions, auroc and map are means over the classes that occur, f1_macro over "
-        "those that occur or are predicted"
+        "f1_micro pools all predictions, auroc and average_precision are means over the classes that "
+        "occur, f1_macro over those that occur or are predicted"
     )
     activation: ClassVar[str] = "softmax"
     monitor: ClassVar[str] = "loss"
-    headline: ClassVar[str] = "accuracy"
-    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
-    width_field: ClassVar[str | None] = "num_classes"
-    target_form: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
+    primary_metric: ClassVar[str] = "accuracy"
+    train_metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "f1_micro",
+        "f1_macro",
+        "auroc",
+        "average_precision",
+    )
+    _width_field: ClassVar[str | None] = "num_classes"
+    target_spec: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
 
     def __post_init__(self) -> None:
         self._check_width(2)
-        if not isinstance(self.ordered, bool):
-            raise OptionTypeError(f"ordered must be true or false, got {self.ordered!r}.")
+        if not isinstance(self.ordinal, bool):
+            raise OptionTypeError(f"ordinal must be true or false, got {self.ordinal!r}.")
         super().__post_init__()
-        if self.decision_weight is not None:
-            self._set("decision_weight", _checked_factors(self.decision_weight, self.num_classes))
+        if self.prior_correction is not None:
+            self._set("prior_correction", _checked_factors(self.prior_correction, self.num_classes))
 
     @property
     def num_outputs(self) -> int:
-        return self.num_classes - 1 if self.ordered else self.num_classes
+        return self.num_classes - 1 if self.ordinal else self.num_classes
 
     @property
     def num_probabilities(self) -> int:
@@ -92,31 +98,31 @@ class Multiclass(Task):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        more = ("mean_absolute_error", "kappa") if self.ordered else ()
-        return (*self.training_metrics, "balanced_accuracy", "brier", "calibration_error", *more)
+        more = ("mean_absolute_error", "quadratic_kappa") if self.ordinal else ()
+        return (*self.train_metrics, "balanced_accuracy", "brier_score", "calibration_error", *more)
 
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
-        rule = "the median class" if self.ordered else "the most probable class"
+        rule = "the median class" if self.ordinal else "the most probable class"
         if tuned_for:
             return f"{rule}, by factors tuned on val for {tuned_for}"
-        if self.decision_weight:
-            return f"{rule}, of probabilities times {some([f'{w:.3g}' for w in self.decision_weight])}"
+        if self.prior_correction:
+            return f"{rule}, of probabilities times {some([f'{w:.3g}' for w in self.prior_correction])}"
         return rule
 
     @property
     def untuned_rule(self) -> str:
         return "the class of the largest logit"
 
-    def describe(self) -> str:
-        return f"multiclass with {self.num_classes} {'ordered ' if self.ordered else ''}classes"
+    def __str__(self) -> str:
+        return f"multiclass with {self.num_classes} {'ordered ' if self.ordinal else ''}classes"
 
-    def scores(self, logits: Tensor) -> Tensor:
+    def class_logits(self, logits: Tensor) -> Tensor:
         """The logits; of ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid(logits).
 
         These are logits of the same classes, as softmax leaves log-probabilities what they are: every
         softmax loss takes them, and cross-entropy is CORN's likelihood, a mean over samples.
         """
-        if not self.ordered:
+        if not self.ordinal:
             return logits
         end = torch.zeros_like(logits[:, :1])
         above = cumulative_sum(logsigmoid(logits), 1)
@@ -156,7 +162,7 @@ class Multiclass(Task):
             # one-hot rows and indices give the same loss; on a device the values are not looked at
             if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
                 return rows
-            return self.harden(rows)
+            return self.to_hard_labels(rows)
         if target.ndim == 2 and soft and trailing_dims != 1:
             raise DataError(
                 f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
@@ -199,9 +205,7 @@ class Multiclass(Task):
 
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
-            raise DataError(
-                f"The target is bool, but {self.describe()} needs indices. Yes or no: task=binary."
-            )
+            raise DataError(f"The target is bool, but {self} needs indices. Yes or no: task=binary.")
         if target.dtype in HALF and self.num_classes > HALF[target.dtype] + 1:
             raise DataError(
                 f"{target.dtype} holds whole numbers up to {HALF[target.dtype]} alone, but there are "
@@ -241,21 +245,21 @@ class Multiclass(Task):
         needed = f"a class index is from 0 to {self.num_classes - 1}, or {IGNORE_INDEX} where missing"
         refuse(target, bad, f"{needed}: pass task.encode(target)")
 
-    def harden(self, target: Tensor) -> Tensor:
+    def to_hard_labels(self, target: Tensor) -> Tensor:
         if not target.is_floating_point():
             return target
         return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
 
-    def decide(self, probabilities: Tensor) -> Tensor:
+    def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """Index of the most probable class, of the median of ordered ones: long (N, ...).
 
         -100 where a probability of the sample is NaN.
         """
-        if self.decision_weight is not None:
-            probabilities = probabilities * constant(self.decision_weight, probabilities)
+        if self.prior_correction is not None:
+            probabilities = probabilities * constant(self.prior_correction, probabilities)
         # NaN where one of them is. Not their maximum: that of ONNX Runtime passes over NaN
         total = probabilities.sum(1)
-        if self.ordered:
+        if self.ordinal:
             decided = (cumulative_sum(probabilities, 1)[:, :-1] < 0.5 * total.unsqueeze(1)).sum(1)
         else:
             decided = probabilities.max(1).indices  # on the CPU faster than argmax
@@ -270,8 +274,8 @@ class Multiclass(Task):
 
 def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
     if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
-        raise OptionTypeError(f"decision_weight must be a list of {count} numbers, got {values!r}.")
-    given = tuple(number(f"decision_weight for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values))
+        raise OptionTypeError(f"prior_correction must be a list of {count} numbers, got {values!r}.")
+    given = tuple(number(f"prior_correction for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values))
     if len(given) != count:
-        raise ConfigError(f"decision_weight must have one number per class ({count}), got {len(given)}.")
+        raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(given)}.")
     return given

@@ -11,7 +11,7 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.decoding import decisions
+from lossselect.tasks.decoding import predictions
 from lossselect.tasks.fields import per_output, temperature_of
 from lossselect.tasks.sigmoid import SigmoidTask
 from lossselect.tasks.tensors import constant, missing_where_nan
@@ -35,7 +35,7 @@ class Multilabel(SigmoidTask):
         temperature: By which logits are divided before the sigmoid, > 0: one for all labels or one each.
         shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
             for each output.
-        at_least: So many labels each row is given, the nearest to their thresholds where fewer reach them.
+        min_labels: So many labels each row is given, the nearest to their thresholds where fewer reach them.
         top_k: Give each row its k most probable labels, whatever the thresholds are.
 
     Raises:
@@ -48,71 +48,78 @@ class Multilabel(SigmoidTask):
     """
 
     num_labels: int
-    at_least: int = field(default=0, kw_only=True)
+    min_labels: int = field(default=0, kw_only=True)
     top_k: int | None = field(default=None, kw_only=True)
 
     name: ClassVar[str] = "multilabel"
     kind: ClassVar[str] = "multilabel"
     outputs_are: ClassVar[str] = "one for each label"
     averages: ClassVar[str] = (
-        "f1_micro pools all decisions, f1_macro, auroc and map are means over labels with a positive"
+        "f1_micro pools all predictions, f1_macro, auroc and average_precision are means over labels with "
+        "a positive"
     )
-    monitor: ClassVar[str] = "map"
-    headline: ClassVar[str] = "f1_macro"
-    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "auroc", "map")
-    width_field: ClassVar[str | None] = "num_labels"
-    target_form: ClassVar[str] = "float (N, L) in [0, 1], NaN where missing"
+    monitor: ClassVar[str] = "average_precision"
+    primary_metric: ClassVar[str] = "f1_macro"
+    train_metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "f1_micro",
+        "f1_macro",
+        "auroc",
+        "average_precision",
+    )
+    _width_field: ClassVar[str | None] = "num_labels"
+    target_spec: ClassVar[str] = "float (N, L) in [0, 1], NaN where missing"
 
     def __post_init__(self) -> None:
         self._check_width(1)
         super().__post_init__()
-        self._set("at_least", whole("at_least", self.at_least, 0, self.num_labels))
+        self._set("min_labels", whole("min_labels", self.min_labels, 0, self.num_labels))
         if self.top_k is not None:
             self._set("top_k", whole("top_k", self.top_k, 1, self.num_labels))
             if self.threshold != 0.5:
                 raise ConfigError("threshold has no effect beside top_k, which gives each row k labels.")
-            if self.at_least:
-                raise ConfigError("at_least has no effect beside top_k, which gives each row k labels.")
+            if self.min_labels:
+                raise ConfigError("min_labels has no effect beside top_k, which gives each row k labels.")
 
     def _checked_temperature(self) -> float | tuple[float, ...]:
         return per_output("temperature", self.temperature, self.num_labels, temperature_of)
 
-    def decide(self, probabilities: Tensor) -> Tensor:
+    def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0: long, of the same shape.
 
-        With `at_least` each row's nearest to their thresholds, in log-odds, as well; with `top_k` the k most
-        probable. `predict` tells these of logits, which differ where probabilities are 0 or 1 for all digits
+        With `min_labels` each row's nearest to their thresholds, in log-odds, as well; with `top_k` the k
+        most probable. `predict` ranks by logits, which differ where probabilities are 0 or 1 for all digits
         that they have; of equal ones any are taken.
 
-        -100 where the probability is NaN. `at_least` and `top_k` compare the labels of a row, so with them
+        -100 where the probability is NaN. `min_labels` and `top_k` compare the labels of a row, so with them
         one NaN makes the whole row -100.
         """
         return (
             self._decide(probabilities, probabilities.logit())
             if self._ranks
-            else super().decide(probabilities)
+            else super().predict_from_probabilities(probabilities)
         )
 
     def predict(self, logits: Tensor) -> Tensor:
-        """0/1 per label, as `decide` says: long (N, L, ...)."""
+        """0/1 per label, as `predict_from_probabilities` says: long (N, L, ...)."""
         probabilities = self.probabilities(logits)
         return (
             self._decide(probabilities, self.log_odds(logits))
             if self._ranks
-            else super().decide(probabilities)
+            else super().predict_from_probabilities(probabilities)
         )
 
     @property
     def _ranks(self) -> bool:
         """Whether labels of a row are compared with each other."""
-        return self.top_k is not None or bool(self.at_least)
+        return self.top_k is not None or bool(self.min_labels)
 
     def _decide(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
         if self.top_k is not None:
             decided = _largest(log_odds, self.top_k)
         else:
             margin = log_odds - constant(_log_odds(self.threshold), log_odds)
-            decided = super().decide(probabilities) | _largest(margin, self.at_least)
+            decided = super().predict_from_probabilities(probabilities) | _largest(margin, self.min_labels)
         return missing_where_nan(decided, probabilities.sum(1, keepdim=True))
 
     @property
@@ -121,16 +128,16 @@ class Multilabel(SigmoidTask):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        more = ["balanced_accuracy", "brier", "calibration_error", "hamming", "exact_match"]
+        more = ["balanced_accuracy", "brier_score", "calibration_error", "hamming_distance", "exact_match"]
         if self.num_labels > 1:
             more += ["ranking_loss", "coverage_error"]
         return (
-            *self.training_metrics,
+            *self.train_metrics,
             *more,
             *(f"precision_at_{k}" for k in (1, 3, 5) if k < self.num_labels),
         )
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         return f"multilabel with {self.num_labels} labels"
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
@@ -162,7 +169,7 @@ class Multilabel(SigmoidTask):
             raise ConfigError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
-        rows = decisions(self, prediction).cpu()
+        rows = predictions(self, prediction).cpu()
         return [
             None
             if bool((row == IGNORE_INDEX).all())

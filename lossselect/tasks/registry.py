@@ -42,7 +42,7 @@ def make_task(
         num_outputs: The number of classes or labels, 1 for binary: the width of the head, but for ordered
             classes. Left out, it is the number of class names.
         class_names: As the task takes them.
-        options: The task's own: `missing`, `threshold`, `temperature`, `ordered`, ...
+        options: The task's own: `missing`, `threshold`, `temperature`, `ordinal`, ...
 
     Raises:
         ValueError: an unknown name or option, a width that the task cannot have.
@@ -52,7 +52,7 @@ def make_task(
         14
     """
     cls = lookup(TASKS, name, "task")
-    width = cls.width_field
+    width = cls._width_field
     check_options(options, [field.name for field in fields(cls)], f"task={name}")
     if width is None and num_outputs not in (None, 1):
         raise ConfigError(

@@ -38,18 +38,18 @@ class SigmoidTask(Task):
             rule = f"1 where the probability is at least {self.threshold}"
         else:
             rule = f"1 where the probability is at least [{some([f'{t:.3g}' for t in self.threshold])}]"
-        return f"{rule}, and at least {self.at_least} label(s)" if self.at_least else rule
+        return f"{rule}, and at least {self.min_labels} label(s)" if self.min_labels else rule
 
     @property
     def untuned_rule(self) -> str:
         return "1 where the logit is at least 0"
 
-    def decide(self, probabilities: Tensor) -> Tensor:
+    def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0, -100 for NaN: long, the same shape."""
         decided = (probabilities >= constant(self.threshold, probabilities)).long()
         return missing_where_nan(decided, probabilities)
 
-    def harden(self, target: Tensor) -> Tensor:
+    def to_hard_labels(self, target: Tensor) -> Tensor:
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
 
     def check_values(self, target: Tensor) -> None:

@@ -46,10 +46,10 @@ def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def missing_where_nan(decisions: Tensor, values: Tensor) -> Tensor:
-    """Return the decisions, with `IGNORE_INDEX` where `values` (broadcastable to them) are NaN."""
+def missing_where_nan(predictions: Tensor, values: Tensor) -> Tensor:
+    """Return the predictions, with `IGNORE_INDEX` where `values` (broadcastable to them) are NaN."""
     # on a CPU, which has nothing to wait for, one pass over the values finds that there is nothing to fill
     looks = values.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
     if looks and not math.isnan(float(values.detach().sum())):
-        return decisions
-    return decisions.masked_fill(values.isnan(), IGNORE_INDEX)
+        return predictions
+    return predictions.masked_fill(values.isnan(), IGNORE_INDEX)

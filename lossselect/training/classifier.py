@@ -42,7 +42,7 @@ class Classifier(Recorded, nn.Module):
     """A task, a net, and the loss and the head that follow from them.
 
     Args:
-        task, net, loss, head_bias, mix, head: See `TaskModule`.
+        task, net, loss, bias_init, mix, head: See `TaskModule`.
 
     Raises:
         ConfigError, OptionTypeError: parts that do not fit each other.
@@ -57,7 +57,7 @@ class Classifier(Recorded, nn.Module):
         task: Task,
         net: nn.Module | Mapping[str, Any] | None = None,
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
-        head_bias: str | None = None,
+        bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
     ) -> None:
@@ -71,8 +71,8 @@ class Classifier(Recorded, nn.Module):
         # Any: a subclass that sets its own calls it without asking whether there is one
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _criterion(loss, task)
-        check_head_bias(head_bias)
-        self.head_bias = head_bias
+        check_head_bias(bias_init)
+        self.bias_init = bias_init
         self.started_from = ""
         """What the head's bias was set to, in words."""
         self.head_spec = head_options(head)
@@ -85,7 +85,7 @@ class Classifier(Recorded, nn.Module):
         self.watch = OutputWatch()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
-        self.untuned: Task | None = None
+        self.base_task: Task | None = None
         """The task as it was before its decision was fitted."""
         self.task = task
         self.use_head()
@@ -161,7 +161,7 @@ class Classifier(Recorded, nn.Module):
         if self.net is None and type(self).forward is Classifier.forward:
             raise ConfigError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
 
-    def unpack(self, batch: Any) -> tuple[Any, ...]:
+    def unpack_batch(self, batch: Any) -> tuple[Any, ...]:
         """(inputs, target) of a batch as the data loader made it, or (inputs, target, sample_weight)."""
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
@@ -169,7 +169,7 @@ class Classifier(Recorded, nn.Module):
         third = " A weight for each sample is a third: (inputs, target, weight)." if size == " of 3" else ""
         raise DataError(
             f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. "
-            f"Override unpack(batch) to say what is what.{third}"
+            f"Override unpack_batch(batch) to say what is what.{third}"
         )
 
     def _outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
@@ -199,8 +199,8 @@ class Classifier(Recorded, nn.Module):
             return divide(total, count), total, count
         if weight is not None:
             raise ConfigError(
-                "A loss of your own takes no weights of samples: choose one of ours by name, or let unpack "
-                "return (inputs, target)."
+                "A loss of your own takes no weights of samples: choose one of ours by name, or let "
+                "unpack_batch return (inputs, target)."
             )
         loss = self.criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim > 0:
@@ -210,7 +210,7 @@ class Classifier(Recorded, nn.Module):
                 "over the batch."
             )
         # over what has a label, as far as one can tell from outside
-        count = (self.task.harden(target) != IGNORE_INDEX).sum()
+        count = (self.task.to_hard_labels(target) != IGNORE_INDEX).sum()
         wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
         return loss, (wide * count).masked_fill(count == 0, 0), count
 
@@ -250,7 +250,7 @@ class Classifier(Recorded, nn.Module):
         loss, _, _ = self._loss(*self._outputs(batch))
         return loss
 
-    def use_counts(self, counts: LabelCounts) -> None:
+    def set_label_counts(self, counts: LabelCounts) -> None:
         """Take from the train labels what loss and head wait for; a no-op where they wait for nothing.
 
         Args:
@@ -266,24 +266,24 @@ class Classifier(Recorded, nn.Module):
             self._outputs_changed()  # propensities are made of them
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self._weights_device)
-        if self.head_bias == "prior":
+        if self.bias_init == "prior":
             # a loss of the user's own is taken for cross-entropy
             loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
             self._start_head(loss.first_logits(counts), "the shares of the train labels")
-        elif self.head_bias == "zero":
+        elif self.bias_init == "zero":
             self._start_head(torch.zeros(self.task.num_outputs), "0")
 
     def _start_head(self, logits: Tensor, said: str) -> None:
         """Once: what is learned from there on must stay."""
-        self.head_bias = None
-        self.watch.head_bias = set_head_bias(self, self.task, logits)
-        self.started_from = said if self.watch.head_bias is not None else ""
+        self.bias_init = None
+        self.watch.bias_init = set_head_bias(self, self.task, logits)
+        self.started_from = said if self.watch.bias_init is not None else ""
 
     @property
     def needs_counts(self) -> bool:
         """Whether loss or head wait for the train labels."""
         waits = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
-        return waits or self.head_bias == "prior"
+        return waits or self.bias_init == "prior"
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
@@ -292,10 +292,10 @@ class Classifier(Recorded, nn.Module):
         return encoded
 
     def _encode(self, batch: Any) -> EncodedBatch:
-        unpacked = self.unpack(batch)
+        unpacked = self.unpack_batch(batch)
         if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
             raise ConfigError(
-                "unpack must return (inputs, target), or (inputs, target, sample_weight), got "
+                "unpack_batch must return (inputs, target), or (inputs, target, sample_weight), got "
                 f"{type(unpacked).__name__}."
             )
         inputs, target, *more = unpacked
@@ -353,9 +353,7 @@ def _check_fits(loss: Any, task: Task) -> None:
     if isinstance(loss, Loss | AutoLoss):
         made, given = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
         if made != given:
-            raise ConfigError(
-                f"The loss was made for {loss.task.describe()}, but the task is {task.describe()}."
-            )
+            raise ConfigError(f"The loss was made for {loss.task}, but the task is {task}.")
     check_torch_loss(loss, task)
 
 

@@ -33,13 +33,15 @@ class Epoch:
     times an epoch, and `half()` would make a sum of losses soon inf. Metrics go to where the outputs are.
     """
 
-    def __init__(self, task: Task, prefix: str, untuned: Task | None = None) -> None:
+    def __init__(self, task: Task, prefix: str, base_task: Task | None = None) -> None:
         self.task, self.prefix, training = task, prefix, prefix == "train/"
-        self.metrics = make_metrics(task, prefix, task.training_metrics if training else None)
-        self.untuned = untuned
+        self.metrics = make_metrics(task, prefix, task.train_metrics if training else None)
+        self.base_task = base_task
         """The task before its decision was fitted, whose metrics are computed as well."""
         decided = [name for name in task.metric_names if name not in (*RANKING, *ROWS)]
-        self.untuned_metrics = make_metrics(untuned, f"{prefix}untuned/", decided) if untuned else None
+        self.default_metrics = (
+            make_metrics(base_task, f"{prefix}default_decision/", decided) if base_task else None
+        )
         confusable = task.exclusive and task.num_probabilities <= MOST_CONFUSED
         self.confusion = None if training or not confusable else confusion_matrix(task)
         self.loss = LossMean()
@@ -91,7 +93,7 @@ class Epoch:
         return {
             f"{self.prefix}loss": self.loss.compute(),
             **values,
-            **(self.untuned_metrics.compute() if self.untuned_metrics else {}),
+            **(self.default_metrics.compute() if self.default_metrics else {}),
         }
 
     def state(self, complete: bool) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class Epoch:
                 part.reset()
 
     def _parts(self) -> Iterator[Metric | TaskMetrics]:
-        parts = (self.loss, self.metrics, self.untuned_metrics, self.confusion)
+        parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
         return (part for part in parts if part is not None)
 
     def _flush(self) -> None:
@@ -144,19 +146,19 @@ class Epoch:
                 part.to(outputs.device)
         self.loss.update(totals, counts)
         if self.kept is not None:
-            self.kept.add(outputs, torch.cat([self.task.as_rows(target) for target in targets]))
+            self.kept.add(outputs, torch.cat([self.task.to_one_hot(target) for target in targets]))
         if any(target.is_floating_point() for target in targets):
-            targets = tuple(map(self.task.as_rows, targets))  # batches with and without soft labels
+            targets = tuple(map(self.task.to_one_hot, targets))  # batches with and without soft labels
         target = torch.cat(targets)
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
         wide = outputs.double()
-        for task, metrics in ((self.task, self.metrics), (self.untuned, self.untuned_metrics)):
+        for task, metrics in ((self.task, self.metrics), (self.base_task, self.default_metrics)):
             if task is not None and metrics is not None:
-                decisions = task.predict(outputs)  # in float32, as predictions are made
+                predictions = task.predict(outputs)  # in float32, as predictions are made
                 log_odds = task.log_odds(wide)
-                seen = Seen(task, task.probabilities(wide), target, decisions, log_odds)
+                seen = Seen(task, task.probabilities(wide), target, predictions, log_odds)
                 metrics.take(seen)
-        hard = self.task.harden(target)
+        hard = self.task.to_hard_labels(target)
         if self.first is not None:
             self.first.update(outputs, hard)
         if self.confusion is not None:

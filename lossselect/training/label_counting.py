@@ -18,7 +18,7 @@ def counts_of_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
         loader: Of train rows.
 
     Returns:
-        What `module.use_counts` takes; None where there is no batch.
+        What `module.set_label_counts` takes; None where there is no batch.
 
     Raises:
         ValueError: no label is known, or labels do not fit the task.

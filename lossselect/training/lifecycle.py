@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lossselect.chunked.options import top_headline
+from lossselect.chunked.options import chunked_primary_metric
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError, TrainingDiverged
 from lossselect.losses.loss import Loss
@@ -63,12 +63,12 @@ class Bookkeeping(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.going_on.check(trainer)
         self.going_on.watch(trainer)
-        if pl_module.head_bias == "zero" and trainer.ckpt_path is None:
+        if pl_module.bias_init == "zero" and trainer.ckpt_path is None:
             pl_module._start_head(torch.zeros(pl_module.task.num_outputs), "0")
         if trainer.ckpt_path is not None:
-            pl_module.head_bias = None  # a run that goes on has its bias
+            pl_module.bias_init = None  # a run that goes on has its bias
         if pl_module.needs_counts and (counts := _counts_of(trainer, pl_module)):
-            pl_module.use_counts(counts)
+            pl_module.set_label_counts(counts)
         self.going_on.compare_loss(pl_module.criterion)
         pl_module.step_mean.equal_counts = _counts_alike(trainer, pl_module)
 
@@ -177,11 +177,11 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
                 f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
                 "out to the processes by then: strategy=ddp, or head=dense."
             )
-        if module.head_bias is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
-            counts = "call module.use_counts(lossselect.count_labels(task, labels)) before fit, or "
+        if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
+            counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
             raise ConfigError(
-                f"head_bias={module.head_bias} would be set when {strategy} has dealt out the weights: "
-                f"{counts if module.head_bias == 'prior' else ''}leave head_bias out."
+                f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
+                f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
             )
 
 
@@ -194,8 +194,8 @@ def _counts_of(trainer: Trainer, module: Any) -> LabelCounts | None:
     loader = trainer.train_dataloader
     if not math.isfinite(trainer.num_training_batches):
         raise ConfigError(
-            "Loss or head_bias wait for the counts of the train labels, and a loader without an end cannot "
-            "be counted: module.use_counts(lossselect.count_labels(task, labels)) before fit."
+            "Loss or bias_init wait for the counts of the train labels, and a loader without an end cannot "
+            "be counted: module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
         )
     with each_row_once(loader):
         counts = [part for part in of_all_ranks(counts_of_loader(module, loader or ())) if part]
@@ -236,7 +236,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
 def _shown(trainer: Trainer, module: Any, prefix: str) -> list[str]:
     """The metrics that matter while a run goes: loss, the task's own, and what chooses the best epoch."""
     watched = [saves.monitor for saves in trainer.checkpoint_callbacks if isinstance(saves, ModelCheckpoint)]
-    own = top_headline(module.task) if module.chunked else module.task.headline
+    own = chunked_primary_metric(module.task) if module.chunked else module.task.primary_metric
     names = [f"{prefix}loss", *([f"{prefix}{own}"] if prefix == "val/" else []), *watched]
     return [name for name in names if name]
 

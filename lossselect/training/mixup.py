@@ -121,7 +121,7 @@ def _checked_inputs(inputs: Any, name: str) -> Tensor:
 
 def _mixed(target: Tensor, order: Tensor, factor: float, task: Task) -> Tensor:
     """NaN, which is missing, stays so in any sum."""
-    target = task.as_rows(target)
+    target = task.to_one_hot(target)
     return factor * target + (1 - factor) * target[order]
 
 

@@ -42,19 +42,19 @@ class TaskModule(Classifier, LightningModule):
     """Trains, evaluates and predicts for one task; `forward` returns raw logits (N, num_outputs, ...).
 
     Pass `net`, or subclass and override `forward`. A batch is a pair (inputs, target) with a target
-    of any form that `task.encode` takes; override `unpack` for batches that look otherwise. Loss and
+    of any form that `task.encode` takes; override `unpack_batch` for batches that look otherwise. Loss and
     metrics are logged under `train/`, `val/` and `test/`, each computed over the whole epoch.
 
     Args:
         task: What the head decides: `Binary()`, `Multiclass(10)`, `Multilabel(14)`.
         net: A module that returns raw logits, or a net of ours by name and plain values, such as
             `{"name": "mlp", "num_features": 8}`.
-        loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `propose_loss`), or any callable
+        loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or any callable
             that takes logits and the canonical target and returns a scalar.
         optimizer: "SGD" or `{"name": "SGD", "lr": 0.1}` (a class of torch.optim), a callable that takes
             the parameters, or None for AdamW with lr 1e-3.
         scheduler: The same for torch.optim.lr_scheduler and a callable that takes the optimizer.
-        head_bias: "prior" lets the last layer's bias start from the shares of the train labels, so that the
+        bias_init: "prior" lets the last layer's bias start from the shares of the train labels, so that the
             first loss is about their entropy; "zero" from 0; None leaves it.
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`: what becomes of a batch in training.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
@@ -63,9 +63,9 @@ class TaskModule(Classifier, LightningModule):
         on_nonfinite: What becomes of a step whose loss or gradient is NaN or infinite: "stop" ends fit and
             says where that began, "skip" leaves the step out, up to 10 in a row.
 
-    What the train labels tell (`loss="auto"`, `weight="balanced"`, `pos_weight="auto"`, `head_bias="prior"`)
+    What the train labels tell (`loss="auto"`, `weight="balanced"`, `pos_weight="auto"`, `bias_init="prior"`)
     is counted when fit starts: by the data module, where it is one of ours, else by one pass through the
-    train loader. `use_counts` takes it from elsewhere.
+    train loader. `set_label_counts` takes it from elsewhere.
 
     Raises:
         ValueError: a loss or an option that does not fit the task; at the first batch, logits or
@@ -93,12 +93,12 @@ class TaskModule(Classifier, LightningModule):
         loss: str | Mapping[str, Any] | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         optimizer: OptimizerSpec = None,
         scheduler: SchedulerSpec = None,
-        head_bias: str | None = None,
+        bias_init: str | None = None,
         mix: str | Mapping[str, Any] | None = None,
         head: str | Mapping[str, Any] | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
-        super().__init__(task, net, loss, head_bias, mix, head)
+        super().__init__(task, net, loss, bias_init, mix, head)
         # for loggers, which write them as text
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
@@ -115,15 +115,15 @@ class TaskModule(Classifier, LightningModule):
         super().__setattr__(name, value)
 
     def _make_epochs(self) -> None:
-        def made(prefix: str, untuned: Task | None = None) -> Epoch | TopEpoch:
+        def made(prefix: str, base_task: Task | None = None) -> Epoch | TopEpoch:
             return (
                 TopEpoch(self.task, prefix, self.counts)
                 if self.chunked
-                else Epoch(self.task, prefix, untuned)
+                else Epoch(self.task, prefix, base_task)
             )
 
         self.train_epoch, self.val_epoch = made("train/"), made("val/")
-        self.test_epoch = made("test/", self.untuned)
+        self.test_epoch = made("test/", self.base_task)
 
     def _outputs_changed(self) -> None:
         names = ("val_epoch", "test_epoch")
@@ -137,9 +137,9 @@ class TaskModule(Classifier, LightningModule):
             raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
         super()._check_chunkable()
 
-    def decide_by(self, task: Task) -> None:
+    def set_decision(self, task: Task) -> None:
         """Decide by a task of `fit_decision`; test metrics are then computed without it as well."""
-        self.untuned = self.untuned or self.task
+        self.base_task = self.base_task or self.task
         self.task = task
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -181,8 +181,8 @@ class TaskModule(Classifier, LightningModule):
             inputs = batch.inputs
         elif isinstance(batch, tuple | list) and len(batch) == 1:
             (inputs,) = batch
-        elif isinstance(batch, tuple | list) or type(self).unpack is not TaskModule.unpack:
-            inputs = self.unpack(batch)[0]
+        elif isinstance(batch, tuple | list) or type(self).unpack_batch is not TaskModule.unpack_batch:
+            inputs = self.unpack_batch(batch)[0]
         else:
             inputs = batch
         return self.predict(inputs)
@@ -292,11 +292,11 @@ class TaskModule(Classifier, LightningModule):
         """Refuse a checkpoint of another task; to evaluate or predict, decide as it does."""
         check_same_task(checkpoint, self.task)
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        if checkpoint.get("untuned") and self.untuned is None and not fitting:
+        if checkpoint.get("base_task") and self.base_task is None and not fitting:
             if self.val_epoch.kept is not None:  # another decision is to be fitted
-                self.task = make_task(**checkpoint["untuned"])
+                self.task = make_task(**checkpoint["base_task"])
             else:
-                self.decide_by(make_task(**checkpoint["task"]))
+                self.set_decision(make_task(**checkpoint["task"]))
 
     def restored(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()

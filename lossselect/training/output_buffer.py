@@ -1,4 +1,4 @@
-"""Outputs of an epoch that decisions are fitted to, in bounded memory."""
+"""Outputs of an epoch that predictions are fitted to, in bounded memory."""
 
 import torch
 from torch import Tensor

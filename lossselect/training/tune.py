@@ -26,7 +26,7 @@ def tune_decision(
     """Validate, and give the module the thresholds and temperature that suit the validation rows best.
 
     From then on it predicts by them, metrics of test are logged with (`test/f1_macro`) and without
-    (`test/untuned/f1_macro`), and checkpoints keep them.
+    (`test/default_decision/f1_macro`), and checkpoints keep them.
 
     Args:
         trainer: As for `Trainer.validate`, as are the loaders and the checkpoint.
@@ -37,7 +37,7 @@ def tune_decision(
         options: Of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.
 
     Returns:
-        The metrics of the validation split, by the decisions before.
+        The metrics of the validation split, by the predictions before.
 
     Raises:
         ValueError: there is no validation row, or as `fit_decision` says.
@@ -49,7 +49,7 @@ class Tuned(NamedTuple):
     """What tuning found."""
 
     results: Mapping[str, float]
-    """The metrics of the validation split, by the decisions before."""
+    """The metrics of the validation split, by the predictions before."""
     advice: Advice | None
     """A clearly better threshold, if none was tuned."""
 
@@ -63,7 +63,7 @@ def tuned(
     **options: Any,
 ) -> Tuned:
     """Do what `tune_decision` does, and return what it found."""
-    if not isinstance(trainer, Trainer) or not hasattr(module, "decide_by"):
+    if not isinstance(trainer, Trainer) or not hasattr(module, "set_decision"):
         raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss, wanted = module.criterion, decision_options(**options)
     goal = wanted.goal(module.task, loss)  # before a pass over the rows
@@ -72,9 +72,9 @@ def tuned(
             "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
             "head=dense."
         )
-    task, before = module.task, module.untuned
+    task, before = module.task, module.base_task
     if before is not None:
-        module.task, module.untuned = before, None
+        module.task, module.base_task = before, None
     kept = module.val_epoch.kept = KeptOutputs()
     try:
         results = trainer.validate(
@@ -83,15 +83,15 @@ def tuned(
         rows = kept.rows()
         if rows is None:
             raise DataError("There is no validation row to tune the decision to.")
-        start = module.untuned or module.task  # of a checkpoint that has a decision it was taken over
+        start = module.base_task or module.task  # of a checkpoint that has a decision it was taken over
         fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
     except BaseException:
-        module.untuned = before
+        module.base_task = before
         module.task = task
         raise
     finally:
         module.val_epoch.kept = None
-    module.untuned = start
+    module.base_task = start
     # processors may differ in the last digit: all decide as the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
     advised = goal is None and wanted.metric == "auto"

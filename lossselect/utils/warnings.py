@@ -14,35 +14,35 @@ ON_NONFINITE = ("stop", "skip")
 """What becomes of a step whose loss or gradient is not finite."""
 
 GUARDS = {
-    "absent_class": "a class or label that no train row has",
+    "class_without_rows": "a class or label that no train row has",
     "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",
     "damaged_checkpoint": "a checkpoint that resume=auto passes over, as it cannot be read",
     "constant_feature": "a column with one value only, which is left out",
     "duplicate_rows": "rows of the train split that stand in another split too",
-    "ended_early": "a run that was ended while its learning rate was not yet 0, and keeps its last epoch",
+    "stopped_before_schedule_end": "a run that ended before its learning rate was 0 and keeps its last epoch",
     "few_positives": "thresholds that are tuned to a handful of validation positives",
-    "label_everywhere": "a label that every train row has",
-    "label_copy": "a feature with one value for each class",
-    "likely_mark": "a label such as '?' that may mark a missing one",
+    "constant_label": "a label that every train row has",
+    "target_leakage": "a feature with one value for each class",
+    "likely_missing_marker": "a label such as '?' that may mark a missing one",
     "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
     "no_head_bias": "a net without a last bias that could start from the shares of the classes",
     "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
     "no_prediction": "test rows for which the net returned NaN, and that have no prediction",
     "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
     "one_class": "a validation or test split in which one class is all there is",
-    "other_loss": "a run that goes on from a checkpoint with another loss",
+    "loss_changed_on_resume": "a run that goes on from a checkpoint with another loss",
     "one_hot_integers": "integers of shape (N, C) that are read as one-hot rows, and may be class indices",
-    "one_label_each": "multilabel rows that all have exactly one label",
+    "looks_multiclass": "multilabel rows that all have exactly one label",
     "plateau_mode": "a ReduceLROnPlateau whose mode is against the direction of what it monitors",
     "rare_class": "classes of too few rows to be in every split",
-    "row_number": "a column of features that counts the rows",
+    "index_column": "a column of features that counts the rows",
     "schedule_in_steps": "a learning rate schedule per epoch whose numbers seem to count optimizer steps",
     "several_labels": "labels that look like several in one cell",
     "similar_labels": "labels that differ in case, or in how the same number is written",
     "skipped_step": "steps that on_nonfinite=skip leaves out",
     "split_brackets": "a delimiter that splits what brackets enclose",
-    "unit_outputs": "logits that all lie between 0 and 1, as probabilities do",
-    "unlike_train": "cells of a feature that are of an unknown category, or missing where no train row is",
+    "outputs_look_like_probabilities": "logits that all lie between 0 and 1, as probabilities do",
+    "unseen_category": "cells of a feature that are of an unknown category, or missing where no train row is",
     "untested_lightning": "a version of Lightning that was not tested, with which single steps are taken",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not their own",
     "unused_delimiter": "a delimiter that no cell of labels holds",
@@ -52,7 +52,7 @@ GUARDS = {
 """What is warned of, by name."""
 
 
-class GuardWarning(UserWarning):
+class LossSelectWarning(UserWarning):
     """What looks like a mistake and may be meant.
 
     Args:
@@ -69,40 +69,40 @@ class GuardWarning(UserWarning):
 
 
 def warn(name: str, said: str) -> None:
-    """Issue the warning `name`, which `allow=[name]` or `lossselect.allow(name)` switches off."""
+    """Issue the warning `name`, which `ignore_warnings=[name]` silences."""
     lookup(GUARDS, name, "warning")
-    warnings.warn(GuardWarning(name, said), stacklevel=2)
+    warnings.warn(LossSelectWarning(name, said), stacklevel=2)
 
 
 @contextmanager
-def allow(*names: str) -> Iterator[None]:
+def ignore_warnings(*names: str) -> Iterator[None]:
     """Within it, what these warnings are about is meant.
 
     Raises:
         ValueError: there is no warning of that name.
 
     Example:
-        >>> from lossselect import Multilabel, allow, check_task
-        >>> with allow("one_label_each"):
+        >>> from lossselect import Multilabel, ignore_warnings, check_task
+        >>> with ignore_warnings("looks_multiclass"):
         ...     target = check_task(Multilabel(2), [[1, 0], [0, 1]])
     """
     for name in names:
         lookup(GUARDS, name, "warning")
     with warnings.catch_warnings():
         for name in names:
-            warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=GuardWarning)
+            warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=LossSelectWarning)
         yield
 
 
 def warn_of_absent(names: list[str]) -> None:
     """Warn of classes that no train row has."""
-    warn("absent_class", f"No train row has {some(names)}: the net cannot learn what that is.")
+    warn("class_without_rows", f"No train row has {some(names)}: the net cannot learn what that is.")
 
 
 def warn_of_single_labels() -> None:
     """Warn of multilabel rows that are multiclass ones."""
     warn(
-        "one_label_each",
+        "looks_multiclass",
         "Every row has exactly one label. If a row can have no other number of them, it is of one of several "
         "classes: task=multiclass.",
     )
@@ -132,7 +132,11 @@ def warn_of_no_positives(positives: Any, task: Any, split: str) -> None:
     if not names:
         return
     labels = task.several_labels
-    kind, means = ("labels", "f1_macro, auroc, map") if labels else ("classes", "auroc, map")
+    kind, means = (
+        ("labels", "f1_macro, auroc, average_precision")
+        if labels
+        else ("classes", "auroc, average_precision")
+    )
     warn(
         "no_positives",
         f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are in "

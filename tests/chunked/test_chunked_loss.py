@@ -386,8 +386,8 @@ class TestRefused:
         ("task", "said"),
         [
             (ls.Multilabel(C, top_k=3), "top_k needs all outputs"),
-            (ls.Multilabel(C, at_least=1), "at_least needs all outputs"),
-            (ls.Multiclass(C, ordered=True), "Ordered classes need all logits"),
+            (ls.Multilabel(C, min_labels=1), "min_labels needs all outputs"),
+            (ls.Multiclass(C, ordinal=True), "Ordered classes need all logits"),
             (ls.Multiclass(C, temperature=2.0), "takes no temperature"),
             (ls.Binary(), "for many outputs, and there is one"),
         ],

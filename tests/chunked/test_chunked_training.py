@@ -77,7 +77,7 @@ class TestTraining:
         fit(TASKS["multilabel"], "chunked", tmp_path, lists=True)
 
     def test_what_the_train_labels_tell(self, tmp_path):
-        given = {"loss": {"name": "cross_entropy", "pos_weight": "auto"}, "head_bias": "prior"}
+        given = {"loss": {"name": "cross_entropy", "pos_weight": "auto"}, "bias_init": "prior"}
         dense, _, _ = fit(TASKS["multilabel"], None, tmp_path, **given)
         module, trainer, data = fit(TASKS["multilabel"], "chunked", tmp_path, **given)
         for p, q in zip(dense.parameters(), module.parameters(), strict=True):
@@ -152,7 +152,7 @@ class TestTraining:
         inputs = torch.randn(40, WIDTH)
         target = torch.randint(0, C, (40,)) if target is None else target
         data = TensorBatches(inputs, target)
-        with ls.allow("absent_class", "no_positives"):
+        with ls.ignore_warnings("class_without_rows", "no_positives"):
             trainer.fit(module, data.loader(8), data.loader(8))
         return trainer
 
@@ -277,7 +277,7 @@ class TestCommand:
         "data=arrays",
         "data.path=X.npy",
         "trainer.max_epochs=3",
-        "allow=[absent_class,rare_class,label_everywhere,no_positives]",
+        "ignore_warnings=[class_without_rows,rare_class,constant_label,no_positives]",
     )
 
     @pytest.mark.parametrize(("task", "target"), [("multilabel", "Y.npz"), ("multiclass", "y.npy")])
@@ -308,7 +308,7 @@ class TestCommand:
         assert "(head=chunked)" not in " ".join(out.split())
         assert "(head=chunked)" not in " ".join(command(*given, "loss=zlpr")[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "decision.metric=f1_macro")[1].split())
-        assert "(head=chunked)" not in " ".join(command(*given, "monitor=val/map")[1].split())
+        assert "(head=chunked)" not in " ".join(command(*given, "monitor=val/average_precision")[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "trainer.compile=true")[1].split())
         assert "(head=chunked)" in " ".join(command(*given, "monitor=val/ndcg_at_3")[1].split())
 
@@ -339,7 +339,10 @@ class TestCommand:
                 "trainer.compile does not go through head=chunked",
             ),
             (["head=chunked", "decision.calibration=none"], "decision.calibration=none needs all outputs"),
-            (["head=chunked", "monitor=val/map"], "training knows no metric 'val/map'"),
+            (
+                ["head=chunked", "monitor=val/average_precision"],
+                "training knows no metric 'val/average_precision'",
+            ),
             (["monitor=val/ndcg_at_5"], "training knows no metric 'val/ndcg_at_5'"),
             (["head=chunked", "task.top_k=2"], "top_k needs all outputs"),
         ],

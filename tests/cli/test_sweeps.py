@@ -20,7 +20,7 @@ def test_a_sweep_runs_each_task(command):
 @pytest.mark.parametrize(
     ("arguments", "metric"),
     [
-        (["task=multilabel"], "val/map"),
+        (["task=multilabel"], "val/average_precision"),
         (["task=binary"], "val/loss"),
         (["task=binary", "monitor=val/f1_macro"], "val/f1_macro"),
         (["task=binary", "monitor=train/loss"], None),

@@ -76,13 +76,13 @@ def test_a_plan_of_hostile_names():
 def test_a_warning_of_hostile_names(capsys):
     with warnings.catch_warnings(), console.warnings_in_a_line():
         warnings.simplefilter("always")
-        guards.warn("likely_mark", f"The label {NAMES[0]} may mark a missing one.")
+        guards.warn("likely_missing_marker", f"The label {NAMES[0]} may mark a missing one.")
     err = capsys.readouterr().err
     assert "Warning: The label \\x1b[31mred\\x1b[0m may mark" in err
     assert not hidden(err)
 
 
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 def test_a_run_on_hostile_names(table, command, tmp_path):
     code, out, err = command(*table, "trainer.max_epochs=2", "hydra.run.dir=run")
     assert code == 0, err
@@ -98,7 +98,7 @@ def test_a_run_on_hostile_names(table, command, tmp_path):
         assert {row[0] for row in csv.reader(file)} >= set(NAMES)  # in tables text stays data
 
 
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 @pytest.mark.parametrize("setting", ["explain=json", "check_only=true"])
 def test_looking_at_hostile_names(setting, table, command):
     code, out, err = command(*table, setting)
@@ -154,7 +154,7 @@ def lossselect(monkeypatch, capsys, tmp_path):
     return run
 
 
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -205,7 +205,7 @@ def checkpoint(tmp_path_factory):
     (folder / "a.csv").write_text("x,y\n" + "1,0\n2,1\n2,0\n" * 30)
     settings = ["task=binary", "data=table", "data.path=a.csv", "data.target=y", "trainer.max_epochs=1"]
     subprocess.run(
-        [sys.executable, "-m", "lossselect", *settings, "hydra.run.dir=run", "report=false", "allow=[duplicate_rows]"],
+        [sys.executable, "-m", "lossselect", *settings, "hydra.run.dir=run", "report=false", "ignore_warnings=[duplicate_rows]"],
         cwd=folder, check=True, capture_output=True,
     )  # fmt: skip
     return folder / "run" / "checkpoints" / "best.ckpt"
@@ -349,7 +349,7 @@ def test_a_traceback_has_no_secret(full, tmp_path):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 def test_the_plan_has_no_secret(command, monkeypatch, tmp_path):
     (tmp_path / "hunter2.csv").write_text("x,y\n" + "1,0\n2,1\n2,0\n" * 30)
     monkeypatch.setenv("NAMED", "hunter2.csv")
@@ -358,7 +358,7 @@ def test_the_plan_has_no_secret(command, monkeypatch, tmp_path):
         "data=table",
         "data.path=${oc.env:NAMED}",
         "data.target=y",
-        "allow=[duplicate_rows]",
+        "ignore_warnings=[duplicate_rows]",
     )
     code, out, err = command(*table, "trainer.max_epochs=1", "hydra.run.dir=run")
     assert code == 0, err

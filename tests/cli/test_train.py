@@ -26,14 +26,14 @@ def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
     for word in (
         "Plan",
         "Results",
-        "test/untuned",
+        "test/default_decision",
         "f1_macro",
         "Binary cross-entropy" if task != "multiclass" else "Cross-ent",
     ):
         assert word in out
 
     metrics = json.loads(Path("run/metrics.json").read_text())
-    for name in ("loss", "accuracy", "f1_micro", "f1_macro", "auroc", "map"):
+    for name in ("loss", "accuracy", "f1_micro", "f1_macro", "auroc", "average_precision"):
         assert metrics[f"test/{name}"] >= 0
         assert metrics[f"val/{name}"] >= 0
 
@@ -43,7 +43,7 @@ def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
     module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
     names = [name for name in table[0] if name.startswith("p_")]
     probabilities = torch.tensor([[float(row[name]) for name in names] for row in table])
-    decided = module.task.decode(module.task.decide(probabilities))
+    decided = module.task.decode(module.task.predict_from_probabilities(probabilities))
     assert decided == [
         json.loads(row["prediction"]) if task == "multilabel" else row["prediction"] for row in table
     ]
@@ -133,7 +133,7 @@ def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monke
     command("task=multilabel", "callbacks.early_stopping.monitor=val/loss", "hydra.run.dir=a", *SHORT)
     command("task=multilabel", "scheduler=none", "hydra.run.dir=b", *SHORT)
     command("task=multilabel", "hydra.run.dir=c", *SHORT)  # annealed: nothing is stopped
-    assert seen == [("val/loss", "min"), ("val/map", "max")]
+    assert seen == [("val/loss", "min"), ("val/average_precision", "max")]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ class Ends(Callback):
 """
 
 
-@pytest.mark.filterwarnings("always::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 def test_a_run_that_its_own_callback_ends_says_that_its_last_epoch_may_not_be_the_best(
     command, tmp_path, monkeypatch
 ):
@@ -312,5 +312,5 @@ def test_a_run_that_its_own_callback_ends_says_that_its_last_epoch_may_not_be_th
     code, _, err = command(*given)
     assert code == 0
     assert "Warning: Training was ended after epoch 1 of 50, where the learning rate was not yet 0." in err
-    code, _, err = command(*given, "monitor=epoch")
+    code, _, err = command(*given, "monitor=last")
     assert (code, err) == (0, "")

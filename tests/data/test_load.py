@@ -17,7 +17,7 @@ from lossselect.tasks.registry import make_task
 
 
 def target_of(splits, task):
-    return task.decode(task.harden(torch.from_numpy(np.asarray(task.encode(splits.labels)))))
+    return task.decode(task.to_hard_labels(torch.from_numpy(np.asarray(task.encode(splits.labels)))))
 
 
 class TestLoad:
@@ -37,7 +37,7 @@ class TestLoad:
     def test_nothing_is_fitted_on_val_and_test(self, load):
         train = {"x": [0.0, 2.0] * 10, "c": ["u", "u", "v", "v"] * 5, "y": ["a", "b"] * 10}
         other = {"y": ["b", "a"], "c": ["u", "w"], "x": [100.0, 2.0], "more": [1, 2]}
-        with pytest.warns(ls.GuardWarning, match="of a category that no train row has: 1 in column 'c'"):
+        with pytest.warns(ls.LossSelectWarning, match="of a category that no train row has: 1 in column 'c'"):
             splits = load(train, val_path=other, test_path=other)
         assert splits.preparation["features"]["numbers"][0]["mean"] == 1
         assert [len(splits.rows[split]) for split in ("train", "val", "test")] == [20, 2, 2]
@@ -87,7 +87,7 @@ class TestLoad:
         data = TensorData(splits, task, batch_size=8)
         seen = torch.cat([batch.target for batch in data.test_dataloader()])
         expected = [set(filter(None, tags[row].split("|"))) for row in splits.rows["test"].tolist()]
-        assert [set(names) for names in task.decode(task.harden(seen))] == expected
+        assert [set(names) for names in task.decode(task.to_hard_labels(seen))] == expected
         assert data.batches["train"][0].target.shape == (3,)
 
     def test_a_row_of_empty_cells_is_a_row(self, tmp_path):
@@ -95,7 +95,7 @@ class TestLoad:
         rows = [f"{i},{i % 5},{i},{'ab'[i % 2]}" for i in range(40)]
         rows[4] = ",,99,"
         path.write_text("\n".join(["f,g,id,y", *rows, "", ""]))
-        with ls.allow("row_number"):
+        with ls.ignore_warnings("index_column"):
             splits = load_own(
                 "table", task={"name": "multiclass"}, path=str(path), target="y", exclude="id", **OPTIONS
             )
@@ -118,21 +118,21 @@ class TestLoad:
     def test_a_column_that_is_the_label_in_other_words_is_said(self, load):
         table = {"x": numbers(40), "kind": ["u", "v", "w", "v"] * 10, "y": ["a", "b", "c", "b"] * 10}
         with pytest.warns(
-            ls.GuardWarning, match=r"Column 'kind' has one value for each class.*data.exclude=\[kind\]"
+            ls.LossSelectWarning, match=r"Column 'kind' has one value for each class.*data.exclude=\[kind\]"
         ):
             load(table)
 
     def test_cells_that_are_missing_unlike_in_training_are_said(self, load):
         train = {"x": numbers(20), "y": ["a", "b"] * 10}
-        with pytest.warns(ls.GuardWarning, match=r"missing where no train row is.*1 in column 'x'"):
+        with pytest.warns(ls.LossSelectWarning, match=r"missing where no train row is.*1 in column 'x'"):
             load(train, test_path={"x": [1.5, None], "y": ["a", "b"]})
 
     def test_a_delimiter_that_no_cell_holds_is_said(self, load):
-        with pytest.warns(ls.GuardWarning, match="No cell of column 'y' holds the delimiter ','"):
+        with pytest.warns(ls.LossSelectWarning, match="No cell of column 'y' holds the delimiter ','"):
             load({"x": numbers(40), "y": ["a|b", "b"] * 20}, "multilabel", delimiter=",")
 
     def test_a_mark_that_no_row_has_is_said(self, load):
-        with pytest.warns(ls.GuardWarning, match="No row has the label zzz, given as data.missing"):
+        with pytest.warns(ls.LossSelectWarning, match="No row has the label zzz, given as data.missing"):
             load({"x": numbers(40), "y": ["a", "b"] * 20}, missing="zzz")
 
     def test_a_missing_mark_of_the_task_counts(self, load):
@@ -204,7 +204,7 @@ def test_any_table_is_loaded_right_or_refused(data, tmp_path):
     frame.write_csv(path)
     name = data.draw(st.sampled_from(["binary", "multiclass", "auto"]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ls.GuardWarning)
+        warnings.simplefilter("ignore", ls.LossSelectWarning)
         try:
             splits = load_own("table", task={"name": name}, path=str(path), target="y", **OPTIONS)
         except ValueError as error:

@@ -149,14 +149,14 @@ MISTAKES = [
     (["task=multiclass", "data=table"], "Say where the data are: data.path=... is a file."),
     (["task=multiclass", "data=table", "data.path=species.csv"], "Say what is to be predicted: data.target=..."),
     (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
-    (["task=multiclass", *table("species"), "data.unseen=drop"], "There is no data.unseen 'drop'."),
+    (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "There is no data.handle_unknown 'drop'."),
     (["task=multiclass", *table("species"), "data.nan=drop"], "There is no data.nan 'drop'. Choose one of: error, missing."),
     (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
     (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not what that setting can be: "),
     (["task=multiclass", *table("species"), "data.features=[]"], "data.features is an empty list."),
     (["task=multiclass", *table("species"), "data.delimter=x"], "There is no setting 'data.delimter'. Did you mean 'delimiter'?"),
     (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
-    (["task=multiclass", *table("species"), "allow=[one_clas]"], "There is no warning 'one_clas'. Did you mean 'one_class'?"),
+    (["task=multiclass", *table("species"), "ignore_warnings=[one_clas]"], "There is no warning 'one_clas'. Did you mean 'one_class'?"),
     (["task=multiclass", "data=arrays", "data.path=arrays.npz", "data.target=z"], "has no array 'z' (data.target)."),
     (["task=multiclass", "data.path=species.csv"], "path is a setting of data=table: say that too."),
     (["task=multiclass", "data=species.csv"], "data=species.csv is a file: say data=table data.path=species.csv"),
@@ -245,7 +245,7 @@ class TestWarnings:
     @pytest.fixture(autouse=True)
     def _shown(self):
         with warnings.catch_warnings():
-            warnings.simplefilter("default", ls.GuardWarning)
+            warnings.simplefilter("default", ls.LossSelectWarning)
             yield
 
     def test_is_a_line_and_can_be_switched_off(self, files, command):
@@ -256,10 +256,10 @@ class TestWarnings:
         assert code == 0
         assert err == (
             "Warning: Columns that have one value in all train rows are left out: same. "
-            "(allow=[constant_feature] switches this off.)\n"
+            "(ignore_warnings=[constant_feature] switches this off.)\n"
         )
-        assert command(*arguments, "allow=[constant_feature]")[2] == ""
-        assert command(*arguments, "allow=constant_feature")[2] == ""
+        assert command(*arguments, "ignore_warnings=[constant_feature]")[2] == ""
+        assert command(*arguments, "ignore_warnings=constant_feature")[2] == ""
 
     def test_unseen_labels_are_counted(self, files, command):
         frame = pl.read_csv("species.csv")
@@ -268,7 +268,7 @@ class TestWarnings:
             "task=multiclass",
             *table("train"),
             "data.test_path=species.csv",
-            "allow=[duplicate_rows]",
+            "ignore_warnings=[duplicate_rows]",
             *SHORT,
         ]
         code, _, err = command(*arguments)
@@ -276,7 +276,7 @@ class TestWarnings:
         assert re.search(
             r"Row \d+ of column 'y': label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
         )
-        code, out, err = command(*arguments, "data.unseen=ignore")
+        code, out, err = command(*arguments, "data.handle_unknown=ignore")
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
         assert f"Not seen in training, and left out: {count} of the labels of column 'y', setosa." in err
@@ -287,15 +287,17 @@ def test_a_monitor_that_cannot_be_computed(files, command):
     frame = pl.read_csv("json.csv")
     frame.with_columns(pl.lit("[]").alias("y")).write_csv("empty.csv")
     arguments = ["task=multilabel", *table("json"), "data.val_path=empty.csv", *SHORT]
-    code, _, err = command(*arguments, "monitor=val/map", "allow=[duplicate_rows]")
+    code, _, err = command(*arguments, "monitor=val/average_precision", "ignore_warnings=[duplicate_rows]")
     assert code == 1
     assert (
-        "val/map chooses the best checkpoint, but no label of the val split has both positives and negatives"
+        "val/average_precision chooses the best checkpoint, but no label of the val split has both positives and negatives"
         in err
     )
     assert not Path("run").exists()
     assert (
-        command(*arguments, "monitor=val/loss", "allow=[duplicate_rows,no_positives,untuned_threshold]")[0]
+        command(
+            *arguments, "monitor=val/loss", "ignore_warnings=[duplicate_rows,no_positives,untuned_threshold]"
+        )[0]
         == 0
     )
 
@@ -414,7 +416,7 @@ class TestPredict:
     def test_categories_that_are_not_known_are_counted(self, trained, run, files):
         pl.read_csv("species.csv").with_columns(pl.lit("pink").alias("colour")).write_csv("new.csv")
         with warnings.catch_warnings():
-            warnings.simplefilter("default", ls.GuardWarning)
+            warnings.simplefilter("default", ls.LossSelectWarning)
             code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=50")
         assert code == 0
         assert err == (

@@ -23,7 +23,7 @@ class TestSplitRows:
     def test_rare_classes_go_to_train(self):
         labels = np.array([0.0] * 20 + [1.0] * 20 + [2.0, 2.0, 3.0, NAN])
         with pytest.warns(
-            ls.GuardWarning, match=r"2 of 4 classes have fewer rows than there are splits \(3\).*: c, d"
+            ls.LossSelectWarning, match=r"2 of 4 classes have fewer rows than there are splits \(3\).*: c, d"
         ):
             rows = split_rows(labels, {"test": 0.2, "val": 0.25}, 0, ("a", "b", "c", "d"))
         assert {40, 42, 43} <= set(rows["train"].tolist())
@@ -31,7 +31,9 @@ class TestSplitRows:
 
     def test_classes_of_two_rows_each_are_split_otherwise(self):
         labels = np.repeat(np.arange(30), 2)
-        with pytest.warns(ls.GuardWarning, match="30 of 30 classes have fewer rows than there are splits"):
+        with pytest.warns(
+            ls.LossSelectWarning, match="30 of 30 classes have fewer rows than there are splits"
+        ):
             rows = split_rows(labels, {"test": 0.2, "val": 0.2}, 0, [*map(str, range(30))])
         assert set(labels[rows["train"]]) == set(range(30))
         assert len(rows["test"]) == 12
@@ -39,7 +41,9 @@ class TestSplitRows:
 
     def test_too_few_rows_to_be_in_proportion(self):
         labels = np.repeat(np.arange(10), 3)
-        with pytest.warns(ls.GuardWarning, match="too few to have each class in a split of 6 in proportion"):
+        with pytest.warns(
+            ls.LossSelectWarning, match="too few to have each class in a split of 6 in proportion"
+        ):
             rows = split_rows(labels, {"test": 0.2}, 0, [*"abcdefghij"])
         assert len(rows["test"]) == 6
 
@@ -89,14 +93,14 @@ class TestChecks:
         val = {"x": [0.5, 7.5], "y": ["a", "b"]}
         splits = load(train, val_path=val, test_path={"x": [2, 3], "y": ["a", "b"]})
         task = make_task("multiclass", class_names=splits.class_names)
-        with pytest.warns(ls.GuardWarning, match="1 of 2 test rows"):
+        with pytest.warns(ls.LossSelectWarning, match="1 of 2 test rows"):
             check_splits(task, splits)
 
     def test_one_class_in_a_split(self, load):
         train = {"x": numbers(20), "y": ["a", "b"] * 10}
         splits = load(train, val_path={"x": [1.0], "y": ["a"]})
         task = make_task("multiclass", class_names=splits.class_names)
-        with pytest.warns(ls.GuardWarning, match="All val rows are of class 'a': no ranking metric"):
+        with pytest.warns(ls.LossSelectWarning, match="All val rows are of class 'a': no ranking metric"):
             check_splits(task, splits)
 
     def test_a_class_that_train_lacks(self, load):
@@ -104,7 +108,9 @@ class TestChecks:
             {"x": numbers(20), "y": ["a", "b"] * 10}, {"name": "multiclass", "class_names": ["a", "b", "c"]}
         )
         task = make_task("multiclass", class_names=splits.class_names)
-        with pytest.warns(ls.GuardWarning, match="No train row has c: the net cannot learn what that is"):
+        with pytest.warns(
+            ls.LossSelectWarning, match="No train row has c: the net cannot learn what that is"
+        ):
             check_splits(task, splits)
 
     def test_multilabel_rows_of_one_label_each(self, load):
@@ -112,7 +118,7 @@ class TestChecks:
         columns = {"x": numbers(40), **{name: eye[:, i] for i, name in enumerate("abc")}}
         splits = load(columns, "multilabel", target=[*"abc"])
         task = make_task("multilabel", class_names=splits.class_names)
-        with pytest.warns(ls.GuardWarning, match=r"Every row has exactly one label.*task=multiclass"):
+        with pytest.warns(ls.LossSelectWarning, match=r"Every row has exactly one label.*task=multiclass"):
             check_splits(task, splits)
 
     def test_labels_a_row_are_counted_where_they_are_known(self, load):

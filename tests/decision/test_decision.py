@@ -77,7 +77,7 @@ def test_thresholds_of_each_label_for_micro_f1_are_the_best_there_are(seed):
     logits = torch.randn(9, 2, generator=generator)
     target = (torch.rand(9, 2, generator=generator) < torch.tensor([0.6, 0.2])).float()
     target[0] = 1
-    with ls.allow("few_positives"):
+    with ls.ignore_warnings("few_positives"):
         task = ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_micro", shrinkage=0)
     best = 0
     for first in [*logits[:, 0].tolist(), math.inf]:
@@ -130,7 +130,7 @@ def test_classes_are_decided_for_the_metric(metric):
     task = ls.fit_decision(ls.Multiclass(3), logits, labels, metric=metric)
     plain = score(labels, decided(ls.Multiclass(3), logits))
     assert score(labels, decided(task, logits)) > plain + 0.03
-    assert ls.fit_decision(ls.Multiclass(3), logits, labels).decision_weight is None
+    assert ls.fit_decision(ls.Multiclass(3), logits, labels).prior_correction is None
     assert accuracy_score(
         labels, decided(ls.fit_decision(ls.Multiclass(3), logits, labels), logits)
     ) == accuracy_score(labels, decided(ls.Multiclass(3), logits))
@@ -143,16 +143,16 @@ def test_of_equal_corrections_the_one_of_theory():
     fit = {"metric": "balanced_accuracy", "calibration": "none"}
     task, counts = ls.Multiclass(2), ls.count_labels(ls.Multiclass(2), labels)
     np.testing.assert_allclose(
-        ls.fit_decision(task, logits, labels, **fit).decision_weight, [1 / 0.8, 1 / 0.2]
+        ls.fit_decision(task, logits, labels, **fit).prior_correction, [1 / 0.8, 1 / 0.2]
     )
-    halved = ls.fit_decision(task, logits, labels, metric="f1_macro", calibration="none").decision_weight
+    halved = ls.fit_decision(task, logits, labels, metric="f1_macro", calibration="none").prior_correction
     np.testing.assert_allclose(halved, [0.8**-0.5, 0.2**-0.5])
     for options in ({"name": "logit_adjusted"}, {"weight": "balanced"}):
         loss = ls.select_loss(task, counts=counts, **options)
-        assert ls.fit_decision(task, logits, labels, **fit, loss=loss).decision_weight == (1, 1)
+        assert ls.fit_decision(task, logits, labels, **fit, loss=loss).prior_correction == (1, 1)
     half = ls.count_labels(task, [0, 1])
     np.testing.assert_allclose(
-        ls.fit_decision(task, logits, labels, **fit, counts=half).decision_weight, [2, 2]
+        ls.fit_decision(task, logits, labels, **fit, counts=half).prior_correction, [2, 2]
     )
 
 
@@ -209,7 +209,7 @@ class TestTemperature:
             assert least < task.temperature < 1
 
     def test_of_ordered_classes_leaves_the_likeliest(self):
-        task = ls.Multiclass(4, ordered=True)
+        task = ls.Multiclass(4, ordinal=True)
         logits, labels = 4 * torch.randn(60, 3), torch.arange(60) % 4
         fitted = ls.fit_decision(task, logits, labels)
         assert fitted.temperature > 1
@@ -242,15 +242,15 @@ class TestHoles:
         target[:, 2] = 0
         task = ls.Multilabel(4, class_names=("a", "b", "c", "d"))
         with pytest.warns(
-            ls.GuardWarning, match=r"1 of 4 labels have no positive in the validation split.*: c\."
+            ls.LossSelectWarning, match=r"1 of 4 labels have no positive in the validation split.*: c\."
         ):
             fitted = ls.fit_decision(task, logits, target, metric="f1_macro")
-        with ls.allow("untuned_threshold"):
+        with ls.ignore_warnings("untuned_threshold"):
             common = ls.fit_decision(task, logits, target, metric="f1_macro", per_label=False).threshold
         assert fitted.threshold[2] == common
 
     def test_no_positive_at_all_leaves_the_threshold(self):
-        with pytest.warns(ls.GuardWarning, match="untuned_threshold"):
+        with pytest.warns(ls.LossSelectWarning, match="untuned_threshold"):
             task = ls.fit_decision(ls.Binary(threshold=0.3), torch.randn(5, 1), torch.zeros(5))
         assert task == ls.Binary(threshold=0.3)
 
@@ -341,7 +341,7 @@ class TestExpectedF1:
 
     def test_rows_that_are_told_apart_without_a_mistake(self):
         logits = torch.tensor([[-3.0], [-1.0], [2.0], [5.0]])
-        with ls.allow("few_positives"):
+        with ls.ignore_warnings("few_positives"):
             task = ls.fit_decision(ls.Binary(), logits, [0, 0, 1, 1], metric="expected_f1")
         assert task.predict(logits).flatten().tolist() == [0, 0, 1, 1]
 
@@ -371,7 +371,7 @@ class TestBinary:
         """5 positives of 3,000 rows: the threshold was .002, and f1 of new rows 0."""
         logits, target = torch.randn(3000, 1), torch.zeros(3000, 1)
         target[:5] = 1
-        with pytest.warns(ls.GuardWarning, match=r"has 5 positives, .* \[few_positives\]"):
+        with pytest.warns(ls.LossSelectWarning, match=r"has 5 positives, .* \[few_positives\]"):
             ls.fit_decision(ls.Binary(), logits, target, metric=metric)
         target[:10] = 1
         ls.fit_decision(ls.Binary(), logits, target, metric=metric)
@@ -380,15 +380,17 @@ class TestBinary:
         logits, target = torch.randn(300, 4), torch.zeros(300, 4)
         target[:3, 0] = target[:3, 1] = 1
         with (
-            pytest.warns(ls.GuardWarning, match="has 6 positives of all labels together"),
-            ls.allow("untuned_threshold"),
+            pytest.warns(ls.LossSelectWarning, match="has 6 positives of all labels together"),
+            ls.ignore_warnings("untuned_threshold"),
         ):
             ls.fit_decision(ls.Multilabel(4), logits, target)
 
     def test_labels_without_shrinkage(self):
         logits, target = torch.randn(300, 2), torch.zeros(300, 2)
         target[:30, 0] = target[:4, 1] = 1
-        with pytest.warns(ls.GuardWarning, match="1 of 2 labels have fewer than 10 validation positives"):
+        with pytest.warns(
+            ls.LossSelectWarning, match="1 of 2 labels have fewer than 10 validation positives"
+        ):
             ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_macro", shrinkage=0)
         ls.fit_decision(ls.Multilabel(2), logits, target, metric="f1_macro")
 
@@ -467,7 +469,7 @@ class TestOddLogits:
 
 
 def test_accuracy_needs_no_factors():
-    task = ls.Multiclass(2, decision_weight=(1, 9))
+    task = ls.Multiclass(2, prior_correction=(1, 9))
     logits, labels = torch.randn(20, 2), torch.arange(20) % 2
-    assert ls.fit_decision(task, logits, labels).decision_weight is None
-    assert ls.fit_decision(task, logits, labels, metric=None).decision_weight == (1, 9)
+    assert ls.fit_decision(task, logits, labels).prior_correction is None
+    assert ls.fit_decision(task, logits, labels, metric=None).prior_correction == (1, 9)

@@ -101,7 +101,7 @@ def test_probabilities_are_calibrated(case):
 
 @pytest.mark.parametrize("case", sorted(BY_KNOWLEDGE - {"labels"}))  # whose thresholds are tuned
 def test_decisions_stay_those_of_the_weights(case):
-    """Weights were asked for because of the decisions that they lead to."""
+    """Weights were asked for because of the predictions that they lead to."""
     task, options = CASES[case]
     splits = simulated(task)
     loss = ls.select_loss(task, **options, counts=ls.count_labels(task, splits["train"][2]))
@@ -165,7 +165,7 @@ def test_weights_of_other_losses_are_not_taken_for_those_of_cross_entropy(kind):
     assert "weight" not in str(ls.explain_task(ls.Multiclass(2), loss))
 
 
-@pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3)], ids=ls.Task.describe)
+@pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3)], ids=str)
 def test_a_task_with_a_shift(task):
     """sigmoid or softmax of (logits - shift) / temperature, kept in checkpoints and exports."""
     logits = torch.randn(20, task.num_outputs, dtype=torch.float64)

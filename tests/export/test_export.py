@@ -16,7 +16,7 @@ from lossselect.cli import main as cli
 from lossselect.cli.predict import predict_file
 from lossselect.export import formats
 from lossselect.export import write as export
-from lossselect.export.read import read_export
+from lossselect.export.read import load_exported
 from lossselect.export.write import export_model
 from lossselect.run.build import _own_data
 
@@ -25,10 +25,10 @@ NAMES = ("a/b", "<b>", "=1", "\N{GRINNING FACE}")
 TASKS = [
     ls.Binary(class_names=("no", "yes"), threshold=0.3, temperature=1.7),
     ls.Multiclass(4, class_names=NAMES, temperature=0.5),
-    ls.Multiclass(4, decision_weight=(1, 2, 0.5, 1)),
-    ls.Multiclass(4, ordered=True),
+    ls.Multiclass(4, prior_correction=(1, 2, 0.5, 1)),
+    ls.Multiclass(4, ordinal=True),
     ls.Multilabel(4, class_names=NAMES, threshold=(0.2, 0.4, 0.6, 0.8), temperature=(1, 2, 3, 0.5)),
-    ls.Multilabel(4, at_least=1, threshold=0.9),
+    ls.Multilabel(4, min_labels=1, threshold=0.9),
     ls.Multilabel(4, top_k=2),
 ]
 
@@ -44,10 +44,10 @@ class TestExportModel:
     def test_serves_the_same(self, task, suffix, tmp_path):
         module = module_of(task)
         found = export_model(module, tmp_path / f"model{suffix}")
-        assert found["decisions"] == 0
+        assert found["predictions"] == 0
         assert max(found["logits"], found["probabilities"]) <= 1e-5
         assert [path.name for path in tmp_path.iterdir()] == [f"model{suffix}"]
-        served = read_export(tmp_path / f"model{suffix}", trust=True)
+        served = load_exported(tmp_path / f"model{suffix}", trust=True)
         assert served.task == task
         assert module.training
         module.eval()
@@ -58,14 +58,14 @@ class TestExportModel:
             said = served(features)
             torch.testing.assert_close(said.logits, logits, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(said.probabilities, task.probabilities(logits), rtol=0, atol=1e-5)
-            assert torch.equal(said.decisions, task.predict(logits))
+            assert torch.equal(said.predictions, task.predict(logits))
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_explains_itself(self, suffix, tmp_path):
         task = TASKS[4]
         prepared = {"mean": torch.tensor([0.1, 2.0]), "std": torch.tensor([1.0, 3.0])}
         export_model(module_of(task), tmp_path / f"m{suffix}", preparation=prepared)
-        facts = read_export(tmp_path / f"m{suffix}", trust=True).facts
+        facts = load_exported(tmp_path / f"m{suffix}", trust=True).metadata
         assert facts["class_names"] == list(NAMES)
         assert facts["threshold"] == [0.2, 0.4, 0.6, 0.8]
         assert facts["temperature"] == [1, 2, 3, 0.5]
@@ -79,7 +79,7 @@ class TestExportModel:
         model = onnx.load(tmp_path / "m.onnx")
         onnx.checker.check_model(model)
         assert [value.name for value in model.graph.input] == ["features"]
-        assert [value.name for value in model.graph.output] == ["logits", "probabilities", "decisions"]
+        assert [value.name for value in model.graph.output] == ["logits", "probabilities", "predictions"]
         facts = {entry.key: entry.value for entry in model.metadata_props}
         assert json.loads(facts["class_names"]) == list(NAMES)
         assert facts["task"] == "multiclass"
@@ -89,7 +89,7 @@ class TestExportModel:
         module = module_of(ls.Multiclass(50), head="chunked")
         export_model(module, tmp_path / f"m{suffix}")
         features = torch.randn(3, 5)
-        served = read_export(tmp_path / f"m{suffix}", trust=True)
+        served = load_exported(tmp_path / f"m{suffix}", trust=True)
         assert served(features).logits.shape == (3, 50)
         assert module.chunked
         values, columns = module.eval()(features).topk(5)
@@ -109,8 +109,8 @@ class TestExportModel:
         images = torch.randn(6, 3, 8, 8)
         found = export_model(module, tmp_path / f"m{suffix}", inputs=images)
         assert found["rows"] == 6
-        said = read_export(tmp_path / f"m{suffix}", trust=True)(images[:1])
-        assert said.decisions.shape == (1, 8, 8)
+        said = load_exported(tmp_path / f"m{suffix}", trust=True)(images[:1])
+        assert said.predictions.shape == (1, 8, 8)
         torch.testing.assert_close(said.logits, module(images[:1]), rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -127,12 +127,12 @@ class TestExportModel:
         inputs = torch.tensor([[1.7, float(i)] for i in range(80)])
         module = ls.TaskModule(ls.Binary(), Since())
         export_model(module, tmp_path / f"m{suffix}", inputs=inputs)
-        said = read_export(tmp_path / f"m{suffix}", trust=True)(inputs)
-        assert torch.equal(said.decisions, module.task.predict(module(inputs)))
+        said = load_exported(tmp_path / f"m{suffix}", trust=True)(inputs)
+        assert torch.equal(said.predictions, module.task.predict(module(inputs)))
 
     def test_half_precision_is_for_training(self, tmp_path):
         module = module_of(ls.Binary()).bfloat16()
-        assert export_model(module, tmp_path / "m.onnx")["decisions"] == 0
+        assert export_model(module, tmp_path / "m.onnx")["predictions"] == 0
         assert module.net[1].weight.dtype == torch.bfloat16
 
     def test_leaves_the_module_as_it_was(self, tmp_path):
@@ -202,7 +202,7 @@ class TestMistakes:
             export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(4, 5))
         export_model(module, tmp_path / "m.pt2", inputs=torch.randn(4, 5))
         inputs = torch.randn(3, 5)
-        said = read_export(tmp_path / "m.pt2", trust=True)(inputs)
+        said = load_exported(tmp_path / "m.pt2", trust=True)(inputs)
         torch.testing.assert_close(said.logits, 2 * module.net(inputs))
 
     @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ class TestMistakes:
     def test_of_one_row_alone(self, tmp_path):
         module = module_of(ls.Binary())
         export_model(module, tmp_path / "m.pt2", inputs=torch.randn(1, 5))
-        assert len(read_export(tmp_path / "m.pt2", trust=True)(torch.randn(7, 5)).decisions) == 7
+        assert len(load_exported(tmp_path / "m.pt2", trust=True)(torch.randn(7, 5)).predictions) == 7
 
     def test_what_a_run_cannot_export_is_said_before_it(self, command, tmp_path):
         own = ("~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1")
@@ -279,7 +279,7 @@ class TestMistakes:
             {"empty": b"", "cut": content[: len(content) // 2], "foreign": b"hello" * 99}[damage]
         )
         with pytest.raises(ValueError, match=r"m\.\w+ \(\d+ bytes\) cannot be read as a model"):
-            read_export(path, trust=True)
+            load_exported(path, trust=True)
 
     def test_of_a_file_that_is_damaged_torch_prints_nothing(self, tmp_path):
         (tmp_path / "m.pt2").write_bytes(b"")
@@ -297,7 +297,7 @@ class TestMistakes:
         del model.metadata_props[:]
         onnx.save(model, tmp_path / "m.onnx")
         with pytest.raises(ValueError, match=r"was not written by lossselect export"):
-            read_export(tmp_path / "m.onnx")
+            load_exported(tmp_path / "m.onnx")
         for facts in (
             "{",
             "{}",
@@ -307,12 +307,12 @@ class TestMistakes:
             onnx.helper.set_model_props(model, {"lossselect": facts})
             onnx.save(model, tmp_path / "m.onnx")
             with pytest.raises(ValueError, match="is damaged: what it says of its task"):
-                read_export(tmp_path / "m.onnx")
+                load_exported(tmp_path / "m.onnx")
 
     def test_a_file_that_may_run_code_needs_trust(self, tmp_path):
         export_model(module_of(ls.Binary()), tmp_path / "m.pt2")
         with pytest.raises(ValueError, match=r"may run code .* trust=true"):
-            read_export(tmp_path / "m.pt2")
+            load_exported(tmp_path / "m.pt2")
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ def run(tmp_path_factory):
         "trainer.max_epochs=2",
         "hydra.run.dir=run",
     )
-    more = ("task=multiclass", "report=false", "allow=[duplicate_rows]")
+    more = ("task=multiclass", "report=false", "ignore_warnings=[duplicate_rows]")
     subprocess.run([sys.executable, "-c", code, *given, *more], cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -354,13 +354,13 @@ class TestCommand:
         )
         assert (code, err) == (0, "")
         assert "120 rows of t.csv compared with PyTorch" in out
-        served = read_export(f"m{suffix}", trust=True)
-        assert served.facts["feature_names"] == ["n", "m", "c=a", "c=b"]
+        served = load_exported(f"m{suffix}", trust=True)
+        assert served.metadata["feature_names"] == ["n", "m", "c=a", "c=b"]
         (frame,) = served.preparation.frames("t.csv", 8192)
         rows, _ = served.preparation.features.transform(frame, "t.csv")
         of_arrays, of_tensors = served(rows[range(120)].numpy()), served(rows[range(120)])
         assert all(map(torch.equal, of_arrays, of_tensors))
-        assert "and 0 decisions" in out
+        assert "and 0 predictions" in out
         given = ("input=t.csv", "keep=[n]")
         assert self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *given, "output=a.csv")[0] == 0
         probe = (
@@ -449,9 +449,9 @@ def test_a_run_exports_its_model(task, command, tmp_path):
     given = (f"task={task}", "trainer.max_epochs=2", "hydra.run.dir=run", "export=onnx", "report=false")
     code, out, err = command(*given)
     assert code == 0, err
-    assert "and 0 decisions." in out
+    assert "and 0 predictions." in out
     module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
-    assert read_export("run/model.onnx").task == module.task
+    assert load_exported("run/model.onnx").task == module.task
 
 
 def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeypatch):

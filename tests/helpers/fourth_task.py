@@ -10,7 +10,7 @@ from torch import Tensor
 from lossselect.exceptions import DataError
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.decoding import decisions
+from lossselect.tasks.decoding import predictions
 from lossselect.tasks.tensors import constant
 
 
@@ -25,10 +25,10 @@ class AtMostOne(Task):
     kind: ClassVar[str] = "multilabel"
     activation: ClassVar[str] = "sigmoid"
     monitor: ClassVar[str] = "loss"
-    headline: ClassVar[str] = "f1_macro"
-    training_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
-    width_field: ClassVar[str | None] = "num_labels"
-    target_form: ClassVar[str] = "float (N, L) of 0 and at most one 1"
+    primary_metric: ClassVar[str] = "f1_macro"
+    train_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
+    _width_field: ClassVar[str | None] = "num_labels"
+    target_spec: ClassVar[str] = "float (N, L) of 0 and at most one 1"
     outputs_are: ClassVar[str] = "one for each label that a row may have"
     averages: ClassVar[str] = "f1_macro is a mean over labels"
 
@@ -43,7 +43,7 @@ class AtMostOne(Task):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        return (*self.training_metrics, "exact_match", "auroc")
+        return (*self.train_metrics, "exact_match", "auroc")
 
     @property
     def untuned_rule(self) -> str:
@@ -52,7 +52,7 @@ class AtMostOne(Task):
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
         return f"at most one label, by thresholds{f' tuned for {tuned_for}' if tuned_for else ''}"
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         return f"at most one of {self.num_labels} labels"
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
@@ -67,10 +67,10 @@ class AtMostOne(Task):
     def check_values(self, target: Tensor) -> None:
         self.encode(target)
 
-    def harden(self, target: Tensor) -> Tensor:
+    def to_hard_labels(self, target: Tensor) -> Tensor:
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
 
-    def decide(self, probabilities: Tensor) -> Tensor:
+    def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         reached = probabilities >= constant(self.threshold, probabilities)
         largest = torch.zeros_like(reached).scatter_(1, probabilities.argmax(1, keepdim=True), True)
         return (reached & largest).long()
@@ -78,5 +78,5 @@ class AtMostOne(Task):
     def _decoded(self, prediction: Tensor) -> list[Any]:
         return [
             [name for name, one in zip(self.names, row, strict=True) if one]
-            for row in decisions(self, prediction)
+            for row in predictions(self, prediction)
         ]

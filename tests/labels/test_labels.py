@@ -185,13 +185,13 @@ class TestVocabulary:
 
     def test_an_unseen_label_may_count_as_missing_and_is_counted(self):
         vocabulary = ls.Vocabulary.fit(["cat", "dog"])
-        with pytest.warns(ls.GuardWarning, match=r"left out: 3 of 4 labels, 'ape' \(2\), 'yak' \(1\)"):
-            got = vocabulary.encode(["ape", "dog", "yak", "ape"], unseen="ignore")
+        with pytest.warns(ls.LossSelectWarning, match=r"left out: 3 of 4 labels, 'ape' \(2\), 'yak' \(1\)"):
+            got = vocabulary.encode(["ape", "dog", "yak", "ape"], handle_unknown="ignore")
         assert got.tolist() == [-100, 1, -100, -100]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with ls.allow("unseen_label"):
-                vocabulary.encode(["ape"], unseen="ignore")
+            with ls.ignore_warnings("unseen_label"):
+                vocabulary.encode(["ape"], handle_unknown="ignore")
 
     def test_unseen_for_another_type_says_so(self):
         with pytest.raises(ValueError, match="The labels are of type str, this one is of type int"):
@@ -199,8 +199,8 @@ class TestVocabulary:
 
     def test_unseen_has_two_values(self):
         for encode in (ls.Vocabulary(("a",)).encode, ls.Vocabulary(("a",)).encode_lists):
-            with pytest.raises(ValueError, match="unseen must be 'error' or 'ignore', got 'drop'"):
-                encode([], unseen="drop")
+            with pytest.raises(ValueError, match="handle_unknown must be 'error' or 'ignore', got 'drop'"):
+                encode([], handle_unknown="drop")
 
 
 class TestLists:
@@ -258,8 +258,8 @@ class TestLists:
 
     def test_an_unseen_label_is_left_out_of_its_row(self):
         vocabulary = ls.Vocabulary(("a", "b"))
-        with pytest.warns(ls.GuardWarning, match="left out: 1 of 2 labels"):
-            lists = vocabulary.encode_lists([["a", "x"]], unseen="ignore")
+        with pytest.warns(ls.LossSelectWarning, match="left out: 1 of 2 labels"):
+            lists = vocabulary.encode_lists([["a", "x"]], handle_unknown="ignore")
         assert vocabulary.decode_lists(lists) == [["a"]]
 
     def test_delimited(self):

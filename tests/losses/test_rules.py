@@ -25,35 +25,35 @@ def test_the_first_rule_that_applies_counts(name):
     task, labels = CASES[name]
     counts = ls.count_labels(task, labels)
     rule = next(rule for rule in RULES if rule.name == name)
-    options, reasons = ls.propose_loss(task, counts)
+    options, reasons = ls.suggest_loss(task, counts)
     assert options == rule.options
     assert reasons == [rule.reason.format(imbalance=counts.imbalance)]
     assert ls.select_loss(task, counts=counts, **options)
 
 
 def test_numbers_are_told():
-    _, reasons = ls.propose_loss(ls.Multiclass(2), ls.count_labels(ls.Multiclass(2), [0] * 50 + [1]))
+    _, reasons = ls.suggest_loss(ls.Multiclass(2), ls.count_labels(ls.Multiclass(2), [0] * 50 + [1]))
     assert "The largest class has 50 times the rows" in reasons[0]
-    _, reasons = ls.propose_loss(ls.Binary(), ls.count_labels(ls.Binary(), [0, 1, math.nan, math.nan]))
+    _, reasons = ls.suggest_loss(ls.Binary(), ls.count_labels(ls.Binary(), [0, 1, math.nan, math.nan]))
     assert "Missing labels (0.5 of all)" in reasons[1]
     pixels = torch.tensor([[[[0, 1, 1, math.nan]]]])
-    _, reasons = ls.propose_loss(ls.Binary(), ls.count_labels(ls.Binary(), pixels))
+    _, reasons = ls.suggest_loss(ls.Binary(), ls.count_labels(ls.Binary(), pixels))
     assert "Missing labels (0.25 of all)" in reasons[1]
 
 
 def test_ordered_classes_keep_their_likelihood():
-    task = ls.Multiclass(3, ordered=True)
-    assert ls.propose_loss(task, ls.count_labels(task, CASES["long-tailed classes"][1]))[0] == {
+    task = ls.Multiclass(3, ordinal=True)
+    assert ls.suggest_loss(task, ls.count_labels(task, CASES["long-tailed classes"][1]))[0] == {
         "name": "cross_entropy"
     }
 
 
 def test_options_of_propose_loss_are_not_the_table_itself():
     task, labels = CASES["classes"]
-    ls.propose_loss(task, ls.count_labels(task, labels))[0]["gamma"] = 3
-    assert "gamma" not in ls.propose_loss(task, ls.count_labels(task, labels))[0]
+    ls.suggest_loss(task, ls.count_labels(task, labels))[0]["gamma"] = 3
+    assert "gamma" not in ls.suggest_loss(task, ls.count_labels(task, labels))[0]
 
 
 def test_auto_is_no_loss_of_a_loop_of_ones_own():
-    with pytest.raises(ValueError, match=r"select_loss\(task, counts=counts, \*\*propose_loss"):
+    with pytest.raises(ValueError, match=r"select_loss\(task, counts=counts, \*\*suggest_loss"):
         ls.select_loss(ls.Binary(), "auto")

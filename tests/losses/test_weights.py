@@ -132,7 +132,7 @@ class TestPriors:
             assert ((prior > 0) & (prior < 1)).all()
 
     @pytest.mark.parametrize(
-        "task", [ls.Binary(), ls.Multiclass(3), ls.Multiclass(3, ordered=True), ls.Multilabel(3)]
+        "task", [ls.Binary(), ls.Multiclass(3), ls.Multiclass(3, ordinal=True), ls.Multilabel(3)]
     )
     @pytest.mark.parametrize("soft", [False, True])
     def test_the_first_loss_is_the_priors_entropy(self, task, soft):
@@ -154,17 +154,17 @@ class TestPriors:
         ("task", "options"),
         [
             (ls.Multiclass(3), {"weight": [1.0, 2.0, 5.0]}),
-            (ls.Multiclass(3, ordered=True), {"weight": [1.0, 2.0, 5.0]}),
+            (ls.Multiclass(3, ordinal=True), {"weight": [1.0, 2.0, 5.0]}),
             (ls.Multiclass(3), {"name": "logit_adjusted"}),
             (ls.Multiclass(3), {"name": "logit_adjusted", "tau": 0.4}),
             (ls.Multiclass(3), {"name": "logit_adjusted", "weight": [1.0, 5.0, 1.0]}),
             (
-                ls.Multiclass(3, ordered=True),
+                ls.Multiclass(3, ordinal=True),
                 {"name": "logit_adjusted", "tau": 0.4, "weight": [1.0, 5.0, 1.0]},
             ),
             (ls.Multiclass(3), {"name": "one_vs_rest", "weight": [1.0, 5.0, 1.0]}),
             (ls.Binary(), {"name": "logit_adjusted", "tau": 0.4, "pos_weight": 3}),
-            (ls.Multiclass(3, ordered=True), {"name": "logit_adjusted"}),
+            (ls.Multiclass(3, ordinal=True), {"name": "logit_adjusted"}),
             (ls.Multiclass(3), {"name": "one_vs_rest"}),
             (ls.Binary(), {"pos_weight": "auto"}),
             (ls.Binary(), {"name": "logit_adjusted"}),
@@ -198,8 +198,8 @@ def test_counts_of_another_task():
     five = ls.count_labels(ls.Multilabel(5), torch.ones(4, 5))
     for use in (
         lambda: ls.select_loss(ls.Multilabel(3), pos_weight="auto", counts=five),
-        lambda: ls.propose_loss(ls.Multiclass(3), five),
-        lambda: ls.TaskModule(ls.Multilabel(3), torch.nn.Linear(2, 3)).use_counts(five),
+        lambda: ls.suggest_loss(ls.Multiclass(3), five),
+        lambda: ls.TaskModule(ls.Multilabel(3), torch.nn.Linear(2, 3)).set_label_counts(five),
     ):
         with pytest.raises(ValueError, match="The counts are of 5 classes, but the task is multi"):
             use()

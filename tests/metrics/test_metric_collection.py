@@ -16,8 +16,8 @@ from trainers import quiet_trainer
 import lossselect as ls
 
 NAN = float("nan")
-TASKS = [ls.Binary(threshold=0.3), ls.Multiclass(4), ls.Multilabel(6), ls.Multiclass(4, ordered=True)]
-ids = ls.Task.describe
+TASKS = [ls.Binary(threshold=0.3), ls.Multiclass(4), ls.Multilabel(6), ls.Multiclass(4, ordinal=True)]
+ids = str
 
 
 def batches(task, count=3, rows=20, seed=0):
@@ -26,7 +26,7 @@ def batches(task, count=3, rows=20, seed=0):
     made = []
     for _ in range(count):
         logits = torch.randn(rows, task.num_outputs, generator=random, dtype=torch.float64)
-        if not getattr(task, "ordered", False):  # whose probabilities are products, equal but for rounding
+        if not getattr(task, "ordinal", False):  # whose probabilities are products, equal but for rounding
             logits = logits.round(decimals=1)
         target = task.encode(task.predict(torch.randn(rows, task.num_outputs, generator=random)))
         target[::5] = -100 if task.activation == "softmax" else NAN
@@ -48,14 +48,14 @@ def reference(task, name, p, target):
     if task.activation == "softmax":
         known = target != -100
         y, p = target[known].numpy(), p[known].numpy()
-        d = task.decide(torch.from_numpy(p)).numpy()
+        d = task.predict_from_probabilities(torch.from_numpy(p)).numpy()
         one_hot = np.eye(task.num_classes)[y]
         return {
             "accuracy": lambda: sk.accuracy_score(y, d),
             "f1_macro": lambda: sk.f1_score(y, d, average="macro"),
             "auroc": lambda: over_classes(sk.roc_auc_score, one_hot, p),
-            "map": lambda: over_classes(sk.average_precision_score, one_hot, p),
-            "brier": lambda: ((p - one_hot) ** 2).sum(1).mean(),
+            "average_precision": lambda: over_classes(sk.average_precision_score, one_hot, p),
+            "brier_score": lambda: ((p - one_hot) ** 2).sum(1).mean(),
         }[name]()
     known = ~target.isnan().any(1)
     y, p = target[known].numpy(), p[known].numpy()
@@ -65,8 +65,8 @@ def reference(task, name, p, target):
         "accuracy": lambda: (y == d).mean(),
         "f1_macro": lambda: sk.f1_score(y, d, average="macro"),
         "auroc": lambda: sk.roc_auc_score(y, p, **macro),
-        "map": lambda: sk.average_precision_score(y, p, **macro),
-        "brier": lambda: ((p - y) ** 2).mean(),
+        "average_precision": lambda: sk.average_precision_score(y, p, **macro),
+        "brier_score": lambda: ((p - y) ** 2).mean(),
     }[name]()
 
 
@@ -86,7 +86,7 @@ def whole(task, made, **options):
     return values(metrics)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc", "map", "brier"])
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc", "average_precision", "brier_score"])
 @pytest.mark.parametrize("task", TASKS, ids=ids)
 class TestOne:
     """A metric by itself, beside scikit-learn."""
@@ -175,12 +175,12 @@ class TestCollection:
         metrics = ls.make_metrics(task)
         for batch in batches(task):
             metrics.update(*batch)
-        assert metrics["auroc"].scores is metrics["map"].scores
+        assert metrics["auroc"].scores is metrics["average_precision"].scores
         assert metrics["accuracy"].counts is metrics["f1_macro"].counts
         metrics.reset()
         metrics.double()
         metrics.update(*batch)
-        assert metrics["auroc"].scores is metrics["map"].scores
+        assert metrics["auroc"].scores is metrics["average_precision"].scores
         assert metrics["accuracy"].counts is metrics["f1_macro"].counts
         assert metrics["accuracy"].update_count == metrics["f1_macro"].update_count == 1
 
@@ -190,7 +190,7 @@ class TestCollection:
         for batch in made:
             same({name: value.item() for name, value in metrics(*batch).items()}, whole(task, [batch]))
         same(values(metrics), whole(task, made))
-        assert metrics["auroc"].scores is metrics["map"].scores
+        assert metrics["auroc"].scores is metrics["average_precision"].scores
 
     def test_is_cloned_and_pickled(self, task):
         made = batches(task)
@@ -227,7 +227,7 @@ class TestCollection:
             assert column.tolist() == pytest.approx([row[name] for row in want], nan_ok=True)
         best = tracker.best_metric()
         assert best["accuracy"] == pytest.approx(max(row["accuracy"] for row in want))
-        assert best["brier"] == pytest.approx(min(row["brier"] for row in want))
+        assert best["brier_score"] == pytest.approx(min(row["brier_score"] for row in want))
 
     def test_metrics_of_other_packages_are_updated(self, task):
         first, second = batches(task, 2)
@@ -283,7 +283,7 @@ def test_in_another_collection_means_do_not_mix():
 
 
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multiclass(3)], ids=ids)
-@pytest.mark.parametrize("name", ["auroc", "map"])
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
 def test_bins_are_merged(task, name, monkeypatch):
     made = batches(task, 4, 50)
     exact = whole(task, made)[name]
@@ -303,10 +303,10 @@ def test_many_small_batches_are_put_together(task, monkeypatch):
     made = batches(task, 10, 4)
     exact = whole(task, made)["auroc"]
     monkeypatch.setattr("lossselect.metrics.ranking.MOST_PARTS", 3)
-    metrics = ls.make_metrics(task, names=["auroc", "map"])
+    metrics = ls.make_metrics(task, names=["auroc", "average_precision"])
     for batch in made:
         metrics.update(*batch)
-    assert len(metrics["map"].scores) == len(metrics["auroc"].scores) <= 3
+    assert len(metrics["average_precision"].scores) == len(metrics["auroc"].scores) <= 3
     assert metrics.compute()["auroc"].item() == pytest.approx(exact)
 
 
@@ -370,14 +370,14 @@ def test_saturated_probabilities_rank_by_log_odds(task):
     y = np.eye(3)[labels.numpy()] if task.activation == "softmax" else labels.numpy()
     z = log_odds_of(task, logits)
     ranked, tied = (
-        ls.make_metrics(task, names=["auroc", "map"]),
-        ls.make_metrics(task, names=["auroc", "map"]),
+        ls.make_metrics(task, names=["auroc", "average_precision"]),
+        ls.make_metrics(task, names=["auroc", "average_precision"]),
     )
     for part in (slice(0, 100), slice(100, 300)):
         log_odds = task.log_odds(logits[part].double())
         ranked.update(p[part], target[part], log_odds=log_odds)
         tied.update(p[part], target[part])
-    want = {"auroc": sk.roc_auc_score, "map": sk.average_precision_score}
+    want = {"auroc": sk.roc_auc_score, "average_precision": sk.average_precision_score}
     for name, score in want.items():
         assert ranked.compute()[name].item() == pytest.approx(score(y, z, average="macro"), abs=1e-9)
         assert tied.compute()[name].item() == pytest.approx(score(y, p.double(), average="macro"), abs=1e-6)

@@ -10,8 +10,8 @@ import lossselect as ls
 from lossselect.training.epoch import Epoch
 
 NAN = float("nan")
-TASKS = [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3), ls.Multiclass(4, ordered=True)]
-ids = ls.Task.describe
+TASKS = [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3), ls.Multiclass(4, ordinal=True)]
+ids = str
 
 
 def soft_batch(task, trailing=()):
@@ -35,10 +35,10 @@ def expected(task, p, y):
     known = ~np.isnan(y)
     if task.activation == "sigmoid":
         says, label = p[known], y[known]
-        brier = ((says - label) ** 2).mean()
+        brier_score = ((says - label) ** 2).mean()
     else:
         p, y = p[known.all(1)], y[known.all(1)]
-        brier = ((p - y) ** 2).sum(1).mean()
+        brier_score = ((p - y) ** 2).sum(1).mean()
         top = p.argmax(1)
         says, label = p[np.arange(len(p)), top], y[np.arange(len(p)), top]
     edges = np.linspace(0, 1, 16)
@@ -46,7 +46,7 @@ def expected(task, p, y):
     for low, high in itertools.pairwise(edges):
         inside = (says > low) & (says <= high)
         error += abs(says[inside].sum() - label[inside].sum())
-    return {"brier": brier, "calibration_error": error / len(says)}
+    return {"brier_score": brier_score, "calibration_error": error / len(says)}
 
 
 @pytest.mark.parametrize("trailing", [(), (5,)], ids=["rows", "positions"])
@@ -76,9 +76,9 @@ def test_probabilities_that_equal_the_soft_labels_are_perfect(task):
     metrics = ls.make_metrics(task)
     metrics.update(p, task.encode(p))
     got = metrics.compute()
-    assert got["brier"] == pytest.approx(0, abs=1e-12)
+    assert got["brier_score"] == pytest.approx(0, abs=1e-12)
     assert got["calibration_error"] == pytest.approx(0, abs=1e-7)
-    assert got["accuracy"] == 1  # decisions are compared with the likelier value
+    assert got["accuracy"] == 1  # predictions are compared with the likelier value
 
 
 def test_an_epoch_of_batches_with_and_without_soft_labels():

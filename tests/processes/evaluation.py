@@ -63,7 +63,7 @@ def of_user(ranks, batch, task, **options):
     found["per_class"] = module.test_epoch.per_class
     found["confusion"] = module.test_epoch.confusion_counts
     counting = trainer_of(ranks, max_epochs=1)
-    counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), head_bias="prior")
+    counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), bias_init="prior")
     counting.fit(counted, loader, loader)
     found["counts"] = counted.counts.to_dict()
     # while fitting, validation takes the running means of the first process, as a checkpoint does
@@ -102,7 +102,7 @@ def of_other_loaders(ranks, folder):
     module = ls.TaskModule(task, nn.Linear(6, 5), optimizer={"name": "SGD", "lr": 0.0})
     rows = users_rows(task)
     trainer = trainer_of(
-        ranks, max_epochs=1, limit_train_batches=1, callbacks=[ls.SaveAndStop(folder + ".ckpt")]
+        ranks, max_epochs=1, limit_train_batches=1, callbacks=[ls.CheckpointOnSignal(folder + ".ckpt")]
     )
     own = DataLoader(rows, batch_sampler=OwnBatches(SequentialSampler(rows), 4, False))
     loaders = {"own batches": own, "plain": DataLoader(rows, 4), "endless": DataLoader(Endless(rows), 4)}
@@ -125,7 +125,7 @@ def of_ours(ranks, batch):
         nn.Linear(splits.features.shape[1], 14),
         {"name": "cross_entropy", "pos_weight": "auto"},
         {"name": "SGD", "lr": 0.5, "momentum": 0.9},
-        head_bias="prior",
+        bias_init="prior",
     )
     data = TensorData(splits, task, batch)
     data.seed = 7

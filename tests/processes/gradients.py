@@ -53,7 +53,7 @@ class Watched(ls.TaskModule):
         super().__init__(*args, **kwargs)
         self.steps, self.errors = steps, []
 
-    def unpack(self, batch):
+    def unpack_batch(self, batch):
         return batch
 
     coefficient = 1.0

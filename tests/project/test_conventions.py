@@ -9,7 +9,7 @@ from paths import ROOT
 PACKAGE = ROOT / "lossselect"
 QUESTIONS = (
     r"(getattr|hasattr)\((self\.|loss\.|module\.)?task,"
-    r"|width_field"
+    r"|_width_field"
     r"|task\.name (==|!=|in)"
     r"|isinstance\([^()]*task[^()]*(Binary|Multiclass|Multilabel)"
 )

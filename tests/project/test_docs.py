@@ -44,14 +44,14 @@ def python_of(page):
 
 
 @pytest.mark.parametrize("code", python_of("index.md"), ids=["subclass", "loop"])
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 def test_the_first_page(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     silent = "enable_progress_bar=False, enable_model_summary=False, logger=False, enable_checkpointing=False"
     exec(code.replace("max_epochs=2", f"max_epochs=2, {silent}"), {"__name__": "first_page"})
 
 
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 def test_the_page_on_a_project_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subclass, predicts, schedule, tunes, loop, sklearn = python_of("project.md")

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 from lossselect.cli import main as cli
-from lossselect.utils.warnings import GUARDS, GuardWarning
+from lossselect.utils.warnings import GUARDS, LossSelectWarning
 
 PAGE = ROOT / "docs" / "errors.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -76,12 +76,12 @@ LOADERS = {"DataLoader": DataLoader, "TensorDataset": TensorDataset}
 def printed_by_python(code):
     """The error's type and text, else the warnings'."""
     with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always", GuardWarning)
+        warnings.simplefilter("always", LossSelectWarning)
         try:
             exec(code, {"ls": ls, "torch": torch, "nn": nn, **LOADERS, "Trainer": partial(Trainer, **SILENT)})
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-    return "\n".join(f"GuardWarning: {warning.message}" for warning in seen)
+    return "\n".join(f"LossSelectWarning: {warning.message}" for warning in seen)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,7 @@ def printed_by_shell(command, monkeypatch, capsys, runs):
     return run
 
 
-@pytest.mark.filterwarnings("always::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.kind}: {example.entry}")
 def test_each_example_prints_its_message(example, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -154,7 +154,7 @@ def test_messages_without_an_example_are_those_of_the_source():
     assert shown
     for title, body in shown:
         message = re.search(r"^```text\n(.*)\n```$", body, flags=re.M)[1]
-        said = re.sub(r"^Warning: (.*) \(allow=.*\)$", r"\1", message)
+        said = re.sub(r"^Warning: (.*) \(ignore_warnings=.*\)$", r"\1", message)
         assert ours.fullmatch(said), title
 
 

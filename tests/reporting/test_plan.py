@@ -56,7 +56,7 @@ class TestExplainTask:
             (ls.Binary(), "1 raw logit", "sigmoid", "Binary cross-entropy"),
             (ls.Multiclass(3), "3 raw logits", "softmax", "Cross-entropy of each sample"),
             (ls.Multilabel(14), "14 raw logits", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3, ordered=True), "2 raw logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multiclass(3, ordinal=True), "2 raw logits", "softmax", "Cross-entropy of each sample"),
         ],
     )
     def test_follows_from_the_task(self, task, head, activation, formula):
@@ -64,7 +64,7 @@ class TestExplainTask:
         assert plan["head"].value == head
         assert plan["activation"].value == f"{activation} for predictions and metrics only"
         assert formula in plan["loss"].value
-        assert plan["target"].value == task.target_form
+        assert plan["target"].value == task.target_spec
         for name in task.metric_names:
             assert name in plan["metrics"].value
 
@@ -111,7 +111,7 @@ class TestExplain:
         (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i % 7},{'ab'[i % 2]}|c\n" for i in range(40)))
         table = ("data=table", "data.path=a.csv", "data.target=y", "data.delimiter='|'")
         code, out, err = command(
-            "task=multilabel", *table, "explain=json", "allow=[label_everywhere,duplicate_rows]"
+            "task=multilabel", *table, "explain=json", "ignore_warnings=[constant_label,duplicate_rows]"
         )
         assert code == 0, err
         lines = {line["name"]: line for line in json.loads(out)["lines"]}
@@ -120,7 +120,7 @@ class TestExplain:
         assert lines["target"]["why"] == f"for example row {row}: ['{label}', 'c'] becomes [{code}, 1]"
 
     def test_reasons_of_a_run(self, command):
-        given = ("task=auto", "data=yeast", "loss=auto", "seed=1", "trainer.max_epochs=3", "head_bias=null")
+        given = ("task=auto", "data=yeast", "loss=auto", "seed=1", "trainer.max_epochs=3", "bias_init=null")
         code, out, err = command(*given, "explain=json")
         assert code == 0, err
         lines = {line["name"]: line for line in json.loads(out)["lines"]}
@@ -167,10 +167,10 @@ class TestExplain:
     @pytest.mark.parametrize(
         "given",
         [
-            ("monitor=epoch", "head_bias=zero", "model=linear"),
+            ("monitor=last", "bias_init=zero", "model=linear"),
             ("scheduler=none", "optimizer=sgd", "loss.pos_weight=auto", "trainer.max_epochs=2"),
             ("trainer.accumulate_grad_batches=3", "+trainer.max_steps=3", "scheduler=plateau", "loss=focal"),
-            ("trainer.precision=bf16-mixed", "callbacks=none", "decision=none", "head_bias=null"),
+            ("trainer.precision=bf16-mixed", "callbacks=none", "decision=none", "bias_init=null"),
             ("callbacks.early_stopping.monitor=val/loss", "+trainer.limit_val_batches=1", "mix=mixup"),
             ("loss=logit_adjusted", "decision.calibration=none", "+trainer.max_time=00:01:00:00"),
         ],
@@ -191,8 +191,8 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ("monitor=epoch", {"checkpoint": "as asked for", "early stopping": "none"}),
-            ("head_bias=zero", {"head bias": "head_bias=prior"}),
+            ("monitor=last", {"checkpoint": "as asked for", "early stopping": "none"}),
+            ("bias_init=zero", {"head bias": "bias_init=prior"}),
             ("model=linear", {"model": "model=mlp"}),
             ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
             (
@@ -240,7 +240,7 @@ class TestExplain:
         assert focal == ls.explain_task(ls.Binary(), "focal", gamma=1.5)
 
     def test_what_a_task_brings_along(self):
-        task = ls.Multiclass(3, decision_weight=(1, 2, 30), temperature=3)
+        task = ls.Multiclass(3, prior_correction=(1, 2, 30), temperature=3)
         assert ls.explain_task(ls.Multiclass(3))["decision"].value == "the most probable class"
         assert ls.explain_task(task)["decision"].value == (
             "the most probable class, of probabilities times 1, 2, 30; probabilities of logits over 3"

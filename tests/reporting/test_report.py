@@ -34,20 +34,25 @@ def outcome(task, rows=200, missing=0.0, **more):
     random = torch.Generator().manual_seed(0)
     target = torch.randint(2, (rows, task.num_probabilities), generator=random).double()
     if task.activation == "softmax":
-        target = task.as_rows(torch.randint(task.num_probabilities, (rows,), generator=random)).double()
+        target = task.to_one_hot(torch.randint(task.num_probabilities, (rows,), generator=random)).double()
     logits = 2 * target[:, : task.num_outputs] - 1 + torch.randn(rows, task.num_outputs, generator=random)
     gone = (
         torch.rand(rows, 1 if task.activation == "softmax" else target.shape[1], generator=random) < missing
     )
     target = target.masked_fill(gone, torch.nan)
-    return Outcome(task, more.pop("untuned", None), logits, target, rows=range(rows), **more)
+    return Outcome(task, more.pop("base_task", None), logits, target, rows=range(rows), **more)
 
 
 def write_run(folder):
     """What a run leaves before it evaluates."""
     (folder / "logs").mkdir()
     (folder / "plan.json").write_text(ls.explain_task(ls.Binary()).to_json())
-    lines = ["epoch,step,train/loss,val/loss,val/map", "0,1,,0.7,0.5", "0,1,0.6,,", "1,3,,0.65,0.6"]
+    lines = [
+        "epoch,step,train/loss,val/loss,val/average_precision",
+        "0,1,,0.7,0.5",
+        "0,1,0.6,,",
+        "1,3,,0.65,0.6",
+    ]
     (folder / "logs" / "metrics.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -87,7 +92,7 @@ class TestOutcome:
         assert [*mine["false negatives"]] == [*cells[:, 1, 0]]
         assert [*mine["true negatives"]] == [*cells[:, 0, 0]]
 
-    @pytest.mark.parametrize("task", [ls.Multiclass(5), ls.Multiclass(4, ordered=True)], ids=str)
+    @pytest.mark.parametrize("task", [ls.Multiclass(5), ls.Multiclass(4, ordinal=True)], ids=str)
     def test_most_wrong_of_classes(self, task):
         of = outcome(task, missing=0.2)
         says, sure = of.decided.argmax(1), of.probabilities
@@ -120,8 +125,8 @@ class TestOutcome:
         assert Outcome(of.task, None, of.logits, of.target).most_wrong(3) == []
 
     def test_reliability_before_and_after(self):
-        untuned = ls.Multilabel(3)
-        of = outcome(ls.Multilabel(3, temperature=2.0), missing=0.1, untuned=untuned)
+        base_task = ls.Multilabel(3)
+        of = outcome(ls.Multilabel(3, temperature=2.0), missing=0.1, base_task=base_task)
         (count, says, right), _ = of.reliability(calibrated=True)
         known = ~np.isnan(of.truth)
         assert count.sum() == known.sum()
@@ -283,9 +288,9 @@ class TestRun:
         metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
         assert f"<b>{metrics['test/f1_macro']:.3f}</b>" in page
         assert f"AUROC {metrics['test/auroc']:.3f}" in page
-        assert f"AP {metrics['test/map']:.3f}" in page
+        assert f"AP {metrics['test/average_precision']:.3f}" in page
         assert f"calibrated: error {metrics['test/calibration_error']:.3f}" in page
-        assert f"before: error {metrics['test/untuned/calibration_error']:.3f}" in page
+        assert f"before: error {metrics['test/default_decision/calibration_error']:.3f}" in page
         predictions = pl.read_csv(tmp_path / "run" / "predictions.csv")
         wrong = predictions.filter(pl.col("prediction") != pl.col("target"))
         assert f">{wrong['row'][0]}<" in page
@@ -338,8 +343,8 @@ class InOrder(Data):
         assert command("task=binary", *given)[0] == 0
         assert not (tmp_path / "run" / "model.safetensors").exists()
         assert not (tmp_path / "run" / "figures" / "confusion.svg").exists()
-        assert (tmp_path / "run" / "earlier.1" / "model.safetensors").exists()
-        assert (tmp_path / "run" / "earlier.1" / "figures" / "confusion.svg").exists()
+        assert (tmp_path / "run" / "previous_run.1" / "model.safetensors").exists()
+        assert (tmp_path / "run" / "previous_run.1" / "figures" / "confusion.svg").exists()
 
     def test_none_is_wanted(self, command, tmp_path):
         assert command("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false")[0] == 0

@@ -57,13 +57,13 @@ def metrics():
 
 
 def test_ordered_classes(grades, command):
-    code, out, err = command("task=multiclass", "task.ordered=true", *table("grade"), *SHORT)
+    code, out, err = command("task=multiclass", "task.ordinal=true", *table("grade"), *SHORT)
     assert (code, err) == (0, "")
     assert "multiclass with 3 ordered classes" in out
     assert "the median class" in out
-    assert {"test/mean_absolute_error", "test/kappa"} <= metrics().keys()
+    assert {"test/mean_absolute_error", "test/quadratic_kappa"} <= metrics().keys()
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
-    assert content["task"]["ordered"]
+    assert content["task"]["ordinal"]
     assert content["state_dict"]["net.5.weight"].shape[0] == 2
     with open("run/predictions.csv") as file:
         row = next(csv.DictReader(file))
@@ -71,7 +71,7 @@ def test_ordered_classes(grades, command):
 
 
 def test_names_of_ordered_classes_need_their_order(grades, command):
-    arguments = ["task=multiclass", "task.ordered=true", *table("name"), *SHORT]
+    arguments = ["task=multiclass", "task.ordinal=true", *table("name"), *SHORT]
     code, _, err = command(*arguments)
     assert code == 1
     assert "'high' is no number: say +task.class_names=[lowest,...,highest]" in err
@@ -132,7 +132,7 @@ def test_weights_of_rows_that_cannot_be(grades, command, value):
 
 
 def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsys):
-    allowed = "allow=[few_positives]"
+    allowed = "ignore_warnings=[few_positives]"
     code, out, err = command("task=binary", "decision.metric=f1", allowed, *table("rare"), *SHORT)
     assert (code, err) == (0, "")
     assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
@@ -145,10 +145,10 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
     assert "no, yes (the positive one)" in out
     assert threshold != 0.5
     assert temperature != 1
-    assert content["untuned"]["threshold"] == 0.5
+    assert content["base_task"]["threshold"] == 0.5
     results = metrics()
-    assert "test/untuned/f1" in results
-    assert "test/untuned/auroc" not in results
+    assert "test/default_decision/f1" in results
+    assert "test/default_decision/auroc" not in results
     rows = pl.read_csv("run/predictions.csv")
     assert ((rows["p_yes"] >= threshold) == (rows["prediction"] == "yes")).all()
     table_of_classes = pl.read_csv("run/per_class.csv")
@@ -180,23 +180,23 @@ def test_a_threshold_of_ones_own_stays(grades, command):
 def test_nothing_is_tuned_without_a_decision(grades, command):
     assert command("task=binary", "decision=none", *table("rare"), *SHORT)[0] == 0
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
-    assert content["untuned"] is None
+    assert content["base_task"] is None
     assert content["task"]["threshold"] == 0.5
-    assert not [name for name in metrics() if "untuned" in name]
+    assert not [name for name in metrics() if "base_task" in name]
 
 
 def test_classes_are_decided_for_a_metric(grades, command):
     code, out, _ = command("task=multiclass", "decision.metric=balanced_accuracy", *table("name"), *SHORT)
     assert code == 0
     assert "by factors tuned on val for balanced_accuracy" in " ".join(out.split())
-    assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["decision_weight"]) == 3
+    assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["prior_correction"]) == 3
     matrix = pl.read_csv("run/confusion_matrix.csv")
     assert matrix["true"].to_list() == ["high", "low", "mid"]
     assert matrix.drop("true").to_numpy().sum() == 60
 
 
 def test_top_k_and_at_least(command):
-    for setting in ("task.top_k=3", "task.at_least=3"):
+    for setting in ("task.top_k=3", "task.min_labels=3"):
         code, out, err = command(
             "task=multilabel", setting, "trainer.max_epochs=1", "hydra.run.dir=run", "logger=none"
         )
@@ -219,7 +219,7 @@ def test_mixup(grades, command):
 
 
 def test_the_head_starts_from_the_shares(grades, command):
-    for setting, said in ((), True), (("head_bias=null",), False):
+    for setting, said in ((), True), (("bias_init=null",), False):
         _, out, _ = command("task=multiclass", *setting, *table("name"), *SHORT, "check_only=true")
         assert ("starts from the shares of the train labels" in out) == said
 
@@ -240,7 +240,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["loss=zlpr"], "Loss 'zlpr' has no softmax form"),
         (["loss=auto", "+loss.gamma=2"], "Loss 'auto' has no option 'gamma'"),
         (["loss=logit_adjusted", "loss.prior=[0.5,0.5]"], "prior must have one value per output, shape (3,)"),
-        (["head_bias=prio"], "There is no head_bias 'prio'. Did you mean 'prior'?"),
+        (["bias_init=prio"], "There is no bias_init 'prio'. Did you mean 'prior'?"),
         (["mix=mixup", "mix.alpha=0"], "alpha must be above 0"),
         (["mix=cutmix"], "inputs of shape (2, 4) have none: mix=mixup"),
         (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
@@ -292,7 +292,7 @@ def test_the_last_checkpoint_is_the_same_model(grades, command):
     assert command("task=binary", *table("rare"), *SHORT)[0] == 0
     best, last = (torch.load(f"run/checkpoints/{n}.ckpt", weights_only=True) for n in ("best", "last"))
     assert best["task"] == last["task"]
-    assert last["untuned"] is not None
+    assert last["base_task"] is not None
 
 
 @pytest.mark.parametrize("monitor", ["callbacks.early_stopping.monitor=val/loss", "monitor=val/loss"])
@@ -342,8 +342,8 @@ def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     p = pl.read_csv("run/predictions.csv")["p_1"]
     truth = pl.read_csv("rare.csv")["bad"]
     assert p.mean() == pytest.approx(truth.mean(), abs=0.03)
-    assert metrics()["test/f1"] == metrics()["test/untuned/f1"]  # as the net itself decides
-    assert metrics()["test/brier"] < metrics()["test/untuned/brier"] - 0.03
+    assert metrics()["test/f1"] == metrics()["test/default_decision/f1"]  # as the net itself decides
+    assert metrics()["test/brier_score"] < metrics()["test/default_decision/brier_score"] - 0.03
     _, out, _ = command(*rare, "loss.pos_weight=10", "decision=none")
     assert "probabilities are not calibrated, as pos_weight of the loss moves them" in " ".join(out.split())
 

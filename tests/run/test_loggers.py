@@ -313,7 +313,7 @@ def test_mlflow_with_its_local_file_store(command, monkeypatch, tmp_path):
     given = (
         *SHORT, "task=multiclass", "data=table", "data.path=${oc.env:A_SECRET}.csv", "data.target=kind",
         "loss.weight={d-x:2}", "logger=mlflow", "logger.mlflow.tracking_uri=file:runs",
-        "scheduler=none", "allow=[duplicate_rows]",
+        "scheduler=none", "ignore_warnings=[duplicate_rows]",
     )  # fmt: skip
     code, _, err = command(*given)
     assert code == 0, err

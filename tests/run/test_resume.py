@@ -27,10 +27,10 @@ class TestResume:
             before = [path.read_bytes() for name in names if (path := tmp_path / "run" / name).exists()]
             code, out, err = command(*self.SHORT)
             assert code == 0, err
-        assert "what another run left in this folder is in earlier.1 now" in " ".join(out.split())
-        assert before == [(tmp_path / "run" / "earlier.1" / name).read_bytes() for name in names]
+        assert "what another run left in this folder is in previous_run.1 now" in " ".join(out.split())
+        assert before == [(tmp_path / "run" / "previous_run.1" / name).read_bytes() for name in names]
         assert command(*self.SHORT, "resume=auto")[0] == 0
-        assert not (tmp_path / "run" / "earlier.2").exists()
+        assert not (tmp_path / "run" / "previous_run.2").exists()
 
     @pytest.mark.parametrize(
         ("changed", "said"),
@@ -43,11 +43,11 @@ class TestResume:
     def test_another_loss_is_said(self, command, changed, said):
         assert command(*self.SHORT)[0] == 0
         with warnings.catch_warnings():
-            warnings.simplefilter("default", ls.GuardWarning)
+            warnings.simplefilter("default", ls.LossSelectWarning)
             code, _, err = command(*self.SHORT, "resume=auto", "trainer.max_epochs=3", *changed)
         assert code == 0, err
         assert said in err
-        assert "other_loss" in err or not said
+        assert "loss_changed_on_resume" in err or not said
         assert "another loss" not in err or said
 
     def test_fewer_epochs_than_have_been(self, command):
@@ -110,7 +110,7 @@ class TestResume:
         code, out, err = command(*self.SHORT, "monitor=val/loss", "resume=auto")
         assert code == 0, err
         assert f"Warning: {last} " in err
-        assert "It is passed over. (allow=[damaged_checkpoint]" in err
+        assert "It is passed over. (ignore_warnings=[damaged_checkpoint]" in err
         assert "best.ckpt,after" in "".join(out.split())
         for path in last.parent.iterdir():
             path.write_bytes(b"no checkpoint")

@@ -60,7 +60,7 @@ TUNED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 @parametrize_with_checks(
     [TaskClassifier(**SMALL, decision=None), TaskClassifier(**SMALL)],
     expected_failed_checks=lambda model: ALWAYS if model.decision is None else {**ALWAYS, **TUNED},
@@ -296,7 +296,7 @@ class TestWeights:
         if task == "multilabel":
             labels = np.stack([labels, rows[:, 1] > 0, rows[:, 2] > 0], axis=1).astype(int)
         model = small(decision=None, batch_size=1000)
-        with ls.allow("duplicate_rows"):
+        with ls.ignore_warnings("duplicate_rows"):
             weighted = model.fit(rows, labels, sample_weight=weights).predict_proba(rows)
             repeated = (
                 clone(model).fit(rows.repeat(weights, 0), labels.repeat(weights, 0)).predict_proba(rows)
@@ -526,9 +526,9 @@ def test_a_number_far_from_all_that_was_seen():
 
 def test_what_looks_like_a_mistake_is_a_warning():
     one_each = np.eye(3, dtype=int)[Y]
-    with pytest.warns(ls.GuardWarning, match="one_label_each"):
+    with pytest.warns(ls.LossSelectWarning, match="looks_multiclass"):
         small(max_epochs=1).fit(X, one_each)
-    with ls.allow("one_label_each"):
+    with ls.ignore_warnings("looks_multiclass"):
         small(max_epochs=1).fit(X, one_each)
 
 

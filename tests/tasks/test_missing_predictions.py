@@ -12,7 +12,7 @@ from torch import nn
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.export.formats import FORMATS
-from lossselect.export.read import Outputs, highest, read_export
+from lossselect.export.read import Outputs, highest, load_exported
 from lossselect.reporting.prediction_table import prediction_columns
 from lossselect.sklearn import TaskClassifier
 from lossselect.tasks.registry import IGNORE_INDEX
@@ -24,8 +24,8 @@ GONE = IGNORE_INDEX
 SOFTMAX = [
     ls.Multiclass(3),
     ls.Multiclass(3, temperature=0.5),
-    ls.Multiclass(3, decision_weight=(1, 2, 3)),
-    ls.Multiclass(4, ordered=True),
+    ls.Multiclass(3, prior_correction=(1, 2, 3)),
+    ls.Multiclass(4, ordinal=True),
     ls.Multiclass(100),
 ]
 SIGMOID = [
@@ -36,8 +36,8 @@ SIGMOID = [
 ]
 RANKED = [
     ls.Multilabel(3, top_k=2),
-    ls.Multilabel(3, at_least=1),
-    ls.Multilabel(3, at_least=2, threshold=0.9),
+    ls.Multilabel(3, min_labels=1),
+    ls.Multilabel(3, min_labels=2, threshold=0.9),
 ]
 
 
@@ -57,7 +57,7 @@ class TestPredict:
             expected = whole.clone()
             expected[(2, *(0 for _ in trailing))] = GONE
             assert torch.equal(task.predict(with_nan), expected)
-            assert torch.equal(task.decide(task.probabilities(with_nan)), expected)
+            assert torch.equal(task.predict_from_probabilities(task.probabilities(with_nan)), expected)
 
     @pytest.mark.parametrize("trailing", [(), (2, 3)])
     @pytest.mark.parametrize("task", SIGMOID, ids=str)
@@ -76,12 +76,12 @@ class TestPredict:
         expected[1] = GONE
         logits[1, 2] = NAN
         assert torch.equal(task.predict(logits), expected)
-        assert torch.equal(task.decide(task.probabilities(logits)), expected)
+        assert torch.equal(task.predict_from_probabilities(task.probabilities(logits)), expected)
 
     def test_probabilities_that_are_partly_nan(self):
         task = ls.Multiclass(3)
         probabilities = torch.tensor([[0.2, NAN, 0.5], [0.2, 0.3, 0.5]])
-        assert task.decide(probabilities).tolist() == [GONE, 2]
+        assert task.predict_from_probabilities(probabilities).tolist() == [GONE, 2]
 
     def test_infinite_logits(self):
         assert ls.Multiclass(3).predict(torch.tensor([[0.0, INF, 0.0], [0.0, -INF, -1.0]])).tolist() == [
@@ -91,7 +91,7 @@ class TestPredict:
         assert ls.Multiclass(2).predict(torch.tensor([[-INF, -INF]])).tolist() == [GONE]
         assert ls.Binary().predict(torch.tensor([[INF], [-INF]])).tolist() == [[1], [0]]
         assert ls.Multilabel(2, top_k=1).predict(torch.tensor([[INF, -INF]])).tolist() == [[1, 0]]
-        assert ls.Multilabel(2, at_least=1).predict(torch.tensor([[-INF, -INF]])).sum() == 1
+        assert ls.Multilabel(2, min_labels=1).predict(torch.tensor([[-INF, -INF]])).sum() == 1
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_other_dtypes(self, dtype):
@@ -136,16 +136,16 @@ class TestDecode:
 def test_exports_agree(task, suffix, tmp_path):
     module = ls.TaskModule(task, {"name": "linear", "num_features": 5}).eval()
     ls.export_model(module, tmp_path / f"m{suffix}")
-    served = read_export(tmp_path / f"m{suffix}", trust=True)
+    served = load_exported(tmp_path / f"m{suffix}", trust=True)
     features = torch.randn(7, 5)
     for row in (0, 3, 6):
         features[row, row % 5] = NAN
     with torch.inference_mode():
         expected = Outputs(module.net, task)(features)
     said = served(features)
-    assert torch.equal(said.decisions, expected[2])
-    assert (said.decisions[[0, 3, 6]] == GONE).all()
-    assert (said.decisions[[1, 2, 4, 5]] != GONE).all()
+    assert torch.equal(said.predictions, expected[2])
+    assert (said.predictions[[0, 3, 6]] == GONE).all()
+    assert (said.predictions[[1, 2, 4, 5]] != GONE).all()
 
 
 @pytest.mark.parametrize("suffix", [form.suffix for form in FORMATS.values()])
@@ -159,13 +159,13 @@ def test_an_export_with_one_nan_logit(suffix, tmp_path):
 
     if suffix == ".safetensors":
         pytest.skip("holds the package's own nets alone")
-    for task in (ls.Multiclass(9), ls.Multiclass(10, ordered=True), ls.Multilabel(9)):
+    for task in (ls.Multiclass(9), ls.Multiclass(10, ordinal=True), ls.Multilabel(9)):
         module = ls.TaskModule(task, Fourth())
         features = torch.randn(64, 9)
         ls.export_model(module, tmp_path / f"m{suffix}", inputs=features)
-        said = read_export(tmp_path / f"m{suffix}", trust=True)(features)
-        assert torch.equal(said.decisions, task.predict(Fourth()(features)))
-        assert (said.decisions == GONE).any()
+        said = load_exported(tmp_path / f"m{suffix}", trust=True)(features)
+        assert torch.equal(said.predictions, task.predict(Fourth()(features)))
+        assert (said.predictions == GONE).any()
 
 
 class TestChunkedHead:
@@ -178,7 +178,7 @@ class TestChunkedHead:
         assert (found["prediction"][1] == GONE).all()
         assert (found["prediction"][[0, 2]] != GONE).all()
         ls.export_model(module, tmp_path / "m.safetensors")
-        ranked = highest(read_export(tmp_path / "m.safetensors")(features))
+        ranked = highest(load_exported(tmp_path / "m.safetensors")(features))
         assert torch.equal(ranked["prediction"], found["prediction"])
         assert torch.equal(ranked["top"][[0, 2]], found["top"][[0, 2]])
 
@@ -288,7 +288,7 @@ def test_a_file_of_predictions(suffix, trained, tmp_path, monkeypatch, capsys):
     assert [bool(row["prediction"]) for row in rows] == [True, False, True, False]
 
 
-@pytest.mark.filterwarnings("always::lossselect.GuardWarning")
+@pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
     """Warned of by name; their cells are empty."""
     command, forward = trained("decision=none"), ls.TaskModule.forward
@@ -306,7 +306,7 @@ def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
     code, _, err = command(*given, "trainer.max_epochs=1", "hydra.run.dir=other")
     assert code == 0, err
     assert "1 of 18 rows in predictions.csv have no prediction, because the net returned NaN for them" in err
-    assert "(allow=[no_prediction] switches this off.)" in err
+    assert "(ignore_warnings=[no_prediction] switches this off.)" in err
     predictions = pl.read_csv("other/predictions.csv")
     assert predictions["prediction"].null_count() == 1
     assert predictions["prediction"][0] is None

@@ -31,11 +31,11 @@ class TestEncode:
 
     def test_without_it_exact_one_hot_rows_are_reported(self):
         with pytest.warns(
-            ls.GuardWarning,
+            ls.LossSelectWarning,
             match=r"Integers of shape \(2, 5\) were read as one-hot rows.*\[one_hot_integers\]",
         ):
             same(TASK.encode(TAGS), [1, 4])
-        with pytest.warns(ls.GuardWarning, match="one_hot_integers"):
+        with pytest.warns(ls.LossSelectWarning, match="one_hot_integers"):
             same(TASK.encode([[0, 1, 0, 0, 0], [-1] * 5]), [1, -100])
 
     def test_other_values_are_indices(self):
@@ -60,7 +60,7 @@ class TestEncode:
         same(TASK.encode([[3], [-1]], trailing_dims=1), [[3], [-100]])
 
     def test_counts(self):
-        with pytest.warns(ls.GuardWarning, match="one_hot_integers"):
+        with pytest.warns(ls.LossSelectWarning, match="one_hot_integers"):
             ls.count_labels(TASK, TAGS)
         tags = torch.cat([TAGS, torch.full((1, C), 2)])
         assert ls.count_labels(TASK, tags).positives.tolist() == [8, 2, 5, 0, 0]
@@ -99,7 +99,7 @@ def test_sequences_of_any_length(lengths, sanity, steps, weight):
     batches = [tagged(length) for length in lengths]
     module = ls.TaskModule(TASK, Tagger(), {"name": "cross_entropy", "weight": weight})
     options = {"num_sanity_val_steps": sanity}
-    with ls.allow("absent_class", "one_hot_integers"):
+    with ls.ignore_warnings("class_without_rows", "one_hot_integers"):
         trainer = fit(module, batches, [ls.StepsPerExecution(steps)] if steps > 1 else (), **options)
         logits = [module(inputs) for inputs, _ in batches]
     weights = torch.ones(C) if weight is None else module.criterion.weight.float()
@@ -119,7 +119,7 @@ def test_rows_of_integers_under_a_net_without_positions(form, sanity, mix):
     target = F.one_hot(labels, C) if form == "one-hot" else labels[:, None]
     inputs = torch.randn(4, 3)
     module = ls.TaskModule(TASK, nn.Linear(3, C), mix=mix)
-    with ls.allow("absent_class", *(["one_hot_integers"] if mix and not sanity else [])):
+    with ls.ignore_warnings("class_without_rows", *(["one_hot_integers"] if mix and not sanity else [])):
         trainer = fit(module, [(inputs, target)], num_sanity_val_steps=sanity)
     wanted = F.cross_entropy(module(inputs), labels)
     torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
@@ -130,7 +130,7 @@ def test_rows_of_integers_under_a_chunked_head_of_the_user(form):
     labels = torch.tensor([0, 3, 1, 4])
     target = F.one_hot(labels, C) if form == "one-hot" else labels[:, None]
     inputs, head = torch.randn(4, 3), ChunkedLinear(3, C)
-    with ls.allow("absent_class"):
+    with ls.ignore_warnings("class_without_rows"):
         trainer = fit(ls.TaskModule(TASK, head), [(inputs, target)])
     wanted = F.cross_entropy(F.linear(inputs, head.weight, head.bias), labels)
     torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
@@ -146,7 +146,7 @@ def test_a_compiled_step_with_one_position(task, loss):
     module.compile(backend="eager")
     target = torch.randint(2, (4, task.num_outputs))
     inputs = torch.randn(4, 3)
-    with ls.allow("absent_class", "one_label_each", "no_positives"):
+    with ls.ignore_warnings("class_without_rows", "looks_multiclass", "no_positives"):
         trainer = fit(module, [(inputs, target)] * 2)
     wanted = F.binary_cross_entropy_with_logits(net(inputs)[..., 0], target.float())
     torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
@@ -172,7 +172,7 @@ def test_several_ones_in_the_first_batch():
 )
 def test_counts_of_a_loader_that_has_not_met_the_net(batches, positives):
     module = ls.TaskModule(TASK, nn.Linear(3, C))
-    with ls.allow("one_hot_integers"):
+    with ls.ignore_warnings("one_hot_integers"):
         counts = counts_of_loader(module, [(torch.randn(len(y), 3), y) for y in batches])
     assert counts.positives.tolist() == positives
 

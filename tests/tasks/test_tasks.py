@@ -349,7 +349,7 @@ class TestDeclaration:
 
     def test_a_threshold_each_is_as_exact_as_one_for_all(self):
         p = torch.tensor([[0.1, 0.3]], dtype=torch.float64)
-        assert ls.Multilabel(2, threshold=(0.1, 0.3)).decide(p).tolist() == [[1, 1]]
+        assert ls.Multilabel(2, threshold=(0.1, 0.3)).predict_from_probabilities(p).tolist() == [[1, 1]]
 
     def test_thresholds_of_a_tensor(self):
         assert ls.Multilabel(2, threshold=torch.tensor([0.25, 0.5])).threshold == (0.25, 0.5)
@@ -369,7 +369,7 @@ class TestDecode:
             (ls.Binary(), torch.tensor([[-1]]), "There is no class -1: decode takes 0 to 1"),
             (ls.Binary(), torch.tensor([0, 1]), "decode takes predictions (N, 1, ...), got (2,)"),
             (ls.Multiclass(3), torch.tensor([3]), "There is no class 3: decode takes 0 to 2"),
-            (ls.Multilabel(2), torch.tensor([[0.2, 1.0]]), "decode takes decisions"),
+            (ls.Multilabel(2), torch.tensor([[0.2, 1.0]]), "decode takes predictions"),
         ],
     )
     def test_refuses_what_is_no_decision(self, task, prediction, message):
@@ -378,10 +378,10 @@ class TestDecode:
 
 
 def test_harden():
-    assert ls.Binary().harden(torch.tensor([[0.7], [0.2], [NAN]])).tolist() == [[1], [0], [-100]]
+    assert ls.Binary().to_hard_labels(torch.tensor([[0.7], [0.2], [NAN]])).tolist() == [[1], [0], [-100]]
     rows = torch.tensor([[0.2, 0.8], [NAN, NAN]])
-    assert ls.Multiclass(2).harden(rows).tolist() == [1, -100]
-    assert ls.Multiclass(2).harden(torch.tensor([1, -100])).tolist() == [1, -100]
+    assert ls.Multiclass(2).to_hard_labels(rows).tolist() == [1, -100]
+    assert ls.Multiclass(2).to_hard_labels(torch.tensor([1, -100])).tolist() == [1, -100]
 
 
 def test_output_names():
@@ -513,7 +513,7 @@ def test_how_exactly_soft_labels_sum_to_1(total, fits):
 
 def test_decode_of_rows_that_are_missing_and_of_what_is_no_decision():
     task = ls.Multilabel(2, class_names=("a", "b"))
-    assert task.decode(task.harden(task.encode([[1, NAN], [NAN, NAN]]))) == [["a"], None]
+    assert task.decode(task.to_hard_labels(task.encode([[1, NAN], [NAN, NAN]]))) == [["a"], None]
     with pytest.raises(ValueError, match=r"decode takes predictions \(N, 2\), got \(1, 3\)"):
         task.decode(torch.zeros(1, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="decode takes class indices, not probabilities"):
@@ -522,7 +522,7 @@ def test_decode_of_rows_that_are_missing_and_of_what_is_no_decision():
 
 class TestOrderedClasses:
     def test_probabilities_are_those_of_corn(self):
-        task = ls.Multiclass(4, ordered=True)
+        task = ls.Multiclass(4, ordinal=True)
         assert task.num_outputs == 3
         assert task.num_probabilities == 4
         logits = torch.randn(5, 3, dtype=torch.float64)
@@ -532,7 +532,7 @@ class TestOrderedClasses:
 
     def test_cross_entropy_is_corns_loss(self):
         """Shi et al.: a BCE of output k for the samples of class k or above, is y above k?"""
-        task = ls.Multiclass(4, ordered=True)
+        task = ls.Multiclass(4, ordinal=True)
         logits, labels = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, -100])
         total = 0
         for k in range(3):
@@ -543,8 +543,10 @@ class TestOrderedClasses:
         torch.testing.assert_close(ls.select_loss(task)(logits, labels), total / 8)
 
     def test_decides_by_the_median(self):
-        task = ls.Multiclass(3, ordered=True)
-        assert task.decide(torch.tensor([[0.4, 0.25, 0.35], [0.5, 0.5, 0], [0.1, 0.1, 0.8]])).tolist() == [
+        task = ls.Multiclass(3, ordinal=True)
+        assert task.predict_from_probabilities(
+            torch.tensor([[0.4, 0.25, 0.35], [0.5, 0.5, 0], [0.1, 0.1, 0.8]])
+        ).tolist() == [
             1,
             0,
             2,
@@ -552,7 +554,7 @@ class TestOrderedClasses:
         assert task.predict(torch.tensor([[10.0, 10.0], [-10.0, 10.0]])).tolist() == [2, 0]
 
     def test_every_softmax_loss_takes_it(self):
-        task = ls.Multiclass(3, ordered=True)
+        task = ls.Multiclass(3, ordinal=True)
         for name, forms in ls.LOSSES.items():
             if "softmax" not in forms:
                 continue
@@ -570,22 +572,22 @@ class TestOrderedClasses:
                 assert logits.grad.isfinite().all()
 
     def test_extremes_are_finite(self):
-        task = ls.Multiclass(3, ordered=True)
+        task = ls.Multiclass(3, ordinal=True)
         logits = torch.tensor([[6e4, -6e4], [-6e4, 6e4], [1e4, 1e4]], requires_grad=True)
         ls.select_loss(task)(logits, torch.tensor([0, 2, 1])).backward()
         assert logits.grad.isfinite().all()
         assert task.probabilities(logits).isfinite().all()
 
     def test_messages_and_plain_values(self):
-        task = ls.Multiclass(3, ordered=True, class_names=("low", "mid", "high"))
-        assert task.describe() == "multiclass with 3 ordered classes"
+        task = ls.Multiclass(3, ordinal=True, class_names=("low", "mid", "high"))
+        assert str(task) == "multiclass with 3 ordered classes"
         assert ls.make_task(**task.to_dict()) == task
         with pytest.raises(
             ValueError, match=r"shape \(4, 3\), but multiclass with 3 ordered classes needs \(N, 2\)"
         ):
             ls.select_loss(task)(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
-        with pytest.raises(TypeError, match="ordered must be true or false, got 'yes'"):
-            ls.Multiclass(3, ordered="yes")
+        with pytest.raises(TypeError, match="ordinal must be true or false, got 'yes'"):
+            ls.Multiclass(3, ordinal="yes")
 
 
 class TestDecisions:
@@ -596,22 +598,24 @@ class TestDecisions:
         assert ls.Multilabel(2, class_names=("a", "b")).decode(form([[1, 1], [0, 1]])) == [["a", "b"], ["b"]]
 
     def test_at_least(self):
-        task = ls.Multilabel(3, threshold=(0.5, 0.3, 0.9), at_least=1)
+        task = ls.Multilabel(3, threshold=(0.5, 0.3, 0.9), min_labels=1)
         rows = torch.tensor([[0.1, 0.1, 0.6], [0.6, 0.4, 0.1], [0.4, 0.1, 0.1]])
-        assert task.decide(rows).tolist() == [[0, 1, 0], [1, 1, 0], [1, 0, 0]]
+        assert task.predict_from_probabilities(rows).tolist() == [[0, 1, 0], [1, 1, 0], [1, 0, 0]]
 
     def test_top_k(self):
         task = ls.Multilabel(4, top_k=2)
-        assert task.decide(torch.tensor([[0.1, 0.4, 0.3, 0.2]])).tolist() == [[0, 1, 1, 0]]
+        assert task.predict_from_probabilities(torch.tensor([[0.1, 0.4, 0.3, 0.2]])).tolist() == [
+            [0, 1, 1, 0]
+        ]
         assert ls.make_task(**task.to_dict()) == task
         trailing = torch.rand(2, 4, 5)
-        assert task.decide(trailing).sum(1).eq(2).all()
+        assert task.predict_from_probabilities(trailing).sum(1).eq(2).all()
 
     def test_a_row_with_nan_has_no_order(self):
         logits = torch.tensor([[1.0, 2.0, torch.nan, 3.0]])
         assert ls.Multilabel(4, top_k=2).predict(logits).tolist() == [[-100] * 4]
-        assert ls.Multilabel(4, at_least=2, threshold=0.99).predict(logits).tolist() == [[-100] * 4]
-        assert ls.Multilabel(4, top_k=2).decide(logits.sigmoid()).tolist() == [[-100] * 4]
+        assert ls.Multilabel(4, min_labels=2, threshold=0.99).predict(logits).tolist() == [[-100] * 4]
+        assert ls.Multilabel(4, top_k=2).predict_from_probabilities(logits.sigmoid()).tolist() == [[-100] * 4]
 
     @pytest.mark.parametrize("scale", [1, 10, 100])
     def test_labels_whose_probabilities_are_all_1_or_0_are_told_apart(self, scale):
@@ -620,7 +624,7 @@ class TestDecisions:
             odds = logits / torch.tensor(temperature)
             task = ls.Multilabel(4, top_k=1, temperature=temperature)
             assert task.predict(logits).argmax(1).tolist() == odds.argmax(1).tolist()
-            task = ls.Multilabel(4, at_least=1, threshold=(0.5, 0.5, 0.9, 0.5), temperature=temperature)
+            task = ls.Multilabel(4, min_labels=1, threshold=(0.5, 0.5, 0.9, 0.5), temperature=temperature)
             margin = odds - torch.tensor([0, 0, math.log(9), 0])
             assert (
                 task.predict(logits)[1].tolist()
@@ -629,8 +633,8 @@ class TestDecisions:
             assert task.predict(logits)[0].tolist() == (margin[0] >= 0).tolist()
 
     def test_decision_weight(self):
-        task = ls.Multiclass(2, decision_weight=(1, 3))
-        assert task.decide(torch.tensor([[0.7, 0.3], [0.8, 0.2]])).tolist() == [1, 0]
+        task = ls.Multiclass(2, prior_correction=(1, 3))
+        assert task.predict_from_probabilities(torch.tensor([[0.7, 0.3], [0.8, 0.2]])).tolist() == [1, 0]
         assert ls.make_task(**task.to_dict()) == task
 
     def test_temperature(self):
@@ -649,8 +653,11 @@ class TestDecisions:
         ("make", "message"),
         [
             (lambda: ls.Multilabel(3, top_k=4), "top_k must be a whole number from 1 to 3, got 4."),
-            (lambda: ls.Multilabel(3, at_least=-1), "at_least must be a whole number from 0 to 3, got -1."),
-            (lambda: ls.Multilabel(3, at_least=1, top_k=2), "at_least has no effect beside top_k"),
+            (
+                lambda: ls.Multilabel(3, min_labels=-1),
+                "min_labels must be a whole number from 0 to 3, got -1.",
+            ),
+            (lambda: ls.Multilabel(3, min_labels=1, top_k=2), "min_labels has no effect beside top_k"),
             (lambda: ls.Multilabel(3, threshold=0.3, top_k=2), "threshold has no effect beside top_k"),
             (
                 lambda: ls.Multilabel(3, temperature=(1, 2)),
@@ -659,12 +666,12 @@ class TestDecisions:
             (lambda: ls.Multilabel(2, temperature=(1, 0)), "temperature for output 1 must be above 0"),
             (lambda: ls.Multiclass(2, temperature=-1), "temperature must be a number of at least 0, got -1"),
             (
-                lambda: ls.Multiclass(2, decision_weight=(1,)),
-                "decision_weight must have one number per class (2), got 1",
+                lambda: ls.Multiclass(2, prior_correction=(1,)),
+                "prior_correction must have one number per class (2), got 1",
             ),
             (
-                lambda: ls.Multiclass(2, decision_weight=(1, 0)),
-                "decision_weight for class 1 must be a number between",
+                lambda: ls.Multiclass(2, prior_correction=(1, 0)),
+                "prior_correction for class 1 must be a number between",
             ),
         ],
     )

@@ -15,7 +15,7 @@ TASKS = {
     "binary": ls.Binary(),
     "multiclass": ls.Multiclass(3),
     "multilabel": ls.Multilabel(4),
-    "ordered": ls.Multiclass(4, ordered=True),
+    "ordinal": ls.Multiclass(4, ordinal=True),
 }
 
 
@@ -95,9 +95,9 @@ def test_a_compiler_that_fails_is_warned_of_and_left_out(tmp_path):
     module, plain = module_of(TASKS["binary"]), module_of(TASKS["binary"])
     module.compile(backend=broken)
     torch.manual_seed(1)
-    with pytest.warns(ls.GuardWarning, match="goes on without: .*no compiler here[.] On a CPU") as seen:
+    with pytest.warns(ls.LossSelectWarning, match="goes on without: .*no compiler here[.] On a CPU") as seen:
         fit(module, tmp_path)
-    assert sum(isinstance(warning.message, ls.GuardWarning) for warning in seen) == 1
+    assert sum(isinstance(warning.message, ls.LossSelectWarning) for warning in seen) == 1
     torch.manual_seed(1)
     fit(plain, tmp_path)
     for p, q in zip(plain.parameters(), module.parameters(), strict=True):

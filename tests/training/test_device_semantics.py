@@ -35,13 +35,13 @@ TASKS = {
     "binary": ls.Binary(),
     "multiclass": ls.Multiclass(10, missing=-100),
     "multilabel": ls.Multilabel(14),
-    "ordered": ls.Multiclass(4, ordered=True, missing=-100),
+    "ordinal": ls.Multiclass(4, ordinal=True, missing=-100),
 }
 LOSSES = [
     (task, loss)
     for task in TASKS
     for loss, forms in ls.LOSSES.items()
-    if TASKS[task].activation in forms and (task, loss) != ("ordered", "one_vs_rest")
+    if TASKS[task].activation in forms and (task, loss) != ("ordinal", "one_vs_rest")
 ]
 
 
@@ -92,7 +92,7 @@ def test_a_loss_does_not_wait(gpu, task, loss, trailing):
     criterion = ls.select_loss(task, loss, **options_of(loss, task)).cuda()
     logits = torch.randn(16, task.num_outputs, *trailing).cuda().requires_grad_()
     target, weight = labels_of(task, 16, trailing).cuda(), torch.rand(16).cuda()
-    soft = task.as_rows(target).nan_to_num(0.25)  # of mixup, say
+    soft = task.to_one_hot(target).nan_to_num(0.25)  # of mixup, say
 
     def step():
         for labels in (target, soft):
@@ -187,7 +187,7 @@ class WaitsOfValidation(WaitsOfSteps):
 class Weighted(ls.TaskModule):
     """Takes a weight of each sample from its batches."""
 
-    def unpack(self, batch):
+    def unpack_batch(self, batch):
         return batch
 
 
@@ -202,7 +202,7 @@ def fit(gpu, module, rows=96, trailing=(), missing=True, see_validation=True, ca
     target = labels_of(task, rows, trailing) if missing else task.predict(torch.randn(rows, task.num_outputs))
     data = (
         loader(inputs, target, weight)
-        if type(module).unpack is not ls.TaskModule.unpack
+        if type(module).unpack_batch is not ls.TaskModule.unpack_batch
         else loader(inputs, target)
     )
     watch = (WaitsOfValidation if see_validation else WaitsOfSteps)(gpu)
@@ -347,11 +347,11 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
     """torchmetrics' way is a matrix of N x C^2 where algorithms are deterministic, and a wait where they are not."""
     torch.use_deterministic_algorithms(deterministic)
     target = torch.randint(0, 50, (400,))
-    decisions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
+    predictions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
     target[::7] = -100
-    task = ls.Multiclass(50, ordered=True, missing=-100)
-    metrics = [confusion_matrix(task), make_metric(task, "kappa"), make_metric(task, "accuracy")]
-    on_device, before = (decisions.cuda(), target.cuda()), len(gpu.waits)
+    task = ls.Multiclass(50, ordinal=True, missing=-100)
+    metrics = [confusion_matrix(task), make_metric(task, "quadratic_kappa"), make_metric(task, "accuracy")]
+    on_device, before = (predictions.cuda(), target.cuda()), len(gpu.waits)
     metrics = [metric.cuda() for metric in metrics]
     gpu.largest, moved = 0, len(gpu.waits)
     metrics[0].update(*on_device)
@@ -363,7 +363,7 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
     counts, kappa, scores = metrics[0].compute(), metrics[1].summarize(), metrics[2].summarize()
     counts, kappa, scores = counts.cpu(), kappa.cpu(), scores.cpu()
     known = target != -100
-    truth, decided = target[known].numpy(), decisions[known].numpy()
+    truth, decided = target[known].numpy(), predictions[known].numpy()
     labels = [*range(50)]
     np.testing.assert_array_equal(counts, sk.confusion_matrix(truth, decided, labels=labels))
     assert kappa.item() == pytest.approx(

@@ -83,7 +83,7 @@ def test_everything_lives_on_the_device(task, tmp_path):
     )
     assert seen == [{"cuda"}] * 4
     probabilities = task.probabilities(torch.zeros(2, task.num_outputs, device="cuda"))
-    assert task.decide(probabilities).device.type == "cuda"
+    assert task.predict_from_probabilities(probabilities).device.type == "cuda"
 
 
 def options_of(name, task):
@@ -121,9 +121,9 @@ def test_the_loss_equals_the_cpus(task, name, dtype):
 
 @pytest.mark.parametrize("mix", [None, "mixup", "cutmix"])
 @pytest.mark.parametrize("loss", ls.LOSSES)
-@pytest.mark.parametrize("task", [*TASKS.values(), ls.Multiclass(4, ordered=True)], ids=ls.Task.describe)
+@pytest.mark.parametrize("task", [*TASKS.values(), ls.Multiclass(4, ordinal=True)], ids=str)
 def test_a_step_does_not_sync(task, loss, mix):
-    if task.activation not in ls.LOSSES[loss] or (getattr(task, "ordered", False) and loss == "one_vs_rest"):
+    if task.activation not in ls.LOSSES[loss] or (getattr(task, "ordinal", False) and loss == "one_vs_rest"):
         pytest.skip("the loss has no form for this task")
     if loss == "dice" and mix == "cutmix":
         pytest.skip("a box takes its sample's weight along, and dice has none for positions")
@@ -132,7 +132,7 @@ def test_a_step_does_not_sync(task, loss, mix):
         options["threshold"] = [0.4] * task.num_outputs
     task = ls.make_task(**{**task.to_dict(), **options})
     width = task.num_probabilities
-    spec = {"name": loss, **options_of(loss, ls.make_task(task.name, width if task.width_field else None))}
+    spec = {"name": loss, **options_of(loss, ls.make_task(task.name, width if task._width_field else None))}
     module = ls.TaskModule(task, torch.nn.Conv1d(8, task.num_outputs, 1), spec, mix=mix).cuda()
     inputs = torch.randn(64, 8, 5)
     batch = module._encoded((inputs, task.predict(torch.randn(64, task.num_outputs, 5))))

@@ -22,7 +22,7 @@ class TestHooks:
 
     def test_unpack_says_what_is_what(self, tmp_path):
         class Dicts(MyModel):
-            def unpack(self, batch):
+            def unpack_batch(self, batch):
                 return batch["x"], batch["y"]
 
         rows = [{"x": torch.randn(8), "y": i % 2} for i in range(4)]

@@ -15,7 +15,7 @@ class TestTraining:
         run.fit(module, data, data)
         logged = run.callback_metrics
         assert logged["val/accuracy"] > 0.9
-        assert {"loss", "accuracy", "f1_micro", "f1_macro", "auroc", "map"} <= {
+        assert {"loss", "accuracy", "f1_micro", "f1_macro", "auroc", "average_precision"} <= {
             name.removeprefix("train/") for name in logged if name.startswith("train/")
         }
         (tested,) = run.test(module, data, verbose=False)

@@ -97,8 +97,8 @@ class TestMistakes:
     @pytest.mark.parametrize("batch", [(1, 2, 3, 4), 5])
     def test_an_unpack_that_returns_no_pair(self, batch):
         module = MyModel(ls.Binary())
-        module.unpack = lambda batch: batch
-        with pytest.raises(ValueError, match=r"unpack must return \(inputs, target\)"):
+        module.unpack_batch = lambda batch: batch
+        with pytest.raises(ValueError, match=r"unpack_batch must return \(inputs, target\)"):
             module.training_step(batch, 0)
 
     def test_several_loaders_are_not_mixed(self, tmp_path):

@@ -52,7 +52,7 @@ class TestOptimizers:
         assert made["lr_scheduler"]["scheduler"].step_size == 3
         assert made["lr_scheduler"]["interval"] == "step"
 
-    @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/map", "max")])
+    @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/average_precision", "max")])
     def test_plateau_watches_in_the_right_direction(self, monitor, mode):
         made = self.configured(scheduler={"name": "ReduceLROnPlateau", "monitor": monitor})
         assert made["lr_scheduler"]["monitor"] == monitor

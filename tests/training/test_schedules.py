@@ -141,7 +141,9 @@ OF_EPOCHS = {
 
 @pytest.mark.parametrize("case", OF_STEPS)
 def test_a_schedule_that_seems_to_count_steps(case):
-    with pytest.warns(ls.GuardWarning, match=rf"{EPOCHS} in this run.* {STEPS}\. .*\[schedule_in_steps\]"):
+    with pytest.warns(
+        ls.LossSelectWarning, match=rf"{EPOCHS} in this run.* {STEPS}\. .*\[schedule_in_steps\]"
+    ):
         rates(OF_STEPS[case])
     said = OF_STEPS[case]
     for interval in ("step", "epoch"):  # chosen by the user
@@ -160,7 +162,7 @@ def test_a_schedule_of_epochs_is_left_alone(case):
 
 
 @pytest.mark.parametrize(
-    "task", [ls.Binary(), ls.Multiclass(6), ls.Multiclass(6, ordered=True), ls.Multilabel(6)], ids=str
+    "task", [ls.Binary(), ls.Multiclass(6), ls.Multiclass(6, ordinal=True), ls.Multilabel(6)], ids=str
 )
 def test_the_direction_of_each_metric_is_known(task):
     names = {
@@ -190,7 +192,8 @@ def test_the_mode_of_a_plateau():
     explicit = {"name": "ReduceLROnPlateau", "monitor": "val/loss", "mode": "max"}
     assert Rates(explicit).configure_optimizers()["lr_scheduler"]["scheduler"].mode == "max"
     with pytest.warns(
-        ls.GuardWarning, match=r"monitors val/loss with mode='max', but its minimum is best.*\[plateau_mode\]"
+        ls.LossSelectWarning,
+        match=r"monitors val/loss with mode='max', but its minimum is best.*\[plateau_mode\]",
     ):
         made = Rates(lambda o: schedules.ReduceLROnPlateau(o, mode="max")).configure_optimizers()
     assert made["lr_scheduler"]["scheduler"].mode == "max"

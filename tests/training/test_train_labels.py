@@ -17,7 +17,7 @@ class TestTrainLabels:
     @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
     def test_the_first_loss_is_about_the_entropy_of_the_shares(self, task, tmp_path):
         inputs, labels = long_tailed(task)
-        module = MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.0})
+        module = MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.0})
         trainer(tmp_path).fit(module, loader(task, 400, labels=labels))
         counts = ls.count_labels(task, labels)
         prior = prior_of(task, counts)
@@ -42,7 +42,7 @@ class TestTrainLabels:
             def forward(self, x):
                 return self.head(self.body(x.unsqueeze(1)))
 
-        module = Own(ls.Multiclass(3), head_bias="prior", optimizer={"name": "SGD", "lr": 0.0})
+        module = Own(ls.Multiclass(3), bias_init="prior", optimizer={"name": "SGD", "lr": 0.0})
         before = module.body[0].bias.clone()
         _, labels = long_tailed(ls.Multiclass(3))
         trainer(tmp_path).fit(module, loader(ls.Multiclass(3), 400, labels=labels))
@@ -52,17 +52,19 @@ class TestTrainLabels:
 
     def test_zero_and_nothing(self, tmp_path):
         task = ls.Multiclass(3)
-        for head_bias in ("zero", None):
-            module = MyModel(task, head_bias=head_bias, optimizer={"name": "SGD", "lr": 0.0})
+        for bias_init in ("zero", None):
+            module = MyModel(task, bias_init=bias_init, optimizer={"name": "SGD", "lr": 0.0})
             before = module.net[2].bias.clone()
             trainer(tmp_path).fit(module, loader(task))
-            want = torch.zeros(3) if head_bias else before
+            want = torch.zeros(3) if bias_init else before
             assert torch.equal(module.net[2].bias, want)
 
     def test_a_net_without_a_last_bias(self, tmp_path):
         task = ls.Multiclass(3)
-        module = ls.TaskModule(task, nn.Linear(8, 3, bias=False), head_bias="prior")
-        with pytest.warns(ls.GuardWarning, match="No linear layer or convolution with 3 outputs has a bias"):
+        module = ls.TaskModule(task, nn.Linear(8, 3, bias=False), bias_init="prior")
+        with pytest.warns(
+            ls.LossSelectWarning, match="No linear layer or convolution with 3 outputs has a bias"
+        ):
             trainer(tmp_path).fit(module, loader(task))
 
     def test_a_head_that_is_not_the_last_one_registered(self, tmp_path):
@@ -71,12 +73,12 @@ class TestTrainLabels:
                 super().__init__(task, **kwargs)
                 self.auxiliary = nn.Linear(8, task.num_outputs)
 
-        with pytest.warns(ls.GuardWarning, match="but another one made the logits"):
-            trainer(tmp_path).fit(Own(ls.Multiclass(3), head_bias="prior"), loader(ls.Multiclass(3)))
+        with pytest.warns(ls.LossSelectWarning, match="but another one made the logits"):
+            trainer(tmp_path).fit(Own(ls.Multiclass(3), bias_init="prior"), loader(ls.Multiclass(3)))
 
     def test_happens_once(self, tmp_path):
         task = ls.Binary()
-        module = MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.5})
+        module = MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.5})
         data = loader(task)
         trainer(tmp_path).fit(module, data)
         learned = module.net[2].bias.clone()
@@ -88,14 +90,14 @@ class TestTrainLabels:
         task, path = ls.Binary(), tmp_path / "a.ckpt"
         data = loader(task)
         first = trainer(tmp_path)
-        first.fit(MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.5}), data)
+        first.fit(MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.5}), data)
         first.save_checkpoint(path)
         learned = first.lightning_module.net[2].bias.clone()
-        module = MyModel(task, head_bias="prior", optimizer={"name": "SGD", "lr": 0.5})
+        module = MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.5})
         trainer(tmp_path, max_epochs=1).fit(module, data, ckpt_path=path, weights_only=True)
         assert torch.equal(module.net[2].bias, learned)
         loaded = MyModel.load_from_checkpoint(path)
-        assert loaded.head_bias is None
+        assert loaded.bias_init is None
 
     def test_weights_are_counted_and_kept(self, tmp_path):
         task, path = ls.Multiclass(3), tmp_path / "a.ckpt"
@@ -137,8 +139,8 @@ class TestTrainLabels:
         module = MyModel(ls.Binary(), loss={"name": "cross_entropy", "pos_weight": "auto"})
         with pytest.raises(ValueError, match="a loader without an end cannot be counted"):
             trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
-        module.use_counts(ls.count_labels(ls.Binary(), [0, 1, 1]))
-        with ls.allow("absent_class"):
+        module.set_label_counts(ls.count_labels(ls.Binary(), [0, 1, 1]))
+        with ls.ignore_warnings("class_without_rows"):
             trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
 
     def test_auto_is_chosen_in_fit(self, tmp_path):
@@ -148,7 +150,7 @@ class TestTrainLabels:
             module.criterion(torch.zeros(1, 3), torch.zeros(1, 3))
         _, labels = long_tailed(task)
         trainer(tmp_path).fit(module, loader(task, 400, labels=labels))
-        options, reasons = ls.propose_loss(task, ls.count_labels(task, labels))
+        options, reasons = ls.suggest_loss(task, ls.count_labels(task, labels))
         assert module.criterion.name == options["name"]
         assert module.criterion.reasons == reasons
 
@@ -156,7 +158,7 @@ class TestTrainLabels:
 class TestSampleWeights:
     def test_unpack_returns_them(self, tmp_path):
         class Weighted(MyModel):
-            def unpack(self, batch):
+            def unpack_batch(self, batch):
                 return batch
 
         task = ls.Multiclass(3)
@@ -173,7 +175,7 @@ class TestSampleWeights:
 
     def test_negative_ones_and_losses_that_take_none(self):
         class Weighted(MyModel):
-            def unpack(self, batch):
+            def unpack_batch(self, batch):
                 return batch
 
         batch = (torch.zeros(2, 8), torch.zeros(2), torch.tensor([1.0, -1.0]))
@@ -189,7 +191,7 @@ def test_class_labels_with_holes_are_counted(tmp_path):
     inputs = torch.randn(40, 8)
     labels = labels_of(task, inputs).float()
     labels[::4] = float("nan")
-    module = MyModel(task, loss={"name": "cross_entropy", "weight": "balanced"}, head_bias="prior")
+    module = MyModel(task, loss={"name": "cross_entropy", "weight": "balanced"}, bias_init="prior")
     run = trainer(tmp_path)
     run.fit(module, loader(task, labels=labels))
     assert module.counts.missing == 10
@@ -210,9 +212,9 @@ def test_counting_leaves_a_loaders_own_generator(tmp_path):
                 seen[self.said].append(x[:, 0].clone())
             return super().forward(x)
 
-    for head_bias in seen:
+    for bias_init in seen:
         batches = DataLoader(data, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(1))
-        module = Watched(task, head_bias=head_bias)
-        module.said = head_bias
+        module = Watched(task, bias_init=bias_init)
+        module.said = bias_init
         trainer(tmp_path).fit(module, batches)
     assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))

@@ -16,15 +16,15 @@ class TestTuning:
         run.fit(module, data)
         results = ls.tune_decision(run, module, data, metric="f1_micro")
         assert "val/f1_micro" in results
-        assert module.untuned == task
+        assert module.base_task == task
         assert module.task.temperature != 1
         (tested,) = run.test(module, data, verbose=False)
-        assert tested["test/f1_micro"] > tested["test/untuned/f1_micro"] == results["val/f1_micro"]
-        assert tested["test/calibration_error"] != tested["test/untuned/calibration_error"]
-        assert "test/untuned/auroc" not in tested
+        assert tested["test/f1_micro"] > tested["test/default_decision/f1_micro"] == results["val/f1_micro"]
+        assert tested["test/calibration_error"] != tested["test/default_decision/calibration_error"]
+        assert "test/default_decision/auroc" not in tested
         run.save_checkpoint(path)
         again = MyModel.load_from_checkpoint(path)
-        assert (again.task, again.untuned) == (module.task, task)
+        assert (again.task, again.base_task) == (module.task, task)
         ls.tune_decision(run, again, data, metric="f1_micro")  # anew, not on top of it
         assert again.task == module.task
 
@@ -39,12 +39,12 @@ class TestTuning:
         data, run, module = loader(task), trainer(tmp_path), MyModel(task)
         run.fit(module, data)
         ls.tune_decision(run, module, data)
-        tuned, untuned = module.task, module.untuned
+        tuned, untuned = module.task, module.base_task
         wrong = loader(task, labels=torch.full((40,), 2))
         for options, there in (({"metric": "typo"}, data), ({}, wrong)):
             with pytest.raises(ValueError, match=r"typo|of the target is 2"):
                 ls.tune_decision(run, module, there, **options)
-            assert (module.task, module.untuned) == (tuned, untuned)
+            assert (module.task, module.base_task) == (tuned, untuned)
 
     def test_soft_labels_are_calibrated_as_they_are(self, tmp_path):
         """Logits whose softmax is the target need no temperature."""
@@ -58,13 +58,13 @@ class TestTuning:
         task, path = ls.Multiclass(3), tmp_path / "tuned.ckpt"
         _, labels = long_tailed(task)
         data = loader(task, 400, labels=labels)
-        module, run = MyModel(task, head_bias="prior"), trainer(tmp_path)
+        module, run = MyModel(task, bias_init="prior"), trainer(tmp_path)
         run.fit(module, data)
         ls.tune_decision(run, module, data, metric="balanced_accuracy")
         run.save_checkpoint(path)
         other = MyModel(task)
         predicted = trainer(tmp_path).predict(other, data, ckpt_path=path, weights_only=True)
-        assert (other.task, other.untuned) == (module.task, module.untuned)
+        assert (other.task, other.base_task) == (module.task, module.base_task)
         assert torch.equal(predicted[0]["prediction"], module.task.predict(module(next(iter(data))[0])))
         again = MyModel.load_from_checkpoint(path)
         assert again.counts.positives.tolist() == module.counts.positives.tolist()
@@ -72,11 +72,11 @@ class TestTuning:
         assert again.task == module.task
         anew = MyModel(task)
         ls.tune_decision(trainer(tmp_path), anew, data, ckpt_path=path, metric="balanced_accuracy")
-        assert anew.untuned == module.untuned
+        assert anew.base_task == module.base_task
         assert anew.task.temperature == module.task.temperature
         going_on = MyModel(task)
         trainer(tmp_path, max_epochs=2).fit(going_on, data, ckpt_path=path, weights_only=True)
-        assert going_on.untuned is None  # it is not the same net any more
+        assert going_on.base_task is None  # it is not the same net any more
 
 
 def test_tune_decision_takes_the_trainer_first(tmp_path):

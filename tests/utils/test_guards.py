@@ -10,25 +10,25 @@ from lossselect.utils.warnings import GUARDS, warn
 
 def test_each_warning_says_its_name():
     for name in GUARDS:
-        with pytest.warns(ls.GuardWarning, match=rf"something \[{name}\]$"):
+        with pytest.warns(ls.LossSelectWarning, match=rf"something \[{name}\]$"):
             warn(name, "something")
 
 
 def test_a_name_switches_off_its_own_warning_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with ls.allow("one_class", "row_number"):
+        with ls.ignore_warnings("one_class", "index_column"):
             warn("one_class", "two\nlines")
-            with pytest.raises(ls.GuardWarning):
-                warn("absent_class", "something")
-        with pytest.raises(ls.GuardWarning):
+            with pytest.raises(ls.LossSelectWarning):
+                warn("class_without_rows", "something")
+        with pytest.raises(ls.LossSelectWarning):
             warn("one_class", "something")
 
 
 def test_names_that_there_are_not():
     with (
         pytest.raises(ValueError, match=r"There is no warning 'one_clas'\. Did you mean 'one_class'\?"),
-        ls.allow("one_clas"),
+        ls.ignore_warnings("one_clas"),
     ):
         pass
     with pytest.raises(ValueError, match="There is no warning 'x'"):

@@ -11,7 +11,7 @@ class DigitNet(ls.TaskModule):
     Args:
         task: Of which there is one output for each class or label.
         width: Channels of the first convolution.
-        kwargs: Of `TaskModule`: loss, optimizer, scheduler, head_bias, ...
+        kwargs: Of `TaskModule`: loss, optimizer, scheduler, bias_init, ...
     """
 
     def __init__(self, task, width=16, **kwargs):

@@ -27,7 +27,7 @@ def main(config):
         loss=settings["loss"],
         optimizer=settings["optimizer"],
         scheduler=settings["scheduler"],
-        head_bias="prior",
+        bias_init="prior",
     )
     trainer = L.Trainer(
         **settings["trainer"],

@@ -21,7 +21,7 @@ class LabelOptions:
         delimiter: Multilabel: what stands between the labels of a cell.
         missing: Labels that mark a missing one, beside empty cells.
         empty: What an empty cell of delimited labels is: "negative" (no label) or "missing".
-        unseen: What a label is that no train row has: "error", or "ignore" (missing).
+        handle_unknown: What a label is that no train row has: "error", or "ignore" (missing).
 
     Raises:
         ValueError: a value that there is not, or one that has no effect on the task.
@@ -33,11 +33,11 @@ class LabelOptions:
     delimiter: str | None = None
     missing: tuple[Any, ...] = ()
     empty: str | None = None
-    unseen: str = "error"
+    handle_unknown: str = "error"
 
     def __post_init__(self) -> None:
         lookup({**TASKS, "auto": None}, self.task, "task")
-        lookup(dict.fromkeys(("error", "ignore")), self.unseen, "data.unseen")
+        lookup(dict.fromkeys(("error", "ignore")), self.handle_unknown, "data.handle_unknown")
         if self.empty is not None:
             lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
             if self.delimiter is None:

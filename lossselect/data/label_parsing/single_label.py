@@ -65,7 +65,7 @@ def labels_of_column(column: pl.Series, options: LabelOptions, fitted: Labels | 
         return Labels(options.task, reason, column.cast(pl.Float64).to_numpy(), binary_names(options), None)
     pick = binary_vocabulary if options.kind == "binary" else multiclass_vocabulary
     vocabulary = (fitted and fitted.vocabulary) or pick(column, counts, options)
-    codes = _codes(column, vocabulary, options.unseen)
+    codes = _codes(column, vocabulary, options.handle_unknown)
     values = np.where(codes == IGNORE_INDEX, np.nan, codes) if (codes == IGNORE_INDEX).any() else codes
     return Labels(options.task, reason, values, vocabulary.names, vocabulary)
 
@@ -121,7 +121,7 @@ def _in_unit(value: Any) -> bool:
     return number is not None and 0 <= number <= 1
 
 
-def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray:
+def _codes(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np.ndarray:
     """The index of each row's label: found once for each label that there is, as rows may be millions."""
     values = column.unique().drop_nulls().to_list()
     places = {as_written(value): i for i, value in enumerate(vocabulary.values)}
@@ -139,12 +139,12 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, unseen: str) -> np.ndarray
             f"{some(vocabulary.names)}. Write them alike.",
             column=column.name,
         )
-    if others and unseen != "ignore":
+    if others and handle_unknown != "ignore":
         rows = {row_of(column, value): value for value in others}
         row = min(rows)
         raise DataError(
             f"Row {row} of column {column.name!r}: {vocabulary.never_seen(rows[row])} To take such labels "
-            "for missing: data.unseen=ignore.",
+            "for missing: data.handle_unknown=ignore.",
             row=row,
             column=column.name,
         )

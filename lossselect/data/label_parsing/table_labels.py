@@ -131,9 +131,13 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
         _check_no_multi_hot(name, known)
     try:
         vocabulary = (fitted and fitted.vocabulary) or Vocabulary.fit_lists(rows, options.class_names)
-        lists = vocabulary.encode_lists(rows, options.unseen)
+        lists = vocabulary.encode_lists(rows, options.handle_unknown)
     except DataError as error:
-        hint = " To leave such labels out: data.unseen=ignore." if isinstance(error, UnseenLabelError) else ""
+        hint = (
+            " To leave such labels out: data.handle_unknown=ignore."
+            if isinstance(error, UnseenLabelError)
+            else ""
+        )
         raise DataError(f"Column {name!r}: {error}{hint}", row=error.row, column=name) from None
     if fitted is None and options.class_names is None:
         numbers = [value for value in vocabulary.values if (as_number(value) or 0) < 0]

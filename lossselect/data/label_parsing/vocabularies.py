@@ -237,7 +237,7 @@ def warn_of_marks(name: str, values: Sequence[Any]) -> None:
     """Warn of labels that may mark a missing one."""
     if marks := [value for value in values if str(value).lower() in MARKS]:
         warn(
-            "likely_mark",
+            "likely_missing_marker",
             f"Column {name!r} has a class {marks[0]!r}. If that marks a missing label, say "
             f"{setting('data.missing', marks[0])}.",
         )

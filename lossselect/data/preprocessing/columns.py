@@ -197,7 +197,7 @@ def warn_of_counting(column: pl.Series) -> None:
         steps = column.diff().drop_nulls()
         if bool((steps == 1).all()):
             warn(
-                "row_number",
+                "index_column",
                 f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
                 f"label away, and in any other it says nothing: {setting('data.exclude', [column.name])}.",
             )

@@ -19,7 +19,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         folder: Where to save it.
-        monitor: The metric to choose it by; "epoch" keeps the last epoch.
+        monitor: The metric to choose it by; "last" keeps the last epoch.
         mode: "min" or "max".
         at_epoch_end: Whether to save at the end of the training epoch, else at the end of each validation.
     """
@@ -28,7 +28,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(
             folder,
             Path(BEST).stem,
-            monitor,
+            "epoch" if monitor == "last" else monitor,  # Lightning logs the number of the epoch
             mode=mode,
             save_on_train_epoch_end=at_epoch_end,
             enable_version_counter=False,
@@ -56,7 +56,7 @@ def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
     # the integer 1 validates after each batch
     once = interval is None or (isinstance(interval, float) and interval == 1)
     each_epoch = once and trainer.get("check_val_every_n_epoch", 1) == 1
-    return each_epoch or monitor.startswith(("train/", "epoch"))
+    return each_epoch or monitor.startswith(("train/", "last"))
 
 
 class LastCheckpoint(Checkpoint):

@@ -244,7 +244,7 @@ def keep(module: Any, checkpoint: dict[str, Any]) -> None:
     """Put into a checkpoint what makes a `TaskModule` again, and out of it what would not load."""
     checkpoint |= {"task": module.task.to_dict(), "class": type(module).__name__}
     checkpoint["counts"] = module.counts.to_dict() if module.counts else None
-    checkpoint["untuned"] = module.untuned.to_dict() if module.untuned else None
+    checkpoint["base_task"] = module.base_task.to_dict() if module.base_task else None
     checkpoint["loss"] = module.criterion.to_dict() if isinstance(module.criterion, Loss) else None
     checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
     checkpoint["buffers"] = [name for name, _ in module.named_buffers(remove_duplicate=False)]
@@ -264,7 +264,7 @@ def store_decision(path: str | os.PathLike[str], module: Any) -> None:
     The file is replaced whole.
     """
     content = read_checkpoint(path)
-    content |= {"task": module.task.to_dict(), "untuned": module.untuned.to_dict()}
+    content |= {"task": module.task.to_dict(), "base_task": module.base_task.to_dict()}
     with whole_file(Path(path)) as temporary:
         torch.save(content, temporary)
 
@@ -274,10 +274,8 @@ def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:
     if "task" not in checkpoint:
         raise CheckpointError("The checkpoint is none of a lossselect.TaskModule: it names no task.")
     trained = make_task(**checkpoint["task"])
-    if trained.describe() != task.describe():
-        raise CheckpointError(
-            f"The checkpoint was trained for {trained.describe()}, but the task is {task.describe()}."
-        )
+    if str(trained) != str(task):
+        raise CheckpointError(f"The checkpoint was trained for {trained}, but the task is {task}.")
     if trained.class_names and task.class_names and trained.class_names != task.class_names:
         raise CheckpointError(
             f"The checkpoint's class names are {list(trained.names)}, but the task's are {list(task.names)}."

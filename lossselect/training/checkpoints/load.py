@@ -16,7 +16,7 @@ from lossselect.training.checkpoints.content import call_of, check_same_task
 
 Module = TypeVar("Module", bound=Any)
 
-NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "head_bias", "mix", "head", "on_nonfinite")
+NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
 """Arguments that may be others at loading, the loss staying that of the checkpoint."""
 
 
@@ -77,7 +77,7 @@ def rebuilt(
     check_same_task(checkpoint, module.task)
     module.restored(dict(checkpoint))
     # what was changed after construction: thresholds, say
-    module.untuned = make_task(**checkpoint["untuned"]) if checkpoint.get("untuned") else None
+    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint.get("base_task") else None
     module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
     if module.counts:
         module.counts.check_task(task)
@@ -89,7 +89,7 @@ def rebuilt(
             module.criterion = Loss(task, **loss)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: its loss cannot be built: {error}") from None
-    module.head_bias = None  # it is trained
+    module.bias_init = None  # it is trained
     try:
         module.load_state_dict(weights, strict=strict)
     except RuntimeError as error:

@@ -119,7 +119,7 @@ class GoingOn:
             changed = [name for name in before | now if before.get(name) != now.get(name)]
         if changed:
             warn(
-                "other_loss",
+                "loss_changed_on_resume",
                 f"The run goes on with another loss than the checkpoint's: {', '.join(changed)}.",
             )
 

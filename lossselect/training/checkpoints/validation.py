@@ -31,7 +31,7 @@ LOADED = {
     "arguments": dict,
     "not_plain": [str],
     "loss": Maybe({"name": str}),
-    "untuned": Maybe({"name": str}),
+    "base_task": Maybe({"name": str}),
     "counts": Maybe(COUNTS),
     "buffers": [str],
     "TensorData": dict,
@@ -65,12 +65,10 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
         if key in content:
             refuse_damaged(path, misfit(content[key], structure, key))
     task = _task(content["task"], "task", path)
-    if content.get("untuned") is not None:
-        untuned = _task(content["untuned"], "untuned", path)
-        if untuned.describe() != task.describe():
-            refuse_damaged(
-                path, f"its task is {task.describe()}, but its task before tuning is {untuned.describe()}"
-            )
+    if content.get("base_task") is not None:
+        base_task = _task(content["base_task"], "base_task", path)
+        if str(base_task) != str(task):
+            refuse_damaged(path, f"its task is {task}, but its task before tuning is {base_task}")
     weights = content.get("state_dict", {})
     refuse_damaged(path, misfit(weights, {}, "state_dict"))
     for name, value in weights.items():

@@ -198,7 +198,7 @@ class OutputWatch:
         self.graph_seen = False
         self.evaluation_seen = False
         self.gradient_seen = False
-        self.head_bias: Tensor | None = None
+        self.bias_init: Tensor | None = None
         """The bias that was set to start from the labels' shares."""
         self.finite_at = -1
         """After which step the weights were last seen to be finite."""
@@ -285,15 +285,15 @@ class OutputWatch:
 
     def _check_head(self, logits: Tensor) -> None:
         """Whether the layer that was taken for the last one made the logits."""
-        bias, nodes = self.head_bias, [*_ends(logits.grad_fn)]
+        bias, nodes = self.bias_init, [*_ends(logits.grad_fn)]
         if bias is not None and self.affine and not any(b is bias for b in biases_of(nodes)):
             warn(
                 "no_head_bias",
-                "head_bias=prior has set the bias of the last registered layer with as many outputs as the "
-                "task, but another one made the logits. Leave head_bias out (head_bias=null), or register "
+                "bias_init=prior has set the bias of the last registered layer with as many outputs as the "
+                "task, but another one made the logits. Leave bias_init out (bias_init=null), or register "
                 "the head last.",
             )
-        self.head_bias = None
+        self.bias_init = None
 
     def look_at_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
         """ValueError where a loss that is not 0 has sent no gradient back to any weight.
@@ -328,7 +328,7 @@ class FirstEpoch:
         self.single: Tensor | None = None
 
     def update(self, outputs: Tensor, truth: Tensor) -> None:
-        """Take in rows of outputs (N, C), and of the target as `task.harden` makes it."""
+        """Take in rows of outputs (N, C), and of the target as `task.to_hard_labels` makes it."""
         if not outputs.numel():
             return
         self.rows += len(outputs)
@@ -345,7 +345,7 @@ class FirstEpoch:
         least, most = float(self.least), float(self.most)
         if 0 <= least < most <= 1:
             warn(
-                "unit_outputs",
+                "outputs_look_like_probabilities",
                 f"All outputs of the first epoch lie between {least:.3g} and {most:.3g}, as probabilities "
                 "do. If they are, return raw logits: the loss applies the activation itself. If not "
                 "(cosines, "

@@ -64,7 +64,7 @@ def test_numbers_in_lists_are_labels():
 
 
 def test_brackets_that_belong_to_labels_stay():
-    with ls.allow("one_label_each"):
+    with ls.ignore_warnings("looks_multiclass"):
         assert labels_of(["(a);(b)", "(a)", "c"], ";") == [{"(a)", "(b)"}, {"(a)"}, {"c"}]
         assert labels_of(["f(x);g", "g", "[deleted]"], ";") == [{"f(x)", "g"}, {"g"}, {"[deleted]"}]
         assert labels_of(["rock 'n' roll|pop", "players'", "'tis"], "|") == [
@@ -95,12 +95,14 @@ def test_labels_that_would_be_garbage_are_rejected(cells, message):
 
 def test_code_in_a_cell_is_not_run():
     cells = ["[__import__('os').getcwd()]", "[x]"]
-    with ls.allow("unused_delimiter"):
+    with ls.ignore_warnings("unused_delimiter"):
         assert labels_of(cells) == [{"__import__('os').getcwd()"}, {"x"}]
 
 
 def test_another_delimiter_in_some_rows_warns():
-    with pytest.warns(ls.GuardWarning, match=r"Row 2 .* 'a;b' counts as one label, .* \[several_labels\]"):
+    with pytest.warns(
+        ls.LossSelectWarning, match=r"Row 2 .* 'a;b' counts as one label, .* \[several_labels\]"
+    ):
         labels_of(["a|b", "b", "a;b", "a|c"], "|")
 
 
@@ -132,7 +134,9 @@ class TestMissingWords:
     def test_nan_is_no_class(self, tmp_path):
         kinds = ["a", "b", "c", "NaN"] * 10
         assert splits_of(tmp_path, kinds, nan="missing").class_names == ("a", "b", "c")
-        with pytest.warns(ls.GuardWarning, match=r"has a class 'NaN'.*data\.missing=NaN.* \[likely_mark\]"):
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"has a class 'NaN'.*data\.missing=NaN.* \[likely_missing_marker\]"
+        ):
             assert "NaN" in splits_of(tmp_path, kinds).class_names
 
     def test_what_is_named_as_a_class_is_one(self, tmp_path):
@@ -148,7 +152,9 @@ class TestMissingWords:
         """0 is a missing blood pressure, and no diabetes."""
         splits = splits_of(tmp_path, [0, 1] * 20, "binary", null_values=[0])
         assert known(splits) == 40
-        with pytest.warns(ls.GuardWarning, match=r"A class is called '999'.*data\.missing=999.*likely_mark"):
+        with pytest.warns(
+            ls.LossSelectWarning, match=r"A class is called '999'.*data\.missing=999.*likely_missing_marker"
+        ):
             splits_of(tmp_path, [1, 2, 3, 999] * 10, null_values=[999])
 
     def test_of_a_list_it_is_the_whole_row(self, tmp_path):
@@ -167,7 +173,7 @@ class TestMissingWords:
     ],
 )
 def test_a_delimiter_that_splits_brackets(cells, label):
-    with pytest.warns(ls.GuardWarning, match=r"\[split_brackets\]") as seen:
+    with pytest.warns(ls.LossSelectWarning, match=r"\[split_brackets\]") as seen:
         split_cells("tags", cells, ",")
     assert f"makes the label {label!r}" in str(seen[0].message)
 

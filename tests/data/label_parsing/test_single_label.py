@@ -230,7 +230,7 @@ class TestLabelsOfOneClassARow:
         "column", [["[red]", "[blue]", "[red]"], ["['a']", "['a', 'b']", "['a']"]], ids=str
     )
     def test_labels_in_brackets_may_be_lists(self, column):
-        with pytest.warns(ls.GuardWarning, match=r"labels in brackets, such as .*\[several_labels\]"):
+        with pytest.warns(ls.LossSelectWarning, match=r"labels in brackets, such as .*\[several_labels\]"):
             assert labels_of(column).class_names == tuple(sorted(set(column)))
         with pytest.raises(ValueError, match="no JSON list such as"):
             labels_of(column, "auto")
@@ -273,7 +273,8 @@ class TestLabelsOfOneClassARow:
     def test_a_label_that_may_be_a_mark(self, mark):
         column = ["a", "b", mark, "a"]
         with pytest.warns(
-            ls.GuardWarning, match=r"has a class .*If that marks a missing label.*\[likely_mark\]"
+            ls.LossSelectWarning,
+            match=r"has a class .*If that marks a missing label.*\[likely_missing_marker\]",
         ):
             labels_of(column)
         with pytest.raises(ValueError, match=r"does it mark a missing label"):
@@ -300,7 +301,7 @@ class TestLabelsOfOneClassARow:
         ],
     )
     def test_labels_that_are_alike_are_said(self, column, message):
-        with pytest.warns(ls.GuardWarning, match=re.escape(message)):
+        with pytest.warns(ls.LossSelectWarning, match=re.escape(message)):
             labels_of(column)
 
     @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ class TestLabelsOfOneClassARow:
         [
             ("multiclass", {"positive": "a"}, "data.positive has no effect on task=multiclass"),
             ("multilabel", {"empty": "missing"}, "data.empty is for cells of delimited labels"),
-            ("multiclass", {"unseen": "drop"}, "There is no data.unseen 'drop'"),
+            ("multiclass", {"handle_unknown": "drop"}, "There is no data.handle_unknown 'drop'"),
         ],
     )
     def test_options_without_effect(self, task, options, message):
@@ -342,8 +343,8 @@ class TestLabelsOfOneClassARow:
         assert other.values.tolist() == [1, 0]
         with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'a' was never seen in training\."):
             labels_of(["c", "a"], fitted=train)
-        with pytest.warns(ls.GuardWarning, match="left out: 2 of the labels of column 'y', a"):
-            other = labels_of(["a", "c", "a"], fitted=train, unseen="ignore")
+        with pytest.warns(ls.LossSelectWarning, match="left out: 2 of the labels of column 'y', a"):
+            other = labels_of(["a", "c", "a"], fitted=train, handle_unknown="ignore")
         np.testing.assert_array_equal(other.values, [NAN, 1, NAN])
 
     @given(st.lists(st.sampled_from(["x", "y", "z", "10", "9", "é", "a b"]) | st.none(), min_size=4))
@@ -351,7 +352,7 @@ class TestLabelsOfOneClassARow:
         known = [label for label in column if label is not None]
         if len(set(known)) < 2 or max(known.count(label) for label in known) == 1:
             return
-        with ls.allow("similar_labels"):
+        with ls.ignore_warnings("similar_labels"):
             try:
                 labels = labels_of(column)
             except ValueError as error:

@@ -83,7 +83,7 @@ class TestFeatures:
 
     @pytest.fixture(autouse=True)
     def _constant(self):
-        with ls.allow("constant_feature", "duplicate_rows"):
+        with ls.ignore_warnings("constant_feature", "duplicate_rows"):
             yield
 
     def table(self, x):
@@ -151,7 +151,7 @@ def test_a_column_that_is_missing_in_all_train_rows_but_not_in_others():
     x[rows["train"].numpy(), 0] = np.nan
     x[:, 2] = np.nan
     x[rows["val"].numpy()[:1], 1] = np.nan  # where no train row is missing
-    with pytest.warns(ls.GuardWarning, match="left out: x0, x2"), ls.allow("duplicate_rows"):
+    with pytest.warns(ls.LossSelectWarning, match="left out: x0, x2"), ls.ignore_warnings("duplicate_rows"):
         splits = load_npy(x, CLASSES, nan="missing")
     assert splits.columns == ("x1",)
     assert float(splits.features[int(rows["val"][0])]) == 0
@@ -194,13 +194,13 @@ class TestWarnings:
     @pytest.fixture(autouse=True)
     def _shown(self):
         with warnings.catch_warnings():
-            warnings.simplefilter("error", ls.GuardWarning)
+            warnings.simplefilter("error", ls.LossSelectWarning)
             yield
 
     def test_a_column_that_counts_the_rows(self):
         x = numbers("int64")[:, :3]
         x[:, 2] = np.arange(ROWS) + 40
-        with pytest.raises(ls.GuardWarning, match="Column 'x2' counts the rows"):
+        with pytest.raises(ls.LossSelectWarning, match="Column 'x2' counts the rows"):
             load_npy(x, CLASSES)
         x[ROWS // 2 :, 2] += 1
         load_npy(x, CLASSES)
@@ -210,7 +210,7 @@ class TestWarnings:
         monkeypatch.setattr("lossselect.data.checks.SOME_ROWS", 20)
         x, y = numbers("int64")[:, :3], np.sort(CLASSES) if sorted_by_label else CLASSES
         x[:, 1] = 7 - 2 * y
-        with pytest.raises(ls.GuardWarning, match="Column 'x1' has one value for each class"):
+        with pytest.raises(ls.LossSelectWarning, match="Column 'x1' has one value for each class"):
             load_npy(x, y)
         x[ROWS - 2, 1] += 2  # which the rows that are looked at first do not tell
         load_npy(x, y)
@@ -222,11 +222,13 @@ class TestWarnings:
         x[train, 2], x[val] = 0, x[train]
         x[val, 2] = -0.0
         splits = load_npy(x, CLASSES)
-        with pytest.raises(ls.GuardWarning, match="1 of 38 val rows have the same features as a train row"):
+        with pytest.raises(
+            ls.LossSelectWarning, match="1 of 38 val rows have the same features as a train row"
+        ):
             check_splits(make_task("multiclass", class_names=splits.class_names), splits)
 
     def test_constant_columns(self):
-        with pytest.raises(ls.GuardWarning, match=r"one value in all train rows are left out: x4\."):
+        with pytest.raises(ls.LossSelectWarning, match=r"one value in all train rows are left out: x4\."):
             load_npy(numbers("float32"), CLASSES)
 
 
@@ -275,7 +277,10 @@ def test_rows_of_another_file_are_looked_at_too():
     message = r"Row 150 of column 'x2' is nan.*\(In v\.npz\.\)"
     with pytest.raises(ValueError, match=message):
         load_npz(x, CLASSES, val_path="v.npz")
-    with pytest.warns(ls.GuardWarning, match="1 in column 'x2' of v.npz"), ls.allow("duplicate_rows"):
+    with (
+        pytest.warns(ls.LossSelectWarning, match="1 in column 'x2' of v.npz"),
+        ls.ignore_warnings("duplicate_rows"),
+    ):
         load_npz(x, CLASSES, val_path="v.npz", nan="missing")
 
 
@@ -419,7 +424,7 @@ def test_several_labels_a_row_are_lists(form, task):
     dense = load_npz(numbers("float32")[:, :4], MATRIX, "multilabel")
     assert isinstance(dense.labels, np.ndarray)
     made = make_task("multilabel", class_names=splits.class_names)
-    with ls.allow("absent_class"):
+    with ls.ignore_warnings("class_without_rows"):
         counts, of_matrix = check_splits(made, splits), check_splits(made, dense)
         batches = [[*TensorData(of, made, 50).val_dataloader()] for of in (splits, dense)]
     for split, rows in dense.rows.items():
@@ -575,7 +580,7 @@ def test_labels_are_never_a_matrix(monkeypatch):
     monkeypatch.setattr(arrays, "BLOCK", 1 << 14)
     tracemalloc.start()
     try:
-        with ls.allow("absent_class", "one_label_each"):
+        with ls.ignore_warnings("class_without_rows", "looks_multiclass"):
             splits = load("x.npy", "multilabel", target="l.npz")
             data = TensorData(splits, make_task("multilabel", class_names=splits.class_names), 8)
         batch = next(iter(data.train_dataloader()))
@@ -596,7 +601,7 @@ def test_a_run_and_predictions_of_a_mapped_file(dtype, command):
     as_npz("scipy matrix")
     code, _, err = command(
         "task=multilabel", "data=arrays", "data.path=x.npy", "data.target=labels.npz",
-        "trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run", "allow=[duplicate_rows]",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run", "ignore_warnings=[duplicate_rows]",
     )  # fmt: skip
     assert (code, err) == (0, "")
     run = pl.read_csv("run/predictions.csv")

@@ -151,13 +151,13 @@ class TestFeatures:
             features.transform(pl.DataFrame({"y": [1]}), "new.csv")
 
     def test_a_constant_column_is_left_out_and_said(self):
-        with pytest.warns(ls.GuardWarning, match=r"left out: k, n\. \[constant_feature\]"):
+        with pytest.warns(ls.LossSelectWarning, match=r"left out: k, n\. \[constant_feature\]"):
             features, _, _ = features_of({"x": [1, 2], "k": [3, 3], "n": [None, None]})
         assert features.names == ["x"]
 
     def test_a_constant_is_one_whatever_rounding_leaves(self):
         for value in (0.1, 19.99, 1e-300):
-            with ls.allow("constant_feature"):
+            with ls.ignore_warnings("constant_feature"):
                 features, _, _ = features_of({"x": numbers(60), "k": [value] * 60})
             assert features.names == ["x"]
 
@@ -212,5 +212,5 @@ class TestFeatures:
         assert rows[0].tolist() == [-1, 1, 0]
 
     def test_a_column_that_counts_the_rows_is_said(self):
-        with pytest.warns(ls.GuardWarning, match=r"Column 'id' counts the rows.*data.exclude=\[id\]"):
+        with pytest.warns(ls.LossSelectWarning, match=r"Column 'id' counts the rows.*data.exclude=\[id\]"):
             features_of({"id": range(5, 35), "x": numbers(30)})

@@ -166,12 +166,12 @@ def test_a_run_that_goes_on_counts_from_where_it_begins(capsys, clock, tmp_path)
 
 
 def test_the_metric_that_chooses_the_best_epoch_is_shown(capsys, clock, tmp_path):
-    saves = ModelCheckpoint(tmp_path, "best", monitor="val/map", mode="max")
+    saves = ModelCheckpoint(tmp_path, "best", monitor="val/average_precision", mode="max")
     said = said_in_fit(capsys, clock, 1, ProgressLines(), [saves], max_epochs=1)
     assert [part.split(" ")[0] for part in said[0].split("  ")[1:-1]] == [
         "val/loss",
         "val/f1_macro",
-        "val/map",
+        "val/average_precision",
         "train/loss",
     ]
 

@@ -26,7 +26,7 @@ from lossselect.data.readers.arrays import read_arrays
 from lossselect.export import write as export
 from lossselect.export.digest import NAME
 from lossselect.export.formats import FORMATS
-from lossselect.export.read import read_export
+from lossselect.export.read import load_exported
 from lossselect.export.write import export_model
 from lossselect.models.stored_weights import check_finite
 from lossselect.run.resume import check_start
@@ -54,7 +54,7 @@ def run(tmp_path_factory):
 
 SETTINGS = (
     "task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "model.hidden=[4]", "report=false",
-    "trainer.max_epochs=2", "allow=[duplicate_rows]", "logger=none",
+    "trainer.max_epochs=2", "ignore_warnings=[duplicate_rows]", "logger=none",
 )  # fmt: skip
 
 
@@ -118,13 +118,13 @@ def loaded_places(content):
         "state_dict",
         "TensorData",
         "counts",
-        "untuned",
+        "base_task",
     ):
         yield (key,)
     yield from (
-        ("task", key) for key in ("name", "num_outputs", "temperature", "class_names", "decision_weight")
+        ("task", key) for key in ("name", "num_outputs", "temperature", "class_names", "prior_correction")
     )
-    yield from (("arguments", key) for key in ("net", "task", "loss", "head", "head_bias", "mix"))
+    yield from (("arguments", key) for key in ("net", "task", "loss", "head", "bias_init", "mix"))
     yield from (("arguments", "net", key) for key in ("name", "num_features", "hidden", "dropout", "clip"))
     yield from (("loss", key) for key in content["loss"])
     yield from (("state_dict", key) for key in content["state_dict"])
@@ -248,7 +248,7 @@ class TestStructure:
         content = read_checkpoint("run/checkpoints/best.ckpt")
         module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
         module.scheduler_spec = {"name": "CosineAnnealingLR", "T_max": 2}
-        saving = BestCheckpoint(Path("run/checkpoints"), "epoch", "max", at_epoch_end=True)
+        saving = BestCheckpoint(Path("run/checkpoints"), "last", "max", at_epoch_end=True)
         trainer = Trainer(accelerator="cpu", callbacks=[saving], logger=False)
         check_resumable(content, "d.ckpt")
         check_start(Path("d.ckpt"), content, module, trainer)
@@ -374,7 +374,7 @@ class TestWeights:
         ("place", "value"),
         [
             (("task", "temperature"), NAN),
-            (("task", "decision_weight"), [1.0, INF, 1.0]),
+            (("task", "prior_correction"), [1.0, INF, 1.0]),
             (("TensorData", "features", "numbers", 0, "mean"), NAN),
             (("TensorData", "features", "numbers", 0, "std"), INF),
             (("TensorData", "features", "numbers", 0, "std"), 0.0),
@@ -434,7 +434,7 @@ class TestWeights:
             module.net.weight[0, 1] = INF
         export_model(module, tmp_path / f"m{suffix}")
         with pytest.raises(ValueError, match=r"1 of 3 entries of '.*weight' are NaN or infinite"):
-            read_export(tmp_path / f"m{suffix}", trust=True)
+            load_exported(tmp_path / f"m{suffix}", trust=True)
 
 
 class TestFlippedBits:
@@ -445,7 +445,7 @@ class TestFlippedBits:
         module = ls.TaskModule(task, {"name": "mlp", "num_features": 4, "hidden": [5]})
         path, features = tmp_path / f"m{suffix}", torch.randn(9, 4)
         export_model(module, path)
-        expected, whole = read_export(path, trust=True)(features), path.read_bytes()
+        expected, whole = load_exported(path, trust=True)(features), path.read_bytes()
         weight = module.net[0].weight.detach().numpy().tobytes()
         places = [whole.find(weight), whole.find(weight) + 7, whole.find(b'"c"'), whole.rfind(b"sha256")]
         places += [whole.find(b"0.2"), 0, 8, len(whole) - 1, *torch.randint(len(whole), (60,)).tolist()]
@@ -456,7 +456,7 @@ class TestFlippedBits:
             path.write_bytes(changed)
             served = None
             with contextlib.suppress(ValueError):
-                served = read_export(path, trust=True)
+                served = load_exported(path, trust=True)
             found += served is None
             if served is not None:
                 assert all(map(torch.equal, served(features), expected)), place
@@ -496,7 +496,7 @@ class TestFlippedBits:
             facts = {key: value for key, value in file.metadata().items() if key != NAME}
         save_file(weights, path, facts)
         with pytest.raises(ValueError, match="holds no checksum"):
-            read_export(path)
+            load_exported(path)
 
 
 @contextlib.contextmanager
@@ -537,7 +537,7 @@ class TestClaims:
             {("arguments", "net", "num_features"): 10**9},
             {("task", "num_outputs"): 10**9, ("task", "class_names"): None},
             {("task", "num_outputs"): 10**18, ("task", "class_names"): None},
-            {("untuned",): {"name": "multiclass", "num_outputs": 10**9}},
+            {("base_task",): {"name": "multiclass", "num_outputs": 10**9}},
         ],
         ids=lambda changes: str(changes)[:60],
     )
@@ -620,7 +620,7 @@ class TestClaims:
         if suffix == ".onnx" and "outputs" not in change[0]:
             pytest.skip("the graph is the net")
         with little_memory(), pytest.raises(ValueError, match=r"is damaged: its (net|weights|task)"):
-            read_export(tmp_path / f"m{suffix}")
+            load_exported(tmp_path / f"m{suffix}")
 
     @pytest.mark.parametrize("kind", ["compressed", "pickle", "more", "overlapping"])
     def test_a_zip_bomb(self, kind, run, monkeypatch, capsys):
@@ -662,7 +662,7 @@ class TestClaims:
         export_model(ls.TaskModule(ls.Binary(), {"name": "linear", "num_features": 3}), path)
         path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
         with little_memory(), pytest.raises(ValueError, match=r"m\.safetensors \(\d+ bytes\) cannot be read"):
-            read_export(path)
+            load_exported(path)
 
     def test_an_array_that_expands(self, tmp_path, monkeypatch):
         monkeypatch.setattr("lossselect.data.readers.arrays.free_memory", lambda: 10**6)

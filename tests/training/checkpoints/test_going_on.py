@@ -249,7 +249,7 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
     told = saved = 0
     module, _, rows = fit(tmp_path, loader, 0, extra=extra, **options)
     while (told := told + 1) < 99:
-        callbacks = [*extra(), ls.SaveAndStop(path), Told(told)]
+        callbacks = [*extra(), ls.CheckpointOnSignal(path), Told(told)]
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
         code = 0
         try:
@@ -276,7 +276,7 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
 def test_ctrl_c(tmp_path):
     path = tmp_path / "stopped.ckpt"
     with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, "users", 0, extra=lambda: [ls.SaveAndStop(path), Told(3, signal.SIGINT)])
+        fit(tmp_path, "users", 0, extra=lambda: [ls.CheckpointOnSignal(path), Told(3, signal.SIGINT)])
     assert stopped.value.code == 130
     assert str(stopped.value) == f"SIGINT: saved {path}"
     assert torch.load(path)["global_step"] == 3

@@ -343,7 +343,7 @@ def test_another_optimizer_at_loading_leaves_the_loss(tmp_path):
     run = trainer(tmp_path)
     run.fit(MyModel(task, loss={"name": "cross_entropy", "pos_weight": "auto"}), loader(task))
     run.save_checkpoint(path)
-    again = MyModel.load_from_checkpoint(path, optimizer="SGD", head_bias="zero")
+    again = MyModel.load_from_checkpoint(path, optimizer="SGD", bias_init="zero")
     assert not again.criterion.waiting
 
 

@@ -94,9 +94,9 @@ def state_of_best(content):
         ({"val_check_interval": 1, "max_epochs": 1}, 2, 8),
         ({"max_steps": 27}, 16, 27),
         ({"limit_train_batches": 5}, 10, 20),
-        ({"monitor": "epoch"}, 32, 32),
-        ({"monitor": "epoch", "val_check_interval": 0.5}, 32, 32),
-        ({"monitor": "epoch", "limit_val_batches": 0}, 32, 32),
+        ({"monitor": "last"}, 32, 32),
+        ({"monitor": "last", "val_check_interval": 0.5}, 32, 32),
+        ({"monitor": "last", "limit_val_batches": 0}, 32, 32),
         ({"callbacks_of_the_user": True}, 16, 32),
     ],
     ids=str,
@@ -130,7 +130,7 @@ def test_a_state_is_serialised_once(tmp_path, monkeypatch):
     written = []
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: (written.append(content), save(content, file)))
-    fit(tmp_path, "epoch")
+    fit(tmp_path, "last")
     assert len(written) == 4  # of 4 epochs, of which each is the best and the last
     best = (tmp_path / "best.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(b"")
@@ -177,7 +177,7 @@ GIVEN = (
 PLATEAU = ("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=.7", "optimizer.lr=.3")
 RUNS = {
     "an up-and-down metric": ("monitor=val/f1", "trainer.max_epochs=5"),
-    "the last epoch": ("monitor=epoch",),
+    "the last epoch": ("monitor=last",),
     "without validation": ("monitor=train/loss", "+trainer.limit_val_batches=0", "decision=none"),
     "within epochs and groups": (
         *("monitor=val/f1", "+trainer.val_check_interval=.25", "trainer.accumulate_grad_batches=3"),
@@ -203,7 +203,7 @@ def results(folder):
     names = ("metrics.json", "predictions.csv", "per_class.csv", "logs/metrics.csv")
     left = {name: (folder / name).read_bytes() for name in names}
     lines = json.loads((folder / "plan.json").read_text())["lines"]
-    left["plan"] = [line for line in lines if line["name"] not in ("resumed", "earlier")]
+    left["plan"] = [line for line in lines if line["name"] not in ("resumed", "previous_run")]
     checkpoints = (folder / "checkpoints").glob("*.ckpt")
     return left, {path.name: read_checkpoint(path) for path in checkpoints}
 

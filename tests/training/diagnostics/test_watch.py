@@ -146,7 +146,9 @@ class TestGradientOfOnesOwn:
 def test_a_clamp_against_overflow_is_no_bound(tmp_path):
     task = TASKS["multiclass"]
     fit(task, Ending(task, lambda z: z.clamp(-30, 30)), tmp_path)  # warnings are errors here
-    with pytest.warns(ls.GuardWarning, match="The net ends in clamp, so its logits cannot take all values"):
+    with pytest.warns(
+        ls.LossSelectWarning, match="The net ends in clamp, so its logits cannot take all values"
+    ):
         fit(task, Ending(task, lambda z: z.clamp(-1, 1)), tmp_path)
 
 
@@ -198,18 +200,19 @@ def test_an_end_that_may_be_meant_is_said_once(name, end, message, tmp_path):
     ours = [
         str(w.message)
         for w in said
-        if issubclass(w.category, ls.GuardWarning) and "unit_outputs" not in str(w.message)
+        if issubclass(w.category, ls.LossSelectWarning)
+        and "outputs_look_like_probabilities" not in str(w.message)
     ]
     assert len(ours) == 1
     assert re.search(message, ours[0])
-    with ls.allow("log_softmax", "bounded_outputs", "unit_outputs"):
+    with ls.ignore_warnings("log_softmax", "bounded_outputs", "outputs_look_like_probabilities"):
         fit(TASKS[name], chain(TASKS[name], end), tmp_path)
 
 
 def test_outputs_that_look_like_probabilities_all_epoch_are_said(tmp_path):
     by_hand = Ending(TASKS["multilabel"], lambda z: 1 / (1 + (-z).exp()))
     with pytest.warns(
-        ls.GuardWarning, match=r"All outputs of the first epoch lie between .* as probabilities do"
+        ls.LossSelectWarning, match=r"All outputs of the first epoch lie between .* as probabilities do"
     ):
         fit(TASKS["multilabel"], by_hand, tmp_path)
 
@@ -250,7 +253,7 @@ class TestLabelsOfTheFirstEpoch:
         ids=str,
     )
     def test_of_a_loader_of_ones_own_are_said(self, task, target, message, tmp_path):
-        with pytest.warns(ls.GuardWarning, match=message):
+        with pytest.warns(ls.LossSelectWarning, match=message):
             fit(task, nn.Linear(8, task.num_outputs), tmp_path, target=target)
 
     def test_missing_labels_are_no_class(self, tmp_path):
@@ -264,7 +267,7 @@ def test_labels_without_positives_are_in_no_macro_mean_and_said(tmp_path):
     trainer = fit(task, nn.Linear(8, 3), tmp_path, target=target)
     target[:, 1] = 0
     with pytest.warns(
-        ls.GuardWarning, match=r"1 of 3 labels have no positive in the test split.*: b\. \[no_pos"
+        ls.LossSelectWarning, match=r"1 of 3 labels have no positive in the test split.*: b\. \[no_pos"
     ):
         (got,) = trainer.test(trainer.lightning_module, loader(task, target=target), verbose=False)
     assert 0 <= got["test/f1_macro"] <= 1

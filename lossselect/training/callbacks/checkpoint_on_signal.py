@@ -43,7 +43,7 @@ class Stopped(SystemExit):
         return f"{signal.Signals(self.signum).name}: saved {self.path}"
 
 
-class SaveAndStop(Callback):
+class CheckpointOnSignal(Callback):
     """Saves a checkpoint and ends fit where the process gets SIGTERM or SIGINT (Ctrl-C).
 
     The handler only takes note. Before the next batch, of training or of validation, all processes agree that
@@ -56,8 +56,8 @@ class SaveAndStop(Callback):
 
     Example:
         >>> from lightning.pytorch import Trainer
-        >>> from lossselect import SaveAndStop
-        >>> trainer = Trainer(callbacks=[SaveAndStop("last.ckpt")], logger=False, accelerator="cpu")
+        >>> from lossselect import CheckpointOnSignal
+        >>> trainer = Trainer(callbacks=[CheckpointOnSignal("last.ckpt")], logger=False, accelerator="cpu")
     """
 
     def __init__(self, path: str | Path) -> None:
