@@ -191,7 +191,7 @@ def _model(
 
     def of_module(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
         found = classifier.predict(rows.to(where))
-        columns = top_columns if classifier.chunked else prediction_columns
+        columns = top_columns if classifier._chunked else prediction_columns
         return columns(classifier.task, **found), without_prediction(found["prediction"])
 
     return preparation, of_module

@@ -151,7 +151,7 @@ def train(config: DictConfig) -> float | None:
     if writes:
         with whole_file(folder / "plan.json") as path:
             path.write_text(made.to_json(), encoding="utf-8")
-    waited, loss_waited = module.needs_counts, getattr(module.criterion, "waiting", False)
+    waited, loss_waited = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
     with interruptions(trainer, folder), reported(config, writes, folder), ended(loggers):
         if start is not None:
@@ -241,5 +241,5 @@ def _show_what_labels_told(module: "TaskModule", of_loss: bool) -> None:
     from lossselect.reporting.plan import Line, Plan, show
 
     told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)] if of_loss else [])
-    bias = [Line("head bias", f"started from {module.started_from}")] if module.started_from else []
+    bias = [Line("head bias", f"started from {module._bias_source}")] if module._bias_source else []
     show(told.also(bias))

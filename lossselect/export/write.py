@@ -156,7 +156,7 @@ def _facts(
         "threshold": task.threshold,
         "temperature": task.temperature,
         "shift": task.shift,
-        "head": module.head_spec["name"],
+        "head": module._head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
         "feature_names": _names_of(preparation),
         "preparation": _as_lists(preparation),

@@ -60,7 +60,7 @@ def plan(
         monitor: By which the best checkpoint is chosen.
         decision: Options of `fit_decision`; None where the decision is not fitted.
     """
-    task, head = module.task, module.head_spec
+    task, head = module.task, module._head_spec
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     found = splits.reason if splits and splits.reason else "as declared; the labels were looked at, and fit"
     lines = [
@@ -68,12 +68,12 @@ def plan(
         Line("classes", _names(task), _why_names(task), "+task.class_names=[...]" if splits else ""),
         *_head_lines(task, head),
         *loss_lines(module.criterion, task),
-        _target_line(task, head, _example(task, splits, module.chunked) if splits else ""),
+        _target_line(task, head, _example(task, splits, module._chunked) if splits else ""),
         _decision_line(task, decision, module.criterion, head),
         _metrics_line(task, head, splits is not None),
         _checkpoint_line(monitor),
     ]
-    if start := module.started_from:
+    if start := module._bias_source:
         why = "the first loss is then about the entropy of the labels, and no step is spent on that"
         why, change = ("", "bias_init=prior") if start == "0" else (why, "bias_init=zero")
         lines.append(Line("head bias", f"starts from {start}", why, change))
@@ -244,7 +244,7 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
 
 
 def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line]:
-    steps, schedule = _spec(module.optimizer_spec or "AdamW"), _spec(module.scheduler_spec or "none")
+    steps, schedule = _spec(module._optimizer_spec or "AdamW"), _spec(module._scheduler_spec or "none")
     yield Line("optimizer", steps, "", f"{_others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")
     yield Line("schedule", schedule, "", _others("scheduler", schedule, "cosine", "plateau", "none"))
     rows = getattr(data, "batch_size", None)

@@ -160,7 +160,7 @@ def _check_order(task: "Task") -> None:
 def decision_of(config: DictConfig, module: Any) -> dict[str, Any] | None:
     """Options of `fit_decision`; None where nothing is to be fitted."""
     options = plain_values(config).get("decision")
-    if not options or module.chunked:
+    if not options or module._chunked:
         return None
     if config.task.get("threshold") is not None:  # the user's own stays
         options = {**options, "metric": None}

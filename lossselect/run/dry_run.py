@@ -69,7 +69,8 @@ def check_only(config: DictConfig) -> None:
         return
     if ours:
         print_table("Labels", label_table(parts.task, data.counts), header=("class", *data.counts))
-        evaluated = {} if parts.chunked else {"val": "validation", "test": "test"}  # which has no macro means
+        # a chunked head has no macro means
+        evaluated = {} if parts._chunked else {"val": "validation", "test": "test"}
         for split, said in evaluated.items():  # as a run would after it
             warn_of_no_positives(data.counts[split].positives, parts.task, said)
     check_end(parts.net, parts.task)
@@ -88,10 +89,10 @@ def _of_ours(config: DictConfig) -> Looked:
     monitor = monitor_of(plain, task)
     config.monitor = monitor.metric  # as a run does
     parts = Classifier(**parts_of(config, task, SimpleNamespace(num_features=splits.features.shape[1])))
-    parts.optimizer_spec, parts.scheduler_spec = spec_of(config, "optimizer"), scheduler_of(config)
+    parts._optimizer_spec, parts._scheduler_spec = spec_of(config, "optimizer"), scheduler_of(config)
     parts.set_label_counts(counts)
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
-    data = OwnRows(own, parts.chunked, config.data.batch_size)
+    data = OwnRows(own, parts._chunked, config.data.batch_size)
     return Looked(parts, data, monitor, decision_of(config, parts) if tunes else None)
 
 
@@ -103,7 +104,7 @@ def _of_theirs(config: DictConfig) -> Looked:
     module, data, monitor = prepare(config)
     data.prepare_data()
     data.setup("fit")
-    if module.needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
+    if module._needs_counts and (counts := counts_of_loader(module, data.train_dataloader())):
         module.set_label_counts(counts)
     trainer = build_trainer(plain_values(config.trainer))
     decision = decision_of(config, module) if tunes(trainer, data) else None

@@ -110,15 +110,15 @@ def evaluate(
     tests = is_overridden("test_dataloader", data, LightningDataModule)
     kept = KeptOutputs(MOST_SHOWN) if report else None
     if tests:
-        module.test_epoch.kept = kept
+        module._test_epoch.kept = kept
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
-        if isinstance(module.test_epoch, Epoch) and module.test_epoch.per_class and trainer.is_global_zero:
-            _save_tables(module.test_epoch, folder)  # a chunked head has none
+        if isinstance(module._test_epoch, Epoch) and module._test_epoch.per_class and trainer.is_global_zero:
+            _save_tables(module._test_epoch, folder)  # a chunked head has none
     elif kept is not None and results:
-        module.val_epoch.kept = kept
+        module._val_epoch.kept = kept
         trainer.validate(module, **given, weights_only=True, verbose=False)
-    epoch = module.test_epoch if tests else module.val_epoch
+    epoch = module._test_epoch if tests else module._val_epoch
     outcome = _outcome(module, epoch, data, "test" if tests else "val") if kept is not None else None
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}

@@ -110,7 +110,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         if not isinstance(config[name], bool):
             raise OptionTypeError(f"{name} must be true or false, got {config[name]!r}.")
     if not isinstance(config["ignore_warnings"], str | list | None):
-        raise OptionTypeError(f"allow must be a list of names of warnings, got {config['allow']!r}.")
+        raise OptionTypeError(
+            f"ignore_warnings must be a list of names of warnings, got {config['ignore_warnings']!r}."
+        )
     for name in allowed(config["ignore_warnings"]):
         lookup(GUARDS, name, "warning")
     check_head_bias(config["bias_init"])

@@ -73,22 +73,22 @@ class Classifier(Recorded, nn.Module):
         self.criterion = _criterion(loss, task)
         check_head_bias(bias_init)
         self.bias_init = bias_init
-        self.started_from = ""
+        self._bias_source = ""
         """What the head's bias was set to, in words."""
-        self.head_spec = head_options(head)
-        self.chunked = False
+        self._head_spec = head_options(head)
+        self._chunked = False
         """Whether the head is one that makes its outputs some at a time."""
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
         self._trailing_dims: int | None = None
         """How many dimensions the logits have after that of the classes; known from the first batch on."""
-        self.watch = OutputWatch()
+        self._output_watch = OutputWatch()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
         self.base_task: Task | None = None
         """The task as it was before its decision was fitted."""
         self.task = task
-        self.use_head()
+        self._build_head()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "criterion" and "_task" in self.__dict__:
@@ -114,7 +114,7 @@ class Classifier(Recorded, nn.Module):
         _check_fits(self.criterion, task)
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion.task = task
-        if self.chunked:
+        if self._chunked:
             check_top(task)
         self._task = task
         self._outputs_changed()
@@ -126,22 +126,22 @@ class Classifier(Recorded, nn.Module):
         """Return a loss as a callable; ValueError or TypeError if it does not fit the task, mix or head."""
         criterion = _criterion(loss, self.task)
         check_mixes(self.mix, criterion)
-        if self.chunked and not isinstance(criterion, AutoLoss):
+        if self._chunked and not isinstance(criterion, AutoLoss):
             check_chunkable(criterion)
         return criterion
 
-    def use_head(self) -> None:
+    def _build_head(self) -> None:
         """Make the head what was asked for, as soon as it is there."""
-        wanted = self.head_spec["name"] == "chunked"
+        wanted = self._head_spec["name"] == "chunked"
         there = any(isinstance(part, ChunkedLinear) for part in self.modules())  # it may be the user's own
         if wanted or there:
             self._check_chunkable()
         if wanted:
-            there = use_chunked(self, self.task, self.head_spec.get("chunk"))
-        if there != self.chunked:
-            self.chunked = there
+            there = use_chunked(self, self.task, self._head_spec.get("chunk"))
+        if there != self._chunked:
+            self._chunked = there
             self._outputs_changed()
-        if self.chunked:
+        if self._chunked:
             self._trailing_dims = 0
 
     def _check_chunkable(self) -> None:
@@ -175,11 +175,11 @@ class Classifier(Recorded, nn.Module):
     def _outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         """The logits of a batch, which have been looked at, its canonical target, its samples' weights."""
         inputs, target, weight = self._encoded(batch)
-        logits = self.watch.outputs_of(self, inputs, self.task)
+        logits = self._output_watch.outputs_of(self, inputs, self.task)
         if isinstance(logits, ChunkedLogits):
-            self.watch.look_at_chunked(logits, self)
+            self._output_watch.look_at_chunked(logits, self)
             return logits, target, weight
-        if self.head_spec["name"] == "chunked":
+        if self._head_spec["name"] == "chunked":
             raise ConfigError(
                 "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
                 "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
@@ -187,7 +187,7 @@ class Classifier(Recorded, nn.Module):
         if isinstance(target, Positives):
             target = target.matrix(dtype=torch.float32)
         target = self._check_rows(logits, target)
-        self.watch.look(logits, inputs, self, self.task)
+        self._output_watch.look(logits, inputs, self, self.task)
         return logits, target, weight
 
     def _loss(self, logits: Any, target: Any, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -243,7 +243,7 @@ class Classifier(Recorded, nn.Module):
         Args:
             batch: As a data loader makes it.
         """
-        self.use_head()
+        self._build_head()
         batch = self._encoded(batch)
         if self.mix:
             batch = self.mix(self._settled(batch), self.task)
@@ -262,7 +262,7 @@ class Classifier(Recorded, nn.Module):
         """
         counts.check_task(self.task)
         self.counts = counts
-        if self.chunked:
+        if self._chunked:
             self._outputs_changed()  # propensities are made of them
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion = self.criterion.with_counts(counts).to(self._weights_device)
@@ -276,18 +276,18 @@ class Classifier(Recorded, nn.Module):
     def _start_head(self, logits: Tensor, said: str) -> None:
         """Once: what is learned from there on must stay."""
         self.bias_init = None
-        self.watch.bias_init = set_head_bias(self, self.task, logits)
-        self.started_from = said if self.watch.bias_init is not None else ""
+        self._output_watch.bias_init = set_head_bias(self, self.task, logits)
+        self._bias_source = said if self._output_watch.bias_init is not None else ""
 
     @property
-    def needs_counts(self) -> bool:
+    def _needs_counts(self) -> bool:
         """Whether loss or head wait for the train labels."""
         waits = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
         return waits or self.bias_init == "prior"
 
     def _encoded(self, batch: Any) -> EncodedBatch:
         encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
-        if self.chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
+        if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
             return encoded._replace(target=Positives.of_target(encoded.target))
         return encoded
 
@@ -316,7 +316,7 @@ class Classifier(Recorded, nn.Module):
 
         With a chunked head of the highest outputs of each row: see `top_prediction`.
         """
-        logits = self.watch.outputs_of(self, inputs, self.task)
+        logits = self._output_watch.outputs_of(self, inputs, self.task)
         if isinstance(logits, ChunkedLogits):
             from lossselect.chunked.topk_metrics import TopOutputs, top_prediction
 
@@ -344,7 +344,7 @@ class Classifier(Recorded, nn.Module):
         built = rebuilt(cls, {**checkpoint, "arguments": own, "not_plain": lost}, path, {}, True, True)
         return built.eval()
 
-    def restored(self, checkpoint: dict[str, Any]) -> None:
+    def _on_restored(self, checkpoint: dict[str, Any]) -> None:
         """Called when a checkpoint has built it, before its weights are loaded."""
 
 

@@ -41,10 +41,10 @@ class Bookkeeping(Callback):
         self.going_on = GoingOn()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        pl_module.has_bookkeeping = True
+        pl_module._has_run_hooks = True
         _come_first(EpochEnd(), trainer)
-        pl_module.use_head()
-        if pl_module.head_spec["name"] == "chunked" and not pl_module.chunked:
+        pl_module._build_head()
+        if pl_module._head_spec["name"] == "chunked" and not pl_module._chunked:
             raise ConfigError(
                 f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
                 "the place of: build one, or use head=dense."
@@ -53,7 +53,7 @@ class Bookkeeping(Callback):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         take_each_row_once(trainer)
-        pl_module.watch.finite_at = -1
+        pl_module._output_watch.finite_at = -1
         check_end(pl_module.net, pl_module.task)
         # Lightning warns that the hook is used where a data module is; it is meant to be
         warnings.filterwarnings(
@@ -67,16 +67,16 @@ class Bookkeeping(Callback):
             pl_module._start_head(torch.zeros(pl_module.task.num_outputs), "0")
         if trainer.ckpt_path is not None:
             pl_module.bias_init = None  # a run that goes on has its bias
-        if pl_module.needs_counts and (counts := _counts_of(trainer, pl_module)):
+        if pl_module._needs_counts and (counts := _counts_of(trainer, pl_module)):
             pl_module.set_label_counts(counts)
         self.going_on.compare_loss(pl_module.criterion)
-        pl_module.step_mean.equal_counts = _counts_alike(trainer, pl_module)
+        pl_module._step_mean.equal_counts = _counts_alike(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.going_on.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module.train_epoch.reset()
+        pl_module._train_epoch.reset()
         self.going_on.begin_epoch(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -86,32 +86,34 @@ class Bookkeeping(Callback):
         evaluate_apart(trainer, False)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module.val_epoch.reset()
+        pl_module._val_epoch.reset()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        pl_module.test_epoch.reset()
+        pl_module._test_epoch.reset()
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         if pl_module.automatic_optimization:
-            pl_module.step_mean.before_backward(trainer, pl_module, loss)
+            pl_module._step_mean.before_backward(trainer, pl_module, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if pl_module.automatic_optimization:
-            pl_module.step_mean.finish(pl_module, trainer.accumulate_grad_batches)
-        pl_module.finite.look(pl_module, optimizer)
+            pl_module._step_mean.finish(pl_module, trainer.accumulate_grad_batches)
+        pl_module._finite_watch.look(pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # with optimization of one's own the gradients may be gone by now
-        if not pl_module.watch.gradient_seen and pl_module.automatic_optimization:
+        if not pl_module._output_watch.gradient_seen and pl_module.automatic_optimization:
             ours = isinstance(pl_module.criterion, Loss)
-            pl_module.watch.look_at_gradient(pl_module, outputs, may_raise=ours or trainer.is_last_batch)
+            pl_module._output_watch.look_at_gradient(
+                pl_module, outputs, may_raise=ours or trainer.is_last_batch
+            )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         keep(pl_module, checkpoint)
         if trainer.state.fn == TrainerFn.FITTING:
-            pl_module.finite.answered(pl_module)
+            pl_module._finite_watch.answered(pl_module)
             _check_weights(trainer, pl_module)
             self.going_on.save(trainer, pl_module, checkpoint)
 
@@ -134,12 +136,12 @@ class EpochEnd(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")
         _check_weights(trainer, pl_module)
-        _log(trainer, pl_module, pl_module.train_epoch)
-        if first := pl_module.train_epoch.first:
-            pl_module.train_epoch.first = None
-            if not pl_module.watch.affine:
+        _log(trainer, pl_module, pl_module._train_epoch)
+        if first := pl_module._train_epoch.first:
+            pl_module._train_epoch.first = None
+            if not pl_module._output_watch.affine:
                 first.warn_of_outputs()
-            counts = pl_module.train_epoch.counts
+            counts = pl_module._train_epoch.counts
             if counts and not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
                 first.warn_of_labels(pl_module.task, *counts)  # else that was said before the first step
 
@@ -147,14 +149,14 @@ class EpochEnd(Callback):
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             _check_weights(trainer, pl_module)  # before a checkpoint takes them for the best
-        _log(trainer, pl_module, pl_module.val_epoch)
+        _log(trainer, pl_module, pl_module._val_epoch)
         if trainer.state.fn != TrainerFn.FITTING:
-            _say_what_is_left_out(pl_module.val_epoch, "validation")
+            _say_what_is_left_out(pl_module._val_epoch, "validation")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
-        _log(trainer, pl_module, pl_module.test_epoch)
-        _say_what_is_left_out(pl_module.test_epoch, "test")
+        _log(trainer, pl_module, pl_module._test_epoch)
+        _say_what_is_left_out(pl_module._test_epoch, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
@@ -172,7 +174,7 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
     """ValueError for what a strategy that deals out the weights cannot do."""
     strategy = type(trainer.strategy).__name__
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
-        if module.chunked:
+        if module._chunked:
             raise ConfigError(
                 f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
                 "out to the processes by then: strategy=ddp, or head=dense."
@@ -236,7 +238,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
 def _shown(trainer: Trainer, module: Any, prefix: str) -> list[str]:
     """The metrics that matter while a run goes: loss, the task's own, and what chooses the best epoch."""
     watched = [saves.monitor for saves in trainer.checkpoint_callbacks if isinstance(saves, ModelCheckpoint)]
-    own = chunked_primary_metric(module.task) if module.chunked else module.task.primary_metric
+    own = chunked_primary_metric(module.task) if module._chunked else module.task.primary_metric
     names = [f"{prefix}loss", *([f"{prefix}{own}"] if prefix == "val/" else []), *watched]
     return [name for name in names if name]
 
@@ -248,9 +250,9 @@ def _say_what_is_left_out(epoch: "Epoch", split: str) -> None:
 
 def _check_weights(trainer: Trainer, module: Any) -> None:
     """ValueError where training has diverged. Looked at once an epoch: it makes the device wait."""
-    if module.watch.finite_at == trainer.global_step:
+    if module._output_watch.finite_at == trainer.global_step:
         return
-    module.watch.finite_at = trainer.global_step
+    module._output_watch.finite_at = trainer.global_step
     finite = [weight.isfinite().all() for weight in module.parameters() if weight.is_floating_point()]
     if not all(of_all_ranks(not finite or bool(torch.stack(finite).all()))):
         raise TrainingDiverged(

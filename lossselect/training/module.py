@@ -84,7 +84,7 @@ class TaskModule(Classifier, LightningModule):
         Loss(name='focal', reduction='mean')
     """
 
-    compiled_step: CompiledStep | None = None
+    _compiled_step: CompiledStep | None = None
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class TaskModule(Classifier, LightningModule):
         super().__init__(task, net, loss, bias_init, mix, head)
         # for loggers, which write them as text
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
-        self.optimizer_spec, self.scheduler_spec = optimizer, scheduler
-        self.has_bookkeeping = False
-        self.step_mean = StepMean()
-        self.finite = FiniteWatch(on_nonfinite)
+        self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
+        self._has_run_hooks = False
+        self._step_mean = StepMean()
+        self._finite_watch = FiniteWatch(on_nonfinite)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":
@@ -118,22 +118,22 @@ class TaskModule(Classifier, LightningModule):
         def made(prefix: str, base_task: Task | None = None) -> Epoch | TopEpoch:
             return (
                 TopEpoch(self.task, prefix, self.counts)
-                if self.chunked
+                if self._chunked
                 else Epoch(self.task, prefix, base_task)
             )
 
-        self.train_epoch, self.val_epoch = made("train/"), made("val/")
-        self.test_epoch = made("test/", self.base_task)
+        self._train_epoch, self._val_epoch = made("train/"), made("val/")
+        self._test_epoch = made("test/", self.base_task)
 
     def _outputs_changed(self) -> None:
-        names = ("val_epoch", "test_epoch")
+        names = ("_val_epoch", "_test_epoch")
         kept: list[KeptOutputs | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
         self._make_epochs()
         # a checkpoint that is evaluated may bring its decision along
-        self.val_epoch.kept, self.test_epoch.kept = kept
+        self._val_epoch.kept, self._test_epoch.kept = kept
 
     def _check_chunkable(self) -> None:
-        if self.compiled_step is not None:
+        if self._compiled_step is not None:
             raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
         super()._check_chunkable()
 
@@ -150,17 +150,17 @@ class TaskModule(Classifier, LightningModule):
         """
         if self.mix is not None:
             batch = self.mix(self._settled(self._encoded(batch)), self.task)
-        self.finite.begin(self, batch, batch_idx)
-        loss, total, count = self._step(batch, self.train_epoch)
-        return loss if self._trainer is None else self.step_mean(self.trainer, batch_idx, loss, total, count)
+        self._finite_watch.begin(self, batch, batch_idx)
+        loss, total, count = self._step(batch, self._train_epoch)
+        return loss if self._trainer is None else self._step_mean(self.trainer, batch_idx, loss, total, count)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
-        self._evaluate(batch, self.val_epoch, dataloader_idx)
+        self._evaluate(batch, self._val_epoch, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Takes the batch into the epoch's loss and metrics."""
-        self._evaluate(batch, self.test_epoch, dataloader_idx)
+        self._evaluate(batch, self._test_epoch, dataloader_idx)
 
     def _evaluate(self, batch: Any, epoch: Epoch | TopEpoch, dataloader_idx: int) -> None:
         if dataloader_idx:
@@ -169,7 +169,7 @@ class TaskModule(Classifier, LightningModule):
                 f"There are several {stage} loaders, whose samples would be mixed in {stage}/loss and the "
                 "metrics. Evaluate one loader after another, or one of a torch.utils.data.ConcatDataset."
             )
-        for one in self.batches_of(batch) if isinstance(batch, Block) else (batch,):
+        for one in self._batches_of(batch) if isinstance(batch, Block) else (batch,):
             self._step(one, epoch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
@@ -189,24 +189,24 @@ class TaskModule(Classifier, LightningModule):
 
     def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
         """Takes the batch into the epoch; returns its loss, and the loss's numerator and denominator."""
-        if not self.has_bookkeeping and trainer_of(self) is not None:
+        if not self._has_run_hooks and trainer_of(self) is not None:
             raise ConfigError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
             )
-        if self.compiled_step and self.watch.graph_seen:
+        if self._compiled_step and self._output_watch.graph_seen:
             encoded = self._settled(self._encoded(batch))
-            seen, loss, total, count = self.compiled_step(self, *encoded)
+            seen, loss, total, count = self._compiled_step(self, *encoded)
             target = self.task.check_target(encoded.target, seen)
         else:  # what is looked at of the first batch to train on, a compiled step would not show
             seen, target, weight = self._outputs(batch)
             if isinstance(seen, ChunkedLogits):
-                logits, train = seen, epoch is self.train_epoch
+                logits, train = seen, epoch is self._train_epoch
                 seen = None if train else TopOutputs(self.task, logits, target)
                 loss, total, count = chunked_loss(self.criterion, logits, target, weight, seen)
             else:
                 loss, total, count = self._loss(seen, target, weight)
-        if epoch is not self.train_epoch or self.finite.take(loss):
+        if epoch is not self._train_epoch or self._finite_watch.take(loss):
             epoch.update(total, count, seen, target)
         return loss, total, count
 
@@ -219,23 +219,23 @@ class TaskModule(Classifier, LightningModule):
         Args:
             options: Of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
         """
-        if self.chunked:
+        if self._chunked:
             raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
-        self.compiled_step = CompiledStep(_forward_and_loss, **options)
+        self._compiled_step = CompiledStep(_forward_and_loss, **options)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode while the target is still on the CPU, where its values can be checked at no sync."""
         return batch if self.trainer.predicting else self._encoded(batch)
 
-    def moved(self, batch: Any) -> Any:
+    def _to_device(self, batch: Any) -> Any:
         """A batch of a block as Lightning would hand it to a step: encoded, and on the device."""
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = super()._on_before_batch_transfer(batch)
         return super()._apply_batch_transfer_handler(batch, self.trainer.strategy.root_device)
 
-    def batches_of(self, block: Block) -> list[Any]:
+    def _batches_of(self, block: Block) -> list[Any]:
         """The batches of a block, each as `moved` has it; all at once where they are alike."""
-        return list(map(self.moved, block) if self.chunked else block.moved(self.moved))
+        return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
 
     # a block itself is passed on as it is
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
@@ -265,12 +265,12 @@ class TaskModule(Classifier, LightningModule):
         scaled = clipped or getattr(precision, "scaler", None)
         # nor does it take the sparse gradients of an embedding
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
-        optimizer = make_optimizer(self.optimizer_spec, self.parameters(), fused=not scaled and not sparse)
-        monitor = top_monitor(self.task) if self.chunked else self.task.monitor
+        optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
+        monitor = top_monitor(self.task) if self._chunked else self.task.monitor
         length = None
-        if self.scheduler_spec is not None and self._trainer is not None and self.trainer.training:
+        if self._scheduler_spec is not None and self._trainer is not None and self.trainer.training:
             length = RunLength(self.trainer.max_epochs, self.trainer.estimated_stepping_batches)
-        scheduler = make_scheduler(self.scheduler_spec, optimizer, f"val/{monitor}", length)
+        scheduler = make_scheduler(self._scheduler_spec, optimizer, f"val/{monitor}", length)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -293,12 +293,12 @@ class TaskModule(Classifier, LightningModule):
         check_same_task(checkpoint, self.task)
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("base_task") and self.base_task is None and not fitting:
-            if self.val_epoch.kept is not None:  # another decision is to be fitted
+            if self._val_epoch.kept is not None:  # another decision is to be fitted
                 self.task = make_task(**checkpoint["base_task"])
             else:
                 self.set_decision(make_task(**checkpoint["task"]))
 
-    def restored(self, checkpoint: dict[str, Any]) -> None:
+    def _on_restored(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
         self.on_load_checkpoint(checkpoint)
 

@@ -67,7 +67,7 @@ def tuned(
         raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss, wanted = module.criterion, decision_options(**options)
     goal = wanted.goal(module.task, loss)  # before a pass over the rows
-    if module.chunked:
+    if module._chunked:
         raise ConfigError(
             "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
             "head=dense."
@@ -75,7 +75,7 @@ def tuned(
     task, before = module.task, module.base_task
     if before is not None:
         module.task, module.base_task = before, None
-    kept = module.val_epoch.kept = KeptOutputs()
+    kept = module._val_epoch.kept = KeptOutputs()
     try:
         results = trainer.validate(
             module, dataloaders, ckpt_path, verbose=False, datamodule=datamodule, weights_only=True
@@ -90,7 +90,7 @@ def tuned(
         module.task = task
         raise
     finally:
-        module.val_epoch.kept = None
+        module._val_epoch.kept = None
     module.base_task = start
     # processors may differ in the last digit: all decide as the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))

@@ -12,12 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.utils.renamed import RENAMED
 
 T = TypeVar("T")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence such as " Did you mean 'focal'?", or nothing where no name is close."""
+    """Return a sentence such as " Did you mean 'focal'?", or "" if no name is close."""
+    stem = re.split(r"[./]", name)[-1]
+    new = name.removesuffix(stem) + RENAMED.get(stem, stem)
+    names = [*names]
+    if new != name and new in names:
+        return f" It was renamed to {new!r}."
     lower = {known.lower(): known for known in names}
     begun = [known for low, known in lower.items() if name and low.startswith(name.lower())]
     if begun:

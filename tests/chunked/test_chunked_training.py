@@ -227,7 +227,7 @@ class TestTraining:
     def test_a_net_that_has_a_chunked_layer_is_chunked(self):
         net = nn.Sequential(nn.Linear(WIDTH, 16), ChunkedLinear(16, C, chunk=5))
         module = ls.TaskModule(TASKS["multiclass"], net)
-        assert module.chunked
+        assert module._chunked
         assert ls.TaskModule(TASKS["multiclass"], net, head={"name": "chunked", "chunk": 3}).net[1].chunk == 3
         with pytest.raises(ValueError, match="Loss 'focal' needs all logits"):
             ls.TaskModule(TASKS["multiclass"], net, "focal")

@@ -91,7 +91,7 @@ class TestExportModel:
         features = torch.randn(3, 5)
         served = load_exported(tmp_path / f"m{suffix}", trust=True)
         assert served(features).logits.shape == (3, 50)
-        assert module.chunked
+        assert module._chunked
         values, columns = module.eval()(features).topk(5)
         torch.testing.assert_close(served(features).logits.gather(1, columns), values, rtol=1e-5, atol=1e-5)
 

@@ -60,8 +60,8 @@ def of_user(ranks, batch, task, **options):
     found["threshold"] = getattr(module.task, "threshold", None)
     found["temperature"] = module.task.temperature
     found["tested"] = trainer.test(module, loader, verbose=False)[0]
-    found["per_class"] = module.test_epoch.per_class
-    found["confusion"] = module.test_epoch.confusion_counts
+    found["per_class"] = module._test_epoch.per_class
+    found["confusion"] = module._test_epoch.confusion_counts
     counting = trainer_of(ranks, max_epochs=1)
     counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), bias_init="prior")
     counting.fit(counted, loader, loader)
@@ -131,7 +131,7 @@ def of_ours(ranks, batch):
     data.seed = 7
     trainer = trainer_of(ranks, max_epochs=2, accumulate_grad_batches=2)
     trainer.fit(module, datamodule=data)
-    assert module.step_mean.equal_counts
+    assert module._step_mean.equal_counts
     return {
         "steps": trainer.global_step,
         "weight": module.net.weight.detach(),

@@ -150,7 +150,7 @@ def test_a_compiled_step_with_one_position(task, loss):
         trainer = fit(module, [(inputs, target)] * 2)
     wanted = F.binary_cross_entropy_with_logits(net(inputs)[..., 0], target.float())
     torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
-    assert module.compiled_step.compiled is not None
+    assert module._compiled_step.compiled is not None
 
 
 def test_several_ones_in_the_first_batch():

@@ -154,7 +154,7 @@ def test_a_compiled_module_is_pickled_and_compiles_again(tmp_path):
     module = module_of(TASKS["multiclass"])
     module.compile(backend="eager")
     made = pickle.loads(pickle.dumps(module))
-    assert made.compiled_step is not module.compiled_step
-    assert made.compiled_step.options == {"backend": "eager"}
+    assert made._compiled_step is not module._compiled_step
+    assert made._compiled_step.options == {"backend": "eager"}
     fit(made, tmp_path)
-    assert made.compiled_step.compiled is not None
+    assert made._compiled_step.compiled is not None

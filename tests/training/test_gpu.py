@@ -63,9 +63,9 @@ def test_everything_lives_on_the_device(task, tmp_path):
 
     class Watching(ls.TaskModule):
         def on_train_batch_end(self, *_):
-            self.train_epoch._flush()
+            self._train_epoch._flush()
             tensors = [*self.parameters(), *self.buffers()]
-            for metric in (self.train_epoch.loss, *self.train_epoch.metrics.sources.values()):
+            for metric in (self._train_epoch.loss, *self._train_epoch.metrics.sources.values()):
                 for state in metric.metric_state.values():
                     tensors += state if isinstance(state, list) else [state]
             seen.append({tensor.device.type for tensor in tensors})

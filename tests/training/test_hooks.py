@@ -73,7 +73,7 @@ class TestHooksWithoutSuper:
             values.append(dict(run.callback_metrics))
         assert values[0] == values[1]
         assert len(values[0]) == 2 * 10
-        assert not own.val_epoch._held
+        assert not own._val_epoch._held
         own.trainer.save_checkpoint(tmp_path / "x.ckpt")
         assert Own.load_from_checkpoint(tmp_path / "x.ckpt").task == task
         with pytest.raises(

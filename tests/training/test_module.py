@@ -40,7 +40,7 @@ class TestTraining:
         loss = ls.select_loss(task)(module(inputs), task.encode(labels))
         gradients = torch.autograd.grad(loss, list(module.parameters()))
         optimizer = {"name": "SGD", "lr": 0.1}
-        module.optimizer_spec = optimizer
+        module._optimizer_spec = optimizer
         trainer(tmp_path).fit(module, data)
         for before, gradient, after in zip(parameters, gradients, module.parameters(), strict=True):
             torch.testing.assert_close(after, before - 0.1 * gradient)

@@ -64,7 +64,7 @@ class TestOptimizers:
 
     def test_an_optimizer_that_is_made_already(self):
         module = MyModel(ls.Binary())
-        module.optimizer_spec = torch.optim.SGD(module.parameters())
+        module._optimizer_spec = torch.optim.SGD(module.parameters())
         with pytest.raises(TypeError, match="makes an optimizer of its own parameters: pass 'SGD'"):
             module.configure_optimizers()
 

@@ -82,7 +82,7 @@ class TestTrainLabels:
         data = loader(task)
         trainer(tmp_path).fit(module, data)
         learned = module.net[2].bias.clone()
-        module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+        module._optimizer_spec = {"name": "SGD", "lr": 0.0}
         trainer(tmp_path).fit(module, data)
         assert torch.equal(module.net[2].bias, learned)
 
@@ -111,7 +111,7 @@ class TestTrainLabels:
         run.save_checkpoint(path)
         again = MyModel.load_from_checkpoint(path)
         assert again.criterion.to_dict() == module.criterion.to_dict()
-        assert not again.needs_counts
+        assert not again._needs_counts
 
     def test_counting_changes_no_shuffle(self, tmp_path):
         task = ls.Binary()

@@ -75,7 +75,7 @@ def rebuilt(
             f"{path} is damaged: no module can be built from its arguments: {error}"
         ) from None
     check_same_task(checkpoint, module.task)
-    module.restored(dict(checkpoint))
+    module._on_restored(dict(checkpoint))
     # what was changed after construction: thresholds, say
     module.base_task = make_task(**checkpoint["base_task"]) if checkpoint.get("base_task") else None
     module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None

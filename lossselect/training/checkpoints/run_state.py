@@ -81,14 +81,14 @@ class GoingOn:
             "complete": not within,
             "should_stop": trainer.should_stop,
             "epoch": _epoch(trainer),
-            "train": module.train_epoch.state(complete=not within),
+            "train": module._train_epoch.state(complete=not within),
             "logged": as_numbers(trainer.callback_metrics),
             "rows": _rows_logged(trainer),
             "due": _due_schedulers(trainer),
         }
         # whoever optimizes by himself may have begun a group that nobody else knows of
         if within and (accumulates(trainer) or not module.automatic_optimization):
-            own["group"] = module.step_mean.state_dict(module)
+            own["group"] = module._step_mean.state_dict(module)
             own["gradients"] = {
                 name: weight.grad.cpu()
                 for name, weight in module.named_parameters()
@@ -136,7 +136,7 @@ class GoingOn:
             # Lightning takes another batch to see that there is none
             fetcher = data_fetcher(trainer.fit_loop)
             getattr(fetcher, "inner", fetcher).iterator = iter(())
-        module.train_epoch.take_up(own["train"])
+        module._train_epoch.take_up(own["train"])
         if own["epoch_began"] is not None:
             self.epoch_began = own["epoch_began"]
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ class GoingOn:
             _skip(trainer, own["batches"])
         _set_random(own["random"], trainer)
         if "gradients" in own:
-            module.step_mean.load_state_dict(own["group"], module)
+            module._step_mean.load_state_dict(own["group"], module)
             for name, weight in module.named_parameters():
                 if name in own["gradients"]:
                     weight.grad = own["gradients"][name].to(weight)

@@ -247,7 +247,7 @@ class TestStructure:
         monkeypatch.chdir(run)
         content = read_checkpoint("run/checkpoints/best.ckpt")
         module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
-        module.scheduler_spec = {"name": "CosineAnnealingLR", "T_max": 2}
+        module._scheduler_spec = {"name": "CosineAnnealingLR", "T_max": 2}
         saving = BestCheckpoint(Path("run/checkpoints"), "last", "max", at_epoch_end=True)
         trainer = Trainer(accelerator="cpu", callbacks=[saving], logger=False)
         check_resumable(content, "d.ckpt")

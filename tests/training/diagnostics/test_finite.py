@@ -106,7 +106,7 @@ def test_skipped(tmp_path):
     )
     with pytest.warns(UserWarning, match=r"not finite in step 5 .*left out.*skipped_step"):
         run()
-    assert module.finite.skipped == 2
+    assert module._finite_watch.skipped == 2
     assert trainer.global_step == 16
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert trainer.callback_metrics["val/loss"].isfinite()  # the running means as well
@@ -122,7 +122,7 @@ def test_skipped_of_a_group(tmp_path):
     module.net.append(nn.BatchNorm1d(3))  # which sees what the poisoned part returns
     with pytest.warns(UserWarning, match="left out"):
         run()
-    assert module.finite.skipped == 1
+    assert module._finite_watch.skipped == 1
     for name, value in module.state_dict().items():
         assert bool(value.isfinite().all()), name
     assert module.net[4].num_batches_tracked == 4
@@ -130,7 +130,7 @@ def test_skipped_of_a_group(tmp_path):
 
 def test_sums_that_overflow_are_no_gradients_that_do(tmp_path):
     module, trainer, run = fit(tmp_path, Poisoned(backward=dict.fromkeys(range(99), 1e38)), max_epochs=1)
-    module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+    module._optimizer_spec = {"name": "SGD", "lr": 0.0}
     run()
     assert trainer.global_step == 8
 
@@ -158,7 +158,7 @@ def test_not_for_ever(tmp_path):
         pytest.warns(UserWarning, match="left out"),
     ):
         run()
-    assert module.finite.skipped == MOST_SKIPPED
+    assert module._finite_watch.skipped == MOST_SKIPPED
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
@@ -216,7 +216,7 @@ class TestOnAGPU:
         poison = Poisoned(backward=dict.fromkeys(range(99), 1e25))
         with simulated_gpu():
             module, trainer, run = fit(tmp_path, poison, max_epochs=1, **self.ON_GPU)
-            module.optimizer_spec = {"name": "SGD", "lr": 0.0}
+            module._optimizer_spec = {"name": "SGD", "lr": 0.0}
             run()
         assert trainer.global_step == 8
 
