@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lossselect as ls
-from lossselect.data.load import load_own
+from lossselect.data.load import load_own_data
 
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3), ls.Multilabel(3, missing=-1), ls.Multiclass(2)]
 OWN = (ValueError, TypeError, OSError)
@@ -97,7 +97,7 @@ def check_file(content: bytes, suffix: str, task: str, target: Any, options: dic
         path = Path(folder) / f"data{suffix}"
         path.write_bytes(content)
         settings = {**DEFAULTS, "path": str(path), "target": target, **options}
-        tried(lambda: load_own(**settings, task={"name": task, "class_names": None}))
+        tried(lambda: load_own_data(**settings, task={"name": task, "class_names": None}))
 
 
 odd_files = st.tuples(

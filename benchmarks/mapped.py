@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from lossselect.data.datamodule import TensorData
-from lossselect.data.load import load_own
+from lossselect.data.load import load_own_data
 from lossselect.data.splits import Splits
 from lossselect.tasks.registry import make_task
 
@@ -49,7 +49,9 @@ def make_files(folder: Path, rows: int) -> int:
 
 def load(folder: Path, name: str) -> Splits:
     target = str(folder / "y.npy") if name == "x.npy" else None
-    return load_own("arrays", task={"name": "multiclass"}, path=str(folder / name), target=target, **SPLITS)
+    return load_own_data(
+        "arrays", task={"name": "multiclass"}, path=str(folder / name), target=target, **SPLITS
+    )
 
 
 def held(name: str = "RssAnon") -> float:

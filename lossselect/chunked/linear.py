@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import whole
+from lossselect.utils.checks import check_int
 from lossselect.utils.devices import free_memory
 
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Logits of a block (rows x outputs) where no chunk is given: 4 MiB, about what a core's cache holds, and
 256 MiB, enough to keep a GPU busy."""
 
-MOST_ROWS = 8192
+MAX_ROWS = 8192
 """Of a block: of more rows, some are taken after the others."""
 
 
@@ -55,7 +55,7 @@ class ChunkedLinear(nn.Linear):
         **options: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, **options)
-        self.chunk = None if chunk is None else whole("chunk", chunk, 1)
+        self.chunk = None if chunk is None else check_int("chunk", chunk, 1)
 
     @classmethod
     def of(cls, layer: nn.Linear, chunk: int | None = None) -> "ChunkedLinear":
@@ -139,8 +139,8 @@ class ChunkedLogits:
 
     def groups(self) -> Iterator[slice]:
         """The rows, so many at a time as a block has."""
-        for start in range(0, len(self), MOST_ROWS):
-            yield slice(start, min(start + MOST_ROWS, len(self)))
+        for start in range(0, len(self), MAX_ROWS):
+            yield slice(start, min(start + MAX_ROWS, len(self)))
 
     def blocks(self, rows: slice = slice(None)) -> Iterator[tuple[int, int, Tensor]]:
         """(first, end, logits (n, end - first) in float32 or wider) of the columns in turn.
@@ -177,7 +177,7 @@ class ChunkedLogits:
             TypeError: k is no whole number.
             ValueError: k is more than there are columns.
         """
-        k = whole("k", k, 1, self.shape[1])
+        k = check_int("k", k, 1, self.shape[1])
         best = Highest(len(self), k, torch.empty(0, dtype=self.wide, device=self.device))
         for rows in self.groups():
             for first, _, block in self.blocks(rows):
@@ -243,7 +243,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 @lru_cache(maxsize=64)
 def _chunk_of(rows: int, width: int, chunk: int | None, device: torch.device) -> int:
     """How many outputs at a time; looked at once for a shape."""
-    rows = max(1, min(rows, MOST_ROWS))
+    rows = max(1, min(rows, MAX_ROWS))
     if chunk is None:
         return max(256, BLOCK.get(device.type, BLOCK["cuda"]) // rows)
     chunk = min(chunk, width)

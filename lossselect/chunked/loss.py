@@ -96,7 +96,7 @@ def chunked_loss(
     sums = made(loss, logits, target, sample_weight, look)
     parts = (logits.inputs, logits.weight, logits.bias)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
-        mean = MadeInForward.apply(*parts, sums)
+        mean = PrecomputedGradients.apply(*parts, sums)
     else:
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             mean = sums.run(None)
@@ -146,7 +146,7 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
     return target
 
 
-class MadeInForward(torch.autograd.Function):
+class PrecomputedGradients(torch.autograd.Function):
     """Gradients made in the forward pass."""
 
     @staticmethod

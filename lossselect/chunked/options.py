@@ -9,7 +9,7 @@ from lossselect.exceptions import ConfigError
 if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
-TOP = 5
+TOP_K = 5
 """So many of the highest outputs of a row are looked at, and predicted."""
 
 
@@ -21,7 +21,7 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
         width: How many outputs there are; None of very many.
         counted: Whether the train labels have been counted, which propensities are made of.
     """
-    ks = [k for k in (1, 3, TOP) if width is None or k <= width]
+    ks = [k for k in (1, 3, TOP_K) if width is None or k <= width]
     kinds = ["precision" if task.several_labels else "accuracy", "ndcg", *(["psp"] if counted else [])]
     return ("f1_micro", *(f"{kind}_at_{k}" for kind in kinds for k in ks))
 
@@ -31,12 +31,12 @@ def chunked_primary_metric(task: Task) -> str:
     return "precision_at_1" if task.several_labels else "accuracy_at_1"
 
 
-def top_monitor(task: Task) -> str:
+def topk_monitor(task: Task) -> str:
     """What chooses the best epoch with a chunked head."""
     return "precision_at_1" if task.several_labels else "loss"
 
 
-def check_top(task: Task) -> None:
+def check_topk_task(task: Task) -> None:
     """ValueError for a task that a chunked head cannot decide."""
     if task.ordinal:
         raise ConfigError("Ordered classes need all logits of a row at once: head=dense.")

@@ -11,7 +11,7 @@ from lossselect.chunked.gradients import Back, Gradients
 from lossselect.chunked.linear import ChunkedLogits, flat_of
 from lossselect.labels.positives import Positives
 from lossselect.tasks.registry import IGNORE_INDEX
-from lossselect.utils.device_ops import occurrences
+from lossselect.utils.device_ops import count_occurrences
 
 if TYPE_CHECKING:
     from lossselect.losses.loss import Loss
@@ -146,7 +146,7 @@ class SigmoidSums(Sums):
         width, unknown = self.logits.shape[1], self.target.unknown
         rows = torch.full((len(self.logits),), width, dtype=torch.float64, device=self.logits.device)
         if unknown is not None:
-            rows = rows - occurrences(unknown[0], len(rows))
+            rows = rows - count_occurrences(unknown[0], len(rows))
         return (rows if self.factor is None else rows * self.factor).sum()
 
     def _rows(self, rows: slice, back: Back | None) -> None:

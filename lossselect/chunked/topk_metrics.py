@@ -1,6 +1,6 @@
 """Metrics of tasks with very many outputs: of the highest of each row, and of counts.
 
-No metric of each label, and nothing of (N, C): see `TopMetrics`.
+No metric of each label, and nothing of (N, C): see `TopKMetrics`.
 """
 
 import math
@@ -12,18 +12,18 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lossselect.chunked.linear import ChunkedLogits, Highest
-from lossselect.chunked.options import TOP, top_metric_names
+from lossselect.chunked.options import TOP_K, top_metric_names
 from lossselect.labels.positives import Positives
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task
-from lossselect.tasks.tensors import constant, missing_where_nan
+from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.device_ops import cumulative_sum
 
 PROPENSITY = (0.55, 1.5)
 """A and B of Jain et al., 2016, as most use them."""
 
 
-class TopOutputs:
+class TopKOutputs:
     """What a pass over blocks of logits tells of each row: its highest outputs, and how many are decided.
 
     Args:
@@ -35,14 +35,14 @@ class TopOutputs:
     def __init__(self, task: Task, logits: ChunkedLogits, target: "Positives | Tensor | None" = None) -> None:
         self.task, self.logits, self.target = task, logits, target
         like = torch.empty(0, dtype=logits.wide, device=logits.device)
-        self.highest = Highest(len(logits), min(TOP, logits.shape[1]), like)
+        self.highest = Highest(len(logits), min(TOP_K, logits.shape[1]), like)
         self.lse = torch.full((len(logits),), -torch.inf, dtype=like.dtype, device=like.device)
         self.decided, self.right, self.nans = (
             torch.zeros((), dtype=torch.long, device=like.device) for _ in range(3)
         )
         like = like.view(0, 0)
-        self.temperature = constant(task.temperature, like)
-        self.threshold = 0.0 if task.threshold is None else constant(task.threshold, like)
+        self.temperature = as_constant(task.temperature, like)
+        self.threshold = 0.0 if task.threshold is None else as_constant(task.threshold, like)
 
     def __call__(self, rows: slice, first: int, block: Tensor) -> None:
         """Look at the block of some rows, from column `first` on."""
@@ -72,7 +72,7 @@ class TopOutputs:
         self.decided += decided.sum()
         return block
 
-    def look(self) -> "TopOutputs":
+    def look(self) -> "TopKOutputs":
         """Go through the blocks, where no loss does."""
         with torch.no_grad():
             for rows in self.logits.groups():
@@ -107,7 +107,7 @@ def propensities(counts: LabelCounts) -> np.ndarray:
     return 1 / inverse
 
 
-class TopMetrics(Metric):
+class TopKMetrics(Metric):
     """Metrics of an epoch with a chunked head, each over the rows of which something is known.
 
     - `precision_at_k`: the share of the k highest labels that are there, the mean over rows; under softmax
@@ -134,13 +134,13 @@ class TopMetrics(Metric):
         self.register_buffer("inverse", inverse, persistent=False)
         self.sums: Tensor
         self.counted: Tensor
-        k = min(TOP, task.num_outputs)
+        k = min(TOP_K, task.num_outputs)
         # up to each place: hits, discounted hits over the best, weighted hits, the most of these
         self.add_state("sums", torch.zeros(4, k, dtype=torch.double), dist_reduce_fx="sum")
         # rows, predictions, right ones, labels that are there, outputs that are no number
         self.add_state("counted", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, outputs: TopOutputs, target: "Positives | Tensor") -> None:
+    def update(self, outputs: TopKOutputs, target: "Positives | Tensor") -> None:
         """Take in a batch."""
         columns = outputs.columns
         if isinstance(target, Positives):
@@ -210,7 +210,7 @@ class TopMetrics(Metric):
         return {name: value.masked_fill(nans > 0, torch.nan) for name, value in values.items()}
 
 
-def top_prediction(task: Task, outputs: TopOutputs) -> dict[str, Any]:
+def topk_prediction(task: Task, outputs: TopKOutputs) -> dict[str, Any]:
     """What `predict_step` returns of a chunked head: the highest outputs of each row.
 
     - `top`: their numbers (N, k), the highest first, k = 5; `probabilities`: theirs;

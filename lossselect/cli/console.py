@@ -12,7 +12,7 @@ from typing import Any
 from lossselect.cli.errors import message_of
 from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_options
-from lossselect.utils.terminal import clean, prepare_streams, say
+from lossselect.utils.terminal import prepare_streams, print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
 
 EXPLAINS = "LOSSSELECT_EXPLAINS"
@@ -47,7 +47,7 @@ def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(usage)
         return
-    with one_line_errors(arguments), warnings_in_a_line(""):
+    with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
         run(arguments)
 
 
@@ -89,12 +89,12 @@ def parse_settings(
 
 
 @contextmanager
-def one_line_errors(arguments: Iterable[str] = ()) -> Iterator[None]:
+def print_errors_in_one_line(arguments: Iterable[str] = ()) -> Iterator[None]:
     """A user's mistake within it is one message on stderr and exit code 1, without a traceback."""
     try:
         yield
     except KeyboardInterrupt as error:
-        say(str(error) or "Interrupted.", file=sys.stderr)
+        print_safely(str(error) or "Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         message = message_of(error, arguments)
@@ -102,7 +102,7 @@ def one_line_errors(arguments: Iterable[str] = ()) -> Iterator[None]:
             sys.exit(1)
         if message is None or TRACEBACKS:
             raise
-        say(message if speaks() else f"Another of the run's processes: {message}", file=sys.stderr)
+        print_safely(message if speaks() else f"Another of the run's processes: {message}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -117,16 +117,16 @@ def first_ends() -> bool:
 
 
 @contextmanager
-def warnings_in_a_line(switch: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
+def print_warnings_in_one_line(switch: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
     """Our own warnings are for the person at the keyboard: no file, no line of code."""
     others = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if not issubclass(category, LossSelectWarning):
-            others(text if (text := clean(str(message))) != str(message) else message, category, *place)
+            others(text if (text := sanitize(str(message))) != str(message) else message, category, *place)
             return
         how = f" ({switch.format(name=message.name)})" if switch else ""
-        say(f"Warning: {message.said}{how}", file=sys.stderr)
+        print_safely(f"Warning: {message.said}{how}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
     try:

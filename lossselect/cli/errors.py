@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lossselect.exceptions import LossSelectError
-from lossselect.losses.registry import LOSSES, no_such_loss, row_options
-from lossselect.run.settings import keys_of, variants
-from lossselect.utils.checks import nearest, setting
+from lossselect.losses.registry import LOSSES, row_options, unknown_loss_error
+from lossselect.run.settings import known_keys, variants
+from lossselect.utils.checks import format_setting, suggestion
 
 OTHERS = {
     "lightning.fabric.utilities.exceptions": "MisconfigurationException",
@@ -48,14 +48,15 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group == "loss":
-            return no_such_loss(name, ("auto",))
+            return unknown_loss_error(name, ("auto",))
         options = ", ".join(error.options)
         if group == "data" and "." in name:
             return f"data={name} is a file: say data=table data.path={name} data.target=..."
         more = {"optimizer": "Adam", "scheduler": "StepLR"}.get(group)
         of_torch = f" Others of torch's by {group}.name={more}." if more else ""
         return (
-            f"There is no {group} {name!r}.{nearest(name, error.options)} Choose one of: {options}.{of_torch}"
+            f"There is no {group} {name!r}.{suggestion(name, error.options)} "
+            f"Choose one of: {options}.{of_torch}"
         )
     if isinstance(error, MissingConfigException) and "Could not load" in str(error):  # one of a list
         group, _, name = (
@@ -63,7 +64,9 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         )
         if name and group in variants():
             known = variants(group)
-            return f"There is no {group} {name!r}.{nearest(name, known)} Choose one of: {', '.join(known)}."
+            return (
+                f"There is no {group} {name!r}.{suggestion(name, known)} Choose one of: {', '.join(known)}."
+            )
     if isinstance(error, OverrideParseException):
         cause = [
             line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))
@@ -72,7 +75,8 @@ def message_of(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         key, equals, value = str(error.override).partition("=")
         if not equals or not value or value[0] in "[{":
             return f"{said} {' '.join(cause)}"
-        return f"{said} This value needs quotes within quotes: {setting(key, value.strip(), plain=False)}."
+        quoted = format_setting(key, value.strip(), plain=False)
+        return f"{said} This value needs quotes within quotes: {quoted}."
     if isinstance(error, InstantiationException):
         return _not_made(error)
     if isinstance(error, YAMLError):
@@ -148,7 +152,7 @@ def _settings_in(config: Any, part: str) -> Iterable[str]:
     own = config.get(part)
     return [
         *(own if isinstance(own, DictConfig) else ()),
-        *(keys_of("data", "table") if part == "data" else ()),
+        *(known_keys("data", "table") if part == "data" else ()),
     ]
 
 
@@ -159,14 +163,14 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.outp
 def _no_part(key: str, place: int, known: list[str], config: Any) -> str:
     """Of a setting within a part that there is not; `known` are those beside it."""
     if key.startswith("hydra."):
-        return f"There is no setting {key!r}.{nearest(key, FOLDERS)}"
+        return f"There is no setting {key!r}.{suggestion(key, FOLDERS)}"
     parts = key.split(".")
     name, within = parts[place], ".".join(parts[:place])
     if name in known:
         return f"{'.'.join(parts[: place + 1])} is {config.get(name)}, and has no settings."
     if within == "logger":
         return _no_logger(key, name)
-    said = f"There is no setting {key!r}.{nearest(name, known)}"
+    said = f"There is no setting {key!r}.{suggestion(name, known)}"
     return said + (f" {within or 'A run'} has: {', '.join(known)}." if known else "")
 
 
@@ -178,7 +182,7 @@ def _no_logger(key: str, name: str) -> str:
     if name in known:
         return f"There is no setting {key!r} without that logger: say logger={name} too."
     return (
-        f"There is no setting {key!r}.{nearest(name, known)} A logger is chosen by logger=, one of "
+        f"There is no setting {key!r}.{suggestion(name, known)} A logger is chosen by logger=, one of "
         f"{', '.join(known)}, and has its settings under its name, as logger.mlflow.run_name is one."
     )
 
@@ -208,10 +212,10 @@ def _no_setting(key: str, arguments: Iterable[str]) -> str:
         return (
             f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."
         )
-    said = f"There is no setting {key!r}.{nearest(name, known)}"
+    said = f"There is no setting {key!r}.{suggestion(name, known)}"
     if known:
         said += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
-    if parent == "data" and name in keys_of("data", "table"):
+    if parent == "data" and name in known_keys("data", "table"):
         said += f" {name} is a setting of data=table: say that too."
     elif parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
         said += f" Another one that it takes is added with a plus: +{key}=..."

@@ -13,12 +13,12 @@ import torch
 
 from lossselect.cli.console import parse_settings, run_command
 from lossselect.exceptions import ConfigError, DataError, FileMissingError
-from lossselect.export.formats import FORMATS, format_of
+from lossselect.export.formats import FORMATS, find_format
 from lossselect.export.write import export_model
-from lossselect.utils.atomic_write import check_no_pipe
+from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import lookup
 from lossselect.utils.redaction import record_environment
-from lossselect.utils.terminal import say
+from lossselect.utils.terminal import print_safely
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
@@ -59,7 +59,7 @@ def export_checkpoint(
     if format is not None:
         lookup(FORMATS, format, "format")
         output = output or str(Path(checkpoint).with_suffix(FORMATS[format].suffix))
-        if format_of(output) != format:
+        if find_format(output) != format:
             raise ConfigError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
     path = Path(str(output))
     from lossselect.data.preprocessing.preparation import Preparation
@@ -166,7 +166,7 @@ def _rows_of(splits: "Splits") -> tuple[str, torch.Tensor]:
 def _print_differences(path: Path, found: Mapping[str, float], which: str) -> None:
     """What was written, and how close it is."""
     other = round(found["predictions"] * found["rows"])
-    say(
+    print_safely(
         f"{path}: {found['rows']} {which} compared with PyTorch: probabilities differ by "
         f"{found['probabilities']:.1g} at most, logits by {found['logits']:.1g} of the largest, and {other} "
         f"predictions{', where a probability is at its threshold' * bool(other)}."
@@ -174,7 +174,7 @@ def _print_differences(path: Path, found: Mapping[str, float], which: str) -> No
 
 
 def _check_output(path: Path) -> None:
-    check_no_pipe(path, "Name a file.")
+    check_regular_file(path, "Name a file.")
     if not path.parent.is_dir():
         raise FileMissingError(f"There is no folder {path.parent} for output={path}.")
     if path.is_dir():

@@ -14,8 +14,8 @@ from lossselect.cli.console import (
     speaks,
 )
 from lossselect.cli.errors import message_of
-from lossselect.utils.redaction import redacted
-from lossselect.utils.terminal import say
+from lossselect.utils.redaction import redact
+from lossselect.utils.terminal import print_safely
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -37,7 +37,7 @@ def interruptions(trainer: "Trainer", folder: Path) -> Iterator[None]:
         said = _what_is_left(trainer, folder, saved)
         if stopped.code != 143:
             raise KeyboardInterrupt(f"Interrupted {said}") from None
-        say(f"Terminated {said}", file=sys.stderr)
+        print_safely(f"Terminated {said}", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -55,7 +55,7 @@ def reported(config: DictConfig, writes: bool, folder: Path) -> Iterator[None]:
 
             with suppress(OSError):  # it may be a full disk that has ended the run
                 said = message_of(error) or f"{type(error).__name__}: {error}"
-                write_report(folder, ended=redacted(said))
+                write_report(folder, ended=redact(said))
         raise
 
 

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from lossselect.utils.checks import nearest
+from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import prepare_streams
 
 COMMANDS = {
@@ -34,7 +34,7 @@ def main() -> None:
         del sys.argv[1]
     elif "=" not in name and not name.startswith("-"):
         sys.exit(
-            f"There is no command {name!r}.{nearest(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
+            f"There is no command {name!r}.{suggestion(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
         )
     if name == "explain":
         if "explain=false" in sys.argv:

@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lossselect.cli.console import (
-    one_line_errors,
+    print_errors_in_one_line,
     speaks,
 )
 from lossselect.exceptions import ConfigError
-from lossselect.run.build import own_data, plain_values
+from lossselect.run.build import own_data, to_plain
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import allowed, monitor_of, needs_trainer
+from lossselect.run.settings import as_list_of_names, needs_trainer, resolve_monitor
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -33,8 +33,8 @@ from lossselect.run.validation import (
     check_task_settings,
     check_trainer,
 )
-from lossselect.utils.checks import nearest
-from lossselect.utils.terminal import say
+from lossselect.utils.checks import suggestion
+from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class CheckBeforeRun(Callback):
         with nothing_passed_over():
             check_run(config, config.hydra)
             if stops_early(config):
-                look(config)
+                look_ahead(config)
                 sys.exit(0)
             # here, as Hydra writes .hydra/ before it calls run(); one process of several has the folder
             if speaks():
@@ -80,7 +80,7 @@ class CheckBeforeRun(Callback):
                 with open_dict(of_job):
                     del of_job["hydra"]
                 # a file is not read again for each seed
-                same = str([{**plain_values(of_job.data), "seed": 0}, plain_values(of_job.task)])
+                same = str([{**to_plain(of_job.data), "seed": 0}, to_plain(of_job.task)])
                 check_run(of_job, config.hydra, look_at_data=same not in read, sweep=True)
                 read.add(same)
                 stops.add(stops_early(of_job))
@@ -88,8 +88,8 @@ class CheckBeforeRun(Callback):
                     raise ConfigError("explain and check_only are for all jobs of a sweep, or for none.")
                 if stops_early(of_job):
                     if of_job.explain != "json":
-                        say(" ".join(job))
-                    look(of_job)
+                        print_safely(" ".join(job))
+                    look_ahead(of_job)
                 elif folder is not None:
                     check_unlocked(folder)  # each job locks its folder, but Hydra writes .hydra/ before that
             if stops == {True}:  # without the jobs' folders
@@ -107,10 +107,10 @@ def _folder_of_job(config: DictConfig) -> Path | None:
 def nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
     """Hydra makes a warning of what a callback raises, and runs on; here nothing unchecked is run."""
     try:
-        with one_line_errors(arguments):
+        with print_errors_in_one_line(arguments):
             yield
     except Exception:
-        say(traceback.format_exc(), file=sys.stderr)
+        print_safely(traceback.format_exc(), file=sys.stderr)
         sys.exit(1)
 
 
@@ -118,18 +118,18 @@ def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, swee
     """All that can be known without a folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
     check_targets(config)
-    plain = plain_values(config)
+    plain = to_plain(config)
     check_config(plain)
     check_loggers(config)
     own = None
     if "_target_" not in config.data and look_at_data:
-        from lossselect.data.checks import check_ranking
+        from lossselect.data.checks import check_monitor_is_defined
 
-        with ignore_warnings(*allowed(config.ignore_warnings)):
+        with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
             own = own_data(config)
         check_task_settings(plain, own.task, own.counts["train"], own.splits.features.shape)
-        monitor = monitor_of(plain, own.task).metric
-        check_ranking(monitor, own.counts)
+        monitor = resolve_monitor(plain, own.task).metric
+        check_monitor_is_defined(monitor, own.counts)
         check_early_stopping(plain, monitor)
         _check_resume(config, of_hydra, sweep, own.task)
     elif config.resume:
@@ -150,7 +150,7 @@ def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | 
         from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
         from lossselect.training.checkpoints.resume_validation import check_resumable
 
-        if not Path(config.resume).exists() and (auto := nearest(config.resume, ["auto"])):
+        if not Path(config.resume).exists() and (auto := suggestion(config.resume, ["auto"])):
             raise ConfigError(f"There is no checkpoint {config.resume}.{auto}")
         checkpoint = read_checkpoint(config.resume)
         if task is not None:
@@ -171,7 +171,7 @@ def _check_names(config: DictConfig) -> None:
     for name in map(str, config):
         if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
             raise ConfigError(
-                f"There is no setting {name!r}, and none that refers to it.{nearest(name, SETTINGS)} "
+                f"There is no setting {name!r}, and none that refers to it.{suggestion(name, SETTINGS)} "
                 f"There are: {', '.join(SETTINGS)}."
             )
 
@@ -181,9 +181,9 @@ def stops_early(config: DictConfig) -> bool:
     return bool(config.check_only or config.explain)
 
 
-def look(config: DictConfig) -> None:
+def look_ahead(config: DictConfig) -> None:
     """At what would be trained; nothing is written."""
     from lossselect.run.dry_run import check_only
 
-    with ignore_warnings(*allowed(config.ignore_warnings)):
+    with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
         check_only(config)

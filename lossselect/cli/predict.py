@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import parse_settings, run_command
 from lossselect.exceptions import ConfigError, DataError, FileMissingError
-from lossselect.utils.atomic_write import check_no_pipe, whole_file
-from lossselect.utils.checks import check_options, whole
-from lossselect.utils.devices import device_of
-from lossselect.utils.terminal import say
+from lossselect.utils.atomic_write import atomic_write, check_regular_file
+from lossselect.utils.checks import check_int, check_options
+from lossselect.utils.devices import parse_device
+from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     settings = read_settings(arguments)
     count = predict_file(**settings)
-    say(f"{count} rows in {settings['output']}")
+    print_safely(f"{count} rows in {settings['output']}")
 
 
 def read_settings(arguments: list[str]) -> dict[str, Any]:
@@ -104,14 +104,18 @@ def predict_file(
     """
     import torch
 
-    whole("batch_size", batch_size, 1)
+    check_int("batch_size", batch_size, 1)
     kept = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]
     preparation, run = _model(checkpoint, device, trust)
     changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
     unknown: dict[str, int] = {}
     first, missing, first_missing = 0, 0, None
-    with whole_file(_checked_output(output, input)) as path, path.open("wb") as file, torch.inference_mode():
+    with (
+        atomic_write(_checked_output(output, input)) as path,
+        path.open("wb") as file,
+        torch.inference_mode(),
+    ):
         for frame in preparation.frames(input, batch_size, kept, **changed):
             rows, others = preparation.features.transform(frame, input, first)
             for name, count in others.items():
@@ -147,17 +151,17 @@ def _model(
 ) -> "tuple[Preparation, Callable[[Any], tuple[dict[str, Any], np.ndarray]]]":
     """How inputs are made of a file, and what returns their columns and which rows lack a prediction."""
     from lossselect.data.preprocessing.preparation import Preparation
-    from lossselect.export.formats import format_of
-    from lossselect.export.read import highest, load_exported
-    from lossselect.reporting.prediction_table import prediction_columns, top_columns, without_prediction
+    from lossselect.export.formats import find_format
+    from lossselect.export.read import load_exported, top_prediction_of
+    from lossselect.reporting.prediction_table import prediction_columns, rows_without_prediction, top_columns
 
     cannot = (
         "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
         "inputs of a file. In Python:"
     )
-    if trust and format_of(checkpoint) != "torch_export":
+    if trust and find_format(checkpoint) != "torch_export":
         raise ConfigError(f"trust=true is for a .pt2 file, and {checkpoint} needs no trust: leave it out.")
-    if format_of(checkpoint):
+    if find_format(checkpoint):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"device={device}: what lossselect export wrote runs on the CPU: leave it out.")
         served = load_exported(checkpoint, trust)
@@ -167,10 +171,10 @@ def _model(
         def of_export(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
             said = served(rows)
             if served.metadata.get("head") == "chunked":  # of so many outputs the highest are told
-                top = highest(said)
-                return top_columns(served.task, **top), without_prediction(top["prediction"])
+                top = top_prediction_of(said)
+                return top_columns(served.task, **top), rows_without_prediction(top["prediction"])
             columns = prediction_columns(served.task, said.probabilities, said.predictions)
-            return columns, without_prediction(said.predictions)
+            return columns, rows_without_prediction(said.predictions)
 
         return preparation, of_export
     from lossselect.training.checkpoints.content import read_checkpoint
@@ -186,19 +190,19 @@ def _model(
     preparation = Preparation.stored(prepared, checkpoint)
     from lossselect.training.classifier import Classifier
 
-    classifier, where = Classifier.load(checkpoint), device_of(device)
+    classifier, where = Classifier.load(checkpoint), parse_device(device)
     classifier.to(where)
 
     def of_module(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
         found = classifier.predict(rows.to(where))
         columns = top_columns if classifier._chunked else prediction_columns
-        return columns(classifier.task, **found), without_prediction(found["prediction"])
+        return columns(classifier.task, **found), rows_without_prediction(found["prediction"])
 
     return preparation, of_module
 
 
 def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Series]") -> "pl.DataFrame":
-    from lossselect.utils.safe_csv import inert
+    from lossselect.utils.safe_csv import escape_formula
 
     columns = {"row": range(first, first + count), **columns}
     for column in kept:
@@ -207,12 +211,12 @@ def _table(columns: dict[str, Any], first: int, count: int, kept: "list[pl.Serie
         if column.dtype.is_nested():
             raise ConfigError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
         columns[column.name] = column
-    return inert(columns)
+    return escape_formula(columns)
 
 
 def _checked_output(output: str, input: str) -> Path:
     path = Path(output)
-    check_no_pipe(path, "Name a file.")
+    check_regular_file(path, "Name a file.")
     if path.suffix.lower() != ".csv":
         raise ConfigError(f"output={output} must end in .csv.")
     if path.resolve() == Path(input).resolve():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lossselect.cli.console import parse_settings, run_command
 from lossselect.exceptions import ConfigError, FileMissingError
-from lossselect.utils.terminal import say
+from lossselect.utils.terminal import print_safely
 
 USAGE = """\
 Write report.html for a run that ended before its time, of what it left: plan and curves.
@@ -22,7 +22,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> None:
     given = parse_settings(arguments, ["run"], "lossselect report", {"run": "FOLDER"})
-    say(f"Written: {report_of(Path(given['run']))}")
+    print_safely(f"Written: {report_of(Path(given['run']))}")
 
 
 def report_of(folder: Path) -> Path:

@@ -19,20 +19,20 @@ from omegaconf import DictConfig, OmegaConf
 from lossselect.cli.console import (
     EXPLAINS,
     TRACEBACKS,
-    one_line_errors,
+    print_errors_in_one_line,
     print_version,
+    print_warnings_in_one_line,
     speaks,
-    warnings_in_a_line,
 )
 from lossselect.cli.help import print_help
 from lossselect.cli.interruption import interruptions, reported
-from lossselect.cli.precheck import CHECK, check_run, look, stops_early
-from lossselect.run.build import decision_of, plain_values, prepare, trainer_of, training_of
+from lossselect.cli.precheck import CHECK, check_run, look_ahead, stops_early
+from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
 from lossselect.run.lock import locked_folder, unlock_folder
-from lossselect.run.settings import allowed, own_monitor
+from lossselect.run.settings import as_list_of_names, task_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
-from lossselect.utils.terminal import prepare_streams, say
+from lossselect.utils.terminal import prepare_streams, print_safely
 from lossselect.utils.warnings import ignore_warnings, warn
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not TRACEBACKS:
         os.environ[EXPLAINS] = "1"
-    with one_line_errors(sys.argv[1:]), warnings_in_a_line():
+    with print_errors_in_one_line(sys.argv[1:]), print_warnings_in_one_line():
         trust(sys.argv[1:])
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
@@ -105,13 +105,13 @@ def run(config: DictConfig) -> float | None:
 
     Returns what `train` does, which is what a sweeper looks for the best of.
     """
-    with ignore_warnings(*allowed(config.ignore_warnings)):
+    with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            with one_line_errors():
+            with print_errors_in_one_line():
                 return train(config)
         check_run(config, HydraConfig.get(), sweep=True)
         if stops_early(config):  # of a job that the command line did not tell
-            look(config)
+            look_ahead(config)
             return None
         with locked_folder(Path(HydraConfig.get().runtime.output_dir)) if speaks() else nullcontext():
             return train(config)  # Hydra goes on with the other jobs, and says which one failed
@@ -128,36 +128,36 @@ def train(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     from lossselect.reporting.explain import decision_lines, plan
-    from lossselect.reporting.plan import by_stage, print_table, show
-    from lossselect.run.loggers import ended, log_results, log_settings
-    from lossselect.run.results import best_checkpoint, evaluate, save_predictions, tunes
-    from lossselect.run.resume import check_start, keep_log, resumed_from
-    from lossselect.run.start import starting
+    from lossselect.reporting.plan import by_stage, print_renderable, print_table
+    from lossselect.run.loggers import finish_loggers, log_results, log_settings
+    from lossselect.run.results import best_checkpoint, evaluate, has_rows_to_tune, save_predictions
+    from lossselect.run.resume import check_start, continue_log, resume_path
+    from lossselect.run.start import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
-    from lossselect.utils.atomic_write import whole_file
+    from lossselect.utils.atomic_write import atomic_write
 
     asked = config.monitor is not None
     module, data, monitor = prepare(config)
-    trainer, keeper = trainer_of(config, folder)
+    trainer, keeper = make_trainer(config, folder)
     smoke = bool(config.trainer.get("fast_dev_run"))
     writes = speaks() and not smoke
-    start = resumed_from(config.resume, folder)
+    start = resume_path(config.resume, folder)
     if start is not None:
         check_start(*start, module, trainer)
-    decision = decision_of(config, module) if tunes(trainer, data) else None
-    made = plan(module, data, training_of(config, monitor, trainer), monitor, decision)
+    decision = decision_settings(config, module) if has_rows_to_tune(trainer, data) else None
+    made = plan(module, data, describe_training(config, monitor, trainer), monitor, decision)
     made = made.also(_make_ready(config, folder, module.task, start, writes))
-    show(made)
+    print_renderable(made)
     if writes:
-        with whole_file(folder / "plan.json") as path:
+        with atomic_write(folder / "plan.json") as path:
             path.write_text(made.to_json(), encoding="utf-8")
     waited, loss_waited = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
-    with interruptions(trainer, folder), reported(config, writes, folder), ended(loggers):
+    with interruptions(trainer, folder), reported(config, writes, folder), finish_loggers(loggers):
         if start is not None:
-            keep_log(trainer, start[1])
+            continue_log(trainer, start[1])
         log_settings(trainer, config)
-        with starting(trainer, resumes=start is not None):
+        with convert_start_errors(trainer, resumes=start is not None):
             trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if smoke:
@@ -191,14 +191,14 @@ def train(config: DictConfig) -> float | None:
             write_report(folder, outcome)
     names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
-    say(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
+    print_safely(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:
         from lossselect.cli.export import export_run
 
         export_run(module, data, folder, config.export)
     if monitor.metric != "last":
         return float(keeper.best_model_score)  # type: ignore[arg-type]  # there is one, as there is a best
-    return results.get(own_monitor(plain_values(config), module.task))
+    return results.get(task_monitor(to_plain(config), module.task))
 
 
 def _make_ready(
@@ -206,7 +206,7 @@ def _make_ready(
 ) -> "list[Line]":
     """Put aside what another run has left in the folder; the plan's lines on that, and on `start`."""
     from lossselect.reporting.plan import Line
-    from lossselect.run.results import forget_results
+    from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run
     from lossselect.training.checkpoints.content import check_same_task
 
@@ -231,15 +231,15 @@ def _make_ready(
     if writes:
         if not begun_here and (kept := keep_previous_run(folder)):
             lines.append(Line("previous_run", f"what another run left in this folder is in {kept.name} now"))
-        forget_results(folder)
+        remove_results(folder)
     return lines
 
 
 def _show_what_labels_told(module: "TaskModule", of_loss: bool) -> None:
     """Where fit has counted them, for the loss or for the head's bias alone."""
     from lossselect.reporting.explain import loss_lines
-    from lossselect.reporting.plan import Line, Plan, show
+    from lossselect.reporting.plan import Line, Plan, print_renderable
 
     told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)] if of_loss else [])
     bias = [Line("head bias", f"started from {module._bias_source}")] if module._bias_source else []
-    show(told.also(bias))
+    print_renderable(told.also(bias))

@@ -149,7 +149,7 @@ def logged_results(trainer: Trainer) -> Any:
 # --- modules and callbacks
 
 
-def trainer_of(module: LightningModule) -> Trainer | None:
+def get_trainer(module: LightningModule) -> Trainer | None:
     """Return the trainer that a module is attached to; None, where `module.trainer` raises."""
     return module._trainer
 

@@ -16,6 +16,6 @@ def replace_refresh_thread(live: Live, make: Callable[[Live], Any]) -> bool:
     return True
 
 
-def lock_of(live: Live) -> Any:
+def get_lock(live: Live) -> Any:
     """Return the lock that a display is drawn under."""
     return live._lock

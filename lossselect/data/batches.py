@@ -45,7 +45,7 @@ class PositiveRows:
         return Positives.of_rows(self.lists, np.atleast_1d(torch.as_tensor(rows).numpy()))
 
 
-def target_of(task: Task, labels: Any, positives: bool = False) -> Any:
+def encode_labels(task: Task, labels: Any, positives: bool = False) -> Any:
     """Labels as batches take them; lists of them have been checked as they were read.
 
     Args:
@@ -150,9 +150,9 @@ class TensorBatches(Dataset[Any]):
     ) -> DataLoader[Any]:
         """A DataLoader whose batches are each taken at once; see `RowBatches`."""
         batches = RowBatches(self, batch_size, shuffle, seed, **ranks)
-        return DataLoader(self, batch_size=None, sampler=batches, collate_fn=as_it_is)  # type: ignore[arg-type]
+        return DataLoader(self, batch_size=None, sampler=batches, collate_fn=identity)  # type: ignore[arg-type]
 
 
-def as_it_is(batch: EncodedBatch) -> EncodedBatch:
+def identity(batch: EncodedBatch) -> EncodedBatch:
     """No collating of what is a batch already."""
     return batch

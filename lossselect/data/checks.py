@@ -14,8 +14,8 @@ from lossselect.exceptions import DataError
 from lossselect.labels.label_lists import LabelLists
 from lossselect.tasks.label_counts import LabelCounts, count_lists, count_target
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import setting, some
-from lossselect.utils.warnings import warn, warn_of_absent, warn_of_single_labels
+from lossselect.utils.checks import format_setting, shorten
+from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
@@ -35,7 +35,7 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
             raise DataError(f"All labels of the {split} split are missing: nothing can be computed of it.")
         _check_classes(task, split, count)
     if task.several_labels and task.num_outputs > 1 and all(c.single for c in counts.values()):
-        warn_of_single_labels()
+        warn_looks_multiclass()
     _warn_of_duplicates(splits)
     return counts
 
@@ -48,7 +48,7 @@ def _count_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     return {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
 
 
-def warn_of_copies(features: pl.DataFrame | np.ndarray, labels: np.ndarray | LabelLists) -> None:
+def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | LabelLists) -> None:
     """A column that has one value for each class is perhaps the label in other words."""
     if isinstance(labels, LabelLists) or labels.ndim > 1:
         return
@@ -62,7 +62,7 @@ def warn_of_copies(features: pl.DataFrame | np.ndarray, labels: np.ndarray | Lab
             warn(
                 "target_leakage",
                 f"Column {column.name!r} has one value for each class: does it give the label away? Then "
-                f"{setting('data.exclude', [column.name])}.",
+                f"{format_setting('data.exclude', [column.name])}.",
             )
 
 
@@ -94,7 +94,7 @@ def check_enough_rows(rows: Mapping[str, Tensor], processes: int) -> None:
             )
 
 
-def check_ranking(monitor: str, counts: dict[str, LabelCounts]) -> None:
+def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> None:
     """ValueError where the best checkpoint would be chosen by a ranking that its split does not have.
 
     Args:
@@ -127,10 +127,10 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
             "them.",
         )
     elif split == "train" and not there.all():
-        warn_of_absent(names[~there].tolist())
+        warn_class_without_rows(names[~there].tolist())
     everywhere = there & (count.negatives == 0)
     if split == "train" and task.several_labels and everywhere.any():
-        said = some(names[everywhere].tolist())
+        said = shorten(names[everywhere].tolist())
         warn("constant_label", f"Every train row has {said}: the net cannot learn where that is not.")
 
 

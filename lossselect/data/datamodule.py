@@ -8,14 +8,14 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lossselect.data.batches import LabelRows, PositiveRows, TensorBatches, as_it_is, target_of
+from lossselect.data.batches import LabelRows, PositiveRows, TensorBatches, encode_labels, identity
 from lossselect.data.checks import check_splits
 from lossselect.data.splits import Splits
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.utils.devices import free_memory
 
-MOST_OF_DEVICE = 8
+MAX_DEVICE_SHARE = 8
 """Rows are held on a GPU up to one of so many parts of its free memory: the rest is for training."""
 
 
@@ -43,7 +43,7 @@ class TensorData(LightningDataModule):
         # each process must shuffle alike
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         """Of the order of the train rows in each epoch."""
-        target = target_of(task, splits.labels)
+        target = encode_labels(task, splits.labels)
         self.counts = check_splits(task, splits) if counts is None else counts
         self._held: tuple[Any, Any, Tensor | None] = (splits.features, target, splits.weights)
         self.batches = {
@@ -79,7 +79,7 @@ class TensorData(LightningDataModule):
         batches, trainer = self.batches[split], self.trainer
         # then Lightning takes a sampler of its own, which shuffles nothing
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return DataLoader(batches, self.batch_size, collate_fn=as_it_is)  # type: ignore[arg-type]
+            return DataLoader(batches, self.batch_size, collate_fn=identity)  # type: ignore[arg-type]
         ranks = {}
         if trainer is not None and (told := trainer.distributed_sampler_kwargs):
             ranks = {"ranks": told["num_replicas"], "rank": told["rank"]}
@@ -132,4 +132,4 @@ def _has_room(device: torch.device, inputs: Any, target: Any, weights: Tensor | 
         return False
     room = free_memory(device)
     size = inputs.nbytes + target.nbytes + (0 if weights is None else weights.nbytes)
-    return room is not None and size <= room / MOST_OF_DEVICE
+    return room is not None and size <= room / MAX_DEVICE_SHARE

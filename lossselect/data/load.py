@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from lossselect.data.checks import warn_of_copies
+from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import labels_of_array, labels_of_lists
 from lossselect.data.label_parsing.options import LabelOptions, Labels
 from lossselect.data.label_parsing.single_label import is_mark
@@ -24,8 +24,8 @@ from lossselect.data.splits import SPLITS, Splits, split_rows
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.label_lists import LabelLists
 from lossselect.labels.values import as_number
-from lossselect.losses.options import MOST_WEIGHT
-from lossselect.utils.checks import setting, some
+from lossselect.losses.options import MAX_WEIGHT
+from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
 
@@ -46,7 +46,7 @@ class Source:
     """Of the rows, where there are some."""
 
 
-def load_own(
+def load_own_data(
     name: str,
     *,
     task: Mapping[str, Any],
@@ -121,7 +121,7 @@ def load_own(
     options = replace(options, task=labels.task)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    warn_of_copies(source.features, labels.values)
+    warn_target_leakage(source.features, labels.values)
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
     features = _fitted(source, rows["train"], cells, categories)
     made, _ = _transformed(source, features)
@@ -202,7 +202,7 @@ def read_source(
     check_columns(targets, header, "data.target", path)
     check_columns(weighing, header, "data.sample_weight", path)
     if len(weighing) > 1:
-        raise ConfigError(f"data.sample_weight is one column, got {len(weighing)}: {some(weighing)}.")
+        raise ConfigError(f"data.sample_weight is one column, got {len(weighing)}: {shorten(weighing)}.")
     if both := [name for name in weighing if name in targets]:
         raise ConfigError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
     no_features = [*names_of(exclude), *weighing]
@@ -223,12 +223,13 @@ def read_source(
 def _checked_weights(column: pl.Series, path: str) -> np.ndarray:
     """float64, finite and at least 0."""
     numbers = column.cast(pl.Float64, strict=False)
-    bad = (numbers.is_null() | (numbers < 0) | ~(numbers <= MOST_WEIGHT)).fill_null(True)
+    bad = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
     if bad.any():
         row = bad.arg_max() or 0
         raise DataError(
             f"Row {row} of {path} has the weight {column[row]!r} "
-            f"({setting('data.sample_weight', column.name)}): weights are finite numbers of at least 0.",
+            f"({format_setting('data.sample_weight', column.name)}): weights are finite numbers of at "
+            "least 0.",
             row=row,
         )
     return numbers.to_numpy()
@@ -292,7 +293,7 @@ def _warn_of_missing_numbers(labels: Labels, cells: Reading) -> None:
         warn(
             "likely_missing_marker",
             f"A class is called {found[0]!r}, which data.null_values says is missing among the features. If "
-            f"that marks a missing label too, say {setting('data.missing', found[0])}.",
+            f"that marks a missing label too, say {format_setting('data.missing', found[0])}.",
         )
 
 
@@ -305,7 +306,7 @@ def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray | LabelLists", 
     # a cell may hold several labels
     unmatched = [m for m in marks if not any(is_mark(value, [m]) or str(m) in str(value) for value in there)]
     if unmatched:
-        warn("unmatched_missing", f"No row has the label {some(unmatched)}, given as data.missing.")
+        warn("unmatched_missing", f"No row has the label {shorten(unmatched)}, given as data.missing.")
 
 
 def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
@@ -316,5 +317,5 @@ def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
         warn(
             "unseen_category",
             "Cells that are missing where no train row is, or of a category that no train row has: "
-            f"{some(said)}.",
+            f"{shorten(said)}.",
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.label_lists import LabelLists
-from lossselect.utils.checks import some
+from lossselect.utils.checks import shorten
 from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def make_splits(
         "val": torch.from_numpy(val),
         "test": torch.from_numpy(test_rows),
     }
-    mean, std = moments(raw[rows["train"]])
+    mean, std = feature_moments(raw[rows["train"]])
     standardised = ((raw - mean) / std).float()
     preparation = {"mean": mean.float(), "std": std.float()}
     return Splits(name, standardised, labels, tuple(class_names), rows, preparation)
 
 
-def moments(known: Tensor) -> tuple[Tensor, Tensor]:
+def feature_moments(known: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each feature (N, F), in float64: the sums of many rows lose digits in float32.
 
     The deviation of a constant feature is 1, so that standardised it is 0 throughout, not 0 / 0.
@@ -132,7 +132,7 @@ def _stratified(
     return np.sort(kept), np.sort(taken)
 
 
-MOST_STRATIFIED = 200_000
+MAX_STRATIFIED = 200_000
 """Up to how many labels a split is stratified: of more, a random one has them in proportion by itself."""
 
 
@@ -161,7 +161,7 @@ def split_rows(
         counts = np.bincount(strata + 1)  # first of what is missing
         few = (counts > 0) & (counts <= len(fractions))
         if few[1:].any():
-            said = some([names[i] for i in np.flatnonzero(few[1:]).tolist()])
+            said = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
             warn(
                 "rare_class",
                 f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
@@ -169,7 +169,7 @@ def split_rows(
                 "each is in "
                 f"the train split, any other where chance puts it: {said}.",
             )
-        large = len(strata) > MOST_STRATIFIED
+        large = len(strata) > MAX_STRATIFIED
         rare = few[strata + 1]
         first = np.zeros(len(counts), dtype=np.int64)
         first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # of several assignments the last one stays
@@ -199,7 +199,7 @@ def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
     """What to stratify by: (N,) classes, -1 where missing; (N, L) 0/1; None where that would take long."""
     if isinstance(labels, LabelLists) or labels.ndim == 2:
         width = labels.num_labels if isinstance(labels, LabelLists) else labels.shape[1]
-        if len(labels) * width > MOST_STRATIFIED:
+        if len(labels) * width > MAX_STRATIFIED:
             return None
         matrix = labels.multi_hot() if isinstance(labels, LabelLists) else labels
         ones = (np.nan_to_num(matrix) >= 0.5).astype(np.int64)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lossselect.decision.thresholds import Label, counted_thresholds
-from lossselect.labels.targets import positions_as_rows
+from lossselect.labels.targets import flatten_positions
 from lossselect.tasks.registry import Task
 
 FOLDS = 5
-LEAST_POSITIVES = 10
-LEAST_GAIN = 0.02
+MIN_POSITIVES = 10
+MIN_GAIN = 0.02
 
 
 class Advice(NamedTuple):
@@ -31,7 +31,7 @@ class Advice(NamedTuple):
         )
 
 
-def better_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | None:
+def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | None:
     """Return the threshold of the largest F1 on the validation rows, where it is clearly larger than now.
 
     The largest of many F1 on the same rows is larger by chance alone. So thresholds are taken from four
@@ -45,11 +45,11 @@ def better_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | Non
     """
     if not task.positive_name:
         return None
-    scores = positions_as_rows(task.calibrated_logits(logits.double())).squeeze(1)
-    labels = positions_as_rows(target).squeeze(1)
+    scores = flatten_positions(task.calibrated_logits(logits.double())).squeeze(1)
+    labels = flatten_positions(target).squeeze(1)
     known = ~labels.isnan() & ~scores.isnan()
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5
-    if positive.sum() < LEAST_POSITIVES or positive.all():
+    if positive.sum() < MIN_POSITIVES or positive.all():
         return None
     now = torch.from_numpy(z).sigmoid().numpy() >= task.threshold
     held_out = np.zeros_like(positive)
@@ -59,7 +59,7 @@ def better_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | Non
         held_out[fold == k] = _decided(z[fold == k], best)
     (f1, parts), (f1_now, parts_now) = _f1(held_out, positive), _f1(now, positive)
     error = float((parts - parts_now).std() / np.sqrt(len(positive)))
-    if f1 - f1_now < max(LEAST_GAIN, error):
+    if f1 - f1_now < max(MIN_GAIN, error):
         return None
     best = _threshold(z, positive)
     return Advice(best, _f1(_decided(z, best), positive)[0], f1_now, float(task.threshold))  # type: ignore[arg-type]

@@ -27,12 +27,12 @@ from lossselect.decision.thresholds import (
     expected_thresholds,
 )
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
-from lossselect.labels.targets import positions_as_rows
-from lossselect.losses.class_weights import prior_of
+from lossselect.labels.targets import flatten_positions
+from lossselect.losses.class_weights import class_prior
 from lossselect.losses.loss import Loss
-from lossselect.tasks.label_counts import LabelCounts, as_canonical
+from lossselect.tasks.label_counts import LabelCounts, to_canonical
 from lossselect.tasks.registry import Task, as_task
-from lossselect.utils.checks import check_options, lookup, number, some
+from lossselect.utils.checks import check_float, check_options, lookup, shorten
 from lossselect.utils.warnings import warn
 
 RECALL = 0.9
@@ -70,8 +70,8 @@ class DecisionOptions:
         lookup(dict.fromkeys(CALIBRATIONS), self.calibration, "calibration")
         if not isinstance(self.per_label, bool):
             raise OptionTypeError(f"per_label must be true or false, got {self.per_label!r}.")
-        number("recall", self.recall, 0, 1)
-        number("shrinkage", self.shrinkage, 0)
+        check_float("recall", self.recall, 0, 1)
+        check_float("shrinkage", self.shrinkage, 0)
         if self.recall != RECALL and self.metric != "precision_at_recall":
             raise ConfigError(
                 f"recall={self.recall} has no effect without decision.metric=precision_at_recall."
@@ -171,12 +171,12 @@ def fit_decision(
     goal = wanted.goal(task, loss)
     logits = torch.as_tensor(logits).detach().cpu()
     task.check_logits(logits)
-    encoded = task.check_target(as_canonical(task, target, logits.ndim - 2).cpu(), logits)
+    encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
     _check_finite(logits)
     neutral = replace(task, temperature=1.0, shift=0.0)
     # minus infinity rules a class out; as a large number 0 times it is 0
-    scores = positions_as_rows(neutral.calibrated_logits(logits.double())).numpy().clip(-LARGE, LARGE)
-    truth = positions_as_rows(task.to_one_hot(encoded)).double().numpy()
+    scores = flatten_positions(neutral.calibrated_logits(logits.double())).numpy().clip(-LARGE, LARGE)
+    truth = flatten_positions(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
         raise DataError("No validation label is known: there is nothing to fit a decision to.")
@@ -251,7 +251,7 @@ def _of_classes(
         own = np.array(fitted.shift) / fitted.temperature
         stays = moved and wanted.metric != "accuracy"
         return replace(fitted, prior_correction=tuple(np.exp(own).tolist()) if stays else None)
-    shares = None if counts is None else prior_of(task, counts)
+    shares = None if counts is None else class_prior(task, counts)
     done = loss if isinstance(loss, Loss) and not moved else None
     return replace(fitted, prior_correction=fit_factors(task, scores, truth, goal, shares, done))
 
@@ -266,7 +266,7 @@ def _warn_of_untuned(names: Sequence[str], count: int) -> None:
     warn(
         "untuned_threshold",
         f"{len(names)} of {count} labels have no positive in the validation split, and their thresholds are "
-        f"not tuned to them: {some(names)}.",
+        f"not tuned to them: {shorten(names)}.",
     )
 
 
@@ -296,7 +296,7 @@ def _warn_of_few_positives(task: Task, positives: np.ndarray, goal: str, wanted:
         warn(
             "few_positives",
             f"{len(names)} of {len(positives)} labels have fewer than {FEW_POSITIVES} validation positives, "
-            f"and with shrinkage={wanted.shrinkage:g} their thresholds are mostly noise: {some(names)}. "
+            f"and with shrinkage={wanted.shrinkage:g} their thresholds are mostly noise: {shorten(names)}. "
             f"Leave decision.shrinkage at {SHRINKAGE:g}.",
         )
 

@@ -14,7 +14,7 @@ SHRINKAGE = 10.0
 OWN_SHARE = 0.2
 """Of expected F1, how far a label's threshold goes from that of all labels (micro) to its own (macro)."""
 
-MOST_CUTS = 2000
+MAX_CUTS = 2000
 """Of so many thresholds for all labels the best is taken: of all between neighbours, or of quantiles."""
 
 
@@ -162,8 +162,8 @@ def _best_cut(label: Label, score: Callable[[Counts], np.ndarray]) -> int:
 
 def _common_threshold(labels: list[Label], score: Callable[[Counts], np.ndarray], pooled: bool) -> float:
     values = np.unique(np.concatenate([label.scores for label in labels]))
-    if len(values) > MOST_CUTS:
-        values = np.unique(np.quantile(values, np.linspace(0, 1, MOST_CUTS)))
+    if len(values) > MAX_CUTS:
+        values = np.unique(np.quantile(values, np.linspace(0, 1, MAX_CUTS)))
     cuts = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
     counts = [label.counts_at(cuts) for label in labels]
     scores = score(_sum(counts)) if pooled else np.mean([score(count) for count in counts], axis=0)

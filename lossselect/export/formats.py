@@ -24,7 +24,7 @@ FORMATS = {
 }
 
 
-def format_of(path: str | Path) -> str | None:
+def find_format(path: str | Path) -> str | None:
     """The format that a file's suffix tells, if it does."""
     suffix = Path(path).suffix.lower()
     return next((name for name, form in FORMATS.items() if form.suffix == suffix), None)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lossselect.chunked.options import TOP
+from lossselect.chunked.options import TOP_K
 from lossselect.exceptions import CheckpointError, FileMissingError
 from lossselect.export.digest import NAME, is_sealed
-from lossselect.export.formats import FORMATS, format_of, require, suffixes
+from lossselect.export.formats import FORMATS, find_format, require, suffixes
 from lossselect.models.stored_weights import check_finite, check_net
 from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
-from lossselect.utils.atomic_write import check_no_pipe
+from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.silence import silence
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Outputs(nn.Module):
 
 
 @dataclass(frozen=True)
-class Served:
+class ExportedModel:
     """An exported model: called with features it returns a `Prediction`."""
 
     path: Path
@@ -78,9 +78,9 @@ class Served:
             return Prediction(*self.run(features))
 
 
-def highest(said: Prediction) -> dict[str, Tensor]:
+def top_prediction_of(said: Prediction) -> dict[str, Tensor]:
     """What `predict_step` returns of a chunked head: see `top.top_prediction`."""
-    top = said.logits.topk(min(TOP, said.logits.shape[1]), 1).indices
+    top = said.logits.topk(min(TOP_K, said.logits.shape[1]), 1).indices
     ranked = {"top": top, "probabilities": said.probabilities.gather(1, top)}
     if said.predictions.ndim < 2:
         missing = said.predictions == IGNORE_INDEX  # of NaN logits
@@ -88,7 +88,7 @@ def highest(said: Prediction) -> dict[str, Tensor]:
     return {**ranked, "prediction": said.predictions.gather(1, top)}
 
 
-def load_exported(path: str | Path, trust: bool = False) -> Served:
+def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     """A model that `export_model` wrote.
 
     Args:
@@ -101,10 +101,10 @@ def load_exported(path: str | Path, trust: bool = False) -> Served:
         ModuleNotFoundError: a package that runs it is not installed.
     """
     path = Path(path)
-    check_no_pipe(path)
+    check_regular_file(path)
     if not path.is_file():
         raise FileMissingError(f"There is no model {path}.")
-    form = format_of(path)
+    form = find_format(path)
     if form is None:
         raise CheckpointError(f"{path} is no exported model: these end in {suffixes()}.")
     if form == "torch_export" and not trust:
@@ -122,7 +122,7 @@ def load_exported(path: str | Path, trust: bool = False) -> Served:
     return served
 
 
-def _told(path: Path, text: str | None) -> tuple[dict[str, Any], Task]:
+def _read_metadata(path: Path, text: str | None) -> tuple[dict[str, Any], Task]:
     """What a model says of itself, and its task; ValueError where it cannot be read."""
     if not text:
         raise CheckpointError(
@@ -142,7 +142,7 @@ def _damaged(path: Path, error: BaseException) -> ValueError:
     return CheckpointError(f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {said}")
 
 
-def _read_onnx(path: Path) -> Served:
+def _read_onnx(path: Path) -> ExportedModel:
     require("onnx", FORMATS["onnx"].to_read)
     import onnxruntime
 
@@ -152,7 +152,7 @@ def _read_onnx(path: Path) -> Served:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _damaged(path, error) from None
-    metadata, task = _told(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    metadata, task = _read_metadata(path, session.get_modelmeta().custom_metadata_map.get(KEY))
     name, logits = session.get_inputs()[0].name, session.get_outputs()[0].shape
     if isinstance(logits[1], int):
         _check_width(path, task, logits[1])
@@ -161,7 +161,7 @@ def _read_onnx(path: Path) -> Served:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
         return [torch.from_numpy(value) for value in values]
 
-    return Served(path, metadata, task, run)
+    return ExportedModel(path, metadata, task, run)
 
 
 def _check_width(path: Path, task: Task, width: int) -> None:
@@ -170,7 +170,7 @@ def _check_width(path: Path, task: Task, width: int) -> None:
         raise CheckpointError(f"{path} is damaged: its net returns {width} outputs, but its task is {task}.")
 
 
-def _read_torch_export(path: Path) -> Served:
+def _read_torch_export(path: Path) -> ExportedModel:
     metadata = {f"{KEY}.json": ""}
     try:
         with silence():
@@ -179,12 +179,12 @@ def _read_torch_export(path: Path) -> Served:
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
     content: Any = metadata[f"{KEY}.json"]
-    told = _told(path, content.decode() if isinstance(content, bytes) else content)
+    told = _read_metadata(path, content.decode() if isinstance(content, bytes) else content)
     check_finite(loaded.state_dict, loaded.graph_signature.buffers, path)
-    return Served(path, *told, program)
+    return ExportedModel(path, *told, program)
 
 
-def _read_safetensors(path: Path) -> Served:
+def _read_safetensors(path: Path) -> ExportedModel:
     require("safetensors", FORMATS["safetensors"].to_read)
     from safetensors import SafetensorError, safe_open
 
@@ -196,7 +196,7 @@ def _read_safetensors(path: Path) -> Served:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except SafetensorError as error:
         raise _damaged(path, error) from None
-    metadata, task = _told(path, metadata)
+    metadata, task = _read_metadata(path, metadata)
     if not isinstance(spec := metadata.get("net"), dict):
         raise CheckpointError(f"{path} is damaged: it does not say which net its weights are of.")
     check_net(spec, task.num_outputs, weights, path)
@@ -207,4 +207,4 @@ def _read_safetensors(path: Path) -> Served:
         net.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise _damaged(path, error) from None
-    return Served(path, metadata, task, Outputs(net, task).eval())
+    return ExportedModel(path, metadata, task, Outputs(net, task).eval())

@@ -17,11 +17,11 @@ from lossselect.compat.torch import convert_weights
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
-from lossselect.export.formats import FORMATS, format_of, require, suffixes
+from lossselect.export.formats import FORMATS, find_format, require, suffixes
 from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
-from lossselect.utils.atomic_write import whole_file
+from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.silence import silence
 
 HALF = (torch.float16, torch.bfloat16)
@@ -65,7 +65,7 @@ def export_model(
             "pass model.module_, which takes (X - model.mean_) / model.scale_."
         )
     path = Path(path)
-    form = format_of(path)
+    form = find_format(path)
     if form is None:
         raise ConfigError(f"{path} tells no format by its suffix, which must be one of {suffixes()}.")
     require(form, FORMATS[form].to_write)
@@ -95,7 +95,7 @@ def export_model(
         "torch_export": _write_torch_export,
         "safetensors": _write_safetensors,
     }
-    with whole_file(path) as temporary, silence():
+    with atomic_write(path) as temporary, silence():
         named = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
             # of a single row torch.export would make a program for one row alone

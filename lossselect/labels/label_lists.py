@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError
-from lossselect.labels.values import entries_of, is_missing
+from lossselect.labels.values import as_entries, is_missing
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ def parse_json_lists(values: Iterable[Any]) -> list[list[Any] | None]:
     return rows
 
 
-def rows_of(rows: Any) -> list[Any]:
+def as_label_rows(rows: Any) -> list[Any]:
     """Rows of labels; an empty one for a missing one."""
-    lists: list[Any] = [() if row is None else row for row in entries_of(rows)]
+    lists: list[Any] = [() if row is None else row for row in as_entries(rows)]
     if set(map(type, lists)) - set(LISTS):
         lists = [() if is_missing(row) else row for row in lists]
     for kind in set(map(type, lists)) - set(LISTS):
@@ -149,9 +149,9 @@ def rows_of(rows: Any) -> list[Any]:
 LISTS = (list, tuple, set, frozenset, np.ndarray)
 
 
-def absent_rows(rows: Any) -> np.ndarray:
+def missing_rows(rows: Any) -> np.ndarray:
     """Which rows are missing."""
-    entries = entries_of(rows)
+    entries = as_entries(rows)
     absent = np.fromiter(map(is_, entries, repeat(None)), bool, len(entries))
     if set(map(type, entries)) - {*LISTS, type(None)}:  # NaN, or what pandas has for it
         absent = np.array([is_missing(entry) for entry in entries])

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lossselect.exceptions import DataError, OptionTypeError
 from lossselect.labels.label_lists import LabelLists
-from lossselect.utils.checks import whole
-from lossselect.utils.device_ops import occurrences
+from lossselect.utils.checks import check_int
+from lossselect.utils.device_ops import count_occurrences
 
 
 class Positives:
@@ -66,7 +66,7 @@ class Positives:
             ValueError: a label out of range, or that a row has twice; offsets that are none.
             TypeError: what is no whole number.
         """
-        num_labels = whole("num_labels", num_labels, 1)
+        num_labels = check_int("num_labels", num_labels, 1)
         indices, offsets = (_whole(name, v) for name, v in (("indices", indices), ("offsets", offsets)))
         count = len(offsets) - 1
         if count < 0 or offsets[0] != 0 or offsets[-1] != len(indices) or bool((offsets.diff() < 0).any()):
@@ -179,7 +179,7 @@ class Positives:
 
     def per_row(self) -> Tensor:
         """How many labels each row has, long (N,)."""
-        return occurrences(self.rows, self.num_rows)
+        return count_occurrences(self.rows, self.num_rows)
 
     def known_rows(self) -> Tensor:
         """bool (N,)."""

@@ -22,7 +22,7 @@ class EncodedBatch(NamedTuple):
     weight: Tensor | None = None
 
 
-def positions_as_rows(values: Tensor) -> Tensor:
+def flatten_positions(values: Tensor) -> Tensor:
     """(N, C, ...) as rows (N ..., C): each pixel or time step is one."""
     return values.movedim(1, -1).flatten(0, -2)
 
@@ -103,7 +103,7 @@ def _ragged(target: Any) -> DataError:
     )
 
 
-def lossless_float(target: Tensor) -> Tensor:
+def as_float(target: Tensor) -> Tensor:
     """float32 where that loses nothing (0, 1, .5), else float64 as it came."""
     if target.dtype != torch.float64:
         return target.to(torch.float32)
@@ -118,15 +118,15 @@ ROUNDING = 1e-6
 """How far outside [0, 1] a probability may lie that was computed."""
 
 
-def in_unit(target: Tensor) -> bool:
-    """Whether all values are in [0, 1], none missing: in one pass, where `refuse` takes several."""
+def is_within_unit(target: Tensor) -> bool:
+    """Whether all values are in [0, 1] and none is missing, in one pass over them."""
     if target.device.type != "cpu" or target.numel() == 0:
         return False
     least, most = target.aminmax()  # NaN where there is one
     return bool((least >= 0) & (most <= 1))
 
 
-def within_unit(target: Tensor) -> Tensor:
+def clamp_rounding(target: Tensor) -> Tensor:
     """`target`, where computing has left values outside [0, 1] by no more than rounding, set right."""
     if target.device.type != "cpu":
         return target
@@ -137,7 +137,7 @@ def within_unit(target: Tensor) -> Tensor:
     return unit if bool((target - unit)[outside].abs().max() <= ROUNDING) else target
 
 
-def refuse(
+def raise_for_invalid(
     target: Tensor,
     bad: Tensor,
     needed: str,
@@ -172,7 +172,7 @@ def _place(index: list[int], names: Sequence[str] = ()) -> str:
     return ", ".join(words)
 
 
-def distribution(target: Tensor, missing: float | None, task: str, note: str = "") -> Tensor:
+def as_distributions(target: Tensor, missing: float | None, task: str, note: str = "") -> Tensor:
     """Rows (N, C, ...) that are one-hot or sum to 1, as floats; NaN in all of a missing row.
 
     Args:
@@ -184,12 +184,14 @@ def distribution(target: Tensor, missing: float | None, task: str, note: str = "
     Raises:
         ValueError: a row that is neither, or missing in part.
     """
-    rows = lossless_float(target)
+    rows = as_float(target)
     absent = rows.isnan() if missing is None else rows.isnan() | (target == missing)
     absent_row = absent.all(1, keepdim=True)
-    rows = within_unit(rows.masked_fill(absent_row, 0))
-    refuse(rows, absent & ~absent_row, "a row of class probabilities is missing whole or not at all")
-    refuse(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities")
+    rows = clamp_rounding(rows.masked_fill(absent_row, 0))
+    raise_for_invalid(
+        rows, absent & ~absent_row, "a row of class probabilities is missing whole or not at all"
+    )
+    raise_for_invalid(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities")
     total = rows.sum(1)
     tolerance = 1e-2 if target.dtype in (torch.float16, torch.bfloat16) else 1e-4
     wrong = ((total - 1).abs() > tolerance) & ~absent_row.squeeze(1)

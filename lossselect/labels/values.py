@@ -17,7 +17,7 @@ Value = str | int | bool
 """What a label may be."""
 
 
-def form_of(target: Any) -> str | None:
+def label_form(target: Any) -> str | None:
     """ "names" where the entries are strings, "lists" where they are lists or sets of strings, else None.
 
     Looks at the first entry that is not missing; where all are, at whether there are empty lists.
@@ -61,7 +61,7 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
 def as_number(text: Any) -> float | int | None:
     """The number that a string writes, whole ones exactly; None for "nan", "inf" and "1_000"."""
     if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
-        return int(text.strip() if isinstance(text, str) else text) if len(str(text)) <= MOST_DIGITS else None
+        return int(text.strip() if isinstance(text, str) else text) if len(str(text)) <= MAX_DIGITS else None
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -69,17 +69,17 @@ def as_number(text: Any) -> float | int | None:
     return value if math.isfinite(value) and "_" not in str(text) else None
 
 
-MOST_DIGITS = 300
+MAX_DIGITS = 300
 """Of a number; a longer one is an identifier, and no float64."""
 
 
-def written_forms(text: str) -> tuple[str, ...]:
+def spelling_variants(text: str) -> tuple[str, ...]:
     """How the same label may be written in another file: "1" and "1.0" are one, "v1" and "v1.0" are two."""
     whole = re.fullmatch(r"([+-]?[0-9]+)(\.0+)?", text)
     return (text, whole[1], f"{whole[1]}.0") if whole else (text,)
 
 
-def is_whole(text: str) -> bool:
+def is_integer_text(text: str) -> bool:
     """Whether a string is how a whole number is written: "7", not "007" or "7.0"."""
     number = as_number(text)
     return number is not None and number == number // 1 and str(int(number)) == text
@@ -98,7 +98,7 @@ def is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType")  # pandas' own
 
 
-def entries_of(values: Any) -> list[Any]:
+def as_entries(values: Any) -> list[Any]:
     """One entry a row, as Python's objects."""
     if isinstance(values, str | bytes | Mapping):
         raise DataTypeError(f"Labels are a list, an entry a row; got {type(values).__name__} {values!r}.")
@@ -118,7 +118,7 @@ def _to_list(values: Any) -> list[Any]:
     return values.tolist() if hasattr(values, "tolist") else list(as_list(values))
 
 
-def likeness(value: Any) -> Any:
+def normalize_label(value: Any) -> Any:
     """What labels that a person may take for the same have in common: letters without case and spaces."""
     number = as_number(value)
     if number is not None or not isinstance(value, str):
@@ -127,26 +127,28 @@ def likeness(value: Any) -> Any:
     return " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())
 
 
-def distinct(entries: list[Any]) -> list[Value]:
+def distinct_labels(entries: list[Any]) -> list[Value]:
     """The distinct labels, sorted and checked."""
     try:
         found = {entry for entry in set(entries) if not is_missing(entry)}
     except TypeError:
-        raise unhashable(entries) from None
+        raise unhashable_error(entries) from None
     if any(value in (0, 1) for value in found if not isinstance(value, str)):
         # True == 1: in a set either stands for both
         kinds = {kind: next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))}
-        check_kinds((plain_value(example) for example in kinds.values() if not is_missing(example)), entries)
+        check_same_type(
+            (plain_value(example) for example in kinds.values() if not is_missing(example)), entries
+        )
     known = [plain_value(value) for value in found]
     if not known:
         raise DataError(
             "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
         )
-    check_kinds(known, entries)
+    check_same_type(known, entries)
     return sorted_values(known)
 
 
-def check_kinds(values: Iterable[Any], entries: Sequence[Any]) -> None:
+def check_same_type(values: Iterable[Any], entries: Sequence[Any]) -> None:
     """TypeError or ValueError unless the labels are all strings, all integers or all booleans.
 
     Args:
@@ -171,7 +173,7 @@ def _first(entries: Sequence[Any], value: Any) -> int:
     return next(i for i, entry in enumerate(entries) if type(plain_value(entry)) is type(value))
 
 
-def unhashable(entries: Sequence[Any], owner: np.ndarray | None = None) -> TypeError:
+def unhashable_error(entries: Sequence[Any], owner: np.ndarray | None = None) -> TypeError:
     """The error for entries among which is a list; `owner` tells the row of each."""
     i = next(i for i, entry in enumerate(entries) if not _hashable(entry))
     row = i if owner is None else owner[i]

@@ -13,19 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError, UnseenLabelError
-from lossselect.labels.label_lists import LabelLists, absent_rows, rows_of
+from lossselect.labels.label_lists import LabelLists, as_label_rows, missing_rows
 from lossselect.labels.values import (
     IGNORE_INDEX,
     Value,
-    check_kinds,
-    distinct,
-    entries_of,
+    as_entries,
+    check_same_type,
+    distinct_labels,
+    is_integer_text,
     is_missing,
-    is_whole,
     plain_value,
-    unhashable,
+    unhashable_error,
 )
-from lossselect.utils.checks import first_twice, nearest, some
+from lossselect.utils.checks import first_duplicate, shorten, suggestion
 from lossselect.utils.warnings import warn
 
 
@@ -60,17 +60,17 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         values = tuple(plain_value(value) for value in self.values)
-        check_kinds(values, values)
+        check_same_type(values, values)
         if not values:
             raise DataError("There is no label: a vocabulary needs one at least.")
         index = {value: i for i, value in enumerate(values)}
         if len(index) < len(values):
-            raise DataError(f"Label {first_twice(values)!r} comes twice.")
+            raise DataError(f"Label {first_duplicate(values)!r} comes twice.")
         names = tuple(map(str, self.names or values))
         if len(names) != len(values):
             raise ConfigError(f"There are {len(values)} labels, but {len(names)} names for them.")
         if len(set(names)) < len(names):
-            raise ConfigError(f"Names must differ, but {first_twice(names)!r} comes twice.")
+            raise ConfigError(f"Names must differ, but {first_duplicate(names)!r} comes twice.")
         index[None] = IGNORE_INDEX
         for name, value in {"values": values, "names": names, "_index": index}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -88,12 +88,12 @@ class Vocabulary:
             ValueError: all labels are missing, fractions, a label that is not among `class_names`.
             TypeError: labels of several types, lists.
         """
-        return cls._of(distinct(entries_of(values)), class_names)
+        return cls._of(distinct_labels(as_entries(values)), class_names)
 
     @classmethod
     def fit_lists(cls, rows: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
         """The same for a list of labels per row, such as `[["news", "sport"], [], None]`."""
-        return cls._of(distinct(list(chain.from_iterable(rows_of(rows)))), class_names)
+        return cls._of(distinct_labels(list(chain.from_iterable(as_label_rows(rows)))), class_names)
 
     @classmethod
     def _of(cls, found: list[Value], class_names: Sequence[str] | None) -> "Vocabulary":
@@ -107,7 +107,9 @@ class Vocabulary:
             by_name = {str(value): value for value in found}
             # of labels that do not occur only the name is known: they are of the others' type
             number = found and all(type(value) is int for value in found)
-            return cls(tuple(by_name.get(n, int(n) if number and is_whole(n) else n) for n in names), names)
+            return cls(
+                tuple(by_name.get(n, int(n) if number and is_integer_text(n) else n) for n in names), names
+            )
         if kind is bool and len(names) == 2:
             return cls((False, True), names)
         places = [str(i) for i in range(len(names))]
@@ -117,7 +119,7 @@ class Vocabulary:
             return cls(tuple(range(len(names))), names)
         other = next(value for value in found if str(value) not in names)
         raise DataError(
-            f"Label {other!r} is not among the class_names: {some(names)}.{nearest(str(other), names)}"
+            f"Label {other!r} is not among the class_names: {shorten(names)}.{suggestion(str(other), names)}"
         )
 
     def __len__(self) -> int:
@@ -136,13 +138,13 @@ class Vocabulary:
             TypeError: entries that are lists.
         """
         _check_policy(handle_unknown)
-        entries = entries_of(values)
+        entries = as_entries(values)
         try:
             return np.fromiter(map(self._index.__getitem__, entries), np.int64, len(entries))
         except KeyError:
             return self._encodesome(entries, handle_unknown)
         except TypeError:
-            raise unhashable(entries) from None
+            raise unhashable_error(entries) from None
 
     def _encodesome(
         self, entries: Sequence[Any], handle_unknown: str, rows: np.ndarray | None = None
@@ -159,7 +161,8 @@ class Vocabulary:
             said = [f"{value!r} ({count})" for value, count in counts]
             warn(
                 "unseen_label",
-                f"Not seen in training, and left out: {len(others)} of {len(entries)} labels, {some(said)}.",
+                f"Not seen in training, and left out: {len(others)} of {len(entries)} labels, "
+                f"{shorten(said)}.",
             )
         return np.array([IGNORE_INDEX if code is None else code for code in found], dtype=np.int64)
 
@@ -169,7 +172,7 @@ class Vocabulary:
         if type(value) is not type(self.values[0]) and str(value) in map(str, self.values):
             kind = type(self.values[0]).__name__
             return f"{said} The labels are of type {kind}, this one is of type {type(value).__name__}."
-        return f"{said}{nearest(str(value), self.names)} There are {len(self)}: {some(self.names)}."
+        return f"{said}{suggestion(str(value), self.names)} There are {len(self)}: {shorten(self.names)}."
 
     def encode_lists(self, rows: Iterable[Any], handle_unknown: str = "error") -> "LabelLists":
         """The labels of each row as indices; a label that a row has twice counts once.
@@ -183,8 +186,8 @@ class Vocabulary:
             TypeError: a row that is no list, such as a string.
         """
         _check_policy(handle_unknown)
-        rows = entries_of(rows)  # once: it may be an iterator
-        lists = rows_of(rows)
+        rows = as_entries(rows)  # once: it may be an iterator
+        lists = as_label_rows(rows)
         flat = list(chain.from_iterable(lists))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         owner = np.repeat(np.arange(len(lists)), lengths)
@@ -193,7 +196,7 @@ class Vocabulary:
         except KeyError:
             codes = self._encodesome(flat, handle_unknown, owner)
         except TypeError:
-            raise unhashable(flat, owner) from None
+            raise unhashable_error(flat, owner) from None
         known = codes != IGNORE_INDEX
         if not known.all():
             hole = next((i for i in np.flatnonzero(~known) if is_missing(flat[i])), None)
@@ -203,7 +206,7 @@ class Vocabulary:
                     "None as a whole, one without labels is an empty list.",
                     row=owner[hole],
                 )
-        return LabelLists.of_pairs(owner[known], codes[known], len(lists), len(self), absent_rows(rows))
+        return LabelLists.of_pairs(owner[known], codes[known], len(lists), len(self), missing_rows(rows))
 
     def decode(self, indices: Any) -> list[Any]:
         """The labels of indices, as they came; None for -100.

@@ -14,14 +14,14 @@ from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import lookup
 
-MOST_POS_WEIGHT = 100.0
+MAX_POS_WEIGHT = 100.0
 """Beyond, and below its inverse, `pos_weight=auto` is clipped: a single positive would rule a batch."""
 
 BETA = 0.999
 """What `weight=effective_number` takes where `beta` is not given."""
 
 
-def prior_of(task: Task, counts: LabelCounts) -> np.ndarray:
+def class_prior(task: Task, counts: LabelCounts) -> np.ndarray:
     """The share of each class (C,), which sum to 1, or of each label's positives (L,), in (0, 1)."""
     if task.activation == "softmax":
         mass = np.maximum(counts.mass, 0.5)
@@ -64,7 +64,7 @@ def auto_pos_weight(task: Task, counts: LabelCounts) -> np.ndarray:
     positives = counts.mass[-task.num_outputs :]
     negatives = counts.known[-task.num_outputs :] - positives
     ratio = negatives / np.where(positives > 0, positives, 1)
-    ratio = np.clip(ratio, 1 / MOST_POS_WEIGHT, MOST_POS_WEIGHT)
+    ratio = np.clip(ratio, 1 / MAX_POS_WEIGHT, MAX_POS_WEIGHT)
     return np.where((positives > 0) & (negatives > 0), ratio, 1.0)
 
 
@@ -112,7 +112,7 @@ def prior_logits(
 
     Args:
         task: Whose outputs they are.
-        prior: As `prior_of` returns it.
+        prior: As `class_prior` returns it.
         weight: Of the loss: under softmax shares are those of the weighted classes.
         pos_weight: Of the loss: the odds are multiplied by it.
         tau: What `logit_adjusted` adds in the loss, so that it must not be in the logits as well.

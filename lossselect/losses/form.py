@@ -10,7 +10,7 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import check_options
 
 
-def formula_of(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
+def select_formula(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     """The form of a loss that the task takes, where it has one and all of the options."""
     forms = find_loss(name)
     formula = forms.get(task.activation)
@@ -51,7 +51,7 @@ def formula_of(task: Task, name: str, options: Mapping[str, Any]) -> Formula:
     return formula
 
 
-def without_unset(task: Task, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def drop_unset(task: Task, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Without a None for what another form has: in a config the group `loss` lists the options of all."""
     forms = find_loss(name)
     own = formula_options(forms[task.activation]) if task.activation in forms else {}
@@ -59,6 +59,6 @@ def without_unset(task: Task, name: str, options: Mapping[str, Any]) -> dict[str
     return {key: value for key, value in options.items() if value is not None or key not in others}
 
 
-def not_none(values: Mapping[str, Any]) -> dict[str, Any]:
+def reject_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries whose value is not None."""
     return {key: value for key, value in values.items() if value is not None}

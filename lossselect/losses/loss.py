@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.exceptions import ConfigError
-from lossselect.losses.class_weights import check_named, named_weight, prior_logits, prior_of
-from lossselect.losses.form import formula_of, not_none, without_unset
+from lossselect.losses.class_weights import check_named, class_prior, named_weight, prior_logits
+from lossselect.losses.form import drop_unset, reject_none, select_formula
 from lossselect.losses.functional.dice import REGIONS
 from lossselect.losses.options import check_form_of_weight, check_sample_weight, of_samples, per_output
 from lossselect.losses.registry import formula_options, formula_takes
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, along_classes, as_task
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 
 class Loss(nn.Module):
@@ -63,16 +63,16 @@ class Loss(nn.Module):
         super().__init__()
         task = as_task(task)
         given = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
-        options = without_unset(task, name, options)
-        self.formula = formula_of(task, name, {**options, **not_none(given)})
+        options = drop_unset(task, name, options)
+        self.formula = select_formula(task, name, {**options, **reject_none(given)})
         self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
             raise ConfigError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
-        if number("label_smoothing", label_smoothing, 0, 1) == 1:
+        if check_float("label_smoothing", label_smoothing, 0, 1) == 1:
             raise ConfigError("label_smoothing must be below 1: at 1 no label is left.")
         if beta is not None and weight != "effective_number":
             raise ConfigError("beta has no effect without weight=effective_number.")
-        if beta is not None and number("beta", beta, 0, 1) == 1:
+        if beta is not None and check_float("beta", beta, 0, 1) == 1:
             raise ConfigError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
         self.name, self.task, self.reduction = name, task, reduction
         self.label_smoothing, self.beta, self.options = label_smoothing, beta, options
@@ -88,7 +88,7 @@ class Loss(nn.Module):
             for key, value in self.named.items():
                 given[key] = named_weight(key, value, task, counts, beta)
             if "prior" in told:
-                given["prior"] = prior_of(task, counts)
+                given["prior"] = class_prior(task, counts)
         self.reasons: list[str] = []
         """Why it was chosen, where `loss=auto` has chosen it."""
         self._values_checked = False
@@ -128,7 +128,7 @@ class Loss(nn.Module):
         )
         logits = prior_logits(
             self.task,
-            prior_of(self.task, counts),
+            class_prior(self.task, counts),
             weight=weight,
             pos_weight=pos_weight,
             tau=self.tau,
@@ -148,7 +148,7 @@ class Loss(nn.Module):
         if self.reduction == "none":
             return losses
         total, count = _summed(losses, divisors)
-        return total if self.reduction == "sum" else divide(total, count)
+        return total if self.reduction == "sum" else safe_divide(total, count)
 
     def sum_and_count(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
@@ -337,7 +337,7 @@ def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | i
     return losses.sum(), losses.numel() if divisors is None else divisors.sum()
 
 
-def divide(total: Tensor, count: Tensor | float) -> Tensor:
+def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
     """Return total / count; 0 (with a zero gradient) where nothing counts.
 
     Then the total need not be 0: smoothing moves a part of a label to other classes, whose weights count.

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import nearest, some
+from lossselect.utils.checks import shorten, suggestion
 
-MOST_WEIGHT = 1e30
+MAX_WEIGHT = 1e30
 """What counts as finite: times a loss of 1e4 it still is, in float32."""
 
 
@@ -32,7 +32,7 @@ def _by_name(name: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
                 )
             raise ConfigError(
                 f"{name} is given for {key!r}, but {task} has no such "
-                f"output.{nearest(key, task.output_names)} There are: {some(task.output_names)}."
+                f"output.{suggestion(key, task.output_names)} There are: {shorten(task.output_names)}."
             )
     return [given.get(output, 1.0) for output in task.output_names]
 
@@ -59,7 +59,7 @@ def per_output(name: str, values: Any, task: Task) -> Tensor | None:
             f"{name} must have one value per output, shape ({width},) for {task}, "
             f"got shape {tuple(given.shape)}.{fix}"
         )
-    bad = ~((given >= 0) & (given <= MOST_WEIGHT))
+    bad = ~((given >= 0) & (given <= MAX_WEIGHT))
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         label = f" for {task.output_names[i]!r}"
@@ -85,7 +85,7 @@ def _check_prior(prior: Tensor, task: Task) -> None:
 
 def check_sample_weight(sample_weight: Tensor) -> None:
     """ValueError for weights of samples that are negative or not finite; looks at their values."""
-    bad = ~((sample_weight >= 0) & (sample_weight <= MOST_WEIGHT))
+    bad = ~((sample_weight >= 0) & (sample_weight <= MAX_WEIGHT))
     if bool(bad.any()):
         index = bad.nonzero()[0].tolist()
         raise DataError(

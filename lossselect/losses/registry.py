@@ -24,7 +24,7 @@ from typing import Any
 
 from lossselect.exceptions import ConfigError
 from lossselect.losses import functional
-from lossselect.utils.checks import nearest
+from lossselect.utils.checks import suggestion
 
 Formula = Callable[..., Any]
 
@@ -61,7 +61,7 @@ OTHER_NAMES = {
 """What people call them elsewhere, in small letters alone."""
 
 
-def no_such_loss(name: str, more: tuple[str, ...] = ()) -> str:
+def unknown_loss_error(name: str, more: tuple[str, ...] = ()) -> str:
     """The message for a name that the table lacks; `more` are listed before its own names."""
     meant = OTHER_NAMES.get("".join(filter(str.isalpha, str(name))).lower())
     if meant and name not in LOSSES:
@@ -71,7 +71,7 @@ def no_such_loss(name: str, more: tuple[str, ...] = ()) -> str:
             f"Choose one of: {', '.join((*more, *LOSSES))}."
         )
     known = ", ".join((*more, *LOSSES))
-    return f"There is no loss {name!r}.{nearest(str(name), LOSSES)} Choose one of: {known}."
+    return f"There is no loss {name!r}.{suggestion(str(name), LOSSES)} Choose one of: {known}."
 
 
 def find_loss(name: str) -> dict[str, Formula]:
@@ -82,7 +82,7 @@ def find_loss(name: str) -> dict[str, Formula]:
             "select_loss(task, counts=counts, **suggest_loss(task, counts)[0])."
         )
     if not isinstance(name, str) or name not in LOSSES:
-        raise ConfigError(no_such_loss(name))
+        raise ConfigError(unknown_loss_error(name))
     return LOSSES[name]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossselect.metrics.task_metric import Seen, TaskMetric
+from lossselect.metrics.task_metric import MetricInput, TaskMetric
 
 CALIBRATION_BINS = 15
 """Of equal width, as in Guo et al., 2017."""
@@ -28,7 +28,7 @@ class CalibrationError(TaskMetric):
         # in float64: float32 counts to 16,777,216
         self.add_state("bins", torch.zeros(3, CALIBRATION_BINS, dtype=torch.double), dist_reduce_fx="sum")
 
-    def accumulate(self, seen: Seen) -> None:
+    def accumulate(self, seen: MetricInput) -> None:
         """Add probabilities and labels to their bins."""
         probabilities, target, known = seen.rows
         if self.task.activation == "softmax":

@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from lossselect.compat.torchmetrics import forget_forward_value, is_synced
 from lossselect.metrics.registry import RANKING, f1, make_metric
 from lossselect.metrics.stat_scores import ConfusionMatrix
-from lossselect.metrics.task_metric import Seen, Summary, TaskMetric, look
+from lossselect.metrics.task_metric import MetricInput, Summary, TaskMetric, metric_input
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
 from lossselect.utils.checks import lookup
 
@@ -50,7 +50,7 @@ class TaskMetrics(MetricCollection):
         Raises:
             ValueError: shapes or dtypes that do not fit; on the CPU also values outside [0, 1].
         """
-        seen = look(self.task, probabilities, target, predictions, log_odds)
+        seen = metric_input(self.task, probabilities, target, predictions, log_odds)
         if seen is None:
             return
         self.take(seen)
@@ -58,7 +58,7 @@ class TaskMetrics(MetricCollection):
             if not self._is_own(metric):
                 metric.update(probabilities, target)
 
-    def take(self, seen: Seen) -> None:
+    def take(self, seen: MetricInput) -> None:
         """Add a batch that has been checked to the task's own metrics."""
         for first, *others in self._sharing():
             first.update(seen.probabilities, seen.target, seen=seen)
@@ -73,7 +73,7 @@ class TaskMetrics(MetricCollection):
         log_odds: Tensor | None = None,
     ) -> dict[str, Any]:
         """Add a batch, and return the values of this batch alone."""
-        seen = look(self.task, probabilities, target, predictions, log_odds)
+        seen = metric_input(self.task, probabilities, target, predictions, log_odds)
         groups = self._sharing()
         # torchmetrics passes on the keywords that a metric's update has
         values: dict[str, Any] = super().forward(probabilities, target, seen=seen)
@@ -206,7 +206,7 @@ def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
     return columns | {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
 
 
-def counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
+def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
     """Return how many positives and negatives of each probability there were, (num_probabilities,) each."""
     hits, false_alarms, quiet, misses = _summary(metrics, "accuracy").statistic.unbind(-1)
     return hits + misses, quiet + false_alarms

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lossselect.exceptions import DataError
-from lossselect.utils.distributed import of_all_ranks
+from lossselect.utils.distributed import all_gather
 
 HELD_STEPS = 1024
 """Outputs of up to this many steps are held: a small tensor takes more than its bytes."""
@@ -48,7 +48,7 @@ def has_steps(loss: LossMean, prefix: str) -> bool:
     Raises:
         ValueError: some of them had one, others had none.
     """
-    had = of_all_ranks(loss.update_called)
+    had = all_gather(loss.update_called)
     if any(had) and not all(had):
         raise DataError(
             f"Process {had.index(False)} of {len(had)} had no {prefix.strip('/')} batch, and others had "

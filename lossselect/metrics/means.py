@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossselect.labels.targets import positions_as_rows
-from lossselect.metrics.task_metric import Seen, TaskMetric
+from lossselect.labels.targets import flatten_positions
+from lossselect.metrics.task_metric import MetricInput, TaskMetric
 from lossselect.tasks.registry import IGNORE_INDEX
 
-Values = Callable[[Seen], tuple[Tensor, Tensor]]
+Values = Callable[[MetricInput], tuple[Tensor, Tensor]]
 """What a mean is taken of in a batch, and which of these values count."""
 
 
@@ -31,7 +31,7 @@ class Mean(TaskMetric):
         self.add_state(self._total, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
         self.add_state(self._count, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def accumulate(self, seen: Seen) -> None:
+    def accumulate(self, seen: MetricInput) -> None:
         """Add the values of a batch."""
         values, known = self.values(seen)
         total = torch.where(known, values, 0).sum(dtype=torch.double)
@@ -44,7 +44,7 @@ class Mean(TaskMetric):
         return mean
 
 
-def square_errors(seen: Seen) -> tuple[Tensor, Tensor]:
+def square_errors(seen: MetricInput) -> tuple[Tensor, Tensor]:
     """(p - y)^2 of each label y, soft labels as they are; for multiclass summed over the classes of a row."""
     probabilities, target, known = seen.rows
     if seen.task.activation == "sigmoid":
@@ -55,14 +55,14 @@ def square_errors(seen: Seen) -> tuple[Tensor, Tensor]:
     return (probabilities - target).square().sum(1), known
 
 
-def absolute_errors(seen: Seen) -> tuple[Tensor, Tensor]:
+def absolute_errors(seen: MetricInput) -> tuple[Tensor, Tensor]:
     """By how many classes the predictions are wrong."""
     return (seen.predictions - seen.truth).abs(), seen.known
 
 
-def exact_matches(seen: Seen) -> tuple[Tensor, Tensor]:
+def exact_matches(seen: MetricInput) -> tuple[Tensor, Tensor]:
     """Whether the known labels of a row, at least one, are all decided correctly."""
-    predictions, truth = positions_as_rows(seen.predictions), positions_as_rows(seen.truth)
+    predictions, truth = flatten_positions(seen.predictions), flatten_positions(seen.truth)
     known = truth != IGNORE_INDEX
     return ((predictions == truth) | ~known).all(1), known.any(1)
 
@@ -71,7 +71,7 @@ def exact_matches(seen: Seen) -> tuple[Tensor, Tensor]:
 # label for a low one, and the denominator of its ranking loss depends on the batch size.
 
 
-def ranking_losses(seen: Seen) -> tuple[Tensor, Tensor]:
+def ranking_losses(seen: MetricInput) -> tuple[Tensor, Tensor]:
     """The share of pairs of a label that is there and one that is not in the wrong order, or level.
 
     0 where there is no pair.
@@ -86,7 +86,7 @@ def ranking_losses(seen: Seen) -> tuple[Tensor, Tensor]:
     return wrong / (there.sum(1) * absent.sum(1)).clamp(min=1), (there | absent).any(1)
 
 
-def coverage_errors(seen: Seen) -> tuple[Tensor, Tensor]:
+def coverage_errors(seen: MetricInput) -> tuple[Tensor, Tensor]:
     """How far down the ranking all labels that are there are found."""
     scores, truth = seen.ranks
     known = truth != IGNORE_INDEX
@@ -94,7 +94,7 @@ def coverage_errors(seen: Seen) -> tuple[Tensor, Tensor]:
     return ((scores >= lowest) & known).sum(1), known.any(1)
 
 
-def precisions_at(seen: Seen, k: int) -> tuple[Tensor, Tensor]:
+def precisions_at(seen: MetricInput, k: int) -> tuple[Tensor, Tensor]:
     """The share of the k highest labels that are there."""
     scores, truth = seen.ranks
     known = truth != IGNORE_INDEX
@@ -116,7 +116,7 @@ class Kappa(TaskMetric):
         self.moments: Tensor
         self.add_state("moments", torch.zeros(5, dtype=torch.double), dist_reduce_fx="sum")
 
-    def accumulate(self, seen: Seen) -> None:
+    def accumulate(self, seen: MetricInput) -> None:
         """Add the moments of a batch."""
         decided, true = seen.predictions.double(), seen.truth.double()
         squares = decided.square() + true.square()

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossselect.metrics.task_metric import Seen, TaskMetric
+from lossselect.metrics.task_metric import MetricInput, TaskMetric
 from lossselect.tasks.registry import IGNORE_INDEX
-from lossselect.utils.device_ops import occurrences
-from lossselect.utils.distributed import of_all_ranks
+from lossselect.utils.device_ops import count_occurrences
+from lossselect.utils.distributed import all_gather
 
-MOST_EXACT = 10_000_000
+MAX_EXACT = 10_000_000
 """Up to so many outputs (rows x classes) of an epoch are kept, 8 to 16 bytes each; of more, counts."""
 
-MOST_PARTS = 256
+MAX_PARTS = 256
 """Tensors of up to so many batches are kept apart."""
 
-MOST_BINS, LEAST_BINS, BIN_CELLS = 8192, 256, 1 << 24
+MAX_BINS, MIN_BINS, BIN_CELLS = 8192, 256, 1 << 24
 """Bins of each class: 8192 up to 2048 classes, then fewer, so that counts take 256 MiB up to 65,536."""
 
 WIDEST = 40.0
@@ -40,7 +40,7 @@ class Ranking(TaskMetric):
     NaN where there is no positive or no negative. Written out on the CPU, since torchmetrics goes through
     thresholds where two sorts tell all: of 64,000 rows and 10 classes it takes nine times as long.
 
-    With more than `MOST_EXACT` outputs, log-odds are counted in bins of equal width between -40 and 40 (.01
+    With more than `MAX_EXACT` outputs, log-odds are counted in bins of equal width between -40 and 40 (.01
     each up to 2048 classes), and outputs within one bin are ties; torchmetrics' own bins are of probability,
     the same for all classes: where all scores are below .01 they see none.
     """
@@ -54,13 +54,13 @@ class Ranking(TaskMetric):
         self.bins: Tensor
         self.add_state("bins", torch.zeros(0, dtype=torch.long), dist_reduce_fx="sum")
 
-    def accumulate(self, seen: Seen) -> None:
+    def accumulate(self, seen: MetricInput) -> None:
         """Keep log-odds and target of a batch, or put them in bins."""
         log_odds, truth = seen.ranks
         self.scores, self.truth = [*self.scores, log_odds], [*self.truth, truth]
-        if len(self.scores) >= MOST_PARTS:  # to copy and count the lists takes longer with each batch
+        if len(self.scores) >= MAX_PARTS:  # to copy and count the lists takes longer with each batch
             self.scores, self.truth = [torch.cat(self.scores)], [torch.cat(self.truth)]
-        if self.bins.numel() or self._count() > MOST_EXACT:
+        if self.bins.numel() or self._count() > MAX_EXACT:
             self._put_in_bins()
 
     def _count(self) -> int:
@@ -73,7 +73,7 @@ class Ranking(TaskMetric):
     def _binned(self, bins: Tensor, scores: list[Tensor], truths: list[Tensor]) -> Tensor:
         """Add scores to counts (2, C, B) of negatives and positives, -40 first."""
         classes = self.task.num_probabilities
-        width = max(LEAST_BINS, min(MOST_BINS, BIN_CELLS // classes))
+        width = max(MIN_BINS, min(MAX_BINS, BIN_CELLS // classes))
         if not bins.numel():
             bins = bins.new_zeros(2 * classes * width)
         for z, truth in zip(scores, truths, strict=True):
@@ -81,13 +81,13 @@ class Ranking(TaskMetric):
             positive, known = self._by_class(truth)
             cells = (positive.long() * classes + torch.arange(classes, device=z.device)) * width + places
             cells = torch.where(known & ~z.isnan(), cells, -1).flatten()
-            bins = bins + occurrences(cells + 1, len(bins) + 1)[1:]
+            bins = bins + count_occurrences(cells + 1, len(bins) + 1)[1:]
         return bins
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
         """Put together what all processes have: in bins where one process would have put it there."""
-        counts = of_all_ranks((self._count(), self.bins.numel()))
-        if any(binned for _, binned in counts) or sum(count for count, _ in counts) > MOST_EXACT:
+        counts = all_gather((self._count(), self.bins.numel()))
+        if any(binned for _, binned in counts) or sum(count for count, _ in counts) > MAX_EXACT:
             self._put_in_bins()
         elif not self.scores:  # torchmetrics would gather another shape and dtype than the others have
             classes = self.task.num_probabilities
@@ -103,7 +103,7 @@ class Ranking(TaskMetric):
             bins = self._binned(*(incoming_state[name] for name in ("bins", "scores", "truth")))
             incoming_state = {**incoming_state, "bins": bins, "scores": [], "truth": []}
         super()._reduce_states(incoming_state)
-        if self._count() > MOST_EXACT:
+        if self._count() > MAX_EXACT:
             self._put_in_bins()
 
     def _by_class(self, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torchmetrics import classification as tm
 
-from lossselect.metrics.task_metric import Seen, TaskMetric
+from lossselect.metrics.task_metric import MetricInput, TaskMetric
 from lossselect.tasks.registry import IGNORE_INDEX
-from lossselect.utils.device_ops import occurrences
+from lossselect.utils.device_ops import count_occurrences
 
 
 class StatScores(TaskMetric):
@@ -24,7 +24,7 @@ class StatScores(TaskMetric):
         counts = torch.zeros(4, self.task.num_probabilities, dtype=torch.long)
         self.add_state("counts", counts, dist_reduce_fx="sum")
 
-    def accumulate(self, seen: Seen) -> None:
+    def accumulate(self, seen: MetricInput) -> None:
         """Count the predictions of a batch."""
         predictions, truth = seen.predictions, seen.truth
         if self.task.activation == "sigmoid":
@@ -38,7 +38,7 @@ class StatScores(TaskMetric):
             predictions = torch.where(predictions == IGNORE_INDEX, width, predictions)  # NaN logits: no class
             # what is not known goes one beyond the last class: to leave it out would make a device wait
             positives, predicted, hits = (
-                occurrences(torch.where(kept, classes, width), width + 1)[:width]
+                count_occurrences(torch.where(kept, classes, width), width + 1)[:width]
                 for classes, kept in (
                     (truth, known),
                     (predictions, known),

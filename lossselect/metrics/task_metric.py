@@ -12,12 +12,12 @@ from torchmetrics import Metric
 
 from lossselect.compat.torchmetrics import computed_value, set_computed_value, share_states
 from lossselect.exceptions import ConfigError
-from lossselect.labels.targets import in_unit, positions_as_rows
+from lossselect.labels.targets import flatten_positions, is_within_unit
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 
 @dataclass(frozen=True)
-class Seen:
+class MetricInput:
     """A batch as metrics see it, with what several of them need computed once."""
 
     task: Task
@@ -49,13 +49,13 @@ class Seen:
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities (M, num_probabilities), the target and `known`, all with one row per position."""
         target, known = (_as_rows(values, self.probabilities) for values in (self.target, self.known))
-        return positions_as_rows(self.probabilities).double(), target, known
+        return flatten_positions(self.probabilities).double(), target, known
 
     @cached_property
     def ranks(self) -> tuple[Tensor, Tensor]:
         """What ranks: log-odds (M, num_probabilities), infinity as a large number, and `truth` in rows."""
         log_odds = self.probabilities.double().logit() if self.log_odds is None else self.log_odds.double()
-        return positions_as_rows(log_odds).clamp(-1e30, 1e30), _as_rows(self.truth, self.probabilities)
+        return flatten_positions(log_odds).clamp(-1e30, 1e30), _as_rows(self.truth, self.probabilities)
 
 
 class Summary(NamedTuple):
@@ -67,16 +67,16 @@ class Summary(NamedTuple):
 
 
 def _as_rows(values: Tensor, like: Tensor) -> Tensor:
-    return positions_as_rows(values) if values.ndim == like.ndim else values.flatten()
+    return flatten_positions(values) if values.ndim == like.ndim else values.flatten()
 
 
-def look(
+def metric_input(
     task: Task,
     probabilities: Tensor,
     target: Tensor,
     predictions: Tensor | None = None,
     log_odds: Tensor | None = None,
-) -> Seen | None:
+) -> MetricInput | None:
     """Check a batch, as `TaskMetrics.update` documents; return None for an empty one."""
     task.check_probabilities(probabilities)
     target = task.check_target(target, probabilities)
@@ -85,7 +85,7 @@ def look(
             f"Expected log_odds of the shape of the probabilities, {tuple(probabilities.shape)}, got "
             f"{tuple(log_odds.shape)}. Pass task.log_odds(logits)."
         )
-    if probabilities.device.type == "cpu" and not in_unit(probabilities):
+    if probabilities.device.type == "cpu" and not is_within_unit(probabilities):
         # NaN is no value outside: a net that diverged has metrics, which are NaN
         outside = probabilities[(probabilities < 0) | (probabilities > 1)]
         if len(outside):
@@ -98,7 +98,7 @@ def look(
     probabilities = probabilities.detach()
     log_odds = None if log_odds is None else log_odds.detach()
     predictions = task.predict_from_probabilities(probabilities) if predictions is None else predictions
-    return Seen(task, probabilities, target, predictions, log_odds)
+    return MetricInput(task, probabilities, target, predictions, log_odds)
 
 
 class TaskMetric(Metric):
@@ -144,7 +144,7 @@ class TaskMetric(Metric):
         return self._higher_is_better
 
     @abstractmethod
-    def accumulate(self, seen: Seen) -> None:
+    def accumulate(self, seen: MetricInput) -> None:
         """Add a batch to the states.
 
         States are replaced, never changed in place: the metrics of a collection share them.
@@ -160,7 +160,7 @@ class TaskMetric(Metric):
         target: Tensor,
         predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
-        seen: Seen | None = None,
+        seen: MetricInput | None = None,
     ) -> None:
         """Add a batch; see `TaskMetrics.update`.
 
@@ -171,7 +171,7 @@ class TaskMetric(Metric):
             log_odds: As `task.log_odds(logits)` returns them, where they are known.
             seen: The same batch, where a collection has checked it.
         """
-        seen = look(self.task, probabilities, target, predictions, log_odds) if seen is None else seen
+        seen = metric_input(self.task, probabilities, target, predictions, log_odds) if seen is None else seen
         if seen is not None:
             self.support = self.support + seen.support
             self.accumulate(seen)

@@ -95,7 +95,7 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
     return bias
 
 
-def biases_of(nodes: list[object]) -> Iterator[Tensor]:
+def bias_values(nodes: list[object]) -> Iterator[Tensor]:
     """The parameters that the last operations of a graph took, casts left aside."""
     for node in nodes:
         for inner, _ in getattr(node, "next_functions", ()):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import check_options, lookup, number, split_name, whole
+from lossselect.utils.checks import check_float, check_int, check_options, lookup, split_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,18 +38,18 @@ def mlp(
 
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise OptionTypeError(f"hidden must be a list of widths, such as [64], got {hidden!r}.")
-    number("dropout", dropout, 0, 1)
-    number("input_dropout", input_dropout, 0, 1)
+    check_float("dropout", dropout, 0, 1)
+    check_float("input_dropout", input_dropout, 0, 1)
     layers: list[nn.Module] = []
     if clip is not None:
-        if number("clip", clip, 0) == 0:
+        if check_float("clip", clip, 0) == 0:
             raise ConfigError("clip must be above 0: at 0 all features would be the same.")
         layers.append(nn.Hardtanh(-clip, clip))
     if input_dropout:
         layers.append(nn.Dropout(input_dropout))
     width = num_features
     for size in hidden:
-        layers += [nn.Linear(width, whole("a width of hidden", size, 1)), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, check_int("a width of hidden", size, 1)), nn.ReLU(), nn.Dropout(dropout)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
@@ -89,7 +89,7 @@ def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ())
     lookup(dict.fromkeys((*also, *HEADS)), name, "head")
     check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
     if options.get("chunk") is not None:
-        whole("head.chunk", options["chunk"], 1)
+        check_int("head.chunk", options["chunk"], 1)
     return {"name": name, **{key: value for key, value in options.items() if value is not None}}
 
 
@@ -120,9 +120,11 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
         return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
         said = {key: value for key, value in options.items() if key != "num_features"}
-        raise ConfigError(f"Net {spec['name']!r} cannot be built with {said}: {first_line(error)}") from None
+        raise ConfigError(
+            f"Net {spec['name']!r} cannot be built with {said}: {first_sentence(error)}"
+        ) from None
 
 
-def first_line(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
     """What went wrong, without the stack that torch's C++ code adds."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from lossselect.metrics.direction import best_mode
 from lossselect.reporting.plan import Line, Monitor, Plan, Training
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import some, split_name
+from lossselect.utils.checks import shorten, split_name
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
@@ -96,7 +96,7 @@ def _others(setting: str, chosen: str, *variants: str) -> str:
 
 
 def _names(task: Task) -> str:
-    return some(task.names) + (" (the positive one)" if task.positive_name else "")
+    return shorten(task.names) + (" (the positive one)" if task.positive_name else "")
 
 
 def _why_names(task: Task) -> str:
@@ -158,7 +158,7 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
         buffer = getattr(criterion, name)
         if buffer is not None:
             each = zip(task.output_names, buffer.tolist(), strict=True)
-            said.append(f"{name} {some([f'{label}: {value:.3g}' for label, value in each], 6)}")
+            said.append(f"{name} {shorten([f'{label}: {value:.3g}' for label, value in each], 6)}")
             named = f"{name}={criterion.named[name]}" if name in criterion.named else name
             told += [named] if name in criterion.counted else []
     said += [f"{criterion.named.get(name, name)}, counted by fit" for name in criterion.waits_for]
@@ -186,20 +186,20 @@ def _example(task: Task, splits: "Splits", chunked: bool) -> str:
     labels = given.multi_hot(row) if isinstance(given, LabelLists) else given[row]
     encoded = task.encode(labels)
     if encoded.is_floating_point() and encoded.frac().nan_to_num().any():
-        came = f"[{some([f'{value:.3g}' for value in np.ravel(labels)])}]"
+        came = f"[{shorten([f'{value:.3g}' for value in np.ravel(labels)])}]"
     else:
         came = _said(task.decode(task.to_hard_labels(encoded))[0])
     values = [f"{value:g}" for value in encoded.flatten().tolist()]
     if chunked and not task.exclusive:
         values = [f"{label}" for label in encoded[0].nan_to_num().nonzero().flatten().tolist()]
-    form = f"[{some(values, 16)}]" if encoded.ndim > 1 else values[0]
+    form = f"[{shorten(values, 16)}]" if encoded.ndim > 1 else values[0]
     return f"for example row {place}: {came} becomes {form}"
 
 
 def _said(decoded: Any) -> str:
     """Class names as they would be typed."""
     if isinstance(decoded, list):
-        return f"[{some([repr(name) for name in decoded], 6)}]"
+        return f"[{shorten([repr(name) for name in decoded], 6)}]"
     return "no label" if decoded is None else repr(decoded)
 
 
@@ -240,7 +240,7 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
         said = "weighted in the loss by data.sample_weight, not in the metrics"
         yield Line("rows", said, "", "data.sample_weight=null")
     if splits.columns:
-        yield Line("features", some(splits.columns, 20), "", "data.exclude=[...]")
+        yield Line("features", shorten(splits.columns, 20), "", "data.exclude=[...]")
 
 
 def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line]:
@@ -279,7 +279,7 @@ def decision_lines(task: Task) -> dict[str, str]:
             continue
         if isinstance(value, tuple):
             each = zip(task.output_names, value, strict=True)
-            lines[name] = some([f"{label}: {number:.3g}" for label, number in each], 6)
+            lines[name] = shorten([f"{label}: {number:.3g}" for label, number in each], 6)
         else:
             lines[name] = f"{value:.3g}"
     return lines
@@ -301,8 +301,8 @@ def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list
     """How many there are of each class in each split; of many classes the largest and the smallest."""
     order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
     lines = {task.names[i]: [str(count.positives[i]) for count in counts.values()] for i in order}
-    if len(lines) > MOST_ROWS:
-        names, half = [*lines], MOST_ROWS // 2
+    if len(lines) > MAX_ROWS:
+        names, half = [*lines], MAX_ROWS // 2
         ends = [*names[:half], *names[-half:]]
         lines = (
             {name: lines[name] for name in ends[:half]}
@@ -318,7 +318,7 @@ def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list
 MANY = 1000
 """From so many outputs on a chunked head is worth a thought."""
 
-MOST_ROWS = 30
+MAX_ROWS = 30
 """Up to how many classes are listed each."""
 
 
@@ -342,7 +342,7 @@ def _decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) ->
         said += f"; probabilities are not calibrated, as {weights} of the loss moves them"
     elif task.temperature != 1:
         values = task.temperature if isinstance(task.temperature, tuple) else (task.temperature,)
-        said += f"; probabilities of logits over {some([f'{value:.3g}' for value in values])}"
+        said += f"; probabilities of logits over {shorten([f'{value:.3g}' for value in values])}"
     return said
 
 

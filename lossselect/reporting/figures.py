@@ -22,7 +22,7 @@ INK = "#1a2b3c"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
 """Okabe and Ito's, which are told apart by people of any colour vision, and readable on black and white."""
 
-MOST_CURVES, MOST_PANELS, MOST_CELLS = 8, 12, 30
+MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30
 """Of more outputs the ones with the most rows are drawn."""
 
 WIDTH = 5.2
@@ -127,7 +127,7 @@ def _ranked(
 ) -> Figure | None:
     """A curve of each output, and of all of them pooled."""
     several = len(outcome.names) > 1
-    drawn = [(outcome.names[i], outcome.ranked(int(i))) for i in _largest(outcome, MOST_CURVES)]
+    drawn = [(outcome.names[i], outcome.ranked(int(i))) for i in _largest(outcome, MAX_CURVES)]
     if several:
         drawn.insert(0, ("all, pooled", outcome.ranked()))
     drawn = [(name, of) for name, of in drawn if 0 < of[0].sum() < len(of[0])]
@@ -186,7 +186,7 @@ def reliability(outcome: Outcome) -> Figure:
 
 def scores(outcome: Outcome) -> Figure:
     """How the probabilities of each output are spread, where it is true and where it is not."""
-    shown = _largest(outcome, MOST_PANELS)
+    shown = _largest(outcome, MAX_PANELS)
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(WIDTH, max(1.4 * rows + 0.4, 3)))
@@ -215,7 +215,7 @@ def confusion(outcome: Outcome) -> Figure | None:
         return None
     counts = outcome.confusion
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    kept = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CELLS]) if len(counts) > MOST_CELLS else ...
+    kept = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CELLS]) if len(counts) > MAX_CELLS else ...
     part = counts[kept][:, kept]
     shares = part / np.maximum(counts.sum(1)[kept], 1)[:, None]
     figure = _matrix(shares, part, [outcome.task.names[i] for i in np.arange(len(counts))[kept]])
@@ -223,11 +223,11 @@ def confusion(outcome: Outcome) -> Figure | None:
     return figure
 
 
-def together(outcome: Outcome) -> Figure | None:
+def combine(outcome: Outcome) -> Figure | None:
     """Of the rows with one label, the share that has another: which labels come together."""
     if not outcome.task.several_labels or len(outcome.names) < 2:
         return None
-    kept = np.sort(_largest(outcome, MOST_CELLS))
+    kept = np.sort(_largest(outcome, MAX_CELLS))
     truth = np.nan_to_num(outcome.truth[:, kept])
     both = truth.T @ truth
     # of the rows of which the other label is known

@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 
 from lossselect.reporting.figures import (
     INK,
-    MOST_CELLS,
-    MOST_CURVES,
-    MOST_PANELS,
+    MAX_CELLS,
+    MAX_CURVES,
+    MAX_PANELS,
+    combine,
     confusion,
     loss_curves,
     metric_curves,
@@ -31,14 +32,13 @@ from lossselect.reporting.figures import (
     roc,
     scores,
     styled,
-    together,
 )
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.plan import Line, by_stage
-from lossselect.utils.atomic_write import whole_file
-from lossselect.utils.terminal import visible
+from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.terminal import escape_controls
 
-MOST_WRONG = 20
+MAX_WRONG_ROWS = 20
 """Rows in the tables of mistakes."""
 
 
@@ -87,7 +87,7 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         tables=[*_tables(outcome)] if outcome else [],
         outcome=outcome,
     )
-    with whole_file(folder / "report.html") as path:
+    with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
 
@@ -147,7 +147,7 @@ def _of_outcome(outcome: Outcome) -> Iterator[tuple[str, str, str, Callable[[], 
     each = " Of each class against the others." if outcome.exclusive else ""
     curves, panels, cells = (
         f" The {most} of {many} with the most rows." if many > most else ""
-        for most in (MOST_CURVES, MOST_PANELS, MOST_CELLS)
+        for most in (MAX_CURVES, MAX_PANELS, MAX_CELLS)
     )
     yield "roc", "ROC", f"{each}{marked}{curves}".strip(), lambda: roc(outcome)
     said = f"{each}{marked}{curves}".strip()
@@ -162,11 +162,11 @@ def _of_outcome(outcome: Outcome) -> Iterator[tuple[str, str, str, Callable[[], 
     line = "" if outcome.thresholds is None else " The line is the threshold."
     said = f"The probability of an output where it is true and where it is not.{line}{panels}"
     yield "scores", "Scores", said, lambda: scores(outcome)
-    most = f" The {MOST_CELLS} of {many} that are confused most." if many > MOST_CELLS else ""
+    most = f" The {MAX_CELLS} of {many} that are confused most." if many > MAX_CELLS else ""
     said = f"Rows of each true class by what was decided; the colour is the share.{most}"
     yield "confusion", "Confusion", said, lambda: confusion(outcome)
     said = f"Of the rows that have one label (down) how many have another one (across).{cells}"
-    yield "together", "Labels together", said, lambda: together(outcome)
+    yield "together", "Labels together", said, lambda: combine(outcome)
 
 
 def _saved(figure: Figure, name: str, folder: Path) -> Markup:
@@ -177,7 +177,7 @@ def _saved(figure: Figure, name: str, folder: Path) -> Markup:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of an emoji, in the PNG
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
-    text = visible(svg.getvalue())  # XML has no control characters
+    text = escape_controls(svg.getvalue())  # XML has no control characters
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     inline = text[text.index("<svg") :]
     inline = re.sub(r"<metadata>.*?</metadata>", "", inline, flags=re.DOTALL)
@@ -210,10 +210,10 @@ def _tables(outcome: Outcome) -> Iterator[Grid]:
         kind = "labels" if outcome.task.several_labels else "classes"
         said = f"Of the {outcome.split} split. A click on a heading sorts."
         yield Grid(f"{len(rows):,} {kind if len(rows) != 1 else 'class'}", said, header, rows)
-    if pairs := outcome.confused(MOST_WRONG):
+    if pairs := outcome.confused(MAX_WRONG_ROWS):
         said = "The pairs that are taken for each other most."
         yield Grid("Taken for each other", said, ("true", "decided", "rows", "share of the true"), pairs)
-    if wrong := outcome.most_wrong(MOST_WRONG):
+    if wrong := outcome.most_wrong(MAX_WRONG_ROWS):
         said = f"Of the {outcome.split} split, by the probability of what was decided; rows count from 0."
         header = ("row", "true", "decided", "probability")
         yield Grid("Most confidently wrong", said, header, wrong)
@@ -228,7 +228,7 @@ def _render(**content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
+        finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
     environment.filters["cell"] = _cell
     template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lossselect.utils.redaction import redacted
-from lossselect.utils.terminal import clean, visible, visible_json
+from lossselect.utils.redaction import redact
+from lossselect.utils.terminal import escape_controls, escape_controls_in_json, sanitize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +59,7 @@ class Plan:
     lines: Sequence[Line] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", tuple(Line(*map(redacted, line)) for line in self.lines))
+        object.__setattr__(self, "lines", tuple(Line(*map(redact, line)) for line in self.lines))
 
     def __getitem__(self, name: str) -> Line:
         """The line of that name; KeyError where there is none."""
@@ -78,7 +78,7 @@ class Plan:
 
     def to_json(self) -> str:
         """As plan.json holds it."""
-        return visible_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False)) + "\n"
+        return escape_controls_in_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False)) + "\n"
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -95,17 +95,19 @@ class Plan:
         table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
         for line in self.lines:
             # Text: a class name such as [red] is no markup; of a long path all is shown
-            said = Text(visible(line.value), overflow="fold")
+            said = Text(escape_controls(line.value), overflow="fold")
             for more, style in ((line.why, "dim"), (line.change, "cyan")):
                 if more:
-                    said.append(" | ", "dim").append(visible(more), style)
-            table.add_row(Text(visible(line.name), style="bold"), said)
+                    said.append(" | ", "dim").append(escape_controls(more), style)
+            table.add_row(Text(escape_controls(line.name), style="bold"), said)
         return table
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th>{name}</th><td>{value}</td><td>{why}</td><td><code>{change}</code></td></tr>"
-            for name, value, why, change in ([escape(visible(text)) for text in line] for line in self.lines)
+            for name, value, why, change in (
+                [escape(escape_controls(text)) for text in line] for line in self.lines
+            )
         )
         return (
             f"<table><caption>{escape(self.title)}</caption><tr><th></th><th>what</th><th>why</th>"
@@ -137,11 +139,13 @@ def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequen
     table = _table(title, header)
     for key, value in lines.items():
         cells = [value] if isinstance(value, str) else value
-        table.add_row(Text(clean(key), style="bold"), *(Text(clean(cell), overflow="fold") for cell in cells))
-    show(table)
+        table.add_row(
+            Text(sanitize(key), style="bold"), *(Text(sanitize(cell), overflow="fold") for cell in cells)
+        )
+    print_renderable(table)
 
 
-def show(what: Any) -> None:
+def print_renderable(what: Any) -> None:
     """Print a plan or a table on the console."""
     from rich.console import Console
 
@@ -154,5 +158,5 @@ def _table(title: str, header: Sequence[str] = ()) -> "Table":
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(header))
     for i, name in enumerate(header):
-        table.add_column(clean(name), justify="right" if i else "left")
+        table.add_column(sanitize(name), justify="right" if i else "left")
     return table

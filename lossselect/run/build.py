@@ -14,9 +14,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.reporting.plan import Monitor
-from lossselect.run.settings import FILES, head_of, loss_options, monitor_of, needs_trainer, stopping, stops
+from lossselect.run.settings import (
+    FILES,
+    is_stopping_callback,
+    loss_options,
+    needs_trainer,
+    resolve_head,
+    resolve_monitor,
+    stopping_callbacks,
+)
 from lossselect.run.trust import check_part, make_part
-from lossselect.utils.checks import some
+from lossselect.utils.checks import shorten
 from lossselect.utils.devices import auto_device
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
 
 
-def plain_values(config: DictConfig) -> Any:
+def to_plain(config: DictConfig) -> Any:
     """The config's values, resolved; without Hydra's own."""
     config = config.copy()
     with open_dict(config):
@@ -41,12 +49,12 @@ def plain_values(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def spec_of(config: DictConfig, place: str) -> Any:
+def component_spec(config: DictConfig, place: str) -> Any:
     """The part `place`: by name as plain values, with `_target_` as an object, an empty one as None."""
     part = config.get(place)
     if not part:
         return None
-    return make_part(part, place) if "_target_" in part else plain_values(part)
+    return make_part(part, place) if "_target_" in part else to_plain(part)
 
 
 def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
@@ -58,9 +66,9 @@ def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
     return make_part(part, place, **{k: v for k, v in known.items() if k in parameters})
 
 
-def scheduler_of(config: DictConfig) -> Any:
+def build_scheduler_spec(config: DictConfig) -> Any:
     """The scheduler, which if it watches anything watches what the run watches; None where there is none."""
-    spec = spec_of(config, "scheduler")
+    spec = component_spec(config, "scheduler")
     watches = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
     if not watches or config.monitor == "last":
         return spec
@@ -86,11 +94,11 @@ def own_data(config: DictConfig) -> OwnData:
     They are read when the config is checked, before the run's folder exists, and used again by the run. A
     file that has changed since then is read again.
     """
-    options = plain_values(config.data)
+    options = to_plain(config.data)
     options.pop("batch_size")
     return _own_data(
         json.dumps(options, sort_keys=True),
-        json.dumps(plain_values(config.task), sort_keys=True),
+        json.dumps(to_plain(config.task), sort_keys=True),
         file_versions(options.values()),
     )
 
@@ -124,9 +132,9 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
     names = settings.pop("class_names", None)
     order_given = names is not None
     if options["name"] in FILES:
-        from lossselect.data.load import load_own
+        from lossselect.data.load import load_own_data
 
-        splits = load_own(**options, task={**settings, "class_names": names})
+        splits = load_own_data(**options, task={**settings, "class_names": names})
         settings["name"], names = splits.task, splits.class_names
     else:
         splits = load(**options)
@@ -153,13 +161,13 @@ def _check_order(task: "Task") -> None:
         raise ConfigError(
             f"task.ordinal=true needs the order of the classes, and {words[0]!r} is no number: say "
             "+task.class_names=[lowest,...,highest]. In the order of the alphabet they are "
-            f"{some(task.names)}."
+            f"{shorten(task.names)}."
         )
 
 
-def decision_of(config: DictConfig, module: Any) -> dict[str, Any] | None:
+def decision_settings(config: DictConfig, module: Any) -> dict[str, Any] | None:
     """Options of `fit_decision`; None where nothing is to be fitted."""
-    options = plain_values(config).get("decision")
+    options = to_plain(config).get("decision")
     if not options or module._chunked:
         return None
     if config.task.get("threshold") is not None:  # the user's own stays
@@ -168,7 +176,7 @@ def decision_of(config: DictConfig, module: Any) -> dict[str, Any] | None:
     return None if nothing else options
 
 
-def data_of(config: DictConfig) -> "LightningDataModule":
+def build_data(config: DictConfig) -> "LightningDataModule":
     """The data module: one of ours, or the user's."""
     from lightning.pytorch import LightningDataModule
 
@@ -186,13 +194,13 @@ def data_of(config: DictConfig) -> "LightningDataModule":
     return data
 
 
-def task_of(config: DictConfig, data: Any) -> "Task":
+def resolve_task(config: DictConfig, data: Any) -> "Task":
     """The task, whose width and class names the data tell."""
     from lossselect.tasks.registry import TASKS, make_task
 
     if "_target_" not in config.data:
         return data.task
-    options = without_open(plain_values(config.task))
+    options = without_open(to_plain(config.task))
     if options["name"] == "auto":
         raise ConfigError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
@@ -211,20 +219,20 @@ def task_of(config: DictConfig, data: Any) -> "Task":
     return make_task(num_outputs=width, class_names=names, **options)
 
 
-def parts_of(config: DictConfig, task: "Task", data: Any) -> dict[str, Any]:
+def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, Any]:
     """The arguments of a `Classifier` that the run trains, by name."""
-    plain = plain_values(config)
+    plain = to_plain(config)
     return {
         "task": task,
-        "net": net_of(config, task, data),
+        "net": build_net(config, task, data),
         "loss": loss_options(plain["loss"]),
         "bias_init": config.bias_init,
-        "mix": spec_of(config, "mix"),
-        "head": head_of(plain, task),
+        "mix": component_spec(config, "mix"),
+        "head": resolve_head(plain, task),
     }
 
 
-def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
+def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
     """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
     width = getattr(data, "num_features", None)
     known = {} if width is None else {"num_features": width}
@@ -233,7 +241,7 @@ def net_of(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str
             raise ConfigError(
                 f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
             )
-        return {**known, **plain_values(config.model)}
+        return {**known, **to_plain(config.model)}
     from torch import nn
 
     net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
@@ -274,17 +282,17 @@ def prepare(config: DictConfig) -> Prepared:
 
     # before the user's own net or data draw a number
     seed_everything(config.seed, workers=True, verbose=False)
-    data = data_of(config)
-    task = task_of(config, data)
-    head = head_of(plain_values(config), task)
+    data = build_data(config)
+    task = resolve_task(config, data)
+    head = resolve_head(to_plain(config), task)
     if head["name"] == "chunked" and isinstance(data, TensorData):
         data.take_positives()
-    monitor = monitor_of(plain_values(config), task)
+    monitor = resolve_monitor(to_plain(config), task)
     config.monitor = monitor.metric
     module = TaskModule(
-        **parts_of(config, task, data),
-        optimizer=spec_of(config, "optimizer"),
-        scheduler=scheduler_of(config),
+        **build_classifier(config, task, data),
+        optimizer=component_spec(config, "optimizer"),
+        scheduler=build_scheduler_spec(config),
         on_nonfinite=config.on_nonfinite,
     )
     if compile_by := config.trainer.get("compile"):
@@ -297,7 +305,7 @@ def prepare(config: DictConfig) -> Prepared:
     return Prepared(module, data, monitor)
 
 
-def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
+def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
     """How a run trains, for its plan.
 
     Args:
@@ -308,7 +316,7 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
     """
     from lossselect.reporting.plan import Training
 
-    plain = plain_values(config)
+    plain = to_plain(config)
     options = plain["trainer"]
     if trainer is None and needs_trainer(plain):
         from lossselect.run.trainer import build_trainer
@@ -333,7 +341,7 @@ def training_of(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" 
 def _stopping(plain: Any, metric: str) -> str:
     """Which early stopping there is, in words."""
     said = []
-    for entry in stopping(plain):
+    for entry in stopping_callbacks(plain):
         if "monitor" not in entry:
             said.append(f"by {entry['_target_'].rpartition('.')[2]}")
         elif (watched := entry["monitor"] or metric) != "last":
@@ -341,14 +349,14 @@ def _stopping(plain: Any, metric: str) -> str:
     return ", or ".join(said)
 
 
-def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
+def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
     """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
     from lossselect.metrics.direction import best_mode
-    from lossselect.run.loggers import loggers_of
+    from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
     from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-    from lossselect.training.callbacks.preflight import CanSave, NeedsValidation
-    from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, on_terminal
+    from lossselect.training.callbacks.preflight import RequireDiskSpace, RequireValidation
+    from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
     from lossselect.training.checkpoints.best_and_last import (
         LAST,
         BestCheckpoint,
@@ -356,16 +364,16 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoi
         saves_at_epoch_end,
     )
 
-    options = plain_values(config.trainer)
+    options = to_plain(config.trainer)
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
     best = BestCheckpoint(folder / "checkpoints", config.monitor, best_mode(config.monitor), at_epoch_end)
     # a smoke test must leave what is there
     keeps = not config.trainer.get("fast_dev_run")
-    checks = [NeedsValidation(config.monitor), CanSave(folder / "checkpoints")]
+    checks = [RequireValidation(config.monitor), RequireDiskSpace(folder / "checkpoints")]
     callbacks: list[Any] = [best, *checks] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
-        if entry and not (stops(entry) and entry.get("monitor") == "last"):
+        if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
             callbacks.append(_instantiate(entry, f"callbacks.{name}", _known_of_callback(name, entry)))
     if keeps:
         callbacks.append(CheckpointOnSignal(folder / "checkpoints" / LAST))
@@ -376,9 +384,9 @@ def trainer_of(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoi
         callbacks.append(StepsPerExecution(steps))
     # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
     shows = options.get("enable_progress_bar", True)
-    options["enable_progress_bar"] = shows and on_terminal()
+    options["enable_progress_bar"] = shows and is_terminal()
     if shows:
-        callbacks.append(ProgressBar() if on_terminal() else ProgressLines())
-    loggers = loggers_of(config, folder) or False
+        callbacks.append(ProgressBar() if is_terminal() else ProgressLines())
+    loggers = make_loggers(config, folder) or False
     kept = {"enable_checkpointing": keeps, "logger": loggers, "default_root_dir": folder}
     return build_trainer(options, callbacks=callbacks, **kept), best

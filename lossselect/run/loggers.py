@@ -91,7 +91,7 @@ def _keeps_csv(config: DictConfig) -> bool:
     return keeps
 
 
-def loggers_of(config: DictConfig, folder: Path) -> "list[Logger]":
+def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
     """The CSV log, and the others that the config names; none where it has none."""
     from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -178,7 +178,7 @@ def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step:
 
 
 @contextmanager
-def ended(loggers: "Sequence[Logger]") -> Iterator[None]:
+def finish_loggers(loggers: "Sequence[Logger]") -> Iterator[None]:
     """Ends W&B's run with this one, whose process may go on with the next job of a sweep."""
     from lightning.pytorch.loggers import WandbLogger
 

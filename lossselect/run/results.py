@@ -20,19 +20,24 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from lossselect.data.datamodule import TensorData
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.export.formats import FORMATS, format_of
+from lossselect.export.formats import FORMATS, find_format
 from lossselect.labels.label_lists import LabelLists
 from lossselect.reporting.outcome import Outcome
-from lossselect.reporting.prediction_table import cells, prediction_columns, top_columns, without_prediction
+from lossselect.reporting.prediction_table import (
+    format_cells,
+    prediction_columns,
+    rows_without_prediction,
+    top_columns,
+)
 from lossselect.tasks.registry import Task
-from lossselect.training.checkpoints.content import read_checkpoint, store_decision
+from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 from lossselect.training.epoch import Epoch
 from lossselect.training.module import TaskModule
-from lossselect.training.output_buffer import KeptOutputs
-from lossselect.training.topk_epoch import TopEpoch
-from lossselect.training.tune import tuned
-from lossselect.utils.atomic_write import whole_file
-from lossselect.utils.distributed import of_all_ranks
+from lossselect.training.output_buffer import OutputBuffer
+from lossselect.training.topk_epoch import TopKEpoch
+from lossselect.training.tune import tune_on_validation
+from lossselect.utils.atomic_write import atomic_write
+from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn
 
 RESULTS = (
@@ -43,14 +48,14 @@ RESULTS = (
 """What a run leaves beside its checkpoints and its log."""
 
 
-def forget_results(folder: Path) -> None:
+def remove_results(folder: Path) -> None:
     """Remove the results of an earlier run in the same folder: this one may end without any."""
     for name in RESULTS:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob("checkpoints/*"):  # exports, of weights that are about to change
-        if format_of(path):
+        if find_format(path):
             path.unlink()
 
 
@@ -98,17 +103,17 @@ def evaluate(
             for values in trainer.validate(module, **given, weights_only=True, verbose=False):
                 results |= values
         else:
-            found = tuned(trainer, module, **given, **decision)
+            found = tune_on_validation(trainer, module, **given, **decision)
             results, advice = {**results, **found.results}, found.advice
             if trainer.is_global_zero:
-                store_decision(checkpoint, module)
+                save_decision(checkpoint, module)
                 last = Path(checkpoint).with_name("last.ckpt")
                 with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged before
                     if _step_of(last) == _step_of(checkpoint):  # the same weights
-                        store_decision(last, module)
+                        save_decision(last, module)
             trainer.strategy.barrier()  # the others read it next
     tests = is_overridden("test_dataloader", data, LightningDataModule)
-    kept = KeptOutputs(MOST_SHOWN) if report else None
+    kept = OutputBuffer(MAX_SHOWN) if report else None
     if tests:
         module._test_epoch.kept = kept
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
@@ -123,20 +128,20 @@ def evaluate(
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
     if trainer.is_global_zero:
-        with whole_file(folder / "metrics.json") as path:
+        with atomic_write(folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return Evaluated(results, outcome, advice)
 
 
-MOST_SHOWN = 2_000_000
+MAX_SHOWN = 2_000_000
 """Outputs (rows x classes) that a report's figures are drawn of, at most."""
 
 
-def _outcome(module: TaskModule, epoch: Epoch | TopEpoch, data: Any, split: str) -> Outcome | None:
+def _outcome(module: TaskModule, epoch: Epoch | TopKEpoch, data: Any, split: str) -> Outcome | None:
     """What the epoch kept of the rows with a prediction; None if there are none, or of a chunked head."""
     kept, epoch.kept = epoch.kept, None
     rows = kept.rows() if kept is not None else None
-    if kept is None or rows is None or isinstance(epoch, TopEpoch):
+    if kept is None or rows is None or isinstance(epoch, TopKEpoch):
         return None
     logits, target = rows
     predicted = ~logits.isnan().any(1)
@@ -197,26 +202,26 @@ def _step_of(checkpoint: Any) -> Any:
     return read_checkpoint(checkpoint)["global_step"]
 
 
-def tunes(trainer: Trainer, data: Any) -> bool:
+def has_rows_to_tune(trainer: Trainer, data: Any) -> bool:
     """Whether there will be validation rows to fit a decision to."""
     return bool(trainer.limit_val_batches) and is_overridden("val_dataloader", data, LightningDataModule)
 
 
 def _save_tables(epoch: Epoch, folder: Path) -> None:
     """per_class.csv, and confusion_matrix.csv where there is one."""
-    from lossselect.utils.safe_csv import inert
+    from lossselect.utils.safe_csv import escape_formula
 
     task = epoch.task
-    with whole_file(folder / "per_class.csv") as path:
-        inert(_per_class(epoch)).fill_nan(None).write_csv(path)
+    with atomic_write(folder / "per_class.csv") as path:
+        escape_formula(_per_class(epoch)).fill_nan(None).write_csv(path)
     if epoch.confusion_counts is not None:
         counts = epoch.confusion_counts.cpu().numpy()
         corner = "true"
         while corner in task.names:  # a class of that name has a column of its own
             corner += " class"
         matrix = {corner: task.names, **dict(zip(task.names, counts.T, strict=True))}
-        with whole_file(folder / "confusion_matrix.csv") as path:
-            inert(matrix).write_csv(path)
+        with atomic_write(folder / "confusion_matrix.csv") as path:
+            escape_formula(matrix).write_csv(path)
 
 
 def save_predictions(
@@ -233,7 +238,7 @@ def save_predictions(
     Returns:
         The name of the file that was written, or nothing for data without a test split.
     """
-    from lossselect.utils.safe_csv import inert
+    from lossselect.utils.safe_csv import escape_formula
 
     task = module.task
     if not is_overridden("predict_dataloader", data, LightningDataModule):
@@ -247,11 +252,11 @@ def save_predictions(
     if not batches or not trainer.is_global_zero:
         return ""
     if batches[0]["probabilities"].ndim > 2:
-        with whole_file(folder / "predictions.pt") as path:
+        with atomic_write(folder / "predictions.pt") as path:
             torch.save(batches, path)
         return "predictions.pt"
     prediction = torch.cat([batch["prediction"] for batch in batches])
-    if (missing := without_prediction(prediction)).any():
+    if (missing := rows_without_prediction(prediction)).any():
         warn(
             "no_prediction",
             f"{missing.sum()} of {len(missing)} rows in predictions.csv have no prediction, because the net "
@@ -268,14 +273,14 @@ def save_predictions(
         columns |= top_columns(task, top, probabilities, prediction)
     else:
         columns |= prediction_columns(task, probabilities, prediction)
-    with whole_file(folder / "predictions.csv") as path:
-        inert(columns).write_csv(path)
+    with atomic_write(folder / "predictions.csv") as path:
+        escape_formula(columns).write_csv(path)
     return "predictions.csv"
 
 
 def _of_all_ranks(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     """The batches of all processes; of several a row each, in the order of the data."""
-    parts = of_all_ranks(batches)
+    parts = all_gather(batches)
     if len(parts) == 1:
         return batches
     rows = [
@@ -299,8 +304,8 @@ def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
         ends = lengths.cumsum().tolist()
         parts = [names[end - size : end] for end, size in zip(ends, lengths.tolist(), strict=True)]
         gone = labels.missing[rows].tolist()
-        return cells([None if lost else cell for lost, cell in zip(gone, parts, strict=True)])
-    return cells(task.decode(task.to_hard_labels(task.encode(data.splits.labels_of("test")[:count]))))
+        return format_cells([None if lost else cell for lost, cell in zip(gone, parts, strict=True)])
+    return format_cells(task.decode(task.to_hard_labels(task.encode(data.splits.labels_of("test")[:count]))))
 
 
 def best_checkpoint(trainer: Trainer, keeper: ModelCheckpoint, resumed: bool) -> str:

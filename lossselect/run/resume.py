@@ -21,7 +21,7 @@ from lossselect.training.module import TaskModule
 from lossselect.utils.warnings import warn
 
 
-def resumed_from(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that `resume=...` means, and its content; None where the run begins.
 
     Args:
@@ -77,7 +77,7 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     scheduler = parts.get("lr_scheduler")  # itself, or with how often it steps
     schedulers = [scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler] if scheduler else []
     names = [type(part).__name__ for part in (*optimizers, *schedulers)]
-    if names != checkpoint["going_on"][0]["made"]:  # others than in the checkpoint, as fit will say
+    if names != checkpoint["run_state"][0]["made"]:  # others than in the checkpoint, as fit will say
         optimizers, schedulers = [], []
     check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
 
@@ -118,7 +118,7 @@ def keep_previous_run(folder: Path) -> Path | None:
     return place
 
 
-def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Keep the rows of metrics.csv from before the checkpoint: Lightning's logger begins with an empty file.
 
     TensorBoard is told to show nothing of what an earlier run has logged after it.
@@ -128,7 +128,7 @@ def keep_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: That the run goes on from.
     """
     step = checkpoint["global_step"]
-    before = ((checkpoint.get("going_on") or [{}])[0].get("rows")) or 0
+    before = ((checkpoint.get("run_state") or [{}])[0].get("rows")) or 0
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             reopen_tensorboard(logger, purge_step=step, filename_suffix=f".{step}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lossselect.chunked.options import check_top, top_metric_names, top_monitor
+from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
 from lossselect.losses.registry import row_options
 from lossselect.models.nets import head_options
 from lossselect.reporting.plan import Monitor
@@ -34,7 +34,7 @@ FITS_ANYWHERE = 1 << 26
 """Bytes of a batch's dense matrices."""
 
 
-def packaged(group: str, name: str) -> DictConfig:
+def packaged_config(group: str, name: str) -> DictConfig:
     """configs/GROUP/NAME.yaml."""
     text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
     config = OmegaConf.create(text)
@@ -49,12 +49,12 @@ def variants(group: str = "") -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in kept if entry.is_dir() != bool(group))
 
 
-def keys_of(group: str, name: str) -> list[str]:
+def known_keys(group: str, name: str) -> list[str]:
     """The settings that configs/GROUP/NAME.yaml lists."""
-    return [str(key) for key in packaged(group, name)]
+    return [str(key) for key in packaged_config(group, name)]
 
 
-def allowed(allow: Any) -> list[str]:
+def as_list_of_names(allow: Any) -> list[str]:
     """The names in the setting `ignore_warnings`, which may be one, several or none."""
     return [] if allow is None else [allow] if isinstance(allow, str) else [*allow]
 
@@ -75,7 +75,7 @@ def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
 
 def needs_trainer(config: Mapping[str, Any]) -> bool:
     """Whether a setting of the trainer is other than usual, and of those that Lightning alone can check."""
-    usual: dict[Any, Any] = {**packaged("trainer", "default"), **dict.fromkeys(CHECKED_HERE)}
+    usual: dict[Any, Any] = {**packaged_config("trainer", "default"), **dict.fromkeys(CHECKED_HERE)}
     return any(
         key not in usual
         or ((usual[key] != value or type(usual[key]) is not type(value)) and key not in CHECKED_HERE)
@@ -83,7 +83,7 @@ def needs_trainer(config: Mapping[str, Any]) -> bool:
     )
 
 
-def watching(config: Mapping[str, Any]) -> dict[str, Any]:
+def monitored_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     """Which settings name a metric, and what they name."""
     parts = {"scheduler": config.get("scheduler")}
     parts |= {f"callbacks.{name}": entry for name, entry in (config.get("callbacks") or {}).items()}
@@ -93,29 +93,29 @@ def watching(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"monitor": config["monitor"], **named}
 
 
-def tuned(config: Mapping[str, Any]) -> str:
+def tuned_setting(config: Mapping[str, Any]) -> str:
     """A setting of decision that somebody has asked for; nothing where none."""
-    usual, decision = packaged("decision", "tuned"), config.get("decision") or {}
+    usual, decision = packaged_config("decision", "tuned"), config.get("decision") or {}
     return next((f"{key}={value}" for key, value in decision.items() if value != usual.get(key)), "")
 
 
-def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
+def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     """What `TaskModule` takes for a head: where it is auto, by the number of outputs and the memory."""
     from lossselect.chunked.loss import chunkable
-    from lossselect.utils.devices import memory_of_machine
+    from lossselect.utils.devices import total_memory
 
     head = head_options(config.get("head"), ("auto",))
     if head["name"] != "auto":
         return head
     try:
-        check_top(task)
+        check_topk_task(task)
     except ValueError:
         return {"name": "dense"}
     fits = (
         "_target_" not in config["model"]
         and not config.get("mix")
         and not config["trainer"].get("compile")
-        and not tuned(config)
+        and not tuned_setting(config)
         and not _needs_dense(config, task)
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]
@@ -124,17 +124,17 @@ def head_of(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
         return {"name": "chunked" if fits else "dense"}
     # logits, target, gradient and a copy, float32; of a few megabytes nobody need ask a GPU how much it has
     dense = 16 * task.num_outputs * config["data"].get("batch_size", 1)
-    memory = memory_of_machine() if dense > FITS_ANYWHERE else None
+    memory = total_memory() if dense > FITS_ANYWHERE else None
     return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
 def _needs_dense(config: Mapping[str, Any], task: "Task") -> bool:
     """Whether something watches a metric that a chunked head has not."""
     known = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task))}
-    return any(metric is not None and metric not in known for metric in watching(config).values())
+    return any(metric is not None and metric not in known for metric in monitored_metrics(config).values())
 
 
-def monitor_of(config: Mapping[str, Any], task: "Task") -> Monitor:
+def resolve_monitor(config: Mapping[str, Any], task: "Task") -> Monitor:
     """By what the run's checkpoint is chosen.
 
     A learning rate that has gone to 0 leaves nothing to choose but noise: on small validation splits the last
@@ -144,7 +144,7 @@ def monitor_of(config: Mapping[str, Any], task: "Task") -> Monitor:
         return Monitor(str(config["monitor"]), "as asked for")
     if _anneals(config):
         return Monitor("last", "the learning rate has gone to 0 by then, and the last epoch is no worse")
-    return Monitor(own_monitor(config, task), "the run may end before the learning rate has gone to 0")
+    return Monitor(task_monitor(config, task), "the run may end before the learning rate has gone to 0")
 
 
 def _anneals(config: Mapping[str, Any]) -> bool:
@@ -158,20 +158,20 @@ def _anneals(config: Mapping[str, Any]) -> bool:
         and options.get("max_steps") in (None, -1)
         and not options.get("max_time")
         # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
-        and all(entry.get("monitor", "") in (None, "last") for entry in stopping(config))
+        and all(entry.get("monitor", "") in (None, "last") for entry in stopping_callbacks(config))
     )
 
 
-def stopping(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def stopping_callbacks(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The callbacks that may end a run before its last epoch, by their classes' names."""
-    return [entry for entry in (config.get("callbacks") or {}).values() if stops(entry)]
+    return [entry for entry in (config.get("callbacks") or {}).values() if is_stopping_callback(entry)]
 
 
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 """Lightning's callbacks that may end a run."""
 
 
-def stops(entry: Any) -> bool:
+def is_stopping_callback(entry: Any) -> bool:
     """Whether a callback's class is one of `STOPPING`, or the user's own subclass of one of them."""
     target = str((entry or {}).get("_target_"))
     if public_name(target):  # of Lightning or of this package: known without importing it
@@ -186,6 +186,6 @@ def stops(entry: Any) -> bool:
     return any(public_name(f"{base.__module__}.{base.__qualname__}", STOPPING) for base in bases)
 
 
-def own_monitor(config: Mapping[str, Any], task: "Task") -> str:
+def task_monitor(config: Mapping[str, Any], task: "Task") -> str:
     """The metric of the validation split that runs of the task are judged by, where nothing else is said."""
-    return f"val/{top_monitor(task) if head_of(config, task)['name'] == 'chunked' else task.monitor}"
+    return f"val/{topk_monitor(task) if resolve_head(config, task)['name'] == 'chunked' else task.monitor}"

@@ -7,10 +7,10 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
-from lossselect.models.nets import first_line
+from lossselect.models.nets import first_sentence
 
 
-class Stage(Callback):
+class StageRecorder(Callback):
     """Knows how far the start of a run has come."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Stage(Callback):
 
 
 @contextmanager
-def starting(trainer: Trainer, resumes: bool) -> Iterator[None]:
+def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
     """Convert errors of Lightning and torch before the first step.
 
     Args:
@@ -45,7 +45,7 @@ def starting(trainer: Trainer, resumes: bool) -> Iterator[None]:
         ConfigError: loaders and settings do not fit each other, for which these libraries have
             ValueErrors and TypeErrors.
     """
-    stage = Stage()
+    stage = StageRecorder()
     trainer.callbacks.append(stage)  # type: ignore[attr-defined]
     try:
         yield
@@ -56,7 +56,7 @@ def starting(trainer: Trainer, resumes: bool) -> Iterator[None]:
         if stage.restores and resumes:
             raise CheckpointError(
                 "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
-                f"({type(error).__name__}: {first_line(error)}). {hint}"
+                f"({type(error).__name__}: {first_sentence(error)}). {hint}"
             ) from error
         if stage.prepares and type(error) in (ValueError, TypeError):
             raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error

@@ -51,7 +51,7 @@ def _check_types(options: Mapping[str, Any]) -> None:
 LEAST: dict[str, float] = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
 """Least whole numbers of settings by which Lightning divides later; a share of an epoch is a float."""
 
-MOST_CHOICES = 3
+MAX_CHOICES = 3
 """A longer list of words is checked by Lightning, whose message has them all."""
 
 
@@ -60,7 +60,7 @@ def _is_of_type(value: Any, expected: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_is_of_type(value, one) for one in inner)
     if origin is Literal:
-        long = len(inner) > MOST_CHOICES
+        long = len(inner) > MAX_CHOICES
         return any(type(value) is type(one) and (long or value == one) for one in inner)
     if origin is dict:
         return isinstance(value, Mapping) and all(_is_of_type(entry, inner[1]) for entry in value.values())

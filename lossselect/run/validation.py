@@ -4,23 +4,23 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lossselect.chunked.options import check_top, top_metric_names
+from lossselect.chunked.options import check_topk_task, top_metric_names
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, require
 from lossselect.models.nets import check_head_bias, head_options, make_net, net_options
 from lossselect.run.settings import (
     FILES,
-    allowed,
-    head_of,
-    keys_of,
+    as_list_of_names,
+    known_keys,
     loss_options,
+    monitored_metrics,
     options_of_loss,
-    packaged,
-    tuned,
-    watching,
+    packaged_config,
+    resolve_head,
+    tuned_setting,
 )
-from lossselect.utils.checks import check_options, lookup, nearest, number, whole
-from lossselect.utils.warnings import GUARDS, ON_NONFINITE
+from lossselect.utils.checks import check_float, check_int, check_options, lookup, suggestion
+from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
 
 if TYPE_CHECKING:
     from lossselect.losses.loss import Loss
@@ -59,7 +59,7 @@ NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of torch.compile; reduce-overhead makes CUDA graphs."""
 
-MOST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 """What NumPy takes."""
 
 
@@ -78,16 +78,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     options_of_loss(config["loss"].get("name"))
     if "reduction" in config["loss"]:
         raise ConfigError("loss.reduction is no setting: training takes the mean over what has a label.")
-    whole("seed", config["seed"], 0, MOST_SEED)
-    whole("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
-    whole("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
-    whole("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
+    check_int("seed", config["seed"], 0, MAX_SEED)
+    check_int("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
+    check_int("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
+    check_int("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
     mode = config["trainer"].get("compile", False)
     if not isinstance(mode, bool) and mode not in COMPILE_MODES:
         raise ConfigError(
             f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
         )
-    whole("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
+    check_int("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
     _check_callbacks(config.get("callbacks") or {})
     if not isinstance(config.get("resume"), str | None):
         raise OptionTypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
@@ -113,8 +113,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise OptionTypeError(
             f"ignore_warnings must be a list of names of warnings, got {config['ignore_warnings']!r}."
         )
-    for name in allowed(config["ignore_warnings"]):
-        lookup(GUARDS, name, "warning")
+    for name in as_list_of_names(config["ignore_warnings"]):
+        lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
     _check_head(config)
     _check_decision(config.get("decision"))
@@ -139,7 +139,7 @@ def _check_head(config: Mapping[str, Any]) -> None:
         raise ConfigError("trainer.compile does not go through head=chunked: leave one of them out.")
     if name == "chunked" and config.get("mix"):
         raise ConfigError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
-    if name == "chunked" and (setting := tuned(config)):
+    if name == "chunked" and (setting := tuned_setting(config)):
         raise ConfigError(
             f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
             "leave it out."
@@ -184,10 +184,10 @@ def check_task_settings(
     if head_options(config.get("head"), ("auto",))["name"] == "chunked":
         from lossselect.chunked.loss import check_chunkable
 
-        check_top(task)
+        check_topk_task(task)
         if name != "auto":
             check_chunkable(loss)
-    for setting, metric in watching(config).items():
+    for setting, metric in monitored_metrics(config).items():
         _check_monitor(setting, metric, config, task if counts is not None else None, task)
 
 
@@ -249,7 +249,7 @@ def _stand_in_task(config: Mapping[str, Any]) -> "Task":
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
     counted = {
-        key: whole(f"task.{key}", options[key], 0) for key in ("top_k", "min_labels") if key in options
+        key: check_int(f"task.{key}", options[key], 0) for key in ("top_k", "min_labels") if key in options
     }
     width = max(width, *counted.values(), 2)
     sized = lookup(TASKS, name, "task").is_sized() and not options.get("class_names")
@@ -261,7 +261,7 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
     entry = (config.get("callbacks") or {}).get("early_stopping")
     if monitor != "last" or not entry or entry.get("monitor") not in (None, "last"):
         return
-    usual = packaged("callbacks", "default").early_stopping
+    usual = packaged_config("callbacks", "default").early_stopping
     changed = {k for k in entry if k != "monitor" and entry[k] != usual.get(k)}
     if changed:
         raise ConfigError(
@@ -284,7 +284,9 @@ def _check_monitor(
         like: A task of the same kind.
     """
     head = (
-        head_options(config.get("head"), ("auto",))["name"] if task is None else head_of(config, task)["name"]
+        head_options(config.get("head"), ("auto",))["name"]
+        if task is None
+        else resolve_head(config, task)["name"]
     )
     dense = [
         *(f"val/{name}" for name in ("loss", *like.metric_names)),
@@ -298,7 +300,7 @@ def _check_monitor(
     if metric is not None and metric not in known:
         listed = (top if head == "chunked" else dense) + last
         raise ConfigError(
-            f"{setting}: training knows no metric {metric!r}.{nearest(str(metric), known)} There are: "
+            f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known)} There are: "
             f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
         )
 
@@ -310,13 +312,13 @@ def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
         if not isinstance(entry, Mapping) or "_target_" not in entry:
             raise ConfigError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
         if "patience" in entry:
-            whole(f"callbacks.{name}.patience", entry["patience"], 0)
+            check_int(f"callbacks.{name}.patience", entry["patience"], 0)
 
 
 def _check_decision(decision: Any) -> None:
     if decision is None:
         return
-    settings = keys_of("decision", "tuned")
+    settings = known_keys("decision", "tuned")
     if not isinstance(decision, Mapping):
         raise ConfigError(
             f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
@@ -330,14 +332,14 @@ def _check_data(data: Mapping[str, Any]) -> None:
     if "_target_" in data:
         return
     lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
-    settings = keys_of("data", data["name"])
+    settings = known_keys("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     if lacking := [name for name in settings if name not in data]:
         raise ConfigError(f"data.{lacking[0]} is missing.")
-    whole("data.batch_size", data["batch_size"], 1)
-    whole("data.seed", data["seed"], 0, MOST_SEED)
+    check_int("data.batch_size", data["batch_size"], 1)
+    check_int("data.seed", data["seed"], 0, MAX_SEED)
     for name in ("val_fraction", "test_fraction"):
-        if (name == "val_fraction" or data[name] is not None) and number(
+        if (name == "val_fraction" or data[name] is not None) and check_float(
             f"data.{name}", data[name], 0, 1
         ) in (0, 1):
             raise ConfigError(f"data.{name} must lie between 0 and 1, got {data[name]}.")

@@ -19,10 +19,10 @@ from sklearn.utils.validation import (
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.sklearn.fitting import as_before, task_for, usual_options
+from lossselect.sklearn.fitting import restore_random_state, task_for, usual_options
 from lossselect.sklearn.labels import labels_of
-from lossselect.utils.checks import lookup, number, split_name, whole
-from lossselect.utils.devices import device_of
+from lossselect.utils.checks import check_float, check_int, lookup, split_name
+from lossselect.utils.devices import parse_device
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -157,8 +157,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         # not before the data are known to be such: it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        device = device_of(self.device)
-        with as_before(seed, device):
+        device = parse_device(self.device)
+        with restore_random_state(seed, device):
             task = task_for(name, self.classes_)
             held_out = self.validation_fraction if options is not None else 0
             splits = self._splits(rows, labels, task, weights, held_out, seed)
@@ -198,11 +198,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         from lossselect.tasks.registry import TASKS
 
         lookup({"auto": None, **TASKS}, self.task, "task")
-        whole("max_epochs", self.max_epochs, 1)
-        whole("batch_size", self.batch_size, 1)
-        number("learning_rate", self.learning_rate, 0)
-        number("weight_decay", self.weight_decay, 0)
-        if number("validation_fraction", self.validation_fraction, 0, 1) == 1:
+        check_int("max_epochs", self.max_epochs, 1)
+        check_int("batch_size", self.batch_size, 1)
+        check_float("learning_rate", self.learning_rate, 0)
+        check_float("weight_decay", self.weight_decay, 0)
+        if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
             raise ConfigError("validation_fraction must be below 1, as no row would be left to train on.")
         if self.decision is None:
             return None
@@ -237,7 +237,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """The rows that count, standardised, those to train on and those held out."""
         import torch
 
-        from lossselect.data.splits import Splits, moments, split_rows
+        from lossselect.data.splits import Splits, feature_moments, split_rows
         from lossselect.losses.options import check_sample_weight
 
         counted = np.arange(len(rows))
@@ -257,7 +257,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 ) from None
             places = {split: counted[of] for split, of in found.items()}
         train = np.require(rows[places["train"]], np.float64, "W")
-        mean, std = moments(torch.from_numpy(train))
+        mean, std = feature_moments(torch.from_numpy(train))
         if not bool(std.isfinite().all()):
             column = int((~std.isfinite()).nonzero()[0])
             raise DataError(
@@ -378,7 +378,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         import torch
 
-        features, device = self._standardised(rows), device_of(self.device)
+        features, device = self._standardised(rows), parse_device(self.device)
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from lossselect.run.settings import packaged
+from lossselect.run.settings import packaged_config
 from lossselect.utils.checks import lookup
 from lossselect.utils.warnings import ignore_warnings
 
@@ -33,12 +33,12 @@ def usual_options(net: str) -> dict[str, Any]:
     from lossselect.models.nets import NETS
 
     lookup(NETS, net, "net")
-    usual: Any = OmegaConf.to_container(packaged("model", net))
+    usual: Any = OmegaConf.to_container(packaged_config("model", net))
     return usual
 
 
 @contextmanager
-def as_before(seed: int, device: "device") -> Iterator[None]:
+def restore_random_state(seed: int, device: "device") -> Iterator[None]:
     """Within it, random numbers are those of the seed, and Lightning says nothing of itself.
 
     Afterwards generators, filters of warnings and levels of logging are what they were.
@@ -50,7 +50,7 @@ def as_before(seed: int, device: "device") -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # a net's own may use it
     cuda = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with ignore_warnings(*NOT_SAID), torch.random.fork_rng(devices=cuda):
+    with ignore_warnings(*SILENCED), torch.random.fork_rng(devices=cuda):
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         random.seed(seed)
@@ -67,5 +67,5 @@ def as_before(seed: int, device: "device") -> Iterator[None]:
                 logger.setLevel(level)
 
 
-NOT_SAID = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
+SILENCED = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
 """Warnings about metrics of the rows held out, which nobody sees, and about a start that nobody asked for."""

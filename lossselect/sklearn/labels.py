@@ -8,7 +8,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_array, column_or_1d
 
 from lossselect.exceptions import DataError
-from lossselect.utils.checks import some
+from lossselect.utils.checks import shorten
 
 
 def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def labels_of(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
         )
     if TASKS[name].kind == "binary" and len(classes) > 2:
         raise DataError(
-            f"task=binary needs two classes, but y holds {len(classes)}: {some(classes.tolist())}. One "
+            f"task=binary needs two classes, but y holds {len(classes)}: {shorten(classes.tolist())}. One "
             "of several classes: task=multiclass."
         )
     return name, indices, classes

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError
-from lossselect.labels.values import IGNORE_INDEX, as_list, first_known, form_of
+from lossselect.labels.values import IGNORE_INDEX, as_list, first_known, label_form
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.fields import checked_names, temperature_of
-from lossselect.tasks.tensors import constant, is_short, short_softmax
-from lossselect.utils.checks import number, whole
+from lossselect.tasks.fields import check_class_names, check_temperature
+from lossselect.tasks.tensors import as_constant, is_short, short_softmax
+from lossselect.utils.checks import check_float, check_int
 
 
 class _ClassNames(Vocabulary):
@@ -60,9 +60,9 @@ class Task(ABC):
     """The argument that tells the width, where there is one."""
 
     def __post_init__(self) -> None:
-        self._set("class_names", checked_names(self.class_names, self._num_names, str(self)))
+        self._set("class_names", check_class_names(self.class_names, self._num_names, str(self)))
         if self.missing is not None:
-            number("missing", self.missing)
+            check_float("missing", self.missing)
             top = 1 if self.activation == "sigmoid" else self._num_names - 1
             if 0 <= self.missing <= top:
                 raise ConfigError(
@@ -73,12 +73,12 @@ class Task(ABC):
         self._set("shift", self._checked_shift())
 
     def _checked_temperature(self) -> float | tuple[float, ...]:
-        return temperature_of(self.temperature)
+        return check_temperature(self.temperature)
 
     def _checked_shift(self) -> float | tuple[float, ...]:
         if isinstance(self.shift, numbers.Real) or not hasattr(self.shift, "__iter__"):
-            return number("shift", self.shift)
-        given = tuple(number(f"shift for output {i}", value) for i, value in enumerate(self.shift))
+            return check_float("shift", self.shift)
+        given = tuple(check_float(f"shift for output {i}", value) for i, value in enumerate(self.shift))
         if len(given) != self.num_probabilities:
             raise ConfigError(
                 f"shift must be one number or one per output ({self.num_probabilities}), got {len(given)}."
@@ -89,7 +89,7 @@ class Task(ABC):
         """Class names in a target as the numbers that they stand for; anything else as it is."""
         if isinstance(target, Tensor) or not hasattr(target, "__iter__"):
             return target
-        form = form_of(target)
+        form = label_form(target)
         if self.several_labels and self.class_names and isinstance(target, list) and target:
             form = "lists" if all(entry is None for entry in target) else form
         if form is None:
@@ -267,8 +267,8 @@ class Task(ABC):
         self.check_logits(logits)
         scores = self.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         if self.shift != 0:
-            scores = scores - constant(self.shift, scores)
-        return scores if self.temperature == 1 else scores / constant(self.temperature, scores)
+            scores = scores - as_constant(self.shift, scores)
+        return scores if self.temperature == 1 else scores / as_constant(self.temperature, scores)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """sigmoid or softmax of the logits over the temperature, in float32 or wider, of the same shape.
@@ -379,7 +379,7 @@ class Task(ABC):
 
     def _check_width(self, least: int) -> None:
         name = str(self._width_field)
-        self._set(name, whole(name, getattr(self, name), least))
+        self._set(name, check_int(name, getattr(self, name), least))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.targets import as_tensor, distribution
-from lossselect.tasks.decoding import predictions, take
+from lossselect.labels.targets import as_distributions, as_tensor
+from lossselect.tasks.decoding import check_prediction, names_at
 from lossselect.tasks.sigmoid import SigmoidTask
 
 
@@ -85,7 +85,7 @@ class Binary(SigmoidTask):
         """
         target = as_tensor(self._unnamed(target))
         if target.ndim == 2 and target.shape[1] == 2:
-            return distribution(target, self.missing, self.name)[:, 1:]
+            return as_distributions(target, self.missing, self.name)[:, 1:]
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
             raise DataError(
                 f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. Several labels "
@@ -100,4 +100,4 @@ class Binary(SigmoidTask):
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.ndim < 2 or prediction.shape[1] != 1:
             raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
-        return take(self.names, predictions(self, prediction).squeeze(1).tolist())
+        return names_at(self.names, check_prediction(self, prediction).squeeze(1).tolist())

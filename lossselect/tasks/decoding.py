@@ -8,7 +8,7 @@ from lossselect.exceptions import ConfigError
 from lossselect.labels.values import IGNORE_INDEX
 
 
-def predictions(task: Any, prediction: Tensor) -> Tensor:
+def check_prediction(task: Any, prediction: Tensor) -> Tensor:
     """What `decode` may name: whole numbers, of which a canonical target of 0, 1 and NaN can be made."""
     if not prediction.is_floating_point():
         return prediction
@@ -20,10 +20,10 @@ def predictions(task: Any, prediction: Tensor) -> Tensor:
     )
 
 
-def take(names: tuple[str, ...], indices: Any) -> Any:
+def names_at(names: tuple[str, ...], indices: Any) -> Any:
     """Names in place of indices, in lists nested alike; None where the label is missing."""
     if isinstance(indices, list):
-        return [take(names, index) for index in indices]
+        return [names_at(names, index) for index in indices]
     if indices == IGNORE_INDEX:
         return None
     if not 0 <= indices < len(names):

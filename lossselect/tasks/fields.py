@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.checks import first_twice, number, some
+from lossselect.utils.checks import check_float, first_duplicate, shorten
 
 
-def temperature_of(value: Any, which: str = "") -> float:
+def check_temperature(value: Any, which: str = "") -> float:
     """A temperature, checked."""
-    given = number(f"temperature{which}", value.item() if hasattr(value, "item") else value, 0)
+    given = check_float(f"temperature{which}", value.item() if hasattr(value, "item") else value, 0)
     if given == 0:
         raise ConfigError(f"temperature{which} must be above 0.")
     return given
 
 
-def checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[str, ...] | None:
+def check_class_names(names: Sequence[str] | None, count: int, task: str) -> tuple[str, ...] | None:
     """Return class names as a tuple of `count` distinct strings; None for None."""
     if names is None:
         return None
@@ -27,9 +27,11 @@ def checked_names(names: Sequence[str] | None, count: int, task: str) -> tuple[s
         )
     given = tuple(str(name) for name in names)
     if len(given) != count:
-        raise ConfigError(f"{task.capitalize()} needs {count} class_names, got {len(given)}: {some(given)}.")
+        raise ConfigError(
+            f"{task.capitalize()} needs {count} class_names, got {len(given)}: {shorten(given)}."
+        )
     if len(set(given)) < count:
-        raise ConfigError(f"class_names must differ, but {first_twice(given)!r} comes twice.")
+        raise ConfigError(f"class_names must differ, but {first_duplicate(given)!r} comes twice.")
     return given
 
 
@@ -55,7 +57,7 @@ def per_output(name: str, value: Any, count: int, checked: Callable[..., float])
     return given
 
 
-def threshold_of(value: Any, which: str = "") -> float:
+def check_threshold(value: Any, which: str = "") -> float:
     """Return a threshold as a float in [0, 1]."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lossselect.exceptions import DataError, LossSelectError
 from lossselect.labels.targets import as_tensor
-from lossselect.labels.values import as_number, form_of
+from lossselect.labels.values import as_number, label_form
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import Task, as_task, make_task
-from lossselect.utils.checks import some
+from lossselect.utils.checks import shorten
 
 
 class InferredTask(NamedTuple):
@@ -38,7 +38,7 @@ def infer_task(target: Any) -> InferredTask:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
         InferredTask(name='multilabel', reason='row 0 has 2 ones')
     """
-    form = form_of(target)
+    form = label_form(target)
     if form == "lists":
         count = len(Vocabulary.fit_lists(target))
         return InferredTask("multilabel", f"rows are lists, of {_plural(count, 'label')}")
@@ -46,12 +46,12 @@ def infer_task(target: Any) -> InferredTask:
         values = Vocabulary.fit(target).values
         if len({as_number(value) for value in values} - {None}) < len(values):  # "007" is no 7
             name = "binary" if len(values) <= 2 else "multiclass"
-            return InferredTask(name, f"{_plural(len(values), 'distinct label')}: {some(values)}")
+            return InferredTask(name, f"{_plural(len(values), 'distinct label')}: {shorten(values)}")
         target = [None if entry is None else as_number(entry) for entry in target]
     labels = as_tensor(target).cpu()
     inferred = _infer(labels)
     column = labels.ndim == 1 or labels.shape[1] == 1  # the number of columns declares that of the classes
-    if inferred.name == "multiclass" and column and _distinct(labels) > MOST_CLASSES:
+    if inferred.name == "multiclass" and column and _distinct(labels) > MAX_CLASSES:
         raise DataError(
             f"There are {inferred.reason}: classes or a quantity? "
             "Declare task=multiclass if they are classes."
@@ -63,7 +63,7 @@ def _distinct(labels: Tensor) -> int:
     return len(labels[~labels.isnan()].unique())
 
 
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 """Up to how many distinct whole numbers are taken for classes without being declared."""
 
 

@@ -11,7 +11,7 @@ from lossselect.exceptions import DataError
 from lossselect.labels.label_lists import LabelLists
 from lossselect.labels.positives import Positives
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
-from lossselect.utils.warnings import warn_of_one_hot
+from lossselect.utils.warnings import warn_one_hot_integers
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
         return count_lists(labels, np.arange(len(labels)))
     if isinstance(labels, Positives):
         return count_positives(labels)
-    return count_target(task, as_canonical(task, labels))
+    return count_target(task, to_canonical(task, labels))
 
 
-def as_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
+def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
     """The canonical target of labels in any form, of which the canonical one is one as well.
 
     `task.encode` takes -100 for a mistake unless the task declares a missing value; here a target may have
@@ -145,7 +145,7 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     if not all_rows or settled is None:
         return counts
     if settled[1] > 1:
-        warn_of_one_hot(settled)
+        warn_one_hot_integers(settled)
     return of_rows
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
-from lossselect.labels.targets import as_tensor, distribution, refuse
+from lossselect.labels.targets import as_distributions, as_tensor, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.decoding import take
-from lossselect.tasks.tensors import constant, missing_where_nan
-from lossselect.utils.checks import number, some
+from lossselect.tasks.decoding import names_at
+from lossselect.tasks.tensors import as_constant, missing_where_nan
+from lossselect.utils.checks import check_float, shorten
 from lossselect.utils.device_ops import cumulative_sum
-from lossselect.utils.warnings import warn_of_one_hot
+from lossselect.utils.warnings import warn_one_hot_integers
 
 HALF = {torch.bfloat16: 256, torch.float16: 2048}
 """Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
@@ -106,7 +106,7 @@ class Multiclass(Task):
         if tuned_for:
             return f"{rule}, by factors tuned on val for {tuned_for}"
         if self.prior_correction:
-            return f"{rule}, of probabilities times {some([f'{w:.3g}' for w in self.prior_correction])}"
+            return f"{rule}, of probabilities times {shorten([f'{w:.3g}' for w in self.prior_correction])}"
         return rule
 
     @property
@@ -158,7 +158,7 @@ class Multiclass(Task):
             target = target.squeeze(1)
         if target.ndim >= 2 and target.shape[1] == self.num_classes and self._is_rows(target, trailing_dims):
             note = "" if soft or trailing_dims is not None else POSITIONS
-            rows = distribution(target, self.missing, self.name, note)
+            rows = as_distributions(target, self.missing, self.name, note)
             # one-hot rows and indices give the same loss; on a device the values are not looked at
             if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
                 return rows
@@ -187,7 +187,7 @@ class Multiclass(Task):
             return False
         missing_row = (values == self.missing).all(1) if self.missing is not None else False
         if bool(((values == 1).sum(1) == 1).logical_or(torch.as_tensor(missing_row)).all()):
-            warn_of_one_hot(target.shape)
+            warn_one_hot_integers(target.shape)
         return True
 
     def encode_first(self, target: Any) -> Tensor:
@@ -222,7 +222,7 @@ class Multiclass(Task):
         if target.is_floating_point():
             bad = bad | (known != known.round())
         needed = f"a class index is a whole number from 0 to {self.num_classes - 1}"
-        refuse(target, bad, needed, lambda values: self._hint(values - {self.missing}))
+        raise_for_invalid(target, bad, needed, lambda values: self._hint(values - {self.missing}))
         return known.long().masked_fill(missing, IGNORE_INDEX)
 
     def _hint(self, values: set[float]) -> str:
@@ -239,11 +239,11 @@ class Multiclass(Task):
 
     def check_values(self, target: Tensor) -> None:
         if target.is_floating_point():
-            distribution(target, None, self.name)
+            as_distributions(target, None, self.name)
             return
         bad = ((target < 0) | (target >= self.num_classes)) & (target != IGNORE_INDEX)
         needed = f"a class index is from 0 to {self.num_classes - 1}, or {IGNORE_INDEX} where missing"
-        refuse(target, bad, f"{needed}: pass task.encode(target)")
+        raise_for_invalid(target, bad, f"{needed}: pass task.encode(target)")
 
     def to_hard_labels(self, target: Tensor) -> Tensor:
         if not target.is_floating_point():
@@ -256,7 +256,7 @@ class Multiclass(Task):
         -100 where a probability of the sample is NaN.
         """
         if self.prior_correction is not None:
-            probabilities = probabilities * constant(self.prior_correction, probabilities)
+            probabilities = probabilities * as_constant(self.prior_correction, probabilities)
         # NaN where one of them is. Not their maximum: that of ONNX Runtime passes over NaN
         total = probabilities.sum(1)
         if self.ordinal:
@@ -269,13 +269,15 @@ class Multiclass(Task):
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.is_floating_point():
             raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
-        return take(self.names, prediction.tolist())
+        return names_at(self.names, prediction.tolist())
 
 
 def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
     if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
         raise OptionTypeError(f"prior_correction must be a list of {count} numbers, got {values!r}.")
-    given = tuple(number(f"prior_correction for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values))
+    given = tuple(
+        check_float(f"prior_correction for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values)
+    )
     if len(given) != count:
         raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(given)}.")
     return given

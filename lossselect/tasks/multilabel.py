@@ -11,11 +11,11 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.decoding import predictions
-from lossselect.tasks.fields import per_output, temperature_of
+from lossselect.tasks.decoding import check_prediction
+from lossselect.tasks.fields import check_temperature, per_output
 from lossselect.tasks.sigmoid import SigmoidTask
-from lossselect.tasks.tensors import constant, missing_where_nan
-from lossselect.utils.checks import whole
+from lossselect.tasks.tensors import as_constant, missing_where_nan
+from lossselect.utils.checks import check_int
 
 COLUMNS = "Declare as many labels as there are columns."
 
@@ -73,16 +73,16 @@ class Multilabel(SigmoidTask):
     def __post_init__(self) -> None:
         self._check_width(1)
         super().__post_init__()
-        self._set("min_labels", whole("min_labels", self.min_labels, 0, self.num_labels))
+        self._set("min_labels", check_int("min_labels", self.min_labels, 0, self.num_labels))
         if self.top_k is not None:
-            self._set("top_k", whole("top_k", self.top_k, 1, self.num_labels))
+            self._set("top_k", check_int("top_k", self.top_k, 1, self.num_labels))
             if self.threshold != 0.5:
                 raise ConfigError("threshold has no effect beside top_k, which gives each row k labels.")
             if self.min_labels:
                 raise ConfigError("min_labels has no effect beside top_k, which gives each row k labels.")
 
     def _checked_temperature(self) -> float | tuple[float, ...]:
-        return per_output("temperature", self.temperature, self.num_labels, temperature_of)
+        return per_output("temperature", self.temperature, self.num_labels, check_temperature)
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0: long, of the same shape.
@@ -118,7 +118,7 @@ class Multilabel(SigmoidTask):
         if self.top_k is not None:
             decided = _largest(log_odds, self.top_k)
         else:
-            margin = log_odds - constant(_log_odds(self.threshold), log_odds)
+            margin = log_odds - as_constant(_log_odds(self.threshold), log_odds)
             decided = super().predict_from_probabilities(probabilities) | _largest(margin, self.min_labels)
         return missing_where_nan(decided, probabilities.sum(1, keepdim=True))
 
@@ -169,7 +169,7 @@ class Multilabel(SigmoidTask):
             raise ConfigError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
-        rows = predictions(self, prediction).cpu()
+        rows = check_prediction(self, prediction).cpu()
         return [
             None
             if bool((row == IGNORE_INDEX).all())

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lossselect.labels.targets import in_unit, lossless_float, refuse, within_unit
+from lossselect.labels.targets import as_float, clamp_rounding, is_within_unit, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.fields import per_output, threshold_of
-from lossselect.tasks.tensors import constant, missing_where_nan
-from lossselect.utils.checks import some
+from lossselect.tasks.fields import check_threshold, per_output
+from lossselect.tasks.tensors import as_constant, missing_where_nan
+from lossselect.utils.checks import shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class SigmoidTask(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, threshold_of))
+        self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, check_threshold))
 
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
         if self.top_k:
@@ -37,7 +37,7 @@ class SigmoidTask(Task):
         elif isinstance(self.threshold, float):
             rule = f"1 where the probability is at least {self.threshold}"
         else:
-            rule = f"1 where the probability is at least [{some([f'{t:.3g}' for t in self.threshold])}]"
+            rule = f"1 where the probability is at least [{shorten([f'{t:.3g}' for t in self.threshold])}]"
         return f"{rule}, and at least {self.min_labels} label(s)" if self.min_labels else rule
 
     @property
@@ -46,7 +46,7 @@ class SigmoidTask(Task):
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """1 where the probability is at least the threshold, else 0, -100 for NaN: long, the same shape."""
-        decided = (probabilities >= constant(self.threshold, probabilities)).long()
+        decided = (probabilities >= as_constant(self.threshold, probabilities)).long()
         return missing_where_nan(decided, probabilities)
 
     def to_hard_labels(self, target: Tensor) -> Tensor:
@@ -54,18 +54,18 @@ class SigmoidTask(Task):
 
     def check_values(self, target: Tensor) -> None:
         needed = "the canonical target is in [0, 1], NaN where missing: pass task.encode(target)"
-        refuse(target, (target < 0) | (target > 1), needed, names=self.output_names)
+        raise_for_invalid(target, (target < 0) | (target > 1), needed, names=self.output_names)
 
     def _encode(self, target: Tensor) -> Tensor:
         """The canonical form of a target that has the canonical shape."""
-        encoded = lossless_float(target)
-        if in_unit(encoded):
+        encoded = as_float(target)
+        if is_within_unit(encoded):
             return encoded
         if self.missing is not None:
             encoded = encoded.masked_fill(target == self.missing, torch.nan)
-        encoded = within_unit(encoded)
+        encoded = clamp_rounding(encoded)
         needed = f"{self.name} targets are 0 or 1, soft values between, or NaN where missing"
-        refuse(encoded, (encoded < 0) | (encoded > 1), needed, self._hint, self.output_names)
+        raise_for_invalid(encoded, (encoded < 0) | (encoded > 1), needed, self._hint, self.output_names)
         return encoded
 
     def _hint(self, values: set[float]) -> str:

@@ -30,7 +30,7 @@ def along_classes(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view(1, -1, *[1] * (like.ndim - 2))
 
 
-def constant(values: float | Sequence[float], like: Tensor) -> float | Tensor:
+def as_constant(values: float | Sequence[float], like: Tensor) -> float | Tensor:
     """A number as it is, one for each class as (1, C, 1, ...) on the device and in the dtype of `like`."""
     if not isinstance(values, tuple):
         return values  # type: ignore[return-value]

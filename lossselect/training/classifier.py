@@ -14,22 +14,22 @@ from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import check_chunkable, chunked_loss
-from lossselect.chunked.options import check_top
+from lossselect.chunked.options import check_topk_task
 from lossselect.exceptions import CheckpointError, ConfigError, DataError, OptionTypeError
 from lossselect.labels.positives import Positives
 from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.auto import AutoLoss, loss_by_name
-from lossselect.losses.loss import Loss, divide, select_loss
+from lossselect.losses.loss import Loss, safe_divide, select_loss
 from lossselect.losses.options import check_sample_weight
 from lossselect.losses.torch_compat import check_mixes, check_torch_loss
 from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
-from lossselect.training.checkpoints.content import Recorded, read_checkpoint
-from lossselect.training.checkpoints.load import rebuilt
+from lossselect.training.checkpoints.content import RecordsArguments, read_checkpoint
+from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.checkpoints.validation import check_loadable
-from lossselect.training.diagnostics.outputs import OutputWatch
+from lossselect.training.diagnostics.outputs import OutputChecks
 from lossselect.training.mixup import make_mix
 from lossselect.training.optimizers import (
     OptimizerSpec,
@@ -38,7 +38,7 @@ from lossselect.training.optimizers import (
 from lossselect.utils.checks import split_name
 
 
-class Classifier(Recorded, nn.Module):
+class Classifier(RecordsArguments, nn.Module):
     """A task, a net, and the loss and the head that follow from them.
 
     Args:
@@ -82,7 +82,7 @@ class Classifier(Recorded, nn.Module):
         check_mixes(mix, self.criterion)
         self._trailing_dims: int | None = None
         """How many dimensions the logits have after that of the classes; known from the first batch on."""
-        self._output_watch = OutputWatch()
+        self._output_watch = OutputChecks()
         self.counts: LabelCounts | None = None
         """Of the train labels, where they have been counted."""
         self.base_task: Task | None = None
@@ -115,7 +115,7 @@ class Classifier(Recorded, nn.Module):
         if isinstance(self.criterion, Loss | AutoLoss):
             self.criterion.task = task
         if self._chunked:
-            check_top(task)
+            check_topk_task(task)
         self._task = task
         self._outputs_changed()
 
@@ -147,7 +147,7 @@ class Classifier(Recorded, nn.Module):
     def _check_chunkable(self) -> None:
         if self.mix is not None:
             raise ConfigError("mix makes soft labels of a batch, which a chunked head does not take.")
-        check_top(self.task)
+        check_topk_task(self.task)
         if not isinstance(self.criterion, AutoLoss):
             check_chunkable(self.criterion)
 
@@ -196,7 +196,7 @@ class Classifier(Recorded, nn.Module):
             return chunked_loss(self.criterion, logits, target, weight)
         if isinstance(self.criterion, Loss):
             total, count = self.criterion.sum_and_count(logits, target, weight)
-            return divide(total, count), total, count
+            return safe_divide(total, count), total, count
         if weight is not None:
             raise ConfigError(
                 "A loss of your own takes no weights of samples: choose one of ours by name, or let "
@@ -314,13 +314,13 @@ class Classifier(Recorded, nn.Module):
     def predict(self, inputs: Any) -> dict[str, Tensor]:
         """`probabilities` and `prediction` (see `Task.predict`) of inputs as the net takes them.
 
-        With a chunked head of the highest outputs of each row: see `top_prediction`.
+        With a chunked head of the highest outputs of each row: see `topk_prediction`.
         """
         logits = self._output_watch.outputs_of(self, inputs, self.task)
         if isinstance(logits, ChunkedLogits):
-            from lossselect.chunked.topk_metrics import TopOutputs, top_prediction
+            from lossselect.chunked.topk_metrics import TopKOutputs, topk_prediction
 
-            return top_prediction(self.task, TopOutputs(self.task, logits).look())
+            return topk_prediction(self.task, TopKOutputs(self.task, logits).look())
         return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
 
     @classmethod
@@ -341,7 +341,7 @@ class Classifier(Recorded, nn.Module):
         taken = inspect.signature(cls.__init__).parameters
         own = {name: value for name, value in checkpoint["arguments"].items() if name in taken}
         lost = [name for name in checkpoint["not_plain"] if name in taken]
-        built = rebuilt(cls, {**checkpoint, "arguments": own, "not_plain": lost}, path, {}, True, True)
+        built = rebuild(cls, {**checkpoint, "arguments": own, "not_plain": lost}, path, {}, True, True)
         return built.eval()
 
     def _on_restored(self, checkpoint: dict[str, Any]) -> None:

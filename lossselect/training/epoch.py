@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lossselect.labels.targets import positions_as_rows
-from lossselect.metrics.collection import TaskMetrics, confusion_matrix, counts, make_metrics, per_class
+from lossselect.labels.targets import flatten_positions
+from lossselect.metrics.collection import TaskMetrics, confusion_matrix, label_counts, make_metrics, per_class
 from lossselect.metrics.loss_mean import HELD_STEPS, LossMean, has_steps
 from lossselect.metrics.registry import RANKING, ROWS
 from lossselect.metrics.state import as_numbers, as_scalars, metric_state, set_metric_state
-from lossselect.metrics.task_metric import Seen
+from lossselect.metrics.task_metric import MetricInput
 from lossselect.tasks.registry import Task
-from lossselect.training.diagnostics.outputs import FirstEpoch
-from lossselect.training.output_buffer import KeptOutputs
+from lossselect.training.diagnostics.outputs import FirstEpochChecks
+from lossselect.training.output_buffer import OutputBuffer
 
 HELD_BYTES = 1 << 28
 """Outputs are held on the device up to this size (256 MiB), then handed to the metrics."""
-MOST_CONFUSED = 1000
+MAX_CONFUSED = 1000
 """Up to so many classes there is a confusion matrix: of 100,000 it would take 80 GB."""
 
 
@@ -42,14 +42,14 @@ class Epoch:
         self.default_metrics = (
             make_metrics(base_task, f"{prefix}default_decision/", decided) if base_task else None
         )
-        confusable = task.exclusive and task.num_probabilities <= MOST_CONFUSED
+        confusable = task.exclusive and task.num_probabilities <= MAX_CONFUSED
         self.confusion = None if training or not confusable else confusion_matrix(task)
         self.loss = LossMean()
         self._held: list[tuple[Tensor, Tensor | int, Tensor, Tensor]] = []
         self._held_bytes = 0
         self._known: dict[str, Tensor] | None = None
         """What comes of a complete epoch of another process, which went on to here."""
-        self.kept: KeptOutputs | None = None
+        self.kept: OutputBuffer | None = None
         """Where outputs are kept for longer than the epoch; None lets them go."""
         self.positions = False
         """Whether rows are positions of samples: pixels, time steps."""
@@ -57,7 +57,7 @@ class Epoch:
         """Counts and metrics of each class in the last epoch, of val and test; known after `compute`."""
         self.confusion_counts: Tensor | None = None
         """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
-        self.first: FirstEpoch | None = FirstEpoch() if prefix == "train/" else None
+        self.first: FirstEpochChecks | None = FirstEpochChecks() if prefix == "train/" else None
         """What the first epoch of training was like; None once that has been said."""
         self.counts: tuple[Tensor, Tensor] | None = None
         """How many positives and negatives of each output the last epoch had; known after `compute`."""
@@ -70,8 +70,8 @@ class Epoch:
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
             self.positions = True
-            target = positions_as_rows(target) if target.ndim == logits.ndim else target.flatten()
-            logits = positions_as_rows(logits)
+            target = flatten_positions(target) if target.ndim == logits.ndim else target.flatten()
+            logits = flatten_positions(logits)
         self._held.append((total, count, logits, target))
         self._held_bytes += logits.nbytes + target.nbytes
         if self._held_bytes > HELD_BYTES or len(self._held) >= HELD_STEPS:
@@ -85,7 +85,7 @@ class Epoch:
         if not has_steps(self.loss, self.prefix):
             return {}
         values = self.metrics.compute()
-        self.counts = counts(self.metrics)
+        self.counts = label_counts(self.metrics)
         if self.prefix != "train/":
             self.per_class = per_class(self.metrics)
         if self.confusion is not None:
@@ -104,7 +104,7 @@ class Epoch:
         self._flush()
         return {"sums": [metric_state(part) for part in self._metrics()]}
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._known = as_scalars(state["values"]) if "values" in state else None
         if "sums" in state:
@@ -156,7 +156,7 @@ class Epoch:
             if task is not None and metrics is not None:
                 predictions = task.predict(outputs)  # in float32, as predictions are made
                 log_odds = task.log_odds(wide)
-                seen = Seen(task, task.probabilities(wide), target, predictions, log_odds)
+                seen = MetricInput(task, task.probabilities(wide), target, predictions, log_odds)
                 metrics.take(seen)
         hard = self.task.to_hard_labels(target)
         if self.first is not None:

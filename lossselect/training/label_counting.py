@@ -10,7 +10,7 @@ from lossselect.tasks.label_counts import LabelCounts, count_batches
 from lossselect.training.checkpoints.rng import generators_of
 
 
-def counts_of_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
+def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
     """The counts of a loader's labels, by one pass that leaves all random numbers as they were.
 
     Args:

@@ -18,31 +18,31 @@ from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError, TrainingDiverged
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.training.checkpoints.content import check_same_task, keep
+from lossselect.training.checkpoints.content import add_module_state, check_same_task
 from lossselect.training.checkpoints.lightning_io import CheckpointFiles
 from lossselect.training.checkpoints.resume_validation import check_resumable, check_states
-from lossselect.training.checkpoints.run_state import GoingOn
+from lossselect.training.checkpoints.run_state import RunState
 from lossselect.training.diagnostics.nonfinite import WHAT_TO_DO
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length
-from lossselect.training.label_counting import counts_of_loader
-from lossselect.utils.distributed import of_all_ranks
-from lossselect.utils.warnings import warn_of_no_positives
+from lossselect.training.label_counting import count_loader
+from lossselect.utils.distributed import all_gather
+from lossselect.utils.warnings import warn_no_positives
 
 if TYPE_CHECKING:
     from lossselect.training.epoch import Epoch
 
 
-class Bookkeeping(Callback):
+class RunHooks(Callback):
     """Starts and logs the epochs of a `TaskModule`, and puts into a checkpoint what loads it again."""
 
     def __init__(self) -> None:
-        self.going_on = GoingOn()
+        self.run_state = RunState()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module._has_run_hooks = True
-        _come_first(EpochEnd(), trainer)
+        _come_first(EpochEndHooks(), trainer)
         pl_module._build_head()
         if pl_module._head_spec["name"] == "chunked" and not pl_module._chunked:
             raise ConfigError(
@@ -61,23 +61,23 @@ class Bookkeeping(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.going_on.check(trainer)
-        self.going_on.watch(trainer)
+        self.run_state.check(trainer)
+        self.run_state.watch(trainer)
         if pl_module.bias_init == "zero" and trainer.ckpt_path is None:
             pl_module._start_head(torch.zeros(pl_module.task.num_outputs), "0")
         if trainer.ckpt_path is not None:
             pl_module.bias_init = None  # a run that goes on has its bias
         if pl_module._needs_counts and (counts := _counts_of(trainer, pl_module)):
             pl_module.set_label_counts(counts)
-        self.going_on.compare_loss(pl_module.criterion)
+        self.run_state.compare_loss(pl_module.criterion)
         pl_module._step_mean.equal_counts = _counts_alike(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.going_on.start(trainer, pl_module)
+        self.run_state.start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module._train_epoch.reset()
-        self.going_on.begin_epoch(trainer)
+        self.run_state.begin_epoch(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         evaluate_apart(trainer, True)
@@ -111,11 +111,11 @@ class Bookkeeping(Callback):
             )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        keep(pl_module, checkpoint)
+        add_module_state(pl_module, checkpoint)
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module._finite_watch.answered(pl_module)
             _check_weights(trainer, pl_module)
-            self.going_on.save(trainer, pl_module, checkpoint)
+            self.run_state.save(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_same_task(checkpoint, pl_module.task)
@@ -123,14 +123,14 @@ class Bookkeeping(Callback):
         if fits:
             check_resumable(checkpoint, trainer.ckpt_path, exact=False)
             check_states(checkpoint, trainer.ckpt_path, callbacks=trainer.callbacks)  # type: ignore[attr-defined]
-        self.going_on.load(checkpoint if fits else {})
+        self.run_state.load(checkpoint if fits else {})
 
 
-class EpochEnd(Callback):
+class EpochEndHooks(Callback):
     """Computes and logs the values of an epoch before any other hook at its end.
 
     With `self.log` in the steps, `trainer.callback_metrics` has this epoch's values in the hooks of the
-    module and of all callbacks. They have to be computed first for that, whereas `Bookkeeping` comes last.
+    module and of all callbacks. They have to be computed first for that, whereas `RunHooks` comes last.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -162,10 +162,10 @@ class EpochEnd(Callback):
         check_epoch_length(trainer, "predict")
 
 
-def _come_first(own: EpochEnd, trainer: Trainer) -> None:
+def _come_first(own: EpochEndHooks, trainer: Trainer) -> None:
     """Put a callback before all others but the tuner's, which Lightning puts first."""
     # a new list, as Lightning is iterating over the old one
-    others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEnd)]  # type: ignore[attr-defined]
+    others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
     tuners = [callback for callback in others if isinstance(callback, BatchSizeFinder | LearningRateFinder)]
     trainer.callbacks = [*tuners, own, *(c for c in others if c not in tuners)]  # type: ignore[attr-defined]
 
@@ -200,7 +200,7 @@ def _counts_of(trainer: Trainer, module: Any) -> LabelCounts | None:
             "be counted: module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
         )
     with each_row_once(loader):
-        counts = [part for part in of_all_ranks(counts_of_loader(module, loader or ())) if part]
+        counts = [part for part in all_gather(count_loader(module, loader or ())) if part]
     return functools.reduce(operator.add, counts) if counts else None
 
 
@@ -245,7 +245,7 @@ def _shown(trainer: Trainer, module: Any, prefix: str) -> list[str]:
 
 def _say_what_is_left_out(epoch: "Epoch", split: str) -> None:
     if epoch.counts is not None:
-        warn_of_no_positives(epoch.counts[0], epoch.task, split)
+        warn_no_positives(epoch.counts[0], epoch.task, split)
 
 
 def _check_weights(trainer: Trainer, module: Any) -> None:
@@ -254,7 +254,7 @@ def _check_weights(trainer: Trainer, module: Any) -> None:
         return
     module._output_watch.finite_at = trainer.global_step
     finite = [weight.isfinite().all() for weight in module.parameters() if weight.is_floating_point()]
-    if not all(of_all_ranks(not finite or bool(torch.stack(finite).all()))):
+    if not all(all_gather(not finite or bool(torch.stack(finite).all()))):
         raise TrainingDiverged(
             f"Training has diverged: in epoch {module.current_epoch} the weights are no longer finite, and "
             f"no further step would mend them. {WHAT_TO_DO}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import check_options, lookup, number, split_name
+from lossselect.utils.checks import check_float, check_options, lookup, split_name
 
 
 def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
@@ -103,7 +103,7 @@ def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | No
     name, options = split_name({"name": spec} if isinstance(spec, str) else spec, "mix")
     mix = lookup(MIXES, name, "mix")
     check_options(options, [*inspect.signature(mix).parameters][2:], f"Mix {name!r}")
-    if "alpha" in options and number("alpha", options["alpha"], 0) == 0:
+    if "alpha" in options and check_float("alpha", options["alpha"], 0) == 0:
         raise ConfigError("alpha must be above 0; without mixing leave mix out.")
     return partial(mix, **options)
 

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLogits
 from lossselect.chunked.loss import chunked_loss
-from lossselect.chunked.options import top_monitor
-from lossselect.chunked.topk_metrics import TopOutputs
-from lossselect.compat.lightning import trainer_of
+from lossselect.chunked.options import topk_monitor
+from lossselect.chunked.topk_metrics import TopKOutputs
+from lossselect.compat.lightning import get_trainer
 from lossselect.data.batches import Block
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.labels.targets import EncodedBatch
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.checkpoints.content import check_same_task, keep, read_checkpoint
-from lossselect.training.checkpoints.load import rebuilt
+from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
+from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.checkpoints.validation import check_loadable
 from lossselect.training.classifier import Classifier
 from lossselect.training.compile import CompiledStep
-from lossselect.training.diagnostics.nonfinite import FiniteWatch
+from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch
-from lossselect.training.lifecycle import Bookkeeping
+from lossselect.training.lifecycle import RunHooks
 from lossselect.training.optimizers import (
     OptimizerSpec,
     RunLength,
@@ -34,8 +34,8 @@ from lossselect.training.optimizers import (
     make_optimizer,
     make_scheduler,
 )
-from lossselect.training.output_buffer import KeptOutputs
-from lossselect.training.topk_epoch import TopEpoch
+from lossselect.training.output_buffer import OutputBuffer
+from lossselect.training.topk_epoch import TopKEpoch
 
 
 class TaskModule(Classifier, LightningModule):
@@ -104,7 +104,7 @@ class TaskModule(Classifier, LightningModule):
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         self._has_run_hooks = False
         self._step_mean = StepMean()
-        self._finite_watch = FiniteWatch(on_nonfinite)
+        self._finite_watch = FiniteCheck(on_nonfinite)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":
@@ -115,9 +115,9 @@ class TaskModule(Classifier, LightningModule):
         super().__setattr__(name, value)
 
     def _make_epochs(self) -> None:
-        def made(prefix: str, base_task: Task | None = None) -> Epoch | TopEpoch:
+        def made(prefix: str, base_task: Task | None = None) -> Epoch | TopKEpoch:
             return (
-                TopEpoch(self.task, prefix, self.counts)
+                TopKEpoch(self.task, prefix, self.counts)
                 if self._chunked
                 else Epoch(self.task, prefix, base_task)
             )
@@ -127,7 +127,7 @@ class TaskModule(Classifier, LightningModule):
 
     def _outputs_changed(self) -> None:
         names = ("_val_epoch", "_test_epoch")
-        kept: list[KeptOutputs | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
+        kept: list[OutputBuffer | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
         self._make_epochs()
         # a checkpoint that is evaluated may bring its decision along
         self._val_epoch.kept, self._test_epoch.kept = kept
@@ -162,7 +162,7 @@ class TaskModule(Classifier, LightningModule):
         """Takes the batch into the epoch's loss and metrics."""
         self._evaluate(batch, self._test_epoch, dataloader_idx)
 
-    def _evaluate(self, batch: Any, epoch: Epoch | TopEpoch, dataloader_idx: int) -> None:
+    def _evaluate(self, batch: Any, epoch: Epoch | TopKEpoch, dataloader_idx: int) -> None:
         if dataloader_idx:
             stage = epoch.prefix.strip("/")
             raise ConfigError(
@@ -187,9 +187,9 @@ class TaskModule(Classifier, LightningModule):
             inputs = batch
         return self.predict(inputs)
 
-    def _step(self, batch: Any, epoch: Epoch | TopEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
+    def _step(self, batch: Any, epoch: Epoch | TopKEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
         """Takes the batch into the epoch; returns its loss, and the loss's numerator and denominator."""
-        if not self._has_run_hooks and trainer_of(self) is not None:
+        if not self._has_run_hooks and get_trainer(self) is not None:
             raise ConfigError(
                 f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
                 "its own: without, no epoch is logged."
@@ -202,7 +202,7 @@ class TaskModule(Classifier, LightningModule):
             seen, target, weight = self._outputs(batch)
             if isinstance(seen, ChunkedLogits):
                 logits, train = seen, epoch is self._train_epoch
-                seen = None if train else TopOutputs(self.task, logits, target)
+                seen = None if train else TopKOutputs(self.task, logits, target)
                 loss, total, count = chunked_loss(self.criterion, logits, target, weight, seen)
             else:
                 loss, total, count = self._loss(seen, target, weight)
@@ -249,11 +249,11 @@ class TaskModule(Classifier, LightningModule):
     def configure_callbacks(self) -> list[Any]:
         """What starts, logs and saves: a subclass's other hooks need no super()."""
         if (
-            trainer_of(self) is not None
+            get_trainer(self) is not None
         ):  # Lightning would say that it replaces that of the trainer's last run
             callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Bookkeeping)]
-        return [Bookkeeping()]
+            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, RunHooks)]
+        return [RunHooks()]
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if there is one."""
@@ -266,7 +266,7 @@ class TaskModule(Classifier, LightningModule):
         # nor does it take the sparse gradients of an embedding
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
-        monitor = top_monitor(self.task) if self._chunked else self.task.monitor
+        monitor = topk_monitor(self.task) if self._chunked else self.task.monitor
         length = None
         if self._scheduler_spec is not None and self._trainer is not None and self.trainer.training:
             length = RunLength(self.trainer.max_epochs, self.trainer.estimated_stepping_batches)
@@ -286,7 +286,7 @@ class TaskModule(Classifier, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what loads the module again; here as well, as a checkpoint of weights has no callbacks."""
-        keep(self, checkpoint)
+        add_module_state(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another task; to evaluate or predict, decide as it does."""
@@ -334,7 +334,7 @@ class TaskModule(Classifier, LightningModule):
                 f"{checkpoint['class']}.load_from_checkpoint."
             )
         ours = cls.__init__ is TaskModule.__init__
-        return rebuilt(cls, checkpoint, checkpoint_path, kwargs, strict, ours)
+        return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict, ours)
 
 
 def _forward_and_loss(

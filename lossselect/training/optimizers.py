@@ -11,7 +11,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.metrics.direction import best_mode, direction
-from lossselect.utils.checks import check_options, lookup, split_name, whole
+from lossselect.utils.checks import check_int, check_options, lookup, split_name
 from lossselect.utils.warnings import warn
 
 OptimizerSpec = str | Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] | None
@@ -118,7 +118,7 @@ def make_scheduler(
     entry.setdefault("interval", "step" if by_step else "epoch")
     if entry["interval"] not in ("epoch", "step"):
         raise ConfigError(f"scheduler: interval must be 'epoch' or 'step', got {entry['interval']!r}.")
-    whole("scheduler: frequency", entry.get("frequency", 1), 1)
+    check_int("scheduler: frequency", entry.get("frequency", 1), 1)
     return entry
 
 

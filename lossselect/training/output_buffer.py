@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from lossselect.utils.distributed import in_turn, of_all_ranks
+from lossselect.utils.distributed import all_gather, interleave
 
-MOST_KEPT = 10_000_000
+MAX_BUFFERED_OUTPUTS = 10_000_000
 """So many outputs (rows x classes) at most."""
 
 
-class KeptOutputs:
+class OutputBuffer:
     """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU.
 
     Args:
-        most: So many outputs; of more, each row is kept with the same chance. None is `MOST_KEPT`.
+        most: So many outputs; of more, each row is kept with the same chance. None is `MAX_BUFFERED_OUTPUTS`.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -21,7 +21,7 @@ class KeptOutputs:
         self._size = 0
         self._share = 1.0
         self._random = torch.Generator().manual_seed(0)
-        self._most = (most or MOST_KEPT) // len(of_all_ranks(None))
+        self._most = (most or MAX_BUFFERED_OUTPUTS) // len(all_gather(None))
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Take in rows."""
@@ -46,15 +46,15 @@ class KeptOutputs:
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
         """Logits and target of all processes' rows; None where there were no rows."""
-        shares = of_all_ranks(self._share)
+        shares = all_gather(self._share)
         if self._share > min(shares):  # another one has kept fewer
             parts, self._parts, self._size = self._parts, [], 0
             for part in parts:
                 self._append(*part, min(shares) / self._share)
             self._share = min(shares)
         own = [torch.cat(part) for part in zip(*self._parts, strict=True)]
-        those = [part for part in of_all_ranks(own) if part]
+        those = [part for part in all_gather(own) if part]
         if not those:
             return None
-        logits, target = (in_turn(part) for part in zip(*those, strict=True))
+        logits, target = (interleave(part) for part in zip(*those, strict=True))
         return logits, target

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossselect.chunked.topk_metrics import TopMetrics, TopOutputs
+from lossselect.chunked.topk_metrics import TopKMetrics, TopKOutputs
 from lossselect.metrics.loss_mean import HELD_STEPS, LossMean, has_steps
 from lossselect.metrics.state import as_numbers, as_scalars, metric_state, set_metric_state
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
-from lossselect.training.diagnostics.outputs import FirstEpoch
-from lossselect.training.output_buffer import KeptOutputs
+from lossselect.training.diagnostics.outputs import FirstEpochChecks
+from lossselect.training.output_buffer import OutputBuffer
 
 
-class TopEpoch:
+class TopKEpoch:
     """Loss and metrics of the highest outputs over one epoch of one stage; of train the loss alone.
 
     In place of an `Epoch`, of which it has what others look at.
@@ -29,17 +29,17 @@ class TopEpoch:
     def __init__(self, task: Task, prefix: str, counts: LabelCounts | None = None) -> None:
         self.task, self.prefix = task, prefix
         self.loss = LossMean()
-        self.metrics = None if prefix == "train/" else TopMetrics(task, counts)
+        self.metrics = None if prefix == "train/" else TopKMetrics(task, counts)
         self._held: list[tuple[Tensor, Tensor]] = []
         self._known: dict[str, Tensor] | None = None  # as an `Epoch` has it
         # nothing of each class, no outputs kept, none to be looked at
         self.per_class: dict[str, Tensor] = {}
         self.confusion_counts: Tensor | None = None
         self.counts: tuple[Tensor, Tensor] | None = None
-        self.kept: KeptOutputs | None = None
-        self.first: FirstEpoch | None = None
+        self.kept: OutputBuffer | None = None
+        self.first: FirstEpochChecks | None = None
 
-    def update(self, total: Tensor, count: Tensor, outputs: TopOutputs | None, target: Any) -> None:
+    def update(self, total: Tensor, count: Tensor, outputs: TopKOutputs | None, target: Any) -> None:
         """Take in a step: its loss's numerator and denominator, and what was seen of its outputs."""
         self._held.append((total.detach(), count))
         if len(self._held) >= HELD_STEPS:
@@ -69,7 +69,7 @@ class TopEpoch:
         self._flush()
         return {"sums": [metric_state(self.loss)]}
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._known = as_scalars(state["values"]) if "values" in state else None
         if "sums" in state:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import Trainer
 
-from lossselect.decision.advice import Advice, better_threshold
+from lossselect.decision.advice import Advice, suggest_threshold
 from lossselect.decision.fit import decision_options, fit_decision
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.tasks.registry import make_task
-from lossselect.training.output_buffer import KeptOutputs
+from lossselect.training.output_buffer import OutputBuffer
 
 if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
@@ -42,10 +42,10 @@ def tune_decision(
     Raises:
         ValueError: there is no validation row, or as `fit_decision` says.
     """
-    return tuned(trainer, module, dataloaders, datamodule, ckpt_path, **options).results
+    return tune_on_validation(trainer, module, dataloaders, datamodule, ckpt_path, **options).results
 
 
-class Tuned(NamedTuple):
+class TunedDecision(NamedTuple):
     """What tuning found."""
 
     results: Mapping[str, float]
@@ -54,14 +54,14 @@ class Tuned(NamedTuple):
     """A clearly better threshold, if none was tuned."""
 
 
-def tuned(
+def tune_on_validation(
     trainer: Trainer,
     module: "TaskModule",
     dataloaders: Any = None,
     datamodule: Any = None,
     ckpt_path: str | None = None,
     **options: Any,
-) -> Tuned:
+) -> TunedDecision:
     """Do what `tune_decision` does, and return what it found."""
     if not isinstance(trainer, Trainer) or not hasattr(module, "set_decision"):
         raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
@@ -75,7 +75,7 @@ def tuned(
     task, before = module.task, module.base_task
     if before is not None:
         module.task, module.base_task = before, None
-    kept = module._val_epoch.kept = KeptOutputs()
+    kept = module._val_epoch.kept = OutputBuffer()
     try:
         results = trainer.validate(
             module, dataloaders, ckpt_path, verbose=False, datamodule=datamodule, weights_only=True
@@ -95,4 +95,4 @@ def tuned(
     # processors may differ in the last digit: all decide as the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
     advised = goal is None and wanted.metric == "auto"
-    return Tuned(results[0], better_threshold(module.task, *rows) if advised else None)
+    return TunedDecision(results[0], suggest_threshold(module.task, *rows) if advised else None)

@@ -17,7 +17,7 @@ KINDS = {
 """Kinds of paths that are not regular files; reading them could block."""
 
 
-def check_no_pipe(path: str | Path, wanted: str = "Save its content to a file first.") -> None:
+def check_regular_file(path: str | Path, wanted: str = "Save its content to a file first.") -> None:
     """ValueError for the path of a pipe, socket or device: a file is read several times, or replaced whole.
 
     Args:
@@ -32,23 +32,23 @@ def check_no_pipe(path: str | Path, wanted: str = "Save its content to a file fi
         raise ConfigError(f"Expected a regular file, but {path} is {kind}. {wanted}")
 
 
-PART = ".part"
+PARTIAL_SUFFIX = ".part"
 """What the name of a file ends in that is not complete."""
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name to write to, beside the file's own, which it takes once it is complete, and on the disk.
 
     Whenever the process or the machine stops, there is what was there before or the whole new file.
     """
-    temporary = path.with_name(f".{path.name}{PART}")
+    temporary = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_names(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         if str(error.filename).startswith(str(temporary)):  # a name that the user has never seen
             raise type(error)(error.errno, error.strerror, str(path)) from None
@@ -57,7 +57,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_names(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Without, a crash of the machine might bring back the old file."""
     if not hasattr(os, "O_DIRECTORY"):
         return  # Windows, which opens no folder
@@ -69,7 +69,7 @@ def _sync_names(folder: Path) -> None:
             os.close(descriptor)
 
 
-def remove_parts(folder: Path, suffix: str) -> None:
+def remove_partial_files(folder: Path, suffix: str) -> None:
     """Remove what processes left that were killed while they wrote files whose names end in `suffix`."""
-    for temporary in folder.glob(f".*{suffix}{PART}"):
+    for temporary in folder.glob(f".*{suffix}{PARTIAL_SUFFIX}"):
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from lossselect.utils.renamed import RENAMED
 T = TypeVar("T")
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def suggestion(name: str, names: Iterable[str]) -> str:
     """Return a sentence such as " Did you mean 'focal'?", or "" if no name is close."""
     stem = re.split(r"[./]", name)[-1]
     new = name.removesuffix(stem) + RENAMED.get(stem, stem)
@@ -36,12 +36,12 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """The entry called `name`; ValueError naming the entries there are, and the nearest."""
     if not isinstance(name, str) or name not in table:
         raise ConfigError(
-            f"There is no {kind} {name!r}.{nearest(str(name), table)} Choose one of: {', '.join(table)}."
+            f"There is no {kind} {name!r}.{suggestion(str(name), table)} Choose one of: {', '.join(table)}."
         )
     return table[name]
 
 
-def setting(key: str, value: Any, plain: bool = True) -> str:
+def format_setting(key: str, value: Any, plain: bool = True) -> str:
     """A setting as it is typed at the command line: "data.positive=yes", in quotes where it needs them.
 
     Args:
@@ -67,15 +67,15 @@ def check_options(given: Iterable[str], allowed: Iterable[str], owner: str) -> N
     for name in given:
         if name not in allowed:
             has = f"Its options: {', '.join(allowed)}." if allowed else "It has no options."
-            raise ConfigError(f"{owner} has no option {name!r}.{nearest(name, allowed)} {has}")
+            raise ConfigError(f"{owner} has no option {name!r}.{suggestion(name, allowed)} {has}")
 
 
-def some(names: Sequence[Any], most: int = 8) -> str:
+def shorten(names: Sequence[Any], most: int = 8) -> str:
     """The names in a line, or the first of them and how many there are."""
     return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
-def first_twice(values: Iterable[Any]) -> Any:
+def first_duplicate(values: Iterable[Any]) -> Any:
     """The first of the values that has been there before; None where there is none."""
     seen = set()
     for value in values:
@@ -92,7 +92,7 @@ def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]
     return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
 
 
-def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+def check_float(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
     """`value` as a finite float between `least` and `most`; NumPy's numbers are numbers too."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if real and least <= value <= most and math.isfinite(value):
@@ -102,7 +102,7 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     raise (ConfigError if real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
-def whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+def check_int(name: str, value: Any, least: int, most: float = math.inf) -> int:
     """`value` as an int between `least` and `most`."""
     bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
     message = f"{name} must be a whole number {bounds}, got {value!r}."

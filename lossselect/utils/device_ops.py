@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def occurrences(values: Tensor, count: int) -> Tensor:
+def count_occurrences(values: Tensor, count: int) -> Tensor:
     """Return how often each of 0, 1, ..., `count` - 1 occurs in `values` (long), as a long tensor (count,).
 
     What `torch.bincount(values, minlength=count)` returns, which reads the largest value back from a GPU.

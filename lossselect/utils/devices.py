@@ -6,7 +6,7 @@ from typing import Any
 from lossselect.exceptions import ConfigError
 
 
-def device_of(name: str) -> Any:
+def parse_device(name: str) -> Any:
     """A device of torch by name, "auto" for a GPU if there is one; ValueError for one that cannot be used."""
     import torch
 
@@ -30,7 +30,7 @@ def auto_device() -> str:
 
 
 @lru_cache(maxsize=1)
-def memory_of_machine() -> int | None:
+def total_memory() -> int | None:
     """Bytes that a GPU has, or where there is none the machine, as far as one can tell."""
     import torch
 

@@ -10,7 +10,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def of_all_ranks(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What each process has, in their order; here alone without others."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]
@@ -19,7 +19,7 @@ def of_all_ranks(value: T) -> list[T]:
     return values
 
 
-def to_first(value: T) -> list[T]:
+def gather(value: T) -> list[T]:
     """The same for the first process alone, which writes it down; the others get nothing."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]
@@ -28,7 +28,7 @@ def to_first(value: T) -> list[T]:
     return values
 
 
-def in_turn(parts: Sequence[Tensor]) -> Tensor:
+def interleave(parts: Sequence[Tensor]) -> Tensor:
     """Rows that were dealt to processes one by one, in the order before."""
     if len(parts) == 1:
         return parts[0]

@@ -43,12 +43,12 @@ SHORT = 4
 """Values of fewer characters are in any text, so they are replaced only where they stand alone."""
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """Return the text with `${oc.env:NAME}` in place of the values of variables that the config has read.
 
     Example:
         >>> record("MY_TOKEN", "hunter2")
-        >>> redacted("Cannot log in with 'hunter2'.")
+        >>> redact("Cannot log in with 'hunter2'.")
         "Cannot log in with '${oc.env:MY_TOKEN}'."
     """
     for value in sorted(_names, key=len, reverse=True):  # one may be part of another

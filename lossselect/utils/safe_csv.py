@@ -11,7 +11,7 @@ The last four are the wide forms of the first four.
 """
 
 
-def inert(columns: Any) -> pl.DataFrame:
+def escape_formula(columns: Any) -> pl.DataFrame:
     """A table of the columns, with a ' before names and text that a spreadsheet would take for a formula.
 
     Numbers as text, such as the class -1, stay as they are.

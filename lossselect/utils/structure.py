@@ -1,7 +1,7 @@
 """The structure of plain values that come from a file: types, keys and lengths.
 
 A structure is a type or a tuple of types, a dict with the structures of required keys, a list with the
-structure of all entries, `Each` or `Maybe`.
+structure of all entries, `DictOf` or `OptionalOf`.
 """
 
 from collections.abc import Mapping
@@ -10,47 +10,47 @@ from typing import Any, NamedTuple
 NONE = type(None)
 
 
-class Each(NamedTuple):
+class DictOf(NamedTuple):
     """A dict with any keys, all of whose values have a structure."""
 
     value: Any
 
 
-class Maybe(NamedTuple):
+class OptionalOf(NamedTuple):
     """None, or a value that has a structure."""
 
     value: Any
 
 
-def misfit(value: Any, structure: Any, place: str) -> str | None:
+def find_mismatch(value: Any, structure: Any, place: str) -> str | None:
     """Return a sentence about the first part of `value` that does not have the structure, or None."""
-    if isinstance(structure, Maybe):
-        return None if value is None else misfit(value, structure.value, place)
-    if isinstance(structure, Each):
+    if isinstance(structure, OptionalOf):
+        return None if value is None else find_mismatch(value, structure.value, place)
+    if isinstance(structure, DictOf):
         structure = {} if not isinstance(value, dict) else dict.fromkeys(value, structure.value)
     if isinstance(structure, dict):
         if not isinstance(value, Mapping):
-            return f"{place} must be a dict, got {type_and_value(value)}"
+            return f"{place} must be a dict, got {describe_value(value)}"
         for key, inner in structure.items():
             if key not in value:
                 return f"{place} lacks {key!r}"
-            if found := misfit(value[key], inner, f"{place}[{key!r}]"):
+            if found := find_mismatch(value[key], inner, f"{place}[{key!r}]"):
                 return found
         return None
     if isinstance(structure, list):
         if not isinstance(value, list | tuple):
-            return f"{place} must be a list, got {type_and_value(value)}"
-        each = (misfit(entry, structure[0], f"{place}[{i}]") for i, entry in enumerate(value))
+            return f"{place} must be a list, got {describe_value(value)}"
+        each = (find_mismatch(entry, structure[0], f"{place}[{i}]") for i, entry in enumerate(value))
         return next((found for found in each if found), None)
     kinds = structure if isinstance(structure, tuple) else (structure,)
     # a bool is an int, but not one that is meant
     if isinstance(value, kinds) and not (isinstance(value, bool) and not {bool, object} & {*kinds}):
         return None
     names = ["None" if kind is NONE else kind.__name__ for kind in kinds]
-    return f"{place} must be {' or '.join(names)}, got {type_and_value(value)}"
+    return f"{place} must be {' or '.join(names)}, got {describe_value(value)}"
 
 
-def type_and_value(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Return how messages call a value that has the wrong type."""
     text = repr(value) if isinstance(value, str | int | float | None) else ""
     return f"{type(value).__name__} {text[:40]}".strip() if value is not None else "None"

@@ -12,10 +12,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
-from lossselect.utils.redaction import redacted
+from lossselect.utils.redaction import redact
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""Return the text with control characters as escapes, so that it can neither move the cursor nor hide.
 
     These are the characters of Unicode's categories Cc (ESC and other controls), Cf (invisible ones, and
@@ -23,7 +23,7 @@ def visible(text: str) -> str:
     (separators of lines and paragraphs); line breaks and tabs stay.
 
     Example:
-        >>> visible("\x1b[31mcat\u202e")
+        >>> escape_controls("\x1b[31mcat\u202e")
         '\\x1b[31mcat\\u202e'
     """
     return text if text.isprintable() else re.sub(r"[^\n\t -~]", _escaped, text)
@@ -37,21 +37,21 @@ def _is_hidden(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def visible_json(text: str) -> str:
+def escape_controls_in_json(text: str) -> str:
     """Return the same JSON with such characters as escapes of JSON."""
     return re.sub(
         r"[^\n\t -~]", lambda found: json.dumps(found[0])[1:-1] if _is_hidden(found[0]) else found[0], text
     )
 
 
-def clean(text: str) -> str:
-    """Return the text as it may be shown: see `visible` and `redacted`."""
-    return visible(redacted(text))
+def sanitize(text: str) -> str:
+    """Return the text as it may be shown: see `escape_controls` and `redact`."""
+    return escape_controls(redact(text))
 
 
-def say(text: str, file: TextIO | None = None, flush: bool = False) -> None:
+def print_safely(text: str, file: TextIO | None = None, flush: bool = False) -> None:
     """Print a text that may contain names, cells or paths of files."""
-    print(clean(text), file=file, flush=flush)
+    print(sanitize(text), file=file, flush=flush)
 
 
 class _Pipe(io.FileIO):
@@ -96,4 +96,4 @@ def prepare_streams() -> None:
 
 
 def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    say("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr)
+    print_safely("".join(traceback.format_exception(kind, error, trace)), file=sys.stderr)

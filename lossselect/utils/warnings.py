@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lossselect.utils.checks import lookup, some
+from lossselect.utils.checks import lookup, shorten
 
 ON_NONFINITE = ("stop", "skip")
 """What becomes of a step whose loss or gradient is not finite."""
 
-GUARDS = {
+WARNINGS = {
     "class_without_rows": "a class or label that no train row has",
     "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",
     "damaged_checkpoint": "a checkpoint that resume=auto passes over, as it cannot be read",
@@ -56,7 +56,7 @@ class LossSelectWarning(UserWarning):
     """What looks like a mistake and may be meant.
 
     Args:
-        name: A name of `GUARDS`.
+        name: A name of `WARNINGS`.
         said: What it looks like, and the fix.
     """
 
@@ -70,7 +70,7 @@ class LossSelectWarning(UserWarning):
 
 def warn(name: str, said: str) -> None:
     """Issue the warning `name`, which `ignore_warnings=[name]` silences."""
-    lookup(GUARDS, name, "warning")
+    lookup(WARNINGS, name, "warning")
     warnings.warn(LossSelectWarning(name, said), stacklevel=2)
 
 
@@ -87,19 +87,19 @@ def ignore_warnings(*names: str) -> Iterator[None]:
         ...     target = check_task(Multilabel(2), [[1, 0], [0, 1]])
     """
     for name in names:
-        lookup(GUARDS, name, "warning")
+        lookup(WARNINGS, name, "warning")
     with warnings.catch_warnings():
         for name in names:
             warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=LossSelectWarning)
         yield
 
 
-def warn_of_absent(names: list[str]) -> None:
+def warn_class_without_rows(names: list[str]) -> None:
     """Warn of classes that no train row has."""
-    warn("class_without_rows", f"No train row has {some(names)}: the net cannot learn what that is.")
+    warn("class_without_rows", f"No train row has {shorten(names)}: the net cannot learn what that is.")
 
 
-def warn_of_single_labels() -> None:
+def warn_looks_multiclass() -> None:
     """Warn of multilabel rows that are multiclass ones."""
     warn(
         "looks_multiclass",
@@ -108,7 +108,7 @@ def warn_of_single_labels() -> None:
     )
 
 
-def warn_of_one_hot(shape: Any) -> None:
+def warn_one_hot_integers(shape: Any) -> None:
     """Warn of integers (N, C) that were read as one-hot rows and may be class indices of C positions."""
     warn(
         "one_hot_integers",
@@ -118,7 +118,7 @@ def warn_of_one_hot(shape: Any) -> None:
     )
 
 
-def warn_of_no_positives(positives: Any, task: Any, split: str) -> None:
+def warn_no_positives(positives: Any, task: Any, split: str) -> None:
     """Say how many labels or classes are in no macro mean, as the split has none of them.
 
     Args:
@@ -140,5 +140,5 @@ def warn_of_no_positives(positives: Any, task: Any, split: str) -> None:
     warn(
         "no_positives",
         f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are in "
-        f"no macro mean ({means}): {some(names)}.",
+        f"no macro mean ({means}): {shorten(names)}.",
     )

@@ -14,8 +14,8 @@ import lossselect as ls
 from lossselect.chunked import sums as module_of_loss
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import chunkable, chunked_loss
-from lossselect.chunked.options import check_top
-from lossselect.chunked.topk_metrics import TopOutputs
+from lossselect.chunked.options import check_topk_task
+from lossselect.chunked.topk_metrics import TopKOutputs
 from lossselect.labels.positives import Positives
 
 PRIOR = (np.array(EACH) / sum(EACH)).tolist()
@@ -69,7 +69,7 @@ def both(task, name, options, *, dtype=torch.double, chunk=5, weighted=False, mi
 @pytest.mark.parametrize(("task", "name", "options"), LOSSES, ids=lambda value: str(value)[:40])
 def test_each_loss_is_that_of_the_dense_head(task, name, options, weighted, missing, monkeypatch):
     for chunk, most_rows in itertools.product((1, 5, 23, 100, None), (8192, 10)):
-        monkeypatch.setattr("lossselect.chunked.linear.MOST_ROWS", most_rows)
+        monkeypatch.setattr("lossselect.chunked.linear.MAX_ROWS", most_rows)
         given = {"weighted": weighted, "missing": missing, "chunk": chunk}
         for want, got in zip(*both(TASKS[task], name, options, **given), strict=True):
             assert relative(got.detach(), want.detach()) < 1e-10, (chunk, most_rows)
@@ -212,7 +212,7 @@ def test_a_batch_without_rows(task):
     torch.full((C, WIDTH), 1e30)  # what the memory may hold
     target = torch.zeros(0, C) if task.name == "multilabel" else torch.zeros(0, dtype=torch.long)
     logits = layer(inputs)
-    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, look=TopOutputs(task, logits))
+    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, look=TopKOutputs(task, logits))
     mean.backward()
     assert mean.item() == 0
     assert not layer.weight.grad.any()
@@ -395,4 +395,4 @@ class TestRefused:
     )
     def test_tasks(self, task, said):
         with pytest.raises(ValueError, match=said):
-            check_top(task)
+            check_topk_task(task)

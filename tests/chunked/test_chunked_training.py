@@ -12,7 +12,7 @@ from lossselect.chunked.options import top_metric_names
 from lossselect.data.batches import PositiveRows, TensorBatches
 from lossselect.labels.label_lists import LabelLists
 from lossselect.labels.positives import Positives
-from lossselect.run.settings import head_of
+from lossselect.run.settings import resolve_head
 
 
 def fit(task, head, tmp_path, steps=1, lists=False, **options):
@@ -321,10 +321,10 @@ class TestCommand:
             "data": {"batch_size": 64},
             "loss": {"name": "cross_entropy"},
         }
-        monkeypatch.setattr("lossselect.utils.devices.memory_of_machine", lambda: 4 * 16 * 64 * 1000)
+        monkeypatch.setattr("lossselect.utils.devices.total_memory", lambda: 4 * 16 * 64 * 1000)
         monkeypatch.setattr("lossselect.run.settings.FITS_ANYWHERE", 0)
-        assert head_of(config, ls.Multilabel(1000))["name"] == "dense"
-        assert head_of(config, ls.Multilabel(1001))["name"] == "chunked"
+        assert resolve_head(config, ls.Multilabel(1000))["name"] == "dense"
+        assert resolve_head(config, ls.Multilabel(1001))["name"] == "chunked"
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

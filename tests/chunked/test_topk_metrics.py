@@ -8,18 +8,18 @@ from torch import nn
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear
 from lossselect.chunked.loss import chunked_loss
-from lossselect.chunked.topk_metrics import TopMetrics, TopOutputs, propensities
+from lossselect.chunked.topk_metrics import TopKMetrics, TopKOutputs, propensities
 from lossselect.labels.positives import Positives
 
 
 class TestMetrics:
     def values(self, task, logits_of, target, counts=None):
         layer, inputs = logits_of
-        metrics = TopMetrics(task, counts)
+        metrics = TopKMetrics(task, counts)
         for rows in (slice(0, 13), slice(13, None)):
             logits = layer(inputs[rows])
             sparse = Positives.of_target(target[rows]) if target.ndim > 1 else target[rows]
-            seen = TopOutputs(task, logits, sparse)
+            seen = TopKOutputs(task, logits, sparse)
             chunked_loss(ls.select_loss(task), logits, sparse, look=seen)
             metrics.update(seen, sparse)
         return {name: value.item() for name, value in metrics.compute().items()}
@@ -81,14 +81,14 @@ class TestMetrics:
         target = target_of(task, False)
         skewed = ls.select_loss(task, "logit_adjusted", prior=[0.978, *[0.001] * (C - 1)], tau=5)
         logits = layer(inputs)
-        seen = TopOutputs(task, logits, target)
+        seen = TopKOutputs(task, logits, target)
         chunked_loss(skewed, logits, target, look=seen)
         assert torch.equal(seen.columns, logits.dense().topk(5, 1).indices)
 
     def test_highest_first_with_a_temperature_of_each_label(self):
         task = ls.Multilabel(C, temperature=EACH)
         layer, inputs = self.net()
-        seen = TopOutputs(task, layer(inputs)).look()
+        seen = TopKOutputs(task, layer(inputs)).look()
         want = task.probabilities(layer(inputs).dense()).topk(5, 1)
         assert torch.equal(seen.columns, want.indices)
         torch.testing.assert_close(seen.probabilities, want.values)

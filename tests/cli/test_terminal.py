@@ -19,8 +19,8 @@ from lossselect.cli import console
 from lossselect.cli import main as cli
 from lossselect.reporting.plan import Line, Plan
 from lossselect.utils import warnings as guards
-from lossselect.utils.redaction import record, record_environment, redacted
-from lossselect.utils.terminal import visible, visible_json
+from lossselect.utils.redaction import record, record_environment, redact
+from lossselect.utils.terminal import escape_controls, escape_controls_in_json
 
 NAMES = [
     "\x1b[31mred\x1b[0m",
@@ -57,13 +57,13 @@ def table(tmp_path):
 
 def test_visible():
     every = "".join(map(chr, (*range(0xD7FF), *range(0xE000, 0x20000), *range(0xE0000, 0xE0080))))
-    assert not hidden(visible(every))
-    assert visible(every).count("\n") == every.count("\n")
+    assert not hidden(escape_controls(every))
+    assert escape_controls(every).count("\n") == every.count("\n")
     for character in "aé猫🐈\t\n \u00a0\u0301":
-        assert visible(character) == character
-    assert visible("\x1b[1m\u202e\udcff\U000e0041") == "\\x1b[1m\\u202e\\udcff\\U000e0041"
-    assert json.loads(visible_json(json.dumps(NAMES, ensure_ascii=False))) == NAMES
-    assert not hidden(visible_json(json.dumps(NAMES, ensure_ascii=False)))
+        assert escape_controls(character) == character
+    assert escape_controls("\x1b[1m\u202e\udcff\U000e0041") == "\\x1b[1m\\u202e\\udcff\\U000e0041"
+    assert json.loads(escape_controls_in_json(json.dumps(NAMES, ensure_ascii=False))) == NAMES
+    assert not hidden(escape_controls_in_json(json.dumps(NAMES, ensure_ascii=False)))
 
 
 def test_a_plan_of_hostile_names():
@@ -74,7 +74,7 @@ def test_a_plan_of_hostile_names():
 
 
 def test_a_warning_of_hostile_names(capsys):
-    with warnings.catch_warnings(), console.warnings_in_a_line():
+    with warnings.catch_warnings(), console.print_warnings_in_one_line():
         warnings.simplefilter("always")
         guards.warn("likely_missing_marker", f"The label {NAMES[0]} may mark a missing one.")
     err = capsys.readouterr().err
@@ -385,9 +385,9 @@ def test_the_plan_has_no_secret(command, monkeypatch, tmp_path):
 def test_redacted(value, text, shown):
     record_environment()
     record("V", value)
-    assert redacted(text) == shown
+    assert redact(text) == shown
     record_environment()
-    assert redacted(text) == text
+    assert redact(text) == text
 
 
 def test_what_is_recorded(monkeypatch):
@@ -398,7 +398,7 @@ def test_what_is_recorded(monkeypatch):
     config = OmegaConf.create({"a": "${oc.env:READ}", "b": "${oc.env:NOT_SET,default-value}"})
     assert dict(config) == {"a": "one-value", "b": "default-value"}
     text = "one-value other-value default-value"
-    assert redacted(text) == "${oc.env:READ} other-value default-value"
+    assert redact(text) == "${oc.env:READ} other-value default-value"
     record_environment()
 
 

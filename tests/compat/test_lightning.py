@@ -109,7 +109,7 @@ def test_what_a_step_logs_is_collected():
 
 def test_a_module_without_a_trainer():
     module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3))
-    assert compat.trainer_of(module) is None
+    assert compat.get_trainer(module) is None
     compat.set_running_hook(module, "training_step")
     assert module._current_fx_name == "training_step"
 

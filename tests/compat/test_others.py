@@ -139,7 +139,7 @@ class TestRich:
         with Live("", console=Console(quiet=True), auto_refresh=True) as live:
             assert compat_rich.replace_refresh_thread(live, Drawing)
             assert made[0].started
-            with compat_rich.lock_of(live):
+            with compat_rich.get_lock(live):
                 pass
         assert made[0].stopped
         assert not compat_rich.replace_refresh_thread(Live("", console=Console(quiet=True)), Drawing)

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 from table_cases import OPTIONS
 
-from lossselect.data.load import load_own
+from lossselect.data.load import load_own_data
 
 
 @pytest.fixture
@@ -19,6 +19,6 @@ def load(tmp_path):
             frame = content if isinstance(content, pl.DataFrame) else pl.DataFrame(content)
             files[key] = str(tmp_path / f"{key}.csv")
             frame.write_csv(files[key])
-        return load_own(name, task=of_task, **{**OPTIONS, "target": "y", **files, **options})
+        return load_own_data(name, task=of_task, **{**OPTIONS, "target": "y", **files, **options})
 
     return loaded

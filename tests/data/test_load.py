@@ -12,7 +12,7 @@ from table_cases import NAN, OPTIONS, numbers
 import lossselect as ls
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
-from lossselect.data.load import load_own
+from lossselect.data.load import load_own_data
 from lossselect.tasks.registry import make_task
 
 
@@ -96,7 +96,7 @@ class TestLoad:
         rows[4] = ",,99,"
         path.write_text("\n".join(["f,g,id,y", *rows, "", ""]))
         with ls.ignore_warnings("index_column"):
-            splits = load_own(
+            splits = load_own_data(
                 "table", task={"name": "multiclass"}, path=str(path), target="y", exclude="id", **OPTIONS
             )
         assert len(splits.labels) == 40
@@ -166,21 +166,21 @@ class TestLoad:
         with pytest.raises(
             ValueError, match=r"Labels are of shape \(40, 2\), but in training of shape \(40, 3\)"
         ):
-            load_own("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
+            load_own_data("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
         with pytest.raises(
             ValueError, match=r"x\.npy holds features alone, so that other files need a \.npz each"
         ):
-            load_own("arrays", task={"name": "multilabel"}, path="x.npy", **arguments)
+            load_own_data("arrays", task={"name": "multilabel"}, path="x.npy", **arguments)
 
     def test_arrays(self, tmp_path):
         x, y = numbers(80).reshape(40, 2), np.array(["b", "a"] * 20)
         np.savez(tmp_path / "d.npz", X=x, y=y)
-        splits = load_own("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **OPTIONS)
+        splits = load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **OPTIONS)
         assert splits.class_names == ("a", "b")
         assert splits.labels.tolist() == [1, 0] * 20
         matrix = np.array([[1, 0, -1], [0, 0, 1]] * 20)
         np.savez(tmp_path / "m.npz", X=x, y=matrix)
-        splits = load_own(
+        splits = load_own_data(
             "arrays", task={"name": "multilabel", "missing": -1}, path=str(tmp_path / "m.npz"), **OPTIONS
         )
         np.testing.assert_array_equal(splits.labels[:2], [[1, 0, NAN], [0, 0, 1]])
@@ -206,7 +206,7 @@ def test_any_table_is_loaded_right_or_refused(data, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ls.LossSelectWarning)
         try:
-            splits = load_own("table", task={"name": name}, path=str(path), target="y", **OPTIONS)
+            splits = load_own_data("table", task={"name": name}, path=str(path), target="y", **OPTIONS)
         except ValueError as error:
             assert str(error)  # noqa: PT017
             return

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.functional import one_hot
 
 import lossselect as ls
-from lossselect.decision.advice import better_threshold
+from lossselect.decision.advice import suggest_threshold
 
 
 def multilabel_rows(rows=60, labels=4, seed=0):
@@ -405,7 +405,7 @@ class TestAdvice:
 
     def test_of_a_rare_class_it_says_what_f1_would_be(self):
         logits, target = self.rows(0.1, 0)
-        advice = better_threshold(ls.Binary(), logits, target)
+        advice = suggest_threshold(ls.Binary(), logits, target)
         best = max(f1_score(target, logits >= value) for value in logits.flatten())
         assert advice.f1 == pytest.approx(best)
         assert advice.f1 == pytest.approx(f1_score(target, logits.double().sigmoid() >= advice.threshold))
@@ -420,25 +420,25 @@ class TestAdvice:
         logits, target = self.rows(0.1, 0)
         fitted = ls.fit_decision(ls.Binary(), logits, target)
         tuned = ls.fit_decision(ls.Binary(), logits, target, metric="f1")
-        assert better_threshold(fitted, logits, target).threshold == pytest.approx(tuned.threshold)
+        assert suggest_threshold(fitted, logits, target).threshold == pytest.approx(tuned.threshold)
 
     def test_of_equal_classes_or_noise_there_is_hardly_ever_any(self):
         """.5 is the best threshold of calibrated equal classes: what is found there is chance."""
-        found = [better_threshold(ls.Binary(), *self.rows(0.5, seed, strength=4)) for seed in range(40)]
+        found = [suggest_threshold(ls.Binary(), *self.rows(0.5, seed, strength=4)) for seed in range(40)]
         assert sum(advice is not None for advice in found) <= 2
 
     def test_of_a_handful_of_positives_there_is_none(self):
         logits, target = torch.randn(3000, 1), torch.zeros(3000, 1)
         target[:9] = 1
-        assert better_threshold(ls.Binary(), logits, target) is None
-        assert better_threshold(ls.Multilabel(2), torch.randn(9, 2), torch.ones(9, 2)) is None
-        assert better_threshold(ls.Binary(), logits, torch.ones(3000, 1)) is None
+        assert suggest_threshold(ls.Binary(), logits, target) is None
+        assert suggest_threshold(ls.Multilabel(2), torch.randn(9, 2), torch.ones(9, 2)) is None
+        assert suggest_threshold(ls.Binary(), logits, torch.ones(3000, 1)) is None
 
     def test_missing_labels_do_not_count(self):
         logits, target = self.rows(0.1, 0)
-        advice = better_threshold(ls.Binary(), logits, target)
+        advice = suggest_threshold(ls.Binary(), logits, target)
         holes = torch.cat([logits, 5 * torch.ones(50, 1)]), torch.cat([target, torch.full((50, 1), math.nan)])
-        assert better_threshold(ls.Binary(), *holes).f1 == advice.f1
+        assert suggest_threshold(ls.Binary(), *holes).f1 == advice.f1
 
 
 class TestOddLogits:

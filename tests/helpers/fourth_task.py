@@ -10,8 +10,8 @@ from torch import Tensor
 from lossselect.exceptions import DataError
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.decoding import predictions
-from lossselect.tasks.tensors import constant
+from lossselect.tasks.decoding import check_prediction
+from lossselect.tasks.tensors import as_constant
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class AtMostOne(Task):
         return (target >= 0.5).long().masked_fill(target.isnan(), IGNORE_INDEX)
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        reached = probabilities >= constant(self.threshold, probabilities)
+        reached = probabilities >= as_constant(self.threshold, probabilities)
         largest = torch.zeros_like(reached).scatter_(1, probabilities.argmax(1, keepdim=True), True)
         return (reached & largest).long()
 
     def _decoded(self, prediction: Tensor) -> list[Any]:
         return [
             [name for name, one in zip(self.names, row, strict=True) if one]
-            for row in predictions(self, prediction)
+            for row in check_prediction(self, prediction)
         ]

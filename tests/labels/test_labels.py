@@ -11,7 +11,7 @@ from sklearn.preprocessing import LabelEncoder, MultiLabelBinarizer
 
 import lossselect as ls
 from lossselect.labels.label_lists import LabelLists, parse_json_lists, split_delimited
-from lossselect.labels.values import as_number, form_of, sorted_values
+from lossselect.labels.values import as_number, label_form, sorted_values
 
 NAN = float("nan")
 
@@ -340,12 +340,12 @@ class TestTasksTakeNames:
 
 
 def test_forms():
-    assert form_of(["a"]) == "names"
-    assert form_of([None, NAN, "a"]) == "names"
-    assert form_of([[], ["a"]]) == form_of([{"a"}]) == "lists"
-    assert form_of([[], []]) == form_of([None, []]) == "lists"
+    assert label_form(["a"]) == "names"
+    assert label_form([None, NAN, "a"]) == "names"
+    assert label_form([[], ["a"]]) == label_form([{"a"}]) == "lists"
+    assert label_form([[], []]) == label_form([None, []]) == "lists"
     for numbers in ([1, 2], [[1], [0]], np.zeros(3), np.array("a"), [], [None], 3, "abc", {"a"}):
-        assert form_of(numbers) is None
+        assert label_form(numbers) is None
 
 
 @given(st.lists(st.integers(-999, 999) | st.floats(-9, 9)))

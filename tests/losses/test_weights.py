@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 import lossselect as ls
-from lossselect.losses.class_weights import prior_logits, prior_of
+from lossselect.losses.class_weights import class_prior, prior_logits
 from lossselect.tasks.label_counts import count_batches
 
 LONG_TAIL = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
@@ -118,17 +118,19 @@ class TestPriors:
     def test_shares(self):
         task = ls.Multiclass(4)
         np.testing.assert_allclose(
-            prior_of(task, ls.count_labels(task, LONG_TAIL)), np.array([60, 30, 10, 0.5]) / 100.5
+            class_prior(task, ls.count_labels(task, LONG_TAIL)), np.array([60, 30, 10, 0.5]) / 100.5
         )
         target = torch.zeros(10, 3)
         target[:4, 0] = target[:, 2] = 1
-        shares = prior_of(ls.Multilabel(3), ls.count_labels(ls.Multilabel(3), target))
+        shares = class_prior(ls.Multilabel(3), ls.count_labels(ls.Multilabel(3), target))
         np.testing.assert_allclose(shares, [0.4, 0.05, 0.95])
-        np.testing.assert_allclose(prior_of(ls.Binary(), ls.count_labels(ls.Binary(), target[:, 0])), [0.4])
+        np.testing.assert_allclose(
+            class_prior(ls.Binary(), ls.count_labels(ls.Binary(), target[:, 0])), [0.4]
+        )
 
     def test_of_nothing_known(self):
         for task, target in ((ls.Multilabel(2), [[math.nan, 0]]), (ls.Binary(), [math.nan])):
-            prior = prior_of(task, ls.count_labels(task, target))
+            prior = class_prior(task, ls.count_labels(task, target))
             assert ((prior > 0) & (prior < 1)).all()
 
     @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ class TestPriors:
             share = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)[: task.num_outputs].expand(100, -1)
             target = share * torch.rand_like(share) if soft else torch.bernoulli(share)
         target = task.encode(target)
-        prior = prior_of(task, ls.count_labels(task, target))
+        prior = class_prior(task, ls.count_labels(task, target))
         logits = torch.tensor(prior_logits(task, prior)).expand(100, -1)
         entropy = -(prior * np.log(prior)).sum()
         if task.activation == "sigmoid":

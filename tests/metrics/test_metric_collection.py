@@ -289,7 +289,7 @@ def test_bins_are_merged(task, name, monkeypatch):
     exact = whole(task, made)[name]
     few = ls.make_metrics(task, names=[name])[name]
     few.update(*made[0])
-    monkeypatch.setattr("lossselect.metrics.ranking.MOST_EXACT", 60 * task.num_outputs)
+    monkeypatch.setattr("lossselect.metrics.ranking.MAX_EXACT", 60 * task.num_outputs)
     metric = ls.make_metrics(task, names=[name])[name]
     for batch in made[1:]:
         metric(*batch)
@@ -302,7 +302,7 @@ def test_bins_are_merged(task, name, monkeypatch):
 def test_many_small_batches_are_put_together(task, monkeypatch):
     made = batches(task, 10, 4)
     exact = whole(task, made)["auroc"]
-    monkeypatch.setattr("lossselect.metrics.ranking.MOST_PARTS", 3)
+    monkeypatch.setattr("lossselect.metrics.ranking.MAX_PARTS", 3)
     metrics = ls.make_metrics(task, names=["auroc", "average_precision"])
     for batch in made:
         metrics.update(*batch)

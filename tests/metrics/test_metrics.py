@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 import lossselect as ls
 from lossselect.training.epoch import Epoch
 from lossselect.training.optimizers import best_mode
-from lossselect.training.output_buffer import KeptOutputs
+from lossselect.training.output_buffer import OutputBuffer
 
 NAN = float("nan")
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
@@ -339,7 +339,7 @@ class TestRanking:
         target = target.masked_fill(holes, -100 if task.activation == "softmax" else NAN)
         exact, binned = (ls.make_metrics(task, names=[name]) for _ in range(2))
         exact.update(task.probabilities(logits), target)
-        monkeypatch.setattr("lossselect.metrics.ranking.MOST_EXACT", 2000)
+        monkeypatch.setattr("lossselect.metrics.ranking.MAX_EXACT", 2000)
         for x, y in zip(logits.split(500), target.split(500), strict=True):
             binned.update(task.probabilities(x), y)
         ranking = binned[name]
@@ -350,7 +350,7 @@ class TestRanking:
         assert ranking.bins.numel() == 0
 
     def test_bins_of_a_class_without_positives_and_of_nan(self, monkeypatch):
-        monkeypatch.setattr("lossselect.metrics.ranking.MOST_EXACT", 1)
+        monkeypatch.setattr("lossselect.metrics.ranking.MAX_EXACT", 1)
         metrics = ls.make_metrics(ls.Multilabel(2), names=["auroc", "average_precision"])
         metrics.update(torch.tensor([[0.9, 0.1], [0.2, 0.3]]), torch.tensor([[1.0, 0], [0, 0]]))
         assert metrics.compute()["auroc"] == 1
@@ -418,8 +418,8 @@ def test_a_metric_that_there_is_not():
 
 
 def test_outputs_that_are_kept_have_a_bound(monkeypatch):
-    monkeypatch.setattr("lossselect.training.output_buffer.MOST_KEPT", 1000)
-    kept = KeptOutputs()
+    monkeypatch.setattr("lossselect.training.output_buffer.MAX_BUFFERED_OUTPUTS", 1000)
+    kept = OutputBuffer()
     for start in range(0, 4000, 100):
         kept.add(torch.arange(start, start + 100.0).unsqueeze(1), torch.arange(start, start + 100))
     logits, target = kept.rows()
@@ -468,7 +468,7 @@ def test_a_row_of_which_nothing_is_known_is_no_match():
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
 def test_outputs_in_one_bin_are_ties(name, monkeypatch):
     logits, target = 4 * torch.randn(400, 1, dtype=torch.float64), torch.randint(0, 2, (400, 1)).float()
-    for setting, value in (("MOST_EXACT", 1), ("MOST_BINS", 17), ("LEAST_BINS", 17)):
+    for setting, value in (("MAX_EXACT", 1), ("MAX_BINS", 17), ("MIN_BINS", 17)):
         monkeypatch.setattr(f"lossselect.metrics.ranking.{setting}", value)
     metrics = ls.make_metrics(ls.Binary(), names=[name])
     metrics.update(logits.sigmoid(), target)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from lossselect.training.diagnostics.nonfinite import FiniteWatch
+from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 
 RANKS = 2
@@ -43,7 +43,7 @@ def main(rank, port):
             parameters=net.parameters,
             named_parameters=net.named_parameters,
         )
-        watch = FiniteWatch("stop")
+        watch = FiniteCheck("stop")
         watch.take(loss * torch.nan if case == "loss" and rank == 1 else loss)
         try:
             watch.look(module, torch.optim.SGD(net.parameters(), 0.1))

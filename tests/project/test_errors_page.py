@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 from lossselect.cli import main as cli
-from lossselect.utils.warnings import GUARDS, LossSelectWarning
+from lossselect.utils.warnings import WARNINGS, LossSelectWarning
 
 PAGE = ROOT / "docs" / "errors.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -177,4 +177,4 @@ def test_no_two_entries_have_one_name():
 
 def test_every_warning_is_on_the_page():
     named = {title.strip("`") for title, section, _ in entries() if section == "Warnings"}
-    assert named == set(GUARDS)
+    assert named == set(WARNINGS)

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.cli.report import report_of
-from lossselect.reporting.figures import roc, styled, together
+from lossselect.reporting.figures import combine, roc, styled
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.page import write_report
 
@@ -154,7 +154,7 @@ class TestOutcome:
         target = torch.tensor([[1, 1]] * 10 + [[1, nan]] * 90 + [[0, 0]] * 10).double()
         of = Outcome(ls.Multilabel(2), None, torch.zeros(110, 2), target)
         with styled("together"):
-            shares = together(of).axes[0].images[0].get_array()
+            shares = combine(of).axes[0].images[0].get_array()
         assert shares.tolist() == [[1, 1], [1, 1]]
 
     def test_no_threshold_decides_the_most_probable_labels(self, tmp_path):

@@ -354,7 +354,7 @@ def test_a_run_of_wandb_ends_with_ours(fails, monkeypatch):
         sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: told.append(exit_code))
     )
     logger = WandbLogger.__new__(WandbLogger)
-    with suppress(OSError), loggers.ended([logger]):
+    with suppress(OSError), loggers.finish_loggers([logger]):
         if fails:
             raise OSError
     assert told == [int(fails)]

@@ -25,7 +25,7 @@ HOSTILE = {
     "a module that torch imports": "model: {_target_: torch.os.system, command: $TOUCH}",
     "a module that lightning imports": "model: {_target_: lightning.pytorch.trainer.trainer.os.system, command: $TOUCH}",
     "a class that torch imports": "model: {_target_: torch.utils.collect_env.subprocess.Popen, args: [touch, $MARK]}",
-    "a function of ours": "callbacks: {x: {_target_: lossselect.utils.atomic_write.whole_file, path: $MARK}}",
+    "a function of ours": "callbacks: {x: {_target_: lossselect.utils.atomic_write.atomic_write, path: $MARK}}",
     "a private module of torch": "model: {_target_: torch._utils_internal.os.system, command: $TOUCH}",
     "torch.hub": "model: {_target_: torch.hub.load, repo_or_dir: ., model: evil, source: local}",
     "within a part": "callbacks: {x: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: {_target_: os.system, command: $TOUCH}}}",

@@ -11,7 +11,7 @@ from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear
-from lossselect.training.label_counting import counts_of_loader
+from lossselect.training.label_counting import count_loader
 
 C = 5
 TASK = ls.Multiclass(C, missing=-1)
@@ -173,7 +173,7 @@ def test_several_ones_in_the_first_batch():
 def test_counts_of_a_loader_that_has_not_met_the_net(batches, positives):
     module = ls.TaskModule(TASK, nn.Linear(3, C))
     with ls.ignore_warnings("one_hot_integers"):
-        counts = counts_of_loader(module, [(torch.randn(len(y), 3), y) for y in batches])
+        counts = count_loader(module, [(torch.randn(len(y), 3), y) for y in batches])
     assert counts.positives.tolist() == positives
 
 

@@ -24,7 +24,7 @@ from lossselect.data.splits import Splits
 from lossselect.labels.label_lists import LabelLists
 from lossselect.metrics.collection import confusion_matrix
 from lossselect.metrics.registry import make_metric
-from lossselect.metrics.task_metric import Seen
+from lossselect.metrics.task_metric import MetricInput
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py"),
@@ -356,7 +356,7 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
     gpu.largest, moved = 0, len(gpu.waits)
     metrics[0].update(*on_device)
     for metric in metrics[1:]:
-        metric.accumulate(Seen(task, torch.empty(0), on_device[1], on_device[0]))
+        metric.accumulate(MetricInput(task, torch.empty(0), on_device[1], on_device[0]))
     assert gpu.largest <= 50 * 50
     assert [*map(str, gpu.waits[moved:])] == []
     assert before < moved  # moving waits

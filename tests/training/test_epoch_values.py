@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainers import quiet_trainer
 
 import lossselect as ls
-from lossselect.training.lifecycle import EpochEnd
+from lossselect.training.lifecycle import EpochEndHooks
 
 HOOKS = [
     "on_fit_start",
@@ -163,5 +163,5 @@ def test_a_module_is_fitted_twice():
         for _ in range(2):
             trainer.validate(module, loader(1, 29), verbose=False)
             trainer.fit(module, loader(0, 48), loader(1, 29))
-        assert [isinstance(callback, EpochEnd) for callback in trainer.callbacks].count(True) == 1
-        assert isinstance(trainer.callbacks[0], EpochEnd)
+        assert [isinstance(callback, EpochEndHooks) for callback in trainer.callbacks].count(True) == 1
+        assert isinstance(trainer.callbacks[0], EpochEndHooks)

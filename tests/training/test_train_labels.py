@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
-from lossselect.losses.class_weights import prior_of
+from lossselect.losses.class_weights import class_prior
 
 
 class TestTrainLabels:
@@ -20,7 +20,7 @@ class TestTrainLabels:
         module = MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.0})
         trainer(tmp_path).fit(module, loader(task, 400, labels=labels))
         counts = ls.count_labels(task, labels)
-        prior = prior_of(task, counts)
+        prior = class_prior(task, counts)
         entropy = -(prior * np.log(prior)).sum()
         if task.activation == "sigmoid":
             entropy = -(prior * np.log(prior) + (1 - prior) * np.log(1 - prior)).mean()

@@ -74,9 +74,9 @@ class TestTuning:
         ls.tune_decision(trainer(tmp_path), anew, data, ckpt_path=path, metric="balanced_accuracy")
         assert anew.base_task == module.base_task
         assert anew.task.temperature == module.task.temperature
-        going_on = MyModel(task)
-        trainer(tmp_path, max_epochs=2).fit(going_on, data, ckpt_path=path, weights_only=True)
-        assert going_on.base_task is None  # it is not the same net any more
+        run_state = MyModel(task)
+        trainer(tmp_path, max_epochs=2).fit(run_state, data, ckpt_path=path, weights_only=True)
+        assert run_state.base_task is None  # it is not the same net any more
 
 
 def test_tune_decision_takes_the_trainer_first(tmp_path):

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import lossselect as ls
-from lossselect.utils.warnings import GUARDS, warn
+from lossselect.utils.warnings import WARNINGS, warn
 
 
 def test_each_warning_says_its_name():
-    for name in GUARDS:
+    for name in WARNINGS:
         with pytest.warns(ls.LossSelectWarning, match=rf"something \[{name}\]$"):
             warn(name, "something")
 

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from lossselect.cli.predict import predict_file
-from lossselect.utils.safe_csv import inert
+from lossselect.utils.safe_csv import escape_formula
 
 FORMULAS = ["=1+2", "=cmd|' /C calc'!A0", "+SUM(A1)", "-2+3", "@A1", "\t=1", "\r=1", "\uff1d1", "-", "+a"]
 HARMLESS = ["-1", "+1", "-1.5e3", "a=b", "cat", "", "'=1", '["=1"]', "0"]
@@ -10,18 +10,18 @@ HARMLESS = ["-1", "+1", "-1.5e3", "a=b", "cat", "", "'=1", '["=1"]', "0"]
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_cell_and_no_name_is_a_formula(text):
-    frame = inert({"class": [text, None], text: [1.0, 2.0]})
+    frame = escape_formula({"class": [text, None], text: [1.0, 2.0]})
     assert frame.columns == ["class", f"'{text}"]
     assert frame["class"].to_list() == [f"'{text}", None]
 
 
 def test_what_is_no_formula_stays():
     columns = {name: [float(i)] for i, name in enumerate(HARMLESS)}
-    frame = inert({"class": HARMLESS, "row": range(len(HARMLESS))})
+    frame = escape_formula({"class": HARMLESS, "row": range(len(HARMLESS))})
     assert frame["class"].to_list() == HARMLESS
     assert frame["row"].to_list() == [*range(len(HARMLESS))]
-    assert inert(columns).columns == HARMLESS
-    assert inert(pl.DataFrame(columns)).equals(pl.DataFrame(columns))
+    assert escape_formula(columns).columns == HARMLESS
+    assert escape_formula(pl.DataFrame(columns)).equals(pl.DataFrame(columns))
 
 
 def test_files_of_a_run(command, tmp_path):

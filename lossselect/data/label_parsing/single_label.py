@@ -18,10 +18,10 @@ from lossselect.data.label_parsing.vocabularies import (
     row_of,
 )
 from lossselect.exceptions import DataError
-from lossselect.labels.values import IGNORE_INDEX, as_number, plain_value, written_forms
+from lossselect.labels.values import IGNORE_INDEX, as_number, plain_value, spelling_variants
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.infer import infer_task
-from lossselect.utils.checks import setting, some
+from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
 
@@ -92,15 +92,16 @@ def _inferred(name: str, values: list[Any], options: LabelOptions) -> tuple[str,
         example = next(value for value in values if delimiter in value)
         raise DataError(
             f"Column {name!r} holds labels such as {example!r}: several of them, with {delimiter!r} between? "
-            f"Then say task=multilabel {setting('data.delimiter', delimiter)}; if not, task=multiclass.",
+            f"Then say task=multilabel {format_setting('data.delimiter', delimiter)}; if not, "
+            "task=multiclass.",
             column=name,
         )
     if options.positive is not None and len(values) == 2:
-        return "binary", f"{some(sorted(map(str, values)))}, of which {options.positive!r} is positive"
+        return "binary", f"{shorten(sorted(map(str, values)))}, of which {options.positive!r} is positive"
     if marks := [value for value in values if str(value).lower() in MARKS]:
         raise DataError(
             f"Column {name!r} holds {marks[0]!r}: does it mark a missing label "
-            f"({setting('data.missing', marks[0])}), or is it a class (task=multiclass)?",
+            f"({format_setting('data.missing', marks[0])}), or is it a class (task=multiclass)?",
             column=name,
         )
     try:
@@ -129,14 +130,14 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np
     for value in values:
         # the same label may be a number in one file and text in another, and 1.0 in one with a hole
         written = as_written(value)
-        same = next((form for form in written_forms(written) if form in places), None)
+        same = next((form for form in spelling_variants(written) if form in places), None)
         if same is not None:
             index[value] = places[same]
     others = [value for value in values if value not in index]
     if others and not index:
         raise DataError(
-            f"None of the labels of column {column.name!r} ({some(values)}) is one of training's: "
-            f"{some(vocabulary.names)}. Write them alike.",
+            f"None of the labels of column {column.name!r} ({shorten(values)}) is one of training's: "
+            f"{shorten(vocabulary.names)}. Write them alike.",
             column=column.name,
         )
     if others and handle_unknown != "ignore":
@@ -153,7 +154,7 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np
         warn(
             "unseen_label",
             f"Not seen in training, and left out: {count} of the labels of column {column.name!r}, "
-            f"{some(others)}.",
+            f"{shorten(others)}.",
         )
     known = [value for value in values if value in index]
     mapped = column.replace_strict(

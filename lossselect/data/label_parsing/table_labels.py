@@ -17,7 +17,7 @@ from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.infer import infer_task
 from lossselect.tasks.registry import TASKS, make_task
-from lossselect.utils.checks import setting, some
+from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
 
@@ -148,15 +148,15 @@ def _labels_of_lists(name: str, rows: list[Any], options: LabelOptions, fitted: 
                 raise DataError(
                     f"Row {row} of column {name!r} has label {numbers[0]} among its own. If that is no "
                     "label, leave it out of the file; if it is one, "
-                    f"{setting('+task.class_names', vocabulary.values[:20])}.",
+                    f"{format_setting('+task.class_names', vocabulary.values[:20])}.",
                     row=row,
                     column=name,
                     value=numbers[0],
                 )
             raise DataError(
                 f"Row {row} of column {name!r} has label {numbers[0]}. If that marks a row that is not "
-                f"labelled, say {setting('data.missing', numbers[0])}; if it is a label, "
-                f"{setting('+task.class_names', vocabulary.values[:20])}.",
+                f"labelled, say {format_setting('data.missing', numbers[0])}; if it is a label, "
+                f"{format_setting('+task.class_names', vocabulary.values[:20])}.",
                 row=row,
                 column=name,
                 value=numbers[0],
@@ -182,7 +182,8 @@ def _checked_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any
         return labels
     if len(labels) > 1:
         raise DataError(
-            f"Row {i} of column {name!r} has labels and a mark for a missing one: {some(labels)}. A row is "
+            f"Row {i} of column {name!r} has labels and a mark for a missing one: {shorten(labels)}. A row "
+            "is "
             "labelled as a whole or not at all.",
             row=i,
             column=name,
@@ -213,11 +214,11 @@ def _labels_of_columns(columns: Sequence[pl.Series], options: LabelOptions, fitt
         raise ConfigError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
     if options.kind == "binary":
         raise ConfigError(
-            f"task=binary has one column of labels, but data.target names {len(names)}: {some(names)}. "
+            f"task=binary has one column of labels, but data.target names {len(names)}: {shorten(names)}. "
             "Several labels per sample: task=multilabel."
         )
     matrix = np.stack([_zeros_and_ones(mark_missing(c, options.missing)) for c in columns], axis=1)
-    return labels_of_matrix(matrix, names, options, f"columns {some(names)} hold", fitted)
+    return labels_of_matrix(matrix, names, options, f"columns {shorten(names)} hold", fitted)
 
 
 def _zeros_and_ones(column: pl.Series) -> np.ndarray:
@@ -290,7 +291,8 @@ def order_of_labels(names: Sequence[str], options: LabelOptions) -> tuple[list[s
         return given, [places[name] for name in given]
     if both := [name for name in given if name in places]:
         raise ConfigError(
-            f"class_names={given} are partly those of the columns ({some(names)}): {both[0]!r} could be the "
+            f"class_names={given} are partly those of the columns ({shorten(names)}): {both[0]!r} could be "
+            "the "
             "name of two. Give the columns' names in your order, or other names for them in their order."
         )
     return given, None

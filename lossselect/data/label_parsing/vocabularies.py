@@ -7,10 +7,10 @@ import polars as pl
 
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.values import as_number, likeness, plain_value
+from lossselect.labels.values import as_number, normalize_label, plain_value
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.infer import MOST_CLASSES
-from lossselect.utils.checks import nearest, setting, some
+from lossselect.tasks.infer import MAX_CLASSES
+from lossselect.utils.checks import format_setting, shorten, suggestion
 from lossselect.utils.warnings import warn
 
 PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
@@ -24,7 +24,7 @@ def binary_names(options: LabelOptions) -> tuple[str, str]:
     """The negative and the positive class's names, where the labels are 0, 1 or between."""
     names = tuple(map(str, ("0", "1") if options.class_names is None else options.class_names))
     if len(names) != 2:
-        raise ConfigError(f"Binary needs 2 class_names, got {len(names)}: {some(names)}.")
+        raise ConfigError(f"Binary needs 2 class_names, got {len(names)}: {shorten(names)}.")
     return names
 
 
@@ -51,10 +51,14 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
         # a third label beside two that go together
         thirds = [v for v in values if len(values) == 3 and _conventional([w for w in values if w != v])]
         marks = thirds or [v for v in values if (as_number(v) or 0) < 0 and not (as_number(v) or 0) % 1]
-        hint = f" If {marks[0]} marks missing labels: {setting('data.missing', marks[0])}." if marks else ""
+        hint = (
+            f" If {marks[0]} marks missing labels: {format_setting('data.missing', marks[0])}."
+            if marks
+            else ""
+        )
         raise DataError(
             f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
-            f"{some(in_order(values))}.{hint} One of several classes: task=multiclass.",
+            f"{shorten(in_order(values))}.{hint} One of several classes: task=multiclass.",
             column=name,
         )
     positive = _positive(name, values, options)
@@ -74,7 +78,7 @@ def binary_vocabulary(column: pl.Series, counts: Mapping[Any, int], options: Lab
     overlap = {text.lower() for text in names} & {str(value).lower() for value in values}
     if pair is None or overlap:
         raise ConfigError(
-            f"class_names={[*names]} are not the labels of column {name!r}: {some(in_order(values))}. "
+            f"class_names={[*names]} are not the labels of column {name!r}: {shorten(in_order(values))}. "
             "Give these, the positive one last."
         )
     named = dict(zip(pair, names, strict=True))
@@ -90,8 +94,8 @@ def _positive(name: str, values: list[Any], options: LabelOptions) -> Any:
                 return found[0]
         texts = sorted(str(value) for value in values)
         raise ConfigError(
-            f"data.positive={wanted} is not among the labels of column {name!r}: {some(texts)}."
-            f"{nearest(wanted, texts)}"
+            f"data.positive={wanted} is not among the labels of column {name!r}: {shorten(texts)}."
+            f"{suggestion(wanted, texts)}"
         )
     if options.class_names is not None:
         given = [str(text).lower() for text in options.class_names]
@@ -104,12 +108,14 @@ def _positive(name: str, values: list[Any], options: LabelOptions) -> Any:
     hint = ""
     if (as_number(ordered[0]) or 0) < 0:
         hint = (
-            f" If {ordered[0]} marks missing labels, say {setting('data.missing', ordered[0])}; if it means "
-            f"negative, {setting('data.positive', ordered[1])}."
+            f" If {ordered[0]} marks missing labels, say {format_setting('data.missing', ordered[0])}; if "
+            "it means "
+            f"negative, {format_setting('data.positive', ordered[1])}."
         )
     raise DataError(
         f"Column {name!r} holds {ordered[0]!r} and {ordered[1]!r}: which is the positive class? Say "
-        f"{setting('data.positive', ordered[1])} or {setting('data.positive', ordered[0])}.{hint}",
+        f"{format_setting('data.positive', ordered[1])} or "
+        f"{format_setting('data.positive', ordered[0])}.{hint}",
         column=name,
     )
 
@@ -165,7 +171,7 @@ def multiclass_vocabulary(column: pl.Series, counts: Mapping[Any, int], options:
         warn(
             "several_labels",
             f"Column {name!r} holds labels such as {example!r}. If these are several, say task=multilabel "
-            f"{setting('data.delimiter', delimiter)}.",
+            f"{format_setting('data.delimiter', delimiter)}.",
         )
     warn_of_similar(name, ordered)
     if options.class_names is None:
@@ -188,8 +194,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     numbers = [value for value in values if as_number(value) is not None]
     fractions = [value for value in numbers if as_number(value) % 1]  # type: ignore[operator]
     if len(numbers) == len(values) and fractions:
-        few = len(values) <= MOST_CLASSES
-        grades = f"; or, if they are grades, say {setting('+task.class_names', values)}" if few else ""
+        few = len(values) <= MAX_CLASSES
+        grades = f"; or, if they are grades, say {format_setting('+task.class_names', values)}" if few else ""
         raise DataError(
             f"Row {row_of(column, fractions[0])} of column {column.name!r} is {fractions[0]}: a "
             f"quantity, not one of several classes. Choose another data.target{grades}.",
@@ -200,8 +206,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     if negative := [value for value in numbers if as_number(value) < 0]:  # type: ignore[operator]
         raise DataError(
             f"Row {row_of(column, negative[0])} of column {column.name!r} is {negative[0]}. If that marks a "
-            f"missing label, say {setting('data.missing', negative[0])}; if it is a class, say so by "
-            f"{setting('+task.class_names', values[:20])}.",
+            f"missing label, say {format_setting('data.missing', negative[0])}; if it is a class, say so by "
+            f"{format_setting('+task.class_names', values[:20])}.",
             row=row_of(column, negative[0]),
             column=column.name,
             value=negative[0],
@@ -211,8 +217,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         raise DataError(
             f"Column {column.name!r} holds numbers and words: {numbers[0]!r} in row "
             f"{row_of(column, numbers[0])}, {word!r} in row {row_of(column, word)}. If one of them marks a "
-            f"missing label, say {setting('data.missing', word)}; if all are classes, "
-            f"{setting('+task.class_names', values[:20])}.",
+            f"missing label, say {format_setting('data.missing', word)}; if all are classes, "
+            f"{format_setting('+task.class_names', values[:20])}.",
             column=column.name,
             row=row_of(column, word),
             value=word,
@@ -223,7 +229,7 @@ def warn_of_similar(name: str, values: Sequence[Any]) -> None:
     """Warn of two labels that a person may take for the same."""
     seen: dict[Any, Any] = {}
     for value in values:
-        other = seen.setdefault(likeness(value), value)
+        other = seen.setdefault(normalize_label(value), value)
         if other is not value:
             warn(
                 "similar_labels",
@@ -239,7 +245,7 @@ def warn_of_marks(name: str, values: Sequence[Any]) -> None:
         warn(
             "likely_missing_marker",
             f"Column {name!r} has a class {marks[0]!r}. If that marks a missing label, say "
-            f"{setting('data.missing', marks[0])}.",
+            f"{format_setting('data.missing', marks[0])}.",
         )
 
 

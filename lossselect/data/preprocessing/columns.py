@@ -9,10 +9,10 @@ import polars as pl
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import as_number
-from lossselect.utils.checks import lookup, setting, some
+from lossselect.utils.checks import format_setting, lookup, shorten
 from lossselect.utils.warnings import warn
 
-MOST_CATEGORIES = 1000
+MAX_CATEGORIES = 1000
 """Up to how many distinct values a column of text is one of categories."""
 FEW = 20
 """Up to how many distinct values it is so too where most rows have their own."""
@@ -109,8 +109,9 @@ class Reading:
                 row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
                 raise DataError(
                     f"Column {column.name!r} holds numbers, but row {row + first_row} is {text[row]!r}. If "
-                    f"that means 'missing', train with {setting('data.null_values', [text[row]])}; if the "
-                    f"column is one of categories, with {setting('data.categorical', [column.name])}.",
+                    f"that means 'missing', train with {format_setting('data.null_values', [text[row]])}; "
+                    "if the "
+                    f"column is one of categories, with {format_setting('data.categorical', [column.name])}.",
                     column=column.name,
                     row=row + first_row,
                     value=text[row],
@@ -179,7 +180,7 @@ def kind_of(column: pl.Series, reading: Reading) -> str:
     if bool(values.str.contains(UNITS).all()):
         return f"holds numbers with separators or units, such as {text[0]!r} (write plain ones)"
     distinct = len(values)
-    if distinct > MOST_CATEGORIES or distinct > max(FEW, len(text) / 2):
+    if distinct > MAX_CATEGORIES or distinct > max(FEW, len(text) / 2):
         return (
             f"is free text or an identifier ({distinct} distinct values in {len(text)} rows, such as "
             f"{text[0]!r})"
@@ -199,7 +200,8 @@ def warn_of_counting(column: pl.Series) -> None:
             warn(
                 "index_column",
                 f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
-                f"label away, and in any other it says nothing: {setting('data.exclude', [column.name])}.",
+                "label away, and in any other it says nothing: "
+                f"{format_setting('data.exclude', [column.name])}.",
             )
 
 
@@ -220,5 +222,5 @@ def feature_columns(
         )
     columns = [n for n in dict.fromkeys(only or header) if n not in target and n not in exclude]
     if not columns:
-        raise DataError(f"{path} has no column left to be a feature, beside {some([*target, *exclude])}.")
+        raise DataError(f"{path} has no column left to be a feature, beside {shorten([*target, *exclude])}.")
     return columns

@@ -11,9 +11,9 @@ from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features
 from lossselect.data.readers.tables import check_columns, columns_of, table_batches
 from lossselect.exceptions import CheckpointError, DataError
-from lossselect.utils.atomic_write import check_no_pipe
-from lossselect.utils.checks import lookup, number
-from lossselect.utils.structure import Each, misfit
+from lossselect.utils.atomic_write import check_regular_file
+from lossselect.utils.checks import check_float, lookup
+from lossselect.utils.structure import DictOf, find_mismatch
 
 READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
 """What is to be known of a file, by the source of the features."""
@@ -25,7 +25,7 @@ STRUCTURE = {
         "null_values": [str],
         "nan": str,
     },
-    "reading": Each((type(None), str, int)),
+    "reading": DictOf((type(None), str, int)),
 }
 """Of what `to_dict` returns."""
 
@@ -60,7 +60,7 @@ class Preparation:
             FileNotFoundError: no such file.
             ValueError: a file that the net's inputs cannot be made of.
         """
-        check_no_pipe(path)
+        check_regular_file(path)
         arrays = Path(path).suffix.lower() in (".npz", ".npy")
         if arrays != (self.source == "arrays"):
             needed = ".npz or .npy" if self.source == "arrays" else ".csv, .tsv or .parquet with its columns"
@@ -102,7 +102,7 @@ class Preparation:
         Raises:
             ValueError: features cannot be made by it: a part is missing, of another type, or not finite.
         """
-        if found := misfit(values, STRUCTURE, "preparation"):
+        if found := find_mismatch(values, STRUCTURE, "preparation"):
             raise CheckpointError(f"{path} is damaged: {found}.")
         try:
             made = cls.from_dict(values)
@@ -119,6 +119,6 @@ class Preparation:
                 f"reading must have {' and '.join(READING[self.source])}, got {[*self.reading]}."
             )
         for column in self.features.numbers:
-            number(f"The mean of column {column.name!r}", column.mean)
-            if number(f"The deviation of column {column.name!r}", column.std, 0) == 0:
+            check_float(f"The mean of column {column.name!r}", column.mean)
+            if check_float(f"The deviation of column {column.name!r}", column.std, 0) == 0:
                 raise CheckpointError(f"The deviation of column {column.name!r} must be above 0.")

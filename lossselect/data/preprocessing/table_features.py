@@ -14,7 +14,7 @@ from lossselect.data.preprocessing.columns import Category, Number, Reading, kin
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import DataError
 from lossselect.labels.values import sorted_values
-from lossselect.utils.checks import setting, some
+from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
 FEW_COLUMNS = 4
@@ -111,7 +111,7 @@ class Features:
             what = "; ".join(f"{name!r} {why}" for name, why in refused.items())
             raise DataError(
                 f"A feature is a number or one of a few categories, but column {what}. Leave out what is no "
-                f"feature: {setting('data.exclude', [*refused])}; for categories of many values: "
+                f"feature: {format_setting('data.exclude', [*refused])}; for categories of many values: "
                 "data.categorical=[...]."
             )
         numbers = _fit_numbers([*read.values()], train)
@@ -127,11 +127,13 @@ class Features:
         """
         constant = [name for name, column in fitted.items() if column is None]
         if len(constant) == len(fitted):
-            raise DataError(f"No column tells rows apart: {some(constant)} have one value in all train rows.")
+            raise DataError(
+                f"No column tells rows apart: {shorten(constant)} have one value in all train rows."
+            )
         if constant:
             warn(
                 "constant_feature",
-                f"Columns that have one value in all train rows are left out: {some(constant)}.",
+                f"Columns that have one value in all train rows are left out: {shorten(constant)}.",
             )
         numbers = tuple(column for column in fitted.values() if isinstance(column, Number))
         categories = tuple(column for column in fitted.values() if isinstance(column, Category))

@@ -15,13 +15,13 @@ import polars as pl
 from lossselect.data.readers.sparse_labels import lists_of
 from lossselect.exceptions import ConfigError, DataError, FileMissingError
 from lossselect.labels.label_lists import LabelLists
-from lossselect.utils.atomic_write import check_no_pipe
-from lossselect.utils.checks import nearest, some
+from lossselect.utils.atomic_write import check_regular_file
+from lossselect.utils.checks import shorten, suggestion
 from lossselect.utils.devices import free_memory
 
 BLOCK = 1 << 20
 """How many values of a file are looked at at once: 8 MB as float64, which stay in a processor's cache."""
-MOST_OF_MEMORY = 0.5
+MAX_MEMORY_SHARE = 0.5
 """An array of a .npz may take this part of the free memory: its features need the rest."""
 FEATURES = ("features", "X", "x", "inputs", "data")
 LABELS = ("labels", "label", "target", "targets", "Y", "y")
@@ -153,11 +153,11 @@ def _suffix(path: str) -> str:
 
 def _opened(path: str) -> Any:
     """The arrays of a .npz, of which none has been read, or that of a .npy, mapped."""
-    check_no_pipe(path)
+    check_regular_file(path)
     file, suffix = Path(path), _suffix(path)
     if not file.is_file():
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise FileMissingError(f"There is no file {file}.{nearest(file.name, there)}")
+        raise FileMissingError(f"There is no file {file}.{suggestion(file.name, there)}")
     try:
         opened = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -190,12 +190,13 @@ def _entry(
     """The array called `name`, or by one of the usual names."""
     there = [key for key in usual if key in file.files]
     if name is None and len(there) > 1:
-        raise ConfigError(f"{path} has several arrays that it may be: {some(there)}. Say {setting}=...")
+        raise ConfigError(f"{path} has several arrays that it may be: {shorten(there)}. Say {setting}=...")
     found = name if name is not None else next(iter(there), None)
     if found is None or found not in file.files:
         asked = f"no array {name!r}" if name is not None else f"none of {', '.join(usual)}"
         raise ConfigError(
-            f"{path} has {asked} ({setting}).{nearest(str(name), file.files)} It has: {some(file.files)}."
+            f"{path} has {asked} ({setting}).{suggestion(str(name), file.files)} It has: "
+            f"{shorten(file.files)}."
         )
     return _loaded(file, found, path)
 
@@ -213,7 +214,7 @@ def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
     """Raise a ValueError for an array that the memory does not hold: a small file may expand to any size."""
     free, listed = free_memory(), file.zip.infolist() if file.zip else []
     part = next((part for part in listed if part.filename in (name, f"{name}.npy")), None)
-    if free is None or part is None or part.file_size <= MOST_OF_MEMORY * free:
+    if free is None or part is None or part.file_size <= MAX_MEMORY_SHARE * free:
         return
     raise DataError(
         f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "

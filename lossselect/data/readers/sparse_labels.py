@@ -6,7 +6,7 @@ import numpy as np
 
 from lossselect.exceptions import DataError
 from lossselect.labels.label_lists import LabelLists
-from lossselect.utils.checks import some
+from lossselect.utils.checks import shorten
 
 OURS = ("indices", "offsets", "num_labels")
 SCIPYS = ("indices", "indptr", "shape", "format", "data")
@@ -34,9 +34,10 @@ def lists_of(arrays: Mapping[str, np.ndarray], path: str) -> LabelLists:
         )
     if lacking := [name for name in (OURS if ours else SCIPYS) if name not in arrays]:
         raise DataError(
-            f"{path} holds no lists of labels, for lack of {some(lacking)}. Write a sparse (N, L) matrix of "
+            f"{path} holds no lists of labels, for lack of {shorten(lacking)}. Write a sparse (N, L) "
+            "matrix of "
             "0 and 1 with scipy.sparse.save_npz(path, Y.tocsr()), or an array of labels as a .npy. It has: "
-            f"{some([*arrays])}."
+            f"{shorten([*arrays])}."
         )
     indices = _checked(arrays, "indices", path)
     offsets = _checked(arrays, "offsets" if ours else "indptr", path)

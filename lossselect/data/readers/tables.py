@@ -12,8 +12,8 @@ import polars as pl
 from polars import selectors
 
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
-from lossselect.utils.atomic_write import check_no_pipe
-from lossselect.utils.checks import first_twice, nearest, setting, some
+from lossselect.utils.atomic_write import check_regular_file
+from lossselect.utils.checks import first_duplicate, format_setting, shorten, suggestion
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
@@ -96,24 +96,22 @@ def check_columns(wanted: Iterable[str], header: list[str], asked_by: str, path:
     for name in wanted:
         if name in header:
             continue
-        said = (
-            f"{path} has no column {name!r} ({asked_by}).{nearest(str(name), header)} It has: {some(header)}."
-        )
+        message = f"{path} has no column {name!r} ({asked_by}).{suggestion(str(name), header)}"
+        message += f" It has: {shorten(header)}."
         if len(header) == 1 and (found := [s for s in OTHER_SEPARATORS if s in header[0]]):
-            said += (
-                f" Is {found[0]!r} what stands between the cells? Say {setting('data.separator', found[0])}."
-            )
-        raise DataError(said)
+            separator = format_setting("data.separator", found[0])
+            message += f" Is {found[0]!r} what stands between the cells? Say {separator}."
+        raise DataError(message)
 
 
 def _existing(path: str) -> Path:
     file = Path(path)
-    check_no_pipe(file)
+    check_regular_file(file)
     if not file.is_file():
         if file.is_dir():
             raise ConfigError(f"{file} is a folder; give a file: .csv, .tsv or .parquet.")
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise FileMissingError(f"There is no file {file}.{nearest(file.name, there)}")
+        raise FileMissingError(f"There is no file {file}.{suggestion(file.name, there)}")
     if file.suffix.lower() in (".npz", ".npy"):
         raise ConfigError(f"{file} holds arrays: say data=arrays.")
     if file.suffix.lower() not in (*SEPARATORS, *PARQUET):
@@ -302,7 +300,7 @@ def _check_names(names: list[str], file: Path) -> None:
     if not names or names == [""]:
         raise DataError(f"{file} has no header: its first line is empty.")
     if len(set(names)) < len(names):
-        raise DataError(f"{file} has two columns {first_twice(names)!r}: give each its own name.")
+        raise DataError(f"{file} has two columns {first_duplicate(names)!r}: give each its own name.")
     if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
         raise DataError(
             f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +41,9 @@ def sigmoid_asymmetric(
     import torch
     from torch.nn.functional import logsigmoid
 
-    number("gamma_neg", gamma_neg, 0)
-    number("gamma_pos", gamma_pos, 0)
-    if number("clip", clip, 0, 1) == 1:
+    check_float("gamma_neg", gamma_neg, 0)
+    check_float("gamma_pos", gamma_pos, 0)
+    if check_float("clip", clip, 0, 1) == 1:
         raise ConfigError("clip must be below 1: at 1 no negative would count.")
     log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
     positive = -(gamma_pos * log_not_p).exp() * log_p

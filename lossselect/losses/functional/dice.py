@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def softmax_dice(
 
 
 def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float) -> tuple[Tensor, Tensor]:
-    number("smooth", smooth, 1e-3)
+    check_float("smooth", smooth, 1e-3)
     if p.ndim < 3:
         raise ConfigError(
             f"Loss 'dice' compares regions, and logits of shape {tuple(p.shape)} have none: it is for "

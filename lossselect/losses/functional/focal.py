@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,12 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     """
     from torch.nn.functional import logsigmoid
 
-    number("gamma", gamma, 0)
+    check_float("gamma", gamma, 0)
     log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
     positive = -(gamma * log_not_p).exp() * log_p
     negative = -(gamma * log_p).exp() * log_not_p
     if alpha is not None:
-        number("alpha", alpha, 0, 1)
+        check_float("alpha", alpha, 0, 1)
         positive, negative = alpha * positive, (1 - alpha) * negative
     return target * positive + (1 - target) * negative
 
@@ -66,7 +66,7 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """
     import torch
 
-    number("gamma", gamma, 0)
+    check_float("gamma", gamma, 0)
     log_p = logits.log_softmax(1)
     if not target.is_floating_point():
         index = target.unsqueeze(1)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lossselect.losses.functional._reduce import of_true_class
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST_Q = 1e-3
+MIN_Q = 1e-3
 """Below, the difference to cross-entropy is lost in float32."""
 
 
@@ -37,7 +37,7 @@ def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
     """
     from torch.nn.functional import logsigmoid
 
-    number("q", q, LEAST_Q, 1)
+    check_float("q", q, MIN_Q, 1)
     positive = -(q * logsigmoid(logits)).expm1() / q
     negative = -(q * logsigmoid(-logits)).expm1() / q
     return target * positive + (1 - target) * negative
@@ -61,7 +61,7 @@ def softmax_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
     References:
         Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
     """
-    number("q", q, LEAST_Q, 1)
+    check_float("q", q, MIN_Q, 1)
     return of_true_class(-(q * logits.log_softmax(1)).expm1() / q, target)
 
 

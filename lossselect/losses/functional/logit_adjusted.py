@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    number("tau", tau, 0)
+    check_float("tau", tau, 0)
     adjusted = logits + (tau * prior.logit()).to(logits.dtype)
     return binary_cross_entropy_with_logits(adjusted, target, reduction="none")
 
@@ -63,7 +63,7 @@ def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     """
     from torch.nn.functional import cross_entropy
 
-    number("tau", tau, 0)
+    check_float("tau", tau, 0)
     # from the largest one on: beside a logit of 6e4 float32 has no digits left for log r
     relative = logits - logits.detach().amax(1, keepdim=True)
     return cross_entropy(relative + (tau * prior.log()).to(logits.dtype), target, reduction="none")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lossselect.losses.functional._reduce import of_true_class
-from lossselect.utils.checks import number
+from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    number("epsilon", epsilon, -1)
+    check_float("epsilon", epsilon, -1)
     wrong = target * (-logits).sigmoid() + (1 - target) * logits.sigmoid()
     return binary_cross_entropy_with_logits(logits, target, reduction="none") + epsilon * wrong
 
@@ -58,7 +58,7 @@ def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     References:
         Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
     """
-    number("epsilon", epsilon, -1)
+    check_float("epsilon", epsilon, -1)
     log_p = logits.log_softmax(1)
     return of_true_class(-log_p - epsilon * log_p.expm1(), target)
 

@@ -22,7 +22,7 @@ from lossselect.compat.lightning import (
     wrap_signal_handlers,
     wrap_sigterm_broadcast,
 )
-from lossselect.utils.distributed import of_all_ranks
+from lossselect.utils.distributed import all_gather
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -91,7 +91,7 @@ class CheckpointOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._asked = None
-        batches = min(of_all_ranks(sum(trainer.num_val_batches[:1])))
+        batches = min(all_gather(sum(trainer.num_val_batches[:1])))
         # of loaders without a length nobody knows how many, and averaged weights stand in the net's meanwhile
         unknown = not math.isfinite(batches) or any(
             isinstance(callback, WeightAveraging)
@@ -138,7 +138,7 @@ class CheckpointOnSignal(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._restore(trainer)
-        if stage == "fit" and (signum := max(of_all_ranks(self.told))):
+        if stage == "fit" and (signum := max(all_gather(self.told))):
             self.told = 0
             os.kill(os.getpid(), signum)  # it came after the last batch: to whom it would have come without
 

@@ -7,10 +7,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lossselect.exceptions import DataError, StorageError
-from lossselect.utils.atomic_write import whole_file
+from lossselect.utils.atomic_write import atomic_write
 
 
-class NeedsValidation(Callback):
+class RequireValidation(Callback):
     """Ends a run before its first step where what chooses the best checkpoint will never be known."""
 
     def __init__(self, monitor: str) -> None:
@@ -25,7 +25,7 @@ class NeedsValidation(Callback):
             )
 
 
-class CanSave(Callback):
+class RequireDiskSpace(Callback):
     """Ends a run before its first step where its checkpoints could not be written."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,10 +53,10 @@ def check_room(folder: Path, size: int) -> None:
             f"A checkpoint takes about {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are left in {folder}. "
             "Make room, or write elsewhere (at the command line hydra.run.dir=FOLDER)."
         )
-    with whole_file(folder / "room") as part:  # a folder may be read-only, or have a quota
-        part.write_bytes(bytes(min(size, MOST_TRIED)))
+    with atomic_write(folder / "room") as part:  # a folder may be read-only, or have a quota
+        part.write_bytes(bytes(min(size, MAX_TRIED)))
     (folder / "room").unlink()
 
 
-MOST_TRIED = 1 << 20
+MAX_TRIED = 1 << 20
 """Bytes that are written to see whether a folder takes some."""

@@ -14,11 +14,11 @@ from rich.progress import Task
 from rich.text import Text
 
 from lossselect.compat.lightning import RefreshThread
-from lossselect.compat.rich import lock_of, replace_refresh_thread
-from lossselect.utils.terminal import clean, say
+from lossselect.compat.rich import get_lock, replace_refresh_thread
+from lossselect.utils.terminal import print_safely, sanitize
 
 
-def on_terminal() -> bool:
+def is_terminal() -> bool:
     """Whether stdout can show a bar that redraws itself."""
     return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
@@ -101,7 +101,7 @@ class ProgressLines(Callback):
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         shown = [f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()]
         pace = f"{self.pace.passed()} in all" if ended else f"{self.pace.left()} left"
-        say("  ".join((f"epoch {epoch}{of}{batch}", *shown, pace)), flush=True)
+        print_safely("  ".join((f"epoch {epoch}{of}{batch}", *shown, pace)), flush=True)
 
 
 class ProgressBar(RichProgressBar):
@@ -127,7 +127,7 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)  # the end of an identifier that a logger has given the run
-        return {clean(name): value for name, value in items.items()}
+        return {sanitize(name): value for name, value in items.items()}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         described, bar, batches, *_ = super().configure_columns(trainer)
@@ -179,6 +179,6 @@ class _Drawing(RefreshThread):
         while not self.done.wait(1 / self.refresh_per_second):
             if self.refresh_cond:
                 self.refresh_cond = False
-                with lock_of(self.live):
+                with get_lock(self.live):
                     if not self.done.is_set():
                         self.live.refresh()

@@ -36,14 +36,14 @@ from lossselect.compat.lightning import (
     unwrap,
     wrap,
 )
-from lossselect.data.batches import Block, TensorBatches, as_it_is
+from lossselect.data.batches import Block, TensorBatches, identity
 from lossselect.data.sampler import RowBatches
 from lossselect.exceptions import ConfigError
 from lossselect.training.epoch_length import check_fetched
-from lossselect.training.lifecycle import Bookkeeping
+from lossselect.training.lifecycle import RunHooks
 from lossselect.training.module import TaskModule
 from lossselect.training.optimizers import OPTIMIZERS
-from lossselect.utils.checks import whole
+from lossselect.utils.checks import check_int
 from lossselect.utils.warnings import warn
 
 TAKE_NO_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.LBFGS}
@@ -81,7 +81,7 @@ class StepsPerExecution(Callback):
     """
 
     def __init__(self, steps: int) -> None:
-        self.steps = whole("steps_per_execution", steps, 1)
+        self.steps = check_int("steps_per_execution", steps, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and self.steps > 1 and not is_tested():
@@ -277,7 +277,7 @@ def _is_ours(loader: Any) -> bool:
     return (
         type(loader) is DataLoader
         and type(loader.dataset) is TensorBatches
-        and loader.collate_fn is as_it_is
+        and loader.collate_fn is identity
         and type(loader.sampler) is RowBatches
         and loader.batch_size is None
         and loader.num_workers == 0
@@ -339,7 +339,7 @@ class _BlockOptimization(AutomaticOptimization):
         trainer, module = self.trainer, self.trainer.lightning_module
         precision = trainer.precision_plugin
         others: list[tuple[Any, type]] = [
-            (callback, Bookkeeping if isinstance(callback, Bookkeeping) else Callback)
+            (callback, RunHooks if isinstance(callback, RunHooks) else Callback)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         ]
         if trainer.datamodule:  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lossselect.utils.atomic_write import whole_file
+from lossselect.utils.atomic_write import atomic_write
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -120,7 +120,7 @@ class LastCheckpoint(Checkpoint):
         if not trainer.strategy.broadcast(source.is_file()):
             return False
         if trainer.is_global_zero:
-            with whole_file(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 shutil.copyfile(source, temporary)
         trainer.strategy.barrier(LAST)
         return True

@@ -22,11 +22,11 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_backed
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.validation import check_content
-from lossselect.utils.atomic_write import check_no_pipe, whole_file
-from lossselect.utils.checks import nearest, some
+from lossselect.utils.atomic_write import atomic_write, check_regular_file
+from lossselect.utils.checks import shorten, suggestion
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """`value` in tensors, None, bool, int, float, str, list, tuple and dict alone.
 
     Raises:
@@ -35,26 +35,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Task | Loss):
-        return plain(value.to_dict())
+        return to_plain(value.to_dict())
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Enum) and isinstance(value, int | float | str):
         return value.value  # which equals it
     if hasattr(value, "tolist"):
-        return plain(value.tolist())  # arrays, and NumPy's scalars, which pass for floats
+        return to_plain(value.tolist())  # arrays, and NumPy's scalars, which pass for floats
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping) and not (isinstance(value, dict) and type(value) is not dict):
-        return {_plain_key(key): plain(entry) for key, entry in value.items()}
+        return {_plain_key(key): to_plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(plain(entry) for entry in value)
+        return tuple(to_plain(entry) for entry in value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
-        return [plain(entry) for entry in value]
+        return [to_plain(entry) for entry in value]
     raise OptionTypeError(f"{type(value).__name__} is not a plain value")
 
 
 def _plain_key(key: Any) -> Any:
-    if isinstance(key := plain(key), Tensor | tuple):
+    if isinstance(key := to_plain(key), Tensor | tuple):
         raise OptionTypeError(f"{type(key).__name__} is no key of plain values")
     return key
 
@@ -68,11 +68,11 @@ def plain_entries(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         with suppress(TypeError):
             if not isinstance(value, np.ndarray):
-                kept[name] = plain(value)
+                kept[name] = to_plain(value)
     return kept
 
 
-class Recorded:
+class RecordsArguments:
     """Keeps, in `_arguments`, what its subclass was called with, and in `_not_plain` what cannot be kept.
 
     `save_hyperparameters` reads the variables of __init__ after it has run: changed ones, those that it
@@ -95,8 +95,8 @@ class Recorded:
         return self
 
 
-def call_of(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
-    """The arguments, as `Recorded` has kept them, as a call of `cls`.
+def bind_arguments(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+    """The arguments, as `RecordsArguments` has kept them, as a call of `cls`.
 
     Raises:
         TypeError: `cls` does not take these arguments.
@@ -124,7 +124,7 @@ def _by_name(call: inspect.BoundArguments) -> dict[str, Any]:
     return named
 
 
-def without_numpy(value: Any) -> Any:
+def numpy_to_torch(value: Any) -> Any:
     """The states of optimizers, callbacks and the like with Python's numbers for NumPy's, and tensors
     for arrays, which would not load."""
     if isinstance(value, np.generic):
@@ -132,9 +132,9 @@ def without_numpy(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(value.copy())
     if type(value) is dict:
-        return {without_numpy(key): without_numpy(entry) for key, entry in value.items()}
+        return {numpy_to_torch(key): numpy_to_torch(entry) for key, entry in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(without_numpy, value))
+        return type(value)(map(numpy_to_torch, value))
     return value
 
 
@@ -151,14 +151,14 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
             than tensors and plain values; says path, size and cause.
     """
     path = Path(path)
-    check_no_pipe(path)
+    check_regular_file(path)
     if not path.is_file():
         raise FileMissingError(f"There is no checkpoint {path}.{_which_there_is(path)}")
     _check_sums(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        cause = re.split(r"\n|\. ", str(error))[0] if isinstance(error, _SPEAKING) else ""
+        cause = re.split(r"\n|\. ", str(error))[0] if isinstance(error, _INFORMATIVE) else ""
         if not cause or cause.startswith("Weights only load failed"):  # and what torch advises then
             cause = _FOREIGN
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -184,9 +184,9 @@ def _unreadable(path: Path, cause: str) -> ValueError:
 def _which_there_is(path: Path) -> str:
     """A hint at what may be meant."""
     if not path.is_dir():
-        return nearest(str(path), [str(found) for found in path.parent.glob("*.ckpt")])
+        return suggestion(str(path), [str(found) for found in path.parent.glob("*.ckpt")])
     found = sorted(map(str, (*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt"))))
-    return " That is a folder" + (f", which has {some(found, 4)}." if found else ".")
+    return " That is a folder" + (f", which has {shorten(found, 4)}." if found else ".")
 
 
 def _check_sums(path: Path) -> None:
@@ -201,7 +201,7 @@ def _check_sums(path: Path) -> None:
         raise _unreadable(path, _FOREIGN) from None
     with parts:
         try:
-            damaged = odd_part(parts.infolist(), path.stat().st_size) or parts.testzip()
+            damaged = find_malformed_part(parts.infolist(), path.stat().st_size) or parts.testzip()
         except Exception:  # a changed header leads elsewhere, to a method or a size that cannot be
             damaged = "list"
     if damaged is not None:
@@ -215,7 +215,7 @@ FOLDER = 0x10
 """An attribute of a part of a zip file."""
 
 
-def odd_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
+def find_malformed_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
     """The first part with a header that torch.save does not write.
 
     Parts are stored as they are. One that is compressed may expand to any size, as may parts that overlap.
@@ -236,11 +236,11 @@ def odd_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
     return None
 
 
-_SPEAKING = (RuntimeError, pickle.UnpicklingError)
+_INFORMATIVE = (RuntimeError, pickle.UnpicklingError)
 """What torch.load raises with a message that tells the cause."""
 
 
-def keep(module: Any, checkpoint: dict[str, Any]) -> None:
+def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
     """Put into a checkpoint what makes a `TaskModule` again, and out of it what would not load."""
     checkpoint |= {"task": module.task.to_dict(), "class": type(module).__name__}
     checkpoint["counts"] = module.counts.to_dict() if module.counts else None
@@ -249,7 +249,7 @@ def keep(module: Any, checkpoint: dict[str, Any]) -> None:
     checkpoint["arguments"], checkpoint["not_plain"] = module._arguments, module._not_plain
     checkpoint["buffers"] = [name for name, _ in module.named_buffers(remove_duplicate=False)]
     for key in checkpoint.keys() - {"state_dict", "arguments"}:
-        checkpoint[key] = without_numpy(checkpoint[key])
+        checkpoint[key] = numpy_to_torch(checkpoint[key])
     # for people to read: save_hyperparameters puts there any object, and OmegaConf's type beside
     for kind in ("hyper_parameters", "datamodule_hyper_parameters"):
         if kind in checkpoint:
@@ -258,14 +258,14 @@ def keep(module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint.pop(kind, None)
 
 
-def store_decision(path: str | os.PathLike[str], module: Any) -> None:
+def save_decision(path: str | os.PathLike[str], module: Any) -> None:
     """Put the module's task into a checkpoint in place of the one before its decision was fitted.
 
     The file is replaced whole.
     """
     content = read_checkpoint(path)
     content |= {"task": module.task.to_dict(), "base_task": module.base_task.to_dict()}
-    with whole_file(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         torch.save(content, temporary)
 
 

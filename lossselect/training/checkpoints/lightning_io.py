@@ -11,7 +11,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lossselect.exceptions import StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.validation import check_content
-from lossselect.utils.atomic_write import remove_parts, whole_file
+from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -41,8 +41,8 @@ class CheckpointFiles(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in self._cleaned:
             self._cleaned.add(path.parent)
-            remove_parts(path.parent, path.suffix)
-        with whole_file(path) as temporary:
+            remove_partial_files(path.parent, path.suffix)
+        with atomic_write(path) as temporary:
             with _Writer(io.FileIO(temporary, "wb")) as writer:
                 try:
                     torch.save(checkpoint, writer)

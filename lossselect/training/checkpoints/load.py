@@ -12,15 +12,15 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
-from lossselect.training.checkpoints.content import call_of, check_same_task
+from lossselect.training.checkpoints.content import bind_arguments, check_same_task
 
 Module = TypeVar("Module", bound=Any)
 
-NO_MATTER_OF_THE_LOSS = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
+LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
 """Arguments that may be others at loading, the loss staying that of the checkpoint."""
 
 
-def rebuilt(
+def rebuild(
     cls: type[Module],
     checkpoint: Mapping[str, Any],
     path: Any,
@@ -63,7 +63,7 @@ def rebuilt(
     ):
         check_net(net, task.num_outputs, weights, path, "net.")
     try:
-        call = call_of(cls, arguments)
+        call = bind_arguments(cls, arguments)
     except TypeError as error:
         raise CheckpointError(f"{cls.__name__} cannot be built from {path}: {error}.") from None
     try:
@@ -83,7 +83,7 @@ def rebuilt(
         module.counts.check_task(task)
     module.task = task
     loss = checkpoint["loss"]
-    unchanged = changed.keys() <= {*NO_MATTER_OF_THE_LOSS, *checkpoint["not_plain"]}
+    unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
     if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
         try:
             module.criterion = Loss(task, **loss)

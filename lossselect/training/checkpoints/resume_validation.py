@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import CheckpointError
-from lossselect.training.checkpoints.validation import NUMBER, check_loadable, refuse_damaged
-from lossselect.utils.structure import NONE, Each, Maybe, misfit, type_and_value
+from lossselect.training.checkpoints.validation import NUMBER, check_loadable, raise_damaged
+from lossselect.utils.structure import NONE, DictOf, OptionalOf, describe_value, find_mismatch
 
 RANDOM = {
     "torch": Tensor,
@@ -18,44 +18,44 @@ RANDOM = {
     "python": [(NONE, int, float, Tensor)],
     "loaders": [Tensor],
 }
-GOING_ON = {
+RUN_STATE = {
     "batches": int,
     "made": [str],
     "random": RANDOM,
-    "epoch_began": Maybe(RANDOM),
+    "epoch_began": OptionalOf(RANDOM),
     "complete": bool,
     "should_stop": bool,
-    "epoch": Each(str),
+    "epoch": DictOf(str),
     "train": dict,
-    "logged": Each(NUMBER),
-    "rows": Maybe(int),
+    "logged": DictOf(NUMBER),
+    "rows": OptionalOf(int),
     "due": [int],
 }
 GROUP = {
     "sum": (int, float, Tensor),
     "first": (int, float, Tensor),
     "micro_batches": int,
-    "parts": Maybe(Each(Tensor)),
+    "parts": OptionalOf(DictOf(Tensor)),
 }
 MODEL_CHECKPOINT = {
-    "monitor": Maybe(str),
-    "best_model_score": Maybe(NUMBER),
+    "monitor": OptionalOf(str),
+    "best_model_score": OptionalOf(NUMBER),
     "best_model_path": str,
-    "current_score": Maybe(NUMBER),
-    "dirpath": Maybe(str),
-    "best_k_models": Each(NUMBER),
+    "current_score": OptionalOf(NUMBER),
+    "dirpath": OptionalOf(str),
+    "best_k_models": DictOf(NUMBER),
     "kth_best_model_path": str,
-    "kth_value": Maybe(NUMBER),
+    "kth_value": OptionalOf(NUMBER),
     "last_model_path": str,
 }
 RESUMED = {
     "global_step": int,
     "epoch": int,
     "pytorch-lightning_version": str,
-    "callbacks": Each(dict),
-    "optimizer_states": [{"state": Each(dict), "param_groups": [{"params": [int], "lr": NUMBER}]}],
-    "lr_schedulers": [Each(object)],
-    "going_on": [GOING_ON],
+    "callbacks": DictOf(dict),
+    "optimizer_states": [{"state": DictOf(dict), "param_groups": [{"params": [int], "lr": NUMBER}]}],
+    "lr_schedulers": [DictOf(object)],
+    "run_state": [RUN_STATE],
 }
 """To resume a run, besides `loops`, whose structure is that of Lightning's own."""
 
@@ -76,39 +76,39 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
         raise CheckpointError(f"{path} contains only weights, so a run cannot be resumed from it.")
     check_loadable(content, path)
     for key, structure in RESUMED.items():
-        if key not in content and (exact or key != "going_on"):
-            refuse_damaged(path, f"it lacks {key!r}, which a run is resumed from")
+        if key not in content and (exact or key != "run_state"):
+            raise_damaged(path, f"it lacks {key!r}, which a run is resumed from")
         if key in content:
-            refuse_damaged(path, misfit(content[key], structure, key))
-    refuse_damaged(path, _other_than(content["loops"], {"fit_loop": _loops()}, "loops"))
+            raise_damaged(path, find_mismatch(content[key], structure, key))
+    raise_damaged(path, _other_than(content["loops"], {"fit_loop": _loops()}, "loops"))
     for name, state in content["callbacks"].items():
         kind = str(name).partition("{")[0]
         if kind in ("ModelCheckpoint", "BestCheckpoint"):
-            refuse_damaged(path, misfit(state, MODEL_CHECKPOINT, f"the state of {kind}"))
-    if "going_on" in content:
+            raise_damaged(path, find_mismatch(state, MODEL_CHECKPOINT, f"the state of {kind}"))
+    if "run_state" in content:
         _check_exact(content, path)
 
 
 def _check_exact(content: Mapping[str, Any], path: Any) -> None:
     """ValueError for a state of the processes that does not agree with itself, or with the rest."""
-    if not content["going_on"]:
-        refuse_damaged(path, "going_on is empty")
-    for i, state in enumerate(content["going_on"]):
-        refuse_damaged(path, _odd_state(state, f"going_on[{i}]"))
-    made, optimizers = content["going_on"][0]["made"], content["optimizer_states"]
+    if not content["run_state"]:
+        raise_damaged(path, "run_state is empty")
+    for i, state in enumerate(content["run_state"]):
+        raise_damaged(path, _odd_state(state, f"run_state[{i}]"))
+    made, optimizers = content["run_state"][0]["made"], content["optimizer_states"]
     schedulers = content["lr_schedulers"]
-    for i, state in enumerate(content["going_on"]):
+    for i, state in enumerate(content["run_state"]):
         if set(state["due"]) - {*range(len(schedulers))}:
-            refuse_damaged(path, f"going_on[{i}]['due'] is {state['due']}, of {len(schedulers)} schedulers")
+            raise_damaged(path, f"run_state[{i}]['due'] is {state['due']}, of {len(schedulers)} schedulers")
     # stochastic weight averaging puts a scheduler in later, which `made` leaves out
     if len(made) not in (len(optimizers), len(optimizers) + len(schedulers)):
-        refuse_damaged(
+        raise_damaged(
             path,
             f"it is of a run with {', '.join(made)}, but holds {len(optimizers)} optimizer_states and "
             f"{len(schedulers)} lr_schedulers",
         )
     for i, (name, state) in enumerate(zip(made, optimizers, strict=False)):
-        refuse_damaged(path, _odd_optimizer(name, state, f"optimizer_states[{i}]"))
+        raise_damaged(path, _odd_optimizer(name, state, f"optimizer_states[{i}]"))
 
 
 def check_states(
@@ -129,19 +129,19 @@ def check_states(
     for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
         for j, (group, found) in enumerate(zip(optimizer.param_groups, state["param_groups"], strict=False)):
             ours = {key: value for key, value in group.items() if key != "params"}
-            refuse_damaged(path, _unlike(found, ours, f"optimizer_states[{i}]['param_groups'][{j}]"))
+            raise_damaged(path, _unlike(found, ours, f"optimizer_states[{i}]['param_groups'][{j}]"))
     for i, (scheduler, state) in enumerate(zip(schedulers, content["lr_schedulers"], strict=False)):
-        refuse_damaged(path, _unlike(state, scheduler.state_dict(), f"lr_schedulers[{i}]"))
+        raise_damaged(path, _unlike(state, scheduler.state_dict(), f"lr_schedulers[{i}]"))
     for callback in callbacks:
         state = content["callbacks"].get(callback.state_key)
         if state is not None and type(callback).__module__.startswith(("lightning.", "lossselect.")):
-            refuse_damaged(
+            raise_damaged(
                 path, _unlike(state, callback.state_dict(), f"the state of {type(callback).__name__}")
             )
 
 
 def _unlike(value: Mapping[str, Any], template: Mapping[str, Any], place: str) -> str | None:
-    """As `misfit`, for a state and that of a new object, of which None may become anything.
+    """As `find_mismatch`, for a state and that of a new object, of which None may become anything.
 
     Flags and private entries may be missing, as another version of torch may not have had them.
     """
@@ -150,7 +150,7 @@ def _unlike(value: Mapping[str, Any], template: Mapping[str, Any], place: str) -
             if like is None or isinstance(like, bool) or str(key).startswith("_"):
                 continue
             return f"{place} lacks {key!r}"
-        if found := misfit(value[key], _structure_of(like), f"{place}[{key!r}]"):
+        if found := find_mismatch(value[key], _structure_of(like), f"{place}[{key!r}]"):
             return found
         if isinstance(like, tuple) and len(value[key]) != len(like):
             return f"{place}[{key!r}] must have {len(like)} entries, got {len(value[key])}"
@@ -159,21 +159,21 @@ def _unlike(value: Mapping[str, Any], template: Mapping[str, Any], place: str) -
 
 def _structure_of(like: Any) -> Any:
     if isinstance(like, bool):
-        return Maybe(bool)
+        return OptionalOf(bool)
     if isinstance(like, NUMBER):
         return NUMBER
     if isinstance(like, list | tuple):
         return [NUMBER if like and all(isinstance(entry, NUMBER) for entry in like) else object]
     if isinstance(like, Mapping):
-        return Each(object)
+        return DictOf(object)
     return str if isinstance(like, str) else object
 
 
 def _odd_state(state: Mapping[str, Any], place: str) -> str | None:
     """What is wrong with the state of a process, beyond its structure."""
     train = state["train"]
-    inner = {"values": Each(NUMBER)} if "values" in train else {"sums": [{"updates": int}]}
-    if found := misfit(train, inner, f"{place}['train']"):
+    inner = {"values": DictOf(NUMBER)} if "values" in train else {"sums": [{"updates": int}]}
+    if found := find_mismatch(train, inner, f"{place}['train']"):
         return found
     for key in ("random", "epoch_began"):
         random = state[key]
@@ -185,7 +185,7 @@ def _odd_state(state: Mapping[str, Any], place: str) -> str | None:
         if not isinstance(random["numpy"][1], Tensor) or not isinstance(random["python"][1], Tensor):
             return f"{place}[{key!r}] is not the state of random number generators"
     if "gradients" in state:
-        return misfit(state, {"gradients": Each(Tensor), "group": GROUP}, place)
+        return find_mismatch(state, {"gradients": DictOf(Tensor), "group": GROUP}, place)
     return None
 
 
@@ -207,17 +207,17 @@ def _loops() -> dict[str, Any]:
 
 
 def _other_than(value: Any, template: Any, place: str) -> str | None:
-    """As `misfit`, for a value with the keys and the types of another; counts are not negative."""
+    """As `find_mismatch`, for a value with the keys and the types of another; counts are not negative."""
     if isinstance(template, Mapping):
         if not isinstance(value, Mapping):
-            return f"{place} must be a dict, got {type_and_value(value)}"
+            return f"{place} must be a dict, got {describe_value(value)}"
         for key, inner in template.items():
             if key not in value:
                 return f"{place} lacks {key!r}"
             if found := _other_than(value[key], inner, f"{place}[{key!r}]"):
                 return found
         return None
-    if found := misfit(value, type(template), place):
+    if found := find_mismatch(value, type(template), place):
         return found
     if isinstance(value, int) and value < 0:
         return f"{place} must not be negative, got {value}"
@@ -236,7 +236,7 @@ def _odd_optimizer(name: str, state: Mapping[str, Any], place: str) -> str | Non
             if key not in values:
                 return f"{place}['state'][{index!r}] lacks {key!r}"
             kinds = NUMBER if isinstance(like, NUMBER) and not _is_array(like) else type(like)
-            if found := misfit(values[key], kinds, f"{place}['state'][{index!r}][{key!r}]"):
+            if found := find_mismatch(values[key], kinds, f"{place}['state'][{index!r}][{key!r}]"):
                 return found
     return None
 

@@ -33,11 +33,11 @@ from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
 from lossselect.training.checkpoints.resume_validation import check_states
 from lossselect.training.checkpoints.rng import generators_of
-from lossselect.utils.distributed import to_first
+from lossselect.utils.distributed import gather
 from lossselect.utils.warnings import warn
 
 
-class GoingOn:
+class RunState:
     """Takes down the state of a run, and takes it up again."""
 
     def __init__(self) -> None:
@@ -54,14 +54,14 @@ class GoingOn:
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """What a checkpoint holds to go on from."""
-        self.loaded, self.loss = checkpoint.get("going_on"), checkpoint.get("loss")
+        self.loaded, self.loss = checkpoint.get("run_state"), checkpoint.get("loss")
         self.states = {
             key: checkpoint[key] for key in ("optimizer_states", "lr_schedulers") if key in checkpoint
         }
 
     def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Put into a checkpoint what is needed."""
-        checkpoint["going_on"] = self._state(trainer, module)
+        checkpoint["run_state"] = self._state(trainer, module)
         loop, state = trainer.fit_loop.epoch_loop, checkpoint["loops"]["fit_loop"]
         if loop.batch_progress.current.completed < loop.batch_progress.current.ready:
             _finish_batch(trainer, state)
@@ -94,7 +94,7 @@ class GoingOn:
                 for name, weight in module.named_parameters()
                 if weight.grad is not None
             }
-        return to_first(own)
+        return gather(own)
 
     def check(self, trainer: Trainer) -> None:
         """ValueError where another optimizer or scheduler would go on from a checkpoint's."""
@@ -136,7 +136,7 @@ class GoingOn:
             # Lightning takes another batch to see that there is none
             fetcher = data_fetcher(trainer.fit_loop)
             getattr(fetcher, "inner", fetcher).iterator = iter(())
-        module._train_epoch.take_up(own["train"])
+        module._train_epoch.load_state_dict(own["train"])
         if own["epoch_began"] is not None:
             self.epoch_began = own["epoch_began"]
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]

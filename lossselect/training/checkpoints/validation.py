@@ -12,7 +12,7 @@ from torch import Tensor
 from lossselect.exceptions import CheckpointError
 from lossselect.models.stored_weights import check_finite, check_outputs
 from lossselect.tasks.registry import Task, make_task
-from lossselect.utils.structure import Maybe, misfit, type_and_value
+from lossselect.utils.structure import OptionalOf, describe_value, find_mismatch
 
 NUMBER = (int, float, Tensor)
 
@@ -30,9 +30,9 @@ LOADED = {
     "class": str,
     "arguments": dict,
     "not_plain": [str],
-    "loss": Maybe({"name": str}),
-    "base_task": Maybe({"name": str}),
-    "counts": Maybe(COUNTS),
+    "loss": OptionalOf({"name": str}),
+    "base_task": OptionalOf({"name": str}),
+    "counts": OptionalOf(COUNTS),
     "buffers": [str],
     "TensorData": dict,
     "global_step": int,
@@ -44,7 +44,7 @@ NEEDED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
 """To load a module."""
 
 
-def refuse_damaged(path: Any, what: str | None) -> None:
+def raise_damaged(path: Any, what: str | None) -> None:
     """Raise a ValueError that names the file, if something is wrong with it."""
     if what:
         raise _damaged(path, what)
@@ -63,18 +63,18 @@ def check_content(content: Mapping[str, Any], path: Any) -> None:
     """
     for key, structure in LOADED.items():
         if key in content:
-            refuse_damaged(path, misfit(content[key], structure, key))
+            raise_damaged(path, find_mismatch(content[key], structure, key))
     task = _task(content["task"], "task", path)
     if content.get("base_task") is not None:
         base_task = _task(content["base_task"], "base_task", path)
         if str(base_task) != str(task):
-            refuse_damaged(path, f"its task is {task}, but its task before tuning is {base_task}")
+            raise_damaged(path, f"its task is {task}, but its task before tuning is {base_task}")
     weights = content.get("state_dict", {})
-    refuse_damaged(path, misfit(weights, {}, "state_dict"))
+    raise_damaged(path, find_mismatch(weights, {}, "state_dict"))
     for name, value in weights.items():
         # what a module's get_extra_state returns may be anything
         if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
-            refuse_damaged(path, f"state_dict[{name!r}] must be a tensor, got {type_and_value(value)}")
+            raise_damaged(path, f"state_dict[{name!r}] must be a tensor, got {describe_value(value)}")
     if weights:
         check_outputs(task.num_outputs, weights, path)
         check_finite(weights, set(content.get("buffers", ())), path)
@@ -91,4 +91,4 @@ def check_loadable(content: Mapping[str, Any], path: Any) -> None:
     """Raise a ValueError if a checkpoint lacks a part that a module is built from."""
     lacking = [key for key in NEEDED if key not in content]
     if lacking:
-        refuse_damaged(path, f"it lacks {', '.join(map(repr, lacking))}, which a module is built from")
+        raise_damaged(path, f"it lacks {', '.join(map(repr, lacking))}, which a module is built from")

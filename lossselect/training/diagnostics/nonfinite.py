@@ -9,20 +9,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lossselect.compat.lightning import trainer_of
+from lossselect.compat.lightning import get_trainer
 from lossselect.compat.torch import largest_of_each
 from lossselect.exceptions import TrainingDiverged
 from lossselect.training.diagnostics.readback import Readback
 from lossselect.utils.checks import lookup
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
-MOST_SKIPPED = 10
+MAX_SKIPPED = 10
 """So many steps in a row may be left out: with more, something is wrong that no other batch mends."""
 
-MOST_OVERFLOWS = 20
+MAX_OVERFLOWS = 20
 """So many steps in a row a float16 scaler may leave out, halving its scale: from 65,536 down to 1/16."""
 
-MOST_AHEAD = 8
+MAX_AHEAD = 8
 """By so many steps at most a GPU's answer is late."""
 
 WHAT_TO_DO = (
@@ -43,12 +43,12 @@ class _Place(NamedTuple):
         return f"step {self.step + 1} (epoch {self.epoch}, batch {self.batch})"
 
 
-class FiniteWatch:
+class FiniteCheck:
     """Looks at the loss and the gradients of each step, at the sums that would not be finite if one is not.
 
     On a CPU before the optimizer takes the step. A GPU is not waited for: its answer is looked at when it is
     there, up to some steps later, when the weights may not be finite themselves; no checkpoint is saved
-    before it is known. If the GPU is more than `MOST_AHEAD` steps behind, the oldest answer is waited for,
+    before it is known. If the GPU is more than `MAX_AHEAD` steps behind, the oldest answer is waited for,
     and the steps after it stay in the GPU's queue. With "skip" the step is left out (its gradients and what
     it did to running means; of the train metrics a batch whose loss is not finite), for which a GPU must be
     waited for. Under a float16 scaler, which leaves out steps itself, these are counted.
@@ -75,7 +75,7 @@ class FiniteWatch:
     def begin(self, module: Any, batch: Any, batch_idx: int) -> None:
         """Before a batch."""
         self._batch = batch, batch_idx
-        trainer = trainer_of(module)
+        trainer = get_trainer(module)
         if self.skips and trainer is not None and batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
@@ -105,14 +105,14 @@ class FiniteWatch:
         place = _Place(trainer.global_step, self._batch[1], trainer.current_epoch)
         if isinstance(finite, Tensor) and not self.skips:
             self._answers.ask(finite, (place, self._batch[0]))
-            self.answered(module, most_pending=MOST_AHEAD)
+            self.answered(module, most_pending=MAX_AHEAD)
             return
         finite = bool(finite) or self._is_after_all(module)
         if self.skips and trainer.world_size > 1:  # or some would step, and others not
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             self._in_a_row = 0
-        elif self.skips and self._in_a_row < MOST_SKIPPED:
+        elif self.skips and self._in_a_row < MAX_SKIPPED:
             self._skip(module, place)
         else:
             self._stop(module, place)
@@ -173,8 +173,8 @@ class FiniteWatch:
         self._in_a_row += 1
 
     def _stop(self, module: Any, place: _Place) -> None:
-        many = f", as in {MOST_SKIPPED} steps before it" if self.skips else ""
-        where = first_not_finite(module, self._batch[0])
+        many = f", as in {MAX_SKIPPED} steps before it" if self.skips else ""
+        where = find_first_nonfinite(module, self._batch[0])
         more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
         raise TrainingDiverged(
             f"The loss or its gradient is not finite in {place}{many}: {where} Training ends here; the "
@@ -187,22 +187,22 @@ class FiniteWatch:
         scale = scaler.scale(torch.ones((), device=device))
         if scale.is_cuda:
             self._answers.ask(scale, step)
-            self.answered(module, most_pending=MOST_AHEAD)
+            self.answered(module, most_pending=MAX_AHEAD)
         else:
             self._count_overflows(scale.item(), step)
 
     def _count_overflows(self, scale: float, step: int) -> None:
         self._in_a_row = self._in_a_row + 1 if self._scale is not None and scale < self._scale else 0
         self._scale = scale
-        if self._in_a_row >= MOST_OVERFLOWS:
+        if self._in_a_row >= MAX_OVERFLOWS:
             raise TrainingDiverged(
-                f"float16 overflows: up to step {step} the last {MOST_OVERFLOWS} steps were left out, and "
+                f"float16 overflows: up to step {step} the last {MAX_OVERFLOWS} steps were left out, and "
                 f"the scale of the loss has come down to {scale:.3g}. Take precision=bf16-mixed, or 32-true, "
                 "where a loss that is not finite is told by its step and module."
             )
 
 
-def first_not_finite(module: Any, batch: Any) -> str:
+def find_first_nonfinite(module: Any, batch: Any) -> str:
     """In words, where NaN or infinity comes from; of a batch that goes through the net once more."""
     gone = next((name for name, weight in module.named_parameters() if not _is_finite(weight)), None)
     with suppress(Exception):  # of a batch that is used up, say

@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.models.head import biases_of
-from lossselect.models.nets import first_line
+from lossselect.models.head import bias_values
+from lossselect.models.nets import first_sentence
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.last_operation import LastOperations
-from lossselect.utils.warnings import warn, warn_of_absent, warn_of_single_labels
+from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 if TYPE_CHECKING:
     from lossselect.chunked.linear import ChunkedLogits
@@ -190,7 +190,7 @@ def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
         )
 
 
-class OutputWatch:
+class OutputChecks:
     """Looks at a module's outputs until it is known what they are; then it costs nothing."""
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class OutputWatch:
                 raise
             given = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             raise ConfigError(
-                f"The net fails for inputs{given}: {first_line(error)}. (HYDRA_FULL_ERROR=1 shows the "
+                f"The net fails for inputs{given}: {first_sentence(error)}. (HYDRA_FULL_ERROR=1 shows the "
                 "traceback.)"
             ) from error
 
@@ -286,7 +286,7 @@ class OutputWatch:
     def _check_head(self, logits: Tensor) -> None:
         """Whether the layer that was taken for the last one made the logits."""
         bias, nodes = self.bias_init, [*_ends(logits.grad_fn)]
-        if bias is not None and self.affine and not any(b is bias for b in biases_of(nodes)):
+        if bias is not None and self.affine and not any(b is bias for b in bias_values(nodes)):
             warn(
                 "no_head_bias",
                 "bias_init=prior has set the bias of the last registered layer with as many outputs as the "
@@ -318,7 +318,7 @@ class OutputWatch:
             )
 
 
-class FirstEpoch:
+class FirstEpochChecks:
     """The range of an epoch's outputs, and whether each row had one label; added up on the device."""
 
     def __init__(self) -> None:
@@ -357,7 +357,7 @@ class FirstEpoch:
         # of a binary task's two classes the first one is the negative
         counts = positives if len(positives) == len(task.names) else torch.cat([negatives, positives])
         if absent := [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]:
-            warn_of_absent(absent)
+            warn_class_without_rows(absent)
         several = task.several_labels and task.num_outputs > 1
         if several and self.single is not None and bool(self.single):
-            warn_of_single_labels()
+            warn_looks_multiclass()

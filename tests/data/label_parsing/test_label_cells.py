@@ -8,7 +8,7 @@ import lossselect as ls
 from lossselect.data.label_parsing.cells import split_cells
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.data.label_parsing.table_labels import read_labels
-from lossselect.data.load import load_own
+from lossselect.data.load import load_own_data
 
 
 def labels_of(cells, delimiter=",", empty="negative"):
@@ -114,7 +114,7 @@ def splits_of(tmp_path, kinds, task="multiclass", **options):
     pl.DataFrame({**FEATURES, "kind": kinds}).write_csv(path)
     settings = {"name": task, **options.pop("settings", {})}
     own = {"val_path": None, "test_path": None, "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
-    return load_own("table", task=settings, path=str(path), target="kind", **own, **options)
+    return load_own_data("table", task=settings, path=str(path), target="kind", **own, **options)
 
 
 def known(splits):

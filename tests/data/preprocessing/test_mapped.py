@@ -18,7 +18,7 @@ import lossselect as ls
 from lossselect.cli.predict import predict_file
 from lossselect.data.checks import check_splits
 from lossselect.data.datamodule import TensorData
-from lossselect.data.load import load_own
+from lossselect.data.load import load_own_data
 from lossselect.data.preprocessing.array_features import ArrayRows
 from lossselect.data.readers import arrays
 from lossselect.data.readers.arrays import read_arrays
@@ -43,7 +43,7 @@ def _folder(monkeypatch, tmp_path):
 
 def load(path, task="multiclass", name="arrays", **options):
     of_task = task if isinstance(task, dict) else {"name": task}
-    return load_own(name, task=of_task, path=path, **{**OPTIONS, **options})
+    return load_own_data(name, task=of_task, path=path, **{**OPTIONS, **options})
 
 
 def load_npy(x, y, task="multiclass", **options):

@@ -9,7 +9,7 @@ from table_cases import NAN, numbers
 import lossselect as ls
 from lossselect.data.preprocessing.columns import Reading
 from lossselect.data.preprocessing.table_features import Features
-from lossselect.training.checkpoints.content import plain
+from lossselect.training.checkpoints.content import to_plain
 
 
 def features_of(frame, train=None, **options):
@@ -72,7 +72,7 @@ class TestFeatures:
     def test_plain_values_make_it_again(self):
         frame = {"x": [1.0, None, 2.0], "c": ["a", None, "b"]}
         features, got, _ = features_of(frame, null_values=("?",), nan="missing")
-        again = Features.from_dict(plain(features.to_dict()))
+        again = Features.from_dict(to_plain(features.to_dict()))
         assert again == features
         rows, _ = again.transform(pl.DataFrame(frame), "t")
         assert torch.equal(rows[torch.arange(3)], got)

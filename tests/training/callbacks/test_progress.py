@@ -13,7 +13,7 @@ from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.training.callbacks.progress import Pace, ProgressBar, ProgressLines, _Drawing, on_terminal
+from lossselect.training.callbacks.progress import Pace, ProgressBar, ProgressLines, _Drawing, is_terminal
 
 
 class Terminal(io.StringIO):
@@ -83,12 +83,12 @@ def test_a_notebook_shows_the_end(monkeypatch):
 def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
     monkeypatch.setattr("sys.stdout", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    assert on_terminal()
+    assert is_terminal()
     monkeypatch.setenv("TERM", "dumb")
-    assert not on_terminal()
+    assert not is_terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert not on_terminal()
+    assert not is_terminal()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from lossselect.data.batches import TensorBatches
 from lossselect.exceptions import StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.lightning_io import CheckpointFiles
-from lossselect.utils.atomic_write import remove_parts, whole_file
+from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
 def content(number, size=1000):
@@ -115,7 +115,7 @@ class TestWriting:
             (tmp_path / name).write_text("half")
         CheckpointFiles().save_checkpoint(content(1), tmp_path / "a.ckpt")
         assert sorted(p.name for p in tmp_path.iterdir()) == [".other.csv.part", "a.ckpt", "kept.ckpt"]
-        remove_parts(tmp_path, ".csv")
+        remove_partial_files(tmp_path, ".csv")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt", "kept.ckpt"]
 
     @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
@@ -205,7 +205,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     path.write_text("before")
 
     def write():
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise InterruptedError
 

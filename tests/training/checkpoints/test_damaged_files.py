@@ -143,7 +143,7 @@ def resumed_places(content):
         "optimizer_states",
         "lr_schedulers",
         "callbacks",
-        "going_on",
+        "run_state",
         "global_step",
         "epoch",
     ):
@@ -167,8 +167,8 @@ def resumed_places(content):
     for name, state in content["callbacks"].items():
         yield ("callbacks", name)
         yield from (("callbacks", name, key) for key in state)
-    yield from (("going_on", 0, key) for key in content["going_on"][0])
-    yield from (("going_on", 0, "random", key) for key in content["going_on"][0]["random"])
+    yield from (("run_state", 0, key) for key in content["run_state"][0])
+    yield from (("run_state", 0, "random", key) for key in content["run_state"][0]["random"])
 
 
 FLAGS = ("_is_initial", "_get_lr_called_within_step")
@@ -282,7 +282,7 @@ class TestStructure:
             (("lr_schedulers",), GONE),
             (("lr_schedulers", 0, "last_epoch"), "x"),
             (("callbacks",), None),
-            (("going_on", 0, "random", "torch"), [3]),
+            (("run_state", 0, "random", "torch"), [3]),
             (("state_dict",), GONE),
             (("global_step",), "x"),
         ],
@@ -328,7 +328,7 @@ class TestStructure:
         for place, value in (
             (("optimizer_states", 0, "param_groups", 0, "eps"), "x"),
             (("optimizer_states", 0, "state", 0), 3),
-            (("going_on",), "x"),
+            (("run_state",), "x"),
             (("loops", "fit_loop", "epoch_progress"), GONE),
         ):
             torch.save(damaged(content, place, value), "d.ckpt")

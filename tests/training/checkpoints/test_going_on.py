@@ -284,7 +284,7 @@ def test_ctrl_c(tmp_path):
 
 def test_other_weights_without_what_is_kept(tmp_path, monkeypatch):
     """The test can fail: without random numbers and place it does."""
-    monkeypatch.setattr("lossselect.training.checkpoints.run_state.GoingOn.start", lambda *_: None)
+    monkeypatch.setattr("lossselect.training.checkpoints.run_state.RunState.start", lambda *_: None)
     module, _, _ = fit(tmp_path / "whole", "users", 0, val_check_interval=3)
     checkpoint = min((tmp_path / "whole").glob("*.ckpt"))
     with pytest.warns(UserWarning, match="resuming from a checkpoint that ended before the epoch ended"):

@@ -13,7 +13,7 @@ from module_cases import MyModel, loader, trainer
 from torch import nn
 
 import lossselect as ls
-from lossselect.training.checkpoints.content import plain
+from lossselect.training.checkpoints.content import to_plain
 
 
 class Color(enum.StrEnum):
@@ -32,15 +32,15 @@ class TestPlainValues:
         ],
     )
     def test_kept(self, value, kept):
-        assert plain(value) == kept
-        assert type(plain(value)) is type(kept)
+        assert to_plain(value) == kept
+        assert type(to_plain(value)) is type(kept)
 
     @pytest.mark.parametrize(
         "value", [nn.Identity(), len, {1, 2}, b"x", {(1, 2): 3}, object(), Counter("ab"), defaultdict(int)]
     )
     def test_not_kept(self, value):
         with pytest.raises(TypeError):
-            plain(value)
+            to_plain(value)
 
 
 class TestCheckpoints:
@@ -349,7 +349,7 @@ def test_another_optimizer_at_loading_leaves_the_loss(tmp_path):
 
 def test_an_argument_that_is_no_matter_of_the_loss_leaves_it_as_it_was():
     """Each that there is, so that none is forgotten."""
-    from lossselect.training.checkpoints.load import NO_MATTER_OF_THE_LOSS
+    from lossselect.training.checkpoints.load import LOSS_INDEPENDENT
 
     arguments = [*inspect.signature(ls.TaskModule.__init__).parameters][1:]
-    assert {*arguments} == {*NO_MATTER_OF_THE_LOSS, "loss"}
+    assert {*arguments} == {*LOSS_INDEPENDENT, "loss"}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainers import quiet_trainer
 
 import lossselect as ls
-from lossselect.training.diagnostics.nonfinite import MOST_AHEAD, MOST_OVERFLOWS, MOST_SKIPPED
+from lossselect.training.diagnostics.nonfinite import MAX_AHEAD, MAX_OVERFLOWS, MAX_SKIPPED
 
 
 class Poisoned(nn.Module):
@@ -152,13 +152,11 @@ def test_not_for_ever(tmp_path):
     factors = dict.fromkeys(range(3, 99), torch.nan)
     module, _, run = fit(tmp_path, Poisoned(factors), "skip", max_epochs=9)
     with (
-        pytest.raises(
-            ValueError, match=rf"in step {3 + MOST_SKIPPED} .*as in {MOST_SKIPPED} steps before it"
-        ),
+        pytest.raises(ValueError, match=rf"in step {3 + MAX_SKIPPED} .*as in {MAX_SKIPPED} steps before it"),
         pytest.warns(UserWarning, match="left out"),
     ):
         run()
-    assert module._finite_watch.skipped == MOST_SKIPPED
+    assert module._finite_watch.skipped == MAX_SKIPPED
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
@@ -169,7 +167,7 @@ def test_a_scaler_that_leaves_out_every_step(tmp_path):
         tmp_path, Poisoned(backward=dict.fromkeys(range(999), torch.inf)), plugins=[precision], max_epochs=9
     )
     with pytest.raises(
-        ValueError, match=rf"float16 overflows: .* the last {MOST_OVERFLOWS} steps were left out"
+        ValueError, match=rf"float16 overflows: .* the last {MAX_OVERFLOWS} steps were left out"
     ):
         run()
 
@@ -196,16 +194,16 @@ class TestOnAGPU:
             module, trainer = self.without_checkpoints(tmp_path, Poisoned(backward={3: torch.nan}))
             with pytest.raises(ValueError, match=r"not finite in step 3 \(epoch 0, batch 2\): the weights"):
                 trainer.fit(module, DataLoader(rows(256), 8))
-        assert trainer.global_step == 2 + MOST_AHEAD
+        assert trainer.global_step == 2 + MAX_AHEAD
 
     def test_a_gpu_that_is_behind_keeps_its_queue(self, tmp_path):
-        """Only the oldest answer is waited for, when `MOST_AHEAD` later ones are on their way."""
+        """Only the oldest answer is waited for, when `MAX_AHEAD` later ones are on their way."""
         with simulated_gpu() as gpu:
             gpu.events_behind = 99
             module, trainer = self.without_checkpoints(tmp_path, nn.Identity(), max_epochs=1)
             trainer.fit(module, DataLoader(rows(256), 8))
             waits = [wait.operation for wait in gpu.waits if "Event" in wait.operation]
-        assert waits == [f"Event.synchronize() {MOST_AHEAD} events behind"] * (32 - MOST_AHEAD)
+        assert waits == [f"Event.synchronize() {MAX_AHEAD} events behind"] * (32 - MAX_AHEAD)
 
     def without_checkpoints(self, tmp_path, poison, **options):
         module, trainer, _ = fit(tmp_path, poison, **options, **self.ON_GPU)
@@ -225,7 +223,7 @@ class TestOnAGPU:
         with simulated_gpu() as gpu:
             gpu.events_behind = 99
             _, _, run = fit(tmp_path, poison, max_epochs=9, precision="16-mixed", **self.ON_GPU)
-            with pytest.raises(ValueError, match=rf"the last {MOST_OVERFLOWS} steps were left out"):
+            with pytest.raises(ValueError, match=rf"the last {MAX_OVERFLOWS} steps were left out"):
                 run()
 
 
