@@ -12,7 +12,7 @@ from lossselect.data.sampler import RowBatches
 from lossselect.labels.label_lists import LabelLists
 from lossselect.labels.positives import Positives
 from lossselect.labels.targets import EncodedBatch
-from lossselect.tasks.infer import check_task
+from lossselect.tasks.infer import encode_checked
 from lossselect.tasks.registry import Task
 
 
@@ -54,11 +54,11 @@ def encode_labels(task: Task, labels: Any, positives: bool = False) -> Any:
         positives: Whether lists are for a chunked head.
 
     Raises:
-        ValueError, TypeError: labels that do not fit the task; see `check_task`.
+        ValueError, TypeError: labels that do not fit the task; see `encode_checked`.
     """
     if isinstance(labels, LabelLists):
         return (PositiveRows if positives else LabelRows)(labels)
-    return check_task(task, labels)
+    return encode_checked(task, labels)
 
 
 ALIGNED = 64

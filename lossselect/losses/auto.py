@@ -59,8 +59,16 @@ RULES = (
 """Each is backed by docs/choosing.md, whose tables benchmarks/choices.py makes."""
 
 
-def suggest_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[str]]:
-    """A loss with its options, as `TaskModule(loss=...)` takes it, and the reasons.
+class SuggestedLoss(NamedTuple):
+    """What `suggest_loss` returns."""
+
+    loss: dict[str, Any]
+    """Its name and options, as `TaskModule(loss=...)` accepts them."""
+    reasons: list[str]
+
+
+def suggest_loss(task: Task, counts: LabelCounts) -> SuggestedLoss:
+    """Return the loss that `loss="auto"` chooses for these labels, and the reasons.
 
     Args:
         task: Whose loss it is.
@@ -68,8 +76,7 @@ def suggest_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
 
     Example:
         >>> from lossselect import Multiclass, count_labels
-        >>> options, reasons = suggest_loss(Multiclass(2), count_labels(Multiclass(2), [0] * 50 + [1]))
-        >>> options
+        >>> suggest_loss(Multiclass(2), count_labels(Multiclass(2), [0] * 50 + [1])).loss
         {'name': 'logit_adjusted'}
     """
     task = as_task(task)
@@ -80,7 +87,7 @@ def suggest_loss(task: Task, counts: LabelCounts) -> tuple[dict[str, Any], list[
         known = counts.known.sum() if task.several_labels else counts.positives.sum()
         share = f"{counts.missing / (known + counts.missing):.2g}"
         reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
-    return dict(rule.options), reasons
+    return SuggestedLoss(dict(rule.options), reasons)
 
 
 class AutoLoss(nn.Module):

@@ -125,7 +125,7 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
     from lossselect.data.checks import check_splits
     from lossselect.data.toy import load
     from lossselect.labels.label_lists import LabelLists
-    from lossselect.tasks.infer import check_task, infer_task
+    from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
     options, settings = json.loads(data), without_open(json.loads(of_task))
@@ -146,7 +146,7 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
     task = make_task(num_outputs=width, **settings)
     if not isinstance(splits.labels, LabelLists):
         fits = len(splits.class_names) == len(task.names)
-        check_task(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
+        encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
     if task.ordinal and not order_given:
         _check_order(task)

@@ -116,14 +116,11 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def check_task(task: Task, target: Any) -> Tensor:
-    """Does the declared task fit these labels? Run once, on all labels of a data set.
-
-    Returns:
-        The canonical target, as `task.encode(target)`.
+def check_task(task: Task, target: Any) -> Task:
+    """Return the task if it fits these labels. Call it once, with all labels of a data set.
 
     Raises:
-        ValueError, TypeError: they do not fit: the row, the value, the fix, and the task that the
+        DataError: the labels do not fit. The message names the row, the value, the fix, and the task that the
             labels look like.
 
     Example:
@@ -133,7 +130,12 @@ def check_task(task: Task, target: Any) -> Tensor:
         ...
         lossselect.exceptions.DataError: ... The labels look like task=multiclass: 3 distinct ...
     """
-    task = as_task(task)
+    encode_checked(as_task(task), target)
+    return task
+
+
+def encode_checked(task: Task, target: Any) -> Tensor:
+    """Return `task.encode(target)`; raise what `check_task` raises."""
     try:
         encoded = task.encode(target)
         # indices of a sequence, or a 0/1 matrix of another width than declared?

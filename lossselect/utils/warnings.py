@@ -84,7 +84,7 @@ def ignore_warnings(*names: str) -> Iterator[None]:
     Example:
         >>> from lossselect import Multilabel, ignore_warnings, check_task
         >>> with ignore_warnings("looks_multiclass"):
-        ...     target = check_task(Multilabel(2), [[1, 0], [0, 1]])
+        ...     task = check_task(Multilabel(2), [[1, 0], [0, 1]])
     """
     for name in names:
         lookup(WARNINGS, name, "warning")
