@@ -374,7 +374,10 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(_instantiate(entry, f"callbacks.{name}", _known_of_callback(name, entry)))
+            known = _known_of_callback(name, entry)
+            if entry.get("monitor") == "last":  # Lightning logs the number of the epoch
+                entry = OmegaConf.merge(entry, {"monitor": "epoch"})
+            callbacks.append(_instantiate(entry, f"callbacks.{name}", known))
     if keeps:
         callbacks.append(CheckpointOnSignal(folder / "checkpoints" / LAST))
         callbacks.append(LastCheckpoint(best))  # after the user's own checkpoint callbacks
