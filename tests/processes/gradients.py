@@ -69,7 +69,7 @@ class Watched(ls.TaskModule):
             for parts in zip(*rows, strict=True)
         )
         parameters = [*self.net.parameters()]
-        logits = nn.functional.linear(inputs, *parameters) if self.chunked else self.net(inputs)
+        logits = nn.functional.linear(inputs, *parameters) if self._chunked else self.net(inputs)
         weights = (weight,) if isinstance(self.criterion, ls.Loss) else ()
         loss = self.criterion(logits, self.task.encode(target), *weights)
         wanted = torch.autograd.grad(self.coefficient * loss + self.terms(), parameters)

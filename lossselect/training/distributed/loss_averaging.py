@@ -118,7 +118,7 @@ class StepMean:
         criterion = pending.loss
         alone = _is_multiple(loss, criterion)
         if not alone and self._parts is None:
-            if sharded or getattr(module, "chunked", False):
+            if sharded or getattr(module, "_chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
                 raise ConfigError(
                     "training_step adds a term to the loss, which is averaged separately from the criterion "
