@@ -126,7 +126,7 @@ def print_warnings_in_one_line(switch: str = "ignore_warnings=[{name}] switches 
             others(text if (text := sanitize(str(message))) != str(message) else message, category, *place)
             return
         how = f" ({switch.format(name=message.name)})" if switch else ""
-        print_safely(f"Warning: {message.said}{how}", file=sys.stderr)
+        print_safely(f"Warning: {message.message}{how}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
     try:
