@@ -100,7 +100,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from lossselect.run.build import own_data
+    from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
     made_up = "rows of normally distributed features"
@@ -113,7 +113,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         if "_target_" in config.data:
             return None, f"{made_up} (the run's data are your own: input=FILE, or in Python)"
         with warnings.catch_warnings(action="ignore"):  # the run has said them
-            own = own_data(config)
+            own = load_data(config)
         check_same_task(content, own.task)
         seen = content.get("TensorData") or {}
         if not _are_same(own.splits.preparation, {key: seen.get(key) for key in own.splits.preparation}):

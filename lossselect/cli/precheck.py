@@ -21,10 +21,10 @@ from lossselect.cli.console import (
     speaks,
 )
 from lossselect.exceptions import ConfigError
-from lossselect.run.build import own_data, to_plain
+from lossselect.run.build import load_data, to_plain
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import as_list_of_names, needs_trainer, resolve_monitor
+from lossselect.run.settings import as_list, needs_trainer, resolve_monitor
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -125,8 +125,8 @@ def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, swee
     if "_target_" not in config.data and look_at_data:
         from lossselect.data.checks import check_monitor_is_defined
 
-        with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
-            own = own_data(config)
+        with ignore_warnings(*as_list(config.ignore_warnings)):
+            own = load_data(config)
         check_task_settings(plain, own.task, own.counts["train"], own.splits.features.shape)
         monitor = resolve_monitor(plain, own.task).metric
         check_monitor_is_defined(monitor, own.counts)
@@ -185,5 +185,5 @@ def look_ahead(config: DictConfig) -> None:
     """At what would be trained; nothing is written."""
     from lossselect.run.dry_run import check_only
 
-    with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
+    with ignore_warnings(*as_list(config.ignore_warnings)):
         check_only(config)

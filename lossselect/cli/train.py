@@ -29,7 +29,7 @@ from lossselect.cli.interruption import interruptions, reported
 from lossselect.cli.precheck import CHECK, check_run, look_ahead, stops_early
 from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
 from lossselect.run.lock import locked_folder, unlock_folder
-from lossselect.run.settings import as_list_of_names, task_monitor
+from lossselect.run.settings import as_list, task_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, print_safely
@@ -105,7 +105,7 @@ def run(config: DictConfig) -> float | None:
 
     Returns what `train` does, which is what a sweeper looks for the best of.
     """
-    with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
+    with ignore_warnings(*as_list(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with print_errors_in_one_line():
                 return train(config)
