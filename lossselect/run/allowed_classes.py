@@ -1,9 +1,8 @@
 """The classes that a config may name by `_target_`, listed for each position in the config.
 
-Anything that is not listed for its own position is rejected, so a class that is new in torch or Lightning
-stays rejected until somebody has reviewed it and added it here and in tests/allowed_classes.json. Review a
-class for arguments that are loaded, unpickled, imported, evaluated or executed. Needs neither torch nor
-Lightning.
+Anything else is rejected, so a class that is new in torch or Lightning is rejected until somebody has
+reviewed it and added it here and in tests/run/allowed_classes.json. Review a class for arguments that are
+loaded, unpickled, imported, evaluated or executed. Needs neither torch nor Lightning.
 """
 
 import re
@@ -111,7 +110,7 @@ class Position(NamedTuple):
     """A part of a config in which classes may be named."""
 
     pattern: str
-    """A regular expression of the places of the mappings that hold the `_target_`."""
+    """A regular expression of the positions of the mappings that contain the `_target_`."""
     what: str
     classes: frozenset[str]
 
@@ -129,7 +128,6 @@ POSITIONS = (
 """Everywhere else (`data`, `loss`, `trainer`, arguments of optimizers and callbacks) no class is allowed."""
 
 ALL = frozenset().union(*(position.classes for position in POSITIONS))
-"""Every class that is allowed somewhere."""
 
 DENIED_ARGUMENTS = {
     # commands, and other options of sbatch and srun; newer versions of submitit take more of them
@@ -146,7 +144,7 @@ DENIED_ARGUMENTS = {
 
 
 def position_of(place: str) -> Position | None:
-    """Return the position that the mapping at `place`, such as "model.net[0]", belongs to; None if none."""
+    """Return the position of the mapping at `place`, such as "model.net[0]"; None if it has none."""
     return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
 
 
@@ -158,11 +156,10 @@ def public_name(target: str, classes: frozenset[str] = ALL) -> str | None:
     """
     if target in classes:
         return target
-    package, last = target.partition(".")[0], target.rpartition(".")[2]
     for name in classes:
-        module, _, public = name.rpartition(".")
-        if public == last and name.partition(".")[0] == package:
-            cls = getattr(import_module(module), public, None)
+        module, _, cls_name = name.rpartition(".")
+        if target.endswith(f".{cls_name}") and target.partition(".")[0] == name.partition(".")[0]:
+            cls = getattr(import_module(module), cls_name, None)
             if isinstance(cls, type) and f"{cls.__module__}.{cls.__qualname__}" == target:
                 return name
     return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lossselect.exceptions import ConfigError
+from lossselect.exceptions import ConfigError, FileMissingError
 
 KINDS = {
     stat.S_IFIFO: "a named pipe (FIFO)",
@@ -25,6 +25,15 @@ def check_regular_file(path: str | Path, fix: str = "Save its content to a file 
         return
     if kind:
         raise ConfigError(f"Expected a regular file, but {path} is {kind}. {fix}")
+
+
+def check_output(path: Path) -> None:
+    """Raise an error for the path of an output that is no regular file, or whose folder does not exist."""
+    check_regular_file(path, "Name a file.")
+    if not path.parent.is_dir():
+        raise FileMissingError(f"There is no folder {path.parent} for output={path}.")
+    if path.is_dir():
+        raise ConfigError(f"output={path} is a folder.")
 
 
 PARTIAL_SUFFIX = ".part"
