@@ -225,9 +225,3 @@ def _checked_output(output: str, input: str) -> Path:
         raise ConfigError(f"output={output} is the input: it would be lost.")
     check_output(path)
     return path
-
-
-if __name__ == "__main__":
-    from lossselect.cli import predict
-
-    predict.main()  # of the module by its name, which tells our errors from bugs

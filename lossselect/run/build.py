@@ -258,16 +258,8 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
     return known
 
 
-class Prepared(NamedTuple):
-    """What a run trains, on what, and what chooses its best checkpoint."""
-
-    module: "TaskModule"
-    data: "LightningDataModule"
-    monitor: Monitor
-
-
-def prepare(config: DictConfig) -> Prepared:
-    """Make the module and the data; set `config.monitor`, to which callbacks refer, to what chooses."""
+def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":
+    """Return the module, the data, and what chooses the checkpoint, which is also set as `config.monitor`."""
     from lightning.pytorch import seed_everything
 
     from lossselect.data.datamodule import TensorData
@@ -295,7 +287,7 @@ def prepare(config: DictConfig) -> Prepared:
         module.compile(**({} if mode is True else {"mode": mode}))
     if isinstance(data, TensorData):  # else fit counts the labels
         module.set_label_counts(data.counts["train"])
-    return Prepared(module, data, monitor)
+    return module, data, monitor
 
 
 def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":

@@ -1,7 +1,7 @@
 """`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from omegaconf import DictConfig
@@ -29,14 +29,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-class DryRun(NamedTuple):
-    """What a plan describes, and what a first batch goes through."""
-
-    classifier: Classifier
-    data: Any
-    monitor: Monitor
-    decision: dict[str, Any] | None
-    trainer: "Trainer | None" = None
+Prepared: TypeAlias = "tuple[Classifier, Any, Monitor, dict[str, Any] | None, Trainer | None]"
+"""What a plan describes: classifier, data, monitor, options of the decision, Lightning's trainer."""
 
 
 def check_only(config: DictConfig) -> None:
@@ -64,7 +58,7 @@ def check_only(config: DictConfig) -> None:
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
-def _prepare_ours(config: DictConfig) -> DryRun:
+def _prepare_ours(config: DictConfig) -> Prepared:
     """Prepare for data of ours or from a file, without Lightning."""
     torch.manual_seed(config.seed)
     plain, (splits, task, counts) = to_plain(config), load_data(config)
@@ -89,10 +83,10 @@ def _prepare_ours(config: DictConfig) -> DryRun:
         train_dataloader=train_dataloader,
     )
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
-    return DryRun(classifier, data, monitor, decision_settings(config, classifier) if tunes else None)
+    return classifier, data, monitor, decision_settings(config, classifier) if tunes else None, None
 
 
-def _prepare_custom(config: DictConfig) -> DryRun:
+def _prepare_custom(config: DictConfig) -> Prepared:
     """Prepare for the user's own data module."""
     from lossselect.run.results import has_rows_to_tune
     from lossselect.run.trainer import build_trainer
@@ -105,4 +99,4 @@ def _prepare_custom(config: DictConfig) -> DryRun:
         module.set_label_counts(counts)
     trainer = build_trainer(to_plain(config.trainer))
     decision = decision_settings(config, module) if has_rows_to_tune(trainer, data) else None
-    return DryRun(module, data, monitor, decision, trainer)
+    return module, data, monitor, decision, trainer

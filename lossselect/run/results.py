@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,15 +72,6 @@ def has_rows_to_tune(trainer: Trainer, data: Any) -> bool:
     return bool(trainer.limit_val_batches) and has_loader(data, "val")
 
 
-class Evaluated(NamedTuple):
-    """Results of evaluating a run's checkpoint."""
-
-    results: dict[str, float]
-    outcome: Outcome | None
-    advice: Advice | None
-    """Another threshold that would clearly raise F1 on the validation rows."""
-
-
 def evaluate(
     trainer: Trainer,
     module: TaskModule,
@@ -89,17 +80,20 @@ def evaluate(
     folder: Path,
     decision: Mapping[str, Any] | None = None,
     report: bool = False,
-) -> Evaluated:
-    """Evaluate the checkpoint on the validation and the test split, and write tables and metrics.json.
+) -> tuple[dict[str, float], Outcome | None, Advice | None]:
+    """Evaluate the checkpoint on validation and test rows, if any, and write tables and metrics.json.
 
     Args:
         trainer: The one that has fitted the module.
         module: Gets the checkpoint's weights.
-        data: Has validation rows, test rows, both or neither.
+        data: The data module.
         checkpoint: A file, to which the decision is added.
         folder: Gets metrics.json and, for the test split, per_class.csv and confusion_matrix.csv.
         decision: Options of `fit_decision`, to fit the decision between the two; None leaves it.
-        report: Whether to return what a report shows of the test rows, or without these of validation rows.
+        report: Whether to return the outcome on the test rows, or without these on the validation rows.
+
+    Returns:
+        The metrics, the outcome, and another threshold that would clearly raise F1 on the validation rows.
     """
     advice = None
     results: dict[str, float] = {}
@@ -143,7 +137,7 @@ def evaluate(
     if trainer.is_global_zero:
         with atomic_write(folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    return Evaluated(results, outcome, advice)
+    return results, outcome, advice
 
 
 def _outcome(

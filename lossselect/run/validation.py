@@ -39,107 +39,107 @@ SETTINGS = (
 )
 """The top level of a config, besides `hydra`."""
 
-NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing")
-"""Settings of files that take a name, or a list of names."""
-
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
-MAX_SEED = 2**32 - 1
-"""NumPy's maximum."""
+MAX_SEED = 2**32 - 1  # NumPy's
+
+
+def _require(condition: Any, message: str, error: type[Exception] = ConfigError) -> None:
+    if not condition:
+        raise error(message)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise an error for the first invalid setting of a config, given as plain values."""
     # what needs no torch comes first, so that the answer comes at once
-    if not config.get("task"):
-        raise ConfigError("Say what the task is: task=binary, task=multiclass or task=multilabel.")
+    _require(config.get("task"), "Say what the task is: task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
-        if not isinstance(config.get(part), Mapping):
-            raise ConfigError(f"A run needs {part}=...; it cannot be {config.get(part)!r}.")
-    loss_options({"name": None, **config["loss"]})
-    if "reduction" in config["loss"]:
-        raise ConfigError("loss.reduction is no setting: training takes the mean over what has a label.")
+        value = config.get(part)
+        _require(isinstance(value, Mapping), f"A run needs {part}=...; it cannot be {value!r}.")
+    data, model, loss, trainer = (config[part] for part in ("data", "model", "loss", "trainer"))
+    loss_options({"name": None, **loss})
+    _require(
+        "reduction" not in loss,
+        "loss.reduction is no setting: training takes the mean over what has a label.",
+    )
     check_int("seed", config["seed"], 0, MAX_SEED)
-    trainer = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **config["trainer"]}
+    integers = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **trainer}
     for name, minimum in MIN_INTS.items():
-        check_int(f"trainer.{name}", trainer[name], minimum)
+        check_int(f"trainer.{name}", integers[name], minimum)
     mode = trainer.get("compile", False)
-    if not isinstance(mode, bool) and mode not in COMPILE_MODES:
-        raise ConfigError(
-            f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
-        )
+    _require(
+        isinstance(mode, bool) or mode in COMPILE_MODES,
+        f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}.",
+    )
     for name, entry in (config.get("callbacks") or {}).items():
-        if entry is not None and (not isinstance(entry, Mapping) or "_target_" not in entry):
-            raise ConfigError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
-        if entry is not None and "patience" in entry:
+        _require(
+            entry is None or (isinstance(entry, Mapping) and "_target_" in entry),
+            f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.",
+        )
+        if entry and "patience" in entry:
             check_int(f"callbacks.{name}.patience", entry["patience"], 0)
-    if not isinstance(config.get("resume"), str | None):
-        raise OptionTypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
-    if config["explain"] not in (True, False, "json"):
-        raise ConfigError(f"explain must be true, false or json, got {config['explain']!r}.")
-    if config["export"] is not None:
-        _check_export(config["export"], "_target_" in config["model"])
-    for name in ("check_only", "report"):
-        if not isinstance(config[name], bool):
-            raise OptionTypeError(f"{name} must be true or false, got {config[name]!r}.")
-    if not isinstance(config["ignore_warnings"], str | list | None):
-        raise OptionTypeError(
-            f"ignore_warnings must be a list of names of warnings, got {config['ignore_warnings']!r}."
+    for name, kind, text in (
+        ("resume", str | None, "auto, or the path of a checkpoint"),
+        ("check_only", bool, "true or false"),
+        ("report", bool, "true or false"),
+        ("ignore_warnings", str | list | None, "a list of names of warnings"),
+    ):
+        value = config.get(name)
+        _require(isinstance(value, kind), f"{name} must be {text}, got {value!r}.", OptionTypeError)
+    explain = config["explain"]
+    _require(explain in (True, False, "json"), f"explain must be true, false or json, got {explain!r}.")
+    if (form := config["export"]) is not None:
+        message = f"export takes one format, got {form!r}; others later: lossselect export."
+        _require(isinstance(form, str), message, OptionTypeError)
+        require(form, lookup(FORMATS, form, "format to export").to_write)
+        _require(
+            form != "safetensors" or "_target_" not in model,
+            "export=safetensors holds weights, of which only a net of ours is built again, and the net "
+            "is your own (model._target_): export=onnx or torch_export take the net along.",
         )
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
-    _check_head(config)
+    if configured_head(config)["name"] == "chunked":
+        _require(
+            not trainer.get("compile"),
+            "trainer.compile does not go through head=chunked: leave one of them out.",
+        )
+        _require(
+            not config.get("mix"),
+            "mix makes soft labels of a batch, which head=chunked does not take: mix=none.",
+        )
+        setting = tuned_setting(config)
+        _require(
+            not setting,
+            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
+            "leave it out.",
+        )
     if (decision := config.get("decision")) is not None:
         settings = known_keys("decision", "tuned")
-        if not isinstance(decision, Mapping):
-            raise ConfigError(
-                f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
-            )
+        _require(
+            isinstance(decision, Mapping),
+            f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}.",
+        )
         check_options(decision, settings, "decision")
-    if "_target_" not in config["data"]:
-        _check_data(config["data"])
-    if "_target_" not in config["model"]:
-        if "num_features" in config["model"]:
-            raise ConfigError("model.num_features is no setting: the data tell how many there are.")
-        net_options(config["model"])
+    if "_target_" not in data:
+        _check_data(data)
+    if "_target_" not in model:
+        message = "model.num_features is no setting: the data tell how many there are."
+        _require("num_features" not in model, message)
+        net_options(model)
 
     if config["task"].get("name") != "auto":  # else the labels must be read first
         check_task_settings(config, _placeholder_task(config))
-    if "_target_" not in config["model"]:
-        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
+    if "_target_" not in model:
+        make_net({"num_features": 1, **model}, num_outputs=1)
     if config.get("mix"):
         from lossselect.training.mixup import make_mix
 
         make_mix(config["mix"])
     if "_target_" not in config["optimizer"]:
         _check_steps(config["optimizer"], config.get("scheduler"))
-
-
-def _check_export(name: Any, is_custom_net: bool) -> None:
-    if not isinstance(name, str):
-        raise OptionTypeError(f"export takes one format, got {name!r}; others later: lossselect export.")
-    require(name, lookup(FORMATS, name, "format to export").to_write)
-    if name == "safetensors" and is_custom_net:
-        raise ConfigError(
-            "export=safetensors holds weights, of which only a net of ours is built again, and the net "
-            "is your own (model._target_): export=onnx or torch_export take the net along."
-        )
-
-
-def _check_head(config: Mapping[str, Any]) -> None:
-    if configured_head(config)["name"] != "chunked":
-        return
-    if config["trainer"].get("compile"):
-        raise ConfigError("trainer.compile does not go through head=chunked: leave one of them out.")
-    if config.get("mix"):
-        raise ConfigError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
-    if setting := tuned_setting(config):
-        raise ConfigError(
-            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
-            "leave it out."
-        )
 
 
 def check_task_settings(
@@ -172,11 +172,11 @@ def check_task_settings(
     if decision := config.get("decision"):
         decision_options(**decision).goal(task)
         threshold = config["task"].get("threshold")
-        if threshold is not None and decision["metric"] not in ("auto", None):
-            raise ConfigError(
-                f"task.threshold={threshold} and decision.metric={decision['metric']} contradict each "
-                "other: a threshold is given, or tuned."
-            )
+        _require(
+            threshold is None or decision["metric"] in ("auto", None),
+            f"task.threshold={threshold} and decision.metric={decision['metric']} contradict each "
+            "other: a threshold is given, or tuned.",
+        )
     if configured_head(config)["name"] == "chunked":
         from lossselect.chunked.loss import check_chunkable
 
@@ -224,14 +224,14 @@ def _placeholder_task(config: Mapping[str, Any]) -> "Task":
     from lossselect.tasks.registry import TASKS, make_task
 
     for key in ("num_outputs", "num_classes", "num_labels"):
-        if key in config["task"]:
-            raise ConfigError(f"task.{key} is no setting: the data tell how many classes there are.")
+        message = f"task.{key} is no setting: the data tell how many classes there are."
+        _require(key not in config["task"], message)
     weight = config["loss"].get("weight")
-    if weight is not None and (not isinstance(weight, str | list | Mapping) or not weight):
-        raise ConfigError(
-            f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
-            "loss.weight={cat:2,dog:1}; or balanced, or effective_number."
-        )
+    _require(
+        weight is None or (isinstance(weight, str | list | Mapping) and weight),
+        f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
+        "loss.weight={cat:2,dog:1}; or balanced, or effective_number.",
+    )
     options = {key: value for key, value in config["task"].items() if value is not None}
     name = options.pop("name", None)
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
@@ -286,38 +286,34 @@ def _check_data(data: Mapping[str, Any]) -> None:
     lookup({**dict.fromkeys(FILE_DATA), **DATASETS}, data.get("name", ""), "data set")
     settings = known_keys("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
-    if missing := [name for name in settings if name not in data]:
-        raise ConfigError(f"data.{missing[0]} is missing.")
+    for name in settings:
+        _require(name in data, f"data.{name} is missing.")
     check_int("data.batch_size", data["batch_size"], 1)
     check_int("data.seed", data["seed"], 0, MAX_SEED)
     for name in ("val_fraction", "test_fraction"):
-        if name == "test_fraction" and data[name] is None:
-            continue
-        if check_float(f"data.{name}", data[name], 0, 1) in (0, 1):
-            raise ConfigError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
-    if data["name"] in FILE_DATA:
-        _check_files(data)
-
-
-def _check_files(data: Mapping[str, Any]) -> None:
-    if data["test_fraction"] is None:
-        raise ConfigError("data.test_fraction must be a number between 0 and 1, got None.")
-    if data["path"] is None:
-        raise ConfigError("Say where the data are: data.path=... is a file.")
-    if data["target"] is None and data["name"] == "table":
-        raise ConfigError(
-            "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns."
-        )
+        if (value := data[name]) is not None or name == "val_fraction":
+            is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
+            _require(is_inside, f"data.{name} must lie between 0 and 1, got {value}.")
+    if data["name"] not in FILE_DATA:
+        return
+    _require(
+        data["test_fraction"] is not None, "data.test_fraction must be a number between 0 and 1, got None."
+    )
+    _require(data["path"] is not None, "Say where the data are: data.path=... is a file.")
+    _require(
+        data["target"] is not None or data["name"] != "table",
+        "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns.",
+    )
     for name in ("path", "val_path", "test_path"):
-        if not isinstance(data[name], str | None):
-            raise ConfigError(f"data.{name} must be the path of a file, got {data[name]!r}.")
-    for name in NAMES:
+        message = f"data.{name} must be the path of a file, got {data[name]!r}."
+        _require(isinstance(data[name], str | None), message)
+    for name in ("target", "exclude", "categorical", "null_values", "features", "missing"):
         value = data.get(name)
-        entries = value if isinstance(value, list) else [value]
-        if value is not None and not all(isinstance(entry, str | int | float) for entry in entries):
-            raise ConfigError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
-        if value == [] and name in ("target", "features", "missing"):
-            raise ConfigError(f"data.{name} is an empty list.")
+        entries = value if isinstance(value, list) else [] if value is None else [value]
+        message = f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}."
+        _require(all(isinstance(entry, str | int | float) for entry in entries), message)
+        is_optional = name in ("exclude", "categorical", "null_values")
+        _require(value != [] or is_optional, f"data.{name} is an empty list.")
 
 
 def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
