@@ -62,7 +62,8 @@ def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
     parameters: Iterable[str] = ()
     with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
         parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters})
+    # a monitor replaces that of the part, also where it is one of **kwargs
+    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters or k == "monitor"})
 
 
 def build_scheduler_spec(config: DictConfig) -> Any:
@@ -253,6 +254,8 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
     known: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
+    if entry.monitor == "last":
+        known["monitor"] = "epoch"  # Lightning logs the number of the epoch
     if "check_on_train_epoch_end" not in entry:
         known["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
     return known

@@ -26,7 +26,7 @@ def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
     for word in (
         "Plan",
         "Results",
-        "test/default_decision",
+        "test (default)",
         "f1_macro",
         "Binary cross-entropy" if task != "multiclass" else "Cross-ent",
     ):
