@@ -87,11 +87,13 @@ def parse_arguments(command: Command, arguments: Iterable[str]) -> dict[str, str
         if equals or (len(key) > 2 and key.startswith("--")):
             check_options([key.removeprefix("--")], command.options, f"lossselect {command.name}")
         raise ConfigError(f"{others[0]!r} cannot be read: settings look like KEY=VALUE.")
+    # argparse of Python 3.11 drops a value "--"
+    settings = {key: "--" if value == [] else value for key, value in vars(namespace).items()}
     for key in command.required:
-        if not getattr(namespace, key, ""):
+        if not settings.get(key):
             examples = " ".join(f"{key}={value}" for key, value in command.required.items())
             raise ConfigError(f"Say {key}=...: {examples}.")
-    return vars(namespace)
+    return settings
 
 
 def print_version() -> None:
