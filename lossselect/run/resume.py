@@ -65,14 +65,10 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
             "that: say more epochs, or begin anew without resume."
         )
     _check_shapes(checkpoint["state_dict"], module)
-    configured: Any = None
-    # another configure_optimizers may need the trainer
-    if type(module).configure_optimizers is TaskModule.configure_optimizers:
-        configured = module.configure_optimizers()
+    configured: Any = module.configure_optimizers()
     parts = configured if isinstance(configured, dict) else {"optimizer": configured}
-    optimizers = [parts["optimizer"]] if configured else []
-    scheduler = parts.get("lr_scheduler")  # itself, or with how often it steps
-    schedulers = [scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler] if scheduler else []
+    optimizers = [parts["optimizer"]]
+    schedulers = [parts["lr_scheduler"]["scheduler"]] if "lr_scheduler" in parts else []
     names = [type(part).__name__ for part in (*optimizers, *schedulers)]
     if names != checkpoint["run_state"][0]["made"]:  # others than in the checkpoint: fit raises an error
         optimizers, schedulers = [], []

@@ -33,9 +33,6 @@ VARIABLES = (
 VARIABLE = "LOSSSELECT_TRUST"
 """Tells the processes that a run starts what its command line trusts."""
 
-KEYS_IN_LOG = ("()", "class", "factory", "queue", "listener")
-"""Keys whose value logging imports and calls; the last two, from Python 3.12 on, if it is text."""
-
 LOG_PARTS = (
     *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
     *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
@@ -130,9 +127,9 @@ def check_log(config: Any, place: str = "hydra.job_logging") -> None:
     elif isinstance(config, list | tuple):
         entries = enumerate(config)
     for key, value in entries:
-        is_text = isinstance(value, str)
-        is_called = key in KEYS_IN_LOG[:3] or (key in KEYS_IN_LOG and is_text)
-        if is_called or (is_text and value.startswith("ext://")):
+        # logging imports and calls the text of the last two from Python 3.12 on
+        is_named = isinstance(value, str) and (value.startswith("ext://") or key in ("queue", "listener"))
+        if is_named or key in ("()", "class", "factory"):
             name = str(value).removeprefix("ext://")
             if name not in LOG_PARTS and not _is_trusted(name):
                 raise ConfigError(

@@ -22,10 +22,8 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     if new != name and new in names:
         return f" It was renamed to {new!r}."
     lower = {known.lower(): known for known in names}
-    begun = [known for low, known in lower.items() if name and low.startswith(name.lower())]
-    if begun:
-        return f" Did you mean {begun[0]!r}?"
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    close = [known for known in lower if name and known.startswith(name.lower())]
+    close = close or difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
     return f" Did you mean {lower[close[0]]!r}?" if close else ""
 
 
