@@ -9,9 +9,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.renamed import RENAMED
 
 T = TypeVar("T")
+
+RENAMED = {
+    "allow": "ignore_warnings",
+    "head_bias": "bias_init",
+    "unseen": "handle_unknown",
+    "ordered": "ordinal",
+    "decision_weight": "prior_correction",
+    "at_least": "min_labels",
+    "epoch": "last",
+    "map": "average_precision",
+    "brier": "brier_score",
+    "kappa": "quadratic_kappa",
+    "hamming": "hamming_distance",
+    "label_copy": "target_leakage",
+    "row_number": "index_column",
+    "absent_class": "class_without_rows",
+    "one_label_each": "looks_multiclass",
+    "unlike_train": "unseen_category",
+    "likely_mark": "likely_missing_marker",
+    "label_everywhere": "constant_label",
+    "unit_outputs": "outputs_look_like_probabilities",
+    "ended_early": "stopped_before_schedule_end",
+    "other_loss": "loss_changed_on_resume",
+}
+"""Names from before the first release, for suggestions; delete it after that."""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
