@@ -20,9 +20,9 @@ from lossselect.cli import train
 made = train.prepare
 
 def prepare(config):
-    module, data = made(config)
-    object.__setattr__(module, "training_step", lambda *_: os._exit(0))
-    return module, data
+    prepared = made(config)
+    object.__setattr__(prepared[0], "training_step", lambda *_: os._exit(0))
+    return prepared
 
 train.prepare = prepare
 train.main()

@@ -54,7 +54,7 @@ def command(monkeypatch, tmp_path, capsys):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    build._own_data.cache_clear()  # data that are read once are also warned of once
+    build._load_data.cache_clear()  # data that are read once are also warned of once
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])

@@ -1,135 +1,153 @@
-"""What a person at the keyboard sees of mistakes and warnings: a line each."""
+"""The command line's arguments, errors and warnings: each error and each warning is one message."""
 
 import os
+import re
 import sys
 import time
 import warnings
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
-from lossselect.cli.errors import message_of
+from lossselect.cli.errors import get_message
 from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_options
 from lossselect.utils.terminal import prepare_streams, print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
 
-EXPLAINS = "LOSSSELECT_EXPLAINS"
+REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
 """Set for the other processes of a run, as Hydra's switch has been set for them by then."""
 
-TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and EXPLAINS not in os.environ
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and REWORDS_ERRORS not in os.environ
 """Hydra's own switch: show tracebacks of the user's mistakes too."""
 
 
-def speaks() -> bool:
-    """Whether this is the first of several processes, which speaks for all, by what their launcher set."""
-    told = os.environ
-    if "RANK" in told:  # torchrun
-        return told["RANK"] == "0"
-    if "LOCAL_RANK" in told:
-        return told["LOCAL_RANK"] == told.get("NODE_RANK", "0") == "0"
-    return told.get("SLURM_PROCID", "0") == told.get("NODE_RANK", "0") == "0"
+def is_first_process() -> bool:
+    """Return whether this process prints for all, as the first one by its launcher's variables."""
+    variables = os.environ
+    if "RANK" in variables:  # torchrun
+        return variables["RANK"] == "0"
+    rank = "LOCAL_RANK" if "LOCAL_RANK" in variables else "SLURM_PROCID"
+    return variables.get(rank, "0") == variables.get("NODE_RANK", "0") == "0"
 
 
-def run_command(usage: str, run: Callable[[list[str]], None]) -> None:
-    """A small command: its usage, or what it does with its arguments; a mistake is one message.
+class Command(NamedTuple):
+    """A small command, whose arguments are `KEY=VALUE` or `--KEY VALUE`."""
 
-    Args:
-        usage: Printed where there are no arguments, or help is asked for.
-        run: Takes the arguments.
-    """
+    run: Callable[..., None]
+    """Takes the arguments by name, as text."""
+    name: str
+    description: str
+    options: Mapping[str, tuple[str, str]]
+    """The metavar and the help of each argument."""
+    required: Mapping[str, str]
+    """The arguments that must be given, with examples of their values."""
+    epilog: str = ""
+
+
+def run_command(command: Command, arguments: list[str]) -> None:
+    """Run a command with its arguments, or print its help; an error is one message and exit code 1."""
     prepare_streams()
-    arguments = sys.argv[1:]
     if "--version" in arguments:
         print_version()
-        return
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(usage)
-        return
-    with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
-        run(arguments)
+    elif not arguments or {"-h", "--help"} & set(arguments):
+        _make_parser(command).print_help()
+    else:
+        with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):
+            command.run(**parse_arguments(command, arguments))
+
+
+def _make_parser(command: Command) -> ArgumentParser:
+    parser = ArgumentParser(
+        f"lossselect {command.name}",
+        "%(prog)s KEY=VALUE ..., or --KEY VALUE ...",
+        command.description,
+        command.epilog,
+        formatter_class=RawDescriptionHelpFormatter,
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    for key, (metavar, text) in command.options.items():
+        parser.add_argument(f"--{key}", metavar=metavar, help=text)
+    return parser
+
+
+def parse_arguments(command: Command, arguments: Iterable[str]) -> dict[str, str]:
+    """Return the arguments by name; raise ConfigError for an unknown, an unreadable or a missing one."""
+    options = [re.sub(rf"^({'|'.join(command.options)})=", r"--\1=", argument) for argument in arguments]
+    try:
+        namespace, others = _make_parser(command).parse_known_args(options)
+    except ArgumentError as error:
+        raise ConfigError(f"{error}.") from None
+    if others:
+        key, equals, _ = others[0].partition("=")
+        if equals or (len(key) > 2 and key.startswith("--")):
+            check_options([key.removeprefix("--")], command.options, f"lossselect {command.name}")
+        raise ConfigError(f"{others[0]!r} cannot be read: settings look like KEY=VALUE.")
+    # argparse of Python 3.11 drops a value "--"
+    settings = {key: "--" if value == [] else value for key, value in vars(namespace).items()}
+    for key in command.required:
+        if not settings.get(key):
+            examples = " ".join(f"{key}={value}" for key, value in command.required.items())
+            raise ConfigError(f"Say {key}=...: {examples}.")
+    return settings
 
 
 def print_version() -> None:
-    """Of this package, and of those that its numbers depend on."""
-    said = []
+    """Print the versions of this package, and of those that its numbers depend on."""
+    versions = []
     for name in ("lossselect", "torch", "lightning", "torchmetrics"):
         with suppress(PackageNotFoundError):  # an export is served without Lightning
-            said.append(f"{name} {version(name)}")
-    print(", ".join(said))
-
-
-def parse_settings(
-    arguments: Iterable[str], known: Iterable[str], owner: str, needed: Mapping[str, str]
-) -> dict[str, str]:
-    """`KEY=VALUE` by key.
-
-    Args:
-        arguments: The command line.
-        known: Which keys there are.
-        owner: What messages call the command.
-        needed: The keys that must be there, each with an example of a value.
-
-    Raises:
-        ValueError: no such setting, one that cannot be read, or one that is lacking.
-    """
-    settings: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"{argument!r} cannot be read: settings look like KEY=VALUE.")
-        check_options([key], known, owner)
-        settings[key] = value
-    example = " ".join(f"{key}={value}" for key, value in needed.items())
-    for key in needed:
-        if not settings.get(key):
-            raise ConfigError(f"Say {key}=...: {example}.")
-    return settings
+            versions.append(f"{name} {version(name)}")
+    print(", ".join(versions))
 
 
 @contextmanager
 def print_errors_in_one_line(arguments: Iterable[str] = ()) -> Iterator[None]:
-    """A user's mistake within it is one message on stderr and exit code 1, without a traceback."""
+    """Print an error that is the user's to fix as one message, and exit with code 1, without a traceback."""
     try:
         yield
     except KeyboardInterrupt as error:
         print_safely(str(error) or "Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        message = message_of(error, arguments)
-        if not speaks() and first_ends():
+        message, is_first = get_message(error, arguments), is_first_process()
+        if not is_first and first_process_ends():
             sys.exit(1)
         if message is None or TRACEBACKS:
             raise
-        print_safely(message if speaks() else f"Another of the run's processes: {message}", file=sys.stderr)
+        print_safely(message if is_first else f"Another of the run's processes: {message}", file=sys.stderr)
         sys.exit(1)
 
 
-def first_ends() -> bool:
-    """Whether the process that started this one ends too, soon: then it has said what there is to say."""
-    first = os.getppid()
+def first_process_ends() -> bool:
+    """Return whether the process that started this one ends soon: it then prints what there is to print."""
+    parent = os.getppid()
     for _ in range(80):  # it may write a report first
         time.sleep(0.1)
-        if os.getppid() != first:
+        if os.getppid() != parent:
             return True
     return False
 
 
 @contextmanager
-def print_warnings_in_one_line(switch: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
-    """Our own warnings are for the person at the keyboard: no file, no line of code."""
-    others = warnings.showwarning
+def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
+    """Print this package's warnings without the file and the line of code, and others sanitised."""
+    show_other = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
-        if not issubclass(category, LossSelectWarning):
-            others(text if (text := sanitize(str(message))) != str(message) else message, category, *place)
-            return
-        how = f" ({switch.format(name=message.name)})" if switch else ""
-        print_safely(f"Warning: {message.said}{how}", file=sys.stderr)
+        if issubclass(category, LossSelectWarning):
+            how = f" ({hint.format(name=message.name)})" if hint else ""
+            print_safely(f"Warning: {message.message}{how}", file=sys.stderr)
+        else:
+            text = sanitize(str(message))
+            show_other(text if text != str(message) else message, category, *place)
 
     warnings.showwarning = show  # type: ignore[assignment]
     try:
         yield
     finally:
-        warnings.showwarning = others
+        warnings.showwarning = show_other

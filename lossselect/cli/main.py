@@ -26,8 +26,8 @@ def main() -> None:
         return
     if name in ("-h", "--help"):
         print("Usage: lossselect COMMAND KEY=VALUE ...\n")
-        for command, said in COMMANDS.items():
-            print(f"  {command:10}{said}")
+        for command, text in COMMANDS.items():
+            print(f"  {command:10}{text}")
         print("\nlossselect COMMAND --help says more.")
         return
     if name in COMMANDS:

@@ -16,15 +16,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lossselect.cli.console import (
-    print_errors_in_one_line,
-    speaks,
-)
+from lossselect.cli.console import is_first_process, print_errors_in_one_line
 from lossselect.exceptions import ConfigError
-from lossselect.run.build import own_data, to_plain
+from lossselect.run.build import load_data, to_plain
 from lossselect.run.lock import check_unlocked, lock_folder
 from lossselect.run.loggers import check_loggers
-from lossselect.run.settings import as_list_of_names, needs_trainer, resolve_monitor
+from lossselect.run.settings import as_list, needs_trainer, resolve_monitor
 from lossselect.run.trust import check_targets
 from lossselect.run.validation import (
     SETTINGS,
@@ -46,66 +43,67 @@ CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeR
 
 
 class CheckBeforeRun(Callback):
-    """Checks configs before Hydra makes a folder: for one that cannot be, nothing is written."""
+    """Checks configs before Hydra makes a folder: for an invalid one nothing is written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config; with explain or check_only that is all. Then lock the run's folder."""
-        with nothing_passed_over():
+        with exit_on_error():
             check_run(config, config.hydra)
-            if stops_early(config):
-                look_ahead(config)
+            if is_dry_run(config):
+                dry_run(config)
                 sys.exit(0)
             # here, as Hydra writes .hydra/ before it calls run(); one process of several has the folder
-            if speaks():
+            if is_first_process():
                 lock_folder(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
-        with nothing_passed_over(config.hydra.overrides.task):
+        with exit_on_error(config.hydra.overrides.task):
             check_targets(config)  # the jobs' configs are without Hydra's part
-            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-            choices = [
-                [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
-                if o.is_discrete_sweep()
-                else [str(o.input_line)]
-                for o in overrides
-                if not o.is_sweep_override() or (o.is_discrete_sweep() and not isinstance(o.value(), Glob))
-            ]
-            read: set[str] = set()
-            stops: set[bool] = set()
-            for number, job in enumerate(islice(product(*choices), 100)):
-                given = [*config.hydra.overrides.hydra, *job, f"hydra.job.num={number}"]
-                of_job = compose(config.hydra.job.config_name, given, return_hydra_config=True)
-                folder = _folder_of_job(of_job)
-                with open_dict(of_job):
-                    del of_job["hydra"]
+            checked_data: set[str] = set()
+            dry: set[bool] = set()
+            for number, overrides in enumerate(islice(_jobs(config.hydra.overrides.task), 100)):
+                job_overrides = [*config.hydra.overrides.hydra, *overrides, f"hydra.job.num={number}"]
+                job = compose(config.hydra.job.config_name, job_overrides, return_hydra_config=True)
+                folder = None
+                with suppress(OmegaConfBaseException):  # it is known only when the job starts
+                    folder = Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir)
+                with open_dict(job):
+                    del job["hydra"]
                 # a file is not read again for each seed
-                same = str([{**to_plain(of_job.data), "seed": 0}, to_plain(of_job.task)])
-                check_run(of_job, config.hydra, look_at_data=same not in read, sweep=True)
-                read.add(same)
-                stops.add(stops_early(of_job))
-                if len(stops) > 1:
+                data = str([{**to_plain(job.data), "seed": 0}, to_plain(job.task)])
+                check_run(job, config.hydra, look_at_data=data not in checked_data, sweep=True)
+                checked_data.add(data)
+                dry.add(is_dry_run(job))
+                if len(dry) > 1:
                     raise ConfigError("explain and check_only are for all jobs of a sweep, or for none.")
-                if stops_early(of_job):
-                    if of_job.explain != "json":
-                        print_safely(" ".join(job))
-                    look_ahead(of_job)
+                if is_dry_run(job):
+                    if job.explain != "json":
+                        print_safely(" ".join(overrides))
+                    dry_run(job)
                 elif folder is not None:
                     check_unlocked(folder)  # each job locks its folder, but Hydra writes .hydra/ before that
-            if stops == {True}:  # without the jobs' folders
+            if dry == {True}:  # without the jobs' folders
                 sys.exit(0)
 
 
-def _folder_of_job(config: DictConfig) -> Path | None:
-    """Return the folder of a sweep's job; None where it is known only when the job starts."""
-    with suppress(OmegaConfBaseException):
-        return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
-    return None
+def _jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Return the overrides of each job of a sweep, without values that only its sweeper knows."""
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    choices = [
+        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        if override.is_discrete_sweep()
+        else [str(override.input_line)]
+        for override in parsed
+        if not override.is_sweep_override()
+        or (override.is_discrete_sweep() and not isinstance(override.value(), Glob))
+    ]
+    return product(*choices)
 
 
 @contextmanager
-def nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
-    """Hydra makes a warning of what a callback raises, and runs on; here nothing unchecked is run."""
+def exit_on_error(arguments: Iterable[str] = ()) -> Iterator[None]:
+    """End the process on any error: Hydra turns what a callback raises into a warning, and runs on."""
     try:
         with print_errors_in_one_line(arguments):
             yield
@@ -115,58 +113,50 @@ def nothing_passed_over(arguments: Iterable[str] = ()) -> Iterator[None]:
 
 
 def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: bool = False) -> None:
-    """All that can be known without a folder: also whether data of ours, or from a file, fit the task."""
+    """Check all that needs no folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
     check_targets(config)
-    plain = to_plain(config)
+    plain, task, splits = to_plain(config), None, None
     check_config(plain)
     check_loggers(config)
-    own = None
     if "_target_" not in config.data and look_at_data:
-        from lossselect.data.checks import check_monitor_is_defined
+        from lossselect.data.checks import check_enough_rows, check_monitor_is_defined
 
-        with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
-            own = own_data(config)
-        check_task_settings(plain, own.task, own.counts["train"], own.splits.features.shape)
-        monitor = resolve_monitor(plain, own.task).metric
-        check_monitor_is_defined(monitor, own.counts)
+        with ignore_warnings(*as_list(config.ignore_warnings)):
+            splits, task, counts = load_data(config)
+        check_task_settings(plain, task, counts["train"], splits.features.shape)
+        monitor = resolve_monitor(plain, task).metric
+        check_monitor_is_defined(monitor, counts)
         check_early_stopping(plain, monitor)
-        _check_resume(config, of_hydra, sweep, own.task)
-    elif config.resume:
-        _check_resume(config, of_hydra, sweep)
-    if not stops_early(config) or "_target_" in config.data or needs_trainer(plain):
+    if config.resume == "auto":
+        setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+        if not any(given.startswith(f"{setting}=") for given in of_hydra.overrides.hydra):
+            raise ConfigError(
+                "resume=auto goes on from the newest checkpoint in the run's folder, and without "
+                f"{setting}=FOLDER each run has a new one."
+            )
+    elif config.resume is not None:
+        _check_resume(config.resume, task)
+    if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
         ranks = check_trainer(plain, sweep and "submitit" not in str(of_hydra.launcher.get("_target_")))
-        if own is not None:
-            from lossselect.data.checks import check_enough_rows
-
-            check_enough_rows(own.splits.rows, ranks)
+        if splits is not None:
+            check_enough_rows(splits.rows, ranks)
 
 
-def _check_resume(config: DictConfig, of_hydra: Any, sweep: bool, task: "Task | None" = None) -> None:
-    """ValueError, FileNotFoundError where there can be nothing to go on from."""
-    if config.resume is None:
-        return
-    if config.resume != "auto":
-        from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
-        from lossselect.training.checkpoints.resume_validation import check_resumable
+def _check_resume(path: str, task: "Task | None") -> None:
+    from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
+    from lossselect.training.checkpoints.resume_validation import check_resumable
 
-        if not Path(config.resume).exists() and (auto := suggestion(config.resume, ["auto"])):
-            raise ConfigError(f"There is no checkpoint {config.resume}.{auto}")
-        checkpoint = read_checkpoint(config.resume)
-        if task is not None:
-            check_same_task(checkpoint, task)
-        check_resumable(checkpoint, config.resume)
-        return
-    setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-    if not any(given.startswith(f"{setting}=") for given in of_hydra.overrides.hydra):
-        raise ConfigError(
-            "resume=auto goes on from the newest checkpoint in the run's folder, and without "
-            f"{setting}=FOLDER each run has a new one."
-        )
+    if not Path(path).exists() and (auto := suggestion(path, ["auto"])):
+        raise ConfigError(f"There is no checkpoint {path}.{auto}")
+    checkpoint = read_checkpoint(path)
+    if task is not None:
+        check_same_task(checkpoint, task)
+    check_resumable(checkpoint, path)
 
 
 def _check_names(config: DictConfig) -> None:
-    """A setting of one's own at the top is there for others to refer to; else it is a mistake."""
+    """Raise ConfigError for an unknown setting at the top level, unless another setting refers to it."""
     text = OmegaConf.to_yaml(config)
     for name in map(str, config):
         if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
@@ -176,14 +166,14 @@ def _check_names(config: DictConfig) -> None:
             )
 
 
-def stops_early(config: DictConfig) -> bool:
-    """Whether nothing is to be trained."""
+def is_dry_run(config: DictConfig) -> bool:
+    """Return whether nothing is to be trained."""
     return bool(config.check_only or config.explain)
 
 
-def look_ahead(config: DictConfig) -> None:
-    """At what would be trained; nothing is written."""
+def dry_run(config: DictConfig) -> None:
+    """Print what would be trained; nothing is written."""
     from lossselect.run.dry_run import check_only
 
-    with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
+    with ignore_warnings(*as_list(config.ignore_warnings)):
         check_only(config)

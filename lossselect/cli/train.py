@@ -17,19 +17,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lossselect.cli.console import (
-    EXPLAINS,
+    REWORDS_ERRORS,
     TRACEBACKS,
+    is_first_process,
     print_errors_in_one_line,
     print_version,
     print_warnings_in_one_line,
-    speaks,
 )
 from lossselect.cli.help import print_help
-from lossselect.cli.interruption import interruptions, reported
-from lossselect.cli.precheck import CHECK, check_run, look_ahead, stops_early
+from lossselect.cli.interruption import report_failure, report_interruption
+from lossselect.cli.precheck import CHECK, check_run, dry_run, is_dry_run
 from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
 from lossselect.run.lock import locked_folder, unlock_folder
-from lossselect.run.settings import as_list_of_names, task_monitor
+from lossselect.run.settings import as_list, task_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, print_safely
@@ -38,11 +38,10 @@ from lossselect.utils.warnings import ignore_warnings, warn
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Line
     from lossselect.tasks.registry import Task
-    from lossselect.training.module import TaskModule
 
 
 def main() -> None:
-    """The command. A user's mistake is one message on stderr and exit code 1, without a traceback."""
+    """Run the command line; a user's mistake is one message on stderr and exit code 1."""
     prepare_streams()
     if {"-h", "--help"} & set(sys.argv[1:]):
         name = Path(sys.argv[0]).name
@@ -54,19 +53,20 @@ def main() -> None:
     record_environment()
     # argparse takes settings before and after it for two lists of them
     sweeps = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
-    sys.argv[1:] = [*sweeps, *(argument for argument in sys.argv[1:] if argument not in sweeps)]
     # Hydra knows no null for a group; ours that may be empty have a variant none
-    sys.argv[1:] = [
-        re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", a) for a in sys.argv[1:]
+    sys.argv[1:] = sweeps + [
+        re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
+        for argument in sys.argv[1:]
+        if argument not in sweeps
     ]
     # as `python train.py` has it: the user's own parts are found from their folder, but shadow nothing
     sys.path.append(os.getcwd())
-    if not speaks():
-        _say_nothing()
-    # Hydra then raises its errors instead of printing them, and they can be put in better words
+    if not is_first_process():
+        _silence_process()
+    # Hydra then raises its errors instead of printing them, and they can be reworded
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not TRACEBACKS:
-        os.environ[EXPLAINS] = "1"
+        os.environ[REWORDS_ERRORS] = "1"
     with print_errors_in_one_line(sys.argv[1:]), print_warnings_in_one_line():
         trust(sys.argv[1:])
         if CHECK not in sys.argv:
@@ -75,23 +75,22 @@ def main() -> None:
             run()
         finally:
             unlock_folder()
-        _leave_others()
+        _leave_process_group()
 
 
-def _say_nothing() -> None:
-    """Another process of the run speaks for this one, and has the run's folder; errors are still printed."""
+def _silence_process() -> None:
+    """Leave output, except for errors, and the run's folder to the first process of the run."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a first process that ends makes 20 lines
-    if not any(argument.startswith("hydra.run.dir=") for argument in sys.argv):
-        sys.argv.append("hydra.run.dir=.")
-    if not any(argument.startswith("hydra.output_subdir=") for argument in sys.argv):
-        sys.argv.append("hydra.output_subdir=null")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a first process that ends prints 20 lines
+    for key, value in (("hydra.run.dir", "."), ("hydra.output_subdir", "null")):
+        if not any(argument.startswith(f"{key}=") for argument in sys.argv):
+            sys.argv.append(f"{key}={value}")
     sys.argv = [argument for argument in sys.argv if not argument.startswith("hydra/job_logging=")]
     sys.argv.append("hydra/job_logging=none")
 
 
-def _leave_others() -> None:
-    """Of several processes those that go without a word may end the others with an error."""
+def _leave_process_group() -> None:
+    """Leave the process group, if any: a process that ends without may end the others with an error."""
     if "torch.distributed" in sys.modules:
         import torch.distributed as dist
 
@@ -101,34 +100,34 @@ def _leave_others() -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> float | None:
-    """One run: fit, then evaluate and predict with the best checkpoint, into Hydra's run folder.
+    """Fit, then evaluate and predict with the best checkpoint, into Hydra's run folder.
 
-    Returns what `train` does, which is what a sweeper looks for the best of.
+    Returns what `train` does, which a sweeper optimises.
     """
-    with ignore_warnings(*as_list_of_names(config.ignore_warnings)):
+    with ignore_warnings(*as_list(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with print_errors_in_one_line():
                 return train(config)
         check_run(config, HydraConfig.get(), sweep=True)
-        if stops_early(config):  # of a job that the command line did not tell
-            look_ahead(config)
+        if is_dry_run(config):  # of a job that the command line did not tell
+            dry_run(config)
             return None
-        with locked_folder(Path(HydraConfig.get().runtime.output_dir)) if speaks() else nullcontext():
-            return train(config)  # Hydra goes on with the other jobs, and says which one failed
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with locked_folder(folder) if is_first_process() else nullcontext():
+            return train(config)  # Hydra goes on with the other jobs, and prints which one failed
 
 
 def train(config: DictConfig) -> float | None:
-    """What `run` does, given the composed config.
+    """Run the composed config; see `run`.
 
     Returns:
         The value of `monitor` of the checkpoint that was evaluated. Where that is the last epoch's, the value
-        of the task's own metric (`val/loss`, or for multilabel `val/average_precision`); None where there is
-        none.
+        of the task's own metric (`val/loss`, or for multilabel `val/average_precision`), if there is one.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
-    from lossselect.reporting.explain import decision_lines, plan
-    from lossselect.reporting.plan import by_stage, print_renderable, print_table
+    from lossselect.reporting.explain import decision_lines, loss_lines, plan
+    from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
     from lossselect.run.results import best_checkpoint, evaluate, has_rows_to_tune, save_predictions
     from lossselect.run.resume import check_start, continue_log, resume_path
@@ -136,37 +135,45 @@ def train(config: DictConfig) -> float | None:
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import atomic_write
 
-    asked = config.monitor is not None
+    given_monitor = config.monitor is not None
     module, data, monitor = prepare(config)
-    trainer, keeper = make_trainer(config, folder)
-    smoke = bool(config.trainer.get("fast_dev_run"))
-    writes = speaks() and not smoke
+    trainer, best_callback = make_trainer(config, folder)
+    smoke_test = bool(config.trainer.get("fast_dev_run"))
+    writes = is_first_process() and not smoke_test
     start = resume_path(config.resume, folder)
     if start is not None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module) if has_rows_to_tune(trainer, data) else None
-    made = plan(module, data, describe_training(config, monitor, trainer), monitor, decision)
-    made = made.also(_make_ready(config, folder, module.task, start, writes))
-    print_renderable(made)
+    described = plan(module, data, describe_training(config, monitor, trainer), monitor, decision)
+    described = described.also(_prepare_folder(config, folder, module.task, start, writes))
+    print_renderable(described)
     if writes:
         with atomic_write(folder / "plan.json") as path:
-            path.write_text(made.to_json(), encoding="utf-8")
-    waited, loss_waited = module._needs_counts, getattr(module.criterion, "waiting", False)
+            path.write_text(described.to_json(), encoding="utf-8")
+    counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
-    with interruptions(trainer, folder), reported(config, writes, folder), finish_loggers(loggers):
+    with (
+        report_interruption(trainer, folder),
+        report_failure(config, writes, folder),
+        finish_loggers(loggers),
+    ):
         if start is not None:
             continue_log(trainer, start[1])
         log_settings(trainer, config)
         with convert_start_errors(trainer, resumes=start is not None):
             trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
-        if smoke:
+        if smoke_test:
             print("A few batches went through training and validation. Nothing is kept of that.")
             return None
-        if waited:
-            _show_what_labels_told(module, loss_waited)
-        best = best_checkpoint(trainer, keeper, resumed=start is not None)
-        if monitor.metric == "last" and not asked and trainer.current_epoch < config.trainer.max_epochs:
+        if counts_labels:  # fit has counted them, for the loss or for the head's bias alone
+            lines = [*loss_lines(module.criterion, module.task)] if loss_is_open else []
+            if module._bias_source:
+                lines.append(Line("head bias", f"started from {module._bias_source}"))
+            print_renderable(Plan("Told by the train labels", lines))
+        best = best_checkpoint(trainer, best_callback, resumed=start is not None)
+        ended_early = trainer.current_epoch < config.trainer.max_epochs
+        if monitor.metric == "last" and not given_monitor and ended_early:
             warn(
                 "stopped_before_schedule_end",
                 f"Training was ended after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
@@ -175,7 +182,7 @@ def train(config: DictConfig) -> float | None:
             )
         results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
-        written = save_predictions(trainer, module, data, best, folder)
+        predictions = save_predictions(trainer, module, data, best, folder)
         if module.base_task is not None:
             print_table("Decision", decision_lines(module.task))
         stages, rows = by_stage(results)
@@ -189,7 +196,7 @@ def train(config: DictConfig) -> float | None:
             from lossselect.reporting.page import write_report
 
             write_report(folder, outcome)
-    names = (written, "per_class.csv", "confusion_matrix.csv", "report.html")
+    names = (predictions, "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
     print_safely(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:
@@ -197,49 +204,39 @@ def train(config: DictConfig) -> float | None:
 
         export_run(module, data, folder, config.export)
     if monitor.metric != "last":
-        return float(keeper.best_model_score)  # type: ignore[arg-type]  # there is one, as there is a best
+        return float(best_callback.best_model_score)  # type: ignore[arg-type]  # as there is a best checkpoint
     return results.get(task_monitor(to_plain(config), module.task))
 
 
-def _make_ready(
+def _prepare_folder(
     config: DictConfig, folder: Path, task: "Task", start: tuple[Path, Mapping[str, Any]] | None, writes: bool
 ) -> "list[Line]":
-    """Put aside what another run has left in the folder; the plan's lines on that, and on `start`."""
+    """Move away what another run has left in the folder; return the plan's lines about that and `start`."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run
     from lossselect.training.checkpoints.content import check_same_task
 
-    # which an previous_run.N has nowhere else; as written, as ${oc.env:NAME} may be a secret
-    written: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    given = " ".join(written)
+    # a previous_run.N has them nowhere else; as written, as ${oc.env:NAME} may be a secret
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     lines = [
-        Line("settings", given, "as they were given"),
+        Line("settings", " ".join(overrides), "as they were given"),
         Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
     ]
-    begun_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
+    started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         check_same_task(start[1], task)
         why = "optimizer and scheduler go on with the settings that they had"
-        if not begun_here:
+        if not started_here:
             why += "; the best checkpoint is looked for anew, among the epochs from here on"
-        said = f"from {start[0]}, after {start[1]['global_step']} steps"
-        lines.append(Line("resumed", said, why, "resume=null"))
+        text = f"from {start[0]}, after {start[1]['global_step']} steps"
+        lines.append(Line("resumed", text, why, "resume=null"))
     elif config.resume:
-        said = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
-        lines.append(Line("resumed", said))
+        text = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
+        lines.append(Line("resumed", text))
     if writes:
-        if not begun_here and (kept := keep_previous_run(folder)):
-            lines.append(Line("previous_run", f"what another run left in this folder is in {kept.name} now"))
+        if not started_here and (moved := keep_previous_run(folder)):
+            text = f"what another run left in this folder is in {moved.name} now"
+            lines.append(Line("previous_run", text))
         remove_results(folder)
     return lines
-
-
-def _show_what_labels_told(module: "TaskModule", of_loss: bool) -> None:
-    """Where fit has counted them, for the loss or for the head's bias alone."""
-    from lossselect.reporting.explain import loss_lines
-    from lossselect.reporting.plan import Line, Plan, print_renderable
-
-    told = Plan("Told by the train labels", [*loss_lines(module.criterion, module.task)] if of_loss else [])
-    bias = [Line("head bias", f"started from {module._bias_source}")] if module._bias_source else []
-    print_renderable(told.also(bias))

@@ -1,9 +1,8 @@
 """The classes that a config may name by `_target_`, listed for each position in the config.
 
-Anything that is not listed for its own position is rejected, so a class that is new in torch or Lightning
-stays rejected until somebody has reviewed it and added it here and in tests/allowed_classes.json. Review a
-class for arguments that are loaded, unpickled, imported, evaluated or executed. Needs neither torch nor
-Lightning.
+Anything else is rejected, so a class that is new in torch or Lightning is rejected until somebody has
+reviewed it and added it here and in tests/run/allowed_classes.json. Review a class for arguments that are
+loaded, unpickled, imported, evaluated or executed. Needs neither torch nor Lightning.
 """
 
 import re
@@ -21,29 +20,22 @@ MODULES = _names(
     AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
     AdaptiveMaxPool3d AvgPool1d AvgPool2d AvgPool3d FractionalMaxPool2d FractionalMaxPool3d LPPool1d
     LPPool2d LPPool3d MaxPool1d MaxPool2d MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d
-
     Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Fold Unfold LazyConv1d
     LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d Bilinear Embedding
     EmbeddingBag Identity LazyLinear Linear
-
     BatchNorm1d BatchNorm2d BatchNorm3d CrossMapLRN2d GroupNorm LayerNorm LocalResponseNorm RMSNorm
     SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d LazyBatchNorm1d LazyBatchNorm2d
     LazyBatchNorm3d LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d
-
     AlphaDropout Dropout Dropout1d Dropout2d Dropout3d FeatureAlphaDropout
-
     CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid LogSoftmax Mish
     PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh
     Tanhshrink Threshold
-
     CircularPad1d CircularPad2d CircularPad3d ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad1d
     ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d ZeroPad1d
     ZeroPad2d ZeroPad3d ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten Upsample
     UpsamplingBilinear2d UpsamplingNearest2d
-
     GRU GRUCell LSTM LSTMCell RNN RNNCell MultiheadAttention Transformer TransformerDecoder
     TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer CosineSimilarity PairwiseDistance
-
     ModuleDict ModuleList ParameterDict ParameterList Sequential
     """,
 )
@@ -111,7 +103,7 @@ class Position(NamedTuple):
     """A part of a config in which classes may be named."""
 
     pattern: str
-    """A regular expression of the places of the mappings that hold the `_target_`."""
+    """A regular expression of the positions of the mappings that contain the `_target_`."""
     what: str
     classes: frozenset[str]
 
@@ -129,7 +121,6 @@ POSITIONS = (
 """Everywhere else (`data`, `loss`, `trainer`, arguments of optimizers and callbacks) no class is allowed."""
 
 ALL = frozenset().union(*(position.classes for position in POSITIONS))
-"""Every class that is allowed somewhere."""
 
 DENIED_ARGUMENTS = {
     # commands, and other options of sbatch and srun; newer versions of submitit take more of them
@@ -146,7 +137,7 @@ DENIED_ARGUMENTS = {
 
 
 def position_of(place: str) -> Position | None:
-    """Return the position that the mapping at `place`, such as "model.net[0]", belongs to; None if none."""
+    """Return the position of the mapping at `place`, such as "model.net[0]"; None if it has none."""
     return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
 
 
@@ -158,11 +149,10 @@ def public_name(target: str, classes: frozenset[str] = ALL) -> str | None:
     """
     if target in classes:
         return target
-    package, last = target.partition(".")[0], target.rpartition(".")[2]
     for name in classes:
-        module, _, public = name.rpartition(".")
-        if public == last and name.partition(".")[0] == package:
-            cls = getattr(import_module(module), public, None)
+        module, _, cls_name = name.rpartition(".")
+        if target.endswith(f".{cls_name}") and target.partition(".")[0] == name.partition(".")[0]:
+            cls = getattr(import_module(module), cls_name, None)
             if isinstance(cls, type) and f"{cls.__module__}.{cls.__qualname__}" == target:
                 return name
     return None

@@ -1,4 +1,4 @@
-"""The parts of a run, made from its config."""
+"""The parts of a run, built from its config."""
 
 import inspect
 import json
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.reporting.plan import Monitor
 from lossselect.run.settings import (
-    FILES,
+    FILE_DATA,
     is_stopping_callback,
     loss_options,
     needs_trainer,
@@ -40,17 +40,16 @@ if TYPE_CHECKING:
 
 
 def to_plain(config: DictConfig) -> Any:
-    """The config's values, resolved; without Hydra's own."""
+    """Return the config's values, resolved, without Hydra's own."""
     config = config.copy()
     with open_dict(config):
         config.pop("hydra", None)
-        # the folder is not known before the run
-        config.pop("logger", None)
+        config.pop("logger", None)  # may refer to the folder, which is not known before the run
     return OmegaConf.to_container(config, resolve=True)
 
 
 def component_spec(config: DictConfig, place: str) -> Any:
-    """The part `place`: by name as plain values, with `_target_` as an object, an empty one as None."""
+    """Return the part `place`: plain values, an object if it has a `_target_`, None if it is empty."""
     part = config.get(place)
     if not part:
         return None
@@ -58,24 +57,23 @@ def component_spec(config: DictConfig, place: str) -> Any:
 
 
 def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
-    """A part with `_target_`, given those of the known values that it has parameters for."""
+    """Make a part with `_target_`, given those of the known values that it has parameters for."""
     check_part(part, place)  # before its class is imported
     parameters: Iterable[str] = ()
-    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate will say it
+    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
         parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters})
+    # a monitor replaces that of the part, also where it is one of **kwargs
+    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters or k == "monitor"})
 
 
 def build_scheduler_spec(config: DictConfig) -> Any:
-    """The scheduler, which if it watches anything watches what the run watches; None where there is none."""
+    """Return the scheduler, which by default monitors what the run monitors; None if there is none."""
     spec = component_spec(config, "scheduler")
-    watches = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
-    if not watches or config.monitor == "last":
-        return spec
-    return {"monitor": config.monitor, **spec}
+    monitors = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
+    return {"monitor": config.monitor, **spec} if monitors and config.monitor != "last" else spec
 
 
-class OwnData(NamedTuple):
+class LoadedData(NamedTuple):
     """Data of ours or from a file, checked against the task, before Lightning is imported."""
 
     splits: "Splits"
@@ -83,12 +81,12 @@ class OwnData(NamedTuple):
     counts: "dict[str, LabelCounts]"
 
 
-def without_open(task: dict[str, Any]) -> dict[str, Any]:
-    """The task's settings without those that are open: a threshold that is to be tuned."""
+def given_options(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the task's settings without those that are open, such as a threshold to be tuned."""
     return {key: value for key, value in task.items() if value is not None}
 
 
-def own_data(config: DictConfig) -> OwnData:
+def load_data(config: DictConfig) -> LoadedData:
     """Return the data that the config names.
 
     They are read when the config is checked, before the run's folder exists, and used again by the run. A
@@ -96,11 +94,8 @@ def own_data(config: DictConfig) -> OwnData:
     """
     options = to_plain(config.data)
     options.pop("batch_size")
-    return _own_data(
-        json.dumps(options, sort_keys=True),
-        json.dumps(to_plain(config.task), sort_keys=True),
-        file_versions(options.values()),
-    )
+    task = json.dumps(to_plain(config.task), sort_keys=True)
+    return _load_data(json.dumps(options, sort_keys=True), task, file_versions(options.values()))
 
 
 def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
@@ -121,17 +116,17 @@ def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
 
 
 @lru_cache(maxsize=1)
-def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...]) -> OwnData:
+def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...], ...]) -> LoadedData:
     from lossselect.data.checks import check_splits
     from lossselect.data.toy import load
     from lossselect.labels.label_lists import LabelLists
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
-    options, settings = json.loads(data), without_open(json.loads(of_task))
+    options, settings = json.loads(data_json), given_options(json.loads(task_json))
     names = settings.pop("class_names", None)
-    order_given = names is not None
-    if options["name"] in FILES:
+    has_order = names is not None
+    if options["name"] in FILE_DATA:
         from lossselect.data.load import load_own_data
 
         splits = load_own_data(**options, task={**settings, "class_names": names})
@@ -142,19 +137,19 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
             settings["name"], reason = infer_task(splits.labels)
             splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
     width = len(splits.class_names) if TASKS[settings["name"]].is_sized() else None
-    # of labels of another task it is the labels that should be told, not the names
+    # messages about labels of another task should name the labels, not the class names
     task = make_task(num_outputs=width, **settings)
     if not isinstance(splits.labels, LabelLists):
         fits = len(splits.class_names) == len(task.names)
         encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
-    if task.ordinal and not order_given:
+    if task.ordinal and not has_order:
         _check_order(task)
-    return OwnData(splits, task, check_splits(task, splits))
+    return LoadedData(splits, task, check_splits(task, splits))
 
 
 def _check_order(task: "Task") -> None:
-    """Names have no order but the alphabet's, which is hardly what is meant."""
+    """Raise ConfigError for names that are no numbers: the alphabet's order is hardly what is meant."""
     from lossselect.labels.values import as_number
 
     if words := [name for name in task.names if as_number(name) is None]:
@@ -166,25 +161,25 @@ def _check_order(task: "Task") -> None:
 
 
 def decision_settings(config: DictConfig, module: Any) -> dict[str, Any] | None:
-    """Options of `fit_decision`; None where nothing is to be fitted."""
+    """Return the options of `fit_decision`; None if nothing is to be fitted."""
     options = to_plain(config).get("decision")
     if not options or module._chunked:
         return None
-    if config.task.get("threshold") is not None:  # the user's own stays
+    if config.task.get("threshold") is not None:
         options = {**options, "metric": None}
-    nothing = options["metric"] is None and options["calibration"] == "none"
-    return None if nothing else options
+    is_empty = options["metric"] is None and options["calibration"] == "none"
+    return None if is_empty else options
 
 
 def build_data(config: DictConfig) -> "LightningDataModule":
-    """The data module: one of ours, or the user's."""
+    """Build the data module: one of ours, or the user's."""
     from lightning.pytorch import LightningDataModule
 
     if "_target_" not in config.data:
         from lossselect.data.datamodule import TensorData
 
-        own = own_data(config)
-        return TensorData(own.splits, own.task, config.data.batch_size, own.counts)
+        loaded = load_data(config)
+        return TensorData(loaded.splits, loaded.task, config.data.batch_size, loaded.counts)
     data = make_part(config.data, "data")
     if not isinstance(data, LightningDataModule):
         raise OptionTypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
@@ -195,12 +190,12 @@ def build_data(config: DictConfig) -> "LightningDataModule":
 
 
 def resolve_task(config: DictConfig, data: Any) -> "Task":
-    """The task, whose width and class names the data tell."""
+    """Return the task, whose width and class names the data tell."""
     from lossselect.tasks.registry import TASKS, make_task
 
     if "_target_" not in config.data:
         return data.task
-    options = without_open(to_plain(config.task))
+    options = given_options(to_plain(config.task))
     if options["name"] == "auto":
         raise ConfigError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
@@ -220,7 +215,7 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
 
 
 def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, Any]:
-    """The arguments of a `Classifier` that the run trains, by name."""
+    """Return the arguments of the `Classifier` that the run trains."""
     plain = to_plain(config)
     return {
         "task": task,
@@ -233,7 +228,7 @@ def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, A
 
 
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
-    """A net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
+    """Return a net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
     width = getattr(data, "num_features", None)
     known = {} if width is None else {"num_features": width}
     if "_target_" not in config.model:
@@ -245,36 +240,29 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
     from torch import nn
 
     net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
-
     if not isinstance(net, nn.Module):
         raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
     return net
 
 
-def _known_of_callback(name: str, entry: DictConfig) -> dict[str, Any]:
-    """What follows from the metric that a callback watches: in which direction, and when it is known."""
+def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
+    """Return what follows from the metric that a callback monitors: its direction, and when it is known."""
     if "monitor" not in entry:
         return {}
     from lossselect.metrics.direction import best_mode
 
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    known: dict[str, Any] = {"check_on_train_epoch_end": entry.monitor.startswith("train/")}
-    if "mode" not in entry:
-        known["mode"] = best_mode(entry.monitor)
-    return {key: value for key, value in known.items() if key not in entry}
+    known: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
+    if entry.monitor == "last":
+        known["monitor"] = "epoch"  # Lightning logs the number of the epoch
+    if "check_on_train_epoch_end" not in entry:
+        known["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
+    return known
 
 
-class Prepared(NamedTuple):
-    """What a run trains, on what, and what chooses its best checkpoint."""
-
-    module: "TaskModule"
-    data: "LightningDataModule"
-    monitor: Monitor
-
-
-def prepare(config: DictConfig) -> Prepared:
-    """Make the module and the data; `config.monitor`, to which callbacks refer, is told what chooses."""
+def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":
+    """Return the module, the data, and what chooses the checkpoint, which is also set as `config.monitor`."""
     from lightning.pytorch import seed_everything
 
     from lossselect.data.datamodule import TensorData
@@ -284,35 +272,31 @@ def prepare(config: DictConfig) -> Prepared:
     seed_everything(config.seed, workers=True, verbose=False)
     data = build_data(config)
     task = resolve_task(config, data)
-    head = resolve_head(to_plain(config), task)
-    if head["name"] == "chunked" and isinstance(data, TensorData):
-        data.take_positives()
     monitor = resolve_monitor(to_plain(config), task)
     config.monitor = monitor.metric
+    arguments = build_classifier(config, task, data)
+    if arguments["head"]["name"] == "chunked" and isinstance(data, TensorData):
+        data.take_positives()
     module = TaskModule(
-        **build_classifier(config, task, data),
+        **arguments,
         optimizer=component_spec(config, "optimizer"),
         scheduler=build_scheduler_spec(config),
         on_nonfinite=config.on_nonfinite,
     )
-    if compile_by := config.trainer.get("compile"):
+    if mode := config.trainer.get("compile"):
         import torch
 
-        torch.compiler.reset()  # a function is compiled eight times, then left: the jobs of a sweep are more
-        module.compile(**({} if compile_by is True else {"mode": compile_by}))
+        torch.compiler.reset()  # a function is compiled at most eight times: the jobs of a sweep are more
+        module.compile(**({} if mode is True else {"mode": mode}))
     if isinstance(data, TensorData):  # else fit counts the labels
         module.set_label_counts(data.counts["train"])
-    return Prepared(module, data, monitor)
+    return module, data, monitor
 
 
 def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
-    """How a run trains, for its plan.
+    """Describe how a run trains, for its plan.
 
-    Args:
-        config: The run's.
-        monitor: What chooses its checkpoint.
-        trainer: That fits it. None makes one, or where its settings are the usual ones tells without
-            Lightning, whose import takes seconds.
+    Without a `trainer` one is built only if a setting of it is unusual: importing Lightning takes seconds.
     """
     from lossselect.reporting.plan import Training
 
@@ -325,32 +309,21 @@ def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | 
     limits = [f"at most {options['max_epochs']} epochs"]
     limits += [f"{steps} steps"] if (steps := options.get("max_steps", -1)) != -1 else []
     limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
-    early = _stopping(plain, monitor.metric)
-    if trainer is None:
-        where, precision, processes = auto_device(), options["precision"], 1
-    else:
-        where, precision, processes = (
-            trainer.strategy.root_device.type,
-            trainer.precision,
-            trainer.world_size,
-        )
-    group = options.get("accumulate_grad_batches", 1)
-    return Training(" or ".join(limits), early, where, str(precision), processes, group)
-
-
-def _stopping(plain: Any, metric: str) -> str:
-    """Which early stopping there is, in words."""
-    said = []
+    stopping = []
     for entry in stopping_callbacks(plain):
         if "monitor" not in entry:
-            said.append(f"by {entry['_target_'].rpartition('.')[2]}")
-        elif (watched := entry["monitor"] or metric) != "last":
-            said.append(f"after {entry.get('patience', 3)} epochs without a better {watched}")
-    return ", or ".join(said)
+            stopping.append(f"by {entry['_target_'].rpartition('.')[2]}")
+        elif (metric := entry["monitor"] or monitor.metric) != "last":
+            stopping.append(f"after {entry.get('patience', 3)} epochs without a better {metric}")
+    device = trainer.strategy.root_device.type if trainer else auto_device()
+    precision = str(trainer.precision if trainer else options["precision"])
+    processes = trainer.world_size if trainer else 1
+    accumulate = options.get("accumulate_grad_batches", 1)
+    return Training(" or ".join(limits), ", or ".join(stopping), device, precision, processes, accumulate)
 
 
 def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
-    """Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
+    """Build Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
     from lossselect.metrics.direction import best_mode
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
@@ -364,32 +337,32 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
         saves_at_epoch_end,
     )
 
-    options = to_plain(config.trainer)
+    options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
-    best = BestCheckpoint(folder / "checkpoints", config.monitor, best_mode(config.monitor), at_epoch_end)
-    # a smoke test must leave what is there
-    keeps = not config.trainer.get("fast_dev_run")
-    checks = [RequireValidation(config.monitor), RequireDiskSpace(folder / "checkpoints")]
-    callbacks: list[Any] = [best, *checks] if keeps else []
+    best = BestCheckpoint(checkpoints, config.monitor, best_mode(config.monitor), at_epoch_end)
+    saves = not options.get("fast_dev_run")  # a smoke test must leave the folder's content alone
+    callbacks: list[Any] = []
+    if saves:
+        callbacks = [best, RequireValidation(config.monitor), RequireDiskSpace(checkpoints)]
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            known = _known_of_callback(name, entry)
-            if entry.get("monitor") == "last":  # Lightning logs the number of the epoch
-                entry = OmegaConf.merge(entry, {"monitor": "epoch"})
-            callbacks.append(_instantiate(entry, f"callbacks.{name}", known))
-    if keeps:
-        callbacks.append(CheckpointOnSignal(folder / "checkpoints" / LAST))
-        callbacks.append(LastCheckpoint(best))  # after the user's own checkpoint callbacks
+            callbacks.append(_instantiate(entry, f"callbacks.{name}", _callback_arguments(name, entry)))
+    if saves:  # the last one after the user's own checkpoint callbacks
+        callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:
         from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
 
         callbacks.append(StepsPerExecution(steps))
-    # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
-    shows = options.get("enable_progress_bar", True)
-    options["enable_progress_bar"] = shows and is_terminal()
-    if shows:
+    if options.get("enable_progress_bar", True):
+        # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
+        options["enable_progress_bar"] = is_terminal()
         callbacks.append(ProgressBar() if is_terminal() else ProgressLines())
-    loggers = make_loggers(config, folder) or False
-    kept = {"enable_checkpointing": keeps, "logger": loggers, "default_root_dir": folder}
-    return build_trainer(options, callbacks=callbacks, **kept), best
+    trainer = build_trainer(
+        options,
+        callbacks=callbacks,
+        enable_checkpointing=saves,
+        logger=make_loggers(config, folder) or False,
+        default_root_dir=folder,
+    )
+    return trainer, best

@@ -1,7 +1,7 @@
 """`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from omegaconf import DictConfig
@@ -11,13 +11,12 @@ from lossselect.exceptions import DataError
 from lossselect.reporting.explain import label_table, plan
 from lossselect.reporting.plan import Monitor, print_renderable, print_table
 from lossselect.run.build import (
-    OwnData,
     build_classifier,
     build_scheduler_spec,
     component_spec,
     decision_settings,
     describe_training,
-    own_data,
+    load_data,
     prepare,
     to_plain,
 )
@@ -30,78 +29,65 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-class RowsOfOneBatch:
-    """The data of a run as a plan and a first batch need them: what `TensorData` is to Lightning."""
-
-    def __init__(self, own: OwnData, chunked: bool, batch_size: int) -> None:
-        self.task, self.chunked, self.batch_size = own.task, chunked, batch_size
-        self.splits, self.counts = own.splits, own.counts
-        self.num_features = own.splits.features.shape[1]
-
-    def train_dataloader(self) -> Any:
-        """As a run has it."""
-        splits = self.splits
-        target = encode_labels(self.task, splits.labels, self.chunked)
-        batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
-        return batches.loader(self.batch_size, shuffle=True)
-
-
-class DryRun(NamedTuple):
-    """What a plan is made of, and a first batch."""
-
-    parts: Classifier
-    data: Any
-    monitor: Monitor
-    decision: dict[str, Any] | None
-    trainer: "Trainer | None" = None
+Prepared: TypeAlias = "tuple[Classifier, Any, Monitor, dict[str, Any] | None, Trainer | None]"
+"""What a plan describes: classifier, data, monitor, options of the decision, Lightning's trainer."""
 
 
 def check_only(config: DictConfig) -> None:
-    """Print the plan; to check also the labels of data of ours or from a file, and put a batch through."""
-    ours = "_target_" not in config.data
-    parts, data, monitor, decision, trainer = (_of_ours if ours else _of_theirs)(config)
-    made = plan(parts, data, describe_training(config, monitor, trainer), monitor, decision)
+    """Print the plan; with check_only also check the labels of our data, and put a batch through."""
+    is_ours = "_target_" not in config.data
+    classifier, data, monitor, decision, trainer = (_prepare_ours if is_ours else _prepare_custom)(config)
+    described = plan(classifier, data, describe_training(config, monitor, trainer), monitor, decision)
     if config.explain == "json":
-        print(made.to_json(), end="")
+        print(described.to_json(), end="")
     else:
-        print_renderable(made)
+        print_renderable(described)
     if not config.check_only:
         return
-    if ours:
-        print_table("Labels", label_table(parts.task, data.counts), header=("class", *data.counts))
+    if is_ours:
+        print_table("Labels", label_table(classifier.task, data.counts), header=("class", *data.counts))
         # a chunked head has no macro means
-        evaluated = {} if parts._chunked else {"val": "validation", "test": "test"}
-        for split, said in evaluated.items():  # as a run would after it
-            warn_no_positives(data.counts[split].positives, parts.task, said)
-    check_end(parts.net, parts.task)
+        evaluated = {} if classifier._chunked else {"val": "validation", "test": "test"}
+        for split, name in evaluated.items():  # as a run would after it
+            warn_no_positives(data.counts[split].positives, classifier.task, name)
+    check_end(classifier.net, classifier.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
         raise DataError("The train loader is empty (fewer rows than a batch, under drop_last?).")
-    parts.check_batch(batch)
+    classifier.check_batch(batch)
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
-def _of_ours(config: DictConfig) -> DryRun:
-    """Without Lightning."""
+def _prepare_ours(config: DictConfig) -> Prepared:
+    """Prepare for data of ours or from a file, without Lightning."""
     torch.manual_seed(config.seed)
-    plain, own = to_plain(config), own_data(config)
-    task, splits, counts = own.task, own.splits, own.counts["train"]
+    plain, (splits, task, counts) = to_plain(config), load_data(config)
     monitor = resolve_monitor(plain, task)
     config.monitor = monitor.metric  # as a run does
-    parts = Classifier(
-        **build_classifier(config, task, SimpleNamespace(num_features=splits.features.shape[1]))
+    shape = SimpleNamespace(num_features=splits.features.shape[1])
+    classifier = Classifier(**build_classifier(config, task, shape))
+    classifier._optimizer_spec = component_spec(config, "optimizer")
+    classifier._scheduler_spec = build_scheduler_spec(config)
+    classifier.set_label_counts(counts["train"])
+
+    def train_dataloader() -> Any:
+        target = encode_labels(task, splits.labels, classifier._chunked)
+        batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
+        return batches.loader(config.data.batch_size, shuffle=True)
+
+    data = SimpleNamespace(
+        splits=splits,
+        counts=counts,
+        num_features=shape.num_features,
+        batch_size=config.data.batch_size,
+        train_dataloader=train_dataloader,
     )
-    parts._optimizer_spec, parts._scheduler_spec = (
-        component_spec(config, "optimizer"),
-        build_scheduler_spec(config),
-    )
-    parts.set_label_counts(counts)
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
-    data = RowsOfOneBatch(own, parts._chunked, config.data.batch_size)
-    return DryRun(parts, data, monitor, decision_settings(config, parts) if tunes else None)
+    return classifier, data, monitor, decision_settings(config, classifier) if tunes else None, None
 
 
-def _of_theirs(config: DictConfig) -> DryRun:
+def _prepare_custom(config: DictConfig) -> Prepared:
+    """Prepare for the user's own data module."""
     from lossselect.run.results import has_rows_to_tune
     from lossselect.run.trainer import build_trainer
     from lossselect.training.label_counting import count_loader
@@ -113,4 +99,4 @@ def _of_theirs(config: DictConfig) -> DryRun:
         module.set_label_counts(counts)
     trainer = build_trainer(to_plain(config.trainer))
     decision = decision_settings(config, module) if has_rows_to_tune(trainer, data) else None
-    return DryRun(module, data, monitor, decision, trainer)
+    return module, data, monitor, decision, trainer

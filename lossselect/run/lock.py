@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = ".lock"
-"""The name of the file in a run's folder; it holds the process id and the host of the run."""
+"""The file in a run's folder; it contains the process id and the host of the run."""
 
 NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of file systems without locks: there a run goes on without one."""
@@ -30,7 +30,7 @@ def lock_folder(folder: Path) -> None:
     """Create the folder and lock it until `unlock_folder` or the end of this process.
 
     Raises:
-        ValueError: another process that is alive has locked it; nothing has been changed.
+        ConfigError: another process that is alive has locked it; nothing has been changed.
         OSError: the folder cannot be created or written to.
     """
     from filelock import FileLock, Timeout
@@ -46,12 +46,10 @@ def lock_folder(folder: Path) -> None:
             f"Another run is using the folder {folder} ({_owner(path)}). Wait until it ends, stop it, or "
             "choose another folder: hydra.run.dir=FOLDER."
         ) from None
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NOT_SUPPORTED:
+            raise
         return
-    except OSError as error:
-        if error.errno in NOT_SUPPORTED:
-            return
-        raise
     _held[folder] = lock
     with suppress(OSError):  # it is only for the message; Windows lets nobody write to a locked byte
         path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
@@ -59,13 +57,12 @@ def lock_folder(folder: Path) -> None:
 
 def unlock_folder(folder: Path | None = None) -> None:
     """Unlock a folder that this process has locked, or all of them."""
-    for held in [*_held] if folder is None else [folder.absolute()]:
-        if (lock := _held.pop(held, None)) is None:
-            continue
-        # before the lock is released, so that the file of the next run is never removed
-        with suppress(OSError):  # Windows, where an open file cannot be removed
-            (held / LOCK).unlink()
-        lock.release()
+    for locked in [*_held] if folder is None else [folder.absolute()]:
+        if lock := _held.pop(locked, None):
+            # before the lock is released, so that the file of the next run is never removed
+            with suppress(OSError):  # Windows, where an open file cannot be removed
+                (locked / LOCK).unlink()
+            lock.release()
 
 
 @contextmanager
@@ -79,7 +76,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def check_unlocked(folder: Path) -> None:
-    """Raise ValueError if another process has locked the folder; it is not created if it does not exist."""
+    """Raise ConfigError if another process has locked the folder; it is not created if it does not exist."""
     if (folder / LOCK).exists():
         with locked_folder(folder):
             pass

@@ -1,7 +1,4 @@
-"""Where a run's metrics go beside its CSV log: TensorBoard, W&B, MLflow or a logger of the user's own.
-
-The CSV log stays beside any of them, and where it is, as the report and `resume` read it.
-"""
+"""The loggers of a run: its CSV log, which the report and `resume` read, and those that the config adds."""
 
 import logging
 import re
@@ -27,25 +24,17 @@ PACKAGES = {
     "CometLogger": ("comet_ml",),
     "NeptuneLogger": ("neptune",),
 }
-"""Of which Lightning's loggers need one."""
+"""The packages of Lightning's loggers, of which each needs one."""
 
-NO_SETTING = {
-    "ignore_warnings",
-    "check_only",
-    "experiment",
-    "explain",
-    "export",
-    "hydra",
-    "logger",
-    "report",
-    "resume",
-    "trust",
+NOT_LOGGED = {
+    *("ignore_warnings", "check_only", "experiment", "explain", "export"),
+    *("hydra", "logger", "report", "resume", "trust"),
 }
-"""What is not logged of a config: it changes nothing of what is trained."""
+"""Parts of a config that change nothing of what is trained."""
 
 
 def _chosen(config: DictConfig) -> dict[str, Any]:
-    """The loggers beside the CSV log, by where they stand: one, or several with a name each."""
+    """Return the loggers besides the CSV log by their positions: one, or several with a name each."""
     entry = config.get("logger")
     if not entry:
         return {}
@@ -53,13 +42,13 @@ def _chosen(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"logger must have a _target_, or be none; it is {entry!r}.")
     if "_target_" in entry:
         return {"logger": entry}
-    plain: Any = OmegaConf.to_container(entry, resolve=False)  # where a run's folder is, is not known yet
+    plain: Any = OmegaConf.to_container(entry, resolve=False)  # the run's folder is not known yet
     return {f"logger.{name!s}": entry[name] for name in plain if name != "csv" and plain[name] is not None}
 
 
 def check_loggers(config: DictConfig) -> None:
-    """ValueError for a logger that cannot be made, or whose package is not installed."""
-    _keeps_csv(config)
+    """Raise ConfigError for a logger that cannot be made, or whose package is not installed."""
+    _has_csv(config)
     for place, entry in _chosen(config).items():
         if not isinstance(entry, DictConfig) or "_target_" not in entry:
             raise ConfigError(f"{place} must have a _target_, or be null; it is {entry!r}.")
@@ -81,66 +70,59 @@ def check_loggers(config: DictConfig) -> None:
                 )
 
 
-def _keeps_csv(config: DictConfig) -> bool:
-    """Whether the run has its CSV log."""
+def _has_csv(config: DictConfig) -> bool:
+    """Return whether the run has its CSV log."""
     if not (entry := config.get("logger")):
         return False
-    keeps = entry.get("csv", True) if isinstance(entry, DictConfig) else True
-    if not isinstance(keeps, bool):
-        raise OptionTypeError(f"logger.csv must be true or false, got {keeps!r}.")
-    return keeps
+    has_csv = entry.get("csv", True) if isinstance(entry, DictConfig) else True
+    if not isinstance(has_csv, bool):
+        raise OptionTypeError(f"logger.csv must be true or false, got {has_csv!r}.")
+    return has_csv
 
 
 def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
-    """The CSV log, and the others that the config names; none where it has none."""
+    """Make the CSV log, and the others that the config names."""
     from lightning.pytorch.loggers import CSVLogger, Logger
 
-    # that MLflow has a new experiment is said twice, and nothing to warn of
+    # MLflow would announce a new experiment twice
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
-    made: list[Logger] = [CSVLogger(folder, "logs", "")] if _keeps_csv(config) else []
+    loggers: list[Logger] = [CSVLogger(folder, "logs", "")] if _has_csv(config) else []
     for place, entry in _chosen(config).items():
-        logger = make_part(entry, place)
+        loggers.append(logger := make_part(entry, place))
         if not isinstance(logger, Logger):
             raise OptionTypeError(
                 f"{place}._target_ must make a logger of Lightning, got {type(logger).__name__}."
             )
-        made.append(logger)
-    return made
+    return loggers
 
 
 def settings_as_written(config: DictConfig) -> dict[str, Any]:
-    """By their names on the command line. What the environment tells is not looked up: it may be a secret."""
+    """Return the settings by their names on the command line, as written: ${oc.env:NAME} may be a secret.
+
+    A reference such as ${seed} to another setting is replaced by that setting's value.
+    """
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    every = dict(_flat(plain))
-    return {
-        name: _referred_to(value, every)
-        for name, value in every.items()
-        if name.partition(".")[0] not in NO_SETTING
-    }
+    settings = dict(_flatten(plain))
+    for name, value in settings.items():
+        for _ in settings:  # a chain of references may be a circle
+            match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+            value = settings.get(match[1], value) if match else value
+        settings[name] = value
+    return {name: value for name, value in settings.items() if name.partition(".")[0] not in NOT_LOGGED}
 
 
-def _referred_to(value: Any, every: Mapping[str, Any]) -> Any:
-    """Of a text such as ${seed} that setting's value, if it is given as one."""
-    for _ in every:
-        reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-        if reference is None or reference[1] not in every:
-            break
-        value = every[reference[1]]
-    return value
-
-
-def _flat(values: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if not isinstance(value, Mapping):
-            yield f"{place}{name}", value
+            yield f"{prefix}{name}", value
         elif all(str(key).isidentifier() for key in value):
-            yield from _flat(value, f"{place}{name}.")
-        else:  # by class names, in which there may be anything
-            yield f"{place}{name}", str(value)
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:  # by class names, which may contain anything
+            yield f"{prefix}{name}", str(value)
 
 
 def log_settings(trainer: "Trainer", config: DictConfig) -> None:
-    """Tell the loggers a run's settings; the CSV log stands beside the config itself."""
+    """Log a run's settings; the CSV log is next to the config itself."""
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 
     if not trainer.is_global_zero:
@@ -148,7 +130,7 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
     settings = settings_as_written(config)
     for logger in trainer.loggers:
         try:
-            getattr(logger, "experiment", None)  # which many make as late as this, in their order
+            getattr(logger, "experiment", None)  # many are set up only here
         except TypeError as error:
             raise ConfigError(
                 f"{type(logger).__name__} cannot be set up as it is asked to: {error}"
@@ -156,13 +138,13 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
         if isinstance(logger, CSVLogger):
             continue
         known: Mapping[str, Any] = {}
-        if isinstance(logger, MLFlowLogger):  # which lets none change, of a run that goes on
+        if isinstance(logger, MLFlowLogger):  # in a resumed run no value may change
             known = logger.experiment.get_run(logger.run_id).data.params
         logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
 
 
 def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step: int) -> None:
-    """Tell the loggers the test metrics of a run; in its CSV log are the epochs alone."""
+    """Log the test metrics of a run; its CSV log contains only the epochs."""
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from lossselect.compat.lightning import reopen_tensorboard
@@ -170,7 +152,7 @@ def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step:
     tested = {name: value for name, value in results.items() if name.startswith("test/")}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            # fit has closed its file, and tensorboardX would name another one of the same second alike
+            # fit has closed its file, and tensorboardX would use that name again within the same second
             reopen_tensorboard(logger, filename_suffix=".test", purge_step=None)
         if tested and not isinstance(logger, CSVLogger):
             logger.log_metrics(tested, step)
@@ -179,7 +161,7 @@ def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step:
 
 @contextmanager
 def finish_loggers(loggers: "Sequence[Logger]") -> Iterator[None]:
-    """Ends W&B's run with this one, whose process may go on with the next job of a sweep."""
+    """End W&B's run with this one, whose process may go on with the next job of a sweep."""
     from lightning.pytorch.loggers import WandbLogger
 
     failed = True

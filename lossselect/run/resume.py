@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on, and what stays of its log."""
+"""The checkpoint that a run resumes from, and what is retained of its log."""
 
 import csv
 import warnings
@@ -22,22 +22,19 @@ from lossselect.utils.warnings import warn
 
 
 def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint that `resume=...` means, and its content; None where the run begins.
+    """Return the checkpoint that `resume=...` names, and its content; None if the run starts from scratch.
 
-    Args:
-        setting: A file, or "auto": the newest whole one in the run's folder, if there is any.
-        folder: The run's.
+    "auto" is the checkpoint in the run's folder that has come farthest, if there is any.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it cannot be read, or "auto" finds some and can read none.
+        CheckpointError: it cannot be read, or "auto" finds some and can read none.
     """
     if setting is None:
         return None
     if setting != "auto":
         return Path(setting), read_checkpoint(setting)
-    newest: tuple[Path, dict[str, Any]] | None = None
-    farthest: tuple[Any, ...] = ()
+    candidates: list[tuple[tuple[int, ...], Path, dict[str, Any]]] = []
     damaged: list[str] = []
     for path in (folder / "checkpoints").glob("*.ckpt"):
         try:
@@ -46,19 +43,20 @@ def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]
         except ValueError as error:
             damaged.append(str(error))
             continue
-        if (progress := (*_progress(content), path.stat().st_mtime_ns)) > farthest:
-            newest, farthest = (path, content), progress
-    if damaged and not newest:
+        batches = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
+        progress = (content["global_step"], batches, content["epoch"], path.stat().st_mtime_ns)
+        candidates.append((progress, path, content))
+    if damaged and not candidates:
         raise CheckpointError(f"resume=auto finds no checkpoint to go on from. {' '.join(damaged)}")
-    for said in damaged:
-        warn("damaged_checkpoint", f"{said} It is passed over.")
-    return newest
+    for message in damaged:
+        warn("damaged_checkpoint", f"{message} It is passed over.")
+    return max(candidates, key=lambda candidate: candidate[0])[1:] if candidates else None
 
 
 def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, trainer: Trainer) -> None:
-    """Raise a ValueError for states that the run's own optimizer, scheduler and callbacks cannot take up.
+    """Raise an error for states that the run's own optimizer, scheduler and callbacks cannot restore.
 
-    Before the run's folder is touched: fit compares them again, with the parts that it has made.
+    This is before the run's folder is touched; fit compares them again, with the parts that it creates.
     """
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
@@ -67,68 +65,52 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
             "that: say more epochs, or begin anew without resume."
         )
     _check_shapes(checkpoint["state_dict"], module)
-    made: Any = None
-    if (
-        type(module).configure_optimizers is TaskModule.configure_optimizers
-    ):  # another one may need the trainer
-        made = module.configure_optimizers()
-    parts = made if isinstance(made, dict) else {"optimizer": made}
-    optimizers = [parts["optimizer"]] if made else []
-    scheduler = parts.get("lr_scheduler")  # itself, or with how often it steps
-    schedulers = [scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler] if scheduler else []
+    configured: Any = module.configure_optimizers()
+    parts = configured if isinstance(configured, dict) else {"optimizer": configured}
+    optimizers = [parts["optimizer"]]
+    schedulers = [parts["lr_scheduler"]["scheduler"]] if "lr_scheduler" in parts else []
     names = [type(part).__name__ for part in (*optimizers, *schedulers)]
-    if names != checkpoint["run_state"][0]["made"]:  # others than in the checkpoint, as fit will say
+    if names != checkpoint["run_state"][0]["made"]:  # others than in the checkpoint: fit raises an error
         optimizers, schedulers = [], []
     check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _check_shapes(weights: Mapping[str, Any], module: TaskModule) -> None:
     """Raise a ConfigError if a weight in a checkpoint has another shape than the module's."""
-    for name, own in module.state_dict().items():
-        found = weights.get(name)
-        if not isinstance(own, Tensor) or not isinstance(found, Tensor) or is_lazy(own):
-            continue  # of a lazy layer the first batch decides the shape
-        if found.shape != own.shape:
+    for name, weight in module.state_dict().items():
+        stored = weights.get(name)
+        if not isinstance(weight, Tensor) or not isinstance(stored, Tensor) or is_lazy(weight):
+            continue  # the shape of a lazy layer depends on the first batch
+        if stored.shape != weight.shape:
             raise ConfigError(
                 f"The checkpoint does not fit the net: size mismatch for {name}, whose shape is "
-                f"{tuple(found.shape)} in the checkpoint and {tuple(own.shape)} in the net. The settings of "
-                "model= and head= must be those of the run that it is of."
+                f"{tuple(stored.shape)} in the checkpoint and {tuple(weight.shape)} in the net. The settings "
+                "of model= and head= must be those of the run that it is of."
             )
 
 
-def _progress(checkpoint: Mapping[str, Any]) -> tuple[int, int, int]:
-    """How far the run had come: steps, batches, epochs."""
-    loops = checkpoint.get("loops", {}).get("fit_loop", {})
-    batches = loops.get("epoch_loop.batch_progress", {}).get("total", {}).get("completed", 0)
-    return checkpoint.get("global_step", 0), batches, checkpoint.get("epoch", 0)
-
-
 def keep_previous_run(folder: Path) -> Path | None:
-    """Move what an earlier run left in the folder into one beside, if there are checkpoints; return that.
+    """Move the files of an earlier run, if it has checkpoints, into a subfolder, and return that.
 
-    Whoever forgets resume=auto has them still.
+    Whoever forgets resume=auto does not lose them.
     """
     if not any(folder.glob("checkpoints/*.ckpt")):
         return None
-    place = next(place for i in count(1) if not (place := folder / f"previous_run.{i}").exists())
-    place.mkdir()
+    target = next(path for i in count(1) if not (path := folder / f"previous_run.{i}").exists())
+    target.mkdir()
     for name in ("checkpoints", "logs", *RESULTS):
         if (folder / name).exists():
-            (folder / name).rename(place / name)
-    return place
+            (folder / name).rename(target / name)
+    return target
 
 
 def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Keep the rows of metrics.csv from before the checkpoint: Lightning's logger begins with an empty file.
+    """Retain the rows of metrics.csv from before the checkpoint, which Lightning's logger would drop.
 
-    TensorBoard is told to show nothing of what an earlier run has logged after it.
-
-    Args:
-        trainer: With its loggers.
-        checkpoint: That the run goes on from.
+    TensorBoard is set to hide what an earlier run has logged after it.
     """
     step = checkpoint["global_step"]
-    before = ((checkpoint.get("run_state") or [{}])[0].get("rows")) or 0
+    num_before = checkpoint["run_state"][0]["rows"] or 0
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             reopen_tensorboard(logger, purge_step=step, filename_suffix=f".{step}")
@@ -145,14 +127,14 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         writer.metrics = [
             row
             for number, row in enumerate(rows)
-            if (row.get("step") or "").lstrip("-").isdigit()  # of a line that was cut short
+            if (row.get("step") or "").lstrip("-").isdigit()  # not so in a line that was cut short
             and None not in row.values()
-            and (number < before or _of_the_user(row, step))
+            and (number < num_before or _is_of_the_user(row, step))
         ]
         logger.save()
 
 
-def _of_the_user(row: Mapping[str, str], step: int) -> bool:
+def _is_of_the_user(row: Mapping[str, str], step: int) -> bool:
     """Return whether a row that was logged after the checkpoint will not be logged again.
 
     Lightning logs what a user's `training_step` has logged for the epoch after the checkpoint is saved. Rows

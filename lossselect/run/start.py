@@ -1,4 +1,4 @@
-"""What fails while Lightning starts a run, as errors that are the user's to fix."""
+"""Errors of Lightning while it starts a run, converted to errors that the user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,9 @@ from lossselect.models.nets import first_sentence
 
 
 class StageRecorder(Callback):
-    """Knows how far the start of a run has come."""
+    """Records whether a checkpoint may be being restored, and whether no step has been taken yet."""
 
-    def __init__(self) -> None:
-        self.restores = self.prepares = False
+    restores = prepares = False
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self.restores = self.prepares = True
@@ -34,16 +33,11 @@ class StageRecorder(Callback):
 
 @contextmanager
 def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
-    """Convert errors of Lightning and torch before the first step.
-
-    Args:
-        trainer: Which fits within the context.
-        resumes: Whether it restores a checkpoint first.
+    """Convert errors of Lightning and torch before the first step of a fit within the context.
 
     Raises:
-        CheckpointError: the checkpoint cannot be restored.
-        ConfigError: loaders and settings do not fit each other, for which these libraries have
-            ValueErrors and TypeErrors.
+        CheckpointError: the checkpoint of a run that `resumes` cannot be restored.
+        ConfigError: loaders and settings do not fit each other.
     """
     stage = StageRecorder()
     trainer.callbacks.append(stage)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Lightning's trainer, built of the config's values."""
+"""Lightning's trainer, built from the config's values."""
 
 import inspect
 import logging
@@ -10,66 +10,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 from lightning.pytorch import Trainer
 
 from lossselect.exceptions import ConfigError
-from lossselect.run.settings import OF_A_RUN, OF_STEPS
+from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options
 
-
-def build_trainer(options: Mapping[str, Any], **ours: Any) -> Trainer:
-    """A trainer with the settings `trainer.*`; to try them out, nothing more is needed.
-
-    Raises:
-        ValueError: a setting that Lightning does not know, or a value that it refuses.
-    """
-    quiet()
-    known = [name for name in inspect.signature(Trainer).parameters if name not in OF_A_RUN]
-    check_options(options, [*known, *OF_STEPS], "trainer")
-    options = {name: value for name, value in options.items() if name not in OF_STEPS}
-    _check_types(options)
-    ours = {"logger": False, "enable_checkpointing": False, **ours}
-    try:
-        trainer = Trainer(**options, **ours, enable_model_summary=False)
-    except Exception as error:  # its checks raise several kinds, all about these settings
-        raise ConfigError(f"The trainer cannot be built: {error}") from None
-    return trainer
-
-
-def _check_types(options: Mapping[str, Any]) -> None:
-    """ValueError for a value of the wrong type, which Lightning may accept here and fail on later."""
-    for name, value in options.items():
-        expected = inspect.signature(Trainer).parameters[name].annotation
-        if not _is_of_type(value, expected):
-            raise ConfigError(
-                f"The trainer cannot be built: trainer.{name} must be {_in_words(expected)}, got {value!r}."
-            )
-        least = LEAST.get(name)
-        if least is not None and isinstance(value, type(least)) and value < least:
-            raise ConfigError(
-                f"The trainer cannot be built: trainer.{name} must be at least {least}, got {value!r}."
-            )
-
-
-LEAST: dict[str, float] = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
-"""Least whole numbers of settings by which Lightning divides later; a share of an epoch is a float."""
+MINIMUMS: dict[str, float] = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
+"""Minimums of integers by which Lightning divides later; a share of an epoch is a float."""
 
 MAX_CHOICES = 3
-"""A longer list of words is checked by Lightning, whose message has them all."""
-
-
-def _is_of_type(value: Any, expected: Any) -> bool:
-    origin, inner = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
-        return any(_is_of_type(value, one) for one in inner)
-    if origin is Literal:
-        long = len(inner) > MAX_CHOICES
-        return any(type(value) is type(one) and (long or value == one) for one in inner)
-    if origin is dict:
-        return isinstance(value, Mapping) and all(_is_of_type(entry, inner[1]) for entry in value.values())
-    if origin is not None:
-        return isinstance(value, list | tuple) and all(_is_of_type(entry, inner[0]) for entry in value)
-    if expected in (int, float):
-        return isinstance(value, int | expected) and not isinstance(value, bool)
-    return not isinstance(expected, type) or isinstance(value, expected)
-
+"""Longer lists of choices are checked by Lightning, whose message has them all."""
 
 WORDS = {
     bool: ["true or false"],
@@ -80,17 +28,55 @@ WORDS = {
     list: ["a list of whole numbers"],
     type(None): ["null"],
 }
-"""What a config may say of the types of Lightning's trainer."""
+"""Descriptions of the types of Lightning's trainer."""
 
 
-def _in_words(expected: Any) -> str:
-    return ", or ".join(dict.fromkeys(_words(expected))) or "an object, which a config cannot name"
+def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
+    """Return a trainer with the settings `trainer.*`, and further arguments that no config sets.
+
+    Raises:
+        ConfigError: a setting that Lightning does not know, or a value that it refuses.
+    """
+    quiet()
+    parameters = inspect.signature(Trainer).parameters
+    check_options(options, [*(name for name in parameters if name not in RESERVED), *STEP_OPTIONS], "trainer")
+    options = {name: value for name, value in options.items() if name not in STEP_OPTIONS}
+    try:
+        # Lightning may accept a value of the wrong type here and fail on it later
+        for name, value in options.items():
+            if not _is_of_type(value, expected := parameters[name].annotation):
+                words = ", or ".join(dict.fromkeys(_words(expected)))
+                words = words or "an object, which a config cannot name"
+                raise ConfigError(f"trainer.{name} must be {words}, got {value!r}.")
+            minimum = MINIMUMS.get(name)
+            if minimum is not None and isinstance(value, type(minimum)) and value < minimum:
+                raise ConfigError(f"trainer.{name} must be at least {minimum}, got {value!r}.")
+        defaults = {"logger": False, "enable_checkpointing": False}
+        return Trainer(**options, **{**defaults, **arguments}, enable_model_summary=False)
+    except Exception as error:  # Lightning raises several kinds, all about these settings
+        raise ConfigError(f"The trainer cannot be built: {error}") from None
+
+
+def _is_of_type(value: Any, expected: Any) -> bool:
+    origin, inner = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        return any(_is_of_type(value, option) for option in inner)
+    if origin is Literal:
+        is_long = len(inner) > MAX_CHOICES
+        return any(type(value) is type(choice) and (is_long or value == choice) for choice in inner)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_is_of_type(entry, inner[1]) for entry in value.values())
+    if origin is not None:
+        return isinstance(value, list | tuple) and all(_is_of_type(entry, inner[0]) for entry in value)
+    if expected in (int, float):
+        return isinstance(value, int | expected) and not isinstance(value, bool)
+    return not isinstance(expected, type) or isinstance(value, expected)
 
 
 def _words(expected: Any) -> list[str]:
     origin, inner = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        return [word for one in inner for word in _words(one)]
+        return [word for option in inner for word in _words(option)]
     if origin is Literal:
         return [f"one of {', '.join(map(str, inner))}"]
     if origin is list and inner != (int,):  # of objects
@@ -99,7 +85,7 @@ def _words(expected: Any) -> list[str]:
 
 
 def quiet() -> None:
-    """Silence what Lightning says of itself and of data that are small on purpose."""
+    """Silence what Lightning prints about itself and about data that are small on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

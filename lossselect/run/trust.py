@@ -1,7 +1,6 @@
 """Which code a config may name: by `_target_` it could name any that is installed.
 
-Checked before anything is made of a config, and again by Hydra whenever it makes an object. A checkpoint
-cannot change any of this.
+This is checked before a config is used, and again by Hydra whenever it makes an object.
 """
 
 import os
@@ -19,81 +18,85 @@ from lossselect.compat.hydra import configure_log, initialize_sources, install_c
 from lossselect.compat.omegaconf import full_key, has_content
 from lossselect.exceptions import ConfigError
 from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
+from lossselect.run.settings import as_list
 from lossselect.run.validation import SETTINGS
 
 PACKAGES = ("hydra", "hydra_plugins", "lightning", "lossselect", "torch")
-"""Packages with classes that a config may name without being trusted."""
+"""Packages with allowed classes; others are trusted as a whole or not at all."""
 
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
     *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG"),
 )
-"""Of the environment, that a config may set: none of them names a file to load."""
+"""Environment variables that a config may set: none of them names a file to load."""
 
 VARIABLE = "LOSSSELECT_TRUST"
 """Tells the processes that a run starts what its command line trusts."""
 
+LOG_PARTS = (
+    *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
+    *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
+    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+    *("logging.handlers.MemoryHandler", "logging.handlers.WatchedFileHandler"),
+)
+"""What the config of a log may name."""
+
+MAX_DEPTH = 60
+"""Maximum of levels of a config."""
+
+_current: ContextVar[tuple[str, str] | None] = ContextVar("_current", default=None)
+"""The key of the node that an object is made of, and its position, which differ under interpolation."""
+
 
 def trusted_by(arguments: Iterable[str]) -> list[str]:
-    """What a command line trusts: packages by `trust=[a,b]`, and each `_target_` that it says itself.
+    """Return what a command line trusts: packages in `trust=[a,b]`, and each `_target_` that it sets itself.
 
-    An argument that a config may not give, such as `hydra.launcher.setup`, is trusted if it is given there.
+    An argument that a config may not set, such as `hydra.launcher.setup`, is trusted if it is set there.
     """
-    found: list[str] = []
+    denied = "|".join(name for names in DENIED_ARGUMENTS.values() for name in names)
+    trusted: list[str] = []
     for argument in arguments:
         key = argument.partition("=")[0].lstrip("+~")
-        denied = "|".join(name for names in DENIED_ARGUMENTS.values() for name in names)
-        found += [given[0]] if (given := re.match(rf"(\w+\.)+({denied})(?=\.|$)", key)) else []
+        if match := re.match(rf"(\w+\.)+({denied})(?=\.|$)", key):
+            trusted.append(match[0])
         if key != "trust" and not key.endswith("._target_"):
             continue
         for override in OverridesParser.create().parse_overrides([argument]):
             value = override.value()
             values: Sequence[Any] = getattr(value, "list", value if isinstance(value, list) else [value])
             for entry in values:
-                found += map(str, entry if isinstance(entry, list) else [entry])
-    return found
+                trusted += map(str, entry if isinstance(entry, list) else [entry])
+    return trusted
 
 
 def trust(arguments: Iterable[str]) -> None:
-    """Let this process, and those that it starts, trust what the command line says."""
+    """Let this process, and those that it starts, trust what the command line trusts."""
     os.environ[VARIABLE] = ":".join(trusted_by(arguments))
-    install_checks(_resolved, _checked_log, _checked_sources)
-
-
-_making: ContextVar[tuple[str, str] | None] = ContextVar("_making", default=None)
-"""The key of the node that is being made, and its position, which differ under interpolation."""
+    install_checks(_checked_target, _checked_log, _checked_sources)
 
 
 def make_part(part: DictConfig, place: str, **known: Any) -> Any:
-    """Return the object that a part of a config describes.
+    """Return the object that a part of a config, at a position such as "model", describes.
 
-    Args:
-        part: Has a `_target_`.
-        place: Its position in the config, such as "model".
-        known: Further arguments.
-
-    Raises:
-        ValueError: it names a class that is not allowed at its position.
+    `known` are further arguments. A class that is not allowed at its position raises a ConfigError.
     """
     check_part(part, place)
-    token = _making.set((full_key(part), place))
+    token = _current.set((full_key(part), place))
     try:
         return hydra.utils.instantiate(part, **known)
     finally:
-        _making.reset(token)
+        _current.reset(token)
 
 
-def _resolved(target: Any, full_key: str) -> Any:
-    if isinstance(target, str):  # else it was made by what was checked
-        check_target(target, _place_of(full_key))
+def _checked_target(target: Any, full_key: str) -> Any:
+    """Check a class before Hydra imports it, and import it."""
+    if isinstance(target, str):  # else it was made from what was checked
+        root, place = _current.get() or ("hydra", "hydra")
+        rest = full_key.removeprefix(root)
+        # the position is "" if the user's own code makes an object
+        is_within = full_key.startswith(root) and (not rest or rest[0] in ".[")
+        check_target(target, place + rest if is_within else "")
     return resolve_target(target, full_key)
-
-
-def _place_of(full_key: str) -> str:
-    """Return the position of a node that Hydra makes; "" if the user's own code asks for it."""
-    root, place = _making.get() or ("hydra", "hydra")
-    rest = full_key.removeprefix(root)
-    return place + rest if full_key.startswith(root) and (not rest or rest[0] in ".[") else ""
 
 
 def _checked_sources(self: Any, config_search_path: Any) -> None:
@@ -111,21 +114,22 @@ def _checked_sources(self: Any, config_search_path: Any) -> None:
 
 
 def _checked_log(config: dict[str, Any]) -> None:
-    """A log of handlers, formatters and filters of the standard library, or of what is trusted."""
+    """Set up a log of handlers, formatters and filters of the standard library, or of what is trusted."""
     check_log(config)
     configure_log(config)
 
 
 def check_log(config: Any, place: str = "hydra.job_logging") -> None:
-    """ValueError for a name in the config of a log that is none of its parts: logging calls what it finds."""
+    """Raise ConfigError for a name that is not in `LOG_PARTS`: logging calls what it finds."""
     entries: Iterable[tuple[Any, Any]] = ()
     if isinstance(config, Mapping):
         entries = config.items()
     elif isinstance(config, list | tuple):
         entries = enumerate(config)
     for key, value in entries:
-        named = isinstance(value, str) and (key in NAMES_IN_LOG or value.startswith("ext://"))
-        if key in ("()", "class", "factory") or named:
+        # logging imports and calls the text of the last two from Python 3.12 on
+        is_named = isinstance(value, str) and (value.startswith("ext://") or key in ("queue", "listener"))
+        if is_named or key in ("()", "class", "factory"):
             name = str(value).removeprefix("ext://")
             if name not in LOG_PARTS and not _is_trusted(name):
                 raise ConfigError(
@@ -135,20 +139,8 @@ def check_log(config: Any, place: str = "hydra.job_logging") -> None:
         check_log(value, f"{place}.{key}")
 
 
-NAMES_IN_LOG = ("queue", "listener")
-"""Keys whose text logging imports and calls, from Python 3.12 on."""
-
-LOG_PARTS = (
-    *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
-    *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
-    *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
-    *("logging.handlers.MemoryHandler", "logging.handlers.WatchedFileHandler"),
-)
-"""What the config of a log may name."""
-
-
 def check_targets(config: DictConfig) -> None:
-    """ValueError for the first `_target_` of a config, wherever it stands, that it may not name."""
+    """Raise ConfigError for the first `_target_` of a config, at any position, that it may not name."""
     job = (config.get("hydra") or {}).get("job") or {}
     for name in map(str, job.get("env_set") or {}):
         if name not in VARIABLES and name not in _trusted():
@@ -156,22 +148,21 @@ def check_targets(config: DictConfig) -> None:
                 f"hydra.job.env_set.{name}: some variables let a run's processes load other code. A config "
                 f"may set {', '.join(VARIABLES)}; the command line may allow another one: trust=[{name}]."
             )
-    given = config.get("trust") or []
-    if not {*([given] if isinstance(given, str) else map(str, given))} <= {*_trusted()}:
+    if not {*map(str, as_list(config.get("trust") or []))} <= {*_trusted()}:
         raise ConfigError("trust=[...] is said on the command line; in a config it would trust itself.")
     check_part(config, "")
 
 
 def check_part(part: DictConfig, place: str) -> None:
-    """ValueError for the first class within a part of a config that is not allowed at its position."""
-    for where, node in _parts(part, place):
-        check_target(node["_target_"], where)
-        if where.startswith("hydra.") or position_of(where):
-            _check_arguments(node, where)
+    """Raise ConfigError for the first class within a part of a config that is not allowed at its position."""
+    for position, node in _parts(part, place):
+        check_target(node["_target_"], position)
+        if position.startswith("hydra.") or position_of(position):
+            _check_arguments(node, position)
 
 
 def _check_arguments(node: DictConfig, place: str) -> None:
-    """ValueError for an argument that runs a command or calls a function."""
+    """Raise ConfigError for an argument that runs a command or calls a function."""
     target = str(node["_target_"])
     if _is_trusted(target):
         return
@@ -188,8 +179,8 @@ def _check_arguments(node: DictConfig, place: str) -> None:
 
 
 def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
-    """Each mapping with a `_target_`, interpolations resolved, and its position."""
-    if len(re.findall(r"[.\[]", place)) > DEEPEST:
+    """Yield each mapping with a `_target_`, interpolations resolved, and its position."""
+    if len(re.findall(r"[.\[]", place)) > MAX_DEPTH:
         raise ConfigError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
     if isinstance(node, DictConfig) and has_content(node):
         if "_target_" in node:
@@ -202,15 +193,11 @@ def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
             yield from _parts(_value(node, i), f"{place}[{i}]")
 
 
-DEEPEST = 60
-"""Levels of a config."""
-
-
 def _value(node: Any, key: Any) -> Any:
-    """A value, which may refer to a part of the config; None of what is not known before the run."""
+    """Return a value, which may refer to a part of the config; None if it is not known before the run."""
     try:
         return node[key]
-    except Exception:  # a folder that there is not yet, a variable that is not set: no part of a config
+    except Exception:  # a folder that does not exist yet, a variable that is not set: no part of a config
         return None
 
 
@@ -223,11 +210,9 @@ def _is_trusted(target: str) -> bool:
 
 
 def check_target(target: Any, place: str) -> None:
-    """ValueError for a class that is neither trusted nor allowed at its position.
+    """Raise ConfigError for a class that is neither trusted nor allowed at its position.
 
-    Args:
-        target: The value of `_target_`.
-        place: The position of the mapping that contains it, such as "model.net"; "" if it is not in a config.
+    `place` is the position of the mapping that contains it, such as "model.net"; "" outside of a config.
     """
     where = f"{place}._target_" if place else "_target_"
     if not isinstance(target, str):
@@ -235,7 +220,7 @@ def check_target(target: Any, place: str) -> None:
     if _is_trusted(target):
         return
     position = position_of(place)
-    # a setting of the user's own is checked where others refer to it; nothing is made of it
+    # a custom setting is checked where others refer to it; no object is made of it
     elsewhere = position is None and re.split(r"[.\[]", place)[0] not in (*SETTINGS, "hydra")
     allowed = ALL if elsewhere else position.classes if position else frozenset[str]()
     if public_name(target, allowed):

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 from lossselect.chunked.options import check_topk_task, top_metric_names
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.export.formats import FORMATS, require
-from lossselect.models.nets import check_head_bias, head_options, make_net, net_options
+from lossselect.models.nets import check_head_bias, make_net, net_options
 from lossselect.run.settings import (
-    FILES,
-    as_list_of_names,
+    FILE_DATA,
+    MIN_INTS,
+    as_list,
+    configured_head,
     known_keys,
     loss_options,
     monitored_metrics,
-    options_of_loss,
     packaged_config,
     resolve_head,
     tuned_setting,
@@ -28,103 +29,111 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
-"""What a run cannot do without."""
+"""The parts that every run needs."""
 
 SETTINGS = (
     *PARTS,
-    "scheduler",
-    "callbacks",
-    "logger",
-    "experiment",
-    "seed",
-    "monitor",
-    "resume",
-    "on_nonfinite",
-    "trust",
-    "check_only",
-    "explain",
-    "export",
-    "report",
-    "ignore_warnings",
-    "head",
-    "bias_init",
-    "mix",
-    "decision",
+    *("scheduler", "callbacks", "logger", "experiment", "seed", "monitor", "resume", "on_nonfinite"),
+    *("trust", "check_only", "explain", "export", "report", "ignore_warnings"),
+    *("head", "bias_init", "mix", "decision"),
 )
-"""What stands at the top of a config, beside Hydra's own."""
-
-NAMES = ("target", "exclude", "categorical", "null_values", "features", "missing")
-"""Settings of theirs that take a name, or a list of names."""
+"""The top level of a config, besides `hydra`."""
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-"""Of torch.compile; reduce-overhead makes CUDA graphs."""
 
-MAX_SEED = 2**32 - 1
-"""What NumPy takes."""
+MAX_SEED = 2**32 - 1  # NumPy's
+
+
+def _require(condition: Any, message: str, error: type[Exception] = ConfigError) -> None:
+    if not condition:
+        raise error(message)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """ValueError or TypeError for the first setting that cannot be.
-
-    Args:
-        config: The composed config as plain values, interpolations resolved.
-    """
+    """Raise an error for the first invalid setting of a config, given as plain values."""
     # what needs no torch comes first, so that the answer comes at once
-    if not config.get("task"):
-        raise ConfigError("Say what the task is: task=binary, task=multiclass or task=multilabel.")
+    _require(config.get("task"), "Say what the task is: task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
-        if not isinstance(config.get(part), Mapping):
-            raise ConfigError(f"A run needs {part}=...; it cannot be {config.get(part)!r}.")
-    options_of_loss(config["loss"].get("name"))
-    if "reduction" in config["loss"]:
-        raise ConfigError("loss.reduction is no setting: training takes the mean over what has a label.")
+        value = config.get(part)
+        _require(isinstance(value, Mapping), f"A run needs {part}=...; it cannot be {value!r}.")
+    data, model, loss, trainer = (config[part] for part in ("data", "model", "loss", "trainer"))
+    loss_options({"name": None, **loss})
+    _require(
+        "reduction" not in loss,
+        "loss.reduction is no setting: training takes the mean over what has a label.",
+    )
     check_int("seed", config["seed"], 0, MAX_SEED)
-    check_int("trainer.max_epochs", config["trainer"].get("max_epochs"), 1)
-    check_int("trainer.accumulate_grad_batches", config["trainer"].get("accumulate_grad_batches", 1), 1)
-    check_int("trainer.steps_per_execution", config["trainer"].get("steps_per_execution", 1), 1)
-    mode = config["trainer"].get("compile", False)
-    if not isinstance(mode, bool) and mode not in COMPILE_MODES:
-        raise ConfigError(
-            f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}."
+    integers = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **trainer}
+    for name, minimum in MIN_INTS.items():
+        check_int(f"trainer.{name}", integers[name], minimum)
+    mode = trainer.get("compile", False)
+    _require(
+        isinstance(mode, bool) or mode in COMPILE_MODES,
+        f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}.",
+    )
+    for name, entry in (config.get("callbacks") or {}).items():
+        _require(
+            entry is None or (isinstance(entry, Mapping) and "_target_" in entry),
+            f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.",
         )
-    check_int("trainer.log_every_n_steps", config["trainer"].get("log_every_n_steps", 1), 0)
-    _check_callbacks(config.get("callbacks") or {})
-    if not isinstance(config.get("resume"), str | None):
-        raise OptionTypeError(f"resume must be auto, or the path of a checkpoint, got {config['resume']!r}.")
+        if entry and "patience" in entry:
+            check_int(f"callbacks.{name}.patience", entry["patience"], 0)
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
-    if config["explain"] not in (True, False, "json"):
-        raise ConfigError(f"explain must be true, false or json, got {config['explain']!r}.")
-    if config["export"] is not None:
-        if not isinstance(config["export"], str):
-            raise OptionTypeError(
-                f"export takes one format, got {config['export']!r}; others later: lossselect export."
-            )
-        lookup(FORMATS, config["export"], "format to export")
-        require(config["export"], FORMATS[config["export"]].to_write)
-        if config["export"] == "safetensors" and "_target_" in config["model"]:
-            raise ConfigError(
-                "export=safetensors holds weights, of which only a net of ours is built again, and the net "
-                "is your own (model._target_): export=onnx or torch_export take the net along."
-            )
-    for name in ("check_only", "report"):
-        if not isinstance(config[name], bool):
-            raise OptionTypeError(f"{name} must be true or false, got {config[name]!r}.")
-    if not isinstance(config["ignore_warnings"], str | list | None):
-        raise OptionTypeError(
-            f"ignore_warnings must be a list of names of warnings, got {config['ignore_warnings']!r}."
+    for name, kind, text in (
+        ("resume", str | None, "auto, or the path of a checkpoint"),
+        ("check_only", bool, "true or false"),
+        ("report", bool, "true or false"),
+        ("ignore_warnings", str | list | None, "a list of names of warnings"),
+    ):
+        value = config.get(name)
+        _require(isinstance(value, kind), f"{name} must be {text}, got {value!r}.", OptionTypeError)
+    explain = config["explain"]
+    _require(explain in (True, False, "json"), f"explain must be true, false or json, got {explain!r}.")
+    if (form := config["export"]) is not None:
+        message = f"export takes one format, got {form!r}; others later: lossselect export."
+        _require(isinstance(form, str), message, OptionTypeError)
+        require(form, lookup(FORMATS, form, "format to export").to_write)
+        _require(
+            form != "safetensors" or "_target_" not in model,
+            "export=safetensors holds weights, of which only a net of ours is built again, and the net "
+            "is your own (model._target_): export=onnx or torch_export take the net along.",
         )
-    for name in as_list_of_names(config["ignore_warnings"]):
+    for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
-    _check_head(config)
-    _check_decision(config.get("decision"))
-    _check_data(config["data"])
-    _check_model(config["model"])
+    if configured_head(config)["name"] == "chunked":
+        _require(
+            not trainer.get("compile"),
+            "trainer.compile does not go through head=chunked: leave one of them out.",
+        )
+        _require(
+            not config.get("mix"),
+            "mix makes soft labels of a batch, which head=chunked does not take: mix=none.",
+        )
+        setting = tuned_setting(config)
+        _require(
+            not setting,
+            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
+            "leave it out.",
+        )
+    if (decision := config.get("decision")) is not None:
+        settings = known_keys("decision", "tuned")
+        _require(
+            isinstance(decision, Mapping),
+            f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}.",
+        )
+        check_options(decision, settings, "decision")
+    if "_target_" not in data:
+        _check_data(data)
+    if "_target_" not in model:
+        message = "model.num_features is no setting: the data tell how many there are."
+        _require("num_features" not in model, message)
+        net_options(model)
 
     if config["task"].get("name") != "auto":  # else the labels must be read first
-        check_task_settings(config, _stand_in_task(config))
-    if "_target_" not in config["model"]:
-        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
+        check_task_settings(config, _placeholder_task(config))
+    if "_target_" not in model:
+        make_net({"num_features": 1, **model}, num_outputs=1)
     if config.get("mix"):
         from lossselect.training.mixup import make_mix
 
@@ -133,66 +142,52 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_steps(config["optimizer"], config.get("scheduler"))
 
 
-def _check_head(config: Mapping[str, Any]) -> None:
-    name = head_options(config.get("head"), ("auto",))["name"]
-    if name == "chunked" and config["trainer"].get("compile"):
-        raise ConfigError("trainer.compile does not go through head=chunked: leave one of them out.")
-    if name == "chunked" and config.get("mix"):
-        raise ConfigError("mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
-    if name == "chunked" and (setting := tuned_setting(config)):
-        raise ConfigError(
-            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
-            "leave it out."
-        )
-
-
 def check_task_settings(
     config: Mapping[str, Any],
     task: "Task",
     counts: "LabelCounts | None" = None,
     shape: Sequence[int] = (),
 ) -> None:
-    """ValueError or TypeError for the first option of loss or decision, or metric, that the task has not.
+    """Raise an error for the first option of loss or decision, or metric, that the task does not have.
 
     Args:
         config: As for `check_config`.
-        task: The run's, or one like it before the data are read.
-        counts: Of the train labels, once the data are read.
-        shape: Of the features then.
+        task: The run's; without `counts` one like it, before the data are read.
+        counts: Of the train labels.
+        shape: Of the features.
     """
     from lossselect.decision.fit import decision_options
     from lossselect.losses.auto import loss_by_name
 
     options = loss_options(config["loss"])
-    if counts is None:  # nor are the class names, which messages should name
+    if counts is None:  # the class names, which messages should name, are not known either
         later = Mapping if "_target_" in config["data"] else Mapping | list
         options = {k: v for k, v in options.items() if not isinstance(v, later)}
         if isinstance(options.get("pos_weight"), int | float) and "_target_" not in config["data"]:
-            options["pos_weight"] = 1.0  # whether it has a meaning can be told already
+            options["pos_weight"] = 1.0  # only whether the loss supports one is checked now
     name = options.pop("name")
     loss = loss_by_name(task, name, **options)
     if counts is not None:
         _check_rows_fit(loss.with_counts(counts), config.get("mix"), shape)
-    if config.get("decision"):
-        decision_options(**config["decision"]).goal(task)
-        own = config["task"].get("threshold")
-        if own is not None and config["decision"]["metric"] not in ("auto", None):
-            raise ConfigError(
-                f"task.threshold={own} and decision.metric={config['decision']['metric']} contradict each "
-                "other: a threshold is given, or tuned."
-            )
-    if head_options(config.get("head"), ("auto",))["name"] == "chunked":
+    if decision := config.get("decision"):
+        decision_options(**decision).goal(task)
+        threshold = config["task"].get("threshold")
+        _require(
+            threshold is None or decision["metric"] in ("auto", None),
+            f"task.threshold={threshold} and decision.metric={decision['metric']} contradict each "
+            "other: a threshold is given, or tuned.",
+        )
+    if configured_head(config)["name"] == "chunked":
         from lossselect.chunked.loss import check_chunkable
 
         check_topk_task(task)
         if name != "auto":
             check_chunkable(loss)
-    for setting, metric in monitored_metrics(config).items():
-        _check_monitor(setting, metric, config, task if counts is not None else None, task)
+    _check_monitors(config, task, is_final=counts is not None)
 
 
 def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
-    """ValueError for a loss of regions, or boxes of images: rows of a file have none."""
+    """Raise an error for a loss of regions, or boxes of images: rows of a file have none."""
     import torch
 
     from lossselect.labels.targets import EncodedBatch
@@ -201,21 +196,15 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
     logits = torch.zeros(1, loss.task.num_outputs)
     target = torch.zeros(1, dtype=torch.long) if loss.task.exclusive else logits
     loss(logits, target)
-    if mixed := make_mix(mix or None):
+    if mix_batch := make_mix(mix or None):
         with torch.random.fork_rng(devices=[]):
-            pair = EncodedBatch(torch.zeros(2, *shape[1:]), torch.cat([target, target]))
-            mixed(pair, loss.task)
+            mix_batch(EncodedBatch(torch.zeros(2, *shape[1:]), torch.cat([target, target])), loss.task)
 
 
 def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
-    """How many processes a run has; Lightning alone can tell, and takes seconds to import.
+    """Return the number of processes of a run; raise ConfigError for an invalid setting of the trainer.
 
-    Args:
-        config: As for `check_config`.
-        sweep: Whether it is one of several jobs.
-
-    Raises:
-        ValueError: a setting of the trainer's that cannot be.
+    Lightning alone can tell, and takes seconds to import. `sweep`: whether the run is one of several jobs.
     """
     from lossselect.run.trainer import build_trainer
 
@@ -230,40 +219,35 @@ def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
     return ranks
 
 
-def _stand_in_task(config: Mapping[str, Any]) -> "Task":
-    """The task with a width that the options' lengths imply: the data tell the real one later."""
+def _placeholder_task(config: Mapping[str, Any]) -> "Task":
+    """Return the task with the width that its options imply; the data tell the real one later."""
     from lossselect.tasks.registry import TASKS, make_task
 
-    options = dict(config["task"])
-    name = options.pop("name", None)
     for key in ("num_outputs", "num_classes", "num_labels"):
-        if key in options:
-            raise ConfigError(f"task.{key} is no setting: the data tell how many classes there are.")
+        message = f"task.{key} is no setting: the data tell how many classes there are."
+        _require(key not in config["task"], message)
     weight = config["loss"].get("weight")
-    if weight is not None and (not isinstance(weight, str | list | Mapping) or not weight):
-        raise ConfigError(
-            f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
-            "loss.weight={cat:2,dog:1}; or balanced, or effective_number."
-        )
-    options = {key: value for key, value in options.items() if value is not None}
+    _require(
+        weight is None or (isinstance(weight, str | list | Mapping) and weight),
+        f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
+        "loss.weight={cat:2,dog:1}; or balanced, or effective_number.",
+    )
+    options = {key: value for key, value in config["task"].items() if value is not None}
+    name = options.pop("name", None)
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
-    counted = {
-        key: check_int(f"task.{key}", options[key], 0) for key in ("top_k", "min_labels") if key in options
-    }
-    width = max(width, *counted.values(), 2)
+    counts = [check_int(f"task.{key}", options[key], 0) for key in ("top_k", "min_labels") if key in options]
     sized = lookup(TASKS, name, "task").is_sized() and not options.get("class_names")
-    return make_task(name, num_outputs=width if sized else None, **options)
+    return make_task(name, num_outputs=max(width, *counts, 2) if sized else None, **options)
 
 
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
-    """ValueError for settings of an early stopping that will stop nothing."""
+    """Raise ConfigError for settings of an early stopping that will stop nothing."""
     entry = (config.get("callbacks") or {}).get("early_stopping")
     if monitor != "last" or not entry or entry.get("monitor") not in (None, "last"):
         return
-    usual = packaged_config("callbacks", "default").early_stopping
-    changed = {k for k in entry if k != "monitor" and entry[k] != usual.get(k)}
-    if changed:
+    defaults = packaged_config("callbacks", "default").early_stopping
+    if changed := {k for k in entry if k != "monitor" and entry[k] != defaults.get(k)}:
         raise ConfigError(
             f"callbacks.early_stopping.{min(changed)} has no effect: the run keeps its last epoch, where the "
             "learning rate has gone to 0, and is not stopped. To stop early: "
@@ -271,136 +255,90 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
         )
 
 
-def _check_monitor(
-    setting: str, metric: Any, config: Mapping[str, Any], task: "Task | None", like: "Task"
-) -> None:
-    """ValueError for a metric that there is not.
+def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> None:
+    """Raise ConfigError for a metric that training does not have.
 
-    Args:
-        setting: That names it.
-        metric: What it names.
-        config: As for `check_config`.
-        task: The run's; None before the data are read, when the number of outputs is not known.
-        like: A task of the same kind.
+    `is_final`: whether the data have been read; before, the number of outputs is not known.
     """
-    head = (
-        head_options(config.get("head"), ("auto",))["name"]
-        if task is None
-        else resolve_head(config, task)["name"]
-    )
+    head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
     dense = [
-        *(f"val/{name}" for name in ("loss", *like.metric_names)),
-        *(f"train/{name}" for name in ("loss", *like.train_metrics)),
+        *(f"val/{name}" for name in ("loss", *task.metric_names)),
+        *(f"train/{name}" for name in ("loss", *task.train_metrics)),
     ]
-    width, counted = like.num_outputs if task else None, "_target_" not in config["data"]
-    top = ["val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(like, width, counted))]
-    last = ["last"] if setting == "monitor" or setting.startswith("callbacks.") else []
-    # of an automatic head that is not yet known either may be meant
-    known = {"dense": dense, "chunked": top}.get(head, [*dense, *top]) + last
-    if metric is not None and metric not in known:
-        listed = (top if head == "chunked" else dense) + last
-        raise ConfigError(
-            f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known)} There are: "
-            f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
-        )
-
-
-def _check_callbacks(callbacks: Mapping[str, Any]) -> None:
-    for name, entry in callbacks.items():
-        if entry is None:
-            continue
-        if not isinstance(entry, Mapping) or "_target_" not in entry:
-            raise ConfigError(f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.")
-        if "patience" in entry:
-            check_int(f"callbacks.{name}.patience", entry["patience"], 0)
-
-
-def _check_decision(decision: Any) -> None:
-    if decision is None:
-        return
-    settings = known_keys("decision", "tuned")
-    if not isinstance(decision, Mapping):
-        raise ConfigError(
-            f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
-        )
-    check_options(decision, settings, "decision")
+    width = task.num_outputs if is_final else None
+    top_names = top_metric_names(task, width, counted="_target_" not in config["data"])
+    chunked = ["val/loss", "train/loss", *(f"val/{name}" for name in top_names)]
+    for setting, metric in monitored_metrics(config).items():
+        last = ["last"] if setting == "monitor" or setting.startswith("callbacks.") else []
+        # with head=auto that is not resolved yet, either may be meant
+        known = {"dense": dense, "chunked": chunked}.get(head, [*dense, *chunked]) + last
+        if metric is not None and metric not in known:
+            listed = (chunked if head == "chunked" else dense) + last
+            raise ConfigError(
+                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known)} There are: "
+                f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
+            )
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
     from lossselect.data.toy import DATASETS
 
-    if "_target_" in data:
-        return
-    lookup({**dict.fromkeys(FILES), **DATASETS}, data.get("name", ""), "data set")
+    lookup({**dict.fromkeys(FILE_DATA), **DATASETS}, data.get("name", ""), "data set")
     settings = known_keys("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
-    if lacking := [name for name in settings if name not in data]:
-        raise ConfigError(f"data.{lacking[0]} is missing.")
+    for name in settings:
+        _require(name in data, f"data.{name} is missing.")
     check_int("data.batch_size", data["batch_size"], 1)
     check_int("data.seed", data["seed"], 0, MAX_SEED)
     for name in ("val_fraction", "test_fraction"):
-        if (name == "val_fraction" or data[name] is not None) and check_float(
-            f"data.{name}", data[name], 0, 1
-        ) in (0, 1):
-            raise ConfigError(f"data.{name} must lie between 0 and 1, got {data[name]}.")
-    if data["name"] in FILES:
-        _check_files(data)
-
-
-def _check_files(data: Mapping[str, Any]) -> None:
-    if data["test_fraction"] is None:
-        raise ConfigError("data.test_fraction must be a number between 0 and 1, got None.")
-    if data["path"] is None:
-        raise ConfigError("Say where the data are: data.path=... is a file.")
-    if data["target"] is None and data["name"] == "table":
-        raise ConfigError(
-            "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns."
-        )
-    for name in ("path", "val_path", "test_path"):
-        if not isinstance(data[name], str | None):
-            raise ConfigError(f"data.{name} must be the path of a file, got {data[name]!r}.")
-    for name in NAMES:
-        value = data.get(name)
-        entries = value if isinstance(value, list) else [value]
-        if value is not None and not all(isinstance(entry, str | int | float) for entry in entries):
-            raise ConfigError(f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}.")
-        if value == [] and name in ("target", "features", "missing"):
-            raise ConfigError(f"data.{name} is an empty list.")
-
-
-def _check_model(model: Mapping[str, Any]) -> None:
-    if "_target_" in model:
+        if (value := data[name]) is not None or name == "val_fraction":
+            is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
+            _require(is_inside, f"data.{name} must lie between 0 and 1, got {value}.")
+    if data["name"] not in FILE_DATA:
         return
-    if "num_features" in model:
-        raise ConfigError("model.num_features is no setting: the data tell how many there are.")
-    net_options(model)
+    _require(
+        data["test_fraction"] is not None, "data.test_fraction must be a number between 0 and 1, got None."
+    )
+    _require(data["path"] is not None, "Say where the data are: data.path=... is a file.")
+    _require(
+        data["target"] is not None or data["name"] != "table",
+        "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns.",
+    )
+    for name in ("path", "val_path", "test_path"):
+        message = f"data.{name} must be the path of a file, got {data[name]!r}."
+        _require(isinstance(data[name], str | None), message)
+    for name in ("target", "exclude", "categorical", "null_values", "features", "missing"):
+        value = data.get(name)
+        entries = value if isinstance(value, list) else [] if value is None else [value]
+        message = f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}."
+        _require(all(isinstance(entry, str | int | float) for entry in entries), message)
+        is_optional = name in ("exclude", "categorical", "null_values")
+        _require(value != [] or is_optional, f"data.{name} is an empty list.")
 
 
 def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
-    """Two steps of a weight of nothing: some options are refused only there, and by no message."""
+    """Take two steps with a weight of zeros: some invalid options are noticed only there."""
     import torch
 
     from lossselect.training.optimizers import make_optimizer, make_scheduler
 
     weight = torch.zeros(2, 2, requires_grad=True)  # torch imports its compiler with the first optimizer
     optimizer = make_optimizer(optimizer_spec, [weight])
-    scheduler = None
-    if scheduler_spec and "_target_" not in scheduler_spec:
-        scheduler = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
 
     def loss() -> float:
         optimizer.zero_grad()
         weight.sum().backward()
         return 0.0
 
-    kind, spec = "optimizer", optimizer_spec
-    try:
-        for _ in range(2):
-            kind, spec = "optimizer", optimizer_spec
-            optimizer.step(loss)
-            if scheduler:
-                kind, spec = "scheduler", scheduler_spec
-                plateau = spec["name"] == "ReduceLROnPlateau"
-                scheduler["scheduler"].step(*[0.0] if plateau else [])
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise ConfigError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None
+    steps: list[Any] = []
+    if scheduler_spec and "_target_" not in scheduler_spec:
+        scheduler: Any = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
+        value = [0.0] if scheduler_spec["name"] == "ReduceLROnPlateau" else []
+        steps = [("scheduler", scheduler_spec, scheduler["scheduler"].step, *value)]
+    # after the scheduler has wrapped optimizer.step
+    steps.insert(0, ("optimizer", optimizer_spec, optimizer.step, loss))
+    for kind, spec, step, *argument in steps * 2:
+        try:
+            step(*argument)
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise ConfigError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lossselect.exceptions import ConfigError
+from lossselect.exceptions import ConfigError, FileMissingError
 
 KINDS = {
     stat.S_IFIFO: "a named pipe (FIFO)",
@@ -17,30 +17,33 @@ KINDS = {
 """Kinds of paths that are not regular files; reading them could block."""
 
 
-def check_regular_file(path: str | Path, wanted: str = "Save its content to a file first.") -> None:
-    """ValueError for the path of a pipe, socket or device: a file is read several times, or replaced whole.
-
-    Args:
-        path: Anything else passes, also a path that does not exist.
-        wanted: The fix, for the message.
-    """
+def check_regular_file(path: str | Path, fix: str = "Save its content to a file first.") -> None:
+    """Raise ConfigError for a pipe, socket or device; any other path passes, also one that does not exist."""
     try:
         kind = KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
     except (OSError, ValueError):
         return
     if kind:
-        raise ConfigError(f"Expected a regular file, but {path} is {kind}. {wanted}")
+        raise ConfigError(f"Expected a regular file, but {path} is {kind}. {fix}")
+
+
+def check_output(path: Path) -> None:
+    """Raise an error for the path of an output that is no regular file, or whose folder does not exist."""
+    check_regular_file(path, "Name a file.")
+    if not path.parent.is_dir():
+        raise FileMissingError(f"There is no folder {path.parent} for output={path}.")
+    if path.is_dir():
+        raise ConfigError(f"output={path} is a folder.")
 
 
 PARTIAL_SUFFIX = ".part"
-"""What the name of a file ends in that is not complete."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name to write to, beside the file's own, which it takes once it is complete, and on the disk.
+    """Yield a temporary path; once it is written and on the disk, it replaces `path`.
 
-    Whenever the process or the machine stops, there is what was there before or the whole new file.
+    Whenever the process or the machine stops, `path` has its old content or all of the new one.
     """
     temporary = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
     try:
@@ -48,7 +51,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+            with suppress(OSError):  # some network file systems cannot
+                _sync_folder(path.parent)
     except OSError as error:
         if str(error.filename).startswith(str(temporary)):  # a name that the user has never seen
             raise type(error)(error.errno, error.strerror, str(path)) from None
@@ -58,18 +63,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Without, a crash of the machine might bring back the old file."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return  # Windows, which opens no folder
-    with suppress(OSError):  # some network file systems cannot
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Without this, a crash of the machine might bring back the old file."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_partial_files(folder: Path, suffix: str) -> None:
-    """Remove what processes left that were killed while they wrote files whose names end in `suffix`."""
+    """Remove temporary files, for names that end in `suffix`, of processes that were killed."""
     for temporary in folder.glob(f".*{suffix}{PARTIAL_SUFFIX}"):
         temporary.unlink(missing_ok=True)

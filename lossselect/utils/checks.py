@@ -1,7 +1,4 @@
-"""Look things up by name, check options, and say what was meant when one is wrong.
-
-Needs neither torch nor lightning: the command line uses it before either is imported.
-"""
+"""Check options and look up names, with suggestions in the errors. Needs neither torch nor lightning."""
 
 import difflib
 import math
@@ -12,9 +9,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.utils.renamed import RENAMED
 
 T = TypeVar("T")
+
+RENAMED = {
+    "allow": "ignore_warnings",
+    "head_bias": "bias_init",
+    "unseen": "handle_unknown",
+    "ordered": "ordinal",
+    "decision_weight": "prior_correction",
+    "at_least": "min_labels",
+    "epoch": "last",
+    "map": "average_precision",
+    "brier": "brier_score",
+    "kappa": "quadratic_kappa",
+    "hamming": "hamming_distance",
+    "label_copy": "target_leakage",
+    "row_number": "index_column",
+    "absent_class": "class_without_rows",
+    "one_label_each": "looks_multiclass",
+    "unlike_train": "unseen_category",
+    "likely_mark": "likely_missing_marker",
+    "label_everywhere": "constant_label",
+    "unit_outputs": "outputs_look_like_probabilities",
+    "ended_early": "stopped_before_schedule_end",
+    "other_loss": "loss_changed_on_resume",
+}
+"""Names from before the first release, for suggestions; delete it after that."""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
@@ -25,15 +46,13 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     if new != name and new in names:
         return f" It was renamed to {new!r}."
     lower = {known.lower(): known for known in names}
-    begun = [known for low, known in lower.items() if name and low.startswith(name.lower())]
-    if begun:
-        return f" Did you mean {begun[0]!r}?"
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    close = [known for known in lower if name and known.startswith(name.lower())]
+    close = close or difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
     return f" Did you mean {lower[close[0]]!r}?" if close else ""
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """The entry called `name`; ValueError naming the entries there are, and the nearest."""
+    """Return the entry called `name`; a ConfigError lists the entries and suggests the nearest."""
     if not isinstance(name, str) or name not in table:
         raise ConfigError(
             f"There is no {kind} {name!r}.{suggestion(str(name), table)} Choose one of: {', '.join(table)}."
@@ -42,41 +61,38 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def format_setting(key: str, value: Any, plain: bool = True) -> str:
-    """A setting as it is typed at the command line: "data.positive=yes", in quotes where it needs them.
+    """Return a setting as it is typed at the command line, such as "data.positive=yes".
 
-    Args:
-        key: Its name.
-        value: What it is to be; a list is one.
-        plain: Whether letters and digits alone may stand without quotes.
+    Values with other characters than letters and digits, or all unless `plain`, are in quotes.
     """
-    listed = isinstance(value, list | tuple)
-    parts = [str(entry) for entry in (value if listed else [value])]
-    if plain and all(re.fullmatch(r"[\w.+-]+", part) and part.lower() != "null" for part in parts):
-        return f"{key}=[{','.join(parts)}]" if listed else f"{key}={parts[0]}"
-    if any(re.search(r"[$`!\\]", part) for part in parts) and "'" not in "".join(parts):
-        # which a shell would not leave alone in double quotes
-        parts = ['"' + part.replace('"', '\\"') + '"' for part in parts]
-        return f"'{key}=[{','.join(parts)}]'" if listed else f"'{key}={parts[0]}'"
-    parts = ["'" + part.replace("'", "\\'") + "'" for part in parts]
-    return f'"{key}=[{",".join(parts)}]"' if listed else f'"{key}={parts[0]}"'
+    is_list = isinstance(value, list | tuple)
+    parts = [str(entry) for entry in (value if is_list else [value])]
+    outer = ""
+    if not plain or not all(re.fullmatch(r"[\w.+-]+", part) and part.lower() != "null" for part in parts):
+        # a shell expands these characters within double quotes
+        expands = re.search(r"[$`!\\]", "".join(parts)) and "'" not in "".join(parts)
+        outer, inner = ("'", '"') if expands else ('"', "'")
+        parts = [inner + part.replace(inner, f"\\{inner}") + inner for part in parts]
+    shown = f"[{','.join(parts)}]" if is_list else parts[0]
+    return f"{outer}{key}={shown}{outer}"
 
 
-def check_options(given: Iterable[str], allowed: Iterable[str], owner: str) -> None:
-    """ValueError for the first option that `owner` does not have."""
+def check_options(options: Iterable[str], allowed: Iterable[str], owner: str) -> None:
+    """Raise ConfigError for the first option that `owner` does not have."""
     allowed = list(allowed)
-    for name in given:
+    for name in options:
         if name not in allowed:
             has = f"Its options: {', '.join(allowed)}." if allowed else "It has no options."
             raise ConfigError(f"{owner} has no option {name!r}.{suggestion(name, allowed)} {has}")
 
 
-def shorten(names: Sequence[Any], most: int = 8) -> str:
-    """The names in a line, or the first of them and how many there are."""
-    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+def shorten(names: Sequence[Any], limit: int = 8) -> str:
+    """Return the names separated by commas; of more than `limit` the first ones and the number of names."""
+    return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def first_duplicate(values: Iterable[Any]) -> Any:
-    """The first of the values that has been there before; None where there is none."""
+    """Return the first value that occurs a second time; None if there is none."""
     seen = set()
     for value in values:
         if value in seen:
@@ -86,28 +102,27 @@ def first_duplicate(values: Iterable[Any]) -> Any:
 
 
 def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
-    """`{"name": "focal", "gamma": 2}` -> `("focal", {"gamma": 2})`."""
+    """Split `{"name": "focal", "gamma": 2}` into `("focal", {"gamma": 2})`."""
     if "name" not in spec:
         raise ConfigError(f"The {kind} is given as {dict(spec)}, which lacks a 'name'.")
     return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
 
 
-def check_float(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a finite float between `least` and `most`; NumPy's numbers are numbers too."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if real and least <= value <= most and math.isfinite(value):
+def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Return `value`, a Python or NumPy number, as a finite float; raise ConfigError out of the bounds."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_real and minimum <= value <= maximum and math.isfinite(value):
         return float(value)
-    bounds = "" if least == -math.inf else f" of at least {least}"
-    bounds = bounds if most == math.inf else f" between {least} and {most}"
-    raise (ConfigError if real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
+    bounds = "" if minimum == -math.inf else f" of at least {minimum}"
+    bounds = bounds if maximum == math.inf else f" between {minimum} and {maximum}"
+    raise (ConfigError if is_real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
-def check_int(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    """`value` as an int between `least` and `most`."""
-    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-    message = f"{name} must be a whole number {bounds}, got {value!r}."
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise OptionTypeError(message)
-    if not least <= operator.index(value) <= most:
-        raise ConfigError(message)
-    return operator.index(value)
+def check_int(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
+    """Return `value` as an int; raise ConfigError out of the bounds, and OptionTypeError for another type."""
+    is_int = hasattr(value, "__index__") and not isinstance(value, bool)
+    if is_int and minimum <= operator.index(value) <= maximum:
+        return operator.index(value)
+    bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+    error = ConfigError if is_int else OptionTypeError
+    raise error(f"{name} must be a whole number {bounds}, got {value!r}.")

@@ -4,6 +4,6 @@ from importlib.util import find_spec
 
 
 def is_installed(package: str) -> bool:
-    """Without importing it; a folder of that name, as W&B makes one, is none."""
-    found = find_spec(package)
-    return found is not None and found.origin is not None
+    """Return whether a package is installed, without importing it; a folder such as W&B's is no package."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None

@@ -4,15 +4,18 @@ import json
 import os
 import re
 
-_names: dict[str, str] = {}
+_variables: dict[str, str] = {}
 """The variable of each text that must not be shown."""
 
 NO_SECRETS = ("true", "false", "null", "none", "auto", "yes", "no", "on", "off")
-"""Values that are settings, and would make any message unreadable."""
+"""Values that are settings, and whose redaction would make any message unreadable."""
+
+MIN_LENGTH = 4
+"""Shorter values occur in any text, so they are replaced only where they stand alone."""
 
 
 def record_environment() -> None:
-    """Record each variable that a config reads from now on, and forget those recorded before."""
+    """Record each variable that a config reads from now on; forget those recorded before."""
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 
@@ -22,25 +25,21 @@ def record_environment() -> None:
             record(name, os.environ[name])
         return value
 
-    _names.clear()
+    _variables.clear()
     OmegaConf.register_new_resolver("oc.env", read, replace=True)
 
 
 def record(name: str, value: str) -> None:
-    """Keep the value of the variable `name` out of messages, also a part of a list or path, or one line."""
+    """Keep the value of the variable `name` out of messages: also its lines, file name and list entries."""
     parts = [value, os.path.normpath(value), *value.splitlines()]
-    if not (name_of_file := os.path.basename(value)).isalpha():  # a word such as data is in any text
-        parts.append(name_of_file)
+    if not (file_name := os.path.basename(value)).isalpha():  # a word such as data is in any text
+        parts.append(file_name)
     if value.lstrip().startswith(("[", "{")):  # which oc.decode takes apart
         parts += re.split(r"[\s,:'\"\[\]{}]+", value)
     for part in parts:
-        if (part == value or len(part) >= SHORT) and part.strip() and part.lower() not in NO_SECRETS:
+        if (part == value or len(part) >= MIN_LENGTH) and part.strip() and part.lower() not in NO_SECRETS:
             for form in (part, part.strip(), repr(part)[1:-1], json.dumps(part)[1:-1]):
-                _names.setdefault(form, name)
-
-
-SHORT = 4
-"""Values of fewer characters are in any text, so they are replaced only where they stand alone."""
+                _variables.setdefault(form, name)
 
 
 def redact(text: str) -> str:
@@ -51,12 +50,12 @@ def redact(text: str) -> str:
         >>> redact("Cannot log in with 'hunter2'.")
         "Cannot log in with '${oc.env:MY_TOKEN}'."
     """
-    for value in sorted(_names, key=len, reverse=True):  # one may be part of another
+    for value in sorted(_variables, key=len, reverse=True):  # one may be part of another
         pattern = re.escape(value)
-        if len(value) == 1 or (len(value) < SHORT and value.isdecimal()):
+        if len(value) == 1 or (len(value) < MIN_LENGTH and value.isdecimal()):
             pattern = rf"(?<=['\"]){pattern}(?=['\"])"
-        elif len(value) < SHORT:
+        elif len(value) < MIN_LENGTH:
             pattern = rf"(?<!\w){pattern}(?!\w)"
-        name = _names[value]
-        text = re.sub(pattern, lambda _, name=name: f"${{oc.env:{name}}}", text)  # type: ignore[misc]
+        shown = f"${{oc.env:{_variables[value]}}}"
+        text = re.sub(pattern, lambda _, shown=shown: shown, text)  # type: ignore[misc]
     return text

@@ -12,20 +12,16 @@ The last four are the wide forms of the first four.
 
 
 def escape_formula(columns: Any) -> pl.DataFrame:
-    """A table of the columns, with a ' before names and text that a spreadsheet would take for a formula.
+    """Return a table of the columns, with a ' before names and text that a spreadsheet takes for a formula.
 
     Numbers as text, such as the class -1, stay as they are.
-
-    Args:
-        columns: A table, or columns by name.
     """
     frame = pl.DataFrame(columns)
     text, names = pl.col(pl.String), pl.Series(frame.columns, dtype=pl.String)
     frame = frame.with_columns(pl.when(_is_formula(text)).then("'" + text).otherwise(text).name.keep())
-    changed = {name: f"'{name}" for name in names.filter(_is_formula(names))}
-    return frame.rename(changed)
+    return frame.rename({name: f"'{name}" for name in names.filter(_is_formula(names))})
 
 
 def _is_formula(text: Any) -> Any:
-    """Of a column, or an expression of columns."""
+    """Return where a column, or an expression of columns, is a formula."""
     return text.str.contains(FORMULA) & text.cast(pl.Float64, strict=False).is_null()

@@ -1,4 +1,4 @@
-"""What other libraries print, kept from the terminal."""
+"""Silence other libraries."""
 
 import io
 import logging
@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """What writes and reads these files says much of itself, and of what it gives up prints all."""
+    """Silence logs, warnings and stderr within the context."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

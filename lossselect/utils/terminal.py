@@ -8,6 +8,7 @@ import stat
 import sys
 import traceback
 import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
@@ -18,34 +19,31 @@ from lossselect.utils.redaction import redact
 def escape_controls(text: str) -> str:
     r"""Return the text with control characters as escapes, so that it can neither move the cursor nor hide.
 
-    These are the characters of Unicode's categories Cc (ESC and other controls), Cf (invisible ones, and
-    those that change the direction of the text), Cs (bytes of a path that are not UTF-8), Zl and Zp
-    (separators of lines and paragraphs); line breaks and tabs stay.
+    These are Unicode's categories Cc (ESC and other controls), Cf (invisible, or changing the direction of
+    text), Cs (bytes of a path that are not UTF-8), Zl and Zp (separators); line breaks and tabs stay.
 
     Example:
         >>> escape_controls("\x1b[31mcat\u202e")
         '\\x1b[31mcat\\u202e'
     """
-    return text if text.isprintable() else re.sub(r"[^\n\t -~]", _escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode() if _is_hidden(found[0]) else found[0]
-
-
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return _escape_hidden(text, lambda character: character.encode("unicode_escape").decode())
 
 
 def escape_controls_in_json(text: str) -> str:
     """Return the same JSON with such characters as escapes of JSON."""
-    return re.sub(
-        r"[^\n\t -~]", lambda found: json.dumps(found[0])[1:-1] if _is_hidden(found[0]) else found[0], text
-    )
+    return _escape_hidden(text, lambda character: json.dumps(character)[1:-1])
+
+
+def _escape_hidden(text: str, escape: Callable[[str], str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        is_hidden = unicodedata.category(match[0]) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        return escape(match[0]) if is_hidden else match[0]
+
+    return text if text.isprintable() else re.sub(r"[^\n\t -~]", replace, text)
 
 
 def sanitize(text: str) -> str:
-    """Return the text as it may be shown: see `escape_controls` and `redact`."""
+    """Return the text redacted and with control characters escaped, as it may be shown."""
     return escape_controls(redact(text))
 
 
@@ -55,7 +53,7 @@ def print_safely(text: str, file: TextIO | None = None, flush: bool = False) -> 
 
 
 class _Pipe(io.FileIO):
-    """A pipe that takes what is written when nobody reads any more, as after `| head`."""
+    """A pipe that accepts writes when nobody reads any more, as after `| head`."""
 
     def write(self, data: Any) -> int:
         try:
@@ -65,10 +63,10 @@ class _Pipe(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Let a command go on, and write its files, whatever stdout and stderr are.
+    """Let a command run to its end, and print tracebacks without secrets, whatever stdout and stderr are.
 
-    They may be closed (`>&-`), a pipe whose reader ends first, or of an encoding that lacks the characters
-    of a class name, which are printed as escapes then. A traceback shows no secrets.
+    They may be closed (`>&-`), a pipe whose reader ends first, or of an encoding that lacks characters, which
+    are then printed as escapes.
     """
     with suppress(OSError):
         # else the next file that is opened would be what libraries print to

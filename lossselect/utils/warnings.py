@@ -11,7 +11,7 @@ from typing import Any
 from lossselect.utils.checks import lookup, shorten
 
 ON_NONFINITE = ("stop", "skip")
-"""What becomes of a step whose loss or gradient is not finite."""
+"""What to do with a step whose loss or gradient is not finite."""
 
 WARNINGS = {
     "class_without_rows": "a class or label that no train row has",
@@ -49,34 +49,34 @@ WARNINGS = {
     "unmatched_missing": "marks for missing labels that no row has",
     "unseen_label": "labels that no train row has, and that count as missing by the user's choice",
 }
-"""What is warned of, by name."""
+"""The meaning of each named warning."""
 
 
 class LossSelectWarning(UserWarning):
-    """What looks like a mistake and may be meant.
+    """Warning about suspicious but valid input.
 
     Args:
         name: A name of `WARNINGS`.
-        said: What it looks like, and the fix.
+        message: What looks wrong, and the fix.
     """
 
-    def __init__(self, name: str, said: str) -> None:
-        super().__init__(name, said)
-        self.name, self.said = name, said
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name, self.message = name, message
 
     def __str__(self) -> str:
-        return f"{self.said} [{self.name}]"
+        return f"{self.message} [{self.name}]"
 
 
-def warn(name: str, said: str) -> None:
+def warn(name: str, message: str) -> None:
     """Issue the warning `name`, which `ignore_warnings=[name]` silences."""
     lookup(WARNINGS, name, "warning")
-    warnings.warn(LossSelectWarning(name, said), stacklevel=2)
+    warnings.warn(LossSelectWarning(name, message), stacklevel=2)
 
 
 @contextmanager
 def ignore_warnings(*names: str) -> Iterator[None]:
-    """Within it, what these warnings are about is meant.
+    """Silence these warnings within the context.
 
     Raises:
         ValueError: there is no warning of that name.
@@ -95,12 +95,12 @@ def ignore_warnings(*names: str) -> Iterator[None]:
 
 
 def warn_class_without_rows(names: list[str]) -> None:
-    """Warn of classes that no train row has."""
+    """Warn about classes that no train row has."""
     warn("class_without_rows", f"No train row has {shorten(names)}: the net cannot learn what that is.")
 
 
 def warn_looks_multiclass() -> None:
-    """Warn of multilabel rows that are multiclass ones."""
+    """Warn about multilabel rows that all have exactly one label."""
     warn(
         "looks_multiclass",
         "Every row has exactly one label. If a row can have no other number of them, it is of one of several "
@@ -109,7 +109,7 @@ def warn_looks_multiclass() -> None:
 
 
 def warn_one_hot_integers(shape: Any) -> None:
-    """Warn of integers (N, C) that were read as one-hot rows and may be class indices of C positions."""
+    """Warn about integers (N, C) read as one-hot rows that may be class indices of C positions."""
     warn(
         "one_hot_integers",
         f"Integers of shape {tuple(shape)} were read as one-hot rows of {shape[1]} classes. If they are the "
@@ -119,26 +119,14 @@ def warn_one_hot_integers(shape: Any) -> None:
 
 
 def warn_no_positives(positives: Any, task: Any, split: str) -> None:
-    """Say how many labels or classes are in no macro mean, as the split has none of them.
-
-    Args:
-        positives: How many there are of each.
-        task: Whose labels or classes they are.
-        split: As the message calls it.
-    """
+    """Warn about labels or classes that are in no macro mean, as the split has `positives` of 0 for them."""
     if task.positive_name:
         return
     names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
-    if not names:
-        return
-    labels = task.several_labels
-    kind, means = (
-        ("labels", "f1_macro, auroc, average_precision")
-        if labels
-        else ("classes", "auroc, average_precision")
-    )
-    warn(
-        "no_positives",
-        f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are in "
-        f"no macro mean ({means}): {shorten(names)}.",
-    )
+    if names:
+        kind, means = ("labels", "f1_macro, ") if task.several_labels else ("classes", "")
+        warn(
+            "no_positives",
+            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are "
+            f"in no macro mean ({means}auroc, average_precision): {shorten(names)}.",
+        )

@@ -300,7 +300,7 @@ class TestCommand:
     def test_auto(self, files, command, monkeypatch):
         given = ("task=multilabel", "data.target=Y.npz", *self.SAME, "check_only=true")
         assert "head=chunked" not in command(*given)[1]
-        monkeypatch.setattr("lossselect.run.settings.MANY_OUTPUTS", C)
+        monkeypatch.setattr("lossselect.run.settings.MIN_OUTPUTS_CHUNKED", C)
         assert "(head=chunked)" in " ".join(command(*given)[1].split())
         assert "(head=chunked)" not in " ".join(command(*given, "head=dense")[1].split())
         code, out, _ = command(*given, "~head")
@@ -322,7 +322,7 @@ class TestCommand:
             "loss": {"name": "cross_entropy"},
         }
         monkeypatch.setattr("lossselect.utils.devices.total_memory", lambda: 4 * 16 * 64 * 1000)
-        monkeypatch.setattr("lossselect.run.settings.FITS_ANYWHERE", 0)
+        monkeypatch.setattr("lossselect.run.settings.MAX_BYTES_UNCHECKED", 0)
         assert resolve_head(config, ls.Multilabel(1000))["name"] == "dense"
         assert resolve_head(config, ls.Multilabel(1001))["name"] == "chunked"
 

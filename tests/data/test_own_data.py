@@ -18,7 +18,7 @@ from paths import ROOT
 
 import lossselect as ls
 from lossselect.cli import predict
-from lossselect.run.build import own_data
+from lossselect.run.build import load_data
 
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "hydra.run.dir=run"]
 
@@ -588,22 +588,22 @@ class TestAFileThatChanges:
         config = self.config(name="table", path=str(path), target="y", positive="no")
         self.write(path, "yes")
         size = path.stat().st_size
-        first = own_data(config)
-        assert own_data(config) is first  # a file that has not changed is read once
+        first = load_data(config)
+        assert load_data(config) is first  # a file that has not changed is read once
         assert first.task.class_names == ("yes", "no")
         self.write(path, "may")
         assert path.stat().st_size == size
-        assert own_data(config).task.class_names == ("may", "no")
+        assert load_data(config).task.class_names == ("may", "no")
 
     def test_the_modification_time_is_that_of_the_old_file(self, tmp_path):
         path = tmp_path / "t.csv"
         config = self.config(name="table", path=str(path), target="y", positive="no")
         self.write(path, "yes")
         times = path.stat()
-        own_data(config)
+        load_data(config)
         self.write(path, "may")
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as cp -p leaves it
-        assert own_data(config).task.class_names == ("may", "no")
+        assert load_data(config).task.class_names == ("may", "no")
 
     @pytest.mark.parametrize("split", ["val_path", "test_path"])
     def test_the_file_of_another_split(self, split, tmp_path):
@@ -612,18 +612,18 @@ class TestAFileThatChanges:
             self.write(path, "yes", 20 * start)
         given = {key: str(path) for key, path in paths.items()}
         config = self.config(name="table", target="y", positive="no", **given)
-        rows = own_data(config).splits.rows[split.removesuffix("_path")]
+        rows = load_data(config).splits.rows[split.removesuffix("_path")]
         lines = paths[split].read_text().splitlines()
         paths[split].write_text("\n".join(lines[:-4]) + "\n")
-        assert len(own_data(config).splits.rows[split.removesuffix("_path")]) == len(rows) - 4
+        assert len(load_data(config).splits.rows[split.removesuffix("_path")]) == len(rows) - 4
 
     def test_the_labels_beside_a_mapped_array(self, tmp_path):
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 2)))
         np.save(tmp_path / "y.npy", np.arange(40) % 2)
         config = self.config(name="arrays", path=str(tmp_path / "x.npy"), target=str(tmp_path / "y.npy"))
-        before = own_data(config).splits.labels
+        before = load_data(config).splits.labels
         np.save(tmp_path / "y.npy", 1 - np.arange(40) % 2)
-        assert np.array_equal(own_data(config).splits.labels, 1 - before)
+        assert np.array_equal(load_data(config).splits.labels, 1 - before)
 
     def test_the_same_name_in_another_folder(self, tmp_path, monkeypatch):
         config = self.config(name="table", path="t.csv", target="y", positive="no")
@@ -631,4 +631,4 @@ class TestAFileThatChanges:
             (tmp_path / label).mkdir()
             self.write(tmp_path / label / "t.csv", label)
             monkeypatch.chdir(tmp_path / label)
-            assert own_data(config).task.class_names == (label, "no")
+            assert load_data(config).task.class_names == (label, "no")

@@ -18,7 +18,7 @@ from lossselect.export import formats
 from lossselect.export import write as export
 from lossselect.export.read import load_exported
 from lossselect.export.write import export_model
-from lossselect.run.build import _own_data
+from lossselect.run.build import _load_data
 
 SUFFIXES = tuple(form.suffix for form in formats.FORMATS.values())
 NAMES = ("a/b", "<b>", "=1", "\N{GRINNING FACE}")
@@ -424,7 +424,7 @@ class TestCommand:
         (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
         for reason in ("its data are others now", "t.csv"):
             monkeypatch.chdir(tmp_path)
-            _own_data.cache_clear()  # a process reads a file once
+            _load_data.cache_clear()  # a process reads a file once
             given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
             code, out, _ = self.call(monkeypatch, capsys, "export", *given)
             assert code == 0

@@ -27,6 +27,8 @@ def imported_by(code, folder=None):
         ("import lossselect; lossselect.select_loss(lossselect.Binary())", ["torch"]),
         ("import lossselect; lossselect.make_metrics", ["torch", "torchmetrics"]),
         ("import lossselect.cli.train", ["hydra"]),
+        ("import lossselect.cli.predict", ["hydra"]),
+        ("import lossselect.cli.report", ["hydra"]),
         ("import lossselect.sklearn; lossselect.sklearn.TaskClassifier", ["sklearn"]),
     ],
 )

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import SimpleProfiler
 
-from lossselect.run.settings import OF_A_RUN
+from lossselect.run.settings import RESERVED
 from lossselect.run.trainer import build_trainer
 
 
@@ -89,4 +89,4 @@ def test_what_lightning_documents_is_taken(options):
 
 def test_its_own_defaults_are_taken():
     parameters = inspect.signature(Trainer).parameters
-    build_trainer({name: parameter.default for name, parameter in parameters.items() if name not in OF_A_RUN})
+    build_trainer({name: parameter.default for name, parameter in parameters.items() if name not in RESERVED})

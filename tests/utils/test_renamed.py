@@ -5,8 +5,7 @@ import pytest
 import lossselect as ls
 from lossselect.data.label_parsing.options import LabelOptions
 from lossselect.run.validation import SETTINGS
-from lossselect.utils.checks import suggestion
-from lossselect.utils.renamed import RENAMED
+from lossselect.utils.checks import RENAMED, suggestion
 from lossselect.utils.warnings import WARNINGS
 
 TASKS = (ls.Binary(), ls.Multiclass(3, ordinal=True), ls.Multilabel(3))

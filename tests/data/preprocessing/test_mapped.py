@@ -23,7 +23,7 @@ from lossselect.data.preprocessing.array_features import ArrayRows
 from lossselect.data.readers import arrays
 from lossselect.data.readers.arrays import read_arrays
 from lossselect.labels.label_lists import LabelLists
-from lossselect.run.build import _own_data
+from lossselect.run.build import _load_data
 from lossselect.tasks.registry import make_task
 
 OPTIONS = {"val_path": None, "test_path": None, "val_fraction": 0.25, "test_fraction": 0.25, "seed": 0}
@@ -38,7 +38,7 @@ def _small_blocks(monkeypatch):
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    _own_data.cache_clear()  # files of the same names are not the same in the next folder
+    _load_data.cache_clear()  # files of the same names are not the same in the next folder
 
 
 def load(path, task="multiclass", name="arrays", **options):

@@ -1,0 +1,61 @@
+"""Arguments of predict, export and report: KEY=VALUE, and --KEY VALUE."""
+
+import pytest
+
+from lossselect.cli.console import Command, parse_arguments
+from lossselect.cli.predict import COMMAND
+from lossselect.exceptions import ConfigError
+
+GIVEN = {"checkpoint": "a.ckpt", "input": "b=c.csv", "output": "o.csv"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["checkpoint=a.ckpt", "input=b=c.csv", "output=o.csv"],
+        ["--checkpoint=a.ckpt", "--input=b=c.csv", "--output=o.csv"],
+        ["--checkpoint", "a.ckpt", "--input", "b=c.csv", "--output", "o.csv"],
+        ["output=x.csv", "checkpoint=a.ckpt", "--input", "b=c.csv", "output=o.csv"],
+    ],
+    ids=" ".join,
+)
+def test_both_forms_are_the_same(arguments):
+    assert parse_arguments(COMMAND, arguments) == GIVEN
+
+
+@pytest.mark.parametrize("value", ["", "-", "--", "--x", "a b", "[a,b]", "a=b", "'", ";", "%s"])
+def test_a_value_is_taken_as_it_is(value):
+    assert parse_arguments(COMMAND, [*(f"{k}={v}" for k, v in GIVEN.items()), f"keep={value}"]) == {
+        **GIVEN,
+        "keep": value,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--chekpoint", "a"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
+        (["--chekpoint=a"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
+        (["check=a"], "lossselect predict has no option 'check'. Did you mean 'checkpoint'?"),
+        (["--check=a"], "lossselect predict has no option 'check'. Did you mean 'checkpoint'?"),
+        (["input"], "'input' cannot be read: settings look like KEY=VALUE."),
+        (["x", "chekpoint=a"], "'x' cannot be read: settings look like KEY=VALUE."),
+        (["--", "input=a"], "cannot be read: settings look like KEY=VALUE."),
+        (["--input"], "argument --input: expected one argument."),
+        (
+            ["checkpoint=", "input=a"],
+            "Say checkpoint=...: checkpoint=best.ckpt input=new.csv output=out.csv.",
+        ),
+    ],
+    ids=str,
+)
+def test_mistakes(arguments, message):
+    with pytest.raises(ConfigError) as raised:
+        parse_arguments(COMMAND, arguments)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_name_that_is_part_of_another():
+    command = Command(print, "x", "", {"a": ("A", "a"), "ab": ("B", "b")}, {})
+    assert parse_arguments(command, ["ab=1", "a=2"]) == {"ab": "1", "a": "2"}
