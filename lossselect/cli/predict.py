@@ -152,7 +152,7 @@ def _model(
     """How inputs are made of a file, and what returns their columns and which rows lack a prediction."""
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import find_format
-    from lossselect.export.read import load_exported, top_prediction_of
+    from lossselect.export.read import load_exported, topk_prediction
     from lossselect.reporting.prediction_table import prediction_columns, rows_without_prediction, top_columns
 
     cannot = (
@@ -171,7 +171,7 @@ def _model(
         def of_export(rows: Any) -> "tuple[dict[str, Any], np.ndarray]":
             said = served(rows)
             if served.metadata.get("head") == "chunked":  # of so many outputs the highest are told
-                top = top_prediction_of(said)
+                top = topk_prediction(said)
                 return top_columns(served.task, **top), rows_without_prediction(top["prediction"])
             columns = prediction_columns(served.task, said.probabilities, said.predictions)
             return columns, rows_without_prediction(said.predictions)
