@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,14 @@ def export_model(
         )
     check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
     model = _copy_for_export(module, plain)
-    metadata = json.dumps(
-        _make_metadata(module, spec, preparation, inputs), ensure_ascii=False, default=Tensor.tolist
-    )
+    metadata = _make_metadata(module, spec, preparation, inputs)
     inputs = inputs.detach().cpu()
-    write: Callable[[Outputs, Tensor, str, Path], None] = {
-        "onnx": _write_onnx,
-        "torch_export": _write_torch_export,
-        "safetensors": _write_safetensors,
-    }[form]
+    write = {"onnx": _write_onnx, "torch_export": _write_torch_export, "safetensors": _write_safetensors}
     with atomic_write(path) as temporary, silence():
         with_suffix = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
             # of a single row torch.export would make a program for one row alone
-            write(model, torch.cat([inputs[:1], inputs[-1:]]), metadata, with_suffix)
+            write[form](model, torch.cat([inputs[:1], inputs[-1:]]), metadata, with_suffix)
             seal(with_suffix)
             differences = _compare(model, with_suffix, inputs)
             with_suffix.replace(temporary)
@@ -134,16 +128,11 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     return convert_weights(model.cpu().eval(), lambda value: value.float() if value.dtype in HALF else value)
 
 
-def _make_metadata(
-    module: Classifier,
-    spec: Mapping[str, Any] | None,
-    preparation: Mapping[str, Any] | None,
-    inputs: Tensor,
-) -> dict[str, Any]:
+def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:
     task, feature_names = module.task, None
     if preparation and "features" in preparation:  # they are made of a file's columns
         feature_names = Preparation.from_dict(preparation).features.names
-    return {
+    metadata = {
         "made_by": f"lossselect {version('lossselect')}",
         "task": task.to_dict(),
         "activation": task.activation,
@@ -158,6 +147,7 @@ def _make_metadata(
         "preparation": preparation,
         "net": spec,
     }
+    return json.dumps(metadata, ensure_ascii=False, default=Tensor.tolist)
 
 
 def _trace(model: Outputs, inputs: Tensor) -> Any:

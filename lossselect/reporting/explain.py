@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 MANY_OUTPUTS = 1000
 """From here on a chunked head may be worth it."""
-
 MAX_ROWS = 30
-"""The highest number of classes that `label_table` lists one by one."""
+"""Of a table of classes."""
 
 
 def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Plan:
@@ -37,15 +36,11 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
         name, given = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
         loss = select_loss(task, name, **given, **options)
     classes = Line("classes", _format_names(task))
-    return Plan(str(task).capitalize(), [classes, *_task_lines(task, loss, {"name": "dense"}, counted=False)])
+    return Plan(str(task).capitalize(), [classes, *_task_lines(task, loss, {"name": "dense"}, False)])
 
 
 def plan(
-    module: Any,
-    data: Any,
-    training: Training,
-    monitor: Monitor,
-    decision: Mapping[str, Any] | None = None,
+    module: Any, data: Any, training: Training, monitor: Monitor, decision: Mapping[str, Any] | None = None
 ) -> Plan:
     """Plan a run: what it will do, why, and which settings change it.
 
@@ -56,7 +51,7 @@ def plan(
         monitor: What the best checkpoint is chosen by.
         decision: Options of `fit_decision`; None where the decision is not fitted.
     """
-    task, criterion = module.task, module.criterion
+    task = module.task
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     example, reason, change = "", "as declared", ""
     if splits:
@@ -67,7 +62,7 @@ def plan(
     lines = [
         Line("task", str(task), reason, "task=..."),
         Line("classes", _format_names(task), numbered, change),
-        *_task_lines(task, criterion, module._head_spec, decision, example, counted=splits is not None),
+        *_task_lines(task, module.criterion, module._head_spec, splits is not None, decision, example),
         _checkpoint_line(monitor),
     ]
     if start := module._bias_source:
@@ -78,8 +73,7 @@ def plan(
         value = f"{module.mix.func.__name__} of the train batches"
         lines.append(Line("mix", value, "train metrics are of mixed labels", "mix=none"))
     lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
-    weights = sum(p.numel() for p in module.parameters())
-    net = type(module.net).__name__
+    net, weights = type(module.net).__name__, sum(p.numel() for p in module.parameters())
     change = "model=mlp" if net == "Linear" else "model=linear"
     lines.append(Line("model", f"{net}, {weights:,} weights", "", change))
     return Plan("Plan", [*lines, *_training_lines(module, data, training)])
@@ -90,13 +84,7 @@ def _format_names(task: Task) -> str:
 
 
 def _task_lines(
-    task: Task,
-    criterion: Any,
-    head: Mapping[str, Any],
-    decision: Mapping[str, Any] | None = None,
-    example: str = "",
-    *,
-    counted: bool,
+    task: Task, criterion: Any, head: Any, counted: bool, decision: Any = None, example: str = ""
 ) -> Iterator[Line]:
     width, chunked = task.num_outputs, head["name"] == "chunked"
     value, reason = f"{width:,} raw logit{'s' * (width > 1)}", task.outputs_are
@@ -225,10 +213,7 @@ def _format_decision(task: Task, decision: Mapping[str, Any] | None, criterion: 
 
 
 def _find_weights(task: Task, criterion: Any) -> str:
-    """Return the name of the option of the loss that biases the logits, or "".
-
-    Known before the train labels tell how much.
-    """
+    """Return the name of the option of the loss that biases the logits, or ""; counted or not."""
     name = "weight" if task.exclusive else "pos_weight"
     if not isinstance(criterion, Loss):
         return name if torch_weight(criterion, task) is not None else ""
@@ -296,7 +281,7 @@ def _format_spec(spec: Any) -> str:
     if not isinstance(spec, Mapping):
         return spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
     options = {key: value for key, value in spec.items() if key != "name" and value is not None}
-    return ", ".join([str(spec["name"]), *([_format_options(options)] if options else [])])
+    return f"{spec['name']}{', ' * bool(options)}{_format_options(options)}"
 
 
 def _format_options(options: Mapping[str, Any]) -> str:
@@ -321,7 +306,6 @@ def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list
     if len(rows) > MAX_ROWS:
         half = MAX_ROWS // 2
         rows = [*rows[:half], ("...", []), *rows[-half:]]
-    sums = {"(missing)": "missing", "(rows)": "rows"}
-    return dict(rows) | {
-        key: [str(getattr(count, name)) for count in counts.values()] for key, name in sums.items()
-    }
+    rows.append(("(missing)", [str(count.missing) for count in counts.values()]))
+    rows.append(("(rows)", [str(count.rows) for count in counts.values()]))
+    return dict(rows)

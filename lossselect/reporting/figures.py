@@ -25,16 +25,13 @@ Curve = tuple[np.ndarray, np.ndarray, str, tuple[float, float] | None]
 
 INK = "#1a2b3c"
 """The colour of text and lines. Within the page it becomes the colour of the text, light or dark."""
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
 """Okabe and Ito's, which people of any colour vision can distinguish, on black and on white."""
 
 MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30
 """Of more outputs the ones with the most rows are drawn."""
-
 MAX_POINTS = 300
 """Of a curve: of more the eye sees no difference."""
-
 WIDTH = 5.2
 """Of a figure in inches, so that text is as large in all of them."""
 
@@ -84,10 +81,7 @@ def roc(outcome: Outcome) -> Figure | None:
         point = decided[truth == 0].mean(), decided[truth == 1].mean()
         return fpr, tpr, f"AUROC {auc(fpr, tpr):.3f}", point
 
-    figure = _ranking(outcome, curve, xlabel="false positive rate", ylabel="true positive rate")
-    if figure is not None:
-        _draw_diagonal(figure.axes[0])
-    return figure
+    return _ranking(outcome, curve, True, xlabel="false positive rate", ylabel="true positive rate")
 
 
 def precision_recall(outcome: Outcome) -> Figure | None:
@@ -98,10 +92,10 @@ def precision_recall(outcome: Outcome) -> Figure | None:
         point = (decided[truth == 1].mean(), truth[decided == 1].mean()) if decided.any() else None
         return recall, precision, f"AP {-(np.diff(recall) * precision[:-1]).sum():.3f}", point
 
-    return _ranking(outcome, curve, xlabel="recall", ylabel="precision", ylim=(0, 1.02))
+    return _ranking(outcome, curve, False, xlabel="recall", ylabel="precision", ylim=(0, 1.02))
 
 
-def _ranking(outcome: Outcome, curve: Callable[..., Curve], **axes_settings: Any) -> Figure | None:
+def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **labels: Any) -> Figure | None:
     """Draw a curve of each output, and of all of them pooled."""
     several = len(outcome.names) > 1
     outputs = [(short(outcome.names[i]), outcome.known(i)) for i in _most_frequent(outcome, MAX_CURVES)]
@@ -120,7 +114,9 @@ def _ranking(outcome: Outcome, curve: Callable[..., Curve], **axes_settings: Any
         axes.plot(x[at], y[at], color=colour, linewidth=width, label=f"{name} ({area})")
         if outcome.thresholds is not None and point is not None:
             axes.plot(*point, "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.6)
-    axes.set(xlim=(-0.01, 1.01), **axes_settings)
+    if diagonal:
+        _draw_diagonal(axes)
+    axes.set(xlim=(-0.01, 1.01), **labels)
     return _with_legend(figure)
 
 
@@ -143,8 +139,8 @@ def reliability(outcome: Outcome) -> Figure:
     bars.bar(middles, count / max(count.sum(), 1), 1 / CALIBRATION_BINS, color=colour, alpha=0.15)
     bars.set(ylim=(0, 4), yticks=[])
     bars.spines[:].set_visible(False)
-    label = "largest probability of a row" if task.exclusive else "probability"
-    axes.set(xlabel=label, ylabel="share that comes true", xlim=(0, 1), ylim=(0, 1))
+    xlabel = "largest probability of a row" if task.exclusive else "probability"
+    axes.set(xlabel=xlabel, ylabel="share that comes true", xlim=(0, 1), ylim=(0, 1))
     return _with_legend(figure)
 
 
@@ -198,12 +194,11 @@ def combine(outcome: Outcome) -> Figure | None:
 def _matrix(shares: np.ndarray, counts: np.ndarray, names: list[str], **axes_settings: str) -> Figure:
     side = max(WIDTH, 1.2 + 0.26 * len(names))
     figure = Figure(figsize=(side, side))
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(**axes_settings)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     labels = [short(name, 14) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90)
     axes.set_yticks(range(len(names)), labels)
-    axes.set(**axes_settings)
     if len(names) <= 16:  # of more the numbers would not be read
         for i, j in np.argwhere(counts):
             colour = "white" if shares[i, j] > 0.5 else "#08306b"
@@ -223,7 +218,7 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _most_frequent(outcome: Outcome, count: int) -> list[int]:
-    return _largest(outcome.support, count).tolist()
+    return _largest(np.nansum(outcome.truth, 0), count).tolist()
 
 
 def _panel(height: float = 3.6) -> tuple[Figure, Axes]:

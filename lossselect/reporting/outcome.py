@@ -76,25 +76,13 @@ class Outcome:
             return self.task.to_one_hot(labels).numpy()
         return labels.double().masked_fill(labels == IGNORE_INDEX, torch.nan).numpy()
 
-    @cached_property
-    def support(self) -> np.ndarray:
-        """The number of rows in which each output is true."""
-        return np.nansum(self.truth, 0).astype(int)
-
     def known(self, output: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return truth, log-odds and decision where the label is known: of one output, or of all pooled."""
         known = ~np.isnan(self.truth[:, output])
-        truth, scores, decided = (
-            values[:, output][known] for values in (self.truth, self.log_odds, self.decided)
-        )
-        return truth, scores, decided
+        return self.truth[:, output][known], self.log_odds[:, output][known], self.decided[:, output][known]
 
     def reliability(self, task: Task) -> tuple[np.ndarray, float]:
-        """Return count, sum of probabilities and of labels in each of 15 bins, and the calibration error.
-
-        Args:
-            task: `task` or `base_task`, by whose temperature probabilities are computed.
-        """
+        """Return count, sum of probabilities and of labels in each of 15 bins, and the calibration error."""
         probabilities = task.probabilities(self.logits.double())
         truth = torch.from_numpy(self.truth).double()
         known = ~truth.isnan()
