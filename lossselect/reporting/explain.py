@@ -42,15 +42,7 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
 def plan(
     module: Any, data: Any, training: Training, monitor: Monitor, decision: Mapping[str, Any] | None = None
 ) -> Plan:
-    """Plan a run: what it will do, why, and which settings change it.
-
-    Args:
-        module: A `Classifier`, or a `TaskModule`.
-        data: A `TensorData`, or the user's own data module.
-        training: How it is fitted.
-        monitor: What the best checkpoint is chosen by.
-        decision: Options of `fit_decision`; None where the decision is not fitted.
-    """
+    """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted."""
     task = module.task
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     example, reason, change = "", "as declared", ""
@@ -63,8 +55,12 @@ def plan(
         Line("task", str(task), reason, "task=..."),
         Line("classes", _format_names(task), numbered, change),
         *_task_lines(task, module.criterion, module._head_spec, splits is not None, decision, example),
-        _checkpoint_line(monitor),
     ]
+    value, change = "of the last epoch", "monitor=val/loss (of the best)"
+    if monitor.metric != "last":
+        value = f"of the epoch with the best {monitor.metric} ({best_mode(monitor.metric)})"
+        change = "monitor=val/f1_macro, monitor=last (the last)"
+    lines.append(Line("checkpoint", value, monitor.why, change))
     if start := module._bias_source:
         reason = "the first loss is then about the entropy of the labels, and no step is spent on that"
         reason, change = ("", "bias_init=prior") if start == "0" else (reason, "bias_init=zero")
@@ -222,14 +218,6 @@ def _find_weights(task: Task, criterion: Any) -> str:
     if criterion.tau:
         return "logit adjustment"
     return "alpha" if not task.exclusive and criterion.options.get("alpha") else ""
-
-
-def _checkpoint_line(monitor: Monitor) -> Line:
-    metric, reason = monitor
-    if metric == "last":
-        return Line("checkpoint", "of the last epoch", reason, "monitor=val/loss (of the best)")
-    best = f"of the epoch with the best {metric} ({best_mode(metric)})"
-    return Line("checkpoint", best, reason, "monitor=val/f1_macro, monitor=last (the last)")
 
 
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:

@@ -107,10 +107,7 @@ class Outcome:
         return {name: cell.sum(0) for name, cell in cells.items()}
 
     def most_wrong(self, count: int) -> list[tuple[int, str, str, float]]:
-        """Return the wrong predictions of the highest probability: row, true, decided, probability.
-
-        Each label of a multilabel row is a prediction.
-        """
+        """Return the surest wrong decisions, of a row or a label: row, true, decided, probability."""
         if self.rows is None:
             return []
         rows, true, decided = self.rows, self.truth, self.decided

@@ -51,12 +51,9 @@ class Grid(NamedTuple):
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
-    """Write report.html and figures/*.svg, *.png from the files in a run's folder; return the page's path.
+    """Write report.html and figures/*.svg, *.png from what a run has left in its folder; return the path.
 
-    Args:
-        folder: With plan.json, metrics.json and logs/metrics.csv, or some of them.
-        outcome: Of the rows that the run was tested with.
-        ended: Why the run ended before its time, if it did.
+    `ended` is why the run ended before its time, if it did.
     """
     plan = _read_json(folder / "plan.json")
     lines = plan.get("lines") if isinstance(plan, dict) else None
@@ -128,10 +125,8 @@ def _outcome_figures(outcome: Outcome) -> Iterator[Source]:
     caption = f"{each}{' Dots are where the thresholds are.' * has_thresholds}{curves}".strip()
     yield "roc", "ROC", caption, lambda: figures.roc(outcome)
     yield "precision_recall", "Precision and recall", caption, lambda: figures.precision_recall(outcome)
-    caption = (
-        "How often what is said with a probability is true; on the dotted line as often as said. Bars: the "
-        "share of rows."
-    )
+    caption = "How often what is said with a probability is true; on the dotted line as often as said."
+    caption += " Bars: the share of rows."
     yield "reliability", "Reliability", caption, lambda: figures.reliability(outcome)
     line = " The line is the threshold." * has_thresholds
     caption = f"The probability of an output where it is true and where it is not.{line}{panels}"

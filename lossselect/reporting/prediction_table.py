@@ -35,10 +35,7 @@ def top_columns(task: Task, top: Tensor, probabilities: Tensor, prediction: Tens
 
 
 def prediction_columns(task: Task, probabilities: Tensor, prediction: Tensor) -> dict[str, Any]:
-    """Return the decoded decision of each row, and the probability of each output.
-
-    The decision of a row is empty if it is missing for one of its labels: see `rows_without_prediction`.
-    """
+    """Return the decoded decision of each row, empty if a label lacks one, and each output's probability."""
     columns: dict[str, Any] = {"prediction": _decision_cells(task.decode(prediction), prediction)}
     for name, column in zip(task.output_names, probabilities.cpu().T, strict=True):
         columns[f"p_{name}"] = column.numpy()
