@@ -165,7 +165,7 @@ def _load_model(
     """Return how inputs are made of a file, the task, and what returns the outputs for inputs."""
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import find_format
-    from lossselect.export.read import load_exported, top_prediction_of
+    from lossselect.export.read import load_exported, topk_prediction
 
     cannot = (
         "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
@@ -183,7 +183,7 @@ def _load_model(
         def predict_exported(rows: Any) -> dict[str, Any]:
             outputs = model(rows)
             if model.metadata.get("head") == "chunked":  # of so many outputs the highest are shown
-                return top_prediction_of(outputs)
+                return topk_prediction(outputs)
             return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
 
         return model.preparation, model.task, predict_exported

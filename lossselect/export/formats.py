@@ -1,4 +1,4 @@
-"""The forms that a model is exported in. Needs no torch."""
+"""The formats of exported models. Needs no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +9,11 @@ from lossselect.utils.imports import is_installed
 
 
 class Format(NamedTuple):
-    """A form, and what one needs for it."""
+    """The suffix of a format, and the packages that it needs."""
 
     suffix: str
     to_write: tuple[str, ...] = ()
-    """Packages; what is written is read again, to compare."""
+    """To read, too: a written file is read again, to compare."""
     to_read: tuple[str, ...] = ()
 
 
@@ -22,24 +22,20 @@ FORMATS = {
     "torch_export": Format(".pt2"),
     "safetensors": Format(".safetensors", ("safetensors",), ("safetensors",)),
 }
+SUFFIXES = ", ".join(form.suffix for form in FORMATS.values())
 
 
 def find_format(path: str | Path) -> str | None:
-    """The format that a file's suffix tells, if it does."""
+    """Return the format with the suffix of a file, if there is one."""
     suffix = Path(path).suffix.lower()
     return next((name for name, form in FORMATS.items() if form.suffix == suffix), None)
 
 
-def suffixes() -> str:
-    """Those that there are, for messages."""
-    return ", ".join(form.suffix for form in FORMATS.values())
-
-
 def require(form: str, packages: Iterable[str]) -> None:
-    """ModuleNotFoundError where a package that a format needs is not installed."""
-    lacking = [name for name in packages if not is_installed(name)]
-    if lacking:
+    """Raise a ModuleNotFoundError if a package that a format needs is not installed."""
+    missing = [name for name in packages if not is_installed(name)]
+    if missing:
         raise PackageMissingError(
-            f"format={form} needs {', '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not "
+            f"format={form} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
             f"installed: pip install 'lossselect[export]'."
         )

@@ -1,7 +1,6 @@
-"""Exported models, read and run without Lightning."""
+"""Exported models, loaded and run without Lightning."""
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.chunked.options import TOP_K
-from lossselect.exceptions import CheckpointError, FileMissingError
+from lossselect.exceptions import CheckpointError, FileMissingError, LossSelectError
 from lossselect.export.digest import NAME, is_sealed
-from lossselect.export.formats import FORMATS, find_format, require, suffixes
+from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
 from lossselect.models.stored_weights import check_finite, check_net
 from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
 from lossselect.utils.atomic_write import check_regular_file
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from lossselect.data.preprocessing.preparation import Preparation
 
 KEY = "lossselect"
-"""Of the metadata."""
+"""The metadata entry with the JSON of `ExportedModel.metadata`."""
 
 
 class Prediction(NamedTuple):
@@ -35,19 +34,13 @@ class Prediction(NamedTuple):
 
 
 class Outputs(nn.Module):
-    """A net with what its task makes of the logits.
-
-    Args:
-        net: Returns raw logits.
-        task: With its thresholds and temperature.
-    """
+    """A net with raw logits, and the probabilities and predictions of its task."""
 
     def __init__(self, net: nn.Module, task: Task) -> None:
         super().__init__()
         self.net, self.task = net, task
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, probabilities and predictions."""
         logits = self.net(features)
         return logits, self.task.probabilities(logits), self.task.predict(logits)
 
@@ -58,42 +51,41 @@ class ExportedModel:
 
     path: Path
     metadata: dict[str, Any]
-    """Its metadata."""
     task: Task
     run: Callable[[Tensor], Any]
     """Takes features, and returns logits, probabilities and predictions."""
 
     @property
     def preparation(self) -> "Preparation | None":
-        """How its features are made of a file's rows, if it is told."""
+        """How its features are made of a file's rows, if it is known."""
         from lossselect.data.preprocessing.preparation import Preparation
 
         values = self.metadata.get("preparation") or {}
         return Preparation.stored(values, self.path) if "features" in values else None
 
     def __call__(self, features: Any) -> Prediction:
-        """What the model returns for rows of features, a tensor or an array."""
-        features = torch.as_tensor(features)
+        """Return the prediction for rows of features, a tensor or an array."""
         with torch.inference_mode():
-            return Prediction(*self.run(features))
+            return Prediction(*self.run(torch.as_tensor(features)))
 
 
-def top_prediction_of(said: Prediction) -> dict[str, Tensor]:
-    """What `predict_step` returns of a chunked head: see `top.top_prediction`."""
-    top = said.logits.topk(min(TOP_K, said.logits.shape[1]), 1).indices
-    ranked = {"top": top, "probabilities": said.probabilities.gather(1, top)}
-    if said.predictions.ndim < 2:
-        missing = said.predictions == IGNORE_INDEX  # of NaN logits
-        return {**ranked, "prediction": top[:, 0].masked_fill(missing, IGNORE_INDEX)}
-    return {**ranked, "prediction": said.predictions.gather(1, top)}
+def topk_prediction(outputs: Prediction) -> dict[str, Tensor]:
+    """Return what `topk_prediction` of a chunked head returns, from all outputs."""
+    logits, probabilities, predictions = outputs
+    top = logits.topk(min(TOP_K, logits.shape[1]), 1).indices
+    if predictions.ndim < 2:
+        prediction = top[:, 0].masked_fill(predictions == IGNORE_INDEX, IGNORE_INDEX)  # of NaN logits
+    else:
+        prediction = predictions.gather(1, top)
+    return {"top": top, "probabilities": probabilities.gather(1, top), "prediction": prediction}
 
 
 def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
-    """A model that `export_model` wrote.
+    """Load a model that `export_model` wrote.
 
     Args:
         path: .onnx, .safetensors or .pt2.
-        trust: Whether a .pt2, of which torch may run code when it reads it, is to be read.
+        trust: Whether to read a .pt2, from which torch may run code.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -106,24 +98,33 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         raise FileMissingError(f"There is no model {path}.")
     form = find_format(path)
     if form is None:
-        raise CheckpointError(f"{path} is no exported model: these end in {suffixes()}.")
+        raise CheckpointError(f"{path} is no exported model: these end in {SUFFIXES}.")
     if form == "torch_export" and not trust:
         raise CheckpointError(
             f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
             "trust=true; .onnx and .safetensors need no trust."
         )
     sealed = is_sealed(path)
+    require(form, FORMATS[form].to_read)
     read = {"onnx": _read_onnx, "safetensors": _read_safetensors, "torch_export": _read_torch_export}
-    served = read[form](path)
+    try:
+        model = read[form](path)
+    except LossSelectError:
+        raise
+    except Exception as error:  # the libraries raise many kinds for a damaged file
+        message = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {message}"
+        ) from None
     if not sealed:
         raise CheckpointError(
             f"{path} holds no checksum ({NAME}), so it is not as lossselect export wrote it."
         )
-    return served
+    return model
 
 
-def _read_metadata(path: Path, text: str | None) -> tuple[dict[str, Any], Task]:
-    """What a model says of itself, and its task; ValueError where it cannot be read."""
+def _parse_metadata(path: Path, text: str | bytes | None) -> tuple[dict[str, Any], Task]:
+    """Return the metadata of a model, and its task; ValueError if they cannot be read."""
     if not text:
         raise CheckpointError(
             f"{path} was not written by lossselect export: it does not say what it decides."
@@ -137,25 +138,16 @@ def _read_metadata(path: Path, text: str | None) -> tuple[dict[str, Any], Task]:
         ) from None
 
 
-def _damaged(path: Path, error: BaseException) -> ValueError:
-    said = next(iter(str(error).splitlines()), type(error).__name__)
-    return CheckpointError(f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {said}")
-
-
 def _read_onnx(path: Path) -> ExportedModel:
-    require("onnx", FORMATS["onnx"].to_read)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _damaged(path, error) from None
-    metadata, task = _read_metadata(path, session.get_modelmeta().custom_metadata_map.get(KEY))
-    name, logits = session.get_inputs()[0].name, session.get_outputs()[0].shape
-    if isinstance(logits[1], int):
-        _check_width(path, task, logits[1])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    metadata, task = _parse_metadata(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    name, width = session.get_inputs()[0].name, session.get_outputs()[0].shape[1]
+    if isinstance(width, int) and width != task.num_outputs:
+        raise CheckpointError(f"{path} is damaged: its net returns {width} outputs, but its task is {task}.")
 
     def run(features: Tensor) -> list[Tensor]:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})
@@ -164,47 +156,30 @@ def _read_onnx(path: Path) -> ExportedModel:
     return ExportedModel(path, metadata, task, run)
 
 
-def _check_width(path: Path, task: Task, width: int) -> None:
-    """Raise a ValueError if a model returns logits of another width than its task has."""
-    if width != task.num_outputs:
-        raise CheckpointError(f"{path} is damaged: its net returns {width} outputs, but its task is {task}.")
-
-
 def _read_torch_export(path: Path) -> ExportedModel:
-    metadata = {f"{KEY}.json": ""}
-    try:
-        with silence():
-            loaded = torch.export.load(path, extra_files=metadata)
-            program = loaded.module()
-    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
-    content: Any = metadata[f"{KEY}.json"]
-    told = _read_metadata(path, content.decode() if isinstance(content, bytes) else content)
-    check_finite(loaded.state_dict, loaded.graph_signature.buffers, path)
-    return ExportedModel(path, *told, program)
+    files = {f"{KEY}.json": ""}
+    with silence():
+        program = torch.export.load(path, extra_files=files)
+        module = program.module()
+    metadata, task = _parse_metadata(path, files[f"{KEY}.json"])
+    check_finite(program.state_dict, program.graph_signature.buffers, path)
+    return ExportedModel(path, metadata, task, module)
 
 
 def _read_safetensors(path: Path) -> ExportedModel:
-    require("safetensors", FORMATS["safetensors"].to_read)
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     from lossselect.models.nets import make_net
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    except SafetensorError as error:
-        raise _damaged(path, error) from None
-    metadata, task = _read_metadata(path, metadata)
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(KEY)
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    metadata, task = _parse_metadata(path, text)
     if not isinstance(spec := metadata.get("net"), dict):
         raise CheckpointError(f"{path} is damaged: it does not say which net its weights are of.")
     check_net(spec, task.num_outputs, weights, path)
     check_finite(weights, (), path)
     with torch.device("meta"):
         net = make_net(spec, task.num_outputs)
-    try:
-        net.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise _damaged(path, error) from None
+    net.load_state_dict(weights, assign=True)
     return ExportedModel(path, metadata, task, Outputs(net, task).eval())

@@ -1,10 +1,10 @@
-"""A trained model as a file for elsewhere: logits, probabilities, predictions, and what explains them."""
+"""Export of a trained model to a file that serves without lossselect's training code."""
 
 import copy
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lossselect.compat.torch import convert_weights
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
-from lossselect.export.formats import FORMATS, find_format, require, suffixes
+from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
 from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
@@ -26,8 +26,8 @@ from lossselect.utils.silence import silence
 
 HALF = (torch.float16, torch.bfloat16)
 
-CLOSE = 1e-5
-"""By so much at most probabilities may differ from PyTorch's, and logits relative to those above 1."""
+TOLERANCE = 1e-5
+"""The largest accepted difference of probabilities from PyTorch's, and of logits relative to the largest."""
 
 
 def export_model(
@@ -39,9 +39,9 @@ def export_model(
 ) -> dict[str, float]:
     """Write a trained module to a file that serves without it, and compare the two on `inputs`.
 
-    The file takes `features` (N, ...), any N, and returns `logits`, `probabilities` and `predictions`. Beside
-    them, under the key "lossselect" of its metadata, it holds as JSON the task with class names, thresholds
-    and temperature, and how features are made of a file's rows.
+    The file takes `features` (N, ...), any N, and returns `logits`, `probabilities` and `predictions`. Its
+    metadata hold, under the key "lossselect", as JSON the task with class names, thresholds and temperature,
+    and how features are made of a file's rows.
 
     Args:
         module: On whichever device; it is exported for the CPU.
@@ -51,11 +51,11 @@ def export_model(
         preparation: What features went through: the "TensorData" of a checkpoint.
 
     Returns:
-        The largest differences that were found: of "logits" (in units of the row's largest, or of 1) and of
+        The largest differences found: of "logits" (in units of the row's largest, or of 1) and of
         "probabilities"; the share of rows with another decision, "predictions"; and how many "rows".
 
     Raises:
-        ValueError: a net that cannot be exported, which says the operation; a file that does not compute
+        ValueError: a net that cannot be exported, with the operation at fault; a file that does not compute
             what the module does; no inputs for a net of one's own.
         ModuleNotFoundError: a package that the format needs is not installed.
     """
@@ -67,19 +67,21 @@ def export_model(
     path = Path(path)
     form = find_format(path)
     if form is None:
-        raise ConfigError(f"{path} tells no format by its suffix, which must be one of {suffixes()}.")
+        raise ConfigError(f"{path} tells no format by its suffix, which must be one of {SUFFIXES}.")
     require(form, FORMATS[form].to_write)
-    own = module._arguments.get("net") if _is_plain(module) else None
-    spec = dict(own) if isinstance(own, Mapping) else None
+    # of a subclass with a forward of its own the logits are not what the net returns
+    plain = type(module).forward is Classifier.forward
+    spec = module._arguments.get("net") if plain else None
+    spec = dict(spec) if isinstance(spec, Mapping) else None
     if inputs is None:
         if spec is None:
             raise ConfigError("A net of your own is traced with rows of its inputs: pass inputs=.")
         inputs = torch.randn(256, spec["num_features"], generator=torch.Generator().manual_seed(0))
     if not isinstance(inputs, Tensor) or not inputs.dim() or not len(inputs):
-        came = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        received = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise ConfigError(
-            f"inputs must be a tensor of rows, as the net takes them, got {came}: a model for elsewhere has "
-            "one input."
+            f"inputs must be a tensor of rows, as the net takes them, got {received}: a model for elsewhere "
+            "has one input."
         )
     if form == "safetensors" and spec is None:
         raise ConfigError(
@@ -87,109 +89,77 @@ def export_model(
             "torch_export take the net along."
         )
     check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
-    whole = _whole(module)
-    metadata = json.dumps(_facts(module, spec, preparation, inputs), ensure_ascii=False)
+    model = _copy_for_export(module, plain)
+    metadata = _make_metadata(module, spec, preparation, inputs)
     inputs = inputs.detach().cpu()
-    write: dict[str, Callable[[Outputs, Tensor, str, Path], None]] = {
-        "onnx": _write_onnx,
-        "torch_export": _write_torch_export,
-        "safetensors": _write_safetensors,
-    }
+    write = {"onnx": _write_onnx, "torch_export": _write_torch_export, "safetensors": _write_safetensors}
     with atomic_write(path) as temporary, silence():
-        named = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
+        with_suffix = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
             # of a single row torch.export would make a program for one row alone
-            write[form](whole, torch.cat([inputs[:1], inputs[-1:]]), metadata, named)
-            seal(named)
-            differences = _compared(whole, named, inputs)
-            named.replace(temporary)
+            write[form](model, torch.cat([inputs[:1], inputs[-1:]]), metadata, with_suffix)
+            seal(with_suffix)
+            differences = _compare(model, with_suffix, inputs)
+            with_suffix.replace(temporary)
         finally:
-            named.unlink(missing_ok=True)
+            with_suffix.unlink(missing_ok=True)
     return differences
 
 
-def _is_plain(module: Classifier) -> bool:
-    """Whether its logits are what its net returns, and no subclass's forward comes between."""
-    return type(module).forward is Classifier.forward
-
-
-def _whole(module: Classifier) -> Outputs:
-    """The net on the CPU, for evaluation, with a dense head and no trainer."""
-    if _is_plain(module):
+def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
+    """Return a copy of the net on the CPU, for evaluation, with a dense head and no trainer."""
+    if plain:
         net = copy.deepcopy(module.net)
     else:
-        kept = vars(module).pop("_trainer", None)  # Lightning's, which is not to be copied
+        trainer = vars(module).pop("_trainer", None)  # Lightning's, which is not to be copied
         try:
             net = copy.deepcopy(module)
         finally:
-            vars(module)["_trainer"] = kept
-    for parent in [*net.modules()]:
+            vars(module)["_trainer"] = trainer
+    model = Outputs(net, module.task)
+    for parent in [*model.modules()]:
         for name, layer in [*parent.named_children()]:
             if isinstance(layer, ChunkedLinear):
-                setattr(parent, name, _dense(layer))
-    net = _dense(net) if isinstance(net, ChunkedLinear) else net
-    whole = Outputs(net, module.task).cpu().eval()
+                has_bias = layer.bias is not None
+                dense = nn.Linear(layer.in_features, layer.out_features, has_bias, device="meta")
+                dense.weight, dense.bias = layer.weight, layer.bias
+                setattr(parent, name, dense)
     # half precision is for training; what is float64 is so for a reason
-    return convert_weights(whole, lambda value: value.float() if value.dtype in HALF else value)
+    return convert_weights(model.cpu().eval(), lambda value: value.float() if value.dtype in HALF else value)
 
 
-def _dense(layer: ChunkedLinear) -> nn.Linear:
-    made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    made.weight, made.bias = layer.weight, layer.bias
-    return made
-
-
-def _facts(
-    module: Classifier,
-    spec: Mapping[str, Any] | None,
-    preparation: Mapping[str, Any] | None,
-    inputs: Tensor,
-) -> dict[str, Any]:
-    """What a model says of itself."""
-    task = module.task
-    return {
+def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:
+    task, feature_names = module.task, None
+    if preparation and "features" in preparation:  # they are made of a file's columns
+        feature_names = Preparation.from_dict(preparation).features.names
+    metadata = {
         "made_by": f"lossselect {version('lossselect')}",
         "task": task.to_dict(),
         "activation": task.activation,
-        "class_names": list(task.names),
-        "output_names": list(task.output_names),
+        "class_names": task.names,
+        "output_names": task.output_names,
         "threshold": task.threshold,
         "temperature": task.temperature,
         "shift": task.shift,
         "head": module._head_spec["name"],
         "features": ["rows", *inputs.shape[1:]],
-        "feature_names": _names_of(preparation),
-        "preparation": _as_lists(preparation),
-        "net": _as_lists(spec),
+        "feature_names": feature_names,
+        "preparation": preparation,
+        "net": spec,
     }
+    return json.dumps(metadata, ensure_ascii=False, default=Tensor.tolist)
 
 
-def _names_of(preparation: Mapping[str, Any] | None) -> list[str] | None:
-    """Of the features in their order, where they are made of a file's columns."""
-    if not preparation or "features" not in preparation:
-        return None
-    return Preparation.from_dict(preparation).features.names
-
-
-def _as_lists(value: Any) -> Any:
-    """Tensors as lists, for JSON."""
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {key: _as_lists(entry) for key, entry in value.items()}
-    return [_as_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _traced(whole: Outputs, inputs: Tensor) -> Any:
+def _trace(model: Outputs, inputs: Tensor) -> Any:
     try:
         rows = torch.export.Dim("rows", min=1)
-        return torch.export.export(whole, (inputs,), dynamic_shapes={"features": {0: rows}})
+        return torch.export.export(model, (inputs,), dynamic_shapes={"features": {0: rows}})
     except Exception as error:
-        raise ConfigError(f"The net cannot be traced, which an export needs: {_said(error)}") from None
+        raise ConfigError(f"The net cannot be traced, which an export needs: {_summarize(error)}") from None
 
 
-def _said(error: BaseException) -> str:
-    """What went wrong, with the operation or the line of the user's, if it is told."""
+def _summarize(error: BaseException) -> str:
+    """Return what went wrong, with the operation or the line of the user's code if it is known."""
     text = str(error)
     if operation := re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"found for <?([\w:.]+)", text):
         return f"there is no counterpart of the operation {operation[1]}."
@@ -197,37 +167,38 @@ def _said(error: BaseException) -> str:
         return (
             "it would take no other number of rows. Write features.shape[0], not len(features) or a number."
         )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
-    own = [where for where in place if "site-packages" not in where[0]]
-    where = f" ({own[-1][0]}, line {own[-1][1]}, in {own[-1][2]})" if own else ""
-    return f"{lines[0] if lines else type(error).__name__}{where}"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
+    for file, line, function in reversed(places):
+        if "site-packages" not in file:
+            return f"{first} ({file}, line {line}, in {function})"
+    return first
 
 
-def _write_onnx(whole: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
+def _write_onnx(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
     import onnx
 
-    program = _traced(whole, inputs)
+    program = _trace(model, inputs)
     try:
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program, input_names=["features"], output_names=[*Prediction._fields], verbose=False
         )
     except Exception as error:
-        causes = error
-        while causes.__cause__ is not None:
-            causes = causes.__cause__  # type: ignore[assignment]
-        raise ConfigError(f"The net cannot be written as ONNX: {_said(causes)}") from None
-    assert made is not None
-    model = made.model_proto
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ConfigError(f"The net cannot be written as ONNX: {_summarize(cause)}") from None
+    assert exported is not None
     known = json.loads(metadata)
     plain = {name: json.dumps(known[name], ensure_ascii=False) for name in ("class_names", "threshold")}
-    props = {KEY: metadata, **plain, "task": known["task"]["name"], NAME: BLANK}
-    onnx.helper.set_model_props(model, props)
-    onnx.save(model, path)
+    properties = {KEY: metadata, **plain, "task": known["task"]["name"], NAME: BLANK}
+    proto = exported.model_proto  # a new one each time
+    onnx.helper.set_model_props(proto, properties)
+    onnx.save(proto, path)
 
 
-def _write_torch_export(whole: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
-    torch.export.save(_traced(whole, inputs), path, extra_files={f"{KEY}.json": metadata})
+def _write_torch_export(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
+    torch.export.save(_trace(model, inputs), path, extra_files={f"{KEY}.json": metadata})
     comment = f"{NAME}={BLANK}".encode()
     with path.open("r+b") as file:  # of a zip file, whose last two bytes say how long its comment is
         file.seek(-2, os.SEEK_END)
@@ -237,47 +208,48 @@ def _write_torch_export(whole: Outputs, inputs: Tensor, metadata: str, path: Pat
         file.write(len(comment).to_bytes(2, "little") + comment)
 
 
-def _write_safetensors(whole: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
+def _write_safetensors(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
     from safetensors.torch import save
 
-    weights = {name: value.contiguous() for name, value in whole.net.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in model.net.state_dict().items()}
     path.write_bytes(save(weights, {KEY: metadata, NAME: BLANK}))
 
 
-def _compared(whole: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
-    """How the file's outputs differ from the net's; ValueError where they do too much."""
-    served = load_exported(path, trust=True)  # it was written here
-    worst = {"logits": 0.0, "probabilities": 0.0}
-    # of labels that are equally probable either may be among the highest
-    ranks = getattr(whole.task, "top_k", None) or getattr(whole.task, "min_labels", 0)
-    others = 0
+def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
+    """Return how the file's outputs differ from the net's; ValueError if they differ too much."""
+    exported = load_exported(path, trust=True)  # it was written here
+    largest = {"logits": 0.0, "probabilities": 0.0}
+    changed = 0
     # one row by itself too, with which a net may do otherwise
-    for place, part in enumerate((inputs[:1], *inputs.split(1024))):
+    for i, part in enumerate((inputs[:1], *inputs.split(1024))):
         with torch.inference_mode():
-            logits, probabilities, predictions = whole(part)
-        found = served(part)
-        scale = logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
-        worst["logits"] = max(worst["logits"], _gap(found.logits, logits, scale))
-        worst["probabilities"] = max(worst["probabilities"], _gap(found.probabilities, probabilities))
-        others += int((found.predictions != predictions).reshape(len(part), -1).any(1).sum()) if place else 0
-        wrong = found.predictions != whole.task.predict_from_probabilities(found.probabilities)
-        if wrong.any() and not ranks:
+            expected = Prediction(*model(part))
+        found = exported(part)
+        scale = expected.logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
+        largest["logits"] = max(largest["logits"], _max_difference(found.logits, expected.logits, scale))
+        largest["probabilities"] = max(
+            largest["probabilities"], _max_difference(found.probabilities, expected.probabilities)
+        )
+        if i:
+            changed += int((found.predictions != expected.predictions).reshape(len(part), -1).any(1).sum())
+        wrong = found.predictions != model.task.predict_from_probabilities(found.probabilities)
+        # of labels that are equally probable either may be among the highest
+        if wrong.any() and not (model.task.top_k or model.task.min_labels):
             raise ConfigError(
                 f"The exported model decides {int(wrong.sum())} times otherwise than its own probabilities "
                 "say: of these inputs ONNX or torch.export does not decide as the task does."
             )
-    if max(worst.values()) > CLOSE:
+    if max(largest.values()) > TOLERANCE:
         raise ConfigError(
             "The exported model does not compute what the net does: probabilities differ by up to "
-            f"{worst['probabilities']:.2g}, logits by {worst['logits']:.2g} of the largest. Does the net "
+            f"{largest['probabilities']:.2g}, logits by {largest['logits']:.2g} of the largest. Does the net "
             "draw random numbers, or decide by the values of its inputs, or by how many they are?"
         )
-    return {**worst, "predictions": others / len(inputs), "rows": len(inputs)}
+    return {**largest, "predictions": changed / len(inputs), "rows": len(inputs)}
 
 
-def _gap(found: Tensor, needed: Tensor, scale: Tensor | float = 1.0) -> float:
-    """The largest difference, in units of each row's scale; infinity where one alone is no number."""
-    gap = (found - needed).abs().flatten(1)
-    alike = (found == needed) | (found.isnan() & needed.isnan())  # infinity, too
-    gap = gap.masked_fill(alike.flatten(1), 0)
-    return float((gap / torch.as_tensor(scale).reshape(-1, 1)).nan_to_num(torch.inf).max())
+def _max_difference(found: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> float:
+    """Return the largest difference, in units of each row's scale; infinity where only one is NaN."""
+    equal = (found == expected) | (found.isnan() & expected.isnan())  # infinity, too
+    difference = (found - expected).abs().masked_fill(equal, 0).flatten(1)
+    return float((difference / torch.as_tensor(scale).reshape(-1, 1)).nan_to_num(torch.inf).max())

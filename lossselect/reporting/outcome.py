@@ -1,6 +1,6 @@
-"""What a net said of the rows of a split, beside what was true."""
+"""What a net predicts for the rows of a split, and what is true."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossselect.exceptions import ConfigError
 from lossselect.metrics.calibration_error import CALIBRATION_BINS, calibration_error, in_bins
-from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 
 @dataclass(frozen=True)
@@ -19,13 +18,13 @@ class Outcome:
     """Raw logits and target of a split's rows, and what follows from them.
 
     Args:
-        task: By which is decided.
+        task: Decides.
         base_task: The task before its decision was fitted, if it was.
         logits: (N, num_outputs) as the net returned them.
         target: (N, num_probabilities), NaN where missing.
         split: "test" or "val".
-        rows: How the rows are called, in their order; None where that is not known.
-        share: Of the split's rows these are.
+        rows: The numbers of the rows, in their order; None where they are not known.
+        share: The part of the split's rows that these are.
         per_class: Columns of the table of classes.
         confusion: (C, C) counts, rows being the true classes.
     """
@@ -41,19 +40,16 @@ class Outcome:
     confusion: np.ndarray | None = None
 
     @property
-    def exclusive(self) -> bool:
-        """Whether exactly one class is true."""
-        return self.task.exclusive
-
-    @property
-    def thresholds(self) -> float | tuple[float, ...] | None:
-        """By which each output is decided, where one decides."""
-        return None if self.task.top_k else self.task.threshold  # type: ignore[return-value]  # a tuple
-
-    @property
     def names(self) -> tuple[str, ...]:
-        """Of the outputs."""
+        """The names of the outputs."""
         return self.task.output_names
+
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """The threshold of each output (K,); None if they are decided in another way."""
+        if self.task.top_k or self.task.threshold is None:
+            return None
+        return np.broadcast_to(self.task.threshold, len(self.names))
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -68,52 +64,29 @@ class Outcome:
     @cached_property
     def truth(self) -> np.ndarray:
         """(N, K) of 0 and 1, NaN where missing; a soft label is its likelier value."""
-        target = self.target.double()
-        if self.exclusive:
-            hard = torch.zeros_like(target).scatter_(1, target.nan_to_num(-1).argmax(1, keepdim=True), 1)
-        else:
-            hard = (target >= 0.5).double()
-        return hard.masked_fill(target.isnan(), torch.nan).numpy()
+        return self._to_columns(self.task.to_hard_labels(self.target.double()))
 
     @cached_property
     def decided(self) -> np.ndarray:
         """(N, K) of 0 and 1."""
-        decision = self.task.predict(self.logits)  # as predictions are made
-        return self.task.to_one_hot(decision if self.exclusive else decision.float()).numpy()
+        return self._to_columns(self.task.predict(self.logits))  # as predictions are made
 
-    @cached_property
-    def support(self) -> np.ndarray:
-        """How many rows each output is true of."""
-        return np.nansum(self.truth, 0).astype(int)
+    def _to_columns(self, labels: Tensor) -> np.ndarray:
+        if self.task.exclusive:
+            return self.task.to_one_hot(labels).numpy()
+        return labels.double().masked_fill(labels == IGNORE_INDEX, torch.nan).numpy()
 
-    def known(self, output: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Truth, probability and decision of the rows whose label of that output is known."""
-        there = ~np.isnan(self.truth[:, output])
-        return (
-            self.truth[there, output],
-            self.probabilities[there, output],
-            self.decided[there, output],
-        )
+    def known(self, output: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return truth, log-odds and decision where the label is known: of one output, or of all pooled."""
+        known = ~np.isnan(self.truth[:, output])
+        return self.truth[:, output][known], self.log_odds[:, output][known], self.decided[:, output][known]
 
-    def ranked(self, output: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Truth, log-odds and decision of the same rows; of all outputs together without one."""
-        of: Any = slice(None) if output is None else output
-        there = ~np.isnan(self.truth[:, of])
-        return self.truth[:, of][there], self.log_odds[:, of][there], self.decided[:, of][there]
-
-    def reliability(self, calibrated: bool) -> tuple[np.ndarray, float]:
-        """Count, sum of probabilities and of what came true in each of 15 bins, and the calibration error.
-
-        Args:
-            calibrated: By the task's temperature, or as the net says.
-        """
-        task = self.task if calibrated else self.base_task
-        if task is None:
-            raise ConfigError("The decision was not fitted: there is nothing before it.")
+    def reliability(self, task: Task) -> tuple[np.ndarray, float]:
+        """Return count, sum of probabilities and of labels in each of 15 bins, and the calibration error."""
         probabilities = task.probabilities(self.logits.double())
         truth = torch.from_numpy(self.truth).double()
         known = ~truth.isnan()
-        if self.exclusive:
+        if task.exclusive:
             probabilities, classes = probabilities.max(1)
             truth, known = truth.gather(1, classes[:, None])[:, 0], known.all(1)
         # not CalibrationError.compute(), which would ask other processes, that have none of this
@@ -121,56 +94,54 @@ class Outcome:
         return bins.numpy(), float(calibration_error(bins))
 
     def counts(self) -> dict[str, np.ndarray]:
-        """The confusion matrix of each output by itself, where outputs are decided by themselves."""
-        if self.exclusive or self.share < 1:
+        """Return the confusion matrix of each output, if outputs are decided independently."""
+        if self.task.exclusive or self.share < 1:
             return {}
-        known = ~np.isnan(self.truth)
-        true, said = (self.truth == 1) & known, self.decided == 1
+        true, false, decided = self.truth == 1, self.truth == 0, self.decided == 1
         cells = {
-            "true positives": true & said,
-            "false positives": known & ~true & said,
-            "false negatives": true & ~said,
-            "true negatives": known & ~true & ~said,
+            "true positives": true & decided,
+            "false positives": false & decided,
+            "false negatives": true & ~decided,
+            "true negatives": false & ~decided,
         }
         return {name: cell.sum(0) for name, cell in cells.items()}
 
     def most_wrong(self, count: int) -> list[tuple[int, str, str, float]]:
-        """The wrong predictions of the highest probability: row, what was true, what was said, how sure.
-
-        Of multilabel each label of a row is a decision.
-        """
+        """Return the surest wrong decisions, of a row or a label: row, true, decided, probability."""
         if self.rows is None:
             return []
-        if self.exclusive:
-            says, is_true = self.decided.argmax(1), np.nan_to_num(self.truth, nan=-1).argmax(1)
-            sure = self.probabilities[np.arange(len(says)), says]
-            wrong = (says != is_true) & ~np.isnan(self.truth).any(1)
-            order = np.argsort(np.where(wrong, -sure, 1), kind="stable")[: min(count, int(wrong.sum()))]
-            return [
-                (self.rows[i], self.names[is_true[i]], self.names[says[i]], float(sure[i])) for i in order
-            ]
-        sure = np.where(self.decided == 1, self.probabilities, 1 - self.probabilities)
-        wrong = (self.decided != self.truth) & ~np.isnan(self.truth)
-        order = np.argsort(np.where(wrong, -sure, 1).ravel(), kind="stable")
-        found = []
-        for place in order[: min(count, int(wrong.sum()))]:
-            row, output = divmod(int(place), len(self.names))
-            name = self.task.names[0] if self.task.positive_name else f"not {self.names[output]}"
-            said = (name, self.names[output])
-            decided = int(self.decided[row, output])
-            found.append((self.rows[row], said[1 - decided], said[decided], float(sure[row, output])))
-        return found
+        rows, true, decided = self.rows, self.truth, self.decided
+        known = ~np.isnan(true)
+        probability = np.where(decided == 1, self.probabilities, 1 - self.probabilities)
+        if self.task.exclusive:
+            true, decided = (values.argmax(1)[:, None] for values in (np.nan_to_num(true), decided))
+            probability = np.take_along_axis(self.probabilities, decided, 1)
+            known = known.all(1, keepdims=True)
 
-    def confused(self, count: int) -> list[tuple[str, str, int, float]]:
-        """The classes that are taken for each other most: true, said, how often, as a share of the true."""
+        def name(output: int, value: float) -> str:
+            if self.task.exclusive:
+                return self.names[int(value)]
+            other = self.task.names[0] if self.task.positive_name else f"not {self.names[output]}"
+            return self.names[output] if value else other
+
+        return [
+            (rows[i], name(j, true[i, j]), name(j, decided[i, j]), float(probability[i, j]))
+            for i, j in _find_largest(probability, (true != decided) & known, count)
+        ]
+
+    def most_confused(self, count: int) -> list[tuple[str, str, int, float]]:
+        """Return the most frequent confusions: true, decided, how often, as a share of the true."""
         if self.confusion is None:
             return []
-        counts = self.confusion.copy()
-        totals = counts.sum(1)
-        np.fill_diagonal(counts, 0)
-        order = np.argsort(-counts.ravel(), kind="stable")[: min(count, int((counts > 0).sum()))]
-        pairs = [divmod(int(place), len(counts)) for place in order]
+        counts, names = self.confusion, self.task.names
+        wrong = (counts > 0) & ~np.eye(len(counts), dtype=bool)
         return [
-            (self.task.names[i], self.task.names[j], int(counts[i, j]), float(counts[i, j] / totals[i]))
-            for i, j in pairs
+            (names[i], names[j], int(counts[i, j]), float(counts[i, j] / counts[i].sum()))
+            for i, j in _find_largest(counts, wrong, count)
         ]
+
+
+def _find_largest(values: np.ndarray, mask: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
+    """Return the places (row, column) of the largest values within a mask, the largest first."""
+    order = np.argsort(np.where(mask, -values, np.inf), axis=None, kind="stable")[: min(count, mask.sum())]
+    return zip(*np.unravel_index(order, values.shape), strict=True)

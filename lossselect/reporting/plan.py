@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 class Monitor(NamedTuple):
-    """By what a run's best checkpoint is chosen."""
+    """What a run's best checkpoint is chosen by."""
 
     metric: str
-    """As it is logged; "last" takes the last one."""
+    """As it is logged; "last" takes the last checkpoint."""
     why: str
 
 
 class Training(NamedTuple):
-    """How a run trains, as far as a plan tells."""
+    """How a run trains, in the words of a plan."""
 
     limits: str
-    """Which ends it."""
+    """What ends it."""
     stopping: str
-    """What ends it before; "" where nothing does."""
+    """What ends it earlier; "" if nothing does."""
     device: str
     precision: str
     processes: int = 1
     accumulate: int = 1
-    """Batches of each process to an optimizer step."""
+    """Batches of each process per optimizer step."""
 
 
 class Line(NamedTuple):
-    """One thing that a plan says."""
+    """One line of a plan."""
 
     name: str
     value: str
@@ -56,28 +56,28 @@ class Plan:
     """
 
     title: str
-    lines: Sequence[Line] = field(default_factory=tuple)
+    lines: Sequence[Line] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lines", tuple(Line(*map(redact, line)) for line in self.lines))
 
     def __getitem__(self, name: str) -> Line:
-        """The line of that name; KeyError where there is none."""
+        """Return the line of that name; KeyError if there is none."""
         for line in self.lines:
             if line.name == name:
                 return line
         raise KeyError(f"{name!r}; there are {', '.join(line.name for line in self.lines)}")
 
     def also(self, lines: Iterable[Line]) -> "Plan":
-        """A plan with further lines."""
+        """Return a plan with further lines."""
         return Plan(self.title, (*self.lines, *lines))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {"title": self.title, "lines": [line._asdict() for line in self.lines]}
 
     def to_json(self) -> str:
-        """As plan.json holds it."""
+        """Return the content of plan.json."""
         return escape_controls_in_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False)) + "\n"
 
     def __str__(self) -> str:
@@ -91,23 +91,24 @@ class Plan:
     def __rich__(self) -> "Table":
         from rich.text import Text
 
-        table = _table(self.title)
+        table = _make_table(self.title)
         table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
         for line in self.lines:
+            name, value, *more = map(escape_controls, line)
             # Text: a class name such as [red] is no markup; of a long path all is shown
-            said = Text(escape_controls(line.value), overflow="fold")
-            for more, style in ((line.why, "dim"), (line.change, "cyan")):
-                if more:
-                    said.append(" | ", "dim").append(escape_controls(more), style)
-            table.add_row(Text(escape_controls(line.name), style="bold"), said)
+            cell = Text(value, overflow="fold")
+            for part, style in zip(more, ("dim", "cyan"), strict=True):
+                if part:
+                    cell.append(" | ", "dim").append(part, style)
+            table.add_row(Text(name, style="bold"), cell)
         return table
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th>{name}</th><td>{value}</td><td>{why}</td><td><code>{change}</code></td></tr>"
-            for name, value, why, change in (
-                [escape(escape_controls(text)) for text in line] for line in self.lines
+            "<tr><th>{}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>".format(
+                *(escape(escape_controls(text)) for text in line)
             )
+            for line in self.lines
         )
         return (
             f"<table><caption>{escape(self.title)}</caption><tr><th></th><th>what</th><th>why</th>"
@@ -115,29 +116,29 @@ class Plan:
         )
 
 
-DECISIONS = {"val": "val (default)", "test/default_decision": "test (default)", "test": "test (tuned)"}
-"""The headings of the stages where the decision has been fitted."""
+HEADINGS = {"val": "val (default)", "test/default_decision": "test (default)", "test": "test (tuned)"}
+"""The headings of the stages if the decision has been fitted."""
 
 
 def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the headings of the stages, and of each metric its value in each of them, or None.
+    """Return the headings of the stages, and the values of each metric in them, None where it has none.
 
     Validation metrics are those before the decision was fitted on the same rows.
     """
     stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
     names = dict.fromkeys(name.rpartition("/")[2] for name in metrics)
-    headings = DECISIONS if "test/default_decision" in stages else {}
+    headings = HEADINGS if "test/default_decision" in stages else {}
     return [headings.get(stage, stage) for stage in stages], {
         name: [metrics.get(f"{stage}/{name}") for stage in stages] for name in names
     }
 
 
-def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
-    """A title and a line for each entry, on the console; with a header, of several columns."""
+def print_table(title: str, rows: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
+    """Print a title and a row for each entry, with several columns under a header."""
     from rich.text import Text
 
-    table = _table(title, header)
-    for key, value in lines.items():
+    table = _make_table(title, header)
+    for key, value in rows.items():
         cells = [value] if isinstance(value, str) else value
         table.add_row(
             Text(sanitize(key), style="bold"), *(Text(sanitize(cell), overflow="fold") for cell in cells)
@@ -145,14 +146,14 @@ def print_table(title: str, lines: Mapping[str, str | list[str]], header: Sequen
     print_renderable(table)
 
 
-def print_renderable(what: Any) -> None:
+def print_renderable(renderable: Any) -> None:
     """Print a plan or a table on the console."""
     from rich.console import Console
 
-    Console().print(what)
+    Console().print(renderable)
 
 
-def _table(title: str, header: Sequence[str] = ()) -> "Table":
+def _make_table(title: str, header: Sequence[str] = ()) -> "Table":
     from rich import box
     from rich.table import Table
 

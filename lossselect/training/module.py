@@ -175,7 +175,7 @@ class TaskModule(Classifier, LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """`probabilities` and `prediction` (see `Task.predict`) of a batch, with or without a target.
 
-        With a chunked head of the highest outputs of each row: see `top_prediction`.
+        With a chunked head of the highest outputs of each row: see `topk_prediction`.
         """
         if isinstance(batch, EncodedBatch):
             inputs = batch.inputs

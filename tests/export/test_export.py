@@ -242,12 +242,12 @@ class TestMistakes:
         assert (found["logits"], found["probabilities"], found["rows"]) == (0, 0, 8)
 
     def test_logits_are_compared_by_the_largest_of_their_row(self, tmp_path):
-        found = export._gap(
+        found = export._max_difference(
             torch.tensor([[1000.0, 1e-3]]), torch.tensor([[1000.0, 0.0]]), torch.tensor([1000.0])
         )
         assert found == pytest.approx(1e-6)
-        assert export._gap(torch.tensor([[torch.nan]]), torch.tensor([[0.0]])) == torch.inf
-        assert export._gap(torch.tensor([[torch.inf]]), torch.tensor([[torch.inf]])) == 0
+        assert export._max_difference(torch.tensor([[torch.nan]]), torch.tensor([[0.0]])) == torch.inf
+        assert export._max_difference(torch.tensor([[torch.inf]]), torch.tensor([[torch.inf]])) == 0
 
     def test_of_one_row_alone(self, tmp_path):
         module = module_of(ls.Binary())

@@ -127,12 +127,12 @@ class TestOutcome:
     def test_reliability_before_and_after(self):
         base_task = ls.Multilabel(3)
         of = outcome(ls.Multilabel(3, temperature=2.0), missing=0.1, base_task=base_task)
-        (count, says, right), _ = of.reliability(calibrated=True)
+        (count, says, right), _ = of.reliability(of.task)
         known = ~np.isnan(of.truth)
         assert count.sum() == known.sum()
         assert right.sum() == np.nansum(of.truth)
         assert says.sum() == pytest.approx(of.probabilities[known].sum())
-        (_, before, _), _ = of.reliability(calibrated=False)
+        (_, before, _), _ = of.reliability(base_task)
         assert before.sum() == pytest.approx(of.logits.double().sigmoid().numpy()[known].sum())
 
     def test_ranks_where_probabilities_are_all_but_one(self):
@@ -165,8 +165,8 @@ class TestOutcome:
     def test_confused_pairs(self):
         counts = np.array([[8, 2, 0], [5, 5, 0], [0, 1, 9]])
         of = outcome(ls.Multiclass(3, class_names=("a", "b", "c")), confusion=counts)
-        assert of.confused(2) == [("b", "a", 5, 0.5), ("a", "b", 2, 0.2)]
-        assert len(of.confused(9)) == 3
+        assert of.most_confused(2) == [("b", "a", 5, 0.5), ("a", "b", 2, 0.2)]
+        assert len(of.most_confused(9)) == 3
 
 
 class TestPage:

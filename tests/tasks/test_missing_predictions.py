@@ -12,7 +12,7 @@ from torch import nn
 import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.export.formats import FORMATS
-from lossselect.export.read import Outputs, load_exported, top_prediction_of
+from lossselect.export.read import Outputs, load_exported, topk_prediction
 from lossselect.reporting.prediction_table import prediction_columns
 from lossselect.sklearn import TaskClassifier
 from lossselect.tasks.registry import IGNORE_INDEX
@@ -178,7 +178,7 @@ class TestChunkedHead:
         assert (found["prediction"][1] == GONE).all()
         assert (found["prediction"][[0, 2]] != GONE).all()
         ls.export_model(module, tmp_path / "m.safetensors")
-        ranked = top_prediction_of(load_exported(tmp_path / "m.safetensors")(features))
+        ranked = topk_prediction(load_exported(tmp_path / "m.safetensors")(features))
         assert torch.equal(ranked["prediction"], found["prediction"])
         assert torch.equal(ranked["top"][[0, 2]], found["top"][[0, 2]])
 

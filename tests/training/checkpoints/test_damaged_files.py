@@ -428,7 +428,7 @@ class TestWeights:
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
     def test_of_an_export_of_somebody_elses(self, suffix, tmp_path, monkeypatch):
         monkeypatch.setattr("lossselect.export.write.check_finite", lambda *_: None)
-        monkeypatch.setattr("lossselect.export.write._compared", lambda *_: {})
+        monkeypatch.setattr("lossselect.export.write._compare", lambda *_: {})
         module = ls.TaskModule(ls.Binary(), {"name": "linear", "num_features": 3})
         with torch.no_grad():
             module.net.weight[0, 1] = INF
@@ -614,7 +614,7 @@ class TestClaims:
                 write(whole, inputs, facts, path)
 
             monkeypatch.setattr(export, name, claims)
-        monkeypatch.setattr(export, "_compared", lambda *_: {})
+        monkeypatch.setattr(export, "_compare", lambda *_: {})
         module = ls.TaskModule(ls.Multiclass(3), {"name": "mlp", "num_features": 3, "hidden": [4]})
         export_model(module, tmp_path / f"m{suffix}")
         if suffix == ".onnx" and "outputs" not in change[0]:
