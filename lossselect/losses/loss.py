@@ -14,7 +14,8 @@ from lossselect.losses.functional.dice import REGIONS
 from lossselect.losses.options import check_form_of_weight, check_sample_weight, expand_weight, per_output
 from lossselect.losses.registry import formula_options, formula_takes, select_formula
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import IGNORE_INDEX, Task, along_classes, as_task
+from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
+from lossselect.tasks.tensors import along_classes
 from lossselect.utils.checks import check_float
 
 
@@ -197,11 +198,12 @@ class Loss(nn.Module):
         """Raise ValueError if options wait for the train labels."""
         if self.waiting:
             option = self.waits_for[0]
-            name = self.named.get(option)
+            known = option in self.named
+            what = f"{option}={self.named[option]}" if known else f"The {option} of loss {self.name!r}"
             raise ConfigError(
-                f"{f'{option}={name}' if name else f'The {option} of loss {self.name!r}'} is told by the train "
-                "labels, which have not been counted: pass counts=lossselect.count_labels(task, labels) to "
-                "select_loss. (TaskModule counts them in fit.)"
+                f"{what} is told by the train labels, which have not been counted: pass "
+                "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them "
+                "in fit.)"
             )
 
     def check_devices(self, device: torch.device) -> None:
