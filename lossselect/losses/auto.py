@@ -12,15 +12,15 @@ from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import check_options
 
 LONG_TAIL = 10.0
-"""From how many times as many rows of the largest class as of the smallest one classes are weighed alike."""
+"""Classes are adjusted for if the largest has at least so many times the rows of the smallest."""
 
 
 class Rule(NamedTuple):
-    """What is proposed where `applies` holds of the train labels; the first rule that applies counts."""
+    """A loss for train labels to which `applies` is true; the first such rule counts."""
 
     name: str
     applies: Callable[[Task, LabelCounts], bool]
-    options: dict[str, Any]
+    loss: str
     reason: str
     """With `{imbalance}` of the labels."""
 
@@ -29,7 +29,7 @@ RULES = (
     Rule(
         "soft labels",
         lambda task, counts: counts.soft,
-        {"name": "cross_entropy"},
+        "cross_entropy",
         "Some labels are soft, and cross-entropy is least where the probabilities are the labels themselves.",
     ),
     Rule(
@@ -37,7 +37,7 @@ RULES = (
         lambda task, counts: (
             task.activation == "softmax" and not task.ordinal and counts.imbalance >= LONG_TAIL
         ),
-        {"name": "logit_adjusted"},
+        "logit_adjusted",
         "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
         "decide as if all were alike. Where the large ones should win, as in the accuracy of rows like those "
         "of train: loss=cross_entropy.",
@@ -45,14 +45,14 @@ RULES = (
     Rule(
         "labels",
         lambda task, counts: task.activation == "sigmoid",
-        {"name": "cross_entropy"},
+        "cross_entropy",
         "Of the sigmoid losses none was better on all sets; rare labels are a matter of thresholds, which "
         "are tuned on val.",
     ),
     Rule(
         "classes",
         lambda task, counts: True,
-        {"name": "cross_entropy"},
+        "cross_entropy",
         "The classes have rows enough: the likelihood is the loss to beat.",
     ),
 )
@@ -72,7 +72,7 @@ def suggest_loss(task: Task, counts: LabelCounts) -> SuggestedLoss:
 
     Args:
         task: Whose loss it is.
-        counts: What `count_labels(task, labels)` says of the train labels.
+        counts: What `count_labels(task, labels)` returns for the train labels.
 
     Example:
         >>> from lossselect import Multiclass, count_labels
@@ -87,15 +87,11 @@ def suggest_loss(task: Task, counts: LabelCounts) -> SuggestedLoss:
         known = counts.known.sum() if task.several_labels else counts.positives.sum()
         share = f"{counts.missing / (known + counts.missing):.2g}"
         reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
-    return SuggestedLoss(dict(rule.options), reasons)
+    return SuggestedLoss({"name": rule.loss}, reasons)
 
 
 class AutoLoss(nn.Module):
-    """The loss that `suggest_loss` will choose once the train labels are counted.
-
-    Args:
-        task: As `select_loss` takes it.
-    """
+    """The loss that `suggest_loss` will choose once the train labels are counted."""
 
     waiting = True
 
@@ -105,7 +101,7 @@ class AutoLoss(nn.Module):
         self.task = as_task(task)
 
     def with_counts(self, counts: LabelCounts) -> Loss:
-        """The loss that the labels call for."""
+        """Return the loss for train labels with these counts."""
         options, reasons = suggest_loss(self.task, counts)
         loss = select_loss(self.task, counts=counts, **options)
         loss.reasons = reasons
@@ -119,5 +115,5 @@ class AutoLoss(nn.Module):
 
 
 def loss_by_name(task: Task, name: str, **options: Any) -> Loss | AutoLoss:
-    """A loss of the table, or the one that the train labels will choose."""
+    """Return a loss of the table, or the one that the train labels will choose."""
     return AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)

@@ -1,25 +1,26 @@
-"""`select_loss`: a formula of the table, made a loss of the task with weights, masks and a mean."""
+"""`select_loss`: a formula of the table as a loss of the task, with weights, masks and a mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lossselect.exceptions import ConfigError
-from lossselect.losses.class_weights import check_named, class_prior, named_weight, prior_logits
-from lossselect.losses.form import drop_unset, reject_none, select_formula
+from lossselect.losses.class_weights import class_prior, count_option, is_counted
 from lossselect.losses.functional.dice import REGIONS
-from lossselect.losses.options import check_form_of_weight, check_sample_weight, of_samples, per_output
-from lossselect.losses.registry import formula_options, formula_takes
+from lossselect.losses.options import check_form_of_weight, check_sample_weight, expand_weight, per_output
+from lossselect.losses.registry import formula_options, formula_takes, select_formula
 from lossselect.tasks.label_counts import LabelCounts
-from lossselect.tasks.registry import IGNORE_INDEX, Task, along_classes, as_task
+from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
+from lossselect.tasks.tensors import along_classes
 from lossselect.utils.checks import check_float
 
 
 class Loss(nn.Module):
-    """A loss of a task's raw logits; `select_loss` makes it.
+    """A loss of a task's raw logits, as `select_loss` returns it.
 
     loss = sum_i w_i s_i / sum_i w_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
 
@@ -63,8 +64,8 @@ class Loss(nn.Module):
         super().__init__()
         task = as_task(task)
         given = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
-        options = drop_unset(task, name, options)
-        self.formula = select_formula(task, name, {**options, **reject_none(given)})
+        modifiers = [key for key, value in given.items() if value is not None]
+        self.formula, self.options = select_formula(task, name, options, modifiers)
         self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
             raise ConfigError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
@@ -75,20 +76,15 @@ class Loss(nn.Module):
         if beta is not None and check_float("beta", beta, 0, 1) == 1:
             raise ConfigError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
         self.name, self.task, self.reduction = name, task, reduction
-        self.label_smoothing, self.beta, self.options = label_smoothing, beta, options
-        self.named = {key: value for key, value in given.items() if check_named(key, value, task)}
-        """The options that the train labels tell, by the name that was given for them."""
-        told = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
-        self.waits_for = told if counts is None else []
-        """Those of them, and a prior, that have not been counted yet."""
-        self.counted = told if counts is not None else []
-        """Those that have been."""
+        self.label_smoothing, self.beta = label_smoothing, beta
+        self.named = {key: value for key, value in given.items() if is_counted(key, value, task)}
+        """The options that the train labels determine, by the name that was given for them."""
+        counted = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
+        self.waits_for, self.counted = (counted, []) if counts is None else ([], counted)
+        """Those of them, and a prior, that have not been counted yet, and those that have been."""
         if counts is not None:
             counts.check_task(task)
-            for key, value in self.named.items():
-                given[key] = named_weight(key, value, task, counts, beta)
-            if "prior" in told:
-                given["prior"] = class_prior(task, counts)
+            given |= {key: count_option(key, self.named.get(key), task, counts, beta) for key in counted}
         self.reasons: list[str] = []
         """Why it was chosen, where `loss=auto` has chosen it."""
         self._values_checked = False
@@ -97,12 +93,12 @@ class Loss(nn.Module):
         self.prior: Tensor | None
         for key, value in given.items():
             numbers = None if key in self.waits_for else per_output(key, value, task)
-            # not in the state dict: they are options, kept with the other options in a checkpoint
+            # not in the state dict: they are options, stored with the other options in a checkpoint
             self.register_buffer(key, numbers, persistent=False)
         self._try_formula()
 
     def _try_formula(self) -> None:
-        """The formula checks its own options: better now than at the first step."""
+        """Let the formula check its own options now rather than at the first step."""
         width = self.task.num_probabilities
         logits = torch.zeros(1, width, 1)
         target = logits if self.task.activation == "sigmoid" else torch.zeros(1, 1, dtype=torch.long)
@@ -111,59 +107,68 @@ class Loss(nn.Module):
 
     @property
     def waiting(self) -> bool:
-        """Whether an option is told by train labels that have not been counted yet."""
+        """Whether an option depends on train labels that have not been counted yet."""
         return bool(self.waits_for)
 
     def with_counts(self, counts: LabelCounts) -> "Loss":
-        """The same loss with what the train labels tell; itself where they need tell nothing."""
+        """Return the loss with the options that the train labels determine; itself if there are none."""
         return Loss(self.task, counts=counts, **self.to_dict()) if self.waiting else self
 
     def first_logits(self, counts: LabelCounts) -> Tensor:
-        """The constant logits (num_outputs,) to start from: of cross-entropy with these weights the best.
+        """Return the constant logits (num_outputs,) to start from, also for other losses and smoothed labels.
 
-        Other losses, and smoothed labels, start there as well.
+        With these weights their cross-entropy on the train labels is least: log-odds of each label's share
+        under sigmoid, log of each class's share under softmax, for ordered classes log-odds of being above,
+        given at least there; less what the loss itself adds (tau log prior).
         """
-        weight, pos_weight = (
-            None if given is None else given.cpu().numpy() for given in (self.weight, self.pos_weight)
-        )
-        logits = prior_logits(
-            self.task,
-            class_prior(self.task, counts),
-            weight=weight,
-            pos_weight=pos_weight,
-            tau=self.tau,
-            one_vs_rest=self.name == "one_vs_rest",
-        )
-        return torch.from_numpy(logits)
+        prior = class_prior(self.task, counts)
+        weight, pos_weight = (1 if w is None else w.cpu().numpy() for w in (self.weight, self.pos_weight))
+        if self.task.activation == "sigmoid":
+            odds = prior / (1 - prior)
+            return torch.from_numpy(np.log(odds * np.maximum(pos_weight, 1e-6)) - self.tau * np.log(odds))
+        share = np.maximum(prior * weight, 1e-9 * (prior * weight).max()) * prior**-self.tau
+        share = share / share.sum()
+        if self.name == "one_vs_rest":
+            return torch.from_numpy(np.log(share / (1 - share)))
+        if self.task.ordinal:
+            at_least = share[::-1].cumsum()[::-1]
+            return torch.from_numpy(np.log(at_least[1:] / share[:-1]))
+        return torch.from_numpy(np.log(share))
 
     @property
     def tau(self) -> float:
-        """How much of the classes' shares the loss adds to the logits itself."""
+        """How much of the classes' shares the loss itself adds to the logits."""
         if "prior" not in self.takes:
             return 0.0
         return float(self.options.get("tau", formula_options(self.formula)["tau"]))
+
+    def offset(self) -> Tensor | None:
+        """Return what the loss itself adds to the logits of each class (C,): tau log prior under softmax."""
+        if not self.tau or self.prior is None or self.task.activation == "sigmoid":
+            return None
+        return self.tau * self.prior.log()
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         losses, divisors = self._weighted(logits, target, sample_weight, check_values=True)
         if self.reduction == "none":
             return losses
-        total, count = _summed(losses, divisors)
+        total, count = _sum(losses, divisors)
         return total if self.reduction == "sum" else safe_divide(total, count)
 
     def sum_and_count(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor | int]:
-        """The mean's numerator and denominator, to be added up over batches and ranks.
+        """Return the mean's numerator and denominator, to be added up over batches and ranks.
 
-        The target is taken to come from `task.encode`: no value is looked at. The denominator is a plain
-        number where each loss is known to count once.
+        Values are not checked: the target should come from `task.encode`. The denominator is a plain number
+        where each loss is known to count once.
         """
-        return _summed(*self._weighted(logits, target, sample_weight))
+        return _sum(*self._weighted(logits, target, sample_weight))
 
     def _weighted(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """The w_i s_i and the w_i d_i, None where these are all 1."""
+        """Return the w_i s_i and the w_i d_i, None where these are all 1."""
         self.check_counted()
         self.task.check_logits(logits)
         target = self.task.check_target(target, logits)
@@ -182,7 +187,7 @@ class Loss(nn.Module):
                     f"Loss {self.name!r} pools positions, so a weight is one of a row: sample_weight of "
                     "shape (N,)."
                 )
-            factor = of_samples(sample_weight, logits, losses)
+            factor = expand_weight(sample_weight, logits, losses)
             losses, divisors = losses * factor, factor if divisors is None else divisors * factor
         if missing is None:
             return losses, divisors
@@ -190,12 +195,19 @@ class Loss(nn.Module):
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
     def check_counted(self) -> None:
-        """ValueError where it waits for the train labels."""
+        """Raise ValueError if options wait for the train labels."""
         if self.waiting:
-            raise ConfigError(counts_needed(self.name, self.waits_for[0], self.named))
+            option = self.waits_for[0]
+            known = option in self.named
+            what = f"{option}={self.named[option]}" if known else f"The {option} of loss {self.name!r}"
+            raise ConfigError(
+                f"{what} is told by the train labels, which have not been counted: pass "
+                "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them "
+                "in fit.)"
+            )
 
     def check_devices(self, device: torch.device) -> None:
-        """ValueError where what the loss holds is not where the logits are."""
+        """Raise ValueError if a tensor of the loss is on another device than the logits."""
         for name in ("weight", "pos_weight", "prior"):
             given = getattr(self, name)
             if given is not None and given.device != device:
@@ -204,15 +216,8 @@ class Loss(nn.Module):
                     f"loss.to({str(device)!r})."
                 )
 
-    def offset(self) -> Tensor | None:
-        """What the loss adds to the logits of each class itself (C,): tau log prior under softmax."""
-        if not self.tau or self.prior is None or self.task.activation == "sigmoid":
-            return None
-        return self.tau * self.prior.log()
-
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
-        """In a loop of one's own the target may never have seen `encode`: look at every one on the
-        CPU, and on a device, where a look makes the step wait, at the first."""
+        """Check every target on the CPU and, on a device, where that makes the step wait, the first one."""
         if target.device.type != "cpu" and self._values_checked:
             return
         self._values_checked = True
@@ -225,28 +230,23 @@ class Loss(nn.Module):
     def _call(
         self, logits: Tensor, target: Tensor, missing: Tensor | None = None, columns: slice = slice(None)
     ) -> Any:
-        """The formula with its options, and with what else it takes."""
-        given: dict[str, Any] = {}
-        if "known" in self.takes and missing is not None:
-            given["known"] = ~missing
-        if "prior" in self.takes and self.prior is not None:
-            given["prior"] = self.prior[columns].view(
-                1, -1, *[1] * (logits.ndim - 2)
-            )  # wide: shares near 1 are not 1
-        if "weight" in self.takes:
-            given["weight"] = self.weight
-        return self.formula(logits, target, **given, **self.options)
+        """Call the formula with its options, and with what else it takes."""
+        extra: dict[str, Any] = {"weight": self.weight, "known": None if missing is None else ~missing}
+        if self.prior is not None:  # in float64: shares near 1 are not 1
+            extra["prior"] = self.prior[columns].view(1, -1, *[1] * (logits.ndim - 2))
+        return self.formula(logits, target, **{key: extra[key] for key in self.takes}, **self.options)
 
     def _sigmoid(
         self, logits: Tensor, target: Tensor, columns: slice = slice(None)
     ) -> tuple[Tensor, None, Tensor | None]:
-        """Of the outputs that are `columns`: losses, their divisors, which are missing."""
-        missing = _if_any(target.isnan(), always="known" in self.takes)
+        """Return losses, their divisors and which are missing, of the outputs that are `columns`."""
+        pools = "known" in self.takes
+        missing = _if_any(target.isnan(), always=pools)
         if missing is not None:
             target = target.masked_fill(missing, 0)
         if self.label_smoothing:
             target = torch.lerp(target, torch.full_like(target, 0.5), self.label_smoothing)
-        if "known" in self.takes:
+        if pools:
             losses, counted = self._call(logits, target, missing)
             missing = ~counted
         elif self.pos_weight is None:
@@ -266,17 +266,15 @@ class Loss(nn.Module):
         missing = _if_any(target.isnan().any(1) if soft else target == IGNORE_INDEX, always=pools)
         if missing is not None:
             target = target.masked_fill(missing.unsqueeze(1) if soft else missing, 0)
-        if not soft and self.label_smoothing:
-            target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
-            soft = True
         smoothed = target
         if self.label_smoothing:
-            uniform = torch.full_like(target, 1 / logits.shape[1])
-            smoothed = torch.lerp(target, uniform, self.label_smoothing)
+            if not soft:
+                target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
+            smoothed = torch.lerp(target, torch.full_like(target, 1 / logits.shape[1]), self.label_smoothing)
         if pools and missing is not None:
             losses, counted = self._call(logits, smoothed, missing.unsqueeze(1))
             return losses, None, ~counted
-        if not soft:
+        if not target.is_floating_point():
             losses = self._call(logits, target)
             if self.weight is None:
                 return losses, None, missing
@@ -288,7 +286,7 @@ class Loss(nn.Module):
         return self._call(logits, weight * smoothed), (weight * target).sum(1), missing
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint, of which `select_loss(task, **values)` makes the loss again."""
+        """Return plain values, for a checkpoint: `select_loss(task, **values)` makes the loss again."""
         values = {"name": self.name, **self.options, "label_smoothing": float(self.label_smoothing)}
         for name in ("weight", "pos_weight", *({"prior"} & self.takes)):
             buffer = getattr(self, name)
@@ -298,8 +296,14 @@ class Loss(nn.Module):
         return {**values, "reduction": self.reduction}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
-        # as float16 a pos_weight of 1e5 is inf
-        return super()._apply(device_only(fn), recurse)
+        def move(tensor: Tensor) -> Tensor:
+            if tensor.is_meta:
+                return fn(tensor)  # which fills it
+            # the device alone: as float16, for example, a pos_weight of 1e5 would be inf
+            device = fn(tensor.new_empty(0)).device
+            return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
+
+        return super()._apply(move, recurse)
 
     def extra_repr(self) -> str:
         shown = {key: value for key, value in self.to_dict().items() if value not in (None, 0)}
@@ -309,20 +313,8 @@ class Loss(nn.Module):
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
 
-def device_only(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """For `nn.Module._apply`: follow `.to(device)`, but keep the precision that `.half()` would take."""
-
-    def move(tensor: Tensor) -> Tensor:
-        if tensor.is_meta:
-            return fn(tensor)  # which fills it
-        device = fn(tensor.new_empty(0)).device
-        return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
-
-    return move
-
-
 def _if_any(missing: Tensor, always: bool) -> Tensor | None:
-    """`missing`, or None where nothing is: on the CPU a look takes less time than masks that hide nothing.
+    """Return `missing`, or None if no label is: on the CPU that takes less time than masks that hide nothing.
 
     On a device it would make the step wait, in a compiled one break the graph.
     """
@@ -333,7 +325,7 @@ def _if_any(missing: Tensor, always: bool) -> Tensor | None:
     return missing
 
 
-def _summed(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | int]:
+def _sum(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | int]:
     return losses.sum(), losses.numel() if divisors is None else divisors.sum()
 
 
@@ -347,17 +339,8 @@ def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
     return total / count if count else total * 0
 
 
-def counts_needed(loss: str, option: str, named: Mapping[str, str]) -> str:
-    """Return the message about an option that waits for the counts of the train labels."""
-    what = f"{option}={named[option]}" if option in named else f"The {option} of loss {loss!r}"
-    return (
-        f"{what} is told by the train labels, which have not been counted: pass "
-        "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them in fit.)"
-    )
-
-
 def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:
-    """The loss called `name` in the form that the task takes, with every option checked now.
+    """Return the loss called `name` in the form that the task takes, with every option checked now.
 
     Args:
         task: Decides the form: sigmoid for binary and multilabel, softmax for multiclass.
@@ -366,18 +349,18 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
 
             - `reduction`: "mean" (default), "sum" or "none";
             - `weight`: a factor >= 0 per class or label, (C,), by position or by name, or "balanced" or
-              "effective_number" (with its `beta`, .999 by default), which the train labels tell;
+              "effective_number" (with its `beta`, .999 by default), which the train labels determine;
             - `pos_weight`: a factor >= 0 of the positives, one per output or one for all, or "auto", which
-              the train labels tell; sigmoid only;
+              the train labels determine; sigmoid only;
             - `label_smoothing`: in [0, 1);
             - `prior` (of `logit_adjusted`): the share of each class, or of each label's positives; without
-              it the train labels tell;
-            - `counts`: what `count_labels(task, labels)` says of the train labels.
+              it that of the train labels;
+            - `counts`: what `count_labels(task, labels)` returns for the train labels.
 
     Raises:
         ValueError: an unknown name, a loss without the form that the task needs, an option that the
             loss lacks or that would have no effect, a value out of range or of the wrong length; when
-            called, what only counts tell where there were none.
+            called, an option that needs counts if there were none.
         TypeError: an option that is no number.
 
     Example:

@@ -1,81 +1,78 @@
-"""The losses: a formula for each activation, and the table that names them.
+"""The table of losses, a formula for each activation; looking up a loss and checking its options.
 
 A formula takes raw logits in float32 or wider and a target without holes, and returns the loss of
 each element (sigmoid) or of each sample (softmax), in nats. It is linear in the target: the loss of
 a soft target is the mean of the hard targets' losses. That is what lets `Loss` apply weights,
 smoothing and missing labels to all of them in one place. A formula that is not, because it compares
-labels or pixels with each other, takes the mask `known` and says which of its losses count.
+labels or pixels with each other, takes the mask `known` and returns which of its losses count as well.
 
 To add a loss, add a module to `functional/` with its formulas and their row, `ROWS`. Nothing else
 needs to change: options are the formula's keyword arguments, and the command line and the tests read
-the table.
-
-torch is imported when a formula is called, so that the command line can check a loss's name and
-options within a fraction of a second.
+the table. The command line checks names and options before torch is imported.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lossselect.exceptions import ConfigError
 from lossselect.losses import functional
-from lossselect.utils.checks import suggestion
+from lossselect.losses.functional.dice import REGIONS
+from lossselect.utils.checks import check_options, suggestion
+
+if TYPE_CHECKING:
+    from lossselect.tasks.registry import Task
 
 Formula = Callable[..., Any]
 
 
-def _rows() -> dict[str, dict[str, Formula]]:
+def _load_rows() -> dict[str, dict[str, Formula]]:
     """Return the rows of all modules of formulas; that of cross_entropy first, as it is the usual one."""
     rows: dict[str, dict[str, Formula]] = {}
-    for module in sorted(iter_modules(functional.__path__), key=lambda module: module.name):
-        if not module.name.startswith("_"):
-            rows |= import_module(f"{functional.__name__}.{module.name}").ROWS
+    for name in sorted(module.name for module in iter_modules(functional.__path__)):
+        if not name.startswith("_"):
+            rows |= import_module(f"{functional.__name__}.{name}").ROWS
     return {"cross_entropy": rows["cross_entropy"], **rows}
 
 
-LOSSES: dict[str, dict[str, Formula]] = _rows()
+LOSSES: dict[str, dict[str, Formula]] = _load_rows()
 """Every loss by name, with its formula for each activation that it has a form of."""
 
 MODIFIERS: dict[str, Any] = {"weight": None, "pos_weight": None, "beta": None, "label_smoothing": 0.0}
 """Options that every loss takes, where they have a meaning for it, with their defaults."""
 
-OTHER_NAMES = {
-    **dict.fromkeys(
-        ("ce", "bce", "bcewithlogits", "bcewithlogitsloss", "binarycrossentropy"), "cross_entropy"
-    ),
-    **dict.fromkeys(("bceloss", "crossentropyloss", "logloss", "nll", "nllloss"), "cross_entropy"),
-    **dict.fromkeys(("focalloss", "sigmoidfocalloss"), "focal"),
-    **dict.fromkeys(("asl", "asymmetricloss"), "asymmetric"),
-    **dict.fromkeys(("poly", "polyloss", "sce", "symmetriccrossentropy"), "poly1"),
-    **dict.fromkeys(("balancedsoftmax", "logitadjustment", "la"), "logit_adjusted"),
-    **dict.fromkeys(("gce", "generalisedcrossentropy"), "generalized_cross_entropy"),
-    **dict.fromkeys(("multilabelsoftmax", "multilabelcategoricalcrossentropy"), "zlpr"),
-    **dict.fromkeys(("diceloss", "softf", "softdice", "softfloss"), "dice"),
-    **dict.fromkeys(("ovr", "bceperclass"), "one_vs_rest"),
+ALIASES = {
+    "cross_entropy": "ce bce bcewithlogits bcewithlogitsloss binarycrossentropy bceloss crossentropyloss "
+    "logloss nll nllloss",
+    "focal": "focalloss sigmoidfocalloss",
+    "asymmetric": "asl asymmetricloss",
+    "poly1": "poly polyloss sce symmetriccrossentropy",
+    "logit_adjusted": "balancedsoftmax logitadjustment la",
+    "generalized_cross_entropy": "gce generalisedcrossentropy",
+    "zlpr": "multilabelsoftmax multilabelcategoricalcrossentropy",
+    "dice": "diceloss softf softdice softfloss",
+    "one_vs_rest": "ovr bceperclass",
 }
-"""What people call them elsewhere, in small letters alone."""
+"""What losses are called elsewhere, in lower case without other characters than letters."""
 
 
 def unknown_loss_error(name: str, more: tuple[str, ...] = ()) -> str:
-    """The message for a name that the table lacks; `more` are listed before its own names."""
-    meant = OTHER_NAMES.get("".join(filter(str.isalpha, str(name))).lower())
-    if meant and name not in LOSSES:
-        serves = "; it is BCE under sigmoid, CE under softmax" if meant == "cross_entropy" else ""
-        return (
-            f"There is no loss {name!r}. Here it is {meant!r}, in the form that the task takes{serves}. "
-            f"Choose one of: {', '.join((*more, *LOSSES))}."
-        )
-    known = ", ".join((*more, *LOSSES))
-    return f"There is no loss {name!r}.{suggestion(str(name), LOSSES)} Choose one of: {known}."
+    """Return the message for a name that the table lacks; `more` are listed before its own names."""
+    hint = suggestion(str(name), LOSSES)
+    letters = "".join(filter(str.isalpha, str(name))).lower()
+    for meant, aliases in ALIASES.items():
+        if letters in aliases.split():
+            serves = "; it is BCE under sigmoid, CE under softmax" if meant == "cross_entropy" else ""
+            hint = f" Here it is {meant!r}, in the form that the task takes{serves}."
+    return f"There is no loss {name!r}.{hint} Choose one of: {', '.join((*more, *LOSSES))}."
 
 
 def find_loss(name: str) -> dict[str, Formula]:
-    """A row of the table; ValueError for a name that has none, telling which was meant."""
+    """Return a row of the table; ValueError for a name that has none."""
     if name == "auto":
         raise ConfigError(
             "Loss 'auto' is chosen by the train labels: TaskModule(loss='auto'), or in a loop of your own "
@@ -87,19 +84,18 @@ def find_loss(name: str) -> dict[str, Formula]:
 
 
 def formula_options(formula: Formula) -> dict[str, Any]:
-    """A formula's keyword arguments with their defaults: the options of its row in the table."""
+    """Return a formula's keyword arguments with their defaults: the options of its row in the table."""
     parameters = inspect.signature(formula).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def formula_takes(formula: Formula) -> set[str]:
-    """What `Loss` must give a formula beside logits and target: "known", "prior", "weight"."""
-    parameters = inspect.signature(formula).parameters.values()
-    return {p.name for p in parameters if p.default is p.empty} - {"logits", "target"}
+    """Return what `Loss` must give a formula besides logits and target: "known", "prior", "weight"."""
+    return {*inspect.signature(formula).parameters} - {*formula_options(formula)} - {"logits", "target"}
 
 
 def row_options(name: str) -> dict[str, Any]:
-    """All options of a row of the table with their defaults; None where its forms' defaults differ."""
+    """Return all options of a row of the table with their defaults; None where its forms' defaults differ."""
     defaults: dict[str, Any] = {}
     for formula in find_loss(name).values():
         for option, default in formula_options(formula).items():
@@ -107,3 +103,51 @@ def row_options(name: str) -> dict[str, Any]:
         if "prior" in formula_takes(formula):
             defaults["prior"] = None
     return {**defaults, **MODIFIERS}
+
+
+def select_formula(
+    task: Task, name: str, options: Mapping[str, Any], modifiers: Iterable[str]
+) -> tuple[Formula, dict[str, Any]]:
+    """Return the form of a loss that the task takes, and its options; ValueError for one that it lacks.
+
+    A config lists the options of all forms of a loss: those that another form has are dropped if None.
+    """
+    forms = find_loss(name)
+    formula = forms.get(task.activation)
+    if name == "one_vs_rest" and task.ordinal:
+        raise ConfigError(
+            "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
+            "between them: task.ordinal=true takes the other softmax losses."
+        )
+    if formula is None:
+        fitting = ", ".join(other for other, its in LOSSES.items() if task.activation in its)
+        raise ConfigError(
+            f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
+            f"Losses for {task.name}: {fitting}."
+        )
+    own, takes = formula_options(formula), formula_takes(formula)
+    others = {option: form for form, its in forms.items() for option in formula_options(its).keys() - own}
+    options = {key: value for key, value in options.items() if value is not None or key not in others}
+    names = [*options, *modifiers]
+    if task.activation == "softmax" and "pos_weight" in names:
+        raise ConfigError(
+            f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
+            "against. Give the classes their factors with weight."
+        )
+    factors = {"pos_weight"} if name in REGIONS else {"pos_weight", "weight"}
+    for option in names:
+        if "known" in takes and option in factors:
+            raise ConfigError(
+                f"{option} is a factor of the loss of single labels, and loss {name!r} has none: it compares "
+                "the labels of a row with each other, or the pixels of a region."
+            )
+        if option in others:
+            raise ConfigError(
+                f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
+                f"takes: only the {others[option]} form has it. For a factor per class use weight."
+            )
+    allowed = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
+    check_options(
+        names, [*own, *({"prior"} & takes), *allowed, "reduction"], f"Loss {name!r} for task={task.name}"
+    )
+    return formula, options

@@ -1,5 +1,6 @@
 """torch's own losses in place of ours: which of them fit a task."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,15 @@ INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss", "NLLLoss", "nll_loss")
 """Losses of torch's that take no soft labels."""
 
 
+def _unwrap(loss: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return a loss, without torch.compile and partial around it, and its options."""
+    loss = getattr(loss, "_orig_mod", loss)
+    return (loss.func, loss.keywords) if isinstance(loss, partial) else (loss, getattr(loss, "__dict__", {}))
+
+
 def check_mixes(mix: Any, loss: Any) -> None:
-    """ValueError where mixed batches have soft labels, which a loss of torch's does not take."""
-    loss = loss.func if isinstance(loss, partial) else getattr(loss, "_orig_mod", loss)
+    """Raise ValueError for mixed batches, which have soft labels, and a loss of torch's that takes none."""
+    loss, _ = _unwrap(loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     if mix is not None and name in INDEX_ONLY:
         raise ConfigError(
@@ -37,17 +44,12 @@ def check_mixes(mix: Any, loss: Any) -> None:
 
 
 def check_torch_loss(loss: Any, task: Task) -> None:
-    """Reject one of torch's losses, or a subclass of one, that is not for the task's logits and targets.
+    """Raise ValueError for one of torch's losses, or a subclass of one, that does not fit the task.
 
+    It needs raw logits and the task's targets, reduction="mean" and an `ignore_index` that a target may have.
     A loss that only derives from torch's base classes, as those of other packages do, is accepted.
-
-    Raises:
-        ValueError: another loss of torch's, a reduction other than "mean", or an `ignore_index` that no
-            target has.
     """
-    loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
-    options = loss.keywords if isinstance(loss, partial) else vars(loss)
-    loss = loss.func if isinstance(loss, partial) else loss
+    loss, options = _unwrap(loss)
     kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
     names = {k.__name__ for k in kinds if k.__module__ in ("torch.nn.modules.loss", "torch.nn.functional")}
     names -= {"_Loss", "_WeightedLoss"}
@@ -73,18 +75,17 @@ def check_torch_loss(loss: Any, task: Task) -> None:
 
 
 def torch_weight(loss: Any, task: Task) -> Tensor | None:
-    """Return the weights of a loss of torch's that move the logits; None for any other loss.
+    """Return the weights of torch's (binary) cross-entropy that move the logits; None for any other loss.
 
-    Args:
-        loss: Any loss; `torch.nn.BCEWithLogitsLoss` and `CrossEntropyLoss`, and partial functions of the
-            same, may have such weights. What an attribute of another loss means is not known.
-        task: Tells which weights: `pos_weight` under sigmoid, `weight` under softmax.
+    These are `pos_weight` under sigmoid, `weight` under softmax.
     """
-    loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
+    loss, options = _unwrap(loss)
     sigmoid = task.activation == "sigmoid"
     name = "pos_weight" if sigmoid else "weight"
-    if isinstance(loss, partial):
-        function = binary_cross_entropy_with_logits if sigmoid else cross_entropy
-        return loss.keywords.get(name) if loss.func is function else None
-    kind = nn.BCEWithLogitsLoss if sigmoid else nn.CrossEntropyLoss
-    return getattr(loss, name) if isinstance(loss, kind) else None
+    if isinstance(loss, nn.BCEWithLogitsLoss if sigmoid else nn.CrossEntropyLoss):
+        return getattr(loss, name)
+    return (
+        options.get(name)
+        if loss is (binary_cross_entropy_with_logits if sigmoid else cross_entropy)
+        else None
+    )

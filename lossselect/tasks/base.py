@@ -1,7 +1,6 @@
 """What all tasks share."""
 
 import math
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,9 +13,9 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, DataError, DataTypeError
 from lossselect.labels.values import IGNORE_INDEX, as_list, first_known, label_form
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.fields import check_class_names, check_temperature
-from lossselect.tasks.tensors import as_constant, is_short, short_softmax
-from lossselect.utils.checks import check_float, check_int
+from lossselect.tasks.fields import check_class_names, check_shift, check_temperature, per_output
+from lossselect.tasks.tensors import as_constant, softmax
+from lossselect.utils.checks import check_float
 
 
 class _ClassNames(Vocabulary):
@@ -39,8 +38,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[str]
-    """What the labels of a row are: "binary", "multiclass" (one of several) or "multilabel" (any number).
-    The table of metrics and the readers of label files have an entry for each kind."""
+    """What the labels of a row are: "binary", "multiclass" (one of several) or "multilabel" (any number)."""
     activation: ClassVar[str]
     """ "sigmoid" or "softmax": which form of a loss the task takes."""
     outputs_are: ClassVar[str]
@@ -51,9 +49,9 @@ class Task(ABC):
     """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
     metric of `make_metrics`."""
     primary_metric: ClassVar[str]
-    """The metric that is shown beside the loss while a run goes."""
+    """The metric that is shown beside the loss during a run."""
     train_metrics: ClassVar[tuple[str, ...]]
-    """What is computed of the train split in each epoch."""
+    """The metrics of the train split in each epoch."""
     target_spec: ClassVar[str]
     """The canonical target, in words."""
     _width_field: ClassVar[str | None] = None
@@ -69,24 +67,17 @@ class Task(ABC):
                     f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
                     "such as -1."
                 )
-        self._set("temperature", self._checked_temperature())
-        self._set("shift", self._checked_shift())
-
-    def _checked_temperature(self) -> float | tuple[float, ...]:
-        return check_temperature(self.temperature)
-
-    def _checked_shift(self) -> float | tuple[float, ...]:
-        if isinstance(self.shift, numbers.Real) or not hasattr(self.shift, "__iter__"):
-            return check_float("shift", self.shift)
-        given = tuple(check_float(f"shift for output {i}", value) for i, value in enumerate(self.shift))
-        if len(given) != self.num_probabilities:
-            raise ConfigError(
-                f"shift must be one number or one per output ({self.num_probabilities}), got {len(given)}."
-            )
-        return given
+        count = self.num_probabilities
+        temperature = (
+            per_output("temperature", self.temperature, count, check_temperature)
+            if self.several_labels
+            else check_temperature(self.temperature)
+        )
+        self._set("temperature", temperature)
+        self._set("shift", per_output("shift", self.shift, count, check_shift))
 
     def _unnamed(self, target: Any) -> Any:
-        """Class names in a target as the numbers that they stand for; anything else as it is."""
+        """Return a target with numbers in place of class names; anything else as it is."""
         if isinstance(target, Tensor) or not hasattr(target, "__iter__"):
             return target
         form = label_form(target)
@@ -162,11 +153,9 @@ class Task(ABC):
 
     @abstractmethod
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
-        """How a prediction follows from probabilities, in words.
+        """Return how a prediction follows from probabilities, in words.
 
-        Args:
-            tuned_for: The metric that thresholds or factors are tuned for on the validation rows.
-            each: Whether each label has its own threshold then.
+        `tuned_for` is the metric that thresholds, of `each` label or of all, or factors are tuned for.
         """
 
     @property
@@ -211,9 +200,7 @@ class Task(ABC):
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
         """Return the canonical target of any accepted form; ValueError or TypeError for another.
 
-        Args:
-            target: Labels.
-            trailing_dims: How many dimensions the logits have after that of the classes, if it is known.
+        `trailing_dims` is how many dimensions the logits have after that of the classes, if that is known.
         """
 
     def encode_first(self, target: Any) -> Tensor:
@@ -226,13 +213,10 @@ class Task(ABC):
 
     @abstractmethod
     def to_hard_labels(self, target: Tensor) -> Tensor:
-        """A canonical target as whole numbers, shaped like a prediction; `IGNORE_INDEX` where missing.
-
-        A soft label becomes its likelier value.
-        """
+        """Return a canonical target as a prediction: soft labels rounded, `IGNORE_INDEX` where missing."""
 
     def to_one_hot(self, target: Tensor) -> Tensor:
-        """A canonical target as floats (N, num_probabilities, ...), NaN where missing."""
+        """Return a canonical target as floats (N, num_probabilities, ...), NaN where missing."""
         if target.is_floating_point():
             return target
         missing = target == IGNORE_INDEX
@@ -243,10 +227,10 @@ class Task(ABC):
 
     @abstractmethod
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """The decision that follows from probabilities (N, num_probabilities, ...); -100 for NaN."""
+        """Return the prediction for probabilities (N, num_probabilities, ...); -100 for NaN."""
 
     def decode(self, prediction: Any) -> list[Any]:
-        """Class names in place of the numbers of a prediction, a tensor, array or list.
+        """Return class names in place of the numbers of a prediction, a tensor, array or list.
 
         An entry per row: a name, of a multilabel task a list of names; None where the label is missing. A
         multilabel row of which some labels are missing lists those that are known to be present; None means
@@ -256,10 +240,34 @@ class Task(ABC):
 
     @abstractmethod
     def _decoded(self, prediction: Tensor) -> list[Any]:
-        """What `decode` returns."""
+        """Return what `decode` returns."""
+
+    def _to_integers(self, prediction: Tensor) -> Tensor:
+        """Return a prediction as integers; ValueError for floats other than a target's 0, 1 and NaN."""
+        if not prediction.is_floating_point():
+            return prediction
+        if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):
+            return self.to_hard_labels(prediction)
+        raise ConfigError(
+            "decode takes predictions, not probabilities: task.predict(logits), or "
+            "task.predict_from_probabilities(probabilities)."
+        )
+
+    def _names_at(self, indices: Any) -> Any:
+        """Return names in place of indices, in lists nested alike; None where the label is missing."""
+        if isinstance(indices, list):
+            return [self._names_at(index) for index in indices]
+        if indices == IGNORE_INDEX:
+            return None
+        if not 0 <= indices < len(self.names):
+            raise ConfigError(
+                f"There is no class {indices}: decode takes 0 to {len(self.names) - 1}, {IGNORE_INDEX} if "
+                "missing."
+            )
+        return self.names[indices]
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """What activation and loss take, (N, num_probabilities, ...): the logits, but for ordered classes."""
+        """Return what activation and loss take, (N, num_probabilities, ...): the logits, but for ordinal."""
         return logits
 
     def calibrated_logits(self, logits: Tensor) -> Tensor:
@@ -278,7 +286,7 @@ class Task(ABC):
         scores = self.calibrated_logits(logits)
         if self.activation == "sigmoid":
             return scores.sigmoid()
-        return short_softmax(scores) if is_short(scores) else scores.softmax(1)
+        return softmax(scores)
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """log p - log(1 - p) of each probability: what ranks where p itself is 1 for all digits it has.
@@ -306,11 +314,11 @@ class Task(ABC):
         return self.predict_from_probabilities(self.probabilities(logits))
 
     def check_logits(self, logits: Tensor) -> None:
-        """ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
+        """Raise ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
         self._check_width_of(logits, "logits", self.num_outputs)
 
     def check_probabilities(self, probabilities: Tensor) -> None:
-        """ValueError unless they are floats of shape (N, num_probabilities, ...)."""
+        """Raise ValueError unless they are floats of shape (N, num_probabilities, ...)."""
         self._check_width_of(probabilities, "probabilities", self.num_probabilities)
 
     def _check_width_of(self, outputs: Tensor, what: str, width: int) -> None:
@@ -330,12 +338,8 @@ class Task(ABC):
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
         """Return a canonical target in the shape that these logits or probabilities call for.
 
-        Dimensions of size 1 are added or removed where the outputs have trailing dimensions. Values are not
-        looked at.
-
-        Raises:
-            TypeError: no tensor.
-            ValueError: another shape, dtype or device.
+        Dimensions of size 1 are added or removed where the outputs have trailing dimensions. ValueError for
+        another shape, dtype or device, TypeError for no tensor; values are not looked at.
         """
         if not isinstance(target, Tensor):
             raise DataTypeError(
@@ -344,8 +348,9 @@ class Task(ABC):
         index = self.activation == "softmax" and not target.is_floating_point()
         columns = () if index else (self.num_probabilities,)
         shape = torch.Size((len(outputs), *columns, *outputs.shape[2:]))
-        if target.shape != shape and outputs.ndim > 2 and _same_but_for_ones(target.shape, shape):
-            target = target.reshape(shape)
+        if target.shape != shape and outputs.ndim > 2 and target.shape[:1] == shape[:1]:
+            sizes, expected = ([size for size in each if size != 1] for each in (target.shape[1:], shape[1:]))
+            target = target.reshape(shape) if sizes == expected else target
         dtype_fits = target.dtype == torch.long if index else target.is_floating_point()
         if target.shape != shape or not dtype_fits:
             fix = "Pass task.encode(target), and a row of outputs for each row of the target."
@@ -366,10 +371,10 @@ class Task(ABC):
 
     @abstractmethod
     def check_values(self, target: Tensor) -> None:
-        """ValueError for a value that no canonical target has; looks at targets on the CPU alone."""
+        """Raise ValueError for a value that no canonical target has; looks at targets on the CPU alone."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint, of which `make_task(**values)` makes the task again."""
+        """Return plain values, for a checkpoint: `make_task(**values)` makes the task again."""
         values: dict[str, Any] = {"name": self.name, "num_outputs": self.num_probabilities}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -377,16 +382,5 @@ class Task(ABC):
                 values[field.name] = list(value) if isinstance(value, tuple) else value
         return values
 
-    def _check_width(self, least: int) -> None:
-        name = str(self._width_field)
-        self._set(name, check_int(name, getattr(self, name), least))
-
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen
-
-
-def _same_but_for_ones(shape: torch.Size, other: torch.Size) -> bool:
-    """Whether two shapes have the same rows, and differ in dimensions of size 1 alone."""
-    if not shape or shape[0] != other[0]:
-        return False
-    return [size for size in shape[1:] if size != 1] == [size for size in other[1:] if size != 1]

@@ -1,13 +1,12 @@
 """Yes or no: one output."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.targets import as_distributions, as_tensor
-from lossselect.tasks.decoding import check_prediction, names_at
 from lossselect.tasks.sigmoid import SigmoidTask
 
 
@@ -36,21 +35,14 @@ class Binary(SigmoidTask):
         ['ham', 'spam']
     """
 
-    name: ClassVar[str] = "binary"
-    kind: ClassVar[str] = "binary"
-    outputs_are: ClassVar[str] = "the positive class's"
-    averages: ClassVar[str] = "f1 of the positive class, f1_micro and f1_macro over both classes"
-    monitor: ClassVar[str] = "loss"
-    primary_metric: ClassVar[str] = "f1"
-    train_metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "f1",
-        "f1_micro",
-        "f1_macro",
-        "auroc",
-        "average_precision",
-    )
-    target_spec: ClassVar[str] = "float (N, 1) in [0, 1], NaN where missing"
+    name = "binary"
+    kind = "binary"
+    outputs_are = "the positive class's"
+    averages = "f1 of the positive class, f1_micro and f1_macro over both classes"
+    monitor = "loss"
+    primary_metric = "f1"
+    train_metrics = ("accuracy", "f1", "f1_micro", "f1_macro", "auroc", "average_precision")
+    target_spec = "float (N, 1) in [0, 1], NaN where missing"
 
     @property
     def num_outputs(self) -> int:
@@ -100,4 +92,4 @@ class Binary(SigmoidTask):
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.ndim < 2 or prediction.shape[1] != 1:
             raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
-        return names_at(self.names, check_prediction(self, prediction).squeeze(1).tolist())
+        return self._names_at(self._to_integers(prediction).squeeze(1).tolist())

@@ -12,17 +12,19 @@ from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.utils.checks import shorten
 
+MAX_CLASSES = 20
+"""Up to how many distinct whole numbers are taken for classes without being declared."""
+
 
 class InferredTask(NamedTuple):
-    """The task that labels look like."""
+    """The task that labels look like, and what in the labels shows it."""
 
     name: str
     reason: str
-    """What in the labels says so."""
 
 
 def infer_task(target: Any) -> InferredTask:
-    """The name of the task that the labels look like, and why.
+    """Return the name of the task that the labels look like, and why.
 
     Args:
         target: All labels of a data set, in any form that a task's `encode` takes, names included.
@@ -51,20 +53,12 @@ def infer_task(target: Any) -> InferredTask:
     labels = as_tensor(target).cpu()
     inferred = _infer(labels)
     column = labels.ndim == 1 or labels.shape[1] == 1  # the number of columns declares that of the classes
-    if inferred.name == "multiclass" and column and _distinct(labels) > MAX_CLASSES:
+    if inferred.name == "multiclass" and column and len(labels[~labels.isnan()].unique()) > MAX_CLASSES:
         raise DataError(
             f"There are {inferred.reason}: classes or a quantity? "
             "Declare task=multiclass if they are classes."
         )
     return inferred
-
-
-def _distinct(labels: Tensor) -> int:
-    return len(labels[~labels.isnan()].unique())
-
-
-MAX_CLASSES = 20
-"""Up to how many distinct whole numbers are taken for classes without being declared."""
 
 
 def _infer(target: Tensor) -> InferredTask:
@@ -81,18 +75,16 @@ def _infer(target: Tensor) -> InferredTask:
 
 
 def _infer_column(known: Tensor) -> InferredTask:
-    values = known.to(torch.float64).unique()
-    least, most, count = values.min().item(), values.max().item(), len(values)
-    if count <= 2 and bool((values == values.round()).all()):
-        said = ", ".join(f"{value:g}" for value in values)
-        return InferredTask("binary", f"{_plural(count, 'distinct value')}: {said}")
+    values = known.to(torch.float64).unique()  # sorted
+    count, low, high = len(values), values[0].item(), values[-1].item()
     if bool((values == values.round()).all()):
-        return InferredTask("multiclass", f"{count} distinct whole numbers, {least:g} to {most:g}")
-    if least >= 0 and most <= 1:
+        if count <= 2:
+            listed = ", ".join(f"{value:g}" for value in values)
+            return InferredTask("binary", f"{_plural(count, 'distinct value')}: {listed}")
+        return InferredTask("multiclass", f"{count} distinct whole numbers, {low:g} to {high:g}")
+    if low >= 0 and high <= 1:
         return InferredTask("binary", "soft values between 0 and 1")
-    raise DataError(
-        f"Values such as {values[0]:g} and {values[-1]:g} look like a quantity, not like classes."
-    )
+    raise DataError(f"Values such as {low:g} and {high:g} look like a quantity, not like classes.")
 
 
 def _infer_matrix(target: Tensor, known: Tensor) -> InferredTask:
@@ -102,13 +94,12 @@ def _infer_matrix(target: Tensor, known: Tensor) -> InferredTask:
             f"to {known.max():g}."
         )
     rows = target.to(torch.float64)
-    total = rows.nan_to_num().sum(1)
-    missing_row = rows.isnan().all(1)
-    single = ((total - 1).abs() <= 1e-4) | missing_row
-    if bool(single.all()) and not bool((rows.isnan().any(1) & ~missing_row).any()):
+    missing, total = rows.isnan(), rows.nan_to_num().sum(1)
+    several = ((total - 1).abs() > 1e-4) & ~missing.all(1)
+    if not bool(several.any()) and not bool((missing.any(1) & ~missing.all(1)).any()):
         hard = bool(((known == 0) | (known == 1)).all())
         return InferredTask("multiclass", "each row has exactly one 1" if hard else "each row sums to 1")
-    row = int((~single).nonzero()[0]) if not bool(single.all()) else 0
+    row = int(several.long().argmax())
     return InferredTask("multilabel", f"row {row} has {_plural(int(total[row].round()), 'one')}")
 
 
@@ -154,7 +145,7 @@ def encode_checked(task: Task, target: Any) -> Tensor:
 
 
 def _task_that_fits(task: Task, target: Any) -> InferredTask | None:
-    """What `infer_task` says of the labels without `task`'s missing ones, if that task takes them."""
+    """Return what `infer_task` returns for labels without `task`'s missing ones, if that task takes them."""
     try:
         labels = as_tensor(target).cpu()
         if task.missing is not None:

@@ -1,4 +1,4 @@
-"""What labels say of themselves: how many there are of each class, and how many are missing."""
+"""Count labels: how many there are of each class, and how many are missing."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class LabelCounts:
 
     @property
     def known(self) -> np.ndarray:
-        """(len(task.names),) of how many it is known."""
+        """(len(task.names),) how many are known to be or not to be of each class."""
         return self.positives + self.negatives
 
     @property
@@ -51,11 +51,11 @@ class LabelCounts:
     @property
     def imbalance(self) -> float:
         """The largest count over the smallest one that is not 0; NaN where there is none."""
-        there = self.positives[self.positives > 0]
-        return float(there.max() / there.min()) if len(there) else float("nan")
+        present = self.positives[self.positives > 0]
+        return float(present.max() / present.min()) if len(present) else float("nan")
 
     def check_task(self, task: Task) -> None:
-        """ValueError unless they have as many classes as the task."""
+        """Raise ValueError unless they have as many classes as the task."""
         if len(self.positives) != len(task.names):
             raise DataError(
                 f"The counts are of {len(self.positives)} classes, but the task is {task}: "
@@ -63,12 +63,12 @@ class LabelCounts:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint, of which `from_dict` makes them again."""
+        """Return plain values, for a checkpoint, which `from_dict` reads."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelCounts":
-        """What `to_dict` was made of."""
+        """Return the counts that `to_dict` wrote."""
         arrays: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**arrays)
 
@@ -85,7 +85,7 @@ class LabelCounts:
 
 
 def count_labels(task: Task, labels: Any) -> LabelCounts:
-    """Count a split's labels: what weights, priors and the first bias are made of.
+    """Count a split's labels, for weights, priors and the first bias.
 
     Args:
         task: Whose labels they are.
@@ -108,10 +108,9 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
 
 
 def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
-    """The canonical target of labels in any form, of which the canonical one is one as well.
+    """Return the canonical target of labels in any form, also of one that `task.encode` has returned.
 
-    `task.encode` takes -100 for a mistake unless the task declares a missing value; here a target may have
-    been through it.
+    `task.encode` itself takes the -100 in it for a mistake unless the task declares a missing value.
     """
     if isinstance(labels, Tensor) and task.activation == "softmax" and not labels.is_floating_point():
         marked = labels == IGNORE_INDEX
@@ -172,15 +171,14 @@ def count_lists(labels: LabelLists, rows: np.ndarray) -> LabelCounts:
 
 
 def count_target(task: Task, target: Tensor) -> LabelCounts:
-    """The counts of a canonical target."""
+    """Return the counts of a canonical target."""
     truth = task.to_hard_labels(target).cpu().numpy()
     known = truth != IGNORE_INDEX
     missing, rows = int((~known).sum()), len(truth)
     if task._width_field == "num_labels":
         positives = _per_label(truth == 1)
         negatives = _per_label(known) - positives
-        whole = known.all(1)
-        single = truth.ndim == 2 and bool(((truth[whole] == 1).sum(1) == 1).all())
+        single = truth.ndim == 2 and bool(((truth[known.all(1)] == 1).sum(1) == 1).all())
     else:
         positives = np.bincount(truth[known].ravel(), minlength=len(task.names))
         negatives, single = positives.sum() - positives, True

@@ -1,9 +1,9 @@
 """The task of exactly one of several classes: multiclass."""
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import as_distributions, as_tensor, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.decoding import names_at
+from lossselect.tasks.fields import is_ordered
 from lossselect.tasks.tensors import as_constant, missing_where_nan
-from lossselect.utils.checks import check_float, shorten
+from lossselect.utils.checks import check_float, check_int, shorten
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
 
@@ -60,33 +60,27 @@ class Multiclass(Task):
     ordinal: bool = field(default=False, kw_only=True)
     prior_correction: Sequence[float] | None = field(default=None, kw_only=True)
 
-    name: ClassVar[str] = "multiclass"
-    kind: ClassVar[str] = "multiclass"
-    outputs_are: ClassVar[str] = "one for each class"
-    averages: ClassVar[str] = (
+    name = "multiclass"
+    kind = "multiclass"
+    outputs_are = "one for each class"
+    averages = (
         "f1_micro pools all predictions, auroc and average_precision are means over the classes that "
         "occur, f1_macro over those that occur or are predicted"
     )
-    activation: ClassVar[str] = "softmax"
-    monitor: ClassVar[str] = "loss"
-    primary_metric: ClassVar[str] = "accuracy"
-    train_metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "f1_micro",
-        "f1_macro",
-        "auroc",
-        "average_precision",
-    )
-    _width_field: ClassVar[str | None] = "num_classes"
-    target_spec: ClassVar[str] = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
+    activation = "softmax"
+    monitor = "loss"
+    primary_metric = "accuracy"
+    train_metrics = ("accuracy", "f1_micro", "f1_macro", "auroc", "average_precision")
+    _width_field = "num_classes"
+    target_spec = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
 
     def __post_init__(self) -> None:
-        self._check_width(2)
+        self._set("num_classes", check_int("num_classes", self.num_classes, 2))
         if not isinstance(self.ordinal, bool):
             raise OptionTypeError(f"ordinal must be true or false, got {self.ordinal!r}.")
         super().__post_init__()
         if self.prior_correction is not None:
-            self._set("prior_correction", _checked_factors(self.prior_correction, self.num_classes))
+            self._set("prior_correction", _check_factors(self.prior_correction, self.num_classes))
 
     @property
     def num_outputs(self) -> int:
@@ -269,15 +263,15 @@ class Multiclass(Task):
         """A name per row, None where missing; in nested lists where there are trailing dimensions."""
         if prediction.is_floating_point():
             raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
-        return names_at(self.names, prediction.tolist())
+        return self._names_at(prediction.tolist())
 
 
-def _checked_factors(values: Any, count: int) -> tuple[float, ...]:
-    if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__iter__"):
+def _check_factors(values: Any, count: int) -> tuple[float, ...]:
+    if not is_ordered(values):
         raise OptionTypeError(f"prior_correction must be a list of {count} numbers, got {values!r}.")
-    given = tuple(
+    factors = tuple(
         check_float(f"prior_correction for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values)
     )
-    if len(given) != count:
-        raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(given)}.")
-    return given
+    if len(factors) != count:
+        raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(factors)}.")
+    return factors

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from torch import Tensor
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.decoding import check_prediction
-from lossselect.tasks.fields import check_temperature, per_output
 from lossselect.tasks.sigmoid import SigmoidTask
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import check_int
@@ -51,27 +49,21 @@ class Multilabel(SigmoidTask):
     min_labels: int = field(default=0, kw_only=True)
     top_k: int | None = field(default=None, kw_only=True)
 
-    name: ClassVar[str] = "multilabel"
-    kind: ClassVar[str] = "multilabel"
-    outputs_are: ClassVar[str] = "one for each label"
-    averages: ClassVar[str] = (
+    name = "multilabel"
+    kind = "multilabel"
+    outputs_are = "one for each label"
+    averages = (
         "f1_micro pools all predictions, f1_macro, auroc and average_precision are means over labels with "
         "a positive"
     )
-    monitor: ClassVar[str] = "average_precision"
-    primary_metric: ClassVar[str] = "f1_macro"
-    train_metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "f1_micro",
-        "f1_macro",
-        "auroc",
-        "average_precision",
-    )
-    _width_field: ClassVar[str | None] = "num_labels"
-    target_spec: ClassVar[str] = "float (N, L) in [0, 1], NaN where missing"
+    monitor = "average_precision"
+    primary_metric = "f1_macro"
+    train_metrics = ("accuracy", "f1_micro", "f1_macro", "auroc", "average_precision")
+    _width_field = "num_labels"
+    target_spec = "float (N, L) in [0, 1], NaN where missing"
 
     def __post_init__(self) -> None:
-        self._check_width(1)
+        self._set("num_labels", check_int("num_labels", self.num_labels, 1))
         super().__post_init__()
         self._set("min_labels", check_int("min_labels", self.min_labels, 0, self.num_labels))
         if self.top_k is not None:
@@ -81,40 +73,32 @@ class Multilabel(SigmoidTask):
             if self.min_labels:
                 raise ConfigError("min_labels has no effect beside top_k, which gives each row k labels.")
 
-    def _checked_temperature(self) -> float | tuple[float, ...]:
-        return per_output("temperature", self.temperature, self.num_labels, check_temperature)
-
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """1 where the probability is at least the threshold, else 0: long, of the same shape.
+        """Return 1 where the probability is at least the threshold, else 0: long, of the same shape.
 
         With `min_labels` each row's nearest to their thresholds, in log-odds, as well; with `top_k` the k
-        most probable. `predict` ranks by logits, which differ where probabilities are 0 or 1 for all digits
-        that they have; of equal ones any are taken.
+        most probable. `predict` ranks by logits, which differ where probabilities are 0 or 1 in all their
+        digits; of equal ones any are taken.
 
         -100 where the probability is NaN. `min_labels` and `top_k` compare the labels of a row, so with them
         one NaN makes the whole row -100.
         """
-        return (
-            self._decide(probabilities, probabilities.logit())
-            if self._ranks
-            else super().predict_from_probabilities(probabilities)
-        )
+        if not self._ranks:
+            return super().predict_from_probabilities(probabilities)
+        return self._rank(probabilities, probabilities.logit())
 
     def predict(self, logits: Tensor) -> Tensor:
-        """0/1 per label, as `predict_from_probabilities` says: long (N, L, ...)."""
-        probabilities = self.probabilities(logits)
-        return (
-            self._decide(probabilities, self.log_odds(logits))
-            if self._ranks
-            else super().predict_from_probabilities(probabilities)
-        )
+        """Return 0/1 per label, as `predict_from_probabilities` decides: long (N, L, ...)."""
+        if not self._ranks:
+            return super().predict(logits)
+        return self._rank(self.probabilities(logits), self.log_odds(logits))
 
     @property
     def _ranks(self) -> bool:
         """Whether labels of a row are compared with each other."""
         return self.top_k is not None or bool(self.min_labels)
 
-    def _decide(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
+    def _rank(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
         if self.top_k is not None:
             decided = _largest(log_odds, self.top_k)
         else:
@@ -169,7 +153,7 @@ class Multilabel(SigmoidTask):
             raise ConfigError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
-        rows = check_prediction(self, prediction).cpu()
+        rows = self._to_integers(prediction).cpu()
         return [
             None
             if bool((row == IGNORE_INDEX).all())
@@ -179,11 +163,10 @@ class Multilabel(SigmoidTask):
 
 
 @lru_cache(maxsize=16)
-def _log_odds(threshold: float | tuple[float, ...]) -> float | tuple[float, ...]:
-    """Of thresholds; finite also of 0 and 1. Once, not for each batch."""
-    of_all = threshold if isinstance(threshold, tuple) else (threshold,)
-    odds = tuple(math.log(max(t, 1e-30)) - math.log(max(1 - t, 1e-30)) for t in of_all)
-    return odds if isinstance(threshold, tuple) else odds[0]
+def _log_odds(threshold: float | tuple[float, ...]) -> tuple[float, ...]:
+    """Return the log-odds of thresholds, finite also for 0 and 1; cached, not computed for each batch."""
+    values = threshold if isinstance(threshold, tuple) else (threshold,)
+    return tuple(math.log(max(t, 1e-30)) - math.log(max(1 - t, 1e-30)) for t in values)
 
 
 def _largest(values: Tensor, k: int) -> Tensor:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ class SigmoidTask(Task):
 
     threshold: float | Sequence[float] = 0.5
 
-    activation: ClassVar[str] = "sigmoid"
+    activation = "sigmoid"
 
     def __post_init__(self) -> None:
         super().__post_init__()

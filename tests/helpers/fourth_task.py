@@ -10,7 +10,6 @@ from torch import Tensor
 from lossselect.exceptions import DataError
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.decoding import check_prediction
 from lossselect.tasks.tensors import as_constant
 
 
@@ -78,5 +77,5 @@ class AtMostOne(Task):
     def _decoded(self, prediction: Tensor) -> list[Any]:
         return [
             [name for name, one in zip(self.names, row, strict=True) if one]
-            for row in check_prediction(self, prediction)
+            for row in self._to_integers(prediction)
         ]

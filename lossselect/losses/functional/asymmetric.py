@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lossselect.exceptions import ConfigError
+from lossselect.losses.functional._shared import by_label, log_sigmoids
 from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
@@ -18,48 +18,39 @@ def sigmoid_asymmetric(
 ) -> Tensor:
     """Asymmetric loss of each element: y (1 - p)^g+ (-log p) + (1 - y) q^g- (-log(1 - q)), q = max(p - m, 0).
 
-    A negative of a probability up to the margin m = clip costs nothing, and one that is far off (p near
-    1) is let go as likely mislabelled. The gradient is the formula's: the authors' code keeps the powers
-    out of it by default.
+    A negative with a probability up to the margin m = clip costs nothing, and the loss of one that is far off
+    (p near 1) is limited, as it is likely mislabelled. The gradient is the formula's: the authors' code
+    excludes the powers from it by default.
 
     Args:
-        logits: Shape (N, L, ...).
-        target: y in [0, 1], of the same shape.
+        logits: Shape (N, L, ...), as are the target y and the result.
+        target: y in [0, 1].
         gamma_neg: Down-weighting g- of easy negatives, >= 0.
         gamma_pos: Down-weighting g+ of easy positives, >= 0; with gamma_neg = 0 and clip = 0 this is BCE.
         clip: The margin m, in [0, 1); 0 leaves the negatives of the focal loss.
-
-    Returns:
-        Shape (N, L, ...).
-
-    Raises:
-        ValueError: an option out of its range.
 
     References:
         Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021, arXiv:2009.14119.
     """
     import torch
-    from torch.nn.functional import logsigmoid
 
     check_float("gamma_neg", gamma_neg, 0)
     check_float("gamma_pos", gamma_pos, 0)
     if check_float("clip", clip, 0, 1) == 1:
         raise ConfigError("clip must be below 1: at 1 no negative would count.")
-    log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
+    log_p, log_not_p = log_sigmoids(logits)
     positive = -(gamma_pos * log_not_p).exp() * log_p
     if not clip:
-        negative = -(gamma_neg * log_p).exp() * log_not_p
-        return target * positive + (1 - target) * negative
-    shifted = (logits.sigmoid() - clip).clamp(min=0)
+        return by_label(positive, -(gamma_neg * log_p).exp() * log_not_p, target)
+    q = (logits.sigmoid() - clip).clamp(min=0)
     # log(1 - q) without rounding: of a small q as log1p, of a large one as the log of the sum 1 - p + m
-    small = shifted < 0.5
+    small = q < 0.5
     log_margin = torch.full_like(logits, math.log(clip))
     log_not_q = torch.where(
-        small, (-shifted.masked_fill(~small, 0)).log1p(), torch.logaddexp(log_not_p, log_margin)
+        small, (-q.masked_fill(~small, 0)).log1p(), torch.logaddexp(log_not_p, log_margin)
     )
     # the power's gradient is infinite at 0 for an exponent below 1; the loss's own is 0 there
-    negative = -shifted.clamp(min=1e-30).pow(gamma_neg) * log_not_q
-    return target * positive + (1 - target) * negative
+    return by_label(positive, -q.clamp(min=1e-30).pow(gamma_neg) * log_not_q, target)
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {"asymmetric": {"sigmoid": sigmoid_asymmetric}}
+ROWS = {"asymmetric": {"sigmoid": sigmoid_asymmetric}}

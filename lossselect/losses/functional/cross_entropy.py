@@ -1,9 +1,8 @@
-"""Losses that are the negative log-likelihood of the labels."""
+"""Cross-entropy: the negative log-likelihood of the labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,11 +12,8 @@ def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross-entropy of each element: -[y log p + (1 - y) log(1 - p)], p = sigmoid(logit).
 
     Args:
-        logits: Shape (N, L, ...).
-        target: y in [0, 1], of the same shape.
-
-    Returns:
-        Shape (N, L, ...).
+        logits: Shape (N, L, ...), as are the target y and the result.
+        target: y in [0, 1].
     """
     from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -28,17 +24,12 @@ def softmax_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of each sample: -sum_c t_c log p_c, p = softmax(logits); -log p_y for an index y.
 
     Args:
-        logits: Shape (N, C, ...).
+        logits: Shape (N, C, ...); the result has shape (N, ...).
         target: Class indices (N, ...), or t of shape (N, C, ...).
-
-    Returns:
-        Shape (N, ...).
     """
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits, target, reduction="none")
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {
-    "cross_entropy": {"sigmoid": sigmoid_cross_entropy, "softmax": softmax_cross_entropy}
-}
+ROWS = {"cross_entropy": {"sigmoid": sigmoid_cross_entropy, "softmax": softmax_cross_entropy}}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_float
@@ -13,26 +12,23 @@ if TYPE_CHECKING:
 
 
 REGIONS = ("dice",)
-"""Losses that pool positions; the others here pool the labels of one."""
+"""Losses that pool positions; the others with a mask `known` pool the labels of one position."""
 
 
 def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
     """Dice loss of each label's region: 1 - (2 sum y p + s) / (sum y + sum p + s), p = sigmoid(logits).
 
-    Sums are over the trailing dimensions (pixels, time steps), so there must be some. Also known as
-    soft F1.
+    Sums are over the trailing dimensions (pixels, time steps), so there must be some (else ValueError). Also
+    known as soft F1.
 
     Args:
-        logits: Shape (N, L, ...), with trailing dimensions.
-        target: y in [0, 1], of the same shape.
-        known: Which elements have a label, of the same shape.
-        smooth: s > 0, by which an empty region that is predicted empty costs nothing.
+        logits: Shape (N, L, ...), with trailing dimensions, as are the target y and `known`.
+        target: y in [0, 1].
+        known: Which elements have a label.
+        smooth: s >= 0.001, by which an empty region that is predicted empty costs nothing.
 
     Returns:
         The losses and which regions count, those with a label that is known: (N, L).
-
-    Raises:
-        ValueError: smooth < 0.001, or no trailing dimensions.
 
     References:
         Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
@@ -45,21 +41,18 @@ def softmax_dice(
 ) -> tuple[Tensor, Tensor]:
     """Dice loss of each sample, the mean over c of 1 - (2 sum t_c p_c + s) / (sum t_c + sum p_c + s).
 
-    Sums are over the trailing dimensions (pixels, time steps), so there must be some; p = softmax(logits).
-    Also known as soft F1.
+    Sums are over the trailing dimensions (pixels, time steps), so there must be some (else ValueError);
+    p = softmax(logits). Also known as soft F1.
 
     Args:
         logits: Shape (N, C, ...), with trailing dimensions.
         target: Class indices (N, ...), or t of shape (N, C, ...).
         known: Which positions have a label, (N, 1, ...).
         weight: Of each class in the mean, (C,), or None.
-        smooth: s > 0, by which an empty region that is predicted empty costs nothing.
+        smooth: s >= 0.001, by which an empty region that is predicted empty costs nothing.
 
     Returns:
         The losses and which samples count, those with a label that is known: (N,).
-
-    Raises:
-        ValueError: smooth < 0.001, or no trailing dimensions.
 
     References:
         Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
@@ -69,8 +62,7 @@ def softmax_dice(
     if not target.is_floating_point():
         target = torch.zeros_like(logits).scatter_(1, target.unsqueeze(1), 1)
     log_p = logits.log_softmax(1)
-    known = known.expand_as(logits)
-    losses, counted = _dice(log_p.exp(), -log_p.expm1(), target, known, smooth)
+    losses, counted = _dice(log_p.exp(), -log_p.expm1(), target, known.expand_as(logits), smooth)
     if weight is None:
         return losses.mean(1), counted.any(1)
     # no matrix product: autocast would take it in half precision
@@ -90,4 +82,4 @@ def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float
     return wrong / (size + smooth), known.flatten(2).any(2)
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {"dice": {"sigmoid": sigmoid_dice, "softmax": softmax_dice}}
+ROWS = {"dice": {"sigmoid": sigmoid_dice, "softmax": softmax_dice}}

@@ -1,11 +1,11 @@
-"""Losses that make much of hard samples and little of easy ones."""
+"""Focal loss: hard samples count more than easy ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lossselect.losses.functional._shared import by_label, log_sigmoids
 from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
@@ -18,30 +18,22 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     The powers are taken in log space: finite, with finite gradients, for any gamma and logit.
 
     Args:
-        logits: Shape (N, L, ...).
-        target: y in [0, 1], of the same shape.
+        logits: Shape (N, L, ...), as are the target y and the result.
+        target: y in [0, 1].
         gamma: Down-weighting of easy elements, >= 0; 0 gives binary cross-entropy.
         alpha: Weight of the positives in [0, 1], the negatives having 1 - alpha; None leaves both at 1.
-
-    Returns:
-        Shape (N, L, ...).
-
-    Raises:
-        ValueError: gamma < 0, alpha outside [0, 1].
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
     """
-    from torch.nn.functional import logsigmoid
-
     check_float("gamma", gamma, 0)
-    log_p, log_not_p = logsigmoid(logits), logsigmoid(-logits)
+    log_p, log_not_p = log_sigmoids(logits)
     positive = -(gamma * log_not_p).exp() * log_p
     negative = -(gamma * log_p).exp() * log_not_p
     if alpha is not None:
         check_float("alpha", alpha, 0, 1)
         positive, negative = alpha * positive, (1 - alpha) * negative
-    return target * positive + (1 - target) * negative
+    return by_label(positive, negative, target)
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
@@ -51,15 +43,9 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     1 - p itself would round to 0, where the gradient is infinite for gamma < 1.
 
     Args:
-        logits: Shape (N, C, ...).
+        logits: Shape (N, C, ...); the result has shape (N, ...).
         target: Class indices (N, ...), or t of shape (N, C, ...).
         gamma: Down-weighting of easy samples, >= 0; 0 gives cross-entropy.
-
-    Returns:
-        Shape (N, ...).
-
-    Raises:
-        ValueError: gamma < 0.
 
     References:
         Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
@@ -80,6 +66,4 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     return -(target * (gamma * log_not_p).exp() * log_p).sum(1)
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {
-    "focal": {"sigmoid": sigmoid_focal, "softmax": softmax_focal}
-}
+ROWS = {"focal": {"sigmoid": sigmoid_focal, "softmax": softmax_focal}}

@@ -1,10 +1,10 @@
-"""Losses that undo the shares of the classes."""
+"""Logit-adjusted cross-entropy, which undoes the shares of the classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lossselect.losses.functional.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
@@ -14,29 +14,20 @@ if TYPE_CHECKING:
 def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:
     """Logit-adjusted BCE of each element: BCE of logit + tau log(r / (1 - r)), r the label's share in train.
 
-    What softmax's form is for two classes of logits 0 and x. At tau = 1 the logit itself is that of a
-    sample drawn from positives and negatives alike, and the threshold .5 minimises the balanced error.
+    The softmax form for two classes with logits 0 and x. At tau = 1 the logit itself is that of a sample
+    drawn from positives and negatives alike, and the threshold 0.5 minimises the balanced error.
 
     Args:
-        logits: Shape (N, L, ...).
-        target: y in [0, 1], of the same shape.
+        logits: Shape (N, L, ...), as are the target y and the result.
+        target: y in [0, 1].
         prior: r of each label, in (0, 1), broadcast over the logits.
         tau: How much of the shares is undone, >= 0; 0 gives binary cross-entropy.
-
-    Returns:
-        Shape (N, L, ...).
-
-    Raises:
-        ValueError: tau < 0.
 
     References:
         Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314 (two classes).
     """
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
     check_float("tau", tau, 0)
-    adjusted = logits + (tau * prior.logit()).to(logits.dtype)
-    return binary_cross_entropy_with_logits(adjusted, target, reduction="none")
+    return sigmoid_cross_entropy(logits + (tau * prior.logit()).to(logits.dtype), target)
 
 
 def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:
@@ -46,29 +37,19 @@ def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     alike, and their largest minimises the balanced error.
 
     Args:
-        logits: Shape (N, C, ...).
+        logits: Shape (N, C, ...); the result has shape (N, ...).
         target: Class indices (N, ...), or t of shape (N, C, ...).
         prior: r of each class, in (0, 1), broadcast over the logits.
         tau: How much of the shares is undone, >= 0; 0 gives cross-entropy.
-
-    Returns:
-        Shape (N, ...).
-
-    Raises:
-        ValueError: tau < 0.
 
     References:
         Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314;
         Ren et al., Balanced Meta-Softmax, NeurIPS 2020, arXiv:2007.10740.
     """
-    from torch.nn.functional import cross_entropy
-
     check_float("tau", tau, 0)
     # from the largest one on: beside a logit of 6e4 float32 has no digits left for log r
     relative = logits - logits.detach().amax(1, keepdim=True)
-    return cross_entropy(relative + (tau * prior.log()).to(logits.dtype), target, reduction="none")
+    return softmax_cross_entropy(relative + (tau * prior.log()).to(logits.dtype), target)
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {
-    "logit_adjusted": {"sigmoid": sigmoid_logit_adjusted, "softmax": softmax_logit_adjusted}
-}
+ROWS = {"logit_adjusted": {"sigmoid": sigmoid_logit_adjusted, "softmax": softmax_logit_adjusted}}

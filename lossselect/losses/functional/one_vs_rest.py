@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,11 +16,9 @@ def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
     the probabilities before they are used as such.
 
     Args:
-        logits: Shape (N, C, ...).
+        logits: Shape (N, C, ...); the result has shape (N, ...), the sum over the classes (timm's
+            BinaryCrossEntropy is their mean).
         target: Class indices (N, ...), or t of shape (N, C, ...).
-
-    Returns:
-        Shape (N, ...), the sum over the classes (timm's BinaryCrossEntropy is their mean).
 
     References:
         Wightman et al., ResNet strikes back, 2021, arXiv:2110.00476.
@@ -36,4 +33,4 @@ def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * logsigmoid(logits) + others * logsigmoid(-logits)).sum(1)
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {"one_vs_rest": {"softmax": softmax_one_vs_rest}}
+ROWS = {"one_vs_rest": {"softmax": softmax_one_vs_rest}}

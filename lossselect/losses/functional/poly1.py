@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lossselect.losses.functional._reduce import of_true_class
+from lossselect.losses.functional._shared import by_class, by_label
+from lossselect.losses.functional.cross_entropy import sigmoid_cross_entropy
 from lossselect.utils.checks import check_float
 
 if TYPE_CHECKING:
@@ -16,25 +16,17 @@ def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     """Poly-1 loss of each element: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit).
 
     Args:
-        logits: Shape (N, L, ...).
-        target: y in [0, 1], of the same shape.
-        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p, >= -1; 0 gives
-            binary cross-entropy.
-
-    Returns:
-        Shape (N, L, ...).
-
-    Raises:
-        ValueError: epsilon < -1, where the gradient of easy elements would point the wrong way.
+        logits: Shape (N, L, ...), as are the target y and the result.
+        target: y in [0, 1].
+        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p; 0 gives binary
+            cross-entropy. >= -1: below, the gradient of easy elements would point the wrong way.
 
     References:
         Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
     """
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
     check_float("epsilon", epsilon, -1)
-    wrong = target * (-logits).sigmoid() + (1 - target) * logits.sigmoid()
-    return binary_cross_entropy_with_logits(logits, target, reduction="none") + epsilon * wrong
+    wrong = by_label((-logits).sigmoid(), logits.sigmoid(), target)
+    return sigmoid_cross_entropy(logits, target) + epsilon * wrong
 
 
 def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
@@ -44,25 +36,17 @@ def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     alpha times Poly-1 with epsilon = -A beta / alpha, A being what log 0 is clipped to.
 
     Args:
-        logits: Shape (N, C, ...).
+        logits: Shape (N, C, ...); the result has shape (N, ...).
         target: Class indices (N, ...), or t of shape (N, C, ...).
-        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p, >= -1; 0 gives
-            cross-entropy.
-
-    Returns:
-        Shape (N, ...).
-
-    Raises:
-        ValueError: epsilon < -1, where the gradient of easy samples would point the wrong way.
+        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p; 0 gives
+            cross-entropy. >= -1: below, the gradient of easy samples would point the wrong way.
 
     References:
         Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
     """
     check_float("epsilon", epsilon, -1)
     log_p = logits.log_softmax(1)
-    return of_true_class(-log_p - epsilon * log_p.expm1(), target)
+    return by_class(-log_p - epsilon * log_p.expm1(), target)
 
 
-ROWS: dict[str, dict[str, Callable[..., Any]]] = {
-    "poly1": {"sigmoid": sigmoid_poly1, "softmax": softmax_poly1}
-}
+ROWS = {"poly1": {"sigmoid": sigmoid_poly1, "softmax": softmax_poly1}}

@@ -1,0 +1,27 @@
+"""What several formulas share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def log_sigmoids(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p and log(1 - p), p = sigmoid(logits), without rounding."""
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(logits), logsigmoid(-logits)
+
+
+def by_label(positive: Tensor, negative: Tensor, target: Tensor) -> Tensor:
+    """Return y v_1 + (1 - y) v_0 of each element, given the losses of positives and negatives."""
+    return target * positive + (1 - target) * negative
+
+
+def by_class(values: Tensor, target: Tensor) -> Tensor:
+    """Return sum_c t_c v_c of each sample; v_y for an index y."""
+    if target.is_floating_point():
+        return (target * values).sum(1)
+    return values.gather(1, target.unsqueeze(1)).squeeze(1)
