@@ -12,7 +12,8 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
-from lossselect.training.checkpoints.content import bind_arguments, check_same_task
+from lossselect.training.checkpoints.content import check_same_task
+from lossselect.training.checkpoints.plain_values import bind_arguments
 
 Module = TypeVar("Module", bound=Any)
 
