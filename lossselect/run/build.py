@@ -355,7 +355,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
     from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-    from lossselect.training.callbacks.preflight import RequireDiskSpace, RequireValidation
+    from lossselect.training.callbacks.preflight import Preflight
     from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
     from lossselect.training.checkpoints.best_and_last import (
         LAST,
@@ -369,8 +369,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     best = BestCheckpoint(folder / "checkpoints", config.monitor, best_mode(config.monitor), at_epoch_end)
     # a smoke test must leave what is there
     keeps = not config.trainer.get("fast_dev_run")
-    checks = [RequireValidation(config.monitor), RequireDiskSpace(folder / "checkpoints")]
-    callbacks: list[Any] = [best, *checks] if keeps else []
+    callbacks: list[Any] = [best, Preflight(config.monitor, folder / "checkpoints")] if keeps else []
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
