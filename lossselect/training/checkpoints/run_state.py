@@ -14,16 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
-from lossselect.compat.lightning import (
-    accumulates,
-    data_fetcher,
-    forget_restart,
-    is_last_batch,
-    set_sampler_epoch,
-    stop_restarting,
-    validates_after_batch,
-    wrap,
-)
+from lossselect.compat import lightning as compat
 from lossselect.data.sampler import RowBatches
 from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
@@ -80,7 +71,7 @@ class RunState:
             "due": _find_due_schedulers(trainer),
         }
         # with manual optimization only the module knows whether a group has begun
-        if within_epoch and (accumulates(trainer) or not module.automatic_optimization):
+        if within_epoch and (compat.accumulates(trainer) or not module.automatic_optimization):
             weights = module.named_parameters()
             state["group"] = module._step_mean.state_dict(module)
             state["gradients"] = {name: w.grad.cpu() for name, w in weights if w.grad is not None}
@@ -125,7 +116,7 @@ class RunState:
         trainer.should_stop |= state["should_stop"]
         if state["complete"]:
             # Lightning fetches another batch to detect the end of the epoch
-            fetcher = data_fetcher(trainer.fit_loop)
+            fetcher = compat.data_fetcher(trainer.fit_loop)
             getattr(fetcher, "inner", fetcher).iterator = iter(())
         module._train_epoch.load_state_dict(state["train"])
         if state["epoch_began"] is not None:
@@ -162,14 +153,14 @@ class RunState:
             self._validation_rng = get_rng_state(trainer)  # the loop draws some before its first hook
             return run()
 
-        wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run_validation)
-        wrap(trainer.fit_loop, "reset", partial(_begin_next_epoch, trainer))
-        wrap(trainer.fit_loop, "on_advance_end", partial(_end_epoch, trainer))
+        compat.wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run_validation)
+        compat.wrap(trainer.fit_loop, "reset", partial(_begin_next_epoch, trainer))
+        compat.wrap(trainer.fit_loop, "on_advance_end", partial(_end_epoch, trainer))
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Keep the random numbers that the order of the rows is drawn from."""
         self._epoch_rng = get_rng_state(trainer)
-        fetcher = data_fetcher(trainer.fit_loop)
+        fetcher = compat.data_fetcher(trainer.fit_loop)
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which Lightning has done before there was a hook, or does not do
 
@@ -181,7 +172,7 @@ def _begin_next_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     if trainer.fit_loop.restarting and epochs.ready == epochs.started == epochs.processed:
-        stop_restarting(trainer)
+        compat.stop_restarting(trainer)
     reset()
 
 
@@ -190,7 +181,7 @@ def _end_epoch(trainer: Trainer, end: Callable[[], None]) -> None:
 
     Lightning leaves it out, as its checkpoints have no metrics.
     """
-    forget_restart(trainer)  # at the end of an epoch the flag has no other use
+    compat.forget_restart(trainer)  # at the end of an epoch the flag has no other use
     end()
 
 
@@ -200,13 +191,13 @@ def _find_due_schedulers(trainer: Trainer) -> list[int]:
     Such a scheduler steps after the hooks at the end of a batch or an epoch, in which checkpoints are saved.
     A resumed run reaches that place again only if it was saved in a validation or at its end.
     """
-    if data_fetcher(trainer.fit_loop) is None:  # a checkpoint that is saved after fit
+    if compat.data_fetcher(trainer.fit_loop) is None:  # a checkpoint that is saved after fit
         return []
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     epoch: Any = trainer.fit_loop.epoch_progress.current
-    before_step = batch.completed < batch.ready and not validates_after_batch(trainer)
+    before_step = batch.completed < batch.ready and not compat.validates_after_batch(trainer)
     due = {
-        "step": before_step and not accumulates(trainer),
+        "step": before_step and not compat.accumulates(trainer),
         "epoch": epoch.completed < epoch.processed,
     }
     count = {"step": trainer.fit_loop.epoch_loop.batch_idx + 1, "epoch": trainer.current_epoch + 1}
@@ -256,8 +247,8 @@ def _complete_batch(trainer: Trainer, loops: dict[str, Any]) -> None:
     Lightning saves at the end of a batch, before it validates. When it resumes there, it takes the validation
     for done, and at the end of an epoch the epoch too.
     """
-    validates = validates_after_batch(trainer)
-    if validates or is_last_batch(trainer):
+    validates = compat.validates_after_batch(trainer)
+    if validates or compat.is_last_batch(trainer):
         for progress in (loops["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
             progress["completed"] = progress["ready"]
     if validates:
@@ -280,11 +271,11 @@ def _restart_validation(loops: dict[str, Any]) -> None:
 
 def _skip_batches(trainer: Trainer, count: int) -> None:
     """Begin the epoch's batches again, without those that have been trained on."""
-    fetcher = data_fetcher(trainer.fit_loop)
+    fetcher = compat.data_fetcher(trainer.fit_loop)
     loaders = fetcher.combined_loader.flattened
     skips_rows = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
     for loader in loaders:
-        set_sampler_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        compat.set_sampler_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         if skips_rows:
             loader.sampler.skip = count
     iter(fetcher)
@@ -296,7 +287,7 @@ def _skip_batches(trainer: Trainer, count: int) -> None:
 
 def _describe_epoch(trainer: Trainer) -> dict[str, str]:
     """Return what the position among an epoch's batches depends on."""
-    fetcher = data_fetcher(trainer.fit_loop)
+    fetcher = compat.data_fetcher(trainer.fit_loop)
     loaders = fetcher.combined_loader.flattened if fetcher else []
     samplers = [getattr(loader, "sampler", None) for loader in loaders]
     sizes: list[Any] = [sampler.batch_size for sampler in samplers if isinstance(sampler, RowBatches)]
