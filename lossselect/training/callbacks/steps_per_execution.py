@@ -48,10 +48,10 @@ class StepsPerExecution(Callback):
 
     Weights, metrics, `global_step`, schedulers, clipping, accumulation and validation stay bit-exactly the
     same. A block of batches ends where the trainer validates, a checkpoint is due, or training ends. Two
-    things differ. The hooks at the start and the end of a train batch are called once for a block, with the block
-    (what must see each step overrides a hook within it, such as `on_before_optimizer_step`). And the batches
-    of a block are made before its first step, so that a data set that draws random numbers in the training
-    process draws others.
+    things differ. The hooks at the start and the end of a train batch are called once for a block, with the
+    block (what must see each step overrides a hook within it, such as `on_before_optimizer_step`). And the
+    batches of a block are made before its first step, so that a data set that draws random numbers in the
+    training process draws others.
 
     Args:
         steps: The maximum, at least 1 (which changes nothing).
