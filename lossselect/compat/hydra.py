@@ -1,7 +1,7 @@
 """Private parts of Hydra: where it resolves classes, configures logs and looks for configs.
 
 Hydra has no public hook by which a package can check what a config names before it is imported. Tested with
-Hydra 1.3; tests/compat/test_hydra.py says what each part must be.
+Hydra 1.3; see tests/compat/test_others.py.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,8 @@ from lossselect.exceptions import UnsupportedError
 
 resolve_target: Any = getattr(_instantiate2, "_resolve_target", None)
 """Imports the class that `_target_` names: (target, full_key)."""
-
 configure_log: Any = getattr(logging_config, "configure_logging", None)
 """Sets up logging as a config says."""
-
 initialize_sources: Any = getattr(ConfigRepository, "initialize_sources", None)
 """Looks for configs on the search path: (repository, search_path)."""
 
@@ -27,7 +25,7 @@ initialize_sources: Any = getattr(ConfigRepository, "initialize_sources", None)
 def install_checks(
     resolve: Callable[..., Any], configure: Callable[..., Any], initialize: Callable[..., Any]
 ) -> None:
-    """Let Hydra call these in place of the three functions above, which they call themselves.
+    """Replace the three functions above, which the new ones call.
 
     Raises:
         UnsupportedError: this Hydra lacks one of them.

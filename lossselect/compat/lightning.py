@@ -1,16 +1,16 @@
 """Private parts of Lightning, for what it has no public way.
 
-Tested with the versions in `TESTED`; tests/compat/test_lightning.py says of each function what it needs.
+Tested with the versions in `TESTED`; tests/compat/test_lightning.py says of each part what it needs.
 """
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import lightning
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.progress.rich_progress import _RefreshThread as RefreshThread
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
@@ -41,9 +41,9 @@ def is_tested() -> bool:
 
 
 def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
-    """From now on `owner.name(...)` is `around(method, ...)`, with the method of the owner's class.
+    """Let `owner.name(...)` call `around(method, ...)`, with the method of the owner's class.
 
-    Wrapping it anew takes the place of the wrapping before.
+    Wrapping it again replaces the previous wrapper.
 
     Raises:
         UnsupportedError: this Lightning has no such method.
@@ -57,41 +57,40 @@ def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
 
 
 def unwrap(owner: object, name: str) -> None:
-    """Leave the method as Lightning has it."""
+    """Restore the method of the owner's class."""
     vars(owner).pop(name, None)
 
 
-def wrap_signal_handlers(trainer: Trainer, around: Callable[..., Any]) -> None:
-    """Wrap what registers signal handlers when fit starts."""
-    wrap(trainer._signal_connector, "register_signal_handlers", around)
+def signal_registration(trainer: Trainer) -> tuple[object, str]:
+    """Return owner and name of the method that registers signal handlers when fit starts."""
+    return trainer._signal_connector, "register_signal_handlers"
 
 
-def unwrap_signal_handlers(trainer: Trainer) -> None:
-    """Undo `wrap_signal_handlers`."""
-    unwrap(trainer._signal_connector, "register_signal_handlers")
+def sigterm_broadcast(trainer: Trainer) -> tuple[object, str]:
+    """Return owner and name of the collective by which processes share SIGTERM at each batch."""
+    return trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"
 
 
-def wrap_sigterm_broadcast(trainer: Trainer, around: Callable[..., Any]) -> None:
-    """Wrap the collective by which processes tell each other of SIGTERM at each batch."""
-    wrap(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", around)
+def loader_preparation(trainer: Trainer) -> tuple[object, str]:
+    """Return owner and name of the method that puts a distributed sampler into a user's data loader."""
+    return trainer._data_connector, "_prepare_dataloader"
 
 
-def unwrap_sigterm_broadcast(trainer: Trainer) -> None:
-    """Undo `wrap_sigterm_broadcast`."""
-    unwrap(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor")
+# --- attributes that are read
 
-
-def wrap_loader_preparation(trainer: Trainer, around: Callable[..., Any]) -> None:
-    """Wrap what puts a distributed sampler into a user's data loader."""
-    wrap(trainer._data_connector, "_prepare_dataloader", around)
+data_fetcher = attrgetter("_data_fetcher")
+"""The data fetcher of a fit loop or an evaluation loop; None before it runs."""
+logger_connector = attrgetter("_logger_connector")
+"""The part of a trainer that collects the values that a step logs."""
+logged_results = attrgetter("_results")
+"""The values that the trainer's running loop has logged; None outside of one."""
+get_trainer = attrgetter("_trainer")
+"""The trainer that a module is attached to; None where `module.trainer` raises."""
+steps_between_checkpoints = attrgetter("_every_n_train_steps")
+"""After how many optimizer steps a ModelCheckpoint saves; 0 if steps do not count."""
 
 
 # --- the loops
-
-
-def data_fetcher(loop: Any) -> Any:
-    """Return the data fetcher of a fit loop or an evaluation loop; None before it runs."""
-    return loop._data_fetcher
 
 
 def set_data_fetcher(loop: Any, fetcher: Any) -> None:
@@ -106,62 +105,38 @@ def train_loaders(trainer: Trainer) -> list[Any]:
 
 
 def accumulates(trainer: Trainer) -> bool:
-    """Return whether the batch that is being taken is followed by no optimizer step."""
+    """Return whether no optimizer step follows the current batch."""
     return trainer.fit_loop._should_accumulate()
 
 
 def validates_after_batch(trainer: Trainer) -> bool:
-    """Return whether a validation follows the batch that is being taken."""
-    loop = trainer.fit_loop
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+    """Return whether a validation follows the current batch."""
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(data_fetcher(trainer.fit_loop))
 
 
 def is_last_batch(trainer: Trainer) -> bool:
-    """Return whether the batch that is being taken is the last of the epoch."""
+    """Return whether the current batch is the last of the epoch."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
 
 def stop_restarting(trainer: Trainer) -> None:
-    """Let the fit loop, and the loops within, go on as if they had not been restored."""
+    """Let the fit loop, and the loops within, continue as if they had not been restored."""
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
 
 
 def forget_restart(trainer: Trainer) -> None:
-    """The same of the fit loop alone."""
+    """Let the fit loop alone continue as if it had not been restored."""
     trainer.fit_loop._restarting = False
 
 
 def count_optimizer_step(trainer: Trainer) -> None:
-    """Count a batch that was followed by an optimizer step, by which loggers number what they log."""
+    """Count a batch that an optimizer step followed, by which loggers number what they log."""
     trainer.fit_loop.epoch_loop._batches_that_stepped += 1
 
 
-def logger_connector(trainer: Trainer) -> Any:
-    """Return what collects the values that a step logs."""
-    return trainer._logger_connector
-
-
-def logged_results(trainer: Trainer) -> Any:
-    """Return the values that the running loop has logged; None outside of one."""
-    return trainer._results
-
-
-# --- modules and callbacks
-
-
-def get_trainer(module: LightningModule) -> Trainer | None:
-    """Return the trainer that a module is attached to; None, where `module.trainer` raises."""
-    return module._trainer
-
-
 def set_running_hook(module: LightningModule, name: str | None) -> None:
-    """Say which hook of a module runs, which `self.log` asks for."""
+    """Tell `self.log` which hook of a module runs."""
     module._current_fx_name = name
-
-
-def steps_between_checkpoints(callback: ModelCheckpoint) -> int:
-    """Return after how many optimizer steps a checkpoint is saved; 0 if steps do not count."""
-    return callback._every_n_train_steps
 
 
 def reopen_tensorboard(logger: TensorBoardLogger, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Private parts of OmegaConf. Tested with OmegaConf 2.3; see tests/compat/test_omegaconf.py."""
+"""Private parts of OmegaConf. Tested with OmegaConf 2.3; see tests/compat/test_others.py."""
 
 from omegaconf import DictConfig, ListConfig
 

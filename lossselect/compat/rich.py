@@ -1,9 +1,13 @@
-"""Private parts of Rich. Tested with Rich 15; see tests/compat/test_rich.py."""
+"""Private parts of Rich. Tested with Rich 15; see tests/compat/test_others.py."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from rich.live import Live
+
+get_lock = attrgetter("_lock")
+"""The lock that a display is drawn under."""
 
 
 def replace_refresh_thread(live: Live, make: Callable[[Live], Any]) -> bool:
@@ -14,8 +18,3 @@ def replace_refresh_thread(live: Live, make: Callable[[Live], Any]) -> bool:
     live._refresh_thread = make(live)
     live._refresh_thread.start()
     return True
-
-
-def get_lock(live: Live) -> Any:
-    """Return the lock that a display is drawn under."""
-    return live._lock

@@ -1,4 +1,4 @@
-"""Private parts of torch. Tested with torch 2.13; tests/compat/test_torch.py says what each must do."""
+"""Private parts of torch. Tested with torch 2.13; see tests/compat/test_others.py."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,17 +1,20 @@
-"""Private parts of torchmetrics. Tested with torchmetrics 1.9; see tests/compat/test_torchmetrics.py."""
+"""Private parts of torchmetrics. Tested with torchmetrics 1.9; see tests/compat/test_others.py."""
 
+from operator import attrgetter
 from typing import Any
 
 from torchmetrics import Metric
 
-
-def update_count(metric: Metric) -> int:
-    """Return how many updates a metric has had."""
-    return metric._update_count
+update_count = attrgetter("_update_count")
+"""How many updates a metric has had."""
+is_synced = attrgetter("_is_synced")
+"""Whether a metric's states are those of all processes."""
+computed_value = attrgetter("_computed")
+"""The value that a metric has computed since its last update, or None."""
 
 
 def set_update_count(metric: Metric, count: int) -> None:
-    """Say how many updates a metric has had, and forget the value that was computed."""
+    """Set how many updates a metric has had, and forget the value that was computed."""
     metric._update_count, metric._computed = count, None
 
 
@@ -20,27 +23,12 @@ def forget_forward_value(metric: Metric) -> None:
     metric._forward_cache = None
 
 
-def is_synced(metric: Metric) -> bool:
-    """Return whether a metric's states are those of all processes."""
-    return metric._is_synced
+def share_states(metric: Metric, other: Metric, **attributes: Any) -> None:
+    """Give a metric the states and the number of updates of another one, by reference, without a value.
 
-
-def share_states(metric: Metric, other: Metric, **more: Any) -> None:
-    """Let a metric have the states and the number of updates of another one, by reference, without a value.
-
-    As `MetricCollection` does for a compute group, but past `Module.__setattr__`, which takes long.
-
-    Args:
-        metric: Which forgets its own states.
-        other: Whose states they are.
-        more: Attributes to set as well.
+    `MetricCollection` does so for a compute group, but through `Module.__setattr__`, which takes long.
     """
-    vars(metric).update(other.metric_state, _update_count=other._update_count, _computed=None, **more)
-
-
-def computed_value(metric: Metric) -> Any:
-    """Return the value that a metric has computed since its last update; None if it has not."""
-    return metric._computed
+    vars(metric).update(other.metric_state, _update_count=other._update_count, _computed=None, **attributes)
 
 
 def set_computed_value(metric: Metric, value: Any) -> None:

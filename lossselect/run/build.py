@@ -328,7 +328,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
     from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-    from lossselect.training.callbacks.preflight import RequireDiskSpace, RequireValidation
+    from lossselect.training.callbacks.preflight import Preflight
     from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
     from lossselect.training.checkpoints.best_and_last import (
         LAST,
@@ -341,9 +341,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
     best = BestCheckpoint(checkpoints, config.monitor, best_mode(config.monitor), at_epoch_end)
     saves = not options.get("fast_dev_run")  # a smoke test must leave the folder's content alone
-    callbacks: list[Any] = []
-    if saves:
-        callbacks = [best, RequireValidation(config.monitor), RequireDiskSpace(checkpoints)]
+    callbacks: list[Any] = [best, Preflight(config.monitor, checkpoints)] if saves else []
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):

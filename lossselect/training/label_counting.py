@@ -7,7 +7,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.exceptions import DataError
 from lossselect.tasks.label_counts import LabelCounts, count_batches
-from lossselect.training.checkpoints.rng import generators_of
+from lossselect.training.checkpoints.rng import find_generators
 
 
 def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
@@ -23,7 +23,7 @@ def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
     Raises:
         ValueError: no label is known, or labels do not fit the task.
     """
-    generators = generators_of(loader)
+    generators = find_generators([loader])
     states = [generator.get_state() for generator in generators]
     with isolate_rng():
         counts = count_batches(module.task, (module._encoded(batch).target for batch in loader))

@@ -123,16 +123,17 @@ def test_wrapped_parts_are_called_and_undone():
     called = []
     trainer = quiet_trainer(**ONCE)
     before = signal.getsignal(signal.SIGTERM)
-    compat.wrap_signal_handlers(trainer, lambda method: called.append("signals"))
-    compat.wrap_sigterm_broadcast(trainer, lambda method: called.append("broadcast"))
-    compat.wrap_loader_preparation(
-        trainer, lambda method, *given, **named: called.append("loader") or given[0]
+    compat.wrap(*compat.signal_registration(trainer), lambda method: called.append("signals"))
+    compat.wrap(*compat.sigterm_broadcast(trainer), lambda method: called.append("broadcast"))
+    compat.wrap(
+        *compat.loader_preparation(trainer),
+        lambda method, *given, **named: called.append("loader") or given[0],
     )
     trainer.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3)), loader())
     assert {"signals", "loader"} <= {*called}
     assert callable(type(trainer.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
-    compat.unwrap_signal_handlers(trainer)
-    compat.unwrap_sigterm_broadcast(trainer)
+    compat.unwrap(*compat.signal_registration(trainer))
+    compat.unwrap(*compat.sigterm_broadcast(trainer))
     assert "register_signal_handlers" not in vars(trainer._signal_connector)
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -1,4 +1,4 @@
-"""Signals end a run between two batches, in all of its processes, with a checkpoint to go on from."""
+"""Signals end a run between two batches, in all of its processes, with a checkpoint to resume from."""
 
 import math
 import os
@@ -14,24 +14,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
-from lossselect.compat.lightning import (
-    unwrap,
-    unwrap_signal_handlers,
-    unwrap_sigterm_broadcast,
-    wrap,
-    wrap_signal_handlers,
-    wrap_sigterm_broadcast,
-)
+from lossselect.compat.lightning import signal_registration, sigterm_broadcast, unwrap, wrap
 from lossselect.utils.distributed import all_gather
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """A signal has ended the run; as an exit code 128 + the signal's number: 143 of SIGTERM, 130 of SIGINT.
+    """Raised when a signal has ended the run, with the exit code 128 + its number: SIGTERM 143, SIGINT 130.
 
     Args:
-        signum: Which signal.
+        signum: The signal.
         path: The checkpoint that was saved.
     """
 
@@ -44,12 +35,12 @@ class Stopped(SystemExit):
 
 
 class CheckpointOnSignal(Callback):
-    """Saves a checkpoint and ends fit where the process gets SIGTERM or SIGINT (Ctrl-C).
+    """Saves a checkpoint and ends fit when the process receives SIGTERM or SIGINT (Ctrl-C).
 
-    The handler only takes note. Before the next batch, of training or of validation, all processes agree that
-    one of them was told, save together and raise `Stopped`, so that none waits for another. They ask each
-    other by messages of the CPU, whose answer is looked at a batch later: no GPU is waited for. A second
-    Ctrl-C raises KeyboardInterrupt at once. Other signals (SIGUSR1 under SLURM) are Lightning's.
+    The handler only records the signal. Before the next batch, of training or of validation, all processes
+    agree that one of them has received it, save together and raise `Stopped`, so that none waits for another.
+    They exchange it on the CPU and read the result a batch later, so that no GPU is waited for. A second
+    Ctrl-C raises KeyboardInterrupt at once. Other signals (SIGUSR1 under SLURM) are left to Lightning.
 
     Args:
         path: Where to save.
@@ -62,9 +53,9 @@ class CheckpointOnSignal(Callback):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.told = 0
-        """The number of the signal that came; 0 is none."""
-        self._asked: tuple[Any, torch.Tensor] | None = None
+        self._signum = 0
+        """The signal that this process has received; 0 for none."""
+        self._exchange: tuple[Any, torch.Tensor] | None = None
         self._group: Any = None
         self._val_batches = 0.0
 
@@ -73,81 +64,74 @@ class CheckpointOnSignal(Callback):
             return
         if trainer.world_size > 1 and dist.get_backend() != "gloo" and self._group is None:
             self._group = dist.new_group(backend="gloo")
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python hands signals to the main thread alone
-        wrap_signal_handlers(trainer, self._listen)
+        if threading.current_thread() is threading.main_thread():  # the only one that receives signals
+            wrap(*signal_registration(trainer), self._listen)
 
     def _listen(self, register: Callable[[], None]) -> None:
-        """Until fit ends, when Lightning puts the handlers of before in place."""
+        """Handle signals until fit ends, when Lightning restores the previous handlers."""
         register()
-        self.told = 0
-        for which in SIGNALS:
-            signal.signal(which, self._note)
+        self._signum = 0
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._record)
 
-    def _note(self, signum: int, frame: Any) -> None:
-        if self.told and signum == signal.SIGINT:
+    def _record(self, signum: int, frame: Any) -> None:
+        if self._signum and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.told = signum
+        self._signum = signum
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._asked = None
+        self._exchange = None
         batches = min(all_gather(sum(trainer.num_val_batches[:1])))
-        # of loaders without a length nobody knows how many, and averaged weights stand in the net's meanwhile
-        unknown = not math.isfinite(batches) or any(
-            isinstance(callback, WeightAveraging)
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-        )
-        self._val_batches = 0 if unknown else batches
+        # the number is unknown if a loader has no length, and averaged weights replace the net's meanwhile
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        self._val_batches = 0 if averages or not math.isfinite(batches) else batches
         loop = trainer.fit_loop.epoch_loop
 
         def advance(method: Callable[[Any], None], fetcher: Any) -> None:
             if not loop.restarting:
-                self._stop_if_told(trainer)
+                self._stop_if_signalled(trainer)
             method(fetcher)
 
         wrap(loop, "advance", advance)
-        # Lightning's way to ask each other makes a GPU wait at each step, and hears the first process alone
-        wrap_sigterm_broadcast(trainer, lambda method: None)
+        # Lightning's own exchange makes a GPU wait at each step, and notices only the first process's signal
+        wrap(*sigterm_broadcast(trainer), lambda method: None)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if fitting and not dataloader_idx and batch_idx < self._val_batches:  # which every process has
-            self._stop_if_told(trainer)
+            self._stop_if_signalled(trainer)
 
-    def _stop_if_told(self, trainer: Trainer) -> None:
-        if signum := self._agreed(trainer):
+    def _stop_if_signalled(self, trainer: Trainer) -> None:
+        if signum := self._agree(trainer):
             trainer.save_checkpoint(self.path, weights_only=False)
             stopped = Stopped(signum, self.path)
             rank_zero_info(str(stopped))
             raise stopped
 
-    def _agreed(self, trainer: Trainer) -> int:
-        """The signal that one of the processes got before the last time that they asked."""
+    def _agree(self, trainer: Trainer) -> int:
+        """Start an exchange between the processes, and return the signal that the previous one has found."""
         if trainer.world_size == 1:
-            return self.told
-        asked = self._asked
-        flag = torch.tensor(self.told)
-        self._asked = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
-        if asked is None:
+            return self._signum
+        previous, signum = self._exchange, torch.tensor(self._signum)
+        self._exchange = dist.all_reduce(signum, dist.ReduceOp.MAX, group=self._group, async_op=True), signum
+        if previous is None:
             return 0
-        work, answer = asked
+        work, result = previous
         work.wait()
-        return int(answer)
+        return int(result)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._restore(trainer)
-        if stage == "fit" and (signum := max(all_gather(self.told))):
-            self.told = 0
-            os.kill(os.getpid(), signum)  # it came after the last batch: to whom it would have come without
+        if stage == "fit" and (signum := max(all_gather(self._signum))):
+            self._signum = 0
+            os.kill(os.getpid(), signum)  # it came after the last batch: for the previous handler
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._restore(trainer)
 
     def _restore(self, trainer: Trainer) -> None:
-        """Leave the trainer as it was."""
-        loop = trainer.fit_loop.epoch_loop
-        unwrap_signal_handlers(trainer)
-        unwrap(loop, "advance")
-        unwrap_sigterm_broadcast(trainer)
+        advance = trainer.fit_loop.epoch_loop, "advance"
+        for method in (signal_registration(trainer), sigterm_broadcast(trainer), advance):
+            unwrap(*method)

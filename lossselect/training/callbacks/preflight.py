@@ -9,12 +9,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lossselect.exceptions import DataError, StorageError
 from lossselect.utils.atomic_write import atomic_write
 
+MAX_TRIED = 1 << 20
+"""Bytes that are written to see whether a folder takes some."""
 
-class RequireValidation(Callback):
-    """Ends a run before its first step where what chooses the best checkpoint will never be known."""
 
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
+class Preflight(Callback):
+    """Ends a run before its first step if its best checkpoint could never be chosen, or none be written."""
+
+    def __init__(self, monitor: str, folder: Path) -> None:
+        self.monitor, self.folder = monitor, folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
@@ -23,29 +26,18 @@ class RequireValidation(Callback):
                 "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
                 "monitor=train/loss."
             )
-
-
-class RequireDiskSpace(Callback):
-    """Ends a run before its first step where its checkpoints could not be written."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for callback in trainer.checkpoint_callbacks:
             best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
             if best and Path(best).parent != Path(callback.dirpath or ""):  # type: ignore[attr-defined]
-                # of another run, whose file is not to be touched: the best one is looked for anew
+                # it is another run's, whose file must not be deleted: the search for the best starts again
                 callback.best_model_path, callback.best_model_score = "", None  # type: ignore[attr-defined]
-        if not trainer.is_global_zero:
-            return
-        weights = sum(weight.nbytes for weight in pl_module.parameters())
-        # an optimizer may keep two numbers for each weight
-        check_room(self.folder, 3 * weights)
+        if trainer.is_global_zero:
+            # an optimizer may keep two numbers for each weight
+            _check_room(self.folder, 3 * sum(weight.nbytes for weight in pl_module.parameters()))
 
 
-def check_room(folder: Path, size: int) -> None:
-    """OSError where a file of `size` bytes cannot be written."""
+def _check_room(folder: Path, size: int) -> None:
+    """Raise an OSError if a file of `size` bytes cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < size:
@@ -56,7 +48,3 @@ def check_room(folder: Path, size: int) -> None:
     with atomic_write(folder / "room") as part:  # a folder may be read-only, or have a quota
         part.write_bytes(bytes(min(size, MAX_TRIED)))
     (folder / "room").unlink()
-
-
-MAX_TRIED = 1 << 20
-"""Bytes that are written to see whether a folder takes some."""

@@ -36,22 +36,14 @@ class BestCheckpoint(ModelCheckpoint):
         self.at_epoch_end = at_epoch_end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore all that `state_dict` returns: Lightning leaves out `current_score`.
-
-        Without it the next last.ckpt would differ from that of a run that was never interrupted.
-        """
+        """Restore also `current_score`, without which the next last.ckpt of a resumed run would differ."""
         super().load_state_dict(state_dict)
         if self.dirpath == state_dict["dirpath"]:
             self.current_score = state_dict["current_score"]
 
 
 def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
-    """Return whether a monitor is known only at the end of an epoch, or validation is once an epoch.
-
-    Args:
-        monitor: The metric; one of the training epoch is computed at its end.
-        trainer: The settings of the trainer.
-    """
+    """Return whether a monitor is known only at an epoch's end, or the trainer's settings validate there."""
     interval = trainer.get("val_check_interval")
     # the integer 1 validates after each batch
     once = interval is None or (isinstance(interval, float) and interval == 1)
@@ -60,23 +52,19 @@ def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the latest state as last.ckpt after each validation, and after each epoch without one.
+    """Saves the latest state as last.ckpt beside best.ckpt, after each validation or each epoch without one.
 
-    `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback stands
-    after all other checkpoint callbacks, so that its file contains the state that they have by then, such as
-    the best score. It has no state of its own: last.ckpt and a best.ckpt of the same moment have the same
-    content, and the file is copied instead of being serialised twice. (A hard link would cost less, but
-    whoever writes to one of the two files in place would change both.)
-
-    Args:
-        best: Keeps the best checkpoint. The file is saved in its folder.
+    `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback comes
+    after all other checkpoint callbacks, so that its file contains their latest state, such as the best
+    score. It has no state of its own: last.ckpt and a best.ckpt of the same moment are equal, and the file is
+    copied instead of being serialised twice. (With a hard link, writing to one in place would change both.)
     """
 
     def __init__(self, best: BestCheckpoint) -> None:
         self.best = best
         self._best_score: Any = None
         self._saved_at: int | None = None
-        """How many batches had been trained on when the file was saved."""
+        """The number of batches trained on when the file was saved."""
 
     @property
     def path(self) -> Path:
@@ -84,7 +72,7 @@ class LastCheckpoint(Checkpoint):
         return Path(self.best.dirpath or "") / LAST
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # a run that was killed after it had saved best.ckpt, and before last.ckpt
+        # the run was killed between saving best.ckpt and last.ckpt
         if _resumes_from(trainer, self.path.with_name(BEST)):
             self._copy(trainer)
 
@@ -109,13 +97,13 @@ class LastCheckpoint(Checkpoint):
         score = self.best.current_score
         best_is_new = score is not self._best_score  # ModelCheckpoint sets a new tensor whenever it saves
         self._best_score, self._saved_at = score, _batches(trainer)
-        # the user's own checkpoint callbacks stand between the two, and may have changed their state
-        alone = len(trainer.checkpoint_callbacks) == 2
-        if not (best_is_new and alone and self._copy(trainer)):
+        # checkpoint callbacks of the user's come between the two, and may have changed their state
+        is_latest = best_is_new and len(trainer.checkpoint_callbacks) == 2
+        if not (is_latest and self._copy(trainer)):
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def _copy(self, trainer: Trainer) -> bool:
-        """Copy best.ckpt; return False where it is no file, as of a strategy that saves a folder."""
+        """Copy best.ckpt; return False if it is not a file, as some strategies save a folder."""
         source = self.path.with_name(BEST)
         if not trainer.strategy.broadcast(source.is_file()):
             return False
@@ -127,7 +115,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _batches(trainer: Trainer) -> int:
-    """Return how many batches have been trained on, over all epochs."""
+    """Return the number of batches trained on, over all epochs."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 

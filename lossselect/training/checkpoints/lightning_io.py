@@ -15,11 +15,11 @@ from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Checkpoints that are whole: written beside their file, onto the disk, and put in its place.
+    """Writes a checkpoint beside its file, onto the disk, and then replaces the file.
 
-    Lightning's own go through the folder for temporary files: on another file system what is there is
-    overwritten while it is copied, and lost where the process ends meanwhile. A file of a remote file
-    system is written and read as Lightning does.
+    Lightning writes through the folder for temporary files: on another file system the previous checkpoint
+    is overwritten while it is copied, and lost if the process ends meanwhile. Files of a remote file system
+    are left to Lightning.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """See `TorchCheckpointIO`.
+        """Write a checkpoint.
 
         Raises:
-            OSError: there is no room; says how much was needed at least.
+            StorageError: there is no room; the message says how much was needed at least.
         """
         if storage_options is not None or not _is_local(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -60,17 +60,17 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """See `read_checkpoint`: tensors and plain values alone, whatever is asked for."""
-        if not _is_local(path):
-            content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
-            if "task" in content:  # else `check_same_task` says that it is not ours
-                check_content(content, path)
-            return content
-        return read_checkpoint(path, map_location)
+        """Read tensors and plain values alone, whatever `weights_only` is; see `read_checkpoint`."""
+        if _is_local(path):
+            return read_checkpoint(path, map_location)
+        content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+        if "task" in content:  # else `check_same_task` rejects it
+            check_content(content, path)
+        return content
 
 
 class _Writer(io.BufferedWriter):
-    """A file that keeps the system's error of a failed write, which torch replaces by a RuntimeError."""
+    """Keeps the system's error of a failed write, which torch replaces by a RuntimeError."""
 
     error: OSError | None = None
 

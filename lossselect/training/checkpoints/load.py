@@ -1,4 +1,4 @@
-"""The trained module of a checkpoint, built again of what it was called with."""
+"""The trained module of a checkpoint, built again from its recorded arguments."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,12 +12,13 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
-from lossselect.training.checkpoints.content import bind_arguments, check_same_task
+from lossselect.training.checkpoints.content import check_same_task
+from lossselect.training.checkpoints.plain_values import bind_arguments
 
 Module = TypeVar("Module", bound=Any)
 
 LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
-"""Arguments that may be others at loading, the loss staying that of the checkpoint."""
+"""Arguments that may change at loading while the loss stays that of the checkpoint."""
 
 
 def rebuild(
@@ -28,39 +29,31 @@ def rebuild(
     strict: bool,
     ours: bool,
 ) -> Module:
-    """What `TaskModule.load_from_checkpoint` returns.
+    """Return the trained module of a checkpoint; see `TaskModule.load_from_checkpoint`.
 
     Args:
-        cls: Of the module.
+        cls: Class of the module.
         checkpoint: As `read_checkpoint` returns it.
-        path: Of it, for messages.
-        changed: Arguments that the checkpoint does not hold, or that are to be others.
+        path: The file, for messages.
+        changed: Arguments that the checkpoint does not hold, or that replace its own.
         strict: Whether the checkpoint must hold exactly the module's parameters.
-        ours: Whether `cls` has the constructor of `TaskModule`; that of a subclass may differ.
-
-    Raises:
-        ValueError: of another task, or an argument must be passed.
+        ours: Whether `cls` has the constructor of `TaskModule`, not one of a subclass.
     """
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
     if takes_task and isinstance(arguments.get("task", task), Task | Mapping):
         arguments["task"] = task
-    lost = [name for name in checkpoint["not_plain"] if name not in changed]
-    # a model can predict without them, but must not go on training with others than it had
-    arguments |= {name: _lost(name, path) for name in lost if name in ("optimizer", "scheduler")}
-    if again := [name for name in lost if name not in arguments]:
+    missing = [name for name in checkpoint["not_plain"] if name not in changed]
+    # a model can predict without them, but must not be trained further with others than it had
+    arguments |= {name: _make_refusing(name, path) for name in missing if name in ("optimizer", "scheduler")}
+    if required := [name for name in missing if name not in arguments]:
         raise CheckpointError(
-            f"{path} was trained with {' and '.join(again)} of your own, which no checkpoint holds. Pass "
-            f"{', '.join(f'{name}=...' for name in again)} to load_from_checkpoint."
+            f"{path} was trained with {' and '.join(required)} of your own, which no checkpoint holds. Pass "
+            f"{', '.join(f'{name}=...' for name in required)} to load_from_checkpoint."
         )
-    weights = checkpoint["state_dict"]
-    if (
-        ours
-        and strict
-        and isinstance(net := checkpoint["arguments"].get("net"), Mapping)
-        and "net" not in changed
-    ):
+    weights, net = checkpoint["state_dict"], checkpoint["arguments"].get("net")
+    if ours and strict and isinstance(net, Mapping) and "net" not in changed:
         check_net(net, task.num_outputs, weights, path, "net.")
     try:
         call = bind_arguments(cls, arguments)
@@ -76,17 +69,16 @@ def rebuild(
         ) from None
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
-    # what was changed after construction: thresholds, say
+    # what may have changed since construction, such as thresholds
     module.base_task = make_task(**checkpoint["base_task"]) if checkpoint.get("base_task") else None
     module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
     if module.counts:
         module.counts.check_task(task)
     module.task = task
-    loss = checkpoint["loss"]
-    unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
-    if loss and isinstance(module.criterion, Loss | AutoLoss) and unchanged:
+    loss_is_unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
+    if checkpoint["loss"] and isinstance(module.criterion, Loss | AutoLoss) and loss_is_unchanged:
         try:
-            module.criterion = Loss(task, **loss)
+            module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: its loss cannot be built: {error}") from None
     module.bias_init = None  # it is trained
@@ -99,7 +91,7 @@ def rebuild(
     return module.to(device)
 
 
-def _lost(name: str, path: Any) -> Callable[..., Any]:
+def _make_refusing(name: str, path: Any) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
         raise CheckpointError(
             f"The {name} that {path} was trained with is not in it: pass {name}= at loading."

@@ -1,118 +1,100 @@
-"""What a run needs to go on from a checkpoint as if it had never stopped, beside what Lightning keeps.
+"""What a run needs, beyond Lightning's state, to resume as if it had never stopped.
 
-Lightning keeps weights, optimizers, schedulers and counters. Here are random numbers, the place in the
-epoch's rows, gradients of a group that has begun, metrics of the epoch so far, and what was logged last.
+Lightning keeps weights, optimizers, schedulers and counters. Here are random numbers, the position in the
+epoch's rows, gradients of a started group, metrics of the epoch so far, and what was logged last.
 """
 
-import random
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
-from lossselect.compat.lightning import (
-    accumulates,
-    data_fetcher,
-    forget_restart,
-    is_last_batch,
-    set_sampler_epoch,
-    stop_restarting,
-    train_loaders,
-    validates_after_batch,
-    wrap,
-)
+from lossselect.compat import lightning as compat
 from lossselect.data.sampler import RowBatches
 from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
 from lossselect.training.checkpoints.resume_validation import check_states
-from lossselect.training.checkpoints.rng import generators_of
+from lossselect.training.checkpoints.rng import get_rng_state, set_rng_state
 from lossselect.utils.distributed import gather
 from lossselect.utils.warnings import warn
 
 
 class RunState:
-    """Takes down the state of a run, and takes it up again."""
+    """Saves the state of a run in its checkpoints, and resumes from it."""
 
     def __init__(self) -> None:
-        self.epoch_began: dict[str, Any] | None = None
+        self._epoch_rng: dict[str, Any] | None = None
         """The random numbers before the epoch's first batch."""
-        self.validation_began: dict[str, Any] = {}
+        self._validation_rng: dict[str, Any] = {}
         """The random numbers before the last validation."""
-        self.loaded: list[dict[str, Any]] | None = None
-        """What each process had taken down, until this one goes on from there."""
-        self.loss: dict[str, Any] | None = None
-        """That of the checkpoint, if it is one of ours."""
-        self.states: dict[str, Any] = {}
-        """Of its optimizers and schedulers, until they have been compared with those of the run."""
+        self._loaded: list[dict[str, Any]] | None = None
+        """The state of each process, until this one has resumed from it."""
+        self._loss: dict[str, Any] | None = None
+        self._parts: dict[str, Any] = {}
+        """States of optimizers and schedulers, until they have been compared with those of the run."""
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """What a checkpoint holds to go on from."""
-        self.loaded, self.loss = checkpoint.get("run_state"), checkpoint.get("loss")
-        self.states = {
-            key: checkpoint[key] for key in ("optimizer_states", "lr_schedulers") if key in checkpoint
-        }
+        """Keep what a checkpoint holds to resume from; nothing of an empty one."""
+        self._loaded, self._loss = checkpoint.get("run_state"), checkpoint.get("loss")
+        keys = ("optimizer_states", "lr_schedulers")
+        self._parts = {key: checkpoint[key] for key in keys if key in checkpoint}
 
     def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Put into a checkpoint what is needed."""
-        checkpoint["run_state"] = self._state(trainer, module)
-        loop, state = trainer.fit_loop.epoch_loop, checkpoint["loops"]["fit_loop"]
-        if loop.batch_progress.current.completed < loop.batch_progress.current.ready:
-            _finish_batch(trainer, state)
-        elif _validates(trainer):
-            _validate_again(state)
+        """Put the state of all processes into a checkpoint, and correct that of Lightning's loops."""
+        checkpoint["run_state"] = gather(self._get_state(trainer, module))
+        batch, loops = trainer.fit_loop.epoch_loop.batch_progress.current, checkpoint["loops"]["fit_loop"]
+        if batch.completed < batch.ready:
+            _complete_batch(trainer, loops)
+        elif _is_validating(trainer):
+            _restart_validation(loops)
 
-    def _state(self, trainer: Trainer, module: Any) -> list[dict[str, Any]]:
-        """What each process has, as tensors and plain values."""
-        loop = trainer.fit_loop
-        batches = loop.epoch_loop.batch_progress.current.ready
-        within = batches < trainer.num_training_batches
-        own = {
+    def _get_state(self, trainer: Trainer, module: Any) -> dict[str, Any]:
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        within_epoch = batches < trainer.num_training_batches
+        state = {
             "batches": batches,
-            "made": _made(trainer),
-            "random": self.validation_began if _validates(trainer) else _random(trainer),
-            "epoch_began": self.epoch_began if within else None,
-            "complete": not within,
+            "made": _get_part_names(trainer),
+            "random": self._validation_rng if _is_validating(trainer) else get_rng_state(trainer),
+            "epoch_began": self._epoch_rng if within_epoch else None,
+            "complete": not within_epoch,
             "should_stop": trainer.should_stop,
-            "epoch": _epoch(trainer),
-            "train": module._train_epoch.state(complete=not within),
+            "epoch": _describe_epoch(trainer),
+            "train": module._train_epoch.state(complete=not within_epoch),
             "logged": as_numbers(trainer.callback_metrics),
-            "rows": _rows_logged(trainer),
-            "due": _due_schedulers(trainer),
+            "rows": _count_logged_rows(trainer),
+            "due": _find_due_schedulers(trainer),
         }
-        # whoever optimizes by himself may have begun a group that nobody else knows of
-        if within and (accumulates(trainer) or not module.automatic_optimization):
-            own["group"] = module._step_mean.state_dict(module)
-            own["gradients"] = {
-                name: weight.grad.cpu()
-                for name, weight in module.named_parameters()
-                if weight.grad is not None
-            }
-        return gather(own)
+        # with manual optimization only the module knows whether a group has begun
+        if within_epoch and (compat.accumulates(trainer) or not module.automatic_optimization):
+            weights = module.named_parameters()
+            state["group"] = module._step_mean.state_dict(module)
+            state["gradients"] = {name: w.grad.cpu() for name, w in weights if w.grad is not None}
+        return state
 
     def check(self, trainer: Trainer) -> None:
-        """ValueError where another optimizer or scheduler would go on from a checkpoint's."""
-        if self.loaded is not None and (made := self.loaded[0]["made"]) != _made(trainer):
+        """Raise a CheckpointError if the run has other optimizers or schedulers than the checkpoint."""
+        names = _get_part_names(trainer)
+        if self._loaded is not None and (before := self._loaded[0]["made"]) != names:
             raise CheckpointError(
-                f"The checkpoint is of a run with {', '.join(made)}, and this one has "
-                f"{', '.join(_made(trainer))}: go on with the same, or begin anew."
+                f"The checkpoint is of a run with {', '.join(before)}, and this one has "
+                f"{', '.join(names)}: go on with the same, or begin anew."
             )
-        states, self.states = self.states, {}
+        states, self._parts = self._parts, {}
         if states:
             schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
             check_states({**states, "callbacks": {}}, trainer.ckpt_path, trainer.optimizers, schedulers)
 
     def compare_loss(self, criterion: Any) -> None:
-        """Warn where another loss goes on from a checkpoint's."""
-        if self.loss is None or not isinstance(criterion, Loss):
+        """Warn if the loss is another one than the checkpoint's."""
+        if self._loss is None or not isinstance(criterion, Loss):
             return
-        before, now = self.loss, criterion.to_dict()
+        before, now = self._loss, criterion.to_dict()
         if before["name"] != now["name"]:
             changed = [f"{before['name']} is {now['name']} now"]
         else:
@@ -124,74 +106,73 @@ class RunState:
             )
 
     def start(self, trainer: Trainer, module: Any) -> None:
-        """Before the first batch of fit: go on from where a checkpoint was made."""
-        if self.loaded is None:
+        """Resume from the checkpoint, if there is one, before the first batch of fit."""
+        if self._loaded is None:
             return
-        own, self.loaded = self._own(trainer), None
-        trainer.callback_metrics.update(as_scalars(own["logged"]))
+        state, self._loaded = self._select_process(trainer), None
+        trainer.callback_metrics.update(as_scalars(state["logged"]))
         # Lightning warns that loaders would begin again
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
-        trainer.should_stop |= own["should_stop"]
-        if own["complete"]:
-            # Lightning takes another batch to see that there is none
-            fetcher = data_fetcher(trainer.fit_loop)
+        trainer.should_stop |= state["should_stop"]
+        if state["complete"]:
+            # Lightning fetches another batch to detect the end of the epoch
+            fetcher = compat.data_fetcher(trainer.fit_loop)
             getattr(fetcher, "inner", fetcher).iterator = iter(())
-        module._train_epoch.load_state_dict(own["train"])
-        if own["epoch_began"] is not None:
-            self.epoch_began = own["epoch_began"]
+        module._train_epoch.load_state_dict(state["train"])
+        if state["epoch_began"] is not None:
+            self._epoch_rng = state["epoch_began"]
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
-                # which sets it at an epoch's start alone
-                trainer.accumulate_grad_batches = int(own["epoch"]["accumulate_grad_batches"])
-            _check_epoch(own["epoch"], _epoch(trainer))
-            _set_random(own["epoch_began"], trainer)
-            _skip(trainer, own["batches"])
-        _set_random(own["random"], trainer)
-        if "gradients" in own:
-            module._step_mean.load_state_dict(own["group"], module)
+                # it sets it only when an epoch starts
+                trainer.accumulate_grad_batches = int(state["epoch"]["accumulate_grad_batches"])
+            _check_epoch(state["epoch"], _describe_epoch(trainer))
+            set_rng_state(state["epoch_began"], trainer)
+            _skip_batches(trainer, state["batches"])
+        set_rng_state(state["random"], trainer)
+        if "gradients" in state:
+            module._step_mean.load_state_dict(state["group"], module)
             for name, weight in module.named_parameters():
-                if name in own["gradients"]:
-                    weight.grad = own["gradients"][name].to(weight)
-        for index in own.get("due", ()):
+                if name in state["gradients"]:
+                    weight.grad = state["gradients"][name].to(weight)
+        for index in state.get("due", ()):
             _step_on_plateau(trainer, module, index)
 
-    def _own(self, trainer: Trainer) -> dict[str, Any]:
-        assert self.loaded is not None
-        before, now = len(self.loaded), trainer.world_size
-        if before != now and self.loaded[0]["epoch_began"] is not None:
+    def _select_process(self, trainer: Trainer) -> dict[str, Any]:
+        assert self._loaded is not None
+        before, now = len(self._loaded), trainer.world_size
+        if before != now and self._loaded[0]["epoch_began"] is not None:
             raise CheckpointError(
                 f"The checkpoint was made within an epoch of {before} process(es), whose rows are dealt in "
                 f"another way to {now}: go on with {before}, or from a checkpoint of an epoch's end."
             )
-        return self.loaded[trainer.global_rank % before]
+        return self._loaded[trainer.global_rank % before]
 
     def watch(self, trainer: Trainer) -> None:
-        """Remember the random numbers before each validation, which draws some before there is a hook."""
+        """Wrap the methods of Lightning's loops in which no hook is called early enough."""
 
-        def run(method: Callable[[], Any]) -> Any:
-            self.validation_began = _random(trainer)
-            return method()
+        def run_validation(run: Callable[[], Any]) -> Any:
+            self._validation_rng = get_rng_state(trainer)  # the loop draws some before its first hook
+            return run()
 
-        wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run)
-        wrap(trainer.fit_loop, "reset", lambda method: _begin_new_epoch(trainer, method))
-        wrap(trainer.fit_loop, "on_advance_end", lambda method: _end_epoch(trainer, method))
+        compat.wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run_validation)
+        compat.wrap(trainer.fit_loop, "reset", partial(_begin_next_epoch, trainer))
+        compat.wrap(trainer.fit_loop, "on_advance_end", partial(_end_epoch, trainer))
 
     def begin_epoch(self, trainer: Trainer) -> None:
-        """Remember the random numbers that the order of the rows is drawn from."""
-        self.epoch_began = _random(trainer)
-        fetcher = data_fetcher(trainer.fit_loop)
+        """Keep the random numbers that the order of the rows is drawn from."""
+        self._epoch_rng = get_rng_state(trainer)
+        fetcher = compat.data_fetcher(trainer.fit_loop)
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
-            iter(fetcher)  # which else is done before there is a hook, or not at all
+            iter(fetcher)  # which Lightning has done before there was a hook, or does not do
 
 
-def _begin_new_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
+def _begin_next_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
     """Let a run with max_steps that was saved at the end of an epoch resume with the next epoch.
 
     Without max_steps Lightning does so; with it, it ends the same epoch a second time.
     """
-    loop = trainer.fit_loop
-    epochs: Any = loop.epoch_progress.current
-    if loop.restarting and epochs.ready == epochs.started == epochs.processed:
-        stop_restarting(trainer)
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    if trainer.fit_loop.restarting and epochs.ready == epochs.started == epochs.processed:
+        compat.stop_restarting(trainer)
     reset()
 
 
@@ -200,39 +181,39 @@ def _end_epoch(trainer: Trainer, end: Callable[[], None]) -> None:
 
     Lightning leaves it out, as its checkpoints have no metrics.
     """
-    forget_restart(trainer)  # of the loop itself: at the end of an epoch it has no other use
+    compat.forget_restart(trainer)  # at the end of an epoch the flag has no other use
     end()
 
 
-def _due_schedulers(trainer: Trainer) -> list[int]:
+def _find_due_schedulers(trainer: Trainer) -> list[int]:
     """Return the indices of the ReduceLROnPlateau whose step comes right after the checkpoint.
 
     Such a scheduler steps after the hooks at the end of a batch or an epoch, in which checkpoints are saved.
-    A run that is resumed comes to that place again only if it was saved in a validation or at its end.
+    A resumed run reaches that place again only if it was saved in a validation or at its end.
     """
-    loop, fetcher = trainer.fit_loop, data_fetcher(trainer.fit_loop)
-    if fetcher is None:  # a checkpoint that is saved after fit
+    if compat.data_fetcher(trainer.fit_loop) is None:  # a checkpoint that is saved after fit
         return []
-    epoch: Any = loop.epoch_progress.current
-    batch = loop.epoch_loop.batch_progress.current
-    at = {
-        "step": batch.completed < batch.ready
-        and not validates_after_batch(trainer)
-        and not accumulates(trainer),
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    before_step = batch.completed < batch.ready and not compat.validates_after_batch(trainer)
+    due = {
+        "step": before_step and not compat.accumulates(trainer),
         "epoch": epoch.completed < epoch.processed,
     }
-    count = {"step": loop.epoch_loop.batch_idx + 1, "epoch": trainer.current_epoch + 1}
+    count = {"step": trainer.fit_loop.epoch_loop.batch_idx + 1, "epoch": trainer.current_epoch + 1}
     return [
         index
         for index, config in enumerate(trainer.lr_scheduler_configs)
-        if config.reduce_on_plateau and at[config.interval] and count[config.interval] % config.frequency == 0
+        if config.reduce_on_plateau
+        and due[config.interval]
+        and count[config.interval] % config.frequency == 0
     ]
 
 
 def _step_on_plateau(trainer: Trainer, module: Any, index: int) -> None:
     """Let a scheduler take the step that was due when the checkpoint was saved."""
     config = trainer.lr_scheduler_configs[index]
-    if config.monitor not in trainer.callback_metrics:  # as under strict=False
+    if config.monitor not in trainer.callback_metrics:  # possible with strict=False
         return
     progress = trainer.fit_loop.epoch_loop.scheduler_progress
     progress.increment_ready()
@@ -240,78 +221,75 @@ def _step_on_plateau(trainer: Trainer, module: Any, index: int) -> None:
     progress.increment_completed()
 
 
-def _made(trainer: Trainer) -> list[str]:
-    """The names of optimizers and schedulers, less the one that stochastic weight averaging puts in later."""
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+def _get_part_names(trainer: Trainer) -> list[str]:
+    """Return the names of optimizers and schedulers, without the one that SWA adds during the run."""
     swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return [type(part).__name__ for part in (*trainer.optimizers, *(() if swa else schedulers))]
+    schedulers = [] if swa else [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [type(part).__name__ for part in (*trainer.optimizers, *schedulers)]
 
 
-def _rows_logged(trainer: Trainer) -> int | None:
+def _count_logged_rows(trainer: Trainer) -> int | None:
     """Return how many rows metrics.csv has; None in a process that writes none.
 
     Steps do not tell which rows came before a checkpoint: while gradients are accumulated, several
     validations belong to one step.
     """
-    paths = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-    if not paths or not trainer.is_global_zero:
+    folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    if not folders or not trainer.is_global_zero:
         return None
-    file = paths[0] / "metrics.csv"
+    file = folders[0] / "metrics.csv"
     return max(0, file.read_bytes().count(b"\n") - 1) if file.is_file() else 0
 
 
-def _finish_batch(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Let the loops' state be that after the batch, with its validation still to come.
+def _complete_batch(trainer: Trainer, loops: dict[str, Any]) -> None:
+    """Make the loops' state that after the batch, with its validation still to come.
 
-    Lightning saves at the end of a batch, before it validates, and going on from there it takes the
-    validation for done, and at the end of an epoch the epoch too.
+    Lightning saves at the end of a batch, before it validates. When it resumes there, it takes the validation
+    for done, and at the end of an epoch the epoch too.
     """
-    validates = validates_after_batch(trainer)
-    if not (is_last_batch(trainer) or validates):
-        return
-    progress = state["epoch_loop.batch_progress"]
-    for kind in ("total", "current"):
-        progress[kind]["completed"] = progress[kind]["ready"]
+    validates = compat.validates_after_batch(trainer)
+    if validates or compat.is_last_batch(trainer):
+        for progress in (loops["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+            progress["completed"] = progress["ready"]
     if validates:
-        _validate_again(state)
+        _restart_validation(loops)
 
 
-def _validates(trainer: Trainer) -> bool:
-    """Whether a validation has begun and not ended."""
+def _is_validating(trainer: Trainer) -> bool:
+    """Return whether a validation has begun and not ended."""
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current
     return trainer.validating and progress.completed < progress.ready
 
 
-def _validate_again(state: dict[str, Any]) -> None:
-    """Let the loops' state be that of a validation of which no batch is done."""
-    progress = state["epoch_loop.val_loop.batch_progress"]
+def _restart_validation(loops: dict[str, Any]) -> None:
+    """Make the loops' state that of a validation of which no batch is done."""
+    progress = loops["epoch_loop.val_loop.batch_progress"]
     done = progress["total"]["completed"]
     progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
     progress["current"] = dict.fromkeys(progress["current"], 0)
 
 
-def _skip(trainer: Trainer, batches: int) -> None:
-    """Begin the epoch's batches again, and leave out those that have been."""
-    loop, fetcher = trainer.fit_loop, data_fetcher(trainer.fit_loop)
-    assert fetcher is not None
+def _skip_batches(trainer: Trainer, count: int) -> None:
+    """Begin the epoch's batches again, without those that have been trained on."""
+    fetcher = compat.data_fetcher(trainer.fit_loop)
     loaders = fetcher.combined_loader.flattened
-    ours = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
+    skips_rows = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
     for loader in loaders:
-        set_sampler_epoch(loader, loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-        if ours:
-            loader.sampler.skip = batches
+        compat.set_sampler_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        if skips_rows:
+            loader.sampler.skip = count
     iter(fetcher)
-    if not ours:
-        for _ in range(batches):
-            next(getattr(fetcher, "inner", fetcher))  # of blocks of batches
-    fetcher.fetched = 0  # to which Lightning adds what has been
+    if not skips_rows:
+        for _ in range(count):
+            next(getattr(fetcher, "inner", fetcher))  # single batches, not blocks
+    fetcher.fetched = 0  # Lightning adds the number of skipped ones
 
 
-def _epoch(trainer: Trainer) -> dict[str, Any]:
-    """What the place among an epoch's batches is counted in."""
-    fetcher = data_fetcher(trainer.fit_loop)
+def _describe_epoch(trainer: Trainer) -> dict[str, str]:
+    """Return what the position among an epoch's batches depends on."""
+    fetcher = compat.data_fetcher(trainer.fit_loop)
     loaders = fetcher.combined_loader.flattened if fetcher else []
-    samplers = [sampler for loader in loaders if (sampler := getattr(loader, "sampler", None))]
+    samplers = [getattr(loader, "sampler", None) for loader in loaders]
     sizes: list[Any] = [sampler.batch_size for sampler in samplers if isinstance(sampler, RowBatches)]
     return {
         "batches": str(trainer.num_training_batches),
@@ -320,8 +298,8 @@ def _epoch(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ValueError where a run would go on at another place than it was ended."""
+def _check_epoch(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise a CheckpointError if the position in the epoch of a checkpoint would be another one now."""
     for name, value in before.items():
         if now[name] != value:
             raise CheckpointError(
@@ -329,35 +307,3 @@ def _check_epoch(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"{now[name]}), so that its place is not to be found: go on with the same settings and data, "
                 "or from a checkpoint of an epoch's end."
             )
-
-
-def _generators(trainer: Trainer) -> list[torch.Generator]:
-    """Those of the user's train loaders."""
-    return [generator for part in train_loaders(trainer) for generator in generators_of(part)]
-
-
-def _random(trainer: Trainer) -> dict[str, Any]:
-    """The states of all generators that this process uses, as tensors and plain values."""
-    device = trainer.strategy.root_device
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    version, numbers, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype("int64")), *rest],
-        "python": [version, torch.tensor(numbers), gauss],
-        "loaders": [generator.get_state() for generator in _generators(trainer)],
-    }
-
-
-def _set_random(states: Mapping[str, Any], trainer: Trainer) -> None:
-    device = trainer.strategy.root_device
-    for generator, state in zip(_generators(trainer), states["loaders"], strict=True):
-        generator.set_state(state)
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))

@@ -1,10 +1,10 @@
-"""What a checkpoint must hold to be loaded: the one place that checks its structure. See `resumable` as well.
+"""What a checkpoint must hold to be loaded; `resume_validation` checks what only a resumed run needs.
 
 Everything here looks at types, keys and sizes. Values are checked where they are used: a task by `make_task`,
 a loss by `Loss`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -38,57 +38,55 @@ LOADED = {
     "global_step": int,
     "epoch": int,
     "pytorch-lightning_version": str,
+    "state_dict": {},
 }
-"""Structures of optional parts; `state_dict` is checked separately."""
-NEEDED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
-"""To load a module."""
+"""Structures of the parts that may be present."""
+REQUIRED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
+"""Parts that a module is built from."""
 
 
-def raise_damaged(path: Any, what: str | None) -> None:
-    """Raise a ValueError that names the file, if something is wrong with it."""
-    if what:
-        raise _damaged(path, what)
+def raise_damaged(path: Any, mismatches: Iterable[str | None]) -> None:
+    """Raise a CheckpointError about the first mismatch, if there is any; the others are not computed."""
+    if message := next(filter(None, mismatches), None):
+        raise _damaged(path, message)
 
 
-def _damaged(path: Any, what: str) -> ValueError:
-    return CheckpointError(f"{path} is damaged: {what}. Take another checkpoint, or a copy of this one.")
+def _damaged(path: Any, message: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {message}. Take another checkpoint, or a copy of this one.")
 
 
 def check_content(content: Mapping[str, Any], path: Any) -> None:
-    """Raise a ValueError if a part of a checkpoint has another structure than `keep` has given it.
+    """Raise a CheckpointError if a part of a checkpoint has another structure than `add_module_state` wrote.
 
     Args:
-        content: As torch.load returns it. Parts that are not there are not looked at: see `check_loadable`.
-        path: Of the file, for messages.
+        content: As torch.load returns it. Missing parts are ignored: see `check_loadable`.
+        path: The file, for messages.
     """
-    for key, structure in LOADED.items():
-        if key in content:
-            raise_damaged(path, find_mismatch(content[key], structure, key))
-    task = _task(content["task"], "task", path)
+    present = [key for key in LOADED if key in content]
+    raise_damaged(path, (find_mismatch(content[key], LOADED[key], key) for key in present))
+    task = _make_task(content, "task", path)
     if content.get("base_task") is not None:
-        base_task = _task(content["base_task"], "base_task", path)
+        base_task = _make_task(content, "base_task", path)
         if str(base_task) != str(task):
-            raise_damaged(path, f"its task is {task}, but its task before tuning is {base_task}")
+            raise _damaged(path, f"its task is {task}, but its task before tuning is {base_task}")
     weights = content.get("state_dict", {})
-    raise_damaged(path, find_mismatch(weights, {}, "state_dict"))
     for name, value in weights.items():
-        # what a module's get_extra_state returns may be anything
+        # a module's get_extra_state may return anything
         if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
-            raise_damaged(path, f"state_dict[{name!r}] must be a tensor, got {describe_value(value)}")
+            raise _damaged(path, f"state_dict[{name!r}] must be a tensor, got {describe_value(value)}")
     if weights:
         check_outputs(task.num_outputs, weights, path)
         check_finite(weights, set(content.get("buffers", ())), path)
 
 
-def _task(values: Mapping[str, Any], place: str, path: Any) -> Task:
+def _make_task(content: Mapping[str, Any], key: str, path: Any) -> Task:
     try:
-        return make_task(**values)
+        return make_task(**content[key])
     except (ValueError, TypeError, OverflowError) as error:
-        raise _damaged(path, f"no task can be made of its {place!r}: {str(error).rstrip('.')}") from None
+        raise _damaged(path, f"no task can be made of its {key!r}: {str(error).rstrip('.')}") from None
 
 
 def check_loadable(content: Mapping[str, Any], path: Any) -> None:
-    """Raise a ValueError if a checkpoint lacks a part that a module is built from."""
-    lacking = [key for key in NEEDED if key not in content]
-    if lacking:
-        raise_damaged(path, f"it lacks {', '.join(map(repr, lacking))}, which a module is built from")
+    """Raise a CheckpointError if a checkpoint lacks a part that a module is built from."""
+    if missing := [repr(key) for key in REQUIRED if key not in content]:
+        raise _damaged(path, f"it lacks {', '.join(missing)}, which a module is built from")

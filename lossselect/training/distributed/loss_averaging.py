@@ -17,7 +17,7 @@ class StepMean:
     """Give the criterion of a step the denominator of all processes and micro-batches.
 
     With S_rk and D_rk the numerator and the denominator of process r's micro-batch k, the criterion's part of
-    a gradient is that of sum_rk S_rk / sum_rk D_rk. A mean of means would weigh all micro-batches alike,
+    a gradient is that of sum_rk S_rk / sum_rk D_rk. A mean of means would weight all micro-batches equally,
     whatever counts in them: labels are missing, classes have weights, the last batch and the last group are
     short. Terms that a subclass adds to the loss are plain means: over W processes by DDP, and over K
     micro-batches by Lightning, which divides each loss by K.
@@ -28,13 +28,13 @@ class StepMean:
     that micro-batch's own gradient is that of K W S_rk / sum D. Each process does so by itself, before DDP
     averages.
 
-    Where a subclass has added a term, the criterion's part is computed by a backward pass of its own and
-    summed separately; that pass is needed with K > 1 only.
+    If a subclass has added a term, the criterion's part is computed by a separate backward pass and summed
+    separately; that pass is needed with K > 1 only.
     """
 
     def __init__(self) -> None:
         self.equal_counts = False
-        """Whether all processes are known to have the same denominator, but in an epoch's last batch."""
+        """Whether all processes are known to have the same denominator, except in an epoch's last batch."""
         self._pending: _Pending | None = None
         self._reset()
 
@@ -52,12 +52,8 @@ class StepMean:
     ) -> Tensor:
         """Return the loss of a micro-batch, with a gradient scaled as its share of the step.
 
-        Args:
-            trainer: Lightning's.
-            batch_idx: Index of the micro-batch in its epoch.
-            loss: The criterion's mean over the micro-batch.
-            total: Its numerator; of a chunked head without a gradient, which then comes from the mean.
-            count: Its denominator.
+        `loss` is the criterion's mean over the micro-batch, `total` and `count` are its numerator and its
+        denominator. A chunked head's numerator has no gradient, which then comes from the mean.
         """
         ranks, group = trainer.world_size, trainer.accumulate_grad_batches
         if ranks == group == 1:
@@ -66,36 +62,31 @@ class StepMean:
             return loss  # a second call within one step is a term that the subclass adds
         if batch_idx % group == 0:
             self._reset()
-        whole = self._over_ranks(trainer, count, loss.device)
-        first = _first_positive(self._first, whole)
+        overall = self._sum_over_ranks(trainer, count, loss.device)
+        first = _first_positive(self._first, overall)
         source, share = (total, 1.0) if total.requires_grad else (loss, count)
         scale = _Scale(_ratio(ranks * share, first))
         scaled: Tensor = _ScaleGradient.apply(source, loss.detach(), scale)
         if group > 1:
-            self._pending = _Pending(batch_idx, scaled, scale, share, whole, first)
+            self._pending = _Pending(batch_idx, scaled, scale, share, overall, first)
         return scaled
 
-    def _over_ranks(self, trainer: Any, count: Tensor | int, device: torch.device) -> Count:
-        """Return the sum of a denominator over all processes, without communication where it is known."""
+    def _sum_over_ranks(self, trainer: Any, count: Tensor | int, device: torch.device) -> Count:
+        """Return a denominator's sum over all processes, without communication if it is known."""
         if trainer.world_size == 1:
             return count.double() if isinstance(count, Tensor) and device.type != "mps" else count
         if self.equal_counts and not trainer.is_last_batch:
             return trainer.world_size * count
         # filled on the device: a copy from the host would make it wait
-        own = torch.zeros((), dtype=torch.float64, device=device) + count
-        summed: Tensor = trainer.strategy.reduce(own, reduce_op="sum")
+        count = torch.zeros((), dtype=torch.float64, device=device) + count
+        summed: Tensor = trainer.strategy.reduce(count, reduce_op="sum")
         return summed
 
     def before_backward(self, trainer: Any, module: nn.Module, loss: Tensor) -> None:
-        """Add a micro-batch to its group; at its end rescale the accumulated gradients.
-
-        Args:
-            trainer: Lightning's.
-            module: The module that has the gradients.
-            loss: What the backward pass starts from: the loss of the step over K.
+        """Add a micro-batch, whose backward pass starts from `loss`, to its group; at its end rescale.
 
         Raises:
-            ValueError: the loss has a term besides the criterion, and the strategy shards the gradients or
+            ConfigError: the loss has a term besides the criterion, and the strategy shards the gradients or
                 the head is chunked.
         """
         pending, self._pending = self._pending, None
@@ -105,19 +96,19 @@ class StepMean:
         last = _is_last(trainer, pending.batch_idx) and not sharded
         self._separate(module, loss, pending, last, sharded)
         if last:
-            self._rescale(module, trainer.accumulate_grad_batches)
             ranks, group = trainer.world_size, trainer.accumulate_grad_batches
+            self._rescale(module, group)
             pending.scale.factor = _ratio(group * ranks * pending.share, self._sum)
             self._reset()
 
     def _separate(
         self, module: nn.Module, loss: Tensor, pending: "_Pending", last: bool, sharded: bool
     ) -> None:
-        """Add a micro-batch's denominator, and where needed its criterion's part of the gradients."""
+        """Add a micro-batch's denominator, and if needed its criterion's part of the gradients."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         criterion = pending.loss
-        alone = _is_multiple(loss, criterion)
-        if not alone and self._parts is None:
+        is_alone = _is_multiple(loss, criterion)
+        if not is_alone and self._parts is None:
             if sharded or getattr(module, "_chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
                 raise ConfigError(
@@ -129,16 +120,16 @@ class StepMean:
             started = self._micro_batches > 0
             self._parts = {p: p.grad.clone() for p in parameters if started and p.grad is not None}
         self._micro_batches += 1
-        if not alone:
-            (coefficient,) = torch.autograd.grad(loss, criterion, retain_graph=True, allow_unused=True)
-            if coefficient is None:
+        source, start = loss, torch.ones_like(loss)
+        if not is_alone:
+            (start,) = torch.autograd.grad(loss, criterion, retain_graph=True, allow_unused=True)
+            if start is None:
                 return  # the step does not use the criterion: it does not count
-        self._sum = self._sum + pending.whole
+            source = criterion
+        self._sum = self._sum + pending.count
         self._first = pending.first
         if self._parts is None or last:  # the last one's gradient is scaled exactly from the start
             return
-        start = torch.ones_like(loss) if alone else coefficient
-        source = loss if alone else criterion
         gradients = torch.autograd.grad(source, parameters, start, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
@@ -146,13 +137,9 @@ class StepMean:
                 self._parts[parameter] = gradient if before is None else before + gradient
 
     def finish(self, module: nn.Module, group: int) -> None:
-        """Rescale the gradients before the optimizer takes them, if that has not been done.
+        """Rescale the gradients of a group of `group` micro-batches before the optimizer step.
 
-        Needed for sharded gradients, and if the last micro-batch had no backward pass.
-
-        Args:
-            module: The module that has the gradients.
-            group: By how many micro-batches Lightning has divided.
+        Only needed for sharded gradients, and if the last micro-batch had no backward pass.
         """
         self._pending = None
         if self._micro_batches:
@@ -176,14 +163,10 @@ class StepMean:
 
     def state_dict(self, module: nn.Module) -> dict[str, Any]:
         """Return the state of a group that has begun, for a checkpoint."""
-        parts = self._parts
         names = {parameter: name for name, parameter in module.named_parameters()}
-        return {
-            "sum": self._sum,
-            "first": self._first,
-            "micro_batches": self._micro_batches,
-            "parts": None if parts is None else {names[p]: part.cpu() for p, part in parts.items()},
-        }
+        parts = None if self._parts is None else {names[p]: part.cpu() for p, part in self._parts.items()}
+        counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
+        return {**counts, "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
         """Continue the group of `state`."""
@@ -211,18 +194,18 @@ class _Pending:
 
     batch_idx: int
     loss: Tensor
-    """What training_step got: the mean of the batch, with the scaled gradient."""
+    """The mean of the batch, with the scaled gradient, as training_step got it."""
     scale: _Scale
     share: Count
-    """By what the gradient's source is multiplied to become the numerator."""
-    whole: Count
+    """The gradient's source times this is the numerator."""
+    count: Count
     """The denominator over all processes."""
     first: Count
     """The denominator of the first micro-batch of the group in which anything counts."""
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Return a value, and hand the gradient that comes back to another tensor, times a factor."""
+    """Return a value, and pass its gradient to another tensor, times a factor."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor, scale: _Scale) -> Tensor:
@@ -236,13 +219,13 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _is_last(trainer: Any, batch_idx: int) -> bool:
-    """Whether the optimizer takes a step after this micro-batch."""
+    """Return whether an optimizer step follows this micro-batch."""
     ends_group = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     return ends_group or trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
 
 
 def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
-    """Whether a loss is the criterion times a constant, as Lightning makes it: no term was added."""
+    """Return whether a loss is the criterion times a constant, as Lightning makes it, with no other term."""
     node, end = loss.grad_fn, criterion.grad_fn
     while node is not None and node is not end:
         inputs = [before for before, _ in node.next_functions if before is not None]
@@ -253,7 +236,7 @@ def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
 
 
 def _ratio(part: Count, whole: Count, empty: float = 0.0) -> Count:
-    """Return part / whole; `empty` where whole is 0."""
+    """Return part / whole; `empty` if whole is 0."""
     if isinstance(whole, Tensor):
         return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), empty)
     return part / whole if whole else empty

@@ -13,7 +13,13 @@ from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.training.callbacks.progress import Pace, ProgressBar, ProgressLines, _Drawing, is_terminal
+from lossselect.training.callbacks.progress import (
+    Pace,
+    ProgressBar,
+    ProgressLines,
+    _DrawingThread,
+    is_terminal,
+)
 
 
 class Terminal(io.StringIO):
@@ -53,13 +59,13 @@ def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
         assert metric in shown
     for other in ("v_num", "train/accuracy", "it/s"):
         assert other not in shown
-    assert seen == [(_Drawing, 5, True)] * 8
+    assert seen == [(_DrawingThread, 5, True)] * 8
     assert trainer.progress_bar_callback.progress.live._refresh_thread is None
 
 
 def test_nothing_is_drawn_while_nothing_changes():
     live = SimpleNamespace(_lock=threading.RLock(), refresh=lambda: drawn.append(None))
-    thread, drawn = _Drawing(live, 1000), []
+    thread, drawn = _DrawingThread(live, 1000), []
     thread.start()
     for _ in range(3):
         thread.refresh_cond = True
@@ -188,10 +194,10 @@ def test_of_several_processes_the_first_one_speaks(capsys):
     lines.on_train_start(trainer, None)
     trainer.current_epoch = 1
     for trainer.is_global_zero, count in ((False, 0), (True, 1)):
-        lines.last = 0
+        lines.last_epoch = 0
         lines.on_train_end(trainer, None)
         assert len(capsys.readouterr().out.splitlines()) == count
-    assert Pace(trainer).left() == "-:--:--"
+    assert Pace(trainer).remaining() == "-:--:--"
 
 
 def test_a_pipe_gets_lines_and_no_control_characters(command):
