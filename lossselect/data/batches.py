@@ -46,13 +46,7 @@ class PositiveRows:
 
 
 def encode_labels(task: Task, labels: Any, positives: bool = False) -> Any:
-    """Return labels as batches take them; lists have been checked when they were read.
-
-    Args:
-        task: Encodes them.
-        labels: Labels of a whole data set, as in `Splits`.
-        positives: Whether lists are for a chunked head.
-    """
+    """Return labels of `Splits` as batches take them; `positives` is whether lists are for a chunked head."""
     if isinstance(labels, LabelLists):
         return (PositiveRows if positives else LabelRows)(labels)
     return encode_checked(task, labels)
@@ -63,12 +57,7 @@ ALIGNED = 64
 
 
 class Block:
-    """Some batches that are passed on as one.
-
-    Args:
-        batches: The batches; their sizes if `rows` are given.
-        rows: The rows of all batches, if they were taken at once.
-    """
+    """Several batches as one; if `rows` were taken at once, `batches` are the sizes."""
 
     def __init__(self, batches: list[Any], rows: EncodedBatch | None = None) -> None:
         self.batches, self.rows = batches, rows

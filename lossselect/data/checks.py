@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
-    """Check the splits, warn of what looks wrong, and return the counts of their labels.
-
-    Raises:
-        DataError: a split has no rows or no labels, or the train split has a single class.
-    """
+    """Check the splits, warn of what looks wrong, and return the counts of their labels."""
     labels = splits.labels
     if isinstance(labels, LabelLists):
         counts = {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}

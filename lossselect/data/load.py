@@ -70,20 +70,8 @@ def load_own_data(
     Features and labels are prepared as the train split says: means, categories, classes. The order of the
     classes is that of the whole file if val and test rows are taken from it.
 
-    Args:
-        name: "table" or "arrays".
-        task: The task's settings: its name, perhaps `class_names` and `missing`.
-        path: The file of the train rows, and of splits without a file of their own.
-        val_path, test_path: Files of the other splits.
-        val_fraction, test_fraction: Fraction of `path` for a split without a file.
-        seed: Seed of the split.
-        positive, delimiter, missing, empty, handle_unknown: As in `LabelOptions`; `missing` may be one value.
-        categorical, null_values, nan: As in `Features.fit` and `CellParser`.
-        reading: Arguments of `_read_table` or `_read_arrays`.
-
-    Raises:
-        FileMissingError: a file is missing.
-        ConfigError, DataError, OptionTypeError: a file or labels cannot be used.
+    A split without a file of its own takes a fraction of `path`. `LabelOptions`, `Features.fit` and
+    `CellParser` describe the settings; `reading` are arguments of `_read_table` or `_read_arrays`.
     """
     is_table = name == "table"
     marks = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]

@@ -66,17 +66,10 @@ def make_splits(
     test_fraction: float | None = None,
     test_rows: np.ndarray | None = None,
 ) -> Splits:
-    """Split, then standardise each feature to mean 0 and deviation 1 over the train rows.
+    """Split rows, and standardise features (N, F) by the train rows; labels are indices (N,) or 0/1 (N, L).
 
-    Args:
-        name: Name of the data.
-        features: (N, F).
-        labels: (N,) indices or (N, L) 0/1.
-        class_names: Names of the classes or labels.
-        seed: Seed of the split.
-        val_fraction: Fraction of the rows that are not test rows, in (0, 1).
-        test_fraction: Fraction of all rows, in (0, 1); for data without a test split of their own.
-        test_rows: The rows of the data's own test split.
+    Test rows are `test_rows`, the data's own test split, or `test_fraction` of all; `val_fraction` is of the
+    others.
     """
     if (test_rows is None) == (test_fraction is None):
         raise ConfigError(
@@ -118,9 +111,6 @@ def split_rows(
         fractions: Of "test", of all rows, and of "val", of the remaining ones; both are optional.
         seed: Seed of the split.
         names: Names of the classes or labels.
-
-    Raises:
-        DataError: a split would have no row.
     """
     strata = _strata(labels)
     pinned = np.zeros(len(labels), dtype=bool)
@@ -183,11 +173,7 @@ def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
 def _split_in_two(
     rows: np.ndarray, strata: np.ndarray | None, size: float | int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the other rows and a fraction or a number of them, both sorted, stratified if there are strata.
-
-    Raises:
-        DataError: a class has too few rows.
-    """
+    """Return the other rows and a fraction or number of them, sorted, stratified if there are strata."""
     if strata is not None and strata.ndim == 2:
         from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 

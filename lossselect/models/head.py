@@ -19,11 +19,7 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTr
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
     """Replace the module's head by a `ChunkedLinear` with the same weights.
 
-    Returns:
-        Whether there is one; not before a subclass has built its net.
-
-    Raises:
-        ConfigError: the last layer with as many outputs as the task is no plain `torch.nn.Linear`.
+    Return whether there is one; not before a subclass has built its net.
     """
     existing = [part for part in module.modules() if isinstance(part, ChunkedLinear)]
     for part in existing:

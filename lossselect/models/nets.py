@@ -68,12 +68,7 @@ def check_head_bias(value: str | None) -> None:
 
 
 def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ()) -> dict[str, Any]:
-    """Return `{"name": "chunked", "chunk": 4096}` of a name or a mapping, checked; dense by default.
-
-    Args:
-        head: As in `TaskModule`: whether the outputs are held all at once ("dense"), or some at a time.
-        also: Other names that are allowed.
-    """
+    """Return `{"name": "chunked", "chunk": 4096}` of a name or a mapping; names of `also` are allowed too."""
     name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
     lookup(dict.fromkeys((*also, "dense", "chunked")), name, "head")
     check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
@@ -95,9 +90,6 @@ def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
     """Return the net that `{"name": "mlp", "num_features": 8, ...}` names, with `num_outputs` outputs.
-
-    Raises:
-        ConfigError: an unknown name or option, or a value that the net rejects.
 
     Example:
         >>> make_net({"name": "linear", "num_features": 8}, num_outputs=3)

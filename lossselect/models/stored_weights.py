@@ -22,12 +22,7 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
     """Raise a CheckpointError if weights are not finite, as every prediction would be NaN or wrong.
 
     Parameters and running statistics must be finite. Other buffers may be infinite, like an attention mask,
-    but not NaN.
-
-    Args:
-        weights: By name, as in a state_dict.
-        buffers: Names of those that are not parameters.
-        source: Name of their file in messages.
+    but not NaN. `buffers` are the names of the weights that are not parameters.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
@@ -90,14 +85,8 @@ def check_net(
 ) -> None:
     """Raise a CheckpointError unless the weights are those of the net `make_net(spec, num_outputs)`.
 
-    Only shapes are compared: a net that claims 10^9 units takes no memory here.
-
-    Args:
-        spec: The net by name and plain values.
-        num_outputs: Width of its head.
-        weights: By name, as in a state_dict.
-        source: Name of their file in messages.
-        prefix: Prefix of the net's names among those of the weights.
+    Only shapes are compared: a net that claims 10^9 units takes no memory here. `prefix` is that of the net's
+    names among the weights.
     """
     hidden = spec.get("hidden", ())
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):

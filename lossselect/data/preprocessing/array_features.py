@@ -26,11 +26,11 @@ class ArrayRows:
         self.array, self.shape = array, (len(array), len(features.names))
         self.path = Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
         self.version = _file_version(self.path) if self.path else (0, 0, 0)
-        # a number with missing values is two columns, of which the second says where it is missing
+        # a number with missing values is two features, of which the second says where it is missing
         numbers = [number for number in features.numbers for _ in number.features]
         indicators = [i > 0 for number in features.numbers for i in range(len(number.features))]
         names = array_columns(array.shape[1])
-        places = dict(zip(names, range(len(names)), strict=True))
+        places = {name: place for place, name in enumerate(names)}
         columns = [places[number.name] for number in numbers]
         self.columns = slice(None) if columns == [*range(len(names))] else np.array(columns)
         self.mean = np.array([number.mean for number in numbers])
@@ -42,11 +42,7 @@ class ArrayRows:
         return len(self.array)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """Return float32 (len(rows), num_features); for a single row (num_features,).
-
-        Raises:
-            DataError: the file has been written to.
-        """
+        """Return float32 (len(rows), num_features); for a single row (num_features,)."""
         if self.path and (now := _file_version(self.path)) != self.version and now[0] == self.version[0]:
             raise DataError(
                 f"{self.path} has been written to since its rows were looked at. Start again, and write "

@@ -88,11 +88,7 @@ class CellParser:
         return _set_null(column.cast(pl.String).str.strip_chars(), [*self.null_values, ""])
 
     def numbers(self, column: pl.Series, first_row: int = 0) -> pl.Series:
-        """Return float64, null where missing.
-
-        Raises:
-            DataError: a cell is no number, is infinite, or is NaN where `nan` is "error".
-        """
+        """Return float64, null where missing."""
         _check_type(column, "numbers")
         numbers = column
         if column.dtype in TEXT:
@@ -151,11 +147,7 @@ def numbers_in(text: pl.Series) -> pl.Series:
 
 
 def column_kind(column: pl.Series, parser: CellParser) -> str:
-    """Return "number", "category", or why the column is neither.
-
-    Raises:
-        DataError: a column of numbers in which a few cells are none.
-    """
+    """Return "number", "category", or why the column is neither."""
     if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
         return "number"
     if column.dtype.is_temporal():

@@ -50,15 +50,7 @@ class Preparation:
     ) -> Iterator[pl.DataFrame]:
         """Yield the rows of a new file, `size` at a time, with the columns that are features or to be kept.
 
-        Args:
-            path: The file.
-            size: Rows of a frame.
-            keep: Columns beside those of the features.
-            reading: What replaces entries of `self.reading`.
-
-        Raises:
-            FileNotFoundError: the file is missing.
-            DataError: the net's inputs cannot be made of it.
+        `reading` replaces entries of `self.reading`.
         """
         check_regular_file(path)
         arrays = self.source == "arrays"
@@ -95,11 +87,7 @@ class Preparation:
 
     @classmethod
     def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
-        """Do what `from_dict` does, for values of the file `path`, which may be damaged.
-
-        Raises:
-            CheckpointError: a part is missing, of another type, or not finite.
-        """
+        """Do what `from_dict` does, for values of the file `path`; CheckpointError if they are damaged."""
         try:
             if mismatch := find_mismatch(values, STRUCTURE, "preparation"):
                 raise CheckpointError(mismatch)

@@ -57,11 +57,7 @@ class Standardizer:
 
     @property
     def scale(self) -> np.ndarray:
-        """The standard deviations; 1 for a constant column, of which rounding may leave one above 0.
-
-        Raises:
-            DataError: float64 does not hold one.
-        """
+        """The standard deviations; 1 for a constant column, of which rounding may leave one above 0."""
         scale = np.where(self.constant, 1, np.sqrt(self.squares / np.maximum(self.count, 1)))
         if not (finite := np.isfinite(scale)).all():
             name, advice = self.names[int(finite.argmin())], ", or leave the column out with data.exclude"

@@ -9,13 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lossselect.data.preprocessing.columns import (
-    Category,
-    CellParser,
-    Number,
-    column_kind,
-    warn_if_index,
-)
+from lossselect.data.preprocessing.columns import Category, CellParser, Number, column_kind, warn_if_index
 from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import DataError
@@ -30,13 +24,8 @@ BLOCK_ROWS = 1 << 17
 class TableRows:
     """Rows of features, stored as numbers and codes; the one-hot rows of a batch are made when it is taken.
 
-    A one-hot matrix of a whole table would take a float for each category and row.
-
-    Args:
-        numbers: (N, numbers), a tensor or anything that is indexed by rows like one.
-        codes: int (N, categories), the feature that is 1 for each category; `num_features` if none is.
-        num_features: Number of features.
-        hashes: A hash of each row as it was read: equal rows have equal ones.
+    `numbers` (N, numbers) is a tensor or anything that is indexed by rows like one, `codes` (N, categories)
+    the feature that is 1 for each category, or `num_features`. Equal rows of a file have equal `hashes`.
     """
 
     def __init__(self, numbers: Any, codes: Tensor, num_features: int, hashes: pl.Series) -> None:
@@ -93,14 +82,7 @@ class Features:
     ) -> "Features":
         """Fit to the train rows; only the kind of a column is determined from all rows.
 
-        Args:
-            frame: The columns that are features.
-            train: The rows of the train split.
-            parser: Reads the cells.
-            categorical: Columns of categories that look like something else: codes, or text of many values.
-
-        Raises:
-            DataError: a column that is neither numbers nor categories, or all columns are constant.
+        `categorical` are columns of categories that look like something else: codes, or text of many values.
         """
         rejected: dict[str, str] = {}
         numbers: dict[str, pl.Series] = {}
@@ -160,15 +142,9 @@ class Features:
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
     ) -> tuple[TableRows, dict[str, int]]:
-        """Return the features of a table's rows, and how many cells of each column are unlike the train rows.
+        """Return features of rows, and the number of cells of each column that are unlike the train rows.
 
-        Args:
-            frame: With the columns, in any order; others are ignored.
-            path: Name of the table in messages.
-            first_row: Number of the first row in messages.
-
-        Raises:
-            DataError: a column is missing, or contains something else than in training.
+        The columns of `frame` may have any order, and others are ignored; `path` is the table in messages.
         """
         check_columns(self.columns, frame.columns, "a feature of the model", path)
         columns = [self.parser.numbers(frame[number.name], first_row) for number in self.numbers]

@@ -36,10 +36,6 @@ def read_arrays(
         path: A .npz with both, or a .npy of features.
         features: Name of their array in the .npz; by default one of the usual names.
         target: The same for the labels; for a .npy the path of the labels, a .npy or lists in a .npz.
-
-    Raises:
-        FileMissingError: the file is missing.
-        ConfigError, DataError: the file contains something else.
     """
     labels: np.ndarray | LabelLists
     if _suffix(path) == ".npz":

@@ -32,16 +32,7 @@ def read_table(
 ) -> pl.DataFrame:
     """Return the rows of a file, without empty lines.
 
-    Args:
-        path: A .csv, .tsv or .parquet with a header.
-        separator: Separator of the cells, if not the one that the name implies.
-        encoding: Encoding of the text.
-        as_text: Columns to leave as text: "007" is no 7.
-        columns: Columns to read; all by default.
-
-    Raises:
-        FileMissingError: the file is missing.
-        ConfigError, DataError: the file is no table.
+    The file's name implies `separator`; columns `as_text` remain as they are written: "007" is no 7.
     """
     file = _existing_table(path)
     columns = None if columns is None else [*columns]
@@ -60,10 +51,7 @@ def read_table(
 def table_batches(
     path: str, columns: list[str], size: int, *, separator: str | None = None, encoding: str = "utf-8"
 ) -> Iterator[pl.DataFrame]:
-    """Yield the existing `columns` of a file, `size` rows at a time; the cells of a CSV are text.
-
-    Takes and raises what `read_table` does; some batches may have come before an error.
-    """
+    """Yield the existing `columns` of a file, `size` rows at a time; the cells of a CSV are text."""
     file = _existing_table(path)
     if file.suffix.lower() in PARQUET:
         yield from _scan_batches(pl.scan_parquet(file, glob=False), columns, size)
