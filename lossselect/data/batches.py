@@ -46,16 +46,7 @@ class PositiveRows:
 
 
 def encode_labels(task: Task, labels: Any, positives: bool = False) -> Any:
-    """Labels as batches take them; lists of them have been checked as they were read.
-
-    Args:
-        task: Encodes them.
-        labels: Of a whole data set, as `Splits` has them.
-        positives: Whether lists are for a chunked head.
-
-    Raises:
-        ValueError, TypeError: labels that do not fit the task; see `encode_checked`.
-    """
+    """Return labels of `Splits` as batches take them; `positives` is whether lists are for a chunked head."""
     if isinstance(labels, LabelLists):
         return (PositiveRows if positives else LabelRows)(labels)
     return encode_checked(task, labels)
@@ -66,12 +57,7 @@ ALIGNED = 64
 
 
 class Block:
-    """Some batches that are passed on as one.
-
-    Args:
-        batches: The batches; of the rows of all of them, how many each has.
-        rows: Of all batches, where they were taken at once.
-    """
+    """Several batches as one; if `rows` were taken at once, `batches` are the sizes."""
 
     def __init__(self, batches: list[Any], rows: EncodedBatch | None = None) -> None:
         self.batches, self.rows = batches, rows
@@ -86,27 +72,27 @@ class Block:
         return (EncodedBatch(*values) for values in zip(*parts, strict=True))
 
     def moved(self, move: Callable[[Any], Any]) -> "Block":
-        """What `move` makes of the batches, at once where that can be."""
+        """Apply `move` to the batches, at once if possible."""
         if self.rows is None:
             return Block([move(batch) for batch in self.batches])
         return Block(self.batches, move(self.rows))
 
 
 def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
-    """Views of each batch's rows; copies where a view would not begin where a tensor does."""
+    """Return views of each batch's rows; copies where a view would not begin where a tensor does."""
     if values is None:
         return [None] * len(sizes)
     return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
 
 
 class TensorBatches(Dataset[Any]):
-    """Some rows of what is held in memory, taken a batch at a time.
+    """Rows in memory, taken a batch at a time.
 
     Args:
-        inputs: A tensor, or anything that rows can be taken of as of one.
+        inputs: A tensor, or anything that is indexed by rows like one.
         target: The same.
         rows: Which rows these are; all by default.
-        weights: Of all rows in the loss, (N,); None where they weigh alike.
+        weights: Weights of all rows in the loss, (N,).
     """
 
     def __init__(
@@ -115,44 +101,47 @@ class TensorBatches(Dataset[Any]):
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
         self.device = torch.device("cpu")
-        """Where they are held."""
+        """Where inputs, target and weights are."""
         self.pins = False
-        """Whether batches are put into pinned memory, so that a copy of them to a GPU is not waited for."""
+        """Whether batches are pinned in memory, so that copying them to a GPU is asynchronous."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int | Tensor) -> EncodedBatch:
-        return self._taken(self.rows[index] if isinstance(index, Tensor) else int(self.rows[index]))
+        if not isinstance(index, Tensor):
+            return self._take(int(self.rows[index]))
+        rows = self.rows[index]
+        if self.device.type != "cpu":
+            rows = rows.pin_memory().to(self.device, non_blocking=True)  # else the device would be waited for
+        batch = self._take(rows)
+        if not self.pins:
+            return batch
+        return EncodedBatch(*(part if part is None else part.pin_memory() for part in batch))
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
-        """The whole batch at once: what a DataLoader asks for where a data set has this method."""
+        """Return the whole batch at once: a DataLoader calls this method if a data set has it."""
         return self[torch.as_tensor(indices)]
 
     def block(self, batches: list[Tensor]) -> Block:
-        """The batches of these indices, with all of their rows taken at once."""
+        """Return the batches of these indices; all of their rows are taken at once."""
         if isinstance(self.target, PositiveRows):
             return Block([self[indices] for indices in batches])
         rows = self[torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)]
         return Block([len(indices) for indices in batches], rows)
 
-    def _taken(self, rows: Any) -> EncodedBatch:
-        if self.device.type != "cpu" and isinstance(rows, Tensor):
-            rows = rows.pin_memory().to(self.device, non_blocking=True)  # else the device would be waited for
+    def _take(self, rows: Any) -> EncodedBatch:
         weights = None if self.weights is None else self.weights[rows]
-        batch = self.inputs[rows], self.target[rows], weights
-        if self.pins and isinstance(rows, Tensor):
-            batch = tuple(part if part is None else part.pin_memory() for part in batch)  # type: ignore[assignment]
-        return EncodedBatch(*batch)
+        return EncodedBatch(self.inputs[rows], self.target[rows], weights)
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int | None = None, **ranks: int
     ) -> DataLoader[Any]:
-        """A DataLoader whose batches are each taken at once; see `RowBatches`."""
+        """Return a DataLoader whose batches are each taken at once; see `RowBatches`."""
         batches = RowBatches(self, batch_size, shuffle, seed, **ranks)
         return DataLoader(self, batch_size=None, sampler=batches, collate_fn=identity)  # type: ignore[arg-type]
 
 
 def identity(batch: EncodedBatch) -> EncodedBatch:
-    """No collating of what is a batch already."""
+    """Collate what is a batch already."""
     return batch

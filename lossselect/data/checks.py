@@ -1,4 +1,4 @@
-"""What is wrong, or looks wrong, with a data set as a whole; looked at before a step is taken."""
+"""Checks of a data set as a whole, before the first step."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from lossselect.data.preprocessing.array_features import column_of
-from lossselect.data.preprocessing.table_features import SOME_ROWS
+from lossselect.data.preprocessing.array_features import array_column
+from lossselect.data.preprocessing.table_features import BLOCK_ROWS
 from lossselect.data.readers.arrays import as_frame
 from lossselect.exceptions import DataError
 from lossselect.labels.label_lists import LabelLists
@@ -22,41 +22,31 @@ if TYPE_CHECKING:
 
 
 def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
-    """Errors and warnings about the splits as they are; returns how many labels there are.
-
-    Raises:
-        ValueError: a split without rows or without labels, or a train split of one class alone.
-    """
-    counts = _count_splits(task, splits)
+    """Check the splits, warn of what looks wrong, and return the counts of their labels."""
+    labels = splits.labels
+    if isinstance(labels, LabelLists):
+        counts = {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}
+    else:
+        target = task.encode(labels)
+        counts = {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
     for split, count in counts.items():
         if not count.rows:
             raise DataError(f"The {split} split has no rows.")
-        if not (count.positives + count.negatives).any():
+        if not count.known.any():
             raise DataError(f"All labels of the {split} split are missing: nothing can be computed of it.")
         _check_classes(task, split, count)
-    if task.several_labels and task.num_outputs > 1 and all(c.single for c in counts.values()):
+    if task.several_labels and task.num_outputs > 1 and all(count.single for count in counts.values()):
         warn_looks_multiclass()
     _warn_of_duplicates(splits)
     return counts
 
 
-def _count_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
-    labels = splits.labels
-    if isinstance(labels, LabelLists):
-        return {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}
-    target = task.encode(labels)
-    return {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
-
-
 def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | LabelLists) -> None:
-    """A column that has one value for each class is perhaps the label in other words."""
+    """Warn of a column that has one value for each class: perhaps it is the label in other words."""
     if isinstance(labels, LabelLists) or labels.ndim > 1:
         return
     label = pl.Series(np.nan_to_num(labels, nan=-1.0))
-    if isinstance(features, pl.DataFrame):
-        columns = features.iter_columns()
-    else:
-        columns = _perhaps_copies(features, label)
+    columns = features.iter_columns() if isinstance(features, pl.DataFrame) else _candidates(features, label)
     for column in columns:
         if _is_copy(column, label):
             warn(
@@ -66,15 +56,15 @@ def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray 
             )
 
 
-def _perhaps_copies(array: np.ndarray, label: pl.Series) -> Iterator[pl.Series]:
-    """The columns of an array of which some rows do not tell that they are none: no others are read."""
+def _candidates(array: np.ndarray, label: pl.Series) -> Iterator[pl.Series]:
+    """Yield the columns that may be copies of the label, as a sample of the rows says."""
     if array.dtype.kind == "f":
         return
-    step = max(1, len(array) // SOME_ROWS)
-    few = label.gather_every(step)
+    step = max(1, len(array) // BLOCK_ROWS)
+    sample = label.gather_every(step)
     for place, column in enumerate(as_frame(array[::step])):
-        if _is_copy(column, few):
-            yield column_of(array, place)
+        if _is_copy(column, sample):
+            yield array_column(array, place)
 
 
 def _is_copy(column: pl.Series, label: pl.Series) -> bool:
@@ -85,29 +75,21 @@ def _is_copy(column: pl.Series, label: pl.Series) -> bool:
 
 
 def check_enough_rows(rows: Mapping[str, Tensor], processes: int) -> None:
-    """ValueError for a split with fewer rows than processes."""
-    for split, own in rows.items():
-        if len(own) < processes:
+    """Raise a DataError for a split with fewer rows than processes."""
+    for split, split_rows in rows.items():
+        if len(split_rows) < processes:
             raise DataError(
-                f"The {split} split has {len(own)} rows for {processes} processes, and each needs one at "
-                "least: fewer processes (trainer.devices), or more rows."
+                f"The {split} split has {len(split_rows)} rows for {processes} processes, and each needs "
+                "one at least: fewer processes (trainer.devices), or more rows."
             )
 
 
 def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> None:
-    """ValueError where the best checkpoint would be chosen by a ranking that its split does not have.
-
-    Args:
-        monitor: "val/average_precision", "train/auroc", ...
-        counts: Of the splits' labels.
-    """
+    """Raise a DataError if a monitor such as "val/auroc" is a ranking that its split's labels do not have."""
     split, _, metric = monitor.partition("/")
-    count = counts.get(split)
-    if (
-        count
-        and metric in ("auroc", "average_precision")
-        and not ((count.positives > 0) & (count.negatives > 0)).any()
-    ):
+    if split not in counts or metric not in ("auroc", "average_precision"):
+        return
+    if not ((counts[split].positives > 0) & (counts[split].negatives > 0)).any():
         raise DataError(
             f"{monitor} chooses the best checkpoint, but no label of the {split} split has both positives "
             f"and negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
@@ -116,9 +98,9 @@ def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> No
 
 def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     names = np.array(task.names, dtype=object)
-    there = count.positives > 0
-    if not task.several_labels and there.sum() == 1:
-        only = names[there][0]
+    present = count.positives > 0
+    if not task.several_labels and present.sum() == 1:
+        only = names[present][0]
         if split == "train":
             raise DataError(f"All train rows are of class {only!r}: there is nothing to tell apart.")
         warn(
@@ -126,12 +108,14 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
             f"All {split} rows are of class {only!r}: no ranking metric (AUROC, mAP) can be computed of "
             "them.",
         )
-    elif split == "train" and not there.all():
-        warn_class_without_rows(names[~there].tolist())
-    everywhere = there & (count.negatives == 0)
-    if split == "train" and task.several_labels and everywhere.any():
-        said = shorten(names[everywhere].tolist())
-        warn("constant_label", f"Every train row has {said}: the net cannot learn where that is not.")
+    elif split == "train" and not present.all():
+        warn_class_without_rows(names[~present].tolist())
+    constant = names[present & (count.negatives == 0)].tolist()
+    if split == "train" and task.several_labels and constant:
+        warn(
+            "constant_label",
+            f"Every train row has {shorten(constant)}: the net cannot learn where that is not.",
+        )
 
 
 def _warn_of_duplicates(splits: "Splits") -> None:
@@ -139,9 +123,7 @@ def _warn_of_duplicates(splits: "Splits") -> None:
     hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
     train = hashes.gather(splits.rows["train"].numpy()).implode()
     for split, rows in splits.rows.items():
-        if split == "train":
-            continue
-        count = int(hashes.gather(rows.numpy()).is_in(train).sum())
+        count = int(hashes.gather(rows.numpy()).is_in(train).sum()) if split != "train" else 0
         if count:
             warn(
                 "duplicate_rows",

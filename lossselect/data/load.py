@@ -1,4 +1,4 @@
-"""Data of the user's own, from tables and arrays, made the splits that a run takes."""
+"""The splits of a run from the user's tables and arrays."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from lossselect.data.label_parsing.array_labels import labels_of_array, labels_o
 from lossselect.data.label_parsing.options import LabelOptions, Labels
 from lossselect.data.label_parsing.single_label import is_mark
 from lossselect.data.label_parsing.table_labels import read_labels
-from lossselect.data.preprocessing.array_features import fit_array, rows_of_array
-from lossselect.data.preprocessing.columns import Reading, feature_columns
+from lossselect.data.preprocessing.array_features import fit_array, transform_array
+from lossselect.data.preprocessing.columns import CellParser, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays, read_weights
@@ -31,19 +31,18 @@ from lossselect.utils.warnings import warn
 
 @dataclass(frozen=True)
 class Source:
-    """What one file holds."""
+    """The content of one file; `listed` is whether a list of target columns was named.
+
+    Features are columns (`pl.DataFrame`) or an array (N, F), perhaps a mapped one; labels are columns, a
+    matrix with a column for each label, or lists. `reading` is how new files of the same kind are read.
+    """
 
     path: str
-    features: "pl.DataFrame | np.ndarray"
-    """Columns, or an array (N, F), perhaps one that is mapped."""
+    features: Any
     labels: "Sequence[pl.Series] | np.ndarray | LabelLists"
-    """Columns, a matrix with a column for each label, or lists."""
     listed: bool
-    """Whether a list of target columns was named."""
     reading: Mapping[str, Any]
-    """How a new file of the same kind is to be read."""
     weights: np.ndarray | None = None
-    """Of the rows, where there are some."""
 
 
 def load_own_data(
@@ -66,126 +65,104 @@ def load_own_data(
     nan: str = "error",
     **reading: Any,
 ) -> Splits:
-    """The splits of a table (`name` "table") or of arrays ("arrays").
+    """Return the splits of tables (`name` "table") or arrays ("arrays").
 
-    What features and labels become is told by the train split alone: means, categories, classes. The
-    order of the classes is that of the whole file where val and test rows are taken from it.
+    Features and labels are prepared as the train split says: means, categories, classes. The order of the
+    classes is that of the whole file if val and test rows are taken from it.
 
-    Args:
-        name: Which of the two.
-        task: The task's settings: its name, perhaps `class_names` and `missing`.
-        path: The file of the train rows, and of the other splits' where they have none of their own.
-        val_path, test_path: Their own files.
-        val_fraction, test_fraction: Which share of `path` becomes theirs, without.
-        seed: Of that split.
-        positive, delimiter, missing, empty, handle_unknown: As `LabelOptions` has them; `missing` may be one.
-        categorical, null_values, nan: As `Features.fit` and `Reading` have them.
-        reading: What `read_source` or `read_array_source` take.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError, TypeError: a file or labels that cannot be used; says the row and the fix.
+    A split without a file of its own takes a fraction of `path`. `LabelOptions`, `Features.fit` and
+    `CellParser` describe the settings; `reading` are arguments of `_read_table` or `_read_arrays`.
     """
-    given = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
-    marks = given
-    if task.get("missing") is not None:
-        marks = [*given, task["missing"]]
+    is_table = name == "table"
+    marks = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
+    all_marks = [*marks] if task.get("missing") is None else [*marks, task["missing"]]
     class_names = task.get("class_names")
     if class_names is not None:
-        # a name such as true is read as a truth value from a command line
+        # the command line reads a name such as true as a boolean
         class_names = [str(n).lower() if isinstance(n, bool) else str(n) for n in class_names]
-    cells = Reading(tuple(names_of(null_values)), nan)
-    if name == "table":
-        marks = [*marks, *_missing_words(cells, [*(class_names or []), positive])]
+    parser = CellParser(tuple(_names(null_values)), nan)
+    if is_table:
+        all_marks += _missing_words(parser, [*(class_names or []), positive])
     options = LabelOptions(
-        task["name"], class_names, positive, delimiter, tuple(marks), empty, handle_unknown
+        task["name"], class_names, positive, delimiter, tuple(all_marks), empty, handle_unknown
     )
-    categories = names_of(categorical)
-    if name == "arrays" and (val_path or test_path) and not path.endswith(".npz"):
+    categories = _names(categorical)
+    if not is_table and (val_path or test_path) and not path.endswith(".npz"):
         raise ConfigError(f"{path} holds features alone, so that other files need a .npz each, with both.")
 
-    def read(file: str, as_text: Sequence[str]) -> Source:
-        return (
-            read_source(file, as_text=as_text, **reading)
-            if name == "table"
-            else read_array_source(file, **reading)
-        )
+    def read(path: str, as_text: Sequence[str]) -> Source:
+        return _read_table(path, as_text=as_text, **reading) if is_table else _read_arrays(path, **reading)
 
     source = read(path, categories)
-    if isinstance(source.features, pl.DataFrame):
+    if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
-    _warn_of_unmatched(source.labels, given)
+    _warn_of_unmatched(source.labels, marks)
     if class_names is None:
-        _warn_of_missing_numbers(labels, cells)
+        _warn_of_missing_numbers(labels, parser)
     options = replace(options, task=labels.task)
+    warn_target_leakage(source.features, labels.values)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
-    warn_target_leakage(source.features, labels.values)
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
-    features = _fitted(source, rows["train"], cells, categories)
-    made, _ = _transformed(source, features)
-    tables, values, weights, starts = [made], [labels.values], [source.weights], {}
+    features = (
+        Features.fit(source.features, rows["train"], parser, categories)
+        if is_table
+        else fit_array(source.features, rows["train"], parser)
+    )
+
+    def transform(source: Source) -> tuple[TableRows, dict[str, int]]:
+        if is_table:
+            return features.transform(source.features, source.path)
+        return transform_array(source.features, features)
+
+    tables, values, weights, starts = [transform(source)[0]], [labels.values], [source.weights], {}
     unknown: dict[str, dict[str, int]] = {}
-    count = len(made)
     for split, other_path in {"val": val_path, "test": test_path}.items():
         if not other_path:
             continue
         try:
-            # as text, what are categories here: "007" stays what it is whatever the other cells look like
+            # categories are read as text: "007" remains what it is whatever the other cells look like
             other = read(other_path, [category.name for category in features.categories])
-            widths = other.reading.get("width"), source.reading.get("width")
-            if widths[0] != widths[1]:
-                raise DataError(f"There are {widths[0]} features a row, but {widths[1]} in training.")
-            made, unknown[other_path] = _transformed(other, features)
+            width, train_width = other.reading.get("width"), source.reading.get("width")
+            if width != train_width:
+                raise DataError(f"There are {width} features a row, but {train_width} in training.")
+            table, unknown[other_path] = transform(other)
             values.append(_labels(other, options, labels).values)
-            weights.append(other.weights)
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
-        tables.append(made)
-        rows[split] = np.arange(count, count + len(made))
-        starts[split] = count
-        count += len(made)
+        starts[split] = sum(map(len, tables))
+        rows[split] = np.arange(starts[split], starts[split] + len(table))
+        tables.append(table)
+        weights.append(other.weights)
     _warn_of_unknown(unknown)
     preparation = Preparation(name, features, source.reading).to_dict()
-    vocabulary = labels.vocabulary.to_dict() if labels.vocabulary else None
+    preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
     return Splits(
         name=path,
-        features=TableRows.concatenated(tables),
+        features=TableRows.concatenate(tables),
         labels=LabelLists.concatenated(values)
         if isinstance(values[0], LabelLists)
         else np.concatenate(values),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
-        preparation={**preparation, "vocabulary": vocabulary},
+        preparation=preparation,
         task=labels.task,
         reason=labels.reason,
         starts=starts,
         columns=tuple(features.columns),
-        weights=None if source.weights is None else _weights_of_rows(weights, rows["train"]),
+        weights=None if source.weights is None else _join_weights(weights, rows["train"]),
     )
 
 
-def _fitted(source: Source, train: np.ndarray, reading: Reading, categories: Sequence[str]) -> Features:
-    if isinstance(source.features, pl.DataFrame):
-        return Features.fit(source.features, train, reading, categories)
-    return fit_array(source.features, train, reading)
-
-
-def _transformed(source: Source, features: Features) -> tuple[TableRows, dict[str, int]]:
-    if isinstance(source.features, pl.DataFrame):
-        return features.transform(source.features, source.path)
-    return rows_of_array(source.features, features)
-
-
-def _weights_of_rows(weights: "Sequence[np.ndarray | None]", train: np.ndarray) -> torch.Tensor:
-    together = np.concatenate([weight for weight in weights if weight is not None])
-    if not together[train].any():
+def _join_weights(weights: "Sequence[np.ndarray | None]", train: np.ndarray) -> torch.Tensor:
+    joined = np.concatenate([weight for weight in weights if weight is not None])
+    if not joined[train].any():
         raise DataError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
-    return torch.from_numpy(together.astype(np.float32))
+    return torch.from_numpy(joined.astype(np.float32))
 
 
-def read_source(
+def _read_table(
     path: str,
     *,
     target: Any,
@@ -196,36 +173,46 @@ def read_source(
     sample_weight: Any = None,
     as_text: Sequence[str] = (),
 ) -> Source:
-    """A table's columns, those of the target as they are written."""
-    targets, weighing = [*dict.fromkeys(names_of(target))], names_of(sample_weight)
+    """Return a table's columns, those of the target as text."""
+    targets, weights = [*dict.fromkeys(_names(target))], _names(sample_weight)
     header = columns_of(path, separator, encoding)
     check_columns(targets, header, "data.target", path)
-    check_columns(weighing, header, "data.sample_weight", path)
-    if len(weighing) > 1:
-        raise ConfigError(f"data.sample_weight is one column, got {len(weighing)}: {shorten(weighing)}.")
-    if both := [name for name in weighing if name in targets]:
+    check_columns(weights, header, "data.sample_weight", path)
+    if len(weights) > 1:
+        raise ConfigError(f"data.sample_weight is one column, got {len(weights)}: {shorten(weights)}.")
+    if both := [name for name in weights if name in targets]:
         raise ConfigError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
-    no_features = [*names_of(exclude), *weighing]
-    columns = feature_columns(header, targets, names_of(features), no_features, path)
-    frame = read_table(
-        path,
-        separator=separator,
-        encoding=encoding,
-        as_text=[*targets, *as_text],
-        columns=[*columns, *targets, *weighing],
-    )
-    weights = _checked_weights(frame[weighing[0]], path) if weighing else None
+    columns = feature_columns(header, targets, _names(features), [*_names(exclude), *weights], path)
+    reading: dict[str, Any] = {"separator": separator, "encoding": encoding}
+    used = [*columns, *targets, *weights]
+    frame = read_table(path, **reading, as_text=[*targets, *as_text], columns=used)
+    checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple)
-    reading = {"separator": separator, "encoding": encoding}
-    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, weights)
+    return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, checked)
 
 
-def _checked_weights(column: pl.Series, path: str) -> np.ndarray:
-    """float64, finite and at least 0."""
+def _read_arrays(
+    path: str, *, features: str | None = None, target: str | None = None, sample_weight: str | None = None
+) -> Source:
+    """Return features and labels of arrays."""
+    labels: Any
+    inputs, labels = read_arrays(path, features, target)
+    weights = None
+    if sample_weight is not None:
+        weights = _check_weights(pl.Series(sample_weight, read_weights(path, sample_weight)), path)
+        if len(weights) != len(inputs):
+            raise DataError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = [pl.Series(target or "target", labels)]
+    return Source(path, inputs, labels, False, {"features": features, "width": inputs.shape[1]}, weights)
+
+
+def _check_weights(column: pl.Series, path: str) -> np.ndarray:
+    """Return the weights as float64, finite and at least 0."""
     numbers = column.cast(pl.Float64, strict=False)
-    bad = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
-    if bad.any():
-        row = bad.arg_max() or 0
+    invalid = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
+    if invalid.any():
+        row = invalid.arg_max() or 0
         raise DataError(
             f"Row {row} of {path} has the weight {column[row]!r} "
             f"({format_setting('data.sample_weight', column.name)}): weights are finite numbers of at "
@@ -235,29 +222,10 @@ def _checked_weights(column: pl.Series, path: str) -> np.ndarray:
     return numbers.to_numpy()
 
 
-def read_array_source(
-    path: str, *, features: str | None = None, target: str | None = None, sample_weight: str | None = None
-) -> Source:
-    """Features and labels of arrays, as columns."""
-    inputs, labels = read_arrays(path, features, target)
-    weights = None
-    if sample_weight is not None:
-        weights = _checked_weights(pl.Series(sample_weight, read_weights(path, sample_weight)), path)
-        if len(weights) != len(inputs):
-            raise DataError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
-    columns = (
-        [pl.Series(target or "target", labels)]
-        if isinstance(labels, np.ndarray) and labels.ndim == 1
-        else labels
-    )
-    reading = {"features": features, "width": inputs.shape[1]}
-    return Source(path, inputs, columns, False, reading, weights)
-
-
-def names_of(given: Any) -> list[str]:
-    """One name, several, or none; a name that is a number is one that YAML took for it."""
-    listed = isinstance(given, list | tuple)
-    return [] if given is None else [str(name) for name in (given if listed else [given])]
+def _names(setting: Any) -> list[str]:
+    """Return one name, several, or none as a list; YAML reads some names as numbers."""
+    listed = setting if isinstance(setting, list | tuple) else [] if setting is None else [setting]
+    return [str(name) for name in listed]
 
 
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
@@ -274,48 +242,52 @@ def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None)
     return read_labels(source.labels, options, fitted, source.listed)
 
 
-def _missing_words(cells: Reading, classes: Sequence[Any]) -> list[Any]:
+def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
     """Return the words that mean "missing" in any column of a table, the labels' too.
 
     Not what the user names as a class, nor a number: 0 may stand for a missing feature and be a class.
     """
-    words: list[Any] = [word for word in cells.null_values if as_number(word) is None]
-    words += [math.nan] if cells.nan == "missing" else []
+    words: list[Any] = [word for word in parser.null_values if as_number(word) is None]
+    words += [math.nan] if parser.nan == "missing" else []
     named = {str(value).lower() for value in classes}
     return [word for word in words if str(word).lower() not in named]
 
 
-def _warn_of_missing_numbers(labels: Labels, cells: Reading) -> None:
+def _warn_of_missing_numbers(labels: Labels, parser: CellParser) -> None:
     """Warn of classes that are numbers which mean "missing" among the features."""
-    numbers = {as_number(word) for word in cells.null_values} - {None, 0, 1}
-    found = [name for name in labels.class_names if as_number(name) in numbers] if labels.vocabulary else []
-    if found:
+    numbers = {as_number(word) for word in parser.null_values} - {None, 0, 1}
+    suspects = (
+        [name for name in labels.class_names if as_number(name) in numbers] if labels.vocabulary else []
+    )
+    if suspects:
         warn(
             "likely_missing_marker",
-            f"A class is called {found[0]!r}, which data.null_values says is missing among the features. If "
-            f"that marks a missing label too, say {format_setting('data.missing', found[0])}.",
+            f"A class is called {suspects[0]!r}, which data.null_values says is missing among the features. "
+            f"If that marks a missing label too, say {format_setting('data.missing', suspects[0])}.",
         )
 
 
 def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray | LabelLists", marks: Sequence[Any]) -> None:
-    """A mark that no row has is perhaps written otherwise there."""
+    """Warn of a mark that no row has: perhaps the file writes it otherwise."""
     if not marks or isinstance(labels, np.ndarray | LabelLists):
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
-    there = [value for column in flat for value in column.unique().drop_nulls().to_list()]
-    # a cell may hold several labels
-    unmatched = [m for m in marks if not any(is_mark(value, [m]) or str(m) in str(value) for value in there)]
+    values = [value for column in flat for value in column.unique().drop_nulls().to_list()]
+    # a cell may contain several labels
+    unmatched = [m for m in marks if not any(is_mark(value, [m]) or str(m) in str(value) for value in values)]
     if unmatched:
         warn("unmatched_missing", f"No row has the label {shorten(unmatched)}, given as data.missing.")
 
 
 def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
-    said = [
-        f"{count} in column {name!r} of {path}" for path, of in unknown.items() for name, count in of.items()
+    cells = [
+        f"{count} in column {name!r} of {path}"
+        for path, counts in unknown.items()
+        for name, count in counts.items()
     ]
-    if said:
+    if cells:
         warn(
             "unseen_category",
             "Cells that are missing where no train row is, or of a category that no train row has: "
-            f"{shorten(said)}.",
+            f"{shorten(cells)}.",
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.label_lists import LabelLists
 from lossselect.utils.checks import shorten
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from lossselect.data.preprocessing.table_features import TableRows
 
 SPLITS = ("train", "val", "test")
+MAX_STRATIFIED = 200_000
+"""A split of more labels is random: it has them in proportion by itself."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a net takes and the labels of all rows, and whose rows are which."""
+    """Features and labels of all rows, and the rows of each split."""
 
     name: str
     features: "Tensor | TableRows"
@@ -30,24 +33,24 @@ class Splits:
     class_names: tuple[str, ...]
     rows: dict[str, Tensor]
     preparation: dict[str, Any]
-    """What features and labels went through, as tensors and plain values: a checkpoint keeps it."""
+    """How features and labels were prepared, as tensors and plain values for a checkpoint."""
     task: str | None = None
-    """A name of `TASKS`, where the labels were asked for it."""
+    """A name of `TASKS`, if it was inferred from the labels."""
     reason: str = ""
     """Why it is that task."""
     starts: Mapping[str, int] = field(default_factory=dict)
-    """The first row of a split that has a file of its own."""
+    """The first row of each split that has a file of its own."""
     columns: tuple[str, ...] = ()
-    """Of the table that the features were made of."""
+    """Columns of the table that the features were made of."""
     weights: Tensor | None = None
-    """Of all rows in the loss; None where they weigh alike."""
+    """Weights of all rows in the loss."""
 
     def rows_in_file(self, split: str) -> np.ndarray:
-        """Which rows of their file the split's rows are, from 0."""
+        """Return the numbers of the split's rows in their file, from 0."""
         return self.rows[split].numpy() - self.starts.get(split, 0)
 
     def labels_of(self, split: str) -> np.ndarray:
-        """The labels of a split's rows, as the task's `encode` takes them."""
+        """Return the labels of a split's rows, as the task's `encode` takes them."""
         rows = self.rows[split].numpy()
         return self.labels.multi_hot(rows) if isinstance(self.labels, LabelLists) else self.labels[rows]
 
@@ -63,140 +66,100 @@ def make_splits(
     test_fraction: float | None = None,
     test_rows: np.ndarray | None = None,
 ) -> Splits:
-    """Split, then standardise each feature to mean 0 and deviation 1 over the train rows.
+    """Split rows, and standardise features (N, F) by the train rows; labels are indices (N,) or 0/1 (N, L).
 
-    Args:
-        name: What the plan calls the data.
-        features: (N, F).
-        labels: (N,) indices or (N, L) 0/1.
-        class_names: Of the classes or labels.
-        seed: Of the split.
-        val_fraction: Of the rows that are not test rows, in (0, 1).
-        test_fraction: Of all rows, in (0, 1); where the data come without a split of their own.
-        test_rows: The rows of the data's own test split.
-
-    Raises:
-        ValueError: neither or both ways to find the test rows.
+    Test rows are `test_rows`, the data's own test split, or `test_fraction` of all; `val_fraction` is of the
+    others.
     """
-    rest = np.arange(len(features))
     if (test_rows is None) == (test_fraction is None):
         raise ConfigError(
             f"{name} has its own test split: leave data.test_fraction at null."
             if test_rows is not None
             else f"{name} has no test split of its own: give data.test_fraction."
         )
+    remaining = np.arange(len(features))
     if test_rows is None:
-        rest, test_rows = _stratified(rest, labels, test_fraction, seed)
+        remaining, test_rows = _split_in_two(remaining, labels, test_fraction, seed)
     else:
-        rest = np.setdiff1d(rest, test_rows)
-    train, val = _stratified(rest, labels, val_fraction, seed)
-    raw = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-    rows = {
-        "train": torch.from_numpy(train),
-        "val": torch.from_numpy(val),
-        "test": torch.from_numpy(test_rows),
-    }
-    mean, std = feature_moments(raw[rows["train"]])
-    standardised = ((raw - mean) / std).float()
-    preparation = {"mean": mean.float(), "std": std.float()}
-    return Splits(name, standardised, labels, tuple(class_names), rows, preparation)
-
-
-def feature_moments(known: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature (N, F), in float64: the sums of many rows lose digits in float32.
-
-    The deviation of a constant feature is 1, so that standardised it is 0 throughout, not 0 / 0.
-    """
-    known = known.double()
-    # of a constant .1 the deviation is no 0, but what rounding leaves
-    constant = known.amax(0) == known.amin(0)
-    return known.mean(0), torch.where(constant, 1, known.std(0, correction=0))
-
-
-def _stratified(
-    rows: np.ndarray, labels: np.ndarray, fraction: float | int | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(the others, a share or a number of them), both sorted, with labels in like proportion."""
-    if labels.ndim == 1:
-        from sklearn.model_selection import train_test_split
-
-        try:
-            kept, taken = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels[rows])
-        except ValueError as error:
-            raise DataError(f"{len(rows)} rows cannot be split at {fraction}: {error}") from None
-    else:
-        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-
-        splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
-        kept, taken = (rows[index] for index in next(splitter.split(rows, labels[rows])))
-    return np.sort(kept), np.sort(taken)
-
-
-MAX_STRATIFIED = 200_000
-"""Up to how many labels a split is stratified: of more, a random one has them in proportion by itself."""
+        remaining = np.setdiff1d(remaining, test_rows)
+    train, val = _split_in_two(remaining, labels, val_fraction, seed)
+    raw = np.asarray(features, dtype=np.float32)
+    standardizer = Standardizer(range(raw.shape[1])).partial_fit(raw[train].astype(np.float64))
+    mean, std = standardizer.mean, standardizer.scale
+    return Splits(
+        name,
+        torch.from_numpy(standardize(raw, mean, std)),
+        labels,
+        tuple(class_names),
+        {split: torch.from_numpy(rows) for split, rows in zip(SPLITS, (train, val, test_rows), strict=True)},
+        {"mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()},
+    )
 
 
 def split_rows(
     labels: "np.ndarray | LabelLists", fractions: Mapping[str, float], seed: int, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Rows of each split, with labels in like proportion as far as there are enough of each.
+    """Return the rows of each split, with labels in proportion as far as there are enough of each.
 
-    Of a class that has fewer rows than there are splits one row goes to train, as it could not be learned
-    otherwise, and any other where chance puts it. Where rows are too few to be stratified, the split is
-    random; both are said by a warning. Of more than 200,000 labels it is random too, but for one row of
-    each class, which goes to train.
+    Of a class with fewer rows than there are splits, one row goes to train, as it could not be learned
+    otherwise, and the others to random splits. If rows are too few to be stratified, the split is random;
+    both cases are warned of. Of more than 200,000 labels it is random too, except for one row of each class,
+    which goes to train.
 
     Args:
         labels: (N,) indices (NaN where missing), (N, L) 0/1, or lists of labels.
-        fractions: Of "test", of all rows, and of "val", of the rest; either may be left out.
-        seed: Of the split.
-        names: Of the classes or labels.
-
-    Raises:
-        ValueError: too few rows for a split to have one.
+        fractions: Of "test", of all rows, and of "val", of the remaining ones; both are optional.
+        seed: Seed of the split.
+        names: Names of the classes or labels.
     """
     strata = _strata(labels)
     pinned = np.zeros(len(labels), dtype=bool)
     if strata is not None and strata.ndim == 1 and fractions:
-        counts = np.bincount(strata + 1)  # first of what is missing
+        counts = np.bincount(strata + 1)  # the missing ones first
         few = (counts > 0) & (counts <= len(fractions))
         if few[1:].any():
-            said = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
+            rare_names = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
             warn(
                 "rare_class",
                 f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
                 f"({len(fractions) + 1}), so that the split cannot be in proportion to them: a row of "
-                "each is in "
-                f"the train split, any other where chance puts it: {said}.",
+                f"each is in the train split, any other where chance puts it: {rare_names}.",
             )
         large = len(strata) > MAX_STRATIFIED
         rare = few[strata + 1]
         first = np.zeros(len(counts), dtype=np.int64)
         first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # of several assignments the last one stays
-        kept = first[(counts > 0) & (few | large)]
-        pinned[kept] = True
-        over = rare & ~pinned
-        if over.sum() <= len(fractions):
-            pinned |= over
+        pinned[first[(counts > 0) & (few | large)]] = True
+        others = rare & ~pinned
+        if others.sum() <= len(fractions):
+            pinned |= others
         strata = None if large else np.where(rare, len(names), strata)  # those left over are one class
-    rest, left = np.flatnonzero(~pinned), len(labels)
-    taken: dict[str, np.ndarray] = {}
+    remaining, count = np.flatnonzero(~pinned), len(labels)
+    splits: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
         if split in fractions:
-            size = round(left * fractions[split])
-            if not 1 <= size < len(rest):
+            size = round(count * fractions[split])
+            if not 1 <= size < len(remaining):
                 raise DataError(
                     f"{len(labels)} rows ({pinned.sum()} of them kept for train) are too few for a {split} "
                     f"split of {fractions[split]}: give more rows, another data.{split}_fraction, or "
                     f"data.{split}_path."
                 )
-            rest, taken[split] = _taken(rest, strata, size, seed)
-            left -= size
-    return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), rest])), **taken}
+            try:
+                remaining, splits[split] = _split_in_two(remaining, strata, size, seed)
+            except ValueError:  # a class has too few rows for its share
+                warn(
+                    "rare_class",
+                    f"{len(remaining)} rows are too few to have each class in a split of {size} in "
+                    "proportion; the split is random.",
+                )
+                remaining, splits[split] = _split_in_two(remaining, None, size, seed)
+            count -= size
+    return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
 
 
 def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
-    """What to stratify by: (N,) classes, -1 where missing; (N, L) 0/1; None where that would take long."""
+    """Return (N,) classes, -1 where missing; (N, L) 0/1; None if stratifying would take long."""
     if isinstance(labels, LabelLists) or labels.ndim == 2:
         width = labels.num_labels if isinstance(labels, LabelLists) else labels.shape[1]
         if len(labels) * width > MAX_STRATIFIED:
@@ -207,19 +170,21 @@ def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
     return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
 
 
-def _taken(
-    rows: np.ndarray, strata: np.ndarray | None, size: int, seed: int
+def _split_in_two(
+    rows: np.ndarray, strata: np.ndarray | None, size: float | int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.model_selection import train_test_split
+    """Return the other rows and a fraction or number of them, sorted, stratified if there are strata."""
+    if strata is not None and strata.ndim == 2:
+        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    if strata is not None:
+        splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
+        others, chosen = (rows[index] for index in next(splitter.split(rows, strata[rows])))
+    else:
+        from sklearn.model_selection import train_test_split
+
+        classes = None if strata is None else strata[rows]
         try:
-            return _stratified(rows, strata, size, seed)
-        except ValueError:  # scikit-learn's, where a class has too few rows for its share
-            warn(
-                "rare_class",
-                f"{len(rows)} rows are too few to have each class in a split of {size} in proportion; "
-                "the split is random.",
-            )
-    kept, taken = train_test_split(rows, test_size=size, random_state=seed)
-    return np.sort(kept), np.sort(taken)
+            others, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=classes)
+        except ValueError as error:
+            raise DataError(f"{len(rows)} rows cannot be split at {size}: {error}") from None
+    return np.sort(others), np.sort(chosen)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A data set as it comes: (N, F) features, (N,) or (N, L) labels, names, its own test rows."""
+    """A data set as published: (N, F) features, (N,) or (N, L) labels, names, its own test rows."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -34,7 +34,7 @@ def digits() -> Rows:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return Rows(bunch.data, bunch.target, tuple(str(name) for name in bunch.target_names))
+    return Rows(bunch.data, bunch.target, tuple(map(str, bunch.target_names)))
 
 
 def yeast() -> Rows:
@@ -51,21 +51,8 @@ DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digi
 
 
 def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> "Splits":
-    """The data set called `name`, split and standardised.
-
-    Raises:
-        ValueError: an unknown name, or a fraction that cannot be.
-    """
+    """Return the data set called `name`, split and standardised; see `make_splits`."""
     from lossselect.data.splits import make_splits
 
-    rows = lookup(DATASETS, name, "data set")()
-    return make_splits(
-        name,
-        rows.features,
-        rows.labels,
-        rows.class_names,
-        seed=seed,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        test_rows=rows.test_rows,
-    )
+    rows = lookup(DATASETS, name, "data set")()._asdict()
+    return make_splits(name, **rows, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)

@@ -1,7 +1,6 @@
-"""The last layer of a net: where its logits get their bias from."""
+"""The last layer of a net: replacing it, and initialising its bias."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,46 +13,23 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.warnings import warn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-"""Layers that may be the last one of a net for images or sequences; lazy ones are subclasses."""
-
-
-def find_head(module: nn.Module, task: Task) -> tuple[str, nn.Module] | None:
-    """Name and layer of the last linear layer or convolution with as many outputs as the task and a bias."""
-    found = None
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear):
-            width = layer.out_features
-        elif isinstance(layer, Convolution):
-            width = layer.out_channels
-        else:
-            continue
-        if width == task.num_outputs and layer.bias is not None:
-            found = name, layer
-    return found
+"""Last layers of nets for images or sequences; lazy ones are subclasses."""
 
 
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
-    """Put a `ChunkedLinear` with the same weights in the place of the module's head, wherever it stands.
+    """Replace the module's head by a `ChunkedLinear` with the same weights.
 
-    Returns:
-        Whether there is one; not before a subclass has built its net.
-
-    Raises:
-        ValueError: the last layer with as many outputs as the task is no plain `torch.nn.Linear`.
+    Return whether there is one; not before a subclass has built its net.
     """
-    there = [part for part in module.modules() if isinstance(part, ChunkedLinear)]
-    for part in there:
+    existing = [part for part in module.modules() if isinstance(part, ChunkedLinear)]
+    for part in existing:
         part.chunk = chunk or part.chunk
-    if there:
+    if existing:
         return True
-    layers = {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | Convolution) and _width(layer) == task.num_outputs
-    }
-    if not layers:
+    head = _find_head(module, task)
+    if head is None:
         return False
-    name, layer = [*layers.items()][-1]
+    name, layer = head
     hooked = has_forward_hooks(layer) or "weight" not in dict(layer.named_parameters(recurse=False))
     if type(layer) is not nn.Linear or hooked or not name:
         kind = f"a {type(layer).__name__}{' with hooks or a weight of another kind' if hooked else ''}"
@@ -61,22 +37,28 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
             "head=chunked needs a plain torch.nn.Linear at the end, as a part of the module, and "
             f"{name or 'the module'} is {kind}: head=dense."
         )
-    made = ChunkedLinear.of(layer, chunk)
+    chunked = ChunkedLinear.of(layer, chunk)
     for parent in module.modules():
         for key, child in [*parent.named_children()]:
             if child is layer:
-                setattr(parent, key, made)
+                setattr(parent, key, chunked)
     return True
 
 
-def _width(layer: nn.Module) -> Any:
-    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+def _find_head(module: nn.Module, task: Task, with_bias: bool = False) -> tuple[str, nn.Module] | None:
+    """Return name and layer of the last linear layer or convolution with as many outputs as the task."""
+    head = None
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | Convolution) and not (with_bias and layer.bias is None):
+            width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+            head = (name, layer) if width == task.num_outputs else head
+    return head
 
 
 def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter | None:
-    """Let the head's bias be `logits` (num_outputs,); None, with a warning, where there is none."""
-    found = find_head(module, task)
-    if found is None:
+    """Set the head's bias to `logits` (num_outputs,) and return it; None, with a warning, if it has none."""
+    head = _find_head(module, task, with_bias=True)
+    if head is None:
         warn(
             "no_head_bias",
             f"No linear layer or convolution with {task.num_outputs} outputs has a bias to start from the "
@@ -84,10 +66,10 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
             "(bias_init=null).",
         )
         return None
-    bias: nn.Parameter = found[1].bias  # type: ignore[assignment]
+    bias: nn.Parameter = head[1].bias  # type: ignore[assignment]
     if is_lazy(bias):
         raise ConfigError(
-            f"The head {found[0]} is a lazy layer without a bias as yet: run a batch through the net first, "
+            f"The head {head[0]} is a lazy layer without a bias as yet: run a batch through the net first, "
             "or leave bias_init out (bias_init=null)."
         )
     with torch.no_grad():
@@ -96,7 +78,7 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
 
 
 def bias_values(nodes: list[object]) -> Iterator[Tensor]:
-    """The parameters that the last operations of a graph took, casts left aside."""
+    """Yield the parameters among the inputs of a graph's last operations, ignoring casts."""
     for node in nodes:
         for inner, _ in getattr(node, "next_functions", ()):
             while inner is not None and type(inner).__name__ == "ToCopyBackward0":

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 def mlp(
     num_features: int,
     num_outputs: int,
-    hidden: Sequence[int] = (256,),
-    dropout: float = 0.0,
-    input_dropout: float = 0.0,
-    clip: float | None = None,
+    hidden: Sequence[int] = (1024,),
+    dropout: float = 0.6,
+    input_dropout: float = 0.2,
+    clip: float | None = 3,
 ) -> nn.Sequential:
     """Linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits.
 
     Args:
-        num_features: Of a row.
-        num_outputs: Of the head.
-        hidden: Widths of the layers between.
-        dropout: Of the hidden layers.
-        input_dropout: Of the features.
-        clip: Features are cut off at plus and minus this, so that a far outlier is no more than far.
+        num_features: Features of a row.
+        num_outputs: Width of the head.
+        hidden: Widths of the hidden layers.
+        dropout: Dropout of the hidden layers.
+        input_dropout: Dropout of the features.
+        clip: Features are clipped to [-clip, clip], which bounds the influence of outliers.
     """
     from torch import nn
 
@@ -61,32 +61,16 @@ def linear(num_features: int, num_outputs: int) -> nn.Linear:
     return nn.Linear(num_features, num_outputs)
 
 
-HEAD_BIAS = ("prior", "zero")
-"""What a head's bias may start from: the shares of the train labels, or 0."""
-
-
 def check_head_bias(value: str | None) -> None:
-    """ValueError for what is neither of `HEAD_BIAS` nor None, which leaves the bias."""
+    """Raise a ConfigError unless the head's bias starts from "prior", the class frequencies, or "zero"."""
     if value is not None:
-        lookup(dict.fromkeys(HEAD_BIAS), value, "bias_init")
-
-
-HEADS = ("dense", "chunked")
-"""How the last layer's outputs are held: all at once, or some at a time; see `ChunkedLinear`."""
+        lookup(dict.fromkeys(("prior", "zero")), value, "bias_init")
 
 
 def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ()) -> dict[str, Any]:
-    """`{"name": "chunked", "chunk": 4096}` of a name or a mapping, checked; dense where there is none.
-
-    Args:
-        head: As `TaskModule` takes it.
-        also: Other names that are good.
-
-    Raises:
-        ValueError: another name, an option that there is not, a chunk below 1.
-    """
+    """Return `{"name": "chunked", "chunk": 4096}` of a name or a mapping; names of `also` are allowed too."""
     name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
-    lookup(dict.fromkeys((*also, *HEADS)), name, "head")
+    lookup(dict.fromkeys((*also, "dense", "chunked")), name, "head")
     check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
     if options.get("chunk") is not None:
         check_int("head.chunk", options["chunk"], 1)
@@ -97,19 +81,15 @@ NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
 
 
 def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `{"name": "mlp", ...}`; ValueError for a name or an option that there is not."""
+    """Return the options of `{"name": "mlp", ...}`; ConfigError for an unknown name or option."""
     name, options = split_name(spec, "net")
-    build = lookup(NETS, name, "net")
-    allowed = [key for key in inspect.signature(build).parameters if key != "num_outputs"]
-    check_options(options, allowed, f"Net {name!r}")
+    parameters = inspect.signature(lookup(NETS, name, "net")).parameters
+    check_options(options, [key for key in parameters if key != "num_outputs"], f"Net {name!r}")
     return options
 
 
 def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
-    """The net that `{"name": "mlp", "num_features": 8, ...}` names, with `num_outputs` outputs.
-
-    Raises:
-        ValueError: an unknown name or option, a value that the net refuses.
+    """Return the net that `{"name": "mlp", "num_features": 8, ...}` names, with `num_outputs` outputs.
 
     Example:
         >>> make_net({"name": "linear", "num_features": 8}, num_outputs=3)
@@ -119,12 +99,12 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
     try:
         return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
-        said = {key: value for key, value in options.items() if key != "num_features"}
+        given = {key: value for key, value in options.items() if key != "num_features"}
         raise ConfigError(
-            f"Net {spec['name']!r} cannot be built with {said}: {first_sentence(error)}"
+            f"Net {spec['name']!r} cannot be built with {given}: {first_sentence(error)}"
         ) from None
 
 
 def first_sentence(error: Exception) -> str:
-    """What went wrong, without the stack that torch's C++ code adds."""
+    """Return an error's message without the stack that torch's C++ code adds."""
     return next(iter(str(error).splitlines()), type(error).__name__)

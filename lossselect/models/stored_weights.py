@@ -1,6 +1,6 @@
 """Checks of weights that come from a file, before a net is built for them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,19 @@ from torch import Tensor
 from lossselect.exceptions import CheckpointError
 from lossselect.models.nets import make_net
 
-STATISTICS = ("running_mean", "running_var")
+RUNNING_STATISTICS = ("running_mean", "running_var")
 """Buffers of normalisation layers, whose outputs depend on them as on parameters."""
-SMALL = 1 << 24
-"""Tensors of up to so many bytes may be larger than the file: views that repeat a value."""
-MANY_OUTPUTS = 1_000_000
+MAX_UNBACKED_BYTES = 1 << 24
+"""A tensor of at most this size may be larger than the file: a view that repeats a value."""
+MAX_UNBACKED_OUTPUTS = 1_000_000
 """More outputs than that must be backed by as many weights."""
 
 
 def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: Any) -> None:
-    """Raise a ValueError if weights are not finite, as every prediction would be NaN or wrong.
+    """Raise a CheckpointError if weights are not finite, as every prediction would be NaN or wrong.
 
     Parameters and running statistics must be finite. Other buffers may be infinite, like an attention mask,
-    but not NaN.
-
-    Args:
-        weights: By name, as in a state_dict.
-        buffers: The names of those that are not parameters.
-        source: What messages call their file.
+    but not NaN. `buffers` are the names of the weights that are not parameters.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
@@ -35,53 +30,51 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
         if not (value.is_floating_point() or value.is_complex()):
             continue
         value = value.detach()
-        value = value.float() if value.itemsize == 1 else value  # which cannot be summed
+        value = value.float() if value.itemsize == 1 else value  # float8 cannot be summed
         if bool(value.sum().isfinite()):
-            continue  # in one pass; of an infinite sum all entries may still be finite
-        free = name in buffers and not name.endswith(STATISTICS)
-        bad = value.isnan() if free else ~value.isfinite()
-        if bad.any():
+            continue  # in one pass; finite entries may still have an infinite sum
+        unbounded = name in buffers and not name.endswith(RUNNING_STATISTICS)
+        invalid = value.isnan() if unbounded else ~value.isfinite()
+        if invalid.any():
             raise CheckpointError(
-                f"{source}: {int(bad.sum())} of {bad.numel()} entries of {name!r} are NaN"
-                f"{'' if free else ' or infinite'}, so that predictions would be meaningless. Training has "
-                "diverged: take an earlier checkpoint, or train again with a lower learning rate."
+                f"{source}: {int(invalid.sum())} of {invalid.numel()} entries of {name!r} are NaN"
+                f"{'' if unbounded else ' or infinite'}, so that predictions would be meaningless. Training "
+                "has diverged: take an earlier checkpoint, or train again with a lower learning rate."
             )
 
 
 def check_backed(content: Any, path: Path) -> None:
-    """Raise a ValueError for a tensor in `content` that claims to be larger than the file it comes from.
+    """Raise a CheckpointError for a tensor that claims to be larger than the file it comes from.
 
-    Such a tensor repeats one value along strides of 0, or lies on the meta device. A copy of it needs the
+    Such a tensor repeats one value along strides of 0, or is on the meta device. A copy of it needs the
     memory that it claims.
     """
-    most = max(path.stat().st_size, SMALL)
+    limit = max(path.stat().st_size, MAX_UNBACKED_BYTES)
     for value in _tensors(content):
-        if value.layout != torch.strided:
-            continue  # its indices and values are checked by torch.load
-        if value.numel() * value.itemsize > most:
+        # torch.load checks indices and values of other layouts
+        if value.layout == torch.strided and value.numel() * value.itemsize > limit:
             raise CheckpointError(
                 f"{path} ({path.stat().st_size} bytes) is damaged: a tensor in it claims to have shape "
                 f"{tuple(value.shape)}, for which the file is too small."
             )
 
 
-def _tensors(content: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    waiting, seen = [content], set()
-    while waiting:
-        value = waiting.pop()
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested containers; a list may contain itself."""
+    pending, seen = [content], set()
+    while pending:
+        value = pending.pop()
         if isinstance(value, Tensor):
-            found.append(value)
+            yield value
         elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
-            seen.add(id(value))  # a list may hold itself
-            waiting.extend(value.values() if isinstance(value, Mapping) else value)
-    return found
+            seen.add(id(value))
+            pending.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def check_outputs(num_outputs: int, weights: Mapping[str, Any], source: Any) -> None:
-    """Raise a ValueError if a task has many outputs, and there are not even as many weights."""
+    """Raise a CheckpointError if a task has many outputs, and there are fewer weights."""
     count = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
-    if num_outputs > MANY_OUTPUTS and count < num_outputs:
+    if num_outputs > MAX_UNBACKED_OUTPUTS and count < num_outputs:
         raise CheckpointError(
             f"{source} is damaged: its task claims {num_outputs} outputs, but it holds {count} weights."
         )
@@ -90,16 +83,10 @@ def check_outputs(num_outputs: int, weights: Mapping[str, Any], source: Any) -> 
 def check_net(
     spec: Mapping[str, Any], num_outputs: int, weights: Mapping[str, Any], source: Any, prefix: str = ""
 ) -> None:
-    """Raise a ValueError unless the weights are those of the net that `make_net(spec, num_outputs)` builds.
+    """Raise a CheckpointError unless the weights are those of the net `make_net(spec, num_outputs)`.
 
-    The net is compared by its shapes alone: one that claims 10^9 units takes no memory here.
-
-    Args:
-        spec: The net by name and plain values.
-        num_outputs: Of its head.
-        weights: By name, as in a state_dict.
-        source: What messages call their file.
-        prefix: Of the net's names among those of the weights.
+    Only shapes are compared: a net that claims 10^9 units takes no memory here. `prefix` is that of the net's
+    names among the weights.
     """
     hidden = spec.get("hidden", ())
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
@@ -115,10 +102,10 @@ def check_net(
     expected = {prefix + name: tuple(value.shape) for name, value in net.state_dict().items()}
     for name in sorted(expected.keys() | {name for name in weights if name.startswith(prefix)}):
         value = weights.get(name)
-        found = tuple(value.shape) if isinstance(value, Tensor) else None
-        if name not in expected or found != expected[name]:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if name not in expected or shape != expected[name]:
             claimed = {key: value for key, value in spec.items() if key in ("name", "num_features", "hidden")}
             raise CheckpointError(
                 f"{source} is damaged: its weights are not those of the net {claimed} with {num_outputs} "
-                f"outputs. Expected {name!r} of shape {expected.get(name)}, got {found}."
+                f"outputs. Expected {name!r} of shape {expected.get(name)}, got {shape}."
             )

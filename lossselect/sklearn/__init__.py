@@ -1,17 +1,16 @@
 """The estimator for scikit-learn."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimator import TaskClassifier
 
-_HOME = {"TaskClassifier": "estimator"}
-
 __all__ = ["TaskClassifier"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    from lossselect.sklearn import estimator
+
+    return getattr(estimator, name)

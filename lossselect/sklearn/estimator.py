@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_consistent_length,
-    check_is_fitted,
-)
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.sklearn.fitting import restore_random_state, task_for, usual_options
-from lossselect.sklearn.labels import labels_of
-from lossselect.utils.checks import check_float, check_int, lookup, split_name
+from lossselect.sklearn.fitting import encode_labels, restore_random_state
+from lossselect.utils.checks import check_float, check_int, lookup
 from lossselect.utils.devices import parse_device
 
 if TYPE_CHECKING:
@@ -34,56 +29,54 @@ try:
     from sklearn.utils.validation import validate_data
 except ImportError:  # before scikit-learn 1.6 it is a method
 
-    def validate_data(estimator: Any, X: Any, **options: Any) -> Any:  # noqa: N803
-        """As that of scikit-learn 1.6."""
+    def validate_data(estimator: Any, X: Any, **options: Any) -> Any:  # noqa: D103, N803
         return estimator._validate_data(X, **options)
 
 
-ROWS = 4096
-"""How many rows are predicted at a time."""
-
+PREDICTED_ROWS = 4096
+"""Rows that are predicted at a time."""
 STEPS = 16
-"""Optimizer steps for each turn of Lightning's loop, which is faster; the weights are the same to the bit."""
+"""Optimizer steps for each turn of Lightning's loop, which is faster; the weights are bit-identical."""
 
 
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A net for binary, multiclass or multilabel labels; head, loss and decision follow from the task.
 
-    Defaults are those of `lossselect-train`, but that nothing is held out for a test: features are
-    standardised by the rows that are trained on, AdamW's learning rate is annealed to 0 over the epochs, and
-    the weights are those after the last one.
+    Defaults are those of `lossselect-train`, except that nothing is held out for a test: features are
+    standardised by the train rows, AdamW's learning rate is annealed to 0 over the epochs, and the weights
+    are those after the last epoch.
 
     Args:
         task: "binary", "multiclass", "multilabel", or "auto": what scikit-learn calls the labels.
-        loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}` with options, "auto", or a callable; as
-            `TaskModule` takes it. Classes are weighed by `{"name": "cross_entropy", "weight": "balanced"}`,
-            by `"weight": {"cat": 2.0}`, and in binary and multilabel tasks by `"pos_weight": "auto"`.
-        net: "mlp" or "linear", `{"name": "mlp", "hidden": [64]}` with options in place of the usual ones
-            (`configs/model/mlp.yaml`), or a function or class that makes a module: called with the number of
-            features and the number of outputs, it returns one whose outputs are raw logits.
+        loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}` with options, "auto", or a callable, as in
+            `TaskModule`. Classes are weighed by `{"name": "cross_entropy", "weight": "balanced"}`, by
+            `"weight": {"cat": 2.0}`, and in binary and multilabel tasks by `"pos_weight": "auto"`.
+        net: "mlp" or "linear", `{"name": "mlp", "hidden": [64]}` with options, or a function or class that
+            is called with the number of features and the number of outputs and returns a module whose
+            outputs are raw logits.
         max_epochs: How often the net sees each row.
-        batch_size: Rows a step.
+        batch_size: Rows of a step.
         learning_rate: AdamW's, in the first epoch.
         weight_decay: AdamW's.
-        validation_fraction: The share of the rows, in [0, 1), that are not trained on, but that the decision
-            is fitted to. Where no decision is to be fitted, none are held out; at 0 none is fitted.
+        validation_fraction: Fraction of the rows, in [0, 1), that are not trained on, but that the decision
+            is fitted to. No rows are held out if no decision is to be fitted; at 0 none is fitted.
         decision: "tuned" for thresholds and temperature by default (thresholds for the expected F1 of
-            multilabel tasks; of binary and multiclass ones only the temperature), `{"metric": "f1_macro"}`
+            multilabel tasks; only the temperature of binary and multiclass ones), `{"metric": "f1_macro"}`
             for other options of `fit_decision`; None for the threshold 0.5.
-        random_state: Of the weights, the rows held out and the order of the others: a whole number, a
+        random_state: Seed of the weights, the rows held out and the order of the others: an integer, a
             `numpy.random.RandomState`, or None for a number drawn from NumPy's global generator. No other
             global generator is touched.
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", "mps".
-        verbose: Whether there is a progress bar. Warnings (`LossSelectWarning`) are issued in any
-            case; `lossselect.ignore_warnings(name)` silences them.
+        verbose: Whether to show a progress bar. Warnings (`LossSelectWarning`) are issued in any case;
+            `lossselect.ignore_warnings(name)` silences them.
 
     Attributes:
-        classes_: The labels that there are, sorted; for a matrix of labels the numbers of its columns.
+        classes_: The labels, sorted; for a matrix of labels the numbers of its columns.
         task_: The `Task` with what was fitted: `task_.threshold`, `task_.temperature`.
         module_: The trained `TaskModule`, on the CPU; takes standardised features.
-        mean_, scale_: What features are standardised by, each (n_features,).
+        mean_, scale_: Mean and standard deviation of the features, each (n_features,).
         n_features_in_, feature_names_in_: As in scikit-learn.
-        n_iter_: How many epochs were trained.
+        n_iter_: Number of epochs trained.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -137,63 +130,65 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """Train on the rows of X.
 
         Args:
-            X: Numbers of shape (N, F), without holes.
-            y: A label of any value for each row; of a multilabel task 0 and 1 of shape (N, L), dense or
-                sparse. With task="multilabel" NaN is a label that is not known, and counts in no loss.
-            sample_weight: Of each row in the loss, (N,); a row of weight 0 is left out. The decision, the
-                means of features and the shares of classes do not know weights.
+            X: Numbers of shape (N, F), without missing values.
+            y: A label of any value for each row; for a multilabel task 0 and 1 of shape (N, L), dense or
+                sparse. With task="multilabel" NaN is a missing label, which counts in no loss.
+            sample_weight: Weight of each row in the loss, (N,); a row of weight 0 is left out. The decision,
+                the means of features and the class frequencies ignore weights.
 
         Raises:
-            ValueError, TypeError: an argument that cannot be, data that cannot be trained on.
+            ConfigError, OptionTypeError: an argument that cannot be used.
+            DataError: data that cannot be trained on.
         """
+        from lossselect.tasks.registry import TASKS, make_task
+
         options = self._decision_options()
         if y is None:
             raise ConfigError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
-        name, labels, self.classes_ = labels_of(y, self.task)
+        name, labels, self.classes_ = encode_labels(y, self.task)
         check_consistent_length(rows, labels)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
-        # not before the data are known to be such: it may draw a number
+        # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
         with restore_random_state(seed, device):
-            task = task_for(name, self.classes_)
+            width = len(self.classes_) if TASKS[name].is_sized() else None
+            task = make_task(name, num_outputs=width, class_names=[*map(str, self.classes_.tolist())])
             held_out = self.validation_fraction if options is not None else 0
             splits = self._splits(rows, labels, task, weights, held_out, seed)
             self._train(splits, task, options if held_out else None, seed, device)
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The class of each row, (N,); of a multilabel task 1 for each label that is there, (N, L).
+        """Return the class of each row, (N,); for a multilabel task 1 for each predicted label, (N, L).
 
-        Decided by the thresholds that were fitted, so that it may be another one than the most probable.
+        Uses the fitted thresholds: the prediction may differ from the most probable class.
         """
         logits = self._logits(X)
-        decided = self.task_.predict(logits).numpy()
-        missing = (decided == IGNORE_INDEX).reshape(len(decided), -1).any(1)
+        predicted = self.task_.predict(logits).numpy()
+        missing = (predicted == IGNORE_INDEX).reshape(len(predicted), -1).any(1)
         if missing.any():
             raise DataError(
                 f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
                 f"{missing.argmax()}), so there is no class to predict. Check these rows for extreme values."
             )
-        if self.task_.several_labels:
-            return decided
-        return self.classes_[decided.reshape(len(decided))]
+        return predicted if self.task_.several_labels else self.classes_[predicted.reshape(len(predicted))]
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """float32 probabilities of the classes, (N, C); of a multilabel task of each label, (N, L)."""
+        """Return float32 probabilities of the classes, (N, C); of the labels of a multilabel task, (N, L)."""
         logits = self._logits(X)
         probabilities = self.task_.probabilities(logits).numpy()
         if self.task_.positive_name:
-            # not 1 - p, which is 0 where p is all but 1
+            # not 1 - p, which is 0 where p rounds to 1
             negative = (-self.task_.log_odds(logits)).sigmoid()
             return np.hstack([negative.numpy(), probabilities])
         return probabilities
 
     def _decision_options(self) -> dict[str, Any] | None:
-        """Options of `fit_decision`, None where nothing is to be fitted; all arguments are looked at."""
+        """Check all arguments, and return the options of `fit_decision`; None if nothing is to be fitted."""
         from lossselect.decision.fit import decision_options
         from lossselect.tasks.registry import TASKS
 
@@ -204,15 +199,13 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_float("weight_decay", self.weight_decay, 0)
         if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
             raise ConfigError("validation_fraction must be below 1, as no row would be left to train on.")
-        if self.decision is None:
-            return None
+        if self.decision in (None, "tuned"):
+            return {} if self.decision and self.validation_fraction else None
         if isinstance(self.decision, str):
-            if self.decision != "tuned":
-                raise ConfigError(
-                    f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
-                    f"{self.decision!r}."
-                )
-            return {} if self.validation_fraction else None
+            raise ConfigError(
+                f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
+                f"{self.decision!r}."
+            )
         if not isinstance(self.decision, Mapping):
             raise OptionTypeError(
                 f"decision must be 'tuned', a dict of options or None, got {self.decision!r}."
@@ -234,45 +227,39 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         held_out: float,
         seed: int,
     ) -> "Splits":
-        """The rows that count, standardised, those to train on and those held out."""
+        """Return standardised rows; those with a weight of 0 are in no split."""
         import torch
 
-        from lossselect.data.splits import Splits, feature_moments, split_rows
+        from lossselect.data.preprocessing.standardizer import Standardizer
+        from lossselect.data.splits import Splits, split_rows
         from lossselect.losses.options import check_sample_weight
 
-        counted = np.arange(len(rows))
+        used = np.arange(len(rows))
         if weights is not None:
             check_sample_weight(torch.from_numpy(weights))
-            counted = np.flatnonzero(weights)
-            if not len(counted):
+            used = np.flatnonzero(weights)
+            if not len(used):
                 raise DataError("The sample weights are all zero: nothing would be learned.")
-        places = {"train": counted}
+        places = {"train": used}
         if held_out:
             try:
-                found = split_rows(labels[counted], {"val": held_out}, seed, task.names)
+                split = split_rows(labels[used], {"val": held_out}, seed, task.names)
             except ValueError:
                 raise DataError(
-                    f"n_samples={len(counted)} are too few to hold out validation_fraction={held_out:g} of "
+                    f"n_samples={len(used)} are too few to hold out validation_fraction={held_out:g} of "
                     "them for the decision: give more rows, or decision=None."
                 ) from None
-            places = {split: counted[of] for split, of in found.items()}
-        train = np.require(rows[places["train"]], np.float64, "W")
-        mean, std = feature_moments(torch.from_numpy(train))
-        if not bool(std.isfinite().all()):
-            column = int((~std.isfinite()).nonzero()[0])
-            raise DataError(
-                f"The numbers of column {column} of X are so large that their standard deviation is none of "
-                "float64: scale them.",
-                column=str(column),
-            )
-        self.mean_, self.scale_ = mean.numpy(), std.numpy()
+            places = {name: used[members] for name, members in split.items()}
+        standardizer = Standardizer(range(rows.shape[1]), owner=" of X")
+        standardizer.partial_fit(rows[places["train"]].astype(np.float64))
+        self.mean_, self.scale_ = standardizer.mean, standardizer.scale
         return Splits(
             "X",
-            self._standardised(rows),
+            self._standardized(rows),
             labels,
             task.names,
-            {split: torch.from_numpy(of) for split, of in places.items()},
-            {"mean": mean.float(), "std": std.float()},
+            {split: torch.from_numpy(place) for split, place in places.items()},
+            {"mean": torch.tensor(self.mean_).float(), "std": torch.tensor(self.scale_).float()},
             weights=None if weights is None else torch.from_numpy(weights).float(),
         )
 
@@ -284,7 +271,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         seed: int,
         device: "device",
     ) -> None:
-        """Fit the net, then the decision where there are options of it."""
+        """Fit the net, then the decision if there are options for it."""
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         from lossselect.data.datamodule import TensorData
@@ -299,7 +286,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module = TaskModule(
             task,
             self._net(data.num_features, task.num_outputs),
-            deepcopy(self.loss),  # one with weights of its own would be changed
+            deepcopy(self.loss),  # training would change one with weights
             {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay},
             {"name": "CosineAnnealingLR", "T_max": self.max_epochs},
             bias_init="prior",
@@ -310,16 +297,16 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 "max_epochs": self.max_epochs,
                 "accelerator": device.type,
                 "devices": 1 if device.index is None else [device.index],
-                # nothing is chosen by the rows held out, but the decision in the end
+                # the rows held out are only for the decision, in the end
                 "check_val_every_n_epoch": self.max_epochs + 1,
                 "limit_val_batches": None if "val" in splits.rows else 0,
                 "num_sanity_val_steps": 0,
                 "enable_progress_bar": bool(self.verbose),
             },
             callbacks=[StepsPerExecution(STEPS), *([ProgressBar()] if self.verbose else [])],
-            # else the variables of a SLURM job would have it wait for other processes
+            # otherwise it would wait for the other processes of a SLURM job
             plugins=[LightningEnvironment()],
-            default_root_dir=tempfile.gettempdir(),  # in place of the working folder; nothing is written
+            default_root_dir=tempfile.gettempdir(),  # nothing is written
         )
         try:
             trainer.fit(module, datamodule=data)
@@ -335,8 +322,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.task_: Task = module.task
 
     def _net(self, num_features: int, num_outputs: int) -> "nn.Module | dict[str, Any]":
-        """A net of ours as plain values, or what the user's function makes."""
+        """Return a named net as plain values, or what the user's function makes."""
         from torch import nn
+
+        from lossselect.models.nets import net_options
 
         if isinstance(self.net, nn.Module):
             raise OptionTypeError(
@@ -345,32 +334,23 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         if isinstance(self.net, str | Mapping):
             spec = {"name": self.net} if isinstance(self.net, str) else self.net
-            return {**usual_options(split_name(spec, "net")[0]), **spec, "num_features": num_features}
+            net_options(spec)
+            return {**spec, "num_features": num_features}
         if not callable(self.net):
             raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")
-        made = self.net(num_features, num_outputs)
-        if not isinstance(made, nn.Module):
-            raise OptionTypeError(f"net must make a torch.nn.Module, got {type(made).__name__}.")
-        return made
+        net = self.net(num_features, num_outputs)
+        if not isinstance(net, nn.Module):
+            raise OptionTypeError(f"net must make a torch.nn.Module, got {type(net).__name__}.")
+        return net
 
-    def _standardised(self, rows: np.ndarray) -> "Tensor":
-        """float32 features by the means of the train rows.
-
-        Raises:
-            ValueError: a number so far from them that float32 does not hold it.
-        """
+    def _standardized(self, rows: np.ndarray) -> "Tensor":
+        """Return float32 features, standardised by the train rows."""
         import torch
 
-        with np.errstate(over="ignore"):
-            features = torch.from_numpy(((rows - self.mean_) / self.scale_).astype(np.float32))
-        if not bool((finite := features.isfinite()).all()):
-            row, column = (~finite).nonzero()[0].tolist()
-            raise DataError(
-                f"Row {row} of column {column} of X is too large: in units of the train rows' standard "
-                "deviation it is no float32.",
-                row=row,
-                column=column,
-            )
+        from lossselect.data.preprocessing.standardizer import check_range, standardize
+
+        features = torch.from_numpy(standardize(rows, self.mean_, self.scale_))
+        check_range(features, range(rows.shape[1]), owner=" of X")
         return features
 
     def _logits(self, X: Any) -> "Tensor":  # noqa: N803
@@ -378,10 +358,10 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         import torch
 
-        features, device = self._standardised(rows), parse_device(self.device)
+        features, device = self._standardized(rows), parse_device(self.device)
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():
-                return torch.cat([module(part.to(device)).cpu() for part in features.split(ROWS)])
+                return torch.cat([module(part.to(device)).cpu() for part in features.split(PREDICTED_ROWS)])
         finally:
             module.cpu()

@@ -97,7 +97,7 @@ class TestTraining:
         run.fit(module, loader(task))
         run.save_checkpoint(tmp_path / "x.ckpt")
         again = ls.TaskModule.load_from_checkpoint(tmp_path / "x.ckpt")
-        assert torch.equal(again.net[0].weight, module.net[0].weight)
+        assert torch.equal(again.net[-1].weight, module.net[-1].weight)
 
 
 class TestForms:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -13,62 +14,62 @@ from lossselect.utils.checks import format_setting, lookup, shorten
 from lossselect.utils.warnings import warn
 
 MAX_CATEGORIES = 1000
-"""Up to how many distinct values a column of text is one of categories."""
+"""A column of text with more distinct values is an identifier or free text."""
 FEW = 20
-"""Up to how many distinct values it is so too where most rows have their own."""
+"""So few distinct values are categories even if most rows have their own."""
 DATE = (
     r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ t].*)?$"
     r"|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?$"
     r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
 )
-"""What dates and times of day look like."""
+"""Dates and times of day."""
 UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
-"""Numbers that Polars takes for text: 51,627 and $9.50 and 37% and 1,5."""
+"""Numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1,5."""
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: (x - mean) / std, 0 where it is missing, and then a second feature is 1."""
+    """A column of numbers: (x - mean) / std, 0 where missing.
+
+    If the train split has missing values, a second feature is 1 where the number is missing.
+    """
 
     name: str
     mean: float
     std: float
     missing: bool
-    """Whether the train split has missing ones, so that there is a second feature."""
 
     @property
     def features(self) -> list[str]:
-        """What the features are called."""
+        """Names of its features."""
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
 
 
 @dataclass(frozen=True)
 class Category:
-    """A column of categories, one-hot: a feature for each value that the train split has; all are 0 for
-    any other."""
+    """A column of categories, one-hot over the values of the train split; any other value is all zeros.
+
+    If the train split has missing values, these have a feature of their own.
+    """
 
     name: str
     values: tuple[str, ...]
     missing: bool
-    """Whether the train split has missing ones, which then have a feature of their own."""
 
     @property
     def features(self) -> list[str]:
-        """What the features are called."""
+        """Names of its features."""
         return [f"{self.name}={value}" for value in self.values] + [f"{self.name} missing"] * self.missing
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How cells are read, before anything is fitted.
+class CellParser:
+    """Reads the cells of a column.
 
     Args:
         null_values: Cells that mean "missing", beside empty ones.
         nan: What a NaN is: "error", or "missing".
-
-    Raises:
-        ValueError: another `nan`.
     """
 
     null_values: tuple[str, ...] = ()
@@ -78,28 +79,16 @@ class Reading:
         lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
 
     def text(self, column: pl.Series) -> pl.Series:
-        """As trimmed text, null where missing; whole numbers as they are written without a fraction.
-
-        Raises:
-            ValueError: a column of lists, dates and the like.
-        """
+        """Return trimmed text, null where missing; whole numbers are written without a fraction."""
         _check_type(column, "categories")
         if column.dtype.is_float():
             column = column.fill_nan(None)
             if column.is_finite().all() and (column == column.round()).all():
                 column = column.cast(pl.Int64)
-        text = column.cast(pl.String).str.strip_chars()
-        gone = text.is_in([*self.null_values, ""])
-        return (
-            text.zip_with(~gone.fill_null(False), pl.Series([None], dtype=pl.String)) if gone.any() else text
-        )
+        return _set_null(column.cast(pl.String).str.strip_chars(), [*self.null_values, ""])
 
     def numbers(self, column: pl.Series, first_row: int = 0) -> pl.Series:
-        """As float64, null where missing.
-
-        Raises:
-            ValueError: a cell that is no number, infinity, or NaN where `nan` is "error".
-        """
+        """Return float64, null where missing."""
         _check_type(column, "numbers")
         numbers = column
         if column.dtype in TEXT:
@@ -110,36 +99,37 @@ class Reading:
                 raise DataError(
                     f"Column {column.name!r} holds numbers, but row {row + first_row} is {text[row]!r}. If "
                     f"that means 'missing', train with {format_setting('data.null_values', [text[row]])}; "
-                    "if the "
-                    f"column is one of categories, with {format_setting('data.categorical', [column.name])}.",
+                    f"if the column is one of categories, with "
+                    f"{format_setting('data.categorical', [column.name])}.",
                     column=column.name,
                     row=row + first_row,
                     value=text[row],
                 )
-        numbers = numbers.cast(pl.Float64)
-        marks = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
-        if marks and (gone := numbers.is_in(marks).fill_null(False)).any():
-            numbers = numbers.zip_with(~gone, pl.Series([None], dtype=pl.Float64))
+        null_numbers = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
+        numbers = _set_null(numbers.cast(pl.Float64), null_numbers)
         if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
             return numbers
-        bad = numbers.is_infinite()
-        if not bad.any() and self.nan == "missing":
-            return numbers.fill_nan(None)
-        bad = bad if bad.any() else numbers.is_nan()
-        if not bad.any():
+        invalid = numbers.is_infinite()
+        fix = "no feature can be infinite: mend it, or leave the column out with data.exclude"
+        if not invalid.any():
+            if self.nan == "missing":
+                return numbers.fill_nan(None)
+            invalid, fix = numbers.is_nan(), "if NaN means 'missing', say data.nan=missing"
+        if not invalid.any():
             return numbers
-        row = int(bad.arg_max())  # type: ignore[arg-type]
-        fix = (
-            "no feature can be infinite: mend it, or leave the column out with data.exclude"
-            if math.isinf(numbers[row])
-            else "if NaN means 'missing', say data.nan=missing"
-        )
+        row = int(invalid.arg_max())  # type: ignore[arg-type]
         raise DataError(
             f"Row {row + first_row} of column {column.name!r} is {numbers[row]}; {fix}.",
             row=row + first_row,
             column=column.name,
             value=numbers[row],
         )
+
+
+def _set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:
+    if values and (matches := column.is_in(values).fill_null(False)).any():
+        return column.set(matches, None)
+    return column
 
 
 def _check_type(column: pl.Series, needed: str) -> None:
@@ -151,35 +141,30 @@ def _check_type(column: pl.Series, needed: str) -> None:
 
 
 def numbers_in(text: pl.Series) -> pl.Series:
-    """The float64 that each text writes, 1 and 0 for true and false; null for any other."""
+    """Return the float64 that each text writes, 1 and 0 for true and false; null for any other."""
     lower = text.str.to_lowercase()
     return lower.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
 
 
-def kind_of(column: pl.Series, reading: Reading) -> str:
-    """ "number", "category", or why the column is neither.
-
-    Raises:
-        ValueError: a column of numbers in which a few cells are none.
-    """
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean or column.dtype == pl.Null:
+def column_kind(column: pl.Series, parser: CellParser) -> str:
+    """Return "number", "category", or why the column is neither."""
+    if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
         return "number"
     if column.dtype.is_temporal():
         return f"holds dates or times ({column.dtype})"
     if column.dtype not in TEXT:
         return f"is of type {column.dtype}"
-    text = reading.text(column).drop_nulls()
+    text = parser.text(column).drop_nulls()
     values = text.unique()
-    others = values.cast(pl.Float64, strict=False).null_count()
-    if others == 0:
+    distinct, not_numbers = len(values), values.cast(pl.Float64, strict=False).null_count()
+    if not_numbers == 0:
         return "number"
-    if others < len(values) / 2:
-        reading.numbers(column)  # which says of what is no number that it is none
-    if _are_dates(values.head(100)):
+    if not_numbers < distinct / 2:
+        parser.numbers(column)  # raises the error that names the first cell that is no number
+    if values.head(100).str.to_lowercase().str.contains(DATE).all():
         return f"holds dates, such as {text[0]!r}"
-    if bool(values.str.contains(UNITS).all()):
+    if values.str.contains(UNITS).all():
         return f"holds numbers with separators or units, such as {text[0]!r} (write plain ones)"
-    distinct = len(values)
     if distinct > MAX_CATEGORIES or distinct > max(FEW, len(text) / 2):
         return (
             f"is free text or an identifier ({distinct} distinct values in {len(text)} rows, such as "
@@ -188,31 +173,22 @@ def kind_of(column: pl.Series, reading: Reading) -> str:
     return "category"
 
 
-def _are_dates(text: pl.Series) -> bool:
-    return len(text) > 0 and bool(text.str.to_lowercase().str.contains(DATE).all())
-
-
-def warn_of_counting(column: pl.Series) -> None:
-    """A number that counts the rows tells nothing, or all: in a file that is sorted by label."""
-    if column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0:
-        steps = column.diff().drop_nulls()
-        if bool((steps == 1).all()):
-            warn(
-                "index_column",
-                f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
-                "label away, and in any other it says nothing: "
-                f"{format_setting('data.exclude', [column.name])}.",
-            )
+def warn_if_index(column: pl.Series) -> None:
+    """Warn of a column that numbers the rows: it says nothing, or all if the file is sorted by label."""
+    candidate = column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0
+    if candidate and (column.diff().drop_nulls() == 1).all():
+        warn(
+            "index_column",
+            f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
+            "label away, and in any other it says nothing: "
+            f"{format_setting('data.exclude', [column.name])}.",
+        )
 
 
 def feature_columns(
     header: list[str], target: Sequence[str], only: Sequence[str], exclude: Sequence[str], path: str
 ) -> list[str]:
-    """The columns that are features: all but the target's and those excluded, or the ones asked for.
-
-    Raises:
-        ValueError: a column that there is not, a target among the features, no column left.
-    """
+    """Return the columns that are features: `only`, or all, without those of the target and `exclude`."""
     check_columns(exclude, header, "data.exclude", path)
     check_columns(only, header, "data.features", path)
     if both := [name for name in only if name in target]:
@@ -220,7 +196,8 @@ def feature_columns(
             f"Column {both[0]!r} is the target (data.target) and among the features (data.features): the net "
             "would be given the answer."
         )
-    columns = [n for n in dict.fromkeys(only or header) if n not in target and n not in exclude]
+    removed = [*target, *exclude]
+    columns = [name for name in dict.fromkeys(only or header) if name not in removed]
     if not columns:
-        raise DataError(f"{path} has no column left to be a feature, beside {shorten([*target, *exclude])}.")
+        raise DataError(f"{path} has no column left to be a feature, beside {shorten(removed)}.")
     return columns

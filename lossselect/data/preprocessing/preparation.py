@@ -16,7 +16,7 @@ from lossselect.utils.checks import check_float, lookup
 from lossselect.utils.structure import DictOf, find_mismatch
 
 READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
-"""What is to be known of a file, by the source of the features."""
+"""What describes a file, by the source of the features."""
 STRUCTURE = {
     "source": str,
     "features": {
@@ -27,7 +27,7 @@ STRUCTURE = {
     },
     "reading": DictOf((type(None), str, int)),
 }
-"""Of what `to_dict` returns."""
+"""Structure of what `to_dict` returns."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Preparation:
     Args:
         source: "table" or "arrays".
         features: What becomes of the columns.
-        reading: How the file is written: `separator` and `encoding` of a table, `features` (the name
-            of their array) and `width` of arrays.
+        reading: `separator` and `encoding` of a table; of arrays, `features` (the name of their array) and
+            `width`.
     """
 
     source: str
@@ -48,71 +48,56 @@ class Preparation:
     def frames(
         self, path: str, size: int, keep: Sequence[str] = (), **reading: Any
     ) -> Iterator[pl.DataFrame]:
-        """The rows of a new file, `size` at a time, with the columns that are features and those to keep.
+        """Yield the rows of a new file, `size` at a time, with the columns that are features or to be kept.
 
-        Args:
-            path: The file.
-            size: How many rows at a time.
-            keep: Columns beside those that the net needs.
-            reading: What is to be read in another way than in training.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a file that the net's inputs cannot be made of.
+        `reading` replaces entries of `self.reading`.
         """
         check_regular_file(path)
-        arrays = Path(path).suffix.lower() in (".npz", ".npy")
-        if arrays != (self.source == "arrays"):
-            needed = ".npz or .npy" if self.source == "arrays" else ".csv, .tsv or .parquet with its columns"
+        arrays = self.source == "arrays"
+        if arrays != (Path(path).suffix.lower() in (".npz", ".npy")):
+            needed = ".npz or .npy" if arrays else ".csv, .tsv or .parquet with its columns"
             raise DataError(
-                f"The model was trained on {'arrays' if self.source == 'arrays' else 'a table'}, and takes "
-                f"{needed}, got {path}."
+                f"The model was trained on {'arrays' if arrays else 'a table'}, and takes {needed}, got "
+                f"{path}."
             )
-        how = {**self.reading, **reading}
-        if self.source == "table":
-            columns = [*dict.fromkeys([*self.features.columns, *keep])]
-            header = columns_of(path, how.get("separator"), how.get("encoding") or "utf-8")
-            check_columns(self.features.columns, header, "a feature of the model", path)
-            check_columns(keep, header, "keep", path)
-            yield from table_batches(path, columns, size, **how)
+        reading = {**self.reading, **reading}
+        if arrays:
+            inputs = read_features(path, reading["features"])
+            if (width := inputs.shape[1]) != reading["width"]:
+                raise DataError(
+                    f"{path} has {width} features a row, but the model was trained on {reading['width']}."
+                )
+            check_columns(keep, array_columns(width), "keep", path)
+            for start in range(0, len(inputs), size):
+                yield as_frame(inputs[start : start + size])
             return
-        inputs = read_features(path, how["features"])
-        if inputs.shape[1] != how["width"]:
-            raise DataError(
-                f"{path} has {inputs.shape[1]} features a row, but the model was trained on {how['width']}."
-            )
-        names = array_columns(inputs.shape[1])
-        check_columns(keep, names, "keep", path)
-        for start in range(0, len(inputs), size):
-            yield as_frame(inputs[start : start + size])
+        header = columns_of(path, reading.get("separator"), reading.get("encoding") or "utf-8")
+        check_columns(self.features.columns, header, "a feature of the model", path)
+        check_columns(keep, header, "keep", path)
+        yield from table_batches(path, [*dict.fromkeys([*self.features.columns, *keep])], size, **reading)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint, of which `from_dict` makes it again."""
+        """Return plain values for a checkpoint, the argument of `from_dict`."""
         return {"source": self.source, "features": self.features.to_dict(), "reading": dict(self.reading)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
-        """What `to_dict` was made of; other entries are not looked at."""
+        """Return the preparation of what `to_dict` returned; other entries are ignored."""
         return cls(values["source"], Features.from_dict(values["features"]), values["reading"])
 
     @classmethod
     def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
-        """As `from_dict`, for values from a file that may be damaged.
-
-        Raises:
-            ValueError: features cannot be made by it: a part is missing, of another type, or not finite.
-        """
-        if found := find_mismatch(values, STRUCTURE, "preparation"):
-            raise CheckpointError(f"{path} is damaged: {found}.")
+        """Do what `from_dict` does, for values of the file `path`; CheckpointError if they are damaged."""
         try:
-            made = cls.from_dict(values)
-            made.check()
+            if mismatch := find_mismatch(values, STRUCTURE, "preparation"):
+                raise CheckpointError(mismatch)
+            preparation = cls.from_dict(values)
+            preparation._check()
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
-        return made
+        return preparation
 
-    def check(self) -> None:
-        """ValueError or TypeError for values of which no features can be made."""
+    def _check(self) -> None:
         lookup(READING, self.source, "source of features")
         if self.reading.keys() != {*READING[self.source]}:
             raise CheckpointError(

@@ -1,6 +1,5 @@
-"""Columns of a table -> the numbers that a net takes, by what the train split says."""
+"""Columns of a table to features, as the train split says."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,25 +9,23 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lossselect.data.preprocessing.columns import Category, Number, Reading, kind_of, warn_of_counting
+from lossselect.data.preprocessing.columns import Category, CellParser, Number, column_kind, warn_if_index
+from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import DataError
 from lossselect.labels.values import sorted_values
 from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
-FEW_COLUMNS = 4
-"""Of how many columns the train rows are taken at once: on several cores, but in little memory."""
-SOME_ROWS = 1 << 17
-"""Of how many rows features are made at once, for the same reason."""
+BLOCK_ROWS = 1 << 17
+"""Rows are processed in blocks: on several cores, but in little memory."""
 
 
 class TableRows:
-    """Rows of features, held as numbers and codes; those of a batch are made when it is taken.
+    """Rows of features, stored as numbers and codes; the one-hot rows of a batch are made when it is taken.
 
-    A one-hot matrix of a whole table would take a float for each category and row. `numbers` are a tensor, or
-    anything that rows can be taken of as of one. `hashes` are of each row as it was read: equal rows have
-    equal ones.
+    `numbers` (N, numbers) is a tensor or anything that is indexed by rows like one, `codes` (N, categories)
+    the feature that is 1 for each category, or `num_features`. Equal rows of a file have equal `hashes`.
     """
 
     def __init__(self, numbers: Any, codes: Tensor, num_features: int, hashes: pl.Series) -> None:
@@ -36,8 +33,8 @@ class TableRows:
         self.shape = (len(numbers), num_features)
 
     @classmethod
-    def concatenated(cls, tables: Sequence["TableRows"]) -> "TableRows":
-        """The rows of several tables of the same features."""
+    def concatenate(cls, tables: Sequence["TableRows"]) -> "TableRows":
+        """Return the rows of several tables of the same features."""
         if len(tables) == 1:
             return tables[0]
         numbers = torch.cat([table.numbers for table in tables])
@@ -48,23 +45,22 @@ class TableRows:
         return len(self.numbers)
 
     def to(self, device: torch.device) -> "TableRows":
-        """The same, held there; of numbers that are a tensor."""
-        moved = self.numbers.to(device), self.codes.to(device)
-        return TableRows(*moved, self.shape[1], self.hashes)
+        """Return the same rows on a device; `numbers` must be a tensor."""
+        return TableRows(self.numbers.to(device), self.codes.to(device), self.shape[1], self.hashes)
 
     @property
     def nbytes(self) -> int:
-        """What numbers and codes take."""
+        """Size of numbers and codes."""
         return int(self.numbers.nbytes + self.codes.nbytes)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """float32 (len(rows), num_features); for a single row (num_features,)."""
+        """Return float32 (len(rows), num_features); for a single row (num_features,)."""
         if isinstance(rows, int):
             return self[torch.tensor([rows])][0]
         numbers = self.numbers[rows]
         if not self.codes.shape[1]:
             return numbers
-        # a code may be the place after the last one, for what has no feature
+        # one more column, for codes without a feature
         features = numbers.new_zeros(len(numbers), self.shape[1] + 1)
         features.scatter_(1, self.codes[rows].long(), 1)
         features = features[:, :-1]
@@ -78,55 +74,48 @@ class Features:
 
     numbers: tuple[Number, ...]
     categories: tuple[Category, ...]
-    reading: Reading
+    parser: CellParser
 
     @classmethod
     def fit(
-        cls, frame: pl.DataFrame, train: np.ndarray, reading: Reading, categorical: Iterable[str] = ()
+        cls, frame: pl.DataFrame, train: np.ndarray, parser: CellParser, categorical: Iterable[str] = ()
     ) -> "Features":
-        """From all rows what type a column has, from those of the train split all else.
+        """Fit to the train rows; only the kind of a column is determined from all rows.
 
-        Args:
-            frame: The columns that are features.
-            train: The rows of the train split.
-            reading: How cells are read.
-            categorical: Columns of categories that do not look it: codes, or text of many values.
-
-        Raises:
-            ValueError: a column that is neither numbers nor categories, or no column that says anything.
+        `categorical` are columns of categories that look like something else: codes, or text of many values.
         """
-        refused: dict[str, str] = {}
-        read: dict[str, pl.Series] = {}
+        rejected: dict[str, str] = {}
+        numbers: dict[str, pl.Series] = {}
         texts: dict[str, pl.Series] = {}
         for column in frame.iter_columns():
-            kind = "category" if column.name in categorical else kind_of(column, reading)
+            kind = "category" if column.name in categorical else column_kind(column, parser)
             if kind == "number":
-                warn_of_counting(column)
-                read[column.name] = reading.numbers(column)
+                warn_if_index(column)
+                numbers[column.name] = parser.numbers(column)
             elif kind == "category":
-                texts[column.name] = reading.text(column)
+                texts[column.name] = parser.text(column)
             else:
-                refused[column.name] = kind
-        if refused:
-            what = "; ".join(f"{name!r} {why}" for name, why in refused.items())
+                rejected[column.name] = kind
+        if rejected:
+            problems = "; ".join(f"{name!r} {problem}" for name, problem in rejected.items())
             raise DataError(
-                f"A feature is a number or one of a few categories, but column {what}. Leave out what is no "
-                f"feature: {format_setting('data.exclude', [*refused])}; for categories of many values: "
+                f"A feature is a number or one of a few categories, but column {problems}. Leave out what is "
+                f"no feature: {format_setting('data.exclude', [*rejected])}; for categories of many values: "
                 "data.categorical=[...]."
             )
-        numbers = _fit_numbers([*read.values()], train)
-        categories = [_fit_category(text.gather(train)) for text in texts.values()]
-        return cls.telling(dict(zip([*read, *texts], [*numbers, *categories], strict=True)), reading)
+        standardizer = Standardizer([*numbers])
+        if numbers:
+            values = _numbered_frame(numbers.values())
+            for start in range(0, len(train), BLOCK_ROWS):
+                standardizer.partial_fit(values[train[start : start + BLOCK_ROWS]])
+        categories = {name: _fit_category(text.gather(train)) for name, text in texts.items()}
+        return cls.from_columns(fitted_numbers(standardizer) | categories, parser)
 
     @classmethod
-    def telling(cls, fitted: Mapping[str, Number | Category | None], reading: Reading) -> "Features":
-        """Of what was fitted to each column, which is None where all train rows have one value.
-
-        Raises:
-            ValueError: that is so of all columns.
-        """
-        constant = [name for name, column in fitted.items() if column is None]
-        if len(constant) == len(fitted):
+    def from_columns(cls, columns: Mapping[str, Number | Category | None], parser: CellParser) -> "Features":
+        """Return the features of fitted columns, which are None where all train rows have one value."""
+        constant = [name for name, column in columns.items() if column is None]
+        if len(constant) == len(columns):
             raise DataError(
                 f"No column tells rows apart: {shorten(constant)} have one value in all train rows."
             )
@@ -135,13 +124,13 @@ class Features:
                 "constant_feature",
                 f"Columns that have one value in all train rows are left out: {shorten(constant)}.",
             )
-        numbers = tuple(column for column in fitted.values() if isinstance(column, Number))
-        categories = tuple(column for column in fitted.values() if isinstance(column, Category))
-        return cls(numbers, categories, reading)
+        numbers = tuple(column for column in columns.values() if isinstance(column, Number))
+        categories = tuple(column for column in columns.values() if isinstance(column, Category))
+        return cls(numbers, categories, parser)
 
     @property
     def names(self) -> list[str]:
-        """What the features are called, in their order."""
+        """Names of the features, in their order."""
         numbers = [name for number in self.numbers for name in number.features]
         return numbers + [name for category in self.categories for name in category.features]
 
@@ -153,42 +142,26 @@ class Features:
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
     ) -> tuple[TableRows, dict[str, int]]:
-        """The features of a table's rows, and how many cells of each column are unlike any of training.
+        """Return features of rows, and the number of cells of each column that are unlike the train rows.
 
-        Args:
-            frame: With the columns, in any order; others are not looked at.
-            path: What to call the table in messages.
-            first_row: What to count rows from.
-
-        Raises:
-            ValueError: a column that is not there, or that holds something else than in training.
+        The columns of `frame` may have any order, and others are ignored; `path` is the table in messages.
         """
         check_columns(self.columns, frame.columns, "a feature of the model", path)
-        read = [self.reading.numbers(frame[number.name], first_row) for number in self.numbers]
-        texts = [self.reading.text(frame[category.name]) for category in self.categories]
-        numbers = _matrix(_frame(read), self._standardised(), torch.float32, frame.height)
-        self.check_range(numbers, first_row)
-        codes, unknown = self._coded(texts, first=numbers.shape[1])
-        for number, column in zip(self.numbers, read, strict=True):
+        columns = [self.parser.numbers(frame[number.name], first_row) for number in self.numbers]
+        texts = [self.parser.text(frame[category.name]) for category in self.categories]
+        numbers = _to_tensor(columns, self._standardized(), torch.float32, frame.height)
+        check_range(numbers, self.names, first_row=first_row)
+        codes, unknown = self._encode(texts, first=numbers.shape[1])
+        for number, column in zip(self.numbers, columns, strict=True):
             if not number.missing and column.null_count():
                 unknown[number.name] = column.null_count()
-        coded = _matrix(_frame(codes), [pl.col(str(i)) for i in range(len(codes))], torch.int32, frame.height)
-        hashes = _frame([*read, *texts]).hash_rows()
+        identity = [pl.col(str(i)) for i in range(len(codes))]
+        coded = _to_tensor(codes, identity, torch.int32, frame.height)
+        hashes = _numbered_frame([*columns, *texts]).hash_rows()
         return TableRows(numbers, coded, len(self.names), hashes), unknown
 
-    def check_range(self, numbers: Tensor, first_row: int) -> None:
-        """ValueError for a feature that float32 does not hold, (rows, numbers) being standardised ones."""
-        if not numbers.sum().isfinite() and not bool((finite := numbers.isfinite()).all()):
-            row, place = (~finite).nonzero()[0].tolist()
-            raise DataError(
-                f"Row {row + first_row} of column {self.names[place]!r} is too large: in units of the "
-                "train rows' standard deviation it is no float32.",
-                row=row + first_row,
-                column=self.names[place],
-            )
-
-    def _standardised(self) -> list[pl.Expr]:
-        """The features of columns "0", "1", ... of numbers."""
+    def _standardized(self) -> list[pl.Expr]:
+        """Return the features of columns "0", "1", ... of numbers."""
         features: list[pl.Expr] = []
         for i, number in enumerate(self.numbers):
             column = pl.col(str(i))
@@ -197,97 +170,61 @@ class Features:
                 features.append(column.is_null())
         return [feature.cast(pl.Float32).alias(str(i)) for i, feature in enumerate(features)]
 
-    def _coded(self, texts: list[pl.Series], first: int) -> tuple[list[pl.Series], dict[str, int]]:
-        """For each category column which feature is 1, the first one being `first`; the place after the
-        last feature where none is. And how many cells of each column are of an unknown category."""
-        width = len(self.names)
+    def _encode(self, texts: list[pl.Series], first: int) -> tuple[list[pl.Series], dict[str, int]]:
+        """Return the codes of each category column, and how many cells are of an unknown category.
+
+        A code is the number of the feature that is 1, from `first` on; `len(self.names)` if none is.
+        """
+        no_feature = len(self.names)
         codes: list[pl.Series] = []
         unknown: dict[str, int] = {}
         for category, text in zip(self.categories, texts, strict=True):
-            kinds = pl.Enum(category.values)
-            code = text.cast(kinds, strict=False).to_physical().cast(pl.Int32)
+            code = _category_codes(text, category)
             if code.null_count() > text.null_count():
-                # 1.0 is how a 1 is written in a column with a hole
-                whole = (
-                    text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-                    .cast(kinds, strict=False)
-                    .to_physical()
-                    .cast(pl.Int32)
-                )
-                code = code.zip_with(code.is_not_null(), whole)
-            code = code + first
-            others = code.is_null() & text.is_not_null()
-            if others.any():
-                unknown[category.name] = int(others.sum())
-            gap = first + len(category.values) if category.missing else width
-            codes.append(code.zip_with(text.is_not_null(), pl.Series([gap], dtype=pl.Int32)).fill_null(width))
+                # 1.0 is how a 1 is written in a column with a missing cell
+                integers = text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
+                code = code.zip_with(code.is_not_null(), _category_codes(integers, category))
+            if count := code.null_count() - text.null_count():
+                unknown[category.name] = count
+            missing = first + len(category.values) if category.missing else no_feature
+            code = (code + first).zip_with(text.is_not_null(), pl.Series([missing], dtype=pl.Int32))
+            codes.append(code.fill_null(no_feature))
             first += len(category.features)
         return codes, unknown
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint, of which `from_dict` makes it again."""
+        """Return plain values for a checkpoint, the argument of `from_dict`."""
         return {
             "numbers": [asdict(column) for column in self.numbers],
             "categories": [{**asdict(column), "values": [*column.values]} for column in self.categories],
-            "null_values": [*self.reading.null_values],
-            "nan": self.reading.nan,
+            "null_values": [*self.parser.null_values],
+            "nan": self.parser.nan,
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Features":
-        """What `to_dict` was made of."""
-        return cls(
-            tuple(Number(**column) for column in values["numbers"]),
-            tuple(
-                Category(column["name"], tuple(column["values"]), column["missing"])
-                for column in values["categories"]
-            ),
-            Reading(tuple(values["null_values"]), values["nan"]),
+        """Return the features of what `to_dict` returned."""
+        categories = (
+            Category(column["name"], tuple(column["values"]), column["missing"])
+            for column in values["categories"]
         )
+        parser = CellParser(tuple(values["null_values"]), values["nan"])
+        return cls(tuple(Number(**column) for column in values["numbers"]), tuple(categories), parser)
 
 
-def _fit_numbers(columns: list[pl.Series], train: np.ndarray) -> list[Number | None]:
-    """None for a column that has one value in all train rows."""
-    fitted: list[Number | None] = []
-    for start in range(0, len(columns), FEW_COLUMNS):
-        some_columns = columns[start : start + FEW_COLUMNS]
-        known = _frame(some_columns)[train]
-        means, deviations, gaps = known.mean(), known.std(ddof=0), known.null_count()
-        least, most = known.min(), known.max()
-        for i, column in enumerate(some_columns):
-            # of a constant .1 the deviation is no 0, but what rounding leaves
-            constant = least[str(i)][0] == most[str(i)][0]
-            fitted.append(
-                fit_number(
-                    column.name, means[str(i)][0], deviations[str(i)][0], constant, gaps[str(i)][0] > 0
-                )
-            )
-    return fitted
-
-
-def fit_number(
-    name: str, mean: float | None, std: float | None, constant: bool, missing: bool
-) -> Number | None:
-    """What becomes of a column of numbers; None for one that has one value in all train rows.
-
-    Args:
-        name: Of the column.
-        mean, std: Of the train rows' numbers; None where there are none.
-        constant: Whether these are all the same.
-        missing: Whether train rows lack one.
-
-    Raises:
-        ValueError: a deviation that is no number.
-    """
-    if std is not None and not math.isfinite(std):
-        raise DataError(
-            f"The numbers of column {name!r} are so large that their standard deviation is "
-            "none of float64: scale them, or leave the column out with data.exclude.",
-            column=name,
-        )
-    if mean is None or std is None or (constant and not missing):
-        return None
-    return Number(name, mean, 1.0 if constant else std, missing)
+def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | Category | None]:
+    """Return a `Number` for each column; None for one that has a single value in all rows, or none."""
+    missing, known = standardizer.count < standardizer.num_rows, standardizer.count > 0
+    varies = known & (missing | ~standardizer.constant)
+    values = zip(
+        standardizer.names,
+        standardizer.mean.tolist(),
+        standardizer.scale.tolist(),
+        missing.tolist(),
+        varies.tolist(),
+        strict=True,
+    )
+    return {name: Number(name, mean, std, gaps) if kept else None for name, mean, std, gaps, kept in values}
 
 
 def _fit_category(text: pl.Series) -> Category | None:
@@ -296,16 +233,21 @@ def _fit_category(text: pl.Series) -> Category | None:
     return Category(text.name, tuple(map(str, values)), missing) if len(values) + missing > 1 else None
 
 
-def _frame(columns: list[pl.Series]) -> pl.DataFrame:
-    """Columns called "0", "1", ...: a name of the user's may be one of ours too."""
+def _category_codes(text: pl.Series, category: Category) -> pl.Series:
+    """Return the place of each text among the category's values, null for any other."""
+    return text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32)
+
+
+def _numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
+    """Return the columns as "0", "1", ...: the user's names may clash with ours."""
     return pl.DataFrame([column.alias(str(i)) for i, column in enumerate(columns)])
 
 
-def _matrix(frame: pl.DataFrame, features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
-    """(height, features), row by row in memory, as batches are taken; made some rows at a time."""
-    matrix = torch.empty(height, len(features), dtype=dtype)
+def _to_tensor(columns: list[pl.Series], features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
+    """Return features (height, len(features)) of the columns, row by row in memory, as batches are taken."""
+    frame, matrix = _numbered_frame(columns), torch.empty(height, len(features), dtype=dtype)
     if features:
-        for start in range(0, height, SOME_ROWS):
-            part = frame.slice(start, SOME_ROWS).select(features)
-            matrix[start : start + SOME_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
+        for start in range(0, height, BLOCK_ROWS):
+            part = frame.slice(start, BLOCK_ROWS).select(features)
+            matrix[start : start + BLOCK_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
     return matrix

@@ -1,6 +1,6 @@
 """Features and labels from NumPy's files: one .npz, or a .npy of each. Nothing in them is executed.
 
-A .npy is mapped, not loaded: of features, and of a matrix of labels, those rows are read that are taken.
+A .npy is mapped: of features, and of a matrix of labels, only the rows that are taken are read.
 """
 
 import zipfile
@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.readers.sparse_labels import lists_of
-from lossselect.exceptions import ConfigError, DataError, FileMissingError
+from lossselect.data.readers.tables import existing_file
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.label_lists import LabelLists
-from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 from lossselect.utils.devices import free_memory
 
 BLOCK = 1 << 20
-"""How many values of a file are looked at at once: 8 MB as float64, which stay in a processor's cache."""
+"""Values of a block that a file is processed in: 8 MB as float64, which fit into a processor's cache."""
 MAX_MEMORY_SHARE = 0.5
 """An array of a .npz may take this part of the free memory: its features need the rest."""
 FEATURES = ("features", "X", "x", "inputs", "data")
@@ -30,20 +30,16 @@ LABELS = ("labels", "label", "target", "targets", "Y", "y")
 def read_arrays(
     path: str, features: str | None, target: str | None
 ) -> tuple[np.ndarray, np.ndarray | LabelLists]:
-    """Features (N, F) and labels (N,) or (N, L), or lists of them.
+    """Return features (N, F) and labels (N,) or (N, L), or lists of them.
 
     Args:
-        path: A .npz that holds both, or a .npy of features.
-        features: The name of their array in the .npz; by default one of the usual names.
-        target: The same for the labels; beside a .npy the path of theirs, a .npy or lists in a .npz.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that holds something else.
+        path: A .npz with both, or a .npy of features.
+        features: Name of their array in the .npz; by default one of the usual names.
+        target: The same for the labels; for a .npy the path of the labels, a .npy or lists in a .npz.
     """
     labels: np.ndarray | LabelLists
     if _suffix(path) == ".npz":
-        with _opened(path) as file:
+        with _open(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
             labels = _entry(file, target, LABELS, "data.target", path)
     elif target is None:
@@ -51,22 +47,79 @@ def read_arrays(
     elif features is not None:
         raise ConfigError(f"data.features names an array of a .npz, and {path} is none.")
     elif _suffix(target) == ".npz":
-        inputs = _opened(path)
-        with _opened(target) as file:
-            labels = lists_of({name: _loaded(file, name, target) for name in file.files}, target)
+        inputs = _open(path)
+        with _open(target) as file:
+            labels = lists_of({name: _load(file, name, target) for name in file.files}, target)
     else:
-        inputs, labels = _opened(path), _opened(target)
-    inputs = _checked(inputs, path)
+        inputs, labels = _open(path), _open(target)
+    inputs = _check_features(inputs, path)
+    is_npz = _suffix(path) == ".npz"
     if isinstance(labels, np.ndarray):
-        labels = _checked_labels(labels, path if _suffix(path) == ".npz" else str(target))
+        labels = _check_labels(labels, path if is_npz else str(target))
     if len(inputs) != len(labels):
-        where = path if _suffix(path) == ".npz" else f"{path} and {target}"
+        where = path if is_npz else f"{path} and {target}"
         raise DataError(f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {where}.")
     return inputs, labels
 
 
-def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
-    """(N,) in memory, or (N, L) as they are."""
+def read_weights(path: str, name: str) -> np.ndarray:
+    """Return the array (N,) of the rows' weights in a .npz."""
+    if _suffix(path) != ".npz":
+        raise ConfigError(f"data.sample_weight names an array of a .npz, and {path} is none.")
+    with _open(path) as file:
+        weights = _entry(file, name, (), "data.sample_weight", path)
+    if weights.ndim != 1 or weights.dtype.kind not in "biuf":
+        raise DataError(
+            f"Weights of rows are numbers of shape (N,), got {weights.dtype} of shape {weights.shape}."
+        )
+    return weights
+
+
+def read_features(path: str, features: str | None = None) -> np.ndarray:
+    """Return the features (N, F) alone."""
+    inputs = _open(path)
+    if isinstance(inputs, np.ndarray):
+        return _check_features(inputs, path)
+    with inputs as file:
+        return _check_features(_entry(file, features, FEATURES, "features", path), path)
+
+
+def array_columns(width: int) -> list[str]:
+    """Return the names of an array's columns."""
+    return [f"x{i}" for i in range(width)]
+
+
+def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the rows of (N, F) in blocks, each with the number of its first row."""
+    rows = max(1, BLOCK // array.shape[1])
+    for start in range(0, len(array), rows):
+        yield start, np.asarray(array[start : start + rows])
+
+
+def as_polars_knows(values: np.ndarray) -> np.ndarray:
+    """Convert to a type that all supported versions of Polars take from NumPy."""
+    if values.dtype.kind == "f" and values.dtype not in (np.float32, np.float64):
+        return values.astype(np.float64)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def as_frame(block: np.ndarray) -> pl.DataFrame:
+    """Return rows of an array (N, F) as columns."""
+    return pl.from_numpy(as_polars_knows(block), schema=array_columns(block.shape[1]))
+
+
+def _check_features(inputs: np.ndarray, path: str) -> np.ndarray:
+    if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
+        raise DataError(
+            f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
+            "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, and "
+            "name it by data._target_."
+        )
+    return inputs
+
+
+def _check_labels(labels: np.ndarray, path: str) -> np.ndarray:
+    """Return (N,) in memory, or (N, L) as they are."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "biufUS":
@@ -89,61 +142,6 @@ def _checked_labels(labels: np.ndarray, path: str) -> np.ndarray:
     return as_polars_knows(np.asarray(labels))
 
 
-def read_weights(path: str, name: str) -> np.ndarray:
-    """The array (N,) of the rows' weights in a .npz."""
-    if _suffix(path) != ".npz":
-        raise ConfigError(f"data.sample_weight names an array of a .npz, and {path} is none.")
-    with _opened(path) as file:
-        weights = _entry(file, name, (), "data.sample_weight", path)
-    if weights.ndim != 1 or weights.dtype.kind not in "biuf":
-        raise DataError(
-            f"Weights of rows are numbers of shape (N,), got {weights.dtype} of shape {weights.shape}."
-        )
-    return weights
-
-
-def read_features(path: str, features: str | None = None) -> np.ndarray:
-    """The features (N, F) alone."""
-    if _suffix(path) == ".npz":
-        with _opened(path) as file:
-            return _checked(_entry(file, features, FEATURES, "features", path), path)
-    return _checked(_opened(path), path)
-
-
-def array_columns(width: int) -> list[str]:
-    """What the columns of an array are called."""
-    return [f"x{i}" for i in range(width)]
-
-
-def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Some rows of (N, F) at a time, in their order, each time with the first one's number."""
-    rows = max(1, BLOCK // array.shape[1])
-    for start in range(0, len(array), rows):
-        yield start, np.asarray(array[start : start + rows])
-
-
-def as_polars_knows(values: np.ndarray) -> np.ndarray:
-    """Values of a type that any of our versions of Polars takes from NumPy."""
-    if values.dtype.kind == "f" and values.dtype not in (np.float32, np.float64):
-        return values.astype(np.float64)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def as_frame(block: np.ndarray) -> pl.DataFrame:
-    """Rows of an array (N, F) as columns."""
-    return pl.from_numpy(as_polars_knows(block), schema=array_columns(block.shape[1]))
-
-
-def _checked(inputs: np.ndarray, path: str) -> np.ndarray:
-    if inputs.ndim != 2 or inputs.dtype.kind not in "biuf" or not inputs.size:
-        raise DataError(
-            f"Features are numbers of shape (N, F), got {inputs.dtype} of shape {inputs.shape} in {path}. "
-            "Save reshape(len(X), -1) of them, or for images and the like write a LightningDataModule, and "
-            "name it by data._target_."
-        )
-    return inputs
-
-
 def _suffix(path: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in (".npz", ".npy"):
@@ -151,26 +149,24 @@ def _suffix(path: str) -> str:
     return suffix
 
 
-def _opened(path: str) -> Any:
-    """The arrays of a .npz, of which none has been read, or that of a .npy, mapped."""
-    check_regular_file(path)
-    file, suffix = Path(path), _suffix(path)
-    if not file.is_file():
-        there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise FileMissingError(f"There is no file {file}.{suggestion(file.name, there)}")
+def _open(path: str) -> Any:
+    """Return the arrays of a .npz, which are not read yet, or the mapped array of a .npy."""
+    suffix, file = _suffix(path), existing_file(path)
     try:
-        opened = np.load(file, mmap_mode="r", allow_pickle=False)
+        content = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(_why_unread(file, str(error))) from None
-    found = ".npy" if isinstance(opened, np.ndarray) else ".npz"
-    if found != suffix:
-        if found == ".npz":
-            opened.close()
-        raise DataError(f"{file} is what NumPy writes into a {found}: rename it, so that it ends in {found}.")
-    return opened
+        raise DataError(_explain(file, str(error))) from None
+    actual = ".npy" if isinstance(content, np.ndarray) else ".npz"
+    if actual != suffix:
+        if actual == ".npz":
+            content.close()
+        raise DataError(
+            f"{file} is what NumPy writes into a {actual}: rename it, so that it ends in {actual}."
+        )
+    return content
 
 
-def _why_unread(file: Path, error: str) -> str:
+def _explain(file: Path, error: str) -> str:
     if "mmap length" in error:
         return (
             f"{file} is cut short: it has {file.stat().st_size:,} bytes, fewer than its header says. Write "
@@ -187,37 +183,36 @@ def _why_unread(file: Path, error: str) -> str:
 def _entry(
     file: "np.lib.npyio.NpzFile", name: str | None, usual: tuple[str, ...], setting: str, path: str
 ) -> np.ndarray:
-    """The array called `name`, or by one of the usual names."""
-    there = [key for key in usual if key in file.files]
-    if name is None and len(there) > 1:
-        raise ConfigError(f"{path} has several arrays that it may be: {shorten(there)}. Say {setting}=...")
-    found = name if name is not None else next(iter(there), None)
-    if found is None or found not in file.files:
-        asked = f"no array {name!r}" if name is not None else f"none of {', '.join(usual)}"
+    """Return the array called `name`, or by one of the usual names."""
+    if name is None:
+        names = [key for key in usual if key in file.files]
+        if len(names) > 1:
+            raise ConfigError(
+                f"{path} has several arrays that it may be: {shorten(names)}. Say {setting}=..."
+            )
+        missing = f"none of {', '.join(usual)}"
+    else:
+        names, missing = [name] if name in file.files else [], f"no array {name!r}"
+    if not names:
         raise ConfigError(
-            f"{path} has {asked} ({setting}).{suggestion(str(name), file.files)} It has: "
+            f"{path} has {missing} ({setting}).{suggestion(str(name), file.files)} It has: "
             f"{shorten(file.files)}."
         )
-    return _loaded(file, found, path)
+    return _load(file, names[0], path)
 
 
-def _loaded(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
-    _check_size(file, name, path)
+def _load(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
+    """Read an array that fits into memory: a small file may expand to any size."""
+    free, members = free_memory(), file.zip.infolist() if file.zip else []
+    part = next((member for member in members if member.filename in (name, f"{name}.npy")), None)
+    if free is not None and part is not None and part.file_size > MAX_MEMORY_SHARE * free:
+        raise DataError(
+            f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "
+            f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which "
+            "half may be used. Save it as a .npy, of which only the rows that are needed are read."
+        )
     try:
         return file[name]
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         fix = " Save text as text: y.astype(str)." if "allow_pickle" in str(error) else ""
         raise DataError(f"Array {name!r} of {path} cannot be read: {error}.{fix}") from None
-
-
-def _check_size(file: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
-    """Raise a ValueError for an array that the memory does not hold: a small file may expand to any size."""
-    free, listed = free_memory(), file.zip.infolist() if file.zip else []
-    part = next((part for part in listed if part.filename in (name, f"{name}.npy")), None)
-    if free is None or part is None or part.file_size <= MAX_MEMORY_SHARE * free:
-        return
-    raise DataError(
-        f"Array {name!r} of {path} takes {part.file_size / 1e9:,.1f} GB in memory "
-        f"({part.compress_size / 1e9:,.3f} GB in the file), and {free / 1e9:,.1f} GB are free, of which half "
-        "may be used. Save it as a .npy, of which only the rows that are needed are read."
-    )

@@ -207,7 +207,7 @@ class TestWarnings:
 
     @pytest.mark.parametrize("sorted_by_label", [False, True])
     def test_a_column_that_is_the_label(self, sorted_by_label, monkeypatch):
-        monkeypatch.setattr("lossselect.data.checks.SOME_ROWS", 20)
+        monkeypatch.setattr("lossselect.data.checks.BLOCK_ROWS", 20)
         x, y = numbers("int64")[:, :3], np.sort(CLASSES) if sorted_by_label else CLASSES
         x[:, 1] = 7 - 2 * y
         with pytest.raises(ls.LossSelectWarning, match="Column 'x1' has one value for each class"):

@@ -7,7 +7,7 @@ import torch
 from table_cases import NAN, numbers
 
 import lossselect as ls
-from lossselect.data.preprocessing.columns import Reading
+from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.training.checkpoints.plain_values import to_plain
 
@@ -16,7 +16,7 @@ def features_of(frame, train=None, **options):
     frame = pl.DataFrame(frame)
     categorical = options.pop("categorical", ())
     train = np.arange(frame.height) if train is None else train
-    features = Features.fit(frame, train, Reading(**options), categorical)
+    features = Features.fit(frame, train, CellParser(**options), categorical)
     rows, unknown = features.transform(frame, "t.csv")
     return features, rows[torch.arange(frame.height)], unknown
 
@@ -59,7 +59,7 @@ class TestFeatures:
 
     def test_a_single_row_and_some_rows(self):
         frame = pl.DataFrame({"x": [1.0, 3.0, 2.0], "c": ["a", "b", "a"]})
-        features = Features.fit(frame, np.arange(3), Reading())
+        features = Features.fit(frame, np.arange(3), CellParser())
         rows, _ = features.transform(frame, "t")
         assert rows[1].shape == (3,)
         assert torch.equal(rows[torch.tensor([1])][0], rows[1])
@@ -79,7 +79,7 @@ class TestFeatures:
 
     def test_columns_may_come_in_another_order_and_with_others(self):
         frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["a", "b"]})
-        features = Features.fit(frame, np.arange(2), Reading())
+        features = Features.fit(frame, np.arange(2), CellParser())
         other = pl.DataFrame({"more": [0, 0], "c": ["a", "b"], "x": [1.0, 3.0]})
         assert torch.equal(
             features.transform(other, "t")[0][torch.arange(2)],
@@ -93,7 +93,7 @@ class TestFeatures:
 
     def test_a_sum_that_overflows_is_no_infinity(self):
         big = [1.7e308, 1.7e308, 0.0]
-        assert Reading().numbers(pl.Series("x", big)).to_list() == big
+        assert CellParser().numbers(pl.Series("x", big)).to_list() == big
 
     def test_numbers_may_mean_missing(self):
         features, got, _ = features_of({"x": [1, -999, 3], "z": [1.5, -999.0, 2.5]}, null_values=("-999",))
@@ -138,13 +138,13 @@ class TestFeatures:
 
     def test_a_number_that_is_far_out_of_what_train_has(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
-        features = Features.fit(frame, np.arange(2), Reading())
+        features = Features.fit(frame, np.arange(2), CellParser())
         with pytest.raises(ValueError, match="Row 6 of column 'x' is too large: in units of the train rows'"):
             features.transform(pl.DataFrame({"x": [1.0, 1e300]}), "new.csv", first_row=5)
 
     def test_a_column_of_another_type_than_in_training(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
-        features = Features.fit(frame, np.arange(2), Reading())
+        features = Features.fit(frame, np.arange(2), CellParser())
         with pytest.raises(ValueError, match="Column 'x' holds numbers, but row 102 is 'abc'"):
             features.transform(pl.DataFrame({"x": ["1", "2", "abc"]}), "new.csv", first_row=100)
         with pytest.raises(ValueError, match=r"new\.csv has no column 'x' \(a feature of the model\)"):
@@ -177,19 +177,19 @@ class TestFeatures:
             features_of({"x": [1, 2], "p": cells})
 
     def test_a_version_is_no_code(self):
-        features = Features.fit(pl.DataFrame({"c": ["v1", "v2", "v1"]}), np.arange(3), Reading())
+        features = Features.fit(pl.DataFrame({"c": ["v1", "v2", "v1"]}), np.arange(3), CellParser())
         rows, unknown = features.transform(pl.DataFrame({"c": ["v1.0", "v2"]}), "t")
         assert rows[torch.arange(2)].tolist() == [[0, 0], [0, 1]]
         assert unknown == {"c": 1}
 
     def test_codes_that_are_floats(self):
-        read = Reading().text
+        read = CellParser().text
         assert read(pl.Series("c", [1.0, NAN, 2.0])).to_list() == ["1", None, "2"]
         assert read(pl.Series("c", [1.0, float("inf")])).to_list() == ["1.0", "inf"]
 
     def test_a_code_of_1_may_be_written_as_a_float(self):
         frame = pl.DataFrame({"c": ["1", "2", "007"]})
-        features = Features.fit(frame, np.arange(3), Reading(), ["c"])
+        features = Features.fit(frame, np.arange(3), CellParser(), ["c"])
         rows, unknown = features.transform(pl.DataFrame({"c": ["2.0", "7.0", None]}), "t")
         assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
         assert unknown == {"c": 1}
@@ -200,7 +200,7 @@ class TestFeatures:
 
     def test_columns_of_another_kind_in_a_later_table(self):
         frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["1", "b"]})
-        features = Features.fit(frame, np.arange(2), Reading())
+        features = Features.fit(frame, np.arange(2), CellParser())
         dates = pl.Series("x", ["2024-01-31"]).str.to_date()
         with pytest.raises(ValueError, match="Column 'x' is of type Date, where numbers are needed"):
             features.transform(pl.DataFrame([dates, pl.Series("c", ["b"])]), "t")
