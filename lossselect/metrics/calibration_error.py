@@ -20,8 +20,7 @@ class CalibrationError(SumMetric):
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599.
     """
 
-    def initial_sums(self) -> Tensor:
-        return torch.zeros(3, CALIBRATION_BINS, dtype=torch.double)
+    shape = (3, CALIBRATION_BINS)
 
     def batch_sums(self, batch: MetricInput) -> Tensor:
         probabilities, target, known = batch.rows

@@ -19,12 +19,11 @@ class Mean(SumMetric):
         values: Returns the values of a batch, and which of them count.
     """
 
+    shape = (2,)
+
     def __init__(self, *arguments: Any, values: Callable[[MetricInput], tuple[Tensor, Tensor]]) -> None:
         super().__init__(*arguments)
         self.values = values
-
-    def initial_sums(self) -> Tensor:
-        return torch.zeros(2, dtype=torch.double)
 
     def batch_sums(self, batch: MetricInput) -> Tensor:
         values, known = self.values(batch)
@@ -97,8 +96,7 @@ class Kappa(SumMetric):
         Cohen, Weighted kappa, Psychological Bulletin 70(4), 1968.
     """
 
-    def initial_sums(self) -> Tensor:
-        return torch.zeros(5, dtype=torch.double)
+    shape = (5,)
 
     def batch_sums(self, batch: MetricInput) -> Tensor:
         predicted, true = batch.predictions.double(), batch.labels.double()

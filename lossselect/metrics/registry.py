@@ -63,10 +63,6 @@ def _f1_per_class(counts: Tensor) -> Tensor:
     return scores.f1(*counts).masked_fill(counts[:3].sum(0) == 0, torch.nan)
 
 
-def _f1_binary(counts: Tensor) -> Tensor:
-    return scores.f1(*counts)
-
-
 def _f1_of_both(counts: Tensor) -> Tensor:
     """Return the F1 of the positive and of the negative class."""
     return torch.cat([_f1_per_class(counts), _f1_per_class(counts.flip(0))])
@@ -76,12 +72,13 @@ def _recall_per_class(counts: Tensor) -> Tensor:
     return scores.recall(*counts).masked_fill(counts[0] + counts[2] == 0, torch.nan)
 
 
-def _balanced_accuracy(counts: Tensor) -> Tensor:
-    """Return that of each label, NaN without positives or without negatives."""
+def _balanced_accuracy_per_label(counts: Tensor) -> Tensor:
+    """Return the balanced accuracy of each label, NaN without positives or without negatives."""
     return (_recall_per_class(counts) + _recall_per_class(counts.flip(0))) / 2
 
 
 _POOLED_ACCURACY = Row("stat_scores", partial(_pool, scores.accuracy))
+_POOLED_F1 = Row("stat_scores", partial(_pool, scores.f1))
 _POOLED_RECALL = Row("stat_scores", partial(_pool, scores.recall))
 _OF_PROBABILITIES = {
     **{name: Row("ranking", itemgetter(i)) for i, name in enumerate(CLASS_RANKINGS)},
@@ -91,8 +88,8 @@ _OF_PROBABILITIES = {
 METRICS: dict[str, dict[str, Row]] = {
     "binary": {
         "accuracy": _POOLED_ACCURACY,
-        "balanced_accuracy": Row("stat_scores", _balanced_accuracy),
-        "f1": Row("stat_scores", _f1_binary),
+        "balanced_accuracy": Row("stat_scores", _balanced_accuracy_per_label),
+        "f1": _POOLED_F1,
         "f1_micro": _POOLED_ACCURACY,
         "f1_macro": Row("stat_scores", _f1_of_both),
         **_OF_PROBABILITIES,
@@ -108,9 +105,9 @@ METRICS: dict[str, dict[str, Row]] = {
     },
     "multilabel": {
         "accuracy": _POOLED_ACCURACY,
-        "balanced_accuracy": Row("stat_scores", _balanced_accuracy),
+        "balanced_accuracy": Row("stat_scores", _balanced_accuracy_per_label),
         "hamming_distance": Row("stat_scores", partial(_pool, scores.error_rate)),
-        "f1_micro": Row("stat_scores", partial(_pool, scores.f1)),
+        "f1_micro": _POOLED_F1,
         "f1_macro": Row("stat_scores", f1_per_label),
         **{name: Row(name) for name in ("exact_match", *LABEL_RANKINGS)},
         **_OF_PROBABILITIES,

@@ -16,8 +16,10 @@ class StatScores(SumMetric):
     matrix C x C.
     """
 
-    def initial_sums(self) -> Tensor:
-        return torch.zeros(4, self.task.num_probabilities, dtype=torch.long)
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """(4, num_probabilities)."""
+        return 4, self.task.num_probabilities
 
     def batch_sums(self, batch: MetricInput) -> Tensor:
         predictions, labels = batch.predictions, batch.labels
@@ -44,7 +46,7 @@ class StatScores(SumMetric):
         return torch.stack([tp, fp, positives - tp, negatives - fp])
 
     def summarize(self) -> Tensor:
-        return self.sums.double()
+        return self.sums
 
 
 class ConfusionMatrix(tm.MulticlassConfusionMatrix):

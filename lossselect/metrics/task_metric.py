@@ -99,18 +99,16 @@ def check_batch(
 
 
 class Summary(NamedTuple):
-    """The statistic that a value is computed from."""
+    """The statistic that a value is computed from, and whether a missing label or NaN leaves it undefined."""
 
     statistic: Tensor
     undefined: Tensor
-    """Whether there is no value, as no label is known or a probability was NaN."""
 
 
 class TaskMetric(Metric):
     """One metric of a task as a scalar; created by `make_metrics`.
 
-    It can be used like any torchmetrics metric: updated, computed, reset, cloned, merged, saved and logged
-    independently of the collection that it belongs to.
+    It can be used like any torchmetrics metric, independently of the collection that it belongs to.
 
     Predictions are made with the task's thresholds, rankings from log-odds. A missing label counts nowhere, a
     class without positives or without negatives in no ranking, a label without positives in no macro mean.
@@ -119,9 +117,8 @@ class TaskMetric(Metric):
     Args:
         task: Whose metric it is.
         name: Its name in `lossselect.metrics.registry.METRICS`.
-        statistic: The name of what it accumulates; metrics of a task with the same one accumulate the same.
-        score: Computes a scalar, or a value per class of which the mean is taken, from the statistic; None
-            returns it.
+        statistic: The name of what it accumulates, the same for metrics that accumulate the same.
+        score: Computes a scalar, or a value per class, from the statistic; None returns it.
     """
 
     full_state_update = False
@@ -144,10 +141,7 @@ class TaskMetric(Metric):
 
     @abstractmethod
     def accumulate(self, batch: MetricInput) -> None:
-        """Add a batch to the states.
-
-        States are replaced, never changed in place: the metrics of a collection share them.
-        """
+        """Add a batch to the states, which are replaced, not changed in place: other metrics share them."""
 
     @abstractmethod
     def summarize(self) -> Tensor:
@@ -195,18 +189,17 @@ class TaskMetric(Metric):
 
 
 class SumMetric(TaskMetric):
-    """A metric that is computed from sums over the batches."""
+    """A metric that is computed from sums over the batches, of shape `shape`."""
+
+    shape: tuple[int, ...]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         # named after the statistic: torchmetrics takes metrics whose states have the same names, and the same
         # values after one batch, for the same where a collection is part of another one
         self._state_name = f"{self.statistic}_sums"
-        self.add_state(self._state_name, self.initial_sums(), dist_reduce_fx="sum")
-
-    @abstractmethod
-    def initial_sums(self) -> Tensor:
-        """Return the sums over no batch; float32 would count to 16,777,216 only."""
+        # in float64: float32 counts to 16,777,216
+        self.add_state(self._state_name, torch.zeros(self.shape, dtype=torch.double), dist_reduce_fx="sum")
 
     @abstractmethod
     def batch_sums(self, batch: MetricInput) -> Tensor:
@@ -215,8 +208,7 @@ class SumMetric(TaskMetric):
     @property
     def sums(self) -> Tensor:
         """The sums over all batches."""
-        sums: Tensor = getattr(self, self._state_name)
-        return sums
+        return getattr(self, self._state_name)
 
     def accumulate(self, batch: MetricInput) -> None:
         setattr(self, self._state_name, self.sums + self.batch_sums(batch))

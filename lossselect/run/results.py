@@ -103,7 +103,7 @@ def evaluate(
             for values in trainer.validate(module, **given, weights_only=True, verbose=False):
                 results |= values
         else:
-            found = tune_on_validation(trainer, module, **given, **decision)
+            found = tune_on_validation(trainer, module, decision, **given)
             results, advice = {**results, **found.results}, found.advice
             if trainer.is_global_zero:
                 save_decision(checkpoint, module)
