@@ -48,9 +48,9 @@ class DecisionOptions:
 
     Args:
         metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass). "auto" tunes
-            multilabel for expected_f1 (f1_macro, where the loss has moved the labels' logits apart by
-            `pos_weight` or `prior`), and predicts binary at .5 and multiclass by the most probable class, or
-            as the weights of the loss do. None leaves thresholds and factors.
+            multilabel for expected_f1 (f1_macro, where `pos_weight` or `prior` has moved the labels' logits
+            apart); binary is predicted at .5 and multiclass by the most probable class, or as the weights of
+            the loss do. None leaves thresholds and factors.
         per_label: Whether each label of a multilabel task has a threshold of its own.
         recall: For precision_at_recall: the minimum recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (one for each label) or "none".
@@ -279,13 +279,11 @@ def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: 
 
 
 def _check_finite(logits: Tensor) -> None:
-    bad = logits.isnan() | (logits == torch.inf)
-    if bool(bad.any()):
-        index = bad.nonzero()[0].tolist()
+    for row, *rest in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
         raise DataError(
-            f"Row {index[0]} of the logits holds {logits[tuple(index)].item():g}: no decision can be fitted "
+            f"Row {row} of the logits holds {logits[row, *rest].item():g}: no decision can be fitted "
             "to that. Look at the inputs and the weights.",
-            row=index[0],
+            row=row,
         )
 
 

@@ -1,6 +1,7 @@
 """Thresholds that are best for a metric on the rows that they are fitted to."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -60,10 +61,6 @@ class Label:
         tp, negatives = self.tp[cuts], self.rows - self.positives
         return np.stack([tp, cuts - tp, self.positives - tp, negatives - cuts + tp])
 
-    def counts_at(self, thresholds: np.ndarray) -> np.ndarray:
-        """Return tp, fp, fn and tn of thresholds."""
-        return self.counts(np.searchsorted(-self.logits, -thresholds, side="right"))
-
     def best_cut(self, score: Score) -> int:
         """Return the cut with the highest score."""
         return int(self.cuts[np.argmax(score(*self.counts(self.cuts)))])
@@ -77,11 +74,9 @@ def counted_thresholds(
     Args:
         labels: At least one of them has positives.
         goal: A key of `GOALS` other than `EXPECTED`.
-        per_label: Whether each has its own.
-        recall: For "precision_at_recall".
-        shrinkage: The positives whose label's own threshold weighs as much as that of all.
+        per_label, recall, shrinkage: As in `DecisionOptions`.
     """
-    score = _precision_at(recall) if goal == "precision_at_recall" else GOALS[goal]
+    score = partial(_precision_at_recall, minimum=recall) if goal == "precision_at_recall" else GOALS[goal]
     tuned = [label for label in labels if label.positives]
     common = _common_threshold(tuned, score, goal in POOLED)
     if not per_label or len(labels) == 1:
@@ -137,7 +132,7 @@ def _common_threshold(labels: list[Label], score: Score, pooled: bool) -> float:
     if len(values) > MAX_CUTS:
         values = np.unique(np.quantile(values, np.linspace(0, 1, MAX_CUTS)))
     cuts = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
-    counts = [label.counts_at(cuts) for label in labels]
+    counts = [label.counts(np.searchsorted(-label.logits, -cuts, side="right")) for label in labels]
     values = score(*np.sum(counts, axis=0)) if pooled else np.mean([score(*each) for each in counts], axis=0)
     return float(cuts[np.argmax(values)])
 
@@ -159,11 +154,7 @@ def _cuts_for_micro_f1(labels: list[Label]) -> list[int]:
     return cuts
 
 
-def _precision_at(minimum: float) -> Score:
-    """Return a score: precision where recall reaches the minimum, the negative shortfall elsewhere."""
-
-    def score(*counts: np.ndarray) -> np.ndarray:
-        recall = scores.recall(*counts)
-        return np.where(recall >= minimum, scores.precision(*counts), recall - minimum - 1)
-
-    return score
+def _precision_at_recall(*counts: np.ndarray, minimum: float) -> np.ndarray:
+    """Return the precision where recall reaches the minimum, the negative shortfall elsewhere."""
+    recall = scores.recall(*counts)
+    return np.where(recall >= minimum, scores.precision(*counts), recall - minimum - 1)

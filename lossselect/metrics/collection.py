@@ -44,9 +44,8 @@ class TaskMetrics(MetricCollection):
             probabilities: `task.probabilities(logits)`, (N, num_probabilities, ...).
             target: `task.encode(labels)`.
             predictions: As `task.predict_from_probabilities` returns them, which is the default.
-            log_odds: `task.log_odds(logits)`, by which samples are ranked. A float32 probability is exactly 1
-                from a logit of 17 on, and samples with the same probability are ties for auroc,
-                average_precision and the rankings of labels; log-odds still differ there.
+            log_odds: `task.log_odds(logits.double())`, for auroc, average_precision and the rankings of
+                labels: float32 probabilities are exactly 1 from a logit of 17 on, and become ties.
 
         Raises:
             ValueError: shapes or dtypes that do not fit; on the CPU also values outside [0, 1].
@@ -65,27 +64,19 @@ class TaskMetrics(MetricCollection):
             for first, *_ in groups:
                 first.update(batch.probabilities, batch.target, batch=batch)
 
-    def forward(
-        self,
-        probabilities: Tensor,
-        target: Tensor,
-        predictions: Tensor | None = None,
-        log_odds: Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Add a batch, and return the values of this batch alone."""
-        batch = check_batch(self.task, probabilities, target, predictions, log_odds)
+    def forward(self, probabilities: Tensor, target: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Add a batch as `update` does, and return the values of this batch alone."""
+        batch = check_batch(self.task, probabilities, target, *arguments, **options)
         with self._sharing():
             # torchmetrics passes on the keywords that a metric's update has
-            values: dict[str, Any] = super().forward(probabilities, target, batch=batch)
-        return values
+            return super().forward(probabilities, target, batch=batch)
 
     def compute(self) -> dict[str, Any]:
         """Return the scalars by name."""
         with self._sharing() as groups:
             for first, *_ in groups:
                 first.compute()
-        values: dict[str, Any] = super().compute()
-        return values
+        return super().compute()
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -152,8 +143,8 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       other metrics a soft label is its likelier value, .5 the positive one.
     - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): of ordered classes.
 
-    `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`, and
-    `log_odds=task.log_odds(logits.double())`: see `TaskMetrics.update`.
+    `update(probabilities, target)` takes `task.probabilities(logits)`, `task.encode(labels)`, and
+    `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, hence ties.
 
     Args:
         task: Decides which metrics, and with which thresholds.
@@ -180,8 +171,8 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
 def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
     """Return counts and metrics of each class or label, (num_probabilities,) each; NaN where undefined."""
     counts, undefined = _summary(metrics, "accuracy")
-    tp, fp, fn, tn = counts
-    columns = {"positives": tp + fn, "negatives": tn + fp, "predicted": tp + fp}
+    positives, negatives = label_counts(metrics)
+    tp, fp, fn, _ = counts
     values = {
         "precision": scores.precision(*counts).masked_fill(tp + fp == 0, torch.nan),
         "recall": scores.recall(*counts).masked_fill(tp + fn == 0, torch.nan),
@@ -190,7 +181,7 @@ def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
     }
     # as the metrics of all classes together are NaN then
     values = {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
-    return {name: count.long() for name, count in columns.items()} | values
+    return {"positives": positives, "negatives": negatives, "predicted": (tp + fp).long(), **values}
 
 
 def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:

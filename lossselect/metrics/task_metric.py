@@ -22,7 +22,7 @@ class MetricInput:
     """A batch, with what several metrics need computed once.
 
     Args:
-        task: Whose batch it is.
+        task: The task.
         probabilities: (N, num_probabilities, ...).
         target: The canonical target, soft labels included.
         predictions: As `task.predict_from_probabilities` returns them.

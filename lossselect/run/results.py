@@ -115,13 +115,13 @@ def evaluate(
     tests = is_overridden("test_dataloader", data, LightningDataModule)
     kept = OutputBuffer(MAX_SHOWN) if report else None
     if tests:
-        module._test_epoch.kept = kept
+        module._test_epoch.output_buffer = kept
         for values in trainer.test(module, **given, weights_only=True, verbose=False):
             results |= values
         if isinstance(module._test_epoch, Epoch) and module._test_epoch.per_class and trainer.is_global_zero:
             _save_tables(module._test_epoch, folder)  # a chunked head has none
     elif kept is not None and results:
-        module._val_epoch.kept = kept
+        module._val_epoch.output_buffer = kept
         trainer.validate(module, **given, weights_only=True, verbose=False)
     epoch = module._test_epoch if tests else module._val_epoch
     outcome = _outcome(module, epoch, data, "test" if tests else "val") if kept is not None else None
@@ -139,7 +139,7 @@ MAX_SHOWN = 2_000_000
 
 def _outcome(module: TaskModule, epoch: Epoch | TopKEpoch, data: Any, split: str) -> Outcome | None:
     """What the epoch kept of the rows with a prediction; None if there are none, or of a chunked head."""
-    kept, epoch.kept = epoch.kept, None
+    kept, epoch.output_buffer = epoch.output_buffer, None
     rows = kept.rows() if kept is not None else None
     if kept is None or rows is None or isinstance(epoch, TopKEpoch):
         return None

@@ -51,7 +51,7 @@ class BaseEpoch(ABC):
         self._held_bytes = 0
         self._restored: dict[str, Tensor] | None = None
         """The values of a complete epoch, from a checkpoint."""
-        self.kept: OutputBuffer | None = None
+        self.output_buffer: OutputBuffer | None = None
         """Where outputs are kept for longer than the epoch; None does not keep them."""
         self.positions = False
         """Whether rows are positions of samples: pixels, time steps."""
@@ -59,14 +59,20 @@ class BaseEpoch(ABC):
         """Counts and metrics of each class in the last epoch, of val and test; known after `compute`."""
         self.confusion_counts: Tensor | None = None
         """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
-        self.first: FirstEpochChecks | None = None
+        self.first_checks: FirstEpochChecks | None = None
         """Statistics of the first epoch of training; None once they have been reported."""
         self.counts: tuple[Tensor, Tensor] | None = None
         """The numbers of positives and negatives of each output in the last epoch; known after `compute`."""
 
-    @abstractmethod
     def _flush(self) -> None:
         """Add the steps that are held to loss and metrics."""
+        if self._held:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self._add(*zip(*held, strict=True))
+
+    @abstractmethod
+    def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *outputs: tuple[Tensor, ...]) -> None:
+        """Add numerators, denominators and outputs of steps to loss and metrics."""
 
     @abstractmethod
     def _parts(self) -> list[Metric | TaskMetrics]:
@@ -139,7 +145,7 @@ class Epoch(BaseEpoch):
         super().__init__(task, prefix)
         training = prefix == "train/"
         self.metrics = make_metrics(task, prefix, task.train_metrics if training else None)
-        self.first = FirstEpochChecks() if training else None
+        self.first_checks = FirstEpochChecks() if training else None
         self.base_task = base_task
         rankings = (*CLASS_RANKINGS, *LABEL_RANKINGS)
         names = [name for name in task.metric_names if name not in rankings]
@@ -177,11 +183,8 @@ class Epoch(BaseEpoch):
             self.confusion_counts = self.confusion.compute()
         return values if self.default_metrics is None else values | self.default_metrics.compute()
 
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        totals, counts, logits, targets = zip(*self._held, strict=True)
-        self._held, self._held_bytes = [], 0
+    def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *steps: tuple[Tensor, ...]) -> None:
+        logits, targets = steps
         outputs = torch.cat(logits)
         if outputs.device.type == "mps":  # which has no float64
             outputs = outputs.cpu()
@@ -190,8 +193,8 @@ class Epoch(BaseEpoch):
             for part in self._parts():
                 part.to(outputs.device)
         self.loss.update(totals, counts)
-        if self.kept is not None:
-            self.kept.add(outputs, torch.cat([self.task.to_one_hot(target) for target in targets]))
+        if self.output_buffer is not None:
+            self.output_buffer.add(outputs, torch.cat([self.task.to_one_hot(target) for target in targets]))
         if any(target.is_floating_point() for target in targets):
             targets = tuple(map(self.task.to_one_hot, targets))  # batches with and without soft labels
         target = torch.cat(targets)
@@ -203,7 +206,7 @@ class Epoch(BaseEpoch):
                 batch = MetricInput(task, task.probabilities(wide), target, predictions, task.log_odds(wide))
                 metrics.update_checked(batch)
         labels = self.task.to_hard_labels(target)
-        if self.first is not None:
-            self.first.update(outputs, labels)
+        if self.first_checks is not None:
+            self.first_checks.update(outputs, labels)
         if self.confusion is not None:
             self.confusion.update(self.task.predict(outputs), labels)

@@ -43,8 +43,5 @@ class TopKEpoch(BaseEpoch):
         values = {"loss": self.loss.compute(), **metrics}
         return {f"{self.prefix}{name}": value for name, value in values.items()}
 
-    def _flush(self) -> None:
-        if self._held:
-            totals, counts = zip(*self._held, strict=True)
-            self._held = []
-            self.loss.to(totals[0].device).update(totals, counts)
+    def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *steps: tuple[Tensor, ...]) -> None:
+        self.loss.to(totals[0].device).update(totals, counts)

@@ -69,7 +69,7 @@ def tune_on_validation(
     task, base_task = module.task, module.base_task
     if base_task is not None:
         module.task, module.base_task = base_task, None
-    buffer = module._val_epoch.kept = OutputBuffer()
+    buffer = module._val_epoch.output_buffer = OutputBuffer()
     try:
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
         rows = buffer.rows()
@@ -81,7 +81,7 @@ def tune_on_validation(
         module.base_task, module.task = base_task, task
         raise
     finally:
-        module._val_epoch.kept = None
+        module._val_epoch.output_buffer = None
     module.base_task = start
     # processors may differ in the last digit: all use the task of the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
