@@ -34,12 +34,7 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
 
     The largest of many F1 on the same rows is larger by chance alone. So thresholds are taken from four
     fifths of the rows and scored on the rest; the gain must be at least .02 and one standard error of itself,
-    with at least 10 positives.
-
-    Args:
-        task: With its decision fitted. None is returned for any other than binary.
-        logits: Of the validation rows.
-        target: As `task.encode` returns it.
+    with at least 10 positives. The task has its decision fitted, and is binary; others have no advice.
     """
     if not task.positive_name:
         return None

@@ -24,15 +24,8 @@ def fit_class_factors(
 ) -> tuple[float, ...]:
     """Return r_c^-s with the best s of a grid from -1.5 to 1.5, of equals the nearest to the theoretical one.
 
-    That is 1 for balanced accuracy (Menon et al., 2021), half for macro-F1; less what the loss has done.
-
-    Args:
-        task: That predicts by them.
-        logits: Calibrated, (N, C).
-        target: Rows that sum to 1, (N, C).
-        goal: "balanced_accuracy" or "f1_macro".
-        frequencies: r, (C,); of these rows where None.
-        loss: That the logits were trained with.
+    That is 1 for balanced accuracy (Menon et al., 2021), half for macro-F1; less what the loss has done. r
+    are the frequencies, by default those of the target (N, C).
     """
     labels = target.argmax(1)
     positives = np.bincount(labels, minlength=task.num_probabilities)

@@ -78,11 +78,7 @@ class DecisionOptions:
             )
 
     def goal(self, task: Task, loss: Any = None) -> str | None:
-        """Return the metric that predictions of the task are tuned for; None where nothing is.
-
-        Raises:
-            ValueError: an option that the task does not have, or that would have no effect on it.
-        """
+        """Return the metric that predictions of the task are tuned for; None where nothing is."""
         if self.calibration == "per_label" and not task.several_labels:
             raise ConfigError(
                 f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
@@ -124,10 +120,10 @@ def fit_decision(
 ) -> Task:
     """Return the task with temperature, and thresholds or class factors, that suit the validation rows best.
 
-    A temperature T minimises the cross-entropy of logits / T (see `calibration`): it calibrates the
-    probabilities, and keeps their order. What weights of the loss (`pos_weight`, or `weight` under softmax)
-    have added to the logits is subtracted first, so that probabilities are those of the rows as they are;
-    predictions that are not tuned stay those of the weighted loss: a logit of at least 0, the largest logit.
+    A temperature T minimises the cross-entropy of logits / T. What weights of the loss (`pos_weight`, or
+    `weight` under softmax) have added to the logits is subtracted first, so that probabilities are those of
+    the rows as they are; predictions that are not tuned stay those of the weighted loss: a logit of at least
+    0, the largest logit.
 
     Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for all labels, t,
     between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label
@@ -136,8 +132,8 @@ def fit_decision(
     For "expected_f1" labels are not counted but expected: with probabilities p, the largest expected F1 is
     F = max_n 2 (sum of the n largest p) / (n + sum p), and F / 2 the threshold that reaches it. F is that of
     all outputs together, and t_l lies a fifth of the way (`OWN_SHARE`, between logits) towards the label's
-    own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss that has moved all logits does
-    no harm. Thresholds of rare labels are not fitted to a handful of rows: better on small data.
+    own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss may move all logits. Better on
+    small data: thresholds of rare labels are not fitted to a handful of rows.
 
     Multiclass: class factors r_c^-s, r_c the class frequencies and s the best of a grid from -1.5 to 1.5; of
     equals the nearest to the theoretical one: 1 for balanced accuracy (Menon et al., 2021), half of that for

@@ -70,13 +70,7 @@ def fit_shift_and_temperature(
     cause and b how much of it the data show. c, one number for all labels, is for sigmoid losses other than
     cross-entropy, such as the asymmetric one, which move logits by an unknown amount.
 
-    Args:
-        scores: Logits, (N, num_outputs).
-        target: In [0, 1], of the same shape.
-        known: Which elements have a label; under softmax all of them.
-        shift: As `weight_shift` returns it.
-        loss: The loss that the net was trained with.
-        softmax: Whether each row of the target sums to 1.
+    Scores, target and which of it is known (under softmax all) are (N, num_outputs).
     """
     inexact = isinstance(loss, Loss) and loss.name not in EXACT
     s = np.zeros(scores.shape[1]) if shift is None else shift

@@ -69,13 +69,7 @@ class Label:
 def counted_thresholds(
     labels: list[Label], goal: str, per_label: bool, recall: float, shrinkage: float
 ) -> float | tuple[float, ...]:
-    """Return the thresholds, as probabilities, that are best for a goal on the labels' rows.
-
-    Args:
-        labels: At least one of them has positives.
-        goal: A key of `GOALS` other than `EXPECTED`.
-        per_label, recall, shrinkage: As in `DecisionOptions`.
-    """
+    """Return the thresholds, as probabilities, that are best for a goal of `GOALS` other than `EXPECTED`."""
     score = partial(_precision_at_recall, minimum=recall) if goal == "precision_at_recall" else GOALS[goal]
     tuned = [label for label in labels if label.positives]
     common = _common_threshold(tuned, score, goal in POOLED)
@@ -92,14 +86,7 @@ def counted_thresholds(
 def expected_thresholds(
     logits: np.ndarray, truth: np.ndarray, known: np.ndarray, per_label: bool
 ) -> float | tuple[float, ...]:
-    """Return the thresholds, as probabilities, that reach the largest F1 that the outputs expect.
-
-    Args:
-        logits: (N, L).
-        truth: In [0, 1], of the same shape; calibrates the logits.
-        known: Which elements have a label.
-        per_label: Whether each has its own.
-    """
+    """Return the thresholds, as probabilities, that reach the largest F1 that the outputs (N, L) expect."""
     slope, shift = fit_sigmoid_line(logits[known], truth[known])
     p = sigmoid(slope * logits + shift)
     common = _half_of_expected_f1(p[known])

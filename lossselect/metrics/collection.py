@@ -11,7 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from lossselect.compat.torchmetrics import clear_caches
 from lossselect.metrics import scores
 from lossselect.metrics.registry import CLASS_RANKINGS, f1_per_label, make_metric
-from lossselect.metrics.task_metric import MetricInput, Summary, TaskMetric, check_batch
+from lossselect.metrics.task_metric import MetricInput, TaskMetric, check_batch
 from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import lookup
 
@@ -177,7 +177,7 @@ def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
         "precision": scores.precision(*counts).masked_fill(tp + fp == 0, torch.nan),
         "recall": scores.recall(*counts).masked_fill(tp + fn == 0, torch.nan),
         "f1": f1_per_label(counts),
-        **dict(zip(CLASS_RANKINGS, _summary(metrics, CLASS_RANKINGS[0]).statistic, strict=True)),
+        **dict(zip(CLASS_RANKINGS, _summary(metrics, CLASS_RANKINGS[0])[0], strict=True)),
     }
     # as the metrics of all classes together are NaN then
     values = {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
@@ -186,11 +186,11 @@ def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
 
 def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
     """Return the numbers of positives and negatives of each class or label, (num_probabilities,) each."""
-    tp, fp, fn, tn = _summary(metrics, "accuracy").statistic.long()
+    tp, fp, fn, tn = _summary(metrics, "accuracy")[0].long()
     return tp + fn, tn + fp
 
 
-def _summary(metrics: TaskMetrics, name: str) -> Summary:
+def _summary(metrics: TaskMetrics, name: str) -> tuple[Tensor, Tensor]:
     """Return what a metric is computed from, over all processes."""
     metric: Any = metrics[name]
     metric.compute()

@@ -12,12 +12,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 
 
 class Mean(SumMetric):
-    """The mean of a value per label or row.
-
-    Args:
-        arguments: Of `TaskMetric`.
-        values: Returns the values of a batch, and which of them count.
-    """
+    """The mean of a value per label or row; `values` returns those of a batch, and which of them count."""
 
     shape = (2,)
 

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +19,7 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 @dataclass(frozen=True)
 class MetricInput:
-    """A batch, with what several metrics need computed once.
-
-    Args:
-        task: The task.
-        probabilities: (N, num_probabilities, ...).
-        target: The canonical target, soft labels included.
-        predictions: As `task.predict_from_probabilities` returns them.
-        log_odds: As `task.log_odds` returns them; None where only the probabilities are known.
-    """
+    """A batch as `TaskMetrics.update` gets it, with what several metrics need computed once."""
 
     task: Task
     probabilities: Tensor
@@ -98,13 +90,6 @@ def check_batch(
     return MetricInput(task, probabilities, target, predictions, log_odds)
 
 
-class Summary(NamedTuple):
-    """The statistic that a value is computed from, and whether a missing label or NaN leaves it undefined."""
-
-    statistic: Tensor
-    undefined: Tensor
-
-
 class TaskMetric(Metric):
     """One metric of a task as a scalar; created by `make_metrics`.
 
@@ -114,11 +99,7 @@ class TaskMetric(Metric):
     class without positives or without negatives in no ranking, a label without positives in no macro mean.
     The value is NaN where no label is known or a probability was NaN.
 
-    Args:
-        task: Whose metric it is.
-        name: Its name in `lossselect.metrics.registry.METRICS`.
-        statistic: The name of what it accumulates, the same for metrics that accumulate the same.
-        score: Computes a scalar, or a value per class, from the statistic; None returns it.
+    The arguments are those of a row of `lossselect.metrics.registry.METRICS`.
     """
 
     full_state_update = False
@@ -129,8 +110,8 @@ class TaskMetric(Metric):
     ) -> None:
         super().__init__()
         self.task, self.name, self.statistic, self.score = task, name, statistic, score
-        self.summary: Summary | None = None
-        """What the last value was computed from, over all processes; known after `compute`."""
+        self.summary: tuple[Tensor, Tensor] | None = None
+        """The statistic of all processes, and whether there is no value; known after `compute`."""
         self.support: Tensor
         self.add_state("support", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
@@ -166,12 +147,12 @@ class TaskMetric(Metric):
     def compute(self) -> Tensor:
         """Return the scalar."""
         known, nans = self.support
-        self.summary = Summary(self.summarize(), (known == 0) | (nans > 0))
-        return self._value(self.summary)
+        self.summary = self.summarize(), (known == 0) | (nans > 0)
+        return self._value(*self.summary)
 
-    def _value(self, summary: Summary) -> Tensor:
-        value = summary.statistic if self.score is None else self.score(summary.statistic)
-        return value.double().nanmean().masked_fill(summary.undefined, torch.nan)
+    def _value(self, statistic: Tensor, undefined: Tensor) -> Tensor:
+        value = statistic if self.score is None else self.score(statistic)
+        return value.double().nanmean().masked_fill(undefined, torch.nan)
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -184,7 +165,7 @@ class TaskMetric(Metric):
     def follow(self, other: "TaskMetric") -> None:
         """Share states and value of a metric with the same statistic, by reference."""
         summary = other.summary
-        computed = None if summary is None or computed_value(other) is None else self._value(summary)
+        computed = None if summary is None or computed_value(other) is None else self._value(*summary)
         share_states(self, other, computed, summary=summary)
 
 

@@ -37,10 +37,6 @@ class BaseEpoch(ABC):
 
     No module: as a part of the net each metric would be walked through whenever the net is, several
     times an epoch, and `half()` would make a sum of losses soon inf. Metrics go to where the outputs are.
-
-    Args:
-        task: Whose metrics are computed.
-        prefix: "train/", "val/" or "test/".
     """
 
     def __init__(self, task: Task, prefix: str) -> None:
@@ -83,11 +79,7 @@ class BaseEpoch(ABC):
         """Return the metrics by name, with the prefix."""
 
     def compute(self) -> dict[str, Tensor]:
-        """Return loss and metrics by name, with the prefix; an epoch without a step has none.
-
-        Raises:
-            ValueError: some processes had a step, others had none.
-        """
+        """Return loss and metrics by name, with the prefix; an epoch without a step has none."""
         self._flush()
         if self._restored is not None:
             return self._restored
@@ -133,20 +125,13 @@ class BaseEpoch(ABC):
 
 
 class Epoch(BaseEpoch):
-    """Loss and metrics of all outputs.
-
-    Args:
-        task: Whose metrics are computed.
-        prefix: "train/", "val/" or "test/".
-        base_task: The task before its decision was fitted, whose metrics are computed as well.
-    """
+    """Loss and metrics of all outputs, also those of the task before its decision was fitted."""
 
     def __init__(self, task: Task, prefix: str, base_task: Task | None = None) -> None:
         super().__init__(task, prefix)
         training = prefix == "train/"
         self.metrics = make_metrics(task, prefix, task.train_metrics if training else None)
         self.first_checks = FirstEpochChecks() if training else None
-        self.base_task = base_task
         rankings = (*CLASS_RANKINGS, *LABEL_RANKINGS)
         names = [name for name in task.metric_names if name not in rankings]
         self.default_metrics = (
@@ -200,13 +185,16 @@ class Epoch(BaseEpoch):
         target = torch.cat(targets)
         # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
         wide = outputs.double()
-        for task, metrics in ((self.task, self.metrics), (self.base_task, self.default_metrics)):
-            if task is not None and metrics is not None:
-                predictions = task.predict(outputs)  # in float32, as predictions are made
-                batch = MetricInput(task, task.probabilities(wide), target, predictions, task.log_odds(wide))
-                metrics.update_checked(batch)
-        labels = self.task.to_hard_labels(target)
+
+        def make_input(task: Task) -> MetricInput:
+            predictions = task.predict(outputs)  # in float32, as predictions are made
+            return MetricInput(task, task.probabilities(wide), target, predictions, task.log_odds(wide))
+
+        batch = make_input(self.task)
+        self.metrics.update_checked(batch)
+        if self.default_metrics is not None:
+            self.default_metrics.update_checked(make_input(self.default_metrics.task))
         if self.first_checks is not None:
-            self.first_checks.update(outputs, labels)
+            self.first_checks.update(outputs, batch.labels)
         if self.confusion is not None:
-            self.confusion.update(self.task.predict(outputs), labels)
+            self.confusion.update(batch.predictions, batch.labels)

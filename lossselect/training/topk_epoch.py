@@ -13,13 +13,7 @@ from lossselect.training.epoch import MAX_HELD_STEPS, BaseEpoch
 
 
 class TopKEpoch(BaseEpoch):
-    """Loss and metrics of the highest outputs; of train the loss alone.
-
-    Args:
-        task: Whose metrics are computed.
-        prefix: "train/", "val/" or "test/".
-        counts: Of the train labels, where they have been counted.
-    """
+    """Loss and metrics of the highest outputs; of train the loss alone."""
 
     def __init__(self, task: Task, prefix: str, counts: LabelCounts | None = None) -> None:
         super().__init__(task, prefix)
