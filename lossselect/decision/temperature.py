@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from lossselect.losses.loss import Loss
 from lossselect.losses.torch_compat import torch_weight
@@ -82,10 +83,9 @@ def fit_shift_and_temperature(
         columns.append(np.ones_like(scores))
         precision.append(LINE_PRIOR)
     design = np.stack(columns, -1)
-    if softmax:
-        factors = _minimize_softmax(design, target, precision)
-    else:
-        factors = _minimize_sigmoid(design[known], target[known], precision)
+    if not softmax:
+        design, target = design[known], target[known]
+    factors = _minimize(design, target, precision)
     slope = _clip(factors[0])
     fitted = s * (1 + (factors[1] / slope if shift is not None else 0.0))
     return fitted - (factors[-1] / slope if inexact and not softmax else 0.0), 1 / slope
@@ -93,9 +93,9 @@ def fit_shift_and_temperature(
 
 def label_temperatures(scores: np.ndarray, target: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return the temperature of each label, (L,), with a prior around that of all; arrays are (N, L)."""
-    common = _clip(_minimize_sigmoid(scores[known][:, None], target[known], [PRIOR])[0])
+    common = _clip(_minimize(scores[known][:, None], target[known], [PRIOR])[0])
     slopes = [
-        _clip(_minimize_sigmoid(x[mask][:, None], y[mask], [PRIOR], common)[0])
+        _clip(_minimize(x[mask][:, None], y[mask], [PRIOR], common)[0])
         for x, y, mask in zip(scores.T, target.T, known.T, strict=True)
     ]
     return 1 / np.array(slopes)
@@ -108,7 +108,7 @@ def fit_sigmoid_line(scores: np.ndarray, target: np.ndarray) -> tuple[float, flo
     both, around 1 and 0.
     """
     design = np.stack([scores, np.ones_like(scores)], -1)
-    slope, shift = _minimize_sigmoid(design, target, [LINE_PRIOR] * 2)
+    slope, shift = _minimize(design, target, [LINE_PRIOR] * 2)
     return max(float(slope), 1 / MAX_TEMPERATURE), float(shift)
 
 
@@ -116,37 +116,36 @@ def _clip(slope: float) -> float:
     return float(np.clip(slope, 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE))
 
 
-def _minimize_sigmoid(
+def _minimize(
     design: np.ndarray, target: np.ndarray, precision: list[float], slope: float = 1.0
 ) -> np.ndarray:
-    """Do the same as `_minimize_softmax` for a binary target (M,) and columns (M, K)."""
-    two_classes = np.stack([design, np.zeros_like(design)], 1)
-    return _minimize_softmax(two_classes, np.stack([target, 1 - target], 1), precision, slope)
+    """Return the factors (K,) of the columns of (N, K), or (N, C, K), whose sum has the least cross-entropy.
 
-
-def _minimize_softmax(
-    design: np.ndarray, target: np.ndarray, precision: list[float], slope: float = 1.0
-) -> np.ndarray:
-    """Return the factors (K,) of the columns of (N, C, K) whose sum has the least cross-entropy.
-
-    With a normal prior around (slope, 0, ...), by Newton's method with halved steps: the problem is convex.
+    Of sigmoid or softmax, with a normal prior around (slope, 0, ...), by Newton's method with halved steps.
     """
     x, y, weights = (torch.from_numpy(np.asarray(values)) for values in (design, target, precision))
+    binary = x.ndim == 2
+    cross_entropy = F.binary_cross_entropy_with_logits if binary else F.cross_entropy
     start = torch.zeros_like(weights)
     start[0] = slope
 
     def objective(factors: torch.Tensor) -> float:
-        loss = torch.nn.functional.cross_entropy(x @ factors, y, reduction="sum")
+        loss = cross_entropy(x @ factors, y, reduction="sum")
         return float(loss + (weights * (factors - start).square()).sum() / 2)
 
     factors, best = start, objective(start)
     for _ in range(100):
-        p = (x @ factors).softmax(1)
-        mean = torch.einsum("nc,nck->nk", p, x)
-        gradient = torch.einsum("nc,nck->k", p - y, x) + weights * (factors - start)
-        hessian = torch.einsum("nc,nck,ncl->kl", p, x, x) - mean.T @ mean + weights.diag()
-        step = torch.linalg.solve(hessian, gradient)
-        while step.abs().max() > 1e-10 and objective(factors - step) > best * (1 + 1e-12):  # rounding
+        if binary:
+            p = (x @ factors).sigmoid()
+            gradient, hessian = x.T @ (p - y), (x * (p * (1 - p)).unsqueeze(1)).T @ x
+        else:
+            p = (x @ factors).softmax(1)
+            mean = torch.einsum("nc,nck->nk", p, x)
+            gradient = torch.einsum("nc,nck->k", p - y, x)
+            hessian = torch.einsum("nc,nck,ncl->kl", p, x, x) - mean.T @ mean
+        step = torch.linalg.solve(hessian + weights.diag(), gradient + weights * (factors - start))
+        # a rise by rounding alone is no reason to halve the step
+        while step.abs().max() > 1e-10 and objective(factors - step) > best * (1 + 1e-12):
             step = step / 2
         factors, previous = factors - step, best
         best = objective(factors)
