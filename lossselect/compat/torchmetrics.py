@@ -7,8 +7,6 @@ from torchmetrics import Metric
 
 update_count = attrgetter("_update_count")
 """How many updates a metric has had."""
-is_synced = attrgetter("_is_synced")
-"""Whether a metric's states are those of all processes."""
 computed_value = attrgetter("_computed")
 """The value that a metric has computed since its last update, or None."""
 
@@ -18,19 +16,17 @@ def set_update_count(metric: Metric, count: int) -> None:
     metric._update_count, metric._computed = count, None
 
 
-def forget_forward_value(metric: Metric) -> None:
-    """Forget the value of the last call, as `Metric.reset` does."""
-    metric._forward_cache = None
+def clear_caches(metric: Metric) -> None:
+    """Forget the value of the last call and the states before synchronization, as `Metric.reset` does."""
+    metric._forward_cache, metric._cache, metric._is_synced = None, None, False
 
 
-def share_states(metric: Metric, other: Metric, **attributes: Any) -> None:
-    """Give a metric the states and the number of updates of another one, by reference, without a value.
+def share_states(metric: Metric, other: Metric, computed: Any, **attributes: Any) -> None:
+    """Give a metric the states and the number of updates of another one, by reference.
 
-    `MetricCollection` does so for a compute group, but through `Module.__setattr__`, which takes long.
+    As `MetricCollection` does for a compute group, but past `Module.__setattr__`, which takes long. `computed`
+    is the value that `compute` is to return, or None if it is not known.
     """
-    vars(metric).update(other.metric_state, _update_count=other._update_count, _computed=None, **attributes)
-
-
-def set_computed_value(metric: Metric, value: Any) -> None:
-    """Let `compute` return a value that is known."""
-    vars(metric).update(_computed=value)
+    vars(metric).update(
+        other.metric_state, _update_count=other._update_count, _computed=computed, **attributes
+    )

@@ -1,12 +1,11 @@
 """Whether another threshold than the task's would clearly raise the F1 of a binary task."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from lossselect.decision.thresholds import Label, counted_thresholds
+from lossselect.decision.thresholds import Label, counted_thresholds, sigmoid
 from lossselect.labels.targets import flatten_positions
 from lossselect.tasks.registry import Task
 
@@ -16,12 +15,11 @@ MIN_GAIN = 0.02
 
 
 class Advice(NamedTuple):
-    """A threshold that raises F1 on the validation rows."""
+    """A threshold that raises F1 on the validation rows; `now` is that of the task."""
 
     threshold: float
     f1: float
     f1_now: float
-    """With the task's own threshold."""
     threshold_now: float
 
     def __str__(self) -> str:
@@ -36,12 +34,7 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
 
     The largest of many F1 on the same rows is larger by chance alone. So thresholds are taken from four
     fifths of the rows and scored on the rest; the gain must be at least .02 and one standard error of itself,
-    with at least 10 positives.
-
-    Args:
-        task: With its decision fitted. None is returned for any other than binary.
-        logits: Of the validation rows.
-        target: As `task.encode` returns it.
+    with at least 10 positives. The task has its decision fitted, and is binary; others have no advice.
     """
     if not task.positive_name:
         return None
@@ -51,22 +44,21 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5
     if positive.sum() < MIN_POSITIVES or positive.all():
         return None
-    now = torch.from_numpy(z).sigmoid().numpy() >= task.threshold
+    p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number for binary
     held_out = np.zeros_like(positive)
     fold = _folds(positive)
     for k in range(FOLDS):
-        best = _threshold(z[fold != k], positive[fold != k])
-        held_out[fold == k] = _decided(z[fold == k], best)
-    (f1, parts), (f1_now, parts_now) = _f1(held_out, positive), _f1(now, positive)
-    error = float((parts - parts_now).std() / np.sqrt(len(positive)))
+        held_out[fold == k] = p[fold == k] >= _best_threshold(z[fold != k], positive[fold != k])
+    (f1, terms), (f1_now, terms_now) = _f1(held_out, positive), _f1(p >= current, positive)
+    error = float((terms - terms_now).std() / np.sqrt(len(positive)))
     if f1 - f1_now < max(MIN_GAIN, error):
         return None
-    best = _threshold(z, positive)
-    return Advice(best, _f1(_decided(z, best), positive)[0], f1_now, float(task.threshold))  # type: ignore[arg-type]
+    best = _best_threshold(z, positive)
+    return Advice(best, _f1(p >= best, positive)[0], f1_now, current)
 
 
 def _folds(positive: np.ndarray) -> np.ndarray:
-    """Return the fold of each row, each with its share of the positives; the same each time."""
+    """Return the fold of each row, stratified and the same each time."""
     order = np.random.default_rng(0).permutation(len(positive))
     fold = np.zeros(len(positive), dtype=int)
     for rows in (order[positive[order]], order[~positive[order]]):
@@ -74,17 +66,13 @@ def _folds(positive: np.ndarray) -> np.ndarray:
     return fold
 
 
-def _threshold(z: np.ndarray, positive: np.ndarray) -> float:
-    found: Any = counted_thresholds([Label(z, positive)], "f1", per_label=False, recall=0.9, shrinkage=0)
-    return float(found)
+def _best_threshold(z: np.ndarray, positive: np.ndarray) -> float:
+    label = Label(z, positive)
+    return float(counted_thresholds([label], "f1", per_label=False, recall=0.9, shrinkage=0))  # type: ignore[arg-type]
 
 
-def _decided(z: np.ndarray, threshold: float) -> np.ndarray:
-    return np.asarray(torch.from_numpy(z).sigmoid().numpy() >= threshold)
-
-
-def _f1(decided: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return F1 = 2 h / (d + p), and each row's part in its error: 2 h_i - F (d_i + p_i) over their mean."""
-    hits, either = 2.0 * (decided & positive), decided + positive.astype(float)
-    value = hits.sum() / either.sum()
-    return float(value), (hits - value * either) / either.mean()
+def _f1(predicted: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return F1 = 2 t / (d + p), and each row's term in its error: 2 t_i - F (d_i + p_i) over their mean."""
+    twice_tp, either = 2.0 * (predicted & positive), predicted + positive.astype(float)
+    value = twice_tp.sum() / either.sum()
+    return float(value), (twice_tp - value * either) / either.mean()

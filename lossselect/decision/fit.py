@@ -1,6 +1,6 @@
 """From probabilities to predictions: thresholds, calibration and class factors, fitted on validation rows.
 
-Nothing here looks at the train split (which the net knows by heart) or at the test split.
+Neither the train split, which the net has memorised, nor the test split is used.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossselect.decision.class_factors import CLASS_GOALS, fit_factors
-from lossselect.decision.temperature import (
-    shift_and_temperature,
-    sigmoid_temperature,
-    softmax_temperature,
-    weight_shift,
-)
+from lossselect.decision.class_factors import CLASS_GOALS, fit_class_factors
+from lossselect.decision.temperature import fit_shift_and_temperature, label_temperatures, weight_shift
 from lossselect.decision.thresholds import (
     EXPECTED,
     GOALS,
@@ -25,6 +20,7 @@ from lossselect.decision.thresholds import (
     Label,
     counted_thresholds,
     expected_thresholds,
+    sigmoid,
 )
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.targets import flatten_positions
@@ -36,28 +32,32 @@ from lossselect.utils.checks import check_float, check_options, lookup, shorten
 from lossselect.utils.warnings import warn
 
 RECALL = 0.9
-"""What `precision_at_recall` keeps to where nothing else is said."""
 
 CALIBRATIONS = ("temperature", "per_label", "none")
-"""One temperature for all outputs, one for each label, or none."""
+
+MIN_TUNED_POSITIVES = 10
+"""With fewer validation positives a threshold that is tuned to them is mostly noise."""
+
+LARGE = 1e30
+"""In place of infinity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionOptions:
-    """What `fit_decision` is to do; checked when made, as far as that needs no task.
+    """Options of `fit_decision`; checked when created, as far as that needs no task.
 
     Args:
         metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass). "auto" tunes
-            multilabel for expected_f1 (f1_macro, where the loss has moved the labels' logits apart by
-            `pos_weight` or `prior`), and decides binary at .5 and multiclass by the most probable class, or
-            as the weights of the loss do. None leaves thresholds and factors.
+            multilabel for expected_f1 (f1_macro, where `pos_weight` or `prior` has moved the labels' logits
+            apart); binary is predicted at .5 and multiclass by the most probable class, or as the weights of
+            the loss do. None leaves thresholds and factors.
         per_label: Whether each label of a multilabel task has a threshold of its own.
-        recall: For precision_at_recall: the least recall on the validation rows, before shrinkage.
+        recall: For precision_at_recall: the minimum recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (one for each label) or "none".
         shrinkage: k >= 0.
 
     Raises:
-        ValueError, TypeError: what cannot be, or would have no effect.
+        ValueError, TypeError: an invalid option, or one that would have no effect.
     """
 
     metric: str | None = "auto"
@@ -78,16 +78,12 @@ class DecisionOptions:
             )
 
     def goal(self, task: Task, loss: Any = None) -> str | None:
-        """The metric that predictions of the task are tuned for; None where nothing is.
-
-        Raises:
-            ValueError: an option that the task does not have, or that would have no effect on it.
-        """
+        """Return the metric that predictions of the task are tuned for; None where nothing is."""
         if self.calibration == "per_label" and not task.several_labels:
             raise ConfigError(
                 f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
             )
-        metric, several = self.metric, task.exclusive
+        metric = self.metric
         if metric not in ("auto", None) and task.top_k is not None:
             raise ConfigError(
                 f"decision.metric={metric} has no effect beside top_k, which needs no thresholds."
@@ -95,17 +91,21 @@ class DecisionOptions:
         if metric == "auto":
             moved = isinstance(loss, Loss) and (loss.pos_weight is not None or loss.prior is not None)
             metric = None if not task.several_labels else "f1_macro" if moved else EXPECTED
-        if metric is None or (several and metric == "accuracy"):
-            if self.shrinkage != SHRINKAGE:
+        if task.exclusive and metric == "accuracy":
+            metric = None
+        if self.shrinkage != SHRINKAGE:
+            if metric is None:
                 raise ConfigError(
                     f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
                     f"(task={task.name}, decision.metric={self.metric})."
                 )
-            return None
-        if self.shrinkage != SHRINKAGE and (several or metric == EXPECTED or not self.per_label):
-            raise ConfigError(f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here.")
-        goals = CLASS_GOALS if several else GOALS
-        lookup(dict.fromkeys(goals), metric, f"decision.metric for task={task.name}")
+            if task.exclusive or metric == EXPECTED or not self.per_label:
+                raise ConfigError(
+                    f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here."
+                )
+        if metric is not None:
+            goals = dict.fromkeys(CLASS_GOALS if task.exclusive else GOALS)
+            lookup(goals, metric, f"decision.metric for task={task.name}")
         return metric
 
 
@@ -118,12 +118,12 @@ def fit_decision(
     counts: LabelCounts | None = None,
     **options: Any,
 ) -> Task:
-    """The task with temperature, and thresholds or class factors, that suit the validation rows best.
+    """Return the task with temperature, and thresholds or class factors, that suit the validation rows best.
 
-    A temperature T minimises the cross-entropy of logits / T (see `calibration`): probabilities mean what
-    they say, and their order stays. What weights of the loss (`pos_weight`, or `weight` under softmax) have
-    added to the logits is subtracted first, so that probabilities are those of the rows as they are;
-    predictions that are not tuned stay those of the weighted loss: a logit of at least 0, the largest logit.
+    A temperature T minimises the cross-entropy of logits / T. What weights of the loss (`pos_weight`, or
+    `weight` under softmax) have added to the logits is subtracted first, so that probabilities are those of
+    the rows as they are; predictions that are not tuned stay those of the weighted loss: a logit of at least
+    0, the largest logit.
 
     Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for all labels, t,
     between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label
@@ -132,26 +132,26 @@ def fit_decision(
     For "expected_f1" labels are not counted but expected: with probabilities p, the largest expected F1 is
     F = max_n 2 (sum of the n largest p) / (n + sum p), and F / 2 the threshold that reaches it. F is that of
     all outputs together, and t_l lies a fifth of the way (`OWN_SHARE`, between logits) towards the label's
-    own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss that has moved all logits is
-    no harm. Rare labels' thresholds are not fitted to a handful of rows: on small data the better one.
+    own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss may move all logits. Better on
+    small data: thresholds of rare labels are not fitted to a handful of rows.
 
-    Multiclass: class factors r_c^-s, r_c the classes' shares and s the best of a grid from -1.5 to 1.5; of
-    equals the nearest to where theory has it: 1 for balanced accuracy (Menon et al., 2021), half of that for
+    Multiclass: class factors r_c^-s, r_c the class frequencies and s the best of a grid from -1.5 to 1.5; of
+    equals the nearest to the theoretical one: 1 for balanced accuracy (Menon et al., 2021), half of that for
     macro-F1, 0 where the loss has done it already.
 
     Args:
         task: Whose threshold, temperature and factors are replaced.
         logits: Raw, of the validation rows: (N, num_outputs, ...).
         target: Their labels, of any form that `task.encode` takes or returns.
-        loss: That the logits were trained with, where it is one of ours or torch's.
-        counts: Of the train labels, for the classes' shares; by default those of the validation rows.
+        loss: That the logits were trained with, where it is one of lossselect or torch.
+        counts: Of the train labels, for the class frequencies; by default those of the validation rows.
         options: `metric`, `per_label`, `recall`, `calibration` and `shrinkage`: see `DecisionOptions`.
 
     Returns:
         A task of the same kind; thresholds are probabilities after shift and temperature.
 
     Raises:
-        ValueError: a metric or a calibration that there is not for the task, logits that do not fit it, no
+        ValueError: a metric or a calibration that the task does not have, logits that do not fit it, no
             label that is known.
 
     References:
@@ -167,102 +167,79 @@ def fit_decision(
         0.317
     """
     task = as_task(task)
-    wanted = decision_options(**options)
-    goal = wanted.goal(task, loss)
+    decision = decision_options(**options)
+    goal = decision.goal(task, loss)
     logits = torch.as_tensor(logits).detach().cpu()
     task.check_logits(logits)
     encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
     _check_finite(logits)
-    neutral = replace(task, temperature=1.0, shift=0.0)
+    uncalibrated = replace(task, temperature=1.0, shift=0.0)
     # minus infinity rules a class out; as a large number 0 times it is 0
-    scores = flatten_positions(neutral.calibrated_logits(logits.double())).numpy().clip(-LARGE, LARGE)
+    scores = flatten_positions(uncalibrated.calibrated_logits(logits.double())).numpy().clip(-LARGE, LARGE)
     truth = flatten_positions(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
         raise DataError("No validation label is known: there is nothing to fit a decision to.")
     if task.exclusive:
         rows = known.all(1)
-        return _of_classes(task, wanted, goal, scores[rows], truth[rows], loss, counts)
+        scores, truth, known = scores[rows], truth[rows], known[rows]
     positive = (truth >= 0.5) & known
-    if not positive.any():
-        _warn_of_untuned(task.output_names, len(task.output_names))
+    if not task.exclusive and not positive.any():
+        _warn_untuned(task.output_names, len(task.output_names))
         return task
-    fitted: Any = _calibrated(task, wanted, scores, truth, known, loss)
-    scores = (scores - np.array(fitted.shift)) / np.array(fitted.temperature)
+    fitted: Any = _calibrate(task, decision.calibration, scores, truth, known, loss)
+    # the weights of the loss predict as if these were thresholds, or logarithms of class factors
+    offset = np.array(fitted.shift) / np.array(fitted.temperature)
+    scores = scores / np.array(fitted.temperature) - offset
+    if task.exclusive:
+        if goal is not None:
+            frequencies = None if counts is None else class_prior(task, counts)
+            done = loss if isinstance(loss, Loss) and not offset.any() else None
+            factors = fit_class_factors(task, scores, truth, goal, frequencies, done)
+            return replace(fitted, prior_correction=factors)
+        if decision.metric is None:
+            return fitted
+        # for accuracy the most probable class is the best
+        moved = offset.any() and decision.metric != "accuracy"
+        return replace(fitted, prior_correction=tuple(np.exp(offset).tolist()) if moved else None)
     if task.top_k is not None:
         return fitted
     if goal is None:
-        if wanted.metric is None or fitted.threshold != 0.5 or weight_shift(task, loss) is None:
+        if decision.metric is None or fitted.threshold != 0.5 or weight_shift(task, loss) is None:
             return fitted
-        own = -np.array(fitted.shift) / np.array(fitted.temperature)  # as the weights of the loss decide
-        return replace(fitted, threshold=_number_or_tuple(_sigmoid(own)))
-    _warn_of_few_positives(task, positive.sum(0), goal, wanted)
+        return replace(fitted, threshold=_number_or_tuple(sigmoid(-offset)))
+    _warn_few_positives(task, positive.sum(0), goal, decision)
     if goal == EXPECTED:
-        return replace(fitted, threshold=expected_thresholds(scores, truth, known, wanted.per_label))
-    labels = [Label(scores[known[:, i], i], truth[known[:, i], i] >= 0.5) for i in range(scores.shape[1])]
-    if lacking := [name for name, it in zip(task.output_names, labels, strict=True) if not it.positives]:
-        _warn_of_untuned(lacking, len(labels))
-    thresholds = counted_thresholds(labels, goal, wanted.per_label, wanted.recall, wanted.shrinkage)
+        return replace(fitted, threshold=expected_thresholds(scores, truth, known, decision.per_label))
+    columns = zip(scores.T, positive.T, known.T, strict=True)
+    labels = [Label(column[mask], is_positive[mask]) for column, is_positive, mask in columns]
+    names = zip(task.output_names, labels, strict=True)
+    if untuned := [name for name, label in names if not label.positives]:
+        _warn_untuned(untuned, len(labels))
+    thresholds = counted_thresholds(labels, goal, decision.per_label, decision.recall, decision.shrinkage)
     return replace(fitted, threshold=thresholds)
 
 
-def _calibrated(
-    task: Task,
-    wanted: DecisionOptions,
-    scores: np.ndarray,
-    truth: np.ndarray,
-    known: np.ndarray,
-    loss: Any,
+def _calibrate(
+    task: Task, calibration: str, scores: np.ndarray, truth: np.ndarray, known: np.ndarray, loss: Any
 ) -> Task:
     """Return the task with shift and temperature."""
-    if wanted.calibration == "none":
+    if calibration == "none":
         return replace(task, temperature=1.0, shift=0.0)
-    softmax, shift = task.exclusive, weight_shift(task, loss)
-    moved = shift is not None or (not softmax and isinstance(loss, Loss) and loss.name != "cross_entropy")
-    if not moved and softmax:
-        return replace(task, temperature=softmax_temperature(scores, truth), shift=0.0)
-    if not moved:
-        temperatures = sigmoid_temperature(scores, truth, known, wanted.calibration == "per_label")
-        return replace(task, temperature=_number_or_tuple(temperatures), shift=0.0)
-    shift, temperature = shift_and_temperature(scores, truth, known, shift, loss, softmax)
-    if wanted.calibration == "per_label":
-        temperatures = sigmoid_temperature(scores - shift, truth, known, per_label=True)
-        return replace(task, temperature=_number_or_tuple(temperatures), shift=_number_or_tuple(shift))
-    return replace(task, temperature=temperature, shift=_number_or_tuple(shift))
-
-
-def _of_classes(
-    task: Task,
-    wanted: DecisionOptions,
-    goal: str | None,
-    scores: np.ndarray,
-    truth: np.ndarray,
-    loss: Any,
-    counts: LabelCounts | None,
-) -> Task:
-    """Return the multiclass task with what suits the rows best, all of which have a label."""
-    fitted: Any = _calibrated(task, wanted, scores, truth, np.ones(truth.shape, dtype=bool), loss)
-    scores = (scores - np.array(fitted.shift)) / fitted.temperature
-    moved = bool(np.any(fitted.shift))
-    if goal is None:
-        if wanted.metric is None:
-            return fitted
-        # as the weights of the loss decide; for accuracy the most probable class is the best
-        own = np.array(fitted.shift) / fitted.temperature
-        stays = moved and wanted.metric != "accuracy"
-        return replace(fitted, prior_correction=tuple(np.exp(own).tolist()) if stays else None)
-    shares = None if counts is None else class_prior(task, counts)
-    done = loss if isinstance(loss, Loss) and not moved else None
-    return replace(fitted, prior_correction=fit_factors(task, scores, truth, goal, shares, done))
+    weights = weight_shift(task, loss)
+    shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
+    if calibration == "per_label":
+        temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
+    return replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
 
 
 def decision_options(**options: Any) -> DecisionOptions:
-    """The options, checked; ValueError for one that there is not."""
+    """Return the options, checked; ValueError for an unknown one."""
     check_options(options, [field.name for field in fields(DecisionOptions)], "decision")
     return DecisionOptions(**options)
 
 
-def _warn_of_untuned(names: Sequence[str], count: int) -> None:
+def _warn_untuned(names: Sequence[str], count: int) -> None:
     warn(
         "untuned_threshold",
         f"{len(names)} of {count} labels have no positive in the validation split, and their thresholds are "
@@ -270,54 +247,40 @@ def _warn_of_untuned(names: Sequence[str], count: int) -> None:
     )
 
 
-FEW_POSITIVES = 10
-"""With fewer validation positives a threshold that is tuned to them is mostly noise."""
-
-
-def _warn_of_few_positives(task: Task, positives: np.ndarray, goal: str, wanted: DecisionOptions) -> None:
+def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: DecisionOptions) -> None:
     """Warn of thresholds that follow from a handful of positives.
 
     Labels of a multilabel task share one threshold, towards which shrinkage pulls labels with few positives.
     """
     total = int(positives.sum())
-    if total < FEW_POSITIVES:
+    if total < MIN_TUNED_POSITIVES:
         of_all = "" if task.positive_name else " of all labels together"
         warn(
             "few_positives",
             f"The validation split has {total} positives{of_all}, and a threshold that is tuned to fewer "
-            f"than {FEW_POSITIVES} is mostly noise: decision.metric={goal} may do worse than .5. Leave the "
-            "thresholds (decision.metric=null), or hold out more rows.",
+            f"than {MIN_TUNED_POSITIVES} is mostly noise: decision.metric={goal} may do worse than .5. Leave "
+            "the thresholds (decision.metric=null), or hold out more rows.",
         )
         return
-    own = wanted.per_label and goal != EXPECTED and len(positives) > 1
-    few = (positives > 0) & (positives < FEW_POSITIVES)
-    if own and wanted.shrinkage < FEW_POSITIVES / 2 and few.any():
+    own = decision.per_label and goal != EXPECTED and len(positives) > 1
+    few = (positives > 0) & (positives < MIN_TUNED_POSITIVES)
+    if own and decision.shrinkage < MIN_TUNED_POSITIVES / 2 and few.any():
         names = [name for name, is_few in zip(task.output_names, few, strict=True) if is_few]
         warn(
             "few_positives",
-            f"{len(names)} of {len(positives)} labels have fewer than {FEW_POSITIVES} validation positives, "
-            f"and with shrinkage={wanted.shrinkage:g} their thresholds are mostly noise: {shorten(names)}. "
-            f"Leave decision.shrinkage at {SHRINKAGE:g}.",
+            f"{len(names)} of {len(positives)} labels have fewer than {MIN_TUNED_POSITIVES} validation "
+            f"positives, and with shrinkage={decision.shrinkage:g} their thresholds are mostly noise: "
+            f"{shorten(names)}. Leave decision.shrinkage at {SHRINKAGE:g}.",
         )
-
-
-LARGE = 1e30
-"""In place of infinity."""
 
 
 def _check_finite(logits: Tensor) -> None:
-    bad = logits.isnan() | (logits == torch.inf)
-    if bool(bad.any()):
-        index = bad.nonzero()[0].tolist()
+    for row, *rest in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
         raise DataError(
-            f"Row {index[0]} of the logits holds {logits[tuple(index)].item():g}: no decision can be fitted "
+            f"Row {row} of the logits holds {logits[row, *rest].item():g}: no decision can be fitted "
             "to that. Look at the inputs and the weights.",
-            row=index[0],
+            row=row,
         )
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.asarray(torch.as_tensor(values).sigmoid().numpy())
 
 
 def _number_or_tuple(values: np.ndarray) -> Any:

@@ -1,17 +1,18 @@
 """Metrics of a task: torchmetrics, given probabilities and canonical targets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lossselect.compat.torchmetrics import forget_forward_value, is_synced
-from lossselect.metrics.registry import RANKING, f1, make_metric
-from lossselect.metrics.stat_scores import ConfusionMatrix
-from lossselect.metrics.task_metric import MetricInput, Summary, TaskMetric, metric_input
-from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
+from lossselect.compat.torchmetrics import clear_caches
+from lossselect.metrics import scores
+from lossselect.metrics.registry import CLASS_RANKINGS, f1_per_label, make_metric
+from lossselect.metrics.task_metric import MetricInput, TaskMetric, check_batch
+from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import lookup
 
 
@@ -43,104 +44,90 @@ class TaskMetrics(MetricCollection):
             probabilities: `task.probabilities(logits)`, (N, num_probabilities, ...).
             target: `task.encode(labels)`.
             predictions: As `task.predict_from_probabilities` returns them, which is the default.
-            log_odds: `task.log_odds(logits)`, by which samples are ranked. A float32 probability is exactly 1
-                from a logit of 17 on, and samples with the same probability are ties for auroc,
-                average_precision and the rankings of labels; log-odds still differ there.
+            log_odds: `task.log_odds(logits.double())`, for auroc, average_precision and the rankings of
+                labels: float32 probabilities are exactly 1 from a logit of 17 on, and become ties.
 
         Raises:
             ValueError: shapes or dtypes that do not fit; on the CPU also values outside [0, 1].
         """
-        seen = metric_input(self.task, probabilities, target, predictions, log_odds)
-        if seen is None:
+        batch = check_batch(self.task, probabilities, target, predictions, log_odds)
+        if batch is None:
             return
-        self.take(seen)
+        self.update_checked(batch)
         for metric in self.values():
             if not self._is_own(metric):
                 metric.update(probabilities, target)
 
-    def take(self, seen: MetricInput) -> None:
-        """Add a batch that has been checked to the task's own metrics."""
-        for first, *others in self._sharing():
-            first.update(seen.probabilities, seen.target, seen=seen)
-            for metric in others:
-                metric.follow(first)
+    def update_checked(self, batch: MetricInput) -> None:
+        """Add a batch that needs no check to the task's own metrics."""
+        with self._sharing() as groups:
+            for first, *_ in groups:
+                first.update(batch.probabilities, batch.target, batch=batch)
 
-    def forward(
-        self,
-        probabilities: Tensor,
-        target: Tensor,
-        predictions: Tensor | None = None,
-        log_odds: Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Add a batch, and return the values of this batch alone."""
-        seen = metric_input(self.task, probabilities, target, predictions, log_odds)
-        groups = self._sharing()
-        # torchmetrics passes on the keywords that a metric's update has
-        values: dict[str, Any] = super().forward(probabilities, target, seen=seen)
-        for first, *others in groups:
-            for metric in others:
-                metric.follow(first)
-        return values
+    def forward(self, probabilities: Tensor, target: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Add a batch as `update` does, and return the values of this batch alone."""
+        batch = check_batch(self.task, probabilities, target, *arguments, **options)
+        with self._sharing():
+            # torchmetrics passes on the keywords that a metric's update has
+            return super().forward(probabilities, target, batch=batch)
 
     def compute(self) -> dict[str, Any]:
         """Return the scalars by name."""
-        for first, *others in self._sharing():
-            first.compute()
-            for metric in others:
-                metric.follow(first)
-        values: dict[str, Any] = super().compute()
-        return values
+        with self._sharing() as groups:
+            for first, *_ in groups:
+                first.compute()
+        return super().compute()
 
     def reset(self) -> None:
         """Forget all batches."""
-        first: dict[str, TaskMetric] = {}
         for metric in self.values():
-            # a metric's own reset takes long beside an epoch of a small net: one for each statistic is enough
-            if self._is_own(metric) and not is_synced(metric):
-                source = first.setdefault(metric.statistic, metric)
-                if metric is not source:
-                    metric.follow(source)
-                    forget_forward_value(metric)
-                    continue
-            metric.reset()
+            if not self._is_own(metric):
+                metric.reset()
+        for first, *_ in self._grouped(by_states=False):
+            first.reset()
+        self.share()  # resetting every metric takes long compared with an epoch of a small net
 
     @property
     def sources(self) -> dict[str, TaskMetric]:
-        """Return one metric for each statistic, whose states are those of the others too."""
-        return {first.statistic: first for first, *_ in self._sharing()}
+        """One metric for each statistic, whose states the others share."""
+        return {first.statistic: first for first, *_ in self._grouped()}
 
     def share(self) -> None:
         """Give metrics with the same statistic the states of the first of them."""
-        sources: dict[str, TaskMetric] = {}
-        for metric in filter(self._is_own, self.values()):
-            first = sources.setdefault(metric.statistic, metric)
-            if metric is not first:
+        for first, *others in self._grouped(by_states=False):
+            for metric in others:
                 metric.follow(first)
+                clear_caches(metric)
 
     def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
         """Whether a metric can use what this collection has computed of a batch."""
         return isinstance(metric, TaskMetric) and metric.task is self.task
 
-    def _sharing(self) -> list[list[TaskMetric]]:
-        """Return metrics that hold the same tensors, together."""
+    def _grouped(self, by_states: bool = True) -> list[list[TaskMetric]]:
+        """Group the task's own metrics by statistic and by the tensors that they hold."""
         groups: dict[Any, list[TaskMetric]] = {}
         for metric in filter(self._is_own, self.values()):
-            states = tuple(map(id, metric.metric_state.values()))
+            states = tuple(map(id, metric.metric_state.values())) if by_states else ()
             groups.setdefault((metric.statistic, states), []).append(metric)
         return [*groups.values()]
 
-    def _apply(self, *arguments: Any, **options: Any) -> Any:
-        """Move or cast the metrics, after which those that held the same tensors do so again."""
-        groups = self._sharing()
-        moved = super()._apply(*arguments, **options)
+    @contextmanager
+    def _sharing(self) -> Iterator[list[list[TaskMetric]]]:
+        """Let metrics that hold the same tensors hold those of the first of them afterwards."""
+        groups = self._grouped()
+        yield groups
         for first, *others in groups:
             for metric in others:
                 metric.follow(first)
-        return moved
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        """Move or cast the metrics."""
+        with self._sharing():
+            return super()._apply(*arguments, **options)
 
 
 def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | None = None) -> TaskMetrics:
-    """The metrics of a task, as a `torchmetrics.MetricCollection`.
+    """Return the metrics of a task, as a `torchmetrics.MetricCollection`.
 
     - `accuracy`: of predictions; for multilabel of each label's prediction (1 - `hamming_distance`).
       `exact_match`: of whole rows.
@@ -156,9 +143,8 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       other metrics a soft label is its likelier value, .5 the positive one.
     - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): of ordered classes.
 
-    `update(probabilities, target)` takes `task.probabilities(logits)` and `task.encode(labels)`, and
-    `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, ties for
-    `auroc`, `average_precision` and the rankings of labels, whereas log-odds still differ.
+    `update(probabilities, target)` takes `task.probabilities(logits)`, `task.encode(labels)`, and
+    `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, hence ties.
 
     Args:
         task: Decides which metrics, and with which thresholds.
@@ -182,40 +168,30 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
     return TaskMetrics(task, names or task.metric_names, prefix)
 
 
-def confusion_matrix(task: Task) -> Metric:
-    """(C, C) counts: rows are the true classes, columns the predicted ones."""
-    return ConfusionMatrix(num_classes=task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False)
-
-
 def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
     """Return counts and metrics of each class or label, (num_probabilities,) each; NaN where undefined."""
-    scores, undefined = _summary(metrics, "accuracy")
-    hits, false_alarms, quiet, misses = scores.unbind(-1)
-    columns = {
-        "positives": hits + misses,
-        "negatives": quiet + false_alarms,
-        "predicted": hits + false_alarms,
-    }
+    counts, undefined = _summary(metrics, "accuracy")
+    positives, negatives = label_counts(metrics)
+    tp, fp, fn, _ = counts
     values = {
-        "precision": hits / (hits + false_alarms),
-        "recall": hits / (hits + misses),
-        "f1": torch.where(hits + misses > 0, f1(scores), torch.nan),
-        **dict(zip(RANKING, _summary(metrics, RANKING[0]).statistic, strict=True)),
+        "precision": scores.precision(*counts).masked_fill(tp + fp == 0, torch.nan),
+        "recall": scores.recall(*counts).masked_fill(tp + fn == 0, torch.nan),
+        "f1": f1_per_label(counts),
+        **dict(zip(CLASS_RANKINGS, _summary(metrics, CLASS_RANKINGS[0])[0], strict=True)),
     }
     # as the metrics of all classes together are NaN then
-    return columns | {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
+    values = {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
+    return {"positives": positives, "negatives": negatives, "predicted": (tp + fp).long(), **values}
 
 
 def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
-    """Return how many positives and negatives of each probability there were, (num_probabilities,) each."""
-    hits, false_alarms, quiet, misses = _summary(metrics, "accuracy").statistic.unbind(-1)
-    return hits + misses, quiet + false_alarms
+    """Return the numbers of positives and negatives of each class or label, (num_probabilities,) each."""
+    tp, fp, fn, tn = _summary(metrics, "accuracy")[0].long()
+    return tp + fn, tn + fp
 
 
-def _summary(metrics: TaskMetrics, name: str) -> Summary:
-    """Return what a metric is read from, over all processes."""
-    metric = metrics[name]
-    assert isinstance(metric, TaskMetric)
+def _summary(metrics: TaskMetrics, name: str) -> tuple[Tensor, Tensor]:
+    """Return what a metric is computed from, over all processes."""
+    metric: Any = metrics[name]
     metric.compute()
-    assert metric.summary is not None
     return metric.summary

@@ -7,28 +7,18 @@ LOWER_IS_BETTER = {
     "coverage_error",
 }
 HIGHER_IS_BETTER = {
-    *(
-        "accuracy",
-        "balanced_accuracy",
-        "exact_match",
-        "f1",
-        "f1_micro",
-        "f1_macro",
-        "auroc",
-        "average_precision",
-        "quadratic_kappa",
-    ),
+    *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc"),
+    *("average_precision", "quadratic_kappa"),
     *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
-    "last",  # whose number chooses the last one
+    "last",  # the number of the epoch: the maximum is the last one
 }
-"""The metrics whose direction is known."""
 
 
 def best_mode(monitor: str) -> str:
     """Return "min" or "max": which value of a metric is best. The metric may have a prefix such as "val/".
 
     Raises:
-        ValueError: another metric than those of this package.
+        ValueError: a metric that is not one of this package.
     """
     if (mode := direction(monitor)) is None:
         raise ConfigError(

@@ -1,13 +1,14 @@
-"""The metrics of each task: what is accumulated over an epoch, and what is read from that."""
+"""The metrics of each task: what is accumulated over an epoch, and the score that is computed from it."""
 
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossselect.metrics import means
+from lossselect.metrics import means, scores
 from lossselect.metrics.calibration_error import CalibrationError
 from lossselect.metrics.means import Kappa, Mean
 from lossselect.metrics.ranking import Ranking
@@ -15,15 +16,12 @@ from lossselect.metrics.stat_scores import StatScores
 from lossselect.metrics.task_metric import TaskMetric
 from lossselect.tasks.registry import Task
 
-RANKING = ("auroc", "average_precision")
-"""Of how log-odds rank the samples of each class."""
-
 STATISTICS: dict[str, Callable[..., TaskMetric]] = {
     "stat_scores": StatScores,
     "ranking": Ranking,
     "calibration_error": CalibrationError,
     "quadratic_kappa": Kappa,
-    "brier_score": partial(Mean, values=means.square_errors),
+    "brier_score": partial(Mean, values=means.squared_errors),
     "mean_absolute_error": partial(Mean, values=means.absolute_errors),
     "exact_match": partial(Mean, values=means.exact_matches),
     "ranking_loss": partial(Mean, values=means.ranking_losses),
@@ -32,130 +30,93 @@ STATISTICS: dict[str, Callable[..., TaskMetric]] = {
 }
 """What metrics accumulate, by name."""
 
-ROWS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
-"""Of how log-odds rank the labels of each row."""
+CLASS_RANKINGS = ("auroc", "average_precision")
+"""Metrics of how log-odds rank the samples for each class."""
+
+LABEL_RANKINGS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
+"""Metrics of how log-odds rank the labels of each row."""
 
 
 class Row(NamedTuple):
-    """A metric: what it is read from, and how; of each class, or a scalar of all together."""
+    """A metric: its statistic, a name of `STATISTICS`, and its score, per class or a scalar."""
 
     statistic: str
-    """A name of `STATISTICS`."""
-    read: Callable[[Tensor], Tensor]
-    higher_is_better: bool = True
+    score: Callable[[Tensor], Tensor] | None = None
+    """None where the statistic is the metric."""
 
 
-def _as_it_is(value: Tensor) -> Tensor:
-    return value
+# Scores of counts (tp, fp, fn, tn) of each class, (4, C). Not lambdas, which cannot be pickled.
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """As scikit-learn has it 0 / 0 = 0."""
-    return part.double() / whole.clamp(min=1)
+def _pool(score: Callable[..., Tensor], counts: Tensor) -> Tensor:
+    """Return a score of the counts of all classes together."""
+    return score(*counts.sum(1))
 
 
-def f1(scores: Tensor) -> Tensor:
-    """2 TP / (2 TP + FP + FN) of counts (..., 4); 0 where nothing is there or predicted."""
-    hits, false_alarms, _, misses = scores.unbind(-1)
-    return _ratio(2 * hits, 2 * hits + false_alarms + misses)
+def f1_per_label(counts: Tensor) -> Tensor:
+    """Return the F1 of each label, NaN without positives."""
+    return scores.f1(*counts).masked_fill(counts[0] + counts[2] == 0, torch.nan)
 
 
-def _right_of_labels(scores: Tensor) -> Tensor:
-    return _ratio((scores[:, 0] + scores[:, 2]).sum(), scores.sum())
+def _f1_per_class(counts: Tensor) -> Tensor:
+    """Return the F1 of each class, NaN if it neither occurs nor is predicted."""
+    return scores.f1(*counts).masked_fill(counts[:3].sum(0) == 0, torch.nan)
 
 
-def _wrong_of_labels(scores: Tensor) -> Tensor:
-    return _ratio((scores[:, 1] + scores[:, 3]).sum(), scores.sum())
+def _f1_of_both(counts: Tensor) -> Tensor:
+    """Return the F1 of the positive and of the negative class."""
+    return torch.cat([_f1_per_class(counts), _f1_per_class(counts.flip(0))])
 
 
-def _right_of_rows(scores: Tensor) -> Tensor:
-    """Each row is the positive of one class."""
-    return _ratio(scores[:, 0].sum(), (scores[:, 0] + scores[:, 3]).sum())
+def _recall_per_class(counts: Tensor) -> Tensor:
+    return scores.recall(*counts).masked_fill(counts[0] + counts[2] == 0, torch.nan)
 
 
-def _f1_of_classes(scores: Tensor) -> Tensor:
-    """The mean over the classes that are there or predicted."""
-    return torch.where(scores[:, 0] + scores[:, 1] + scores[:, 3] > 0, f1(scores), torch.nan).nanmean()
+def _balanced_accuracy_per_label(counts: Tensor) -> Tensor:
+    """Return the balanced accuracy of each label, NaN without positives or without negatives."""
+    return (_recall_per_class(counts) + _recall_per_class(counts.flip(0))) / 2
 
 
-def _f1_of_both(scores: Tensor) -> Tensor:
-    """Over the positive and the negative class."""
-    return _f1_of_classes(torch.cat([scores, scores.roll(2, 1)]))
-
-
-def _recalls(scores: Tensor) -> Tensor:
-    """TP / (TP + FN), NaN where there is none."""
-    return scores[:, 0].double() / (scores[:, 0] + scores[:, 3])
-
-
-def _mean_recalls(scores: Tensor) -> Tensor:
-    """Of each label's positives and negatives; NaN where one is not there."""
-    return (_recalls(scores) + _recalls(scores.roll(2, 1))) / 2
-
-
-def _f1_of_labels(scores: Tensor) -> Tensor:
-    return torch.where(scores[:, 0] + scores[:, 3] > 0, f1(scores), torch.nan)
-
-
-# functions rather than lambdas: a metric that holds one can be pickled
-
-
-def _f1_of_positive(scores: Tensor) -> Tensor:
-    return f1(scores).squeeze(0)
-
-
-def _f1_of_pooled(scores: Tensor) -> Tensor:
-    return f1(scores.sum(0))
-
-
-def _auroc(areas: Tensor) -> Tensor:
-    return areas[0]
-
-
-def _average_precision(areas: Tensor) -> Tensor:
-    return areas[1]
-
-
+_POOLED_ACCURACY = Row("stat_scores", partial(_pool, scores.accuracy))
+_POOLED_F1 = Row("stat_scores", partial(_pool, scores.f1))
+_POOLED_RECALL = Row("stat_scores", partial(_pool, scores.recall))
 _OF_PROBABILITIES = {
-    "auroc": Row("ranking", _auroc),
-    "average_precision": Row("ranking", _average_precision),
-    "brier_score": Row("brier_score", _as_it_is, higher_is_better=False),
-    "calibration_error": Row("calibration_error", _as_it_is, higher_is_better=False),
+    **{name: Row("ranking", itemgetter(i)) for i, name in enumerate(CLASS_RANKINGS)},
+    **{name: Row(name) for name in ("brier_score", "calibration_error")},
 }
 
 METRICS: dict[str, dict[str, Row]] = {
     "binary": {
-        "accuracy": Row("stat_scores", _right_of_labels),
-        "balanced_accuracy": Row("stat_scores", _mean_recalls),
-        "f1": Row("stat_scores", _f1_of_positive),
-        "f1_micro": Row("stat_scores", _right_of_labels),
+        "accuracy": _POOLED_ACCURACY,
+        "balanced_accuracy": Row("stat_scores", _balanced_accuracy_per_label),
+        "f1": _POOLED_F1,
+        "f1_micro": _POOLED_ACCURACY,
         "f1_macro": Row("stat_scores", _f1_of_both),
         **_OF_PROBABILITIES,
     },
     "multiclass": {
-        "accuracy": Row("stat_scores", _right_of_rows),
-        "balanced_accuracy": Row("stat_scores", _recalls),
-        "f1_micro": Row("stat_scores", _right_of_rows),
-        "f1_macro": Row("stat_scores", _f1_of_classes),
-        "quadratic_kappa": Row("quadratic_kappa", _as_it_is),
-        "mean_absolute_error": Row("mean_absolute_error", _as_it_is, higher_is_better=False),
+        # each sample is a positive of one class
+        "accuracy": _POOLED_RECALL,
+        "balanced_accuracy": Row("stat_scores", _recall_per_class),
+        "f1_micro": _POOLED_RECALL,
+        "f1_macro": Row("stat_scores", _f1_per_class),
+        **{name: Row(name) for name in ("quadratic_kappa", "mean_absolute_error")},
         **_OF_PROBABILITIES,
     },
     "multilabel": {
-        "accuracy": Row("stat_scores", _right_of_labels),
-        "balanced_accuracy": Row("stat_scores", _mean_recalls),
-        "hamming_distance": Row("stat_scores", _wrong_of_labels, higher_is_better=False),
-        "f1_micro": Row("stat_scores", _f1_of_pooled),
-        "f1_macro": Row("stat_scores", _f1_of_labels),
-        "exact_match": Row("exact_match", _as_it_is),
-        **{name: Row(name, _as_it_is, higher_is_better="precision" in name) for name in ROWS},
+        "accuracy": _POOLED_ACCURACY,
+        "balanced_accuracy": Row("stat_scores", _balanced_accuracy_per_label),
+        "hamming_distance": Row("stat_scores", partial(_pool, scores.error_rate)),
+        "f1_micro": _POOLED_F1,
+        "f1_macro": Row("stat_scores", f1_per_label),
+        **{name: Row(name) for name in ("exact_match", *LABEL_RANKINGS)},
         **_OF_PROBABILITIES,
     },
 }
-"""By `Task.kind` and name."""
+"""By `Task.kind` and name. Which direction is better is in `lossselect.metrics.direction`."""
 
 
 def make_metric(task: Task, name: str) -> TaskMetric:
     """Return a metric of a task by its name in `METRICS`."""
     row = METRICS[task.kind][name]
-    return STATISTICS[row.statistic](task, name, row.statistic, row.read, row.higher_is_better)
+    return STATISTICS[row.statistic](task, name, row.statistic, row.score)

@@ -1,65 +1,63 @@
-"""How often the decision on each class was right and wrong: what most metrics are made of."""
-
-from typing import Any
+"""Counts of right and wrong predictions of each class: what most metrics are computed from."""
 
 import torch
 from torch import Tensor
 from torchmetrics import classification as tm
 
-from lossselect.metrics.task_metric import MetricInput, TaskMetric
-from lossselect.tasks.registry import IGNORE_INDEX
+from lossselect.metrics.task_metric import MetricInput, SumMetric
+from lossselect.tasks.registry import IGNORE_INDEX, Task
 from lossselect.utils.device_ops import count_occurrences
 
 
-class StatScores(TaskMetric):
-    """True and false positives, true and false negatives of each class or label, (num_probabilities, 4).
+class StatScores(SumMetric):
+    """True and false positives, false and true negatives of each class or label, (4, num_probabilities).
 
-    Of classes one against the rest. Counted in time and memory of N + C, where torchmetrics' goes through a
-    matrix C x C; all metrics of a task that follow from predictions read them.
+    For classes one against the rest. Counted in time and memory of N + C, where torchmetrics' goes through a
+    matrix C x C.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.counts: Tensor
-        counts = torch.zeros(4, self.task.num_probabilities, dtype=torch.long)
-        self.add_state("counts", counts, dist_reduce_fx="sum")
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """(4, num_probabilities)."""
+        return 4, self.task.num_probabilities
 
-    def accumulate(self, seen: MetricInput) -> None:
-        """Count the predictions of a batch."""
-        predictions, truth = seen.predictions, seen.truth
+    def batch_sums(self, batch: MetricInput) -> Tensor:
+        predictions, labels = batch.predictions, batch.labels
         if self.task.activation == "sigmoid":
-            over = [d for d in range(truth.ndim) if d != 1]
-            there, gone, decided = truth == 1, truth == 0, predictions == 1
-            hits, positives, negatives = (v.sum(over) for v in (there & decided, there, gone))
-            false_alarms = (gone & decided).sum(over)
+            other_dims = [d for d in range(labels.ndim) if d != 1]
+            positive, negative, predicted = labels == 1, labels == 0, predictions == 1
+            counted = (positive & predicted, negative & predicted, positive, negative)
+            tp, fp, positives, negatives = (values.sum(other_dims) for values in counted)
         else:
-            known = truth != IGNORE_INDEX
-            width = self.task.num_probabilities
-            predictions = torch.where(predictions == IGNORE_INDEX, width, predictions)  # NaN logits: no class
-            # what is not known goes one beyond the last class: to leave it out would make a device wait
-            positives, predicted, hits = (
-                count_occurrences(torch.where(kept, classes, width), width + 1)[:width]
-                for classes, kept in (
-                    (truth, known),
-                    (predictions, known),
-                    (truth, known & (truth == predictions)),
+            classes = self.task.num_probabilities
+            predictions = torch.where(
+                predictions == IGNORE_INDEX, classes, predictions
+            )  # NaN logits: no class
+            # missing labels are counted as class C: selecting the others would force a host-device sync
+            tp, predicted, positives = (
+                count_occurrences(torch.where(mask, values, classes), classes + 1)[:classes]
+                for values, mask in (
+                    (labels, batch.known & (labels == predictions)),
+                    (predictions, batch.known),
+                    (labels, batch.known),
                 )
             )
-            negatives, false_alarms = positives.sum() - positives, predicted - hits
-        new = torch.stack([hits, false_alarms, negatives - false_alarms, positives - hits])
-        self.counts = self.counts + new
+            fp, negatives = predicted - tp, positives.sum() - positives
+        return torch.stack([tp, fp, positives - tp, negatives - fp])
 
     def summarize(self) -> Tensor:
-        """Return true and false positives, true and false negatives, (num_probabilities, 4)."""
-        return self.counts.t()
+        return self.sums
 
 
 class ConfusionMatrix(tm.MulticlassConfusionMatrix):
-    """torchmetrics' (C, C) counts, to which class indices are added at their places.
+    """(C, C) counts, rows being the true classes, to which predictions are added at their places.
 
-    Under `torch.use_deterministic_algorithms(True)` torchmetrics' own `update` makes a matrix of N x C^2, 16
-    GB for 2,000 rows of 1,000 classes. Otherwise it makes the host wait for a GPU.
+    Under `torch.use_deterministic_algorithms(True)` torchmetrics' own `update` builds a matrix of N x C^2, 16
+    GB for 2,000 rows of 1,000 classes. Otherwise it forces a host-device sync.
     """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.num_probabilities, ignore_index=IGNORE_INDEX, validate_args=False)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add predictions and true classes, both `IGNORE_INDEX` where missing."""

@@ -1,4 +1,4 @@
-"""What metrics have added up, as plain values and tensors for a checkpoint."""
+"""States and values of metrics in the form that a checkpoint has."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,33 +7,32 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lossselect.compat.torchmetrics import set_update_count, update_count
+from lossselect.compat.torchmetrics import set_update_count
 
 
 def as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars as plain numbers: a checkpoint takes a file within its own for each tensor."""
+    """Return scalars as plain numbers: a checkpoint takes a file of its own for each tensor."""
     numbers = torch.stack([value.double() for value in values.values()]).tolist() if values else []
     return dict(zip(values, numbers, strict=True))
 
 
 def as_scalars(numbers: Mapping[str, float]) -> dict[str, Tensor]:
-    """What `as_numbers` was made of, in float64."""
+    """Return numbers as float64 scalars."""
     return {name: torch.tensor(number, dtype=torch.double) for name, number in numbers.items()}
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
-    """What a metric has added up, and how often, on the CPU."""
-    states = {
-        name: [v.cpu() for v in value] if isinstance(value, list) else value.cpu()
-        for name, value in metric.metric_state.items()
-    }
-    return {**states, "updates": update_count(metric)}
+    """Return the states of a metric on the CPU, and its number of updates."""
+    states = {name: _move(state, "cpu") for name, state in metric.metric_state.items()}
+    return {**states, "updates": metric.update_count}
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
-    """Let it go on from what `metric_state` returned."""
+    """Set what `metric_state` returned."""
     for name in metric.metric_state:
-        value = state[name]
-        moved = [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
-        setattr(metric, name, moved)
+        setattr(metric, name, _move(state[name], metric.device))
     set_update_count(metric, state["updates"])
+
+
+def _move(state: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:
+    return [value.to(device) for value in state] if isinstance(state, list) else state.to(device)

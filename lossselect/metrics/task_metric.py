@@ -1,48 +1,45 @@
-"""One metric of a task: a torchmetrics metric with states of its own."""
+"""Base classes of the metrics of a task, and the batches that they are updated with."""
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lossselect.compat.torchmetrics import computed_value, set_computed_value, share_states
+from lossselect.compat.torchmetrics import computed_value, share_states
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import flatten_positions, is_within_unit
+from lossselect.metrics.direction import HIGHER_IS_BETTER
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 
 @dataclass(frozen=True)
 class MetricInput:
-    """A batch as metrics see it, with what several of them need computed once."""
+    """A batch as `TaskMetrics.update` gets it, with what several metrics need computed once."""
 
     task: Task
     probabilities: Tensor
-    """(N, num_probabilities, ...)."""
     target: Tensor
-    """The canonical target, soft labels included."""
     predictions: Tensor
-    """As `task.predict_from_probabilities` returns them."""
     log_odds: Tensor | None = None
-    """As `task.log_odds` returns them; None where only the probabilities are known."""
 
     @cached_property
-    def truth(self) -> Tensor:
-        """The target as whole numbers: a soft label as its likelier value, `IGNORE_INDEX` where missing."""
+    def labels(self) -> Tensor:
+        """The target as integers: a soft label as its likelier value, `IGNORE_INDEX` where missing."""
         return self.task.to_hard_labels(self.target)
 
     @cached_property
     def known(self) -> Tensor:
-        """Which elements of `truth` have a label."""
-        return self.truth != IGNORE_INDEX
+        """Which of the labels are not missing."""
+        return self.labels != IGNORE_INDEX
 
     @cached_property
     def support(self) -> Tensor:
-        """The number of labels, and of probabilities that are NaN: (2,)."""
+        """The numbers of labels, and of probabilities that are NaN: (2,)."""
         return torch.stack([self.known.sum(), self.probabilities.isnan().sum()])
 
     @cached_property
@@ -52,25 +49,17 @@ class MetricInput:
         return flatten_positions(self.probabilities).double(), target, known
 
     @cached_property
-    def ranks(self) -> tuple[Tensor, Tensor]:
-        """What ranks: log-odds (M, num_probabilities), infinity as a large number, and `truth` in rows."""
+    def ranking_rows(self) -> tuple[Tensor, Tensor]:
+        """Log-odds (M, num_probabilities), infinity as a large number, and the labels in rows."""
         log_odds = self.probabilities.double().logit() if self.log_odds is None else self.log_odds.double()
-        return flatten_positions(log_odds).clamp(-1e30, 1e30), _as_rows(self.truth, self.probabilities)
+        return flatten_positions(log_odds).clamp(-1e30, 1e30), _as_rows(self.labels, self.probabilities)
 
 
-class Summary(NamedTuple):
-    """What a metric is read from."""
-
-    statistic: Tensor
-    undefined: Tensor
-    """Whether there is no value, as no label is known or a probability was NaN."""
+def _as_rows(values: Tensor, probabilities: Tensor) -> Tensor:
+    return flatten_positions(values) if values.ndim == probabilities.ndim else values.flatten()
 
 
-def _as_rows(values: Tensor, like: Tensor) -> Tensor:
-    return flatten_positions(values) if values.ndim == like.ndim else values.flatten()
-
-
-def metric_input(
+def check_batch(
     task: Task,
     probabilities: Tensor,
     target: Tensor,
@@ -86,13 +75,13 @@ def metric_input(
             f"{tuple(log_odds.shape)}. Pass task.log_odds(logits)."
         )
     if probabilities.device.type == "cpu" and not is_within_unit(probabilities):
-        # NaN is no value outside: a net that diverged has metrics, which are NaN
+        # NaN is not outside: a net that diverged has metrics, which are NaN
         outside = probabilities[(probabilities < 0) | (probabilities > 1)]
         if len(outside):
             raise ConfigError(
                 f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
             )
-    task.check_values(target)  # on the CPU, where it need not wait
+    task.check_values(target)  # only on the CPU: no host-device sync
     if probabilities.numel() == 0:
         return None
     probabilities = probabilities.detach()
@@ -102,57 +91,42 @@ def metric_input(
 
 
 class TaskMetric(Metric):
-    """One metric of a task as a scalar; made by `make_metrics`.
+    """One metric of a task as a scalar; created by `make_metrics`.
 
-    It can be used like any torchmetrics metric: updated, computed, reset, cloned, merged, saved and logged
-    independently of the collection that it belongs to.
+    It can be used like any torchmetrics metric, independently of the collection that it belongs to.
 
-    Decisions are made with the task's thresholds, rankings from log-odds. A missing label counts nowhere, a
+    Predictions are made with the task's thresholds, rankings from log-odds. A missing label counts nowhere, a
     class without positives or without negatives in no ranking, a label without positives in no macro mean.
     The value is NaN where no label is known or a probability was NaN.
 
-    Args:
-        task: Whose metric it is.
-        name: Its name in `lossselect.metrics.registry.METRICS`.
-        statistic: The name of what it accumulates; metrics of a task with the same one accumulate the same.
-        read: Turns the statistic into a scalar, or into a value per class of which the mean is taken.
-        higher_is_better: Whether a higher value is better.
+    The arguments are those of a row of `lossselect.metrics.registry.METRICS`.
     """
 
     full_state_update = False
     is_differentiable = False
 
     def __init__(
-        self,
-        task: Task,
-        name: str,
-        statistic: str,
-        read: Callable[[Tensor], Tensor],
-        higher_is_better: bool,
+        self, task: Task, name: str, statistic: str, score: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.task, self.name, self.statistic = task, name, statistic
-        self.read, self._higher_is_better = read, higher_is_better
-        self.summary: Summary | None = None
-        """What the last value was read from, over all processes; known after `compute`."""
+        self.task, self.name, self.statistic, self.score = task, name, statistic, score
+        self.summary: tuple[Tensor, Tensor] | None = None
+        """The statistic of all processes, and whether there is no value; known after `compute`."""
         self.support: Tensor
         self.add_state("support", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
         """Whether a higher value is better."""
-        return self._higher_is_better
+        return self.name in HIGHER_IS_BETTER
 
     @abstractmethod
-    def accumulate(self, seen: MetricInput) -> None:
-        """Add a batch to the states.
-
-        States are replaced, never changed in place: the metrics of a collection share them.
-        """
+    def accumulate(self, batch: MetricInput) -> None:
+        """Add a batch to the states, which are replaced, not changed in place: other metrics share them."""
 
     @abstractmethod
     def summarize(self) -> Tensor:
-        """Return the statistic that the states amount to."""
+        """Compute the statistic from the states."""
 
     def update(
         self,
@@ -160,32 +134,25 @@ class TaskMetric(Metric):
         target: Tensor,
         predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
-        seen: MetricInput | None = None,
+        batch: MetricInput | None = None,
     ) -> None:
-        """Add a batch; see `TaskMetrics.update`.
-
-        Args:
-            probabilities: (N, num_probabilities, ...).
-            target: As `task.encode` returns it.
-            predictions: As `task.predict_from_probabilities` returns them, where they are known.
-            log_odds: As `task.log_odds(logits)` returns them, where they are known.
-            seen: The same batch, where a collection has checked it.
-        """
-        seen = metric_input(self.task, probabilities, target, predictions, log_odds) if seen is None else seen
-        if seen is not None:
-            self.support = self.support + seen.support
-            self.accumulate(seen)
+        """Add a batch; see `TaskMetrics.update`. `batch` is the same where a collection has checked it."""
+        batch = (
+            check_batch(self.task, probabilities, target, predictions, log_odds) if batch is None else batch
+        )
+        if batch is not None:
+            self.support = self.support + batch.support
+            self.accumulate(batch)
 
     def compute(self) -> Tensor:
         """Return the scalar."""
         known, nans = self.support
-        self.summary = Summary(self.summarize(), (known == 0) | (nans > 0))
-        return self.value_of(self.summary)
+        self.summary = self.summarize(), (known == 0) | (nans > 0)
+        return self._value(*self.summary)
 
-    def value_of(self, summary: Summary) -> Tensor:
-        """Return the scalar that follows from a statistic."""
-        value = self.read(summary.statistic).double()
-        return (value.nanmean() if value.ndim else value).masked_fill(summary.undefined, torch.nan)
+    def _value(self, statistic: Tensor, undefined: Tensor) -> Tensor:
+        value = statistic if self.score is None else self.score(statistic)
+        return value.double().nanmean().masked_fill(undefined, torch.nan)
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -196,7 +163,33 @@ class TaskMetric(Metric):
         self.summary = None
 
     def follow(self, other: "TaskMetric") -> None:
-        """Take over states and value of a metric with the same statistic, by reference."""
-        share_states(self, other, summary=other.summary)
-        if computed_value(other) is not None and other.summary is not None:
-            set_computed_value(self, self.value_of(other.summary))
+        """Share states and value of a metric with the same statistic, by reference."""
+        summary = other.summary
+        computed = None if summary is None or computed_value(other) is None else self._value(*summary)
+        share_states(self, other, computed, summary=summary)
+
+
+class SumMetric(TaskMetric):
+    """A metric that is computed from sums over the batches, of shape `shape`."""
+
+    shape: tuple[int, ...]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # named after the statistic: torchmetrics takes metrics whose states have the same names, and the same
+        # values after one batch, for the same where a collection is part of another one
+        self._state_name = f"{self.statistic}_sums"
+        # in float64: float32 counts to 16,777,216
+        self.add_state(self._state_name, torch.zeros(self.shape, dtype=torch.double), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def batch_sums(self, batch: MetricInput) -> Tensor:
+        """Return the sums over a batch."""
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums over all batches."""
+        return getattr(self, self._state_name)
+
+    def accumulate(self, batch: MetricInput) -> None:
+        setattr(self, self._state_name, self.sums + self.batch_sums(batch))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossselect.metrics.calibration_error import CALIBRATION_BINS, calibration_error, in_bins
+from lossselect.metrics.calibration_error import calibration_error, sum_in_bins
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 
@@ -90,7 +90,7 @@ class Outcome:
             probabilities, classes = probabilities.max(1)
             truth, known = truth.gather(1, classes[:, None])[:, 0], known.all(1)
         # not CalibrationError.compute(), which would ask other processes, that have none of this
-        bins = in_bins(torch.zeros(3, CALIBRATION_BINS).double(), probabilities, truth, known)
+        bins = sum_in_bins(probabilities, truth, known)
         return bins.numpy(), float(calibration_error(bins))
 
     def counts(self) -> dict[str, np.ndarray]:

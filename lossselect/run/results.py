@@ -107,7 +107,7 @@ def evaluate(
             for values in trainer.validate(module, **quietly):
                 results |= values
         else:
-            tuned = tune_on_validation(trainer, module, **source, **decision)
+            tuned = tune_on_validation(trainer, module, decision, **source)
             results, advice = {**tuned.results}, tuned.advice
             if trainer.is_global_zero:
                 save_decision(checkpoint, module)
@@ -120,15 +120,15 @@ def evaluate(
     split = "test" if has_loader(data, "test") else "val"
     buffer = OutputBuffer(MAX_SHOWN) if report else None
     if split == "test":
-        module._test_epoch.kept = buffer
+        module._test_epoch.output_buffer = buffer
         for values in trainer.test(module, **quietly):
             results |= values
     elif buffer is not None and results:
-        module._val_epoch.kept = buffer
+        module._val_epoch.output_buffer = buffer
         trainer.validate(module, **quietly)
     # only now: with the checkpoint's decision the module has new epochs
     epoch = module._test_epoch if split == "test" else module._val_epoch
-    epoch.kept = None
+    epoch.output_buffer = None
     if split == "test" and isinstance(epoch, Epoch) and epoch.per_class and trainer.is_global_zero:
         _save_tables(epoch, folder)  # a chunked head has none
     outcome = _outcome(module, epoch, buffer, data, split) if buffer is not None else None

@@ -137,8 +137,8 @@ class EpochEndHooks(Callback):
         check_epoch_length(trainer, "train")
         _check_weights(trainer, pl_module)
         _log(trainer, pl_module, pl_module._train_epoch)
-        if first := pl_module._train_epoch.first:
-            pl_module._train_epoch.first = None
+        if first := pl_module._train_epoch.first_checks:
+            pl_module._train_epoch.first_checks = None
             if not pl_module._output_watch.affine:
                 first.warn_of_outputs()
             counts = pl_module._train_epoch.counts

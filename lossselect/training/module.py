@@ -127,10 +127,12 @@ class TaskModule(Classifier, LightningModule):
 
     def _outputs_changed(self) -> None:
         names = ("_val_epoch", "_test_epoch")
-        kept: list[OutputBuffer | None] = [getattr(getattr(self, name, None), "kept", None) for name in names]
+        kept: list[OutputBuffer | None] = [
+            getattr(getattr(self, name, None), "output_buffer", None) for name in names
+        ]
         self._make_epochs()
         # a checkpoint that is evaluated may bring its decision along
-        self._val_epoch.kept, self._test_epoch.kept = kept
+        self._val_epoch.output_buffer, self._test_epoch.output_buffer = kept
 
     def _check_chunkable(self) -> None:
         if self._compiled_step is not None:
@@ -293,7 +295,7 @@ class TaskModule(Classifier, LightningModule):
         check_same_task(checkpoint, self.task)
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("base_task") and self.base_task is None and not fitting:
-            if self._val_epoch.kept is not None:  # another decision is to be fitted
+            if self._val_epoch.output_buffer is not None:  # another decision is to be fitted
                 self.task = make_task(**checkpoint["base_task"])
             else:
                 self.set_decision(make_task(**checkpoint["task"]))

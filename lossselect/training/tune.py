@@ -32,67 +32,58 @@ def tune_decision(
         trainer: As for `Trainer.validate`, as are the loaders and the checkpoint.
         module: Whose `task` is replaced.
         dataloaders: Of validation rows.
-        datamodule: In place of loaders.
-        ckpt_path: Whose weights are taken; None takes those that the module has.
+        datamodule: Instead of loaders.
+        ckpt_path: Whose weights are used; None uses those of the module.
         options: Of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.
 
     Returns:
         The metrics of the validation split, by the predictions before.
 
     Raises:
-        ValueError: there is no validation row, or as `fit_decision` says.
+        ValueError: there is no validation row, or `fit_decision` raises it.
     """
-    return tune_on_validation(trainer, module, dataloaders, datamodule, ckpt_path, **options).results
+    data = {"dataloaders": dataloaders, "datamodule": datamodule, "ckpt_path": ckpt_path}
+    return tune_on_validation(trainer, module, options, **data).results
 
 
 class TunedDecision(NamedTuple):
-    """What tuning found."""
+    """The metrics of the validation split before tuning, and a clearly better threshold if none was tuned."""
 
     results: Mapping[str, float]
-    """The metrics of the validation split, by the predictions before."""
     advice: Advice | None
-    """A clearly better threshold, if none was tuned."""
 
 
 def tune_on_validation(
-    trainer: Trainer,
-    module: "TaskModule",
-    dataloaders: Any = None,
-    datamodule: Any = None,
-    ckpt_path: str | None = None,
-    **options: Any,
+    trainer: Trainer, module: "TaskModule", options: Mapping[str, Any], **data: Any
 ) -> TunedDecision:
-    """Do what `tune_decision` does, and return what it found."""
+    """Tune as `tune_decision` does, with `data` for `Trainer.validate`."""
     if not isinstance(trainer, Trainer) or not hasattr(module, "set_decision"):
         raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
-    loss, wanted = module.criterion, decision_options(**options)
-    goal = wanted.goal(module.task, loss)  # before a pass over the rows
+    loss, decision = module.criterion, decision_options(**options)
+    goal = decision.goal(module.task, loss)  # before a pass over the rows
     if module._chunked:
         raise ConfigError(
             "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
             "head=dense."
         )
-    task, before = module.task, module.base_task
-    if before is not None:
-        module.task, module.base_task = before, None
-    kept = module._val_epoch.kept = OutputBuffer()
+    task, base_task = module.task, module.base_task
+    if base_task is not None:
+        module.task, module.base_task = base_task, None
+    buffer = module._val_epoch.output_buffer = OutputBuffer()
     try:
-        results = trainer.validate(
-            module, dataloaders, ckpt_path, verbose=False, datamodule=datamodule, weights_only=True
-        )
-        rows = kept.rows()
+        results = trainer.validate(module, **data, verbose=False, weights_only=True)
+        rows = buffer.rows()
         if rows is None:
             raise DataError("There is no validation row to tune the decision to.")
-        start = module.base_task or module.task  # of a checkpoint that has a decision it was taken over
+        start = module.base_task or module.task  # a checkpoint with a decision has set the base task
         fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
     except BaseException:
-        module.base_task = before
-        module.task = task
+        module.base_task, module.task = base_task, task
         raise
     finally:
-        module._val_epoch.kept = None
+        module._val_epoch.output_buffer = None
     module.base_task = start
-    # processors may differ in the last digit: all decide as the first one
+    # processors may differ in the last digit: all use the task of the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
-    advised = goal is None and wanted.metric == "auto"
+    advised = goal is None and decision.metric == "auto"
     return TunedDecision(results[0], suggest_threshold(module.task, *rows) if advised else None)

@@ -279,7 +279,7 @@ class TestEpoch:
     def test_flushing_early_changes_nothing(self, monkeypatch):
         logits, target = torch.randn(10, 3), torch.randint(0, 2, (10, 3)).float()
         whole = self.run(logits, target, [4, 4, 2]).compute()
-        monkeypatch.setattr("lossselect.training.epoch.HELD_BYTES", 1)
+        monkeypatch.setattr("lossselect.training.epoch.MAX_HELD_BYTES", 1)
         pieces = self.run(logits, target, [4, 4, 2])
         assert not pieces._held
         for name, value in pieces.compute().items():
@@ -451,11 +451,11 @@ def test_of_each_metric_it_is_known_which_end_is_better(task):
 def test_calibration_error_counts_beyond_float32():
     metrics = ls.make_metrics(ls.Binary(), names=["calibration_error"])
     metric = metrics["calibration_error"]
-    metric.bins += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
+    metric.calibration_error_sums += torch.tensor([[2.0**24], [2.0**23], [2.0**22]], dtype=torch.double) * (
         torch.arange(15) == 7
     )
     metric.update(torch.full((1000, 1), 0.5), torch.ones(1000, 1))
-    assert metric.bins[0, 7] == 2**24 + 1000
+    assert metric.sums[0, 7] == 2**24 + 1000
 
 
 def test_a_row_of_which_nothing_is_known_is_no_match():

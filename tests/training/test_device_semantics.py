@@ -22,8 +22,8 @@ from lossselect.chunked.loss import chunkable, chunked_loss
 from lossselect.data.datamodule import TensorData
 from lossselect.data.splits import Splits
 from lossselect.labels.label_lists import LabelLists
-from lossselect.metrics.collection import confusion_matrix
 from lossselect.metrics.registry import make_metric
+from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.task_metric import MetricInput
 
 pytestmark = [
@@ -350,7 +350,7 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
     predictions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
     target[::7] = -100
     task = ls.Multiclass(50, ordinal=True, missing=-100)
-    metrics = [confusion_matrix(task), make_metric(task, "quadratic_kappa"), make_metric(task, "accuracy")]
+    metrics = [ConfusionMatrix(task), make_metric(task, "quadratic_kappa"), make_metric(task, "accuracy")]
     on_device, before = (predictions.cuda(), target.cuda()), len(gpu.waits)
     metrics = [metric.cuda() for metric in metrics]
     gpu.largest, moved = 0, len(gpu.waits)
@@ -370,7 +370,7 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
         sk.cohen_kappa_score(truth, decided, weights="quadratic", labels=labels)
     )
     matrices = sk.multilabel_confusion_matrix(truth, decided, labels=labels)
-    expected = np.stack([matrices[:, 1, 1], matrices[:, 0, 1], matrices[:, 0, 0], matrices[:, 1, 0]], 1)
+    expected = [matrices[:, 1, 1], matrices[:, 0, 1], matrices[:, 1, 0], matrices[:, 0, 0]]
     np.testing.assert_array_equal(scores, expected)
 
 
