@@ -295,7 +295,7 @@ class _BlockOptimization(AutomaticOptimization):
         plain = self._is_plain()
         outputs: Any = {}
         module: TaskModule = self.trainer.lightning_module  # type: ignore[assignment]
-        batches = module._batches_of(block) if plain else list(block)
+        batches = module._transfer_block(block) if plain else list(block)
         for i, batch in enumerate(batches):
             if i and self.trainer.should_stop:
                 break  # within a step somebody has asked for it
@@ -361,7 +361,7 @@ class _BlockOptimization(AutomaticOptimization):
             for parameter in group["params"]:
                 parameter.grad = None
         loss.backward()
-        module._finite_watch.look(module, optimizer)  # type: ignore[operator,union-attr]
+        module._finite_check.check_step(module, optimizer)  # type: ignore[operator,union-attr]
         if trainer.gradient_clip_val:
             module.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
