@@ -110,14 +110,12 @@ class Classifier(RecordsArguments, nn.Module):
         self._outputs_changed()
 
     def _outputs_changed(self) -> None:
-        """Called when the task, the head or the counts have changed."""
+        """Update what depends on the task, the head or the counts."""
 
     def _build_head(self) -> None:
         """Replace the last layer by a `ChunkedLinear` if head=chunked, once a subclass has built its net."""
         requested = self._head_spec["name"] == "chunked"
-        present = any(
-            isinstance(part, ChunkedLinear) for part in self.modules()
-        )  # the user may have built it
+        present = any(isinstance(part, ChunkedLinear) for part in self.modules())  # or a user's
         if requested or present:
             self._check_chunkable(self.criterion)
         if requested:
@@ -137,7 +135,7 @@ class Classifier(RecordsArguments, nn.Module):
             check_chunkable(criterion)
 
     def forward(self, inputs: Any, /) -> Tensor:
-        """Raw logits (N, num_outputs, ...)."""
+        """Return raw logits (N, num_outputs, ...)."""
         self._check_net()
         logits: Tensor = self.net(inputs)
         return logits
@@ -147,7 +145,7 @@ class Classifier(RecordsArguments, nn.Module):
             raise ConfigError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
 
     def unpack_batch(self, batch: Any) -> tuple[Any, ...]:
-        """(inputs, target) of a batch as the data loader made it, or (inputs, target, sample_weight)."""
+        """Return (inputs, target) or (inputs, target, sample_weight) of a batch of the data loader."""
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
         size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
@@ -191,9 +189,8 @@ class Classifier(RecordsArguments, nn.Module):
             )
         loss = self.criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim > 0:
-            got = (
-                f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            )
+            shaped = isinstance(loss, Tensor)
+            got = f"a tensor of shape {tuple(loss.shape)}" if shaped else type(loss).__name__
             raise ConfigError(f"The loss must return a scalar tensor, got {got}. Average it over the batch.")
         # the denominator of a user's loss is not known: assume its mean is over the known labels
         count = (self.task.to_hard_labels(target) != IGNORE_INDEX).sum()

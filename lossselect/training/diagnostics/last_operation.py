@@ -35,20 +35,8 @@ LAYERS = {
 
 SHAPING = {
     *("view", "unsafeview", "reshape", "reshapealias", "unsqueeze", "squeeze", "transpose", "t", "permute"),
-    *(
-        "alias",
-        "slice",
-        "select",
-        "clone",
-        "tocopy",
-        "expand",
-        "cat",
-        "stack",
-        "index",
-        "asstrided",
-        "detach",
-    ),
-    *("split", "unbind"),
+    *("alias", "slice", "select", "clone", "tocopy", "expand", "cat", "stack", "index", "asstrided"),
+    *("detach", "split", "unbind"),
     # in inference mode operations are dispatched as they are called, not as those that they consist of
     *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "viewas"),
 }
