@@ -134,6 +134,35 @@ def count_optimizer_step(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped += 1
 
 
+class PrivateHooks:
+    """Mixin before LightningModule: batches of `_block_type` stay as they are, and hooks start faster."""
+
+    _block_type: type = type(None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":
+            # Lightning sets it twice for each hook, some fifty times a step; nn.Module.__setattr__ is slow
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        if isinstance(batch, self._block_type):
+            return batch
+        return super()._on_before_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
+
+    def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(batch, self._block_type):
+            return batch
+        return super()._apply_batch_transfer_handler(batch, *args, **kwargs)  # type: ignore[misc]
+
+    def _to_device(self, batch: Any) -> Any:
+        """Return a batch of a block as Lightning would pass it to a step."""
+        trainer: Trainer = self.trainer  # type: ignore[attr-defined]
+        batch = self._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch))
+        return self._apply_batch_transfer_handler(batch, trainer.strategy.root_device)
+
+
 def set_running_hook(module: LightningModule, name: str | None) -> None:
     """Tell `self.log` which hook of a module runs."""
     module._current_fx_name = name

@@ -24,7 +24,7 @@ def clear_caches(metric: Metric) -> None:
 def share_states(metric: Metric, other: Metric, computed: Any, **attributes: Any) -> None:
     """Give a metric the states and the number of updates of another one, by reference.
 
-    As `MetricCollection` does for a compute group, but past `Module.__setattr__`, which takes long. `computed`
+    As `MetricCollection` does for a compute group, but past `Module.__setattr__`, which is slow. `computed`
     is the value that `compute` is to return, or None if it is not known.
     """
     vars(metric).update(

@@ -1,6 +1,7 @@
-"""A step's net and loss through torch.compile, and without it where the platform cannot."""
+"""A step's net and loss through torch.compile, or without it if the platform has no compiler."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from lossselect.utils.warnings import warn
 
 
 class CompiledStep:
-    """`step`, compiled when it is first called; a failure to compile is warned of, and is no failure.
+    """`step`, compiled when it is first called; if that fails, a warning is issued and it runs uncompiled.
 
     Args:
         step: A function of tensors and modules.
@@ -21,27 +22,23 @@ class CompiledStep:
         self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (self.step, self.options)  # what is compiled is of this process
+        return partial(CompiledStep, **self.options), (self.step,)  # compiled code belongs to this process
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *args: Any) -> Any:
         if self.compiled is None:
-            return self.step(*arguments)
+            return self.step(*args)
         try:
-            return self.compiled(*arguments)
+            return self.compiled(*args)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # of the compilers there are many kinds
-            outputs = self.step(*arguments)  # what is a mistake without torch.compile is raised here
+        except Exception as error:  # compilers raise many kinds
+            outputs = self.step(*args)  # raises a mistake that is not torch.compile's
             self.compiled = None
-            # "backend='inductor' raised:", then by what
-            said = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
+            # "backend='inductor' raised:", then the cause
+            cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
             warn(
                 "not_compiled",
-                f"torch.compile failed, so that training goes on without: {said}. On a CPU it needs a C++ "
+                f"torch.compile failed, so that training goes on without: {cause}. On a CPU it needs a C++ "
                 "compiler, on a GPU Triton; trainer.compile=false leaves it out.",
             )
             return outputs
-
-
-def _made(step: Callable[..., Any], options: dict[str, Any]) -> CompiledStep:
-    return CompiledStep(step, **options)

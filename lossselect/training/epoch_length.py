@@ -1,8 +1,4 @@
-"""Epochs that end before all batches of their loader have come.
-
-Python takes a StopIteration that a data set, a step or a hook raises for the end of the loader, so that the
-rest of the epoch is left out without a message.
-"""
+"""Detection of epochs that a StopIteration from a data set, a step or a hook has ended early."""
 
 from typing import Any
 
@@ -20,15 +16,11 @@ CAUSE = (
 
 
 def check_epoch_length(trainer: Trainer, stage: str) -> None:
-    """Raise ValueError if an epoch that has just ended had fewer batches than its loader's length.
+    """Raise DataError if an epoch that has just ended had fewer batches than its loader's length.
 
     Limits such as `trainer.limit_train_batches` are taken into account, and an epoch that the trainer itself
-    ends (max_steps, should_stop) is complete. The length of an `IterableDataset` is only an estimate, as it
-    is for torch's `DataLoader`; it is not compared.
-
-    Args:
-        trainer: The trainer that runs the epoch.
-        stage: "train", "val", "test" or "predict".
+    ends (max_steps, should_stop) is complete. The length of an `IterableDataset`, only an estimate in torch's
+    `DataLoader`, is not compared. `stage` is "train", "val", "test" or "predict".
     """
     fitting = trainer.state.fn == TrainerFn.FITTING
     loops: dict[str, Any] = {
@@ -43,33 +35,32 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
         return  # a step that takes its batches from an iterator
     batches = loop.batch_progress.current
     if batches.ready > batches.processed:
-        number = batches.ready - 1
-        raise DataError(f"StopIteration was raised in the step of {stage} batch {number}. {CAUSE}")
+        raise DataError(f"StopIteration was raised in the step of {stage} batch {batches.ready - 1}. {CAUSE}")
     if fetcher.done or stage != "train":
         check_fetched(fetcher, stage)
 
 
 def check_fetched(fetcher: DataFetcher, stage: str) -> None:
-    """Raise ValueError if a fetcher that has reached its end had fewer batches than its length."""
+    """Raise DataError if a fetcher that has reached its end had fewer batches than its length."""
     loaders = fetcher.combined_loader.flattened
     expected, got = fetcher.length, fetcher.fetched
     if expected is None or got >= expected:
         return
     if any(isinstance(getattr(loader, "dataset", None), IterableDataset) for loader in loaders):
         return
-    said = f"Expected {expected} {stage} batches, the length of the loader, got {got}."
-    if len(loaders) == 1 and (row := _raising_row(loaders[0], got)) is not None:
+    message = f"Expected {expected} {stage} batches, the length of the loader, got {got}."
+    if len(loaders) == 1 and (row := _find_raising_row(loaders[0], got)) is not None:
         name = type(loaders[0].dataset).__name__
-        raise DataError(f"{said} {name}[{row}] raises StopIteration. {CAUSE}")
+        raise DataError(f"{message} {name}[{row}] raises StopIteration. {CAUSE}")
     raise DataError(
-        f"{said} Probably the data set raises StopIteration for an item of batch {got}. {CAUSE} Otherwise "
+        f"{message} Probably the data set raises StopIteration for an item of batch {got}. {CAUSE} Otherwise "
         "the length of the loader's sampler is too large."
     )
 
 
-def _raising_row(loader: Any, batch: int) -> int | None:
-    """Return the item of the batch that raises StopIteration, where the rows come in their order."""
-    batches = getattr(loader, "batch_sampler", None)  # to predict Lightning puts in one of its own
+def _find_raising_row(loader: Any, batch: int) -> int | None:
+    """Return the item of a batch that raises StopIteration, if the loader takes the rows in their order."""
+    batches = getattr(loader, "batch_sampler", None)  # Lightning replaces it to predict
     size = getattr(batches, "batch_size", None)
     if not size or type(getattr(batches, "sampler", None)) is not SequentialSampler:
         return None

@@ -1,4 +1,4 @@
-"""The labels of a data loader, counted before the first step."""
+"""Label counts of a data loader."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,14 +11,7 @@ from lossselect.training.checkpoints.rng import find_generators
 
 
 def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
-    """The counts of a loader's labels, by one pass that leaves all random numbers as they were.
-
-    Args:
-        module: Knows what is the target of a batch.
-        loader: Of train rows.
-
-    Returns:
-        What `module.set_label_counts` takes; None where there is no batch.
+    """Return the label counts of a train loader, None without a batch; random generators keep their states.
 
     Raises:
         ValueError: no label is known, or labels do not fit the task.

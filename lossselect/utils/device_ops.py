@@ -1,4 +1,4 @@
-"""Operations of torch in a form that suits a GPU: the host does not wait, or the result is deterministic."""
+"""Operations of torch for GPUs: the host does not wait, or the result is deterministic."""
 
 from itertools import accumulate
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def count_occurrences(values: Tensor, count: int) -> Tensor:
     """Return how often each of 0, 1, ..., `count` - 1 occurs in `values` (long), as a long tensor (count,).
 
-    What `torch.bincount(values, minlength=count)` returns, which reads the largest value back from a GPU.
+    `torch.bincount(values, minlength=count)` would read the largest value back from a GPU.
     """
     values = values.flatten()
     zeros = torch.zeros(count, dtype=torch.long, device=values.device)
@@ -19,8 +19,8 @@ def count_occurrences(values: Tensor, count: int) -> Tensor:
 def cumulative_sum(values: Tensor, dim: int) -> Tensor:
     """Return `values.cumsum(dim)`, also of floats on a GPU under `torch.use_deterministic_algorithms(True)`.
 
-    There torch raises, because its parallel sum is not deterministic. One addition after the other is, which
-    suits dimensions of few entries.
+    There torch raises, because its parallel sum is not deterministic. This one adds one entry after the
+    other, which suits short dimensions.
     """
     if values.is_cuda and values.is_floating_point() and torch.are_deterministic_algorithms_enabled():
         return torch.stack([*accumulate(values.unbind(dim))], dim)

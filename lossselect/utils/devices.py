@@ -7,7 +7,7 @@ from lossselect.exceptions import ConfigError
 
 
 def parse_device(name: str) -> Any:
-    """A device of torch by name, "auto" for a GPU if there is one; ValueError for one that cannot be used."""
+    """Return a torch.device by name, "auto" for a GPU if there is one; ConfigError if it cannot be used."""
     import torch
 
     if name == "auto":
@@ -21,7 +21,7 @@ def parse_device(name: str) -> Any:
 
 
 def auto_device() -> str:
-    """Where Lightning trains by accelerator=auto."""
+    """Return the device type on which Lightning trains with accelerator=auto."""
     import torch
 
     if torch.cuda.is_available():
@@ -31,7 +31,7 @@ def auto_device() -> str:
 
 @lru_cache(maxsize=1)
 def total_memory() -> int | None:
-    """Bytes that a GPU has, or where there is none the machine, as far as one can tell."""
+    """Return the bytes of memory of a GPU, or without one of the machine; None if they are not known."""
     import torch
 
     if torch.cuda.is_available():
@@ -40,6 +40,7 @@ def total_memory() -> int | None:
 
 
 def _meminfo(name: str) -> int | None:
+    """Return an entry of /proc/meminfo, in bytes."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             entries = dict(line.split(":", 1) for line in file)
@@ -49,10 +50,10 @@ def _meminfo(name: str) -> int | None:
 
 
 def free_memory(device: Any = None) -> int | None:
-    """Bytes that are free on a device, or for a CPU, as far as one can tell."""
+    """Return the free bytes of a GPU, or for any other device of the machine; None if they are not known."""
     if device is not None and device.type == "cuda":
         import torch
 
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     return _meminfo("MemAvailable")

@@ -1,11 +1,12 @@
 """What each function of compat.lightning needs of Lightning: these fail first with a version that has changed."""
 
 import signal
+from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
@@ -112,6 +113,30 @@ def test_a_module_without_a_trainer():
     assert compat.get_trainer(module) is None
     compat.set_running_hook(module, "training_step")
     assert module._current_fx_name == "training_step"
+
+
+def test_a_block_is_passed_on_and_its_batches_are_transferred():
+    received, moved = [], []
+
+    class Blocks(compat.PrivateHooks, LightningModule):
+        _block_type = SimpleNamespace
+
+        def transfer_batch_to_device(self, batch, device, dataloader_idx):
+            moved.append(batch)
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+        def validation_step(self, batch, batch_idx):
+            received.append(batch)
+            if isinstance(batch, SimpleNamespace):
+                assert moved == []
+                assert torch.equal(self._to_device(batch.first), batch.first)
+            assert self._current_fx_name == "validation_step"
+
+    block, batch = SimpleNamespace(first=torch.ones(2)), torch.zeros(2)
+    quiet_trainer(**ONCE).validate(Blocks(), DataLoader([block, batch], batch_size=None), verbose=False)
+    assert received[0] is block
+    assert len(moved) == 2
+    assert moved[0] is block.first
 
 
 def test_how_often_a_checkpoint_is_saved(tmp_path):

@@ -44,9 +44,9 @@ def main(rank, port):
             named_parameters=net.named_parameters,
         )
         watch = FiniteCheck("stop")
-        watch.take(loss * torch.nan if case == "loss" and rank == 1 else loss)
+        watch.add_loss(loss * torch.nan if case == "loss" and rank == 1 else loss)
         try:
-            watch.look(module, torch.optim.SGD(net.parameters(), 0.1))
+            watch.check_step(module, torch.optim.SGD(net.parameters(), 0.1))
             end = "taken"
         except ValueError as error:
             end = "ended" if "not finite in step 1 " in str(error) else str(error)

@@ -275,7 +275,7 @@ class _BlockOptimization(compat.AutomaticOptimization):
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         is_last, is_plain = progress.is_last_batch, self._is_plain()
         module: TaskModule = self.trainer.lightning_module  # type: ignore[assignment]
-        batches = module._batches_of(block) if is_plain else list(block)
+        batches = module._transfer_block(block) if is_plain else list(block)
         outputs: Any = {}
         for i, batch in enumerate(batches):
             if i and self.trainer.should_stop:
@@ -340,7 +340,7 @@ class _BlockOptimization(compat.AutomaticOptimization):
             for parameter in group["params"]:
                 parameter.grad = None
         loss.backward()
-        module._finite_watch.look(module, optimizer)  # type: ignore[operator,union-attr]
+        module._finite_check.check_step(module, optimizer)  # type: ignore[operator,union-attr]
         if trainer.gradient_clip_val:
             module.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm

@@ -1,75 +1,98 @@
-"""The operation that produced a tensor, found without an autograd graph."""
+"""The last operation of a net, from the autograd graph of its outputs or, without one, from dispatch."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossselect.compat.torch import (
-    TorchDispatchMode,  # documented, though its module's name is private
-    tree_leaves,
-)
+from lossselect.compat.torch import TorchDispatchMode, tree_leaves
 
-KINDS = {
-    "_softmax": "Softmax",
-    "_safe_softmax": "Softmax",
-    "sigmoid": "Sigmoid",
-    "sigmoid_": "Sigmoid",
-    "hardsigmoid": "Hardsigmoid",
-    "hardsigmoid_": "Hardsigmoid",
-    "_log_softmax": "LogSoftmax",
-    "log_sigmoid_forward": "LogSigmoid",
-    # in inference mode operations arrive as they are called, not as those that they consist of
-    "softmax": "Softmax",
-    "special_softmax": "Softmax",
-    "special_expit": "Sigmoid",
-    "log_softmax": "LogSoftmax",
-    "special_log_softmax": "LogSoftmax",
-    "log_sigmoid": "LogSigmoid",
+OUTPUT_KINDS = {
+    "Softmax": "probabilities",
+    "Softmax2d": "probabilities",
+    "Sigmoid": "probabilities",
+    "Hardsigmoid": "probabilities",
+    "LogSoftmax": "log_softmax",
+    "LogSigmoid": "log_sigmoid",
+    "ReLU": "bounded",
+    "ReLU6": "bounded",
+    "Tanh": "bounded",
+    "Hardtanh": "bounded",
+    "clamp": "bounded",
 }
-"""Operations of ATen after which a net's outputs are no logits, by the module that does the same."""
+"""Layers that no net of raw logits ends in, and what they return."""
+
+LAYERS = {
+    **dict.fromkeys(("softmax", "safesoftmax", "specialsoftmax"), "Softmax"),
+    **dict.fromkeys(("sigmoid", "specialexpit"), "Sigmoid"),
+    **dict.fromkeys(("logsoftmax", "speciallogsoftmax"), "LogSoftmax"),
+    **dict.fromkeys(("logsigmoid", "logsigmoidforward"), "LogSigmoid"),
+    **{name.lower(): name for name in ("Hardsigmoid", "ReLU", "Tanh", "Hardtanh", "clamp")},
+}
+"""The layer that does the same as an operation. As below, names are those that `operation_name` returns."""
 
 SHAPING = {
-    *("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "t", "permute", "expand"),
-    *("alias", "slice", "select", "clone", "_to_copy", "cat", "stack", "index", "as_strided", "detach"),
-    *("split", "unbind"),
-    # the same in inference mode
-    *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "view_as"),
+    *("view", "unsafeview", "reshape", "reshapealias", "unsqueeze", "squeeze", "transpose", "t", "permute"),
+    *("alias", "slice", "select", "clone", "tocopy", "expand", "cat", "stack", "index", "asstrided"),
+    *("detach", "split", "unbind"),
+    # in inference mode operations are dispatched as they are called, not as those that they consist of
+    *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "viewas"),
 }
-"""Operations that change the shape or the dtype of what they get, but no value."""
+"""Operations that change the shape or the dtype of a tensor, but no value."""
+
+AFFINE = {"addmm", "mm", "bmm", "baddbmm", "add", "convolution", "linear", "mkldnnconvolution"}
+"""Last operations of a linear layer or a convolution: what they return is no probability."""
+
+
+def operation_name(name: str | Any) -> str:
+    """Return the name of an autograd node, or of an ATen operation: "logsoftmax" for "_log_softmax"."""
+    name = name if isinstance(name, str) else re.sub(r"Backward\d*$", "", type(name).__name__)
+    return name.replace("_", "").lower()
+
+
+def find_last_nodes(node: Any) -> Iterator[Any]:
+    """Yield the autograd nodes of the operations that computed the values of the output of `node`."""
+    visited, pending = set(), [node]
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if operation_name(node) in SHAPING:
+            pending += [inner for inner, _ in node.next_functions]
+        else:
+            yield node
 
 
 class LastOperations(TorchDispatchMode):
-    """Within it, the kinds of the operations that make probabilities are recorded for their results.
-
-    The autograd graph tells the same in training; in evaluation there is none.
-    """
+    """Within it, each result of an operation that is one of `LAYERS` is recorded with that layer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._kinds: dict[int, str] = {}
+        self._layers: dict[int, str] = {}
         """By the address of a tensor's memory; each later operation that writes there replaces it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        kind = KINDS.get(name)
+        name = operation_name(func.overloadpacket.__name__)
+        layer = LAYERS.get(name)
         inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         if name in SHAPING and inputs:
-            kind = self.kind_of(inputs[0])
-        elif name in ("exp", "exp_") and self.kind_of(inputs[0]) == "LogSoftmax":
-            kind = "Softmax"
+            layer = self.layer_of(inputs[0])
+        elif name == "exp" and self.layer_of(inputs[0]) == "LogSoftmax":
+            layer = "Softmax"
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (place := _address(leaf)):
-                if kind is None:
-                    self._kinds.pop(place, None)
-                else:
-                    self._kinds[place] = kind
+            if isinstance(leaf, Tensor) and (address := _address(leaf)):
+                self._layers.pop(address, None)
+                if layer is not None:
+                    self._layers[address] = layer
         return result
 
-    def kind_of(self, tensor: Tensor) -> str | None:
-        """Return the kind of the last operation that made the values of a tensor, if it is one of `KINDS`."""
-        return self._kinds.get(_address(tensor))
+    def layer_of(self, tensor: Tensor) -> str | None:
+        """Return the layer of `LAYERS` that computed the values of a tensor, if one did."""
+        return self._layers.get(_address(tensor))
 
 
 def _address(tensor: Tensor) -> int:

@@ -1,10 +1,10 @@
-"""What a net's outputs and a loader's labels look like: mistakes that train without a word.
+"""Checks of a net's outputs and a loader's labels for mistakes that training does not reveal.
 
-The last operation is told by the graph of the logits, at no cost; values are looked at once, in the first
+The last operation is read from the graph of the logits, at no cost; values are checked once, in the first
 batch, and at the end of the first epoch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,57 +16,28 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
 from lossselect.models.nets import first_sentence
 from lossselect.tasks.registry import Task
-from lossselect.training.diagnostics.last_operation import LastOperations
+from lossselect.training.diagnostics.last_operation import (
+    AFFINE,
+    LAYERS,
+    OUTPUT_KINDS,
+    LastOperations,
+    find_last_nodes,
+    operation_name,
+)
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 if TYPE_CHECKING:
     from lossselect.chunked.linear import ChunkedLogits
 
-ENDS = {
-    "Softmax": "probabilities",
-    "Softmax2d": "probabilities",
-    "Sigmoid": "probabilities",
-    "Hardsigmoid": "probabilities",
-    "LogSoftmax": "log_softmax",
-    "LogSigmoid": "log_sigmoid",
-    "ReLU": "bounded",
-    "ReLU6": "bounded",
-    "Tanh": "bounded",
-    "Hardtanh": "bounded",
-    "clamp": "bounded",
-}
-"""Modules that no net of raw logits ends in, and what their outputs are."""
+MIN_ROWS = 64
+"""With fewer rows no warning of outputs between 0 and 1 is issued: they may lie there by chance."""
 
-GRAPH = {
-    "SoftmaxBackward0": "Softmax",
-    "SigmoidBackward0": "Sigmoid",
-    "HardsigmoidBackward0": "Hardsigmoid",
-    "LogSoftmaxBackward0": "LogSoftmax",
-    "LogSigmoidBackward0": "LogSigmoid",
-    "ReluBackward0": "ReLU",
-    "TanhBackward0": "Tanh",
-    "HardtanhBackward0": "Hardtanh",
-    "ClampBackward0": "clamp",
-    "ClampBackward1": "clamp",
-}
-"""The same as nodes of a graph."""
-
-SHAPING = (
-    *("View", "Reshape", "ReshapeAlias", "UnsafeView", "Unsqueeze", "Squeeze", "Transpose", "T", "Permute"),
-    *("Slice", "Select", "Clone", "Alias", "ToCopy", "Expand", "Cat", "Stack", "Index", "AsStrided"),
-)
-"""Operations that change the shape or the dtype of what they get, but no value."""
-
-
-AFFINE = ("Addmm", "Mm", "Bmm", "Baddbmm", "Add", "Convolution", "Linear", "MkldnnConvolution")
-"""Last operations of a linear layer or a convolution: what they return is no probability."""
-
-FEW_ROWS = 64
-"""Of so few rows nothing is said: their logits may lie between 0 and 1 by chance."""
+WIDE = 10
+"""A logit whose probability is 5e-5 from 0 or 1."""
 
 
 def check_end(net: nn.Module | None, task: Task) -> None:
-    """ValueError where a chain of modules ends in one that makes probabilities, before a step is taken."""
+    """Raise ConfigError if a chain of modules ends in one that makes probabilities."""
     name, last = "net", getattr(net, "_orig_mod", net)  # of torch.compile
     while isinstance(last, nn.Sequential) and len(last):
         children = [
@@ -78,111 +49,79 @@ def check_end(net: nn.Module | None, task: Task) -> None:
             return
         key, last = children[-1]
         name = f"{name}.{key}"
-    end = type(last).__name__
-    if end in ENDS and not _may_be_meant(end, task):
-        _judge(end, f" ({name})", task)
+    _check_last_layer(type(last).__name__, f" ({name})", task, may_warn=False)
 
 
-def _may_be_meant(end: str, task: Task) -> bool:
-    return ENDS[end] == "bounded" or (ENDS[end] == "log_softmax" and task.exclusive)
-
-
-def _judge(end: str, where: str, task: Task) -> None:
-    if ENDS[end] == "bounded":
+def _check_last_layer(layer: str | None, where: str, task: Task, may_warn: bool = True) -> None:
+    """Raise ConfigError if a net ends in a layer that makes probabilities; warn of other final layers."""
+    kind = OUTPUT_KINDS.get(layer or "")
+    bounded, repeated = kind == "bounded", kind == "log_softmax" and task.exclusive
+    if kind and not bounded and not repeated:
+        raise ConfigError(
+            f"The net ends in {layer}{where}, but the loss takes raw logits and applies {task.activation} "
+            "itself. Remove that layer; use task.probabilities(logits) to predict."
+        )
+    if bounded and may_warn:
         warn(
             "bounded_outputs",
-            f"The net ends in {end}{where}, so its logits cannot take all values, nor its probabilities. A "
+            f"The net ends in {layer}{where}, so its logits cannot take all values, nor its probabilities. A "
             "net ends in a linear layer or a convolution.",
         )
-    elif _may_be_meant(end, task):
+    elif repeated and may_warn:
         warn(
             "log_softmax",
             f"The net ends in LogSoftmax{where}, which the loss applies itself. The second does no harm, but "
             "is for nothing: remove that layer.",
         )
-    else:
-        raise ConfigError(
-            f"The net ends in {end}{where}, but the loss takes raw logits and applies {task.activation} "
-            "itself. Remove that layer; use task.probabilities(logits) to predict."
-        )
 
 
-def check_graph(logits: Tensor, module: nn.Module, task: Task) -> bool:
-    """The same by the last operation that made the logits, whoever called it.
-
-    Returns:
-        Whether it is one of a linear layer or a convolution.
-
-    Raises:
-        ValueError: also where no gradient comes back through the logits.
-    """
+def _check_graph(logits: Tensor, nodes: list[Any], module: nn.Module, task: Task) -> None:
+    """Check the operations that computed the logits; ConfigError also if the logits carry no gradient."""
     if not logits.requires_grad:
         raise ConfigError(
             "The logits carry no gradient, so nothing would be learned: forward must not detach them "
             "(detach(), .data, item(), torch.no_grad(), a way through NumPy)."
         )
-    nodes = [*_ends(logits.grad_fn)]
     for node in nodes:
-        if _operation(node) == "Clamp" and _is_wide(node):
+        operation = operation_name(node)
+        if operation == "clamp" and _is_wide(node):
             continue
-        if end := GRAPH.get(type(node).__name__):
-            places = [name for name, part in module.named_modules() if type(part).__name__ == end]
-            _judge(end, f" ({places[0]})" if len(places) == 1 else "", task)
-        elif type(node).__name__ == "ExpBackward0":
-            inner = node.next_functions[0][0]
-            if type(inner).__name__ == "LogSoftmaxBackward0":
-                _judge("Softmax", " (exp of log_softmax)", task)
-    return all(_operation(node) in AFFINE for node in nodes)
+        if layer := LAYERS.get(operation):
+            places = [name for name, part in module.named_modules() if type(part).__name__ == layer]
+            _check_last_layer(layer, f" ({places[0]})" if len(places) == 1 else "", task)
+        elif operation == "exp" and operation_name(node.next_functions[0][0]) == "logsoftmax":
+            _check_last_layer("Softmax", " (exp of log_softmax)", task)
 
 
 def _is_wide(node: Any) -> bool:
-    """Whether a clamp leaves nearly all probabilities: its bounds are there against overflow."""
+    """Return whether a clamp leaves nearly all probabilities: its bounds prevent overflow."""
     bounds = [getattr(node, name, None) for name in ("_saved_min", "_saved_max")]
     return all(isinstance(bound, int | float) and abs(bound) >= WIDE for bound in bounds if bound is not None)
 
 
-WIDE = 10
-"""A logit whose probability is 5e-5 from 0 or 1."""
+def find_nonfinite_row(values: Tensor) -> int | None:
+    """Return the index of the first row that holds NaN or infinity."""
+    rows = (~values.isfinite()).nonzero()
+    return int(rows[0, 0]) if len(rows) else None
 
 
-def _operation(node: Any) -> str:
-    return type(node).__name__.rstrip("0123456789").removesuffix("Backward")
-
-
-def _ends(node: Any) -> Iterator[Any]:
-    """The operations that made the values, behind those that only shape them."""
-    seen, ahead = set(), [node]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if _operation(node) in SHAPING:
-            ahead += [inner for inner, _ in node.next_functions]
-        else:
-            yield node
-
-
-def check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
-    """ValueError where the first batch's outputs are not finite, or rows of probabilities."""
-    outputs = logits.detach()
-    if not bool(outputs.isfinite().all()):
-        row = int((~outputs.isfinite()).flatten(1).any(1).nonzero()[0])
+def _check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
+    """Raise an error if the first batch's outputs are not finite, or are probabilities."""
+    if (row := find_nonfinite_row(logits)) is not None:
         cause = "Look at the net's layers and at the inputs' scale."
-        if isinstance(inputs, Tensor) and inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-            bad = int((~inputs.isfinite()).flatten(1).any(1).nonzero()[0]) if inputs.ndim > 1 else 0
+        if isinstance(inputs, Tensor) and (bad := find_nonfinite_row(inputs)) is not None:
             cause = f"The inputs of row {bad} hold NaN or infinity: mend them, or leave those rows out."
         raise DataError(f"Row {row} of the first batch's logits is not finite. {cause}", row=row)
-    _check_sums(outputs, task, "the first batch's outputs")
+    _check_sums(logits, task, "the first batch's outputs")
 
 
 def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
-    """ValueError where rows of outputs are probabilities, which sum to 1."""
+    """Raise ConfigError if rows of outputs are probabilities, which sum to 1."""
     if task.num_outputs == 1 or not len(outputs):
         return
     total = outputs.float().sum(1)
-    near = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if bool((outputs >= 0).all() & ((total - 1).abs() <= near).all()):
+    tolerance = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    if bool((outputs >= 0).all() & ((total - 1).abs() <= tolerance).all()):
         raise ConfigError(
             f"Each row of {what} is between 0 and 1 and sums to 1, as after a softmax, "
             f"but the loss takes raw logits and applies {task.activation} itself. Return the logits; use "
@@ -191,126 +130,110 @@ def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
 
 
 class OutputChecks:
-    """Looks at a module's outputs until it is known what they are; then it costs nothing."""
+    """Checks of a module's outputs in its first batches; afterwards they cost nothing."""
 
     def __init__(self) -> None:
-        self.values_seen = False
-        self.graph_seen = False
-        self.evaluation_seen = False
-        self.gradient_seen = False
-        self.bias_init: Tensor | None = None
-        """The bias that was set to start from the labels' shares."""
-        self.finite_at = -1
-        """After which step the weights were last seen to be finite."""
-        self.affine = False
-        """Whether the net was seen to end in a linear layer or a convolution."""
+        self.values_checked = False
+        self.graph_checked = False
+        self.evaluation_checked = False
+        self.gradient_checked = False
+        self.initialized_bias: Tensor | None = None
+        """The bias that was initialised, until it is known whether the logits contain it."""
+        self.ends_affine = False
+        """Whether the net ends in a linear layer or a convolution."""
 
-    def outputs_of(self, module: nn.Module, inputs: Any, task: Task) -> Any:
-        """Return what a module makes of inputs, checked in the first batch in evaluation mode.
+    def call(self, module: nn.Module, inputs: Any, task: Task) -> Any:
+        """Return `module(inputs)`, checked in the first batch in evaluation mode.
 
-        A module may behave differently in evaluation mode, where there is no autograd graph. Of a compiled
-        one the values alone are checked.
-
-        Raises:
-            ValueError: the outputs are probabilities.
+        A module may behave differently in evaluation mode, where there is no autograd graph. With a compiled
+        one only the values are checked.
         """
         try:
-            return self._outputs_of(module, inputs, task)
+            if module.training or self.evaluation_checked:
+                return module(inputs)
+            return self._call_in_evaluation(module, inputs, task)
         except RuntimeError as error:
             # not one that is out of memory, not implemented, or of a process that has lost another one
             if type(error) is not RuntimeError or (dist.is_available() and dist.is_initialized()):
                 raise
-            given = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
+            shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             raise ConfigError(
-                f"The net fails for inputs{given}: {first_sentence(error)}. (HYDRA_FULL_ERROR=1 shows the "
+                f"The net fails for inputs{shape}: {first_sentence(error)}. (HYDRA_FULL_ERROR=1 shows the "
                 "traceback.)"
             ) from error
 
-    def _outputs_of(self, module: nn.Module, inputs: Any, task: Task) -> Any:
-        if module.training or self.evaluation_seen:
-            return module(inputs)
-        self.evaluation_seen = True
+    def _call_in_evaluation(self, module: nn.Module, inputs: Any, task: Task) -> Any:
+        self.evaluation_checked = True
         compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
         operations = LastOperations()
         with nullcontext() if compiled else operations:
             outputs = module(inputs)
         if isinstance(outputs, Tensor):
-            kind = operations.kind_of(outputs)
-            if kind is not None and not _may_be_meant(kind, task):
-                _judge(kind, " in evaluation mode", task)
+            _check_last_layer(operations.layer_of(outputs), " in evaluation mode", task, may_warn=False)
             if outputs.ndim > 1:
                 _check_sums(outputs.detach(), task, "the outputs in evaluation mode")
         return outputs
 
-    def look(self, logits: Tensor, inputs: Any, module: nn.Module, task: Task) -> None:
-        """Values in the first batch, the graph in the first to train on.
-
-        Raises:
-            ValueError: they are no raw logits, or nothing would be learned from them.
-        """
-        if self.graph_seen or torch.compiler.is_compiling():
+    def check(self, logits: Tensor, inputs: Any, module: nn.Module, task: Task) -> None:
+        """Check the values of the first batch, and the graph of the first one to train on."""
+        if self.graph_checked or torch.compiler.is_compiling():
             return
-        if not self.values_seen:
-            check_first_outputs(logits, inputs, task)
-            self.values_seen = True
+        if not self.values_checked:
+            _check_first_outputs(logits.detach(), inputs, task)
+            self.values_checked = True
         if module.training and torch.is_grad_enabled():
-            self.affine = check_graph(logits, module, task)
-            self._check_head(logits)
-            self.graph_seen = True
+            nodes = [*find_last_nodes(logits.grad_fn)]
+            _check_graph(logits, nodes, module, task)
+            self.ends_affine = all(operation_name(node) in AFFINE for node in nodes)
+            self._check_bias(nodes)
+            self.graph_checked = True
 
-    def look_at_chunked(self, logits: "ChunkedLogits", module: nn.Module) -> None:
-        """What a chunked head takes, in the first batch and in the first to train on.
-
-        Raises:
-            ValueError: it is not finite, or no gradient would go back from the head.
-        """
-        if self.graph_seen:
+    def check_chunked(self, logits: "ChunkedLogits", module: nn.Module) -> None:
+        """Do the same for what a chunked head takes."""
+        if self.graph_checked:
             return
-        inputs = logits.inputs.detach()
-        if not self.values_seen and not bool(inputs.isfinite().all()):
-            row = int((~inputs.isfinite()).any(1).nonzero()[0])
+        if not self.values_checked and (row := find_nonfinite_row(logits.inputs.detach())) is not None:
             raise DataError(
                 f"Row {row} of what the head takes in the first batch is not finite. Look at the net's "
                 "layers, and at the inputs: they may hold NaN or infinity.",
                 row=row,
             )
-        self.values_seen = True
+        self.values_checked = True
         if module.training and torch.is_grad_enabled():
             if not logits.with_grad:
                 raise ConfigError(
                     "The logits carry no gradient, so nothing but the head would be learned: forward must "
                     "not run under torch.no_grad() or torch.inference_mode()."
                 )
-            self.graph_seen = True
+            self.graph_checked = True
 
-    def _check_head(self, logits: Tensor) -> None:
-        """Whether the layer that was taken for the last one made the logits."""
-        bias, nodes = self.bias_init, [*_ends(logits.grad_fn)]
-        if bias is not None and self.affine and not any(b is bias for b in bias_values(nodes)):
+    def _check_bias(self, nodes: list[Any]) -> None:
+        """Warn if the layer whose bias was initialised did not compute the logits."""
+        bias, self.initialized_bias = self.initialized_bias, None
+        if bias is not None and self.ends_affine and not any(b is bias for b in bias_values(nodes)):
             warn(
                 "no_head_bias",
                 "bias_init=prior has set the bias of the last registered layer with as many outputs as the "
                 "task, but another one made the logits. Leave bias_init out (bias_init=null), or register "
                 "the head last.",
             )
-        self.bias_init = None
 
-    def look_at_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
-        """ValueError where a loss that is not 0 has sent no gradient back to any weight.
+    def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
+        """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights.
 
         Args:
             module: Whose weights they are.
             outputs: What the step returned.
-            may_raise: Whether no gradient is a mistake by now: a loss of the user's may be constant at first.
+            may_raise: False while a gradient of 0 may be correct: a user's loss may be constant at first.
         """
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):
             return
-        there = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
         # under FSDP2 a process has parts alone, which may be 0, or empty
-        parts_alone = any(hasattr(gradient, "to_local") for gradient in there)
-        self.gradient_seen = not there or parts_alone or any(bool(g.count_nonzero()) for g in there)
-        if not self.gradient_seen and may_raise:
+        sharded = any(hasattr(gradient, "to_local") for gradient in gradients)
+        self.gradient_checked = not gradients or sharded or any(bool(g.count_nonzero()) for g in gradients)
+        if not self.gradient_checked and may_raise:
             raise ConfigError(
                 f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "
                 "learned. Something in forward, or in a loss of your own, has no gradient, such as round(), "
@@ -319,37 +242,32 @@ class OutputChecks:
 
 
 class FirstEpochChecks:
-    """The range of an epoch's outputs, and whether each row had one label; added up on the device."""
+    """The range of an epoch's outputs, and whether each row had one label; accumulated on the device."""
 
     def __init__(self) -> None:
-        self.rows = 0
-        self.least: Tensor | None = None
-        self.most: Tensor | None = None
-        self.single: Tensor | None = None
+        self._rows = 0
+        self._extremes: list[Tensor] = []
+        self._single_labels: list[Tensor] = []
 
-    def update(self, outputs: Tensor, truth: Tensor) -> None:
-        """Take in rows of outputs (N, C), and of the target as `task.to_hard_labels` makes it."""
-        if not outputs.numel():
-            return
-        self.rows += len(outputs)
-        least, most = outputs.aminmax()
-        single = ((truth == 1).sum(1) == 1).all() if truth.ndim == 2 else torch.zeros_like(least).bool()
-        self.least = least if self.least is None else torch.minimum(self.least, least)
-        self.most = most if self.most is None else torch.maximum(self.most, most)
-        self.single = single if self.single is None else self.single & single
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Add rows of outputs (N, C), and of the target as `task.to_hard_labels` returns it."""
+        if outputs.numel():
+            self._rows += len(outputs)
+            self._extremes += outputs.aminmax()
+            if labels.ndim == 2:
+                self._single_labels.append(((labels == 1).sum(1) == 1).all())
 
     def warn_of_outputs(self) -> None:
         """Warn of logits that all lie in [0, 1]."""
-        if self.least is None or self.most is None or self.rows < FEW_ROWS:
+        if self._rows < MIN_ROWS:
             return
-        least, most = float(self.least), float(self.most)
-        if 0 <= least < most <= 1:
+        lowest, highest = map(float, torch.stack(self._extremes).aminmax())
+        if 0 <= lowest < highest <= 1:
             warn(
                 "outputs_look_like_probabilities",
-                f"All outputs of the first epoch lie between {least:.3g} and {most:.3g}, as probabilities "
-                "do. If they are, return raw logits: the loss applies the activation itself. If not "
-                "(cosines, "
-                "say), scale them: logits in that range cannot be sure of anything.",
+                f"All outputs of the first epoch lie between {lowest:.3g} and {highest:.3g}, as "
+                "probabilities do. If they are, return raw logits: the loss applies the activation itself. "
+                "If not (cosines, say), scale them: logits in that range cannot be sure of anything.",
             )
 
     def warn_of_labels(self, task: Task, positives: Tensor, negatives: Tensor) -> None:
@@ -359,5 +277,5 @@ class FirstEpochChecks:
         if absent := [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]:
             warn_class_without_rows(absent)
         several = task.several_labels and task.num_outputs > 1
-        if several and self.single is not None and bool(self.single):
+        if several and self._single_labels and bool(torch.stack(self._single_labels).all()):
             warn_looks_multiclass()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainers import quiet_trainer
 
 import lossselect as ls
-from lossselect.training.diagnostics.nonfinite import MAX_AHEAD, MAX_OVERFLOWS, MAX_SKIPPED
+from lossselect.training.diagnostics.nonfinite import MAX_OVERFLOWS, MAX_PENDING, MAX_SKIPPED
 
 
 class Poisoned(nn.Module):
@@ -106,7 +106,7 @@ def test_skipped(tmp_path):
     )
     with pytest.warns(UserWarning, match=r"not finite in step 5 .*left out.*skipped_step"):
         run()
-    assert module._finite_watch.skipped == 2
+    assert module._finite_check.skipped == 2
     assert trainer.global_step == 16
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert trainer.callback_metrics["val/loss"].isfinite()  # the running means as well
@@ -122,7 +122,7 @@ def test_skipped_of_a_group(tmp_path):
     module.net.append(nn.BatchNorm1d(3))  # which sees what the poisoned part returns
     with pytest.warns(UserWarning, match="left out"):
         run()
-    assert module._finite_watch.skipped == 1
+    assert module._finite_check.skipped == 1
     for name, value in module.state_dict().items():
         assert bool(value.isfinite().all()), name
     assert module.net[4].num_batches_tracked == 4
@@ -156,7 +156,7 @@ def test_not_for_ever(tmp_path):
         pytest.warns(UserWarning, match="left out"),
     ):
         run()
-    assert module._finite_watch.skipped == MAX_SKIPPED
+    assert module._finite_check.skipped == MAX_SKIPPED
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
@@ -194,16 +194,16 @@ class TestOnAGPU:
             module, trainer = self.without_checkpoints(tmp_path, Poisoned(backward={3: torch.nan}))
             with pytest.raises(ValueError, match=r"not finite in step 3 \(epoch 0, batch 2\): the weights"):
                 trainer.fit(module, DataLoader(rows(256), 8))
-        assert trainer.global_step == 2 + MAX_AHEAD
+        assert trainer.global_step == 2 + MAX_PENDING
 
     def test_a_gpu_that_is_behind_keeps_its_queue(self, tmp_path):
-        """Only the oldest answer is waited for, when `MAX_AHEAD` later ones are on their way."""
+        """Only the oldest answer is waited for, when `MAX_PENDING` later ones are on their way."""
         with simulated_gpu() as gpu:
             gpu.events_behind = 99
             module, trainer = self.without_checkpoints(tmp_path, nn.Identity(), max_epochs=1)
             trainer.fit(module, DataLoader(rows(256), 8))
             waits = [wait.operation for wait in gpu.waits if "Event" in wait.operation]
-        assert waits == [f"Event.synchronize() {MAX_AHEAD} events behind"] * (32 - MAX_AHEAD)
+        assert waits == [f"Event.synchronize() {MAX_PENDING} events behind"] * (32 - MAX_PENDING)
 
     def without_checkpoints(self, tmp_path, poison, **options):
         module, trainer, _ = fit(tmp_path, poison, **options, **self.ON_GPU)
