@@ -11,8 +11,8 @@ from lossselect.data.preprocessing.array_features import column_of
 from lossselect.data.preprocessing.table_features import SOME_ROWS
 from lossselect.data.readers.arrays import as_frame
 from lossselect.exceptions import DataError
-from lossselect.labels.label_lists import LabelLists
-from lossselect.tasks.label_counts import LabelCounts, count_lists, count_target
+from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.tasks.label_counts import LabelCounts, count_sparse, count_target
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
@@ -42,15 +42,15 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
 
 def _count_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     labels = splits.labels
-    if isinstance(labels, LabelLists):
-        return {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}
+    if isinstance(labels, SparseLabels):
+        return {split: count_sparse(labels.select(rows)) for split, rows in splits.rows.items()}
     target = task.encode(labels)
     return {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
 
 
-def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | LabelLists) -> None:
+def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | SparseLabels) -> None:
     """A column that has one value for each class is perhaps the label in other words."""
-    if isinstance(labels, LabelLists) or labels.ndim > 1:
+    if isinstance(labels, SparseLabels) or labels.ndim > 1:
         return
     label = pl.Series(np.nan_to_num(labels, nan=-1.0))
     if isinstance(features, pl.DataFrame):

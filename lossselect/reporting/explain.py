@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossselect.chunked.options import top_metric_names
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
@@ -183,7 +183,7 @@ def _example(task: Task, splits: "Splits", chunked: bool) -> str:
     row = splits.rows["train"][:1].numpy()
     place = int(splits.rows_in_file("train")[0])
     given = splits.labels
-    labels = given.multi_hot(row) if isinstance(given, LabelLists) else given[row]
+    labels = given.select(row).to_dense() if isinstance(given, SparseLabels) else given[row]
     encoded = task.encode(labels)
     if encoded.is_floating_point() and encoded.frac().nan_to_num().any():
         came = f"[{shorten([f'{value:.3g}' for value in np.ravel(labels)])}]"

@@ -124,7 +124,7 @@ def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
 def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...]) -> OwnData:
     from lossselect.data.checks import check_splits
     from lossselect.data.toy import load
-    from lossselect.labels.label_lists import LabelLists
+    from lossselect.labels.sparse_labels import SparseLabels
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
@@ -144,7 +144,7 @@ def _own_data(data: str, of_task: str, files: tuple[tuple[str | int, ...], ...])
     width = len(splits.class_names) if TASKS[settings["name"]].is_sized() else None
     # of labels of another task it is the labels that should be told, not the names
     task = make_task(num_outputs=width, **settings)
-    if not isinstance(splits.labels, LabelLists):
+    if not isinstance(splits.labels, SparseLabels):
         fits = len(splits.class_names) == len(task.names)
         encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
@@ -286,7 +286,7 @@ def prepare(config: DictConfig) -> Prepared:
     task = resolve_task(config, data)
     head = resolve_head(to_plain(config), task)
     if head["name"] == "chunked" and isinstance(data, TensorData):
-        data.take_positives()
+        data.use_sparse_targets()
     monitor = resolve_monitor(to_plain(config), task)
     config.monitor = monitor.metric
     module = TaskModule(

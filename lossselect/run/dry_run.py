@@ -41,7 +41,7 @@ class RowsOfOneBatch:
     def train_dataloader(self) -> Any:
         """As a run has it."""
         splits = self.splits
-        target = encode_labels(self.task, splits.labels, self.chunked)
+        target = encode_labels(self.task, splits.labels, dense=not self.chunked)
         batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
         return batches.loader(self.batch_size, shuffle=True)
 

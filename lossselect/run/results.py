@@ -21,7 +21,7 @@ from lossselect.data.datamodule import TensorData
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.prediction_table import (
     format_cells,
@@ -297,14 +297,8 @@ def _rows(batch: dict[str, Tensor]) -> range:
 def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
     """The target of the first test rows, decoded."""
     labels = data.splits.labels
-    if isinstance(labels, LabelLists):  # names of what is there, not a matrix of what is not
-        rows = data.splits.rows["test"].numpy()[:count]
-        indices, lengths = labels.of_rows(rows)
-        names = [task.names[i] for i in indices.tolist()]
-        ends = lengths.cumsum().tolist()
-        parts = [names[end - size : end] for end, size in zip(ends, lengths.tolist(), strict=True)]
-        gone = labels.missing[rows].tolist()
-        return format_cells([None if lost else cell for lost, cell in zip(gone, parts, strict=True)])
+    if isinstance(labels, SparseLabels):  # names of what is there, not a matrix of what is not
+        return format_cells(labels.select(data.splits.rows["test"][:count]).to_lists(task.names))
     return format_cells(task.decode(task.to_hard_labels(task.encode(data.splits.labels_of("test")[:count]))))
 
 

@@ -59,7 +59,7 @@ class TaskModule(Classifier, LightningModule):
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`: what becomes of a batch in training.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
             loss go through some outputs at a time, and nothing of (N, num_outputs) is ever held. Targets may
-            then be `Positives`; metrics are `top_metric_names(task)`. None is "dense".
+            then be `SparseLabels`; metrics are `top_metric_names(task)`. None is "dense".
         on_nonfinite: What becomes of a step whose loss or gradient is NaN or infinite: "stop" ends fit and
             says where that began, "skip" leaves the step out, up to 10 in a row.
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lossselect.data.readers.sparse_labels import lists_of
+from lossselect.data.readers.sparse_labels import read_sparse_labels
 from lossselect.exceptions import ConfigError, DataError, FileMissingError
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 from lossselect.utils.devices import free_memory
@@ -29,7 +29,7 @@ LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
 def read_arrays(
     path: str, features: str | None, target: str | None
-) -> tuple[np.ndarray, np.ndarray | LabelLists]:
+) -> tuple[np.ndarray, np.ndarray | SparseLabels]:
     """Features (N, F) and labels (N,) or (N, L), or lists of them.
 
     Args:
@@ -41,7 +41,7 @@ def read_arrays(
         FileNotFoundError: no such file.
         ValueError: a file that holds something else.
     """
-    labels: np.ndarray | LabelLists
+    labels: np.ndarray | SparseLabels
     if _suffix(path) == ".npz":
         with _opened(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
@@ -53,7 +53,7 @@ def read_arrays(
     elif _suffix(target) == ".npz":
         inputs = _opened(path)
         with _opened(target) as file:
-            labels = lists_of({name: _loaded(file, name, target) for name in file.files}, target)
+            labels = read_sparse_labels({name: _loaded(file, name, target) for name in file.files}, target)
     else:
         inputs, labels = _opened(path), _opened(target)
     inputs = _checked(inputs, path)
