@@ -26,8 +26,8 @@ def sklearns(labels: list[str] | np.ndarray) -> np.ndarray:
 
 
 def our_lists(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-    lists = Vocabulary.fit_lists(rows).encode_lists(rows)
-    return lists.indices, lists.offsets
+    indices, indptr = Vocabulary.fit_lists(rows).encode_lists(rows).csr()
+    return indices.numpy(), indptr.numpy()
 
 
 def sklearns_lists(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ def make(loss, outputs, rows, features, device):
     import lossselect as ls
     from lossselect.chunked.linear import ChunkedLogits
     from lossselect.chunked.loss import chunked_loss
-    from lossselect.labels.positives import Positives
+    from lossselect.labels.sparse_labels import SparseLabels
 
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -51,7 +51,7 @@ def make(loss, outputs, rows, features, device):
     index = torch.randint(0, outputs, (rows,), device=device)
     there = torch.randint(0, outputs // LABELS, (rows, LABELS)) * LABELS + torch.arange(LABELS)
     offsets = torch.arange(0, rows * LABELS + 1, LABELS)
-    positives = Positives.of_lists(there.flatten(), offsets, outputs).to(device)
+    labels = SparseLabels.from_csr(there.flatten(), offsets, outputs).to(device)
     there = there.to(device)
     task = ls.Multilabel(outputs) if loss == "bce" else ls.Multiclass(outputs)
     criterion = ls.select_loss(task).to(device)
@@ -64,7 +64,7 @@ def make(loss, outputs, rows, features, device):
         return functional.binary_cross_entropy_with_logits(logits, target)
 
     def chunked():
-        target = positives if loss == "bce" else index
+        target = labels if loss == "bce" else index
         return chunked_loss(criterion, ChunkedLogits(x, weight, bias), target)[0]
 
     def torchs():

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from lossselect.decision.fit import fit_decision
     from lossselect.export.read import load_exported
     from lossselect.export.write import export_model
-    from lossselect.labels.label_lists import LabelLists
-    from lossselect.labels.positives import Positives
+    from lossselect.labels.sparse_labels import SparseLabels
     from lossselect.labels.vocabulary import Vocabulary
     from lossselect.losses.auto import suggest_loss
     from lossselect.losses.loss import Loss, select_loss
@@ -39,7 +38,7 @@ _HOME = {
     "make_task": "tasks.registry",
     "LossSelectWarning": "utils.warnings",
     "ignore_warnings": "utils.warnings",
-    "LabelLists": "labels.label_lists",
+    "SparseLabels": "labels.sparse_labels",
     "Vocabulary": "labels.vocabulary",
     "check_task": "tasks.infer",
     "infer_task": "tasks.infer",
@@ -54,7 +53,6 @@ _HOME = {
     "TaskModule": "training.module",
     "CheckpointOnSignal": "training.callbacks.checkpoint_on_signal",
     "StepsPerExecution": "training.callbacks.steps_per_execution",
-    "Positives": "labels.positives",
     "tune_decision": "training.tune",
     "explain_task": "reporting.explain",
     "export_model": "export.write",
@@ -67,12 +65,11 @@ __all__ = [
     "Binary",
     "CheckpointOnSignal",
     "LabelCounts",
-    "LabelLists",
     "Loss",
     "LossSelectWarning",
     "Multiclass",
     "Multilabel",
-    "Positives",
+    "SparseLabels",
     "StepsPerExecution",
     "Task",
     "TaskModule",

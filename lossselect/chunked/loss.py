@@ -16,7 +16,7 @@ from lossselect.chunked.gradients import Gradients
 from lossselect.chunked.linear import ChunkedLogits
 from lossselect.chunked.sums import SigmoidSums, SoftmaxSums, Sums
 from lossselect.exceptions import ConfigError, DataError, UnsupportedError
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.options import check_sample_weight
 from lossselect.losses.registry import LOSSES, formula_takes
 
@@ -56,7 +56,7 @@ def check_chunkable(loss: Any) -> None:
 def chunked_loss(
     loss: "Loss",
     logits: ChunkedLogits,
-    target: "Tensor | Positives",
+    target: "Tensor | SparseLabels",
     sample_weight: Tensor | None = None,
     look: Callable[[slice, int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +70,7 @@ def chunked_loss(
     Args:
         loss: Of `select_loss`; see `check_chunkable`.
         logits: Of a `ChunkedLinear`.
-        target: `Positives` (sigmoid), or class indices (N,), -100 where missing (softmax).
+        target: `SparseLabels` (sigmoid), or class indices (N,), -100 where missing (softmax).
         sample_weight: (N,).
         look: Is shown each block of logits: which rows, the first column, and the block, to be left as it is.
 
@@ -82,10 +82,10 @@ def chunked_loss(
             another shape or device; on a CPU a value that no canonical target or weight has.
 
     Example:
-        >>> from lossselect import Multilabel, Positives, select_loss
+        >>> from lossselect import Multilabel, SparseLabels, select_loss
         >>> from lossselect.chunked import ChunkedLinear
         >>> head, task = ChunkedLinear(8, 1000), Multilabel(1000)
-        >>> target = Positives.of_lists(indices=[3, 999, 5], offsets=[0, 2, 3], num_labels=1000)
+        >>> target = SparseLabels.from_csr(indices=[3, 999, 5], indptr=[0, 2, 3], num_labels=1000)
         >>> mean, total, count = chunked_loss(select_loss(task), head(torch.zeros(2, 8)), target)
         >>> mean.backward()
         >>> int(count)
@@ -120,14 +120,16 @@ def _checked(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Te
         )
     rows = logits.shape[:1]
     if not loss.task.exclusive:
-        target = target if isinstance(target, Positives) else Positives.of_target(target)
+        target = target if isinstance(target, SparseLabels) else SparseLabels.from_dense(target)
         expected = logits.shape
     elif isinstance(target, Tensor) and not target.is_floating_point():
         loss.task.check_values(target)
         expected = rows
     else:
-        if isinstance(target, Positives):
-            raise ConfigError(f"Positives are a target of task=multilabel: {loss.task} takes class indices.")
+        if isinstance(target, SparseLabels):
+            raise ConfigError(
+                f"SparseLabels are a target of task=multilabel: {loss.task} takes class indices."
+            )
         raise ConfigError("A chunked head takes class indices (N,), no soft labels: head=dense takes them.")
     if target.shape != expected:
         raise DataError(

@@ -9,9 +9,8 @@ from torch.nn.functional import softplus
 
 from lossselect.chunked.gradients import Back, Gradients
 from lossselect.chunked.linear import ChunkedLogits, flat_of
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.registry import IGNORE_INDEX
-from lossselect.utils.device_ops import count_occurrences
 
 if TYPE_CHECKING:
     from lossselect.losses.loss import Loss
@@ -137,7 +136,7 @@ class SigmoidSums(Sums):
     absent; where they are there, theirs are put in place.
     """
 
-    target: Positives
+    target: SparseLabels
 
     def _known(self) -> Tensor | None:
         return None if self.target.missing is None else ~self.target.missing
@@ -146,14 +145,14 @@ class SigmoidSums(Sums):
         width, unknown = self.logits.shape[1], self.target.unknown
         rows = torch.full((len(self.logits),), width, dtype=torch.float64, device=self.logits.device)
         if unknown is not None:
-            rows = rows - count_occurrences(unknown[0], len(rows))
+            rows = rows - unknown.count_per_row()
         return (rows if self.factor is None else rows * self.factor).sum()
 
     def _rows(self, rows: slice, back: Back | None) -> None:
-        positives = Pairs.of_group(self.target.rows, self.target.labels, self.logits, rows)
+        positives = Pairs.of_group(*self.target.coo(), self.logits, rows)
         unknown = None
         if self.target.unknown is not None:
-            unknown = Pairs.of_group(*self.target.unknown, self.logits, rows)
+            unknown = Pairs.of_group(*self.target.unknown.coo(), self.logits, rows)
         factor = None if self.factor is None else self.factor[rows]
         group = Group(rows, positives, unknown, factor)
         turn = self._cross_entropy if self.loss.name == "cross_entropy" else self._by_autograd
@@ -206,7 +205,7 @@ class SigmoidSums(Sums):
 
     def _by_autograd(self, first: int, end: int, block: Tensor, group: Group, turn: bool) -> Tensor:
         """Adds to the numerator; the gradient of the block."""
-        target = self.target.matrix(first, end, block.dtype)[group.rows]
+        target = self.target.to_dense(first, end, block.dtype)[group.rows]
         with torch.enable_grad():
             leaf = block.detach().requires_grad_(turn)
             losses, _, missing = self.loss._sigmoid(leaf, target, slice(first, end))

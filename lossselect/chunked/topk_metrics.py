@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from lossselect.chunked.linear import ChunkedLogits, Highest
 from lossselect.chunked.options import TOP_K, top_metric_names
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 from lossselect.tasks.tensors import as_constant, missing_where_nan
@@ -32,7 +32,9 @@ class TopKOutputs:
         target: Of the same rows; None to predict.
     """
 
-    def __init__(self, task: Task, logits: ChunkedLogits, target: "Positives | Tensor | None" = None) -> None:
+    def __init__(
+        self, task: Task, logits: ChunkedLogits, target: "SparseLabels | Tensor | None" = None
+    ) -> None:
         self.task, self.logits, self.target = task, logits, target
         like = torch.empty(0, dtype=logits.wide, device=logits.device)
         self.highest = Highest(len(logits), min(TOP_K, logits.shape[1]), like)
@@ -63,8 +65,8 @@ class TopKOutputs:
         if isinstance(temperature, Tensor) or temperature != 1:
             block = block / temperature
         decided = block.sigmoid() >= threshold
-        if isinstance(self.target, Positives):
-            truth = self.target.matrix(first, end)[rows]
+        if isinstance(self.target, SparseLabels):
+            truth = self.target.to_dense(first, end)[rows]
             self.right += (decided & (truth == 1)).sum()
             if self.target.unknown is not None or self.target.missing is not None:
                 decided &= ~truth.isnan()
@@ -140,10 +142,10 @@ class TopKMetrics(Metric):
         # rows, predictions, right ones, labels that are there, outputs that are no number
         self.add_state("counted", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, outputs: TopKOutputs, target: "Positives | Tensor") -> None:
+    def update(self, outputs: TopKOutputs, target: "SparseLabels | Tensor") -> None:
         """Take in a batch."""
         columns = outputs.columns
-        if isinstance(target, Positives):
+        if isinstance(target, SparseLabels):
             known, hits, there, most = self._of_labels(columns, target)
         else:
             known = target != IGNORE_INDEX
@@ -168,22 +170,25 @@ class TopKMetrics(Metric):
             [known.sum(), outputs.decided, outputs.right, (there * known).sum(), outputs.nans]
         )
 
-    def _of_labels(self, columns: Tensor, target: Positives) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _of_labels(
+        self, columns: Tensor, target: SparseLabels
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Which rows are known, which of the highest are there, how many are, and their largest weights."""
-        keys = target.labels * target.num_rows + target.rows  # they rise
-        asked = columns * target.num_rows + torch.arange(target.num_rows, device=columns.device).unsqueeze(1)
+        rows, labels = target.coo()
+        keys = labels * len(target) + rows  # they rise
+        asked = columns * len(target) + torch.arange(len(target), device=columns.device).unsqueeze(1)
         places = torch.searchsorted(keys, asked).clamp(max=max(len(keys) - 1, 0))
         hits = keys[places] == asked if len(keys) else torch.zeros_like(asked, dtype=torch.bool)
-        there = target.per_row()
+        there = target.count_per_row()
         most = None
         if self.inverse is not None:
             # of each row the k largest: in order of rows, the largest first, each at its place
-            weights = self.inverse[target.labels]
+            weights = self.inverse[labels]
             order = weights.argsort(descending=True)
-            order = order[target.rows[order].argsort(stable=True)]
-            rows = target.rows[order]
+            order = order[rows[order].argsort(stable=True)]
+            rows = rows[order]
             place = torch.arange(len(rows), device=rows.device) - (there.cumsum(0) - there)[rows]
-            most = torch.zeros(target.num_rows, columns.shape[1] + 1, dtype=weights.dtype, device=rows.device)
+            most = torch.zeros(len(target), columns.shape[1] + 1, dtype=weights.dtype, device=rows.device)
             most[rows, place.clamp(max=columns.shape[1])] = weights[order]
             most = most[:, :-1]
         return target.known_rows(), hits, there, most

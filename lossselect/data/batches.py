@@ -9,46 +9,38 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lossselect.data.sampler import RowBatches
-from lossselect.labels.label_lists import LabelLists
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch
 from lossselect.tasks.infer import encode_checked
 from lossselect.tasks.registry import Task
 
 
 class LabelRows:
-    """Lists of labels as a target: rows of 0 and 1, made when they are taken."""
+    """Sparse labels as a target, of which the rows of a batch are taken.
 
-    def __init__(self, lists: LabelLists) -> None:
-        self.lists = lists
+    Args:
+        labels: Of all rows.
+        dense: Whether rows are float32 (n, num_labels), for a single row (num_labels,); else `SparseLabels`.
+    """
 
-    def __len__(self) -> int:
-        return len(self.lists)
-
-    def __getitem__(self, rows: Any) -> Tensor:
-        """float32 (len(rows), num_labels), NaN where missing; for a single row (num_labels,)."""
-        index = torch.as_tensor(rows)
-        target = torch.from_numpy(self.lists.multi_hot(np.atleast_1d(index.numpy())))
-        return target if index.ndim else target[0]
-
-
-class PositiveRows:
-    """The same for a chunked head: `Positives`, of a batch each."""
-
-    def __init__(self, lists: LabelLists) -> None:
-        self.lists = lists
+    def __init__(self, labels: SparseLabels, dense: bool = True) -> None:
+        self.labels, self.dense = labels, dense
 
     def __len__(self) -> int:
-        return len(self.lists)
+        return len(self.labels)
 
-    def __getitem__(self, rows: Any) -> Positives:
-        return Positives.of_rows(self.lists, np.atleast_1d(torch.as_tensor(rows).numpy()))
+    def __getitem__(self, rows: Any) -> Tensor | SparseLabels:
+        chosen = self.labels.select(rows)
+        if not self.dense:
+            return chosen
+        target = chosen.to_dense()
+        return target if np.ndim(rows) else target[0]
 
 
-def encode_labels(task: Task, labels: Any, positives: bool = False) -> Any:
-    """Return labels of `Splits` as batches take them; `positives` is whether lists are for a chunked head."""
-    if isinstance(labels, LabelLists):
-        return (PositiveRows if positives else LabelRows)(labels)
+def encode_labels(task: Task, labels: Any, dense: bool = True) -> Any:
+    """Return labels of `Splits` as batches take them; sparse ones remain sparse unless `dense`."""
+    if isinstance(labels, SparseLabels):
+        return LabelRows(labels, dense)
     return encode_checked(task, labels)
 
 
@@ -125,7 +117,7 @@ class TensorBatches(Dataset[Any]):
 
     def block(self, batches: list[Tensor]) -> Block:
         """Return the batches of these indices; all of their rows are taken at once."""
-        if isinstance(self.target, PositiveRows):
+        if isinstance(self.target, LabelRows) and not self.target.dense:
             return Block([self[indices] for indices in batches])
         rows = self[torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)]
         return Block([len(indices) for indices in batches], rows)

@@ -11,8 +11,8 @@ from lossselect.data.preprocessing.array_features import array_column
 from lossselect.data.preprocessing.table_features import BLOCK_ROWS
 from lossselect.data.readers.arrays import as_frame
 from lossselect.exceptions import DataError
-from lossselect.labels.label_lists import LabelLists
-from lossselect.tasks.label_counts import LabelCounts, count_lists, count_target
+from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.tasks.label_counts import LabelCounts, count_sparse, count_target
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     """Check the splits, warn of what looks wrong, and return the counts of their labels."""
     labels = splits.labels
-    if isinstance(labels, LabelLists):
-        counts = {split: count_lists(labels, rows.numpy()) for split, rows in splits.rows.items()}
+    if isinstance(labels, SparseLabels):
+        counts = {split: count_sparse(labels.select(rows)) for split, rows in splits.rows.items()}
     else:
         target = task.encode(labels)
         counts = {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
@@ -41,9 +41,9 @@ def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
     return counts
 
 
-def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | LabelLists) -> None:
+def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | SparseLabels) -> None:
     """Warn of a column that has one value for each class: perhaps it is the label in other words."""
-    if isinstance(labels, LabelLists) or labels.ndim > 1:
+    if isinstance(labels, SparseLabels) or labels.ndim > 1:
         return
     label = pl.Series(np.nan_to_num(labels, nan=-1.0))
     columns = features.iter_columns() if isinstance(features, pl.DataFrame) else _candidates(features, label)

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lossselect.data.batches import LabelRows, PositiveRows, TensorBatches, encode_labels, identity
+from lossselect.data.batches import LabelRows, TensorBatches, encode_labels, identity
 from lossselect.data.checks import check_splits
 from lossselect.data.splits import Splits
 from lossselect.tasks.label_counts import LabelCounts
@@ -80,11 +80,11 @@ class TensorData(LightningDataModule):
             self.batch_size, shuffle, self.seed, **(trainer.distributed_sampler_kwargs or {})
         )
 
-    def take_positives(self) -> None:
-        """Give batches of lists of labels as `Positives`, for a chunked head."""
+    def use_sparse_targets(self) -> None:
+        """Give batches of lists of labels as `SparseLabels`, for a chunked head."""
         for batches in self.batches.values():
             if isinstance(batches.target, LabelRows):
-                batches.target = PositiveRows(batches.target.lists)
+                batches.target = LabelRows(batches.target.labels, dense=False)
 
     @property
     def class_names(self) -> tuple[str, ...]:

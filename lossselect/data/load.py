@@ -22,7 +22,7 @@ from lossselect.data.readers.arrays import read_arrays, read_weights
 from lossselect.data.readers.tables import check_columns, columns_of, read_table
 from lossselect.data.splits import SPLITS, Splits, split_rows
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.losses.options import MAX_WEIGHT
 from lossselect.utils.checks import format_setting, shorten
@@ -39,7 +39,7 @@ class Source:
 
     path: str
     features: Any
-    labels: "Sequence[pl.Series] | np.ndarray | LabelLists"
+    labels: "Sequence[pl.Series] | np.ndarray | SparseLabels"
     listed: bool
     reading: Mapping[str, Any]
     weights: np.ndarray | None = None
@@ -141,8 +141,8 @@ def load_own_data(
     return Splits(
         name=path,
         features=TableRows.concatenate(tables),
-        labels=LabelLists.concatenated(values)
-        if isinstance(values[0], LabelLists)
+        labels=SparseLabels.concatenate(values)
+        if isinstance(values[0], SparseLabels)
         else np.concatenate(values),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
@@ -229,7 +229,7 @@ def _names(setting: Any) -> list[str]:
 
 
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
-    if isinstance(source.labels, LabelLists):
+    if isinstance(source.labels, SparseLabels):
         if options.missing:
             raise DataError(
                 "Lists of labels have no mark for a missing one (data.missing, task.missing). Which rows are "
@@ -267,9 +267,11 @@ def _warn_of_missing_numbers(labels: Labels, parser: CellParser) -> None:
         )
 
 
-def _warn_of_unmatched(labels: "Sequence[pl.Series] | np.ndarray | LabelLists", marks: Sequence[Any]) -> None:
+def _warn_of_unmatched(
+    labels: "Sequence[pl.Series] | np.ndarray | SparseLabels", marks: Sequence[Any]
+) -> None:
     """Warn of a mark that no row has: perhaps the file writes it otherwise."""
-    if not marks or isinstance(labels, np.ndarray | LabelLists):
+    if not marks or isinstance(labels, np.ndarray | SparseLabels):
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls().to_list()]

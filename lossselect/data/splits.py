@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import shorten
 from lossselect.utils.warnings import warn
 
@@ -28,7 +28,7 @@ class Splits:
 
     name: str
     features: "Tensor | TableRows"
-    labels: "np.ndarray | LabelLists"
+    labels: "np.ndarray | SparseLabels"
     """What the task's `encode` takes, or lists."""
     class_names: tuple[str, ...]
     rows: dict[str, Tensor]
@@ -52,7 +52,9 @@ class Splits:
     def labels_of(self, split: str) -> np.ndarray:
         """Return the labels of a split's rows, as the task's `encode` takes them."""
         rows = self.rows[split].numpy()
-        return self.labels.multi_hot(rows) if isinstance(self.labels, LabelLists) else self.labels[rows]
+        if isinstance(self.labels, SparseLabels):
+            return self.labels.select(rows).to_dense().numpy()
+        return self.labels[rows]
 
 
 def make_splits(
@@ -97,7 +99,7 @@ def make_splits(
 
 
 def split_rows(
-    labels: "np.ndarray | LabelLists", fractions: Mapping[str, float], seed: int, names: Sequence[str]
+    labels: "np.ndarray | SparseLabels", fractions: Mapping[str, float], seed: int, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split, with labels in proportion as far as there are enough of each.
 
@@ -158,13 +160,13 @@ def split_rows(
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
 
 
-def _strata(labels: "np.ndarray | LabelLists") -> np.ndarray | None:
+def _strata(labels: "np.ndarray | SparseLabels") -> np.ndarray | None:
     """Return (N,) classes, -1 where missing; (N, L) 0/1; None if stratifying would take long."""
-    if isinstance(labels, LabelLists) or labels.ndim == 2:
-        width = labels.num_labels if isinstance(labels, LabelLists) else labels.shape[1]
+    if isinstance(labels, SparseLabels) or labels.ndim == 2:
+        width = labels.num_labels if isinstance(labels, SparseLabels) else labels.shape[1]
         if len(labels) * width > MAX_STRATIFIED:
             return None
-        matrix = labels.multi_hot() if isinstance(labels, LabelLists) else labels
+        matrix = labels.to_dense().numpy() if isinstance(labels, SparseLabels) else labels
         ones = (np.nan_to_num(matrix) >= 0.5).astype(np.int64)
         return ones[:, 0] if width == 1 else ones
     return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)

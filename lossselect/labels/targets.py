@@ -18,7 +18,7 @@ class EncodedBatch(NamedTuple):
 
     inputs: Any
     target: Any
-    """A tensor, or `Positives` for a chunked head."""
+    """A tensor, or `SparseLabels` for a chunked head."""
     weight: Tensor | None = None
 
 

@@ -5,15 +5,14 @@ offsets): a matrix of 0 and 1 is made of the rows of a batch, never of a data se
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError, UnseenLabelError
-from lossselect.labels.label_lists import LabelLists, as_label_rows, missing_rows
 from lossselect.labels.values import (
     IGNORE_INDEX,
     Value,
@@ -27,6 +26,9 @@ from lossselect.labels.values import (
 )
 from lossselect.utils.checks import first_duplicate, shorten, suggestion
 from lossselect.utils.warnings import warn
+
+if TYPE_CHECKING:
+    from lossselect.labels.sparse_labels import SparseLabels
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,16 @@ class Vocabulary:
             ValueError: all labels are missing, fractions, a label that is not among `class_names`.
             TypeError: labels of several types, lists.
         """
-        return cls._of(distinct_labels(as_entries(values)), class_names)
+        return cls._from_distinct(distinct_labels(as_entries(values)), class_names)
 
     @classmethod
     def fit_lists(cls, rows: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
         """The same for a list of labels per row, such as `[["news", "sport"], [], None]`."""
-        return cls._of(distinct_labels(list(chain.from_iterable(as_label_rows(rows)))), class_names)
+        lists, _ = _split_missing(rows)
+        return cls._from_distinct(distinct_labels(list(chain.from_iterable(lists))), class_names)
 
     @classmethod
-    def _of(cls, found: list[Value], class_names: Sequence[str] | None) -> "Vocabulary":
+    def _from_distinct(cls, found: list[Value], class_names: Sequence[str] | None) -> "Vocabulary":
         if class_names is None:
             return cls(tuple(found))
         names = tuple(map(str, class_names))
@@ -174,7 +177,7 @@ class Vocabulary:
             return f"{said} The labels are of type {kind}, this one is of type {type(value).__name__}."
         return f"{said}{suggestion(str(value), self.names)} There are {len(self)}: {shorten(self.names)}."
 
-    def encode_lists(self, rows: Iterable[Any], handle_unknown: str = "error") -> "LabelLists":
+    def encode_lists(self, rows: Iterable[Any], handle_unknown: str = "error") -> "SparseLabels":
         """The labels of each row as indices; a label that a row has twice counts once.
 
         Args:
@@ -185,9 +188,12 @@ class Vocabulary:
             ValueError: a label that the vocabulary lacks, or is None; says the row.
             TypeError: a row that is no list, such as a string.
         """
+        from lossselect.labels.sparse_labels import (
+            SparseLabels,
+        )  # imports torch, which nothing else here needs
+
         _check_policy(handle_unknown)
-        rows = as_entries(rows)  # once: it may be an iterator
-        lists = as_label_rows(rows)
+        lists, missing = _split_missing(rows)
         flat = list(chain.from_iterable(lists))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         owner = np.repeat(np.arange(len(lists)), lengths)
@@ -206,7 +212,7 @@ class Vocabulary:
                     "None as a whole, one without labels is an empty list.",
                     row=owner[hole],
                 )
-        return LabelLists.of_pairs(owner[known], codes[known], len(lists), len(self), missing_rows(rows))
+        return SparseLabels.from_pairs(owner[known], codes[known], (len(lists), len(self)), missing)
 
     def decode(self, indices: Any) -> list[Any]:
         """The labels of indices, as they came; None for -100.
@@ -224,14 +230,9 @@ class Vocabulary:
             raise ConfigError(f"There is no label {given[bad][0]}: indices are 0 to {len(self) - 1}.")
         return [None if i == IGNORE_INDEX else self.values[i] for i in given.tolist()]
 
-    def decode_lists(self, lists: "LabelLists") -> list[list[Value] | None]:
+    def decode_lists(self, labels: "SparseLabels") -> list[list[Value] | None]:
         """The labels of each row, in the vocabulary's order; None where nothing is known."""
-        labels = [self.values[i] for i in lists.indices.tolist()]
-        bounds = lists.offsets.tolist()
-        return [
-            None if gone else labels[start:stop]
-            for start, stop, gone in zip(bounds, bounds[1:], lists.missing.tolist(), strict=False)
-        ]
+        return labels.to_lists(self.values)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Plain values, for a checkpoint, of which `Vocabulary(**values)` makes it again."""
@@ -241,3 +242,22 @@ class Vocabulary:
 def _check_policy(handle_unknown: str) -> None:
     if handle_unknown not in ("error", "ignore"):
         raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")
+
+
+LISTS = (list, tuple, set, frozenset, np.ndarray)
+
+
+def _split_missing(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
+    """Return the rows of labels, empty where they are missing, and which rows are missing."""
+    entries = as_entries(rows)
+    others = set(map(type, entries)) - {*LISTS, type(None)}
+    missing = [is_missing(entry) if others else entry is None for entry in entries]
+    lists = [() if absent else entry for entry, absent in zip(entries, missing, strict=True)]
+    for i, row in enumerate(lists if others else ()):
+        if not hasattr(row, "__iter__") or isinstance(row, str | bytes | Mapping):
+            fix = " Split it first: split_delimited(values, '|')." if isinstance(row, str) else ""
+            raise DataTypeError(
+                f"Row {i} is {row!r}, but each row is a list of labels.{fix}", row=i, value=row
+            )
+        lists[i] = row if isinstance(row, LISTS) else list(row)
+    return lists, np.array(missing, dtype=bool)

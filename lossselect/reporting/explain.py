@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossselect.chunked.options import top_metric_names
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
@@ -169,8 +169,8 @@ def _format_by_output(task: Task, values: Any) -> str:
 def _format_example(task: Task, splits: "Splits", chunked: bool) -> str:
     """Return the labels of the first train row, as they are given and as the loss takes them."""
     row = splits.rows["train"][:1].numpy()
-    labels = splits.labels
-    labels = labels.multi_hot(row) if isinstance(labels, LabelLists) else labels[row]
+    labels: Any = splits.labels
+    labels = labels.select(row).to_dense() if isinstance(labels, SparseLabels) else labels[row]
     encoded = task.encode(labels)
     decoded = task.decode(task.to_hard_labels(encoded))[0]
     if encoded.is_floating_point() and encoded.frac().nan_to_num().any():

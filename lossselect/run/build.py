@@ -119,7 +119,7 @@ def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
 def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...], ...]) -> LoadedData:
     from lossselect.data.checks import check_splits
     from lossselect.data.toy import load
-    from lossselect.labels.label_lists import LabelLists
+    from lossselect.labels.sparse_labels import SparseLabels
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
@@ -139,7 +139,7 @@ def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...
     width = len(splits.class_names) if TASKS[settings["name"]].is_sized() else None
     # messages about labels of another task should name the labels, not the class names
     task = make_task(num_outputs=width, **settings)
-    if not isinstance(splits.labels, LabelLists):
+    if not isinstance(splits.labels, SparseLabels):
         fits = len(splits.class_names) == len(task.names)
         encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
@@ -276,7 +276,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
     config.monitor = monitor.metric
     arguments = build_classifier(config, task, data)
     if arguments["head"]["name"] == "chunked" and isinstance(data, TensorData):
-        data.take_positives()
+        data.use_sparse_targets()
     module = TaskModule(
         **arguments,
         optimizer=component_spec(config, "optimizer"),

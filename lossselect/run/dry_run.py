@@ -71,7 +71,7 @@ def _prepare_ours(config: DictConfig) -> Prepared:
     classifier.set_label_counts(counts["train"])
 
     def train_dataloader() -> Any:
-        target = encode_labels(task, splits.labels, classifier._chunked)
+        target = encode_labels(task, splits.labels, dense=not classifier._chunked)
         batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
         return batches.loader(config.data.batch_size, shuffle=True)
 

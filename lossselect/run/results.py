@@ -21,7 +21,7 @@ from lossselect.data.datamodule import TensorData
 from lossselect.decision.advice import Advice
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.prediction_table import (
     format_cells,
@@ -284,13 +284,8 @@ def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]
 def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
     """Return the target of the first test rows, decoded."""
     labels = data.splits.labels
-    if isinstance(labels, LabelLists):  # only the labels that are present are named
-        rows = data.splits.rows["test"].numpy()[:count]
-        indices, lengths = labels.of_rows(rows)
-        names = np.array(task.names, dtype=object)[indices]
-        cells = np.split(names, lengths.cumsum()[:-1])
-        missing = labels.missing[rows]
-        return format_cells([None if m else cell.tolist() for m, cell in zip(missing, cells, strict=True)])
+    if isinstance(labels, SparseLabels):  # names of the labels that are present, without a matrix
+        return format_cells(labels.select(data.splits.rows["test"][:count]).to_lists(task.names))
     return format_cells(task.decode(task.to_hard_labels(task.encode(data.splits.labels_of("test")[:count]))))
 
 

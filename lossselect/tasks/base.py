@@ -100,7 +100,7 @@ class Task(ABC):
             raise DataError(f"The target holds {came}, but the task is {self}. {fix}")
         vocabulary = _ClassNames(self.names)
         if form == "lists":
-            return vocabulary.encode_lists(target).multi_hot()
+            return vocabulary.encode_lists(target).to_dense()
         indices = vocabulary.encode(target)
         return np.where(indices == IGNORE_INDEX, np.nan, indices)
 

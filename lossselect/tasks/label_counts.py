@@ -8,8 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from lossselect.exceptions import DataError
-from lossselect.labels.label_lists import LabelLists
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
 from lossselect.utils.warnings import warn_one_hot_integers
 
@@ -89,7 +88,7 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
 
     Args:
         task: Whose labels they are.
-        labels: Of any form that `task.encode` takes or returns, or a `LabelLists`.
+        labels: Of any form that `task.encode` takes or returns, or `SparseLabels`.
 
     Raises:
         ValueError, TypeError: labels that do not fit the task.
@@ -100,10 +99,8 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
         [3, 1]
     """
     task = as_task(task)
-    if isinstance(labels, LabelLists):
-        return count_lists(labels, np.arange(len(labels)))
-    if isinstance(labels, Positives):
-        return count_positives(labels)
+    if isinstance(labels, SparseLabels):
+        return count_sparse(labels)
     return count_target(task, to_canonical(task, labels))
 
 
@@ -129,9 +126,9 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     of_rows: LabelCounts | None = None
     all_rows, settled = True, None
     for target in targets:
-        own = count_positives(target) if isinstance(target, Positives) else count_target(task, target)
+        own = count_sparse(target) if isinstance(target, SparseLabels) else count_target(task, target)
         counts = own if counts is None else counts + own
-        if all_rows and not isinstance(target, Positives):
+        if all_rows and not isinstance(target, SparseLabels):
             try:
                 rows = task.settle(target, trailing_dims=0)
             except ValueError:
@@ -148,26 +145,16 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     return of_rows
 
 
-def count_positives(labels: Positives) -> LabelCounts:
-    """The counts of a batch for a chunked head."""
-    width, known = labels.num_labels, labels.known_rows()
-    positives = np.bincount(labels.labels.numpy(), minlength=width)
-    of_each = np.full(width, int(known.sum()))
+def count_sparse(labels: SparseLabels) -> LabelCounts:
+    """Return the counts of sparse labels."""
+    known = labels.known_rows()
+    positives = labels.count_per_label().numpy()
+    of_each = np.full(labels.num_labels, int(known.sum()))
     if labels.unknown is not None:
-        of_each = of_each - np.bincount(labels.unknown[1].numpy(), minlength=width)
-    each = labels.per_row()[known]
-    missing = len(labels) * width - int(of_each.sum())
-    single = bool((each == 1).all())
+        of_each = of_each - labels.unknown.count_per_label().numpy()
+    missing = len(labels) * labels.num_labels - int(of_each.sum())
+    single = bool((labels.count_per_row()[known] == 1).all())
     return LabelCounts(len(labels), positives, of_each - positives, missing, single, positives.astype(float))
-
-
-def count_lists(labels: LabelLists, rows: np.ndarray) -> LabelCounts:
-    """The counts of some rows of lists."""
-    positives, gone = labels.counts(rows), int(labels.missing[rows].sum())
-    lengths = (labels.offsets[rows + 1] - labels.offsets[rows])[~labels.missing[rows]]
-    single = bool((lengths == 1).all())
-    negatives = len(rows) - gone - positives
-    return LabelCounts(len(rows), positives, negatives, gone * labels.num_labels, single, positives * 1.0)
 
 
 def count_target(task: Task, target: Tensor) -> LabelCounts:

@@ -15,7 +15,7 @@ from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import check_chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task
 from lossselect.exceptions import CheckpointError, ConfigError, DataError, OptionTypeError
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.auto import AutoLoss, loss_by_name
 from lossselect.losses.loss import Loss, safe_divide, select_loss
@@ -168,8 +168,8 @@ class Classifier(RecordsArguments, nn.Module):
                 "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
                 "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
             )
-        if isinstance(target, Positives):
-            target = target.matrix(dtype=torch.float32)
+        if isinstance(target, SparseLabels):
+            target = target.to_dense()
         target = self._fit_target(target, logits)
         self._output_checks.check(logits, inputs, self, self.task)
         return logits, target, weight
@@ -267,7 +267,7 @@ class Classifier(RecordsArguments, nn.Module):
     def _encoded(self, batch: Any) -> EncodedBatch:
         encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
         if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
-            return encoded._replace(target=Positives.of_target(encoded.target))
+            return encoded._replace(target=SparseLabels.from_dense(encoded.target))
         return encoded
 
     def _encode(self, batch: Any) -> EncodedBatch:
@@ -280,8 +280,8 @@ class Classifier(RecordsArguments, nn.Module):
         inputs, target, *more = unpacked
         encoded: Any = target
         if self._trailing_dims is None:
-            encoded = target if isinstance(target, Positives) else self.task.encode_first(target)
-        elif not isinstance(target, Positives):
+            encoded = target if isinstance(target, SparseLabels) else self.task.encode_first(target)
+        elif not isinstance(target, SparseLabels):
             encoded = self.task.encode(target, self._trailing_dims)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for

@@ -51,7 +51,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`, applied to each batch in training.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
             loss compute some outputs at a time, and no tensor (N, num_outputs) is ever held. Targets may
-            then be `Positives`; metrics are `top_metric_names(task)`. None is "dense".
+            then be `SparseLabels`; metrics are `top_metric_names(task)`. None is "dense".
         on_nonfinite: If the loss or gradient of a step is NaN or infinite, "stop" ends fit and says where it
             began; "skip" skips the step, up to 10 in a row.
 

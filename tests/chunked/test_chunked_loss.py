@@ -16,7 +16,7 @@ from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task
 from lossselect.chunked.topk_metrics import TopKOutputs
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 
 PRIOR = (np.array(EACH) / sum(EACH)).tolist()
 
@@ -59,7 +59,7 @@ def both(task, name, options, *, dtype=torch.double, chunk=5, weighted=False, mi
         layer(inputs), target.to(dtype) if target.is_floating_point() else target, weight
     )
     dense = [total / count, total, torch.as_tensor(count), *torch.autograd.grad(total / count, given)]
-    sparse = Positives.of_target(target) if target.ndim > 1 else target
+    sparse = SparseLabels.from_dense(target) if target.ndim > 1 else target
     mean, total, count = chunked_loss(loss, ChunkedLinear.of(layer, chunk)(inputs), sparse, weight)
     return dense, [mean, total, count, *torch.autograd.grad(mean, given)]
 
@@ -304,8 +304,8 @@ class TestLogits:
 
     def test_positives_of_another_task(self):
         head, loss = ChunkedLinear(WIDTH, C), ls.select_loss(TASKS["multiclass"])
-        target = Positives.of_lists([0], [0, 1], C)
-        with pytest.raises(ValueError, match="Positives are a target of task=multilabel"):
+        target = SparseLabels.from_csr([0], [0, 1], C)
+        with pytest.raises(ValueError, match="SparseLabels are a target of task=multilabel"):
             chunked_loss(loss, head(torch.randn(1, WIDTH)), target)
 
     def test_weights_are_shared_with_the_layer_it_is_made_of(self):

@@ -9,9 +9,8 @@ from torch import nn
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.options import top_metric_names
-from lossselect.data.batches import PositiveRows, TensorBatches
-from lossselect.labels.label_lists import LabelLists
-from lossselect.labels.positives import Positives
+from lossselect.data.batches import LabelRows, TensorBatches
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.run.settings import resolve_head
 
 
@@ -24,7 +23,7 @@ def fit(task, head, tmp_path, steps=1, lists=False, **options):
     if lists:
         labels = target.nonzero(as_tuple=True)[1]
         offsets = np.concatenate([[0], target.sum(1).long().cumsum(0).numpy()])
-        target = PositiveRows(LabelLists(labels.numpy(), offsets, C, np.zeros(300, dtype=bool)))
+        target = LabelRows(SparseLabels.from_csr(labels, offsets, C), dense=False)
     data = TensorBatches(inputs, target)
     trainer = L.Trainer(
         max_epochs=3,
@@ -73,7 +72,8 @@ class TestTraining:
             raise AssertionError("a matrix (N, C)")
 
         monkeypatch.setattr(ChunkedLogits, "dense", made)
-        monkeypatch.setattr(LabelLists, "multi_hot", made)
+        block = SparseLabels.to_dense
+        monkeypatch.setattr(SparseLabels, "to_dense", lambda *args: block(*args) if args[1:] else made())
         fit(TASKS["multilabel"], "chunked", tmp_path, lists=True)
 
     def test_what_the_train_labels_tell(self, tmp_path):
@@ -244,7 +244,8 @@ class TestTraining:
         module = ls.TaskModule(TASKS["multilabel"], nn.Linear(WIDTH, C))
         inputs, target = torch.randn(ROWS, WIDTH), target_of(TASKS["multilabel"], True).float()
         torch.testing.assert_close(
-            module.check_batch((inputs, Positives.of_target(target))), module.check_batch((inputs, target))
+            module.check_batch((inputs, SparseLabels.from_dense(target))),
+            module.check_batch((inputs, target)),
         )
 
     def test_a_head_of_another_width(self, tmp_path):

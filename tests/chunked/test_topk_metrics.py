@@ -9,7 +9,7 @@ import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear
 from lossselect.chunked.loss import chunked_loss
 from lossselect.chunked.topk_metrics import TopKMetrics, TopKOutputs, propensities
-from lossselect.labels.positives import Positives
+from lossselect.labels.sparse_labels import SparseLabels
 
 
 class TestMetrics:
@@ -18,7 +18,7 @@ class TestMetrics:
         metrics = TopKMetrics(task, counts)
         for rows in (slice(0, 13), slice(13, None)):
             logits = layer(inputs[rows])
-            sparse = Positives.of_target(target[rows]) if target.ndim > 1 else target[rows]
+            sparse = SparseLabels.from_dense(target[rows]) if target.ndim > 1 else target[rows]
             seen = TopKOutputs(task, logits, sparse)
             chunked_loss(ls.select_loss(task), logits, sparse, look=seen)
             metrics.update(seen, sparse)

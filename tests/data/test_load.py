@@ -82,7 +82,7 @@ class TestLoad:
     def test_lists_stay_lists_until_a_batch_is_taken(self, load):
         tags = ["a|b", "", "b", "c|a"] * 10
         splits = load({"x": numbers(40), "y": tags}, "multilabel", delimiter="|", empty="negative")
-        assert isinstance(splits.labels, ls.LabelLists)
+        assert isinstance(splits.labels, ls.SparseLabels)
         task = make_task("multilabel", class_names=splits.class_names)
         data = TensorData(splits, task, batch_size=8)
         seen = torch.cat([batch.target for batch in data.test_dataloader()])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import LabelEncoder, MultiLabelBinarizer
 
 import lossselect as ls
-from lossselect.labels.label_lists import LabelLists, parse_json_lists, split_delimited
+from lossselect.data.label_parsing.cells import parse_json_lists, split_delimited
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, label_form, sorted_values
 
 NAN = float("nan")
@@ -114,7 +115,7 @@ class TestVocabulary:
         assert vocabulary.encode([NAType(), 1]).tolist() == [-100, 1]
         rows = [["a"], NAType(), NAN]
         lists = ls.Vocabulary.fit_lists(rows).encode_lists(rows)
-        assert lists.missing.tolist() == [False, True, True]
+        assert lists.known_rows().tolist() == [True, False, False]
 
     def test_an_index_that_there_is_not(self):
         for bad in (-1, 2):
@@ -209,14 +210,14 @@ class TestLists:
     def test_rows_of_zeros_and_ones(self):
         lists = ls.Vocabulary.fit_lists(self.ROWS).encode_lists(self.ROWS)
         assert len(lists) == 4
-        assert lists.indices.tolist() == [0, 1, 2]
-        assert lists.offsets.tolist() == [0, 2, 2, 2, 3]
+        assert [part.tolist() for part in lists.csr()] == [[0, 1, 2], [0, 2, 2, 2, 3]]
+        assert [part.tolist() for part in lists.coo()] == [[0, 0, 3], [0, 1, 2]]
         np.testing.assert_array_equal(
-            lists.multi_hot(np.array([3, 0, 2, 1])), [[0, 0, 1], [1, 1, 0], [NAN, NAN, NAN], [0, 0, 0]]
+            lists.select([3, 0, 2, 1]).to_dense(), [[0, 0, 1], [1, 1, 0], [NAN, NAN, NAN], [0, 0, 0]]
         )
-        assert lists.counts().tolist() == [1, 1, 1]
-        assert lists.counts(np.array([0, 0, 1])).tolist() == [2, 2, 0]
-        assert lists.multi_hot(np.array([], dtype=int)).shape == (0, 3)
+        assert lists.count_per_label().tolist() == [1, 1, 1]
+        assert lists.select([0, 0, 1]).count_per_label().tolist() == [2, 2, 0]
+        assert lists.select(np.array([], dtype=int)).to_dense().shape == (0, 3)
 
     @given(st.lists(st.lists(st.sampled_from("abcdefg"))))
     def test_the_matrix_is_scikit_learns(self, rows):
@@ -225,14 +226,14 @@ class TestLists:
         vocabulary = ls.Vocabulary.fit_lists(rows)
         lists = vocabulary.encode_lists(rows)
         expected = MultiLabelBinarizer(classes=vocabulary.values).fit_transform(rows)
-        np.testing.assert_array_equal(lists.multi_hot(), expected)
+        np.testing.assert_array_equal(lists.to_dense(), expected)
 
     @given(st.lists(st.lists(st.sampled_from("abc")) | st.none(), min_size=1), st.integers(0, 5))
     def test_concatenated(self, rows, at):
         vocabulary = ls.Vocabulary(("a", "b", "c"))
         whole = vocabulary.encode_lists(rows)
         parts = [vocabulary.encode_lists(part) for part in (rows[:at], rows[at:])]
-        assert vocabulary.decode_lists(LabelLists.concatenated(parts)) == vocabulary.decode_lists(whole)
+        assert vocabulary.decode_lists(SparseLabels.concatenate(parts)) == vocabulary.decode_lists(whole)
 
     @pytest.mark.parametrize(
         "rows",

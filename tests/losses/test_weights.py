@@ -26,7 +26,7 @@ class TestCounts:
         )
         labels = ls.count_labels(ls.Multilabel(2), [[1, 0], [1, math.nan], [0, 0]])
         assert (labels.positives.tolist(), labels.negatives.tolist()) == ([2, 0], [1, 2])
-        lists = ls.LabelLists(np.array([0, 0, 1]), np.array([0, 1, 3, 3]), 2, np.array([False, False, True]))
+        lists = ls.SparseLabels.from_csr([0, 0, 1], [0, 1, 3, 3], 2, [False, False, True])
         assert ls.count_labels(ls.Multilabel(2), lists).positives.tolist() == [2, 1]
 
     def test_soft_labels_count_by_their_mass(self):

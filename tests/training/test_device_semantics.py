@@ -21,7 +21,7 @@ from lossselect.chunked.linear import ChunkedLinear
 from lossselect.chunked.loss import chunkable, chunked_loss
 from lossselect.data.datamodule import TensorData
 from lossselect.data.splits import Splits
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.metrics.registry import make_metric
 from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.task_metric import MetricInput
@@ -122,7 +122,7 @@ def test_a_chunked_head_does_not_wait(gpu, task, loss, missing):
         torch.rand(16).cuda(),
     )
     if task.name == "multilabel":
-        target = ls.Positives.of_target(target)
+        target = ls.SparseLabels.from_dense(target)
 
     def step():
         mean, _, _ = chunked_loss(criterion, head(inputs), target.to("cuda"), weight)
@@ -136,16 +136,16 @@ def test_a_chunked_head_does_not_wait(gpu, task, loss, missing):
 @pytest.mark.parametrize("pinned", [False, True])
 def test_positives_are_moved_without_a_wait(gpu, pinned):
     target = labels_of(ls.Multilabel(6), 16)
-    positives = ls.Positives.of_target(target)
+    positives = ls.SparseLabels.from_dense(target)
     assert positives.missing is not None
     assert positives.unknown is not None
     if pinned:  # by a loader, which calls pin_memory() where a batch has it
         (positives,) = DataLoader([positives], batch_size=None, collate_fn=lambda one: one, pin_memory=True)
-        assert positives.is_pinned()
+        assert all(part.is_pinned() for part in positives.coo())
     moved = positives.to("cuda")
     assert gpu.waits == []
     assert moved.device.type == "cuda"
-    back = moved.to("cpu").matrix()
+    back = moved.to("cpu").to_dense()
     torch.testing.assert_close(back, target, rtol=0, atol=0, equal_nan=True)
 
 
@@ -282,7 +282,7 @@ def test_nor_with_data_of_ours(gpu, kind, steps, monkeypatch):
     labels = (torch.rand(rows, 60) < 0.1).numpy()
     if "lists" in kind:
         pairs = labels.nonzero()
-        labels = LabelLists.of_pairs(*pairs, rows, 60, np.zeros(rows, bool))
+        labels = SparseLabels.from_pairs(*pairs, (rows, 60))
     else:
         labels = labels.astype(np.float32)
     parts = {"train": torch.arange(rows), "val": torch.arange(rows)}
@@ -290,7 +290,7 @@ def test_nor_with_data_of_ours(gpu, kind, steps, monkeypatch):
     head = {"name": "chunked", "chunk": 25} if "chunked" in kind else None
     module = ls.TaskModule(task, torch.nn.Linear(8, 60), head=head)
     if head:
-        data.take_positives()
+        data.use_sparse_targets()
     watch = (WaitsOfValidation if steps == 1 else WaitsOfSteps)(gpu)
     run(module, None, None, data, callbacks=[watch, ls.StepsPerExecution(steps)], max_epochs=1)
     assert watch.train == {}

@@ -176,7 +176,7 @@ def test_a_chunked_head(task, dtype):
         target = (torch.rand(40, 1000) < 0.01).double()
         target[3] = torch.nan
         target[torch.rand(40, 1000) < 0.01] = torch.nan
-        sparse = ls.Positives.of_target(target)
+        sparse = ls.SparseLabels.from_dense(target)
     else:
         sparse = target = torch.randint(0, 1000, (40,)).masked_fill(torch.arange(40) % 5 == 0, -100)
     weight, loss = torch.rand(40), ls.select_loss(task, label_smoothing=0.1)

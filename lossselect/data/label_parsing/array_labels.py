@@ -8,7 +8,7 @@ from lossselect.data.label_parsing.options import LabelOptions, Labels
 from lossselect.data.label_parsing.table_labels import labels_of_matrix, order_of_labels
 from lossselect.data.readers.arrays import blocks
 from lossselect.exceptions import DataError
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
 from lossselect.tasks.registry import Task, make_task
 
@@ -32,9 +32,9 @@ def labels_of_array(matrix: np.ndarray, options: LabelOptions, fitted: Labels | 
     if isinstance(matrix, np.memmap) and matrix.size and options.kind in ("multilabel", "auto"):
         lists = _lists_of_matrix(matrix, names, options)
         if lists is not None:
-            lengths = np.diff(lists.offsets)
-            several = (lengths != 1) & ~lists.missing
-            row = several.argmax()
+            lengths = lists.count_per_row()
+            several = (lengths != 1) & lists.known_rows()
+            row = int(several.int().argmax())
             # rows of one label each may be classes, which task=auto is to see
             if options.kind == "multilabel" or several[row]:
                 reason = f"the rows hold 0 and 1, and row {row} has {lengths[row]} ones"
@@ -45,7 +45,7 @@ def labels_of_array(matrix: np.ndarray, options: LabelOptions, fitted: Labels | 
     return labels_of_matrix(values, names, options, "the rows hold", fitted)
 
 
-def labels_of_lists(lists: LabelLists, options: LabelOptions, reason: str) -> Labels:
+def labels_of_lists(lists: SparseLabels, options: LabelOptions, reason: str) -> Labels:
     """The labels of lists, which are those of several labels a row.
 
     Args:
@@ -61,13 +61,12 @@ def labels_of_lists(lists: LabelLists, options: LabelOptions, reason: str) -> La
             f"Lists of labels are task=multilabel, but task={options.task} has exactly one label a row: save "
             "an index for each row, as a .npy of shape (N,)."
         )
-    if lists.missing.all():
+    if not lists.known_rows().any():
         raise DataError("All labels are missing: there is nothing to learn from.")
     given, order = order_of_labels([str(i) for i in range(lists.num_labels)], options)
     if order is not None:
-        rows = np.repeat(np.arange(len(lists)), np.diff(lists.offsets))
-        places = np.argsort(order)
-        lists = LabelLists.of_pairs(rows, places[lists.indices], len(lists), lists.num_labels, lists.missing)
+        rows, columns = (values.numpy() for values in lists.coo())
+        lists = SparseLabels.from_pairs(rows, np.argsort(order)[columns], lists.shape, lists.missing)
     return Labels(
         options.declared("multilabel"), reason * (options.task == "auto"), lists, tuple(given), None
     )
@@ -81,22 +80,22 @@ def _values(block: np.ndarray, marks: Sequence[object]) -> np.ndarray:
     return values
 
 
-def _lists_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions) -> LabelLists | None:
+def _lists_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions) -> SparseLabels | None:
     """Some rows at a time; None where labels are soft, or a row is missing in part."""
     given, order = order_of_labels(names, options)
     task: Task = make_task(options.declared("multilabel"), class_names=given if order is None else names)
-    indices, lengths, missing = [], [], []
+    ones, missing = [], []
     for start, block in blocks(matrix):
         values = _values(block, options.missing)
-        ones, gone = values == 1, np.isnan(values).all(1)
-        if not ((ones | (values == 0)).all(1) | gone).all():
+        hits, absent = values == 1, np.isnan(values).all(1)
+        if not ((hits | (values == 0)).all(1) | absent).all():
             try:
                 task.encode(values)
             except DataError as error:
                 raise error.counted_from(start) from None
             return None
-        indices.append(ones.nonzero()[1])
-        lengths.append(ones.sum(1))
-        missing.append(gone)
-    offsets = np.concatenate([[0], *lengths]).cumsum()
-    return LabelLists(np.concatenate(indices), offsets, matrix.shape[1], np.concatenate(missing))
+        rows, labels = hits.nonzero()
+        ones.append((rows + start, labels))
+        missing.append(absent)
+    rows, labels = map(np.concatenate, zip(*ones, strict=True))
+    return SparseLabels.from_pairs(rows, labels, matrix.shape, np.concatenate(missing))

@@ -3,14 +3,13 @@
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 from lossselect.data.label_parsing.single_label import as_written
 from lossselect.data.label_parsing.vocabularies import DELIMITERS
-from lossselect.exceptions import DataError
-from lossselect.labels.label_lists import split_delimited
+from lossselect.exceptions import ConfigError, DataError, DataTypeError
 from lossselect.utils.warnings import warn
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -162,3 +161,47 @@ def _warn_of_other_delimiter(name: str, cells: Sequence[str], rows: list[list[st
                     f"between labels there, write {delimiter!r} instead.",
                 )
                 return
+
+
+def split_delimited(values: Iterable[Any], delimiter: str) -> list[list[str] | None]:
+    """ "news|sport" -> ["news", "sport"]; None stays None, what is empty between delimiters is left out.
+
+    Raises:
+        ValueError: an empty delimiter.
+        TypeError: an entry that is no string.
+
+    Example:
+        >>> split_delimited(["new york|rome", "", None], "|")
+        [['new york', 'rome'], [], None]
+    """
+    if not isinstance(delimiter, str) or not delimiter:
+        raise ConfigError(f"The delimiter must be a string such as '|', got {delimiter!r}.")
+    rows: list[list[str] | None] = []
+    for i, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            raise DataTypeError(
+                f"Row {i} is {value!r}, no string of labels with {delimiter!r} between.", row=i, value=value
+            )
+        parts = None if value is None else [part.strip() for part in value.split(delimiter)]
+        rows.append(parts if parts is None else [part for part in parts if part])
+    return rows
+
+
+def parse_json_lists(values: Iterable[Any]) -> list[list[Any] | None]:
+    """'["news", "sport"]' -> ["news", "sport"]; None stays None.
+
+    Raises:
+        ValueError: a row that is no JSON list.
+    """
+    rows: list[list[Any] | None] = []
+    for i, value in enumerate(values):
+        try:
+            row = None if value is None else json.loads(value)
+        except (TypeError, ValueError, RecursionError):
+            row = value
+        if row is not None and not isinstance(row, list):
+            raise DataError(
+                f'Row {i} is {value!r}, no JSON list such as ["news", "sport"].', row=i, value=value
+            )
+        rows.append(row)
+    return rows

@@ -71,7 +71,7 @@ class Labels:
     reason: str
     """Why it is this task, where the labels told."""
     values: Any
-    """What the task's `encode` takes, or `LabelLists`."""
+    """What the task's `encode` takes, or `SparseLabels`."""
     class_names: tuple[str, ...]
     vocabulary: Vocabulary | None
     """Where labels became indices by it."""

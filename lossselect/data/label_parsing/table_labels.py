@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lossselect.data.label_parsing.cells import split_cells
+from lossselect.data.label_parsing.cells import parse_json_lists, split_cells
 from lossselect.data.label_parsing.options import LabelOptions, Labels
 from lossselect.data.label_parsing.single_label import is_mark, labels_of_column, mark_missing
 from lossselect.data.label_parsing.vocabularies import warn_of_similar
 from lossselect.data.preprocessing.columns import TEXT, numbers_in
 from lossselect.exceptions import ConfigError, DataError, UnseenLabelError
-from lossselect.labels.label_lists import LabelLists, parse_json_lists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, plain_value
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.infer import infer_task
@@ -94,8 +94,8 @@ def _json_rows(text: pl.Series, options: LabelOptions, fitted: Labels | None) ->
     """The lists of a column that holds JSON, or must; else None."""
     known = text.drop_nulls()
     brackets = len(known) > 0 and known.str.starts_with("[").all() and known.str.ends_with("]").all()
-    must = options.kind == "multilabel" or (fitted and isinstance(fitted.values, LabelLists))
-    if not brackets and not (fitted and isinstance(fitted.values, LabelLists)):
+    must = options.kind == "multilabel" or (fitted and isinstance(fitted.values, SparseLabels))
+    if not brackets and not (fitted and isinstance(fitted.values, SparseLabels)):
         return None
     try:
         return parse_json_lists(text.to_list())

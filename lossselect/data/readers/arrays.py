@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lossselect.data.readers.sparse_labels import lists_of
+from lossselect.data.readers.sparse_labels import read_sparse_labels
 from lossselect.data.readers.tables import existing_file
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import shorten, suggestion
 from lossselect.utils.devices import free_memory
 
@@ -29,7 +29,7 @@ LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
 def read_arrays(
     path: str, features: str | None, target: str | None
-) -> tuple[np.ndarray, np.ndarray | LabelLists]:
+) -> tuple[np.ndarray, np.ndarray | SparseLabels]:
     """Return features (N, F) and labels (N,) or (N, L), or lists of them.
 
     Args:
@@ -37,7 +37,7 @@ def read_arrays(
         features: Name of their array in the .npz; by default one of the usual names.
         target: The same for the labels; for a .npy the path of the labels, a .npy or lists in a .npz.
     """
-    labels: np.ndarray | LabelLists
+    labels: np.ndarray | SparseLabels
     if _suffix(path) == ".npz":
         with _open(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
@@ -49,7 +49,7 @@ def read_arrays(
     elif _suffix(target) == ".npz":
         inputs = _open(path)
         with _open(target) as file:
-            labels = lists_of({name: _load(file, name, target) for name in file.files}, target)
+            labels = read_sparse_labels({name: _load(file, name, target) for name in file.files}, target)
     else:
         inputs, labels = _open(path), _open(target)
     inputs = _check_features(inputs, path)

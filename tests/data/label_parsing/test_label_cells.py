@@ -15,7 +15,7 @@ def labels_of(cells, delimiter=",", empty="negative"):
     """The set of labels of each row."""
     options = LabelOptions("multilabel", delimiter=delimiter, empty=empty)
     labels = read_labels([pl.Series("tags", cells)], options)
-    matrix = labels.values.multi_hot()
+    matrix = labels.values.to_dense().numpy()
     return [
         None if np.isnan(row).all() else {labels.class_names[i] for i in np.flatnonzero(row)}
         for row in matrix

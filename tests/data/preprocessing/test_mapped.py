@@ -22,7 +22,7 @@ from lossselect.data.load import load_own_data
 from lossselect.data.preprocessing.array_features import ArrayRows
 from lossselect.data.readers import arrays
 from lossselect.data.readers.arrays import read_arrays
-from lossselect.labels.label_lists import LabelLists
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.run.build import _load_data
 from lossselect.tasks.registry import make_task
 
@@ -416,9 +416,9 @@ def test_several_labels_a_row_are_lists(form, task):
     else:
         np.save("labels.npy", MATRIX.astype(form))
     splits = load("x.npy", task, target=target)
-    assert isinstance(splits.labels, LabelLists)
-    assert splits.labels.indices.tolist() == [label for tags in TAGS for label in tags]
-    assert splits.labels.offsets.tolist() == np.cumsum([0, *map(len, TAGS)]).tolist()
+    assert isinstance(splits.labels, SparseLabels)
+    assert splits.labels.csr()[0].tolist() == [label for tags in TAGS for label in tags]
+    assert splits.labels.csr()[1].tolist() == np.cumsum([0, *map(len, TAGS)]).tolist()
     assert (splits.class_names, splits.task) == (tuple("012345"), "multilabel")
     assert bool(splits.reason) == (task == "auto")
     dense = load_npz(numbers("float32")[:, :4], MATRIX, "multilabel")
@@ -450,14 +450,12 @@ def test_names_of_labels():
         np.save("y.npy", MATRIX)
         splits = load("x.npy", {"name": "multilabel", "class_names": list("abcdef")}, target=target)
         assert splits.class_names == tuple("abcdef")
-        np.testing.assert_array_equal(splits.labels.multi_hot(), MATRIX)
+        np.testing.assert_array_equal(splits.labels.to_dense(), MATRIX)
         splits = load("x.npy", {"name": "multilabel", "class_names": list("301254")}, target=target)
         assert splits.class_names == tuple("301254")
-        np.testing.assert_array_equal(splits.labels.multi_hot(), MATRIX[:, [3, 0, 1, 2, 5, 4]])
-        assert all(
-            (np.diff(splits.labels.indices[a:b]) > 0).all()
-            for a, b in zip(splits.labels.offsets, splits.labels.offsets[1:], strict=False)
-        )
+        np.testing.assert_array_equal(splits.labels.to_dense(), MATRIX[:, [3, 0, 1, 2, 5, 4]])
+        indices, indptr = splits.labels.csr()
+        assert all((a.diff() > 0).all() for a in indices.tensor_split(indptr[1:-1]))
         for names, message in (
             (list("abc"), "There are 6 labels, but 3 class_names."),
             (list("0bcdef"), "'0' could be the name of two"),
@@ -473,14 +471,15 @@ class TestMissing:
         y = MATRIX.astype(np.float32)
         y[5] = y[150] = np.nan
         splits = load_npy(self.x, y, "multilabel")
-        assert isinstance(splits.labels, LabelLists)
-        np.testing.assert_array_equal(splits.labels.multi_hot(), y)
+        assert isinstance(splits.labels, SparseLabels)
+        np.testing.assert_array_equal(splits.labels.to_dense(), y)
         y = np.where(np.isnan(y), -1, y).astype(np.int8)
         splits = load_npy(self.x, y, "multilabel", missing=-1)
-        assert np.flatnonzero(splits.labels.missing).tolist() == [5, 150]
-        lists = splits.labels
-        np.savez("l.npz", indices=lists.indices, offsets=lists.offsets, num_labels=6, missing=lists.missing)
-        assert np.flatnonzero(load("x.npy", "multilabel", target="l.npz").labels.missing).tolist() == [5, 150]
+        assert np.flatnonzero(~splits.labels.known_rows()).tolist() == [5, 150]
+        indices, indptr = splits.labels.csr()
+        np.savez("l.npz", indices=indices, offsets=indptr, num_labels=6, missing=splits.labels.missing)
+        missing = load("x.npy", "multilabel", target="l.npz").labels.missing
+        assert missing.nonzero().flatten().tolist() == [5, 150]
         with pytest.raises(ValueError, match="Lists of labels have no mark for a missing one"):
             load("x.npy", "multilabel", target="l.npz", missing=-1)
 
@@ -558,7 +557,7 @@ def test_lists_that_can_be(form):
     np.save("x.npy", numbers("float32")[:3, :4])
     np.savez("l.npz", **form)
     _, lists = read_arrays("x.npy", None, "l.npz")
-    assert lists.multi_hot().tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert lists.to_dense().tolist() == [[1, 1], [0, 0], [1, 0]]
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])

@@ -1,0 +1,316 @@
+"""Labels of rows as the positions of the ones of a 0/1 matrix, whose zeros take no memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lossselect.exceptions import DataError, OptionTypeError
+from lossselect.utils.checks import check_int
+from lossselect.utils.device_ops import count_occurrences
+
+
+class SparseLabels:
+    """The labels of N rows as the positions of the ones of a matrix (N, num_labels).
+
+    `from_csr`, `from_coo` and `from_dense` create one. The positions are stored as lists of labels, row after
+    row, or in the order of labels, which a chunked head needs: each form is derived from the other on first
+    use. A target for a chunked head in place of floats (N, num_labels).
+
+    Attributes:
+        shape: (N, num_labels).
+        missing: bool (N,), True for rows of which nothing is known; None if there are none.
+        unknown: `SparseLabels` whose ones are the unknown labels of the other rows; None if there are none.
+
+    Example:
+        >>> SparseLabels.from_csr(indices=[2, 0, 1], indptr=[0, 2, 3], num_labels=3).to_dense()
+        tensor([[1., 0., 1.],
+                [0., 1., 0.]])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        csr: tuple[Tensor, Tensor] | None = None,
+        coo: tuple[Tensor, Tensor] | None = None,
+        missing: Tensor | None = None,
+        unknown: "SparseLabels | None" = None,
+    ) -> None:
+        self.shape = torch.Size(shape)
+        self._csr, self._coo = csr, coo
+        self.missing, self.unknown = missing, unknown
+
+    @classmethod
+    def from_csr(cls, indices: Any, indptr: Any, num_labels: int, missing: Any = None) -> "SparseLabels":
+        """Create one from lists: row i has the labels `indices[indptr[i]:indptr[i + 1]]`.
+
+        Args:
+            indices: Integers (P,), those of a row in any order.
+            indptr: Integers (N + 1,), as in `scipy.sparse.csr_array`.
+            num_labels: Number of labels.
+            missing: bool (N,), True for rows of which nothing is known.
+
+        Raises:
+            ValueError: a label that is out of range or twice in a row; invalid indptr or missing.
+            TypeError: values that are not integers.
+        """
+        num_labels = check_int("num_labels", num_labels, 1)
+        indices, indptr = _as_integers("indices", indices), _as_integers("indptr", indptr)
+        count = len(indptr) - 1
+        if count < 0 or indptr[0] != 0 or indptr[-1] != len(indices) or bool((indptr.diff() < 0).any()):
+            raise DataError(
+                f"indptr must rise from 0 to the number of indices ({len(indices)}), an entry for each row "
+                f"and one more; got {indptr.tolist()[:5]}..., {indptr[-1:].tolist()} at the end."
+            )
+        rows = torch.repeat_interleave(torch.arange(count), indptr.diff())
+        bad = (indices < 0) | (indices >= num_labels)
+        if bool(bad.any()):
+            row, label = (int(values[bad][0]) for values in (rows, indices))
+            raise DataError(
+                f"Row {row} has label {label}, but labels are from 0 to {num_labels - 1}.",
+                row=row,
+                value=label,
+            )
+        keys = np.sort((rows * num_labels + indices).numpy())
+        if (repeated := np.diff(keys) == 0).any():
+            row, label = divmod(int(keys[repeated.argmax()]), num_labels)
+            raise DataError(f"Row {row} has label {label} twice: give each label once.", row=row, value=label)
+        missing = None if missing is None else torch.as_tensor(missing)
+        if missing is not None and (missing.dtype != torch.bool or missing.shape != (count,)):
+            raise DataError(
+                f"missing must be true or false for each of {count} rows, got {missing.dtype} of shape "
+                f"{tuple(missing.shape)}."
+            )
+        csr = torch.from_numpy(keys % num_labels), indptr
+        return cls((count, num_labels), csr, missing=_none_if_empty(missing))
+
+    @classmethod
+    def from_coo(
+        cls,
+        rows: Tensor,
+        labels: Tensor,
+        num_rows: int,
+        num_labels: int,
+        missing: Tensor | None = None,
+        unknown: tuple[Tensor, Tensor] | None = None,
+    ) -> "SparseLabels":
+        """Create one from pairs: row `rows[i]` has label `labels[i]`.
+
+        Args:
+            rows: long (P,).
+            labels: long (P,), increasing; the rows of one label are increasing too.
+            num_rows: N.
+            num_labels: Number of labels.
+            missing: bool (N,), True for rows of which nothing is known.
+            unknown: Rows and labels, in the same order, that are unknown although the row is not missing.
+
+        Raises:
+            TypeError: rows or labels that are not tensors of long.
+            ValueError: on a CPU, rows or labels that are out of range or in another order.
+        """
+        _check_order(rows, labels, num_rows, num_labels)
+        others = None if unknown is None else cls.from_coo(*unknown, num_rows, num_labels)
+        return cls((num_rows, num_labels), None, (rows, labels), missing, others)
+
+    @classmethod
+    def from_dense(cls, target: Tensor) -> "SparseLabels":
+        """Create one from a canonical target (N, L) of 0 and 1, NaN where missing.
+
+        Raises:
+            ValueError: soft labels.
+        """
+        known = ~target.isnan()
+        soft = known & (target != 0) & (target != 1)
+        if bool(soft.any()):  # `nonzero` below makes the host wait for a device anyway
+            row, label = soft.nonzero()[0].tolist()
+            raise DataError(
+                f"Row {row} has {target[row, label]:g} for label {label}: a chunked head takes labels that "
+                "are there or not, no soft ones. head=dense takes them.",
+                row=row,
+            )
+        labels, rows = (target.t() == 1).nonzero(as_tuple=True)
+        if bool(known.all()):
+            return cls(target.shape, coo=(rows, labels))
+        missing = ~known.any(1)
+        gap_labels, gap_rows = (~known & ~missing.unsqueeze(1)).t().nonzero(as_tuple=True)
+        unknown = cls(target.shape, coo=(gap_rows, gap_labels))
+        return cls(target.shape, coo=(rows, labels), missing=missing, unknown=unknown)
+
+    @classmethod
+    def from_pairs(
+        cls, rows: np.ndarray, labels: np.ndarray, shape: Sequence[int], missing: Any = None
+    ) -> "SparseLabels":
+        """Create one from valid (row, label) pairs in any order; a repeated pair counts once."""
+        num_rows, num_labels = shape
+        keys = rows * num_labels + labels
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=-1) > 0]  # a tenth of the time of np.unique
+        counts = torch.from_numpy(np.bincount(keys // num_labels, minlength=num_rows))
+        csr = torch.from_numpy(keys % num_labels), _indptr(counts)
+        missing = None if missing is None else torch.as_tensor(missing)
+        return cls(shape, csr, missing=_none_if_empty(missing))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["SparseLabels"]) -> "SparseLabels":
+        """Return the rows of several data sets with the same labels, one after another."""
+        indices, indptrs = zip(*(part.csr() for part in parts), strict=True)
+        csr = torch.cat(indices), _indptr(torch.cat([indptr.diff() for indptr in indptrs]))
+        missing = ~torch.cat([part.known_rows() for part in parts])
+        return cls((len(missing), parts[0].num_labels), csr, missing=_none_if_empty(missing))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels."""
+        return self.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return (self._csr or self.coo())[0].device
+
+    def csr(self) -> tuple[Tensor, Tensor]:
+        """Return indices (P,), sorted within a row, and indptr (N + 1,)."""
+        if self._csr is None:
+            rows, labels = self.coo()
+            self._csr = labels[rows.argsort(stable=True)], _indptr(self.count_per_row())
+        return self._csr
+
+    def coo(self) -> tuple[Tensor, Tensor]:
+        """Return rows (P,) and labels (P,) in the order of labels, and of rows within a label."""
+        if self._coo is None:
+            rows, indices = self._pairs()
+            labels, order = indices.sort(stable=True)
+            self._coo = rows[order], labels
+        return self._coo
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Return rows and labels in the order in which they are stored."""
+        if self._csr is None or self._coo is not None:
+            return self.coo()
+        indices, indptr = self._csr
+        return torch.repeat_interleave(torch.arange(len(self)), indptr.diff()), indices
+
+    def select(self, rows: Any) -> "SparseLabels":
+        """Return the labels of some rows, which may repeat; rows: integers (n,) or one integer."""
+        rows = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
+        indices, indptr = self.csr()
+        starts = indptr[rows]
+        counts = indptr[rows + 1] - starts
+        bounds = _indptr(counts)
+        shift = torch.repeat_interleave(starts - bounds[:-1], counts)
+        csr = indices[shift + torch.arange(len(shift))], bounds
+        missing = None if self.missing is None else self.missing[rows]
+        unknown = None if self.unknown is None else self.unknown.select(rows)
+        return SparseLabels((len(rows), self.num_labels), csr, None, _none_if_empty(missing), unknown)
+
+    def count_per_row(self) -> Tensor:
+        """Return the number of labels of each row, long (N,)."""
+        if self._csr is not None:
+            return self._csr[1].diff()
+        return count_occurrences(self.coo()[0], len(self))
+
+    def count_per_label(self) -> Tensor:
+        """Return the number of rows that have each label, long (num_labels,)."""
+        labels = self.coo()[1] if self._csr is None else self._csr[0]
+        return count_occurrences(labels, self.num_labels)
+
+    def known_rows(self) -> Tensor:
+        """Return bool (N,), False for missing rows."""
+        if self.missing is None:
+            return torch.ones(len(self), dtype=torch.bool, device=self.device)
+        return ~self.missing
+
+    def to_dense(self, first: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the canonical target of the labels from `first` up to `end`: (N, end - first)."""
+        width = (self.num_labels if end is None else end) - first
+        memory = torch.zeros(len(self) * width + 1, dtype=dtype, device=self.device)
+        matrix = memory[:-1].view(len(self), width)
+        for ones, value in ((self, 1.0), (self.unknown, torch.nan)):
+            if ones is not None:
+                rows, labels = ones._pairs()
+                # labels of other blocks go to the spare last element: to select would make a device wait
+                inside = (labels >= first) & (labels < first + width)
+                positions = (rows * width + labels - first).where(inside, len(memory) - 1)
+                memory.index_fill_(0, positions, value)  # memory[positions] = value would copy to the device
+        if self.missing is None:
+            return matrix
+        if self.device.type == "cpu":  # leaves the other rows alone; a device would have to be waited for
+            return matrix.index_fill_(0, self.missing.nonzero().flatten(), torch.nan)
+        return matrix.masked_fill_(self.missing.unsqueeze(1), torch.nan)
+
+    def to_lists(self, values: Sequence[Any]) -> list[list[Any] | None]:
+        """Return the entries of `values` at each row's labels, in their order; None for a missing row."""
+        indices, indptr = self.csr()
+        labels, bounds = [values[i] for i in indices.tolist()], indptr.tolist()
+        rows = zip(bounds, bounds[1:], self.known_rows().tolist(), strict=False)
+        return [labels[start:stop] if known else None for start, stop, known in rows]
+
+    def to(self, device: Any, non_blocking: bool = False) -> "SparseLabels":
+        """Return the same labels on another device.
+
+        Copies to a GPU go through pinned memory, so that the host does not wait for them: Lightning passes
+        `non_blocking` to tensors alone.
+        """
+        device = torch.device(device)
+        if device.type == "cuda" and self.device.type == "cpu":
+            return self.pin_memory()._map(lambda part: part.to(device, non_blocking=True))
+        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "SparseLabels":
+        """Return the same labels in pinned memory; a DataLoader with `pin_memory=True` calls it."""
+        return self._map(lambda part: part if part.is_pinned() else part.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "SparseLabels":
+        rows, labels = self.coo()
+        missing = None if self.missing is None else function(self.missing)
+        unknown = None if self.unknown is None else self.unknown._map(function)
+        return SparseLabels(self.shape, None, (function(rows), function(labels)), missing, unknown)
+
+
+def _indptr(counts: Tensor) -> Tensor:
+    return pad(counts.cumsum(0), (1, 0))
+
+
+def _none_if_empty(missing: Tensor | None) -> Tensor | None:
+    return missing if missing is not None and bool(missing.any()) else None
+
+
+def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:
+    for values in (rows, labels):
+        if not isinstance(values, Tensor) or values.dtype != torch.long or values.ndim != 1:
+            form = f"{values.dtype} of {tuple(values.shape)}" if isinstance(values, Tensor) else values
+            raise OptionTypeError(
+                f"SparseLabels are rows and labels as two tensors of long (P,), got {form}. "
+                "SparseLabels.from_csr(indices, indptr, num_labels) takes lists."
+            )
+    if rows.device.type != "cpu" or not rows.numel() + labels.numel():
+        return
+    rising = len(rows) == len(labels) and bool(((labels * num_rows + rows).diff() > 0).all())
+    if not rising or rows.min() < 0 or rows.max() >= num_rows or labels[0] < 0 or labels[-1] >= num_labels:
+        raise DataError(
+            f"SparseLabels are pairs of a row from 0 to {num_rows - 1} and a label from 0 to "
+            f"{num_labels - 1}, each once, in order of labels and then of rows: "
+            "SparseLabels.from_csr(indices, indptr, num_labels) makes them of lists."
+        )
+
+
+def _as_integers(name: str, values: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise OptionTypeError(
+            f"{name} must be whole numbers of shape (N,), one list for all rows ({error})."
+        ) from None
+    if tensor.shape == (0,):
+        return tensor.long()  # torch makes floats of an empty list
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim != 1:
+        raise OptionTypeError(
+            f"{name} must be whole numbers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
+    return tensor.long()
