@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from lossselect.exceptions import LossSelectError
 from lossselect.losses.registry import LOSSES, row_options, unknown_loss_error
-from lossselect.run.settings import known_keys, variants
+from lossselect.run.settings import packaged_config, variants
 from lossselect.utils.checks import format_setting, suggestion
 
 OTHER_ERRORS = {
@@ -45,8 +45,7 @@ HYDRA_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hyd
 def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """Return one message for an error that is the user's to fix; None for any other, which is a bug.
 
-    The user's are those of `lossselect.exceptions`, Hydra's about a config that cannot be composed, and the
-    operating system's about a file. `arguments`, the command line, tell which settings a config has.
+    `arguments`, the command line, tell which settings a config has.
     """
     text, line = str(error), " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and (message := _missing_variant(error)):
@@ -182,7 +181,7 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
         message += suggestion(name, known)
         if known:
             message += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
-        if parent == "data" and name in known_keys("data", "table"):
+        if parent == "data" and name in packaged_config("data", "table"):
             message += f" {name} is a setting of data=table: say that too."
         elif parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
             message += f" Another one that it takes is added with a plus: +{key}=..."
@@ -193,7 +192,7 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
 def _has(config: Any, part: str, name: str) -> bool:
     """Return whether a part of the config has a setting; data has also those of a table."""
     value = config.get(part)
-    is_of_table = part == "data" and name in known_keys("data", "table")
+    is_of_table = part == "data" and name in packaged_config("data", "table")
     return is_of_table or (isinstance(value, DictConfig) and name in value)
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,12 +14,9 @@ from lossselect.cli.errors import get_message
 from lossselect.utils.redaction import redact
 from lossselect.utils.terminal import print_safely
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
 
 @contextmanager
-def report_interruption(trainer: "Trainer", folder: Path) -> Iterator[None]:
+def report_interruption(trainer: Any, folder: Path) -> Iterator[None]:
     """Print which files a run has that a signal ended within the context; exit codes are 143 and 130."""
     before = signal.signal(signal.SIGTERM, _exit_by_signal)
     try:

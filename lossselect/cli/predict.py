@@ -94,23 +94,9 @@ def predict_file(
     encoding: str | None = None,
     trust: bool = False,
 ) -> int:
-    """Predict a file's rows, batch by batch, write them, and return how many there were.
+    """Predict the rows of a file with a checkpoint or an export, write a .csv, and return their number.
 
-    Args:
-        checkpoint: Of a run on data=table or data=arrays, or its export, which needs no Lightning.
-        input: A table with the columns that the model was trained on, or a file of arrays.
-        output: A .csv: row, prediction, a probability for each output, and the columns of `keep`.
-        keep: Columns of the input to copy.
-        batch_size: Rows at a time.
-        device: Where the net runs; "auto" is a GPU if there is one. An export runs on the CPU.
-        separator, encoding: Of the input, where they are not those of training.
-        trust: Whether a .pt2 file may be read.
-
-    Raises:
-        FileNotFoundError: no such checkpoint or input.
-        ConfigError, CheckpointError: a checkpoint or an input that cannot be used.
-        DataError: an input without rows; after the file has been written, rows for which the net returned
-            NaN, whose predictions are empty cells.
+    Rows for which the net returned NaN raise a DataError after the file has been written.
     """
     import torch
 

@@ -24,12 +24,7 @@ def main() -> None:
 
 
 def report_of(folder: Path) -> Path:
-    """Write the report of a run's folder, and return its path.
-
-    Raises:
-        FileMissingError: there is no such folder, or it is no run's.
-        ConfigError: there is a report of a complete run.
-    """
+    """Write the report of a run's folder, and return its path."""
     if not folder.is_dir():
         raise FileMissingError(f"There is no folder {folder}.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():

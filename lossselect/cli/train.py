@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from lossselect.cli.help import print_help
 from lossselect.cli.interruption import report_failure, report_interruption
 from lossselect.cli.precheck import CHECK, check_run, dry_run, is_dry_run
 from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
-from lossselect.run.lock import locked_folder, unlock_folder
+from lossselect.run.lock import lock_folder, unlock_folders
 from lossselect.run.settings import as_list, task_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
@@ -74,7 +73,7 @@ def main() -> None:
         try:
             run()
         finally:
-            unlock_folder()
+            unlock_folders()
         _leave_process_group()
 
 
@@ -100,10 +99,7 @@ def _leave_process_group() -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> float | None:
-    """Fit, then evaluate and predict with the best checkpoint, into Hydra's run folder.
-
-    Returns what `train` does, which a sweeper optimises.
-    """
+    """Fit, evaluate and predict into Hydra's run folder; return what a sweeper optimises, as `train` does."""
     with ignore_warnings(*as_list(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with print_errors_in_one_line():
@@ -112,9 +108,12 @@ def run(config: DictConfig) -> float | None:
         if is_dry_run(config):  # of a job that the command line did not tell
             dry_run(config)
             return None
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        with locked_folder(folder) if is_first_process() else nullcontext():
+        if is_first_process():
+            lock_folder(Path(HydraConfig.get().runtime.output_dir))
+        try:
             return train(config)  # Hydra goes on with the other jobs, and prints which one failed
+        finally:
+            unlock_folders()
 
 
 def train(config: DictConfig) -> float | None:

@@ -16,6 +16,7 @@ from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.reporting.plan import Monitor
 from lossselect.run.settings import (
     FILE_DATA,
+    drop_none,
     is_stopping_callback,
     loss_options,
     needs_trainer,
@@ -81,17 +82,8 @@ class LoadedData(NamedTuple):
     counts: "dict[str, LabelCounts]"
 
 
-def given_options(task: dict[str, Any]) -> dict[str, Any]:
-    """Return the task's settings without those that are open, such as a threshold to be tuned."""
-    return {key: value for key, value in task.items() if value is not None}
-
-
 def load_data(config: DictConfig) -> LoadedData:
-    """Return the data that the config names.
-
-    They are read when the config is checked, before the run's folder exists, and used again by the run. A
-    file that has changed since then is read again.
-    """
+    """Return the data that the config names; a run uses what was read when its config was checked."""
     options = to_plain(config.data)
     options.pop("batch_size")
     task = json.dumps(to_plain(config.task), sort_keys=True)
@@ -106,12 +98,11 @@ def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
     """
     versions = []
     for value in values:
-        if isinstance(value, str):
-            with suppress(OSError, ValueError):  # no file, or a value that is no path
-                path = Path(value).resolve()
-                stat = path.stat()
-                version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-                versions.append((str(path), *version))
+        with suppress(OSError, TypeError, ValueError):  # no file, or a value that is no path
+            path = Path(value).resolve()
+            stat = path.stat()
+            version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            versions.append((str(path), *version))
     return tuple(versions)
 
 
@@ -123,7 +114,7 @@ def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
-    options, settings = json.loads(data_json), given_options(json.loads(task_json))
+    options, settings = json.loads(data_json), drop_none(json.loads(task_json))
     names = settings.pop("class_names", None)
     has_order = names is not None
     if options["name"] in FILE_DATA:
@@ -195,7 +186,7 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
 
     if "_target_" not in config.data:
         return data.task
-    options = given_options(to_plain(config.task))
+    options = drop_none(to_plain(config.task))
     if options["name"] == "auto":
         raise ConfigError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
@@ -294,10 +285,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
 
 
 def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
-    """Describe how a run trains, for its plan.
-
-    Without a `trainer` one is built only if a setting of it is unusual: importing Lightning takes seconds.
-    """
+    """Describe how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
     from lossselect.reporting.plan import Training
 
     plain = to_plain(config)

@@ -1,7 +1,7 @@
 """`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from omegaconf import DictConfig
@@ -25,11 +25,7 @@ from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.utils.warnings import warn_no_positives
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-
-Prepared: TypeAlias = "tuple[Classifier, Any, Monitor, dict[str, Any] | None, Trainer | None]"
+Prepared: TypeAlias = tuple[Classifier, Any, Monitor, dict[str, Any] | None, Any]
 """What a plan describes: classifier, data, monitor, options of the decision, Lightning's trainer."""
 
 
@@ -64,8 +60,9 @@ def _prepare_ours(config: DictConfig) -> Prepared:
     plain, (splits, task, counts) = to_plain(config), load_data(config)
     monitor = resolve_monitor(plain, task)
     config.monitor = monitor.metric  # as a run does
-    shape = SimpleNamespace(num_features=splits.features.shape[1])
-    classifier = Classifier(**build_classifier(config, task, shape))
+    batch_size, num_features = config.data.batch_size, splits.features.shape[1]
+    data = SimpleNamespace(splits=splits, counts=counts, num_features=num_features, batch_size=batch_size)
+    classifier = Classifier(**build_classifier(config, task, data))
     classifier._optimizer_spec = component_spec(config, "optimizer")
     classifier._scheduler_spec = build_scheduler_spec(config)
     classifier.set_label_counts(counts["train"])
@@ -73,15 +70,9 @@ def _prepare_ours(config: DictConfig) -> Prepared:
     def train_dataloader() -> Any:
         target = encode_labels(task, splits.labels, dense=not classifier._chunked)
         batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
-        return batches.loader(config.data.batch_size, shuffle=True)
+        return batches.loader(batch_size, shuffle=True)
 
-    data = SimpleNamespace(
-        splits=splits,
-        counts=counts,
-        num_features=shape.num_features,
-        batch_size=config.data.batch_size,
-        train_dataloader=train_dataloader,
-    )
+    data.train_dataloader = train_dataloader
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
     return classifier, data, monitor, decision_settings(config, classifier) if tunes else None, None
 

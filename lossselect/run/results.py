@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -47,8 +47,7 @@ RESULTS = (
 )
 """The files of a run besides its checkpoints and its log."""
 
-MAX_SHOWN = 2_000_000
-"""Maximum of outputs (rows x classes) in a report's figures."""
+MAX_SHOWN = 2_000_000  # outputs (rows x classes) in a report's figures
 
 
 def remove_results(folder: Path) -> None:
@@ -78,22 +77,14 @@ def evaluate(
     data: Any,
     checkpoint: str,
     folder: Path,
-    decision: Mapping[str, Any] | None = None,
-    report: bool = False,
+    decision: Any,
+    report: bool,
 ) -> tuple[dict[str, float], Outcome | None, Advice | None]:
     """Evaluate the checkpoint on validation and test rows, if any, and write tables and metrics.json.
 
-    Args:
-        trainer: The one that has fitted the module.
-        module: Gets the checkpoint's weights.
-        data: The data module.
-        checkpoint: A file, to which the decision is added.
-        folder: Gets metrics.json and, for the test split, per_class.csv and confusion_matrix.csv.
-        decision: Options of `fit_decision`, to fit the decision between the two; None leaves it.
-        report: Whether to return the outcome on the test rows, or without these on the validation rows.
-
-    Returns:
-        The metrics, the outcome, and another threshold that would clearly raise F1 on the validation rows.
+    `decision`, the options of `fit_decision` or None, is fitted in between and added to the checkpoint. With
+    `report` the outcome on the test rows, or without these on the validation rows, is returned as well, and
+    advice if another threshold would clearly raise F1.
     """
     advice = None
     results: dict[str, float] = {}
@@ -176,11 +167,9 @@ def _keeps_order(loader: Any) -> bool:
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:
-    """Return a function that returns the test loaders to predict with.
-
-    Lightning remembers the arguments of a loader that is created within its hooks, and would repeat a
-    `batch_size` that was a positional argument.
-    """
+    """Return a function that returns the test loaders to predict with."""
+    # Lightning remembers the arguments of a loader that is created within its hooks, and would repeat a
+    # `batch_size` that was a positional argument
     loaders = data.test_dataloader()
     as_list = loaders if isinstance(loaders, list | tuple) else [loaders]
     if not all(type(loader) is DataLoader for loader in as_list):
@@ -218,13 +207,7 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
 
 
 def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path) -> str:
-    """Write predictions.csv: row, target (if known), decoded prediction, a probability per output.
-
-    With trailing dimensions (pixels, time steps) write predictions.pt: the outputs of `predict_step`.
-
-    Returns:
-        The name of the file, or "" for data without a test split.
-    """
+    """Write predictions.csv, or with trailing dimensions predictions.pt; return its name, "" without rows."""
     from lossselect.utils.safe_csv import escape_formula
 
     task = module.task

@@ -13,11 +13,10 @@ from lossselect.exceptions import ConfigError
 from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options
 
-MINIMUMS: dict[str, float] = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
+MIN_DIVISORS = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
 """Minimums of integers by which Lightning divides later; a share of an epoch is a float."""
 
-MAX_CHOICES = 3
-"""Longer lists of choices are checked by Lightning, whose message has them all."""
+MAX_CHOICES = 3  # longer lists of choices are checked by Lightning, whose message has them all
 
 WORDS = {
     bool: ["true or false"],
@@ -32,11 +31,7 @@ WORDS = {
 
 
 def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
-    """Return a trainer with the settings `trainer.*`, and further arguments that no config sets.
-
-    Raises:
-        ConfigError: a setting that Lightning does not know, or a value that it refuses.
-    """
+    """Return a trainer with the settings `trainer.*`, and further arguments that no config sets."""
     quiet()
     parameters = inspect.signature(Trainer).parameters
     check_options(options, [*(name for name in parameters if name not in RESERVED), *STEP_OPTIONS], "trainer")
@@ -48,8 +43,7 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
                 words = ", or ".join(dict.fromkeys(_words(expected)))
                 words = words or "an object, which a config cannot name"
                 raise ConfigError(f"trainer.{name} must be {words}, got {value!r}.")
-            minimum = MINIMUMS.get(name)
-            if minimum is not None and isinstance(value, type(minimum)) and value < minimum:
+            if isinstance(value, int) and value < (minimum := MIN_DIVISORS.get(name, value)):
                 raise ConfigError(f"trainer.{name} must be at least {minimum}, got {value!r}.")
         defaults = {"logger": False, "enable_checkpointing": False}
         return Trainer(**options, **{**defaults, **arguments}, enable_model_summary=False)

@@ -41,8 +41,7 @@ LOG_PARTS = (
 )
 """What the config of a log may name."""
 
-MAX_DEPTH = 60
-"""Maximum of levels of a config."""
+MAX_DEPTH = 60  # of a config
 
 _current: ContextVar[tuple[str, str] | None] = ContextVar("_current", default=None)
 """The key of the node that an object is made of, and its position, which differ under interpolation."""
@@ -76,10 +75,7 @@ def trust(arguments: Iterable[str]) -> None:
 
 
 def make_part(part: DictConfig, place: str, **known: Any) -> Any:
-    """Return the object that a part of a config, at a position such as "model", describes.
-
-    `known` are further arguments. A class that is not allowed at its position raises a ConfigError.
-    """
+    """Return the object that a part at `place`, such as "model", describes, with the arguments `known`."""
     check_part(part, place)
     token = _current.set((full_key(part), place))
     try:
@@ -121,12 +117,9 @@ def _checked_log(config: dict[str, Any]) -> None:
 
 def check_log(config: Any, place: str = "hydra.job_logging") -> None:
     """Raise ConfigError for a name that is not in `LOG_PARTS`: logging calls what it finds."""
-    entries: Iterable[tuple[Any, Any]] = ()
-    if isinstance(config, Mapping):
-        entries = config.items()
-    elif isinstance(config, list | tuple):
-        entries = enumerate(config)
-    for key, value in entries:
+    if isinstance(config, list | tuple):
+        config = dict(enumerate(config))
+    for key, value in config.items() if isinstance(config, Mapping) else ():
         # logging imports and calls the text of the last two from Python 3.12 on
         is_named = isinstance(value, str) and (value.startswith("ext://") or key in ("queue", "listener"))
         if is_named or key in ("()", "class", "factory"):
@@ -210,10 +203,7 @@ def _is_trusted(target: str) -> bool:
 
 
 def check_target(target: Any, place: str) -> None:
-    """Raise ConfigError for a class that is neither trusted nor allowed at its position.
-
-    `place` is the position of the mapping that contains it, such as "model.net"; "" outside of a config.
-    """
+    """Raise ConfigError for a class that is neither trusted nor allowed at `place` ("": in no config)."""
     where = f"{place}._target_" if place else "_target_"
     if not isinstance(target, str):
         raise ConfigError(f"{where} must be the name of a class, got {type(target).__name__}.")
