@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line."""
     # messages about a file suggest data.separator=..., as in a run
-    run_command(COMMAND, [argument.removeprefix("data.") for argument in sys.argv[1:]])
+    sys.argv[1:] = [argument.removeprefix("data.") for argument in sys.argv[1:]]
+    run_command(COMMAND)
 
 
 def _run(
@@ -67,10 +68,7 @@ COMMAND = Command(
             ".csv, .tsv or .parquet with the columns that the model was trained on, in any order; "
             ".npz or .npy for a model of arrays",
         ),
-        "output": (
-            "FILE",
-            ".csv: row, prediction, a probability for each class; of very many the 5 highest",
-        ),
+        "output": ("FILE", ".csv: row, prediction, a probability for each class; of very many the 5 highest"),
         "keep": ("[a,b]", "columns of the input to copy into the output: an id, say"),
         "batch_size": ("8192", "rows at a time"),
         "device": ("auto", "cpu, cuda, ..."),
@@ -110,7 +108,7 @@ def predict_file(
     unknown: Counter[str] = Counter()
     first, missing, first_missing = 0, 0, None
     with (
-        atomic_write(_checked_output(output, input)) as path,
+        atomic_write(_check_output_path(output, input)) as path,
         path.open("wb") as file,
         torch.inference_mode(),
     ):
@@ -202,7 +200,7 @@ def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> "pl.Data
     return escape_formula(columns)
 
 
-def _checked_output(output: str, input: str) -> Path:
+def _check_output_path(output: str, input: str) -> Path:
     path = Path(output)
     check_regular_file(path, "Name a file.")
     if path.suffix.lower() != ".csv":

@@ -134,7 +134,7 @@ def train(config: DictConfig) -> float | None:
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import atomic_write
 
-    given_monitor = config.monitor is not None
+    has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
     trainer, best_callback = make_trainer(config, folder)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
@@ -172,7 +172,7 @@ def train(config: DictConfig) -> float | None:
             print_renderable(Plan("Told by the train labels", lines))
         best = best_checkpoint(trainer, best_callback, resumed=start is not None)
         ended_early = trainer.current_epoch < config.trainer.max_epochs
-        if monitor.metric == "last" and not given_monitor and ended_early:
+        if monitor.metric == "last" and has_default_monitor and ended_early:
             warn(
                 "stopped_before_schedule_end",
                 f"Training was ended after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
@@ -231,11 +231,9 @@ def _prepare_folder(
         text = f"from {start[0]}, after {start[1]['global_step']} steps"
         lines.append(Line("resumed", text, why, "resume=null"))
     elif config.resume:
-        text = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
-        lines.append(Line("resumed", text))
+        lines.append(Line("resumed", f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"))
     if writes:
         if not started_here and (moved := keep_previous_run(folder)):
-            text = f"what another run left in this folder is in {moved.name} now"
-            lines.append(Line("previous_run", text))
+            lines.append(Line("previous_run", f"what another run left in this folder is in {moved.name} now"))
         remove_results(folder)
     return lines

@@ -126,7 +126,7 @@ DENIED_ARGUMENTS = {
 """Arguments of allowed classes that run a command or call a function that the config names."""
 
 
-def position_of(place: str) -> Position | None:
+def find_position(place: str) -> Position | None:
     """Return the position of the mapping at `place`, such as "model.net[0]"; None if it has none."""
     return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
 

@@ -1,6 +1,5 @@
 """The parts of a run, built from its config."""
 
-import inspect
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError, OptionTypeError
@@ -24,7 +22,7 @@ from lossselect.run.settings import (
     resolve_monitor,
     stopping_callbacks,
 )
-from lossselect.run.trust import check_part, make_part
+from lossselect.run.trust import make_part
 from lossselect.utils.checks import shorten
 from lossselect.utils.devices import auto_device
 
@@ -55,16 +53,6 @@ def component_spec(config: DictConfig, place: str) -> Any:
     if not part:
         return None
     return make_part(part, place) if "_target_" in part else to_plain(part)
-
-
-def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
-    """Make a part with `_target_`, given those of the known values that it has parameters for."""
-    check_part(part, place)  # before its class is imported
-    parameters: Iterable[str] = ()
-    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
-        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    # a monitor replaces that of the part, also where it is one of **kwargs
-    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters or k == "monitor"})
 
 
 def build_scheduler_spec(config: DictConfig) -> Any:
@@ -230,7 +218,7 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
         return {**known, **to_plain(config.model)}
     from torch import nn
 
-    net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
+    net = make_part(config.model, "model", {**known, "num_outputs": task.num_outputs})
     if not isinstance(net, nn.Module):
         raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
     return net
@@ -333,7 +321,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(_instantiate(entry, f"callbacks.{name}", _callback_arguments(name, entry)))
+            callbacks.append(make_part(entry, f"callbacks.{name}", _callback_arguments(name, entry)))
     if saves:  # the last one after the user's own checkpoint callbacks
         callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:

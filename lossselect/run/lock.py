@@ -34,8 +34,8 @@ def lock_folder(folder: Path) -> None:
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"Another run is using the folder {folder} ({_owner(path)}). Wait until it ends, stop it, or "
-            "choose another folder: hydra.run.dir=FOLDER."
+            f"Another run is using the folder {folder} ({_describe_owner(path)}). Wait until it ends, stop "
+            "it, or choose another folder: hydra.run.dir=FOLDER."
         ) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NOT_SUPPORTED:
@@ -63,7 +63,7 @@ def check_unlocked(folder: Path) -> None:
         unlock_folders()
 
 
-def _owner(path: Path) -> str:
+def _describe_owner(path: Path) -> str:
     """Return which process has locked the folder, as well as it can be read."""
     try:
         process, host = path.read_text(encoding="utf-8").split()

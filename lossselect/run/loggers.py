@@ -90,7 +90,7 @@ def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
     return loggers
 
 
-def settings_as_written(config: DictConfig) -> dict[str, Any]:
+def unresolved_settings(config: DictConfig) -> dict[str, Any]:
     """Return the settings by their names on the command line, as written: ${oc.env:NAME} may be a secret.
 
     A reference such as ${seed} to another setting is replaced by that setting's value.
@@ -121,7 +121,7 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
 
     if not trainer.is_global_zero:
         return
-    settings = settings_as_written(config)
+    settings = unresolved_settings(config)
     for logger in trainer.loggers:
         try:
             getattr(logger, "experiment", None)  # many are set up only here

@@ -116,15 +116,13 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
             for number, row in enumerate(rows)
             if (row.get("step") or "").lstrip("-").isdigit()  # not so in a line that was cut short
             and None not in row.values()
-            and (number < num_before or _is_of_the_user(row, step))
+            and (number < num_before or _is_user_row(row, step))
         ]
         logger.save()
 
 
-def _is_of_the_user(row: Mapping[str, str], step: int) -> bool:
-    """Return whether a row that was logged after the checkpoint will not be logged again.
-
-    Lightning logs what a user's `training_step` has logged for the epoch after the checkpoint is saved. Rows
-    of this package are logged before it, or belong to what is repeated.
-    """
+def _is_user_row(row: Mapping[str, str], step: int) -> bool:
+    """Return whether the user logged a row after the checkpoint, which will not be logged again."""
+    # Lightning logs what a `training_step` has logged for the epoch after the checkpoint is saved; rows of
+    # this package are logged before it, or belong to what is repeated
     return int(row["step"]) < step and not (row.get("train/loss") or row.get("val/loss"))

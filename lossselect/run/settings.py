@@ -36,7 +36,7 @@ def packaged_config(group: str, name: str) -> Any:
     )
 
 
-def variants(group: str = "") -> list[str]:
+def list_variants(group: str = "") -> list[str]:
     """Return the names of a group's variants; without a group those of the groups."""
     entries = (files("lossselect.configs") / group).iterdir()
     shown = (entry for entry in entries if not entry.name.startswith("_"))

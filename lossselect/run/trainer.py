@@ -39,8 +39,8 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
     try:
         # Lightning may accept a value of the wrong type here and fail on it later
         for name, value in options.items():
-            if not _is_of_type(value, expected := parameters[name].annotation):
-                words = ", or ".join(dict.fromkeys(_words(expected)))
+            if not _has_type(value, expected := parameters[name].annotation):
+                words = ", or ".join(dict.fromkeys(_describe_type(expected)))
                 words = words or "an object, which a config cannot name"
                 raise ConfigError(f"trainer.{name} must be {words}, got {value!r}.")
             if isinstance(value, int) and value < (minimum := MIN_DIVISORS.get(name, value)):
@@ -51,26 +51,26 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
         raise ConfigError(f"The trainer cannot be built: {error}") from None
 
 
-def _is_of_type(value: Any, expected: Any) -> bool:
+def _has_type(value: Any, expected: Any) -> bool:
     origin, inner = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        return any(_is_of_type(value, option) for option in inner)
+        return any(_has_type(value, option) for option in inner)
     if origin is Literal:
         is_long = len(inner) > MAX_CHOICES
         return any(type(value) is type(choice) and (is_long or value == choice) for choice in inner)
     if origin is dict:
-        return isinstance(value, Mapping) and all(_is_of_type(entry, inner[1]) for entry in value.values())
+        return isinstance(value, Mapping) and all(_has_type(entry, inner[1]) for entry in value.values())
     if origin is not None:
-        return isinstance(value, list | tuple) and all(_is_of_type(entry, inner[0]) for entry in value)
+        return isinstance(value, list | tuple) and all(_has_type(entry, inner[0]) for entry in value)
     if expected in (int, float):
         return isinstance(value, int | expected) and not isinstance(value, bool)
     return not isinstance(expected, type) or isinstance(value, expected)
 
 
-def _words(expected: Any) -> list[str]:
+def _describe_type(expected: Any) -> list[str]:
     origin, inner = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        return [word for option in inner for word in _words(option)]
+        return [word for option in inner for word in _describe_type(option)]
     if origin is Literal:
         return [f"one of {', '.join(map(str, inner))}"]
     if origin is list and inner != (int,):  # of objects

@@ -137,10 +137,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_task_settings(
-    config: Mapping[str, Any],
-    task: "Task",
-    counts: "LabelCounts | None" = None,
-    shape: Sequence[int] = (),
+    config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None, shape: Sequence[int] = ()
 ) -> None:
     """Raise an error for the first option of loss or decision, or metric, that the task does not have.
 

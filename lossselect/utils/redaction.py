@@ -10,8 +10,7 @@ _variables: dict[str, str] = {}
 NO_SECRETS = ("true", "false", "null", "none", "auto", "yes", "no", "on", "off")
 """Values that are settings, and whose redaction would make any message unreadable."""
 
-MIN_LENGTH = 4
-"""Shorter values occur in any text, so they are replaced only where they stand alone."""
+MIN_LENGTH = 4  # shorter values occur in any text, so they are replaced only where they stand alone
 
 
 def record_environment() -> None:
