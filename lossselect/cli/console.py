@@ -138,8 +138,8 @@ def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches th
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if issubclass(category, LossSelectWarning):
-            how = f" ({hint.format(name=message.name)})" if hint else ""
-            print_safely(f"Warning: {message.message}{how}", file=sys.stderr)
+            suffix = f" ({hint.format(name=message.name)})" if hint else ""
+            print_safely(f"Warning: {message.message}{suffix}", file=sys.stderr)
         else:
             text = sanitize(str(message))
             show_other(text if text != str(message) else message, category, *place)

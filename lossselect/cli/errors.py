@@ -156,29 +156,29 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
             if not isinstance(inner, DictConfig):  # the part itself is misspelt, or has no settings
                 return _unknown_part(key, depth, config)
             config = inner
-        known = sorted({*config, *([] if parent else ["task", "experiment"])})
+        available = sorted({*config, *([] if parent else ["task", "experiment"])})
     except (HydraException, OmegaConfBaseException, KeyError, TypeError):
-        known = []  # a config folder of the user's own, say
+        available = []  # a config folder of the user's own, say
     if owner.endswith("=none"):
         return f"{key} is no setting beside {owner}, which has none. Leave one of them out."
-    if name in known:
+    if name in available:
         return (
             f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."
         )
     parts: list[str] = []
-    if not parent and known:
+    if not parent and available:
         parts = [
             p for p in ("trainer", "optimizer", "scheduler", "model", "data") if _has_setting(config, p, name)
         ]
     elif parent == "logger":  # of which there may be several, by their names
-        parts = [f"logger.{part}" for part in known if _has_setting(config, part, name)]
+        parts = [f"logger.{part}" for part in available if _has_setting(config, part, name)]
         if not parts:
             return _unknown_logger(key, name)
     if parts:
         return f"There is no setting {key!r}. Did you mean {parts[0]}.{name}?"
-    message = f"There is no setting {key!r}.{suggestion(name, known)}"
-    if known:
-        message += f" {f'{owner} has' if parent else 'There are'}: {', '.join(known)}."
+    message = f"There is no setting {key!r}.{suggestion(name, available)}"
+    if available:
+        message += f" {f'{owner} has' if parent else 'There are'}: {', '.join(available)}."
     if parent == "data" and name in packaged_config("data", "table"):
         return f"{message} {name} is a setting of data=table: say that too."
     if parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
@@ -198,24 +198,24 @@ def _unknown_part(key: str, depth: int, config: Any) -> str:
     """Return the message for a key whose part at `depth` is not a part of `config`."""
     if key.startswith("hydra."):
         return f"There is no setting {key!r}.{suggestion(key, HYDRA_SETTINGS)}"
-    parts, known = key.split("."), sorted(config)
+    parts, available = key.split("."), sorted(config)
     name, parent = parts[depth], ".".join(parts[:depth])
-    if name in known:
+    if name in available:
         return f"{'.'.join(parts[: depth + 1])} is {config.get(name)}, and has no settings."
     if parent == "logger":
         return _unknown_logger(key, name)
-    message = f"There is no setting {key!r}.{suggestion(name, known)}"
-    return message + (f" {parent or 'A run'} has: {', '.join(known)}." if known else "")
+    message = f"There is no setting {key!r}.{suggestion(name, available)}"
+    return message + (f" {parent or 'A run'} has: {', '.join(available)}." if available else "")
 
 
 def _unknown_logger(key: str, name: str) -> str:
     """Return the message for a setting of a logger that was not chosen."""
-    known = list_variants("logger")
+    available = list_variants("logger")
     if name == "csv":
         return "The CSV log is kept beside other loggers: +logger.csv=false leaves it out."
-    if name in known:
+    if name in available:
         return f"There is no setting {key!r} without that logger: say logger={name} too."
     return (
-        f"There is no setting {key!r}.{suggestion(name, known)} A logger is chosen by logger=, one of "
-        f"{', '.join(known)}, and has its settings under its name, as logger.mlflow.run_name is one."
+        f"There is no setting {key!r}.{suggestion(name, available)} A logger is chosen by logger=, one of "
+        f"{', '.join(available)}, and has its settings under its name, as logger.mlflow.run_name is one."
     )

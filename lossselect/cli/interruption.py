@@ -18,7 +18,7 @@ from lossselect.utils.terminal import print_safely
 @contextmanager
 def report_interruption(trainer: Any, folder: Path) -> Iterator[None]:
     """Print which files a run has that a signal ended within the context; exit codes are 143 and 130."""
-    before = signal.signal(signal.SIGTERM, _exit_by_signal)
+    previous_handler = signal.signal(signal.SIGTERM, _exit_by_signal)
     try:
         yield
     except SystemExit as stopped:
@@ -29,15 +29,17 @@ def report_interruption(trainer: Any, folder: Path) -> Iterator[None]:
             first_process_ends()  # else Lightning might kill it before it has printed its message
             raise
         names = sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt"))
-        left = f"after {trainer.global_step} steps. In {folder}: {', '.join(names) or 'no checkpoint yet'}."
+        summary = (
+            f"after {trainer.global_step} steps. In {folder}: {', '.join(names) or 'no checkpoint yet'}."
+        )
         if saved is not None:
-            left += f" To go on: the same settings, hydra.run.dir={folder} resume=auto."
+            summary += f" To go on: the same settings, hydra.run.dir={folder} resume=auto."
         if stopped.code != 143:
-            raise KeyboardInterrupt(f"Interrupted {left}") from None
-        print_safely(f"Terminated {left}", file=sys.stderr)
+            raise KeyboardInterrupt(f"Interrupted {summary}") from None
+        print_safely(f"Terminated {summary}", file=sys.stderr)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _exit_by_signal(signum: int, frame: Any) -> None:

@@ -185,10 +185,10 @@ def train(config: DictConfig) -> float | None:
         if module.base_task is not None:
             print_table("Decision", decision_lines(module.task))
         stages, rows = by_stage(results)
-        shown = {
+        cells = {
             name: ["" if value is None else f"{value:.4f}" for value in row] for name, row in rows.items()
         }
-        print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", shown, header=("", *stages))
+        print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", cells, header=("", *stages))
         if advice is not None:
             print(advice)
         if config.report and writes:

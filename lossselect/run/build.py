@@ -209,16 +209,16 @@ def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, A
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
     """Return a net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
     width = getattr(data, "num_features", None)
-    known = {} if width is None else {"num_features": width}
+    derived = {} if width is None else {"num_features": width}
     if "_target_" not in config.model:
         if width is None:
             raise ConfigError(
                 f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
             )
-        return {**known, **to_plain(config.model)}
+        return {**derived, **to_plain(config.model)}
     from torch import nn
 
-    net = make_part(config.model, "model", {**known, "num_outputs": task.num_outputs})
+    net = make_part(config.model, "model", {**derived, "num_outputs": task.num_outputs})
     if not isinstance(net, nn.Module):
         raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
     return net
@@ -232,12 +232,12 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
 
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    known: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
+    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
     if entry.monitor == "last":
-        known["monitor"] = "epoch"  # Lightning logs the number of the epoch
+        derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
     if "check_on_train_epoch_end" not in entry:
-        known["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
-    return known
+        derived["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
+    return derived
 
 
 def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":

@@ -31,8 +31,10 @@ Prepared: TypeAlias = tuple[Classifier, Any, Monitor, dict[str, Any] | None, Any
 
 def check_only(config: DictConfig) -> None:
     """Print the plan; with check_only also check the labels of our data, and put a batch through."""
-    is_ours = "_target_" not in config.data
-    classifier, data, monitor, decision, trainer = (_prepare_ours if is_ours else _prepare_custom)(config)
+    is_custom = "_target_" in config.data
+    classifier, data, monitor, decision, trainer = (_prepare_custom if is_custom else _prepare_packaged)(
+        config
+    )
     described = plan(classifier, data, describe_training(config, monitor, trainer), monitor, decision)
     if config.explain == "json":
         print(described.to_json(), end="")
@@ -40,7 +42,7 @@ def check_only(config: DictConfig) -> None:
         print_renderable(described)
     if not config.check_only:
         return
-    if is_ours:
+    if not is_custom:
         print_table("Labels", label_table(classifier.task, data.counts), header=("class", *data.counts))
         # a chunked head has no macro means
         evaluated = {} if classifier._chunked else {"val": "validation", "test": "test"}
@@ -54,7 +56,7 @@ def check_only(config: DictConfig) -> None:
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
-def _prepare_ours(config: DictConfig) -> Prepared:
+def _prepare_packaged(config: DictConfig) -> Prepared:
     """Prepare for data of ours or from a file, without Lightning."""
     torch.manual_seed(config.seed)
     plain, (splits, task, counts) = to_plain(config), load_data(config)

@@ -131,10 +131,10 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
             ) from None
         if isinstance(logger, CSVLogger):
             continue
-        known: Mapping[str, Any] = {}
+        fixed: Mapping[str, Any] = {}
         if isinstance(logger, MLFlowLogger):  # in a resumed run no value may change
-            known = logger.experiment.get_run(logger.run_id).data.params
-        logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+            fixed = logger.experiment.get_run(logger.run_id).data.params
+        logger.log_hyperparams({name: value for name, value in settings.items() if name not in fixed})
 
 
 def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step: int) -> None:

@@ -39,8 +39,8 @@ def packaged_config(group: str, name: str) -> Any:
 def list_variants(group: str = "") -> list[str]:
     """Return the names of a group's variants; without a group those of the groups."""
     entries = (files("lossselect.configs") / group).iterdir()
-    shown = (entry for entry in entries if not entry.name.startswith("_"))
-    return sorted(entry.name.removesuffix(".yaml") for entry in shown if entry.is_dir() != bool(group))
+    listed = (entry for entry in entries if not entry.name.startswith("_"))
+    return sorted(entry.name.removesuffix(".yaml") for entry in listed if entry.is_dir() != bool(group))
 
 
 def as_list(names: Any) -> list[str]:

@@ -18,7 +18,7 @@ MIN_DIVISORS = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
 
 MAX_CHOICES = 3  # longer lists of choices are checked by Lightning, whose message has them all
 
-WORDS = {
+TYPE_NAMES = {
     bool: ["true or false"],
     int: ["a whole number"],
     float: ["a number"],
@@ -27,7 +27,6 @@ WORDS = {
     list: ["a list of whole numbers"],
     type(None): ["null"],
 }
-"""Descriptions of the types of Lightning's trainer."""
 
 
 def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
@@ -75,7 +74,7 @@ def _describe_type(expected: Any) -> list[str]:
         return [f"one of {', '.join(map(str, inner))}"]
     if origin is list and inner != (int,):  # of objects
         return []
-    return WORDS.get(origin or expected, [])
+    return TYPE_NAMES.get(origin or expected, [])
 
 
 def quiet() -> None:

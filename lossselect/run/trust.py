@@ -34,13 +34,12 @@ VARIABLES = (
 
 VARIABLE = "LOSSSELECT_TRUST"  # tells the processes that a run starts what its command line trusts
 
-LOG_PARTS = (
+ALLOWED_LOG_PARTS = (
     *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
     *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
     *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
     *("logging.handlers.MemoryHandler", "logging.handlers.WatchedFileHandler"),
 )
-"""What the config of a log may name."""
 
 MAX_DEPTH = 60  # of a config
 
@@ -75,19 +74,19 @@ def trust(arguments: Iterable[str]) -> None:
     install_checks(_resolve_allowed_target, _configure_allowed_log, _initialize_allowed_sources)
 
 
-def make_part(part: DictConfig, place: str, known: Mapping[str, Any] | None = None) -> Any:
+def make_part(part: DictConfig, place: str, derived: Mapping[str, Any] | None = None) -> Any:
     """Return the object that a part at `place`, such as "model", describes.
 
-    Of the `known` arguments it gets those that it has parameters for.
+    Of the `derived` arguments it gets those that it has parameters for.
     """
     check_part(part, place)  # before its class is imported
     arguments: dict[str, Any] = {}
-    if known:
+    if derived:
         parameters: Iterable[str] = ()
         with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
             parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
         # a monitor replaces that of the part, also where it is one of **kwargs
-        arguments = {k: v for k, v in known.items() if k in parameters or k == "monitor"}
+        arguments = {k: v for k, v in derived.items() if k in parameters or k == "monitor"}
     token = _current.set((full_key(part), place))
     try:
         return hydra.utils.instantiate(part, **arguments)
@@ -99,10 +98,10 @@ def _resolve_allowed_target(target: Any, full_key: str) -> Any:
     """Check a class before Hydra imports it, and import it."""
     if isinstance(target, str):  # else it was made from what was checked
         root, place = _current.get() or ("hydra", "hydra")
-        rest = full_key.removeprefix(root)
+        inner_key = full_key.removeprefix(root)
         # the position is "" if the user's own code makes an object
-        is_within = full_key.startswith(root) and (not rest or rest[0] in ".[")
-        check_target(target, place + rest if is_within else "")
+        is_within = full_key.startswith(root) and (not inner_key or inner_key[0] in ".[")
+        check_target(target, place + inner_key if is_within else "")
     return resolve_target(target, full_key)
 
 
@@ -127,7 +126,7 @@ def _configure_allowed_log(config: dict[str, Any]) -> None:
 
 
 def check_log(config: Any, place: str = "hydra.job_logging") -> None:
-    """Raise ConfigError for a name that is not in `LOG_PARTS`: logging calls what it finds."""
+    """Raise ConfigError for a name that is not in `ALLOWED_LOG_PARTS`: logging calls what it finds."""
     if isinstance(config, list | tuple):
         config = dict(enumerate(config))
     for key, value in config.items() if isinstance(config, Mapping) else ():
@@ -135,7 +134,7 @@ def check_log(config: Any, place: str = "hydra.job_logging") -> None:
         is_named = isinstance(value, str) and (value.startswith("ext://") or key in ("queue", "listener"))
         if is_named or key in ("()", "class", "factory"):
             name = str(value).removeprefix("ext://")
-            if name not in LOG_PARTS and not _is_trusted(name):
+            if name not in ALLOWED_LOG_PARTS and not _is_trusted(name):
                 raise ConfigError(
                     f"{place}.{key}={value}: a log is made of parts of the standard library's logging. If "
                     f"that is meant, the command line may say so: trust=[{name.partition('.')[0]}]."

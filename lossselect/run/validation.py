@@ -252,11 +252,11 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
     for setting, metric in monitored_metrics(config).items():
         last = ["last"] if setting == "monitor" or setting.startswith("callbacks.") else []
         # with head=auto that is not resolved yet, either may be meant
-        known = {"dense": dense, "chunked": chunked}.get(head, [*dense, *chunked]) + last
-        if metric is not None and metric not in known:
+        names = {"dense": dense, "chunked": chunked}.get(head, [*dense, *chunked]) + last
+        if metric is not None and metric not in names:
             listed = (chunked if head == "chunked" else dense) + last
             raise ConfigError(
-                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known)} There are: "
+                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), names)} There are: "
                 f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
             )
 

@@ -55,6 +55,6 @@ def redact(text: str) -> str:
             pattern = rf"(?<=['\"]){pattern}(?=['\"])"
         elif len(value) < MIN_LENGTH:
             pattern = rf"(?<!\w){pattern}(?!\w)"
-        shown = f"${{oc.env:{_variables[value]}}}"
-        text = re.sub(pattern, lambda _, shown=shown: shown, text)  # type: ignore[misc]
+        replacement = f"${{oc.env:{_variables[value]}}}"
+        text = re.sub(pattern, lambda _, replacement=replacement: replacement, text)  # type: ignore[misc]
     return text
