@@ -72,10 +72,20 @@ def monitored_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"monitor": config["monitor"], **monitors}
 
 
-def tuned_setting(config: Mapping[str, Any]) -> str:
-    """Return a setting of decision that is not the default, such as "metric=f1"; "" if there is none."""
-    defaults, decision = packaged_config("decision", "tuned"), config.get("decision") or {}
-    return next((f"{key}={value}" for key, value in decision.items() if value != defaults.get(key)), "")
+def find_chunked_conflict(config: Mapping[str, Any]) -> str:
+    """Return a message about a setting that head=chunked does not support; "" if there is none."""
+    if config["trainer"].get("compile"):
+        return "trainer.compile does not go through head=chunked: leave one of them out."
+    if config.get("mix"):
+        return "mix makes soft labels of a batch, which head=chunked does not take: mix=none."
+    defaults = packaged_config("decision", "tuned")
+    for key, value in (config.get("decision") or {}).items():
+        if value != defaults.get(key):
+            return (
+                f"decision.{key}={value} needs all outputs of the validation rows, which head=chunked never "
+                "has: leave it out."
+            )
+    return ""
 
 
 def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,9 +113,7 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task)), None}
     fits = (
         "_target_" not in config["model"]
-        and not config.get("mix")
-        and not config["trainer"].get("compile")
-        and not tuned_setting(config)
+        and not find_chunked_conflict(config)
         and {*monitored_metrics(config).values()} <= metrics
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]

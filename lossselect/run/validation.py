@@ -14,11 +14,11 @@ from lossselect.run.settings import (
     as_list,
     configured_head,
     drop_none,
+    find_chunked_conflict,
     loss_options,
     monitored_metrics,
     packaged_config,
     resolve_head,
-    tuned_setting,
 )
 from lossselect.utils.checks import check_float, check_int, check_options, lookup, suggestion
 from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
@@ -101,15 +101,6 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
-    if configured_head(config)["name"] == "chunked":
-        compiled, mixed, tuned = trainer.get("compile"), config.get("mix"), tuned_setting(config)
-        _require(not compiled, "trainer.compile does not go through head=chunked: leave one of them out.")
-        _require(not mixed, "mix makes soft labels of a batch, which head=chunked does not take: mix=none.")
-        _require(
-            not tuned,
-            f"decision.{tuned} needs all outputs of the validation rows, which head=chunked never has: "
-            "leave it out.",
-        )
     if (decision := config.get("decision")) is not None:
         settings = packaged_config("decision", "tuned")
         _require(
@@ -117,6 +108,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}.",
         )
         check_options(decision, settings, "decision")
+    if configured_head(config)["name"] == "chunked":
+        conflict = find_chunked_conflict(config)
+        _require(not conflict, conflict)
     if "_target_" not in data:
         _check_data(data)
     if "_target_" not in model:
