@@ -73,15 +73,10 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return text.splitlines()[0]
     if isinstance(error, OSError) and (message := _os_message(error)):
         return message
-    if is_lost_process(error):
+    if isinstance(error, RuntimeError) and re.search(LOST_PROCESS, text):  # gloo has no type for that
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
     others = [getattr(sys.modules[name], kind) for name, kind in OTHER_ERRORS.items() if name in sys.modules]
     return text if isinstance(error, (LossSelectError, *others)) else None
-
-
-def is_lost_process(error: BaseException) -> bool:
-    """Return whether torch.distributed lost its connection to another process; gloo has no type for that."""
-    return isinstance(error, RuntimeError) and re.search(LOST_PROCESS, str(error)) is not None
 
 
 def _os_message(error: OSError) -> str | None:
@@ -121,10 +116,8 @@ def _unreadable_override(error: OverrideParseException) -> str:
     if value and value[0] not in "[{":
         quoted = format_setting(key, value.strip(), plain=False)
         return f"{message} This value needs quotes within quotes: {quoted}."
-    lines = str(error).splitlines()
-    return " ".join(
-        [message, *(line for line in lines if not line.startswith(("Error parsing", "See http")))]
-    )
+    lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))]
+    return " ".join([message, *lines])
 
 
 def _failed_target(error: InstantiationException) -> str:

@@ -18,7 +18,8 @@ from lossselect.utils.terminal import print_safely
 @contextmanager
 def report_interruption(trainer: Any, folder: Path) -> Iterator[None]:
     """Print which files a run has that a signal ended within the context; exit codes are 143 and 130."""
-    previous_handler = signal.signal(signal.SIGTERM, _exit_by_signal)
+    # while nothing can be saved SIGTERM ends the process as a signal that is handled does
+    previous_handler = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         yield
     except SystemExit as stopped:
@@ -40,11 +41,6 @@ def report_interruption(trainer: Any, folder: Path) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
-
-
-def _exit_by_signal(signum: int, frame: Any) -> None:
-    """While nothing can be saved, end the process by SIGTERM as a signal that is handled does."""
-    sys.exit(128 + signum)
 
 
 @contextmanager
