@@ -36,20 +36,18 @@ def is_first_process() -> bool:
 class Command(NamedTuple):
     """A small command, whose arguments are `KEY=VALUE` or `--KEY VALUE`."""
 
-    run: Callable[..., None]
-    """Takes the arguments by name, as text."""
+    run: Callable[..., None]  # takes the arguments by name, as text
     name: str
     description: str
-    options: Mapping[str, tuple[str, str]]
-    """The metavar and the help of each argument."""
-    required: Mapping[str, str]
-    """The arguments that must be given, with examples of their values."""
+    options: Mapping[str, tuple[str, str]]  # metavar and help of each argument
+    required: Mapping[str, str]  # names of arguments, and examples of their values
     epilog: str = ""
 
 
-def run_command(command: Command, arguments: list[str]) -> None:
-    """Run a command with its arguments, or print its help; an error is one message and exit code 1."""
+def run_command(command: Command) -> None:
+    """Run a command, or print its help; an error is one message and exit code 1."""
     prepare_streams()
+    arguments = sys.argv[1:]
     if "--version" in arguments:
         print_version()
     elif not arguments or {"-h", "--help"} & set(arguments):
@@ -140,8 +138,8 @@ def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches th
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
         if issubclass(category, LossSelectWarning):
-            how = f" ({hint.format(name=message.name)})" if hint else ""
-            print_safely(f"Warning: {message.message}{how}", file=sys.stderr)
+            suffix = f" ({hint.format(name=message.name)})" if hint else ""
+            print_safely(f"Warning: {message.message}{suffix}", file=sys.stderr)
         else:
             text = sanitize(str(message))
             show_other(text if text != str(message) else message, category, *place)

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from lossselect.exceptions import LossSelectError
 from lossselect.losses.registry import LOSSES, row_options, unknown_loss_error
-from lossselect.run.settings import known_keys, variants
+from lossselect.run.settings import list_variants, packaged_config
 from lossselect.utils.checks import format_setting, suggestion
 
 OTHER_ERRORS = {
@@ -29,8 +29,7 @@ OTHER_ERRORS = {
 }
 """Errors of other libraries that are about settings or their use, by module."""
 
-FIRST_FILES = {".lock", ".hydra", "plan.json"}
-"""What is written first into a run's folder."""
+FIRST_FILES = {".lock", ".hydra", "plan.json"}  # what is written first into a run's folder
 
 LOST_PROCESS = r"Connection (closed|reset) by|Broken pipe|NCCL (error|communicator)|remote process exited"
 """Messages of torch.distributed if another process does not answer."""
@@ -39,14 +38,12 @@ GROUPS = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer|callback
 """Groups whose variant decides which settings a config has."""
 
 HYDRA_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
-"""Settings of Hydra that runs are given."""
 
 
 def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """Return one message for an error that is the user's to fix; None for any other, which is a bug.
 
-    The user's are those of `lossselect.exceptions`, Hydra's about a config that cannot be composed, and the
-    operating system's about a file. `arguments`, the command line, tell which settings a config has.
+    `arguments`, the command line, tell which settings a config has.
     """
     text, line = str(error), " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and (message := _missing_variant(error)):
@@ -60,8 +57,8 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if text.startswith("Unable to configure"):
         return f"{error}: {' '.join(str(error.__cause__).split())}"
     if "Config group override must be a string" in text:
-        unnamed = (given for given in arguments if re.fullmatch(r"\w+=(null|true|false|[\d.]+)", given))
-        setting = next((given for given in unnamed if given.partition("=")[0] in variants()), "")
+        pattern = rf"({'|'.join(list_variants())})=(null|true|false|[\d.]+)"
+        setting = next((argument for argument in arguments if re.fullmatch(pattern, argument)), "")
         subject = f"{setting}: a part takes" if setting else "A part takes"
         return f"{subject} the name of a variant, as in model=mlp; --help lists them."
     if "Ambiguous value for argument" in text:
@@ -76,15 +73,10 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return text.splitlines()[0]
     if isinstance(error, OSError) and (message := _os_message(error)):
         return message
-    if is_lost_process(error):
+    if isinstance(error, RuntimeError) and re.search(LOST_PROCESS, text):  # gloo has no type for that
         return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
     others = [getattr(sys.modules[name], kind) for name, kind in OTHER_ERRORS.items() if name in sys.modules]
     return text if isinstance(error, (LossSelectError, *others)) else None
-
-
-def is_lost_process(error: BaseException) -> bool:
-    """Return whether torch.distributed lost its connection to another process; gloo has no type for that."""
-    return isinstance(error, RuntimeError) and re.search(LOST_PROCESS, str(error)) is not None
 
 
 def _os_message(error: OSError) -> str | None:
@@ -104,9 +96,9 @@ def _missing_variant(error: MissingConfigException) -> str | None:
     options = error.options
     if options is None:
         match = re.search(r"Could not load '([^'/]+)/([^']+)'", str(error))  # one of a list
-        if not match or match[1] not in variants():
+        if not match or match[1] not in list_variants():
             return None
-        (group, name), options = match.groups(), variants(match[1])
+        (group, name), options = match.groups(), list_variants(match[1])
     if group == "loss":
         return unknown_loss_error(name, ("auto",))
     if group == "data" and "." in name:
@@ -124,10 +116,8 @@ def _unreadable_override(error: OverrideParseException) -> str:
     if value and value[0] not in "[{":
         quoted = format_setting(key, value.strip(), plain=False)
         return f"{message} This value needs quotes within quotes: {quoted}."
-    lines = str(error).splitlines()
-    return " ".join(
-        [message, *(line for line in lines if not line.startswith(("Error parsing", "See http")))]
-    )
+    lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))]
+    return " ".join([message, *lines])
 
 
 def _failed_target(error: InstantiationException) -> str:
@@ -159,41 +149,41 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
             if not isinstance(inner, DictConfig):  # the part itself is misspelt, or has no settings
                 return _unknown_part(key, depth, config)
             config = inner
-        known = sorted({*config, *([] if parent else ["task", "experiment"])})
+        available = sorted({*config, *([] if parent else ["task", "experiment"])})
     except (HydraException, OmegaConfBaseException, KeyError, TypeError):
-        known = []  # a config folder of the user's own, say
+        available = []  # a config folder of the user's own, say
     if owner.endswith("=none"):
         return f"{key} is no setting beside {owner}, which has none. Leave one of them out."
-    if name in known:
+    if name in available:
         return (
             f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."
         )
-    parts: Iterable[str] = ()
-    if not parent and known:
-        parts = [p for p in ("trainer", "optimizer", "scheduler", "model", "data") if _has(config, p, name)]
+    parts: list[str] = []
+    if not parent and available:
+        parts = [
+            p for p in ("trainer", "optimizer", "scheduler", "model", "data") if _has_setting(config, p, name)
+        ]
     elif parent == "logger":  # of which there may be several, by their names
-        parts = [f"logger.{part}" for part in known if _has(config, part, name)]
+        parts = [f"logger.{part}" for part in available if _has_setting(config, part, name)]
         if not parts:
             return _unknown_logger(key, name)
-    message = f"There is no setting {key!r}."
     if parts:
-        message += f" Did you mean {next(iter(parts))}.{name}?"
-    else:
-        message += suggestion(name, known)
-        if known:
-            message += f" {owner} has: {', '.join(known)}." if parent else f" There are: {', '.join(known)}."
-        if parent == "data" and name in known_keys("data", "table"):
-            message += f" {name} is a setting of data=table: say that too."
-        elif parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
-            message += f" Another one that it takes is added with a plus: +{key}=..."
-    losses = [loss for loss in LOSSES if name in row_options(loss)] if parent == "loss" else []
-    return message + (f" {name} is an option of loss={losses[0]}." if losses else "")
+        return f"There is no setting {key!r}. Did you mean {parts[0]}.{name}?"
+    message = f"There is no setting {key!r}.{suggestion(name, available)}"
+    if available:
+        message += f" {f'{owner} has' if parent else 'There are'}: {', '.join(available)}."
+    if parent == "data" and name in packaged_config("data", "table"):
+        return f"{message} {name} is a setting of data=table: say that too."
+    if parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
+        return f"{message} Another one that it takes is added with a plus: +{key}=..."
+    losses = (loss for loss in LOSSES if parent == "loss" and name in row_options(loss))
+    return message + next((f" {name} is an option of loss={loss}." for loss in losses), "")
 
 
-def _has(config: Any, part: str, name: str) -> bool:
+def _has_setting(config: Any, part: str, name: str) -> bool:
     """Return whether a part of the config has a setting; data has also those of a table."""
     value = config.get(part)
-    is_of_table = part == "data" and name in known_keys("data", "table")
+    is_of_table = part == "data" and name in packaged_config("data", "table")
     return is_of_table or (isinstance(value, DictConfig) and name in value)
 
 
@@ -201,24 +191,24 @@ def _unknown_part(key: str, depth: int, config: Any) -> str:
     """Return the message for a key whose part at `depth` is not a part of `config`."""
     if key.startswith("hydra."):
         return f"There is no setting {key!r}.{suggestion(key, HYDRA_SETTINGS)}"
-    parts, known = key.split("."), sorted(config)
+    parts, available = key.split("."), sorted(config)
     name, parent = parts[depth], ".".join(parts[:depth])
-    if name in known:
+    if name in available:
         return f"{'.'.join(parts[: depth + 1])} is {config.get(name)}, and has no settings."
     if parent == "logger":
         return _unknown_logger(key, name)
-    message = f"There is no setting {key!r}.{suggestion(name, known)}"
-    return message + (f" {parent or 'A run'} has: {', '.join(known)}." if known else "")
+    message = f"There is no setting {key!r}.{suggestion(name, available)}"
+    return message + (f" {parent or 'A run'} has: {', '.join(available)}." if available else "")
 
 
 def _unknown_logger(key: str, name: str) -> str:
     """Return the message for a setting of a logger that was not chosen."""
-    known = variants("logger")
+    available = list_variants("logger")
     if name == "csv":
         return "The CSV log is kept beside other loggers: +logger.csv=false leaves it out."
-    if name in known:
+    if name in available:
         return f"There is no setting {key!r} without that logger: say logger={name} too."
     return (
-        f"There is no setting {key!r}.{suggestion(name, known)} A logger is chosen by logger=, one of "
-        f"{', '.join(known)}, and has its settings under its name, as logger.mlflow.run_name is one."
+        f"There is no setting {key!r}.{suggestion(name, available)} A logger is chosen by logger=, one of "
+        f"{', '.join(available)}, and has its settings under its name, as logger.mlflow.run_name is one."
     )

@@ -3,9 +3,10 @@
 lossselect export checkpoint=best.ckpt format=onnx
 """
 
-import sys
+import json
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,6 @@ from lossselect.utils.terminal import print_safely
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
     from lossselect.training.module import TaskModule
-
-
-def main() -> None:
-    """Run the command line."""
-    run_command(COMMAND, sys.argv[1:])
 
 
 def export_checkpoint(
@@ -97,6 +93,8 @@ COMMAND = Command(
     "The file works with `lossselect predict checkpoint=model.onnx input=new.csv output=out.csv`.",
 )
 
+main = partial(run_command, COMMAND)
+
 
 def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
     """Return test rows of a checkpoint's run, or None if they are not at hand, and their description."""
@@ -119,22 +117,13 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
             splits, task, _ = load_data(config)
         check_same_task(content, task)
         stored = content.get("TensorData") or {}
-        if not _are_equal(splits.preparation, {key: stored.get(key) for key in splits.preparation}):
+        stored = {key: stored.get(key) for key in splits.preparation}
+        # as JSON, which has no tuples
+        if len({json.dumps(part, default=torch.Tensor.tolist) for part in (splits.preparation, stored)}) > 1:
             raise DataError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
         return None, f"{random_rows} (the run's test rows are not at hand: {error})"
     return _rows_to_compare(splits)
-
-
-def _are_equal(a: Any, b: Any) -> bool:
-    """Return whether plain values with tensors are equal; a list equals a tuple of the same values."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_are_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_are_equal, a, b))
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return torch.equal(a, b)
-    return bool(a == b)
 
 
 def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:

@@ -1,7 +1,7 @@
 """What `--help` prints. Hydra's own help would take a second of composing to say less."""
 
 from lossselect.losses.registry import LOSSES
-from lossselect.run.settings import variants
+from lossselect.run.settings import list_variants
 
 HELP = """\
 Train a classifier. Say what the task is; head, loss, targets, metrics and decoding follow.
@@ -43,7 +43,7 @@ logs/metrics.csv; of several classes confusion_matrix.csv.
 def print_help(command: str) -> None:
     """Print how `command` is used, with the variants that there are of each part."""
     lines = []
-    for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *variants())):
-        names = ["auto", *LOSSES] if group == "loss" else variants(group)
+    for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *list_variants())):
+        names = ["auto", *LOSSES] if group == "loss" else list_variants(group)
         lines += [f"  {group:11}{', '.join(names)}"] if names else []
     print(HELP.format(command=command, groups="\n".join(lines)))

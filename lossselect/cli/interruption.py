@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,14 +14,12 @@ from lossselect.cli.errors import get_message
 from lossselect.utils.redaction import redact
 from lossselect.utils.terminal import print_safely
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
 
 @contextmanager
-def report_interruption(trainer: "Trainer", folder: Path) -> Iterator[None]:
+def report_interruption(trainer: Any, folder: Path) -> Iterator[None]:
     """Print which files a run has that a signal ended within the context; exit codes are 143 and 130."""
-    before = signal.signal(signal.SIGTERM, _exit_by_signal)
+    # while nothing can be saved SIGTERM ends the process as a signal that is handled does
+    previous_handler = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         yield
     except SystemExit as stopped:
@@ -32,20 +30,17 @@ def report_interruption(trainer: "Trainer", folder: Path) -> Iterator[None]:
             first_process_ends()  # else Lightning might kill it before it has printed its message
             raise
         names = sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt"))
-        left = f"after {trainer.global_step} steps. In {folder}: {', '.join(names) or 'no checkpoint yet'}."
+        summary = (
+            f"after {trainer.global_step} steps. In {folder}: {', '.join(names) or 'no checkpoint yet'}."
+        )
         if saved is not None:
-            left += f" To go on: the same settings, hydra.run.dir={folder} resume=auto."
+            summary += f" To go on: the same settings, hydra.run.dir={folder} resume=auto."
         if stopped.code != 143:
-            raise KeyboardInterrupt(f"Interrupted {left}") from None
-        print_safely(f"Terminated {left}", file=sys.stderr)
+            raise KeyboardInterrupt(f"Interrupted {summary}") from None
+        print_safely(f"Terminated {summary}", file=sys.stderr)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _exit_by_signal(signum: int, frame: Any) -> None:
-    """While nothing can be saved, end the process by SIGTERM as a signal that is handled does."""
-    sys.exit(128 + signum)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @contextmanager

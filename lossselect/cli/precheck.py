@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,10 +34,6 @@ from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 
-if TYPE_CHECKING:
-    from lossselect.tasks.registry import Task
-
-
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
 """On the command line, where no config can override it."""
 
@@ -62,7 +58,7 @@ class CheckBeforeRun(Callback):
             check_targets(config)  # the jobs' configs are without Hydra's part
             checked_data: set[str] = set()
             dry: set[bool] = set()
-            for number, overrides in enumerate(islice(_jobs(config.hydra.overrides.task), 100)):
+            for number, overrides in enumerate(islice(_split_jobs(config.hydra.overrides.task), 100)):
                 job_overrides = [*config.hydra.overrides.hydra, *overrides, f"hydra.job.num={number}"]
                 job = compose(config.hydra.job.config_name, job_overrides, return_hydra_config=True)
                 folder = None
@@ -87,7 +83,7 @@ class CheckBeforeRun(Callback):
                 sys.exit(0)
 
 
-def _jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
+def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """Return the overrides of each job of a sweep, without values that only its sweeper knows."""
     parsed = OverridesParser.create().parse_overrides([*overrides])
     choices = [
@@ -112,7 +108,7 @@ def exit_on_error(arguments: Iterable[str] = ()) -> Iterator[None]:
         sys.exit(1)
 
 
-def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, sweep: bool = False) -> None:
+def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, sweep: bool = False) -> None:
     """Check all that needs no folder: also whether data of ours, or from a file, fit the task."""
     _check_names(config)
     check_targets(config)
@@ -130,7 +126,7 @@ def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, swee
         check_early_stopping(plain, monitor)
     if config.resume == "auto":
         setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-        if not any(given.startswith(f"{setting}=") for given in of_hydra.overrides.hydra):
+        if not any(override.startswith(f"{setting}=") for override in hydra_config.overrides.hydra):
             raise ConfigError(
                 "resume=auto goes on from the newest checkpoint in the run's folder, and without "
                 f"{setting}=FOLDER each run has a new one."
@@ -138,12 +134,12 @@ def check_run(config: DictConfig, of_hydra: Any, look_at_data: bool = True, swee
     elif config.resume is not None:
         _check_resume(config.resume, task)
     if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
-        ranks = check_trainer(plain, sweep and "submitit" not in str(of_hydra.launcher.get("_target_")))
+        ranks = check_trainer(plain, sweep and "submitit" not in str(hydra_config.launcher.get("_target_")))
         if splits is not None:
             check_enough_rows(splits.rows, ranks)
 
 
-def _check_resume(path: str, task: "Task | None") -> None:
+def _check_resume(path: str, task: Any) -> None:
     from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
     from lossselect.training.checkpoints.resume_validation import check_resumable
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line."""
     # messages about a file suggest data.separator=..., as in a run
-    run_command(COMMAND, [argument.removeprefix("data.") for argument in sys.argv[1:]])
+    sys.argv[1:] = [argument.removeprefix("data.") for argument in sys.argv[1:]]
+    run_command(COMMAND)
 
 
 def _run(
@@ -67,10 +68,7 @@ COMMAND = Command(
             ".csv, .tsv or .parquet with the columns that the model was trained on, in any order; "
             ".npz or .npy for a model of arrays",
         ),
-        "output": (
-            "FILE",
-            ".csv: row, prediction, a probability for each class; of very many the 5 highest",
-        ),
+        "output": ("FILE", ".csv: row, prediction, a probability for each class; of very many the 5 highest"),
         "keep": ("[a,b]", "columns of the input to copy into the output: an id, say"),
         "batch_size": ("8192", "rows at a time"),
         "device": ("auto", "cpu, cuda, ..."),
@@ -94,23 +92,9 @@ def predict_file(
     encoding: str | None = None,
     trust: bool = False,
 ) -> int:
-    """Predict a file's rows, batch by batch, write them, and return how many there were.
+    """Predict the rows of a file with a checkpoint or an export, write a .csv, and return their number.
 
-    Args:
-        checkpoint: Of a run on data=table or data=arrays, or its export, which needs no Lightning.
-        input: A table with the columns that the model was trained on, or a file of arrays.
-        output: A .csv: row, prediction, a probability for each output, and the columns of `keep`.
-        keep: Columns of the input to copy.
-        batch_size: Rows at a time.
-        device: Where the net runs; "auto" is a GPU if there is one. An export runs on the CPU.
-        separator, encoding: Of the input, where they are not those of training.
-        trust: Whether a .pt2 file may be read.
-
-    Raises:
-        FileNotFoundError: no such checkpoint or input.
-        ConfigError, CheckpointError: a checkpoint or an input that cannot be used.
-        DataError: an input without rows; after the file has been written, rows for which the net returned
-            NaN, whose predictions are empty cells.
+    Rows for which the net returned NaN raise a DataError after the file has been written.
     """
     import torch
 
@@ -124,7 +108,7 @@ def predict_file(
     unknown: Counter[str] = Counter()
     first, missing, first_missing = 0, 0, None
     with (
-        atomic_write(_checked_output(output, input)) as path,
+        atomic_write(_check_output_path(output, input)) as path,
         path.open("wb") as file,
         torch.inference_mode(),
     ):
@@ -216,7 +200,7 @@ def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> "pl.Data
     return escape_formula(columns)
 
 
-def _checked_output(output: str, input: str) -> Path:
+def _check_output_path(output: str, input: str) -> Path:
     path = Path(output)
     check_regular_file(path, "Name a file.")
     if path.suffix.lower() != ".csv":

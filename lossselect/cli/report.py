@@ -1,6 +1,6 @@
 """`lossselect report`: the page of a run that ended before it had made one."""
 
-import sys
+from functools import partial
 from pathlib import Path
 
 from lossselect.cli.console import Command, run_command
@@ -8,7 +8,7 @@ from lossselect.exceptions import ConfigError, FileMissingError
 from lossselect.utils.terminal import print_safely
 
 COMMAND = Command(
-    lambda run: print_safely(f"Written: {report_of(Path(run))}"),
+    lambda run: print_safely(f"Written: {write_run_report(Path(run))}"),
     "report",
     "Write report.html for a run that ended before its time, of what it left: plan and curves.\n\n"
     "  lossselect report run=FOLDER",
@@ -18,18 +18,11 @@ COMMAND = Command(
 )
 
 
-def main() -> None:
-    """Run the command line."""
-    run_command(COMMAND, sys.argv[1:])
+main = partial(run_command, COMMAND)
 
 
-def report_of(folder: Path) -> Path:
-    """Write the report of a run's folder, and return its path.
-
-    Raises:
-        FileMissingError: there is no such folder, or it is no run's.
-        ConfigError: there is a report of a complete run.
-    """
+def write_run_report(folder: Path) -> Path:
+    """Write the report of a run's folder, and return its path."""
     if not folder.is_dir():
         raise FileMissingError(f"There is no folder {folder}.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():

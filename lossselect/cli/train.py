@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from lossselect.cli.help import print_help
 from lossselect.cli.interruption import report_failure, report_interruption
 from lossselect.cli.precheck import CHECK, check_run, dry_run, is_dry_run
 from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
-from lossselect.run.lock import locked_folder, unlock_folder
+from lossselect.run.lock import lock_folder, unlock_folders
 from lossselect.run.settings import as_list, task_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
@@ -74,7 +73,7 @@ def main() -> None:
         try:
             run()
         finally:
-            unlock_folder()
+            unlock_folders()
         _leave_process_group()
 
 
@@ -100,10 +99,7 @@ def _leave_process_group() -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> float | None:
-    """Fit, then evaluate and predict with the best checkpoint, into Hydra's run folder.
-
-    Returns what `train` does, which a sweeper optimises.
-    """
+    """Fit, evaluate and predict into Hydra's run folder; return what a sweeper optimises, as `train` does."""
     with ignore_warnings(*as_list(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with print_errors_in_one_line():
@@ -112,9 +108,12 @@ def run(config: DictConfig) -> float | None:
         if is_dry_run(config):  # of a job that the command line did not tell
             dry_run(config)
             return None
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        with locked_folder(folder) if is_first_process() else nullcontext():
+        if is_first_process():
+            lock_folder(Path(HydraConfig.get().runtime.output_dir))
+        try:
             return train(config)  # Hydra goes on with the other jobs, and prints which one failed
+        finally:
+            unlock_folders()
 
 
 def train(config: DictConfig) -> float | None:
@@ -135,7 +134,7 @@ def train(config: DictConfig) -> float | None:
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import atomic_write
 
-    given_monitor = config.monitor is not None
+    has_default_monitor = config.monitor is None
     module, data, monitor = prepare(config)
     trainer, best_callback = make_trainer(config, folder)
     smoke_test = bool(config.trainer.get("fast_dev_run"))
@@ -173,7 +172,7 @@ def train(config: DictConfig) -> float | None:
             print_renderable(Plan("Told by the train labels", lines))
         best = best_checkpoint(trainer, best_callback, resumed=start is not None)
         ended_early = trainer.current_epoch < config.trainer.max_epochs
-        if monitor.metric == "last" and not given_monitor and ended_early:
+        if monitor.metric == "last" and has_default_monitor and ended_early:
             warn(
                 "stopped_before_schedule_end",
                 f"Training was ended after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
@@ -186,10 +185,10 @@ def train(config: DictConfig) -> float | None:
         if module.base_task is not None:
             print_table("Decision", decision_lines(module.task))
         stages, rows = by_stage(results)
-        shown = {
+        cells = {
             name: ["" if value is None else f"{value:.4f}" for value in row] for name, row in rows.items()
         }
-        print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", shown, header=("", *stages))
+        print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", cells, header=("", *stages))
         if advice is not None:
             print(advice)
         if config.report and writes:
@@ -232,11 +231,9 @@ def _prepare_folder(
         text = f"from {start[0]}, after {start[1]['global_step']} steps"
         lines.append(Line("resumed", text, why, "resume=null"))
     elif config.resume:
-        text = f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"
-        lines.append(Line("resumed", text))
+        lines.append(Line("resumed", f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"))
     if writes:
         if not started_here and (moved := keep_previous_run(folder)):
-            text = f"what another run left in this folder is in {moved.name} now"
-            lines.append(Line("previous_run", text))
+            lines.append(Line("previous_run", f"what another run left in this folder is in {moved.name} now"))
         remove_results(folder)
     return lines

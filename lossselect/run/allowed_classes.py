@@ -43,10 +43,7 @@ MODULES = _names(
 
 OPTIMIZERS = _names(
     "torch.optim",
-    """
-    ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop Rprop SGD
-    SparseAdam
-    """,
+    "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop Rprop SGD SparseAdam",
 )
 
 SCHEDULERS = _names(
@@ -78,20 +75,14 @@ LOGGERS = _names(
     "lightning.pytorch.loggers", "CSVLogger CometLogger MLFlowLogger TensorBoardLogger WandbLogger"
 )
 
-LAUNCHERS = frozenset(
-    {
-        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
-        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
-    }
+LAUNCHERS = (
+    _names("hydra._internal.core_plugins.basic_launcher", "BasicLauncher")
+    | _names("hydra_plugins.hydra_joblib_launcher.joblib_launcher", "JoblibLauncher")
+    | _names("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "LocalLauncher SlurmLauncher")
 )
 
-SWEEPERS = frozenset(
-    {
-        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
-    }
+SWEEPERS = _names("hydra._internal.core_plugins.basic_sweeper", "BasicSweeper") | _names(
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper", "OptunaSweeper"
 )
 
 HYDRA_CALLBACKS = _names("hydra.experimental.callbacks", "LogJobReturnCallback PickleJobInfoCallback") | {
@@ -102,8 +93,7 @@ HYDRA_CALLBACKS = _names("hydra.experimental.callbacks", "LogJobReturnCallback P
 class Position(NamedTuple):
     """A part of a config in which classes may be named."""
 
-    pattern: str
-    """A regular expression of the positions of the mappings that contain the `_target_`."""
+    pattern: str  # a regular expression of the positions of the mappings that contain the `_target_`
     what: str
     classes: frozenset[str]
 
@@ -136,7 +126,7 @@ DENIED_ARGUMENTS = {
 """Arguments of allowed classes that run a command or call a function that the config names."""
 
 
-def position_of(place: str) -> Position | None:
+def find_position(place: str) -> Position | None:
     """Return the position of the mapping at `place`, such as "model.net[0]"; None if it has none."""
     return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
 

@@ -1,6 +1,5 @@
 """The parts of a run, built from its config."""
 
-import inspect
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,13 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.reporting.plan import Monitor
 from lossselect.run.settings import (
     FILE_DATA,
+    drop_none,
     is_stopping_callback,
     loss_options,
     needs_trainer,
@@ -23,7 +22,7 @@ from lossselect.run.settings import (
     resolve_monitor,
     stopping_callbacks,
 )
-from lossselect.run.trust import check_part, make_part
+from lossselect.run.trust import make_part
 from lossselect.utils.checks import shorten
 from lossselect.utils.devices import auto_device
 
@@ -56,16 +55,6 @@ def component_spec(config: DictConfig, place: str) -> Any:
     return make_part(part, place) if "_target_" in part else to_plain(part)
 
 
-def _instantiate(part: DictConfig, place: str, known: dict[str, Any]) -> Any:
-    """Make a part with `_target_`, given those of the known values that it has parameters for."""
-    check_part(part, place)  # before its class is imported
-    parameters: Iterable[str] = ()
-    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
-        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    # a monitor replaces that of the part, also where it is one of **kwargs
-    return make_part(part, place, **{k: v for k, v in known.items() if k in parameters or k == "monitor"})
-
-
 def build_scheduler_spec(config: DictConfig) -> Any:
     """Return the scheduler, which by default monitors what the run monitors; None if there is none."""
     spec = component_spec(config, "scheduler")
@@ -81,17 +70,8 @@ class LoadedData(NamedTuple):
     counts: "dict[str, LabelCounts]"
 
 
-def given_options(task: dict[str, Any]) -> dict[str, Any]:
-    """Return the task's settings without those that are open, such as a threshold to be tuned."""
-    return {key: value for key, value in task.items() if value is not None}
-
-
 def load_data(config: DictConfig) -> LoadedData:
-    """Return the data that the config names.
-
-    They are read when the config is checked, before the run's folder exists, and used again by the run. A
-    file that has changed since then is read again.
-    """
+    """Return the data that the config names; a run uses what was read when its config was checked."""
     options = to_plain(config.data)
     options.pop("batch_size")
     task = json.dumps(to_plain(config.task), sort_keys=True)
@@ -106,12 +86,11 @@ def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
     """
     versions = []
     for value in values:
-        if isinstance(value, str):
-            with suppress(OSError, ValueError):  # no file, or a value that is no path
-                path = Path(value).resolve()
-                stat = path.stat()
-                version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-                versions.append((str(path), *version))
+        with suppress(OSError, TypeError, ValueError):  # no file, or a value that is no path
+            path = Path(value).resolve()
+            stat = path.stat()
+            version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            versions.append((str(path), *version))
     return tuple(versions)
 
 
@@ -123,7 +102,7 @@ def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
-    options, settings = json.loads(data_json), given_options(json.loads(task_json))
+    options, settings = json.loads(data_json), drop_none(json.loads(task_json))
     names = settings.pop("class_names", None)
     has_order = names is not None
     if options["name"] in FILE_DATA:
@@ -195,7 +174,7 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
 
     if "_target_" not in config.data:
         return data.task
-    options = given_options(to_plain(config.task))
+    options = drop_none(to_plain(config.task))
     if options["name"] == "auto":
         raise ConfigError(
             "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
@@ -230,16 +209,16 @@ def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, A
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
     """Return a net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
     width = getattr(data, "num_features", None)
-    known = {} if width is None else {"num_features": width}
+    derived = {} if width is None else {"num_features": width}
     if "_target_" not in config.model:
         if width is None:
             raise ConfigError(
                 f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
             )
-        return {**known, **to_plain(config.model)}
+        return {**derived, **to_plain(config.model)}
     from torch import nn
 
-    net = _instantiate(config.model, "model", {**known, "num_outputs": task.num_outputs})
+    net = make_part(config.model, "model", {**derived, "num_outputs": task.num_outputs})
     if not isinstance(net, nn.Module):
         raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
     return net
@@ -253,12 +232,12 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
 
     if not isinstance(entry.monitor, str):
         raise ConfigError(f"callbacks.{name}.monitor must be the name of a metric, got {entry.monitor!r}.")
-    known: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
+    derived: dict[str, Any] = {} if "mode" in entry else {"mode": best_mode(entry.monitor)}
     if entry.monitor == "last":
-        known["monitor"] = "epoch"  # Lightning logs the number of the epoch
+        derived["monitor"] = "epoch"  # Lightning logs the number of the epoch
     if "check_on_train_epoch_end" not in entry:
-        known["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
-    return known
+        derived["check_on_train_epoch_end"] = entry.monitor.startswith("train/")
+    return derived
 
 
 def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":
@@ -294,10 +273,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
 
 
 def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
-    """Describe how a run trains, for its plan.
-
-    Without a `trainer` one is built only if a setting of it is unusual: importing Lightning takes seconds.
-    """
+    """Describe how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
     from lossselect.reporting.plan import Training
 
     plain = to_plain(config)
@@ -345,7 +321,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(_instantiate(entry, f"callbacks.{name}", _callback_arguments(name, entry)))
+            callbacks.append(make_part(entry, f"callbacks.{name}", _callback_arguments(name, entry)))
     if saves:  # the last one after the user's own checkpoint callbacks
         callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:

@@ -1,7 +1,7 @@
 """`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from omegaconf import DictConfig
@@ -25,18 +25,16 @@ from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.utils.warnings import warn_no_positives
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-
-Prepared: TypeAlias = "tuple[Classifier, Any, Monitor, dict[str, Any] | None, Trainer | None]"
+Prepared: TypeAlias = tuple[Classifier, Any, Monitor, dict[str, Any] | None, Any]
 """What a plan describes: classifier, data, monitor, options of the decision, Lightning's trainer."""
 
 
 def check_only(config: DictConfig) -> None:
     """Print the plan; with check_only also check the labels of our data, and put a batch through."""
-    is_ours = "_target_" not in config.data
-    classifier, data, monitor, decision, trainer = (_prepare_ours if is_ours else _prepare_custom)(config)
+    is_custom = "_target_" in config.data
+    classifier, data, monitor, decision, trainer = (_prepare_custom if is_custom else _prepare_packaged)(
+        config
+    )
     described = plan(classifier, data, describe_training(config, monitor, trainer), monitor, decision)
     if config.explain == "json":
         print(described.to_json(), end="")
@@ -44,7 +42,7 @@ def check_only(config: DictConfig) -> None:
         print_renderable(described)
     if not config.check_only:
         return
-    if is_ours:
+    if not is_custom:
         print_table("Labels", label_table(classifier.task, data.counts), header=("class", *data.counts))
         # a chunked head has no macro means
         evaluated = {} if classifier._chunked else {"val": "validation", "test": "test"}
@@ -58,14 +56,15 @@ def check_only(config: DictConfig) -> None:
     print("The first batch goes through net and loss. Nothing was trained or saved.")
 
 
-def _prepare_ours(config: DictConfig) -> Prepared:
+def _prepare_packaged(config: DictConfig) -> Prepared:
     """Prepare for data of ours or from a file, without Lightning."""
     torch.manual_seed(config.seed)
     plain, (splits, task, counts) = to_plain(config), load_data(config)
     monitor = resolve_monitor(plain, task)
     config.monitor = monitor.metric  # as a run does
-    shape = SimpleNamespace(num_features=splits.features.shape[1])
-    classifier = Classifier(**build_classifier(config, task, shape))
+    batch_size, num_features = config.data.batch_size, splits.features.shape[1]
+    data = SimpleNamespace(splits=splits, counts=counts, num_features=num_features, batch_size=batch_size)
+    classifier = Classifier(**build_classifier(config, task, data))
     classifier._optimizer_spec = component_spec(config, "optimizer")
     classifier._scheduler_spec = build_scheduler_spec(config)
     classifier.set_label_counts(counts["train"])
@@ -73,15 +72,9 @@ def _prepare_ours(config: DictConfig) -> Prepared:
     def train_dataloader() -> Any:
         target = encode_labels(task, splits.labels, dense=not classifier._chunked)
         batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
-        return batches.loader(config.data.batch_size, shuffle=True)
+        return batches.loader(batch_size, shuffle=True)
 
-    data = SimpleNamespace(
-        splits=splits,
-        counts=counts,
-        num_features=shape.num_features,
-        batch_size=config.data.batch_size,
-        train_dataloader=train_dataloader,
-    )
+    data.train_dataloader = train_dataloader
     tunes = len(splits.rows["val"]) and plain["trainer"].get("limit_val_batches") != 0
     return classifier, data, monitor, decision_settings(config, classifier) if tunes else None, None
 

@@ -7,15 +7,11 @@ ends, and a file that a killed process left behind locks nothing.
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lossselect.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 LOCK = ".lock"
 """The file in a run's folder; it contains the process id and the host of the run."""
@@ -23,16 +19,11 @@ LOCK = ".lock"
 NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """Errors of file systems without locks: there a run goes on without one."""
 
-_held: dict[Path, "BaseFileLock"] = {}
+_held: list[Any] = []
 
 
 def lock_folder(folder: Path) -> None:
-    """Create the folder and lock it until `unlock_folder` or the end of this process.
-
-    Raises:
-        ConfigError: another process that is alive has locked it; nothing has been changed.
-        OSError: the folder cannot be created or written to.
-    """
+    """Create the folder and lock it; raise ConfigError if a process that is alive has locked it."""
     from filelock import FileLock, Timeout
 
     folder = folder.absolute()
@@ -43,46 +34,36 @@ def lock_folder(folder: Path) -> None:
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"Another run is using the folder {folder} ({_owner(path)}). Wait until it ends, stop it, or "
-            "choose another folder: hydra.run.dir=FOLDER."
+            f"Another run is using the folder {folder} ({_describe_owner(path)}). Wait until it ends, stop "
+            "it, or choose another folder: hydra.run.dir=FOLDER."
         ) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NOT_SUPPORTED:
             raise
         return
-    _held[folder] = lock
+    _held.append(lock)
     with suppress(OSError):  # it is only for the message; Windows lets nobody write to a locked byte
         path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
 
 
-def unlock_folder(folder: Path | None = None) -> None:
-    """Unlock a folder that this process has locked, or all of them."""
-    for locked in [*_held] if folder is None else [folder.absolute()]:
-        if lock := _held.pop(locked, None):
-            # before the lock is released, so that the file of the next run is never removed
-            with suppress(OSError):  # Windows, where an open file cannot be removed
-                (locked / LOCK).unlink()
-            lock.release()
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Lock the folder within the context; see `lock_folder`."""
-    lock_folder(folder)
-    try:
-        yield
-    finally:
-        unlock_folder(folder)
+def unlock_folders() -> None:
+    """Unlock the folders that this process has locked."""
+    while _held:
+        lock = _held.pop()
+        # before the lock is released, so that the file of the next run is never removed
+        with suppress(OSError):  # Windows, where an open file cannot be removed
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def check_unlocked(folder: Path) -> None:
     """Raise ConfigError if another process has locked the folder; it is not created if it does not exist."""
     if (folder / LOCK).exists():
-        with locked_folder(folder):
-            pass
+        lock_folder(folder)
+        unlock_folders()
 
 
-def _owner(path: Path) -> str:
+def _describe_owner(path: Path) -> str:
     """Return which process has locked the folder, as well as it can be read."""
     try:
         process, host = path.read_text(encoding="utf-8").split()

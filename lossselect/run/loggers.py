@@ -33,23 +33,26 @@ NOT_LOGGED = {
 """Parts of a config that change nothing of what is trained."""
 
 
-def _chosen(config: DictConfig) -> dict[str, Any]:
-    """Return the loggers besides the CSV log by their positions: one, or several with a name each."""
+def _split_loggers(config: DictConfig) -> tuple[bool, dict[str, Any]]:
+    """Return whether the run has its CSV log, and its other loggers by their positions."""
     entry = config.get("logger")
     if not entry:
-        return {}
+        return False, {}
     if not isinstance(entry, DictConfig):
         raise ConfigError(f"logger must have a _target_, or be none; it is {entry!r}.")
+    has_csv = entry.get("csv", True)
+    if not isinstance(has_csv, bool):
+        raise OptionTypeError(f"logger.csv must be true or false, got {has_csv!r}.")
     if "_target_" in entry:
-        return {"logger": entry}
+        return has_csv, {"logger": entry}
     plain: Any = OmegaConf.to_container(entry, resolve=False)  # the run's folder is not known yet
-    return {f"logger.{name!s}": entry[name] for name in plain if name != "csv" and plain[name] is not None}
+    others = [name for name in plain if name != "csv" and plain[name] is not None]
+    return has_csv, {f"logger.{name!s}": entry[name] for name in others}
 
 
 def check_loggers(config: DictConfig) -> None:
     """Raise ConfigError for a logger that cannot be made, or whose package is not installed."""
-    _has_csv(config)
-    for place, entry in _chosen(config).items():
+    for place, entry in _split_loggers(config)[1].items():
         if not isinstance(entry, DictConfig) or "_target_" not in entry:
             raise ConfigError(f"{place} must have a _target_, or be null; it is {entry!r}.")
         name = str(entry["_target_"]).rpartition(".")[2]
@@ -70,24 +73,15 @@ def check_loggers(config: DictConfig) -> None:
                 )
 
 
-def _has_csv(config: DictConfig) -> bool:
-    """Return whether the run has its CSV log."""
-    if not (entry := config.get("logger")):
-        return False
-    has_csv = entry.get("csv", True) if isinstance(entry, DictConfig) else True
-    if not isinstance(has_csv, bool):
-        raise OptionTypeError(f"logger.csv must be true or false, got {has_csv!r}.")
-    return has_csv
-
-
 def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
     """Make the CSV log, and the others that the config names."""
     from lightning.pytorch.loggers import CSVLogger, Logger
 
     # MLflow would announce a new experiment twice
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
-    loggers: list[Logger] = [CSVLogger(folder, "logs", "")] if _has_csv(config) else []
-    for place, entry in _chosen(config).items():
+    has_csv, others = _split_loggers(config)
+    loggers: list[Logger] = [CSVLogger(folder, "logs", "")] if has_csv else []
+    for place, entry in others.items():
         loggers.append(logger := make_part(entry, place))
         if not isinstance(logger, Logger):
             raise OptionTypeError(
@@ -96,7 +90,7 @@ def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
     return loggers
 
 
-def settings_as_written(config: DictConfig) -> dict[str, Any]:
+def unresolved_settings(config: DictConfig) -> dict[str, Any]:
     """Return the settings by their names on the command line, as written: ${oc.env:NAME} may be a secret.
 
     A reference such as ${seed} to another setting is replaced by that setting's value.
@@ -127,7 +121,7 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
 
     if not trainer.is_global_zero:
         return
-    settings = settings_as_written(config)
+    settings = unresolved_settings(config)
     for logger in trainer.loggers:
         try:
             getattr(logger, "experiment", None)  # many are set up only here
@@ -137,10 +131,10 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
             ) from None
         if isinstance(logger, CSVLogger):
             continue
-        known: Mapping[str, Any] = {}
+        fixed: Mapping[str, Any] = {}
         if isinstance(logger, MLFlowLogger):  # in a resumed run no value may change
-            known = logger.experiment.get_run(logger.run_id).data.params
-        logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+            fixed = logger.experiment.get_run(logger.run_id).data.params
+        logger.log_hyperparams({name: value for name, value in settings.items() if name not in fixed})
 
 
 def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step: int) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -47,8 +47,7 @@ RESULTS = (
 )
 """The files of a run besides its checkpoints and its log."""
 
-MAX_SHOWN = 2_000_000
-"""Maximum of outputs (rows x classes) in a report's figures."""
+MAX_SHOWN = 2_000_000  # outputs (rows x classes) in a report's figures
 
 
 def remove_results(folder: Path) -> None:
@@ -73,32 +72,18 @@ def has_rows_to_tune(trainer: Trainer, data: Any) -> bool:
 
 
 def evaluate(
-    trainer: Trainer,
-    module: TaskModule,
-    data: Any,
-    checkpoint: str,
-    folder: Path,
-    decision: Mapping[str, Any] | None = None,
-    report: bool = False,
+    trainer: Trainer, module: TaskModule, data: Any, best: str, folder: Path, decision: Any, report: bool
 ) -> tuple[dict[str, float], Outcome | None, Advice | None]:
-    """Evaluate the checkpoint on validation and test rows, if any, and write tables and metrics.json.
+    """Evaluate the best checkpoint on validation and test rows, if any, and write tables and metrics.json.
 
-    Args:
-        trainer: The one that has fitted the module.
-        module: Gets the checkpoint's weights.
-        data: The data module.
-        checkpoint: A file, to which the decision is added.
-        folder: Gets metrics.json and, for the test split, per_class.csv and confusion_matrix.csv.
-        decision: Options of `fit_decision`, to fit the decision between the two; None leaves it.
-        report: Whether to return the outcome on the test rows, or without these on the validation rows.
-
-    Returns:
-        The metrics, the outcome, and another threshold that would clearly raise F1 on the validation rows.
+    `decision`, the options of `fit_decision` or None, is fitted in between and added to the checkpoint. With
+    `report` the outcome on the test rows, or without these on the validation rows, is returned as well, and
+    advice if another threshold would clearly raise F1.
     """
     advice = None
     results: dict[str, float] = {}
     trainer.loggers = []  # the best epoch's values are no further row of the training's log
-    source: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint}
+    source: dict[str, Any] = {"datamodule": data, "ckpt_path": best}
     quietly: dict[str, Any] = {**source, "weights_only": True, "verbose": False}
     if has_loader(data, "val"):
         # a run that was complete when it was resumed (max_steps) has not counted its batches
@@ -110,11 +95,11 @@ def evaluate(
             tuned = tune_on_validation(trainer, module, decision, **source)
             results, advice = {**tuned.results}, tuned.advice
             if trainer.is_global_zero:
-                save_decision(checkpoint, module)
-                last = Path(checkpoint).with_name("last.ckpt")
+                save_decision(best, module)
+                last = Path(best).with_name("last.ckpt")
                 with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged before
                     # the same weights
-                    if read_checkpoint(last)["global_step"] == read_checkpoint(checkpoint)["global_step"]:
+                    if read_checkpoint(last)["global_step"] == read_checkpoint(best)["global_step"]:
                         save_decision(last, module)
             trainer.strategy.barrier()  # the others read it next
     split = "test" if has_loader(data, "test") else "val"
@@ -131,7 +116,7 @@ def evaluate(
     epoch.output_buffer = None
     if split == "test" and isinstance(epoch, Epoch) and epoch.per_class and trainer.is_global_zero:
         _save_tables(epoch, folder)  # a chunked head has none
-    outcome = _outcome(module, epoch, buffer, data, split) if buffer is not None else None
+    outcome = _make_outcome(module, epoch, buffer, data, split) if buffer is not None else None
     # JSON has no NaN: a metric that is not defined on these labels is null
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
     if trainer.is_global_zero:
@@ -140,7 +125,7 @@ def evaluate(
     return results, outcome, advice
 
 
-def _outcome(
+def _make_outcome(
     module: TaskModule, epoch: Epoch | TopKEpoch, buffer: OutputBuffer, data: Any, split: str
 ) -> Outcome | None:
     """Return the outcome on the rows with a prediction; None if there are none, or for a chunked head."""
@@ -163,7 +148,7 @@ def _outcome(
     if not predicted.all():  # a NaN has no place in a figure
         logits, target = logits[predicted], target[predicted]
         names = None if names is None else np.asarray(names)[predicted.numpy()]
-    tasks, columns = (module.task, module.base_task), _per_class(epoch)
+    tasks, columns = (module.task, module.base_task), _per_class_columns(epoch)
     return Outcome(*tasks, logits, target, split, names, buffer.share, columns, confusion)
 
 
@@ -176,11 +161,9 @@ def _keeps_order(loader: Any) -> bool:
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:
-    """Return a function that returns the test loaders to predict with.
-
-    Lightning remembers the arguments of a loader that is created within its hooks, and would repeat a
-    `batch_size` that was a positional argument.
-    """
+    """Return a function that returns the test loaders to predict with."""
+    # Lightning remembers the arguments of a loader that is created within its hooks, and would repeat a
+    # `batch_size` that was a positional argument
     loaders = data.test_dataloader()
     as_list = loaders if isinstance(loaders, list | tuple) else [loaders]
     if not all(type(loader) is DataLoader for loader in as_list):
@@ -190,7 +173,7 @@ def _predict_loaders(data: Any) -> Callable[[], Any]:
     return lambda: loaders
 
 
-def _per_class(epoch: Epoch) -> dict[str, Any]:
+def _per_class_columns(epoch: Epoch) -> dict[str, Any]:
     """Return the columns of per_class.csv."""
     task = epoch.task
     columns: dict[str, Any] = {"class": task.output_names}
@@ -206,7 +189,7 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
 
     task = epoch.task
     with atomic_write(folder / "per_class.csv") as path:
-        escape_formula(_per_class(epoch)).fill_nan(None).write_csv(path)
+        escape_formula(_per_class_columns(epoch)).fill_nan(None).write_csv(path)
     if epoch.confusion_counts is not None:
         counts = epoch.confusion_counts.cpu().numpy()
         corner = "true"
@@ -218,13 +201,7 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
 
 
 def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path) -> str:
-    """Write predictions.csv: row, target (if known), decoded prediction, a probability per output.
-
-    With trailing dimensions (pixels, time steps) write predictions.pt: the outputs of `predict_step`.
-
-    Returns:
-        The name of the file, or "" for data without a test split.
-    """
+    """Write predictions.csv, or with trailing dimensions predictions.pt; return its name, "" without rows."""
     from lossselect.utils.safe_csv import escape_formula
 
     task = module.task
@@ -244,22 +221,20 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
         return "predictions.pt"
     names = ("prediction", "probabilities", *(["top"] if "top" in batches[0] else []))
     outputs = {name: torch.cat([batch[name] for batch in batches]) for name in names}
-    prediction, probabilities = outputs["prediction"], outputs["probabilities"].float()
-    if (missing := rows_without_prediction(prediction)).any():
+    outputs["probabilities"] = outputs["probabilities"].float()
+    if (missing := rows_without_prediction(outputs["prediction"])).any():
         warn(
             "no_prediction",
             f"{missing.sum()} of {len(missing)} rows in predictions.csv have no prediction, because the net "
             "returned NaN for them: their cells are empty, and the metrics are NaN. Check these rows for "
             "extreme values.",
         )
-    columns: dict[str, Any] = {"row": range(len(prediction))}
-    if isinstance(data, TensorData):
-        count = len(prediction)  # trainer.limit_predict_batches
-        columns = {"row": data.splits.rows_in_file("test")[:count], "target": _truth(task, data, count)}
-    if "top" in outputs:
-        columns |= top_columns(task, outputs["top"], probabilities, prediction)
-    else:
-        columns |= prediction_columns(task, probabilities, prediction)
+    count = len(missing)
+    columns: dict[str, Any] = {"row": range(count)}
+    if isinstance(data, TensorData):  # of which trainer.limit_predict_batches may leave some out
+        columns["row"] = data.splits.rows_in_file("test")[:count]
+        columns["target"] = _decode_targets(task, data, count)
+    columns |= (top_columns if "top" in outputs else prediction_columns)(task, **outputs)
     with atomic_write(folder / "predictions.csv") as path:
         escape_formula(columns).write_csv(path)
     return "predictions.csv"
@@ -281,7 +256,7 @@ def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]
     return [row for turn in zip_longest(*rows) for row in turn if row is not None]
 
 
-def _truth(task: Task, data: TensorData, count: int) -> list[str | None]:
+def _decode_targets(task: Task, data: TensorData, count: int) -> list[str | None]:
     """Return the target of the first test rows, decoded."""
     labels = data.splits.labels
     if isinstance(labels, SparseLabels):  # names of the labels that are present, without a matrix

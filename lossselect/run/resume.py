@@ -22,13 +22,9 @@ from lossselect.utils.warnings import warn
 
 
 def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the checkpoint that `resume=...` names, and its content; None if the run starts from scratch.
+    """Return the checkpoint that `resume=...` names, and its content; None to start from scratch.
 
     "auto" is the checkpoint in the run's folder that has come farthest, if there is any.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: it cannot be read, or "auto" finds some and can read none.
     """
     if setting is None:
         return None
@@ -54,10 +50,7 @@ def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]
 
 
 def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, trainer: Trainer) -> None:
-    """Raise an error for states that the run's own optimizer, scheduler and callbacks cannot restore.
-
-    This is before the run's folder is touched; fit compares them again, with the parts that it creates.
-    """
+    """Raise an error, before the run's folder is touched, for states that the run's parts cannot restore."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
         raise ConfigError(
@@ -90,11 +83,8 @@ def _check_shapes(weights: Mapping[str, Any], module: TaskModule) -> None:
 
 
 def keep_previous_run(folder: Path) -> Path | None:
-    """Move the files of an earlier run, if it has checkpoints, into a subfolder, and return that.
-
-    Whoever forgets resume=auto does not lose them.
-    """
-    if not any(folder.glob("checkpoints/*.ckpt")):
+    """Move the files of an earlier run, if it has checkpoints, into a subfolder, and return that."""
+    if not any(folder.glob("checkpoints/*.ckpt")):  # else whoever forgets resume=auto would lose them
         return None
     target = next(path for i in count(1) if not (path := folder / f"previous_run.{i}").exists())
     target.mkdir()
@@ -105,10 +95,7 @@ def keep_previous_run(folder: Path) -> Path | None:
 
 
 def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Retain the rows of metrics.csv from before the checkpoint, which Lightning's logger would drop.
-
-    TensorBoard is set to hide what an earlier run has logged after it.
-    """
+    """Retain what was logged before the checkpoint, which Lightning would drop, and nothing after it."""
     step = checkpoint["global_step"]
     num_before = checkpoint["run_state"][0]["rows"] or 0
     for logger in trainer.loggers:
@@ -129,15 +116,13 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
             for number, row in enumerate(rows)
             if (row.get("step") or "").lstrip("-").isdigit()  # not so in a line that was cut short
             and None not in row.values()
-            and (number < num_before or _is_of_the_user(row, step))
+            and (number < num_before or _is_user_row(row, step))
         ]
         logger.save()
 
 
-def _is_of_the_user(row: Mapping[str, str], step: int) -> bool:
-    """Return whether a row that was logged after the checkpoint will not be logged again.
-
-    Lightning logs what a user's `training_step` has logged for the epoch after the checkpoint is saved. Rows
-    of this package are logged before it, or belong to what is repeated.
-    """
+def _is_user_row(row: Mapping[str, str], step: int) -> bool:
+    """Return whether the user logged a row after the checkpoint, which will not be logged again."""
+    # Lightning logs what a `training_step` has logged for the epoch after the checkpoint is saved; rows of
+    # this package are logged before it, or belong to what is repeated
     return int(row["step"]) < step and not (row.get("train/loss") or row.get("val/loss"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
 from lossselect.losses.registry import row_options
@@ -18,43 +18,29 @@ if TYPE_CHECKING:
 RESERVED = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
 """Arguments of Lightning's trainer that are groups of the config, or follow from the run."""
 
-STEP_OPTIONS = ("steps_per_execution", "compile")
-"""Settings of `trainer` that Lightning's trainer does not have."""
+STEP_OPTIONS = ("steps_per_execution", "compile")  # settings of `trainer` that Lightning's trainer lacks
 
 MIN_INTS = {"max_epochs": 1, "accumulate_grad_batches": 1, "steps_per_execution": 1, "log_every_n_steps": 0}
 """Integers of `trainer` that are checked without Lightning, with their minimums."""
 
-MIN_OUTPUTS_CHUNKED = 50_000
-"""From here on head=auto is chunked: metrics of each label then say little, and take long."""
-
+MIN_OUTPUTS_CHUNKED = 50_000  # from here on metrics of each label say little, and take long
+MAX_BYTES_UNCHECKED = 1 << 26  # of a batch's dense matrices, which fit any device
 FILE_DATA = ("table", "arrays")
-"""Data sets that are files of the user's own."""
-
-MAX_BYTES_UNCHECKED = 1 << 26
-"""Bytes of a batch's dense matrices that fit any device."""
-
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
-"""Lightning's callbacks that may end a run."""
 
 
-def packaged_config(group: str, name: str) -> DictConfig:
+def packaged_config(group: str, name: str) -> Any:
     """Return configs/GROUP/NAME.yaml."""
-    text = (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
-    config = OmegaConf.create(text)
-    assert isinstance(config, DictConfig)
-    return config
+    return OmegaConf.create(
+        (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
+    )
 
 
-def variants(group: str = "") -> list[str]:
+def list_variants(group: str = "") -> list[str]:
     """Return the names of a group's variants; without a group those of the groups."""
     entries = (files("lossselect.configs") / group).iterdir()
-    shown = (entry for entry in entries if not entry.name.startswith("_"))
-    return sorted(entry.name.removesuffix(".yaml") for entry in shown if entry.is_dir() != bool(group))
-
-
-def known_keys(group: str, name: str) -> list[str]:
-    """Return the settings that configs/GROUP/NAME.yaml lists."""
-    return [str(key) for key in packaged_config(group, name)]
+    listed = (entry for entry in entries if not entry.name.startswith("_"))
+    return sorted(entry.name.removesuffix(".yaml") for entry in listed if entry.is_dir() != bool(group))
 
 
 def as_list(names: Any) -> list[str]:
@@ -63,10 +49,7 @@ def as_list(names: Any) -> list[str]:
 
 
 def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the loss's name and those of its options that differ from the default.
-
-    A default that the task's form of the loss lacks (alpha under softmax) was not asked for.
-    """
+    """Return the loss's name and the options that differ from the defaults, which not every form takes."""
     defaults = {} if loss["name"] == "auto" else row_options(loss["name"])
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
 
@@ -89,10 +72,25 @@ def monitored_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"monitor": config["monitor"], **monitors}
 
 
-def tuned_setting(config: Mapping[str, Any]) -> str:
-    """Return a setting of decision that is not the default, such as "metric=f1"; "" if there is none."""
-    defaults, decision = packaged_config("decision", "tuned"), config.get("decision") or {}
-    return next((f"{key}={value}" for key, value in decision.items() if value != defaults.get(key)), "")
+def find_chunked_conflict(config: Mapping[str, Any]) -> str:
+    """Return a message about a setting that head=chunked does not support; "" if there is none."""
+    if config["trainer"].get("compile"):
+        return "trainer.compile does not go through head=chunked: leave one of them out."
+    if config.get("mix"):
+        return "mix makes soft labels of a batch, which head=chunked does not take: mix=none."
+    defaults = packaged_config("decision", "tuned")
+    for key, value in (config.get("decision") or {}).items():
+        if value != defaults.get(key):
+            return (
+                f"decision.{key}={value} needs all outputs of the validation rows, which head=chunked never "
+                "has: leave it out."
+            )
+    return ""
+
+
+def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without those that are open, such as a threshold to be tuned."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def configured_head(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,9 +113,7 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     metrics = {"last", "val/loss", "train/loss", *(f"val/{name}" for name in top_metric_names(task)), None}
     fits = (
         "_target_" not in config["model"]
-        and not config.get("mix")
-        and not config["trainer"].get("compile")
-        and not tuned_setting(config)
+        and not find_chunked_conflict(config)
         and {*monitored_metrics(config).values()} <= metrics
         and config["loss"]["name"] in chunkable(task.activation)
         and "_target_" not in config["data"]
@@ -131,13 +127,10 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
 
 
 def resolve_monitor(config: Mapping[str, Any], task: "Task") -> Monitor:
-    """Return what chooses the run's checkpoint.
-
-    Once the learning rate has gone to 0, epochs differ by noise: on small validation splits the last epoch is
-    better than the best one. Without such a schedule it is the task's own metric.
-    """
+    """Return what chooses the run's checkpoint."""
     if config["monitor"]:
         return Monitor(str(config["monitor"]), "as asked for")
+    # epochs then differ by noise: on small validation splits the last one is better than the best one
     if _anneals(config):
         return Monitor("last", "the learning rate has gone to 0 by then, and the last epoch is no worse")
     return Monitor(task_monitor(config, task), "the run may end before the learning rate has gone to 0")

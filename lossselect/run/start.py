@@ -33,12 +33,7 @@ class StageRecorder(Callback):
 
 @contextmanager
 def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
-    """Convert errors of Lightning and torch before the first step of a fit within the context.
-
-    Raises:
-        CheckpointError: the checkpoint of a run that `resumes` cannot be restored.
-        ConfigError: loaders and settings do not fit each other.
-    """
+    """Convert errors of Lightning and torch before the first step of a fit within the context."""
     stage = StageRecorder()
     trainer.callbacks.append(stage)  # type: ignore[attr-defined]
     try:

@@ -13,13 +13,12 @@ from lossselect.exceptions import ConfigError
 from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options
 
-MINIMUMS: dict[str, float] = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
+MIN_DIVISORS = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
 """Minimums of integers by which Lightning divides later; a share of an epoch is a float."""
 
-MAX_CHOICES = 3
-"""Longer lists of choices are checked by Lightning, whose message has them all."""
+MAX_CHOICES = 3  # longer lists of choices are checked by Lightning, whose message has them all
 
-WORDS = {
+TYPE_NAMES = {
     bool: ["true or false"],
     int: ["a whole number"],
     float: ["a number"],
@@ -28,15 +27,10 @@ WORDS = {
     list: ["a list of whole numbers"],
     type(None): ["null"],
 }
-"""Descriptions of the types of Lightning's trainer."""
 
 
 def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
-    """Return a trainer with the settings `trainer.*`, and further arguments that no config sets.
-
-    Raises:
-        ConfigError: a setting that Lightning does not know, or a value that it refuses.
-    """
+    """Return a trainer with the settings `trainer.*`, and further arguments that no config sets."""
     quiet()
     parameters = inspect.signature(Trainer).parameters
     check_options(options, [*(name for name in parameters if name not in RESERVED), *STEP_OPTIONS], "trainer")
@@ -44,12 +38,11 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
     try:
         # Lightning may accept a value of the wrong type here and fail on it later
         for name, value in options.items():
-            if not _is_of_type(value, expected := parameters[name].annotation):
-                words = ", or ".join(dict.fromkeys(_words(expected)))
+            if not _has_type(value, expected := parameters[name].annotation):
+                words = ", or ".join(dict.fromkeys(_describe_type(expected)))
                 words = words or "an object, which a config cannot name"
                 raise ConfigError(f"trainer.{name} must be {words}, got {value!r}.")
-            minimum = MINIMUMS.get(name)
-            if minimum is not None and isinstance(value, type(minimum)) and value < minimum:
+            if isinstance(value, int) and value < (minimum := MIN_DIVISORS.get(name, value)):
                 raise ConfigError(f"trainer.{name} must be at least {minimum}, got {value!r}.")
         defaults = {"logger": False, "enable_checkpointing": False}
         return Trainer(**options, **{**defaults, **arguments}, enable_model_summary=False)
@@ -57,31 +50,31 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
         raise ConfigError(f"The trainer cannot be built: {error}") from None
 
 
-def _is_of_type(value: Any, expected: Any) -> bool:
+def _has_type(value: Any, expected: Any) -> bool:
     origin, inner = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        return any(_is_of_type(value, option) for option in inner)
+        return any(_has_type(value, option) for option in inner)
     if origin is Literal:
         is_long = len(inner) > MAX_CHOICES
         return any(type(value) is type(choice) and (is_long or value == choice) for choice in inner)
     if origin is dict:
-        return isinstance(value, Mapping) and all(_is_of_type(entry, inner[1]) for entry in value.values())
+        return isinstance(value, Mapping) and all(_has_type(entry, inner[1]) for entry in value.values())
     if origin is not None:
-        return isinstance(value, list | tuple) and all(_is_of_type(entry, inner[0]) for entry in value)
+        return isinstance(value, list | tuple) and all(_has_type(entry, inner[0]) for entry in value)
     if expected in (int, float):
         return isinstance(value, int | expected) and not isinstance(value, bool)
     return not isinstance(expected, type) or isinstance(value, expected)
 
 
-def _words(expected: Any) -> list[str]:
+def _describe_type(expected: Any) -> list[str]:
     origin, inner = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        return [word for option in inner for word in _words(option)]
+        return [word for option in inner for word in _describe_type(option)]
     if origin is Literal:
         return [f"one of {', '.join(map(str, inner))}"]
     if origin is list and inner != (int,):  # of objects
         return []
-    return WORDS.get(origin or expected, [])
+    return TYPE_NAMES.get(origin or expected, [])
 
 
 def quiet() -> None:

@@ -3,10 +3,12 @@
 This is checked before a config is used, and again by Hydra whenever it makes an object.
 """
 
+import inspect
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,7 +19,7 @@ from omegaconf import DictConfig, ListConfig
 from lossselect.compat.hydra import configure_log, initialize_sources, install_checks, resolve_target
 from lossselect.compat.omegaconf import full_key, has_content
 from lossselect.exceptions import ConfigError
-from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, position_of, public_name
+from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, find_position, public_name
 from lossselect.run.settings import as_list
 from lossselect.run.validation import SETTINGS
 
@@ -30,25 +32,22 @@ VARIABLES = (
 )
 """Environment variables that a config may set: none of them names a file to load."""
 
-VARIABLE = "LOSSSELECT_TRUST"
-"""Tells the processes that a run starts what its command line trusts."""
+VARIABLE = "LOSSSELECT_TRUST"  # tells the processes that a run starts what its command line trusts
 
-LOG_PARTS = (
+ALLOWED_LOG_PARTS = (
     *("sys.stdout", "sys.stderr", "logging.Filter", "logging.Formatter"),
     *("logging.FileHandler", "logging.NullHandler", "logging.StreamHandler", "rich.logging.RichHandler"),
     *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
     *("logging.handlers.MemoryHandler", "logging.handlers.WatchedFileHandler"),
 )
-"""What the config of a log may name."""
 
-MAX_DEPTH = 60
-"""Maximum of levels of a config."""
+MAX_DEPTH = 60  # of a config
 
 _current: ContextVar[tuple[str, str] | None] = ContextVar("_current", default=None)
 """The key of the node that an object is made of, and its position, which differ under interpolation."""
 
 
-def trusted_by(arguments: Iterable[str]) -> list[str]:
+def find_trusted(arguments: Iterable[str]) -> list[str]:
     """Return what a command line trusts: packages in `trust=[a,b]`, and each `_target_` that it sets itself.
 
     An argument that a config may not set, such as `hydra.launcher.setup`, is trusted if it is set there.
@@ -71,35 +70,42 @@ def trusted_by(arguments: Iterable[str]) -> list[str]:
 
 def trust(arguments: Iterable[str]) -> None:
     """Let this process, and those that it starts, trust what the command line trusts."""
-    os.environ[VARIABLE] = ":".join(trusted_by(arguments))
-    install_checks(_checked_target, _checked_log, _checked_sources)
+    os.environ[VARIABLE] = ":".join(find_trusted(arguments))
+    install_checks(_resolve_allowed_target, _configure_allowed_log, _initialize_allowed_sources)
 
 
-def make_part(part: DictConfig, place: str, **known: Any) -> Any:
-    """Return the object that a part of a config, at a position such as "model", describes.
+def make_part(part: DictConfig, place: str, derived: Mapping[str, Any] | None = None) -> Any:
+    """Return the object that a part at `place`, such as "model", describes.
 
-    `known` are further arguments. A class that is not allowed at its position raises a ConfigError.
+    Of the `derived` arguments it gets those that it has parameters for.
     """
-    check_part(part, place)
+    check_part(part, place)  # before its class is imported
+    arguments: dict[str, Any] = {}
+    if derived:
+        parameters: Iterable[str] = ()
+        with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
+            parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
+        # a monitor replaces that of the part, also where it is one of **kwargs
+        arguments = {k: v for k, v in derived.items() if k in parameters or k == "monitor"}
     token = _current.set((full_key(part), place))
     try:
-        return hydra.utils.instantiate(part, **known)
+        return hydra.utils.instantiate(part, **arguments)
     finally:
         _current.reset(token)
 
 
-def _checked_target(target: Any, full_key: str) -> Any:
+def _resolve_allowed_target(target: Any, full_key: str) -> Any:
     """Check a class before Hydra imports it, and import it."""
     if isinstance(target, str):  # else it was made from what was checked
         root, place = _current.get() or ("hydra", "hydra")
-        rest = full_key.removeprefix(root)
+        inner_key = full_key.removeprefix(root)
         # the position is "" if the user's own code makes an object
-        is_within = full_key.startswith(root) and (not rest or rest[0] in ".[")
-        check_target(target, place + rest if is_within else "")
+        is_within = full_key.startswith(root) and (not inner_key or inner_key[0] in ".[")
+        check_target(target, place + inner_key if is_within else "")
     return resolve_target(target, full_key)
 
 
-def _checked_sources(self: Any, config_search_path: Any) -> None:
+def _initialize_allowed_sources(self: Any, config_search_path: Any) -> None:
     """Reject a config's own packages with configs (hydra.searchpath=[pkg://package]), which Hydra imports."""
     for entry in config_search_path.get_path():
         if entry.provider != "hydra.searchpath in main" or not str(entry.path).startswith("pkg://"):
@@ -113,25 +119,22 @@ def _checked_sources(self: Any, config_search_path: Any) -> None:
     initialize_sources(self, config_search_path)
 
 
-def _checked_log(config: dict[str, Any]) -> None:
+def _configure_allowed_log(config: dict[str, Any]) -> None:
     """Set up a log of handlers, formatters and filters of the standard library, or of what is trusted."""
     check_log(config)
     configure_log(config)
 
 
 def check_log(config: Any, place: str = "hydra.job_logging") -> None:
-    """Raise ConfigError for a name that is not in `LOG_PARTS`: logging calls what it finds."""
-    entries: Iterable[tuple[Any, Any]] = ()
-    if isinstance(config, Mapping):
-        entries = config.items()
-    elif isinstance(config, list | tuple):
-        entries = enumerate(config)
-    for key, value in entries:
+    """Raise ConfigError for a name that is not in `ALLOWED_LOG_PARTS`: logging calls what it finds."""
+    if isinstance(config, list | tuple):
+        config = dict(enumerate(config))
+    for key, value in config.items() if isinstance(config, Mapping) else ():
         # logging imports and calls the text of the last two from Python 3.12 on
         is_named = isinstance(value, str) and (value.startswith("ext://") or key in ("queue", "listener"))
         if is_named or key in ("()", "class", "factory"):
             name = str(value).removeprefix("ext://")
-            if name not in LOG_PARTS and not _is_trusted(name):
+            if name not in ALLOWED_LOG_PARTS and not _is_trusted(name):
                 raise ConfigError(
                     f"{place}.{key}={value}: a log is made of parts of the standard library's logging. If "
                     f"that is meant, the command line may say so: trust=[{name.partition('.')[0]}]."
@@ -155,9 +158,9 @@ def check_targets(config: DictConfig) -> None:
 
 def check_part(part: DictConfig, place: str) -> None:
     """Raise ConfigError for the first class within a part of a config that is not allowed at its position."""
-    for position, node in _parts(part, place):
+    for position, node in _iterate_parts(part, place):
         check_target(node["_target_"], position)
-        if position.startswith("hydra.") or position_of(position):
+        if position.startswith("hydra.") or find_position(position):
             _check_arguments(node, position)
 
 
@@ -167,18 +170,18 @@ def _check_arguments(node: DictConfig, place: str) -> None:
     if _is_trusted(target):
         return
     for name in DENIED_ARGUMENTS.get(public_name(target) or "", ()):
-        if _value(node, name) and not _is_trusted(f"{place}.{name}"):
+        if _get_value(node, name) and not _is_trusted(f"{place}.{name}"):
             raise ConfigError(
                 f"{place}.{name} can run commands, and a config may not set it. To allow it, set it on the "
                 f"command line, or add trust=[{place}.{name}]."
             )
     if target.endswith("SlurmLauncher"):  # which writes a script of them
         for name in map(str, node):
-            if isinstance(value := _value(node, name), str) and len(value.splitlines()) > 1:
+            if isinstance(value := _get_value(node, name), str) and len(value.splitlines()) > 1:
                 raise ConfigError(f"{place}.{name} must be a single line, got {value!r}.")
 
 
-def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
+def _iterate_parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
     """Yield each mapping with a `_target_`, interpolations resolved, and its position."""
     if len(re.findall(r"[.\[]", place)) > MAX_DEPTH:
         raise ConfigError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
@@ -187,13 +190,13 @@ def _parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
             yield place, node
         for key in node:
             if key != "_target_":
-                yield from _parts(_value(node, key), f"{place}.{key!s}" if place else str(key))
+                yield from _iterate_parts(_get_value(node, key), f"{place}.{key!s}" if place else str(key))
     elif isinstance(node, ListConfig) and has_content(node):
         for i in range(len(node)):
-            yield from _parts(_value(node, i), f"{place}[{i}]")
+            yield from _iterate_parts(_get_value(node, i), f"{place}[{i}]")
 
 
-def _value(node: Any, key: Any) -> Any:
+def _get_value(node: Any, key: Any) -> Any:
     """Return a value, which may refer to a part of the config; None if it is not known before the run."""
     try:
         return node[key]
@@ -210,16 +213,13 @@ def _is_trusted(target: str) -> bool:
 
 
 def check_target(target: Any, place: str) -> None:
-    """Raise ConfigError for a class that is neither trusted nor allowed at its position.
-
-    `place` is the position of the mapping that contains it, such as "model.net"; "" outside of a config.
-    """
+    """Raise ConfigError for a class that is neither trusted nor allowed at `place` ("": in no config)."""
     where = f"{place}._target_" if place else "_target_"
     if not isinstance(target, str):
         raise ConfigError(f"{where} must be the name of a class, got {type(target).__name__}.")
     if _is_trusted(target):
         return
-    position = position_of(place)
+    position = find_position(place)
     # a custom setting is checked where others refer to it; no object is made of it
     elsewhere = position is None and re.split(r"[.\[]", place)[0] not in (*SETTINGS, "hydra")
     allowed = ALL if elsewhere else position.classes if position else frozenset[str]()

@@ -13,12 +13,12 @@ from lossselect.run.settings import (
     MIN_INTS,
     as_list,
     configured_head,
-    known_keys,
+    drop_none,
+    find_chunked_conflict,
     loss_options,
     monitored_metrics,
     packaged_config,
     resolve_head,
-    tuned_setting,
 )
 from lossselect.utils.checks import check_float, check_int, check_options, lookup, suggestion
 from lossselect.utils.warnings import ON_NONFINITE, WARNINGS
@@ -101,28 +101,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
-    if configured_head(config)["name"] == "chunked":
-        _require(
-            not trainer.get("compile"),
-            "trainer.compile does not go through head=chunked: leave one of them out.",
-        )
-        _require(
-            not config.get("mix"),
-            "mix makes soft labels of a batch, which head=chunked does not take: mix=none.",
-        )
-        setting = tuned_setting(config)
-        _require(
-            not setting,
-            f"decision.{setting} needs all outputs of the validation rows, which head=chunked never has: "
-            "leave it out.",
-        )
     if (decision := config.get("decision")) is not None:
-        settings = known_keys("decision", "tuned")
+        settings = packaged_config("decision", "tuned")
         _require(
             isinstance(decision, Mapping),
             f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}.",
         )
         check_options(decision, settings, "decision")
+    if configured_head(config)["name"] == "chunked":
+        conflict = find_chunked_conflict(config)
+        _require(not conflict, conflict)
     if "_target_" not in data:
         _check_data(data)
     if "_target_" not in model:
@@ -143,18 +131,11 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_task_settings(
-    config: Mapping[str, Any],
-    task: "Task",
-    counts: "LabelCounts | None" = None,
-    shape: Sequence[int] = (),
+    config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None, shape: Sequence[int] = ()
 ) -> None:
     """Raise an error for the first option of loss or decision, or metric, that the task does not have.
 
-    Args:
-        config: As for `check_config`.
-        task: The run's; without `counts` one like it, before the data are read.
-        counts: Of the train labels.
-        shape: Of the features.
+    Without `counts` of the train labels, `task` is a placeholder: the data have not been read.
     """
     from lossselect.decision.fit import decision_options
     from lossselect.losses.auto import loss_by_name
@@ -202,10 +183,7 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
 
 
 def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
-    """Return the number of processes of a run; raise ConfigError for an invalid setting of the trainer.
-
-    Lightning alone can tell, and takes seconds to import. `sweep`: whether the run is one of several jobs.
-    """
+    """Return the number of processes of a run, or of one job of a `sweep`, as only Lightning can tell."""
     from lossselect.run.trainer import build_trainer
 
     ranks = build_trainer(config["trainer"]).world_size
@@ -232,7 +210,7 @@ def _placeholder_task(config: Mapping[str, Any]) -> "Task":
         f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
         "loss.weight={cat:2,dog:1}; or balanced, or effective_number.",
     )
-    options = {key: value for key, value in config["task"].items() if value is not None}
+    options = drop_none(config["task"])
     name = options.pop("name", None)
     per_output = (options.get("threshold"), weight, config["loss"].get("pos_weight"))
     width = next((len(value) for value in per_output if isinstance(value, list) and value), 2)
@@ -256,10 +234,7 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
 
 
 def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> None:
-    """Raise ConfigError for a metric that training does not have.
-
-    `is_final`: whether the data have been read; before, the number of outputs is not known.
-    """
+    """Raise ConfigError for a metric that training lacks; unless `is_final` the width is not known yet."""
     head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
     dense = [
         *(f"val/{name}" for name in ("loss", *task.metric_names)),
@@ -271,11 +246,11 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
     for setting, metric in monitored_metrics(config).items():
         last = ["last"] if setting == "monitor" or setting.startswith("callbacks.") else []
         # with head=auto that is not resolved yet, either may be meant
-        known = {"dense": dense, "chunked": chunked}.get(head, [*dense, *chunked]) + last
-        if metric is not None and metric not in known:
+        names = {"dense": dense, "chunked": chunked}.get(head, [*dense, *chunked]) + last
+        if metric is not None and metric not in names:
             listed = (chunked if head == "chunked" else dense) + last
             raise ConfigError(
-                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known)} There are: "
+                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), names)} There are: "
                 f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
             )
 
@@ -284,21 +259,19 @@ def _check_data(data: Mapping[str, Any]) -> None:
     from lossselect.data.toy import DATASETS
 
     lookup({**dict.fromkeys(FILE_DATA), **DATASETS}, data.get("name", ""), "data set")
-    settings = known_keys("data", data["name"])
+    settings = packaged_config("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     for name in settings:
         _require(name in data, f"data.{name} is missing.")
     check_int("data.batch_size", data["batch_size"], 1)
     check_int("data.seed", data["seed"], 0, MAX_SEED)
+    is_file = data["name"] in FILE_DATA
     for name in ("val_fraction", "test_fraction"):
-        if (value := data[name]) is not None or name == "val_fraction":
+        if (value := data[name]) is not None or name == "val_fraction" or is_file:
             is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
             _require(is_inside, f"data.{name} must lie between 0 and 1, got {value}.")
-    if data["name"] not in FILE_DATA:
+    if not is_file:
         return
-    _require(
-        data["test_fraction"] is not None, "data.test_fraction must be a number between 0 and 1, got None."
-    )
     _require(data["path"] is not None, "Say where the data are: data.path=... is a file.")
     _require(
         data["target"] is not None or data["name"] != "table",

@@ -73,8 +73,8 @@ def format_setting(key: str, value: Any, plain: bool = True) -> str:
         expands = re.search(r"[$`!\\]", "".join(parts)) and "'" not in "".join(parts)
         outer, inner = ("'", '"') if expands else ('"', "'")
         parts = [inner + part.replace(inner, f"\\{inner}") + inner for part in parts]
-    shown = f"[{','.join(parts)}]" if is_list else parts[0]
-    return f"{outer}{key}={shown}{outer}"
+    text = f"[{','.join(parts)}]" if is_list else parts[0]
+    return f"{outer}{key}={text}{outer}"
 
 
 def check_options(options: Iterable[str], allowed: Iterable[str], owner: str) -> None:

@@ -10,8 +10,7 @@ _variables: dict[str, str] = {}
 NO_SECRETS = ("true", "false", "null", "none", "auto", "yes", "no", "on", "off")
 """Values that are settings, and whose redaction would make any message unreadable."""
 
-MIN_LENGTH = 4
-"""Shorter values occur in any text, so they are replaced only where they stand alone."""
+MIN_LENGTH = 4  # shorter values occur in any text, so they are replaced only where they stand alone
 
 
 def record_environment() -> None:
@@ -56,6 +55,6 @@ def redact(text: str) -> str:
             pattern = rf"(?<=['\"]){pattern}(?=['\"])"
         elif len(value) < MIN_LENGTH:
             pattern = rf"(?<!\w){pattern}(?!\w)"
-        shown = f"${{oc.env:{_variables[value]}}}"
-        text = re.sub(pattern, lambda _, shown=shown: shown, text)  # type: ignore[misc]
+        replacement = f"${{oc.env:{_variables[value]}}}"
+        text = re.sub(pattern, lambda _, replacement=replacement: replacement, text)  # type: ignore[misc]
     return text

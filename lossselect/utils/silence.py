@@ -10,10 +10,10 @@ from contextlib import contextmanager, redirect_stderr
 @contextmanager
 def silence() -> Iterator[None]:
     """Silence logs, warnings and stderr within the context."""
-    before = logging.root.manager.disable
+    previous_level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
             yield
     finally:
-        logging.disable(before)
+        logging.disable(previous_level)

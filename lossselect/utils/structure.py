@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 NONE = type(None)
-COUNT = object()
-"""A whole number that is not negative."""
+COUNT = object()  # a whole number that is not negative
 
 
 class DictOf(NamedTuple):

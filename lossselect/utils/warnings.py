@@ -10,8 +10,7 @@ from typing import Any
 
 from lossselect.utils.checks import lookup, shorten
 
-ON_NONFINITE = ("stop", "skip")
-"""What to do with a step whose loss or gradient is not finite."""
+ON_NONFINITE = ("stop", "skip")  # what to do with a step whose loss or gradient is not finite
 
 WARNINGS = {
     "class_without_rows": "a class or label that no train row has",

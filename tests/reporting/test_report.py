@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 
 import lossselect as ls
 from lossselect.cli import main as cli
-from lossselect.cli.report import report_of
+from lossselect.cli.report import write_run_report
 from lossselect.reporting.figures import combine, roc, styled
 from lossselect.reporting.outcome import Outcome
 from lossselect.reporting.page import write_report
@@ -295,7 +295,7 @@ class TestRun:
         wrong = predictions.filter(pl.col("prediction") != pl.col("target"))
         assert f">{wrong['row'][0]}<" in page
         with pytest.raises(ValueError, match="of a complete run"):
-            report_of(tmp_path / "run")
+            write_run_report(tmp_path / "run")
 
     OWN = """
 import torch
@@ -377,7 +377,7 @@ class InOrder(Data):
         with (tmp_path / "logs" / "metrics.csv").open("a") as file:
             file.write('2,5,"0.')
         (tmp_path / "plan.json").write_text("{")
-        assert 'id="loss"' in report_of(tmp_path).read_text()
+        assert 'id="loss"' in write_run_report(tmp_path).read_text()
 
     @pytest.mark.parametrize(
         "content", ['{"a": 1}', '{"lines": []}', '{"lines": [{"name": 1}]}', "5", "[1]", ""]
@@ -386,7 +386,7 @@ class InOrder(Data):
     def test_of_files_that_hold_something_else(self, name, content, tmp_path):
         write_run(tmp_path)
         (tmp_path / name).write_text(content)
-        assert 'id="loss"' in report_of(tmp_path).read_text()
+        assert 'id="loss"' in write_run_report(tmp_path).read_text()
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

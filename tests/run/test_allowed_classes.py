@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from paths import SCRIPTS
 
-from lossselect.run.allowed_classes import POSITIONS, Position, position_of, public_name
+from lossselect.run.allowed_classes import POSITIONS, Position, find_position, public_name
 from lossselect.run.trust import VARIABLE, check_target, check_targets, make_part, trust
 
 REVIEWED = json.loads((Path(__file__).parent / "allowed_classes.json").read_text())
@@ -133,9 +133,9 @@ def test_the_table_is_the_reviewed_list():
     assert len(POSITIONS) == len(REVIEWED)
     for position, names in REVIEWED.items():
         for place in PLACES[position]:
-            assert sorted(position_of(place).classes) == names
+            assert sorted(find_position(place).classes) == names
     for place in PLACES[None]:
-        assert position_of(place) is None
+        assert find_position(place) is None
 
 
 def test_a_new_class_is_noticed(classes, monkeypatch):

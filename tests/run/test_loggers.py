@@ -293,7 +293,7 @@ def test_settings_by_class_names_are_text():
             "seed": 3,
         }
     )
-    assert loggers.settings_as_written(config) == {
+    assert loggers.unresolved_settings(config) == {
         "task.name": "multiclass",
         "task.class_names": ["a/b <x>", "c"],
         "loss.weight": "{'a/b <x>': 2}",

@@ -10,7 +10,7 @@ import pytest
 
 from lossselect.cli import precheck
 from lossselect.run import lock as run_lock
-from lossselect.run.lock import LOCK, lock_folder, unlock_folder
+from lossselect.run.lock import LOCK, lock_folder, unlock_folders
 
 SHORT = ("task=binary", "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "report=false")
 
@@ -124,5 +124,5 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     lock_folder(tmp_path / "run")
-    unlock_folder()
+    unlock_folders()
     assert (tmp_path / "run").is_dir()

@@ -10,7 +10,7 @@ from torch import nn
 
 import lossselect as ls
 from lossselect.cli import predict
-from lossselect.run.trust import VARIABLE, trusted_by
+from lossselect.run.trust import VARIABLE, find_trusted
 
 MARK = "executed"
 TOUCH = f"touch {MARK}"
@@ -150,7 +150,7 @@ def test_parts_of_torch_and_lightning(command, tmp_path):
     ],
 )
 def test_trusted_by(arguments, trusted):
-    assert trusted_by(arguments) == trusted
+    assert find_trusted(arguments) == trusted
 
 
 class Evil:
