@@ -10,10 +10,10 @@ import polars as pl
 import torch
 
 from lossselect.data.checks import warn_target_leakage
-from lossselect.data.label_parsing.array_labels import labels_of_array, labels_of_lists
+from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.data.label_parsing.single_label import is_mark
-from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.label_parsing.single_label import is_marker
+from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
@@ -236,10 +236,10 @@ def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None)
                 "not labelled says an array missing, of true and false, beside indices, offsets and "
                 "num_labels."
             )
-        return labels_of_lists(source.labels, options, "there are lists of labels")
+        return parse_sparse_labels(source.labels, options, "there are lists of labels")
     if isinstance(source.labels, np.ndarray):
-        return labels_of_array(source.labels, options, fitted)
-    return read_labels(source.labels, options, fitted, source.listed)
+        return parse_label_array(source.labels, options, fitted)
+    return parse_label_columns(source.labels, options, fitted, source.listed)
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
@@ -276,7 +276,9 @@ def _warn_of_unmatched(
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls().to_list()]
     # a cell may contain several labels
-    unmatched = [m for m in marks if not any(is_mark(value, [m]) or str(m) in str(value) for value in values)]
+    unmatched = [
+        m for m in marks if not any(is_marker(value, [m]) or str(m) in str(value) for value in values)
+    ]
     if unmatched:
         warn("unmatched_missing", f"No row has the label {shorten(unmatched)}, given as data.missing.")
 

@@ -7,14 +7,14 @@ import pytest
 import lossselect as ls
 from lossselect.data.label_parsing.cells import split_cells
 from lossselect.data.label_parsing.options import LabelOptions
-from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.load import load_own_data
 
 
 def labels_of(cells, delimiter=",", empty="negative"):
     """The set of labels of each row."""
     options = LabelOptions("multilabel", delimiter=delimiter, empty=empty)
-    labels = read_labels([pl.Series("tags", cells)], options)
+    labels = parse_label_columns([pl.Series("tags", cells)], options)
     matrix = labels.values.to_dense().numpy()
     return [
         None if np.isnan(row).all() else {labels.class_names[i] for i in np.flatnonzero(row)}
