@@ -10,7 +10,7 @@ from typing import Any
 from lossselect.data.label_parsing.single_label import label_text
 from lossselect.data.label_parsing.vocabularies import DELIMITERS
 from lossselect.data.preprocessing.columns import row_error
-from lossselect.exceptions import ConfigError, DataError, DataTypeError
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.utils.warnings import warn
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -30,7 +30,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
     if bare is None and any(bracketed):
         rows = [_parse_brackets(name, row, cell, delimiter) for row, cell in enumerate(cells)]
     else:
-        rows = [labels or [] for labels in split_delimited(cells, delimiter)]
+        rows = split_delimited(cells, delimiter)
         for row, labels in enumerate(rows):
             if bracketed[row] and len(labels) > 1:
                 problem = (
@@ -88,10 +88,10 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
     if cell.startswith("(") and isinstance(values, str | int | float):
         values = [values]  # ('a') is no tuple in Python
     if values and isinstance(values, dict):
-        fix = "Write the labels as a list, or give each label a column of 0 and 1 and list these in data.target."
-        raise _cell_error(name, row, cell, f"a mapping. {fix}")
+        problem = "a mapping. Write the labels as a list, or give each label a column of 0 and 1 and list"
+        raise _cell_error(name, row, cell, f"{problem} these in data.target.")
     if not isinstance(values, list | tuple | set):
-        return split_delimited([cell[1:-1]], delimiter)[0] or []
+        return split_delimited([cell[1:-1]], delimiter)[0]
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
     for label in labels:
         if not isinstance(label, str | int | float) or label != label:  # NaN is not itself
@@ -140,38 +140,8 @@ def _warn_other_delimiter(name: str, cells: Sequence[str], rows: list[list[str]]
                 return
 
 
-def split_delimited(values: Iterable[Any], delimiter: str) -> list[list[str] | None]:
-    """Return the labels of each text, without spaces around them and without empty labels; None stays None.
-
-    Example:
-        >>> split_delimited(["new york|rome", "", None], "|")
-        [['new york', 'rome'], [], None]
-    """
-    if not isinstance(delimiter, str) or not delimiter:
+def split_delimited(values: Iterable[str], delimiter: str) -> list[list[str]]:
+    """Return the labels of each text, without spaces around them and without empty labels."""
+    if not delimiter:
         raise ConfigError(f"The delimiter must be a string such as '|', got {delimiter!r}.")
-    rows: list[list[str] | None] = []
-    for row, value in enumerate(values):
-        if value is not None and not isinstance(value, str):
-            raise DataTypeError(
-                f"Row {row} is {value!r}, no string of labels with {delimiter!r} between.",
-                row=row,
-                value=value,
-            )
-        parts = None if value is None else [part.strip() for part in value.split(delimiter)]
-        rows.append(parts and [part for part in parts if part])
-    return rows
-
-
-def parse_json_lists(values: Iterable[Any]) -> list[list[Any] | None]:
-    """Return the list that each text writes in JSON; None stays None."""
-    rows: list[list[Any] | None] = []
-    for row, value in enumerate(values):
-        try:
-            labels = None if value is None else json.loads(value)
-        except (TypeError, ValueError, RecursionError):
-            labels = value
-        if labels is not None and not isinstance(labels, list):
-            message = f'Row {row} is {value!r}, no JSON list such as ["news", "sport"].'
-            raise DataError(message, row=row, value=value)
-        rows.append(labels)
-    return rows
+    return [[label for part in value.split(delimiter) if (label := part.strip())] for value in values]

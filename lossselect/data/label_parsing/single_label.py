@@ -45,9 +45,9 @@ def parse_single_labels(column: pl.Series, options: LabelOptions, fitted: Labels
     if options.kind == "multilabel":
         raise column_error(
             name,
-            f"holds one label a row, such as {values[0]!r}. For task=multilabel give several columns of 0 and "
-            "1 (data.target=[a,b,c]), or say what stands between the labels of a cell (data.delimiter). One "
-            "of several classes a row: task=multiclass.",
+            f"holds one label a row, such as {values[0]!r}. For task=multilabel give several columns of 0 "
+            "and 1 (data.target=[a,b,c]), or say what stands between the labels of a cell (data.delimiter). "
+            "One of several classes a row: task=multiclass.",
         )
     # probabilities of the positive class, which have no vocabulary
     soft = _are_soft(values) if fitted is None else fitted.vocabulary is None

@@ -1,5 +1,6 @@
 """The target columns of a table -> the task, its classes, and what its `encode` takes, or sparse labels."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.array_labels import parse_label_matrix
-from lossselect.data.label_parsing.cells import parse_json_lists, split_cells
+from lossselect.data.label_parsing.cells import split_cells
 from lossselect.data.label_parsing.options import LabelOptions, Labels
 from lossselect.data.label_parsing.single_label import is_marker, parse_single_labels, replace_missing
 from lossselect.data.label_parsing.vocabularies import (
@@ -32,18 +33,12 @@ from lossselect.utils.warnings import warn
 
 
 def parse_label_columns(
-    columns: Sequence[pl.Series],
-    options: LabelOptions,
-    fitted: Labels | None = None,
-    listed: bool = False,
+    columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None = None, listed: bool = False
 ) -> Labels:
-    """Return the labels of all rows of a table.
+    """Return the labels of a column of labels or of lists of labels, or of several columns of 0 and 1.
 
-    Args:
-        columns: One of labels or of lists of labels, or several of 0 and 1.
-        options: The settings of the labels.
-        fitted: The labels of the train split, whose classes are used; by default those of `columns` are.
-        listed: Whether the user named a list of columns, perhaps of one.
+    `fitted` are the labels of the train split, whose classes are used; `listed` is whether the user named a
+    list of columns, perhaps of one.
     """
     if len(columns) > 1 or (listed and options.kind == "multilabel"):
         return _parse_indicators(columns, options, fitted)
@@ -81,7 +76,7 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
         warn("unused_delimiter", message)
     if options.empty != "missing":
         return rows
-    return [None if is_empty else row for row, is_empty in zip(rows, empty, strict=True)]
+    return [None if is_empty else row for row, is_empty in zip(rows, empty.to_list(), strict=True)]
 
 
 def _parse_json(text: pl.Series, options: LabelOptions, fitted: Labels | None) -> list[Any] | None:
@@ -90,9 +85,14 @@ def _parse_json(text: pl.Series, options: LabelOptions, fitted: Labels | None) -
     in_brackets = known.str.starts_with("[").all() and known.str.ends_with("]").all() and len(known) > 0
     if not in_brackets and not (fitted and isinstance(fitted.values, SparseLabels)):
         return None
-    try:
-        return parse_json_lists(text.to_list())
-    except DataError as error:
+    rows: list[Any] = []
+    for row, cell in enumerate(text.to_list()):
+        try:
+            rows.append(cell if cell is None else json.loads(cell))
+        except (ValueError, RecursionError):
+            rows.append(cell)
+        if isinstance(rows[-1], list | None):
+            continue
         if options.kind in ("binary", "multiclass"):
             warn(
                 "several_labels",
@@ -100,8 +100,10 @@ def _parse_json(text: pl.Series, options: LabelOptions, fitted: Labels | None) -
                 'write them as JSON, ["a", "b"], and say task=multilabel.',
             )
             return None
+        message = f'Column {text.name!r}: Row {row} is {cell!r}, no JSON list such as ["news", "sport"].'
         quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
-        raise DataError(f"Column {text.name!r}: {error}{quotes}", column=text.name) from None
+        raise DataError(f"{message}{quotes}", column=text.name)
+    return rows
 
 
 def _parse_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labels | None) -> Labels:

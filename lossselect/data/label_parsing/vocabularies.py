@@ -1,4 +1,4 @@
-"""The classes of a column of labels, and their order; what cannot be inferred is an error that asks for it."""
+"""The classes of a column of labels, and their order; an error asks for what cannot be inferred."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -97,12 +97,11 @@ def _find_positive(name: str, values: list[Any], options: LabelOptions) -> Any:
         return pair[1]
     first, second = values
     settings = [format_setting("data.positive", value) for value in (second, first)]
-    hint = f" If {first} marks missing labels, say {suggest_missing(first)}; if it means negative, {settings[0]}."
-    raise column_error(
-        name,
-        f"holds {first!r} and {second!r}: which is the positive class? Say {settings[0]} or {settings[1]}."
-        f"{hint if is_negative(first) else ''}",
-    )
+    problem = f"holds {first!r} and {second!r}: which is the positive class? Say {' or '.join(settings)}."
+    if is_negative(first):
+        problem += f" If {first} marks missing labels, say {suggest_missing(first)}; if it means negative, "
+        problem += f"{settings[0]}."
+    raise column_error(name, problem)
 
 
 def _find_pair(values: Sequence[Any]) -> tuple[Any, Any] | None:
@@ -191,9 +190,9 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         row = first_row(column, word)
         raise column_error(
             name,
-            f"holds numbers and words: {numbers[0]!r} in row {first_row(column, numbers[0])}, {word!r} in row "
-            f"{row}. If one of them marks a missing label, say {suggest_missing(word)}; if all are classes, "
-            f"{suggest_class_names(values)}.",
+            f"holds numbers and words: {numbers[0]!r} in row {first_row(column, numbers[0])}, {word!r} in "
+            f"row {row}. If one of them marks a missing label, say {suggest_missing(word)}; if all are "
+            f"classes, {suggest_class_names(values)}.",
             row=row,
             value=word,
         )
@@ -207,7 +206,8 @@ def warn_similar_labels(name: str, values: Sequence[Any]) -> None:
         if other is not value:
             warn(
                 "similar_labels",
-                f"{other!r} and {value!r} in column {name!r} are two classes. If they are one, mend the file.",
+                f"{other!r} and {value!r} in column {name!r} are two classes. If they are one, mend the "
+                "file.",
             )
             return
 

@@ -40,10 +40,7 @@ def column_error(column: str, problem: str, **fields: Any) -> DataError:
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: (x - mean) / std, 0 where missing.
-
-    If the train split has missing values, a second feature is 1 where the number is missing.
-    """
+    """A column of numbers: (x - mean) / std, 0 where missing; if `missing`, a second feature is 1 there."""
 
     name: str
     mean: float
@@ -58,10 +55,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Category:
-    """A column of categories, one-hot over the values of the train split; any other value is all zeros.
-
-    If the train split has missing values, these have a feature of their own.
-    """
+    """A column of categories, one-hot over the values of the train split and, if `missing`, missing cells."""
 
     name: str
     values: tuple[str, ...]
@@ -75,12 +69,7 @@ class Category:
 
 @dataclass(frozen=True)
 class CellParser:
-    """Reads the cells of a column.
-
-    Args:
-        null_values: Cells that mean "missing", beside empty ones.
-        nan: What a NaN is: "error", or "missing".
-    """
+    """Reads cells: `null_values` are missing as empty ones are; a NaN is an "error" or "missing" by `nan`."""
 
     null_values: tuple[str, ...] = ()
     nan: str = "error"
