@@ -257,8 +257,8 @@ def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
 def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
     """Warn of classes that are numbers which mean "missing" among the features."""
     numbers = {as_number(word) for word in parser.null_values} - {None, 0, 1}
-    suspects = [name for name in labels.class_names if as_number(name) in numbers]
-    if labels.vocabulary and suspects:
+    classes = labels.class_names if labels.vocabulary else ()
+    if suspects := [name for name in classes if as_number(name) in numbers]:
         warn(
             "likely_missing_marker",
             f"A class is called {suspects[0]!r}, which data.null_values says is missing among the features. "
