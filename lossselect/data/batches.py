@@ -16,12 +16,7 @@ from lossselect.tasks.registry import Task
 
 
 class LabelRows:
-    """Sparse labels as a target, of which the rows of a batch are taken.
-
-    Args:
-        labels: Of all rows.
-        dense: Whether rows are float32 (n, num_labels), for a single row (num_labels,); else `SparseLabels`.
-    """
+    """Sparse labels as a target; if `dense`, the rows taken are float32 (n, num_labels), else sparse."""
 
     def __init__(self, labels: SparseLabels, dense: bool = True) -> None:
         self.labels, self.dense = labels, dense
@@ -30,18 +25,15 @@ class LabelRows:
         return len(self.labels)
 
     def __getitem__(self, rows: Any) -> Tensor | SparseLabels:
-        chosen = self.labels.select(rows)
+        labels = self.labels.select(rows)
         if not self.dense:
-            return chosen
-        target = chosen.to_dense()
-        return target if np.ndim(rows) else target[0]
+            return labels
+        return labels.to_dense() if np.ndim(rows) else labels.to_dense()[0]
 
 
 def encode_labels(task: Task, labels: Any, dense: bool = True) -> Any:
     """Return labels of `Splits` as batches take them; sparse ones remain sparse unless `dense`."""
-    if isinstance(labels, SparseLabels):
-        return LabelRows(labels, dense)
-    return encode_checked(task, labels)
+    return LabelRows(labels, dense) if isinstance(labels, SparseLabels) else encode_checked(task, labels)
 
 
 ALIGNED = 64
@@ -92,10 +84,8 @@ class TensorBatches(Dataset[Any]):
     ) -> None:
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
-        self.device = torch.device("cpu")
-        """Where inputs, target and weights are."""
-        self.pins = False
-        """Whether batches are pinned in memory, so that copying them to a GPU is asynchronous."""
+        self.device = torch.device("cpu")  # of inputs, target and weights
+        self.pins = False  # whether batches are pinned in memory, so that copying to a GPU is asynchronous
 
     def __len__(self) -> int:
         return len(self.rows)

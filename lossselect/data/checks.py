@@ -1,7 +1,6 @@
 """Checks of a data set as a whole, before the first step."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -10,6 +9,7 @@ from torch import Tensor
 from lossselect.data.preprocessing.array_features import array_column
 from lossselect.data.preprocessing.table_features import BLOCK_ROWS
 from lossselect.data.readers.arrays import as_frame
+from lossselect.data.splits import Splits
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.label_counts import LabelCounts, count_sparse, count_target
@@ -17,11 +17,8 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
-if TYPE_CHECKING:
-    from lossselect.data.splits import Splits
 
-
-def check_splits(task: Task, splits: "Splits") -> dict[str, LabelCounts]:
+def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
     """Check the splits, warn of what looks wrong, and return the counts of their labels."""
     labels = splits.labels
     if isinstance(labels, SparseLabels):
@@ -57,21 +54,18 @@ def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray 
 
 
 def _candidates(array: np.ndarray, label: pl.Series) -> Iterator[pl.Series]:
-    """Yield the columns that may be copies of the label, as a sample of the rows says."""
-    if array.dtype.kind == "f":
-        return
+    """Yield the columns that are copies of the label in a sample of the rows."""
     step = max(1, len(array) // BLOCK_ROWS)
     sample = label.gather_every(step)
-    for place, column in enumerate(as_frame(array[::step])):
+    for position, column in enumerate(as_frame(array[::step]) if array.dtype.kind != "f" else ()):
         if _is_copy(column, sample):
-            yield array_column(array, place)
+            yield array_column(array, position)
 
 
 def _is_copy(column: pl.Series, label: pl.Series) -> bool:
-    count = label.n_unique()
-    if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != count:
+    if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != label.n_unique():
         return False
-    return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == count
+    return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == label.n_unique()
 
 
 def check_enough_rows(rows: Mapping[str, Tensor], processes: int) -> None:
@@ -100,14 +94,10 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     names = np.array(task.names, dtype=object)
     present = count.positives > 0
     if not task.several_labels and present.sum() == 1:
-        only = names[present][0]
+        message = f"All {split} rows are of class {names[present][0]!r}:"
         if split == "train":
-            raise DataError(f"All train rows are of class {only!r}: there is nothing to tell apart.")
-        warn(
-            "one_class",
-            f"All {split} rows are of class {only!r}: no ranking metric (AUROC, mAP) can be computed of "
-            "them.",
-        )
+            raise DataError(f"{message} there is nothing to tell apart.")
+        warn("one_class", f"{message} no ranking metric (AUROC, mAP) can be computed of them.")
     elif split == "train" and not present.all():
         warn_class_without_rows(names[~present].tolist())
     constant = names[present & (count.negatives == 0)].tolist()
@@ -118,7 +108,7 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
         )
 
 
-def _warn_of_duplicates(splits: "Splits") -> None:
+def _warn_of_duplicates(splits: Splits) -> None:
     features = splits.features
     hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
     train = hashes.gather(splits.rows["train"].numpy()).implode()

@@ -20,16 +20,10 @@ MAX_DEVICE_SHARE = 8
 
 
 class TensorData(LightningDataModule):
-    """Loaders over splits held in memory; labels are checked and encoded once.
+    """Loaders over splits held in memory; labels are encoded once, and checked unless `counts` are given.
 
     If a GPU has room for them, rows and labels are stored there, and batches taken there: none is copied.
-    Rows of a mapped file and lists of labels stay where they are.
-
-    Args:
-        splits: The data.
-        task: Encodes the labels.
-        batch_size: Rows of a step.
-        counts: What `check_splits` returned, if the splits have been checked.
+    Rows of a mapped file and sparse labels stay where they are.
     """
 
     def __init__(
@@ -71,25 +65,17 @@ class TensorData(LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader[Any]:
         batches, trainer = self.batches[split], self.trainer
-        if trainer is None:
-            return batches.loader(self.batch_size, shuffle, self.seed)
-        # then Lightning takes a sampler of its own, which shuffles nothing
-        if trainer.overfit_batches:  # type: ignore[attr-defined]
+        # with overfit_batches Lightning takes a sampler of its own, which shuffles nothing
+        if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
             return DataLoader(batches, self.batch_size, collate_fn=identity)  # type: ignore[arg-type]
-        return batches.loader(
-            self.batch_size, shuffle, self.seed, **(trainer.distributed_sampler_kwargs or {})
-        )
+        ranks = trainer.distributed_sampler_kwargs if trainer else None
+        return batches.loader(self.batch_size, shuffle, self.seed, **(ranks or {}))
 
     def use_sparse_targets(self) -> None:
         """Give batches of lists of labels as `SparseLabels`, for a chunked head."""
         for batches in self.batches.values():
             if isinstance(batches.target, LabelRows):
                 batches.target = LabelRows(batches.target.labels, dense=False)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes or labels."""
-        return self.task.names
 
     @property
     def num_features(self) -> int:

@@ -10,10 +10,10 @@ import polars as pl
 import torch
 
 from lossselect.data.checks import warn_target_leakage
-from lossselect.data.label_parsing.array_labels import labels_of_array, labels_of_lists
+from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
 from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.data.label_parsing.single_label import is_mark
-from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.label_parsing.single_label import is_marker
+from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
@@ -34,12 +34,12 @@ class Source:
     """The content of one file; `listed` is whether a list of target columns was named.
 
     Features are columns (`pl.DataFrame`) or an array (N, F), perhaps a mapped one; labels are columns, a
-    matrix with a column for each label, or lists. `reading` is how new files of the same kind are read.
+    matrix with a column for each label, or sparse. `reading` is how new files of the same kind are read.
     """
 
     path: str
     features: Any
-    labels: "Sequence[pl.Series] | np.ndarray | SparseLabels"
+    labels: Sequence[pl.Series] | np.ndarray | SparseLabels
     listed: bool
     reading: Mapping[str, Any]
     weights: np.ndarray | None = None
@@ -67,24 +67,23 @@ def load_own_data(
 ) -> Splits:
     """Return the splits of tables (`name` "table") or arrays ("arrays").
 
-    Features and labels are prepared as the train split says: means, categories, classes. The order of the
-    classes is that of the whole file if val and test rows are taken from it.
-
-    A split without a file of its own takes a fraction of `path`. `LabelOptions`, `Features.fit` and
-    `CellParser` describe the settings; `reading` are arguments of `_read_table` or `_read_arrays`.
+    Means, categories and classes are those of the train split; the order of the classes is that of the whole
+    file if val and test rows are taken from it. A split without a file of its own takes a fraction of `path`.
+    `LabelOptions`, `Features.fit` and `CellParser` describe the settings; `reading` are arguments of
+    `_read_table` or `_read_arrays`.
     """
     is_table = name == "table"
-    marks = missing if isinstance(missing, list | tuple) else [] if missing is None else [missing]
-    all_marks = [*marks] if task.get("missing") is None else [*marks, task["missing"]]
+    markers = _as_list(missing)
+    all_markers = [*markers, *_as_list(task.get("missing"))]
     class_names = task.get("class_names")
     if class_names is not None:
         # the command line reads a name such as true as a boolean
         class_names = [str(n).lower() if isinstance(n, bool) else str(n) for n in class_names]
     parser = CellParser(tuple(_names(null_values)), nan)
     if is_table:
-        all_marks += _missing_words(parser, [*(class_names or []), positive])
+        all_markers += _missing_words(parser, [*(class_names or []), positive])
     options = LabelOptions(
-        task["name"], class_names, positive, delimiter, tuple(all_marks), empty, handle_unknown
+        task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown
     )
     categories = _names(categorical)
     if not is_table and (val_path or test_path) and not path.endswith(".npz"):
@@ -97,9 +96,9 @@ def load_own_data(
     if is_table:
         check_columns(categories, source.features.columns, "data.categorical", path)
     labels = _labels(source, options)
-    _warn_of_unmatched(source.labels, marks)
+    _warn_unmatched(source.labels, markers)
     if class_names is None:
-        _warn_of_missing_numbers(labels, parser)
+        _warn_missing_numbers(labels, parser)
     options = replace(options, task=labels.task)
     warn_target_leakage(source.features, labels.values)
     fractions = {} if test_path else {"test": test_fraction}
@@ -135,15 +134,13 @@ def load_own_data(
         rows[split] = np.arange(starts[split], starts[split] + len(table))
         tables.append(table)
         weights.append(other.weights)
-    _warn_of_unknown(unknown)
+    _warn_unknown(unknown)
     preparation = Preparation(name, features, source.reading).to_dict()
     preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
     return Splits(
         name=path,
         features=TableRows.concatenate(tables),
-        labels=SparseLabels.concatenate(values)
-        if isinstance(values[0], SparseLabels)
-        else np.concatenate(values),
+        labels=(SparseLabels if isinstance(values[0], SparseLabels) else np).concatenate(values),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
         preparation=preparation,
@@ -155,7 +152,7 @@ def load_own_data(
     )
 
 
-def _join_weights(weights: "Sequence[np.ndarray | None]", train: np.ndarray) -> torch.Tensor:
+def _join_weights(weights: Sequence[np.ndarray | None], train: np.ndarray) -> torch.Tensor:
     joined = np.concatenate([weight for weight in weights if weight is not None])
     if not joined[train].any():
         raise DataError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
@@ -222,10 +219,14 @@ def _check_weights(column: pl.Series, path: str) -> np.ndarray:
     return numbers.to_numpy()
 
 
+def _as_list(setting: Any) -> list[Any]:
+    """Return one value, several, or none as a list."""
+    return [*setting] if isinstance(setting, list | tuple) else [] if setting is None else [setting]
+
+
 def _names(setting: Any) -> list[str]:
     """Return one name, several, or none as a list; YAML reads some names as numbers."""
-    listed = setting if isinstance(setting, list | tuple) else [] if setting is None else [setting]
-    return [str(name) for name in listed]
+    return [str(name) for name in _as_list(setting)]
 
 
 def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
@@ -236,10 +237,10 @@ def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None)
                 "not labelled says an array missing, of true and false, beside indices, offsets and "
                 "num_labels."
             )
-        return labels_of_lists(source.labels, options, "there are lists of labels")
+        return parse_sparse_labels(source.labels, options, "there are lists of labels")
     if isinstance(source.labels, np.ndarray):
-        return labels_of_array(source.labels, options, fitted)
-    return read_labels(source.labels, options, fitted, source.listed)
+        return parse_label_array(source.labels, options, fitted)
+    return parse_label_columns(source.labels, options, fitted, source.listed)
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
@@ -253,13 +254,11 @@ def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
     return [word for word in words if str(word).lower() not in named]
 
 
-def _warn_of_missing_numbers(labels: Labels, parser: CellParser) -> None:
+def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
     """Warn of classes that are numbers which mean "missing" among the features."""
     numbers = {as_number(word) for word in parser.null_values} - {None, 0, 1}
-    suspects = (
-        [name for name in labels.class_names if as_number(name) in numbers] if labels.vocabulary else []
-    )
-    if suspects:
+    classes = labels.class_names if labels.vocabulary else ()
+    if suspects := [name for name in classes if as_number(name) in numbers]:
         warn(
             "likely_missing_marker",
             f"A class is called {suspects[0]!r}, which data.null_values says is missing among the features. "
@@ -267,27 +266,23 @@ def _warn_of_missing_numbers(labels: Labels, parser: CellParser) -> None:
         )
 
 
-def _warn_of_unmatched(
-    labels: "Sequence[pl.Series] | np.ndarray | SparseLabels", marks: Sequence[Any]
-) -> None:
-    """Warn of a mark that no row has: perhaps the file writes it otherwise."""
-    if not marks or isinstance(labels, np.ndarray | SparseLabels):
+def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> None:
+    """Warn of a marker that no row has: perhaps the file writes it otherwise."""
+    if not markers or isinstance(labels, np.ndarray | SparseLabels):
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls().to_list()]
     # a cell may contain several labels
-    unmatched = [m for m in marks if not any(is_mark(value, [m]) or str(m) in str(value) for value in values)]
+    unmatched = [
+        m for m in markers if not any(is_marker(value, [m]) or str(m) in str(value) for value in values)
+    ]
     if unmatched:
         warn("unmatched_missing", f"No row has the label {shorten(unmatched)}, given as data.missing.")
 
 
-def _warn_of_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
-    cells = [
-        f"{count} in column {name!r} of {path}"
-        for path, counts in unknown.items()
-        for name, count in counts.items()
-    ]
-    if cells:
+def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
+    counts = [(path, name, count) for path, cells in unknown.items() for name, count in cells.items()]
+    if cells := [f"{count} in column {name!r} of {path}" for path, name, count in counts]:
         warn(
             "unseen_category",
             "Cells that are missing where no train row is, or of a category that no train row has: "

@@ -14,16 +14,10 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
     """Batches of row numbers, in an order given by seed and epoch; for a DataLoader with batch_size=None.
 
     Of W processes the r-th takes the rows at r, r + W, r + 2 W, ... of that order: each row once, where
-    torch's own sampler takes some twice so that all processes have as many. Batch by batch W processes take
-    together what one takes with W times the batch size. All take the same number of batches; the last one may
-    have a row more in some processes.
-
-    Args:
-        data: Its length is the number of rows.
-        batch_size: Rows of a batch, of one process.
-        shuffle: Whether each epoch has another order; otherwise it is that of the rows.
-        seed: Seed of the orders; by default torch's.
-        num_replicas, rank: Number of processes, and of this one; by default those of torch.distributed.
+    torch's own sampler takes some twice to give all processes the same number. Batch by batch W processes
+    together take what a single process takes with W times the batch size. All take the same number of
+    batches; the last one may have a row more in some processes. `batch_size` is that of one process; the
+    processes are by default those of torch.distributed.
     """
 
     def __init__(
@@ -37,12 +31,11 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
     ) -> None:
         seed = torch.initial_seed() if seed is None else seed
         super().__init__(data, num_replicas or 1, rank or 0, shuffle, seed)  # type: ignore[arg-type]
-        self.num_rows, self.batch_size, self.ranks_given = len(data), batch_size, num_replicas is not None
-        self.skip = 0
-        """Batches that the next epoch leaves out, if a run is resumed."""
+        self.num_rows, self.batch_size, self.has_fixed_rank = len(data), batch_size, num_replicas is not None
+        self.skip = 0  # batches that the next epoch leaves out, if a run is resumed
 
     def _replicas_and_rank(self) -> tuple[int, int]:
-        if self.ranks_given or not (dist.is_available() and dist.is_initialized()):
+        if self.has_fixed_rank or not (dist.is_available() and dist.is_initialized()):
             return self.num_replicas, self.rank
         return dist.get_world_size(), dist.get_rank()
 
@@ -66,7 +59,5 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
         first, self.skip = self.skip, 0
         self.epoch += 1  # a loop in plain torch may not call set_epoch
         last = len(self) - 1
-        for i in range(first, last):
-            yield rows[i * self.batch_size : (i + 1) * self.batch_size]
-        if first <= last:
-            yield rows[last * self.batch_size :]
+        for i in range(first, last + 1):
+            yield rows[i * self.batch_size : (i + 1) * self.batch_size if i < last else None]

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.standardizer import Standardizer, standardize
+from lossselect.data.preprocessing.table_features import TableRows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import shorten
 from lossselect.utils.warnings import warn
-
-if TYPE_CHECKING:
-    from lossselect.data.preprocessing.table_features import TableRows
 
 SPLITS = ("train", "val", "test")
 MAX_STRATIFIED = 200_000
@@ -24,26 +22,24 @@ MAX_STRATIFIED = 200_000
 
 @dataclass(frozen=True)
 class Splits:
-    """Features and labels of all rows, and the rows of each split."""
+    """Features, labels (for the task's `encode`, or sparse) and weights of all rows, and each split's rows.
+
+    `task` is the name of the task if it was inferred from the labels, `reason` says why; `starts` has the
+    first row of each split that has a file of its own, `columns` the columns of the table that are features.
+    """
 
     name: str
-    features: "Tensor | TableRows"
-    labels: "np.ndarray | SparseLabels"
-    """What the task's `encode` takes, or lists."""
+    features: Tensor | TableRows
+    labels: np.ndarray | SparseLabels
     class_names: tuple[str, ...]
     rows: dict[str, Tensor]
     preparation: dict[str, Any]
     """How features and labels were prepared, as tensors and plain values for a checkpoint."""
     task: str | None = None
-    """A name of `TASKS`, if it was inferred from the labels."""
     reason: str = ""
-    """Why it is that task."""
     starts: Mapping[str, int] = field(default_factory=dict)
-    """The first row of each split that has a file of its own."""
     columns: tuple[str, ...] = ()
-    """Columns of the table that the features were made of."""
     weights: Tensor | None = None
-    """Weights of all rows in the loss."""
 
     def rows_in_file(self, split: str) -> np.ndarray:
         """Return the numbers of the split's rows in their file, from 0."""
@@ -99,20 +95,17 @@ def make_splits(
 
 
 def split_rows(
-    labels: "np.ndarray | SparseLabels", fractions: Mapping[str, float], seed: int, names: Sequence[str]
+    labels: np.ndarray | SparseLabels, fractions: Mapping[str, float], seed: int, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return the rows of each split, with labels in proportion as far as there are enough of each.
+
+    Labels are indices (N,), NaN where missing, 0/1 (N, L), or sparse. `fractions` may have "test", of all
+    rows, and "val", of the remaining ones.
 
     Of a class with fewer rows than there are splits, one row goes to train, as it could not be learned
     otherwise, and the others to random splits. If rows are too few to be stratified, the split is random;
     both cases are warned of. Of more than 200,000 labels it is random too, except for one row of each class,
     which goes to train.
-
-    Args:
-        labels: (N,) indices (NaN where missing), (N, L) 0/1, or lists of labels.
-        fractions: Of "test", of all rows, and of "val", of the remaining ones; both are optional.
-        seed: Seed of the split.
-        names: Names of the classes or labels.
     """
     strata = _strata(labels)
     pinned = np.zeros(len(labels), dtype=bool)
@@ -160,15 +153,14 @@ def split_rows(
     return {"train": np.sort(np.concatenate([np.flatnonzero(pinned), remaining])), **splits}
 
 
-def _strata(labels: "np.ndarray | SparseLabels") -> np.ndarray | None:
+def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
     """Return (N,) classes, -1 where missing; (N, L) 0/1; None if stratifying would take long."""
     if isinstance(labels, SparseLabels) or labels.ndim == 2:
-        width = labels.num_labels if isinstance(labels, SparseLabels) else labels.shape[1]
-        if len(labels) * width > MAX_STRATIFIED:
+        if np.prod(labels.shape) > MAX_STRATIFIED:
             return None
         matrix = labels.to_dense().numpy() if isinstance(labels, SparseLabels) else labels
         ones = (np.nan_to_num(matrix) >= 0.5).astype(np.int64)
-        return ones[:, 0] if width == 1 else ones
+        return ones[:, 0] if ones.shape[1] == 1 else ones
     return np.where(np.isnan(labels), -1, np.round(np.nan_to_num(labels))).astype(np.int64)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.single_label import LabelOptions
-from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.label_parsing.table_labels import parse_label_columns
 
 NAN = float("nan")
 
@@ -20,4 +20,4 @@ def labels_of(column, task="multiclass", fitted=None, **options):
     columns = (
         column if isinstance(column, list) and isinstance(column[0], pl.Series) else [pl.Series("y", column)]
     )
-    return read_labels(columns, LabelOptions(task, **options), fitted)
+    return parse_label_columns(columns, LabelOptions(task, **options), fitted)

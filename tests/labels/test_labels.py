@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import LabelEncoder, MultiLabelBinarizer
 
 import lossselect as ls
-from lossselect.data.label_parsing.cells import parse_json_lists, split_delimited
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number, label_form, sorted_values
 
@@ -262,24 +261,6 @@ class TestLists:
         with pytest.warns(ls.LossSelectWarning, match="left out: 1 of 2 labels"):
             lists = vocabulary.encode_lists([["a", "x"]], handle_unknown="ignore")
         assert vocabulary.decode_lists(lists) == [["a"]]
-
-    def test_delimited(self):
-        assert split_delimited(["new york| rome", "", None, "a||b|"], "|") == [
-            ["new york", "rome"],
-            [],
-            None,
-            ["a", "b"],
-        ]
-        with pytest.raises(ValueError, match="The delimiter must be a string such as"):
-            split_delimited(["a"], "")
-        with pytest.raises(TypeError, match="Row 1 is 3, no string of labels"):
-            split_delimited(["a", 3], "|")
-
-    def test_json(self):
-        assert parse_json_lists(['["a", "b"]', "[]", None, "[1]"]) == [["a", "b"], [], None, [1]]
-        for bad in ('{"a": 1}', "[a]", "3", "[" * 100_000):
-            with pytest.raises(ValueError, match=r"Row 1 is .*, no JSON list such as"):
-                parse_json_lists(["[]", bad])
 
 
 class TestTasksTakeNames:

@@ -1,101 +1,130 @@
-"""The labels of arrays -> the task, its classes, and what its `encode` takes, or lists of labels."""
+"""The labels of arrays -> the task, its classes, and what its `encode` takes, or sparse labels."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.data.label_parsing.table_labels import labels_of_matrix, order_of_labels
 from lossselect.data.readers.arrays import blocks
-from lossselect.exceptions import DataError
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import as_number
-from lossselect.tasks.registry import Task, make_task
+from lossselect.tasks.infer import infer_task
+from lossselect.tasks.registry import TASKS, make_task
+from lossselect.utils.checks import shorten
 
 
-def labels_of_array(matrix: np.ndarray, options: LabelOptions, fitted: Labels | None = None) -> Labels:
-    """The labels of a matrix with a column for each label; of one that is mapped, lists where they can be.
+def parse_label_array(array: np.ndarray, options: LabelOptions, fitted: Labels | None = None) -> Labels:
+    """Return the labels of an array (N, L) of 0 and 1, or values between; NaN or a marker where missing.
 
-    Args:
-        matrix: (N, L) of 0 and 1, or values between; NaN, or one of `options.missing`, where missing.
-        options: What the user says.
-        fitted: The train split's labels.
-
-    Raises:
-        ValueError: other values, another width than in training.
+    Those of a mapped array are sparse if possible. `fitted` are the labels of the train split.
     """
-    if fitted and np.shape(fitted.values)[1:] != matrix.shape[1:]:
+    if fitted and np.shape(fitted.values)[1:] != array.shape[1:]:
         raise DataError(
-            f"Labels are of shape {matrix.shape}, but in training of shape {np.shape(fitted.values)}."
+            f"Labels are of shape {array.shape}, but in training of shape {np.shape(fitted.values)}."
         )
-    names = [str(i) for i in range(matrix.shape[1])]
-    if isinstance(matrix, np.memmap) and matrix.size and options.kind in ("multilabel", "auto"):
-        lists = _lists_of_matrix(matrix, names, options)
-        if lists is not None:
-            lengths = lists.count_per_row()
-            several = (lengths != 1) & lists.known_rows()
+    names = [str(i) for i in range(array.shape[1])]
+    if isinstance(array, np.memmap) and array.size and options.kind in ("multilabel", "auto"):
+        sparse = _to_sparse(array, names, options)
+        if sparse is not None:
+            counts = sparse.count_per_row()
+            several = (counts != 1) & sparse.known_rows()
             row = int(several.int().argmax())
-            # rows of one label each may be classes, which task=auto is to see
+            # rows of one label each may be classes, which task=auto has to infer
             if options.kind == "multilabel" or several[row]:
-                reason = f"the rows hold 0 and 1, and row {row} has {lengths[row]} ones"
-                return labels_of_lists(lists, options, reason)
-    values = np.empty(matrix.shape, dtype=np.float32)
-    for start, block in blocks(matrix) if matrix.size else ():
-        values[start : start + len(block)] = _values(block, options.missing)
-    return labels_of_matrix(values, names, options, "the rows hold", fitted)
+                reason = f"the rows hold 0 and 1, and row {row} has {counts[row]} ones"
+                return parse_sparse_labels(sparse, options, reason)
+    values = np.empty(array.shape, dtype=np.float32)
+    for start, block in blocks(array) if array.size else ():
+        values[start : start + len(block)] = _to_floats(block, options.missing)
+    return parse_label_matrix(values, names, options, "the rows hold", fitted)
 
 
-def labels_of_lists(lists: SparseLabels, options: LabelOptions, reason: str) -> Labels:
-    """The labels of lists, which are those of several labels a row.
-
-    Args:
-        lists: Of all rows.
-        options: What the user says.
-        reason: Why they are, for task=auto.
-
-    Raises:
-        ValueError: another task, names that do not fit, no row of which something is known.
-    """
+def parse_sparse_labels(labels: SparseLabels, options: LabelOptions, reason: str) -> Labels:
+    """Return the labels of all rows; `reason` is why they are multilabel, for task=auto."""
     if options.kind not in ("multilabel", "auto"):
         raise DataError(
             f"Lists of labels are task=multilabel, but task={options.task} has exactly one label a row: save "
             "an index for each row, as a .npy of shape (N,)."
         )
-    if not lists.known_rows().any():
+    if not labels.known_rows().any():
         raise DataError("All labels are missing: there is nothing to learn from.")
-    given, order = order_of_labels([str(i) for i in range(lists.num_labels)], options)
+    names, order = _order_labels([str(i) for i in range(labels.num_labels)], options)
     if order is not None:
-        rows, columns = (values.numpy() for values in lists.coo())
-        lists = SparseLabels.from_pairs(rows, np.argsort(order)[columns], lists.shape, lists.missing)
-    return Labels(
-        options.declared("multilabel"), reason * (options.task == "auto"), lists, tuple(given), None
-    )
+        rows, columns = (values.numpy() for values in labels.coo())
+        labels = SparseLabels.from_pairs(rows, np.argsort(order)[columns], labels.shape, labels.missing)
+    reason = reason if options.task == "auto" else ""
+    return Labels(options.resolve_task("multilabel"), reason, labels, tuple(names), None)
 
 
-def _values(block: np.ndarray, marks: Sequence[object]) -> np.ndarray:
-    """As floats, NaN where missing."""
+def parse_label_matrix(
+    matrix: np.ndarray,
+    columns: Sequence[str],
+    options: LabelOptions,
+    source: str,
+    fitted: Labels | None = None,
+) -> Labels:
+    """Return the labels of a matrix (N, L) of 0 and 1, or values between, NaN where missing.
+
+    `source` starts the reason for a task that is inferred: "columns a, b hold". If `class_names` are the
+    names of the columns, they are their order.
+    """
+    names, order = _order_labels(columns, options)
+    if order is not None:
+        matrix = matrix[:, order]
+    if np.isnan(matrix).all() and fitted is None:
+        raise DataError("All labels are missing: there is nothing to learn from.")
+    task, reason = options.task, ""
+    if task == "auto":
+        task, why = infer_task(matrix)
+        reason = f"{source} 0 and 1, and {why}"
+    # raises errors whose rows are those of the file
+    make_task(task, class_names=names if TASKS[task].is_sized() else None).encode(matrix)
+    return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(names), None)
+
+
+def _order_labels(columns: Sequence[str], options: LabelOptions) -> tuple[list[str], list[int] | None]:
+    """Return the labels' names in the user's order, and the columns' positions if that is another order."""
+    if options.class_names is None:
+        return [*columns], None
+    names = [*map(str, options.class_names)]
+    if len(names) != len(columns):
+        raise ConfigError(f"There are {len(columns)} labels, but {len(names)} class_names.")
+    positions = {column: position for position, column in enumerate(columns)}
+    if set(names) == set(columns):
+        return names, [positions[name] for name in names]
+    if both := [name for name in names if name in positions]:
+        raise ConfigError(
+            f"class_names={names} are partly those of the columns ({shorten(columns)}): {both[0]!r} could be "
+            "the name of two. Give the columns' names in your order, or other names for them in their order."
+        )
+    return names, None
+
+
+def _to_floats(block: np.ndarray, markers: Sequence[object]) -> np.ndarray:
+    """Return labels as floats, NaN where missing."""
     values = block.astype(np.result_type(block.dtype, np.float32))  # float32 holds what int8 and bool hold
-    for mark in marks:
-        values[values == as_number(mark)] = np.nan
+    for marker in markers:
+        values[values == as_number(marker)] = np.nan
     return values
 
 
-def _lists_of_matrix(matrix: np.ndarray, names: Sequence[str], options: LabelOptions) -> SparseLabels | None:
-    """Some rows at a time; None where labels are soft, or a row is missing in part."""
-    given, order = order_of_labels(names, options)
-    task: Task = make_task(options.declared("multilabel"), class_names=given if order is None else names)
+def _to_sparse(array: np.ndarray, columns: Sequence[str], options: LabelOptions) -> SparseLabels | None:
+    """Return the labels, read block by block; None if labels are soft, or a row is missing in part."""
+    names, order = _order_labels(columns, options)
+    task = make_task(options.resolve_task("multilabel"), class_names=names if order is None else columns)
     ones, missing = [], []
-    for start, block in blocks(matrix):
-        values = _values(block, options.missing)
-        hits, absent = values == 1, np.isnan(values).all(1)
-        if not ((hits | (values == 0)).all(1) | absent).all():
+    for start, block in blocks(array):
+        values = _to_floats(block, options.missing)
+        is_one, is_missing = values == 1, np.isnan(values).all(1)
+        if not ((is_one | (values == 0)).all(1) | is_missing).all():
             try:
                 task.encode(values)
             except DataError as error:
                 raise error.counted_from(start) from None
             return None
-        rows, labels = hits.nonzero()
+        rows, labels = is_one.nonzero()
         ones.append((rows + start, labels))
-        missing.append(absent)
+        missing.append(is_missing)
     rows, labels = map(np.concatenate, zip(*ones, strict=True))
-    return SparseLabels.from_pairs(rows, labels, matrix.shape, np.concatenate(missing))
+    return SparseLabels.from_pairs(rows, labels, array.shape, np.concatenate(missing))

@@ -1,4 +1,4 @@
-"""What the user says of the labels, and what becomes of them."""
+"""The settings of the labels, and the labels that are parsed by them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,16 @@ from lossselect.utils.checks import lookup
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What the user says of the labels.
+    """The settings of the labels.
 
     Args:
         task: A name of `TASKS`, or "auto".
         class_names: The order of the classes, or names for 0 to C - 1.
-        positive: Binary: the label that is the positive class.
-        delimiter: Multilabel: what stands between the labels of a cell.
-        missing: Labels that mark a missing one, beside empty cells.
+        positive: Binary: the label of the positive class.
+        delimiter: Multilabel: the text between the labels of a cell.
+        missing: Labels that mean "missing", in addition to empty cells.
         empty: What an empty cell of delimited labels is: "negative" (no label) or "missing".
-        handle_unknown: What a label is that no train row has: "error", or "ignore" (missing).
-
-    Raises:
-        ValueError: a value that there is not, or one that has no effect on the task.
+        handle_unknown: How a label that no train row has is treated: "error", or "ignore" (missing).
     """
 
     task: str
@@ -57,21 +54,20 @@ class LabelOptions:
         """The kind of labels that the task has (`Task.kind`), or "auto"."""
         return self.task if self.task == "auto" else TASKS[self.task].kind
 
-    def declared(self, inferred: str) -> str:
-        """The name of the task: as declared, or under task=auto as inferred."""
+    def resolve_task(self, inferred: str) -> str:
+        """Return the task that is declared, or under task=auto the inferred one."""
         return inferred if self.task == "auto" else self.task
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of all rows, and what they say of the task."""
+    """Labels of all rows for the task's `encode`, or `SparseLabels`.
+
+    `reason` says why the task was inferred; `vocabulary` is None if labels did not become indices by one.
+    """
 
     task: str
-    """A name of `TASKS`."""
     reason: str
-    """Why it is this task, where the labels told."""
     values: Any
-    """What the task's `encode` takes, or `SparseLabels`."""
     class_names: tuple[str, ...]
     vocabulary: Vocabulary | None
-    """Where labels became indices by it."""

@@ -30,8 +30,8 @@ class ArrayRows:
         numbers = [number for number in features.numbers for _ in number.features]
         indicators = [i > 0 for number in features.numbers for i in range(len(number.features))]
         names = array_columns(array.shape[1])
-        places = {name: place for place, name in enumerate(names)}
-        columns = [places[number.name] for number in numbers]
+        positions = {name: position for position, name in enumerate(names)}
+        columns = [positions[number.name] for number in numbers]
         self.columns = slice(None) if columns == [*range(len(names))] else np.array(columns)
         self.mean = np.array([number.mean for number in numbers])
         self.std = np.array([number.std for number in numbers])

@@ -28,12 +28,19 @@ UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20a
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
+def row_error(row: int, column: str, problem: str, value: Any = None) -> DataError:
+    """Return the error for a row of a column; `problem` continues the message."""
+    return DataError(f"Row {row} of column {column!r} {problem}", row=row, column=column, value=value)
+
+
+def column_error(column: str, problem: str, **fields: Any) -> DataError:
+    """Return the error for a column; `problem` continues the message."""
+    return DataError(f"Column {column!r} {problem}", column=column, **fields)
+
+
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: (x - mean) / std, 0 where missing.
-
-    If the train split has missing values, a second feature is 1 where the number is missing.
-    """
+    """A column of numbers: (x - mean) / std, 0 where missing; if `missing`, a second feature is 1 there."""
 
     name: str
     mean: float
@@ -48,10 +55,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Category:
-    """A column of categories, one-hot over the values of the train split; any other value is all zeros.
-
-    If the train split has missing values, these have a feature of their own.
-    """
+    """A column of categories, one-hot over the values of the train split and, if `missing`, missing cells."""
 
     name: str
     values: tuple[str, ...]
@@ -65,12 +69,7 @@ class Category:
 
 @dataclass(frozen=True)
 class CellParser:
-    """Reads the cells of a column.
-
-    Args:
-        null_values: Cells that mean "missing", beside empty ones.
-        nan: What a NaN is: "error", or "missing".
-    """
+    """Reads cells: `null_values` are missing as empty ones are; a NaN is an "error" or "missing" by `nan`."""
 
     null_values: tuple[str, ...] = ()
     nan: str = "error"
@@ -81,11 +80,8 @@ class CellParser:
     def text(self, column: pl.Series) -> pl.Series:
         """Return trimmed text, null where missing; whole numbers are written without a fraction."""
         _check_type(column, "categories")
-        if column.dtype.is_float():
-            column = column.fill_nan(None)
-            if column.is_finite().all() and (column == column.round()).all():
-                column = column.cast(pl.Int64)
-        return _set_null(column.cast(pl.String).str.strip_chars(), [*self.null_values, ""])
+        column = restore_integers(column)
+        return set_null(column.cast(pl.String).str.strip_chars(), [*self.null_values, ""])
 
     def numbers(self, column: pl.Series, first_row: int = 0) -> pl.Series:
         """Return float64, null where missing."""
@@ -93,20 +89,18 @@ class CellParser:
         numbers = column
         if column.dtype in TEXT:
             text = self.text(column)
-            numbers = numbers_in(text)
-            if numbers.null_count() > text.null_count():
-                row = int((numbers.is_null() & text.is_not_null()).arg_max())  # type: ignore[arg-type]
-                raise DataError(
-                    f"Column {column.name!r} holds numbers, but row {row + first_row} is {text[row]!r}. If "
-                    f"that means 'missing', train with {format_setting('data.null_values', [text[row]])}; "
-                    f"if the column is one of categories, with "
-                    f"{format_setting('data.categorical', [column.name])}.",
-                    column=column.name,
+            numbers, row = parse_numbers(text)
+            if row is not None:
+                raise column_error(
+                    column.name,
+                    f"holds numbers, but row {row + first_row} is {text[row]!r}. If that means 'missing', "
+                    f"train with {format_setting('data.null_values', [text[row]])}; if the column is one of "
+                    f"categories, with {format_setting('data.categorical', [column.name])}.",
                     row=row + first_row,
                     value=text[row],
                 )
         null_numbers = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
-        numbers = _set_null(numbers.cast(pl.Float64), null_numbers)
+        numbers = set_null(numbers.cast(pl.Float64), null_numbers)
         if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
             return numbers
         invalid = numbers.is_infinite()
@@ -118,32 +112,35 @@ class CellParser:
         if not invalid.any():
             return numbers
         row = int(invalid.arg_max())  # type: ignore[arg-type]
-        raise DataError(
-            f"Row {row + first_row} of column {column.name!r} is {numbers[row]}; {fix}.",
-            row=row + first_row,
-            column=column.name,
-            value=numbers[row],
-        )
+        raise row_error(row + first_row, column.name, f"is {numbers[row]}; {fix}.", numbers[row])
 
 
-def _set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:
+def set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:
+    """Return the column with null in place of these values."""
     if values and (matches := column.is_in(values).fill_null(False)).any():
         return column.set(matches, None)
     return column
 
 
+def restore_integers(column: pl.Series) -> pl.Series:
+    """Return floats that are all whole, as missing cells make of integers, as integers, with NaN as null."""
+    if not column.dtype.is_float():
+        return column
+    column = column.fill_nan(None)
+    whole = column.is_finite().all() and (column == column.round()).all()
+    return column.cast(pl.Int64) if whole else column
+
+
 def _check_type(column: pl.Series, needed: str) -> None:
     if not (column.dtype.is_numeric() or column.dtype in (*TEXT, pl.Boolean, pl.Null)):
-        raise DataError(
-            f"Column {column.name!r} is of type {column.dtype}, where {needed} are needed.",
-            column=column.name,
-        )
+        raise column_error(column.name, f"is of type {column.dtype}, where {needed} are needed.")
 
 
-def numbers_in(text: pl.Series) -> pl.Series:
-    """Return the float64 that each text writes, 1 and 0 for true and false; null for any other."""
-    lower = text.str.to_lowercase()
-    return lower.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:
+    """Return each text as float64, 1 and 0 for true and false, and the first row with any other text."""
+    numbers = text.str.to_lowercase().replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
+    invalid = numbers.is_null() & text.is_not_null()
+    return numbers, invalid.arg_max() if invalid.any() else None
 
 
 def column_kind(column: pl.Series, parser: CellParser) -> str:

@@ -16,7 +16,7 @@ from lossselect.utils.checks import check_float, lookup
 from lossselect.utils.structure import DictOf, find_mismatch
 
 READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
-"""What describes a file, by the source of the features."""
+"""Keys of what describes a file, by its source; "features" is the name of the array, "width" that of it."""
 STRUCTURE = {
     "source": str,
     "features": {
@@ -32,14 +32,7 @@ STRUCTURE = {
 
 @dataclass(frozen=True)
 class Preparation:
-    """How inputs are made of a file.
-
-    Args:
-        source: "table" or "arrays".
-        features: What becomes of the columns.
-        reading: `separator` and `encoding` of a table; of arrays, `features` (the name of their array) and
-            `width`.
-    """
+    """How a file of the `source` "table" or "arrays" becomes features; `reading` has the keys in READING."""
 
     source: str
     features: Features
@@ -48,7 +41,7 @@ class Preparation:
     def frames(
         self, path: str, size: int, keep: Sequence[str] = (), **reading: Any
     ) -> Iterator[pl.DataFrame]:
-        """Yield the rows of a new file, `size` at a time, with the columns that are features or to be kept.
+        """Yield `size` rows at a time of a new file, with the columns of the features and those to `keep`.
 
         `reading` replaces entries of `self.reading`.
         """
@@ -92,18 +85,13 @@ class Preparation:
             if mismatch := find_mismatch(values, STRUCTURE, "preparation"):
                 raise CheckpointError(mismatch)
             preparation = cls.from_dict(values)
-            preparation._check()
+            keys, reading = lookup(READING, preparation.source, "source of features"), preparation.reading
+            if reading.keys() != {*keys}:
+                raise CheckpointError(f"reading must have {' and '.join(keys)}, got {[*reading]}.")
+            for column in preparation.features.numbers:
+                check_float(f"The mean of column {column.name!r}", column.mean)
+                if check_float(f"The deviation of column {column.name!r}", column.std, 0) == 0:
+                    raise CheckpointError(f"The deviation of column {column.name!r} must be above 0.")
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation
-
-    def _check(self) -> None:
-        lookup(READING, self.source, "source of features")
-        if self.reading.keys() != {*READING[self.source]}:
-            raise CheckpointError(
-                f"reading must have {' and '.join(READING[self.source])}, got {[*self.reading]}."
-            )
-        for column in self.features.numbers:
-            check_float(f"The mean of column {column.name!r}", column.mean)
-            if check_float(f"The deviation of column {column.name!r}", column.std, 0) == 0:
-                raise CheckpointError(f"The deviation of column {column.name!r} must be above 0.")

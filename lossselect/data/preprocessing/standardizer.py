@@ -14,11 +14,7 @@ class Standardizer:
 
     Batches are combined as in Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for
     computing sample variances, 1979: as exact as two passes over all rows, where a sum of squares loses
-    digits.
-
-    Args:
-        names: Names of the columns, for messages.
-        owner: What follows a name in messages, such as " of X".
+    digits. In messages `owner`, such as " of X", follows the name of a column.
     """
 
     def __init__(self, names: Sequence[Any], owner: str = "") -> None:
@@ -60,10 +56,11 @@ class Standardizer:
         """The standard deviations; 1 for a constant column, of which rounding may leave one above 0."""
         scale = np.where(self.constant, 1, np.sqrt(self.squares / np.maximum(self.count, 1)))
         if not (finite := np.isfinite(scale)).all():
-            name, advice = self.names[int(finite.argmin())], ", or leave the column out with data.exclude"
+            name = self.names[int(finite.argmin())]
+            advice = "" if self.owner else ", or leave the column out with data.exclude"
             raise DataError(
                 f"The numbers of column {name!r}{self.owner} are so large that their standard deviation is "
-                f"none of float64: scale them{'' if self.owner else advice}.",
+                f"none of float64: scale them{advice}.",
                 column=str(name),
             )
         return scale

@@ -85,15 +85,15 @@ class Features:
         `categorical` are columns of categories that look like something else: codes, or text of many values.
         """
         rejected: dict[str, str] = {}
-        numbers: dict[str, pl.Series] = {}
-        texts: dict[str, pl.Series] = {}
+        numbers: list[pl.Series] = []
+        texts: list[pl.Series] = []
         for column in frame.iter_columns():
             kind = "category" if column.name in categorical else column_kind(column, parser)
             if kind == "number":
                 warn_if_index(column)
-                numbers[column.name] = parser.numbers(column)
+                numbers.append(parser.numbers(column))
             elif kind == "category":
-                texts[column.name] = parser.text(column)
+                texts.append(parser.text(column))
             else:
                 rejected[column.name] = kind
         if rejected:
@@ -103,12 +103,12 @@ class Features:
                 f"no feature: {format_setting('data.exclude', [*rejected])}; for categories of many values: "
                 "data.categorical=[...]."
             )
-        standardizer = Standardizer([*numbers])
+        standardizer = Standardizer([column.name for column in numbers])
         if numbers:
-            values = _numbered_frame(numbers.values())
+            values = _numbered_frame(numbers)
             for start in range(0, len(train), BLOCK_ROWS):
                 standardizer.partial_fit(values[train[start : start + BLOCK_ROWS]])
-        categories = {name: _fit_category(text.gather(train)) for name, text in texts.items()}
+        categories = {text.name: _fit_category(text.gather(train)) for text in texts}
         return cls.from_columns(fitted_numbers(standardizer) | categories, parser)
 
     @classmethod
@@ -216,15 +216,9 @@ def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | Category | 
     """Return a `Number` for each column; None for one that has a single value in all rows, or none."""
     missing, known = standardizer.count < standardizer.num_rows, standardizer.count > 0
     varies = known & (missing | ~standardizer.constant)
-    values = zip(
-        standardizer.names,
-        standardizer.mean.tolist(),
-        standardizer.scale.tolist(),
-        missing.tolist(),
-        varies.tolist(),
-        strict=True,
-    )
-    return {name: Number(name, mean, std, gaps) if kept else None for name, mean, std, gaps, kept in values}
+    moments = standardizer.mean.tolist(), standardizer.scale.tolist()
+    numbers = map(Number, standardizer.names, *moments, missing.tolist())
+    return {number.name: number if keep else None for number, keep in zip(numbers, varies, strict=True)}
 
 
 def _fit_category(text: pl.Series) -> Category | None:
@@ -246,8 +240,7 @@ def _numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
 def _to_tensor(columns: list[pl.Series], features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
     """Return features (height, len(features)) of the columns, row by row in memory, as batches are taken."""
     frame, matrix = _numbered_frame(columns), torch.empty(height, len(features), dtype=dtype)
-    if features:
-        for start in range(0, height, BLOCK_ROWS):
-            part = frame.slice(start, BLOCK_ROWS).select(features)
-            matrix[start : start + BLOCK_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
+    for start in range(0, height if features else 0, BLOCK_ROWS):
+        part = frame.slice(start, BLOCK_ROWS).select(features)
+        matrix[start : start + BLOCK_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
     return matrix

@@ -30,15 +30,14 @@ LABELS = ("labels", "label", "target", "targets", "Y", "y")
 def read_arrays(
     path: str, features: str | None, target: str | None
 ) -> tuple[np.ndarray, np.ndarray | SparseLabels]:
-    """Return features (N, F) and labels (N,) or (N, L), or lists of them.
+    """Return features (N, F) and labels, (N,), (N, L) or sparse, of a .npz with both or a .npy of features.
 
-    Args:
-        path: A .npz with both, or a .npy of features.
-        features: Name of their array in the .npz; by default one of the usual names.
-        target: The same for the labels; for a .npy the path of the labels, a .npy or lists in a .npz.
+    `features` and `target` are names of arrays in the .npz, by default the usual ones; with a .npy `target`
+    is the path of the labels, a .npy or sparse ones in a .npz.
     """
     labels: np.ndarray | SparseLabels
-    if _suffix(path) == ".npz":
+    is_npz = _suffix(path) == ".npz"
+    if is_npz:
         with _open(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
             labels = _entry(file, target, LABELS, "data.target", path)
@@ -53,7 +52,6 @@ def read_arrays(
     else:
         inputs, labels = _open(path), _open(target)
     inputs = _check_features(inputs, path)
-    is_npz = _suffix(path) == ".npz"
     if isinstance(labels, np.ndarray):
         labels = _check_labels(labels, path if is_npz else str(target))
     if len(inputs) != len(labels):
@@ -127,19 +125,17 @@ def _check_labels(labels: np.ndarray, path: str) -> np.ndarray:
             f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape} in "
             f"{path}."
         )
-    if labels.ndim == 2:
-        if labels.dtype.kind in "US":
-            raise DataError(
-                f"Labels of shape {labels.shape} in {path} are 0 and 1, a column for each, got text "
-                f"({labels.dtype}). Names are read by data=table, several in a cell by data.delimiter."
-            )
-        return labels
+    if labels.ndim == 2 and labels.dtype.kind in "US":
+        raise DataError(
+            f"Labels of shape {labels.shape} in {path} are 0 and 1, a column for each, got text "
+            f"({labels.dtype}). Names are read by data=table, several in a cell by data.delimiter."
+        )
     if labels.dtype.kind == "S":
         try:
             return np.char.decode(labels, "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"The labels of {path} are bytes, but not those of utf-8: {error}.") from None
-    return as_polars_knows(np.asarray(labels))
+    return labels if labels.ndim == 2 else as_polars_knows(np.asarray(labels))
 
 
 def _suffix(path: str) -> str:

@@ -17,10 +17,6 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
 
     These are what `scipy.sparse.save_npz` writes of a csr matrix (N, L) of 0 and 1, or `indices`, `offsets`
     (the indptr), `num_labels` and perhaps `missing`.
-
-    Raises:
-        ValueError: another matrix, inconsistent arrays, a label out of range, repeated or with a value other
-            than 1; says the row and the label.
     """
     native = "offsets" in arrays
     form = str(arrays["format"].astype(str)) if "format" in arrays and not native else "csr"
@@ -37,17 +33,15 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
         )
     indices = _check_array(arrays, "indices", path)
     bounds = _check_array(arrays, "offsets" if native else "indptr", path)
+    missing = _check_array(arrays, "missing", path, "b") if native and "missing" in arrays else None
     if native:
-        missing = np.zeros(max(len(bounds) - 1, 0), dtype=bool)
-        if "missing" in arrays:
-            missing = _check_array(arrays, "missing", path, "b")
-        num_rows, num_labels = len(missing), int(_check_array(arrays, "num_labels", path, ndim=0))
+        num_rows = max(len(bounds) - 1, 0) if missing is None else len(missing)
+        shape = [num_rows, int(_check_array(arrays, "num_labels", path, ndim=0))]
     else:
         shape = _check_array(arrays, "shape", path).tolist()
-        if len(shape) != 2:
-            raise DataError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
-        num_rows, num_labels = shape
-        missing = np.zeros(max(num_rows, 0), dtype=bool)
+    if len(shape) != 2:
+        raise DataError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
+    num_rows, num_labels = shape
     if num_rows < 0 or num_labels < 0:
         raise DataError(
             f"{path} says that there are {num_rows} rows and {num_labels} labels, and no number is negative: "
@@ -116,7 +110,7 @@ def _drop_zeros(
 
 
 def _check_labels(
-    indices: np.ndarray, bounds: np.ndarray, num_labels: int, missing: np.ndarray, path: str
+    indices: np.ndarray, bounds: np.ndarray, num_labels: int, missing: np.ndarray | None, path: str
 ) -> SparseLabels:
     if len(indices) and not 0 <= indices.min() <= indices.max() < num_labels:
         position = int(((indices < 0) | (indices >= num_labels)).argmax())
@@ -126,7 +120,7 @@ def _check_labels(
             f"has label {indices[position]}, but there are {num_labels} labels, 0 to {num_labels - 1}.",
         )
     lengths = np.diff(bounds)
-    if (contradictory := missing & (lengths > 0)).any():
+    if missing is not None and (contradictory := missing & (lengths > 0)).any():
         row = int(contradictory.argmax())
         raise _row_error(row, path, f"is missing, but has {lengths[row]} labels: it is one or the other.")
     try:

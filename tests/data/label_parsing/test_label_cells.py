@@ -5,16 +5,16 @@ import polars as pl
 import pytest
 
 import lossselect as ls
-from lossselect.data.label_parsing.cells import split_cells
+from lossselect.data.label_parsing.cells import split_cells, split_delimited
 from lossselect.data.label_parsing.options import LabelOptions
-from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.load import load_own_data
 
 
 def labels_of(cells, delimiter=",", empty="negative"):
     """The set of labels of each row."""
     options = LabelOptions("multilabel", delimiter=delimiter, empty=empty)
-    labels = read_labels([pl.Series("tags", cells)], options)
+    labels = parse_label_columns([pl.Series("tags", cells)], options)
     matrix = labels.values.to_dense().numpy()
     return [
         None if np.isnan(row).all() else {labels.class_names[i] for i in np.flatnonzero(row)}
@@ -47,6 +47,23 @@ WANT = [{"a", "b"}, {"c"}, set(), {"b", "c"}]
 )
 def test_all_of_these_are_the_same_labels(cells, delimiter):
     assert labels_of(cells, delimiter) == WANT
+
+
+def test_delimited_text():
+    assert split_delimited(["new york| rome", "", "a||b|"], "|") == [["new york", "rome"], [], ["a", "b"]]
+    with pytest.raises(ValueError, match="The delimiter must be a string such as"):
+        labels_of(["a"], delimiter="")
+
+
+def test_json():
+    def parse(cells, fitted=None):
+        return parse_label_columns([pl.Series("tags", cells)], LabelOptions("multilabel"), fitted)
+
+    labels = parse(['["a", "b"]', "[]", None, '["b"]'])
+    assert labels.vocabulary.decode_lists(labels.values) == [["a", "b"], [], None, ["b"]]
+    for bad in ('{"a": 1}', "[a]", "3", "[" * 100_000):
+        with pytest.raises(ValueError, match=r"Column 'tags': Row 1 is .*, no JSON list such as"):
+            parse(["[]", bad], fitted=labels)
 
 
 def test_labels_that_hold_the_delimiter_stand_in_quotes():

@@ -6,7 +6,7 @@ import pytest
 from table_cases import NAN, labels_of
 
 from lossselect.data.label_parsing.single_label import LabelOptions
-from lossselect.data.label_parsing.table_labels import read_labels
+from lossselect.data.label_parsing.table_labels import parse_label_columns
 
 
 class TestLabelsOfSeveral:
@@ -40,7 +40,7 @@ class TestLabelsOfSeveral:
             labels_of(columns, "multilabel", class_names=["b", "x"])
 
     def test_a_list_of_one_column_is_one_label(self):
-        labels = read_labels([pl.Series("a", [1, 0])], LabelOptions("multilabel"), listed=True)
+        labels = parse_label_columns([pl.Series("a", [1, 0])], LabelOptions("multilabel"), listed=True)
         assert labels.values.tolist() == [[1], [0]]
 
     def test_marks_in_lists(self):
