@@ -11,15 +11,11 @@ from lossselect.training.checkpoints.rng import find_generators
 
 
 def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
-    """Return the label counts of a train loader, None without a batch; random generators keep their states.
-
-    Raises:
-        ValueError: no label is known, or labels do not fit the task.
-    """
+    """Return the label counts of a loader, None without a batch; random generators keep their states."""
     generators = find_generators([loader])
     states = [generator.get_state() for generator in generators]
     with isolate_rng():
-        counts = count_batches(module.task, (module._encoded(batch).target for batch in loader))
+        counts = count_batches(module.task, (module._encode_batch(batch).target for batch in loader))
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
     if counts is not None and not counts.known.any():

@@ -29,10 +29,8 @@ class RunState:
     """Saves the state of a run in its checkpoints, and resumes from it."""
 
     def __init__(self) -> None:
-        self._epoch_rng: dict[str, Any] | None = None
-        """The random numbers before the epoch's first batch."""
-        self._validation_rng: dict[str, Any] = {}
-        """The random numbers before the last validation."""
+        self._epoch_rng: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
+        self._validation_rng: dict[str, Any] = {}  # the random numbers before the last validation
         self._loaded: list[dict[str, Any]] | None = None
         """The state of each process, until this one has resumed from it."""
         self._loss: dict[str, Any] | None = None
@@ -65,7 +63,7 @@ class RunState:
             "complete": not within_epoch,
             "should_stop": trainer.should_stop,
             "epoch": _describe_epoch(trainer),
-            "train": module._train_epoch.state(complete=not within_epoch),
+            "train": module._train_epoch.state_dict(complete=not within_epoch),
             "logged": as_numbers(trainer.callback_metrics),
             "rows": _count_logged_rows(trainer),
             "due": _find_due_schedulers(trainer),

@@ -139,8 +139,7 @@ class OutputChecks:
         self.gradient_checked = False
         self.initialized_bias: Tensor | None = None
         """The bias that was initialised, until it is known whether the logits contain it."""
-        self.ends_affine = False
-        """Whether the net ends in a linear layer or a convolution."""
+        self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
     def call(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         """Return `module(inputs)`, checked in the first batch in evaluation mode.
