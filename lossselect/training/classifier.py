@@ -219,7 +219,11 @@ class Classifier(RecordsArguments, nn.Module):
         return self._compute_loss(*self._compute_outputs(batch))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
-        """Compute what loss and head need from `count_labels(task, labels)` of the train split, once."""
+        """Compute what loss and head need from `count_labels(task, labels)` of the train split, once.
+
+        Raises:
+            ValueError: counts of another number of classes.
+        """
         counts.check_task(self.task)
         self.counts = counts
         if self._chunked:

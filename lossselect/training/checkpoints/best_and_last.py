@@ -15,13 +15,9 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint of a run as best.ckpt.
+    """Saves the best checkpoint of a run as best.ckpt; with the monitor "last" that of the last epoch.
 
-    Args:
-        folder: Where to save it.
-        monitor: The metric to choose it by; "last" keeps the last epoch.
-        mode: "min" or "max".
-        at_epoch_end: Whether to save at the end of the training epoch, else at the end of each validation.
+    It is saved at the end of the training epoch if `at_epoch_end`, else at the end of each validation.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, at_epoch_end: bool) -> None:
@@ -46,8 +42,8 @@ def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
     """Return whether a monitor is known only at an epoch's end, or the trainer's settings validate there."""
     interval = trainer.get("val_check_interval")
     # the integer 1 validates after each batch
-    once = interval is None or (isinstance(interval, float) and interval == 1)
-    each_epoch = once and trainer.get("check_val_every_n_epoch", 1) == 1
+    once_per_epoch = interval is None or (isinstance(interval, float) and interval == 1)
+    each_epoch = once_per_epoch and trainer.get("check_val_every_n_epoch", 1) == 1
     return each_epoch or monitor.startswith(("train/", "last"))
 
 
@@ -63,25 +59,28 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, best: BestCheckpoint) -> None:
         self.best = best
         self._best_score: Any = None
-        self._saved_at: int | None = None
-        """The number of batches trained on when the file was saved."""
+        self._saved_at: int | None = None  # the number of batches trained on when the file was saved
 
     @property
     def path(self) -> Path:
-        """The file, in the folder of the first process once `best` has been set up."""
+        """The file, once `best` has been set up."""
         return Path(self.best.dirpath or "") / LAST
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # the run was killed between saving best.ckpt and last.ckpt
-        if _resumes_from(trainer, self.path.with_name(BEST)):
+        if self._resumes_from(trainer, BEST):
             self._copy(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        files = (self.path, self.path.with_name(BEST))
-        resumed = any(_resumes_from(trainer, file) for file in files)
         # the end of an epoch may follow without another batch; it was not saved in the previous run either
-        self._saved_at = _batches(trainer) if resumed else None
+        self._saved_at = _count_batches(trainer) if self._resumes_from(trainer, BEST, LAST) else None
         self._best_score = self.best.current_score
+
+    def _resumes_from(self, trainer: Trainer, *names: str) -> bool:
+        path = trainer.ckpt_path
+        return path is not None and Path(path).absolute() in [
+            self.path.with_name(n).absolute() for n in names
+        ]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -90,13 +89,13 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.best.at_epoch_end or self._saved_at != _batches(trainer):
+        if self.best.at_epoch_end or self._saved_at != _count_batches(trainer):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         score = self.best.current_score
         best_is_new = score is not self._best_score  # ModelCheckpoint sets a new tensor whenever it saves
-        self._best_score, self._saved_at = score, _batches(trainer)
+        self._best_score, self._saved_at = score, _count_batches(trainer)
         # checkpoint callbacks of the user's come between the two, and may have changed their state
         is_latest = best_is_new and len(trainer.checkpoint_callbacks) == 2
         if not (is_latest and self._copy(trainer)):
@@ -114,10 +113,6 @@ class LastCheckpoint(Checkpoint):
         return True
 
 
-def _batches(trainer: Trainer) -> int:
+def _count_batches(trainer: Trainer) -> int:
     """Return the number of batches trained on, over all epochs."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
-
-
-def _resumes_from(trainer: Trainer, file: Path) -> bool:
-    return trainer.ckpt_path is not None and Path(trainer.ckpt_path).absolute() == file.absolute()

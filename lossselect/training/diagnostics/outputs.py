@@ -29,11 +29,8 @@ from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_
 if TYPE_CHECKING:
     from lossselect.chunked.linear import ChunkedLogits
 
-MIN_ROWS = 64
-"""With fewer rows no warning of outputs between 0 and 1 is issued: they may lie there by chance."""
-
-WIDE = 10
-"""A logit whose probability is 5e-5 from 0 or 1."""
+MIN_ROWS = 64  # with fewer rows, outputs may lie between 0 and 1 by chance
+WIDE = 10  # a logit whose probability is 5e-5 from 0 or 1
 
 
 def check_end(net: nn.Module | None, task: Task) -> None:
@@ -137,16 +134,11 @@ class OutputChecks:
         self.graph_checked = False
         self.evaluation_checked = False
         self.gradient_checked = False
-        self.initialized_bias: Tensor | None = None
-        """The bias that was initialised, until it is known whether the logits contain it."""
+        self.initialized_bias: Tensor | None = None  # until it is known whether the logits contain it
         self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
     def call(self, module: nn.Module, inputs: Any, task: Task) -> Any:
-        """Return `module(inputs)`, checked in the first batch in evaluation mode.
-
-        A module may behave differently in evaluation mode, where there is no autograd graph. With a compiled
-        one only the values are checked.
-        """
+        """Return `module(inputs)`, checked in the first batch in evaluation mode, where it may differ."""
         try:
             if module.training or self.evaluation_checked:
                 return module(inputs)
@@ -163,12 +155,13 @@ class OutputChecks:
 
     def _call_in_evaluation(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         self.evaluation_checked = True
+        # of a compiled module only the values are checked
         compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
         operations = LastOperations()
         with nullcontext() if compiled else operations:
             outputs = module(inputs)
         if isinstance(outputs, Tensor):
-            _check_last_layer(operations.layer_of(outputs), " in evaluation mode", task, may_warn=False)
+            _check_last_layer(operations.get_layer(outputs), " in evaluation mode", task, may_warn=False)
             if outputs.ndim > 1:
                 _check_sums(outputs.detach(), task, "the outputs in evaluation mode")
         return outputs
@@ -220,10 +213,7 @@ class OutputChecks:
     def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
         """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights.
 
-        Args:
-            module: Whose weights they are.
-            outputs: What the step returned.
-            may_raise: False while a gradient of 0 may be correct: a user's loss may be constant at first.
+        `may_raise` is False while that may be correct: a user's loss may be constant at first.
         """
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):
