@@ -133,12 +133,11 @@ class RunState:
 
     def _select_process(self, trainer: Trainer) -> dict[str, Any]:
         assert self._loaded is not None
-        count = len(self._loaded)
-        if count != trainer.world_size and self._loaded[0]["epoch_began"] is not None:
+        count, now = len(self._loaded), trainer.world_size
+        if count != now and self._loaded[0]["epoch_began"] is not None:
             raise CheckpointError(
                 f"The checkpoint was made within an epoch of {count} process(es), whose rows are dealt in "
-                f"another way to {trainer.world_size}: go on with {count}, or from a checkpoint of an epoch's "
-                "end."
+                f"another way to {now}: go on with {count}, or from a checkpoint of an epoch's end."
             )
         return self._loaded[trainer.global_rank % count]
 
