@@ -201,7 +201,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return batch if self.trainer.predicting else self._encode_batch(batch)
 
     def _transfer_block(self, block: Block) -> list[Any]:
-        """Return the batches of a block, encoded and on the device; transferred at once if they can be."""
+        """Return the batches of a block, encoded and on the device."""
         return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
 
     def configure_callbacks(self) -> list[Any]:

@@ -57,7 +57,7 @@ def rebuild(
     try:
         module = cls(*call.args, **call.kwargs)
     except (TypeError, ValueError) as error:
-        if not standard or changed:  # the caller's own
+        if not standard or changed:  # the user's code or arguments
             raise
         raise CheckpointError(
             f"{path} is damaged: no module can be built from its arguments: {error}"

@@ -33,8 +33,8 @@ class StepMean:
     """
 
     def __init__(self) -> None:
+        # whether all processes are known to have the same denominator, except in an epoch's last batch
         self.equal_counts = False
-        """Whether all processes are known to have the same denominator, except in an epoch's last batch."""
         self._pending: _Pending | None = None
         self._reset()
 
@@ -46,10 +46,9 @@ class StepMean:
         self._micro_batches = 0  # of the group, after their backward pass
 
     def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Count) -> Tensor:
-        """Return the loss of a micro-batch, with a gradient scaled as its share of the step.
+        """Return the mean `loss` = `total` / `count` of a micro-batch, its gradient scaled as its share.
 
-        `loss` is the criterion's mean over the micro-batch, `total` and `count` are its numerator and its
-        denominator. A chunked head's numerator has no gradient, which then comes from the mean.
+        A chunked head's `total` has no gradient, which then comes from `loss`.
         """
         ranks, group = trainer.world_size, trainer.accumulate_grad_batches
         if ranks == group == 1:
