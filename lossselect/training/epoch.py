@@ -31,8 +31,8 @@ MAX_CONFUSION_CLASSES = 1000  # the confusion matrix of 100,000 classes would ta
 class BaseEpoch(ABC):
     """Loss and metrics of a task over one epoch of one stage.
 
-    A step only keeps what it is given, so it costs no host-device sync and next to no time; metrics are
-    computed over the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
+    A step only stores its tensors, so it costs no host-device sync and next to no time; metrics are computed
+    over the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
 
     It is not a module: as a part of the net its metrics would be traversed with it, several times an epoch,
     and `half()` would soon make a sum of losses inf. Metrics move to the device of the outputs.
@@ -44,21 +44,16 @@ class BaseEpoch(ABC):
         self.metrics: Any = None
         self.default_metrics: TaskMetrics | None = None
         self.confusion: ConfusionMatrix | None = None
-        self._held: list[tuple[Any, ...]] = []
-        """Steps that have not been added to loss and metrics: numerator, denominator, outputs, target."""
+        self._held: list[tuple[Any, ...]] = []  # numerator, denominator, outputs, target of steps to be added
         self._held_bytes = 0
         self._restored: dict[str, Tensor] | None = None  # the values of a complete epoch, from a checkpoint
-        self.output_buffer: OutputBuffer | None = None
-        """Where outputs are kept for longer than the epoch; None does not keep them."""
+        self.output_buffer: OutputBuffer | None = None  # for outputs that are needed after the epoch
         self.positions = False  # whether rows are positions of samples: pixels, time steps
-        self.per_class: dict[str, Tensor] = {}
-        """Counts and metrics of each class in the last epoch, of val and test; known after `compute`."""
-        self.confusion_counts: Tensor | None = None
-        """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
-        self.first_checks: FirstEpochChecks | None = None
-        """Statistics of the first epoch of training; None once they have been reported."""
-        self.counts: tuple[Tensor, Tensor] | None = None
-        """The numbers of positives and negatives of each output in the last epoch; known after `compute`."""
+        self.first_checks: FirstEpochChecks | None = None  # of training, until they have been reported
+        # of the last epoch, known after `compute`
+        self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, of val and test
+        self.confusion_counts: Tensor | None = None  # (C, C): true classes in rows, predicted in columns
+        self.counts: tuple[Tensor, Tensor] | None = None  # positives and negatives of each output
 
     def _flush(self) -> None:
         """Add the steps that are held to loss and metrics."""

@@ -164,19 +164,20 @@ def _insert_epoch_end_hooks(trainer: Trainer) -> None:
 
 def _check_strategy(trainer: Trainer, module: Any) -> None:
     """Raise ConfigError for options that do not work with a strategy that shards the weights."""
+    if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        return
     strategy = type(trainer.strategy).__name__
-    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
-        if module._chunked:
-            raise ConfigError(
-                f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
-                "out to the processes by then: strategy=ddp, or head=dense."
-            )
-        if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
-            counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
-            raise ConfigError(
-                f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
-                f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
-            )
+    if module._chunked:
+        raise ConfigError(
+            f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them out "
+            "to the processes by then: strategy=ddp, or head=dense."
+        )
+    if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
+        counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
+        raise ConfigError(
+            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
+            f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
+        )
 
 
 def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:

@@ -52,9 +52,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
         )
     if callable(spec):
         return spec(trained)
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    spec = spec or {"name": "AdamW", "lr": 1e-3}
+    spec = {"name": spec} if isinstance(spec, str) else spec or {"name": "AdamW", "lr": 1e-3}
     if fused and not {"fused", "foreach", "differentiable"} & spec.keys():
         cls = OPTIMIZERS.get(str(spec.get("name")))
         if cls and "fused" in inspect.signature(cls).parameters:
@@ -75,13 +73,12 @@ def make_scheduler(
     """
     if spec is None:
         return None
-    if isinstance(spec, str):
-        spec = {"name": spec}
     if callable(spec):
         entry = _make_entry(spec(optimizer))
         entry.setdefault("monitor", monitor)
         _check_direction(entry["scheduler"], entry["monitor"])
     else:
+        spec = {"name": spec} if isinstance(spec, str) else spec
         entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
         options = {key: value for key, value in spec.items() if key not in entry}
         if options.get("name") == "ReduceLROnPlateau" and "mode" not in options:

@@ -126,6 +126,6 @@ class CheckpointOnSignal(Callback):
         self._unwrap(trainer)
 
     def _unwrap(self, trainer: Trainer) -> None:
-        advance = trainer.fit_loop.epoch_loop, "advance"
-        for method in (signal_registration(trainer), sigterm_broadcast(trainer), advance):
-            unwrap(*method)
+        unwrap(*signal_registration(trainer))
+        unwrap(*sigterm_broadcast(trainer))
+        unwrap(trainer.fit_loop.epoch_loop, "advance")

@@ -53,9 +53,8 @@ class LastCheckpoint(Checkpoint):
     """Saves the latest state as last.ckpt beside best.ckpt, after each validation or each epoch without one.
 
     `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback comes
-    after all other checkpoint callbacks, so that its file contains their latest state, such as the best
-    score. It has no state of its own: last.ckpt and a best.ckpt of the same moment are equal, and the file is
-    copied instead of being serialised twice. (With a hard link, writing to one in place would change both.)
+    after all other checkpoint callbacks, so that its file contains their latest state. As it has no state, a
+    last.ckpt and a best.ckpt of the same moment are equal: the file is copied, not serialised twice.
     """
 
     def __init__(self, best: BestCheckpoint) -> None:

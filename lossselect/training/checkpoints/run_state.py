@@ -1,7 +1,7 @@
 """What a run needs, beyond Lightning's state, to resume as if it had never stopped.
 
-Lightning keeps weights, optimizers, schedulers and counters. Here are random numbers, the position in the
-epoch's rows, gradients of a started group, metrics of the epoch so far, and what was logged last.
+These are random numbers, the position in the epoch's rows, gradients of a started group, metrics of the epoch
+so far, and what was logged last.
 """
 
 import warnings
@@ -176,8 +176,7 @@ class RunState:
 def _find_due_schedulers(trainer: Trainer) -> list[int]:
     """Return the indices of the ReduceLROnPlateau whose step comes right after the checkpoint.
 
-    Such a scheduler steps after the hooks at the end of a batch or an epoch, in which checkpoints are saved.
-    A resumed run reaches that place again only if it was saved in a validation or at its end.
+    A resumed run takes that step only if the checkpoint was saved in a validation or at its end.
     """
     if compat.data_fetcher(trainer.fit_loop) is None:  # a checkpoint that is saved after fit
         return []

@@ -26,6 +26,7 @@ LAYERS = {
 }
 """The layer that does the same as an operation. As below, names are those that `operation_name` returns."""
 
+# operations that change the shape or the dtype of a tensor, but no value
 SHAPING = {
     *("view", "unsafeview", "reshape", "reshapealias", "unsqueeze", "squeeze", "transpose", "t", "permute"),
     *("alias", "slice", "select", "clone", "tocopy", "expand", "cat", "stack", "index", "asstrided"),
@@ -33,10 +34,8 @@ SHAPING = {
     # in inference mode operations are dispatched as they are called, not as those that they consist of
     *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "viewas"),
 }
-"""Operations that change the shape or the dtype of a tensor, but no value."""
-
+# last operations of a linear layer or a convolution, which return no probabilities
 AFFINE = {"addmm", "mm", "bmm", "baddbmm", "add", "convolution", "linear", "mkldnnconvolution"}
-"""Last operations of a linear layer or a convolution: what they return is no probability."""
 
 
 def operation_name(name: str | Any) -> str:

@@ -19,47 +19,14 @@ from lossselect.utils.checks import lookup
 from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
-MAX_SKIPPED = 10
-"""Maximum number of consecutive steps that are skipped."""
-MAX_OVERFLOWS = 20
-"""Maximum number of consecutive steps that a float16 scaler skips, from a scale of 65,536 down to 1/16."""
-MAX_PENDING = 8
-"""Maximum number of steps that a GPU is behind."""
+MAX_SKIPPED = 10  # consecutive steps
+MAX_OVERFLOWS = 20  # consecutive steps that a float16 scaler skips, from a scale of 65,536 down to 1/16
+MAX_PENDING = 8  # steps that a GPU may be behind
 
 ADVICE = (
     "Lower the learning rate, clip gradients (gradient_clip_val=1), look for NaN or infinity among the "
     "inputs; a loss of your own must leave out missing labels, which are NaN."
 )
-
-
-class _Readback:
-    """Copies scalars of a GPU to the CPU, and handles each of them when it has arrived.
-
-    `tensor.item()` would make the host wait for all of the device's queued work, and then the device for the
-    host. Here a scalar is copied into pinned memory, and read some steps later.
-    """
-
-    def __init__(self) -> None:
-        self._pending: deque[tuple[Tensor, torch.cuda.Event, Callable[[float], None]]] = deque()
-
-    def start(self, scalar: Tensor, handle: Callable[[float], None]) -> None:
-        """Start to copy `scalar`, which `handle` is called with later."""
-        copy = torch.empty((), dtype=scalar.dtype, pin_memory=True)
-        copy.copy_(scalar, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._pending.append((copy, event, handle))
-
-    def handle_arrived(self, max_pending: int = 0) -> None:
-        """Handle the scalars that have arrived, in order; wait for one only while more are pending."""
-        while self._pending and (len(self._pending) > max_pending or self._pending[0][1].query()):
-            copy, event, handle = self._pending.popleft()
-            event.synchronize()
-            handle(copy.item())
-
-    def clear(self) -> None:
-        """Drop the scalars that have not been handled."""
-        self._pending.clear()
 
 
 class _Step(NamedTuple):
@@ -92,7 +59,7 @@ class FiniteCheck:
         self._sharded = False  # whether each process has only a part of the gradients, as under FSDP2
         self._batch: tuple[Any, int] = (None, 0)
         self._buffers: dict[str, Tensor] = {}
-        self._readback = _Readback()
+        self._pending: deque[tuple[Tensor, torch.cuda.Event, Callable[[float], None]]] = deque()
         self.checked_step = -1  # the step after which the weights were last checked
 
     def start_batch(self, module: Any, batch: Any, batch_idx: int) -> None:
@@ -134,9 +101,12 @@ class FiniteCheck:
         else:
             self._stop(module, step)
 
-    def check_pending(self) -> None:
-        """Wait for the results of a GPU; raise TrainingDiverged if a loss or a gradient was not finite."""
-        self._readback.handle_arrived()
+    def check_pending(self, max_pending: int = 0) -> None:
+        """Handle results of a GPU that have arrived, and wait for the oldest while more are pending."""
+        while self._pending and (len(self._pending) > max_pending or self._pending[0][1].query()):
+            copy, event, handle = self._pending.popleft()
+            event.synchronize()
+            handle(copy.item())
 
     def check_weights(self, module: Any) -> None:
         """Raise TrainingDiverged if weights are not finite; once an epoch, since the host waits."""
@@ -151,12 +121,16 @@ class FiniteCheck:
             )
 
     def _read(self, scalar: Tensor, handle: Callable[[float], None]) -> None:
-        """Call `handle` with a scalar, which on a GPU is not waited for."""
-        if scalar.is_cuda:
-            self._readback.start(scalar, handle)
-            self._readback.handle_arrived(MAX_PENDING)
-        else:
+        """Call `handle` with a scalar; that of a GPU is copied, and read some steps later."""
+        if not scalar.is_cuda:
             handle(scalar.item())
+            return
+        copy = torch.empty((), dtype=scalar.dtype, pin_memory=True)
+        copy.copy_(scalar, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((copy, event, handle))
+        self.check_pending(MAX_PENDING)
 
     def _all_finite(self, gradients: list[Tensor]) -> bool | Tensor:
         """Return whether loss and gradients are finite, of a GPU as a scalar on it."""
@@ -199,7 +173,7 @@ class FiniteCheck:
         self._consecutive += 1
 
     def _stop(self, module: Any, step: _Step) -> None:
-        self._readback.clear()
+        self._pending.clear()
         many = f", as in {MAX_SKIPPED} steps before it" if self.skips else ""
         more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
         raise TrainingDiverged(

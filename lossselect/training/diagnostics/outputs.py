@@ -1,8 +1,4 @@
-"""Checks of a net's outputs and a loader's labels for mistakes that training does not reveal.
-
-The last operation is read from the graph of the logits, at no cost; values are checked once, in the first
-batch, and at the end of the first epoch.
-"""
+"""Checks of a net's outputs and a loader's labels for mistakes that training does not reveal."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -37,11 +33,8 @@ def check_end(net: nn.Module | None, task: Task) -> None:
     """Raise ConfigError if a chain of modules ends in one that makes probabilities."""
     name, last = "net", getattr(net, "_orig_mod", net)  # of torch.compile
     while isinstance(last, nn.Sequential) and len(last):
-        children = [
-            (key, child)
-            for key, child in last.named_children()
-            if not isinstance(child, nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout)
-        ]
+        neutral = nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout
+        children = [pair for pair in last.named_children() if not isinstance(pair[1], neutral)]
         if not children:
             return
         key, last = children[-1]
@@ -106,8 +99,8 @@ def _check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
     """Raise an error if the first batch's outputs are not finite, or are probabilities."""
     if (row := find_nonfinite_row(logits)) is not None:
         cause = "Look at the net's layers and at the inputs' scale."
-        if isinstance(inputs, Tensor) and (bad := find_nonfinite_row(inputs)) is not None:
-            cause = f"The inputs of row {bad} hold NaN or infinity: mend them, or leave those rows out."
+        if isinstance(inputs, Tensor) and (input_row := find_nonfinite_row(inputs)) is not None:
+            cause = f"The inputs of row {input_row} hold NaN or infinity: mend them, or leave those rows out."
         raise DataError(f"Row {row} of the first batch's logits is not finite. {cause}", row=row)
     _check_sums(logits, task, "the first batch's outputs")
 
