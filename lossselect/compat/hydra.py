@@ -14,22 +14,17 @@ from hydra._internal.instantiate import _instantiate2
 
 from lossselect.exceptions import UnsupportedError
 
+# imports the class that `_target_` names: (target, full_key)
 resolve_target: Any = getattr(_instantiate2, "_resolve_target", None)
-"""Imports the class that `_target_` names: (target, full_key)."""
 configure_log: Any = getattr(logging_config, "configure_logging", None)
-"""Sets up logging as a config says."""
+# looks for configs on the search path: (repository, search_path)
 initialize_sources: Any = getattr(ConfigRepository, "initialize_sources", None)
-"""Looks for configs on the search path: (repository, search_path)."""
 
 
 def install_checks(
     resolve: Callable[..., Any], configure: Callable[..., Any], initialize: Callable[..., Any]
 ) -> None:
-    """Replace the three functions above, which the new ones call.
-
-    Raises:
-        UnsupportedError: this Hydra lacks one of them.
-    """
+    """Replace the three functions above, which the new ones call; UnsupportedError if one is missing."""
     if None in (resolve_target, configure_log, initialize_sources):
         raise UnsupportedError(
             f"lossselect does not know Hydra {__version__} and cannot tell it what a config may name: "

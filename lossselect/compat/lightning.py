@@ -28,8 +28,7 @@ __all__ = [
     "set_sampler_epoch",
 ]
 
-TESTED = ("2.6",)
-"""Minor versions whose loops are known."""
+TESTED = ("2.6",)  # minor versions whose loops are known
 
 
 def is_tested() -> bool:
@@ -41,13 +40,7 @@ def is_tested() -> bool:
 
 
 def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
-    """Let `owner.name(...)` call `around(method, ...)`, with the method of the owner's class.
-
-    Wrapping it again replaces the previous wrapper.
-
-    Raises:
-        UnsupportedError: this Lightning has no such method.
-    """
+    """Let `owner.name(...)` call `around(method, ...)`, with the method of the class, not a wrapper."""
     if (method := getattr(type(owner), name, None)) is None:
         raise UnsupportedError(
             f"lightning {lightning.__version__} has no {type(owner).__name__}.{name}, which lossselect "
@@ -78,16 +71,13 @@ def loader_preparation(trainer: Trainer) -> tuple[object, str]:
 
 # --- attributes that are read
 
-data_fetcher = attrgetter("_data_fetcher")
-"""The data fetcher of a fit loop or an evaluation loop; None before it runs."""
-logger_connector = attrgetter("_logger_connector")
-"""The part of a trainer that collects the values that a step logs."""
-logged_results = attrgetter("_results")
-"""The values that the trainer's running loop has logged; None outside of one."""
-get_trainer = attrgetter("_trainer")
-"""The trainer that a module is attached to; None where `module.trainer` raises."""
-steps_between_checkpoints = attrgetter("_every_n_train_steps")
-"""After how many optimizer steps a ModelCheckpoint saves; 0 if steps do not count."""
+data_fetcher = attrgetter("_data_fetcher")  # of a fit or evaluation loop; None before it runs
+logger_connector = attrgetter("_logger_connector")  # of a trainer; collects the values that a step logs
+logged_results = attrgetter("_results")  # of a trainer's running loop; None outside of one
+get_trainer = attrgetter("_trainer")  # of a module; None where `module.trainer` raises
+steps_between_checkpoints = attrgetter(
+    "_every_n_train_steps"
+)  # of a ModelCheckpoint; 0 if steps do not count
 
 
 # --- the loops

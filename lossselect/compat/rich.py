@@ -6,8 +6,7 @@ from typing import Any
 
 from rich.live import Live
 
-get_lock = attrgetter("_lock")
-"""The lock that a display is drawn under."""
+get_lock = attrgetter("_lock")  # that a display is drawn under
 
 
 def replace_refresh_thread(live: Live, make: Callable[[Live], Any]) -> bool:

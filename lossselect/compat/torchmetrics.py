@@ -6,9 +6,7 @@ from typing import Any
 from torchmetrics import Metric
 
 update_count = attrgetter("_update_count")
-"""How many updates a metric has had."""
-computed_value = attrgetter("_computed")
-"""The value that a metric has computed since its last update, or None."""
+computed_value = attrgetter("_computed")  # since a metric's last update, or None
 
 
 def set_update_count(metric: Metric, count: int) -> None:
@@ -22,11 +20,8 @@ def clear_caches(metric: Metric) -> None:
 
 
 def share_states(metric: Metric, other: Metric, computed: Any, **attributes: Any) -> None:
-    """Give a metric the states and the number of updates of another one, by reference.
-
-    As `MetricCollection` does for a compute group, but past `Module.__setattr__`, which is slow. `computed`
-    is the value that `compute` is to return, or None if it is not known.
-    """
+    """Give a metric the states of another one, as in a compute group, and the result of `compute` or None."""
+    # past Module.__setattr__, which is slow
     vars(metric).update(
         other.metric_state, _update_count=other._update_count, _computed=computed, **attributes
     )

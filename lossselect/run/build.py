@@ -304,12 +304,12 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
     from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-    from lossselect.training.callbacks.preflight import Preflight
     from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
     from lossselect.training.checkpoints.best_and_last import (
         LAST,
         BestCheckpoint,
         LastCheckpoint,
+        Preflight,
         saves_at_epoch_end,
     )
 

@@ -83,7 +83,7 @@ def _prepare_custom(config: DictConfig) -> Prepared:
     """Prepare for the user's own data module."""
     from lossselect.run.results import has_rows_to_tune
     from lossselect.run.trainer import build_trainer
-    from lossselect.training.label_counting import count_loader
+    from lossselect.training.lifecycle import count_loader
 
     module, data, monitor = prepare(config)
     data.prepare_data()

@@ -31,10 +31,9 @@ from lossselect.reporting.prediction_table import (
 )
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
-from lossselect.training.epoch import Epoch
+from lossselect.training.epoch import Epoch, TopKEpoch
 from lossselect.training.module import TaskModule
 from lossselect.training.output_buffer import OutputBuffer
-from lossselect.training.topk_epoch import TopKEpoch
 from lossselect.training.tune import tune_on_validation
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.distributed import all_gather

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import check_chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task
-from lossselect.exceptions import CheckpointError, ConfigError, DataError, OptionTypeError
+from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch
 from lossselect.losses.auto import AutoLoss, loss_by_name
@@ -25,10 +25,9 @@ from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
-from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.content import read_loadable
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.checkpoints.plain_values import RecordsArguments
-from lossselect.training.checkpoints.validation import check_loadable
 from lossselect.training.diagnostics.outputs import OutputChecks
 from lossselect.training.mixup import make_mix
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec
@@ -36,11 +35,7 @@ from lossselect.utils.checks import split_name
 
 
 class Classifier(RecordsArguments, nn.Module):
-    """A task, a net, and the loss and the head that follow from them; for the arguments see `TaskModule`.
-
-    Raises:
-        ConfigError, OptionTypeError: parts that do not fit each other.
-    """
+    """A task, a net, and the loss and the head that follow from them; for the arguments see `TaskModule`."""
 
     _optimizer_spec: OptimizerSpec = None
     _scheduler_spec: SchedulerSpec = None
@@ -66,20 +61,17 @@ class Classifier(RecordsArguments, nn.Module):
         self.criterion = _make_criterion(loss, task)
         check_head_bias(bias_init)
         self.bias_init = bias_init
-        self._bias_source = ""
-        """What the head's bias was initialised from, for reports."""
+        self._bias_source = ""  # what the head's bias was initialised from, for reports
         self._head_spec = head_options(head)
-        self._chunked = False
-        """Whether the head is a `ChunkedLinear`."""
+        self._chunked = False  # whether the head is a `ChunkedLinear`
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
-        self._trailing_dims: int | None = None
-        """How many dimensions the logits have after that of the classes; known from the first batch on."""
+        self._trailing_dims: int | None = (
+            None  # dimensions of logits after the classes, from the first batch on
+        )
         self._output_checks = OutputChecks()
-        self.counts: LabelCounts | None = None
-        """Of the train labels, if they have been counted."""
-        self.base_task: Task | None = None
-        """The task as it was before its decision was fitted."""
+        self.counts: LabelCounts | None = None  # of the train labels, if they have been counted
+        self.base_task: Task | None = None  # the task as it was before its decision was fitted
         self.task = task
         self._build_head()
 
@@ -158,7 +150,7 @@ class Classifier(RecordsArguments, nn.Module):
 
     def _compute_outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         """Return the checked logits of a batch, its canonical target and its sample weights."""
-        inputs, target, weight = self._encoded(batch)
+        inputs, target, weight = self._encode_batch(batch)
         logits = self._output_checks.call(self, inputs, self.task)
         if isinstance(logits, ChunkedLogits):
             self._output_checks.check_chunked(logits, self)
@@ -190,8 +182,8 @@ class Classifier(RecordsArguments, nn.Module):
             )
         loss = self.criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim > 0:
-            shaped = isinstance(loss, Tensor)
-            got = f"a tensor of shape {tuple(loss.shape)}" if shaped else type(loss).__name__
+            is_tensor = isinstance(loss, Tensor)
+            got = f"a tensor of shape {tuple(loss.shape)}" if is_tensor else type(loss).__name__
             raise ConfigError(f"The loss must return a scalar tensor, got {got}. Average it over the batch.")
         # the denominator of a user's loss is not known: assume its mean is over the known labels
         count = (self.task.to_hard_labels(target) != IGNORE_INDEX).sum()
@@ -212,25 +204,22 @@ class Classifier(RecordsArguments, nn.Module):
             target = self.task.settle(target, self._trailing_dims)
         return self.task.check_target(target, logits)
 
-    def _settled(self, batch: EncodedBatch) -> EncodedBatch:
-        """Return a batch with the target in the shape that the logits require, as far as it is known."""
+    def _encode_to_shape(self, batch: Any) -> EncodedBatch:
+        """Encode a batch, with the target in the shape that the logits require, as far as it is known."""
+        batch = self._encode_batch(batch)
         if not isinstance(batch.target, Tensor):
             return batch
         return batch._replace(target=self.task.settle(batch.target, self._trailing_dims))
 
     def check_batch(self, batch: Any) -> Tensor:
-        """Return the loss of a batch as a data loader makes it; raises what training on it would."""
+        """Return the loss of a batch of a data loader, or raise the error that training on it would."""
         self._build_head()
-        batch = self._encoded(batch)
         if self.mix:
-            batch = self.mix(self._settled(batch), self.task)
+            batch = self.mix(self._encode_to_shape(batch), self.task)
         return self._compute_loss(*self._compute_outputs(batch))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
-        """Compute from the label counts what loss and head need; later training does not change it.
-
-        Args:
-            counts: What `count_labels(task, labels)` returns for the train split.
+        """Compute what loss and head need from `count_labels(task, labels)` of the train split, once.
 
         Raises:
             ValueError: counts of another number of classes.
@@ -245,7 +234,7 @@ class Classifier(RecordsArguments, nn.Module):
         self._initialize_bias(counts)
 
     def _initialize_bias(self, counts: LabelCounts | None = None) -> None:
-        """Set the head's bias as `bias_init` says, once: what is learned from there on must stay."""
+        """Set the head's bias as `bias_init` says, once: training changes it from there on."""
         if self.bias_init == "prior" and counts is not None:
             # a user's loss is assumed to be cross-entropy
             loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
@@ -264,28 +253,28 @@ class Classifier(RecordsArguments, nn.Module):
         incomplete = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
         return incomplete or self.bias_init == "prior"
 
-    def _encoded(self, batch: Any) -> EncodedBatch:
-        encoded = batch if isinstance(batch, EncodedBatch) else self._encode(batch)
+    def _encode_batch(self, batch: Any) -> EncodedBatch:
+        """Return the inputs, the canonical target and the sample weights of a batch, encoded or not."""
+        encoded = batch if isinstance(batch, EncodedBatch) else self._unpack_and_encode(batch)
         if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
             return encoded._replace(target=SparseLabels.from_dense(encoded.target))
         return encoded
 
-    def _encode(self, batch: Any) -> EncodedBatch:
+    def _unpack_and_encode(self, batch: Any) -> EncodedBatch:
         unpacked = self.unpack_batch(batch)
         if not isinstance(unpacked, tuple | list) or len(unpacked) not in (2, 3):
             raise ConfigError(
                 "unpack_batch must return (inputs, target), or (inputs, target, sample_weight), got "
                 f"{type(unpacked).__name__}."
             )
-        inputs, target, *more = unpacked
+        inputs, target, weight = (*unpacked, None)[:3]
         encoded: Any = target
-        if self._trailing_dims is None:
-            encoded = target if isinstance(target, SparseLabels) else self.task.encode_first(target)
-        elif not isinstance(target, SparseLabels):
-            encoded = self.task.encode(target, self._trailing_dims)
+        if not isinstance(target, SparseLabels):
+            is_first, dims = self._trailing_dims is None, self._trailing_dims
+            encoded = self.task.encode_first(target) if is_first else self.task.encode(target, dims)
         if isinstance(target, Tensor) and target.is_pinned():
-            encoded = encoded.pin_memory()  # what the loader did for a copy that need not be waited for
-        weight = torch.as_tensor(more[0]) if more and more[0] is not None else None
+            encoded = encoded.pin_memory()  # as the loader did, for an asynchronous copy
+        weight = None if weight is None else torch.as_tensor(weight)
         if weight is not None and weight.device.type == "cpu":
             check_sample_weight(weight)
         return EncodedBatch(inputs, encoded, weight)
@@ -304,35 +293,15 @@ class Classifier(RecordsArguments, nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Classifier":
-        """Return the trained classifier of a checkpoint of `TaskModule`, on the CPU in evaluation mode.
-
-        Raises:
-            FileMissingError: no such file.
-            CheckpointError: a damaged checkpoint, one of a subclass, or of a user's net.
-        """
+        """Return the trained classifier of a checkpoint of `TaskModule`, on the CPU in evaluation mode."""
         checkpoint = read_loadable(path)
         parameters = inspect.signature(cls.__init__).parameters
-        checkpoint |= {
-            "arguments": {key: value for key, value in checkpoint["arguments"].items() if key in parameters},
-            "not_plain": [key for key in checkpoint["not_plain"] if key in parameters],
-        }
+        checkpoint["arguments"] = {k: v for k, v in checkpoint["arguments"].items() if k in parameters}
+        checkpoint["not_plain"] = [key for key in checkpoint["not_plain"] if key in parameters]
         return rebuild(cls, checkpoint, path, {}, True, True).eval()
 
     def _on_restored(self, checkpoint: dict[str, Any]) -> None:
         """Prepare to load the weights of a checkpoint that the module was built from."""
-
-
-def read_loadable(
-    path: str | os.PathLike[str], map_location: Any = "cpu", subclass: bool = False
-) -> dict[str, Any]:
-    """Return a checkpoint that a module can be built from; CheckpointError if it may not be a subclass's."""
-    checkpoint = read_checkpoint(path, map_location)
-    check_loadable(checkpoint, path)
-    if not subclass and (name := checkpoint["class"]) != "TaskModule":
-        raise CheckpointError(
-            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
-        )
-    return checkpoint
 
 
 def _check_fits(loss: Any, task: Task) -> None:

@@ -10,12 +10,7 @@ from lossselect.utils.warnings import warn
 
 
 class CompiledStep:
-    """`step`, compiled when it is first called; if that fails, a warning is issued and it runs uncompiled.
-
-    Args:
-        step: A function of tensors and modules.
-        options: Of torch.compile.
-    """
+    """A function of tensors, compiled when it is first called; if that fails, it warns and runs as it is."""
 
     def __init__(self, step: Callable[..., Any], **options: Any) -> None:
         self.step, self.options = step, options

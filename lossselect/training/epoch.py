@@ -1,13 +1,14 @@
 """What an epoch accumulates: the loss's numerator and denominator, and the outputs for the metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lossselect.chunked.topk_metrics import TopKMetrics, TopKOutputs
 from lossselect.exceptions import DataError
 from lossselect.labels.targets import flatten_positions
 from lossselect.metrics.collection import TaskMetrics, label_counts, make_metrics, per_class
@@ -16,49 +17,43 @@ from lossselect.metrics.registry import CLASS_RANKINGS, LABEL_RANKINGS
 from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.state import as_numbers, as_scalars, metric_state, set_metric_state
 from lossselect.metrics.task_metric import MetricInput
+from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.outputs import FirstEpochChecks
 from lossselect.training.output_buffer import OutputBuffer
 from lossselect.utils.distributed import all_gather
 
-MAX_HELD_STEPS = 1024
-"""Outputs of up to this many steps are held: a small tensor takes more than its bytes."""
-MAX_HELD_BYTES = 1 << 28
-"""Outputs are held on the device up to this size (256 MiB), then handed to the metrics."""
-MAX_CONFUSION_CLASSES = 1000
-"""More classes have no confusion matrix: that of 100,000 would take 80 GB."""
+MAX_HELD_STEPS = 1024  # a small tensor takes more than its bytes
+MAX_HELD_BYTES = 1 << 28  # 256 MiB of outputs on the device
+MAX_CONFUSION_CLASSES = 1000  # the confusion matrix of 100,000 classes would take 80 GB
 
 
 class BaseEpoch(ABC):
     """Loss and metrics of a task over one epoch of one stage.
 
-    A step only keeps what it is given, so it costs no host-device sync and next to no time; metrics are
-    computed over the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
+    A step only stores its tensors, so it costs no host-device sync and next to no time; metrics are computed
+    over the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
 
-    No module: as a part of the net each metric would be walked through whenever the net is, several
-    times an epoch, and `half()` would make a sum of losses soon inf. Metrics go to where the outputs are.
+    It is not a module: as a part of the net its metrics would be traversed with it, several times an epoch,
+    and `half()` would soon make a sum of losses inf. Metrics move to the device of the outputs.
     """
 
     def __init__(self, task: Task, prefix: str) -> None:
         self.task, self.prefix = task, prefix
         self.loss = LossMean()
-        self._held: list[tuple[Any, ...]] = []
-        """Steps that have not been added to loss and metrics: numerator, denominator, outputs, target."""
+        self.metrics: Any = None
+        self.default_metrics: TaskMetrics | None = None
+        self.confusion: ConfusionMatrix | None = None
+        self._held: list[tuple[Any, ...]] = []  # numerator, denominator, outputs, target of steps to be added
         self._held_bytes = 0
-        self._restored: dict[str, Tensor] | None = None
-        """The values of a complete epoch, from a checkpoint."""
-        self.output_buffer: OutputBuffer | None = None
-        """Where outputs are kept for longer than the epoch; None does not keep them."""
-        self.positions = False
-        """Whether rows are positions of samples: pixels, time steps."""
-        self.per_class: dict[str, Tensor] = {}
-        """Counts and metrics of each class in the last epoch, of val and test; known after `compute`."""
-        self.confusion_counts: Tensor | None = None
-        """(C, C) of the last epoch: rows are the true classes, columns the predicted ones."""
-        self.first_checks: FirstEpochChecks | None = None
-        """Statistics of the first epoch of training; None once they have been reported."""
-        self.counts: tuple[Tensor, Tensor] | None = None
-        """The numbers of positives and negatives of each output in the last epoch; known after `compute`."""
+        self._restored: dict[str, Tensor] | None = None  # the values of a complete epoch, from a checkpoint
+        self.output_buffer: OutputBuffer | None = None  # for outputs that are needed after the epoch
+        self.positions = False  # whether rows are positions of samples: pixels, time steps
+        self.first_checks: FirstEpochChecks | None = None  # of training, until they have been reported
+        # of the last epoch, known after `compute`
+        self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, of val and test
+        self.confusion_counts: Tensor | None = None  # (C, C): true classes in rows, predicted in columns
+        self.counts: tuple[Tensor, Tensor] | None = None  # positives and negatives of each output
 
     def _flush(self) -> None:
         """Add the steps that are held to loss and metrics."""
@@ -71,12 +66,13 @@ class BaseEpoch(ABC):
         """Add numerators, denominators and outputs of steps to loss and metrics."""
 
     @abstractmethod
+    def _compute_metrics(self) -> dict[str, Tensor]:
+        """Return loss and metrics by name, with the prefix."""
+
     def _parts(self) -> list[Metric | TaskMetrics]:
         """Return loss and metrics."""
-
-    @abstractmethod
-    def _compute_metrics(self) -> dict[str, Tensor]:
-        """Return the metrics by name, with the prefix."""
+        parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
+        return [part for part in parts if part is not None]
 
     def compute(self) -> dict[str, Tensor]:
         """Return loss and metrics by name, with the prefix; an epoch without a step has none."""
@@ -91,7 +87,7 @@ class BaseEpoch(ABC):
             )
         return self._compute_metrics() if all(has_steps) else {}
 
-    def state(self, complete: bool) -> dict[str, Any]:
+    def state_dict(self, complete: bool) -> dict[str, Any]:
         """Return what has been accumulated so far, for a checkpoint; of a complete epoch its values."""
         if complete:
             self._restored = self.compute()  # which is called again at the epoch's end
@@ -100,7 +96,7 @@ class BaseEpoch(ABC):
         return {"sums": [metric_state(metric) for metric in self._metrics()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state`."""
+        """Restore what `state_dict` returned."""
         self._restored = as_scalars(state["values"]) if "values" in state else None
         if "sums" in state:
             for metric, values in zip(self._metrics(), state["sums"], strict=True):
@@ -109,9 +105,9 @@ class BaseEpoch(ABC):
                 if isinstance(part, TaskMetrics):
                     part.share()
 
-    def _metrics(self) -> Iterator[Metric]:
-        for part in self._parts():
-            yield from part.sources.values() if isinstance(part, TaskMetrics) else (part,)
+    def _metrics(self) -> list[Metric]:
+        parts = (part.sources.values() if isinstance(part, TaskMetrics) else [part] for part in self._parts())
+        return [metric for metrics in parts for metric in metrics]
 
     def reset(self) -> None:
         """Forget the epoch."""
@@ -134,11 +130,10 @@ class Epoch(BaseEpoch):
         self.first_checks = FirstEpochChecks() if training else None
         rankings = (*CLASS_RANKINGS, *LABEL_RANKINGS)
         names = [name for name in task.metric_names if name not in rankings]
-        self.default_metrics = (
-            make_metrics(base_task, f"{prefix}default_decision/", names) if base_task else None
-        )
-        confusable = task.exclusive and task.num_probabilities <= MAX_CONFUSION_CLASSES
-        self.confusion = ConfusionMatrix(task) if confusable and not training else None
+        if base_task:
+            self.default_metrics = make_metrics(base_task, f"{prefix}default_decision/", names)
+        if task.exclusive and task.num_probabilities <= MAX_CONFUSION_CLASSES and not training:
+            self.confusion = ConfusionMatrix(task)
 
     def update(self, total: Tensor, count: Tensor | int, logits: Tensor, target: Tensor) -> None:
         """Add a step: its loss's numerator and denominator, and what they were computed from."""
@@ -154,10 +149,6 @@ class Epoch(BaseEpoch):
         self._held_bytes += logits.nbytes + target.nbytes
         if self._held_bytes > MAX_HELD_BYTES or len(self._held) >= MAX_HELD_STEPS:
             self._flush()
-
-    def _parts(self) -> list[Metric | TaskMetrics]:
-        parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
-        return [part for part in parts if part is not None]
 
     def _compute_metrics(self) -> dict[str, Tensor]:
         values = {f"{self.prefix}loss": self.loss.compute(), **self.metrics.compute()}
@@ -198,3 +189,29 @@ class Epoch(BaseEpoch):
             self.first_checks.update(outputs, batch.labels)
         if self.confusion is not None:
             self.confusion.update(batch.predictions, batch.labels)
+
+
+class TopKEpoch(BaseEpoch):
+    """Loss and metrics of the highest outputs of a chunked head; of train the loss alone."""
+
+    def __init__(self, task: Task, prefix: str, counts: LabelCounts | None = None) -> None:
+        super().__init__(task, prefix)
+        self.metrics = None if prefix == "train/" else TopKMetrics(task, counts)
+
+    def update(self, total: Tensor, count: Tensor, outputs: TopKOutputs | None, target: Any) -> None:
+        """Add a step: its loss's numerator and denominator, and its highest outputs."""
+        self._held.append((total.detach(), count))
+        if len(self._held) >= MAX_HELD_STEPS:
+            self._flush()
+        if self.metrics is not None:
+            if self.metrics.device != total.device:
+                self.metrics.to(total.device)
+            self.metrics.update(outputs, target)
+
+    def _compute_metrics(self) -> dict[str, Tensor]:
+        metrics = {} if self.metrics is None else self.metrics.compute()
+        values = {"loss": self.loss.compute(), **metrics}
+        return {f"{self.prefix}{name}": value for name, value in values.items()}
+
+    def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *steps: tuple[Tensor, ...]) -> None:
+        self.loss.to(totals[0].device).update(totals, counts)

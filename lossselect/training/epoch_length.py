@@ -19,8 +19,7 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
     """Raise DataError if an epoch that has just ended had fewer batches than its loader's length.
 
     Limits such as `trainer.limit_train_batches` are taken into account, and an epoch that the trainer itself
-    ends (max_steps, should_stop) is complete. The length of an `IterableDataset`, only an estimate in torch's
-    `DataLoader`, is not compared. `stage` is "train", "val", "test" or "predict".
+    ends (max_steps, should_stop) is complete.
     """
     fitting = trainer.state.fn == TrainerFn.FITTING
     loops: dict[str, Any] = {
@@ -47,7 +46,7 @@ def check_fetched(fetcher: DataFetcher, stage: str) -> None:
     if expected is None or got >= expected:
         return
     if any(isinstance(getattr(loader, "dataset", None), IterableDataset) for loader in loaders):
-        return
+        return  # its length is only an estimate
     message = f"Expected {expected} {stage} batches, the length of the loader, got {got}."
     if len(loaders) == 1 and (row := _find_raising_row(loaders[0], got)) is not None:
         name = type(loaders[0].dataset).__name__

@@ -4,6 +4,7 @@ import functools
 import math
 import operator
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,20 +13,21 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
 from lossselect.data.datamodule import TensorData
-from lossselect.exceptions import ConfigError
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.losses.loss import Loss
-from lossselect.tasks.label_counts import LabelCounts
+from lossselect.tasks.label_counts import LabelCounts, count_batches
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
 from lossselect.training.checkpoints.lightning_io import CheckpointFiles
 from lossselect.training.checkpoints.resume_validation import check_resumable, check_states
+from lossselect.training.checkpoints.rng import find_generators
 from lossselect.training.checkpoints.run_state import RunState
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length
-from lossselect.training.label_counting import count_loader
 from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import warn_no_positives
 
@@ -124,11 +126,7 @@ class RunHooks(Callback):
 
 
 class EpochEndHooks(Callback):
-    """Computes and logs the values of an epoch before any other hook at its end.
-
-    With `self.log` in the steps, `trainer.callback_metrics` has this epoch's values in the hooks of the
-    module and of all callbacks. They have to be computed first for that, whereas `RunHooks` comes last.
-    """
+    """Computes and logs the values of an epoch before any other hook at its end, as `self.log` would."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")
@@ -146,14 +144,11 @@ class EpochEndHooks(Callback):
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module._finite_check.check_weights(pl_module)  # before a checkpoint takes them for the best
-        _log(trainer, pl_module, pl_module._val_epoch)
-        if trainer.state.fn != TrainerFn.FITTING:
-            _warn_no_positives(pl_module._val_epoch, "validation")
+        _log(trainer, pl_module, pl_module._val_epoch, "validation")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
-        _log(trainer, pl_module, pl_module._test_epoch)
-        _warn_no_positives(pl_module._test_epoch, "test")
+        _log(trainer, pl_module, pl_module._test_epoch, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
@@ -169,19 +164,20 @@ def _insert_epoch_end_hooks(trainer: Trainer) -> None:
 
 def _check_strategy(trainer: Trainer, module: Any) -> None:
     """Raise ConfigError for options that do not work with a strategy that shards the weights."""
+    if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        return
     strategy = type(trainer.strategy).__name__
-    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
-        if module._chunked:
-            raise ConfigError(
-                f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them "
-                "out to the processes by then: strategy=ddp, or head=dense."
-            )
-        if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
-            counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
-            raise ConfigError(
-                f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
-                f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
-            )
+    if module._chunked:
+        raise ConfigError(
+            f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them out "
+            "to the processes by then: strategy=ddp, or head=dense."
+        )
+    if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
+        counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
+        raise ConfigError(
+            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
+            f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
+        )
 
 
 def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
@@ -201,6 +197,19 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
     return functools.reduce(operator.add, counts) if counts else None
 
 
+def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
+    """Return the label counts of a loader, None without a batch; random generators keep their states."""
+    generators = find_generators([loader])
+    states = [generator.get_state() for generator in generators]
+    with isolate_rng():
+        counts = count_batches(module.task, (module._encode_batch(batch).target for batch in loader))
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    if counts is not None and not counts.known.any():
+        raise DataError("The train loader has no label that is known: nothing can be learned from it.")
+    return counts
+
+
 def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
     """Return whether batches of equal size have equal denominators of the loss: each row counts once."""
     data, loss = trainer.datamodule, module.criterion  # type: ignore[attr-defined]
@@ -209,7 +218,7 @@ def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
     return not module.task.exclusive or getattr(loss, "weight", None) is None
 
 
-def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
+def _log(trainer: Trainer, module: Any, epoch: "Epoch", split: str = "train") -> None:
     values = epoch.compute()
     epoch.reset()  # releases the outputs
     shown = _shown_metrics(trainer, module, epoch.prefix)
@@ -218,6 +227,8 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
             if trainer.world_size > 1:  # all processes have the same value
                 warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{name}'")
             module.log(name, value, prog_bar=name in shown)
+        if epoch.counts is not None:
+            warn_no_positives(epoch.counts[0], epoch.task, split)
     elif values:
         # the effect of module.log, which takes a third of a millisecond for each
         scalars = torch.stack([value.double() for value in values.values()]).tolist()
@@ -239,8 +250,3 @@ def _shown_metrics(trainer: Trainer, module: Any, prefix: str) -> list[str]:
         primary = chunked_primary_metric(module.task) if module._chunked else module.task.primary_metric
         names.insert(0, f"{prefix}{primary}")
     return [f"{prefix}loss", *names]
-
-
-def _warn_no_positives(epoch: "Epoch", split: str) -> None:
-    if epoch.counts is not None:
-        warn_no_positives(epoch.counts[0], epoch.task, split)

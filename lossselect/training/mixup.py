@@ -22,16 +22,9 @@ from lossselect.utils.checks import check_float, check_options, lookup, split_na
 def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
     """Mix each sample with another one of the batch: f x + (1 - f) x', f ~ Beta(alpha, alpha).
 
-    Targets and sample weights are mixed too. Class indices become rows (N, C, ...). If one of two labels is
-    missing, so is the mixed one.
-
-    Args:
-        batch: Inputs that are one float tensor (N, ...), and a canonical target.
-        task: The task of the target.
-        alpha: > 0; the larger, the more samples lie half-way between two.
-
-    Raises:
-        ValueError: inputs of another kind.
+    Inputs are one float tensor (N, ...). Targets and sample weights are mixed too. Class indices become rows
+    (N, C, ...). If one of two labels is missing, so is the mixed one. The larger `alpha` > 0, the more
+    samples lie half-way between two.
 
     References:
         Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv:1710.09412.
@@ -44,15 +37,8 @@ def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
 def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
     """Paste into each sample a box of another one with a share 1 - f of the area, f ~ Beta(alpha, alpha).
 
-    A target of the whole sample is mixed by the area; from a target of positions the same box is pasted.
-
-    Args:
-        batch: Inputs that are one float tensor (N, channels, ...), and a canonical target.
-        task: The task of the target.
-        alpha: > 0; the larger, the more boxes cover half of the area.
-
-    Raises:
-        ValueError: inputs of another kind, or without trailing dimensions.
+    Inputs are one float tensor (N, channels, ...). A target of the whole sample is mixed by the area; from a
+    target of positions the same box is pasted. The larger `alpha` > 0, the more boxes cover half of the area.
 
     References:
         Yun et al., CutMix, ICCV 2019, arXiv:1905.04899.
@@ -88,15 +74,10 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
 
 
 MIXES: dict[str, Callable[..., EncodedBatch]] = {"mixup": mixup, "cutmix": cutmix}
-"""Ways to mix a batch, by name."""
 
 
 def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | None:
-    """Return the function of `"mixup"` or `{"name": "mixup", "alpha": 0.4}`; None for None.
-
-    Raises:
-        ValueError: an unknown name or option, alpha <= 0.
-    """
+    """Return the function of `"mixup"` or `{"name": "mixup", "alpha": 0.4}`; None for None."""
     if spec is None:
         return None
     name, options = split_name({"name": spec} if isinstance(spec, str) else spec, "mix")

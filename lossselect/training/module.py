@@ -18,16 +18,15 @@ from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.checkpoints.content import add_module_state, check_same_task
+from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_loadable
 from lossselect.training.checkpoints.load import rebuild
-from lossselect.training.classifier import Classifier, read_loadable
+from lossselect.training.classifier import Classifier
 from lossselect.training.compile import CompiledStep
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
-from lossselect.training.epoch import Epoch
+from lossselect.training.epoch import Epoch, TopKEpoch
 from lossselect.training.lifecycle import RunHooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
-from lossselect.training.topk_epoch import TopKEpoch
 
 
 class TaskModule(PrivateHooks, Classifier, LightningModule):
@@ -128,7 +127,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         `accumulate_grad_batches`, all micro-batches. Terms that an override adds are plain means.
         """
         if self.mix is not None:
-            batch = self.mix(self._settled(self._encoded(batch)), self.task)
+            batch = self.mix(self._encode_to_shape(batch), self.task)
         self._finite_check.start_batch(self, batch, batch_idx)
         loss, total, count = self._step(batch, self._train_epoch)
         trainer = get_trainer(self)
@@ -171,7 +170,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             )
         trains = epoch is self._train_epoch
         if self._compiled_step and self._output_checks.graph_checked:
-            encoded = self._settled(self._encoded(batch))
+            encoded = self._encode_to_shape(batch)
             outputs, loss, total, count = self._compiled_step(self, *encoded)
             target = self.task.check_target(encoded.target, outputs)
         else:  # the first batch to train on is checked by its graph, which a compiled step has not
@@ -199,10 +198,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Encode the target while it is on the CPU, where its values can be checked without a sync."""
-        return batch if self.trainer.predicting else self._encoded(batch)
+        return batch if self.trainer.predicting else self._encode_batch(batch)
 
     def _transfer_block(self, block: Block) -> list[Any]:
-        """Return the batches of a block, encoded and on the device; transferred at once if they can be."""
+        """Return the batches of a block, encoded and on the device."""
         return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
 
     def configure_callbacks(self) -> list[Any]:

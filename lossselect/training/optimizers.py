@@ -18,8 +18,6 @@ OptimizerSpec = str | Mapping[str, Any] | Callable[[Iterable[Any]], Optimizer] |
 SchedulerSpec = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
 
 LIGHTNING_KEYS = ("interval", "frequency", "monitor", "strict")
-"""Keys of a scheduler's spec that Lightning uses."""
-
 LENGTHS = ("T_max", "T_0", "total_iters", "total_steps", "step_size")
 """Attributes of torch's schedulers that are numbers of their steps."""
 
@@ -39,18 +37,9 @@ SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
     """Return the optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 
-    It is a fused one if torch has it for these parameters and the spec has none of `fused`, `foreach` and
-    `differentiable`: a step of Adam on a small net then takes a third of the time, with the same numbers up
-    to rounding.
-
-    Args:
-        spec: The optimizer.
-        parameters: Those that require a gradient are trained.
-        fused: False if gradients are clipped between a gradient scaler and the step.
-
-    Raises:
-        ValueError: an unknown name or option, a value that the optimizer rejects, no parameter that
-            requires a gradient.
+    It is a fused one if `fused`, torch has it for these parameters, and the spec has none of `fused`,
+    `foreach` and `differentiable`: a step of Adam on a small net then takes a third of the time, with the
+    same numbers up to rounding.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
@@ -63,9 +52,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
         )
     if callable(spec):
         return spec(trained)
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    spec = spec or {"name": "AdamW", "lr": 1e-3}
+    spec = {"name": spec} if isinstance(spec, str) else spec or {"name": "AdamW", "lr": 1e-3}
     if fused and not {"fused", "foreach", "differentiable"} & spec.keys():
         cls = OPTIMIZERS.get(str(spec.get("name")))
         if cls and "fused" in inspect.signature(cls).parameters:
@@ -79,31 +66,19 @@ def make_scheduler(
 ) -> dict[str, Any] | None:
     """Return Lightning's dict for a scheduler by name, such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
 
-    A spec by name may have Lightning's own keys as well: `interval` ("epoch" or "step"), `frequency`,
-    `monitor` and `strict`. A callable takes the optimizer and returns a scheduler, or Lightning's dict. The
-    default interval is a step for OneCycleLR and CyclicLR, else an epoch; the default `mode` of
-    ReduceLROnPlateau is the direction of what it monitors.
-
-    Args:
-        spec: The scheduler.
-        optimizer: The one whose learning rate it sets.
-        monitor: What ReduceLROnPlateau monitors by default.
-        epochs, steps: Length of the run, if known, to warn of a schedule that counts steps and gets epochs.
-
-    Raises:
-        ValueError: an unknown name or option, a value that the scheduler rejects, ReduceLROnPlateau without
-            a mode for a metric whose direction is not known.
-        TypeError: a callable that returns something else.
+    A spec by name may have `LIGHTNING_KEYS` as well. A callable takes the optimizer and returns a scheduler,
+    or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, else an epoch; the
+    default `mode` of ReduceLROnPlateau is the direction of `monitor`. The length of the run in `epochs` and
+    `steps`, if known, serves to warn of a schedule that counts steps and gets epochs.
     """
     if spec is None:
         return None
-    if isinstance(spec, str):
-        spec = {"name": spec}
     if callable(spec):
         entry = _make_entry(spec(optimizer))
         entry.setdefault("monitor", monitor)
         _check_direction(entry["scheduler"], entry["monitor"])
     else:
+        spec = {"name": spec} if isinstance(spec, str) else spec
         entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
         options = {key: value for key, value in spec.items() if key not in entry}
         if options.get("name") == "ReduceLROnPlateau" and "mode" not in options:
@@ -121,12 +96,9 @@ def make_scheduler(
 
 def _make_entry(returned: Any) -> dict[str, Any]:
     """Return Lightning's dict for what a callable has returned."""
-    if isinstance(returned, Mapping):
-        known = ("scheduler", "name", "reduce_on_plateau", *LIGHTNING_KEYS)
-        check_options(returned, known, "The dict that scheduler returns")
-        entry = dict(returned)
-    else:
-        entry = {"scheduler": returned}
+    entry = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
+    known = ("scheduler", "name", "reduce_on_plateau", *LIGHTNING_KEYS)
+    check_options(entry, known, "The dict that scheduler returns")
     if not callable(getattr(entry.get("scheduler"), "step", None)):
         raise OptionTypeError(
             "scheduler must return a learning rate scheduler, or Lightning's "

@@ -5,22 +5,19 @@ from torch import Tensor
 
 from lossselect.utils.distributed import all_gather, interleave
 
-MAX_BUFFERED_OUTPUTS = 10_000_000
-"""At most so many outputs (rows x classes)."""
+MAX_BUFFERED_OUTPUTS = 10_000_000  # rows x classes
 
 
 class OutputBuffer:
     """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU.
 
-    Args:
-        max_outputs: Of more, each row is kept with the same chance. None is `MAX_BUFFERED_OUTPUTS`.
+    Of more than `max_outputs`, by default `MAX_BUFFERED_OUTPUTS`, all rows are equally likely to be retained.
     """
 
     def __init__(self, max_outputs: int | None = None) -> None:
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._size = 0
-        self.share = 1.0
-        """The share of rows that are kept; final after `rows`."""
+        self.share = 1.0  # of the rows that are retained; final after `rows`
         self._random = torch.Generator().manual_seed(0)
         self._max_outputs = (max_outputs or MAX_BUFFERED_OUTPUTS) // len(all_gather(None))
 

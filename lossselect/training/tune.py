@@ -47,10 +47,10 @@ def tune_decision(
 
 
 class TunedDecision(NamedTuple):
-    """The metrics of the validation split before tuning, and a clearly better threshold if none was tuned."""
+    """The result of tuning."""
 
-    results: Mapping[str, float]
-    advice: Advice | None
+    results: Mapping[str, float]  # metrics of the validation split before tuning
+    advice: Advice | None  # a clearly better threshold, if none was tuned
 
 
 def tune_on_validation(

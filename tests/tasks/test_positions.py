@@ -11,7 +11,7 @@ from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear
-from lossselect.training.label_counting import count_loader
+from lossselect.training.lifecycle import count_loader
 
 C = 5
 TASK = ls.Multiclass(C, missing=-1)

@@ -135,7 +135,7 @@ def test_a_step_does_not_sync(task, loss, mix):
     spec = {"name": loss, **options_of(loss, ls.make_task(task.name, width if task._width_field else None))}
     module = ls.TaskModule(task, torch.nn.Conv1d(8, task.num_outputs, 1), spec, mix=mix).cuda()
     inputs = torch.randn(64, 8, 5)
-    batch = module._encoded((inputs, task.predict(torch.randn(64, task.num_outputs, 5))))
+    batch = module._encode_batch((inputs, task.predict(torch.randn(64, task.num_outputs, 5))))
     batch = type(batch)(batch.inputs.cuda(), batch.target.cuda(), torch.rand(64).cuda())
     module.training_step(batch, 0).backward()  # what is done once
     module.predict_step(batch, 0)

@@ -19,12 +19,7 @@ from lossselect.utils.distributed import all_gather
 
 
 class Stopped(SystemExit):
-    """Raised when a signal has ended the run, with the exit code 128 + its number: SIGTERM 143, SIGINT 130.
-
-    Args:
-        signum: The signal.
-        path: The checkpoint that was saved.
-    """
+    """Raised when a signal has ended the run; the exit code is 128 + its number: SIGTERM 143, SIGINT 130."""
 
     def __init__(self, signum: int, path: Path) -> None:
         super().__init__(128 + signum)
@@ -53,8 +48,7 @@ class CheckpointOnSignal(Callback):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._signum = 0
-        """The signal that this process has received; 0 for none."""
+        self._signum = 0  # the signal that this process has received; 0 for none
         self._exchange: tuple[Any, torch.Tensor] | None = None
         self._group: Any = None
         self._val_batches = 0.0
@@ -123,15 +117,15 @@ class CheckpointOnSignal(Callback):
         return int(result)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self._restore(trainer)
+        self._unwrap(trainer)
         if stage == "fit" and (signum := max(all_gather(self._signum))):
             self._signum = 0
             os.kill(os.getpid(), signum)  # it came after the last batch: for the previous handler
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._restore(trainer)
+        self._unwrap(trainer)
 
-    def _restore(self, trainer: Trainer) -> None:
-        advance = trainer.fit_loop.epoch_loop, "advance"
-        for method in (signal_registration(trainer), sigterm_broadcast(trainer), advance):
-            unwrap(*method)
+    def _unwrap(self, trainer: Trainer) -> None:
+        unwrap(*signal_registration(trainer))
+        unwrap(*sigterm_broadcast(trainer))
+        unwrap(trainer.fit_loop.epoch_loop, "advance")

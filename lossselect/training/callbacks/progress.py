@@ -63,12 +63,8 @@ def _count(trainer: Trainer, epoch: int) -> str:
 class ProgressLines(Callback):
     """Prints to a pipe, a file or CI what a bar would show, in a line at the end of an epoch.
 
-    The first and the last epoch always have a line, and an epoch that takes minutes has one each minute. Only
-    the first of several processes prints.
-
-    Args:
-        seconds: Minimum time from a line to that of a later epoch.
-        within: Minimum time from a line to one within an epoch.
+    The first and the last epoch always have a line. Otherwise at least `seconds` pass until the line of a
+    later epoch, and `within` until one within an epoch. Only the first of several processes prints.
     """
 
     def __init__(self, seconds: float = 10, within: float = 60) -> None:
@@ -109,15 +105,11 @@ class ProgressLines(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar of Rich, drawn only by a thread, and no more often than anybody can read.
+    """Lightning's bar of Rich, drawn only by a thread, at most `refresh_rate` times a second; 0 for no bar.
 
     Lightning's thread draws up to 100 times a second, which takes a tenth of the time of a small net's epoch;
     at a lower rate it stops as late as its next drawing. The times beside the bar are those of the whole
-    training, epochs count from 1, and only the metrics that matter are shown.
-
-    Args:
-        refresh_rate: Maximum drawings a second; 0 for no bar.
-        options: Of `RichProgressBar`.
+    training, and epochs count from 1.
     """
 
     def __init__(self, refresh_rate: int = 5, **options: Any) -> None:
@@ -142,9 +134,9 @@ class ProgressBar(RichProgressBar):
         return f"Epoch {_count(self.trainer, current_epoch + 1)}".ljust(len(self.validation_description))
 
     def _init_progress(self, trainer: Trainer) -> None:
-        before = self.progress
+        previous = self.progress
         super()._init_progress(trainer)
-        if self.progress is None or self.progress is before:
+        if self.progress is None or self.progress is previous:
             return
         if replace_refresh_thread(self.progress.live, lambda live: _DrawingThread(live, self.refresh_rate)):
             # do not draw either whenever a bar is added or starts again

@@ -1,9 +1,4 @@
-"""Several optimizer steps in each turn of Lightning's loop, whose cost is then paid once for all of them.
-
-A turn of the loop (fetching, hooks, logging, progress) takes as long as a step of a small net. Here a turn
-gets a block of batches, and takes a step for each as the loop would have done; everything that counts batches
-or steps counts as if there were no blocks.
-"""
+"""Several optimizer steps in each iteration of Lightning's loop, which takes as long as a small step."""
 
 import math
 from collections.abc import Sequence
@@ -32,15 +27,14 @@ from lossselect.utils.warnings import warn
 
 WITHOUT_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.LBFGS}
 
+# hooks within a step or a validation; if one is overridden, Lightning takes each step or batch by itself
 STEP_HOOKS = (
     *("backward", "on_before_backward", "on_after_backward"),
     *("on_before_zero_grad", "optimizer_zero_grad", "on_before_optimizer_step", "optimizer_step"),
     *("configure_gradient_clipping", "training_step"),
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
-"""Hooks within a step; if a module, its data or a callback overrides one, Lightning takes each step."""
 VALIDATION_HOOKS = ("validation_step", "on_validation_batch_start", "on_validation_batch_end")
-"""Hooks within a validation; if one is overridden, validation takes one batch at a time."""
 
 
 class StepsPerExecution(Callback):
@@ -66,17 +60,16 @@ class StepsPerExecution(Callback):
         self.steps = check_int("steps_per_execution", steps, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or self.steps == 1:
-            return
-        if compat.is_tested():
+        if stage == "fit" and self.steps > 1 and compat.is_tested():
             _check(trainer, pl_module)
-            return
-        warn(
-            "untested_lightning",
-            f"steps_per_execution={self.steps} needs the loops of Lightning {' or '.join(compat.TESTED)}, "
-            f"got {lightning.__version__}. Steps are taken one at a time.",
-        )
-        self.steps = 1
+        elif stage == "fit" and self.steps > 1:
+            tested = " or ".join(compat.TESTED)
+            warn(
+                "untested_lightning",
+                f"steps_per_execution={self.steps} needs the loops of Lightning {tested}, "
+                f"got {lightning.__version__}. Steps are taken one at a time.",
+            )
+            self.steps = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps > 1:
@@ -87,13 +80,10 @@ class StepsPerExecution(Callback):
                 # the hook's index is that of a block's first batch
                 compat.wrap(bar, "on_train_batch_end", lambda end, *args: end(*args[:-1], loop.batch_idx))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore(trainer)
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore(trainer)
+        self.on_train_end(trainer, pl_module)
 
-    def _restore(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the trainer fit again without this callback."""
         if self.steps > 1 and (bar := trainer.progress_bar_callback):
             compat.unwrap(bar, "on_train_batch_end")
@@ -146,11 +136,7 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
 
 
 class _BlockFetcher(compat.DataFetcher):
-    """Takes several batches at a time from Lightning's fetcher.
-
-    The rows of this package's own loaders are taken by one operation, without the loader, whose sampler
-    yields the same rows.
-    """
+    """Takes several batches at a time from Lightning's fetcher, or their rows from our own loaders."""
 
     stage = "val"
 

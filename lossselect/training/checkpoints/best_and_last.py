@@ -1,4 +1,4 @@
-"""The two checkpoints of a run: best.ckpt by its monitor, last.ckpt with the latest state."""
+"""The two checkpoints of a run: best.ckpt by its monitor, and last.ckpt with the latest state."""
 
 import shutil
 from collections.abc import Mapping
@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lossselect.exceptions import DataError, StorageError
 from lossselect.utils.atomic_write import atomic_write
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+MAX_TRIED = 1 << 20  # bytes that are written to check that a folder accepts some
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint of a run as best.ckpt.
+    """Saves the best checkpoint of a run as best.ckpt; with the monitor "last" that of the last epoch.
 
-    Args:
-        folder: Where to save it.
-        monitor: The metric to choose it by; "last" keeps the last epoch.
-        mode: "min" or "max".
-        at_epoch_end: Whether to save at the end of the training epoch, else at the end of each validation.
+    It is saved at the end of the training epoch if `at_epoch_end`, else at the end of each validation.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, at_epoch_end: bool) -> None:
@@ -46,8 +44,8 @@ def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
     """Return whether a monitor is known only at an epoch's end, or the trainer's settings validate there."""
     interval = trainer.get("val_check_interval")
     # the integer 1 validates after each batch
-    once = interval is None or (isinstance(interval, float) and interval == 1)
-    each_epoch = once and trainer.get("check_val_every_n_epoch", 1) == 1
+    once_per_epoch = interval is None or (isinstance(interval, float) and interval == 1)
+    each_epoch = once_per_epoch and trainer.get("check_val_every_n_epoch", 1) == 1
     return each_epoch or monitor.startswith(("train/", "last"))
 
 
@@ -55,33 +53,35 @@ class LastCheckpoint(Checkpoint):
     """Saves the latest state as last.ckpt beside best.ckpt, after each validation or each epoch without one.
 
     `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback comes
-    after all other checkpoint callbacks, so that its file contains their latest state, such as the best
-    score. It has no state of its own: last.ckpt and a best.ckpt of the same moment are equal, and the file is
-    copied instead of being serialised twice. (With a hard link, writing to one in place would change both.)
+    after all other checkpoint callbacks, so that its file contains their latest state. As it has no state, a
+    last.ckpt and a best.ckpt of the same moment are equal: the file is copied, not serialised twice.
     """
 
     def __init__(self, best: BestCheckpoint) -> None:
         self.best = best
         self._best_score: Any = None
-        self._saved_at: int | None = None
-        """The number of batches trained on when the file was saved."""
+        self._saved_at: int | None = None  # the number of batches trained on when the file was saved
 
     @property
     def path(self) -> Path:
-        """The file, in the folder of the first process once `best` has been set up."""
+        """The file, once `best` has been set up."""
         return Path(self.best.dirpath or "") / LAST
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # the run was killed between saving best.ckpt and last.ckpt
-        if _resumes_from(trainer, self.path.with_name(BEST)):
+        if self._resumes_from(trainer, BEST):
             self._copy(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        files = (self.path, self.path.with_name(BEST))
-        resumed = any(_resumes_from(trainer, file) for file in files)
         # the end of an epoch may follow without another batch; it was not saved in the previous run either
-        self._saved_at = _batches(trainer) if resumed else None
+        self._saved_at = _count_batches(trainer) if self._resumes_from(trainer, BEST, LAST) else None
         self._best_score = self.best.current_score
+
+    def _resumes_from(self, trainer: Trainer, *names: str) -> bool:
+        path = trainer.ckpt_path
+        return path is not None and Path(path).absolute() in [
+            self.path.with_name(n).absolute() for n in names
+        ]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -90,13 +90,13 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.best.at_epoch_end or self._saved_at != _batches(trainer):
+        if self.best.at_epoch_end or self._saved_at != _count_batches(trainer):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         score = self.best.current_score
         best_is_new = score is not self._best_score  # ModelCheckpoint sets a new tensor whenever it saves
-        self._best_score, self._saved_at = score, _batches(trainer)
+        self._best_score, self._saved_at = score, _count_batches(trainer)
         # checkpoint callbacks of the user's come between the two, and may have changed their state
         is_latest = best_is_new and len(trainer.checkpoint_callbacks) == 2
         if not (is_latest and self._copy(trainer)):
@@ -114,10 +114,43 @@ class LastCheckpoint(Checkpoint):
         return True
 
 
-def _batches(trainer: Trainer) -> int:
+def _count_batches(trainer: Trainer) -> int:
     """Return the number of batches trained on, over all epochs."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
-def _resumes_from(trainer: Trainer, file: Path) -> bool:
-    return trainer.ckpt_path is not None and Path(trainer.ckpt_path).absolute() == file.absolute()
+class Preflight(Callback):
+    """Ends a run before its first step if its best checkpoint could never be chosen, or none be written."""
+
+    def __init__(self, monitor: str, folder: Path) -> None:
+        self.monitor, self.folder = monitor, folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
+            raise DataError(
+                f"There is no validation batch, but {self.monitor} chooses the best checkpoint: give the "
+                "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
+                "monitor=train/loss."
+            )
+        for callback in trainer.checkpoint_callbacks:
+            best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+            if best and Path(best).parent != Path(callback.dirpath or ""):  # type: ignore[attr-defined]
+                # it is another run's, whose file must not be deleted: the search for the best starts again
+                callback.best_model_path, callback.best_model_score = "", None  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            # an optimizer may keep two numbers for each weight
+            _check_room(self.folder, 3 * sum(weight.nbytes for weight in pl_module.parameters()))
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raise an OSError if a file of `size` bytes cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StorageError(
+            f"A checkpoint takes about {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are left in {folder}. "
+            "Make room, or write elsewhere (at the command line hydra.run.dir=FOLDER)."
+        )
+    with atomic_write(folder / "room") as part:  # a folder may be read-only, or have a quota
+        part.write_bytes(bytes(min(size, MAX_TRIED)))
+    (folder / "room").unlink()

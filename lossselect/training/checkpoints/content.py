@@ -15,7 +15,7 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_backed
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.plain_values import numpy_to_torch, plain_entries
-from lossselect.training.checkpoints.validation import check_content
+from lossselect.training.checkpoints.validation import check_content, check_loadable
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
@@ -23,17 +23,7 @@ _FOREIGN = "it was not written by torch.save, or is cut short."
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Return a checkpoint's content, of which nothing is executed.
-
-    Args:
-        path: The file.
-        map_location: Where its tensors go, as in `torch.load`.
-
-    Raises:
-        FileMissingError: there is no such file.
-        CheckpointError: the file is no checkpoint of a `TaskModule`, is cut short or damaged, or holds more
-            than tensors and plain values; the message names path, size and cause.
-    """
+    """Return the content of a checkpoint of a `TaskModule`; nothing in it is executed."""
     path = Path(path)
     check_regular_file(path)
     if not path.is_file():
@@ -51,6 +41,19 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     check_backed(content, path)
     check_content(content, path)
     return content
+
+
+def read_loadable(
+    path: str | os.PathLike[str], map_location: Any = "cpu", subclass: bool = False
+) -> dict[str, Any]:
+    """Return a checkpoint that a module can be built from; CheckpointError if it may not be a subclass's."""
+    checkpoint = read_checkpoint(path, map_location)
+    check_loadable(checkpoint, path)
+    if not subclass and (name := checkpoint["class"]) != "TaskModule":
+        raise CheckpointError(
+            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
+        )
+    return checkpoint
 
 
 def _find_cause(error: Exception) -> str:
@@ -75,17 +78,13 @@ def _suggest_files(path: Path) -> str:
 
 
 def _check_sums(path: Path) -> None:
-    """Raise a CheckpointError if a part of the file differs from the checksum that torch.save wrote with it.
-
-    torch.load ignores them: a bit that has changed on the disk would be a weight that has changed. Headers
-    come first: computing the checksum of a part that is compressed could take any time.
-    """
+    """Raise a CheckpointError if a part of the file differs from its checksum, which torch.load ignores."""
     try:
         file = zipfile.ZipFile(path)
     except Exception:  # no zip file, or a damaged one
         raise _unreadable(path, _FOREIGN) from None
     with file:
-        try:
+        try:  # headers first: computing the checksum of a compressed part could take any time
             damaged = _find_malformed_part(file.infolist(), path.stat().st_size) or file.testzip()
         except Exception:  # a changed header names an impossible method, size or place
             damaged = "list"
@@ -99,8 +98,7 @@ def _check_sums(path: Path) -> None:
 def _find_malformed_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
     """Return the name of the first part, of a file of `size` bytes, with a header torch.save does not write.
 
-    It stores parts uncompressed, one after another. Compressed or overlapping ones may expand to any size. A
-    part that is cut short has no valid checksum; of a folder torch.load would return uninitialised memory.
+    Compressed or overlapping parts may expand to any size; torch.load reads a folder as uninitialised memory.
     """
     end = 0
     for part in sorted(parts, key=lambda part: part.header_offset):

@@ -15,11 +15,10 @@ from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its file, onto the disk, and then replaces the file.
+    """Writes local checkpoints atomically.
 
     Lightning writes through the folder for temporary files: on another file system the previous checkpoint
-    is overwritten while it is copied, and lost if the process ends meanwhile. Files of a remote file system
-    are left to Lightning.
+    is overwritten while it is copied, and lost if the process ends meanwhile.
     """
 
     def __init__(self) -> None:
@@ -29,11 +28,7 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            StorageError: there is no room; the message says how much was needed at least.
-        """
+        """Write a checkpoint; raise StorageError if there is no room."""
         if storage_options is not None or not _is_local(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -70,7 +65,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class _Writer(io.BufferedWriter):
-    """Keeps the system's error of a failed write, which torch replaces by a RuntimeError."""
+    """Remembers the system's error of a failed write, which torch replaces by a RuntimeError."""
 
     error: OSError | None = None
 

@@ -17,8 +17,8 @@ from lossselect.training.checkpoints.plain_values import bind_arguments
 
 Module = TypeVar("Module", bound=Any)
 
+# arguments that may change at loading while the loss stays that of the checkpoint
 LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
-"""Arguments that may change at loading while the loss stays that of the checkpoint."""
 
 
 def rebuild(
@@ -27,17 +27,12 @@ def rebuild(
     path: Any,
     changed: Mapping[str, Any],
     strict: bool,
-    ours: bool,
+    standard: bool,
 ) -> Module:
     """Return the trained module of a checkpoint; see `TaskModule.load_from_checkpoint`.
 
-    Args:
-        cls: Class of the module.
-        checkpoint: As `read_checkpoint` returns it.
-        path: The file, for messages.
-        changed: Arguments that the checkpoint does not hold, or that replace its own.
-        strict: Whether the checkpoint must hold exactly the module's parameters.
-        ours: Whether `cls` has the constructor of `TaskModule`, not one of a subclass.
+    `changed` has arguments that the checkpoint lacks or that replace its own; `standard` is whether `cls` has
+    the constructor of `TaskModule`, not one of a subclass.
     """
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
@@ -53,7 +48,7 @@ def rebuild(
             f"{', '.join(f'{name}=...' for name in required)} to load_from_checkpoint."
         )
     weights, net = checkpoint["state_dict"], checkpoint["arguments"].get("net")
-    if ours and strict and isinstance(net, Mapping) and "net" not in changed:
+    if standard and strict and isinstance(net, Mapping) and "net" not in changed:
         check_net(net, task.num_outputs, weights, path, "net.")
     try:
         call = bind_arguments(cls, arguments)
@@ -62,7 +57,7 @@ def rebuild(
     try:
         module = cls(*call.args, **call.kwargs)
     except (TypeError, ValueError) as error:
-        if not ours or changed:  # the caller's own
+        if not standard or changed:  # the user's code or arguments
             raise
         raise CheckpointError(
             f"{path} is damaged: no module can be built from its arguments: {error}"

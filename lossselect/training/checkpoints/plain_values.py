@@ -18,11 +18,7 @@ from lossselect.tasks.registry import Task
 
 
 def to_plain(value: Any) -> Any:
-    """Convert to tensors, None, bool, int, float, str, list, tuple and dict alone.
-
-    Raises:
-        OptionTypeError: the value cannot be expressed in those, such as a net or a function.
-    """
+    """Convert to tensors, None, bool, int, float, str, list, tuple and dict, or raise OptionTypeError."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Task | Loss):
@@ -51,14 +47,11 @@ def _plain_key(key: Any) -> Any:
 
 
 def plain_entries(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain ones of the values, by name.
-
-    An array is not one of them: as a list it would mean something else, as in 2 * array.
-    """
+    """Return the plain ones of the values, by name."""
     plain = {}
     for name, value in values.items():
         with suppress(TypeError):
-            if not isinstance(value, np.ndarray):
+            if not isinstance(value, np.ndarray):  # as a list it would mean something else, as in 2 * array
                 plain[name] = to_plain(value)
     return plain
 
@@ -99,11 +92,7 @@ class RecordsArguments:
 
 
 def bind_arguments(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
-    """Return the call of `cls` with arguments as `RecordsArguments` records them.
-
-    Raises:
-        TypeError: `cls` does not take these arguments.
-    """
+    """Return the call of `cls` with arguments as `RecordsArguments` records them, or raise TypeError."""
     signature = _signature(cls)
     call, variadic = signature.bind_partial(), _variadic_name(signature)
     for name, value in arguments.items():

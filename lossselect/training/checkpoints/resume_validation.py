@@ -52,20 +52,14 @@ RESUMED = {
     "lr_schedulers": [DictOf(object)],
     "run_state": [RUN_STATE],
 }
-"""The parts that a run is resumed from, besides `loops`, whose structure Lightning decides."""
+"""The parts that a run is resumed from, besides Lightning's `loops`."""
 
 
 def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -> None:
-    """Raise a CheckpointError if a run cannot be resumed from a checkpoint.
+    """Raise a CheckpointError if a run cannot be resumed from the content of a checkpoint.
 
-    Lightning ignores some parts that are missing, and fails with a traceback, or steps later, on others that
-    have a wrong type.
-
-    Args:
-        content: For which `check_content` raises nothing.
-        path: The file, for messages.
-        exact: Whether `run_state` is required, with which a resumed run equals one that was never stopped. A
-            checkpoint that `trainer.save_checkpoint` writes outside of fit has none.
+    Lightning ignores missing parts, and fails with a traceback on wrong types. If `exact`, `run_state` is
+    required, which a checkpoint that `trainer.save_checkpoint` writes outside of fit lacks.
     """
     if "loops" not in content or not content.get("optimizer_states"):
         raise CheckpointError(f"{path} contains only weights, so a run cannot be resumed from it.")
@@ -91,7 +85,7 @@ def _find_mismatches(content: Mapping[str, Any], exact: bool) -> Iterator[str | 
         yield "run_state is empty"
     optimizers, schedulers, names = content["optimizer_states"], content["lr_schedulers"], states[0]["made"]
     for i, state in enumerate(states):
-        yield _find_mismatch_in_process(state, f"run_state[{i}]")
+        yield from _find_mismatches_in_process(state, f"run_state[{i}]")
         if set(state["due"]) - {*range(len(schedulers))}:
             yield f"run_state[{i}]['due'] is {state['due']}, of {len(schedulers)} schedulers"
     # stochastic weight averaging adds a scheduler later, which `made` leaves out
@@ -106,11 +100,10 @@ def _find_mismatches(content: Mapping[str, Any], exact: bool) -> Iterator[str | 
         yield find_mismatch(state["state"], DictOf(structure), f"optimizer_states[{i}]['state']")
 
 
-def _find_mismatch_in_process(state: Mapping[str, Any], place: str) -> str | None:
-    """Return what is wrong with an entry of `run_state` beyond the structure that all have."""
+def _find_mismatches_in_process(state: Mapping[str, Any], place: str) -> Iterator[str | None]:
+    """Yield what is wrong with an entry of `run_state` beyond the structure that all have."""
     train = {"values": DictOf(NUMBER)} if "values" in state["train"] else {"sums": [{"updates": int}]}
-    if mismatch := find_mismatch(state["train"], train, f"{place}['train']"):
-        return mismatch
+    yield find_mismatch(state["train"], train, f"{place}['train']")
     for key in ("random", "epoch_began"):
         if (random := state[key]) is None:
             continue
@@ -120,10 +113,9 @@ def _find_mismatch_in_process(state: Mapping[str, Any], place: str) -> str | Non
             or not (isinstance(numpy[1], Tensor) and isinstance(python[1], Tensor))
             or random["torch"].shape != torch.get_rng_state().shape
         ):
-            return f"{place}[{key!r}] is not the state of random number generators"
+            yield f"{place}[{key!r}] is not the state of random number generators"
     if "gradients" in state:
-        return find_mismatch(state, {"gradients": DictOf(Tensor), "group": STEP_MEAN}, place)
-    return None
+        yield find_mismatch(state, {"gradients": DictOf(Tensor), "group": STEP_MEAN}, place)
 
 
 def check_states(
@@ -133,36 +125,26 @@ def check_states(
     schedulers: Iterable[Any] = (),
     callbacks: Iterable[Any] = (),
 ) -> None:
-    """Raise a CheckpointError unless states in a checkpoint have the keys and types of these parts' states.
+    """Raise a CheckpointError unless states in a checkpoint have the keys and types of new parts' states.
 
-    Args:
-        content: For which `check_resumable` raises nothing.
-        path: The file, for messages.
-        optimizers, schedulers: New ones, in the order of the checkpoint.
-        callbacks: Those of Lightning and of this package are compared.
+    Optimizers and schedulers are in the order of the checkpoint; a user's callbacks are not compared.
     """
-
-    def find_mismatches() -> Iterator[str | None]:
-        for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
-            for j, groups in enumerate(zip(state["param_groups"], optimizer.param_groups, strict=False)):
-                yield _find_difference(*groups, f"optimizer_states[{i}]['param_groups'][{j}]")
-        for i, (scheduler, state) in enumerate(zip(schedulers, content["lr_schedulers"], strict=False)):
-            yield _find_difference(state, scheduler.state_dict(), f"lr_schedulers[{i}]")
-        for callback in callbacks:
-            state = content["callbacks"].get(callback.state_key)
-            if state is not None and type(callback).__module__.startswith(("lightning.", "lossselect.")):
-                yield _find_difference(
-                    state, callback.state_dict(), f"the state of {type(callback).__name__}"
-                )
-
-    raise_damaged(path, find_mismatches())
+    compared: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = []
+    for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
+        for j, groups in enumerate(zip(state["param_groups"], optimizer.param_groups, strict=False)):
+            compared.append((*groups, f"optimizer_states[{i}]['param_groups'][{j}]"))
+    for i, (scheduler, state) in enumerate(zip(schedulers, content["lr_schedulers"], strict=False)):
+        compared.append((state, scheduler.state_dict(), f"lr_schedulers[{i}]"))
+    for callback in callbacks:
+        state = content["callbacks"].get(callback.state_key)
+        if state is not None and type(callback).__module__.startswith(("lightning.", "lossselect.")):
+            compared.append((state, callback.state_dict(), f"the state of {type(callback).__name__}"))
+    raise_damaged(path, (_find_difference(*states) for states in compared))
 
 
 def _find_difference(state: Mapping[str, Any], template: Mapping[str, Any], place: str) -> str | None:
-    """As `find_mismatch`, for a state and that of a new object, whose None may become anything.
-
-    Flags and private entries may be missing, as another version of torch may not have had them.
-    """
+    """Return how a state differs from that of a new object, whose None may become anything."""
+    # flags and private entries may be missing, as another version of torch may not have had them
     structure = {
         key: _structure_like(value)
         for key, value in template.items()
@@ -192,11 +174,10 @@ def _fit_loop_structure() -> Any:
 
     from lossselect.utils.silence import silence
 
-    off = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
+    options = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    off: Any = dict.fromkeys(options, False)
     with silence():
-        trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], **off)  # type: ignore[arg-type]
+        trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], **off)
 
     def structure(value: Any) -> Any:
         if isinstance(value, dict):
@@ -208,15 +189,13 @@ def _fit_loop_structure() -> Any:
 
 @lru_cache(maxsize=8)
 def _optimizer_structure(name: str, amsgrad: bool, momentum: bool) -> dict[str, Any]:
-    """Return the structure of what an optimizer of torch's keeps of each parameter; {} for any other one."""
+    """Return the structure of what an optimizer of torch's stores for each parameter, or {}."""
     kind = getattr(torch.optim, name, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         return {}
     weight = torch.zeros(2, 2, requires_grad=True)
     weight.grad = torch.zeros(2, 2)
-    options: dict[str, Any] = {"amsgrad": True} if amsgrad else {}
-    if momentum:
-        options["momentum"] = 0.9
+    options: dict[str, Any] = ({"amsgrad": True} if amsgrad else {}) | ({"momentum": 0.9} if momentum else {})
     try:
         optimizer = kind([weight], lr=0.1, **options)  # type: ignore[call-arg]
         optimizer.step()

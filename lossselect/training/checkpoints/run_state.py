@@ -1,12 +1,11 @@
 """What a run needs, beyond Lightning's state, to resume as if it had never stopped.
 
-Lightning keeps weights, optimizers, schedulers and counters. Here are random numbers, the position in the
-epoch's rows, gradients of a started group, metrics of the epoch so far, and what was logged last.
+These are random numbers, the position in the epoch's rows, gradients of a started group, metrics of the epoch
+so far, and what was logged last.
 """
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,15 @@ class RunState:
     """Saves the state of a run in its checkpoints, and resumes from it."""
 
     def __init__(self) -> None:
-        self._epoch_rng: dict[str, Any] | None = None
-        """The random numbers before the epoch's first batch."""
-        self._validation_rng: dict[str, Any] = {}
-        """The random numbers before the last validation."""
+        self._epoch_rng: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
+        self._validation_rng: dict[str, Any] = {}  # the random numbers before the last validation
+        # states of all processes, and of optimizers and schedulers, until the run has taken them over
         self._loaded: list[dict[str, Any]] | None = None
-        """The state of each process, until this one has resumed from it."""
-        self._loss: dict[str, Any] | None = None
         self._parts: dict[str, Any] = {}
-        """States of optimizers and schedulers, until they have been compared with those of the run."""
+        self._loss: dict[str, Any] | None = None
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep what a checkpoint holds to resume from; nothing of an empty one."""
+        """Remember what a checkpoint holds to resume from; nothing of an empty one."""
         self._loaded, self._loss = checkpoint.get("run_state"), checkpoint.get("loss")
         keys = ("optimizer_states", "lr_schedulers")
         self._parts = {key: checkpoint[key] for key in keys if key in checkpoint}
@@ -65,7 +61,7 @@ class RunState:
             "complete": not within_epoch,
             "should_stop": trainer.should_stop,
             "epoch": _describe_epoch(trainer),
-            "train": module._train_epoch.state(complete=not within_epoch),
+            "train": module._train_epoch.state_dict(complete=not within_epoch),
             "logged": as_numbers(trainer.callback_metrics),
             "rows": _count_logged_rows(trainer),
             "due": _find_due_schedulers(trainer),
@@ -80,9 +76,9 @@ class RunState:
     def check(self, trainer: Trainer) -> None:
         """Raise a CheckpointError if the run has other optimizers or schedulers than the checkpoint."""
         names = _get_part_names(trainer)
-        if self._loaded is not None and (before := self._loaded[0]["made"]) != names:
+        if self._loaded is not None and (previous := self._loaded[0]["made"]) != names:
             raise CheckpointError(
-                f"The checkpoint is of a run with {', '.join(before)}, and this one has "
+                f"The checkpoint is of a run with {', '.join(previous)}, and this one has "
                 f"{', '.join(names)}: go on with the same, or begin anew."
             )
         states, self._parts = self._parts, {}
@@ -94,11 +90,10 @@ class RunState:
         """Warn if the loss is another one than the checkpoint's."""
         if self._loss is None or not isinstance(criterion, Loss):
             return
-        before, now = self._loss, criterion.to_dict()
-        if before["name"] != now["name"]:
-            changed = [f"{before['name']} is {now['name']} now"]
-        else:
-            changed = [name for name in before | now if before.get(name) != now.get(name)]
+        old, new = self._loss, criterion.to_dict()
+        changed = [name for name in old | new if old.get(name) != new.get(name)]
+        if old["name"] != new["name"]:
+            changed = [f"{old['name']} is {new['name']} now"]
         if changed:
             warn(
                 "loss_changed_on_resume",
@@ -138,13 +133,13 @@ class RunState:
 
     def _select_process(self, trainer: Trainer) -> dict[str, Any]:
         assert self._loaded is not None
-        before, now = len(self._loaded), trainer.world_size
-        if before != now and self._loaded[0]["epoch_began"] is not None:
+        count, now = len(self._loaded), trainer.world_size
+        if count != now and self._loaded[0]["epoch_began"] is not None:
             raise CheckpointError(
-                f"The checkpoint was made within an epoch of {before} process(es), whose rows are dealt in "
-                f"another way to {now}: go on with {before}, or from a checkpoint of an epoch's end."
+                f"The checkpoint was made within an epoch of {count} process(es), whose rows are dealt in "
+                f"another way to {now}: go on with {count}, or from a checkpoint of an epoch's end."
             )
-        return self._loaded[trainer.global_rank % before]
+        return self._loaded[trainer.global_rank % count]
 
     def watch(self, trainer: Trainer) -> None:
         """Wrap the methods of Lightning's loops in which no hook is called early enough."""
@@ -153,61 +148,48 @@ class RunState:
             self._validation_rng = get_rng_state(trainer)  # the loop draws some before its first hook
             return run()
 
+        def begin_next_epoch(reset: Callable[[], None]) -> None:
+            # Lightning would end a completed epoch a second time if the run has max_steps
+            epochs: Any = trainer.fit_loop.epoch_progress.current
+            if trainer.fit_loop.restarting and epochs.ready == epochs.started == epochs.processed:
+                compat.stop_restarting(trainer)
+            reset()
+
+        def end_epoch(end: Callable[[], None]) -> None:
+            # else Lightning leaves out the step of ReduceLROnPlateau, as its checkpoints have no metrics; at
+            # the end of an epoch the flag has no other use
+            compat.forget_restart(trainer)
+            end()
+
         compat.wrap(trainer.fit_loop.epoch_loop.val_loop, "run", run_validation)
-        compat.wrap(trainer.fit_loop, "reset", partial(_begin_next_epoch, trainer))
-        compat.wrap(trainer.fit_loop, "on_advance_end", partial(_end_epoch, trainer))
+        compat.wrap(trainer.fit_loop, "reset", begin_next_epoch)
+        compat.wrap(trainer.fit_loop, "on_advance_end", end_epoch)
 
     def begin_epoch(self, trainer: Trainer) -> None:
-        """Keep the random numbers that the order of the rows is drawn from."""
+        """Remember the random numbers that the order of the rows is drawn from."""
         self._epoch_rng = get_rng_state(trainer)
         fetcher = compat.data_fetcher(trainer.fit_loop)
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which Lightning has done before there was a hook, or does not do
 
 
-def _begin_next_epoch(trainer: Trainer, reset: Callable[[], None]) -> None:
-    """Let a run with max_steps that was saved at the end of an epoch resume with the next epoch.
-
-    Without max_steps Lightning does so; with it, it ends the same epoch a second time.
-    """
-    epochs: Any = trainer.fit_loop.epoch_progress.current
-    if trainer.fit_loop.restarting and epochs.ready == epochs.started == epochs.processed:
-        compat.stop_restarting(trainer)
-    reset()
-
-
-def _end_epoch(trainer: Trainer, end: Callable[[], None]) -> None:
-    """Let ReduceLROnPlateau take its step at the end of an epoch that was resumed within.
-
-    Lightning leaves it out, as its checkpoints have no metrics.
-    """
-    compat.forget_restart(trainer)  # at the end of an epoch the flag has no other use
-    end()
-
-
 def _find_due_schedulers(trainer: Trainer) -> list[int]:
     """Return the indices of the ReduceLROnPlateau whose step comes right after the checkpoint.
 
-    Such a scheduler steps after the hooks at the end of a batch or an epoch, in which checkpoints are saved.
-    A resumed run reaches that place again only if it was saved in a validation or at its end.
+    A resumed run takes that step only if the checkpoint was saved in a validation or at its end.
     """
     if compat.data_fetcher(trainer.fit_loop) is None:  # a checkpoint that is saved after fit
         return []
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     epoch: Any = trainer.fit_loop.epoch_progress.current
     before_step = batch.completed < batch.ready and not compat.validates_after_batch(trainer)
-    due = {
-        "step": before_step and not compat.accumulates(trainer),
-        "epoch": epoch.completed < epoch.processed,
-    }
-    count = {"step": trainer.fit_loop.epoch_loop.batch_idx + 1, "epoch": trainer.current_epoch + 1}
-    return [
-        index
-        for index, config in enumerate(trainer.lr_scheduler_configs)
-        if config.reduce_on_plateau
-        and due[config.interval]
-        and count[config.interval] % config.frequency == 0
-    ]
+    counts = {}  # of the intervals whose end comes right after the checkpoint
+    if before_step and not compat.accumulates(trainer):
+        counts["step"] = trainer.fit_loop.epoch_loop.batch_idx + 1
+    if epoch.completed < epoch.processed:
+        counts["epoch"] = trainer.current_epoch + 1
+    configs = [(i, c) for i, c in enumerate(trainer.lr_scheduler_configs) if c.reduce_on_plateau]
+    return [i for i, c in configs if c.interval in counts and counts[c.interval] % c.frequency == 0]
 
 
 def _step_on_plateau(trainer: Trainer, module: Any, index: int) -> None:
@@ -229,11 +211,7 @@ def _get_part_names(trainer: Trainer) -> list[str]:
 
 
 def _count_logged_rows(trainer: Trainer) -> int | None:
-    """Return how many rows metrics.csv has; None in a process that writes none.
-
-    Steps do not tell which rows came before a checkpoint: while gradients are accumulated, several
-    validations belong to one step.
-    """
+    """Return how many rows metrics.csv has, as steps do not identify them; None in a process without."""
     folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     if not folders or not trainer.is_global_zero:
         return None
@@ -244,8 +222,7 @@ def _count_logged_rows(trainer: Trainer) -> int | None:
 def _complete_batch(trainer: Trainer, loops: dict[str, Any]) -> None:
     """Make the loops' state that after the batch, with its validation still to come.
 
-    Lightning saves at the end of a batch, before it validates. When it resumes there, it takes the validation
-    for done, and at the end of an epoch the epoch too.
+    Lightning saves before it validates; resumed, it would skip the validation, and the end of the epoch too.
     """
     validates = compat.validates_after_batch(trainer)
     if validates or compat.is_last_batch(trainer):
@@ -298,9 +275,9 @@ def _describe_epoch(trainer: Trainer) -> dict[str, str]:
     }
 
 
-def _check_epoch(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise a CheckpointError if the position in the epoch of a checkpoint would be another one now."""
-    for name, value in before.items():
+def _check_epoch(expected: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise a CheckpointError if the batches of a checkpoint's epoch differ from those of the run."""
+    for name, value in expected.items():
         if now[name] != value:
             raise CheckpointError(
                 f"The checkpoint was made within an epoch of other batches ({name}: {value}, now "

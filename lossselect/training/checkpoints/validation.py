@@ -42,7 +42,6 @@ LOADED = {
 }
 """Structures of the parts that may be present."""
 REQUIRED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
-"""Parts that a module is built from."""
 
 
 def raise_damaged(path: Any, mismatches: Iterable[str | None]) -> None:
@@ -56,12 +55,7 @@ def _damaged(path: Any, message: str) -> CheckpointError:
 
 
 def check_content(content: Mapping[str, Any], path: Any) -> None:
-    """Raise a CheckpointError if a part of a checkpoint has another structure than `add_module_state` wrote.
-
-    Args:
-        content: As torch.load returns it. Missing parts are ignored: see `check_loadable`.
-        path: The file, for messages.
-    """
+    """Raise a CheckpointError if a part of a checkpoint lacks the structure of `add_module_state`."""
     present = [key for key in LOADED if key in content]
     raise_damaged(path, (find_mismatch(content[key], LOADED[key], key) for key in present))
     task = _make_task(content, "task", path)

@@ -10,17 +10,10 @@ from torch import Tensor
 from lossselect.compat.torch import TorchDispatchMode, tree_leaves
 
 OUTPUT_KINDS = {
-    "Softmax": "probabilities",
-    "Softmax2d": "probabilities",
-    "Sigmoid": "probabilities",
-    "Hardsigmoid": "probabilities",
+    **dict.fromkeys(("Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid"), "probabilities"),
     "LogSoftmax": "log_softmax",
     "LogSigmoid": "log_sigmoid",
-    "ReLU": "bounded",
-    "ReLU6": "bounded",
-    "Tanh": "bounded",
-    "Hardtanh": "bounded",
-    "clamp": "bounded",
+    **dict.fromkeys(("ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"), "bounded"),
 }
 """Layers that no net of raw logits ends in, and what they return."""
 
@@ -33,6 +26,7 @@ LAYERS = {
 }
 """The layer that does the same as an operation. As below, names are those that `operation_name` returns."""
 
+# operations that change the shape or the dtype of a tensor, but no value
 SHAPING = {
     *("view", "unsafeview", "reshape", "reshapealias", "unsqueeze", "squeeze", "transpose", "t", "permute"),
     *("alias", "slice", "select", "clone", "tocopy", "expand", "cat", "stack", "index", "asstrided"),
@@ -40,10 +34,8 @@ SHAPING = {
     # in inference mode operations are dispatched as they are called, not as those that they consist of
     *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "viewas"),
 }
-"""Operations that change the shape or the dtype of a tensor, but no value."""
-
+# last operations of a linear layer or a convolution, which return no probabilities
 AFFINE = {"addmm", "mm", "bmm", "baddbmm", "add", "convolution", "linear", "mkldnnconvolution"}
-"""Last operations of a linear layer or a convolution: what they return is no probability."""
 
 
 def operation_name(name: str | Any) -> str:
@@ -71,8 +63,7 @@ class LastOperations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._layers: dict[int, str] = {}
-        """By the address of a tensor's memory; each later operation that writes there replaces it."""
+        self._layers: dict[int, str] = {}  # by the address of a tensor's memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -80,8 +71,8 @@ class LastOperations(TorchDispatchMode):
         layer = LAYERS.get(name)
         inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         if name in SHAPING and inputs:
-            layer = self.layer_of(inputs[0])
-        elif name == "exp" and self.layer_of(inputs[0]) == "LogSoftmax":
+            layer = self.get_layer(inputs[0])
+        elif name == "exp" and self.get_layer(inputs[0]) == "LogSoftmax":
             layer = "Softmax"
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (address := _address(leaf)):
@@ -90,7 +81,7 @@ class LastOperations(TorchDispatchMode):
                     self._layers[address] = layer
         return result
 
-    def layer_of(self, tensor: Tensor) -> str | None:
+    def get_layer(self, tensor: Tensor) -> str | None:
         """Return the layer of `LAYERS` that computed the values of a tensor, if one did."""
         return self._layers.get(_address(tensor))
 

@@ -1,6 +1,7 @@
 """Steps whose loss or gradient is not finite: the run ends, or the step is skipped."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -14,19 +15,13 @@ from lossselect.compat.lightning import get_trainer
 from lossselect.compat.torch import largest_of_each
 from lossselect.exceptions import TrainingDiverged
 from lossselect.training.diagnostics.outputs import find_nonfinite_row
-from lossselect.training.diagnostics.readback import Readback
 from lossselect.utils.checks import lookup
 from lossselect.utils.distributed import all_gather
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
-MAX_SKIPPED = 10
-"""How many consecutive steps may be skipped."""
-
-MAX_OVERFLOWS = 20
-"""How many consecutive steps a float16 scaler may skip, halving its scale: from 65,536 down to 1/16."""
-
-MAX_PENDING = 8
-"""How many steps a GPU may be behind."""
+MAX_SKIPPED = 10  # consecutive steps
+MAX_OVERFLOWS = 20  # consecutive steps that a float16 scaler skips, from a scale of 65,536 down to 1/16
+MAX_PENDING = 8  # steps that a GPU may be behind
 
 ADVICE = (
     "Lower the learning rate, clip gradients (gradient_clip_val=1), look for NaN or infinity among the "
@@ -49,29 +44,23 @@ class FiniteCheck:
 
     On a CPU this happens before the optimizer takes the step. A GPU is not waited for: its result is read
     when it has arrived, up to `MAX_PENDING` steps later, when the weights may not be finite themselves; no
-    checkpoint is saved before it is known. With "skip" the step is skipped (its gradients and its effect on
-    running means; in the train metrics a batch whose loss is not finite), for which a GPU must be waited
-    for. The steps that a float16 scaler skips are counted.
-
-    Args:
-        choice: "stop" or "skip".
+    checkpoint is saved before it is known. If `choice` is "skip" instead of "stop", the step is skipped (its
+    gradients and its effect on running means; in the train metrics a batch whose loss is not finite), which
+    requires waiting for a GPU. The steps that a float16 scaler skips are counted.
     """
 
     def __init__(self, choice: str) -> None:
         lookup(dict.fromkeys(ON_NONFINITE), choice, "choice of on_nonfinite")
         self.skips = choice == "skip"
         self.skipped = 0
-        """How many steps were skipped."""
         self._consecutive = 0
         self._scale: float | None = None
         self._loss: Tensor | None = None
-        self._sharded = False
-        """Whether each process has only a part of the gradients, as under FSDP2."""
+        self._sharded = False  # whether each process has only a part of the gradients, as under FSDP2
         self._batch: tuple[Any, int] = (None, 0)
         self._buffers: dict[str, Tensor] = {}
-        self._readback = Readback()
-        self.checked_step = -1
-        """The step after which the weights were last checked."""
+        self._pending: deque[tuple[Tensor, torch.cuda.Event, Callable[[float], None]]] = deque()
+        self.checked_step = -1  # the step after which the weights were last checked
 
     def start_batch(self, module: Any, batch: Any, batch_idx: int) -> None:
         """Remember a batch, and the buffers before it."""
@@ -86,18 +75,14 @@ class FiniteCheck:
         return not self.skips or bool(self._loss.isfinite())
 
     def check_step(self, module: Any, optimizer: Any) -> None:
-        """Check a step before the optimizer takes it; TrainingDiverged if training ends here.
-
-        Args:
-            module: Whose loss and gradients they are.
-            optimizer: The one that takes them: it lists the weights sooner than the module.
-        """
+        """Check a step before the optimizer takes it; raise TrainingDiverged if training ends here."""
         trainer: Any = module.trainer
         if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
             # scaler.get_scale() would wait; a scaled 1 is the scale, and stays on the device
             scale = scaler.scale(torch.ones((), device=(module if self._loss is None else self._loss).device))
             self._read(scale, partial(self._count_overflows, step=trainer.global_step))
             return
+        # the optimizer lists the weights faster than the module
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         finite = self._all_finite([weight.grad for weight in weights if weight.grad is not None])
         if finite is True and not self.skips:
@@ -116,9 +101,12 @@ class FiniteCheck:
         else:
             self._stop(module, step)
 
-    def check_pending(self) -> None:
-        """Wait for the results of a GPU; TrainingDiverged if a loss or a gradient was not finite."""
-        self._readback.handle_arrived()
+    def check_pending(self, max_pending: int = 0) -> None:
+        """Handle results of a GPU that have arrived, and wait for the oldest while more are pending."""
+        while self._pending and (len(self._pending) > max_pending or self._pending[0][1].query()):
+            copy, event, handle = self._pending.popleft()
+            event.synchronize()
+            handle(copy.item())
 
     def check_weights(self, module: Any) -> None:
         """Raise TrainingDiverged if weights are not finite; once an epoch, since the host waits."""
@@ -133,12 +121,16 @@ class FiniteCheck:
             )
 
     def _read(self, scalar: Tensor, handle: Callable[[float], None]) -> None:
-        """Call `handle` with a scalar, which on a GPU is not waited for."""
-        if scalar.is_cuda:
-            self._readback.start(scalar, handle)
-            self._readback.handle_arrived(MAX_PENDING)
-        else:
+        """Call `handle` with a scalar; that of a GPU is copied, and read some steps later."""
+        if not scalar.is_cuda:
             handle(scalar.item())
+            return
+        copy = torch.empty((), dtype=scalar.dtype, pin_memory=True)
+        copy.copy_(scalar, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((copy, event, handle))
+        self.check_pending(MAX_PENDING)
 
     def _all_finite(self, gradients: list[Tensor]) -> bool | Tensor:
         """Return whether loss and gradients are finite, of a GPU as a scalar on it."""
@@ -149,13 +141,13 @@ class FiniteCheck:
         if gradients[0].device.type != "cuda" and not self._sharded:
             # a sum of half precision may overflow
             gradients = [g.float() if g.element_size() < 4 else g for g in gradients]
-            loss = 0.0 if self._loss is None else self._loss.item()
+            total = 0.0 if self._loss is None else self._loss.item()
             # single sums take half the time of one over all
-            return math.isfinite(loss + sum(gradient.sum().item() for gradient in gradients))
+            return math.isfinite(total + sum(gradient.sum().item() for gradient in gradients))
         # the largest of each, which stays NaN, and which no square or sum can make infinite
         largest = largest_of_each([g for g in gradients if g.numel()])
-        loss_too = [gradients[0].new_zeros(()) if self._loss is None else self._loss]
-        finite = torch.stack([*largest, *loss_too]).isfinite().all()
+        loss = gradients[0].new_zeros(()) if self._loss is None else self._loss
+        finite = torch.stack([*largest, loss]).isfinite().all()
         finite = _all_processes(finite) if self._sharded else finite
         return finite if finite.is_cuda else bool(finite)
 
@@ -181,7 +173,7 @@ class FiniteCheck:
         self._consecutive += 1
 
     def _stop(self, module: Any, step: _Step) -> None:
-        self._readback.clear()
+        self._pending.clear()
         many = f", as in {MAX_SKIPPED} steps before it" if self.skips else ""
         more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
         raise TrainingDiverged(
@@ -201,35 +193,35 @@ class FiniteCheck:
 
 
 def _describe_origin(module: Any, batch: Any) -> str:
-    """Say where NaN or infinity comes from, by putting the batch through the net once more."""
+    """Describe where NaN or infinity comes from, by another forward pass of the batch."""
     weights = [name for name, weight in module.named_parameters() if not _is_finite(weight)]
-    of_weights = f"the weights {weights[0]} are not finite by now." if weights else ""
+    nonfinite_weights = f"the weights {weights[0]} are not finite by now." if weights else ""
     with suppress(Exception):  # a batch that is used up, say
-        inputs = module._encoded(batch).inputs
+        inputs = module._encode_batch(batch).inputs
         for value in _tensors(inputs):
             if not _is_finite(value):
                 return f"the inputs of row {find_nonfinite_row(value)} of the batch are not."
         if weights:
-            return of_weights
+            return nonfinite_weights
         # a process with sharded weights cannot run its forward alone
         sharded = any(map(_is_sharded, module.parameters()))
         if not sharded and (part := _find_first_module(module, inputs)):
             return f"it begins in what {part} returns."
-        gradients = [(name, weight.grad) for name, weight in module.named_parameters()]
-        bad = [name for name, gradient in gradients if gradient is not None and not _is_finite(gradient)]
-        if bad:
-            return f"outputs are finite, and going back the gradient of {bad[-1]} is the first that is not."
+        gradients = {name: weight.grad for name, weight in module.named_parameters()}
+        names = [name for name, grad in gradients.items() if grad is not None and not _is_finite(grad)]
+        if names:
+            return f"outputs are finite, and going back the gradient of {names[-1]} is the first that is not."
         return "outputs are finite, and the loss of them is not."
-    return of_weights
+    return nonfinite_weights
 
 
 def _find_first_module(module: nn.Module, inputs: Any) -> str | None:
     """Return name and type of the first part whose output is not finite."""
-    found: list[str] = []
+    nonfinite: list[str] = []
 
     def check(name: str, part: nn.Module, _: Any, outputs: Any) -> None:
         if not all(map(_is_finite, _tensors(outputs))):
-            found.append(f"{name} ({type(part).__name__})")
+            nonfinite.append(f"{name} ({type(part).__name__})")
 
     named = [(name, part) for name, part in module.named_modules() if name]
     hooks = [part.register_forward_hook(partial(check, name)) for name, part in named]
@@ -239,7 +231,7 @@ def _find_first_module(module: nn.Module, inputs: Any) -> str | None:
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else None
+    return next(iter(nonfinite), None)
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -247,7 +239,7 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def _is_sharded(value: Tensor) -> bool:
-    """Return whether it is a `torch.distributed.tensor.DTensor`, which takes long to import."""
+    """Return whether a tensor is a `torch.distributed.tensor.DTensor`, which takes long to import."""
     return hasattr(value, "to_local")
 
 
@@ -258,7 +250,7 @@ def _local_values(value: Tensor) -> Tensor:
 
 
 def _all_processes(finite: Tensor) -> Tensor:
-    """Return whether it is true in all processes, each of which must call this; a GPU is not waited for."""
+    """Return whether `finite` is true in all processes, each of which must call this, without a sync."""
     everywhere = finite.to(torch.uint8)
     dist.all_reduce(everywhere, dist.ReduceOp.MIN)
     return everywhere.bool()

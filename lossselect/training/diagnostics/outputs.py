@@ -1,8 +1,4 @@
-"""Checks of a net's outputs and a loader's labels for mistakes that training does not reveal.
-
-The last operation is read from the graph of the logits, at no cost; values are checked once, in the first
-batch, and at the end of the first epoch.
-"""
+"""Checks of a net's outputs and a loader's labels for mistakes that training does not reveal."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -29,22 +25,16 @@ from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_
 if TYPE_CHECKING:
     from lossselect.chunked.linear import ChunkedLogits
 
-MIN_ROWS = 64
-"""With fewer rows no warning of outputs between 0 and 1 is issued: they may lie there by chance."""
-
-WIDE = 10
-"""A logit whose probability is 5e-5 from 0 or 1."""
+MIN_ROWS = 64  # with fewer rows, outputs may lie between 0 and 1 by chance
+WIDE = 10  # a logit whose probability is 5e-5 from 0 or 1
 
 
 def check_end(net: nn.Module | None, task: Task) -> None:
     """Raise ConfigError if a chain of modules ends in one that makes probabilities."""
     name, last = "net", getattr(net, "_orig_mod", net)  # of torch.compile
     while isinstance(last, nn.Sequential) and len(last):
-        children = [
-            (key, child)
-            for key, child in last.named_children()
-            if not isinstance(child, nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout)
-        ]
+        neutral = nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout
+        children = [pair for pair in last.named_children() if not isinstance(pair[1], neutral)]
         if not children:
             return
         key, last = children[-1]
@@ -109,8 +99,8 @@ def _check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
     """Raise an error if the first batch's outputs are not finite, or are probabilities."""
     if (row := find_nonfinite_row(logits)) is not None:
         cause = "Look at the net's layers and at the inputs' scale."
-        if isinstance(inputs, Tensor) and (bad := find_nonfinite_row(inputs)) is not None:
-            cause = f"The inputs of row {bad} hold NaN or infinity: mend them, or leave those rows out."
+        if isinstance(inputs, Tensor) and (input_row := find_nonfinite_row(inputs)) is not None:
+            cause = f"The inputs of row {input_row} hold NaN or infinity: mend them, or leave those rows out."
         raise DataError(f"Row {row} of the first batch's logits is not finite. {cause}", row=row)
     _check_sums(logits, task, "the first batch's outputs")
 
@@ -137,17 +127,11 @@ class OutputChecks:
         self.graph_checked = False
         self.evaluation_checked = False
         self.gradient_checked = False
-        self.initialized_bias: Tensor | None = None
-        """The bias that was initialised, until it is known whether the logits contain it."""
-        self.ends_affine = False
-        """Whether the net ends in a linear layer or a convolution."""
+        self.initialized_bias: Tensor | None = None  # until it is known whether the logits contain it
+        self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
     def call(self, module: nn.Module, inputs: Any, task: Task) -> Any:
-        """Return `module(inputs)`, checked in the first batch in evaluation mode.
-
-        A module may behave differently in evaluation mode, where there is no autograd graph. With a compiled
-        one only the values are checked.
-        """
+        """Return `module(inputs)`, checked in the first batch in evaluation mode, where it may differ."""
         try:
             if module.training or self.evaluation_checked:
                 return module(inputs)
@@ -164,12 +148,13 @@ class OutputChecks:
 
     def _call_in_evaluation(self, module: nn.Module, inputs: Any, task: Task) -> Any:
         self.evaluation_checked = True
+        # of a compiled module only the values are checked
         compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
         operations = LastOperations()
         with nullcontext() if compiled else operations:
             outputs = module(inputs)
         if isinstance(outputs, Tensor):
-            _check_last_layer(operations.layer_of(outputs), " in evaluation mode", task, may_warn=False)
+            _check_last_layer(operations.get_layer(outputs), " in evaluation mode", task, may_warn=False)
             if outputs.ndim > 1:
                 _check_sums(outputs.detach(), task, "the outputs in evaluation mode")
         return outputs
@@ -221,10 +206,7 @@ class OutputChecks:
     def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
         """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights.
 
-        Args:
-            module: Whose weights they are.
-            outputs: What the step returned.
-            may_raise: False while a gradient of 0 may be correct: a user's loss may be constant at first.
+        `may_raise` is False while that may be correct: a user's loss may be constant at first.
         """
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):

@@ -17,10 +17,7 @@ from lossselect.exceptions import DataError
 
 
 def take_each_row_once(trainer: Trainer) -> None:
-    """Let a user's own loaders deal each row of val and test to one process.
-
-    Lightning's sampler deals some rows twice, so that all processes have equally many.
-    """
+    """Let a user's loaders deal each row of val and test to one process; Lightning's sampler repeats some."""
     if trainer.world_size > 1:
         wrap(*loader_preparation(trainer), _prepare)
 
@@ -67,14 +64,11 @@ def each_row_once(loader: Any) -> Iterator[None]:
 
 
 def evaluate_apart(trainer: Trainer, apart: bool) -> None:
-    """Let DDP not communicate in evaluation, where one process may have a batch more than another.
-
-    It would also have made the running means of normalisation equal, which is done here.
-    """
+    """Let DDP not communicate in evaluation, where one process may have a batch more than another."""
     model = trainer.strategy.model
     if not isinstance(model, DistributedDataParallel):
         return
     model.require_forward_param_sync = not apart
-    if apart and model.broadcast_buffers:
+    if apart and model.broadcast_buffers:  # DDP would have made the running means of normalisation equal
         for buffer in model.module.buffers():
             dist.broadcast(buffer, 0)

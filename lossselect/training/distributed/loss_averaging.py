@@ -33,8 +33,8 @@ class StepMean:
     """
 
     def __init__(self) -> None:
+        # whether all processes are known to have the same denominator, except in an epoch's last batch
         self.equal_counts = False
-        """Whether all processes are known to have the same denominator, except in an epoch's last batch."""
         self._pending: _Pending | None = None
         self._reset()
 
@@ -42,18 +42,13 @@ class StepMean:
         """Begin a group of micro-batches."""
         self._sum: Count = 0
         self._first: Count = 0
-        self._parts: dict[nn.Parameter, Tensor] | None = None
-        """The criterion's part of the gradients; None where it is all of them."""
-        self._micro_batches = 0
-        """How many micro-batches of the group have gone backward."""
+        self._parts: dict[nn.Parameter, Tensor] | None = None  # the criterion's gradients; None: all of them
+        self._micro_batches = 0  # of the group, after their backward pass
 
-    def __call__(
-        self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Tensor | int
-    ) -> Tensor:
-        """Return the loss of a micro-batch, with a gradient scaled as its share of the step.
+    def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Count) -> Tensor:
+        """Return the mean `loss` = `total` / `count` of a micro-batch, its gradient scaled as its share.
 
-        `loss` is the criterion's mean over the micro-batch, `total` and `count` are its numerator and its
-        denominator. A chunked head's numerator has no gradient, which then comes from the mean.
+        A chunked head's `total` has no gradient, which then comes from `loss`.
         """
         ranks, group = trainer.world_size, trainer.accumulate_grad_batches
         if ranks == group == 1:
@@ -71,7 +66,7 @@ class StepMean:
             self._pending = _Pending(batch_idx, scaled, scale, share, overall, first)
         return scaled
 
-    def _sum_over_ranks(self, trainer: Any, count: Tensor | int, device: torch.device) -> Count:
+    def _sum_over_ranks(self, trainer: Any, count: Count, device: torch.device) -> Count:
         """Return a denominator's sum over all processes, without communication if it is known."""
         if trainer.world_size == 1:
             return count.double() if isinstance(count, Tensor) and device.type != "mps" else count
@@ -83,12 +78,7 @@ class StepMean:
         return summed
 
     def before_backward(self, trainer: Any, module: nn.Module, loss: Tensor) -> None:
-        """Add a micro-batch, whose backward pass starts from `loss`, to its group; at its end rescale.
-
-        Raises:
-            ConfigError: the loss has a term besides the criterion, and the strategy shards the gradients or
-                the head is chunked.
-        """
+        """Add a micro-batch, whose backward pass starts from `loss`, to its group; at its end rescale."""
         pending, self._pending = self._pending, None
         if pending is None or not pending.loss.requires_grad:
             return
@@ -133,14 +123,11 @@ class StepMean:
         gradients = torch.autograd.grad(source, parameters, start, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                before = self._parts.get(parameter)
-                self._parts[parameter] = gradient if before is None else before + gradient
+                previous = self._parts.get(parameter)
+                self._parts[parameter] = gradient if previous is None else previous + gradient
 
     def finish(self, module: nn.Module, group: int) -> None:
-        """Rescale the gradients of a group of `group` micro-batches before the optimizer step.
-
-        Only needed for sharded gradients, and if the last micro-batch had no backward pass.
-        """
+        """Rescale the gradients before the optimizer step if they are sharded, or the last loss had none."""
         self._pending = None
         if self._micro_batches:
             self._rescale(module, group)
@@ -165,17 +152,15 @@ class StepMean:
         """Return the state of a group that has begun, for a checkpoint."""
         names = {parameter: name for name, parameter in module.named_parameters()}
         parts = None if self._parts is None else {names[p]: part.cpu() for p, part in self._parts.items()}
-        counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
-        return {**counts, "parts": parts}
+        micro_batches = self._micro_batches
+        return {"sum": self._sum, "first": self._first, "micro_batches": micro_batches, "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
         """Continue the group of `state`."""
         named = dict(module.named_parameters())
         device = next((parameter.device for parameter in named.values()), None)
-        self._sum, self._first = (
-            count.to(device) if isinstance(count, Tensor) else count
-            for count in (state["sum"], state["first"])
-        )
+        counts = (state["sum"], state["first"])
+        self._sum, self._first = (c.to(device) if isinstance(c, Tensor) else c for c in counts)
         self._micro_batches = state["micro_batches"]
         parts = state["parts"]
         self._parts = None if parts is None else {named[n]: v.to(named[n]) for n, v in parts.items()}
@@ -193,15 +178,11 @@ class _Pending:
     """A micro-batch between its training_step and its backward pass."""
 
     batch_idx: int
-    loss: Tensor
-    """The mean of the batch, with the scaled gradient, as training_step got it."""
+    loss: Tensor  # the batch's mean, with the scaled gradient
     scale: _Scale
-    share: Count
-    """The gradient's source times this is the numerator."""
-    count: Count
-    """The denominator over all processes."""
-    first: Count
-    """The denominator of the first micro-batch of the group in which anything counts."""
+    share: Count  # the gradient's source times this is the numerator
+    count: Count  # the denominator over all processes
+    first: Count  # the denominator of the group's first micro-batch in which anything counts
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -228,7 +209,7 @@ def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
     """Return whether a loss is the criterion times a constant, as Lightning makes it, with no other term."""
     node, end = loss.grad_fn, criterion.grad_fn
     while node is not None and node is not end:
-        inputs = [before for before, _ in node.next_functions if before is not None]
+        inputs = [previous for previous, _ in node.next_functions if previous is not None]
         if len(inputs) != 1 or type(node).__name__ not in ("DivBackward0", "MulBackward0", "ToCopyBackward0"):
             return False
         node = inputs[0]
