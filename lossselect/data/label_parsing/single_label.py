@@ -144,7 +144,8 @@ def _codes(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np
         rows = {row_of(column, value): value for value in others}
         row = min(rows)
         raise DataError(
-            f"Row {row} of column {column.name!r}: {vocabulary.never_seen(rows[row])} To take such labels "
+            f"Row {row} of column {column.name!r}: {vocabulary.describe_unseen(rows[row])} "
+            "To take such labels "
             "for missing: data.handle_unknown=ignore.",
             row=row,
             column=column.name,
