@@ -1,4 +1,4 @@
-"""Very many outputs: a last layer and a loss that go through some outputs at a time."""
+"""Very many outputs: a last layer and a loss that process some outputs at a time."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

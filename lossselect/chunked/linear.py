@@ -1,9 +1,9 @@
-"""A last layer with very many outputs, whose logits are made some at a time and never held.
+"""A last layer with very many outputs, whose logits are computed a block at a time and never held.
 
-`chunked_loss` makes the loss and the gradients of it.
+`chunked_loss` computes the loss and its gradients.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -20,14 +20,17 @@ BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
 256 MiB, enough to keep a GPU busy."""
 
 MAX_ROWS = 8192
-"""Of a block: of more rows, some are taken after the others."""
+"""Rows of a block; more are processed in groups."""
+
+Observer = Callable[[slice, slice, Tensor], None]
+"""Is shown the rows, the columns and the logits of each block, which it must not change."""
 
 
 class ChunkedLinear(nn.Linear):
-    """A linear layer with many outputs, whose logits are never held all at once: it returns no tensor.
+    """A linear layer with many outputs, whose logits are never held all at once.
 
-    What it returns are `ChunkedLogits`, which a `TaskModule` takes in place of logits, and `chunked_loss`.
-    Weight and bias are those of `torch.nn.Linear`, whose checkpoints it takes.
+    It returns `ChunkedLogits`, which `TaskModule` and `chunked_loss` accept, instead of a tensor. Weight and
+    bias, and thus checkpoints, are those of `torch.nn.Linear`.
 
     Args:
         in_features: D.
@@ -36,7 +39,7 @@ class ChunkedLinear(nn.Linear):
         chunk: Outputs at a time; None chooses by the number of rows.
 
     Raises:
-        ValueError: no whole number from 1.
+        ValueError: chunk is not an integer from 1.
 
     Example:
         >>> logits = ChunkedLinear(8, 1_000_000)(torch.zeros(2, 8))
@@ -59,20 +62,20 @@ class ChunkedLinear(nn.Linear):
 
     @classmethod
     def of(cls, layer: nn.Linear, chunk: int | None = None) -> "ChunkedLinear":
-        """One with the weight and the bias of `layer`, which share the memory."""
-        made = cls(layer.in_features, layer.out_features, layer.bias is not None, chunk=chunk, device="meta")
-        made.weight, made.bias = layer.weight, layer.bias
-        return made
+        """Return a chunked layer that shares the weight and the bias of `layer`."""
+        new = cls(layer.in_features, layer.out_features, layer.bias is not None, chunk=chunk, device="meta")
+        new.weight, new.bias = layer.weight, layer.bias
+        return new
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, chunk={self.chunk}"
 
     def forward(self, inputs: Tensor) -> "ChunkedLogits":  # type: ignore[override]
-        """Of inputs (N, D)."""
+        """Return the logits of inputs (N, D)."""
         return ChunkedLogits(inputs, self.weight, self.bias, self.chunk)
 
 
-_NOT_THERE = (
+_NOT_DENSE = (
     "The logits of a chunked head are never there all at once, {}: logits.topk(k) has the highest of each "
     "row, logits.dense() makes the matrix. In forward nothing may come after the last linear layer, the one "
     "with as many outputs as the task, unless with head=dense."
@@ -80,13 +83,18 @@ _NOT_THERE = (
 
 
 class ChunkedLogits:
-    """The logits inputs @ weight.T + bias (N, C), of which some columns are made at a time.
+    """The logits inputs @ weight.T + bias (N, C), computed some columns at a time.
 
     Args:
         inputs: Features (N, D).
         weight: (C, D).
         bias: (C,), or None.
         chunk: Columns at a time; None chooses by the number of rows.
+
+    Attributes:
+        dtype: dtype of products: autocast's if it is on; on a CPU float32 or wider, which is no slower there.
+        wide: dtype of a block, float32 or wider.
+        with_grad: Whether gradients were enabled when the logits were created.
 
     Raises:
         ValueError: inputs of another shape, a chunk that does not fit the memory, a device without float64.
@@ -100,131 +108,108 @@ class ChunkedLogits:
             )
         if inputs.device.type == "mps":
             raise ConfigError("A chunked head adds up in float64, which MPS has not: head=dense.")
-        self.inputs, self.weight, self.bias = inputs, weight, bias
+        self.inputs, self.weight, self.bias, self.device = inputs, weight, bias, inputs.device
         self.shape = torch.Size((len(inputs), len(weight)))
-        self.chunk = _chunk_of(*self.shape, chunk, inputs.device)
-        self.dtype = _dtype_of_products(inputs, weight)
+        self.chunk = _choose_chunk(*self.shape, chunk, self.device)
+        self.dtype = _product_dtype(inputs, weight)
+        self.wide = torch.promote_types(self.dtype, torch.float32)
         self.with_grad = torch.is_grad_enabled()
-        """Whether gradients may go back from here."""
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(_NOT_THERE.format(f"so they have no {name!r}"))
+        raise AttributeError(_NOT_DENSE.format(f"so they have no {name!r}"))
 
     @classmethod
     def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> NoReturn:
-        raise OptionTypeError(_NOT_THERE.format(f"and {getattr(function, '__name__', function)} needs them"))
+        raise OptionTypeError(_NOT_DENSE.format(f"and {getattr(function, '__name__', function)} needs them"))
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise OptionTypeError(_NOT_THERE.format("and arithmetic needs them"))
+        raise OptionTypeError(_NOT_DENSE.format("and arithmetic needs them"))
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __pow__ = _refuse
     __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = _refuse
 
-    @property
-    def device(self) -> torch.device:
-        """Where they are made."""
-        return self.inputs.device
-
     def dense(self) -> Tensor:
-        """The matrix (N, C)."""
+        """Return the matrix (N, C)."""
         return linear(self.inputs, self.weight, self.bias)
 
-    @property
-    def wide(self) -> torch.dtype:
-        """Of a block."""
-        return torch.promote_types(self.dtype, torch.float32)
+    def cast_inputs(self, rows: slice) -> Tensor:
+        """Return the inputs of some rows in the dtype of products."""
+        return self.inputs.detach()[rows].to(self.dtype)
+
+    def cast_weight(self, columns: slice) -> Tensor:
+        """Return the weight of some columns in the dtype of products."""
+        return self.weight.detach()[columns].to(self.dtype)
 
     def groups(self) -> Iterator[slice]:
-        """The rows, so many at a time as a block has."""
+        """Yield groups of at most `MAX_ROWS` rows."""
         for start in range(0, len(self), MAX_ROWS):
             yield slice(start, min(start + MAX_ROWS, len(self)))
 
-    def blocks(self, rows: slice = slice(None)) -> Iterator[tuple[int, int, Tensor]]:
-        """(first, end, logits (n, end - first) in float32 or wider) of the columns in turn.
+    def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (columns, logits of these rows and columns in `wide`) for all columns in turn.
 
-        All in the same memory, which has a place to spare at the end: see `flat_of`.
-
-        Args:
-            rows: Which rows.
+        All blocks share one memory, which has a spare element at the end: see `flatten_block`.
         """
-        inputs, weight = self.operands()
-        inputs, bias = inputs[rows], None if self.bias is None else self.bias.detach()
-        size = len(inputs) * min(self.chunk, self.shape[1]) + 1
+        inputs, bias = self.cast_inputs(rows), None if self.bias is None else self.bias.detach()
+        width = self.shape[1]
+        size = len(inputs) * min(self.chunk, width) + 1
         memory = torch.empty(size, dtype=self.wide, device=self.device)
-        for first in range(0, self.shape[1], self.chunk):
-            end = min(first + self.chunk, self.shape[1])
-            block = memory[: len(inputs) * (end - first)].view(len(inputs), end - first)
-            columns = weight(first, end)
+        for first in range(0, width, self.chunk):
+            columns = slice(first, min(first + self.chunk, width))
+            block = memory[: len(inputs) * (columns.stop - first)].view(len(inputs), columns.stop - first)
+            weight = self.cast_weight(columns)
             with torch.autocast(self.device.type, enabled=False):
-                if columns.dtype == self.wide:
-                    torch.mm(inputs, columns.t(), out=block)
+                if weight.dtype == self.wide:
+                    torch.mm(inputs, weight.t(), out=block)
                 else:
-                    block.copy_(product(inputs, columns.t()))
-            yield first, end, block if bias is None else block.add_(bias[first:end])
-
-    def operands(self) -> "tuple[Tensor, Columns]":
-        """Inputs and weight in the dtype that their products are taken in."""
-        return self.inputs.detach().to(self.dtype), Columns(self.weight.detach(), self.dtype)
+                    block.copy_(product(inputs, weight.t()))
+            yield columns, block if bias is None else block.add_(bias[columns])
 
     @torch.no_grad()
+    def scan(self, observe: Observer) -> None:
+        """Show each block to `observe`."""
+        for rows in self.groups():
+            for columns, block in self.blocks(rows):
+                observe(rows, columns, block)
+
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
-        """The k highest logits of each row and their columns, (N, k) each, the highest first.
+        """Return the k highest logits of each row and their columns, (N, k) each, the highest first.
 
         Raises:
-            TypeError: k is no whole number.
-            ValueError: k is more than there are columns.
+            TypeError: k is not an integer.
+            ValueError: k exceeds the number of columns.
         """
-        k = check_int("k", k, 1, self.shape[1])
-        best = Highest(len(self), k, torch.empty(0, dtype=self.wide, device=self.device))
-        for rows in self.groups():
-            for first, _, block in self.blocks(rows):
-                best.add(rows, first, block)
-        return best.values, best.columns
-
-
-class Columns:
-    """Some columns of the logits are some rows of the weight, cast when they are taken."""
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        self.weight, self.dtype = weight, dtype
-
-    def __call__(self, first: int, end: int) -> Tensor:
-        return self.weight[first:end].to(self.dtype)
+        highest = Highest(self, check_int("k", k, 1, self.shape[1]))
+        self.scan(highest.add)
+        return highest.values, highest.columns
 
 
 class Highest:
-    """The k highest of each row, of blocks that come one after another.
+    """The k highest values of each row of the logits, from blocks that come one after another."""
 
-    Args:
-        rows: How many.
-        k: How many of each.
-        like: Of the dtype and on the device of the blocks.
-    """
+    def __init__(self, logits: ChunkedLogits, k: int) -> None:
+        self.values = torch.full((len(logits), k), -torch.inf, dtype=logits.wide, device=logits.device)
+        self.columns = torch.zeros(len(logits), k, dtype=torch.long, device=logits.device)
 
-    def __init__(self, rows: int, k: int, like: Tensor) -> None:
-        self.values = torch.full((rows, k), -torch.inf, dtype=like.dtype, device=like.device)
-        self.columns = torch.zeros(rows, k, dtype=torch.long, device=like.device)
-
-    def add(self, rows: slice, first: int, block: Tensor) -> None:
-        """Take in the columns of some rows from `first` on."""
+    def add(self, rows: slice, columns: slice, block: Tensor) -> None:
+        """Take in a block."""
         k = self.values.shape[1]
-        values, columns = block.topk(min(k, block.shape[1]), 1)
+        values, places = block.topk(min(k, block.shape[1]), 1)
         values = torch.cat([self.values[rows], values], 1)
-        columns = torch.cat([self.columns[rows], columns + first], 1)
+        candidates = torch.cat([self.columns[rows], places + columns.start], 1)
         self.values[rows], order = values.topk(k, 1)
-        self.columns[rows] = columns.gather(1, order)
+        self.columns[rows] = candidates.gather(1, order)
 
 
-def flat_of(block: Tensor) -> Tensor:
-    """The memory of a block of `ChunkedLogits.blocks`, and the place to spare behind it."""
+def flatten_block(block: Tensor) -> Tensor:
+    """Return the memory of a block of `ChunkedLogits.blocks` with the spare element behind it."""
     return block.as_strided((block.numel() + 1,), (1,))
 
 
-def _dtype_of_products(inputs: Tensor, weight: Tensor) -> torch.dtype:
-    """That of autocast where it is on; on a CPU float32 or wider, which is no slower there."""
+def _product_dtype(inputs: Tensor, weight: Tensor) -> torch.dtype:
     kind, dtype = inputs.device.type, torch.promote_types(inputs.dtype, weight.dtype)
     if torch.is_autocast_enabled(kind) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(kind)
@@ -232,7 +217,7 @@ def _dtype_of_products(inputs: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32 or wider, whatever the dtype of the two."""
+    """Return a @ b in float32 or wider, whatever the dtype of the two."""
     if a.dtype in (torch.float32, torch.float64):
         return a @ b
     if a.is_cuda:
@@ -241,8 +226,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _chunk_of(rows: int, width: int, chunk: int | None, device: torch.device) -> int:
-    """How many outputs at a time; looked at once for a shape."""
+def _choose_chunk(rows: int, width: int, chunk: int | None, device: torch.device) -> int:
+    """Return the number of outputs at a time; cached, so that the memory is queried once for a shape."""
     rows = max(1, min(rows, MAX_ROWS))
     if chunk is None:
         return max(256, BLOCK.get(device.type, BLOCK["cuda"]) // rows)

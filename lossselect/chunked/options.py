@@ -1,4 +1,4 @@
-"""What a chunked head can decide, and the metrics it has. Needs neither torch nor the head itself."""
+"""What a chunked head can decide, and the metrics it has. Imports neither torch nor the head itself."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 TOP_K = 5
-"""So many of the highest outputs of a row are looked at, and predicted."""
+"""How many of the highest outputs of a row are evaluated and predicted."""
 
 
 def top_metric_names(task: Task, width: int | None = None, counted: bool = True) -> tuple[str, ...]:
-    """The metrics of a chunked head, `f1_micro` first.
+    """Return the names of a chunked head's metrics, `f1_micro` first.
 
     Args:
-        task: Whose they are.
-        width: How many outputs there are; None of very many.
-        counted: Whether the train labels have been counted, which propensities are made of.
+        task: A multilabel or multiclass task.
+        width: Number of outputs; None for very many.
+        counted: Whether the train labels have been counted, from which propensities are computed.
     """
     ks = [k for k in (1, 3, TOP_K) if width is None or k <= width]
     kinds = ["precision" if task.several_labels else "accuracy", "ndcg", *(["psp"] if counted else [])]
@@ -27,17 +27,17 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
 
 
 def chunked_primary_metric(task: Task) -> str:
-    """What is shown of a run with a chunked head while it goes."""
+    """Return the metric that is shown while a run with a chunked head goes on."""
     return "precision_at_1" if task.several_labels else "accuracy_at_1"
 
 
 def topk_monitor(task: Task) -> str:
-    """What chooses the best epoch with a chunked head."""
+    """Return the metric that selects the best epoch with a chunked head."""
     return "precision_at_1" if task.several_labels else "loss"
 
 
 def check_topk_task(task: Task) -> None:
-    """ValueError for a task that a chunked head cannot decide."""
+    """Raise ValueError for a task that a chunked head cannot decide."""
     if task.ordinal:
         raise ConfigError("Ordered classes need all logits of a row at once: head=dense.")
     for option, value in (("min_labels", task.min_labels), ("top_k", task.top_k)):

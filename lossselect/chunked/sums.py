@@ -1,14 +1,14 @@
 """The sums of a chunked head's loss, some outputs at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lossselect.chunked.gradients import Back, Gradients
-from lossselect.chunked.linear import ChunkedLogits, flat_of
+from lossselect.chunked.gradients import Gradients, GroupGradients
+from lossselect.chunked.linear import ChunkedLogits, Observer, flatten_block
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.registry import IGNORE_INDEX
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 LINEAR_FROM = 40.0
-"""Above it softplus(z) is z: float64 knows no difference."""
+"""Above it softplus(z) equals z in float64."""
 
 
 class Sums:
-    """Numerator and denominator of a loss over all outputs, and with them the gradients."""
+    """Numerator and denominator of a loss over all outputs, computed together with the gradients."""
 
     def __init__(
         self,
@@ -29,80 +29,114 @@ class Sums:
         logits: ChunkedLogits,
         target: Any,
         sample_weight: Tensor | None,
-        look: Callable[[slice, int, Tensor], None] | None,
+        observe: Observer | None,
     ) -> None:
-        self.loss, self.logits, self.target, self.look = loss, logits, target, look
-        self.wide = torch.promote_types(
-            torch.promote_types(logits.inputs.dtype, logits.weight.dtype), torch.float32
-        )
+        self.loss, self.logits, self.target, self.observe = loss, logits, target, observe
         self.total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        known = self._known()
-        self.factor = None if known is None else known.to(self.wide)
-        """Of each row (N,): its weight, 0 where nothing is known; None where all are 1."""
-        if sample_weight is not None:
-            self.factor = sample_weight.to(self.wide)
+        known = self._known_rows()
+        self.factor = sample_weight if sample_weight is not None else known
+        """Weight of each row (N,), 0 where nothing is known; None where all are 1."""
+        if self.factor is not None:
+            self.factor = self.factor.to(logits.wide)
             if known is not None:
                 self.factor = self.factor.masked_fill(~known, 0)
-        self.count = self._count()
+        counts = self._count_rows()
+        self.count = (counts if self.factor is None else counts * self.factor).sum()
 
-    def _known(self) -> Tensor | None:
+    def _known_rows(self) -> Tensor | None:
         raise NotImplementedError
 
-    def _count(self) -> Tensor:
+    def _count_rows(self) -> Tensor:
+        """Return what each row contributes to the denominator, float64 (N,)."""
         raise NotImplementedError
 
-    def _rows(self, rows: slice, back: Back | None) -> None:
+    def _process(self, rows: slice, factor: Tensor | None, gradients: GroupGradients | None) -> None:
+        """Add a group of rows to the numerator and the gradients."""
         raise NotImplementedError
 
-    def run(self, made: Gradients | None) -> Tensor:
-        """The mean; 0 where nothing counts."""
+    @torch.no_grad()
+    def run(self, gradients: Gradients | None) -> Tensor:
+        """Return the mean, 0 if nothing counts, and fill in the gradients."""
         scale = torch.where(self.count > 0, 1 / torch.where(self.count > 0, self.count, 1), 0)
-        narrow = scale.to(self.wide)
-        for rows in self.logits.groups():
-            self._rows(rows, None if made is None else Back(self.logits, made, rows, narrow))
-        if made is not None and made.inputs is not None:
-            made.inputs.mul_(narrow)
-        return (self.total * scale).to(self.wide)
+        narrow = scale.to(self.logits.wide)
+        with torch.autocast(self.logits.device.type, enabled=False):
+            for rows in self.logits.groups():
+                group = None if gradients is None else GroupGradients(self.logits, gradients, rows, narrow)
+                self._process(rows, None if self.factor is None else self.factor[rows], group)
+            if gradients is not None and gradients.inputs is not None:
+                gradients.inputs.mul_(narrow)
+        return (self.total * scale).to(self.logits.wide)
+
+    def _blocks(self, rows: slice, observe: Observer | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the blocks with the loss's offset; `observe` is shown the logits without it."""
+        offset = self.loss.offset()
+        for columns, block in self.logits.blocks(rows):
+            if observe:
+                observe(rows, columns, block)
+            if offset is not None:
+                block.add_(offset[columns])
+            yield columns, block
 
     def _add(self, losses: Tensor, factor: Tensor | None) -> None:
-        """Losses of rows (n,); of a row without a weight nothing counts, whatever it is."""
+        """Add the losses of rows (n,); those of weight 0 do not count, even if they are not finite."""
         if factor is not None:
             losses = (losses * factor).masked_fill(factor == 0, 0)
         self.total += losses.sum(dtype=torch.float64)
 
 
-class Pairs:
-    """Places (row, column) of some rows, in order of columns, of which a block has some.
+class Places(NamedTuple):
+    """Positions of pairs in a block: in its flat memory, by row and by column."""
 
-    On a CPU these are found by their order. On a device that would make it wait: there a block takes all of
-    them, those of other blocks at a place that it has to spare.
+    flat: Tensor
+    rows: Tensor
+    columns: Tensor
+    inside: Tensor | None
+    """Which pairs are in the block, if there may be others."""
+
+
+class Pairs:
+    """Pairs (row, column) of a group of rows, in the order of columns.
+
+    On a CPU the pairs of a block are found by their order. On a device that would make the host wait: there a
+    block takes all pairs, and those of other blocks point to its spare element.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, width: int, chunk: int) -> None:
-        self.rows, self.columns, self.chunk = rows, columns, chunk
-        self.on_cpu = rows.device.type == "cpu"
-        if self.on_cpu:
-            self.edges = torch.searchsorted(columns, torch.arange(0, width + chunk, chunk)).tolist()
+    def __init__(self, rows: Tensor, columns: Tensor, logits: ChunkedLogits) -> None:
+        self.rows, self.columns, self.chunk = rows, columns, logits.chunk
+        if _on_cpu(rows):
+            firsts = torch.arange(0, logits.shape[1] + self.chunk, self.chunk)
+            self.edges = torch.searchsorted(columns, firsts).tolist()
 
     @classmethod
-    def of_group(cls, rows: Tensor, columns: Tensor, logits: ChunkedLogits, group: slice) -> "Pairs":
-        """Those of a group of rows, counted from its first."""
+    def from_labels(cls, labels: SparseLabels, logits: ChunkedLogits, group: slice) -> "Pairs":
+        """Return the pairs of a group, whose rows are counted from its first."""
+        rows, columns = labels.coo()
         if group.stop - group.start < len(logits):
-            among = (rows >= group.start) & (rows < group.stop)
-            if rows.device.type == "cpu":
-                rows, columns = rows[among], columns[among]
+            in_group = (rows >= group.start) & (rows < group.stop)
+            if _on_cpu(rows):
+                rows, columns = rows[in_group], columns[in_group]
             else:
-                columns = columns.where(among, -1)
+                columns = columns.where(in_group, -1)
             rows = rows - group.start
-        return cls(rows, columns, logits.shape[1], logits.chunk)
+        return cls(rows, columns, logits)
 
-    def of_block(self, first: int, block: Tensor) -> "Places":
-        """Those in the block of the columns from `first` on."""
+    @classmethod
+    def from_classes(cls, target: Tensor, logits: ChunkedLogits) -> "Pairs":
+        """Return the pairs of class indices of a group (n,)."""
+        rows, columns = torch.arange(len(target), device=target.device), target
+        if _on_cpu(target):
+            columns, rows = target.sort(stable=True)
+            known = slice(int((target < 0).sum()), None)
+            rows, columns = rows[known], columns[known]
+        return cls(rows, columns, logits)
+
+    def in_block(self, first: int, block: Tensor) -> Places:
+        """Return the places in the block of the columns from `first` on."""
         width = block.shape[1]
-        if self.on_cpu:
+        if _on_cpu(block):
             i = first // self.chunk
-            among = slice(self.edges[i], self.edges[i + 1])
-            rows, columns = self.rows[among], self.columns[among] - first
+            pairs = slice(self.edges[i], self.edges[i + 1])
+            rows, columns = self.rows[pairs], self.columns[pairs] - first
             return Places(rows * width + columns, rows, columns, None)
         columns = self.columns - first
         inside = (columns >= 0) & (columns < width)
@@ -110,121 +144,99 @@ class Pairs:
         return Places((self.rows * width + columns).where(inside, block.numel()), self.rows, columns, inside)
 
 
-class Places(NamedTuple):
-    """In a block with a place to spare: in its flat memory, by row and by column; which are its own."""
-
-    flat: Tensor
-    rows: Tensor
-    columns: Tensor
-    inside: Tensor | None
-
-
-class Group(NamedTuple):
-    """What a pass over some rows knows of them."""
-
-    rows: slice
-    positives: Pairs
-    unknown: Pairs | None
-    factor: Tensor | None
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 class SigmoidSums(Sums):
-    """Sums over the labels: in closed form of cross-entropy, of others by autograd of each block.
+    """Sums over the labels: cross-entropy in closed form, other losses by autograd of each block.
 
     Cross-entropy of a logit z is a softplus(-z) + b softplus(z), a = p y', b = 1 - y', p the pos_weight and
-    y' = (1 - e) y + e / 2; its gradient is (a + b) sigmoid(z) - a. A block takes those of labels that are
-    absent; where they are there, theirs are put in place.
+    y' = (1 - e) y + e / 2; its gradient is (a + b) sigmoid(z) - a. A block is computed as if all labels were
+    negative; the values of positive labels are then put in place.
     """
 
     target: SparseLabels
 
-    def _known(self) -> Tensor | None:
+    def _known_rows(self) -> Tensor | None:
         return None if self.target.missing is None else ~self.target.missing
 
-    def _count(self) -> Tensor:
-        width, unknown = self.logits.shape[1], self.target.unknown
-        rows = torch.full((len(self.logits),), width, dtype=torch.float64, device=self.logits.device)
-        if unknown is not None:
-            rows = rows - unknown.count_per_row()
-        return (rows if self.factor is None else rows * self.factor).sum()
+    def _count_rows(self) -> Tensor:
+        rows, width = self.logits.shape
+        counts = torch.full((rows,), width, dtype=torch.float64, device=self.logits.device)
+        return counts if self.target.unknown is None else counts - self.target.unknown.count_per_row()
 
-    def _rows(self, rows: slice, back: Back | None) -> None:
-        positives = Pairs.of_group(*self.target.coo(), self.logits, rows)
-        unknown = None
-        if self.target.unknown is not None:
-            unknown = Pairs.of_group(*self.target.unknown.coo(), self.logits, rows)
-        factor = None if self.factor is None else self.factor[rows]
-        group = Group(rows, positives, unknown, factor)
-        turn = self._cross_entropy if self.loss.name == "cross_entropy" else self._by_autograd
-        for first, end, block in self.logits.blocks(rows):
-            if self.look:
-                self.look(rows, first, block)
-            gradient = turn(first, end, block, group, back is not None)
-            if back is not None:
-                back(first, end, gradient if factor is None else gradient.mul_(factor.unsqueeze(1)))
+    def _process(self, rows: slice, factor: Tensor | None, gradients: GroupGradients | None) -> None:
+        unknown = self.target.unknown
+        closed_form = self.loss.name == "cross_entropy"
+        if closed_form:
+            positive_pairs = Pairs.from_labels(self.target, self.logits, rows)
+            unknown_pairs = None if unknown is None else Pairs.from_labels(unknown, self.logits, rows)
+        for columns, block in self._blocks(rows, self.observe):
+            if closed_form:
+                positives = positive_pairs.in_block(columns.start, block)
+                gaps = None if unknown_pairs is None else unknown_pairs.in_block(columns.start, block).flat
+                losses = self._cross_entropy(columns, block, positives, gaps, gradients is not None)
+            else:
+                target = self.target.to_dense(columns.start, columns.stop, block.dtype)[rows]
+                losses, block = self._by_autograd(columns, block, target, gradients is not None)
+            self._add(losses, factor)
+            if gradients is not None:
+                gradients.add(columns, block if factor is None else block.mul_(factor.unsqueeze(1)))
 
-    def _cross_entropy(self, first: int, end: int, block: Tensor, group: Group, turn: bool) -> Tensor:
-        """Adds to the numerator; the block, made its gradient where that is wanted."""
+    def _cross_entropy(
+        self, columns: slice, block: Tensor, positives: Places, unknown: Tensor | None, with_gradient: bool
+    ) -> Tensor:
+        """Return the loss of each row (n,); replace the block by its gradient if that is required."""
         e = float(self.loss.label_smoothing)
         weight, p = (
-            None if given is None else given[first:end].to(self.wide)
-            for given in (self.loss.weight, self.loss.pos_weight)
+            None if values is None else values[columns].to(self.logits.wide)
+            for values in (self.loss.weight, self.loss.pos_weight)
         )
         a: float | Tensor = e / 2 if p is None else p * (e / 2)
         b = 1 - e / 2
-        there, gaps = group.positives.of_block(first, block), None
-        if group.unknown is not None:
-            gaps = group.unknown.of_block(first, block)
-        flat = flat_of(block)
-        z = flat[there.flat]
-        own: Tensor | float = 1.0 if weight is None else weight[there.columns]
-        own_a = own * ((1 - e / 2) if p is None else p[there.columns] * (1 - e / 2))
-        own_b = own * (e / 2)
+        flat = flatten_block(block)
+        z = flat[positives.flat]
+        positive_weight: Tensor | float = 1.0 if weight is None else weight[positives.columns]
+        positive_a = positive_weight * ((1 - e / 2) if p is None else p[positives.columns] * (1 - e / 2))
+        positive_b = positive_weight * (e / 2)
 
-        losses, flat_losses = _with_a_spare_place(_softplus(block), there)
+        flat_losses = _softplus(flat)
+        losses = flat_losses[:-1].view(block.shape)
         if e:
             losses.mul_(b).add_(_softplus(-block).mul_(a))
         if weight is not None:
             losses.mul_(weight)
-        flat_losses[there.flat] = own_a * _softplus(-z) + own_b * _softplus(z)
-        if gaps is not None:
-            flat_losses.index_fill_(0, gaps.flat, 0)
-        self._add(losses.sum(1), group.factor)
-        if not turn:
-            return block
-        block.sigmoid_()
-        if e:
-            block.mul_(a + b).sub_(a)
-        if weight is not None:
-            block.mul_(weight)
-        # of z far above 0 the sigmoid is 1, and what it lacks is that of -z
-        flat[there.flat] = own_b * z.sigmoid() - own_a * (-z).sigmoid()
-        if gaps is not None:
-            flat.index_fill_(0, gaps.flat, 0)
-        return block
+        flat_losses[positives.flat] = positive_a * _softplus(-z) + positive_b * _softplus(z)
+        if unknown is not None:
+            flat_losses.index_fill_(0, unknown, 0)
+        if with_gradient:
+            block.sigmoid_()
+            if e:
+                block.mul_(a + b).sub_(a)
+            if weight is not None:
+                block.mul_(weight)
+            # for z far above 0 the sigmoid rounds to 1; sigmoid(-z) keeps the difference
+            flat[positives.flat] = positive_b * z.sigmoid() - positive_a * (-z).sigmoid()
+            if unknown is not None:
+                flat.index_fill_(0, unknown, 0)
+        return losses.sum(1)
 
-    def _by_autograd(self, first: int, end: int, block: Tensor, group: Group, turn: bool) -> Tensor:
-        """Adds to the numerator; the gradient of the block."""
-        target = self.target.to_dense(first, end, block.dtype)[group.rows]
+    def _by_autograd(
+        self, columns: slice, block: Tensor, target: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each row (n,) and, if it is required, the gradient of the block."""
         with torch.enable_grad():
-            leaf = block.detach().requires_grad_(turn)
-            losses, _, missing = self.loss._sigmoid(leaf, target, slice(first, end))
-            rows = (losses if missing is None else losses.masked_fill(missing, 0)).sum(1)
-            self._add(rows.detach(), group.factor)
-            return torch.autograd.grad(rows.sum(), leaf)[0] if turn else block
+            leaf = block.detach().requires_grad_(with_gradient)
+            losses, _, missing = self.loss._sigmoid(leaf, target, columns)
+            losses = (losses if missing is None else losses.masked_fill(missing, 0)).sum(1)
+            gradient = torch.autograd.grad(losses.sum(), leaf)[0] if with_gradient else block
+        return losses.detach(), gradient
 
 
 def _softplus(z: Tensor) -> Tensor:
-    """log(1 + exp z)."""
+    """Return log(1 + exp z)."""
     return softplus(z, threshold=LINEAR_FROM)
-
-
-def _with_a_spare_place(block: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-    """A block, and its flat memory with a place to spare where the places need one."""
-    if places.inside is None:
-        return block, block.view(-1)
-    memory = torch.empty(block.numel() + 1, dtype=block.dtype, device=block.device)
-    return memory[:-1].view(block.shape).copy_(block), memory
 
 
 class SoftmaxSums(Sums):
@@ -237,77 +249,54 @@ class SoftmaxSums(Sums):
 
     target: Tensor
 
-    def _known(self) -> Tensor | None:
+    def _known_rows(self) -> Tensor | None:
         missing = self.target == IGNORE_INDEX
-        if missing.device.type == "cpu" and not bool(missing.any()):
-            return None
-        return ~missing
+        return None if _on_cpu(missing) and not bool(missing.any()) else ~missing
 
-    def _weight_of_rows(self) -> Tensor:
+    def _count_rows(self) -> Tensor:
         weight = self.loss.weight
         if weight is None:
-            return torch.ones(len(self.target), dtype=self.wide, device=self.target.device)
-        return weight.to(self.wide)[self.target.clamp(min=0)]
+            self.true_weight = torch.ones(len(self.target), dtype=self.logits.wide, device=self.logits.device)
+        else:
+            self.true_weight = weight.to(self.logits.wide)[self.target.clamp(min=0)]
+        return self.true_weight.double()
 
-    def _count(self) -> Tensor:
-        rows = self._weight_of_rows().double()
-        return (rows if self.factor is None else rows * self.factor).sum()
+    def _process(self, rows: slice, factor: Tensor | None, gradients: GroupGradients | None) -> None:
+        e, width, wide = float(self.loss.label_smoothing), self.logits.shape[1], self.logits.wide
+        weight = None if self.loss.weight is None else self.loss.weight.to(wide)
+        t, u = (1 - e) * self.true_weight[rows], e / width
+        weight_sum = float(width) if weight is None else weight.sum()
+        pairs = Pairs.from_classes(self.target[rows], self.logits)
 
-    def _rows(self, rows: slice, back: Back | None) -> None:
-        e, width, weight = float(self.loss.label_smoothing), self.logits.shape[1], self.loss.weight
-        target, t = self.target[rows], (1 - e) * self._weight_of_rows()[rows]
-        factor = None if self.factor is None else self.factor[rows]
-        u, of_all = e / width, float(width) if weight is None else weight.to(self.wide).sum()
-        pairs = self._pairs(target)
-
-        most, s = torch.full_like(t, -torch.inf), torch.zeros_like(t)
-        at_true, at_all = torch.zeros_like(t), torch.zeros_like(t)
+        m, s = torch.full_like(t, -torch.inf), torch.zeros_like(t)
+        true_logits, weighted_sums = torch.zeros_like(t), torch.zeros_like(t)
         block = torch.empty(0)
-        for first, end, block in self._blocks(rows, self.look):
-            higher = torch.maximum(most, block.amax(1))
-            s = s * (most - higher).exp() + (block - higher.unsqueeze(1)).exp_().sum(1)
-            most = higher
-            places = pairs.of_block(first, block)
-            found = flat_of(block)[places.flat]
-            found = found if places.inside is None else found.where(places.inside, 0)
-            at_true.index_add_(0, places.rows, found)
+        for columns, block in self._blocks(rows, self.observe):
+            higher = torch.maximum(m, block.amax(1))
+            s = s * (m - higher).exp() + (block - higher.unsqueeze(1)).exp_().sum(1)
+            m = higher
+            places = pairs.in_block(columns.start, block)
+            values = flatten_block(block)[places.flat]
+            values = values if places.inside is None else values.where(places.inside, 0)
+            true_logits.index_add_(0, places.rows, values)
             if e:
-                part = None if weight is None else weight[first:end].to(self.wide)
-                at_all += block.sum(1) if part is None else block @ part
-        losses = t * ((most - at_true) + s.log())
+                weighted_sums += block.sum(1) if weight is None else block @ weight[columns]
+        losses = t * ((m - true_logits) + s.log())
         if e:
-            losses = losses + u * ((of_all * most - at_all) + of_all * s.log())
+            losses = losses + u * ((weight_sum * m - weighted_sums) + weight_sum * s.log())
         self._add(losses, factor)
-        if back is None:
+        if gradients is None:
             return
-        share = (t + u * of_all) / s
-        share = share if factor is None else (share * factor).masked_fill(factor == 0, 0)
-        own = t if factor is None else t * factor
-        single = self.logits.chunk >= width  # then the block is still there
-        for first, end, again in [(0, width, block)] if single else self._blocks(rows):
-            again.sub_(most.unsqueeze(1)).exp_().mul_(share.unsqueeze(1))
+        share = (t + u * weight_sum) / s
+        if factor is not None:
+            share, t = (share * factor).masked_fill(factor == 0, 0), t * factor
+        is_single = self.logits.chunk >= width  # then the block still holds the logits
+        blocks = [(slice(0, width), block)] if is_single else self._blocks(rows)
+        for columns, block in blocks:
+            block.sub_(m.unsqueeze(1)).exp_().mul_(share.unsqueeze(1))
             if e:
-                part = torch.full_like(again[0], u) if weight is None else weight[first:end].to(again) * u
-                again.sub_(part if factor is None else factor.unsqueeze(1) * part)
-            places = pairs.of_block(first, again)
-            flat_of(again).index_add_(0, places.flat, -own[places.rows])
-            back(first, end, again)
-
-    def _pairs(self, target: Tensor) -> Pairs:
-        columns, rows = target, torch.arange(len(target), device=target.device)
-        if target.device.type == "cpu":
-            columns, rows = target.sort(stable=True)
-            columns, rows = (values[int((target < 0).sum()) :] for values in (columns, rows))
-        return Pairs(rows, columns, self.logits.shape[1], self.logits.chunk)
-
-    def _blocks(
-        self, rows: slice, look: Callable[[slice, int, Tensor], None] | None = None
-    ) -> Iterator[tuple[int, int, Tensor]]:
-        """Those of the loss, which may add something to the logits; shown are the logits themselves."""
-        offset = self.loss.offset()
-        for first, end, block in self.logits.blocks(rows):
-            if look:
-                look(rows, first, block)
-            if offset is not None:
-                block.add_(offset[first:end])
-            yield first, end, block
+                part = torch.full_like(block[0], u) if weight is None else weight[columns] * u
+                block.sub_(part if factor is None else factor.unsqueeze(1) * part)
+            places = pairs.in_block(columns.start, block)
+            flatten_block(block).index_add_(0, places.flat, -t[places.rows])
+            gradients.add(columns, block)

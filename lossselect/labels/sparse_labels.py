@@ -16,9 +16,8 @@ from lossselect.utils.device_ops import count_occurrences
 class SparseLabels:
     """The labels of N rows as the positions of the ones of a matrix (N, num_labels).
 
-    `from_csr`, `from_coo` and `from_dense` create one. The positions are stored as lists of labels, row after
-    row, or in the order of labels, which a chunked head needs: each form is derived from the other on first
-    use. A target for a chunked head in place of floats (N, num_labels).
+    `from_csr`, `from_coo` and `from_dense` create one. Positions are stored row by row or, as a chunked head
+    needs them, in the order of labels; each form is derived from the other on first use.
 
     Attributes:
         shape: (N, num_labels).
@@ -41,6 +40,8 @@ class SparseLabels:
     ) -> None:
         self.shape = torch.Size(shape)
         self._csr, self._coo = csr, coo
+        if missing is not None and missing.device.type == "cpu" and not bool(missing.any()):
+            missing = None
         self.missing, self.unknown = missing, unknown
 
     @classmethod
@@ -54,7 +55,7 @@ class SparseLabels:
             missing: bool (N,), True for rows of which nothing is known.
 
         Raises:
-            ValueError: a label that is out of range or twice in a row; invalid indptr or missing.
+            ValueError: a label that is out of range or repeated in a row; invalid indptr or missing.
             TypeError: values that are not integers.
         """
         num_labels = check_int("num_labels", num_labels, 1)
@@ -85,7 +86,7 @@ class SparseLabels:
                 f"{tuple(missing.shape)}."
             )
         csr = torch.from_numpy(keys % num_labels), indptr
-        return cls((count, num_labels), csr, missing=_none_if_empty(missing))
+        return cls((count, num_labels), csr, missing=missing)
 
     @classmethod
     def from_coo(
@@ -150,8 +151,7 @@ class SparseLabels:
         keys = keys[np.diff(keys, prepend=-1) > 0]  # a tenth of the time of np.unique
         counts = torch.from_numpy(np.bincount(keys // num_labels, minlength=num_rows))
         csr = torch.from_numpy(keys % num_labels), _indptr(counts)
-        missing = None if missing is None else torch.as_tensor(missing)
-        return cls(shape, csr, missing=_none_if_empty(missing))
+        return cls(shape, csr, missing=None if missing is None else torch.as_tensor(missing))
 
     @classmethod
     def concatenate(cls, parts: Sequence["SparseLabels"]) -> "SparseLabels":
@@ -159,7 +159,7 @@ class SparseLabels:
         indices, indptrs = zip(*(part.csr() for part in parts), strict=True)
         csr = torch.cat(indices), _indptr(torch.cat([indptr.diff() for indptr in indptrs]))
         missing = ~torch.cat([part.known_rows() for part in parts])
-        return cls((len(missing), parts[0].num_labels), csr, missing=_none_if_empty(missing))
+        return cls((len(missing), parts[0].num_labels), csr, missing=missing)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -207,7 +207,7 @@ class SparseLabels:
         csr = indices[shift + torch.arange(len(shift))], bounds
         missing = None if self.missing is None else self.missing[rows]
         unknown = None if self.unknown is None else self.unknown.select(rows)
-        return SparseLabels((len(rows), self.num_labels), csr, None, _none_if_empty(missing), unknown)
+        return SparseLabels((len(rows), self.num_labels), csr, None, missing, unknown)
 
     def count_per_row(self) -> Tensor:
         """Return the number of labels of each row, long (N,)."""
@@ -229,18 +229,22 @@ class SparseLabels:
     def to_dense(self, first: int = 0, end: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the canonical target of the labels from `first` up to `end`: (N, end - first)."""
         width = (self.num_labels if end is None else end) - first
-        memory = torch.zeros(len(self) * width + 1, dtype=dtype, device=self.device)
+        size, on_cpu = len(self) * width + 1, self.device.type == "cpu"
+        if on_cpu and dtype == torch.float32:  # faster than torch.zeros: calloc clears no new memory
+            memory = torch.from_numpy(np.zeros(size, np.float32))
+        else:
+            memory = torch.zeros(size, dtype=dtype, device=self.device)
         matrix = memory[:-1].view(len(self), width)
         for ones, value in ((self, 1.0), (self.unknown, torch.nan)):
             if ones is not None:
                 rows, labels = ones._pairs()
                 # labels of other blocks go to the spare last element: to select would make a device wait
                 inside = (labels >= first) & (labels < first + width)
-                positions = (rows * width + labels - first).where(inside, len(memory) - 1)
+                positions = (rows * width + labels - first).where(inside, size - 1)
                 memory.index_fill_(0, positions, value)  # memory[positions] = value would copy to the device
         if self.missing is None:
             return matrix
-        if self.device.type == "cpu":  # leaves the other rows alone; a device would have to be waited for
+        if on_cpu:  # faster than a mask, for which a device need not be waited for
             return matrix.index_fill_(0, self.missing.nonzero().flatten(), torch.nan)
         return matrix.masked_fill_(self.missing.unsqueeze(1), torch.nan)
 
@@ -254,8 +258,8 @@ class SparseLabels:
     def to(self, device: Any, non_blocking: bool = False) -> "SparseLabels":
         """Return the same labels on another device.
 
-        Copies to a GPU go through pinned memory, so that the host does not wait for them: Lightning passes
-        `non_blocking` to tensors alone.
+        Copies to a GPU go through pinned memory, so that the host does not wait: Lightning passes
+        `non_blocking` to tensors only.
         """
         device = torch.device(device)
         if device.type == "cuda" and self.device.type == "cpu":
@@ -270,15 +274,13 @@ class SparseLabels:
         rows, labels = self.coo()
         missing = None if self.missing is None else function(self.missing)
         unknown = None if self.unknown is None else self.unknown._map(function)
-        return SparseLabels(self.shape, None, (function(rows), function(labels)), missing, unknown)
+        result = SparseLabels(self.shape, None, (function(rows), function(labels)), None, unknown)
+        result.missing = missing  # unchecked: a copy that is not awaited may not be complete
+        return result
 
 
 def _indptr(counts: Tensor) -> Tensor:
     return pad(counts.cumsum(0), (1, 0))
-
-
-def _none_if_empty(missing: Tensor | None) -> Tensor | None:
-    return missing if missing is not None and bool(missing.any()) else None
 
 
 def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:

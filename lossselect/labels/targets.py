@@ -1,6 +1,6 @@
-"""Any form of target -> a tensor, and the words for a value that does not fit.
+"""Convert any form of target to a tensor, and describe a value that does not fit.
 
-Values are looked at on the CPU alone: on a device a look would stall every step.
+Values are checked on the CPU only: on a device that would stall every step.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from lossselect.exceptions import DataError, DataTypeError
 
 
 class EncodedBatch(NamedTuple):
-    """Inputs with a target that is in the task's canonical form already, perhaps with weights of samples."""
+    """Inputs with a target in the task's canonical form, perhaps with sample weights."""
 
     inputs: Any
     target: Any
@@ -23,26 +23,23 @@ class EncodedBatch(NamedTuple):
 
 
 def flatten_positions(values: Tensor) -> Tensor:
-    """(N, C, ...) as rows (N ..., C): each pixel or time step is one."""
+    """Return (N, C, ...) as rows (N ..., C), one for each pixel or time step."""
     return values.movedim(1, -1).flatten(0, -2)
 
 
 def as_tensor(target: Any) -> Tensor:
-    """`target` as a tensor of bool, int64 or a float dtype; values are kept, never narrowed.
+    """Return `target` as a tensor of bool, int64 or a float dtype wide enough for its values.
 
-    Takes tensors (sparse ones too), NumPy arrays, anything with `__array__` (a column of a
-    dataframe), and nested lists; None in them is a missing label, NaN.
-
-    Raises:
-        TypeError: strings, or objects that are no numbers.
-        ValueError: a ragged list, or complex numbers.
+    Accepts tensors (also sparse ones), NumPy arrays, anything with `__array__` and nested lists, in which
+    None is a missing label. TypeError for strings and other objects, ValueError for ragged lists and complex
+    numbers.
     """
     if not isinstance(target, Tensor):
         from_list = isinstance(target, list | tuple)
         target = torch.from_numpy(_as_array(target))
-        whole = not target.is_floating_point() or bool(((target == target.round()) | target.isnan()).all())
-        if from_list and not whole:
-            # .1 in a list means torch's own default dtype, not NumPy's float64
+        integral = not target.is_floating_point() or bool(((target == target.round()) | target.isnan()).all())
+        if from_list and not integral:
+            # 0.1 in a list means torch's default dtype, not NumPy's float64
             target = target.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
     if target.layout != torch.strided:
         target = target.to_dense()
@@ -72,7 +69,7 @@ def _as_array(target: Any) -> np.ndarray:
                 kinds = sorted({type(value).__name__ for value in array.flat})
                 raise DataTypeError(f"Targets must be numbers, got {', '.join(kinds)}.") from None
     if array.dtype.kind in "OUS":
-        # among numbers and strings NumPy has made strings of the numbers too
+        # NumPy has converted numbers among strings to strings
         objects = np.array(target, dtype=object)
         index, value = next((i, v) for i, v in np.ndenumerate(objects) if isinstance(v, str | bytes))
         raise DataTypeError(
@@ -104,37 +101,36 @@ def _ragged(target: Any) -> DataError:
 
 
 def as_float(target: Tensor) -> Tensor:
-    """float32 where that loses nothing (0, 1, .5), else float64 as it came."""
+    """Return the target in float32 if that loses nothing, else in float64."""
     if target.dtype != torch.float64:
         return target.to(torch.float32)
     if target.device.type != "cpu":
         return target
     narrow = target.to(torch.float32)
-    same = (narrow.to(torch.float64) == target) | target.isnan()
-    return narrow if bool(same.all()) else target
+    return narrow if bool(((narrow.double() == target) | target.isnan()).all()) else target
 
 
 ROUNDING = 1e-6
-"""How far outside [0, 1] a probability may lie that was computed."""
+"""How far outside [0, 1] a computed probability may be."""
 
 
 def is_within_unit(target: Tensor) -> bool:
-    """Whether all values are in [0, 1] and none is missing, in one pass over them."""
+    """Return whether all values are in [0, 1] and none is missing; False on a device."""
     if target.device.type != "cpu" or target.numel() == 0:
         return False
-    least, most = target.aminmax()  # NaN where there is one
-    return bool((least >= 0) & (most <= 1))
+    lowest, highest = target.aminmax()  # NaN if any value is
+    return bool((lowest >= 0) & (highest <= 1))
 
 
 def clamp_rounding(target: Tensor) -> Tensor:
-    """`target`, where computing has left values outside [0, 1] by no more than rounding, set right."""
+    """Clamp values to [0, 1] if all that are outside are so by rounding; else return `target`."""
     if target.device.type != "cpu":
         return target
     outside = (target < 0) | (target > 1)
-    if not bool(outside.any()):
+    values = target[outside]
+    if not len(values) or bool((values - values.clamp(0, 1)).abs().max() > ROUNDING):
         return target
-    unit = target.clamp(0, 1)
-    return unit if bool((target - unit)[outside].abs().max() <= ROUNDING) else target
+    return target.clamp(0, 1)
 
 
 def raise_for_invalid(
@@ -144,9 +140,9 @@ def raise_for_invalid(
     hint: Callable[[set[float]], str] | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """ValueError for the first element that `bad` marks: its row, its place there, its value.
+    """Raise DataError for the first element that `bad` marks.
 
-    `names` are those of dimension 1. `hint` says more, given the values that the target takes.
+    `names` are those of dimension 1. `hint`, given the values of the target, returns an addition.
     """
     if target.device.type != "cpu" or not bool(bad.any()):
         return
@@ -155,34 +151,34 @@ def raise_for_invalid(
     if target.ndim > 1 and target.shape[1] == 1:
         del index[1]
         names = ()
-    said = hint(set(target[~target.isnan()].unique()[:1000].tolist())) if hint else ""
-    message = f"{_place(index, names)} of the target is {value:g}, but {needed}. {said}".rstrip()
+    addition = hint(set(target[~target.isnan()].unique()[:1000].tolist())) if hint else ""
+    message = (
+        f"{_format_position(index, names)} of the target is {value:g}, but {needed}. {addition}".rstrip()
+    )
     column = names[index[1]] if names and len(index) > 1 else None
     raise DataError(message, row=index[0], column=column, value=value)
 
 
-def _place(index: list[int], names: Sequence[str] = ()) -> str:
-    """ "Row 17", or with a label's name "Row 17, label 'sport'", and the place in what trails."""
-    words = [f"Row {index[0]}"]
-    if names and len(index) > 1:
-        words.append(f"label {names[index[1]]!r}")
-    rest = index[2:] if names else index[1:]
-    if rest:
-        words.append(f"position {rest[0] if len(rest) == 1 else tuple(rest)}")
+def _format_position(index: list[int], names: Sequence[str] = ()) -> str:
+    """Return "Row 17", or "Row 17, label 'sport', position 3" with names and trailing dimensions."""
+    words, position = [f"Row {index[0]}"], index[1:]
+    if names and position:
+        words.append(f"label {names[position.pop(0)]!r}")
+    if position:
+        words.append(f"position {position[0] if len(position) == 1 else tuple(position)}")
     return ", ".join(words)
 
 
 def as_distributions(target: Tensor, missing: float | None, task: str, note: str = "") -> Tensor:
-    """Rows (N, C, ...) that are one-hot or sum to 1, as floats; NaN in all of a missing row.
+    """Return rows (N, C, ...) that are one-hot or sum to 1 as floats, NaN in all of a missing row.
+
+    ValueError for a row that is neither, or partly missing.
 
     Args:
         target: The rows.
         missing: Marks a missing label, besides NaN.
         task: Its name, for messages.
-        note: Added to the message about a row that does not sum to 1.
-
-    Raises:
-        ValueError: a row that is neither, or missing in part.
+        note: Is appended to the message about a row that does not sum to 1.
     """
     rows = as_float(target)
     absent = rows.isnan() if missing is None else rows.isnan() | (target == missing)
@@ -192,17 +188,17 @@ def as_distributions(target: Tensor, missing: float | None, task: str, note: str
         rows, absent & ~absent_row, "a row of class probabilities is missing whole or not at all"
     )
     raise_for_invalid(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities")
-    total = rows.sum(1)
+    totals = rows.sum(1)
     tolerance = 1e-2 if target.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    wrong = ((total - 1).abs() > tolerance) & ~absent_row.squeeze(1)
+    wrong = ((totals - 1).abs() > tolerance) & ~absent_row.squeeze(1)
     if target.device.type == "cpu" and bool(wrong.any()):
         index = wrong.nonzero()[0].tolist()
-        value = total[tuple(index)].item()
+        value = totals[tuple(index)].item()
         ones = bool(((rows == 0) | (rows == 1)).all())
-        came = f"has {value:g} ones" if ones else f"sums to {value:g}"
+        actual = f"has {value:g} ones" if ones else f"sums to {value:g}"
         rule = "has exactly one class" if ones else "has exactly one class: soft labels sum to 1"
         raise DataError(
-            f"{_place(index)} of the target {came}, but a {task} sample {rule}. "
+            f"{_format_position(index)} of the target {actual}, but a {task} sample {rule}. "
             f"Several labels per sample: task=multilabel. {note}".rstrip(),
             row=index[0],
             value=value,

@@ -1,7 +1,6 @@
 """Label values <-> indices: vocabularies for single labels and for lists of labels.
 
-NumPy alone. A million labels are one pass through a dict, and lists of labels stay sparse (indices and
-offsets): a matrix of 0 and 1 is made of the rows of a batch, never of a data set.
+Lists of labels stay sparse: only the rows of a batch become a matrix of 0 and 1.
 """
 
 from collections import Counter
@@ -22,7 +21,7 @@ from lossselect.labels.values import (
     is_integer_text,
     is_missing,
     plain_value,
-    unhashable_error,
+    raise_for_unhashable,
 )
 from lossselect.utils.checks import first_duplicate, shorten, suggestion
 from lossselect.utils.warnings import warn
@@ -33,15 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The labels that there are, in a fixed order: a label's index is its place.
+    """The labels in a fixed order: the index of a label is its place.
 
     Args:
         values: Distinct labels, all strings, all integers or all booleans.
-        names: What to call them, if not as they are written.
+        names: Their display names; by default the labels as strings.
 
     Raises:
-        ValueError: no label, one that comes twice, names that do not match.
-        TypeError: labels of several types, or of none that a label can be.
+        ValueError: no label, a repeated one, or names that do not match.
+        TypeError: labels of several types, or of an unsupported one.
 
     Example:
         >>> vocabulary = Vocabulary.fit(["2", "10", "2", None])
@@ -53,8 +52,8 @@ class Vocabulary:
         ['10', '2', None]
     """
 
-    lacking: ClassVar[str] = "was never seen in training."
-    """What is said of a label that the vocabulary lacks."""
+    unseen_message: ClassVar[str] = "was never seen in training."
+    """The end of the message about a label that the vocabulary lacks."""
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
@@ -79,12 +78,13 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, values: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
-        """The labels that occur, sorted (as numbers where all of them are numbers).
+        """Create a vocabulary of the labels that occur, sorted (as numbers if all of them are numbers).
 
         Args:
-            values: A label per row: a list, an array or a column of a dataframe; None and NaN are missing.
-            class_names: The order, where it is not the sorted one. They are the labels themselves, of
-                which some may not occur; or names for 0 to C - 1, or for False and True.
+            values: A label for each row: a list, an array or a column of a dataframe; None and NaN are
+                missing.
+            class_names: The order, if it is not the sorted one: the labels themselves, of which some may not
+                occur; or names for 0 to C - 1, or for False and True.
 
         Raises:
             ValueError: all labels are missing, fractions, a label that is not among `class_names`.
@@ -94,161 +94,145 @@ class Vocabulary:
 
     @classmethod
     def fit_lists(cls, rows: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
-        """The same for a list of labels per row, such as `[["news", "sport"], [], None]`."""
+        """Do the same for a list of labels for each row, such as `[["news", "sport"], [], None]`."""
         lists, _ = _split_missing(rows)
         return cls._from_distinct(distinct_labels(list(chain.from_iterable(lists))), class_names)
 
     @classmethod
-    def _from_distinct(cls, found: list[Value], class_names: Sequence[str] | None) -> "Vocabulary":
+    def _from_distinct(cls, labels: list[Value], class_names: Sequence[str] | None) -> "Vocabulary":
         if class_names is None:
-            return cls(tuple(found))
+            return cls(tuple(labels))
         names = tuple(map(str, class_names))
-        kind = type(found[0]) if found else str
+        kind = type(labels[0]) if labels else str
         if kind is bool and {name.lower() for name in names} == {"false", "true"}:
             return cls(tuple(name.lower() == "true" for name in names), names)
-        if {str(value) for value in found} <= set(names):
-            by_name = {str(value): value for value in found}
-            # of labels that do not occur only the name is known: they are of the others' type
-            number = found and all(type(value) is int for value in found)
-            return cls(
-                tuple(by_name.get(n, int(n) if number and is_integer_text(n) else n) for n in names), names
-            )
+        by_name = {str(label): label for label in labels}
+        if by_name.keys() <= set(names):
+            if kind is int:  # of labels that do not occur only the name is known
+                by_name |= {name: int(name) for name in names if is_integer_text(name)}
+            return cls(tuple(by_name.get(name, name) for name in names), names)
         if kind is bool and len(names) == 2:
             return cls((False, True), names)
-        places = [str(i) for i in range(len(names))]
-        if kind is str and set(found) <= set(places):
-            return cls(tuple(places), names)
-        if kind is int and min(found) >= 0 and max(found) < len(names):  # type: ignore[operator]
+        indices = tuple(map(str, range(len(names))))
+        if kind is str and set(labels) <= set(indices):
+            return cls(indices, names)
+        if kind is int and by_name.keys() <= set(indices):
             return cls(tuple(range(len(names))), names)
-        other = next(value for value in found if str(value) not in names)
+        other = next(name for name in by_name if name not in names)
         raise DataError(
-            f"Label {other!r} is not among the class_names: {shorten(names)}.{suggestion(str(other), names)}"
+            f"Label {by_name[other]!r} is not among the class_names: {shorten(names)}."
+            f"{suggestion(other, names)}"
         )
 
     def __len__(self) -> int:
         return len(self.values)
 
     def encode(self, values: Iterable[Any], handle_unknown: str = "error") -> np.ndarray:
-        """The index of each label, int64 of shape (N,); -100 where it is missing (None, NaN).
+        """Return the index of each label, int64 (N,); -100 where it is missing (None, NaN).
 
         Args:
-            values: A label per row.
-            handle_unknown: What a label is that the vocabulary lacks: "error", or "ignore" to take it for
-                missing, with a warning that counts them.
+            values: A label for each row.
+            handle_unknown: "error" for a label that the vocabulary lacks, or "ignore" to treat it as missing,
+                with a warning that counts them.
 
         Raises:
-            ValueError: a label that the vocabulary lacks; says the row.
+            ValueError: a label that the vocabulary lacks; names the row.
             TypeError: entries that are lists.
         """
-        _check_policy(handle_unknown)
-        entries = as_entries(values)
+        return self._encode(as_entries(values), handle_unknown)
+
+    def _encode(
+        self, entries: list[Any], handle_unknown: str, rows: Sequence[int] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the indices; `rows` are those of the entries."""
+        if handle_unknown not in ("error", "ignore"):
+            raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")
         try:
             return np.fromiter(map(self._index.__getitem__, entries), np.int64, len(entries))
         except KeyError:
-            return self._encodesome(entries, handle_unknown)
+            pass  # some entries are NaN or not in the vocabulary
         except TypeError:
-            raise unhashable_error(entries) from None
-
-    def _encodesome(
-        self, entries: Sequence[Any], handle_unknown: str, rows: np.ndarray | None = None
-    ) -> np.ndarray:
-        """As `encode`, where some entries are NaN or not in the vocabulary."""
-        found = [self._index.get(entry) for entry in entries]
-        others = [i for i, code in enumerate(found) if code is None and not is_missing(entries[i])]
-        if others and handle_unknown == "error":
-            row = int(rows[others[0]]) if rows is not None else others[0]
-            value = entries[others[0]]
-            raise UnseenLabelError(f"Row {row}: {self.never_seen(value)}", row=row, value=value)
-        if others:
-            counts = Counter(entries[i] for i in others).most_common()
-            said = [f"{value!r} ({count})" for value, count in counts]
+            raise_for_unhashable(entries, rows)
+            raise
+        codes = [self._index.get(entry) for entry in entries]
+        unseen = [i for i, code in enumerate(codes) if code is None and not is_missing(entries[i])]
+        if unseen and handle_unknown == "error":
+            row, value = int(unseen[0] if rows is None else rows[unseen[0]]), entries[unseen[0]]
+            raise UnseenLabelError(f"Row {row}: {self.describe_unseen(value)}", row=row, value=value)
+        if unseen:
+            counts = Counter(entries[i] for i in unseen).most_common()
             warn(
                 "unseen_label",
-                f"Not seen in training, and left out: {len(others)} of {len(entries)} labels, "
-                f"{shorten(said)}.",
+                f"Not seen in training, and left out: {len(unseen)} of {len(entries)} labels, "
+                f"{shorten([f'{value!r} ({count})' for value, count in counts])}.",
             )
-        return np.array([IGNORE_INDEX if code is None else code for code in found], dtype=np.int64)
+        return np.array([IGNORE_INDEX if code is None else code for code in codes], dtype=np.int64)
 
-    def never_seen(self, value: Any) -> str:
-        """The words for a label that the vocabulary lacks."""
-        said = f"label {value!r} {self.lacking}"
+    def describe_unseen(self, value: Any) -> str:
+        """Return the message about a label that the vocabulary lacks."""
+        message = f"label {value!r} {self.unseen_message}"
         if type(value) is not type(self.values[0]) and str(value) in map(str, self.values):
             kind = type(self.values[0]).__name__
-            return f"{said} The labels are of type {kind}, this one is of type {type(value).__name__}."
-        return f"{said}{suggestion(str(value), self.names)} There are {len(self)}: {shorten(self.names)}."
+            return f"{message} The labels are of type {kind}, this one is of type {type(value).__name__}."
+        return f"{message}{suggestion(str(value), self.names)} There are {len(self)}: {shorten(self.names)}."
 
     def encode_lists(self, rows: Iterable[Any], handle_unknown: str = "error") -> "SparseLabels":
-        """The labels of each row as indices; a label that a row has twice counts once.
+        """Return the labels of each row as indices; a repeated label counts once.
 
         Args:
-            rows: A list, tuple, set or array of labels per row; None where nothing is known of the row.
-            handle_unknown: As for `encode`; ignored, the label is left out of its row.
+            rows: A list, tuple, set or array of labels for each row; None if nothing is known of the row.
+            handle_unknown: As for `encode`; an ignored label is left out of its row.
 
         Raises:
-            ValueError: a label that the vocabulary lacks, or is None; says the row.
-            TypeError: a row that is no list, such as a string.
+            ValueError: a label that the vocabulary lacks, or is None; names the row.
+            TypeError: a row that is not a list, such as a string.
         """
-        from lossselect.labels.sparse_labels import (
-            SparseLabels,
-        )  # imports torch, which nothing else here needs
+        from lossselect.labels.sparse_labels import SparseLabels  # imports torch, which is slow
 
-        _check_policy(handle_unknown)
         lists, missing = _split_missing(rows)
         flat = list(chain.from_iterable(lists))
-        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-        owner = np.repeat(np.arange(len(lists)), lengths)
-        try:
-            codes = np.fromiter(map(self._index.__getitem__, flat), np.int64, len(flat))
-        except KeyError:
-            codes = self._encodesome(flat, handle_unknown, owner)
-        except TypeError:
-            raise unhashable_error(flat, owner) from None
+        owner = np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists), np.int64, len(lists)))
+        codes = self._encode(flat, handle_unknown, owner)
         known = codes != IGNORE_INDEX
-        if not known.all():
-            hole = next((i for i in np.flatnonzero(~known) if is_missing(flat[i])), None)
-            if hole is not None:
+        for i in np.flatnonzero(~known):
+            if is_missing(flat[i]):
                 raise DataError(
-                    f"Row {owner[hole]} has {flat[hole]!r} among its labels. A row that is not labelled is "
+                    f"Row {owner[i]} has {flat[i]!r} among its labels. A row that is not labelled is "
                     "None as a whole, one without labels is an empty list.",
-                    row=owner[hole],
+                    row=owner[i],
                 )
         return SparseLabels.from_pairs(owner[known], codes[known], (len(lists), len(self)), missing)
 
     def decode(self, indices: Any) -> list[Any]:
-        """The labels of indices, as they came; None for -100.
+        """Return the labels of indices; None for -100.
 
         Raises:
-            ValueError: an index that there is not.
+            ValueError: an index out of range.
         """
-        given = np.asarray(indices)
-        if given.dtype.kind == "f" and (given == given.round()).all():
-            given = given.astype(np.int64)
-        if given.size and given.dtype.kind not in "iu":
-            raise DataTypeError(f"decode takes indices, got {given.dtype}.")
-        bad = (given != IGNORE_INDEX) & ((given < 0) | (given >= len(self)))
+        array = np.asarray(indices)
+        if array.dtype.kind == "f" and (array == array.round()).all():
+            array = array.astype(np.int64)
+        if array.size and array.dtype.kind not in "iu":
+            raise DataTypeError(f"decode takes indices, got {array.dtype}.")
+        bad = (array != IGNORE_INDEX) & ((array < 0) | (array >= len(self)))
         if bad.any():
-            raise ConfigError(f"There is no label {given[bad][0]}: indices are 0 to {len(self) - 1}.")
-        return [None if i == IGNORE_INDEX else self.values[i] for i in given.tolist()]
+            raise ConfigError(f"There is no label {array[bad][0]}: indices are 0 to {len(self) - 1}.")
+        return [None if i == IGNORE_INDEX else self.values[i] for i in array.tolist()]
 
     def decode_lists(self, labels: "SparseLabels") -> list[list[Value] | None]:
-        """The labels of each row, in the vocabulary's order; None where nothing is known."""
+        """Return the labels of each row, in the vocabulary's order; None if nothing is known."""
         return labels.to_lists(self.values)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Plain values, for a checkpoint, of which `Vocabulary(**values)` makes it again."""
+        """Return plain values for a checkpoint, the arguments of `Vocabulary(**values)`."""
         return {"values": list(self.values), "names": list(self.names)}
-
-
-def _check_policy(handle_unknown: str) -> None:
-    if handle_unknown not in ("error", "ignore"):
-        raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")
 
 
 LISTS = (list, tuple, set, frozenset, np.ndarray)
 
 
 def _split_missing(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return the rows of labels, empty where they are missing, and which rows are missing."""
+    """Return the rows of labels, empty if missing, and which rows are missing."""
     entries = as_entries(rows)
     others = set(map(type, entries)) - {*LISTS, type(None)}
     missing = [is_missing(entry) if others else entry is None for entry in entries]

@@ -19,7 +19,7 @@ from lossselect.utils.checks import check_float
 
 
 class _ClassNames(Vocabulary):
-    lacking = "is not among the class_names."
+    unseen_message = "is not among the class_names."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -288,7 +288,7 @@ class Classifier(RecordsArguments, nn.Module):
         if isinstance(logits, ChunkedLogits):
             from lossselect.chunked.topk_metrics import TopKOutputs, topk_prediction
 
-            return topk_prediction(self.task, TopKOutputs(self.task, logits).look())
+            return topk_prediction(self.task, TopKOutputs(self.task, logits).scan())
         return {"probabilities": self.task.probabilities(logits), "prediction": self.task.predict(logits)}
 
     @classmethod

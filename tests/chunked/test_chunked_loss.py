@@ -11,7 +11,6 @@ from chunked_cases import EACH, NAN, ROWS, TASKS, WIDTH, C, target_of
 from torch import nn
 
 import lossselect as ls
-from lossselect.chunked import sums as module_of_loss
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.loss import chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task
@@ -147,22 +146,10 @@ def test_half_precision_is_added_up_in_float32(task, dtype):
 
 def test_on_a_device_pairs_are_found_without_waiting(monkeypatch):
     """The way of a GPU, on the CPU: all pairs for each block, those of others with a factor of 0."""
-    of_group = module_of_loss.Pairs.of_group.__func__
-
-    class OnDevice(module_of_loss.Pairs):
-        def __init__(self, rows, columns, width, chunk):
-            super().__init__(rows, columns, width, chunk)
-            self.on_cpu = False
-
-    def pairs_on_device(self, target):
-        return OnDevice(torch.arange(len(target)), target, *self.logits.shape[1:], self.logits.chunk)
-
     want = []
     for monkeyed in (False, True):
         if monkeyed:
-            OnDevice.of_group = classmethod(of_group)
-            monkeypatch.setattr(module_of_loss, "Pairs", OnDevice)
-            monkeypatch.setattr(module_of_loss.SoftmaxSums, "_pairs", pairs_on_device)
+            monkeypatch.setattr("lossselect.chunked.sums._on_cpu", lambda tensor: False)
         torch.manual_seed(0)
         got = []
         for task, name, options in LOSSES:
@@ -212,7 +199,7 @@ def test_a_batch_without_rows(task):
     torch.full((C, WIDTH), 1e30)  # what the memory may hold
     target = torch.zeros(0, C) if task.name == "multilabel" else torch.zeros(0, dtype=torch.long)
     logits = layer(inputs)
-    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, look=TopKOutputs(task, logits))
+    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, observe=TopKOutputs(task, logits))
     mean.backward()
     assert mean.item() == 0
     assert not layer.weight.grad.any()
@@ -249,7 +236,7 @@ def test_products_are_taken_as_autocast_has_it(monkeypatch):
     layer = ChunkedLinear(WIDTH, C)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.zeros(1, WIDTH)).dtype == torch.float32  # no slower there
-    monkeypatch.setattr("lossselect.chunked.linear._dtype_of_products", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("lossselect.chunked.linear._product_dtype", lambda *_: torch.bfloat16)
     logits = layer(torch.randn(4, WIDTH, requires_grad=True))
     mean, _, _ = chunked_loss(ls.select_loss(TASKS["multiclass"]), logits, torch.arange(4))
     mean.backward()

@@ -20,7 +20,7 @@ class TestMetrics:
             logits = layer(inputs[rows])
             sparse = SparseLabels.from_dense(target[rows]) if target.ndim > 1 else target[rows]
             seen = TopKOutputs(task, logits, sparse)
-            chunked_loss(ls.select_loss(task), logits, sparse, look=seen)
+            chunked_loss(ls.select_loss(task), logits, sparse, observe=seen)
             metrics.update(seen, sparse)
         return {name: value.item() for name, value in metrics.compute().items()}
 
@@ -82,13 +82,13 @@ class TestMetrics:
         skewed = ls.select_loss(task, "logit_adjusted", prior=[0.978, *[0.001] * (C - 1)], tau=5)
         logits = layer(inputs)
         seen = TopKOutputs(task, logits, target)
-        chunked_loss(skewed, logits, target, look=seen)
+        chunked_loss(skewed, logits, target, observe=seen)
         assert torch.equal(seen.columns, logits.dense().topk(5, 1).indices)
 
     def test_highest_first_with_a_temperature_of_each_label(self):
         task = ls.Multilabel(C, temperature=EACH)
         layer, inputs = self.net()
-        seen = TopKOutputs(task, layer(inputs)).look()
+        seen = TopKOutputs(task, layer(inputs)).scan()
         want = task.probabilities(layer(inputs).dense()).topk(5, 1)
         assert torch.equal(seen.columns, want.indices)
         torch.testing.assert_close(seen.probabilities, want.values)
