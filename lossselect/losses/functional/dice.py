@@ -22,9 +22,7 @@ def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 
     known as soft F1.
 
     Args:
-        logits: Shape (N, L, ...), with trailing dimensions, as are the target y and `known`.
-        target: y in [0, 1].
-        known: Which elements have a label.
+        known: Which elements have a label, (N, L, ...).
         smooth: s >= 0.001, by which an empty region that is predicted empty costs nothing.
 
     Returns:
@@ -45,8 +43,6 @@ def softmax_dice(
     p = softmax(logits). Also known as soft F1.
 
     Args:
-        logits: Shape (N, C, ...), with trailing dimensions.
-        target: Class indices (N, ...), or t of shape (N, C, ...).
         known: Which positions have a label, (N, 1, ...).
         weight: Of each class in the mean, (C,), or None.
         smooth: s >= 0.001, by which an empty region that is predicted empty costs nothing.

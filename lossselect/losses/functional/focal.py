@@ -18,8 +18,6 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
     The powers are taken in log space: finite, with finite gradients, for any gamma and logit.
 
     Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
         gamma: Down-weighting of easy elements, >= 0; 0 gives binary cross-entropy.
         alpha: Weight of the positives in [0, 1], the negatives having 1 - alpha; None leaves both at 1.
 
@@ -43,8 +41,6 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     1 - p itself would round to 0, where the gradient is infinite for gamma < 1.
 
     Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
         gamma: Down-weighting of easy samples, >= 0; 0 gives cross-entropy.
 
     References:

@@ -20,8 +20,6 @@ def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
     At most 1 / q; the softmax form for two classes with logits 0 and x.
 
     Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
         q: From 0.001 (nearly binary cross-entropy) to 1 (the absolute error, which label noise does not
             mislead but which learns slowly).
 
@@ -39,8 +37,6 @@ def softmax_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
     At most 1 / q.
 
     Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
         q: From 0.001 (nearly cross-entropy) to 1 (the absolute error, which label noise does not mislead but
             which learns slowly).
 

@@ -18,8 +18,6 @@ def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     drawn from positives and negatives alike, and the threshold 0.5 minimises the balanced error.
 
     Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
         prior: r of each label, in (0, 1), broadcast over the logits.
         tau: How much of the shares is undone, >= 0; 0 gives binary cross-entropy.
 
@@ -37,8 +35,6 @@ def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
     alike, and their largest minimises the balanced error.
 
     Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
         prior: r of each class, in (0, 1), broadcast over the logits.
         tau: How much of the shares is undone, >= 0; 0 gives cross-entropy.
 

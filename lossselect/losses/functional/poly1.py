@@ -16,8 +16,6 @@ def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     """Poly-1 loss of each element: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit).
 
     Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
         epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p; 0 gives binary
             cross-entropy. >= -1: below, the gradient of easy elements would point the wrong way.
 
@@ -36,8 +34,6 @@ def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
     alpha times Poly-1 with epsilon = -A beta / alpha, A being what log 0 is clipped to.
 
     Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
         epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p; 0 gives
             cross-entropy. >= -1: below, the gradient of easy samples would point the wrong way.
 
