@@ -11,7 +11,7 @@ from lossselect.metrics import scores
 from lossselect.tasks.registry import Task
 
 CLASS_GOALS = ("accuracy", "balanced_accuracy", "f1_macro")
-"""What multiclass predictions can be tuned for; for accuracy the most probable class is the best already."""
+"""What multiclass predictions can be tuned for; for accuracy the most probable class is the best."""
 
 
 def fit_class_factors(
@@ -22,21 +22,17 @@ def fit_class_factors(
     frequencies: np.ndarray | None,
     loss: Loss | None,
 ) -> tuple[float, ...]:
-    """Return r_c^-s with the best s of a grid from -1.5 to 1.5, of equals the nearest to the theoretical one.
-
-    That is 1 for balanced accuracy (Menon et al., 2021), half for macro-F1; less what the loss has done. r
-    are the frequencies, by default those of the target (N, C).
-    """
+    """Return the factors r_c^-s that `fit_decision` describes; by default r are the target's frequencies."""
     labels = target.argmax(1)
     positives = np.bincount(labels, minlength=task.num_probabilities)
     if frequencies is None:
         frequencies = np.maximum(positives, 0.5) / len(labels)
-    done = 0.0 if loss is None else 1.0 if loss.weight is not None else min(loss.tau, 1.0)
-    theory = (1 - done) * (1.0 if goal == "balanced_accuracy" else 0.5)
+    corrected = 0.0 if loss is None else 1.0 if loss.weight is not None else min(loss.tau, 1.0)
+    expected = (1 - corrected) * (1.0 if goal == "balanced_accuracy" else 0.5)
     strengths = np.linspace(-1.5, 1.5, 61)
     probabilities = torch.from_numpy(logits).softmax(1)
     best_value, best = -1.0, 0.0
-    for strength in strengths[np.argsort(np.abs(strengths - theory), kind="stable")]:
+    for strength in strengths[np.argsort(np.abs(strengths - expected), kind="stable")]:
         options: Any = {"prior_correction": tuple(frequencies**-strength)}  # a field of exclusive tasks
         predictions = replace(task, **options).predict_from_probabilities(probabilities).numpy()
         value = _score(goal, predictions, labels, positives)

@@ -50,7 +50,6 @@ class Task(ABC):
     primary_metric: ClassVar[str]
     """The metric that is shown beside the loss during a run."""
     train_metrics: ClassVar[tuple[str, ...]]
-    """The metrics of the train split in each epoch."""
     target_spec: ClassVar[str]
     """The canonical target, in words."""
     _width_field: ClassVar[str | None] = None
@@ -72,8 +71,7 @@ class Task(ABC):
         self._set("class_names", check_class_names(self.class_names, self._num_names, str(self)))
         if self.missing is not None:
             check_float("missing", self.missing)
-            top = 1 if self.activation == "sigmoid" else self._num_names - 1
-            if 0 <= self.missing <= top:
+            if 0 <= self.missing <= (self._num_names - 1 if self.exclusive else 1):
                 raise ConfigError(
                     f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
                     "such as -1."
@@ -181,9 +179,11 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
-        """Return the canonical target; ValueError or TypeError for a form that is not accepted.
+        """Return the canonical target; `trailing_dims` are those of the logits after the classes, if known.
 
-        `trailing_dims` is how many dimensions the logits have after that of the classes, if known.
+        Raises:
+            ValueError: another shape or value; names the row and the fix.
+            TypeError: labels that are not numbers.
         """
 
     def encode_first(self, target: Any) -> Tensor:

@@ -66,10 +66,6 @@ class Binary(SigmoidTask):
         (N, H, W, ...); rows (N, 2) that are one-hot or sum to 1, the second column being the positive class;
         or class names (N,), if the task has them. `trailing_dims` has no effect: T predictions per sample
         have shape (N, 1, T).
-
-        Raises:
-            ValueError: another shape or value; names the row and the fix.
-            TypeError: labels that are not numbers.
         """
         target = as_tensor(self._names_to_numbers(target))
         if target.ndim == 2 and target.shape[1] == 2:

@@ -93,9 +93,7 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
         [3, 1]
     """
     task = as_task(task)
-    if isinstance(labels, SparseLabels):
-        return count_sparse(labels)
-    return count_target(task, to_canonical(task, labels))
+    return count_target(task, labels if isinstance(labels, SparseLabels) else to_canonical(task, labels))
 
 
 def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
@@ -118,10 +116,9 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     row_counts: LabelCounts | None = None
     can_be_rows, shape = True, None
     for target in targets:
-        is_sparse = isinstance(target, SparseLabels)
-        added = count_sparse(target) if is_sparse else count_target(task, target)
+        added = count_target(task, target)
         counts = added if counts is None else counts + added
-        if can_be_rows and not is_sparse:
+        if can_be_rows and isinstance(target, Tensor):
             try:
                 rows = task.settle(target, trailing_dims=0)
             except ValueError:
@@ -151,11 +148,12 @@ def count_sparse(labels: SparseLabels) -> LabelCounts:
     return LabelCounts(len(labels), positives, negatives, missing, single, positives.astype(float))
 
 
-def count_target(task: Task, target: Tensor) -> LabelCounts:
-    """Return the counts of a canonical target."""
+def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
+    """Return the counts of a canonical target or of sparse labels."""
+    if isinstance(target, SparseLabels):
+        return count_sparse(target)
     truth = task.to_hard_labels(target).cpu().numpy()
     known = truth != IGNORE_INDEX
-    missing, rows = int((~known).sum()), len(truth)
     if task._width_field == "num_labels":
         positives = _per_label(truth == 1)
         negatives = _per_label(known) - positives
@@ -170,7 +168,7 @@ def count_target(task: Task, target: Tensor) -> LabelCounts:
         mass = _per_label(np.nan_to_num(values))
         if len(mass) < len(positives):  # binary has no output for its negative class
             mass = np.concatenate([known.sum() - mass, mass])
-    return LabelCounts(rows, positives, negatives, missing, single, mass, soft)
+    return LabelCounts(len(truth), positives, negatives, int((~known).sum()), single, mass, soft)
 
 
 def _per_label(values: np.ndarray) -> np.ndarray:

@@ -132,10 +132,6 @@ class Multiclass(Task):
         many dimensions the logits have after that of the classes, decides: 0 or 1. Without it they are
         one-hot rows if each row has a single 1 and 0 elsewhere, which a warning reports, and indices if they
         have other values; 0 and 1 in other rows are an error. This copies a target on a device to the CPU.
-
-        Raises:
-            ValueError: another shape or value; names the row and the fix.
-            TypeError: labels that are not numbers.
         """
         target = as_tensor(self._names_to_numbers(target))
         soft = target.is_floating_point()

@@ -116,10 +116,6 @@ class Multilabel(SigmoidTask):
         Accepts 0/1 (multi-hot) of any dtype, and soft values between, of shape (N, L, ...); with a single
         label also (N,); or, if the task has class names, a list of names per row. `trailing_dims` has no
         effect.
-
-        Raises:
-            ValueError: another shape or value; names the row and the fix.
-            TypeError: labels that are not numbers.
         """
         target = as_tensor(self._names_to_numbers(target))
         if target.ndim == 1 and self.num_labels == 1:
