@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossselect.decision.class_factors import CLASS_GOALS, fit_class_factors
 from lossselect.decision.temperature import fit_shift_and_temperature, label_temperatures, weight_shift
 from lossselect.decision.thresholds import (
+    CLASS_GOALS,
     EXPECTED,
     GOALS,
     SHRINKAGE,
     Label,
     counted_thresholds,
     expected_thresholds,
+    fit_class_factors,
     sigmoid,
 )
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
