@@ -1,4 +1,4 @@
-"""Whether another threshold than the task's would clearly raise the F1 of a binary task."""
+"""Suggest a threshold that would clearly raise the F1 of a binary task."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ MIN_GAIN = 0.02
 
 
 class Advice(NamedTuple):
-    """A threshold that raises F1 on the validation rows; `now` is that of the task."""
+    """A threshold that raises F1 on the validation rows, and the present one of the task."""
 
     threshold: float
     f1: float
@@ -30,11 +30,11 @@ class Advice(NamedTuple):
 
 
 def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | None:
-    """Return the threshold of the largest F1 on the validation rows, where it is clearly larger than now.
+    """Return the threshold of the largest F1 on the validation rows, if it is clearly larger than at present.
 
-    The largest of many F1 on the same rows is larger by chance alone. So thresholds are taken from four
-    fifths of the rows and scored on the rest; the gain must be at least .02 and one standard error of itself,
-    with at least 10 positives. The task has its decision fitted, and is binary; others have no advice.
+    The maximum over many thresholds is biased. So they are chosen on four fifths of the rows and scored on
+    the rest; with at least 10 positives the gain must be at least 0.02 and its standard error. None for tasks
+    other than binary.
     """
     if not task.positive_name:
         return None
@@ -45,10 +45,9 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     if positive.sum() < MIN_POSITIVES or positive.all():
         return None
     p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number for binary
-    held_out = np.zeros_like(positive)
-    fold = _folds(positive)
-    for k in range(FOLDS):
-        held_out[fold == k] = p[fold == k] >= _best_threshold(z[fold != k], positive[fold != k])
+    held_out, folds = np.zeros_like(positive), _stratified_folds(positive)
+    for fold in (folds == k for k in range(FOLDS)):
+        held_out[fold] = p[fold] >= _best_threshold(z[~fold], positive[~fold])
     (f1, terms), (f1_now, terms_now) = _f1(held_out, positive), _f1(p >= current, positive)
     error = float((terms - terms_now).std() / np.sqrt(len(positive)))
     if f1 - f1_now < max(MIN_GAIN, error):
@@ -57,22 +56,22 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     return Advice(best, _f1(p >= best, positive)[0], f1_now, current)
 
 
-def _folds(positive: np.ndarray) -> np.ndarray:
-    """Return the fold of each row, stratified and the same each time."""
+def _stratified_folds(positive: np.ndarray) -> np.ndarray:
+    """Return the fold of each row, the same each time."""
     order = np.random.default_rng(0).permutation(len(positive))
-    fold = np.zeros(len(positive), dtype=int)
+    folds = np.zeros(len(positive), dtype=int)
     for rows in (order[positive[order]], order[~positive[order]]):
-        fold[rows] = np.arange(len(rows)) % FOLDS
-    return fold
+        folds[rows] = np.arange(len(rows)) % FOLDS
+    return folds
 
 
 def _best_threshold(z: np.ndarray, positive: np.ndarray) -> float:
-    label = Label(z, positive)
-    return float(counted_thresholds([label], "f1", per_label=False, recall=0.9, shrinkage=0))  # type: ignore[arg-type]
+    thresholds = counted_thresholds([Label(z, positive)], "f1", per_label=False, recall=0.9, shrinkage=0)
+    return float(thresholds)  # type: ignore[arg-type]  # one without per_label
 
 
 def _f1(predicted: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return F1 = 2 t / (d + p), and each row's term in its error: 2 t_i - F (d_i + p_i) over their mean."""
-    twice_tp, either = 2.0 * (predicted & positive), predicted + positive.astype(float)
-    value = twice_tp.sum() / either.sum()
-    return float(value), (twice_tp - value * either) / either.mean()
+    """Return F1 and the terms of its error: each row's 2 tp - F1 (predicted + positive) over the mean."""
+    twice_tp, total = 2.0 * (predicted & positive), predicted + positive.astype(float)
+    f1 = twice_tp.sum() / total.sum()
+    return float(f1), (twice_tp - f1 * total) / total.mean()

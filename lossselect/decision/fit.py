@@ -1,7 +1,4 @@
-"""From probabilities to predictions: thresholds, calibration and class factors, fitted on validation rows.
-
-Neither the train split, which the net has memorised, nor the test split is used.
-"""
+"""From probabilities to predictions: thresholds, calibration and class factors, fitted on validation rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossselect.decision.class_factors import CLASS_GOALS, fit_class_factors
 from lossselect.decision.temperature import fit_shift_and_temperature, label_temperatures, weight_shift
 from lossselect.decision.thresholds import (
+    CLASS_GOALS,
     EXPECTED,
     GOALS,
     SHRINKAGE,
     Label,
     counted_thresholds,
     expected_thresholds,
+    fit_class_factors,
     sigmoid,
 )
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
@@ -36,10 +34,7 @@ RECALL = 0.9
 CALIBRATIONS = ("temperature", "per_label", "none")
 
 MIN_TUNED_POSITIVES = 10
-"""With fewer validation positives a threshold that is tuned to them is mostly noise."""
-
-LARGE = 1e30
-"""In place of infinity."""
+"""The minimum number of positives for which a tuned threshold is not mostly noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +43,16 @@ class DecisionOptions:
 
     Args:
         metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass). "auto" tunes
-            multilabel for expected_f1 (f1_macro, where `pos_weight` or `prior` has moved the labels' logits
-            apart); binary is predicted at .5 and multiclass by the most probable class, or as the weights of
-            the loss do. None leaves thresholds and factors.
-        per_label: Whether each label of a multilabel task has a threshold of its own.
-        recall: For precision_at_recall: the minimum recall on the validation rows, before shrinkage.
+            multilabel for expected_f1 (f1_macro if the loss has `pos_weight` or `prior`); binary is predicted
+            at 0.5 and multiclass by the most probable class, or as the weights of the loss imply. None keeps
+            thresholds and factors.
+        per_label: Whether each label of a multilabel task has its own threshold.
+        recall: The minimum recall of precision_at_recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (one for each label) or "none".
         shrinkage: k >= 0.
 
     Raises:
-        ValueError, TypeError: an invalid option, or one that would have no effect.
+        ValueError, TypeError: an invalid option, or one without effect.
     """
 
     metric: str | None = "auto"
@@ -78,7 +73,7 @@ class DecisionOptions:
             )
 
     def goal(self, task: Task, loss: Any = None) -> str | None:
-        """Return the metric that predictions of the task are tuned for; None where nothing is."""
+        """Return the metric that predictions of the task are tuned for, or None."""
         if self.calibration == "per_label" and not task.several_labels:
             raise ConfigError(
                 f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
@@ -118,41 +113,37 @@ def fit_decision(
     counts: LabelCounts | None = None,
     **options: Any,
 ) -> Task:
-    """Return the task with temperature, and thresholds or class factors, that suit the validation rows best.
+    """Return the task with the temperature, and thresholds or class factors, that best fit validation rows.
 
-    A temperature T minimises the cross-entropy of logits / T. What weights of the loss (`pos_weight`, or
-    `weight` under softmax) have added to the logits is subtracted first, so that probabilities are those of
-    the rows as they are; predictions that are not tuned stay those of the weighted loss: a logit of at least
-    0, the largest logit.
+    The temperature T minimises the cross-entropy of logits / T. What weights of the loss (`pos_weight`, or
+    `weight` under softmax) have added to the logits is subtracted first; predictions that are not tuned stay
+    those of the weighted loss: a logit of at least 0, the largest logit.
 
-    Thresholds then maximise the metric; a label's own one t_l is shrunk towards the one for all labels, t,
-    between logits, by the number n_l of its positives: (n_l t_l + k t) / (n_l + k), k = `shrinkage`. A label
-    without positives takes t.
+    Thresholds then maximise the metric. The threshold t_l of a label with n_l positives is shrunk, as a
+    logit, towards that of all labels, t: (n_l t_l + k t) / (n_l + k), k = `shrinkage`.
 
-    For "expected_f1" labels are not counted but expected: with probabilities p, the largest expected F1 is
-    F = max_n 2 (sum of the n largest p) / (n + sum p), and F / 2 the threshold that reaches it. F is that of
-    all outputs together, and t_l lies a fifth of the way (`OWN_SHARE`, between logits) towards the label's
-    own. p is sigmoid(a x + b) with a, b of least cross-entropy, so that a loss may move all logits. Better on
-    small data: thresholds of rare labels are not fitted to a handful of rows.
+    "expected_f1" does not count labels, of which rare ones are few: with probabilities p, the largest
+    expected F1 is F = max_n 2 (sum of the n largest p) / (n + sum p), reached by the threshold F / 2. F is
+    that of all outputs, and t_l lies a fifth of the way (`OWN_SHARE`, as logits) towards that of the label.
+    p is sigmoid(a x + b) with a, b of least cross-entropy, as a loss may shift all logits.
 
-    Multiclass: class factors r_c^-s, r_c the class frequencies and s the best of a grid from -1.5 to 1.5; of
-    equals the nearest to the theoretical one: 1 for balanced accuracy (Menon et al., 2021), half of that for
-    macro-F1, 0 where the loss has done it already.
+    Multiclass: class factors r_c^-s with the class frequencies r_c and the best s of a grid from -1.5 to 1.5,
+    in ties the nearest to 1 for balanced accuracy (Menon et al., 2021) and to 1/2 for macro-F1, or to 0 if
+    the loss has corrected for the frequencies.
 
     Args:
-        task: Whose threshold, temperature and factors are replaced.
-        logits: Raw, of the validation rows: (N, num_outputs, ...).
-        target: Their labels, of any form that `task.encode` takes or returns.
-        loss: That the logits were trained with, where it is one of lossselect or torch.
-        counts: Of the train labels, for the class frequencies; by default those of the validation rows.
+        task: The task whose threshold, temperature and factors are replaced.
+        logits: Raw logits of the validation rows, (N, num_outputs, ...).
+        target: Their labels, in any form that `task.encode` accepts or returns.
+        loss: The loss that the logits were trained with, if it is one of lossselect or torch.
+        counts: Counts of the train labels, for the class frequencies; by default of the validation rows.
         options: `metric`, `per_label`, `recall`, `calibration` and `shrinkage`: see `DecisionOptions`.
 
     Returns:
         A task of the same kind; thresholds are probabilities after shift and temperature.
 
     Raises:
-        ValueError: a metric or a calibration that the task does not have, logits that do not fit it, no
-            label that is known.
+        ValueError: a metric or a calibration that the task does not support, invalid logits, no known label.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599 (temperature);
@@ -174,8 +165,8 @@ def fit_decision(
     encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
     _check_finite(logits)
     uncalibrated = replace(task, temperature=1.0, shift=0.0)
-    # minus infinity rules a class out; as a large number 0 times it is 0
-    scores = flatten_positions(uncalibrated.calibrated_logits(logits.double())).numpy().clip(-LARGE, LARGE)
+    # minus infinity rules a class out; unlike infinity, 0 times a large number is 0
+    scores = flatten_positions(uncalibrated.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
     truth = flatten_positions(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
@@ -188,20 +179,20 @@ def fit_decision(
         _warn_untuned(task.output_names, len(task.output_names))
         return task
     fitted: Any = _calibrate(task, decision.calibration, scores, truth, known, loss)
-    # the weights of the loss predict as if these were thresholds, or logarithms of class factors
+    # the weights of the loss act like these thresholds, or logarithms of class factors
     offset = np.array(fitted.shift) / np.array(fitted.temperature)
     scores = scores / np.array(fitted.temperature) - offset
     if task.exclusive:
         if goal is not None:
             frequencies = None if counts is None else class_prior(task, counts)
-            done = loss if isinstance(loss, Loss) and not offset.any() else None
-            factors = fit_class_factors(task, scores, truth, goal, frequencies, done)
+            correction = loss if isinstance(loss, Loss) and not offset.any() else None
+            factors = fit_class_factors(task, scores, truth, goal, frequencies, correction)
             return replace(fitted, prior_correction=factors)
         if decision.metric is None:
             return fitted
         # for accuracy the most probable class is the best
-        moved = offset.any() and decision.metric != "accuracy"
-        return replace(fitted, prior_correction=tuple(np.exp(offset).tolist()) if moved else None)
+        weighted = offset.any() and decision.metric != "accuracy"
+        return replace(fitted, prior_correction=tuple(np.exp(offset).tolist()) if weighted else None)
     if task.top_k is not None:
         return fitted
     if goal is None:
@@ -234,7 +225,7 @@ def _calibrate(
 
 
 def decision_options(**options: Any) -> DecisionOptions:
-    """Return the options, checked; ValueError for an unknown one."""
+    """Return the checked options."""
     check_options(options, [field.name for field in fields(DecisionOptions)], "decision")
     return DecisionOptions(**options)
 
@@ -248,10 +239,7 @@ def _warn_untuned(names: Sequence[str], count: int) -> None:
 
 
 def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: DecisionOptions) -> None:
-    """Warn of thresholds that follow from a handful of positives.
-
-    Labels of a multilabel task share one threshold, towards which shrinkage pulls labels with few positives.
-    """
+    """Warn of thresholds that are tuned to few positives, unless shrinkage pulls them to the common one."""
     total = int(positives.sum())
     if total < MIN_TUNED_POSITIVES:
         of_all = "" if task.positive_name else " of all labels together"
@@ -262,9 +250,9 @@ def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: 
             "the thresholds (decision.metric=null), or hold out more rows.",
         )
         return
-    own = decision.per_label and goal != EXPECTED and len(positives) > 1
+    per_label = decision.per_label and goal != EXPECTED and len(positives) > 1
     few = (positives > 0) & (positives < MIN_TUNED_POSITIVES)
-    if own and decision.shrinkage < MIN_TUNED_POSITIVES / 2 and few.any():
+    if per_label and decision.shrinkage < MIN_TUNED_POSITIVES / 2 and few.any():
         names = [name for name, is_few in zip(task.output_names, few, strict=True) if is_few]
         warn(
             "few_positives",
@@ -275,9 +263,9 @@ def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: 
 
 
 def _check_finite(logits: Tensor) -> None:
-    for row, *rest in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
+    for row, *position in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
         raise DataError(
-            f"Row {row} of the logits holds {logits[row, *rest].item():g}: no decision can be fitted "
+            f"Row {row} of the logits holds {logits[row, *position].item():g}: no decision can be fitted "
             "to that. Look at the inputs and the weights.",
             row=row,
         )

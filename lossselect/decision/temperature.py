@@ -1,11 +1,11 @@
-"""Temperatures: by which logits are divided so that probabilities are calibrated.
+"""Temperatures, which divide logits so that probabilities are calibrated.
 
-They minimise the cross-entropy of the validation rows, summed, plus k (1 / T - 1)^2 / 2 with k = 30: a normal
-prior, which some hundred rows outweigh. Without it, perfectly separated rows would have T = 0, and on small
-validation splits the probabilities would improve less, or not at all.
+They minimise the summed cross-entropy of the validation rows plus k (1 / T - 1)^2 / 2 with k = 30, a normal
+prior that some hundred rows outweigh. Without it T would be 0 for perfectly separated rows, and too noisy for
+small validation splits.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,30 +13,25 @@ from torch.nn import functional as F
 
 from lossselect.losses.loss import Loss
 from lossselect.losses.torch_compat import torch_weight
-
-if TYPE_CHECKING:
-    from lossselect.tasks.registry import Task
+from lossselect.tasks.registry import Task
 
 PRIOR = 30.0
 """k, in nats."""
-
 LINE_PRIOR = 1.0
-"""The same for what a loss adds to the logits, weaker: it may be far from what is assumed."""
-
+"""The weaker k for what a loss adds to the logits, which may be far from the assumption."""
 EXACT = ("cross_entropy", "logit_adjusted")
-"""Losses under which weights move the logits by exactly their logarithm, given enough rows."""
+"""Losses whose weights shift the logits by exactly their logarithm, given enough rows."""
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
-def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
+def weight_shift(task: Task, loss: Any) -> np.ndarray | None:
     """Return what the weights of a loss add to the logits (num_probabilities,), or None without weights.
 
-    With the weights w cross-entropy is least where the odds are w times those of the rows: log w is added to
-    the logit by `pos_weight` and, under softmax, by `weight`; log alpha / (1 - alpha) by focal's `alpha`.
-    `logit_adjusted` leaves tau log prior (of a label: its log-odds) out of the logits. The weight of a label
-    under sigmoid moves nothing. For a loss that is neither a `Loss` nor torch's `BCEWithLogitsLoss` or
-    `CrossEntropyLoss`, as a module or a partial function, no shift is assumed.
+    Weights w minimise cross-entropy where the odds are w times those of the rows: `pos_weight` and, under
+    softmax, `weight` add log w; focal's `alpha` adds log alpha / (1 - alpha). `logit_adjusted` subtracts
+    tau log prior (of a label: its log-odds). No shift is assumed for the weight of a label under sigmoid, nor
+    for losses other than `Loss` and torch's (binary) cross-entropy.
     """
     sigmoid, shift = not task.exclusive, np.zeros(task.num_probabilities)
     if isinstance(loss, Loss):
@@ -52,7 +47,7 @@ def weight_shift(task: "Task", loss: Any) -> np.ndarray | None:
         weights = weight.detach().cpu().double().numpy().reshape(-1)
         if len(weights) not in (1, len(shift)):
             return None
-        shift += np.log(np.where(weights > 0, weights, 1.0))  # nothing is known of what weighs nothing
+        shift += np.log(np.where(weights > 0, weights, 1.0))  # a weight of 0 says nothing
     shift = shift if sigmoid else shift - shift.mean()
     return shift if np.abs(shift).max() > 1e-9 else None
 
@@ -67,11 +62,9 @@ def fit_shift_and_temperature(
 ) -> tuple[np.ndarray, float]:
     """Return what to subtract from the logits, (num_outputs,), and the temperature of the result.
 
-    They minimise the cross-entropy of a (x - s) - b s + c, with s the shift that the weights are expected to
-    cause and b how much of it the data show. c, one number for all labels, is for sigmoid losses other than
-    cross-entropy, such as the asymmetric one, which move logits by an unknown amount.
-
-    Scores, target and which of it is known (under softmax all) are (N, num_outputs).
+    They minimise the cross-entropy of a (x - s) - b s + c, with s the expected `shift` of the weights and b
+    its deviation. c, one number for all labels, is for sigmoid losses other than cross-entropy, such as the
+    asymmetric one, which shift logits by an unknown amount. Arrays are (N, num_outputs).
     """
     inexact = isinstance(loss, Loss) and loss.name not in EXACT
     s = np.zeros(scores.shape[1]) if shift is None else shift
@@ -102,11 +95,7 @@ def label_temperatures(scores: np.ndarray, target: np.ndarray, known: np.ndarray
 
 
 def fit_sigmoid_line(scores: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Return slope a > 0 and shift b of least binary cross-entropy of a x + b, one pair for all labels.
-
-    A temperature with a shift, for what a loss has moved all logits by (Platt, 1999); with a normal prior of
-    both, around 1 and 0.
-    """
+    """Return slope a > 0 and shift b of least binary cross-entropy of a x + b (Platt, 1999), with a prior."""
     design = np.stack([scores, np.ones_like(scores)], -1)
     slope, shift = _minimize(design, target, [LINE_PRIOR] * 2)
     return max(float(slope), 1 / MAX_TEMPERATURE), float(shift)
@@ -119,9 +108,9 @@ def _clip(slope: float) -> float:
 def _minimize(
     design: np.ndarray, target: np.ndarray, precision: list[float], slope: float = 1.0
 ) -> np.ndarray:
-    """Return the factors (K,) of the columns of (N, K), or (N, C, K), whose sum has the least cross-entropy.
+    """Return the factors (K,) of the columns of (N, K) or, for softmax, (N, C, K) of least cross-entropy.
 
-    Of sigmoid or softmax, with a normal prior around (slope, 0, ...), by Newton's method with halved steps.
+    With a normal prior around (slope, 0, ...), by Newton's method with halved steps.
     """
     x, y, weights = (torch.from_numpy(np.asarray(values)) for values in (design, target, precision))
     binary = x.ndim == 2
@@ -144,7 +133,7 @@ def _minimize(
             gradient = torch.einsum("nc,nck->k", p - y, x)
             hessian = torch.einsum("nc,nck,ncl->kl", p, x, x) - mean.T @ mean
         step = torch.linalg.solve(hessian + weights.diag(), gradient + weights * (factors - start))
-        # a rise by rounding alone is no reason to halve the step
+        # tolerate a rise by rounding
         while step.abs().max() > 1e-10 and objective(factors - step) > best * (1 + 1e-12):
             step = step / 2
         factors, previous = factors - step, best

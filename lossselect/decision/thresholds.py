@@ -1,28 +1,29 @@
-"""Thresholds that are best for a metric on the rows that they are fitted to."""
+"""Thresholds and class factors that maximise a metric on validation rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from lossselect.decision.temperature import fit_sigmoid_line
+from lossselect.losses.loss import Loss
 from lossselect.metrics import scores
+from lossselect.tasks.registry import Task
 
 SHRINKAGE = 10.0
-"""The validation positives whose threshold of their label weighs as much as the threshold of all labels."""
-
+"""The number of positives for which a label's threshold weighs as much as the one of all labels."""
 OWN_SHARE = 0.2
-"""Of expected F1, how far a label's threshold goes from that of all labels (micro) to its own (macro)."""
-
+"""How far a label's threshold for expected F1 goes from that of all labels (micro) to its own (macro)."""
 MAX_CUTS = 2000
-"""Thresholds for all labels that are tried: all between neighbours, or quantiles."""
+"""The maximum number of common thresholds to try; quantiles if there are more."""
+EXPECTED = "expected_f1"
+"""The F1 that the probabilities imply, without counts of labels."""
 
 Score = Callable[..., np.ndarray]
-"""Of tp, fp, fn and tn."""
-
-EXPECTED = "expected_f1"
-"""The F1 that the probabilities themselves expect: its thresholds need no counts of rare positives."""
+"""A function of tp, fp, fn and tn."""
 
 GOALS: dict[str, Score] = {
     EXPECTED: scores.f1,
@@ -33,21 +34,22 @@ GOALS: dict[str, Score] = {
     "balanced_accuracy": scores.balanced_accuracy,
     "precision_at_recall": scores.precision,
 }
-"""What thresholds can be tuned for; `expected_f1` and `precision_at_recall` in a way of their own."""
-
+"""What thresholds can be tuned for."""
+CLASS_GOALS = ("accuracy", "balanced_accuracy", "f1_macro")
+"""What multiclass predictions can be tuned for; for accuracy the most probable class is the best."""
 POOLED = ("f1_micro", "accuracy")
-"""Goals whose labels' counts are added up first (micro); of the others the scores are averaged (macro)."""
+"""Goals that sum the counts of the labels (micro); the others average the scores (macro)."""
 
 
 class Label:
-    """A label's rows, sorted, with the counts at each threshold between two neighbours."""
+    """The sorted rows of a label, with the counts at each threshold between neighbours."""
 
     def __init__(self, logits: np.ndarray, positive: np.ndarray) -> None:
         order = np.argsort(-logits, kind="stable")
         self.logits = logits[order]
         self.positives, self.rows = int(positive.sum()), len(positive)
         self.tp = np.concatenate([[0], positive[order].cumsum()])
-        # a threshold lies between two different outputs, above all of them, or below
+        # a threshold is above all outputs, between two different ones, or below all
         self.cuts = np.concatenate([[0], np.flatnonzero(np.diff(self.logits) < 0) + 1, [self.rows]])
 
     def threshold(self, cut: int) -> float:
@@ -57,7 +59,7 @@ class Label:
         return float(above + below) / 2
 
     def counts(self, cuts: np.ndarray) -> np.ndarray:
-        """Return tp, fp, fn and tn of predicting so many rows as positive, the highest ones."""
+        """Return tp, fp, fn and tn if so many of the highest rows are predicted as positive."""
         tp, negatives = self.tp[cuts], self.rows - self.positives
         return np.stack([tp, cuts - tp, self.positives - tp, negatives - cuts + tp])
 
@@ -69,7 +71,7 @@ class Label:
 def counted_thresholds(
     labels: list[Label], goal: str, per_label: bool, recall: float, shrinkage: float
 ) -> float | tuple[float, ...]:
-    """Return the thresholds, as probabilities, that are best for a goal of `GOALS` other than `EXPECTED`."""
+    """Return the best thresholds, as probabilities, for a goal of `GOALS` other than `EXPECTED`."""
     score = partial(_precision_at_recall, minimum=recall) if goal == "precision_at_recall" else GOALS[goal]
     tuned = [label for label in labels if label.positives]
     common = _common_threshold(tuned, score, goal in POOLED)
@@ -86,18 +88,14 @@ def counted_thresholds(
 def expected_thresholds(
     logits: np.ndarray, truth: np.ndarray, known: np.ndarray, per_label: bool
 ) -> float | tuple[float, ...]:
-    """Return the thresholds, as probabilities, that reach the largest F1 that the outputs (N, L) expect."""
+    """Return the thresholds, as probabilities, of the largest expected F1; arrays are (N, L)."""
     slope, shift = fit_sigmoid_line(logits[known], truth[known])
     p = sigmoid(slope * logits + shift)
     common = _half_of_expected_f1(p[known])
     if not per_label or logits.shape[1] == 1:
         return float(sigmoid((common - shift) / slope))
-    own = np.array(
-        [
-            _half_of_expected_f1(q[mask]) if mask.any() else common
-            for q, mask in zip(p.T, known.T, strict=True)
-        ]
-    )
+    columns = zip(p.T, known.T, strict=True)
+    own = np.array([_half_of_expected_f1(q[mask]) if mask.any() else common for q, mask in columns])
     return tuple(sigmoid(((1 - OWN_SHARE) * common + OWN_SHARE * own - shift) / slope).tolist())
 
 
@@ -107,7 +105,7 @@ def sigmoid(logits: np.ndarray | float) -> np.ndarray:
 
 
 def _half_of_expected_f1(p: np.ndarray) -> float:
-    """Return the logit of F / 2."""
+    """Return the logit of F / 2, with F the largest expected F1."""
     p = -np.sort(-p)
     expected = 2 * p.cumsum() / (np.arange(1, len(p) + 1) + p.sum())
     half = float(np.clip(expected.max() / 2, 1e-12, 0.5))
@@ -125,23 +123,61 @@ def _common_threshold(labels: list[Label], score: Score, pooled: bool) -> float:
 
 
 def _cuts_for_micro_f1(labels: list[Label]) -> list[int]:
-    """Return each label's cut for the largest F1 of the labels' counts together.
+    """Return each label's cut for the largest F1 of the summed counts.
 
-    F1 is a ratio: 2 tp - F (predicted + positives) is 0 at its value F and below it elsewhere, so each
-    label's best cut at the F so far gives a larger F (Dinkelbach, 1967).
+    At the maximum F, 2 tp - F (predicted + positives) is 0, and below 0 elsewhere, so the best cuts at the
+    present F give a larger F (Dinkelbach, 1967).
     """
     value, cuts = 0.0, [0] * len(labels)
     for _ in range(100):
         cuts = [int(label.cuts[np.argmax(2 * label.tp[label.cuts] - value * label.cuts)]) for label in labels]
         counts = [label.counts(np.array(cut)) for label, cut in zip(labels, cuts, strict=True)]
-        better = float(scores.f1(*np.sum(counts, axis=0)))
-        if better <= value + 1e-12:
+        improved = float(scores.f1(*np.sum(counts, axis=0)))
+        if improved <= value + 1e-12:
             break
-        value = better
+        value = improved
     return cuts
 
 
 def _precision_at_recall(*counts: np.ndarray, minimum: float) -> np.ndarray:
-    """Return the precision where recall reaches the minimum, the negative shortfall elsewhere."""
+    """Return the precision if recall reaches the minimum, otherwise the negative shortfall."""
     recall = scores.recall(*counts)
     return np.where(recall >= minimum, scores.precision(*counts), recall - minimum - 1)
+
+
+def fit_class_factors(
+    task: Task,
+    logits: np.ndarray,
+    target: np.ndarray,
+    goal: str,
+    frequencies: np.ndarray | None,
+    loss: Loss | None,
+) -> tuple[float, ...]:
+    """Return the factors r_c^-s that `fit_decision` describes; by default r are the target's frequencies."""
+    labels = target.argmax(1)
+    positives = np.bincount(labels, minlength=task.num_probabilities)
+    if frequencies is None:
+        frequencies = np.maximum(positives, 0.5) / len(labels)
+    corrected = 0.0 if loss is None else 1.0 if loss.weight is not None else min(loss.tau, 1.0)
+    expected = (1 - corrected) * (1.0 if goal == "balanced_accuracy" else 0.5)
+    strengths = np.linspace(-1.5, 1.5, 61)
+    probabilities = torch.from_numpy(logits).softmax(1)
+    best_value, best = -1.0, 0.0
+    for strength in strengths[np.argsort(np.abs(strengths - expected), kind="stable")]:
+        options: Any = {"prior_correction": tuple(frequencies**-strength)}  # a field of exclusive tasks
+        predictions = replace(task, **options).predict_from_probabilities(probabilities).numpy()
+        value = _class_score(goal, predictions, labels, positives)
+        if value > best_value + 1e-12:
+            best_value, best = value, float(strength)
+    return tuple((frequencies**-best).tolist())
+
+
+def _class_score(goal: str, predictions: np.ndarray, labels: np.ndarray, positives: np.ndarray) -> float:
+    tp, predicted = (
+        np.bincount(values, minlength=len(positives))
+        for values in (labels[predictions == labels], predictions)
+    )
+    counts = tp, predicted - tp, positives - tp, len(labels) - predicted - positives + tp
+    if goal == "balanced_accuracy":
+        return float(scores.recall(*counts)[positives > 0].mean())
+    return float(scores.f1(*counts)[predicted + positives > 0].mean())

@@ -11,18 +11,17 @@ from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import check_options
 
-LONG_TAIL = 10.0
-"""Classes are adjusted for if the largest has at least so many times the rows of the smallest."""
+MIN_IMBALANCE = 10.0
+"""The minimum ratio of the largest class to the smallest one at which logits are adjusted."""
 
 
 class Rule(NamedTuple):
-    """A loss for train labels to which `applies` is true; the first such rule counts."""
+    """A loss for train labels to which the rule applies; the first such rule counts."""
 
     name: str
     applies: Callable[[Task, LabelCounts], bool]
     loss: str
     reason: str
-    """With `{imbalance}` of the labels."""
 
 
 RULES = (
@@ -34,9 +33,7 @@ RULES = (
     ),
     Rule(
         "long-tailed classes",
-        lambda task, counts: (
-            task.activation == "softmax" and not task.ordinal and counts.imbalance >= LONG_TAIL
-        ),
+        lambda task, counts: task.exclusive and not task.ordinal and counts.imbalance >= MIN_IMBALANCE,
         "logit_adjusted",
         "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
         "decide as if all were alike. Where the large ones should win, as in the accuracy of rows like those "
@@ -44,7 +41,7 @@ RULES = (
     ),
     Rule(
         "labels",
-        lambda task, counts: task.activation == "sigmoid",
+        lambda task, counts: not task.exclusive,
         "cross_entropy",
         "Of the sigmoid losses none was better on all sets; rare labels are a matter of thresholds, which "
         "are tuned on val.",
@@ -56,14 +53,13 @@ RULES = (
         "The classes have rows enough: the likelihood is the loss to beat.",
     ),
 )
-"""Each is backed by docs/choosing.md, whose tables benchmarks/choices.py makes."""
+"""Evidence for each: docs/choosing.md, with tables from benchmarks/choices.py."""
 
 
 class SuggestedLoss(NamedTuple):
-    """What `suggest_loss` returns."""
+    """The name and options of a loss, as `TaskModule(loss=...)` accepts them, and the reasons for it."""
 
     loss: dict[str, Any]
-    """Its name and options, as `TaskModule(loss=...)` accepts them."""
     reasons: list[str]
 
 
@@ -71,8 +67,8 @@ def suggest_loss(task: Task, counts: LabelCounts) -> SuggestedLoss:
     """Return the loss that `loss="auto"` chooses for these labels, and the reasons.
 
     Args:
-        task: Whose loss it is.
-        counts: What `count_labels(task, labels)` returns for the train labels.
+        task: The task.
+        counts: `count_labels(task, labels)` of the train labels.
 
     Example:
         >>> from lossselect import Multiclass, count_labels

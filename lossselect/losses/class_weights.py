@@ -1,7 +1,6 @@
-"""Priors and weights of classes or labels, from the train labels that `count_labels` has counted.
+"""Priors and weights of classes or labels, from the counts of the train labels.
 
-A class that no row has, or that every row has, counts as half a row short of that: log 0 would be a head
-that can never learn it.
+Priors are clipped by half a row: with log 0 a head could never learn a class that no row, or each row, has.
 """
 
 from collections.abc import Callable
@@ -15,14 +14,14 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import lookup
 
 MAX_POS_WEIGHT = 100.0
-"""Beyond, and below its inverse, `pos_weight=auto` is clipped: a single positive would dominate a batch."""
+"""The maximum of `pos_weight=auto`, whose minimum is 1 / 100: a positive should not dominate a batch."""
 
 BETA = 0.999
-"""The `beta` of `weight=effective_number` where none is given."""
+"""The default `beta` of `weight=effective_number`."""
 
 
 def class_prior(task: Task, counts: LabelCounts) -> np.ndarray:
-    """Return the share of each class (C,), which sum to 1, or of each label's positives (L,), in (0, 1)."""
+    """Return the share of each class (C,), summing to 1, or of the positives of each label (L,)."""
     if task.activation == "softmax":
         mass = np.maximum(counts.mass, 0.5)
         return mass / mass.sum()
@@ -31,16 +30,12 @@ def class_prior(task: Task, counts: LabelCounts) -> np.ndarray:
 
 
 def balanced_weight(mass: np.ndarray, beta: float) -> np.ndarray:
-    """N / (C n_c), as scikit-learn's `class_weight="balanced"`."""
+    """Return N / (C n_c), as scikit-learn's `class_weight="balanced"`."""
     return np.asarray(mass.sum() / (len(mass) * mass))
 
 
 def effective_number_weight(mass: np.ndarray, beta: float) -> np.ndarray:
-    """(1 - beta) / (1 - beta^n_c), scaled to a mean of 1.
-
-    References:
-        Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, arXiv:1901.05555.
-    """
+    """Return (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 (Cui et al., CVPR 2019, arXiv:1901.05555)."""
     if not beta:
         return np.ones(len(mass))
     weight = -1 / np.expm1(mass * np.log(beta))  # 1 - beta^n without rounding for beta near 1
@@ -51,11 +46,11 @@ WEIGHTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "balanced": balanced_weight,
     "effective_number": effective_number_weight,
 }
-"""The names of `weight`, each with the weights of the classes that occur, given n_c; other classes have 1."""
+"""The names of `weight`, with functions of the counts n_c of the classes that occur; other classes have 1."""
 
 
 def is_counted(option: str, value: Any, task: Task) -> bool:
-    """Whether an option is a name, such as "balanced" or "auto"; ValueError for one that it cannot have."""
+    """Whether an option is a name, such as "balanced" or "auto"; ValueError for an unknown one."""
     if not isinstance(value, str):
         return False
     if option == "prior":
@@ -76,7 +71,7 @@ def count_option(
 ) -> np.ndarray:
     """Return the numbers, one per output, that the train labels determine.
 
-    `pos_weight` is negatives over positives of each label, within [0.01, 100]; 1 for a label without either.
+    `pos_weight` is negatives / positives of each label, clipped to [0.01, 100]; 1 for a label without either.
     """
     if option == "prior" or name is None:
         return class_prior(task, counts)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lossselect.exceptions import ConfigError
 from lossselect.losses.class_weights import class_prior, count_option, is_counted
 from lossselect.losses.functional.dice import REGIONS
-from lossselect.losses.options import check_form_of_weight, check_sample_weight, expand_weight, per_output
+from lossselect.losses.options import check_sample_weight, check_weight_shape, expand_weight, per_output
 from lossselect.losses.registry import formula_options, formula_takes, select_formula
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
@@ -25,26 +25,25 @@ class Loss(nn.Module):
     loss = sum_i w_i s_i / sum_i w_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
 
     - sigmoid: s = weight_l [pos_weight_l y' l(x, 1) + (1 - y') l(x, 0)], d = 1;
-    - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c, t being 1 at a class index,
+    - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c, with t = 1 at a class index.
 
-    with l the formula's loss of a hard label and y' = (1 - e) y + e / 2, t' = (1 - e) t + e / C the
-    smoothed target, e = label_smoothing, and w the weight of the sample, if it has one. With class indices
-    and under sigmoid these are torch's numbers; here one-hot and soft forms of the same labels also give
-    them. Missing labels (NaN; -100 among indices) count neither above nor below; with none left the mean
-    is 0, its gradient 0. A formula that pools (`zlpr` a row's labels, `dice` a region's pixels) gives s
-    itself, with d = 1 for each pool that has a label; its smoothed target is the same.
+    l is the formula's loss of a hard label, y' = (1 - e) y + e / 2 and t' = (1 - e) t + e / C the smoothed
+    target with e = label_smoothing, and w the sample weight. These are torch's numbers for class indices and
+    under sigmoid; here one-hot and soft forms of the same labels give them, too. Missing labels (NaN, or
+    -100 among indices) do not count; if no label is left, the mean and its gradient are 0. A formula that
+    pools (`zlpr` the labels of a row, `dice` the pixels of a region) gives s itself, with d = 1 for each pool
+    that has a label.
 
     Shapes:
         logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
-        `task.encode` returns it; sample_weight (N,), or of the positions (N, ...). Returns a scalar in nats
-        for "mean" and "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax,
-        zlpr), 0 where the label is missing.
+        `task.encode` returns it; sample_weight (N,) or (N, ...). Returns a scalar in nats for "mean" and
+        "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax, zlpr), 0 where the
+        label is missing.
 
     Raises:
-        ValueError: at construction as `select_loss` says; when called, logits or a target of another
-            shape, dtype or device, and a value that no canonical target or weight has (looked at on the
-            CPU, and on a device at the first call).
-        TypeError: a target that is no tensor.
+        ValueError: at construction see `select_loss`; when called, logits or a target of another shape,
+            dtype or device, or an invalid value (checked on the CPU, and on a device at the first call).
+        TypeError: a target that is not a tensor.
     """
 
     def __init__(
@@ -78,27 +77,27 @@ class Loss(nn.Module):
         self.name, self.task, self.reduction = name, task, reduction
         self.label_smoothing, self.beta = label_smoothing, beta
         self.named = {key: value for key, value in given.items() if is_counted(key, value, task)}
-        """The options that the train labels determine, by the name that was given for them."""
+        """The names of the options that the train labels determine, such as {"weight": "balanced"}."""
         counted = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
         self.waits_for, self.counted = (counted, []) if counts is None else ([], counted)
-        """Those of them, and a prior, that have not been counted yet, and those that have been."""
+        """Those of them, and a prior, that still need counts, and those that have been counted."""
         if counts is not None:
             counts.check_task(task)
             given |= {key: count_option(key, self.named.get(key), task, counts, beta) for key in counted}
         self.reasons: list[str] = []
-        """Why it was chosen, where `loss=auto` has chosen it."""
+        """The reasons of `loss=auto` for choosing it."""
         self._values_checked = False
         self.weight: Tensor | None
         self.pos_weight: Tensor | None
         self.prior: Tensor | None
         for key, value in given.items():
             numbers = None if key in self.waits_for else per_output(key, value, task)
-            # not in the state dict: they are options, stored with the other options in a checkpoint
+            # not in the state dict: a checkpoint stores them as options
             self.register_buffer(key, numbers, persistent=False)
         self._try_formula()
 
     def _try_formula(self) -> None:
-        """Let the formula check its own options now rather than at the first step."""
+        """Let the formula check its options now rather than at the first step."""
         width = self.task.num_probabilities
         logits = torch.zeros(1, width, 1)
         target = logits if self.task.activation == "sigmoid" else torch.zeros(1, 1, dtype=torch.long)
@@ -115,11 +114,11 @@ class Loss(nn.Module):
         return Loss(self.task, counts=counts, **self.to_dict()) if self.waiting else self
 
     def first_logits(self, counts: LabelCounts) -> Tensor:
-        """Return the constant logits (num_outputs,) to start from, also for other losses and smoothed labels.
+        """Return the constant logits (num_outputs,) to start from.
 
-        With these weights their cross-entropy on the train labels is least: log-odds of each label's share
-        under sigmoid, log of each class's share under softmax, for ordered classes log-odds of being above,
-        given at least there; less what the loss itself adds (tau log prior).
+        They minimise the cross-entropy of the train labels with these weights: log-odds of each label's share
+        under sigmoid, log of each class's share under softmax, for ordered classes the log-odds of being
+        above a class given at least that class; minus what the loss itself adds (tau log prior).
         """
         prior = class_prior(self.task, counts)
         weight, pos_weight = (1 if w is None else w.cpu().numpy() for w in (self.weight, self.pos_weight))
@@ -137,44 +136,44 @@ class Loss(nn.Module):
 
     @property
     def tau(self) -> float:
-        """How much of the classes' shares the loss itself adds to the logits."""
+        """The factor of the log prior that the loss itself adds to the logits."""
         if "prior" not in self.takes:
             return 0.0
         return float(self.options.get("tau", formula_options(self.formula)["tau"]))
 
     def offset(self) -> Tensor | None:
-        """Return what the loss itself adds to the logits of each class (C,): tau log prior under softmax."""
+        """Return what the loss adds to the logits under softmax, tau log prior (C,), or None."""
         if not self.tau or self.prior is None or self.task.activation == "sigmoid":
             return None
         return self.tau * self.prior.log()
 
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        losses, divisors = self._weighted(logits, target, sample_weight, check_values=True)
         if self.reduction == "none":
-            return losses
-        total, count = _sum(losses, divisors)
+            return self._weighted(logits, target, sample_weight, check_values=True)[0]
+        total, count = self.sum_and_count(logits, target, sample_weight, check_values=True)
         return total if self.reduction == "sum" else safe_divide(total, count)
 
     def sum_and_count(
-        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None, check_values: bool = False
     ) -> tuple[Tensor, Tensor | int]:
-        """Return the mean's numerator and denominator, to be added up over batches and ranks.
+        """Return numerator and denominator of the mean, to be summed over batches and ranks.
 
-        Values are not checked: the target should come from `task.encode`. The denominator is a plain number
-        where each loss is known to count once.
+        By default values are not checked: the target should come from `task.encode`. The denominator is an
+        int if each loss counts once.
         """
-        return _sum(*self._weighted(logits, target, sample_weight))
+        losses, divisors = self._weighted(logits, target, sample_weight, check_values)
+        return losses.sum(), losses.numel() if divisors is None else divisors.sum()
 
     def _weighted(
-        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool = False
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the w_i s_i and the w_i d_i, None where these are all 1."""
+        """Return the w_i s_i and the w_i d_i, None if these are all 1."""
         self.check_counted()
         self.task.check_logits(logits)
         target = self.task.check_target(target, logits)
         self.check_devices(logits.device)
         if sample_weight is not None:
-            check_form_of_weight(sample_weight, logits)
+            check_weight_shape(sample_weight, logits)
         if check_values and not torch.compiler.is_compiling():
             self._check_values(target.detach(), sample_weight)
         logits = self.task.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
@@ -198,10 +197,10 @@ class Loss(nn.Module):
         """Raise ValueError if options wait for the train labels."""
         if self.waiting:
             option = self.waits_for[0]
-            known = option in self.named
-            what = f"{option}={self.named[option]}" if known else f"The {option} of loss {self.name!r}"
+            is_named = option in self.named
+            subject = f"{option}={self.named[option]}" if is_named else f"The {option} of loss {self.name!r}"
             raise ConfigError(
-                f"{what} is told by the train labels, which have not been counted: pass "
+                f"{subject} is told by the train labels, which have not been counted: pass "
                 "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them "
                 "in fit.)"
             )
@@ -209,20 +208,20 @@ class Loss(nn.Module):
     def check_devices(self, device: torch.device) -> None:
         """Raise ValueError if a tensor of the loss is on another device than the logits."""
         for name in ("weight", "pos_weight", "prior"):
-            given = getattr(self, name)
-            if given is not None and given.device != device:
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.device != device:
                 raise ConfigError(
-                    f"The loss's {name} is on {given.device}, the logits are on {device}. Move the loss: "
+                    f"The loss's {name} is on {tensor.device}, the logits are on {device}. Move the loss: "
                     f"loss.to({str(device)!r})."
                 )
 
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
-        """Check every target on the CPU and, on a device, where that makes the step wait, the first one."""
+        """Check targets on the CPU; on a device, where this makes the step wait, only the first one."""
         if target.device.type != "cpu" and self._values_checked:
             return
         self._values_checked = True
         target = target.cpu()
-        with suppress(RuntimeError):  # torch.vmap lets nobody look at values
+        with suppress(RuntimeError):  # torch.vmap does not allow it
             self.task.check_values(target)
             if sample_weight is not None:
                 check_sample_weight(sample_weight)
@@ -230,7 +229,7 @@ class Loss(nn.Module):
     def _call(
         self, logits: Tensor, target: Tensor, missing: Tensor | None = None, columns: slice = slice(None)
     ) -> Any:
-        """Call the formula with its options, and with what else it takes."""
+        """Call the formula with its options and its further arguments."""
         extra: dict[str, Any] = {"weight": self.weight, "known": None if missing is None else ~missing}
         if self.prior is not None:  # in float64: shares near 1 are not 1
             extra["prior"] = self.prior[columns].view(1, -1, *[1] * (logits.ndim - 2))
@@ -239,7 +238,7 @@ class Loss(nn.Module):
     def _sigmoid(
         self, logits: Tensor, target: Tensor, columns: slice = slice(None)
     ) -> tuple[Tensor, None, Tensor | None]:
-        """Return losses, their divisors and which are missing, of the outputs that are `columns`."""
+        """Return the losses of some columns, their divisors, and which are missing."""
         pools = "known" in self.takes
         missing = _if_any(target.isnan(), always=pools)
         if missing is not None:
@@ -252,7 +251,7 @@ class Loss(nn.Module):
         elif self.pos_weight is None:
             losses = self._call(logits, target, columns=columns)
         else:
-            # the formula is linear in the target; as one call of a scaled target digits would be lost
+            # the formula is linear in the target, but one call with a scaled target would lose digits
             positive = self._call(logits, torch.ones_like(target), columns=columns)
             negative = self._call(logits, torch.zeros_like(target), columns=columns)
             pos_weight = along_classes(self.pos_weight[columns], logits)
@@ -286,7 +285,7 @@ class Loss(nn.Module):
         return self._call(logits, weight * smoothed), (weight * target).sum(1), missing
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for a checkpoint: `select_loss(task, **values)` makes the loss again."""
+        """Return plain values, for a checkpoint; `select_loss(task, **values)` recreates the loss."""
         values = {"name": self.name, **self.options, "label_smoothing": float(self.label_smoothing)}
         for name in ("weight", "pos_weight", *({"prior"} & self.takes)):
             buffer = getattr(self, name)
@@ -299,7 +298,7 @@ class Loss(nn.Module):
         def move(tensor: Tensor) -> Tensor:
             if tensor.is_meta:
                 return fn(tensor)  # which fills it
-            # the device alone: as float16, for example, a pos_weight of 1e5 would be inf
+            # keep the dtype: as float16 a pos_weight of 1e5 would be inf
             device = fn(tensor.new_empty(0)).device
             return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
 
@@ -307,32 +306,25 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = {key: value for key, value in self.to_dict().items() if value not in (None, 0)}
-        for name in ("weight", "pos_weight", "prior"):
-            if isinstance(shown.get(name), list) and len(shown[name]) > 10:
-                shown[name] = f"{len(shown[name])} values"
+        for name, value in shown.items():
+            if isinstance(value, list) and len(value) > 10:
+                shown[name] = f"{len(value)} values"
         return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
 
 def _if_any(missing: Tensor, always: bool) -> Tensor | None:
-    """Return `missing`, or None if no label is: on the CPU that takes less time than masks that hide nothing.
-
-    On a device it would make the step wait, in a compiled one break the graph.
-    """
+    """Return `missing`, or on the CPU None if no label is: masks take time there, a check does elsewhere."""
     if always or missing.device.type != "cpu" or torch.compiler.is_compiling():
         return missing
-    with suppress(RuntimeError):  # torch.vmap lets nobody look at values
+    with suppress(RuntimeError):  # torch.vmap does not allow it
         return missing if bool(missing.any()) else None
     return missing
 
 
-def _sum(losses: Tensor, divisors: Tensor | None) -> tuple[Tensor, Tensor | int]:
-    return losses.sum(), losses.numel() if divisors is None else divisors.sum()
-
-
 def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
-    """Return total / count; 0 (with a zero gradient) where nothing counts.
+    """Return total / count, or 0 with a zero gradient if the count is 0.
 
-    Then the total need not be 0: smoothing moves a part of a label to other classes, whose weights count.
+    The total need not be 0 then: smoothing moves a part of a label to other classes, whose weights count.
     """
     if isinstance(count, Tensor):
         return torch.where(count > 0, total / torch.where(count > 0, count, 1), 0)
@@ -340,28 +332,27 @@ def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
 
 
 def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:
-    """Return the loss called `name` in the form that the task takes, with every option checked now.
+    """Return the loss called `name` in the form for the task; all options are checked now.
 
     Args:
         task: Decides the form: sigmoid for binary and multilabel, softmax for multiclass.
         name: A key of `LOSSES`.
-        options: The formula's own (`gamma`, `alpha` for focal) and
+        options: Those of the formula (such as `gamma` and `alpha` of focal) and
 
             - `reduction`: "mean" (default), "sum" or "none";
-            - `weight`: a factor >= 0 per class or label, (C,), by position or by name, or "balanced" or
-              "effective_number" (with its `beta`, .999 by default), which the train labels determine;
-            - `pos_weight`: a factor >= 0 of the positives, one per output or one for all, or "auto", which
-              the train labels determine; sigmoid only;
+            - `weight`: factors >= 0 of the classes or labels, (C,), by position or by name; "balanced" or
+              "effective_number" (with its `beta`, 0.999 by default) computes them from the train labels;
+            - `pos_weight`: factors >= 0 of the positives, one per output or one for all; "auto" computes them
+              from the train labels; sigmoid only;
             - `label_smoothing`: in [0, 1);
-            - `prior` (of `logit_adjusted`): the share of each class, or of each label's positives; without
-              it that of the train labels;
-            - `counts`: what `count_labels(task, labels)` returns for the train labels.
+            - `prior` (of `logit_adjusted`): the share of each class, or of the positives of each label; by
+              default that of the train labels;
+            - `counts`: `count_labels(task, labels)` of the train labels.
 
     Raises:
-        ValueError: an unknown name, a loss without the form that the task needs, an option that the
-            loss lacks or that would have no effect, a value out of range or of the wrong length; when
-            called, an option that needs counts if there were none.
-        TypeError: an option that is no number.
+        ValueError: an unknown name, a loss without a form for the task, an option that the loss lacks or that
+            would have no effect, a value out of range or of the wrong length; when called, missing counts.
+        TypeError: an option that is not a number.
 
     Example:
         >>> from lossselect import Multilabel

@@ -15,16 +15,14 @@ MAX_WEIGHT = 1e30
 
 
 def _by_name(option: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
-    """Return a value for each output from `{"cat": 2}`; 1 for those that it does not name."""
-    # a name such as true is read as a truth value from a command line; a file may have True
+    """Return a value for each output from `{"cat": 2}`; 1 for outputs that are not among the keys."""
+    # a command line parses a name such as true as a boolean
     spellings = {name.lower(): name for name in task.names}
     named = {
         spellings.get(str(key).lower(), str(key).lower()) if isinstance(key, bool) else str(key): value
         for key, value in values.items()
     }
-    for key in named:
-        if key in task.output_names:
-            continue
+    for key in [key for key in named if key not in task.output_names]:
         if key in task.names:
             raise ConfigError(
                 f"{option} is given for {key!r}, the negative class, which has no output of its own. To "
@@ -76,31 +74,31 @@ def per_output(option: str, values: Any, task: Task) -> Tensor | None:
 
 
 def _check_each(numbers: Tensor, valid: Tensor, needed: str, task: Task) -> None:
-    if not bool(valid.all()):
-        i = int((~valid).nonzero()[0])
+    for i in (~valid).nonzero().flatten().tolist():
         raise ConfigError(f"{needed}, got {numbers[i]:g} for {task.output_names[i]!r}.")
 
 
 def check_sample_weight(sample_weight: Tensor) -> None:
-    """Raise ValueError for weights of samples that are negative or not finite; looks at their values."""
-    bad = ~((sample_weight >= 0) & (sample_weight <= MAX_WEIGHT))
-    if bool(bad.any()):
-        index = bad.nonzero()[0].tolist()
+    """Raise DataError for sample weights that are negative or not finite."""
+    invalid = ~((sample_weight >= 0) & (sample_weight <= MAX_WEIGHT))
+    for row, *position in invalid.nonzero().tolist():
         raise DataError(
-            f"Row {index[0]} has the sample weight {sample_weight[tuple(index)].item():g}: weights are "
+            f"Row {row} has the sample weight {sample_weight[row, *position].item():g}: weights are "
             "finite and at least 0.",
-            row=index[0],
+            row=row,
         )
 
 
-def check_form_of_weight(sample_weight: Any, logits: Tensor) -> None:
-    """Raise ValueError unless it is a tensor of a weight per row or position; looks at no value."""
+def check_weight_shape(sample_weight: Any, logits: Tensor) -> None:
+    """Raise ConfigError unless there is a weight per row or position, on the device of the logits."""
     positions = logits.shape[:1] + logits.shape[2:]
     is_tensor = isinstance(sample_weight, Tensor)
     if not is_tensor or sample_weight.shape not in (logits.shape[:1], positions):
-        came = tuple(sample_weight.shape) if is_tensor else type(sample_weight).__name__
-        either = f"({len(logits)},)" if len(positions) == 1 else f"({len(logits)},) or {tuple(positions)}"
-        raise ConfigError(f"sample_weight must be a tensor with a weight for each row, {either}, got {came}.")
+        received = tuple(sample_weight.shape) if is_tensor else type(sample_weight).__name__
+        shapes = f"({len(logits)},)" if len(positions) == 1 else f"({len(logits)},) or {tuple(positions)}"
+        raise ConfigError(
+            f"sample_weight must be a tensor with a weight for each row, {shapes}, got {received}."
+        )
     if sample_weight.device != logits.device:
         raise ConfigError(
             f"The sample_weight is on {sample_weight.device}, the logits are on {logits.device}. Move one."
@@ -108,7 +106,7 @@ def check_form_of_weight(sample_weight: Any, logits: Tensor) -> None:
 
 
 def expand_weight(sample_weight: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
-    """Return weights of samples, or of their positions, in the shape of the losses."""
+    """Return weights of samples or positions in the shape of the losses."""
     sample_weight = sample_weight.to(losses.dtype)
     if sample_weight.ndim == 1:
         return sample_weight.view(-1, *[1] * (losses.ndim - 1)).expand_as(losses)

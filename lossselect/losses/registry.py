@@ -1,14 +1,13 @@
 """The table of losses, a formula for each activation; looking up a loss and checking its options.
 
-A formula takes raw logits in float32 or wider and a target without holes, and returns the loss of
-each element (sigmoid) or of each sample (softmax), in nats. It is linear in the target: the loss of
-a soft target is the mean of the hard targets' losses. That is what lets `Loss` apply weights,
-smoothing and missing labels to all of them in one place. A formula that is not, because it compares
-labels or pixels with each other, takes the mask `known` and returns which of its losses count as well.
+A formula takes raw logits in float32 or wider and a target without missing labels, and returns the loss of
+each element (sigmoid) or sample (softmax), in nats. It is linear in the target, so that `Loss` can apply
+weights, smoothing and missing labels to all of them in one place. A formula that compares labels or pixels
+with each other is not; it takes the mask `known` and also returns which of its losses count.
 
-To add a loss, add a module to `functional/` with its formulas and their row, `ROWS`. Nothing else
-needs to change: options are the formula's keyword arguments, and the command line and the tests read
-the table. The command line checks names and options before torch is imported.
+To add a loss, add a module to `functional/` with its formulas and their row, `ROWS`. Options are the keyword
+arguments of the formula; the command line, which checks them before torch is imported, and the tests read
+the table.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Formula = Callable[..., Any]
 
 
 def _load_rows() -> dict[str, dict[str, Formula]]:
-    """Return the rows of all modules of formulas; that of cross_entropy first, as it is the usual one."""
+    """Return the rows of all modules of formulas, cross_entropy first."""
     rows: dict[str, dict[str, Formula]] = {}
     for name in sorted(module.name for module in iter_modules(functional.__path__)):
         if not name.startswith("_"):
@@ -40,10 +39,10 @@ def _load_rows() -> dict[str, dict[str, Formula]]:
 
 
 LOSSES: dict[str, dict[str, Formula]] = _load_rows()
-"""Every loss by name, with its formula for each activation that it has a form of."""
+"""Losses by name, with a formula for each activation that is supported."""
 
 MODIFIERS: dict[str, Any] = {"weight": None, "pos_weight": None, "beta": None, "label_smoothing": 0.0}
-"""Options that every loss takes, where they have a meaning for it, with their defaults."""
+"""Options of all losses for which they have a meaning, with their defaults."""
 
 ALIASES = {
     "cross_entropy": "ce bce bcewithlogits bcewithlogitsloss binarycrossentropy bceloss crossentropyloss "
@@ -57,22 +56,22 @@ ALIASES = {
     "dice": "diceloss softf softdice softfloss",
     "one_vs_rest": "ovr bceperclass",
 }
-"""What losses are called elsewhere, in lower case without other characters than letters."""
+"""Other names of losses, in lower case, with letters only."""
 
 
 def unknown_loss_error(name: str, more: tuple[str, ...] = ()) -> str:
-    """Return the message for a name that the table lacks; `more` are listed before its own names."""
+    """Return the message for an unknown name; `more` names are listed first."""
     hint = suggestion(str(name), LOSSES)
     letters = "".join(filter(str.isalpha, str(name))).lower()
-    for meant, aliases in ALIASES.items():
+    for loss, aliases in ALIASES.items():
         if letters in aliases.split():
-            serves = "; it is BCE under sigmoid, CE under softmax" if meant == "cross_entropy" else ""
-            hint = f" Here it is {meant!r}, in the form that the task takes{serves}."
+            forms = "; it is BCE under sigmoid, CE under softmax" if loss == "cross_entropy" else ""
+            hint = f" Here it is {loss!r}, in the form that the task takes{forms}."
     return f"There is no loss {name!r}.{hint} Choose one of: {', '.join((*more, *LOSSES))}."
 
 
 def find_loss(name: str) -> dict[str, Formula]:
-    """Return a row of the table; ValueError for a name that has none."""
+    """Return a row of the table; ConfigError for an unknown name."""
     if name == "auto":
         raise ConfigError(
             "Loss 'auto' is chosen by the train labels: TaskModule(loss='auto'), or in a loop of your own "
@@ -84,18 +83,18 @@ def find_loss(name: str) -> dict[str, Formula]:
 
 
 def formula_options(formula: Formula) -> dict[str, Any]:
-    """Return a formula's keyword arguments with their defaults: the options of its row in the table."""
+    """Return the options of a formula, its keyword arguments, with their defaults."""
     parameters = inspect.signature(formula).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def formula_takes(formula: Formula) -> set[str]:
-    """Return what `Loss` must give a formula besides logits and target: "known", "prior", "weight"."""
+    """Return the other arguments of a formula, besides logits and target: "known", "prior", "weight"."""
     return {*inspect.signature(formula).parameters} - {*formula_options(formula)} - {"logits", "target"}
 
 
 def row_options(name: str) -> dict[str, Any]:
-    """Return all options of a row of the table with their defaults; None where its forms' defaults differ."""
+    """Return all options of a loss with their defaults; None if the defaults of its forms differ."""
     defaults: dict[str, Any] = {}
     for formula in find_loss(name).values():
         for option, default in formula_options(formula).items():
@@ -108,9 +107,9 @@ def row_options(name: str) -> dict[str, Any]:
 def select_formula(
     task: Task, name: str, options: Mapping[str, Any], modifiers: Iterable[str]
 ) -> tuple[Formula, dict[str, Any]]:
-    """Return the form of a loss that the task takes, and its options; ValueError for one that it lacks.
+    """Return the form of a loss for the task, and its options, checked.
 
-    A config lists the options of all forms of a loss: those that another form has are dropped if None.
+    A config lists the options of all forms of a loss; those of another form are dropped if None.
     """
     forms = find_loss(name)
     formula = forms.get(task.activation)
@@ -120,13 +119,13 @@ def select_formula(
             "between them: task.ordinal=true takes the other softmax losses."
         )
     if formula is None:
-        fitting = ", ".join(other for other, its in LOSSES.items() if task.activation in its)
+        fitting = ", ".join(loss for loss, forms in LOSSES.items() if task.activation in forms)
         raise ConfigError(
             f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
             f"Losses for {task.name}: {fitting}."
         )
-    own, takes = formula_options(formula), formula_takes(formula)
-    others = {option: form for form, its in forms.items() for option in formula_options(its).keys() - own}
+    supported, takes = formula_options(formula), formula_takes(formula)
+    others = {key: kind for kind, form in forms.items() for key in formula_options(form).keys() - supported}
     options = {key: value for key, value in options.items() if value is not None or key not in others}
     names = [*options, *modifiers]
     if task.activation == "softmax" and "pos_weight" in names:
@@ -146,8 +145,7 @@ def select_formula(
                 f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
                 f"takes: only the {others[option]} form has it. For a factor per class use weight."
             )
-    allowed = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
-    check_options(
-        names, [*own, *({"prior"} & takes), *allowed, "reduction"], f"Loss {name!r} for task={task.name}"
-    )
+    general = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
+    allowed = [*supported, *({"prior"} & takes), *general, "reduction"]
+    check_options(names, allowed, f"Loss {name!r} for task={task.name}")
     return formula, options

@@ -1,4 +1,4 @@
-"""torch's own losses in place of ours: which of them fit a task."""
+"""Checks of torch's own losses, which may be used in place of those of this package."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,20 +20,20 @@ TORCH_LOSSES = {
     },
     "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
 }
-"""Those of torch's own losses that take raw logits and our targets; any other trains, but on nonsense."""
+"""The losses of torch that take raw logits and canonical targets; others would train on nonsense."""
 
 INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss", "NLLLoss", "nll_loss")
-"""Losses of torch's that take no soft labels."""
+"""Losses of torch that do not support soft labels."""
 
 
 def _unwrap(loss: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Return a loss, without torch.compile and partial around it, and its options."""
+    """Return a loss without torch.compile and partial around it, and its options."""
     loss = getattr(loss, "_orig_mod", loss)
     return (loss.func, loss.keywords) if isinstance(loss, partial) else (loss, getattr(loss, "__dict__", {}))
 
 
 def check_mixes(mix: Any, loss: Any) -> None:
-    """Raise ValueError for mixed batches, which have soft labels, and a loss of torch's that takes none."""
+    """Raise ConfigError for mixed batches, whose labels are soft, with a loss that does not support these."""
     loss, _ = _unwrap(loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     if mix is not None and name in INDEX_ONLY:
@@ -44,10 +44,10 @@ def check_mixes(mix: Any, loss: Any) -> None:
 
 
 def check_torch_loss(loss: Any, task: Task) -> None:
-    """Raise ValueError for one of torch's losses, or a subclass of one, that does not fit the task.
+    """Raise ConfigError for a loss of torch, or a subclass, that does not fit the task.
 
-    It needs raw logits and the task's targets, reduction="mean" and an `ignore_index` that a target may have.
-    A loss that only derives from torch's base classes, as those of other packages do, is accepted.
+    It must take raw logits and canonical targets, with reduction="mean" and an `ignore_index` that a target
+    may have. Losses that only derive from torch's base classes, as in other packages, are accepted.
     """
     loss, options = _unwrap(loss)
     kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
@@ -75,17 +75,12 @@ def check_torch_loss(loss: Any, task: Task) -> None:
 
 
 def torch_weight(loss: Any, task: Task) -> Tensor | None:
-    """Return the weights of torch's (binary) cross-entropy that move the logits; None for any other loss.
-
-    These are `pos_weight` under sigmoid, `weight` under softmax.
-    """
+    """Return the weights of torch's (binary) cross-entropy that shift the logits; None for another loss."""
     loss, options = _unwrap(loss)
-    sigmoid = task.activation == "sigmoid"
-    name = "pos_weight" if sigmoid else "weight"
-    if isinstance(loss, nn.BCEWithLogitsLoss if sigmoid else nn.CrossEntropyLoss):
-        return getattr(loss, name)
-    return (
-        options.get(name)
-        if loss is (binary_cross_entropy_with_logits if sigmoid else cross_entropy)
-        else None
-    )
+    if task.activation == "sigmoid":
+        if isinstance(loss, nn.BCEWithLogitsLoss):
+            return loss.pos_weight
+        return options.get("pos_weight") if loss is binary_cross_entropy_with_logits else None
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return loss.weight
+    return options.get("weight") if loss is cross_entropy else None

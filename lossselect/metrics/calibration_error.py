@@ -6,18 +6,16 @@ from torch import Tensor
 from lossselect.metrics.task_metric import MetricInput, SumMetric
 
 CALIBRATION_BINS = 15
-"""Of equal width, as in Guo et al., 2017."""
+"""The number of bins of equal width, as in Guo et al., 2017."""
 
 
 class CalibrationError(SumMetric):
-    """Expected calibration error: the mean of |mean label - mean probability| over 15 bins.
+    """Expected calibration error (Guo et al., ICML 2017, arXiv:1706.04599), from sums of each bin.
 
-    Binary and multilabel: of each probability and its label, soft labels as they are. Multiclass: of the
-    largest probability and the label of that class, 0 or 1 unless the labels are soft. From sums of each bin,
-    where torchmetrics' keeps every output.
+    The mean of |mean label - mean probability| over 15 bins, weighted by their size.
 
-    References:
-        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599.
+    Binary and multilabel: of each probability and its (possibly soft) label. Multiclass: of the largest
+    probability and the label of that class.
     """
 
     shape = (3, CALIBRATION_BINS)
@@ -35,7 +33,7 @@ class CalibrationError(SumMetric):
 
 
 def sum_in_bins(probabilities: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Return the number, and the sums of the probabilities and of the known labels, of each bin, (3, 15)."""
+    """Return the number of known labels, and the sums of probabilities and labels, per bin: (3, 15)."""
     index = (probabilities * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
     values = torch.stack([torch.ones_like(probabilities), probabilities, target])
     values = torch.where(known, values, 0).flatten(1)

@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lossselect.compat.torchmetrics import clear_caches
 from lossselect.metrics import scores
-from lossselect.metrics.registry import CLASS_RANKINGS, f1_per_label, make_metric
+from lossselect.metrics.registry import CLASS_RANKINGS, f1_per_label, make_metric, recall_per_class
 from lossselect.metrics.task_metric import MetricInput, TaskMetric, check_batch
 from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import lookup
@@ -19,10 +19,8 @@ from lossselect.utils.checks import lookup
 class TaskMetrics(MetricCollection):
     """The metrics of a task, a `torchmetrics.MetricCollection`.
 
-    Each metric has states of its own and can be used without the others. As long as metrics with the same
-    statistic have seen the same batches they hold the same tensors, which are computed, and gathered from
-    other processes, once. torchmetrics' compute groups would save the same, but overwrite what a metric has
-    seen on its own.
+    Metrics with the same statistic share their states, which are computed and gathered once, as long as they
+    have seen the same batches; each can also be updated independently, unlike torchmetrics' compute groups.
     """
 
     def __init__(self, task: Task, names: Sequence[str], prefix: str | None) -> None:
@@ -38,17 +36,9 @@ class TaskMetrics(MetricCollection):
         predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
     ) -> None:
-        """Add a batch. Metrics that were added to the collection get probabilities and target.
+        """Add a batch, as `make_metrics` describes. Metrics that were added get probabilities and target.
 
-        Args:
-            probabilities: `task.probabilities(logits)`, (N, num_probabilities, ...).
-            target: `task.encode(labels)`.
-            predictions: As `task.predict_from_probabilities` returns them, which is the default.
-            log_odds: `task.log_odds(logits.double())`, for auroc, average_precision and the rankings of
-                labels: float32 probabilities are exactly 1 from a logit of 17 on, and become ties.
-
-        Raises:
-            ValueError: shapes or dtypes that do not fit; on the CPU also values outside [0, 1].
+        ValueError for invalid shapes or dtypes, and on the CPU for values outside [0, 1].
         """
         batch = check_batch(self.task, probabilities, target, predictions, log_odds)
         if batch is None:
@@ -59,13 +49,13 @@ class TaskMetrics(MetricCollection):
                 metric.update(probabilities, target)
 
     def update_checked(self, batch: MetricInput) -> None:
-        """Add a batch that needs no check to the task's own metrics."""
+        """Add a checked batch to the metrics of the task."""
         with self._sharing() as groups:
             for first, *_ in groups:
                 first.update(batch.probabilities, batch.target, batch=batch)
 
     def forward(self, probabilities: Tensor, target: Tensor, *arguments: Any, **options: Any) -> Any:
-        """Add a batch as `update` does, and return the values of this batch alone."""
+        """Add a batch as `update` does, and return the values of this batch."""
         batch = check_batch(self.task, probabilities, target, *arguments, **options)
         with self._sharing():
             # torchmetrics passes on the keywords that a metric's update has
@@ -85,7 +75,7 @@ class TaskMetrics(MetricCollection):
                 metric.reset()
         for first, *_ in self._grouped(by_states=False):
             first.reset()
-        self.share()  # resetting every metric takes long compared with an epoch of a small net
+        self.share()  # faster than resetting every metric
 
     @property
     def sources(self) -> dict[str, TaskMetric]:
@@ -100,11 +90,11 @@ class TaskMetrics(MetricCollection):
                 clear_caches(metric)
 
     def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
-        """Whether a metric can use what this collection has computed of a batch."""
+        """Whether a metric can use a batch that was checked for the task of this collection."""
         return isinstance(metric, TaskMetric) and metric.task is self.task
 
     def _grouped(self, by_states: bool = True) -> list[list[TaskMetric]]:
-        """Group the task's own metrics by statistic and by the tensors that they hold."""
+        """Group the metrics of the task by their statistic and by the tensors of their states."""
         groups: dict[Any, list[TaskMetric]] = {}
         for metric in filter(self._is_own, self.values()):
             states = tuple(map(id, metric.metric_state.values())) if by_states else ()
@@ -113,7 +103,7 @@ class TaskMetrics(MetricCollection):
 
     @contextmanager
     def _sharing(self) -> Iterator[list[list[TaskMetric]]]:
-        """Let metrics that hold the same tensors hold those of the first of them afterwards."""
+        """Let metrics that share states with the first of them share its new states afterwards."""
         groups = self._grouped()
         yield groups
         for first, *others in groups:
@@ -129,27 +119,28 @@ class TaskMetrics(MetricCollection):
 def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | None = None) -> TaskMetrics:
     """Return the metrics of a task, as a `torchmetrics.MetricCollection`.
 
-    - `accuracy`: of predictions; for multilabel of each label's prediction (1 - `hamming_distance`).
-      `exact_match`: of whole rows.
-    - `balanced_accuracy`: the mean recall of the classes; for binary and of each label of the positives
-      and of the negatives.
-    - `f1_micro`, `f1_macro`: over classes; for binary over the two classes, and `f1` of the positive. As in
-      scikit-learn a class that is predicted and does not occur counts 0 in multiclass f1_macro.
-    - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels.
-      Exact up to 10 million outputs, of more in bins of log-odds: see `Ranking`.
-    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of each row's ranking of the labels.
-    - `brier_score`: the mean square of probability minus label; for multiclass summed over the classes.
-      `calibration_error`: in 15 bins; see `CalibrationError`. Both score soft labels as they are; for all
-      other metrics a soft label is its likelier value, .5 the positive one.
+    - `accuracy`: of predictions; for multilabel of each label (1 - `hamming_distance`); `exact_match`: of
+      rows.
+    - `balanced_accuracy`: the mean recall of the classes; for binary and for each label the mean recall of
+      positives and negatives.
+    - `f1_micro`, `f1_macro`: over classes; for binary over both classes, and `f1` of the positive one. As in
+      scikit-learn a class that is predicted but does not occur counts 0 in multiclass f1_macro.
+    - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels; exact up to 10
+      million outputs, then in bins of log-odds: see `Ranking`.
+    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of the ranking of the labels in each row.
+    - `brier_score`: mean squared difference of probability and label; for multiclass summed over classes.
+      `calibration_error`: see `CalibrationError`. Both score soft labels as they are; all other metrics
+      round them, 0.5 to the positive value.
     - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): of ordered classes.
 
-    `update(probabilities, target)` takes `task.probabilities(logits)`, `task.encode(labels)`, and
-    `log_odds=task.log_odds(logits.double())`: float32 probabilities of large logits are all 1, hence ties.
+    `update` takes `task.probabilities(logits)` and `task.encode(labels)`; optionally `predictions`, and
+    `log_odds=task.log_odds(logits.double())` for rankings, in which float32 probabilities are ties from a
+    logit of 17 on.
 
     Args:
         task: Decides which metrics, and with which thresholds.
         prefix: Put before the names, such as "val/".
-        names: Which of them; all by default.
+        names: A selection; all by default.
 
     Raises:
         ValueError: a name that the task does not have.
@@ -172,16 +163,16 @@ def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
     """Return counts and metrics of each class or label, (num_probabilities,) each; NaN where undefined."""
     counts, undefined = _summary(metrics, "accuracy")
     positives, negatives = label_counts(metrics)
-    tp, fp, fn, _ = counts
+    predicted = counts[:2].sum(0)
     values = {
-        "precision": scores.precision(*counts).masked_fill(tp + fp == 0, torch.nan),
-        "recall": scores.recall(*counts).masked_fill(tp + fn == 0, torch.nan),
+        "precision": scores.precision(*counts).masked_fill(predicted == 0, torch.nan),
+        "recall": recall_per_class(counts),
         "f1": f1_per_label(counts),
         **dict(zip(CLASS_RANKINGS, _summary(metrics, CLASS_RANKINGS[0])[0], strict=True)),
     }
     # as the metrics of all classes together are NaN then
     values = {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
-    return {"positives": positives, "negatives": negatives, "predicted": (tp + fp).long(), **values}
+    return {"positives": positives, "negatives": negatives, "predicted": predicted.long(), **values}
 
 
 def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
@@ -191,7 +182,7 @@ def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
 
 
 def _summary(metrics: TaskMetrics, name: str) -> tuple[Tensor, Tensor]:
-    """Return what a metric is computed from, over all processes."""
+    """Return the statistic of a metric over all processes, and whether it is undefined."""
     metric: Any = metrics[name]
     metric.compute()
     return metric.summary

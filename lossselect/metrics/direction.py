@@ -15,11 +15,7 @@ HIGHER_IS_BETTER = {
 
 
 def best_mode(monitor: str) -> str:
-    """Return "min" or "max": which value of a metric is best. The metric may have a prefix such as "val/".
-
-    Raises:
-        ValueError: a metric that is not one of this package.
-    """
+    """Return "min" or "max", the best value of a metric such as "val/f1"; ConfigError if it is unknown."""
     if (mode := direction(monitor)) is None:
         raise ConfigError(
             f"Whether a high or a low value of {monitor} is better is not known: set mode to 'max' or 'min'."

@@ -8,10 +8,9 @@ from torchmetrics import Metric
 
 
 class LossMean(Metric):
-    """The sum of a loss's numerators over that of its denominators, in float64.
+    """The sum of the numerators of a loss over that of its denominators, in float64.
 
-    Not MeanMetric, which looks for NaN at each update, and in torchmetrics 1.9 loses its weights where that
-    is switched off.
+    MeanMetric checks for NaN at each update; torchmetrics 1.9 ignores the weights without that check.
     """
 
     full_state_update = False

@@ -12,7 +12,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 
 
 class Mean(SumMetric):
-    """The mean of a value per label or row; `values` returns those of a batch, and which of them count."""
+    """The mean of a value per label or row; `values` returns the values of a batch, and which count."""
 
     shape = (2,)
 
@@ -29,7 +29,7 @@ class Mean(SumMetric):
 
 
 def squared_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """(p - y)^2 of each label y, soft labels as they are; for multiclass summed over the classes of a row."""
+    """Return (p - y)^2 of each (possibly soft) label y; for multiclass summed over the classes."""
     probabilities, target, known = batch.rows
     if batch.task.activation == "sigmoid":
         return (probabilities - target).square(), known
@@ -39,26 +39,26 @@ def squared_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
 
 
 def absolute_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """The distance of predicted and true class."""
+    """Return the distance of predicted and true class."""
     return (batch.predictions - batch.labels).abs(), batch.known
 
 
 def exact_matches(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """Whether the known labels of a row, at least one, are all predicted correctly."""
+    """Return whether the known labels of each row are all predicted correctly."""
     predictions, labels = flatten_positions(batch.predictions), flatten_positions(batch.labels)
     known = labels != IGNORE_INDEX
     return ((predictions == labels) | ~known).all(1), known.any(1)
 
 
-# The ranking of the known labels of each row, as scikit-learn defines it. torchmetrics 1.9 takes a missing
-# label for a low one, and the denominator of its ranking loss depends on the batch size.
+# Rankings of the known labels of each row as in scikit-learn. torchmetrics 1.9 ranks missing labels lowest,
+# and the denominator of its ranking loss depends on the batch size.
 
 
 def ranking_losses(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """The share of pairs of a positive and a negative label in the wrong order, or tied; 0 without a pair."""
+    """Return the share of positive-negative pairs in the wrong order, or tied; 0 without a pair."""
     scores, labels = batch.ranking_rows
     positive, negative = labels == 1, labels == 0
-    # the highest first, and of equals the negatives
+    # the highest first, negatives before positives in ties
     order = labels.argsort(1)
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
     negatives_above = negative.gather(1, order).cumsum(1)
@@ -67,7 +67,7 @@ def ranking_losses(batch: MetricInput) -> tuple[Tensor, Tensor]:
 
 
 def coverage_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """The rank of the lowest positive label."""
+    """Return the rank of the lowest positive label."""
     scores, labels = batch.ranking_rows
     known = labels != IGNORE_INDEX
     lowest = scores.masked_fill(labels != 1, torch.inf).amin(1, keepdim=True)
@@ -75,7 +75,7 @@ def coverage_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
 
 
 def precisions_at(batch: MetricInput, k: int) -> tuple[Tensor, Tensor]:
-    """The share of positives among the k highest labels."""
+    """Return the share of positives among the k highest labels."""
     scores, labels = batch.ranking_rows
     known = labels != IGNORE_INDEX
     highest = scores.masked_fill(~known, -torch.inf).topk(k, 1).indices
@@ -83,12 +83,9 @@ def precisions_at(batch: MetricInput, k: int) -> tuple[Tensor, Tensor]:
 
 
 class Kappa(SumMetric):
-    """Cohen's kappa with quadratic weights, of ordered classes.
+    """Quadratic weighted kappa of ordered classes (Cohen, Psychological Bulletin 70(4), 1968).
 
     With predictions p and classes t: 1 - mean (p - t)^2 / (mean p^2 + mean t^2 - 2 mean p mean t).
-
-    References:
-        Cohen, Weighted kappa, Psychological Bulletin 70(4), 1968.
     """
 
     shape = (5,)

@@ -12,33 +12,28 @@ from lossselect.utils.device_ops import count_occurrences
 from lossselect.utils.distributed import all_gather
 
 MAX_EXACT = 10_000_000
-"""Outputs (rows x classes) of an epoch that are kept, 8 to 16 bytes each; more are counted in bins."""
-
+"""The maximum number of outputs (rows x classes) to store, 8 to 16 bytes each; more are counted in bins."""
 MAX_PARTS = 256
-"""Batches whose tensors are kept separately."""
-
+"""The maximum number of batches whose tensors are stored separately."""
 MAX_BINS, MIN_BINS, BIN_CELLS = 8192, 256, 1 << 24
 """Bins of each class: 8192 up to 2048 classes, then fewer, so that counts take 256 MiB up to 65,536."""
-
 MAX_LOG_ODDS = 40.0
-"""Log-odds are clipped to +-40 before they are counted: a probability of 4e-18."""
+"""Log-odds are clipped to +-40 in bins: a probability of 4e-18."""
 
 
 class Ranking(TaskMetric):
-    """How log-odds rank the positives of each class above the rest: AUROC and average precision, (2, C).
+    """AUROC and average precision of each class, from the ranking of log-odds: (2, C).
 
-    With H_i and F_i the positives and negatives that are at least as high as positive i of P, N the number
-    of negatives, and F'_i those that are higher:
+    With H_i and F_i the numbers of positives and negatives at least as high as positive i, F'_i that of
+    higher negatives, and N that of all negatives:
 
-    - AUROC = 1 - mean_i (F_i + F'_i) / 2 / N: a tie is half a mistake;
+    - AUROC = 1 - mean_i (F_i + F'_i) / 2 / N: a tie is half an error;
     - AP = mean_i H_i / (H_i + F_i).
 
-    NaN where there is no positive or no negative. Computed on the CPU, since torchmetrics goes through
-    thresholds where two sorts suffice: of 64,000 rows and 10 classes it takes nine times as long.
-
-    With more than `MAX_EXACT` outputs, log-odds are counted in bins of equal width between -40 and 40 (.01
-    each up to 2048 classes), and outputs within one bin are ties; torchmetrics' own bins are of probability,
-    the same for all classes: where all scores are below .01 they are useless.
+    NaN without positives or without negatives. Two sorts on the CPU: nine times as fast as torchmetrics for
+    64,000 rows and 10 classes. With more than `MAX_EXACT` outputs, log-odds are counted in bins of equal
+    width between -40 and 40 (0.01 up to 2048 classes), within which outputs are ties. torchmetrics' bins are
+    of probability: useless if all scores are below 0.01.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -53,7 +48,7 @@ class Ranking(TaskMetric):
     def accumulate(self, batch: MetricInput) -> None:
         log_odds, labels = batch.ranking_rows
         self.scores, self.labels = [*self.scores, log_odds], [*self.labels, labels]
-        if len(self.scores) >= MAX_PARTS:  # to copy and count the lists takes longer with each batch
+        if len(self.scores) >= MAX_PARTS:  # long lists take long to copy and count
             self.scores, self.labels = [torch.cat(self.scores)], [torch.cat(self.labels)]
         if self.bins.numel() or self._count() > MAX_EXACT:
             self._move_to_bins()
@@ -66,7 +61,7 @@ class Ranking(TaskMetric):
         self.scores, self.labels = [], []
 
     def _add_to_bins(self, bins: Tensor, scores: list[Tensor], labels: list[Tensor]) -> Tensor:
-        """Return counts (2, C, B) of negatives and positives, flat, the bin of -40 first."""
+        """Return counts of negatives and positives, (2, C, B) flattened, the bin of -40 first."""
         classes = self.task.num_probabilities
         width = max(MIN_BINS, min(MAX_BINS, BIN_CELLS // classes))
         if not bins.numel():
@@ -75,16 +70,16 @@ class Ranking(TaskMetric):
             unit = (z.clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) + MAX_LOG_ODDS) / (2 * MAX_LOG_ODDS)
             positive, known = self._by_class(part)
             cells = (positive.long() * classes + torch.arange(classes, device=z.device)) * width
-            cells = torch.where(known & ~z.isnan(), cells + (unit * (width - 1)).round().long(), -1)
-            bins = bins + count_occurrences(cells + 1, len(bins) + 1)[1:]
+            cells = torch.where(known & ~z.isnan(), cells + (unit * (width - 1)).round().long(), len(bins))
+            bins = bins + count_occurrences(cells, len(bins) + 1)[:-1]
         return bins
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
-        """Gather the states of all processes: in bins where a single process would use bins."""
+        """Gather the states of all processes, in bins if a single process would use bins."""
         counts = all_gather((self._count(), self.bins.numel()))
         if any(binned for _, binned in counts) or sum(count for count, _ in counts) > MAX_EXACT:
             self._move_to_bins()
-        elif not self.scores:  # torchmetrics would gather another shape and dtype than the others have
+        elif not self.scores:  # torchmetrics would gather another shape and dtype than other processes
             classes = self.task.num_probabilities
             self.scores = [torch.zeros(0, classes, dtype=torch.double, device=self.device)]
             shape = (0,) if self.task.activation == "softmax" else (0, classes)
@@ -92,7 +87,7 @@ class Ranking(TaskMetric):
         super()._sync_dist(*arguments, **options)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        """Merge states, which torchmetrics could not do with bins on one side only."""
+        """Merge states, which torchmetrics cannot do with bins on one side only."""
         if self.bins.numel() or incoming_state["bins"].numel():
             self._move_to_bins()
             bins = self._add_to_bins(*(incoming_state[name] for name in ("bins", "scores", "labels")))
@@ -102,12 +97,12 @@ class Ranking(TaskMetric):
             self._move_to_bins()
 
     def _by_class(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which outputs (N, C) are of positives, and which labels are known, (N, C) or (N, 1)."""
-        if self.task.activation == "sigmoid":
-            return labels == 1, labels != IGNORE_INDEX
-        labels = labels.unsqueeze(1)
-        classes = torch.arange(self.task.num_probabilities, device=labels.device)
-        return labels == classes, labels != IGNORE_INDEX
+        """Return which outputs (N, C) are positives, and which labels are known, (N, C) or (N, 1)."""
+        positive_value: Tensor | int = 1
+        if self.task.activation == "softmax":
+            labels = labels.unsqueeze(1)
+            positive_value = torch.arange(self.task.num_probabilities, device=labels.device)
+        return labels == positive_value, labels != IGNORE_INDEX
 
     def summarize(self) -> Tensor:
         if self.bins.numel():
@@ -126,14 +121,14 @@ class Ranking(TaskMetric):
 
 def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     """Return AUROC and average precision of one class."""
-    everyone, mine = np.sort(scores), np.sort(scores[positive])
-    num_positives, num_negatives = len(mine), len(scores) - len(mine)
-    if not num_positives or not num_negatives or np.isnan(everyone[-1]):
+    scores, positives = np.sort(scores), np.sort(scores[positive])
+    num_negatives = len(scores) - len(positives)
+    if not len(positives) or not num_negatives or np.isnan(scores[-1]):
         return np.nan, np.nan
-    # of all and of the positives: how many are at least as high as a positive, and how many are higher
+    # how many rows, and how many positives, are at least as high as each positive, and how many are higher
     (level, higher), (tp, higher_tp) = (
-        [len(among) - np.searchsorted(among, mine, side) for side in ("left", "right")]
-        for among in (everyone, mine)
+        [len(values) - np.searchsorted(values, positives, side) for side in ("left", "right")]
+        for values in (scores, positives)
     )
     wrong = ((level - tp) + (higher - higher_tp)).mean() / 2
     return 1 - wrong / num_negatives, (tp / level).mean()

@@ -1,4 +1,4 @@
-"""The metrics of each task: what is accumulated over an epoch, and the score that is computed from it."""
+"""The metrics of each task: the statistic that is accumulated, and the score that is computed from it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,24 +28,21 @@ STATISTICS: dict[str, Callable[..., TaskMetric]] = {
     "coverage_error": partial(Mean, values=means.coverage_errors),
     **{f"precision_at_{k}": partial(Mean, values=partial(means.precisions_at, k=k)) for k in (1, 3, 5)},
 }
-"""What metrics accumulate, by name."""
 
 CLASS_RANKINGS = ("auroc", "average_precision")
-"""Metrics of how log-odds rank the samples for each class."""
-
+"""Metrics that rank samples for each class."""
 LABEL_RANKINGS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
-"""Metrics of how log-odds rank the labels of each row."""
+"""Metrics that rank the labels of each row."""
 
 
 class Row(NamedTuple):
-    """A metric: its statistic, a name of `STATISTICS`, and its score, per class or a scalar."""
+    """A metric: the name of its statistic, and its score, unless that is the statistic itself."""
 
     statistic: str
     score: Callable[[Tensor], Tensor] | None = None
-    """None where the statistic is the metric."""
 
 
-# Scores of counts (tp, fp, fn, tn) of each class, (4, C). Not lambdas, which cannot be pickled.
+# Scores of counts (tp, fp, fn, tn) of each class, (4, C). Lambdas could not be pickled.
 
 
 def _pool(score: Callable[..., Tensor], counts: Tensor) -> Tensor:
@@ -53,14 +50,14 @@ def _pool(score: Callable[..., Tensor], counts: Tensor) -> Tensor:
     return score(*counts.sum(1))
 
 
-def f1_per_label(counts: Tensor) -> Tensor:
-    """Return the F1 of each label, NaN without positives."""
-    return scores.f1(*counts).masked_fill(counts[0] + counts[2] == 0, torch.nan)
+def _per_class(score: Callable[..., Tensor], required: list[int], counts: Tensor) -> Tensor:
+    """Return a score of each class, NaN where the sum of the required counts is 0."""
+    return score(*counts).masked_fill(counts[required].sum(0) == 0, torch.nan)
 
 
-def _f1_per_class(counts: Tensor) -> Tensor:
-    """Return the F1 of each class, NaN if it neither occurs nor is predicted."""
-    return scores.f1(*counts).masked_fill(counts[:3].sum(0) == 0, torch.nan)
+f1_per_label = partial(_per_class, scores.f1, [0, 2])
+recall_per_class = partial(_per_class, scores.recall, [0, 2])
+_f1_per_class = partial(_per_class, scores.f1, [0, 1, 2])
 
 
 def _f1_of_both(counts: Tensor) -> Tensor:
@@ -68,13 +65,9 @@ def _f1_of_both(counts: Tensor) -> Tensor:
     return torch.cat([_f1_per_class(counts), _f1_per_class(counts.flip(0))])
 
 
-def _recall_per_class(counts: Tensor) -> Tensor:
-    return scores.recall(*counts).masked_fill(counts[0] + counts[2] == 0, torch.nan)
-
-
 def _balanced_accuracy_per_label(counts: Tensor) -> Tensor:
     """Return the balanced accuracy of each label, NaN without positives or without negatives."""
-    return (_recall_per_class(counts) + _recall_per_class(counts.flip(0))) / 2
+    return (recall_per_class(counts) + recall_per_class(counts.flip(0))) / 2
 
 
 _POOLED_ACCURACY = Row("stat_scores", partial(_pool, scores.accuracy))
@@ -97,7 +90,7 @@ METRICS: dict[str, dict[str, Row]] = {
     "multiclass": {
         # each sample is a positive of one class
         "accuracy": _POOLED_RECALL,
-        "balanced_accuracy": Row("stat_scores", _recall_per_class),
+        "balanced_accuracy": Row("stat_scores", recall_per_class),
         "f1_micro": _POOLED_RECALL,
         "f1_macro": Row("stat_scores", _f1_per_class),
         **{name: Row(name) for name in ("quadratic_kappa", "mean_absolute_error")},

@@ -1,7 +1,4 @@
-"""Scores of predictions, from counts of true and false positives and negatives.
-
-Each takes float64 tensors or NumPy arrays that broadcast; a ratio 0 / 0 is 0, as in scikit-learn.
-"""
+"""Scores of counts, float64 tensors or NumPy arrays that broadcast; 0 / 0 is 0, as in scikit-learn."""
 
 from typing import TypeVar
 

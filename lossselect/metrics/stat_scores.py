@@ -1,4 +1,4 @@
-"""Counts of right and wrong predictions of each class: what most metrics are computed from."""
+"""Counts of correct and wrong predictions of each class."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,13 @@ from lossselect.utils.device_ops import count_occurrences
 
 
 class StatScores(SumMetric):
-    """True and false positives, false and true negatives of each class or label, (4, num_probabilities).
+    """tp, fp, fn and tn of each class (one against the rest) or label, (4, num_probabilities).
 
-    For classes one against the rest. Counted in time and memory of N + C, where torchmetrics' goes through a
-    matrix C x C.
+    In time and memory of N + C; torchmetrics needs a matrix C x C.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """(4, num_probabilities)."""
         return 4, self.task.num_probabilities
 
     def batch_sums(self, batch: MetricInput) -> Tensor:
@@ -30,10 +28,8 @@ class StatScores(SumMetric):
             tp, fp, positives, negatives = (values.sum(other_dims) for values in counted)
         else:
             classes = self.task.num_probabilities
-            predictions = torch.where(
-                predictions == IGNORE_INDEX, classes, predictions
-            )  # NaN logits: no class
-            # missing labels are counted as class C: selecting the others would force a host-device sync
+            # NaN logits and missing labels count as class C; selecting the others would force a device sync
+            predictions = torch.where(predictions == IGNORE_INDEX, classes, predictions)
             tp, predicted, positives = (
                 count_occurrences(torch.where(mask, values, classes), classes + 1)[:classes]
                 for values, mask in (
@@ -50,10 +46,10 @@ class StatScores(SumMetric):
 
 
 class ConfusionMatrix(tm.MulticlassConfusionMatrix):
-    """(C, C) counts, rows being the true classes, to which predictions are added at their places.
+    """(C, C) counts, rows being the true classes.
 
-    Under `torch.use_deterministic_algorithms(True)` torchmetrics' own `update` builds a matrix of N x C^2, 16
-    GB for 2,000 rows of 1,000 classes. Otherwise it forces a host-device sync.
+    torchmetrics' own `update` forces a host-device sync, or if torch has to be deterministic builds a matrix
+    of N x C^2.
     """
 
     def __init__(self, task: Task) -> None:

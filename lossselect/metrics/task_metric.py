@@ -19,7 +19,7 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 @dataclass(frozen=True)
 class MetricInput:
-    """A batch as `TaskMetrics.update` gets it, with what several metrics need computed once."""
+    """A batch of `TaskMetrics.update`; what several metrics need is computed once."""
 
     task: Task
     probabilities: Tensor
@@ -29,12 +29,12 @@ class MetricInput:
 
     @cached_property
     def labels(self) -> Tensor:
-        """The target as integers: a soft label as its likelier value, `IGNORE_INDEX` where missing."""
+        """The hard labels, `IGNORE_INDEX` where missing."""
         return self.task.to_hard_labels(self.target)
 
     @cached_property
     def known(self) -> Tensor:
-        """Which of the labels are not missing."""
+        """Which labels are not missing."""
         return self.labels != IGNORE_INDEX
 
     @cached_property
@@ -44,13 +44,13 @@ class MetricInput:
 
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (M, num_probabilities), the target and `known`, all with one row per position."""
+        """Probabilities (M, num_probabilities), the target and `known`, with one row per position."""
         target, known = (_as_rows(values, self.probabilities) for values in (self.target, self.known))
         return flatten_positions(self.probabilities).double(), target, known
 
     @cached_property
     def ranking_rows(self) -> tuple[Tensor, Tensor]:
-        """Log-odds (M, num_probabilities), infinity as a large number, and the labels in rows."""
+        """Finite log-odds (M, num_probabilities) and the labels, with one row per position."""
         log_odds = self.probabilities.double().logit() if self.log_odds is None else self.log_odds.double()
         return flatten_positions(log_odds).clamp(-1e30, 1e30), _as_rows(self.labels, self.probabilities)
 
@@ -66,7 +66,7 @@ def check_batch(
     predictions: Tensor | None = None,
     log_odds: Tensor | None = None,
 ) -> MetricInput | None:
-    """Check a batch, as `TaskMetrics.update` documents; return None for an empty one."""
+    """Check a batch; see `TaskMetrics.update`. Return None if it is empty."""
     task.check_probabilities(probabilities)
     target = task.check_target(target, probabilities)
     if log_odds is not None and log_odds.shape != probabilities.shape:
@@ -75,7 +75,7 @@ def check_batch(
             f"{tuple(log_odds.shape)}. Pass task.log_odds(logits)."
         )
     if probabilities.device.type == "cpu" and not is_within_unit(probabilities):
-        # NaN is not outside: a net that diverged has metrics, which are NaN
+        # NaN is allowed: the metrics of a net that diverged are NaN
         outside = probabilities[(probabilities < 0) | (probabilities > 1)]
         if len(outside):
             raise ConfigError(
@@ -91,13 +91,10 @@ def check_batch(
 
 
 class TaskMetric(Metric):
-    """One metric of a task as a scalar; created by `make_metrics`.
+    """A scalar metric of a task; created by `make_metrics`, and usable independently of its collection.
 
-    It can be used like any torchmetrics metric, independently of the collection that it belongs to.
-
-    Predictions are made with the task's thresholds, rankings from log-odds. A missing label counts nowhere, a
-    class without positives or without negatives in no ranking, a label without positives in no macro mean.
-    The value is NaN where no label is known or a probability was NaN.
+    Missing labels do not count, nor does in a ranking a class without positives or without negatives, nor in
+    a macro mean a label without positives. The value is NaN if no label is known or a probability is NaN.
 
     The arguments are those of a row of `lossselect.metrics.registry.METRICS`.
     """
@@ -111,18 +108,17 @@ class TaskMetric(Metric):
         super().__init__()
         self.task, self.name, self.statistic, self.score = task, name, statistic, score
         self.summary: tuple[Tensor, Tensor] | None = None
-        """The statistic of all processes, and whether there is no value; known after `compute`."""
+        """The statistic of all processes, and whether the value is undefined; set by `compute`."""
         self.support: Tensor
         self.add_state("support", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
-        """Whether a higher value is better."""
         return self.name in HIGHER_IS_BETTER
 
     @abstractmethod
     def accumulate(self, batch: MetricInput) -> None:
-        """Add a batch to the states, which are replaced, not changed in place: other metrics share them."""
+        """Add a batch to the states, which have to be replaced: other metrics share them."""
 
     @abstractmethod
     def summarize(self) -> Tensor:
@@ -136,10 +132,9 @@ class TaskMetric(Metric):
         log_odds: Tensor | None = None,
         batch: MetricInput | None = None,
     ) -> None:
-        """Add a batch; see `TaskMetrics.update`. `batch` is the same where a collection has checked it."""
-        batch = (
-            check_batch(self.task, probabilities, target, predictions, log_odds) if batch is None else batch
-        )
+        """Add a batch; see `TaskMetrics.update`. `batch` is the same, checked by a collection."""
+        if batch is None:
+            batch = check_batch(self.task, probabilities, target, predictions, log_odds)
         if batch is not None:
             self.support = self.support + batch.support
             self.accumulate(batch)
@@ -158,12 +153,12 @@ class TaskMetric(Metric):
         """Forget all batches."""
         for name, state in self.metric_state.items():
             if isinstance(state, list):
-                setattr(self, name, [])  # torchmetrics would clear the list, which another metric may share
+                setattr(self, name, [])  # torchmetrics would clear the list, which other metrics may share
         super().reset()
         self.summary = None
 
     def follow(self, other: "TaskMetric") -> None:
-        """Share states and value of a metric with the same statistic, by reference."""
+        """Share the states and the value of a metric with the same statistic, by reference."""
         summary = other.summary
         computed = None if summary is None or computed_value(other) is None else self._value(*summary)
         share_states(self, other, computed, summary=summary)
@@ -176,10 +171,10 @@ class SumMetric(TaskMetric):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        # named after the statistic: torchmetrics takes metrics whose states have the same names, and the same
-        # values after one batch, for the same where a collection is part of another one
+        # named after the statistic: if a collection is part of another one, torchmetrics merges metrics whose
+        # states have the same names and, after one batch, the same values
         self._state_name = f"{self.statistic}_sums"
-        # in float64: float32 counts to 16,777,216
+        # float32 counts up to 16,777,216
         self.add_state(self._state_name, torch.zeros(self.shape, dtype=torch.double), dist_reduce_fx="sum")
 
     @abstractmethod

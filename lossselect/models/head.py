@@ -1,4 +1,4 @@
-"""The last layer of a net: replacing it, and initialising its bias."""
+"""Replace the last layer of a net, and initialise its bias."""
 
 from collections.abc import Iterator
 
@@ -13,21 +13,15 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.warnings import warn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-"""Last layers of nets for images or sequences; lazy ones are subclasses."""
 
 
 def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool:
-    """Replace the module's head by a `ChunkedLinear` with the same weights.
-
-    Return whether there is one; not before a subclass has built its net.
-    """
-    existing = [part for part in module.modules() if isinstance(part, ChunkedLinear)]
-    for part in existing:
-        part.chunk = chunk or part.chunk
-    if existing:
+    """Replace the head by a `ChunkedLinear` with the same weights; return False if there is no head yet."""
+    if existing := [part for part in module.modules() if isinstance(part, ChunkedLinear)]:
+        for part in existing:
+            part.chunk = chunk or part.chunk
         return True
-    head = _find_head(module, task)
-    if head is None:
+    if (head := _find_head(module, task)) is None:
         return False
     name, layer = head
     hooked = has_forward_hooks(layer) or "weight" not in dict(layer.named_parameters(recurse=False))
@@ -46,7 +40,7 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
 
 
 def _find_head(module: nn.Module, task: Task, with_bias: bool = False) -> tuple[str, nn.Module] | None:
-    """Return name and layer of the last linear layer or convolution with as many outputs as the task."""
+    """Return name and layer of the last linear layer or convolution with the width of the task."""
     head = None
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | Convolution) and not (with_bias and layer.bias is None):
@@ -56,9 +50,8 @@ def _find_head(module: nn.Module, task: Task, with_bias: bool = False) -> tuple[
 
 
 def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter | None:
-    """Set the head's bias to `logits` (num_outputs,) and return it; None, with a warning, if it has none."""
-    head = _find_head(module, task, with_bias=True)
-    if head is None:
+    """Set the head's bias to `logits` (num_outputs,) and return it; warn and return None without a bias."""
+    if (head := _find_head(module, task, with_bias=True)) is None:
         warn(
             "no_head_bias",
             f"No linear layer or convolution with {task.num_outputs} outputs has a bias to start from the "
@@ -78,7 +71,7 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
 
 
 def bias_values(nodes: list[object]) -> Iterator[Tensor]:
-    """Yield the parameters among the inputs of a graph's last operations, ignoring casts."""
+    """Yield the parameters among the inputs of the last operations of a graph, ignoring casts."""
     for node in nodes:
         for inner, _ in getattr(node, "next_functions", ()):
             while inner is not None and type(inner).__name__ == "ToCopyBackward0":

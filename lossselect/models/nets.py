@@ -1,7 +1,4 @@
-"""Small nets by name, built from plain values: what a checkpoint needs to build them again.
-
-torch is imported when a net is built, so that the command line can check its name and options at once.
-"""
+"""Small nets by name, built from plain values. torch is imported when a net is built."""
 
 from __future__ import annotations
 
@@ -24,15 +21,10 @@ def mlp(
     input_dropout: float = 0.2,
     clip: float | None = 3,
 ) -> nn.Sequential:
-    """Linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits.
+    """Return linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits.
 
-    Args:
-        num_features: Features of a row.
-        num_outputs: Width of the head.
-        hidden: Widths of the hidden layers.
-        dropout: Dropout of the hidden layers.
-        input_dropout: Dropout of the features.
-        clip: Features are clipped to [-clip, clip], which bounds the influence of outliers.
+    `hidden` are the widths of the hidden layers. Features are clipped to [-clip, clip], which bounds the
+    influence of outliers.
     """
     from torch import nn
 
@@ -55,7 +47,7 @@ def mlp(
 
 
 def linear(num_features: int, num_outputs: int) -> nn.Linear:
-    """Logistic regression: (N, num_features) -> (N, num_outputs) logits."""
+    """Return logistic regression: (N, num_features) -> (N, num_outputs) logits."""
     from torch import nn
 
     return nn.Linear(num_features, num_outputs)
@@ -68,7 +60,7 @@ def check_head_bias(value: str | None) -> None:
 
 
 def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ()) -> dict[str, Any]:
-    """Return `{"name": "chunked", "chunk": 4096}` of a name or a mapping; names of `also` are allowed too."""
+    """Return `{"name": "chunked", "chunk": 4096}` for a name or a mapping; `also` are further names."""
     name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
     lookup(dict.fromkeys((*also, "dense", "chunked")), name, "head")
     check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
@@ -81,7 +73,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "linear": linear}
 
 
 def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `{"name": "mlp", ...}`; ConfigError for an unknown name or option."""
+    """Return the checked options of `{"name": "mlp", ...}`."""
     name, options = split_name(spec, "net")
     parameters = inspect.signature(lookup(NETS, name, "net")).parameters
     check_options(options, [key for key in parameters if key != "num_outputs"], f"Net {name!r}")

@@ -11,18 +11,17 @@ from lossselect.exceptions import CheckpointError
 from lossselect.models.nets import make_net
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
-"""Buffers of normalisation layers, whose outputs depend on them as on parameters."""
+"""Buffers of normalisation layers that affect outputs like parameters."""
 MAX_UNBACKED_BYTES = 1 << 24
-"""A tensor of at most this size may be larger than the file: a view that repeats a value."""
+"""The maximum size of a tensor that may be larger than the file: a view that repeats a value."""
 MAX_UNBACKED_OUTPUTS = 1_000_000
-"""More outputs than that must be backed by as many weights."""
+"""The maximum number of outputs that may exceed the number of weights."""
 
 
 def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: Any) -> None:
-    """Raise a CheckpointError if weights are not finite, as every prediction would be NaN or wrong.
+    """Raise a CheckpointError unless parameters and running statistics are finite, and other buffers not NaN.
 
-    Parameters and running statistics must be finite. Other buffers may be infinite, like an attention mask,
-    but not NaN. `buffers` are the names of the weights that are not parameters.
+    Buffers may be infinite, like an attention mask; `buffers` are their names.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
@@ -44,11 +43,7 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
 
 
 def check_backed(content: Any, path: Path) -> None:
-    """Raise a CheckpointError for a tensor that claims to be larger than the file it comes from.
-
-    Such a tensor repeats one value along strides of 0, or is on the meta device. A copy of it needs the
-    memory that it claims.
-    """
+    """Raise a CheckpointError for a tensor that is larger than its file: with strides of 0, or on "meta"."""
     limit = max(path.stat().st_size, MAX_UNBACKED_BYTES)
     for value in _tensors(content):
         # torch.load checks indices and values of other layouts
@@ -83,11 +78,7 @@ def check_outputs(num_outputs: int, weights: Mapping[str, Any], source: Any) -> 
 def check_net(
     spec: Mapping[str, Any], num_outputs: int, weights: Mapping[str, Any], source: Any, prefix: str = ""
 ) -> None:
-    """Raise a CheckpointError unless the weights are those of the net `make_net(spec, num_outputs)`.
-
-    Only shapes are compared: a net that claims 10^9 units takes no memory here. `prefix` is that of the net's
-    names among the weights.
-    """
+    """Raise a CheckpointError unless weights with this prefix have the shapes of `make_net(spec, ...)`."""
     hidden = spec.get("hidden", ())
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
         raise CheckpointError(

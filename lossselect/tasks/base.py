@@ -46,23 +46,32 @@ class Task(ABC):
     averages: ClassVar[str]
     """How the metrics are averaged, for the plan."""
     monitor: ClassVar[str]
-    """By which the best checkpoint is chosen: "loss", which small validation sets do not saturate, or a
-    metric of `make_metrics`."""
+    """By which the best checkpoint is chosen: "loss", or a metric of `make_metrics`."""
     primary_metric: ClassVar[str]
     """The metric that is shown beside the loss during a run."""
     train_metrics: ClassVar[tuple[str, ...]]
-    """The metrics of the train split in each epoch."""
     target_spec: ClassVar[str]
     """The canonical target, in words."""
     _width_field: ClassVar[str | None] = None
-    """The argument that tells the width, where there is one."""
+    """The field that declares the width; None if the task implies it."""
+
+    # Some tasks have these as fields or properties; these are the values of tasks that lack them.
+    threshold: ClassVar[float | Sequence[float] | None] = None
+    """The minimum probability of a predicted label; None if the largest one decides."""
+    top_k: ClassVar[int | None] = None
+    """How many labels each row is given; None if thresholds decide."""
+    min_labels: ClassVar[int] = 0
+    """The minimum number of labels of each row."""
+    ordinal: ClassVar[bool] = False
+    """Whether the classes have an order."""
+    prior_correction: ClassVar[Sequence[float] | None] = None
+    """A factor of each class's probability before the largest is taken."""
 
     def __post_init__(self) -> None:
         self._set("class_names", check_class_names(self.class_names, self._num_names, str(self)))
         if self.missing is not None:
             check_float("missing", self.missing)
-            top = 1 if self.activation == "sigmoid" else self._num_names - 1
-            if 0 <= self.missing <= top:
+            if 0 <= self.missing <= (self._num_names - 1 if self.exclusive else 1):
                 raise ConfigError(
                     f"missing={self.missing:g} is a label itself; mark missing labels by another value, "
                     "such as -1."
@@ -76,11 +85,9 @@ class Task(ABC):
         self._set("temperature", temperature)
         self._set("shift", per_output("shift", self.shift, count, check_shift))
 
-    def _unnamed(self, target: Any) -> Any:
-        """Return a target with numbers in place of class names; anything else as it is."""
-        if isinstance(target, Tensor) or not hasattr(target, "__iter__"):
-            return target
-        form = label_form(target)
+    def _names_to_numbers(self, target: Any) -> Any:
+        """Return a target with numbers in place of class names; any other target as it is."""
+        form = None if isinstance(target, Tensor) else label_form(target)
         if self.several_labels and self.class_names and isinstance(target, list) and target:
             form = "lists" if all(entry is None for entry in target) else form
         if form is None:
@@ -94,10 +101,11 @@ class Task(ABC):
                 row=row,
                 value=value,
             )
-        if (form == "lists") != (self.several_labels):
-            came = "lists of names" if form == "lists" else "one name a row"
-            fix = "Several labels per sample: task=multilabel." if form == "lists" else "Put each in a list."
-            raise DataError(f"The target holds {came}, but the task is {self}. {fix}")
+        if (form == "lists") != self.several_labels:
+            received, fix = "one name a row", "Put each in a list."
+            if form == "lists":
+                received, fix = "lists of names", "Several labels per sample: task=multilabel."
+            raise DataError(f"The target holds {received}, but the task is {self}. {fix}")
         vocabulary = _ClassNames(self.names)
         if form == "lists":
             return vocabulary.encode_lists(target).to_dense()
@@ -121,47 +129,20 @@ class Task(ABC):
 
     @property
     def positive_name(self) -> str | None:
-        """The name of the class that the only output is the probability of; None with several outputs."""
-        return None
-
-    # What only some tasks have; these values mean that a task has it not.
-
-    @property
-    def threshold(self) -> float | Sequence[float] | None:
-        """The least probability of a predicted label; None if the largest one decides."""
-        return None
-
-    @property
-    def top_k(self) -> int | None:
-        """How many labels each row is given; None if thresholds decide."""
-        return None
-
-    @property
-    def min_labels(self) -> int:
-        """How many labels each row has at least."""
-        return 0
-
-    @property
-    def ordinal(self) -> bool:
-        """Whether the classes have an order."""
-        return False
-
-    @property
-    def prior_correction(self) -> Sequence[float] | None:
-        """A factor of each class's probability before the largest is taken."""
-        return None
+        """The class whose probability a single output stands for; None unless there are two names for it."""
+        return self.names[1] if self._num_names > self.num_probabilities else None
 
     @abstractmethod
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
-        """Return how a prediction follows from probabilities, in words.
+        """Describe how a prediction follows from probabilities.
 
-        `tuned_for` is the metric that thresholds, of `each` label or of all, or factors are tuned for.
+        `tuned_for` is the metric that thresholds (of `each` label or of all) or factors are tuned for.
         """
 
     @property
     @abstractmethod
     def untuned_rule(self) -> str:
-        """How a prediction follows from logits as they are, in words."""
+        """How a prediction follows from uncalibrated logits, in words."""
 
     @property
     @abstractmethod
@@ -194,21 +175,23 @@ class Task(ABC):
 
     @abstractmethod
     def __str__(self) -> str:
-        """The task with its width, as messages name it: "multilabel with 14 labels"."""
+        """Return the task with its width, for messages: "multilabel with 14 labels"."""
 
     @abstractmethod
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
-        """Return the canonical target of any accepted form; ValueError or TypeError for another.
+        """Return the canonical target; `trailing_dims` are those of the logits after the classes, if known.
 
-        `trailing_dims` is how many dimensions the logits have after that of the classes, if that is known.
+        Raises:
+            ValueError: another shape or value; names the row and the fix.
+            TypeError: labels that are not numbers.
         """
 
     def encode_first(self, target: Any) -> Tensor:
-        """Encode a target before the logits are known; `settle` then makes it what `encode` returns."""
+        """Encode a target before the logits are known; `settle` completes it."""
         return self.encode(target)
 
     def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
-        """Return what `encode` returns with these trailing dimensions, given what `encode_first` returned."""
+        """Return what `encode` would return, given the result of `encode_first`."""
         return target
 
     @abstractmethod
@@ -230,17 +213,16 @@ class Task(ABC):
         """Return the prediction for probabilities (N, num_probabilities, ...); -100 for NaN."""
 
     def decode(self, prediction: Any) -> list[Any]:
-        """Return class names in place of the numbers of a prediction, a tensor, array or list.
+        """Return the class names of a prediction, which is a tensor, array or list.
 
-        An entry per row: a name, of a multilabel task a list of names; None where the label is missing. A
-        multilabel row of which some labels are missing lists those that are known to be present; None means
-        that no label of the row is known.
+        An entry per row: a name, or for a multilabel task the list of the labels that are present; None where
+        the label, or each label of the row, is missing. With trailing dimensions, names in nested lists.
         """
-        return self._decoded(torch.as_tensor(prediction))
+        return self._decode(torch.as_tensor(prediction))
 
     @abstractmethod
-    def _decoded(self, prediction: Tensor) -> list[Any]:
-        """Return what `decode` returns."""
+    def _decode(self, prediction: Tensor) -> list[Any]:
+        """Decode a tensor."""
 
     def _to_integers(self, prediction: Tensor) -> Tensor:
         """Return a prediction as integers; ValueError for floats other than a target's 0, 1 and NaN."""
@@ -254,7 +236,7 @@ class Task(ABC):
         )
 
     def _names_at(self, indices: Any) -> Any:
-        """Return names in place of indices, in lists nested alike; None where the label is missing."""
+        """Return the names of indices in nested lists; None where the label is missing."""
         if isinstance(indices, list):
             return [self._names_at(index) for index in indices]
         if indices == IGNORE_INDEX:
@@ -267,11 +249,11 @@ class Task(ABC):
         return self.names[indices]
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """Return what activation and loss take, (N, num_probabilities, ...): the logits, but for ordinal."""
+        """Return the input of activation and loss, (N, num_probabilities, ...)."""
         return logits
 
     def calibrated_logits(self, logits: Tensor) -> Tensor:
-        """(scores - shift) / temperature, in float32 or wider: what the activation is taken of."""
+        """Return (class_logits - shift) / temperature, in float32 or wider."""
         self.check_logits(logits)
         scores = self.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         if self.shift != 0:
@@ -279,67 +261,58 @@ class Task(ABC):
         return scores if self.temperature == 1 else scores / as_constant(self.temperature, scores)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """sigmoid or softmax of the logits over the temperature, in float32 or wider, of the same shape.
-
-        For ordered classes they are num_classes, from num_classes - 1 logits.
-        """
+        """Return sigmoid or softmax of the calibrated logits, (N, num_probabilities, ...)."""
         scores = self.calibrated_logits(logits)
-        if self.activation == "sigmoid":
-            return scores.sigmoid()
-        return softmax(scores)
+        return scores.sigmoid() if self.activation == "sigmoid" else softmax(scores)
 
     def log_odds(self, logits: Tensor) -> Tensor:
-        """log p - log(1 - p) of each probability: what ranks where p itself is 1 for all digits it has.
-
-        No gradient goes through it.
-        """
+        """Return log p - log(1 - p), which ranks also where p rounds to 1; without a gradient."""
         scores = self.calibrated_logits(logits.detach())
         if self.activation == "sigmoid":
             return scores
         # classes first: torch's kernels go through short rows one by one
         log_p = scores.movedim(1, 0).contiguous().log_softmax(0)
-        # of the likeliest class 1 - p is a sum of what is small; of the others p is
+        # 1 - p of the likeliest class is the sum of the other, small probabilities
         top = log_p.max(0, keepdim=True).indices
-        rest = log_p.scatter(0, top, -math.inf).logsumexp(0, keepdim=True)
-        log_q = log_p.exp().neg_().log1p_().scatter_(0, top, rest)
+        log_others = log_p.scatter(0, top, -math.inf).logsumexp(0, keepdim=True)
+        log_q = log_p.exp().neg_().log1p_().scatter_(0, top, log_others)
         return log_p.sub_(log_q).movedim(0, 1).contiguous()
 
     def predict(self, logits: Tensor) -> Tensor:
-        """0/1 (N, 1, ...) for binary, class index (N, ...), 0/1 per label (N, L, ...); long.
+        """Return long 0/1 (N, 1, ...) for binary, class indices (N, ...), or 0/1 per label (N, L, ...).
 
-        NaN logits have no decision: the prediction is -100 (`IGNORE_INDEX`, which `decode` turns into None).
-        For softmax one NaN (or +inf) among the logits of a sample makes its prediction -100, for sigmoid
-        only the label's own. sigmoid(inf) is 1 and sigmoid(-inf) is 0, so infinite logits are decided.
+        -100 (`IGNORE_INDEX`, which `decode` turns into None) for a NaN logit of the output, and under softmax
+        for a NaN or +inf among the logits of the sample. Under sigmoid infinite logits are decided.
         """
         return self.predict_from_probabilities(self.probabilities(logits))
 
     def check_logits(self, logits: Tensor) -> None:
         """Raise ValueError unless `logits` are floats of shape (N, num_outputs, ...)."""
-        self._check_width_of(logits, "logits", self.num_outputs)
+        self._check_width(logits, "logits", self.num_outputs)
 
     def check_probabilities(self, probabilities: Tensor) -> None:
         """Raise ValueError unless they are floats of shape (N, num_probabilities, ...)."""
-        self._check_width_of(probabilities, "probabilities", self.num_probabilities)
+        self._check_width(probabilities, "probabilities", self.num_probabilities)
 
-    def _check_width_of(self, outputs: Tensor, what: str, width: int) -> None:
+    def _check_width(self, outputs: Tensor, kind: str, width: int) -> None:
         if outputs.is_floating_point() and outputs.ndim >= 2 and outputs.shape[1] == width:
             return
         fix = "Build its last layer with task.num_outputs."
         if not outputs.is_floating_point():
-            fix = f"They are {outputs.dtype}: {what} are floats, before any decision."
+            fix = f"They are {outputs.dtype}: {kind} are floats, before any decision."
         elif outputs.ndim < 2 and width == 1:
             fix = "Keep the last dimension: no squeeze() at the end of forward."
         elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
             fix = "One output is the positive class's; for two use task=multiclass."
         raise ConfigError(
-            f"The net returned {what} of shape {tuple(outputs.shape)}, but {self} needs (N, {width}). {fix}"
+            f"The net returned {kind} of shape {tuple(outputs.shape)}, but {self} needs (N, {width}). {fix}"
         )
 
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
-        """Return a canonical target in the shape that these logits or probabilities call for.
+        """Return a canonical target in the shape that fits these logits or probabilities.
 
         Dimensions of size 1 are added or removed where the outputs have trailing dimensions. ValueError for
-        another shape, dtype or device, TypeError for no tensor; values are not looked at.
+        another shape, dtype or device, TypeError unless it is a tensor; values are not checked.
         """
         if not isinstance(target, Tensor):
             raise DataTypeError(
@@ -371,10 +344,10 @@ class Task(ABC):
 
     @abstractmethod
     def check_values(self, target: Tensor) -> None:
-        """Raise ValueError for a value that no canonical target has; looks at targets on the CPU alone."""
+        """Raise ValueError for a value that no canonical target has; only checks targets on the CPU."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for a checkpoint: `make_task(**values)` makes the task again."""
+        """Return plain values, for a checkpoint; `make_task(**values)` recreates the task."""
         values: dict[str, Any] = {"name": self.name, "num_outputs": self.num_probabilities}
         for field in fields(self):
             value = getattr(self, field.name)

@@ -19,9 +19,9 @@ class Binary(SigmoidTask):
     Args:
         class_names: The negative class's name, then the positive one's.
         missing: A value that marks a missing label, besides NaN.
-        threshold: The least probability that is called positive, in [0, 1].
-        temperature: By which the logit is divided before the sigmoid, > 0.
-        shift: Subtracted from the logit before that, as the loss's weights have added it.
+        threshold: The minimum probability of a positive prediction, in [0, 1].
+        temperature: Divides the logit before the sigmoid, > 0.
+        shift: Subtracted from the logit before that, to undo the effect of weights of the loss.
 
     Raises:
         ValueError: not two distinct names, a threshold outside [0, 1], `missing` in [0, 1].
@@ -49,10 +49,6 @@ class Binary(SigmoidTask):
         return 1
 
     @property
-    def positive_name(self) -> str | None:
-        return self.names[1]
-
-    @property
     def metric_names(self) -> tuple[str, ...]:
         return (*self.train_metrics, "balanced_accuracy", "brier_score", "calibration_error")
 
@@ -64,18 +60,14 @@ class Binary(SigmoidTask):
         return "binary"
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
-        """float (N, 1, ...) in [0, 1], NaN where missing.
+        """Return float (N, 1, ...) in [0, 1], NaN where missing.
 
-        Takes 0/1 of any integer, bool or float dtype, and soft values between, of shape (N,),
-        (N, 1), (N, 1, ...) or (N, H, W, ...); or rows (N, 2) that are one-hot or sum to 1, the
-        second column being the positive class; or class names (N,), where the task has them.
-        `trailing_dims` changes nothing: T predictions per sample have shape (N, 1, T).
-
-        Raises:
-            ValueError: another shape or value; says which row, and the fix.
-            TypeError: labels that are no numbers.
+        Accepts 0/1 of any dtype, and soft values between, of shape (N,), (N, 1), (N, 1, ...) or
+        (N, H, W, ...); rows (N, 2) that are one-hot or sum to 1, the second column being the positive class;
+        or class names (N,), if the task has them. `trailing_dims` has no effect: T predictions per sample
+        have shape (N, 1, T).
         """
-        target = as_tensor(self._unnamed(target))
+        target = as_tensor(self._names_to_numbers(target))
         if target.ndim == 2 and target.shape[1] == 2:
             return as_distributions(target, self.missing, self.name)[:, 1:]
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
@@ -88,8 +80,7 @@ class Binary(SigmoidTask):
             target = target.unsqueeze(1)
         return self._encode(target)
 
-    def _decoded(self, prediction: Tensor) -> list[Any]:
-        """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+    def _decode(self, prediction: Tensor) -> list[Any]:
         if prediction.ndim < 2 or prediction.shape[1] != 1:
             raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
         return self._names_at(self._to_integers(prediction).squeeze(1).tolist())

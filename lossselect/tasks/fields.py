@@ -9,7 +9,7 @@ from lossselect.utils.checks import check_float, first_duplicate, shorten
 
 
 def is_ordered(values: Any) -> bool:
-    """Return whether there are entries in an order, as the outputs have one: no string, mapping or set."""
+    """Whether a value has entries in an order: it is iterable, but not a string, mapping or set."""
     return hasattr(values, "__iter__") and not isinstance(values, str | bytes | Mapping | Set)
 
 
@@ -34,12 +34,10 @@ def check_class_names(names: Sequence[str] | None, count: int, task: str) -> tup
 
 def per_output(name: str, value: Any, count: int, check: Callable[..., float]) -> float | tuple[float, ...]:
     """Return one number, or one for each output, checked; `check` takes a number and " for output 3"."""
-    if isinstance(value, numbers.Real):
+    if isinstance(value, numbers.Real) or getattr(value, "ndim", 1) == 0:
         return check(value)
     if not is_ordered(value):
         raise OptionTypeError(f"{name} must be a number or a list of numbers, got {value!r}.")
-    if getattr(value, "ndim", 1) == 0:
-        return check(value)
     checked = tuple(check(entry, f" for output {i}") for i, entry in enumerate(value))
     if len(checked) != count:
         raise ConfigError(f"{name} must be one number or one per output ({count}), got {len(checked)}.")

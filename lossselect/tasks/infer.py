@@ -13,11 +13,11 @@ from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.utils.checks import shorten
 
 MAX_CLASSES = 20
-"""Up to how many distinct whole numbers are taken for classes without being declared."""
+"""The maximum number of distinct integers that are taken for classes without being declared."""
 
 
 class InferredTask(NamedTuple):
-    """The task that labels look like, and what in the labels shows it."""
+    """The task that labels look like, and the evidence for it."""
 
     name: str
     reason: str
@@ -27,14 +27,11 @@ def infer_task(target: Any) -> InferredTask:
     """Return the name of the task that the labels look like, and why.
 
     Args:
-        target: All labels of a data set, in any form that a task's `encode` takes, names included.
-
-    Returns:
-        InferredTask("multiclass", "3 distinct whole numbers, 0 to 2"), for example.
+        target: All labels of a data set, in any form that a task's `encode` accepts, names included.
 
     Raises:
         ValueError: no labels, more than two dimensions, numbers that look like a quantity or may be one
-            (more than 20 distinct whole numbers).
+            (more than 20 distinct integers).
 
     Example:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
@@ -52,8 +49,8 @@ def infer_task(target: Any) -> InferredTask:
         target = [None if entry is None else as_number(entry) for entry in target]
     labels = as_tensor(target).cpu()
     inferred = _infer(labels)
-    column = labels.ndim == 1 or labels.shape[1] == 1  # the number of columns declares that of the classes
-    if inferred.name == "multiclass" and column and len(labels[~labels.isnan()].unique()) > MAX_CLASSES:
+    is_column = labels.ndim == 1 or labels.shape[1] == 1  # the columns of a matrix declare the classes
+    if inferred.name == "multiclass" and is_column and len(labels[~labels.isnan()].unique()) > MAX_CLASSES:
         raise DataError(
             f"There are {inferred.reason}: classes or a quantity? "
             "Declare task=multiclass if they are classes."
@@ -111,8 +108,7 @@ def check_task(task: Task, target: Any) -> Task:
     """Return the task if it fits these labels. Call it once, with all labels of a data set.
 
     Raises:
-        DataError: the labels do not fit. The message names the row, the value, the fix, and the task that the
-            labels look like.
+        DataError: names the row, the value, the fix, and the task that the labels look like.
 
     Example:
         >>> from lossselect import Binary
@@ -129,7 +125,7 @@ def encode_checked(task: Task, target: Any) -> Tensor:
     """Return `task.encode(target)`; raise what `check_task` raises."""
     try:
         encoded = task.encode(target)
-        # indices of a sequence, or a 0/1 matrix of another width than declared?
+        # indices of a sequence, or a 0/1 matrix of another width than declared
         indices = task.activation == "softmax" and encoded.ndim == 2 and not encoded.is_floating_point()
         if indices and task.num_probabilities > 2 and encoded.numel() and int(encoded.max()) <= 1:
             raise DataError(
@@ -145,14 +141,14 @@ def encode_checked(task: Task, target: Any) -> Tensor:
 
 
 def _task_that_fits(task: Task, target: Any) -> InferredTask | None:
-    """Return what `infer_task` returns for labels without `task`'s missing ones, if that task takes them."""
+    """Infer the task from labels without those that mark missing ones; None unless it accepts them."""
     try:
         labels = as_tensor(target).cpu()
         if task.missing is not None:
             labels = labels.to(torch.float64).masked_fill(labels == task.missing, torch.nan)
         inferred = _infer(labels)
-        columns = labels.ndim == 2 and labels.shape[1] > 1
-        width = labels.shape[1] if columns else int(labels.nan_to_num().max()) + 1
+        is_matrix = labels.ndim == 2 and labels.shape[1] > 1
+        width = labels.shape[1] if is_matrix else int(labels.nan_to_num().max()) + 1
         other = make_task(inferred.name, num_outputs=None if inferred.name == "binary" else width)
         other.encode(labels, trailing_dims=0)
     except LossSelectError:

@@ -15,16 +15,16 @@ from lossselect.utils.warnings import warn_one_hot_integers
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Counts of labels; of rows, and with trailing dimensions of pixels or time steps.
+    """Counts of labels: of rows, and with trailing dimensions of pixels or time steps.
 
     Args:
-        rows: How many rows there are.
-        positives: (len(task.names),) how many are of each class, or have each label. A soft label counts
-            as its likelier value.
-        negatives: (len(task.names),) how many are known not to be, or not to have it.
-        missing: How many entries are not known: of rows, or of rows times labels.
-        single: Whether each row that is known has exactly one label.
-        mass: (len(task.names),) the sums of the labels; `positives` where none is soft.
+        rows: The number of rows.
+        positives: (len(task.names),) the positives of each class or label; a soft label counts as its
+            likelier value.
+        negatives: (len(task.names),) the known negatives.
+        missing: The number of missing entries: of rows, or of rows times labels.
+        single: Whether each known row has exactly one label.
+        mass: (len(task.names),) the sums of the labels; `positives` if none is soft.
         soft: Whether some are soft.
     """
 
@@ -38,18 +38,18 @@ class LabelCounts:
 
     @property
     def known(self) -> np.ndarray:
-        """(len(task.names),) how many are known to be or not to be of each class."""
+        """(len(task.names),) the number of known entries of each class."""
         return self.positives + self.negatives
 
     @property
     def cardinality(self) -> float:
-        """Labels a row, where they are known."""
+        """The mean number of labels of a row, where they are known."""
         known = self.known.mean()
         return float(self.positives.sum() / known) if known else float("nan")
 
     @property
     def imbalance(self) -> float:
-        """The largest count over the smallest one that is not 0; NaN where there is none."""
+        """The largest count over the smallest positive one; NaN if there is none."""
         present = self.positives[self.positives > 0]
         return float(present.max() / present.min()) if len(present) else float("nan")
 
@@ -62,7 +62,7 @@ class LabelCounts:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for a checkpoint, which `from_dict` reads."""
+        """Return plain values, for a checkpoint; see `from_dict`."""
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
 
     @classmethod
@@ -72,15 +72,9 @@ class LabelCounts:
         return cls(**arrays)
 
     def __add__(self, other: "LabelCounts") -> "LabelCounts":
-        return LabelCounts(
-            self.rows + other.rows,
-            self.positives + other.positives,
-            self.negatives + other.negatives,
-            self.missing + other.missing,
-            self.single and other.single,
-            self.mass + other.mass,
-            self.soft or other.soft,
-        )
+        sums = {key: value + getattr(other, key) for key, value in vars(self).items()}
+        flags = {"single": self.single and other.single, "soft": self.soft or other.soft}
+        return LabelCounts(**{**sums, **flags})
 
 
 def count_labels(task: Task, labels: Any) -> LabelCounts:
@@ -88,7 +82,7 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
 
     Args:
         task: Whose labels they are.
-        labels: Of any form that `task.encode` takes or returns, or `SparseLabels`.
+        labels: In any form that `task.encode` accepts or returns, or `SparseLabels`.
 
     Raises:
         ValueError, TypeError: labels that do not fit the task.
@@ -99,69 +93,67 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
         [3, 1]
     """
     task = as_task(task)
-    if isinstance(labels, SparseLabels):
-        return count_sparse(labels)
-    return count_target(task, to_canonical(task, labels))
+    return count_target(task, labels if isinstance(labels, SparseLabels) else to_canonical(task, labels))
 
 
 def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
-    """Return the canonical target of labels in any form, also of one that `task.encode` has returned.
-
-    `task.encode` itself takes the -100 in it for a mistake unless the task declares a missing value.
-    """
+    """Return the canonical target of labels in any form, including a canonical one that contains -100."""
     if isinstance(labels, Tensor) and task.activation == "softmax" and not labels.is_floating_point():
-        marked = labels == IGNORE_INDEX
-        if bool(marked.any()) and bool((marked | ((labels >= 0) & (labels < task.num_probabilities))).all()):
+        missing = labels == IGNORE_INDEX  # which `encode` rejects unless the task declares a missing value
+        valid = missing | ((labels >= 0) & (labels < task.num_probabilities))
+        if bool(missing.any()) and bool(valid.all()):
             return labels.long()
     return task.encode(labels, trailing_dims)
 
 
 def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
-    """Return the counts of targets as `task.encode_first` returns them; None where there is no batch.
+    """Return the counts of targets from `task.encode_first`; None if there is no batch.
 
-    Integers (N, C) are one-hot rows if all batches can be read so, which a warning reports, and class indices
-    of C positions otherwise.
+    Integers (N, C) are one-hot rows, which a warning reports, if that is possible for all batches; otherwise
+    they are class indices of C positions.
     """
     counts: LabelCounts | None = None
-    of_rows: LabelCounts | None = None
-    all_rows, settled = True, None
+    row_counts: LabelCounts | None = None
+    can_be_rows, shape = True, None
     for target in targets:
-        own = count_sparse(target) if isinstance(target, SparseLabels) else count_target(task, target)
-        counts = own if counts is None else counts + own
-        if all_rows and not isinstance(target, SparseLabels):
+        added = count_target(task, target)
+        counts = added if counts is None else counts + added
+        if can_be_rows and isinstance(target, Tensor):
             try:
                 rows = task.settle(target, trailing_dims=0)
             except ValueError:
-                all_rows = False
+                can_be_rows = False
                 continue
-            all_rows = rows.is_floating_point() or rows.ndim == 1
+            can_be_rows = rows.is_floating_point() or rows.ndim == 1
             if rows is not target:
-                settled, own = target.shape, count_target(task, rows)
-        of_rows = own if of_rows is None else of_rows + own
-    if not all_rows or settled is None:
+                shape, added = target.shape, count_target(task, rows)
+        row_counts = added if row_counts is None else row_counts + added
+    if not can_be_rows or shape is None:
         return counts
-    if settled[1] > 1:
-        warn_one_hot_integers(settled)
-    return of_rows
+    if shape[1] > 1:
+        warn_one_hot_integers(shape)
+    return row_counts
 
 
 def count_sparse(labels: SparseLabels) -> LabelCounts:
     """Return the counts of sparse labels."""
     known = labels.known_rows()
     positives = labels.count_per_label().numpy()
-    of_each = np.full(labels.num_labels, int(known.sum()))
+    known_per_label = np.full(labels.num_labels, int(known.sum()))
     if labels.unknown is not None:
-        of_each = of_each - labels.unknown.count_per_label().numpy()
-    missing = len(labels) * labels.num_labels - int(of_each.sum())
+        known_per_label -= labels.unknown.count_per_label().numpy()
+    missing = len(labels) * labels.num_labels - int(known_per_label.sum())
     single = bool((labels.count_per_row()[known] == 1).all())
-    return LabelCounts(len(labels), positives, of_each - positives, missing, single, positives.astype(float))
+    negatives = known_per_label - positives
+    return LabelCounts(len(labels), positives, negatives, missing, single, positives.astype(float))
 
 
-def count_target(task: Task, target: Tensor) -> LabelCounts:
-    """Return the counts of a canonical target."""
+def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
+    """Return the counts of a canonical target or of sparse labels."""
+    if isinstance(target, SparseLabels):
+        return count_sparse(target)
     truth = task.to_hard_labels(target).cpu().numpy()
     known = truth != IGNORE_INDEX
-    missing, rows = int((~known).sum()), len(truth)
     if task._width_field == "num_labels":
         positives = _per_label(truth == 1)
         negatives = _per_label(known) - positives
@@ -174,9 +166,9 @@ def count_target(task: Task, target: Tensor) -> LabelCounts:
         values = target.double().cpu().numpy()
         soft = bool(((values > 0) & (values < 1)).any())
         mass = _per_label(np.nan_to_num(values))
-        if len(mass) < len(positives):  # of binary's two classes the first one has no output
+        if len(mass) < len(positives):  # binary has no output for its negative class
             mass = np.concatenate([known.sum() - mass, mass])
-    return LabelCounts(rows, positives, negatives, missing, single, mass, soft)
+    return LabelCounts(len(truth), positives, negatives, int((~known).sum()), single, mass, soft)
 
 
 def _per_label(values: np.ndarray) -> np.ndarray:

@@ -19,10 +19,8 @@ from lossselect.utils.checks import check_float, check_int, shorten
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
 
-HALF = {torch.bfloat16: 256, torch.float16: 2048}
-"""Up to which whole number a dtype holds all; Lightning's precision=bf16-true casts targets too."""
-
-POSITIONS = "Class indices of positions, for logits (N, C, T): encode(target, trailing_dims=1)."
+MAX_EXACT = {torch.bfloat16: 256, torch.float16: 2048}
+"""The largest index up to which a dtype is exact; Lightning's precision=bf16-true also casts targets."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,15 @@ class Multiclass(Task):
     Args:
         num_classes: C, at least 2.
         class_names: C distinct names.
-        missing: A value that marks a missing label, besides NaN. None is assumed: not -100 either.
-        temperature: By which logits are divided before the softmax, > 0.
-        shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
-            for each output.
-        prior_correction: C factors > 0 of the probabilities before the largest is taken: 1 over the classes'
-            shares decides for the balanced error.
+        missing: A value that marks a missing label, besides NaN; not even -100 by default.
+        temperature: Divides the logits before the softmax, > 0.
+        shift: Subtracted from the logits before that, to undo the effect of weights of the loss; one or one
+            per output.
+        prior_correction: C factors > 0 of the probabilities before the largest is taken; 1 / class frequency
+            minimises the balanced error.
         ordinal: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
-            the log-odds of a class above k among those of at least k (CORN, Shi et al., 2023,
-            arXiv:2111.08851), and the decision is the median of the classes' probabilities.
+            being the log-odds of a class above k given at least k (CORN, Shi et al., 2023,
+            arXiv:2111.08851), and the prediction is the median class.
 
     Raises:
         ValueError: fewer than 2 classes, names or factors that do not match, `missing` that is a class.
@@ -57,8 +55,8 @@ class Multiclass(Task):
     """
 
     num_classes: int
-    ordinal: bool = field(default=False, kw_only=True)
-    prior_correction: Sequence[float] | None = field(default=None, kw_only=True)
+    ordinal: bool = field(default=False, kw_only=True)  # type: ignore[misc]  # a constant of other tasks
+    prior_correction: Sequence[float] | None = field(default=None, kw_only=True)  # type: ignore[misc]
 
     name = "multiclass"
     kind = "multiclass"
@@ -100,7 +98,8 @@ class Multiclass(Task):
         if tuned_for:
             return f"{rule}, by factors tuned on val for {tuned_for}"
         if self.prior_correction:
-            return f"{rule}, of probabilities times {shorten([f'{w:.3g}' for w in self.prior_correction])}"
+            factors = shorten([f"{factor:.3g}" for factor in self.prior_correction])
+            return f"{rule}, of probabilities times {factors}"
         return rule
 
     @property
@@ -111,10 +110,10 @@ class Multiclass(Task):
         return f"multiclass with {self.num_classes} {'ordered ' if self.ordinal else ''}classes"
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """The logits; of ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid(logits).
+        """Return the logits, for ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid.
 
-        These are logits of the same classes, as softmax leaves log-probabilities what they are: every
-        softmax loss takes them, and cross-entropy is CORN's likelihood, a mean over samples.
+        Softmax leaves log-probabilities as they are: every softmax loss takes them, and cross-entropy is
+        CORN's likelihood, a mean over samples.
         """
         if not self.ordinal:
             return logits
@@ -125,38 +124,28 @@ class Multiclass(Task):
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
         """Return the canonical target: long (N, ...) class indices, or float (N, C, ...) for soft labels.
 
-        Takes class indices of any integer or float dtype (bool for two classes) and shape (N,),
-        (N, 1) or (N, ...); one-hot rows (N, C); rows (N, C, ...) of floats that sum to 1. With
-        three or more dimensions integers are indices, floats of shape (N, C, ...) distributions.
-        Where the task has class names, also names (N,).
+        Accepts class indices of any dtype (bool for two classes) and shape (N,), (N, 1) or (N, ...); one-hot
+        rows (N, C); floats (N, C, ...) whose rows sum to 1; class names (N,), if the task has them. With
+        three or more dimensions integers are indices.
 
-        Integers of shape (N, C) may be one-hot rows, or the class indices of C positions per sample.
-        `trailing_dims` decides. Without it they are one-hot rows if each row has a single 1 and 0 elsewhere,
-        which a warning reports, and indices if they have other values; 0 and 1 in rows that are not one-hot
-        are an error. A target on a device is copied to the CPU for that.
-
-        Args:
-            target: Labels in one of these forms.
-            trailing_dims: How many dimensions the logits have after that of the classes, if it is known: 0
-                for (N, C), 1 for (N, C, T).
-
-        Raises:
-            ValueError: another shape or value; says which row, and the fix.
-            TypeError: labels that are no numbers.
+        Integers (N, C) may be one-hot rows, or the indices of C positions per sample. `trailing_dims`, how
+        many dimensions the logits have after that of the classes, decides: 0 or 1. Without it they are
+        one-hot rows if each row has a single 1 and 0 elsewhere, which a warning reports, and indices if they
+        have other values; 0 and 1 in other rows are an error. This copies a target on a device to the CPU.
         """
-        target = as_tensor(self._unnamed(target))
+        target = as_tensor(self._names_to_numbers(target))
         soft = target.is_floating_point()
         if target.ndim == 0:
             raise DataError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
         if target.ndim == 2 and target.shape[1] == 1 and not trailing_dims:
             target = target.squeeze(1)
         if target.ndim >= 2 and target.shape[1] == self.num_classes and self._is_rows(target, trailing_dims):
-            note = "" if soft or trailing_dims is not None else POSITIONS
-            rows = as_distributions(target, self.missing, self.name, note)
-            # one-hot rows and indices give the same loss; on a device the values are not looked at
-            if soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any())):
-                return rows
-            return self.to_hard_labels(rows)
+            note = "Class indices of positions, for logits (N, C, T): encode(target, trailing_dims=1)."
+            ambiguous = not soft and trailing_dims is None
+            rows = as_distributions(target, self.missing, self.name, note if ambiguous else "")
+            # indices give the same loss as one-hot rows; checking values on a device would make it wait
+            is_soft = soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any()))
+            return rows if is_soft else self.to_hard_labels(rows)
         if target.ndim == 2 and soft and trailing_dims != 1:
             raise DataError(
                 f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
@@ -167,49 +156,47 @@ class Multiclass(Task):
 
     def _is_rows(self, target: Tensor, trailing_dims: int | None) -> bool:
         """Whether a target of shape (N, C, ...) has a row of C values per sample or position."""
-        if target.is_floating_point():
-            return trailing_dims is None or target.ndim == trailing_dims + 2
         if trailing_dims is not None:
             return target.ndim == trailing_dims + 2
+        if target.is_floating_point():
+            return True
         if target.ndim > 2 or target.numel() == 0:
             return False
         if target.dtype == torch.bool and self.num_classes > 2:
             return True
         values = target.cpu()
-        known = values if self.missing is None else values[values != self.missing]
-        if bool(((known != 0) & (known != 1)).any()):
+        ones, missing = values == 1, values == (math.nan if self.missing is None else self.missing)
+        if not bool((ones | missing | (values == 0)).all()):
             return False
-        missing_row = (values == self.missing).all(1) if self.missing is not None else False
-        if bool(((values == 1).sum(1) == 1).logical_or(torch.as_tensor(missing_row)).all()):
+        if bool(((ones.sum(1) == 1) | missing.all(1)).all()):
             warn_one_hot_integers(target.shape)
         return True
 
     def encode_first(self, target: Any) -> Tensor:
-        target = as_tensor(self._unnamed(target))
-        ambiguous = target.ndim == 2 and (
-            target.shape[1] == 1 or (target.shape[1] == self.num_classes and not target.is_floating_point())
-        )
+        target = as_tensor(self._names_to_numbers(target))
+        widths = (1,) if target.is_floating_point() else (1, self.num_classes)
+        ambiguous = target.ndim == 2 and target.shape[1] in widths
         return self.encode(target, trailing_dims=1 if ambiguous else None)
 
     def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
         if target.is_floating_point() or target.ndim != 2 or trailing_dims:
             return target
-        known = replace(self, missing=IGNORE_INDEX)  # as encode_first has marked what is missing
-        return known.encode(target.cpu(), trailing_dims).to(target.device)
+        task = replace(self, missing=IGNORE_INDEX)  # encode_first has marked missing labels by that
+        return task.encode(target.cpu(), trailing_dims).to(target.device)
 
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
             raise DataError(f"The target is bool, but {self} needs indices. Yes or no: task=binary.")
-        if target.dtype in HALF and self.num_classes > HALF[target.dtype] + 1:
-            raise DataError(
-                f"{target.dtype} holds whole numbers up to {HALF[target.dtype]} alone, but there are "
-                f"{self.num_classes} classes: give class indices as integers."
-            )
-        if target.dtype in HALF:
-            target = target.float()  # the number of classes may be none of bfloat16's numbers
+        if target.dtype in MAX_EXACT:
+            if self.num_classes > MAX_EXACT[target.dtype] + 1:
+                raise DataError(
+                    f"{target.dtype} holds whole numbers up to {MAX_EXACT[target.dtype]} alone, but there "
+                    f"are {self.num_classes} classes: give class indices as integers."
+                )
+            target = target.float()  # bfloat16 may not have the number of classes
         missing = target.isnan()
         if self.missing is not None:
-            # also what is encoded already
+            # IGNORE_INDEX: the target may be encoded already
             missing = missing | (target == self.missing) | (target == IGNORE_INDEX)
         known = target.masked_fill(missing, 0)
         bad = (known < 0) | (known >= self.num_classes)
@@ -220,15 +207,15 @@ class Multiclass(Task):
         return known.long().masked_fill(missing, IGNORE_INDEX)
 
     def _hint(self, values: set[float]) -> str:
-        least, most = min(values), max(values)
-        if not math.isfinite(least) or not math.isfinite(most):
+        lowest, highest = min(values), max(values)
+        if not math.isfinite(lowest) or not math.isfinite(highest):
             return ""
-        if any(value != value // 1 for value in values):
+        if any(value % 1 for value in values):
             return f"Soft labels have a column per class: shape (N, {self.num_classes})."
-        if least == 1 and most == self.num_classes:
+        if lowest == 1 and highest == self.num_classes:
             return "The labels seem to count from 1: subtract 1."
-        if least < 0:
-            return f"If {least:g} marks a missing label, declare it with missing={least:g}."
+        if lowest < 0:
+            return f"If {lowest:g} marks a missing label, declare it with missing={lowest:g}."
         return f"Is num_classes={self.num_classes} too few?"
 
     def check_values(self, target: Tensor) -> None:
@@ -245,22 +232,17 @@ class Multiclass(Task):
         return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Index of the most probable class, of the median of ordered ones: long (N, ...).
-
-        -100 where a probability of the sample is NaN.
-        """
+        """Return the most probable class, or the median of ordered ones, long (N, ...); -100 for NaN."""
         if self.prior_correction is not None:
             probabilities = probabilities * as_constant(self.prior_correction, probabilities)
-        # NaN where one of them is. Not their maximum: that of ONNX Runtime passes over NaN
-        total = probabilities.sum(1)
+        total = probabilities.sum(1)  # propagates NaN, unlike ONNX Runtime's maximum
         if self.ordinal:
             decided = (cumulative_sum(probabilities, 1)[:, :-1] < 0.5 * total.unsqueeze(1)).sum(1)
         else:
-            decided = probabilities.max(1).indices  # on the CPU faster than argmax
+            decided = probabilities.max(1).indices  # faster than argmax on the CPU
         return missing_where_nan(decided, total)
 
-    def _decoded(self, prediction: Tensor) -> list[Any]:
-        """A name per row, None where missing; in nested lists where there are trailing dimensions."""
+    def _decode(self, prediction: Tensor) -> list[Any]:
         if prediction.is_floating_point():
             raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
         return self._names_at(prediction.tolist())
@@ -269,9 +251,7 @@ class Multiclass(Task):
 def _check_factors(values: Any, count: int) -> tuple[float, ...]:
     if not is_ordered(values):
         raise OptionTypeError(f"prior_correction must be a list of {count} numbers, got {values!r}.")
-    factors = tuple(
-        check_float(f"prior_correction for class {i}", v, 1e-30, 1e30) for i, v in enumerate(values)
-    )
+    factors = [check_float(f"prior_correction for class {i}", x, 1e-30, 1e30) for i, x in enumerate(values)]
     if len(factors) != count:
         raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(factors)}.")
-    return factors
+    return tuple(factors)

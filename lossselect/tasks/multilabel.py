@@ -15,8 +15,6 @@ from lossselect.tasks.sigmoid import SigmoidTask
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import check_int
 
-COLUMNS = "Declare as many labels as there are columns."
-
 
 @dataclass(frozen=True)
 class Multilabel(SigmoidTask):
@@ -28,12 +26,11 @@ class Multilabel(SigmoidTask):
         num_labels: L, at least 1.
         class_names: L distinct names.
         missing: A value that marks a missing label, besides NaN.
-        threshold: The least probability at which a label is called there, in [0, 1]: one for all
-            labels or one each.
-        temperature: By which logits are divided before the sigmoid, > 0: one for all labels or one each.
-        shift: Subtracted from the logits before that, as the loss's weights have added it: one number, or one
-            for each output.
-        min_labels: So many labels each row is given, the nearest to their thresholds where fewer reach them.
+        threshold: The minimum probability of a predicted label, in [0, 1]; one for all labels or one each.
+        temperature: Divides the logits before the sigmoid, > 0; one for all labels or one each.
+        shift: Subtracted from the logits before that, to undo the effect of weights of the loss; one or one
+            each.
+        min_labels: The minimum number of labels of each row: the nearest to their thresholds are added.
         top_k: Give each row its k most probable labels, whatever the thresholds are.
 
     Raises:
@@ -46,8 +43,8 @@ class Multilabel(SigmoidTask):
     """
 
     num_labels: int
-    min_labels: int = field(default=0, kw_only=True)
-    top_k: int | None = field(default=None, kw_only=True)
+    min_labels: int = field(default=0, kw_only=True)  # type: ignore[misc]  # a constant of other tasks
+    top_k: int | None = field(default=None, kw_only=True)  # type: ignore[misc]
 
     name = "multilabel"
     kind = "multilabel"
@@ -68,41 +65,33 @@ class Multilabel(SigmoidTask):
         self._set("min_labels", check_int("min_labels", self.min_labels, 0, self.num_labels))
         if self.top_k is not None:
             self._set("top_k", check_int("top_k", self.top_k, 1, self.num_labels))
-            if self.threshold != 0.5:
-                raise ConfigError("threshold has no effect beside top_k, which gives each row k labels.")
-            if self.min_labels:
-                raise ConfigError("min_labels has no effect beside top_k, which gives each row k labels.")
+            for name, default in (("threshold", 0.5), ("min_labels", 0)):
+                if getattr(self, name) != default:
+                    raise ConfigError(f"{name} has no effect beside top_k, which gives each row k labels.")
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Return 1 where the probability is at least the threshold, else 0: long, of the same shape.
+        """Return 1 where the probability is at least the threshold, else 0 (long, of the same shape).
 
-        With `min_labels` each row's nearest to their thresholds, in log-odds, as well; with `top_k` the k
-        most probable. `predict` ranks by logits, which differ where probabilities are 0 or 1 in all their
-        digits; of equal ones any are taken.
+        With `min_labels` also 1 for the labels of a row nearest to their thresholds, in log-odds; with
+        `top_k` for the k most probable. `predict` ranks by logits, which differ where probabilities round to
+        0 or 1; ties are broken arbitrarily.
 
-        -100 where the probability is NaN. `min_labels` and `top_k` compare the labels of a row, so with them
-        one NaN makes the whole row -100.
+        -100 where the probability is NaN; with `min_labels` or `top_k` in the whole row.
         """
-        if not self._ranks:
-            return super().predict_from_probabilities(probabilities)
-        return self._rank(probabilities, probabilities.logit())
+        return self._predict(probabilities)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Return 0/1 per label, as `predict_from_probabilities` decides: long (N, L, ...)."""
-        if not self._ranks:
-            return super().predict(logits)
-        return self._rank(self.probabilities(logits), self.log_odds(logits))
+        return self._predict(self.probabilities(logits), logits)
 
-    @property
-    def _ranks(self) -> bool:
-        """Whether labels of a row are compared with each other."""
-        return self.top_k is not None or bool(self.min_labels)
-
-    def _rank(self, probabilities: Tensor, log_odds: Tensor) -> Tensor:
+    def _predict(self, probabilities: Tensor, logits: Tensor | None = None) -> Tensor:
+        if self.top_k is None and not self.min_labels:
+            return super().predict_from_probabilities(probabilities)
+        log_odds = probabilities.logit() if logits is None else self.log_odds(logits)
         if self.top_k is not None:
             decided = _largest(log_odds, self.top_k)
         else:
-            margin = log_odds - as_constant(_log_odds(self.threshold), log_odds)
+            margin = log_odds - as_constant(_finite_logits(self.threshold), log_odds)
             decided = super().predict_from_probabilities(probabilities) | _largest(margin, self.min_labels)
         return missing_where_nan(decided, probabilities.sum(1, keepdim=True))
 
@@ -115,40 +104,33 @@ class Multilabel(SigmoidTask):
         more = ["balanced_accuracy", "brier_score", "calibration_error", "hamming_distance", "exact_match"]
         if self.num_labels > 1:
             more += ["ranking_loss", "coverage_error"]
-        return (
-            *self.train_metrics,
-            *more,
-            *(f"precision_at_{k}" for k in (1, 3, 5) if k < self.num_labels),
-        )
+        more += [f"precision_at_{k}" for k in (1, 3, 5) if k < self.num_labels]
+        return (*self.train_metrics, *more)
 
     def __str__(self) -> str:
         return f"multilabel with {self.num_labels} labels"
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
-        """float (N, L, ...) in [0, 1], NaN where missing.
+        """Return float (N, L, ...) in [0, 1], NaN where missing.
 
-        Takes 0/1 (multi-hot) of any integer, bool or float dtype, and soft values between, of
-        shape (N, L, ...); with a single label also (N,); or, where the task has class names, a list
-        of names per row. `trailing_dims` changes nothing.
-
-        Raises:
-            ValueError: another shape or value; says which row, and the fix.
-            TypeError: labels that are no numbers.
+        Accepts 0/1 (multi-hot) of any dtype, and soft values between, of shape (N, L, ...); with a single
+        label also (N,); or, if the task has class names, a list of names per row. `trailing_dims` has no
+        effect.
         """
-        target = as_tensor(self._unnamed(target))
+        target = as_tensor(self._names_to_numbers(target))
         if target.ndim == 1 and self.num_labels == 1:
             target = target.unsqueeze(1)
         if target.ndim < 2 or target.shape[1] != self.num_labels:
-            column = target.ndim < 2 or target.shape[1] == 1
-            fix = "Class indices of shape (N,) belong to task=multiclass, yes or no to task=binary."
+            fix = "Declare as many labels as there are columns."
+            if target.ndim < 2 or target.shape[1] == 1:
+                fix = "Class indices of shape (N,) belong to task=multiclass, yes or no to task=binary."
             raise DataError(
                 f"Multilabel targets must have shape (N, num_labels)=(N, {self.num_labels}), got "
-                f"{tuple(target.shape)}. {fix if column else COLUMNS}"
+                f"{tuple(target.shape)}. {fix}"
             )
         return self._encode(target)
 
-    def _decoded(self, prediction: Tensor) -> list[Any]:
-        """For each row (N, L) the names that are known to be there; None where all labels are missing."""
+    def _decode(self, prediction: Tensor) -> list[Any]:
         if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
             raise ConfigError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
@@ -163,13 +145,13 @@ class Multilabel(SigmoidTask):
 
 
 @lru_cache(maxsize=16)
-def _log_odds(threshold: float | tuple[float, ...]) -> tuple[float, ...]:
-    """Return the log-odds of thresholds, finite also for 0 and 1; cached, not computed for each batch."""
+def _finite_logits(threshold: float | tuple[float, ...]) -> tuple[float, ...]:
+    """Return the log-odds of thresholds, finite also for 0 and 1."""
     values = threshold if isinstance(threshold, tuple) else (threshold,)
     return tuple(math.log(max(t, 1e-30)) - math.log(max(1 - t, 1e-30)) for t in values)
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
-    """1 at the k largest values of each row, else 0; NaN comes last."""
+    """Return 1 at the k largest values of each row, else 0; NaN comes last."""
     values = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     return torch.zeros_like(values, dtype=torch.long).scatter_(1, values.topk(k, 1).indices, 1)

@@ -24,9 +24,8 @@ def make_task(
 
     Args:
         name: "binary", "multiclass" or "multilabel".
-        num_outputs: The number of classes or labels, 1 for binary: the width of the head, but for ordered
-            classes. Left out, it is the number of class names.
-        class_names, options: As the task takes them: `missing`, `threshold`, `temperature`, `ordinal`, ...
+        num_outputs: The number of classes or labels, 1 for binary; by default the number of class names.
+        class_names, options: Arguments of the task: `missing`, `threshold`, `temperature`, `ordinal`, ...
 
     Raises:
         ValueError: an unknown name or option, a width that the task cannot have.

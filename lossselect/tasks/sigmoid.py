@@ -1,6 +1,5 @@
 """Tasks of independent 0/1 outputs: binary and multilabel."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from lossselect.utils.checks import shorten
 class SigmoidTask(Task):
     """What `Binary` and `Multilabel` share: independent 0/1 outputs, each with a threshold."""
 
-    threshold: float | Sequence[float] = 0.5
+    threshold: float | Sequence[float] = 0.5  # type: ignore[misc]  # a constant of other tasks
 
     activation = "sigmoid"
 
@@ -30,21 +29,21 @@ class SigmoidTask(Task):
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
         if self.top_k:
             return f"the {self.top_k} most probable labels"
+        minimum = str(self.threshold)
         if tuned_for:
-            own = "a threshold of each label" if each and self.num_outputs > 1 else "a threshold"
-            rule = f"1 where the probability is at least {own}, tuned on val for {tuned_for}"
-        elif isinstance(self.threshold, float):
-            rule = f"1 where the probability is at least {self.threshold}"
-        else:
-            rule = f"1 where the probability is at least [{shorten([f'{t:.3g}' for t in self.threshold])}]"
-        return f"{rule}, and at least {self.min_labels} label(s)" if self.min_labels else rule
+            thresholds = "a threshold of each label" if each and self.num_outputs > 1 else "a threshold"
+            minimum = f"{thresholds}, tuned on val for {tuned_for}"
+        elif not isinstance(self.threshold, float):
+            minimum = f"[{shorten([f'{threshold:.3g}' for threshold in self.threshold])}]"
+        also = f", and at least {self.min_labels} label(s)" if self.min_labels else ""
+        return f"1 where the probability is at least {minimum}{also}"
 
     @property
     def untuned_rule(self) -> str:
         return "1 where the logit is at least 0"
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """1 where the probability is at least the threshold, else 0, -100 for NaN: long, the same shape."""
+        """Return 1 where the probability is at least the threshold, else 0, and -100 for NaN (long)."""
         decided = (probabilities >= as_constant(self.threshold, probabilities)).long()
         return missing_where_nan(decided, probabilities)
 
@@ -56,7 +55,7 @@ class SigmoidTask(Task):
         raise_for_invalid(target, (target < 0) | (target > 1), needed, names=self.output_names)
 
     def _encode(self, target: Tensor) -> Tensor:
-        """The canonical form of a target that has the canonical shape."""
+        """Return the canonical form of a target that has the canonical shape."""
         encoded = as_float(target)
         if is_within_unit(encoded):
             return encoded
@@ -68,20 +67,19 @@ class SigmoidTask(Task):
         return encoded
 
     def _hint(self, values: set[float]) -> str:
-        odd = values - {0.0, 1.0}
-        whole = all(value // 1 == value for value in odd if math.isfinite(value))
+        others = values - {0.0, 1.0}
         if values <= {1.0, 2.0}:
             return "The labels seem to count from 1: subtract 1."
         if values <= {0.0, 255.0}:
             return "Divide by 255."
-        if odd == {-1.0}:
+        if others == {-1.0}:
             return (
                 "If -1 means 'not labelled', declare it with missing=-1; if it means 'negative', map it to 0."
             )
-        if math.inf in odd or -math.inf in odd or not whole:
+        if not all(value.is_integer() for value in others):
             return "A target holds labels, not logits."
-        marks = f"If {min(odd):g} marks a missing label, declare it with missing={min(odd):g}."
-        if min(odd) < 0:
-            return marks
+        marker = f"If {min(others):g} marks a missing label, declare it with missing={min(others):g}."
+        if min(others) < 0:
+            return marker
         indices = "Class indices belong to task=multiclass, shape (N,)."
-        return f"{indices} {marks}" if len(odd) == 1 and min(odd) > 2 else indices
+        return f"{indices} {marker}" if len(others) == 1 and min(others) > 2 else indices

@@ -74,7 +74,7 @@ class AtMostOne(Task):
         largest = torch.zeros_like(reached).scatter_(1, probabilities.argmax(1, keepdim=True), True)
         return (reached & largest).long()
 
-    def _decoded(self, prediction: Tensor) -> list[Any]:
+    def _decode(self, prediction: Tensor) -> list[Any]:
         return [
             [name for name, one in zip(self.names, row, strict=True) if one]
             for row in self._to_integers(prediction)

@@ -23,8 +23,6 @@ def sigmoid_asymmetric(
     excludes the powers from it by default.
 
     Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
         gamma_neg: Down-weighting g- of easy negatives, >= 0.
         gamma_pos: Down-weighting g+ of easy positives, >= 0; with gamma_neg = 0 and clip = 0 this is BCE.
         clip: The margin m, in [0, 1); 0 leaves the negatives of the focal loss.

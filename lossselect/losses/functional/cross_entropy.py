@@ -9,24 +9,14 @@ if TYPE_CHECKING:
 
 
 def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of each element: -[y log p + (1 - y) log(1 - p)], p = sigmoid(logit).
-
-    Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
-    """
+    """Binary cross-entropy of each element: -[y log p + (1 - y) log(1 - p)], p = sigmoid(logit)."""
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     return binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 def softmax_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each sample: -sum_c t_c log p_c, p = softmax(logits); -log p_y for an index y.
-
-    Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
-    """
+    """Cross-entropy of each sample: -sum_c t_c log p_c, p = softmax(logits); -log p_y for an index y."""
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits, target, reduction="none")

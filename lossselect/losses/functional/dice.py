@@ -1,4 +1,11 @@
-"""Soft Dice: the overlap of regions."""
+"""Soft Dice, also known as soft F1: the overlap of regions.
+
+Sums are over the trailing dimensions (pixels, time steps), so there must be some (else ValueError). The
+option smooth, s >= 0.001, makes an empty region that is predicted empty cost nothing.
+
+References:
+    Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
+"""
 
 from __future__ import annotations
 
@@ -18,20 +25,8 @@ REGIONS = ("dice",)
 def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
     """Dice loss of each label's region: 1 - (2 sum y p + s) / (sum y + sum p + s), p = sigmoid(logits).
 
-    Sums are over the trailing dimensions (pixels, time steps), so there must be some (else ValueError). Also
-    known as soft F1.
-
-    Args:
-        logits: Shape (N, L, ...), with trailing dimensions, as are the target y and `known`.
-        target: y in [0, 1].
-        known: Which elements have a label.
-        smooth: s >= 0.001, by which an empty region that is predicted empty costs nothing.
-
     Returns:
-        The losses and which regions count, those with a label that is known: (N, L).
-
-    References:
-        Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
+        The losses and which regions count, those with a label that is `known` (N, L, ...): (N, L).
     """
     return _dice(logits.sigmoid(), (-logits).sigmoid(), target, known, smooth)
 
@@ -41,21 +36,10 @@ def softmax_dice(
 ) -> tuple[Tensor, Tensor]:
     """Dice loss of each sample, the mean over c of 1 - (2 sum t_c p_c + s) / (sum t_c + sum p_c + s).
 
-    Sums are over the trailing dimensions (pixels, time steps), so there must be some (else ValueError);
-    p = softmax(logits). Also known as soft F1.
-
-    Args:
-        logits: Shape (N, C, ...), with trailing dimensions.
-        target: Class indices (N, ...), or t of shape (N, C, ...).
-        known: Which positions have a label, (N, 1, ...).
-        weight: Of each class in the mean, (C,), or None.
-        smooth: s >= 0.001, by which an empty region that is predicted empty costs nothing.
+    p = softmax(logits); `weight` (C,) are the weights of the classes in the mean.
 
     Returns:
-        The losses and which samples count, those with a label that is known: (N,).
-
-    References:
-        Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
+        The losses and which samples count, those with a label that is `known` (N, 1, ...): (N,).
     """
     import torch
 

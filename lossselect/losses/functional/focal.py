@@ -1,4 +1,11 @@
-"""Focal loss: hard samples count more than easy ones."""
+"""Focal loss: hard samples count more than easy ones.
+
+Its option gamma, >= 0, is the down-weighting of easy elements or samples; 0 gives cross-entropy. The powers
+are taken in log space: finite, with finite gradients, for any gamma and logit.
+
+References:
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +22,7 @@ if TYPE_CHECKING:
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
     """Focal loss of each element: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
 
-    The powers are taken in log space: finite, with finite gradients, for any gamma and logit.
-
-    Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
-        gamma: Down-weighting of easy elements, >= 0; 0 gives binary cross-entropy.
-        alpha: Weight of the positives in [0, 1], the negatives having 1 - alpha; None leaves both at 1.
-
-    References:
-        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
+    alpha, in [0, 1], is the weight of the positives, 1 - alpha that of the negatives; None leaves both at 1.
     """
     check_float("gamma", gamma, 0)
     log_p, log_not_p = log_sigmoids(logits)
@@ -39,16 +37,8 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """Focal loss of each sample: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
 
-    Powers are taken in log space, with log(1 - p) as the log-sum-exp of the other classes' log p:
-    1 - p itself would round to 0, where the gradient is infinite for gamma < 1.
-
-    Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
-        gamma: Down-weighting of easy samples, >= 0; 0 gives cross-entropy.
-
-    References:
-        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
+    log(1 - p) is the log-sum-exp of the other classes' log p: 1 - p itself would round to 0, where the
+    gradient is infinite for gamma < 1.
     """
     import torch
 

@@ -1,4 +1,11 @@
-"""Generalised cross-entropy, which limits what a wrong label can cost."""
+"""Generalised cross-entropy, which limits the cost of a wrong label to 1 / q.
+
+Its option q is from 0.001 (nearly cross-entropy) to 1 (the absolute error, which label noise does not mislead
+but which learns slowly).
+
+References:
+    Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +24,7 @@ MIN_Q = 1e-3
 def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
     """Generalised BCE of each element: y (1 - p^q) / q + (1 - y) (1 - (1 - p)^q) / q, p = sigmoid(logit).
 
-    At most 1 / q; the softmax form for two classes with logits 0 and x.
-
-    Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
-        q: From 0.001 (nearly binary cross-entropy) to 1 (the absolute error, which label noise does not
-            mislead but which learns slowly).
-
-    References:
-        Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
+    It is the softmax form for two classes with logits 0 and x.
     """
     check_float("q", q, MIN_Q, 1)
     positive, negative = (-(q * log_p).expm1() / q for log_p in log_sigmoids(logits))
@@ -34,19 +32,7 @@ def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
 
 
 def softmax_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
-    """Generalised CE of each sample: sum_c t_c (1 - p_c^q) / q, p = softmax(logits).
-
-    At most 1 / q.
-
-    Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
-        q: From 0.001 (nearly cross-entropy) to 1 (the absolute error, which label noise does not mislead but
-            which learns slowly).
-
-    References:
-        Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
-    """
+    """Generalised CE of each sample: sum_c t_c (1 - p_c^q) / q, p = softmax(logits)."""
     check_float("q", q, MIN_Q, 1)
     return by_class(-(q * logits.log_softmax(1)).expm1() / q, target)
 

@@ -1,4 +1,11 @@
-"""Logit-adjusted cross-entropy, which undoes the shares of the classes."""
+"""Logit-adjusted cross-entropy, which undoes the shares of the classes.
+
+`prior`, in (0, 1) and broadcast over the logits, is the share r of each class, or of each label's positives,
+in train. The option tau, >= 0, is how much of it is undone; 0 gives cross-entropy.
+
+References:
+    Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +21,8 @@ if TYPE_CHECKING:
 def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:
     """Logit-adjusted BCE of each element: BCE of logit + tau log(r / (1 - r)), r the label's share in train.
 
-    The softmax form for two classes with logits 0 and x. At tau = 1 the logit itself is that of a sample
-    drawn from positives and negatives alike, and the threshold 0.5 minimises the balanced error.
-
-    Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
-        prior: r of each label, in (0, 1), broadcast over the logits.
-        tau: How much of the shares is undone, >= 0; 0 gives binary cross-entropy.
-
-    References:
-        Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314 (two classes).
+    It is the softmax form for two classes with logits 0 and x. At tau = 1 the logit itself is that of a
+    sample drawn evenly from positives and negatives, and the threshold 0.5 minimises the balanced error.
     """
     check_float("tau", tau, 0)
     return sigmoid_cross_entropy(logits + (tau * prior.logit()).to(logits.dtype), target)
@@ -33,18 +31,8 @@ def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: f
 def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:
     """Logit-adjusted CE of each sample: CE of logit_c + tau log r_c, r_c the class's share in train.
 
-    At tau = 1 this is balanced softmax: the logits themselves are those of a sample drawn from all classes
-    alike, and their largest minimises the balanced error.
-
-    Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
-        prior: r of each class, in (0, 1), broadcast over the logits.
-        tau: How much of the shares is undone, >= 0; 0 gives cross-entropy.
-
-    References:
-        Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314;
-        Ren et al., Balanced Meta-Softmax, NeurIPS 2020, arXiv:2007.10740.
+    At tau = 1 this is balanced softmax (Ren et al., NeurIPS 2020, arXiv:2007.10740): the logits themselves
+    are those of a sample drawn evenly from all classes, and their largest minimises the balanced error.
     """
     check_float("tau", tau, 0)
     # from the largest one on: beside a logit of 6e4 float32 has no digits left for log r

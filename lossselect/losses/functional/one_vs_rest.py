@@ -13,12 +13,7 @@ def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
 
     A binary cross-entropy for each class against all others, under the decision and the probabilities
     of softmax: the class with the largest logit. Softmax of such logits is no likelihood, so calibrate
-    the probabilities before they are used as such.
-
-    Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...), the sum over the classes (timm's
-            BinaryCrossEntropy is their mean).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
+    the probabilities before they are used as such. timm's BinaryCrossEntropy is the mean over the classes.
 
     References:
         Wightman et al., ResNet strikes back, 2021, arXiv:2110.00476.

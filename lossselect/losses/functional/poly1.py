@@ -1,4 +1,11 @@
-"""Poly-1 loss: cross-entropy with another first coefficient of its expansion."""
+"""Poly-1 loss: cross-entropy with another first coefficient of its series in 1 - p.
+
+Its option epsilon is added to that coefficient; 0 gives cross-entropy. >= -1: below, the gradient of easy
+elements or samples would point the wrong way.
+
+References:
+    Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +20,7 @@ if TYPE_CHECKING:
 
 
 def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
-    """Poly-1 loss of each element: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit).
-
-    Args:
-        logits: Shape (N, L, ...), as are the target y and the result.
-        target: y in [0, 1].
-        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p; 0 gives binary
-            cross-entropy. >= -1: below, the gradient of easy elements would point the wrong way.
-
-    References:
-        Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
-    """
+    """Poly-1 loss of each element: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit)."""
     check_float("epsilon", epsilon, -1)
     wrong = by_label((-logits).sigmoid(), logits.sigmoid(), target)
     return sigmoid_cross_entropy(logits, target) + epsilon * wrong
@@ -34,15 +31,6 @@ def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
 
     Symmetric cross-entropy (Wang et al., 2019, arXiv:1908.06112) is this loss: alpha CE + beta RCE is
     alpha times Poly-1 with epsilon = -A beta / alpha, A being what log 0 is clipped to.
-
-    Args:
-        logits: Shape (N, C, ...); the result has shape (N, ...).
-        target: Class indices (N, ...), or t of shape (N, C, ...).
-        epsilon: What is added to the first coefficient of cross-entropy's series in 1 - p; 0 gives
-            cross-entropy. >= -1: below, the gradient of easy samples would point the wrong way.
-
-    References:
-        Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
     """
     check_float("epsilon", epsilon, -1)
     log_p = logits.log_softmax(1)

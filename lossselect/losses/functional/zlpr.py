@@ -19,13 +19,8 @@ def sigmoid_zlpr(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor,
     which is the threshold 0.5 of its sigmoid; that sigmoid is no probability before it is calibrated.
     With a single hard label this is binary cross-entropy.
 
-    Args:
-        logits: Shape (N, L, ...), as are the target y and `known`.
-        target: y in [0, 1].
-        known: Which elements have a label.
-
     Returns:
-        The losses and which rows count, those with a label that is known: (N, ...).
+        The losses and which rows count, those with a label that is `known` (N, L, ...): (N, ...).
 
     References:
         Su et al., ZLPR: A Novel Loss for Multi-label Classification, 2022, arXiv:2208.02955.
