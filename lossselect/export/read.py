@@ -21,8 +21,7 @@ from lossselect.utils.silence import silence
 if TYPE_CHECKING:
     from lossselect.data.preprocessing.preparation import Preparation
 
-KEY = "lossselect"
-"""The metadata entry with the JSON of `ExportedModel.metadata`."""
+KEY = "lossselect"  # the metadata entry with the JSON of `ExportedModel.metadata`
 
 
 class Prediction(NamedTuple):
@@ -47,13 +46,12 @@ class Outputs(nn.Module):
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model: called with features it returns a `Prediction`."""
+    """An exported model: called with features it returns a `Prediction`. `run` returns it as a tuple."""
 
     path: Path
     metadata: dict[str, Any]
     task: Task
     run: Callable[[Tensor], Any]
-    """Takes features, and returns logits, probabilities and predictions."""
 
     @property
     def preparation(self) -> "Preparation | None":
