@@ -2,8 +2,8 @@
 
 import copy
 import json
-import os
 import re
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -42,19 +42,19 @@ def export_model(
     and how features are made of a file's rows.
 
     Args:
-        module: On whichever device; it is exported for the CPU.
-        path: The file, which is written whole or not at all: .onnx, .pt2 (torch.export) or .safetensors.
-        inputs: Rows as the net takes them, to trace it with and to compare on; None takes normally
-            distributed ones for a net of ours.
-        preparation: What features went through: the "TensorData" of a checkpoint.
+        module: On any device; it is exported for the CPU.
+        path: .onnx, .pt2 (torch.export) or .safetensors; written atomically.
+        inputs: Rows as the net takes them, to trace it and to compare; by default random normal ones for a
+            named net.
+        preparation: Of the features: the "TensorData" of a checkpoint.
 
     Returns:
-        The largest differences found: of "logits" (in units of the row's largest, or of 1) and of
-        "probabilities"; the share of rows with another decision, "predictions"; and how many "rows".
+        The largest differences of "logits" (in units of the row's largest, or of 1) and of "probabilities";
+        the fraction of rows with another decision, "predictions"; and the number of "rows".
 
     Raises:
         ValueError: a net that cannot be exported, with the operation at fault; a file that does not compute
-            what the module does; no inputs for a net of one's own.
+            what the module does; no inputs for a net that is not a named one.
         ModuleNotFoundError: a package that the format needs is not installed.
     """
     if not isinstance(module, Classifier):
@@ -197,13 +197,10 @@ def _write_onnx(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> No
 
 def _write_torch_export(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
     torch.export.save(_trace(model, inputs), path, extra_files={f"{KEY}.json": metadata})
-    comment = f"{NAME}={BLANK}".encode()
-    with path.open("r+b") as file:  # of a zip file, whose last two bytes say how long its comment is
-        file.seek(-2, os.SEEK_END)
-        if file.read(2) != b"\0\0":
+    with zipfile.ZipFile(path, "a") as archive:
+        if archive.comment:
             raise UnsupportedError(f"torch.export.save has written a comment into {path}.")
-        file.seek(-2, os.SEEK_END)
-        file.write(len(comment).to_bytes(2, "little") + comment)
+        archive.comment = f"{NAME}={BLANK}".encode()
 
 
 def _write_safetensors(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:

@@ -15,16 +15,13 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """Raw logits and target of a split's rows, and what follows from them.
+    """Raw logits (N, num_outputs) and target (N, num_probabilities) of a split's rows.
 
     Args:
-        task: Decides.
         base_task: The task before its decision was fitted, if it was.
-        logits: (N, num_outputs) as the net returned them.
-        target: (N, num_probabilities), NaN where missing.
         split: "test" or "val".
         rows: The numbers of the rows, in their order; None where they are not known.
-        share: The part of the split's rows that these are.
+        share: The fraction of the split's rows that these are.
         per_class: Columns of the table of classes.
         confusion: (C, C) counts, rows being the true classes.
     """

@@ -52,17 +52,17 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
 
     `ended` is why the run ended before its time, if it did.
     """
-    plan = _read_json(folder / "plan.json")
-    lines = plan.get("lines") if isinstance(plan, dict) else None
-    if not isinstance(lines, list) or not all(
-        isinstance(line, dict) and {*Line._fields} <= line.keys() for line in lines
-    ):
-        lines = []
-    metrics = _read_json(folder / "metrics.json")
-    if not isinstance(metrics, dict) or not all(isinstance(v, int | float | None) for v in metrics.values()):
-        metrics = {}
+    lines: list[Line] = []
+    metrics: dict[str, Any] = {}
+    unreadable = (OSError, ValueError, TypeError, KeyError, AttributeError)  # of a run that ended before
+    with suppress(*unreadable):
+        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        lines = [Line(**line) for line in content["lines"]]
+    with suppress(*unreadable):
+        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = {name: value for name, value in content.items() if isinstance(value, int | float | None)}
     page = _render(
-        title=lines[0]["value"] if lines else folder.name,
+        title=lines[0].value if lines else folder.name,
         ended=ended,
         plan=lines,
         metrics=_metric_grid(metrics) if metrics else None,
@@ -74,12 +74,6 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
-
-
-def _read_json(path: Path) -> Any:
-    with suppress(OSError, ValueError):  # of a run that ended before
-        return json.loads(path.read_text(encoding="utf-8"))
-    return None
 
 
 def _read_log(folder: Path) -> pl.DataFrame:

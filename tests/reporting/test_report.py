@@ -279,6 +279,7 @@ class TestBrowser:
         assert browser.get_log("browser") == []
 
 
+@pytest.mark.figures
 class TestRun:
     def test_a_run_leaves_a_report(self, command, tmp_path):
         code, out, _ = command("task=binary", "trainer.max_epochs=2", "hydra.run.dir=run")
