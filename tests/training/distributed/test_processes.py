@@ -156,7 +156,7 @@ class TestAtTheCommandLine:
         for within, variables, address in two_hosts:
             launch = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=test"]
             launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint={two_hosts[0][2]}:{port}"]
-            launch += [f"--local-addr={address}"]
+            launch += [f"--local-addr={address}", f"--rdzv-conf=is_host={not hosts}"]
             hosts.append(start(settings, tmp_path, launch, within, **variables))
         results = [finish(host) for host in hosts]
         assert [code for code, _, _ in results] == [0, 0], results
