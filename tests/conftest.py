@@ -46,12 +46,17 @@ def _few_threads():
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-    """Runs the command in an empty folder; returns exit code, stdout and stderr."""
+def command(request, monkeypatch, tmp_path, capsys):
+    """Runs the command in an empty folder; returns exit code, stdout and stderr.
+
+    Reports have figures only in tests with the mark `figures`: drawing them takes longer than most runs.
+    """
     # not at the top: tests of the core run without Hydra
     from lossselect.cli import train
     from lossselect.run import build
 
+    if "figures" not in request.keywords:
+        monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: ())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     build._load_data.cache_clear()  # data that are read once are also warned of once

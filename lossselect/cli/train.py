@@ -144,7 +144,8 @@ def train(config: DictConfig) -> float | None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module) if has_rows_to_tune(trainer, data) else None
     described = plan(module, data, describe_training(config, monitor, trainer), monitor, decision)
-    described = described.also(_prepare_folder(config, folder, module.task, start, writes))
+    folder_lines = _prepare_folder(config, folder, module.task, start, writes)
+    described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described)
     if writes:
         with atomic_write(folder / "plan.json") as path:

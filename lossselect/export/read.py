@@ -13,6 +13,7 @@ from lossselect.chunked.options import TOP_K
 from lossselect.exceptions import CheckpointError, FileMissingError, LossSelectError
 from lossselect.export.digest import NAME, is_sealed
 from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
+from lossselect.models.nets import first_sentence, make_net
 from lossselect.models.stored_weights import check_finite, check_net
 from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
 from lossselect.utils.atomic_write import check_regular_file
@@ -21,8 +22,7 @@ from lossselect.utils.silence import silence
 if TYPE_CHECKING:
     from lossselect.data.preprocessing.preparation import Preparation
 
-KEY = "lossselect"
-"""The metadata entry with the JSON of `ExportedModel.metadata`."""
+KEY = "lossselect"  # the metadata entry with the JSON of `ExportedModel.metadata`
 
 
 class Prediction(NamedTuple):
@@ -47,13 +47,12 @@ class Outputs(nn.Module):
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model: called with features it returns a `Prediction`."""
+    """An exported model: called with features it returns a `Prediction`. `run` returns it as a tuple."""
 
     path: Path
     metadata: dict[str, Any]
     task: Task
     run: Callable[[Tensor], Any]
-    """Takes features, and returns logits, probabilities and predictions."""
 
     @property
     def preparation(self) -> "Preparation | None":
@@ -112,9 +111,9 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     except LossSelectError:
         raise
     except Exception as error:  # the libraries raise many kinds for a damaged file
-        message = next(iter(str(error).splitlines()), type(error).__name__)
+        size = path.stat().st_size
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as a model: {message}"
+            f"{path} ({size} bytes) cannot be read as a model: {first_sentence(error)}"
         ) from None
     if not sealed:
         raise CheckpointError(
@@ -168,8 +167,6 @@ def _read_torch_export(path: Path) -> ExportedModel:
 
 def _read_safetensors(path: Path) -> ExportedModel:
     from safetensors import safe_open
-
-    from lossselect.models.nets import make_net
 
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(KEY)

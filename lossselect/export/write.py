@@ -2,8 +2,8 @@
 
 import copy
 import json
-import os
 import re
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,7 @@ from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.silence import silence
 
 HALF = (torch.float16, torch.bfloat16)
-
-TOLERANCE = 1e-5
-"""The largest accepted difference of probabilities from PyTorch's, and of logits relative to the largest."""
+TOLERANCE = 1e-5  # of probabilities, and of logits relative to the largest of their row
 
 
 def export_model(
@@ -44,19 +42,19 @@ def export_model(
     and how features are made of a file's rows.
 
     Args:
-        module: On whichever device; it is exported for the CPU.
-        path: The file, which is written whole or not at all: .onnx, .pt2 (torch.export) or .safetensors.
-        inputs: Rows as the net takes them, to trace it with and to compare on; None takes normally
-            distributed ones for a net of ours.
-        preparation: What features went through: the "TensorData" of a checkpoint.
+        module: On any device; it is exported for the CPU.
+        path: .onnx, .pt2 (torch.export) or .safetensors; written atomically.
+        inputs: Rows as the net takes them, to trace it and to compare; by default random normal ones for a
+            named net.
+        preparation: Of the features: the "TensorData" of a checkpoint.
 
     Returns:
-        The largest differences found: of "logits" (in units of the row's largest, or of 1) and of
-        "probabilities"; the share of rows with another decision, "predictions"; and how many "rows".
+        The largest differences of "logits" (in units of the row's largest, or of 1) and of "probabilities";
+        the fraction of rows with another decision, "predictions"; and the number of "rows".
 
     Raises:
         ValueError: a net that cannot be exported, with the operation at fault; a file that does not compute
-            what the module does; no inputs for a net of one's own.
+            what the module does; no inputs for a net that is not a named one.
         ModuleNotFoundError: a package that the format needs is not installed.
     """
     if not isinstance(module, Classifier):
@@ -71,8 +69,8 @@ def export_model(
     require(form, FORMATS[form].to_write)
     # of a subclass with a forward of its own the logits are not what the net returns
     plain = type(module).forward is Classifier.forward
-    spec = module._arguments.get("net") if plain else None
-    spec = dict(spec) if isinstance(spec, Mapping) else None
+    net = module._arguments.get("net")
+    spec = dict(net) if plain and isinstance(net, Mapping) else None
     if inputs is None:
         if spec is None:
             raise ConfigError("A net of your own is traced with rows of its inputs: pass inputs=.")
@@ -168,8 +166,8 @@ def _summarize(error: BaseException) -> str:
             "it would take no other number of rows. Write features.shape[0], not len(features) or a number."
         )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
-    for file, line, function in reversed(places):
+    frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
+    for file, line, function in reversed(frames):
         if "site-packages" not in file:
             return f"{first} ({file}, line {line}, in {function})"
     return first
@@ -189,23 +187,20 @@ def _write_onnx(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> No
             cause = cause.__cause__
         raise ConfigError(f"The net cannot be written as ONNX: {_summarize(cause)}") from None
     assert exported is not None
-    known = json.loads(metadata)
-    plain = {name: json.dumps(known[name], ensure_ascii=False) for name in ("class_names", "threshold")}
-    properties = {KEY: metadata, **plain, "task": known["task"]["name"], NAME: BLANK}
-    proto = exported.model_proto  # a new one each time
+    values = json.loads(metadata)
+    plain = {name: json.dumps(values[name], ensure_ascii=False) for name in ("class_names", "threshold")}
+    properties = {KEY: metadata, **plain, "task": values["task"]["name"], NAME: BLANK}
+    proto = exported.model_proto  # a new object at each access
     onnx.helper.set_model_props(proto, properties)
     onnx.save(proto, path)
 
 
 def _write_torch_export(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
     torch.export.save(_trace(model, inputs), path, extra_files={f"{KEY}.json": metadata})
-    comment = f"{NAME}={BLANK}".encode()
-    with path.open("r+b") as file:  # of a zip file, whose last two bytes say how long its comment is
-        file.seek(-2, os.SEEK_END)
-        if file.read(2) != b"\0\0":
+    with zipfile.ZipFile(path, "a") as archive:
+        if archive.comment:
             raise UnsupportedError(f"torch.export.save has written a comment into {path}.")
-        file.seek(-2, os.SEEK_END)
-        file.write(len(comment).to_bytes(2, "little") + comment)
+        archive.comment = f"{NAME}={BLANK}".encode()
 
 
 def _write_safetensors(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> None:
@@ -218,38 +213,38 @@ def _write_safetensors(model: Outputs, inputs: Tensor, metadata: str, path: Path
 def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
     """Return how the file's outputs differ from the net's; ValueError if they differ too much."""
     exported = load_exported(path, trust=True)  # it was written here
-    largest = {"logits": 0.0, "probabilities": 0.0}
+    logits_error = probabilities_error = 0.0
     changed = 0
     # one row by itself too, with which a net may do otherwise
-    for i, part in enumerate((inputs[:1], *inputs.split(1024))):
+    for i, rows in enumerate((inputs[:1], *inputs.split(1024))):
         with torch.inference_mode():
-            expected = Prediction(*model(part))
-        found = exported(part)
+            expected = Prediction(*model(rows))
+        actual = exported(rows)
         scale = expected.logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
-        largest["logits"] = max(largest["logits"], _max_difference(found.logits, expected.logits, scale))
-        largest["probabilities"] = max(
-            largest["probabilities"], _max_difference(found.probabilities, expected.probabilities)
-        )
+        logits_error = max(logits_error, _max_difference(actual.logits, expected.logits, scale))
+        error = _max_difference(actual.probabilities, expected.probabilities)
+        probabilities_error = max(probabilities_error, error)
         if i:
-            changed += int((found.predictions != expected.predictions).reshape(len(part), -1).any(1).sum())
-        wrong = found.predictions != model.task.predict_from_probabilities(found.probabilities)
+            changed += int((actual.predictions != expected.predictions).reshape(len(rows), -1).any(1).sum())
+        wrong = actual.predictions != model.task.predict_from_probabilities(actual.probabilities)
         # of labels that are equally probable either may be among the highest
         if wrong.any() and not (model.task.top_k or model.task.min_labels):
             raise ConfigError(
                 f"The exported model decides {int(wrong.sum())} times otherwise than its own probabilities "
                 "say: of these inputs ONNX or torch.export does not decide as the task does."
             )
-    if max(largest.values()) > TOLERANCE:
+    if max(logits_error, probabilities_error) > TOLERANCE:
         raise ConfigError(
             "The exported model does not compute what the net does: probabilities differ by up to "
-            f"{largest['probabilities']:.2g}, logits by {largest['logits']:.2g} of the largest. Does the net "
+            f"{probabilities_error:.2g}, logits by {logits_error:.2g} of the largest. Does the net "
             "draw random numbers, or decide by the values of its inputs, or by how many they are?"
         )
-    return {**largest, "predictions": changed / len(inputs), "rows": len(inputs)}
+    errors = {"logits": logits_error, "probabilities": probabilities_error}
+    return {**errors, "predictions": changed / len(inputs), "rows": len(inputs)}
 
 
-def _max_difference(found: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> float:
+def _max_difference(actual: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> float:
     """Return the largest difference, in units of each row's scale; infinity where only one is NaN."""
-    equal = (found == expected) | (found.isnan() & expected.isnan())  # infinity, too
-    difference = (found - expected).abs().masked_fill(equal, 0).flatten(1)
+    equal = (actual == expected) | (actual.isnan() & expected.isnan())  # infinity, too
+    difference = (actual - expected).abs().masked_fill(equal, 0).flatten(1)
     return float((difference / torch.as_tensor(scale).reshape(-1, 1)).nan_to_num(torch.inf).max())

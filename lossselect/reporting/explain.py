@@ -18,10 +18,8 @@ from lossselect.utils.checks import shorten, split_name
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
 
-MANY_OUTPUTS = 1000
-"""From here on a chunked head may be worth it."""
-MAX_ROWS = 30
-"""Of a table of classes."""
+MANY_OUTPUTS = 1000  # from here on a chunked head may be worth it
+MAX_CLASSES = 30  # in a table
 
 
 def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Plan:
@@ -33,10 +31,10 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
         options: Of the loss, by name.
     """
     if isinstance(loss, str | Mapping):
-        name, given = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
-        loss = select_loss(task, name, **given, **options)
-    classes = Line("classes", _format_names(task))
-    return Plan(str(task).capitalize(), [classes, *_task_lines(task, loss, {"name": "dense"}, False)])
+        name, named = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
+        loss = select_loss(task, name, **named, **options)
+    lines = _task_lines(task, loss, {"name": "dense"}, False)
+    return Plan(str(task).capitalize(), [Line("classes", _format_names(task)), *lines])
 
 
 def plan(
@@ -133,12 +131,10 @@ def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
     else:
         change += ", loss=auto"
     yield Line("loss", f"{criterion.name} ({task.activation} form): {formula}", reason, change)
-    options = {key: value for key, value in criterion.options.items() if value is not None}
-    if criterion.label_smoothing:
-        options["label_smoothing"] = criterion.label_smoothing
-    if options:
-        change = ", ".join(f"loss.{key}=..." for key in options)
-        yield Line("options", _format_options(options), "", change)
+    options = {**criterion.options, "label_smoothing": criterion.label_smoothing or None}
+    if settings := _format_options(options):
+        names = [f"loss.{name}=..." for name, value in options.items() if value is not None]
+        yield Line("options", ", ".join(settings), "", ", ".join(names))
     yield _weights_line(criterion, task)
 
 
@@ -174,16 +170,16 @@ def _format_example(task: Task, splits: "Splits", chunked: bool) -> str:
     encoded = task.encode(labels)
     decoded = task.decode(task.to_hard_labels(encoded))[0]
     if encoded.is_floating_point() and encoded.frac().nan_to_num().any():
-        given = f"[{shorten([f'{value:.3g}' for value in np.ravel(labels)])}]"
+        label = f"[{shorten([f'{value:.3g}' for value in np.ravel(labels)])}]"
     elif isinstance(decoded, list):
-        given = f"[{shorten([repr(name) for name in decoded], 6)}]"
+        label = f"[{shorten([repr(name) for name in decoded], 6)}]"
     else:
-        given = "no label" if decoded is None else repr(decoded)
+        label = "no label" if decoded is None else repr(decoded)
     values = [f"{value:g}" for value in encoded.flatten().tolist()]
     if chunked and not task.exclusive:
         values = [str(label) for label in encoded[0].nan_to_num().nonzero().flatten().tolist()]
     form = f"[{shorten(values, 16)}]" if encoded.ndim > 1 else values[0]
-    return f"for example row {splits.rows_in_file('train')[0]}: {given} becomes {form}"
+    return f"for example row {splits.rows_in_file('train')[0]}: {label} becomes {form}"
 
 
 def _format_decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
@@ -268,18 +264,23 @@ def _format_spec(spec: Any) -> str:
     """Return an optimizer or a scheduler with its options."""
     if not isinstance(spec, Mapping):
         return spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
-    options = {key: value for key, value in spec.items() if key != "name" and value is not None}
-    return f"{spec['name']}{', ' * bool(options)}{_format_options(options)}"
+    options = {key: value for key, value in spec.items() if key != "name"}
+    return ", ".join([spec["name"], *_format_options(options)])
 
 
-def _format_options(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in options.items())
+def _format_options(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in options.items() if value is not None]
 
 
 def decision_lines(task: Task) -> dict[str, str]:
     """Return what was fitted to the validation split, by name."""
     defaults = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "prior_correction": None}
-    values = {name: getattr(task, name) for name in defaults}
+    values = {
+        "shift": task.shift,
+        "temperature": task.temperature,
+        "threshold": task.threshold,
+        "prior_correction": task.prior_correction,
+    }
     return {
         name: _format_by_output(task, value) if isinstance(value, tuple) else f"{value:.3g}"
         for name, value in values.items()
@@ -291,8 +292,8 @@ def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list
     """Return how often each class occurs in each split; of many classes the largest and the smallest."""
     order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
     rows = [(task.names[i], [str(count.positives[i]) for count in counts.values()]) for i in order]
-    if len(rows) > MAX_ROWS:
-        half = MAX_ROWS // 2
+    if len(rows) > MAX_CLASSES:
+        half = MAX_CLASSES // 2
         rows = [*rows[:half], ("...", []), *rows[-half:]]
     rows.append(("(missing)", [str(count.missing) for count in counts.values()]))
     rows.append(("(rows)", [str(count.rows) for count in counts.values()]))

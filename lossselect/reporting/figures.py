@@ -23,17 +23,12 @@ from lossselect.reporting.outcome import Outcome
 Curve = tuple[np.ndarray, np.ndarray, str, tuple[float, float] | None]
 """x, y, the area below in words, and the point of the threshold."""
 
-INK = "#1a2b3c"
-"""The colour of text and lines. Within the page it becomes the colour of the text, light or dark."""
+INK = "#1a2b3c"  # of text and lines; the page replaces it by its own colour of text, light or dark
+# Okabe and Ito's, which people of any colour vision can distinguish, on black and on white
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
-"""Okabe and Ito's, which people of any colour vision can distinguish, on black and on white."""
-
-MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30
-"""Of more outputs the ones with the most rows are drawn."""
-MAX_POINTS = 300
-"""Of a curve: of more the eye sees no difference."""
-WIDTH = 5.2
-"""Of a figure in inches, so that text is as large in all of them."""
+MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30  # of more outputs the most frequent ones are drawn
+MAX_POINTS = 300  # of a curve
+WIDTH = 5.2  # inches, the same in all figures, so that text has one size
 
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
@@ -65,9 +60,9 @@ def epoch_curves(log: pl.DataFrame, names: list[str], label: str) -> Figure | No
         return None
     figure, axes = _panel()
     for name in names:
-        known = log.filter(pl.col(name).is_finite())
-        # of one epoch a line would not be seen
-        axes.plot(known["epoch"] + 1, known[name], label=name, marker="." if len(known) < 15 else None)
+        finite = log.filter(pl.col(name).is_finite())
+        marker = "." if len(finite) < 15 else None  # of one epoch a line would not be seen
+        axes.plot(finite["epoch"] + 1, finite[name], label=name, marker=marker)
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _with_legend(figure)
@@ -98,9 +93,9 @@ def precision_recall(outcome: Outcome) -> Figure | None:
 def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **labels: Any) -> Figure | None:
     """Draw a curve of each output, and of all of them pooled."""
     several = len(outcome.names) > 1
-    outputs = [(short(outcome.names[i]), outcome.known(i)) for i in _most_frequent(outcome, MAX_CURVES)]
-    if several:
-        outputs.insert(0, ("all, pooled", outcome.known()))
+    outputs = [("all, pooled", outcome.labelled())] if several else []
+    frequent = _find_frequent(outcome, MAX_CURVES)
+    outputs += [(shorten_name(outcome.names[i]), outcome.labelled(i)) for i in frequent]
     outputs = [(name, values) for name, values in outputs if 0 < values[0].sum() < len(values[0])]
     if not outputs:
         return None
@@ -110,8 +105,8 @@ def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **la
         pooled = several and i == 0
         colour = INK if pooled else COLOURS[(i - several) % len(COLOURS)]
         width = 2 if pooled or not several else 1
-        at = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
-        axes.plot(x[at], y[at], color=colour, linewidth=width, label=f"{name} ({area})")
+        points = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
+        axes.plot(x[points], y[points], color=colour, linewidth=width, label=f"{name} ({area})")
         if outcome.thresholds is not None and point is not None:
             axes.plot(*point, "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.6)
     if diagonal:
@@ -124,10 +119,10 @@ def reliability(outcome: Outcome) -> Figure:
     """Draw how often what has a probability comes true, before and after calibration."""
     figure, axes = _panel()
     _draw_diagonal(axes)
-    before, task, colour = outcome.base_task, outcome.task, COLOURS[0]
+    base_task, task, colour = outcome.base_task, outcome.task, COLOURS[0]
     stages = [("as it is", task, colour, "o-")]
-    if before is not None and (before.temperature, before.shift) != (task.temperature, task.shift):
-        stages = [("before", before, COLOURS[1], "o--"), ("calibrated", task, colour, "o-")]
+    if base_task and (base_task.temperature, base_task.shift) != (task.temperature, task.shift):
+        stages = [("before", base_task, COLOURS[1], "o--"), ("calibrated", task, colour, "o-")]
     for name, stage, line_colour, line in stages:
         (count, confidence, hits), error = outcome.reliability(stage)
         filled = count > 0
@@ -146,7 +141,7 @@ def reliability(outcome: Outcome) -> Figure:
 
 def scores(outcome: Outcome) -> Figure:
     """Draw how the probabilities of each output are distributed, where it is true and where it is not."""
-    outputs = _most_frequent(outcome, MAX_PANELS)
+    outputs = _find_frequent(outcome, MAX_PANELS)
     columns = min(4, len(outputs))
     rows = -(-len(outputs) // columns)
     figure = Figure(figsize=(WIDTH, max(1.4 * rows + 0.4, 3)))
@@ -159,7 +154,7 @@ def scores(outcome: Outcome) -> Figure:
             axes.stairs(heights, bins, fill=True, color=colour, alpha=0.45, label=name)
         if outcome.thresholds is not None:
             axes.axvline(outcome.thresholds[output], color=INK, linewidth=0.9)
-        axes.set(title=short(outcome.names[output]), yticks=[], xticks=[0, 1], xlim=(0, 1))
+        axes.set(title=shorten_name(outcome.names[output]), yticks=[], xticks=[0, 1], xlim=(0, 1))
         axes.spines["left"].set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -171,18 +166,18 @@ def confusion(outcome: Outcome) -> Figure | None:
     if counts is None:
         return None
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    shown = _largest(wrong, MAX_CELLS)
-    part = counts[shown][:, shown]
-    shares = part / np.maximum(counts.sum(1)[shown], 1)[:, None]
+    shown = _find_largest(wrong, MAX_CELLS)
+    cells = counts[shown][:, shown]
+    shares = cells / np.maximum(counts.sum(1)[shown], 1)[:, None]
     names = [outcome.task.names[i] for i in shown]
-    return _matrix(shares, part, names, xlabel="decided", ylabel="true")
+    return _matrix(shares, cells, names, xlabel="decided", ylabel="true")
 
 
 def combine(outcome: Outcome) -> Figure | None:
     """Draw which labels come together: of the rows with one label, the share that has another."""
     if not outcome.task.several_labels or len(outcome.names) < 2:
         return None
-    shown = _most_frequent(outcome, MAX_CELLS)
+    shown = _find_frequent(outcome, MAX_CELLS)
     truth = np.nan_to_num(outcome.truth[:, shown])
     both = truth.T @ truth
     # of the rows of which the other label is known
@@ -196,7 +191,7 @@ def _matrix(shares: np.ndarray, counts: np.ndarray, names: list[str], **axes_set
     figure = Figure(figsize=(side, side))
     axes = figure.add_subplot(**axes_settings)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [short(name, 14) for name in names]
+    labels = [shorten_name(name, 14) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90)
     axes.set_yticks(range(len(names)), labels)
     if len(names) <= 16:  # of more the numbers would not be read
@@ -206,19 +201,19 @@ def _matrix(shares: np.ndarray, counts: np.ndarray, names: list[str], **axes_set
     return figure
 
 
-def short(name: str, max_length: int = 22) -> str:
+def shorten_name(name: str, max_length: int = 22) -> str:
     """Return a name that fits into a picture."""
     name = " ".join(name.split())
     return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the places of the largest values, in increasing order."""
+def _find_largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of the largest values, in increasing order."""
     return np.sort(np.argsort(-values, kind="stable")[:count])
 
 
-def _most_frequent(outcome: Outcome, count: int) -> list[int]:
-    return _largest(np.nansum(outcome.truth, 0), count).tolist()
+def _find_frequent(outcome: Outcome, count: int) -> list[int]:
+    return _find_largest(np.nansum(outcome.truth, 0), count).tolist()
 
 
 def _panel(height: float = 3.6) -> tuple[Figure, Axes]:

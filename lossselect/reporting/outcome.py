@@ -15,16 +15,13 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """Raw logits and target of a split's rows, and what follows from them.
+    """Raw logits (N, num_outputs) and target (N, num_probabilities) of a split's rows.
 
     Args:
-        task: Decides.
         base_task: The task before its decision was fitted, if it was.
-        logits: (N, num_outputs) as the net returned them.
-        target: (N, num_probabilities), NaN where missing.
         split: "test" or "val".
         rows: The numbers of the rows, in their order; None where they are not known.
-        share: The part of the split's rows that these are.
+        share: The fraction of the split's rows that these are.
         per_class: Columns of the table of classes.
         confusion: (C, C) counts, rows being the true classes.
     """
@@ -76,10 +73,11 @@ class Outcome:
             return self.task.to_one_hot(labels).numpy()
         return labels.double().masked_fill(labels == IGNORE_INDEX, torch.nan).numpy()
 
-    def known(self, output: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def labelled(self, output: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return truth, log-odds and decision where the label is known: of one output, or of all pooled."""
         known = ~np.isnan(self.truth[:, output])
-        return self.truth[:, output][known], self.log_odds[:, output][known], self.decided[:, output][known]
+        truth, log_odds, decided = (v[:, output][known] for v in (self.truth, self.log_odds, self.decided))
+        return truth, log_odds, decided
 
     def reliability(self, task: Task) -> tuple[np.ndarray, float]:
         """Return count, sum of probabilities and of labels in each of 15 bins, and the calibration error."""
@@ -97,16 +95,12 @@ class Outcome:
         """Return the confusion matrix of each output, if outputs are decided independently."""
         if self.task.exclusive or self.share < 1:
             return {}
-        true, false, decided = self.truth == 1, self.truth == 0, self.decided == 1
-        cells = {
-            "true positives": true & decided,
-            "false positives": false & decided,
-            "false negatives": true & ~decided,
-            "true negatives": false & ~decided,
-        }
-        return {name: cell.sum(0) for name, cell in cells.items()}
+        names = ("true positives", "false positives", "false negatives", "true negatives")
+        cells, decided = ((1, True), (0, True), (1, False), (0, False)), self.decided == 1
+        counts = (((self.truth == truth) & (decided == positive)).sum(0) for truth, positive in cells)
+        return dict(zip(names, counts, strict=True))
 
-    def most_wrong(self, count: int) -> list[tuple[int, str, str, float]]:
+    def find_errors(self, count: int) -> list[tuple[int, str, str, float]]:
         """Return the surest wrong decisions, of a row or a label: row, true, decided, probability."""
         if self.rows is None:
             return []
@@ -129,7 +123,7 @@ class Outcome:
             for i, j in _find_largest(probability, (true != decided) & known, count)
         ]
 
-    def most_confused(self, count: int) -> list[tuple[str, str, int, float]]:
+    def find_confusions(self, count: int) -> list[tuple[str, str, int, float]]:
         """Return the most frequent confusions: true, decided, how often, as a share of the true."""
         if self.confusion is None:
             return []

@@ -25,20 +25,17 @@ from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
 
-MAX_WRONG_ROWS = 20
-"""Rows in the tables of mistakes."""
-
-NONE = "\N{EN DASH}"
-"""In place of a number that is not defined; sort.js knows it."""
+MAX_ERRORS = 20  # in the tables of errors
+UNDEFINED = "\N{EN DASH}"  # sort.js has it, too
 
 
 class Picture(NamedTuple):
-    """A figure of the page."""
+    """A figure of the page, and the function that draws it."""
 
     name: str
     title: str
     caption: str
-    svg: Markup
+    draw: Callable[[], Figure | None]
 
 
 class Grid(NamedTuple):
@@ -55,34 +52,28 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
 
     `ended` is why the run ended before its time, if it did.
     """
-    plan = _read_json(folder / "plan.json")
-    lines = plan.get("lines") if isinstance(plan, dict) else None
-    if not isinstance(lines, list) or not all(
-        isinstance(line, dict) and {*Line._fields} <= line.keys() for line in lines
-    ):
-        lines = []
-    metrics = _read_json(folder / "metrics.json")
-    if not isinstance(metrics, dict) or not all(isinstance(v, int | float | None) for v in metrics.values()):
-        metrics = {}
+    lines: list[Line] = []
+    metrics: dict[str, Any] = {}
+    unreadable = (OSError, ValueError, TypeError, KeyError, AttributeError)  # of a run that ended before
+    with suppress(*unreadable):
+        content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        lines = [Line(**line) for line in content["lines"]]
+    with suppress(*unreadable):
+        content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = {name: value for name, value in content.items() if isinstance(value, int | float | None)}
     page = _render(
-        title=lines[0]["value"] if lines else folder.name,
+        title=lines[0].value if lines else folder.name,
         ended=ended,
         plan=lines,
         metrics=_metric_grid(metrics) if metrics else None,
         highlights=_highlights(metrics, outcome.split if outcome else "test"),
-        pictures=[*_pictures(folder, outcome)],
+        pictures=[*_draw_pictures(folder, outcome)],
         tables=[*_tables(outcome)] if outcome else [],
         outcome=outcome,
     )
     with atomic_write(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
-
-
-def _read_json(path: Path) -> Any:
-    with suppress(OSError, ValueError):  # of a run that ended before
-        return json.loads(path.read_text(encoding="utf-8"))
-    return None
 
 
 def _read_log(folder: Path) -> pl.DataFrame:
@@ -93,29 +84,24 @@ def _read_log(folder: Path) -> pl.DataFrame:
     return pl.DataFrame()
 
 
-def _pictures(folder: Path, outcome: Outcome | None) -> Iterator[Picture]:
-    sources = [*_log_figures(_read_log(folder)), *(_outcome_figures(outcome) if outcome else ())]
-    for name, title, caption, draw in sources:
-        with figures.styled(name):
-            figure = draw()
-            if figure is not None:
-                yield Picture(name, title, caption, _save(figure, name, folder / "figures"))
+def _draw_pictures(folder: Path, outcome: Outcome | None) -> Iterator[tuple[Picture, Markup]]:
+    for picture in (*_log_pictures(_read_log(folder)), *(_outcome_pictures(outcome) if outcome else ())):
+        with figures.styled(picture.name):
+            if (figure := picture.draw()) is not None:
+                yield picture, _save(figure, picture.name, folder / "figures")
 
 
-Source = tuple[str, str, str, Callable[[], Figure | None]]
-"""Name, title and caption of a figure, and what draws it."""
-
-
-def _log_figures(log: pl.DataFrame) -> Iterator[Source]:
+def _log_pictures(log: pl.DataFrame) -> Iterator[Picture]:
     losses = ["train/loss", "val/loss"]
     scores = ["val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision"]
     draw = figures.epoch_curves
     caption = "Of the train and the validation split by epoch."
-    yield "loss", "Loss", caption, lambda: draw(log, losses, "loss (nats)")
-    yield "metrics", "Metrics", "Of the validation split by epoch.", lambda: draw(log, scores, "metric")
+    yield Picture("loss", "Loss", caption, lambda: draw(log, losses, "loss (nats)"))
+    caption = "Of the validation split by epoch."
+    yield Picture("metrics", "Metrics", caption, lambda: draw(log, scores, "metric"))
 
 
-def _outcome_figures(outcome: Outcome) -> Iterator[Source]:
+def _outcome_pictures(outcome: Outcome) -> Iterator[Picture]:
     count, has_thresholds = len(outcome.names), outcome.thresholds is not None
     curves, panels, cells = (
         f" The {shown} of {count} with the most rows." * (count > shown)
@@ -123,19 +109,20 @@ def _outcome_figures(outcome: Outcome) -> Iterator[Source]:
     )
     each = " Of each class against the others." * outcome.task.exclusive
     caption = f"{each}{' Dots are where the thresholds are.' * has_thresholds}{curves}".strip()
-    yield "roc", "ROC", caption, lambda: figures.roc(outcome)
-    yield "precision_recall", "Precision and recall", caption, lambda: figures.precision_recall(outcome)
+    yield Picture("roc", "ROC", caption, lambda: figures.roc(outcome))
+    title = "Precision and recall"
+    yield Picture("precision_recall", title, caption, lambda: figures.precision_recall(outcome))
     caption = "How often what is said with a probability is true; on the dotted line as often as said."
     caption += " Bars: the share of rows."
-    yield "reliability", "Reliability", caption, lambda: figures.reliability(outcome)
+    yield Picture("reliability", "Reliability", caption, lambda: figures.reliability(outcome))
     line = " The line is the threshold." * has_thresholds
     caption = f"The probability of an output where it is true and where it is not.{line}{panels}"
-    yield "scores", "Scores", caption, lambda: figures.scores(outcome)
-    most = f" The {MAX_CELLS} of {count} that are confused most." * (count > MAX_CELLS)
-    caption = f"Rows of each true class by what was decided; the colour is the share.{most}"
-    yield "confusion", "Confusion", caption, lambda: figures.confusion(outcome)
+    yield Picture("scores", "Scores", caption, lambda: figures.scores(outcome))
+    selection = f" The {MAX_CELLS} of {count} that are confused most." * (count > MAX_CELLS)
+    caption = f"Rows of each true class by what was decided; the colour is the share.{selection}"
+    yield Picture("confusion", "Confusion", caption, lambda: figures.confusion(outcome))
     caption = f"Of the rows that have one label (down) how many have another one (across).{cells}"
-    yield "together", "Labels together", caption, lambda: figures.combine(outcome)
+    yield Picture("together", "Labels together", caption, lambda: figures.combine(outcome))
 
 
 def _save(figure: Figure, name: str, folder: Path) -> Markup:
@@ -158,10 +145,8 @@ def _save(figure: Figure, name: str, folder: Path) -> Markup:
 def _metric_grid(metrics: Mapping[str, Any]) -> Grid:
     """Return a row for each metric, and a column for each stage."""
     stages, values = by_stage(metrics)
-    caption = "Each over all rows that were evaluated of the split, of the best checkpoint"
-    caption += (
-        "; default: before thresholds and calibration were fitted." if "test (tuned)" in stages else "."
-    )
+    end = "; default: before thresholds and calibration were fitted" * ("test (tuned)" in stages)
+    caption = f"Each over all rows that were evaluated of the split, of the best checkpoint{end}."
     return Grid("Metrics", caption, ("metric", *stages), [(name, *row) for name, row in values.items()])
 
 
@@ -173,17 +158,17 @@ def _highlights(metrics: Mapping[str, Any], split: str) -> list[tuple[str, float
 
 
 def _tables(outcome: Outcome) -> Iterator[Grid]:
-    of_split = f"Of the {outcome.split} split"
+    split = f"Of the {outcome.split} split"
     if outcome.per_class:
         columns = {**outcome.per_class, **outcome.counts()}
         rows = [*zip(*columns.values(), strict=True)]
         kind = "class" if len(rows) == 1 else "labels" if outcome.task.several_labels else "classes"
-        yield Grid(f"{len(rows):,} {kind}", f"{of_split}. A click on a heading sorts.", tuple(columns), rows)
-    if pairs := outcome.most_confused(MAX_WRONG_ROWS):
+        yield Grid(f"{len(rows):,} {kind}", f"{split}. A click on a heading sorts.", tuple(columns), rows)
+    if pairs := outcome.find_confusions(MAX_ERRORS):
         header = ("true", "decided", "rows", "share of the true")
         yield Grid("Taken for each other", "The pairs that are taken for each other most.", header, pairs)
-    if wrong := outcome.most_wrong(MAX_WRONG_ROWS):
-        caption = f"{of_split}, by the probability of what was decided; rows count from 0."
+    if wrong := outcome.find_errors(MAX_ERRORS):
+        caption = f"{split}, by the probability of what was decided; rows count from 0."
         header = ("row", "true", "decided", "probability")
         yield Grid("Most confidently wrong", caption, header, wrong)
 
@@ -210,5 +195,5 @@ def _render(**content: Any) -> str:
 
 def _format_cell(value: Any) -> str:
     if value is None or value != value:
-        return NONE
+        return UNDEFINED
     return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)

@@ -1,7 +1,7 @@
 """A plan: what is done, why, and what changes it, for a console, a notebook or a program."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,35 +14,30 @@ if TYPE_CHECKING:
 
 
 class Monitor(NamedTuple):
-    """What a run's best checkpoint is chosen by."""
+    """The logged metric that the best checkpoint is chosen by, or "last" for the last one, and the reason."""
 
     metric: str
-    """As it is logged; "last" takes the last checkpoint."""
     why: str
 
 
 class Training(NamedTuple):
-    """How a run trains, in the words of a plan."""
+    """How a run trains, in the words of a plan: what ends it, and what ends it early, if anything does."""
 
     limits: str
-    """What ends it."""
     stopping: str
-    """What ends it earlier; "" if nothing does."""
     device: str
     precision: str
     processes: int = 1
     accumulate: int = 1
-    """Batches of each process per optimizer step."""
 
 
 class Line(NamedTuple):
-    """One line of a plan."""
+    """One line of a plan: what is done, why, and the settings that change it."""
 
     name: str
     value: str
     why: str = ""
     change: str = ""
-    """The settings that change it."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +58,10 @@ class Plan:
 
     def __getitem__(self, name: str) -> Line:
         """Return the line of that name; KeyError if there is none."""
-        for line in self.lines:
-            if line.name == name:
-                return line
+        lines = {line.name: line for line in reversed(self.lines)}
+        if name in lines:
+            return lines[name]
         raise KeyError(f"{name!r}; there are {', '.join(line.name for line in self.lines)}")
-
-    def also(self, lines: Iterable[Line]) -> "Plan":
-        """Return a plan with further lines."""
-        return Plan(self.title, (*self.lines, *lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -94,12 +85,12 @@ class Plan:
         table = _make_table(self.title)
         table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
         for line in self.lines:
-            name, value, *more = map(escape_controls, line)
+            name, value, why, change = map(escape_controls, line)
             # Text: a class name such as [red] is no markup; of a long path all is shown
             cell = Text(value, overflow="fold")
-            for part, style in zip(more, ("dim", "cyan"), strict=True):
-                if part:
-                    cell.append(" | ", "dim").append(part, style)
+            for text, style in ((why, "dim"), (change, "cyan")):
+                if text:
+                    cell.append(" | ", "dim").append(text, style)
             table.add_row(Text(name, style="bold"), cell)
         return table
 
@@ -116,8 +107,8 @@ class Plan:
         )
 
 
+# of the stages, if the decision has been fitted
 HEADINGS = {"val": "val (default)", "test/default_decision": "test (default)", "test": "test (tuned)"}
-"""The headings of the stages if the decision has been fitted."""
 
 
 def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:

@@ -33,18 +33,15 @@ except ImportError:  # before scikit-learn 1.6 it is a method
         return estimator._validate_data(X, **options)
 
 
-PREDICTED_ROWS = 4096
-"""Rows that are predicted at a time."""
-STEPS = 16
-"""Optimizer steps for each turn of Lightning's loop, which is faster; the weights are bit-identical."""
+PREDICTION_BATCH_SIZE = 4096
+STEPS_PER_EXECUTION = 16  # faster than 1, with bit-identical weights
 
 
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A net for binary, multiclass or multilabel labels; head, loss and decision follow from the task.
 
-    Defaults are those of `lossselect-train`, except that nothing is held out for a test: features are
-    standardised by the train rows, AdamW's learning rate is annealed to 0 over the epochs, and the weights
-    are those after the last epoch.
+    Defaults are those of `lossselect-train` without a test split: standardised features, AdamW with its
+    learning rate annealed to 0, and the weights after the last epoch.
 
     Args:
         task: "binary", "multiclass", "multilabel", or "auto": what scikit-learn calls the labels.
@@ -52,23 +49,20 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             `TaskModule`. Classes are weighed by `{"name": "cross_entropy", "weight": "balanced"}`, by
             `"weight": {"cat": 2.0}`, and in binary and multilabel tasks by `"pos_weight": "auto"`.
         net: "mlp" or "linear", `{"name": "mlp", "hidden": [64]}` with options, or a function or class that
-            is called with the number of features and the number of outputs and returns a module whose
-            outputs are raw logits.
+            returns a module with raw logits for (num_features, num_outputs).
         max_epochs: How often the net sees each row.
         batch_size: Rows of a step.
         learning_rate: AdamW's, in the first epoch.
         weight_decay: AdamW's.
-        validation_fraction: Fraction of the rows, in [0, 1), that are not trained on, but that the decision
-            is fitted to. No rows are held out if no decision is to be fitted; at 0 none is fitted.
+        validation_fraction: Fraction of the rows, in [0, 1), held out to fit the decision to; 0 fits none.
+            Without a decision to fit no rows are held out.
         decision: "tuned" for thresholds and temperature by default (thresholds for the expected F1 of
             multilabel tasks; only the temperature of binary and multiclass ones), `{"metric": "f1_macro"}`
             for other options of `fit_decision`; None for the threshold 0.5.
-        random_state: Seed of the weights, the rows held out and the order of the others: an integer, a
-            `numpy.random.RandomState`, or None for a number drawn from NumPy's global generator. No other
-            global generator is touched.
+        random_state: An integer, a `numpy.random.RandomState`, or None for a seed drawn from NumPy's global
+            generator. No other global generator is touched.
         device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", "mps".
-        verbose: Whether to show a progress bar. Warnings (`LossSelectWarning`) are issued in any case;
-            `lossselect.ignore_warnings(name)` silences them.
+        verbose: Whether to show a progress bar.
 
     Attributes:
         classes_: The labels, sorted; for a matrix of labels the numbers of its columns.
@@ -148,9 +142,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = encode_labels(y, self.task)
         check_consistent_length(rows, labels)
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        weights = sample_weight
+        if weights is not None:
+            weights = _check_sample_weight(weights, rows, dtype=np.float64)
         # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
@@ -219,13 +213,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return dict(self.decision)
 
     def _splits(
-        self,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        task: "Task",
-        weights: np.ndarray | None,
-        held_out: float,
-        seed: int,
+        self, rows: np.ndarray, labels: np.ndarray, task: "Task", weights: Any, held_out: float, seed: int
     ) -> "Splits":
         """Return standardised rows; those with a weight of 0 are in no split."""
         import torch
@@ -240,7 +228,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             used = np.flatnonzero(weights)
             if not len(used):
                 raise DataError("The sample weights are all zero: nothing would be learned.")
-        places = {"train": used}
+        indices = {"train": used}
         if held_out:
             try:
                 split = split_rows(labels[used], {"val": held_out}, seed, task.names)
@@ -249,27 +237,22 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                     f"n_samples={len(used)} are too few to hold out validation_fraction={held_out:g} of "
                     "them for the decision: give more rows, or decision=None."
                 ) from None
-            places = {name: used[members] for name, members in split.items()}
-        standardizer = Standardizer(range(rows.shape[1]), owner=" of X")
-        standardizer.partial_fit(rows[places["train"]].astype(np.float64))
+            indices = {name: used[members] for name, members in split.items()}
+        train = rows[indices["train"]].astype(np.float64)
+        standardizer = Standardizer(range(rows.shape[1]), owner=" of X").partial_fit(train)
         self.mean_, self.scale_ = standardizer.mean, standardizer.scale
         return Splits(
             "X",
             self._standardized(rows),
             labels,
             task.names,
-            {split: torch.from_numpy(place) for split, place in places.items()},
+            {split: torch.from_numpy(index) for split, index in indices.items()},
             {"mean": torch.tensor(self.mean_).float(), "std": torch.tensor(self.scale_).float()},
             weights=None if weights is None else torch.from_numpy(weights).float(),
         )
 
     def _train(
-        self,
-        splits: "Splits",
-        task: "Task",
-        options: dict[str, Any] | None,
-        seed: int,
-        device: "device",
+        self, splits: "Splits", task: "Task", options: dict[str, Any] | None, seed: int, device: "device"
     ) -> None:
         """Fit the net, then the decision if there are options for it."""
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -303,7 +286,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 "num_sanity_val_steps": 0,
                 "enable_progress_bar": bool(self.verbose),
             },
-            callbacks=[StepsPerExecution(STEPS), *([ProgressBar()] if self.verbose else [])],
+            callbacks=[StepsPerExecution(STEPS_PER_EXECUTION), *([ProgressBar()] if self.verbose else [])],
             # otherwise it would wait for the other processes of a SLURM job
             plugins=[LightningEnvironment()],
             default_root_dir=tempfile.gettempdir(),  # nothing is written
@@ -332,8 +315,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from "
                 "what it has learned: pass its class, or a function of (num_features, num_outputs)."
             )
-        if isinstance(self.net, str | Mapping):
-            spec = {"name": self.net} if isinstance(self.net, str) else self.net
+        spec = {"name": self.net} if isinstance(self.net, str) else self.net
+        if isinstance(spec, Mapping):
             net_options(spec)
             return {**spec, "num_features": num_features}
         if not callable(self.net):
@@ -362,6 +345,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module = self.module_.to(device).eval()
         try:
             with torch.inference_mode():
-                return torch.cat([module(part.to(device)).cpu() for part in features.split(PREDICTED_ROWS)])
+                return torch.cat(
+                    [module(batch.to(device)).cpu() for batch in features.split(PREDICTION_BATCH_SIZE)]
+                )
         finally:
             module.cpu()

@@ -23,8 +23,8 @@ LISTS = (
     "Lists of labels become 0 and 1, which scikit-learn's scores and splits need, by "
     "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
 )
+# about metrics of the rows held out, and about an initial bias, which the user did not ask for
 SILENCED = ("duplicate_rows", "no_positives", "one_class", "no_head_bias")
-"""Warnings about metrics of the rows held out, and about an initial bias, which the user did not ask for."""
 
 
 def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
         values = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
     except ValueError:
         raise DataError(f"The rows of y are lists of several lengths. {LISTS}") from None
-    _check_one_type(values)
+    _check_sortable(values)
     name = task
     if name == "auto":
         if values.dtype.kind == "f":
@@ -72,7 +72,7 @@ def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     return name, indices, classes
 
 
-def _check_one_type(values: np.ndarray) -> None:
+def _check_sortable(values: np.ndarray) -> None:
     """Raise a DataError for labels without an order, such as None among names."""
     examples: dict[str, tuple[int, Any]] = {}
     for row, value in enumerate(values if values.dtype == object and values.ndim == 1 else ()):
@@ -86,10 +86,7 @@ def _check_one_type(values: np.ndarray) -> None:
 
 @contextmanager
 def restore_random_state(seed: int, device: "device") -> Iterator[None]:
-    """Draw random numbers from `seed`, with Lightning silenced.
-
-    Afterwards generators, filters of warnings and levels of logging are what they were.
-    """
+    """Draw random numbers from `seed`, silence Lightning, and restore generators, filters and loggers."""
     import torch
     from lightning.fabric.utilities.warnings import PossibleUserWarning
 

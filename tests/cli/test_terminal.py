@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from paths import SCRIPTS
+from train_cases import train_in
 
 from lossselect.cli import console
 from lossselect.cli import main as cli
@@ -82,6 +84,7 @@ def test_a_warning_of_hostile_names(capsys):
     assert not hidden(err)
 
 
+@pytest.mark.figures
 @pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 def test_a_run_on_hostile_names(table, command, tmp_path):
     code, out, err = command(*table, "trainer.max_epochs=2", "hydra.run.dir=run")
@@ -204,10 +207,8 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "a.csv").write_text("x,y\n" + "1,0\n2,1\n2,0\n" * 30)
     settings = ["task=binary", "data=table", "data.path=a.csv", "data.target=y", "trainer.max_epochs=1"]
-    subprocess.run(
-        [sys.executable, "-m", "lossselect", *settings, "hydra.run.dir=run", "report=false", "ignore_warnings=[duplicate_rows]"],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
+    settings += ["hydra.run.dir=run", "report=false", "ignore_warnings=[duplicate_rows]"]
+    train_in(folder, *settings)
     return folder / "run" / "checkpoints" / "best.ckpt"
 
 
@@ -323,13 +324,21 @@ class Crashes(Callback):
 """
 
 
-def run(*arguments, cwd, streams="", **variables):
+def run(*arguments, cwd, streams="", program=("-m", "lossselect"), **variables):
     """The command in a process of its own, whose streams a shell redirects."""
-    words = [sys.executable, "-m", "lossselect", *arguments]
+    words = [sys.executable, *program, *arguments]
     return subprocess.run(
         ["bash", "-c", f'"$@" {streams}', "bash", *words],
         cwd=cwd, env={**os.environ, **variables}, capture_output=True, timeout=240,
     )  # fmt: skip
+
+
+def run_several(commands, cwd, **options):
+    """Several commands in one process; returns their exit codes, and the process."""
+    program = (str(SCRIPTS / "commands.py"), "codes.json", json.dumps(commands))
+    done = run(cwd=cwd, program=program, **options)
+    assert done.returncode == 0, done.stderr
+    return json.loads((cwd / "codes.json").read_text()), done
 
 
 SHORT = ("task=binary", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
@@ -410,21 +419,19 @@ def test_closed_streams(streams, checkpoint, tmp_path):
         assert b"Traceback" not in done.stderr
         assert (tmp_path / "run" / "metrics.json").is_file()
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
+    missing = ["predict", "checkpoint=none.ckpt", "input=a.csv", "output=out.csv"]
     commands = [
         ["predict", f"checkpoint={checkpoint}", "input=a.csv", "output=out.csv"],
         ["export", f"checkpoint={checkpoint}", "output=model.safetensors"],
         ["explain", "task=binary"],
         ["report", "run=run"],
     ]
-    for words in commands if streams == ">&-" else commands[:1]:
-        done = run(*words, cwd=tmp_path, streams=streams)
-        assert (done.returncode, done.stderr) == (0, b""), words
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
-    done = run(
-        "predict", "checkpoint=none.ckpt", "input=a.csv", "output=out.csv", cwd=tmp_path, streams=streams
-    )
-    assert done.returncode == 1
+    commands = commands if streams == ">&-" else commands[:1]
+    codes, done = run_several([*commands, missing], tmp_path, streams=streams)
+    assert codes == [0] * len(commands) + [1]
+    assert done.stderr.count(b"\n") == (streams == ">&-")  # the last one's error
     assert b"Traceback" not in done.stderr
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
@@ -448,20 +455,17 @@ def test_an_output_of_ascii(variables, tmp_path):
     rows = "".join(f"{i % 3},{i},{('Katze', 'chat é', '猫')[i % 3]}\n" for i in range(90))
     (tmp_path / "a.csv").write_text(f"x,y,kind\n{rows}", encoding="utf-8")
     table = ("task=multiclass", "data=table", "data.path=a.csv", "data.target=kind", "trainer.max_epochs=1")
-    looks = [] if "LC_ALL" in variables else ["explain=true"]  # one run is enough
-    done = run(*table, "hydra.run.dir=run", *looks, cwd=tmp_path, **variables)
-    assert done.returncode == 0, done.stderr
+    trains = "LC_ALL" in variables  # one run is enough
+    commands = [["train", *table, "hydra.run.dir=run"] if trains else ["explain", *table]]
+    if trains:
+        files = ("checkpoint=run/checkpoints/best.ckpt", "input=a.csv", "output=out.csv")
+        commands += [["predict", *files], ["explain", *table, "+task.class_names=[猫]"]]
+    codes, done = run_several(commands, tmp_path, **variables)
+    assert codes == ([0, 0, 1] if trains else [0])
     assert b"Traceback" not in done.stderr
     assert "chat \\xe9, \\u732b" in done.stdout.decode("ascii")
-    if looks:
-        return
-    for name in ("plan.json", "per_class.csv", "predictions.csv", "report.html"):
-        assert "猫" in (tmp_path / "run" / name).read_text(encoding="utf-8")
-    words = ("checkpoint=run/checkpoints/best.ckpt", "input=a.csv", "output=out.csv")
-    done = run("predict", *words, cwd=tmp_path, **variables)
-    assert done.returncode == 0, done.stderr
-    assert "p_猫" in (tmp_path / "out.csv").read_text(encoding="utf-8")
-    done = run(*table, "+task.class_names=[猫]", "explain=true", cwd=tmp_path, **variables)
-    assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
     done.stderr.decode("ascii")
+    if trains:
+        for name in ("plan.json", "per_class.csv", "predictions.csv", "report.html"):
+            assert "猫" in (tmp_path / "run" / name).read_text(encoding="utf-8")
+        assert "p_猫" in (tmp_path / "out.csv").read_text(encoding="utf-8")

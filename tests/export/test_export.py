@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from torch import nn
+from train_cases import train_in
 
 import lossselect as ls
 from lossselect.cli import main as cli
@@ -321,8 +322,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     lines = [f"{i % 17},{'ab'[i % 2]},{(i * 7) % 5},{'xyz'[i % 3]}" for i in range(120)]
     (folder / "t.csv").write_text("\n".join(["n,c,m,y", *lines]) + "\n")
-    code = "from lossselect.cli.train import main; main()"
-    given = (
+    table = (
         "data=table",
         "data.path=t.csv",
         "data.target=y",
@@ -330,7 +330,7 @@ def run(tmp_path_factory):
         "hydra.run.dir=run",
     )
     more = ("task=multiclass", "report=false", "ignore_warnings=[duplicate_rows]")
-    subprocess.run([sys.executable, "-c", code, *given, *more], cwd=folder, check=True, capture_output=True)
+    train_in(folder, *table, *more)
     return folder
 
 
@@ -454,6 +454,7 @@ def test_a_run_exports_its_model(task, command, tmp_path):
     assert load_exported("run/model.onnx").task == module.task
 
 
+@pytest.mark.figures
 def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeypatch):
     def fails(module, path, **_):
         return export_model(module, path, inputs=torch.zeros(0, 30))

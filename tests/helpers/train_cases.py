@@ -1,9 +1,22 @@
 """What several tests share: see test_train.py, test_train_errors.py, test_own_parts.py, test_resume.py, test_sweeps.py."""
 
 import csv
+import sys
 from pathlib import Path
 
+import pytest
+
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
+
+
+def train_in(folder, *settings):
+    """Run the command in a folder, within this process: for fixtures of a module."""
+    from lossselect.cli import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", *settings])
+        train.main()
 
 
 def read_csv(path):

@@ -1,10 +1,7 @@
 """What one process finds, and what several find: weights after training, metrics, decision, predictions.
 
-python evaluation.py PROCESSES BATCH_SIZE FILE; the first process writes FILE.
+Run by distributed.py.
 """
-
-import sys
-import warnings
 
 import lightning.pytorch as L
 import torch
@@ -140,21 +137,14 @@ def of_ours(ranks, batch):
     }
 
 
-def main(ranks, batch, file):
+def evaluate(ranks, batch, file):
+    """Write what is found to a file, in the first process."""
     found = {
         "multiclass": of_user(ranks, batch, ls.Multiclass(4, missing=-100)),
         "multilabel": of_user(ranks, batch, ls.Multilabel(5)),
         "binary": of_user(ranks, batch, ls.Binary()),
         "ours": of_ours(ranks, batch),
-        "others": of_other_loaders(ranks, file),
+        "others": of_other_loaders(ranks, str(file)),
     }
     if ranks == 1 or torch.distributed.get_rank() == 0:
         torch.save(found, file)
-    if ranks > 1:
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

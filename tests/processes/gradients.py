@@ -1,10 +1,7 @@
 """The gradient of each row of the loss table, over processes and micro-batches, against all rows at once.
 
-python gradients.py PROCESSES MICRO_BATCHES DTYPE [some]; prints the largest relative error of each case.
+Run by distributed.py.
 """
-
-import sys
-import warnings
 
 import lightning.pytorch as L
 import torch
@@ -193,8 +190,12 @@ def cases():
     yield "chunked softmax", TASKS["softmax"], {"name": "cross_entropy", "weight": WEIGHTS["weight"]}, ()
 
 
-def main(ranks, group, dtype, some=False):
-    """Of each case with and without holes and weights of rows; with `some` those with both."""
+def compare(ranks, group, dtype, some=False):
+    """Return the largest relative error and the name of each case, in the first process.
+
+    Each case is with and without holes and weights of rows; with `some` only with both.
+    """
+    lines = []
     options = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
     for title, task, loss, trailing, *kinds in cases():
         width = task.num_outputs
@@ -229,12 +230,5 @@ def main(ranks, group, dtype, some=False):
                 assert len(module.errors) == 2, module.errors
                 if rank == 0:
                     worst = float(torch.tensor(module.errors).max())  # of NaN it is NaN
-                    print(f"{worst:.1e} {title}, holes {holes}, rows weighted {weighted}")
-    if ranks > 1:
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), int(sys.argv[2]), getattr(torch, sys.argv[3]), "some" in sys.argv)
+                    lines.append(f"{worst:.1e} {title}, holes {holes}, rows weighted {weighted}")
+    return lines

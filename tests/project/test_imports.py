@@ -10,35 +10,38 @@ from paths import ROOT
 HEAVY = ("torch", "lightning", "torchmetrics", "hydra", "sklearn", "polars", "rich")
 
 
-def imported_by(code, folder=None):
-    probe = f"{code}\nimport sys; print([name for name in {HEAVY} if name in sys.modules])"
+def run(code, folder=None):
+    """The value that a program prints last."""
     done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=folder
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder
     )
     return eval(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    "steps",
     [
-        ("import lossselect", []),
-        ("import lossselect; lossselect.LOSSES", []),
-        ("import lossselect; lossselect.Binary", ["torch"]),
-        ("import lossselect; lossselect.select_loss(lossselect.Binary())", ["torch"]),
-        ("import lossselect; lossselect.make_metrics", ["torch", "torchmetrics"]),
-        ("import lossselect.cli.train", ["hydra"]),
-        ("import lossselect.cli.predict", ["hydra"]),
-        ("import lossselect.cli.report", ["hydra"]),
-        ("import lossselect.sklearn; lossselect.sklearn.TaskClassifier", ["sklearn"]),
+        {
+            "import lossselect": [],
+            "lossselect.LOSSES": [],
+            "lossselect.Binary": ["torch"],
+            "lossselect.select_loss(lossselect.Binary())": ["torch"],
+            "lossselect.make_metrics": ["torch", "torchmetrics"],
+        },
+        {f"import lossselect.cli.{name}": ["hydra"] for name in ("train", "predict", "report")},
+        {"import lossselect.sklearn; lossselect.sklearn.TaskClassifier": ["sklearn"]},
     ],
+    ids=["names", "commands", "estimator"],
 )
-def test_nothing_heavy_before_it_is_needed(code, expected):
-    assert imported_by(code) == expected
+def test_nothing_heavy_before_it_is_needed(steps):
+    code = "import sys\nfound = []\n"
+    for step in steps:
+        code += f"{step}\nfound.append([name for name in {HEAVY} if name in sys.modules])\n"
+    assert dict(zip(steps, run(f"{code}print(found)"), strict=True)) == steps
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_what_trains_nothing_never_imports_lightning(tmp_path):
+    commands = [
         ("--help",),
         ("task=multilable",),
         ("task=binary", "check_only=true"),
@@ -48,21 +51,23 @@ def test_nothing_heavy_before_it_is_needed(code, expected):
         ("task=binary", "optimizer.name=adm"),
         ("task=multiclass", "monitor=val/f1"),
         ("task=binary", "data=table", "data.path=none.csv", "data.target=y"),
-    ],
-    ids=" ".join,
-)
-def test_what_trains_nothing_never_imports_lightning(arguments, tmp_path):
+    ]
     code = f"""
-import os, sys
-os.chdir({str(tmp_path)!r})
-sys.argv = ["train.py", *{arguments!r}]
+import sys
 from lossselect.cli.train import main
-try:
-    main()
-except SystemExit:
-    pass
+found = {{}}
+for arguments in {commands}:
+    sys.argv = ["train.py", *arguments]
+    try:
+        main()
+    except SystemExit:
+        pass
+    found[arguments] = {{"lightning", "torchmetrics"}} & {{*sys.modules}}
+print(found)
 """
-    assert not {"lightning", "torchmetrics"} & set(imported_by(code))
+    found = run(code, tmp_path)
+    assert [*found] == commands
+    assert not any(found.values()), found
 
 
 def test_names_are_found_and_listed():
@@ -95,5 +100,5 @@ def test_a_setting_that_lightning_alone_can_check_is_checked_by_check_only_too(g
 def test_tests_of_the_core_run_without_hydra():
     """That they do not need it shows what the core imports."""
     folders = ("tests/losses", "tests/tasks/test_tasks.py", "tests/labels", "tests/decision")
-    code = f"import pytest; pytest.main(['-q', '--collect-only', *{folders!r}])"
-    assert not {"hydra", "lightning"} & set(imported_by(code, ROOT))
+    code = f"import sys, pytest; pytest.main(['-q', '--collect-only', *{folders!r}])"
+    assert not run(f"{code}; print({{'hydra', 'lightning'}} & {{*sys.modules}})", ROOT)

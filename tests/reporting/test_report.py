@@ -102,16 +102,16 @@ class TestOutcome:
             if not np.isnan(of.truth[i]).any() and says[i] != of.truth[i].argmax()
         ]
         expected = [i for _, i in sorted(wrong)[:7]]
-        assert [row for row, *_ in of.most_wrong(7)] == expected
-        for row, true, said, probability in of.most_wrong(1000):
+        assert [row for row, *_ in of.find_errors(7)] == expected
+        for row, true, said, probability in of.find_errors(1000):
             assert of.truth[row, int(true)] == 1
             assert of.decided[row, int(said)] == 1
             assert probability == of.probabilities[row, int(said)]
-        assert len(of.most_wrong(1000)) == len(wrong)
+        assert len(of.find_errors(1000)) == len(wrong)
 
     def test_most_wrong_of_labels(self):
         of = outcome(ls.Multilabel(3, class_names=("a", "b", "c")), missing=0.2)
-        wrong = of.most_wrong(1000)
+        wrong = of.find_errors(1000)
         assert len(wrong) == int(((of.decided != of.truth) & ~np.isnan(of.truth)).sum())
         assert [sure for *_, sure in wrong] == sorted((sure for *_, sure in wrong), reverse=True)
         row, true, said, sure = wrong[0]
@@ -122,7 +122,7 @@ class TestOutcome:
 
     def test_rows_without_a_number_are_not_named(self):
         of = outcome(ls.Binary())
-        assert Outcome(of.task, None, of.logits, of.target).most_wrong(3) == []
+        assert Outcome(of.task, None, of.logits, of.target).find_errors(3) == []
 
     def test_reliability_before_and_after(self):
         base_task = ls.Multilabel(3)
@@ -165,8 +165,8 @@ class TestOutcome:
     def test_confused_pairs(self):
         counts = np.array([[8, 2, 0], [5, 5, 0], [0, 1, 9]])
         of = outcome(ls.Multiclass(3, class_names=("a", "b", "c")), confusion=counts)
-        assert of.most_confused(2) == [("b", "a", 5, 0.5), ("a", "b", 2, 0.2)]
-        assert len(of.most_confused(9)) == 3
+        assert of.find_confusions(2) == [("b", "a", 5, 0.5), ("a", "b", 2, 0.2)]
+        assert len(of.find_confusions(9)) == 3
 
 
 class TestPage:
@@ -279,6 +279,7 @@ class TestBrowser:
         assert browser.get_log("browser") == []
 
 
+@pytest.mark.figures
 class TestRun:
     def test_a_run_leaves_a_report(self, command, tmp_path):
         code, out, _ = command("task=binary", "trainer.max_epochs=2", "hydra.run.dir=run")

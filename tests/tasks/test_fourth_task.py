@@ -33,6 +33,7 @@ def data(tmp_path, monkeypatch):
     return ["--config-dir=conf", "task=at_most_one", "data=table", "data.path=t.csv", "data.target=[a,b,c]"]
 
 
+@pytest.mark.figures
 def test_trains_from_a_config(data, command, tmp_path, monkeypatch, capsys):
     code, out, err = command(*data, "trainer.max_epochs=30", "hydra.run.dir=run", "export=onnx")
     assert code == 0, err

@@ -42,6 +42,7 @@ def test_trains_as_on_the_cpu(task, precision, tmp_path, monkeypatch):
             f"task={task}",
             f"hydra.run.dir={tmp_path / folder}",
             f"trainer.max_epochs={epochs}",
+            "report=false",
             *settings,
         ]
         monkeypatch.setattr("sys.argv", ["train.py", *arguments])

@@ -140,7 +140,8 @@ def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> n
     if unknown and handle_unknown != "ignore":
         row, value = min((first_row(column, value), value) for value in unknown)
         raise DataError(
-            f"Row {row} of column {column.name!r}: {vocabulary.describe_unseen(value)} To take such labels for "
+            f"Row {row} of column {column.name!r}: {vocabulary.describe_unseen(value)} To take such labels "
+            "for "
             "missing: data.handle_unknown=ignore.",
             row=row,
             column=column.name,

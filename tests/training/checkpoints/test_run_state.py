@@ -178,7 +178,7 @@ def test_from_each_checkpoint(loader, case, tmp_path):
     module, trainer, rows = fit(tmp_path / "whole", loader, 0, **options)
     checkpoints = sorted((tmp_path / "whole").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert len(checkpoints) >= 3
-    for checkpoint in checkpoints[:: 1 if loader == "noisy" else 2]:
+    for checkpoint in checkpoints[:: 2 if loader == "noisy" else 3]:
         again, trainer2, rows2 = fit(tmp_path / "again", loader, 99, checkpoint, **options)
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (checkpoint.name, key)
@@ -199,7 +199,7 @@ def batches_of(rows):
     return sum(key[0] == "batch" for key, _ in rows)
 
 
-class Told(Callback):
+class Signal(Callback):
     """Sends a signal to this process at the n-th batch, of training and of validation."""
 
     def __init__(self, at, which=signal.SIGTERM):
@@ -246,10 +246,10 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
     options = {"max_epochs": 2, **SIGNALLED[case]}
     extra = options.pop("extra", list)
     path = tmp_path / "stopped.ckpt"
-    told = saved = 0
+    stops = saved = 0
     module, _, rows = fit(tmp_path, loader, 0, extra=extra, **options)
-    while (told := told + 1) < 99:
-        callbacks = [*extra(), ls.CheckpointOnSignal(path), Told(told)]
+    for batch in range(1 if loader == "ours" else 2, 99, 2):  # each batch by one of the loaders
+        callbacks = [*extra(), ls.CheckpointOnSignal(path), Signal(batch)]
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
         code = 0
         try:
@@ -260,23 +260,24 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
         if not code:
             break  # there are not so many batches
         assert code == 143
+        stops += 1
         if not path.exists():
             continue  # it came after the last question, and ended what came after fit
         again, _, rows2 = fit(tmp_path, loader, 99, path, extra=extra, **options)
         for key, value in module.state_dict().items():
-            assert torch.equal(value, again.state_dict()[key]), (told, key)
-        assert rows2 == rows[len(rows) - len(rows2) :], told
+            assert torch.equal(value, again.state_dict()[key]), (batch, key)
+        assert rows2 == rows[len(rows) - len(rows2) :], batch
         path.unlink()
         saved += 1
     if case != "averaged weights":  # which are not saved while they stand in for the net's
-        assert told - 2 <= saved + 1
-    assert saved >= 6
+        assert saved >= stops - 1
+    assert saved >= 3
 
 
 def test_ctrl_c(tmp_path):
     path = tmp_path / "stopped.ckpt"
     with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, "users", 0, extra=lambda: [ls.CheckpointOnSignal(path), Told(3, signal.SIGINT)])
+        fit(tmp_path, "users", 0, extra=lambda: [ls.CheckpointOnSignal(path), Signal(3, signal.SIGINT)])
     assert stopped.value.code == 130
     assert str(stopped.value) == f"SIGINT: saved {path}"
     assert torch.load(path)["global_step"] == 3

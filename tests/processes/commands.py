@@ -1,0 +1,20 @@
+"""Several commands of `lossselect` in one process, which imports what they need once.
+
+python commands.py FILE COMMANDS, which are JSON; their exit codes are written to the file.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from lossselect.cli.main import main
+
+path, codes = Path(sys.argv[1]), []
+for arguments in json.loads(sys.argv[2]):
+    sys.argv = ["lossselect", *arguments]
+    try:
+        main()
+        codes.append(0)
+    except SystemExit as stopped:
+        codes.append(stopped.code or 0)
+    path.write_text(json.dumps(codes))

@@ -1,0 +1,33 @@
+"""What a number of processes computes: gradients and evaluation, in one group, as starting one takes seconds.
+
+python distributed.py PROCESSES FOLDER; the first process writes PROCESSES.pt and a text for each case of GRADIENTS.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import evaluation
+import gradients
+import torch
+
+GRADIENTS = {
+    1: [("float64", 4, False)],
+    2: [("float64", 1, True), ("float32", 4, True)],
+    3: [("float64", 4, False)],
+}
+"""Type, micro-batches, and whether only some cases, by the number of processes."""
+ROWS = 60
+"""Of a batch, over all processes."""
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    ranks, folder = int(sys.argv[1]), Path(sys.argv[2])
+    for dtype, group, some in GRADIENTS[ranks]:
+        lines = gradients.compare(ranks, group, getattr(torch, dtype), some)
+        if lines:
+            (folder / f"{ranks}.{dtype}.txt").write_text("\n".join(lines))
+    evaluation.evaluate(ranks, ROWS // ranks, folder / f"{ranks}.pt")
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
