@@ -1,6 +1,7 @@
 """The lines of a plan: what a task implies, and what a run will do."""
 
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -275,10 +276,10 @@ def _format_options(options: Mapping[str, Any]) -> list[str]:
 def decision_lines(task: Task) -> dict[str, str]:
     """Return what was fitted to the validation split, by name."""
     defaults = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "prior_correction": None}
-    values = {name: getattr(task, name) for name in defaults}
+    values = zip(defaults, attrgetter(*defaults)(task), strict=True)
     return {
         name: _format_by_output(task, value) if isinstance(value, tuple) else f"{value:.3g}"
-        for name, value in values.items()
+        for name, value in values
         if value not in (None, defaults[name])
     }
 

@@ -215,7 +215,7 @@ class TestMetrics:
         metrics = ls.make_metrics(task)
         metrics.update(torch.tensor([[NAN, NAN], [0.9, 0.1]]), torch.tensor([0, 0]))
         scores = metrics["accuracy"].summarize()
-        assert scores.tolist() == [[1, 0, 0, 1], [0, 0, 2, 0]]
+        assert scores.tolist() == [[1, 0], [0, 0], [1, 0], [0, 2]]  # tp, fp, fn, tn
 
 
 def test_scikit_learn_says_so():

@@ -446,7 +446,7 @@ class TestFlippedBits:
         path, features = tmp_path / f"m{suffix}", torch.randn(9, 4)
         export_model(module, path)
         expected, whole = load_exported(path, trust=True)(features), path.read_bytes()
-        weight = module.net[0].weight.detach().numpy().tobytes()
+        weight = next(module.net.parameters()).detach().numpy().tobytes()
         places = [whole.find(weight), whole.find(weight) + 7, whole.find(b'"c"'), whole.rfind(b"sha256")]
         places += [whole.find(b"0.2"), 0, 8, len(whole) - 1, *torch.randint(len(whole), (60,)).tolist()]
         found = 0
