@@ -7,8 +7,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import evaluation
-import gradients
 import torch
 
 GRADIENTS = {
@@ -21,6 +19,10 @@ ROWS = 60
 """Of a batch, over all processes."""
 
 if __name__ == "__main__":
+    # not at the top: pytest imports this file where its neighbours are no modules
+    import evaluation
+    import gradients
+
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     ranks, folder = int(sys.argv[1]), Path(sys.argv[2])
