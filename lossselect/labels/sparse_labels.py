@@ -238,9 +238,11 @@ class SparseLabels:
         for ones, value in ((self, 1.0), (self.unknown, torch.nan)):
             if ones is not None:
                 rows, labels = ones._pairs()
-                # labels of other blocks go to the spare last element: to select would make a device wait
-                inside = (labels >= first) & (labels < first + width)
-                positions = (rows * width + labels - first).where(inside, size - 1)
+                positions = rows * width + labels - first
+                if width < self.num_labels:
+                    # labels of other blocks go to the spare last element: to select would make a device wait
+                    inside = (labels >= first) & (labels < first + width)
+                    positions = positions.where(inside, size - 1)
                 memory.index_fill_(0, positions, value)  # memory[positions] = value would copy to the device
         if self.missing is None:
             return matrix
