@@ -102,17 +102,18 @@ class SparseLabels:
 
         Args:
             rows: long (P,).
-            labels: long (P,), increasing; the rows of one label are increasing too.
+            labels: long (P,). On a GPU, where pairs are neither checked nor sorted, labels are increasing, and
+                so are the rows of one label.
             num_rows: N.
             num_labels: Number of labels.
             missing: bool (N,), True for rows of which nothing is known.
-            unknown: Rows and labels, in the same order, that are unknown although the row is not missing.
+            unknown: Rows and labels, as above, that are unknown although the row is not missing.
 
         Raises:
             TypeError: rows or labels that are not tensors of long.
-            ValueError: on a CPU, rows or labels that are out of range or in another order.
+            ValueError: on a CPU, a pair that is out of range or repeated.
         """
-        _check_order(rows, labels, num_rows, num_labels)
+        rows, labels = _sorted_pairs(rows, labels, num_rows, num_labels)
         others = None if unknown is None else cls.from_coo(*unknown, num_rows, num_labels)
         return cls((num_rows, num_labels), None, (rows, labels), missing, others)
 
@@ -285,7 +286,8 @@ def _indptr(counts: Tensor) -> Tensor:
     return pad(counts.cumsum(0), (1, 0))
 
 
-def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> None:
+def _sorted_pairs(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> tuple[Tensor, Tensor]:
+    """Return the pairs in the order of labels, and of rows within a label; on a CPU they are checked."""
     for values in (rows, labels):
         if not isinstance(values, Tensor) or values.dtype != torch.long or values.ndim != 1:
             form = f"{values.dtype} of {tuple(values.shape)}" if isinstance(values, Tensor) else values
@@ -293,15 +295,18 @@ def _check_order(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -
                 f"SparseLabels are rows and labels as two tensors of long (P,), got {form}. "
                 "SparseLabels.from_csr(indices, indptr, num_labels) takes lists."
             )
-    if rows.device.type != "cpu" or not rows.numel() + labels.numel():
-        return
-    rising = len(rows) == len(labels) and bool(((labels * num_rows + rows).diff() > 0).all())
-    if not rising or rows.min() < 0 or rows.max() >= num_rows or labels[0] < 0 or labels[-1] >= num_labels:
-        raise DataError(
-            f"SparseLabels are pairs of a row from 0 to {num_rows - 1} and a label from 0 to "
-            f"{num_labels - 1}, each once, in order of labels and then of rows: "
-            "SparseLabels.from_csr(indices, indptr, num_labels) makes them of lists."
-        )
+    if rows.device.type != "cpu":
+        return rows, labels
+    valid = len(rows) == len(labels) and bool(((rows >= 0) & (rows < num_rows)).all())
+    if valid and bool(((labels >= 0) & (labels < num_labels)).all()):
+        order = (labels * num_rows + rows).argsort()
+        rows, labels = rows[order], labels[order]
+        if not bool(((rows.diff() == 0) & (labels.diff() == 0)).any()):
+            return rows, labels
+    raise DataError(
+        f"SparseLabels are pairs of a row from 0 to {num_rows - 1} and a label from 0 to "
+        f"{num_labels - 1}, each once: SparseLabels.from_csr(indices, indptr, num_labels) takes lists."
+    )
 
 
 def _as_integers(name: str, values: Any) -> Tensor:
