@@ -102,8 +102,8 @@ class SparseLabels:
 
         Args:
             rows: long (P,).
-            labels: long (P,). On a GPU, where pairs are neither checked nor sorted, labels are increasing, and
-                so are the rows of one label.
+            labels: long (P,). On a GPU, where pairs are neither checked nor sorted, labels must increase, and
+                so must the rows of one label.
             num_rows: N.
             num_labels: Number of labels.
             missing: bool (N,), True for rows of which nothing is known.
