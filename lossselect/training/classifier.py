@@ -66,9 +66,8 @@ class Classifier(RecordsArguments, nn.Module):
         self._chunked = False  # whether the head is a `ChunkedLinear`
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
-        self._trailing_dims: int | None = (
-            None  # dimensions of logits after the classes, from the first batch on
-        )
+        # number of dimensions of the logits after the classes, known from the first batch on
+        self._trailing_dims: int | None = None
         self._output_checks = OutputChecks()
         self.counts: LabelCounts | None = None  # of the train labels, if they have been counted
         self.base_task: Task | None = None  # the task as it was before its decision was fitted

@@ -147,12 +147,11 @@ class TestWriting:
 
 
 class TestReading:
-    def test_a_flipped_bit_is_found_or_changes_nothing(self, tmp_path):
+    def test_each_flipped_bit_is_found_or_changes_nothing(self, tmp_path):
         path, found = tmp_path / "a.ckpt", 0
         CheckpointFiles().save_checkpoint(content(3, 20), path)
         whole = path.read_bytes()
-        for place, shift in itertools.product(range(len(whole)), (0, 3)):
-            bit = (place + shift) % 8  # two bits of each byte
+        for place, bit in itertools.product(range(len(whole)), range(8)):
             damaged = bytearray(whole)
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)
@@ -163,7 +162,7 @@ class TestReading:
             if got is not None:
                 assert torch.equal(got["weights"], torch.full((20,), 3.0)), (place, bit)
                 assert (got["numbers"], got["task"]) == ([3], ls.Binary().to_dict())
-        assert found > len(whole)
+        assert found > 4 * len(whole)
 
     def test_a_weight_that_has_changed(self, trained):
         *_, last = trained

@@ -178,7 +178,7 @@ def test_from_each_checkpoint(loader, case, tmp_path):
     module, trainer, rows = fit(tmp_path / "whole", loader, 0, **options)
     checkpoints = sorted((tmp_path / "whole").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert len(checkpoints) >= 3
-    for checkpoint in checkpoints[:: 2 if loader == "noisy" else 3]:
+    for checkpoint in checkpoints[:: 1 if loader == "noisy" else 2]:
         again, trainer2, rows2 = fit(tmp_path / "again", loader, 99, checkpoint, **options)
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (checkpoint.name, key)
@@ -248,7 +248,7 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
     path = tmp_path / "stopped.ckpt"
     stops = saved = 0
     module, _, rows = fit(tmp_path, loader, 0, extra=extra, **options)
-    for batch in range(1 if loader == "ours" else 2, 99, 2):  # each batch by one of the loaders
+    for batch in range(1, 99):
         callbacks = [*extra(), ls.CheckpointOnSignal(path), Signal(batch)]
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
         code = 0
@@ -271,7 +271,7 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
         saved += 1
     if case != "averaged weights":  # which are not saved while they stand in for the net's
         assert saved >= stops - 1
-    assert saved >= 3
+    assert saved >= 6
 
 
 def test_ctrl_c(tmp_path):
