@@ -6,7 +6,6 @@ Names are imported when first used, so `import lossselect` costs next to nothing
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,6 +91,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # takes longer to import than all of this package's core
+
         return version("lossselect")
     if name not in _HOME:
         raise AttributeError(f"module 'lossselect' has no attribute {name!r}")
