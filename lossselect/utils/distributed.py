@@ -37,3 +37,8 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
         return parts[0]
     indices = [torch.arange(len(part)) * len(parts) + rank for rank, part in enumerate(parts)]
     return torch.cat([*parts])[torch.cat(indices).argsort()]
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Return whether a tensor is a `torch.distributed.tensor.DTensor`, which takes long to import."""
+    return hasattr(value, "to_local")

@@ -16,7 +16,7 @@ from lossselect.compat.torch import largest_of_each
 from lossselect.exceptions import TrainingDiverged
 from lossselect.training.diagnostics.outputs import find_nonfinite_row
 from lossselect.utils.checks import lookup
-from lossselect.utils.distributed import all_gather
+from lossselect.utils.distributed import all_gather, is_sharded
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
 MAX_SKIPPED = 10  # consecutive steps
@@ -136,7 +136,7 @@ class FiniteCheck:
         """Return whether loss and gradients are finite, of a GPU as a scalar on it."""
         if not gradients:
             return True
-        self._sharded = any(map(_is_sharded, gradients))
+        self._sharded = any(map(is_sharded, gradients))
         gradients = [*map(_local_values, gradients)]
         if gradients[0].device.type != "cuda" and not self._sharded:
             # a sum of half precision may overflow
@@ -204,7 +204,7 @@ def _describe_origin(module: Any, batch: Any) -> str:
         if weights:
             return nonfinite_weights
         # a process with sharded weights cannot run its forward alone
-        sharded = any(map(_is_sharded, module.parameters()))
+        sharded = any(map(is_sharded, module.parameters()))
         if not sharded and (part := _find_first_module(module, inputs)):
             return f"it begins in what {part} returns."
         gradients = {name: weight.grad for name, weight in module.named_parameters()}
@@ -238,15 +238,10 @@ def _is_finite(value: Tensor) -> bool:
     return bool(_local_values(value).isfinite().all())
 
 
-def _is_sharded(value: Tensor) -> bool:
-    """Return whether a tensor is a `torch.distributed.tensor.DTensor`, which takes long to import."""
-    return hasattr(value, "to_local")
-
-
 def _local_values(value: Tensor) -> Tensor:
     """Return the values that this process has: a DTensor cannot be added to a plain tensor."""
     value = value.coalesce().values() if value.is_sparse else value
-    return value.to_local() if _is_sharded(value) else value  # type: ignore[attr-defined]
+    return value.to_local() if is_sharded(value) else value  # type: ignore[attr-defined]
 
 
 def _all_processes(finite: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from lossselect.training.diagnostics.last_operation import (
     find_last_nodes,
     operation_name,
 )
+from lossselect.utils.distributed import is_sharded
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class OutputChecks:
             return
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
         # under FSDP2 a process has parts alone, which may be 0, or empty
-        sharded = any(hasattr(gradient, "to_local") for gradient in gradients)
+        sharded = any(map(is_sharded, gradients))
         self.gradient_checked = not gradients or sharded or any(bool(g.count_nonzero()) for g in gradients)
         if not self.gradient_checked and may_raise:
             raise ConfigError(
