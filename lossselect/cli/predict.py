@@ -101,6 +101,7 @@ def predict_file(
     from lossselect.reporting.prediction_table import prediction_columns, rows_without_prediction, top_columns
 
     check_int("batch_size", batch_size, 1)
+    destination = _check_output_path(output, input)
     copied = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]
     preparation, task, predict = _load_model(checkpoint, device, trust)
     changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
@@ -108,7 +109,7 @@ def predict_file(
     unknown: Counter[str] = Counter()
     first, missing, first_missing = 0, 0, None
     with (
-        atomic_write(_check_output_path(output, input)) as path,
+        atomic_write(destination) as path,
         path.open("wb") as file,
         torch.inference_mode(),
     ):
