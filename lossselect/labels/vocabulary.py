@@ -239,7 +239,7 @@ def _split_missing(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
     lists = [() if absent else entry for entry, absent in zip(entries, missing, strict=True)]
     for i, row in enumerate(lists if others else ()):
         if not hasattr(row, "__iter__") or isinstance(row, str | bytes | Mapping):
-            fix = " Split it first: split_delimited(values, '|')." if isinstance(row, str) else ""
+            fix = " Split it first: [value.split('|') for value in values]." if isinstance(row, str) else ""
             raise DataTypeError(
                 f"Row {i} is {row!r}, but each row is a list of labels.{fix}", row=i, value=row
             )

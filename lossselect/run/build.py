@@ -128,13 +128,13 @@ def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...
 
 
 def _check_order(task: "Task") -> None:
-    """Raise ConfigError for names that are no numbers: the alphabet's order is hardly what is meant."""
+    """Raise ConfigError for names that are not numbers: alphabetical order is rarely the intended one."""
     from lossselect.labels.values import as_number
 
     if words := [name for name in task.names if as_number(name) is None]:
         raise ConfigError(
-            f"task.ordinal=true needs the order of the classes, and {words[0]!r} is no number: say "
-            "+task.class_names=[lowest,...,highest]. In the order of the alphabet they are "
+            f"task.ordinal=true needs the order of the classes, and {words[0]!r} is not a number: set "
+            "+task.class_names=[lowest,...,highest]. In alphabetical order they are "
             f"{shorten(task.names)}."
         )
 

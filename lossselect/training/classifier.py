@@ -176,8 +176,8 @@ class Classifier(RecordsArguments, nn.Module):
             return safe_divide(total, count), total, count
         if weight is not None:
             raise ConfigError(
-                "A loss of your own takes no weights of samples: choose one of ours by name, or let "
-                "unpack_batch return (inputs, target)."
+                "A custom loss does not support sample weights: choose a loss by name, or return "
+                "(inputs, target) from unpack_batch."
             )
         loss = self.criterion(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim > 0:

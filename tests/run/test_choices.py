@@ -74,7 +74,7 @@ def test_names_of_ordered_classes_need_their_order(grades, command):
     arguments = ["task=multiclass", "task.ordinal=true", *table("name"), *SHORT]
     code, _, err = command(*arguments)
     assert code == 1
-    assert "'high' is no number: say +task.class_names=[lowest,...,highest]" in err
+    assert "'high' is not a number: set +task.class_names=[lowest,...,highest]" in err
     assert not Path("run").exists()
     code, _, err = command(*arguments, "+task.class_names=[low,mid,high]")
     assert (code, err) == (0, "")

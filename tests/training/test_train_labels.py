@@ -182,7 +182,7 @@ class TestSampleWeights:
         with pytest.raises(ValueError, match="Row 1 has the sample weight -1"):
             Weighted(ls.Binary()).check_batch(batch)
         own = Weighted(ls.Binary(), loss=nn.BCEWithLogitsLoss())
-        with pytest.raises(ValueError, match="A loss of your own takes no weights of samples"):
+        with pytest.raises(ValueError, match="A custom loss does not support sample weights"):
             own.check_batch((*batch[:2], torch.ones(2)))
 
 
