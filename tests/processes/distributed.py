@@ -12,9 +12,9 @@ import torch
 GRADIENTS = {
     1: [("float64", 4, False)],
     2: [("float64", 1, True), ("float32", 4, True)],
-    3: [("float64", 4, False)],
+    3: [("float64", 4, True)],
 }
-"""Type, micro-batches, and whether only some cases, by the number of processes."""
+"""Type, micro-batches, and whether most cases only with missing labels and row weights, by the number of processes."""
 ROWS = 60
 """Of a batch, over all processes."""
 

@@ -1,5 +1,6 @@
 """A run that goes on from any of its checkpoints ends as it would have without a stop: to the bit."""
 
+import functools
 import os
 import random
 import signal
@@ -22,13 +23,12 @@ from trainers import quiet_trainer
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The dirpath has changed", "ignore:Checkpoint directory .* exists", "ignore:Max .*workers"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:Max .*workers")
 
 ROWS, BATCH = 53, 8  # 7 batches, the last one shorter
 
 
+@functools.cache
 def arrays():
     inputs = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(1))
     return inputs, inputs[:, :3].argmax(1)
@@ -111,8 +111,9 @@ def fit(
     loss = {"name": "cross_entropy", "weight": [1.0, 2.0, 3.0]}
     of = {"optimizer": {"name": "AdamW", "lr": 0.02}, **(of or {})}
     module, log = made(ls.Multiclass(3), net, loss, **of), Log()
-    keep = ModelCheckpoint(folder, "{epoch}-{step}", save_top_k=-1, **(saved or {}))
-    trainer = quiet_trainer(callbacks=[*extra(), log, keep], **{"max_epochs": 3, **options})
+    files = [ModelCheckpoint(folder, "{epoch}-{step}", save_top_k=-1, **(saved or {}))] if folder else []
+    options = {"max_epochs": 3, "enable_checkpointing": bool(folder), **options}
+    trainer = quiet_trainer(callbacks=[*extra(), log, *files], **options)
     trainer.fit(module, LOADERS[loader](), DataLoader(TensorDataset(*arrays()), BATCH), ckpt_path=checkpoint)
     return module, trainer, log.rows
 
@@ -179,7 +180,7 @@ def test_from_each_checkpoint(loader, case, tmp_path):
     checkpoints = sorted((tmp_path / "whole").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert len(checkpoints) >= 3
     for checkpoint in checkpoints[:: 1 if loader == "noisy" else 2]:
-        again, trainer2, rows2 = fit(tmp_path / "again", loader, 99, checkpoint, **options)
+        again, trainer2, rows2 = fit(None, loader, 99, checkpoint, **options)
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (checkpoint.name, key)
         assert trainer.global_step == trainer2.global_step, checkpoint.name
@@ -247,13 +248,13 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
     extra = options.pop("extra", list)
     path = tmp_path / "stopped.ckpt"
     stops = saved = 0
-    module, _, rows = fit(tmp_path, loader, 0, extra=extra, **options)
+    module, _, rows = fit(None, loader, 0, extra=extra, **options)
     for batch in range(1, 99):
         callbacks = [*extra(), ls.CheckpointOnSignal(path), Signal(batch)]
         before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
         code = 0
         try:
-            fit(tmp_path, loader, 0, extra=lambda callbacks=callbacks: callbacks, **options)
+            fit(None, loader, 0, extra=lambda callbacks=callbacks: callbacks, **options)
         except SystemExit as stopped:
             code = stopped.code
         assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
@@ -263,7 +264,7 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
         stops += 1
         if not path.exists():
             continue  # it came after the last question, and ended what came after fit
-        again, _, rows2 = fit(tmp_path, loader, 99, path, extra=extra, **options)
+        again, _, rows2 = fit(None, loader, 99, path, extra=extra, **options)
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (batch, key)
         assert rows2 == rows[len(rows) - len(rows2) :], batch

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,29 +145,19 @@ def test_the_state_of_the_users_checkpoints_is_of_the_same_moment(tmp_path):
     assert kept["best_model_score"] == state_of_best(last)["best_model_score"] == pytest.approx(0.9)
 
 
-class Killed(BaseException):
-    """As kill -9: nothing of the package handles it."""
-
-
-@pytest.fixture
-def kill_after(monkeypatch):
-    """End the process's work after its n-th checkpoint file has been written; 0 never."""
+def copy_after_each_checkpoint(patch, run):
+    """Copy the folder of a run after each checkpoint file that it writes: what kill -9 would leave then."""
     replace = os.replace
+    copies = []
 
-    def after(number):
-        written = []
+    def replace_and_copy(source, target):
+        replace(source, target)
+        if Path(target).suffix == ".ckpt":
+            copies.append(run.with_name(f"killed.{len(copies) + 1}"))
+            shutil.copytree(run, copies[-1])
 
-        def counted(source, target):
-            replace(source, target)
-            if Path(target).suffix == ".ckpt":
-                written.append(target)
-                if len(written) == number:
-                    raise Killed
-
-        monkeypatch.setattr(files.os, "replace", counted)
-        return written
-
-    return after
+    patch.setattr(files.os, "replace", replace_and_copy)
+    return copies
 
 
 GIVEN = (
@@ -209,20 +200,18 @@ def results(folder):
 
 
 @pytest.mark.parametrize("case", RUNS)
-def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, kill_after, tmp_path):
+def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, monkeypatch, tmp_path):
     given = (*GIVEN, *RUNS[case])
-    written = kill_after(0)
-    assert command(*given)[0] == 0
+    with monkeypatch.context() as patch:
+        killed = copy_after_each_checkpoint(patch, tmp_path / "run")
+        assert command(*given)[0] == 0
     wanted, checkpoints = results(tmp_path / "run")
-    (tmp_path / "run").rename(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "run")
     # after the first best.ckpt, whose last.ckpt is missing, in the middle, after the last ones of training
     # (two files may follow, with the decision), and after the last one of all
-    count = len(written)
+    count = len(killed)
     for number in {1, count // 2, count - 3, count - 2, count}:
-        kill_after(number)
-        with pytest.raises(Killed):
-            command(*given)
-        kill_after(0)
+        killed[number - 1].rename(tmp_path / "run")
         code, _, err = command(*given)
         assert code == 0, err
         left, others = results(tmp_path / "run")
@@ -230,7 +219,7 @@ def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, kill_afte
         assert others.keys() == checkpoints.keys()
         for name, content in checkpoints.items():
             assert not differences(content, others[name]), (number, name)
-        (tmp_path / "run").rename(tmp_path / f"killed.{number}")
+        shutil.rmtree(tmp_path / "run")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")

@@ -34,9 +34,9 @@ def folder(tmp_path_factory):
     ("ranks", "dtype", "tolerance", "min_cases"),
     [
         (1, "float64", 1e-12, 100),
-        (2, "float64", 1e-12, 30),
-        (3, "float64", 1e-12, 100),
-        (2, "float32", 1e-6, 30),
+        (2, "float64", 1e-12, 50),
+        (3, "float64", 1e-12, 50),
+        (2, "float32", 1e-6, 50),
     ],
 )
 def test_gradients_are_those_of_one_process(ranks, dtype, tolerance, min_cases, folder):
