@@ -1,6 +1,7 @@
 """Rules that no linter knows."""
 
 import ast
+import os
 import re
 
 import pytest
@@ -33,6 +34,14 @@ def test_nothing_outside_tasks_asks_which_task_it_is():
 def test_no_file_is_long(folder, most):
     for path in folder.rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= most, path
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="runs in one process")
+@pytest.mark.xdist_group("a group")
+def test_the_tests_of_a_group_run_in_one_process(request):
+    """pytest-xdist tells the scheduler by the name of the test, which some versions of pytest do not let it change."""
+    if request.config.getoption("loadgroup", False):
+        assert request.node.nodeid.endswith("@a group")
 
 
 def data_errors(path):

@@ -28,6 +28,8 @@ import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.utils.warnings import WARNINGS, LossSelectWarning
 
+pytestmark = pytest.mark.xdist_group("errors page")  # its examples start from the same runs
+
 PAGE = ROOT / "docs" / "errors.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 

@@ -22,6 +22,8 @@ from paths import SCRIPTS
 from lossselect.run.allowed_classes import POSITIONS, Position, find_position, public_name
 from lossselect.run.trust import VARIABLE, check_target, check_targets, make_part, trust
 
+pytestmark = pytest.mark.xdist_group("allowed classes")  # enumerating the classes takes seconds
+
 REVIEWED = json.loads((Path(__file__).parent / "allowed_classes.json").read_text())
 
 PLACES = {
