@@ -130,7 +130,7 @@ def train(config: DictConfig) -> float | None:
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
     from lossselect.run.results import best_checkpoint, evaluate, has_rows_to_tune, save_predictions
     from lossselect.run.resume import check_start, continue_log, resume_path
-    from lossselect.run.start import convert_start_errors
+    from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.utils.atomic_write import atomic_write
 

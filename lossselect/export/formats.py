@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from lossselect.exceptions import PackageMissingError
+from lossselect.exceptions import ConfigError, PackageMissingError
 from lossselect.utils.imports import is_installed
 
 
@@ -38,4 +38,13 @@ def require(form: str, packages: Iterable[str]) -> None:
         raise PackageMissingError(
             f"format={form} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
             f"installed: pip install 'lossselect[export]'."
+        )
+
+
+def check_weights_suffice(form: str, is_named_net: bool) -> None:
+    """Raise ConfigError for a format without the net itself, unless the net can be built by its name."""
+    if form == "safetensors" and not is_named_net:
+        raise ConfigError(
+            "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
+            "torch_export take the net along."
         )

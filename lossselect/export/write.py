@@ -17,7 +17,7 @@ from lossselect.compat.torch import convert_weights
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
-from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
+from lossselect.export.formats import FORMATS, SUFFIXES, check_weights_suffice, find_format, require
 from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
@@ -81,11 +81,7 @@ def export_model(
             f"inputs must be a tensor of rows, as the net takes them, got {received}: a model for elsewhere "
             "has one input."
         )
-    if form == "safetensors" and spec is None:
-        raise ConfigError(
-            "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
-            "torch_export take the net along."
-        )
+    check_weights_suffice(form, spec is not None)
     check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
     model = _copy_for_export(module, plain)
     metadata = _make_metadata(module, spec, preparation, inputs)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.run.settings import check_has_target
 from lossselect.run.trust import make_part
 from lossselect.utils.imports import is_installed
 
@@ -33,28 +34,24 @@ NOT_LOGGED = {
 """Parts of a config that change nothing of what is trained."""
 
 
-def _split_loggers(config: DictConfig) -> tuple[bool, dict[str, Any]]:
-    """Return whether the run has its CSV log, and its other loggers by their positions."""
-    entry = config.get("logger")
-    if not entry:
-        return False, {}
-    if not isinstance(entry, DictConfig):
-        raise ConfigError(f"logger must have a _target_, or be none; it is {entry!r}.")
-    has_csv = entry.get("csv", True)
-    if not isinstance(has_csv, bool):
-        raise OptionTypeError(f"logger.csv must be true or false, got {has_csv!r}.")
+def _named_loggers(config: DictConfig) -> dict[str, Any]:
+    """Return the loggers of a config besides its CSV log, by their positions."""
+    entry = config.get("logger") or {}
     if "_target_" in entry:
-        return has_csv, {"logger": entry}
-    plain: Any = OmegaConf.to_container(entry, resolve=False)  # the run's folder is not known yet
-    others = [name for name in plain if name != "csv" and plain[name] is not None]
-    return has_csv, {f"logger.{name!s}": entry[name] for name in others}
+        return {"logger": entry}
+    # the run's folder, to which an entry may refer, is not known yet
+    return {f"logger.{name!s}": entry[name] for name in entry if name != "csv" and entry[name] is not None}
 
 
 def check_loggers(config: DictConfig) -> None:
     """Raise ConfigError for a logger that cannot be made, or whose package is not installed."""
-    for place, entry in _split_loggers(config)[1].items():
-        if not isinstance(entry, DictConfig) or "_target_" not in entry:
-            raise ConfigError(f"{place} must have a _target_, or be null; it is {entry!r}.")
+    chosen = config.get("logger") or {}
+    if not isinstance(chosen, Mapping):
+        check_has_target("logger", chosen)
+    if not isinstance(has_csv := chosen.get("csv", True), bool):
+        raise OptionTypeError(f"logger.csv must be true or false, got {has_csv!r}.")
+    for place, entry in _named_loggers(config).items():
+        check_has_target(place, entry)
         name = str(entry["_target_"]).rpartition(".")[2]
         packages = PACKAGES.get(name, ())
         if packages and not any(map(is_installed, packages)):
@@ -79,9 +76,9 @@ def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
 
     # MLflow would announce a new experiment twice
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
-    has_csv, others = _split_loggers(config)
+    has_csv = config.get("logger") and config.logger.get("csv", True)
     loggers: list[Logger] = [CSVLogger(folder, "logs", "")] if has_csv else []
-    for place, entry in others.items():
+    for place, entry in _named_loggers(config).items():
         loggers.append(logger := make_part(entry, place))
         if not isinstance(logger, Logger):
             raise OptionTypeError(

@@ -1,12 +1,13 @@
 """What the packaged configs list, and what follows from a run's settings: head, monitor, loss options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from lossselect.chunked.options import check_topk_task, top_metric_names, topk_monitor
+from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import row_options
 from lossselect.models.nets import head_options
 from lossselect.reporting.plan import Monitor
@@ -43,9 +44,16 @@ def list_variants(group: str = "") -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in listed if entry.is_dir() != bool(group))
 
 
-def as_list(names: Any) -> list[str]:
-    """Return the names in a setting such as `ignore_warnings`: one, several or none."""
-    return [] if names is None else [names] if isinstance(names, str) else [*names]
+def as_list(setting: Any) -> list[Any]:
+    """Return one value, several or none as a list."""
+    is_several = isinstance(setting, Sequence) and not isinstance(setting, str)
+    return [*setting] if is_several else [] if setting is None else [setting]
+
+
+def check_has_target(place: str, entry: Any) -> None:
+    """Raise ConfigError unless an entry names a class."""
+    if not isinstance(entry, Mapping) or "_target_" not in entry:
+        raise ConfigError(f"{place} must have a _target_, or be null; it is {entry!r}.")
 
 
 def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:

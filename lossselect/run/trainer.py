@@ -1,31 +1,31 @@
-"""Lightning's trainer, built from the config's values."""
+"""Lightning's trainer, built from the config's values, and the errors of Lightning while it starts a run."""
 
 import inspect
 import logging
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
-from lossselect.exceptions import ConfigError
+from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
+from lossselect.models.nets import first_sentence
 from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options
 
-MIN_DIVISORS = {"val_check_interval": 1, "check_val_every_n_epoch": 1}
-"""Minimums of integers by which Lightning divides later; a share of an epoch is a float."""
-
-MAX_CHOICES = 3  # longer lists of choices are checked by Lightning, whose message has them all
+DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
+"""Integers by which Lightning divides later; a share of an epoch is a float."""
 
 TYPE_NAMES = {
-    bool: ["true or false"],
-    int: ["a whole number"],
-    float: ["a number"],
-    str: ["text"],
-    dict: ["a mapping of whole numbers"],
-    list: ["a list of whole numbers"],
-    type(None): ["null"],
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping of whole numbers",
+    list: "a list of whole numbers",
+    type(None): "null",
 }
 
 
@@ -42,10 +42,10 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
                 words = ", or ".join(dict.fromkeys(_describe_type(expected)))
                 words = words or "an object, which a config cannot name"
                 raise ConfigError(f"trainer.{name} must be {words}, got {value!r}.")
-            if isinstance(value, int) and value < (minimum := MIN_DIVISORS.get(name, value)):
-                raise ConfigError(f"trainer.{name} must be at least {minimum}, got {value!r}.")
-        defaults = {"logger": False, "enable_checkpointing": False}
-        return Trainer(**options, **{**defaults, **arguments}, enable_model_summary=False)
+            if name in DIVISORS and isinstance(value, int) and value < 1:
+                raise ConfigError(f"trainer.{name} must be at least 1, got {value!r}.")
+        defaults = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        return Trainer(**options, **{**defaults, **arguments})
     except Exception as error:  # Lightning raises several kinds, all about these settings
         raise ConfigError(f"The trainer cannot be built: {error}") from None
 
@@ -55,8 +55,7 @@ def _has_type(value: Any, expected: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_has_type(value, option) for option in inner)
     if origin is Literal:
-        is_long = len(inner) > MAX_CHOICES
-        return any(type(value) is type(choice) and (is_long or value == choice) for choice in inner)
+        return value in inner
     if origin is dict:
         return isinstance(value, Mapping) and all(_has_type(entry, inner[1]) for entry in value.values())
     if origin is not None:
@@ -74,7 +73,49 @@ def _describe_type(expected: Any) -> list[str]:
         return [f"one of {', '.join(map(str, inner))}"]
     if origin is list and inner != (int,):  # of objects
         return []
-    return TYPE_NAMES.get(origin or expected, [])
+    return [TYPE_NAMES[kind]] if (kind := origin or expected) in TYPE_NAMES else []
+
+
+class StageRecorder(Callback):
+    """Records how far the start of a fit has come."""
+
+    stage = ""  # "restoring" a checkpoint, perhaps, "preparing" the first step, or "" when batches are taken
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.stage = "restoring"
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.stage = "preparing"
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.stage = ""  # the user's code takes steps as well
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.stage = "preparing"
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.stage = ""
+
+
+@contextmanager
+def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
+    """Convert errors of Lightning and torch before the first step of a fit to errors that name the fix."""
+    recorder = StageRecorder()
+    trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (LossSelectError, OSError):
+        raise
+    except Exception as error:
+        hint = "(HYDRA_FULL_ERROR=1 shows the traceback.)"
+        if recorder.stage == "restoring" and resumes:
+            raise CheckpointError(
+                "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
+                f"({type(error).__name__}: {first_sentence(error)}). {hint}"
+            ) from error
+        if recorder.stage and type(error) in (ValueError, TypeError):
+            raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
+        raise
 
 
 def quiet() -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from lossselect.chunked.options import check_topk_task, top_metric_names
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.export.formats import FORMATS, require
+from lossselect.export.formats import FORMATS, check_weights_suffice, require
 from lossselect.models.nets import check_head_bias, make_net, net_options
 from lossselect.run.settings import (
     FILE_DATA,
     MIN_INTS,
     as_list,
+    check_has_target,
     configured_head,
     drop_none,
     find_chunked_conflict,
@@ -39,14 +40,24 @@ SETTINGS = (
 )
 """The top level of a config, besides `hydra`."""
 
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-
 MAX_SEED = 2**32 - 1  # NumPy's
 
+NOT_SETTINGS = {
+    ("loss", "reduction"): "training takes the mean over what has a label",
+    ("model", "num_features"): "the data tell how many there are",
+    ("task", "num_outputs"): "the data tell how many classes there are",
+    ("task", "num_classes"): "the data tell how many classes there are",
+    ("task", "num_labels"): "the data tell how many classes there are",
+}
+"""Arguments that follow from the run, and why."""
 
-def _require(condition: Any, message: str, error: type[Exception] = ConfigError) -> None:
-    if not condition:
-        raise error(message)
+FLAGS: dict[str, tuple[str, ...]] = {
+    "check_only": (),
+    "report": (),
+    "explain": ("json",),
+    "trainer.compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+}
+"""Settings that are true, false or one of a few words."""
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -56,78 +67,62 @@ def check_config(config: Mapping[str, Any]) -> None:
     for part in PARTS:
         value = config.get(part)
         _require(isinstance(value, Mapping), f"A run needs {part}=...; it cannot be {value!r}.")
-    data, model, loss, trainer = (config[part] for part in ("data", "model", "loss", "trainer"))
-    loss_options({"name": None, **loss})
-    _require(
-        "reduction" not in loss,
-        "loss.reduction is no setting: training takes the mean over what has a label.",
-    )
+    own = {part for part in PARTS if "_target_" in config[part]}
+    for (part, name), reason in NOT_SETTINGS.items():
+        is_valid = part in own or name not in config[part]
+        _require(is_valid, f"{part}.{name} is no setting: {reason}.")
+    loss_options({"name": None, **config["loss"]})
     check_int("seed", config["seed"], 0, MAX_SEED)
-    integers = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **trainer}
+    trainer = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **config["trainer"]}
     for name, minimum in MIN_INTS.items():
-        check_int(f"trainer.{name}", integers[name], minimum)
-    mode = trainer.get("compile", False)
-    _require(
-        isinstance(mode, bool) or mode in COMPILE_MODES,
-        f"trainer.compile must be true, false or one of {', '.join(COMPILE_MODES)}, got {mode!r}.",
-    )
+        check_int(f"trainer.{name}", trainer[name], minimum)
+    for name, words in FLAGS.items():
+        value = trainer.get("compile", False) if name == "trainer.compile" else config.get(name)
+        *others, last = ("true", "false", *words)
+        message = f"{name} must be {', '.join(others)} or {last}, got {value!r}."
+        _require(isinstance(value, bool) or value in words, message, OptionTypeError)
     for name, entry in (config.get("callbacks") or {}).items():
-        _require(
-            entry is None or (isinstance(entry, Mapping) and "_target_" in entry),
-            f"callbacks.{name} must have a _target_, or be null; it is {entry!r}.",
-        )
-        if entry and "patience" in entry:
-            check_int(f"callbacks.{name}.patience", entry["patience"], 0)
+        if entry is not None:
+            check_has_target(f"callbacks.{name}", entry)
+            check_int(f"callbacks.{name}.patience", entry.get("patience", 0), 0)
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
-    for name, kind, text in (
-        ("resume", str | None, "auto, or the path of a checkpoint"),
-        ("check_only", bool, "true or false"),
-        ("report", bool, "true or false"),
-        ("ignore_warnings", str | list | None, "a list of names of warnings"),
-    ):
-        value = config.get(name)
-        _require(isinstance(value, kind), f"{name} must be {text}, got {value!r}.", OptionTypeError)
-    explain = config["explain"]
-    _require(explain in (True, False, "json"), f"explain must be true, false or json, got {explain!r}.")
+    resume = config.get("resume")
+    message = f"resume must be auto, or the path of a checkpoint, got {resume!r}."
+    _require(isinstance(resume, str | None), message, OptionTypeError)
     if (form := config["export"]) is not None:
-        message = f"export takes one format, got {form!r}; others later: lossselect export."
-        _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
-        _require(
-            form != "safetensors" or "_target_" not in model,
-            "export=safetensors holds weights, of which only a net of ours is built again, and the net "
-            "is your own (model._target_): export=onnx or torch_export take the net along.",
-        )
+        check_weights_suffice(form, "model" not in own)
     for name in as_list(config["ignore_warnings"]):
         lookup(WARNINGS, name, "warning")
     check_head_bias(config["bias_init"])
     if (decision := config.get("decision")) is not None:
         settings = packaged_config("decision", "tuned")
-        _require(
-            isinstance(decision, Mapping),
-            f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}.",
-        )
+        message = f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
+        _require(isinstance(decision, Mapping), message)
         check_options(decision, settings, "decision")
     if configured_head(config)["name"] == "chunked":
         conflict = find_chunked_conflict(config)
         _require(not conflict, conflict)
-    if "_target_" not in data:
-        _check_data(data)
-    if "_target_" not in model:
-        message = "model.num_features is no setting: the data tell how many there are."
-        _require("num_features" not in model, message)
-        net_options(model)
+    if "data" not in own:
+        _check_data(config["data"])
+    if "model" not in own:
+        net_options(config["model"])
 
     if config["task"].get("name") != "auto":  # else the labels must be read first
         check_task_settings(config, _placeholder_task(config))
-    if "_target_" not in model:
-        make_net({"num_features": 1, **model}, num_outputs=1)
+    if "model" not in own:
+        make_net({"num_features": 1, **config["model"]}, num_outputs=1)
     if config.get("mix"):
         from lossselect.training.mixup import make_mix
 
         make_mix(config["mix"])
-    if "_target_" not in config["optimizer"]:
+    if "optimizer" not in own:
         _check_steps(config["optimizer"], config.get("scheduler"))
+
+
+def _require(condition: Any, message: str, error: type[Exception] = ConfigError) -> None:
+    if not condition:
+        raise error(message)
 
 
 def check_task_settings(
@@ -201,9 +196,6 @@ def _placeholder_task(config: Mapping[str, Any]) -> "Task":
     """Return the task with the width that its options imply; the data tell the real one later."""
     from lossselect.tasks.registry import TASKS, make_task
 
-    for key in ("num_outputs", "num_classes", "num_labels"):
-        message = f"task.{key} is no setting: the data tell how many classes there are."
-        _require(key not in config["task"], message)
     weight = config["loss"].get("weight")
     _require(
         weight is None or (isinstance(weight, str | list | Mapping) and weight),
@@ -236,22 +228,21 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
 def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> None:
     """Raise ConfigError for a metric that training lacks; unless `is_final` the width is not known yet."""
     head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
-    dense = [
-        *(f"val/{name}" for name in ("loss", *task.metric_names)),
-        *(f"train/{name}" for name in ("loss", *task.train_metrics)),
-    ]
     width = task.num_outputs if is_final else None
     top_names = top_metric_names(task, width, counted="_target_" not in config["data"])
     chunked = ["val/loss", "train/loss", *(f"val/{name}" for name in top_names)]
+    dense = [f"val/{name}" for name in ("loss", *task.metric_names)]
+    dense += [f"train/{name}" for name in ("loss", *task.train_metrics)]
+    listed = chunked if head == "chunked" else dense
+    # with head=auto that is not resolved yet, either may be meant
+    known = [*dense, *chunked] if head == "auto" else listed
     for setting, metric in monitored_metrics(config).items():
-        last = ["last"] if setting == "monitor" or setting.startswith("callbacks.") else []
-        # with head=auto that is not resolved yet, either may be meant
-        names = {"dense": dense, "chunked": chunked}.get(head, [*dense, *chunked]) + last
-        if metric is not None and metric not in names:
-            listed = (chunked if head == "chunked" else dense) + last
+        last = [] if setting == "scheduler.monitor" else ["last"]
+        if metric is not None and metric not in known + last:
             raise ConfigError(
-                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), names)} There are: "
-                f"{', '.join(listed)}." + (" (head=dense has others.)" if head == "chunked" else "")
+                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known + last)} "
+                f"There are: {', '.join(listed + last)}."
+                + (" (head=dense has others.)" if head == "chunked" else "")
             )
 
 
@@ -280,13 +271,12 @@ def _check_data(data: Mapping[str, Any]) -> None:
     for name in ("path", "val_path", "test_path"):
         message = f"data.{name} must be the path of a file, got {data[name]!r}."
         _require(isinstance(data[name], str | None), message)
-    for name in ("target", "exclude", "categorical", "null_values", "features", "missing"):
+    for name in ("target", "features", "missing", "exclude", "categorical", "null_values"):
         value = data.get(name)
-        entries = value if isinstance(value, list) else [] if value is None else [value]
         message = f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}."
-        _require(all(isinstance(entry, str | int | float) for entry in entries), message)
-        is_optional = name in ("exclude", "categorical", "null_values")
-        _require(value != [] or is_optional, f"data.{name} is an empty list.")
+        _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
+    for name in ("target", "features", "missing"):
+        _require(data.get(name) != [], f"data.{name} is an empty list.")
 
 
 def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
@@ -296,22 +286,15 @@ def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None
     from lossselect.training.optimizers import make_optimizer, make_scheduler
 
     weight = torch.zeros(2, 2, requires_grad=True)  # torch imports its compiler with the first optimizer
+    weight.grad = torch.ones(2, 2)
     optimizer = make_optimizer(optimizer_spec, [weight])
-
-    def loss() -> float:
-        optimizer.zero_grad()
-        weight.sum().backward()
-        return 0.0
-
-    steps: list[Any] = []
+    steps: list[Any] = [("optimizer", optimizer_spec, lambda: optimizer.step(lambda: 0.0))]
     if scheduler_spec and "_target_" not in scheduler_spec:
         scheduler: Any = make_scheduler(scheduler_spec, optimizer, monitor="val/loss")
         value = [0.0] if scheduler_spec["name"] == "ReduceLROnPlateau" else []
-        steps = [("scheduler", scheduler_spec, scheduler["scheduler"].step, *value)]
-    # after the scheduler has wrapped optimizer.step
-    steps.insert(0, ("optimizer", optimizer_spec, optimizer.step, loss))
-    for kind, spec, step, *argument in steps * 2:
+        steps.append(("scheduler", scheduler_spec, lambda: scheduler["scheduler"].step(*value)))
+    for kind, spec, step in steps * 2:
         try:
-            step(*argument)
+            step()
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise ConfigError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None

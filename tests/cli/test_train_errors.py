@@ -73,7 +73,10 @@ MISTAKES = [
     (["task=binary", "monitor=val/acc"], "Did you mean 'val/accuracy'?"),
     (["task=binary", "+trainer.foo=1"], "trainer has no option 'foo'."),
     (["task=binary", "+trainer.logger=true"], "trainer has no option 'logger'."),
-    (["task=binary", "trainer.precision=bf17"], "The trainer cannot be built: Precision 'bf17' is invalid."),
+    (
+        ["task=binary", "trainer.precision=bf17"],
+        "The trainer cannot be built: trainer.precision must be one of 64, 32, 16",
+    ),
     (["task=binary", "+loss.reduction=sum"], "loss.reduction is no setting"),
     (["task=binary", "+task.num_outputs=5"], "task.num_outputs is no setting: the data tell how many"),
     (["task=binary", "loss.name=[a]"], "There is no loss ['a']."),
@@ -99,7 +102,7 @@ MISTAKES = [
     (["task=multiclass", "task.class_names=[a]"], "added with a plus: +task.class_names=..."),
     (
         ["task=binary", "export=[onnx]"],
-        "export takes one format, got ['onnx']; others later: lossselect export.",
+        "There is no format to export ['onnx']. Did you mean 'onnx'? Choose one of: onnx, torch_export,",
     ),
     (["task=binary", "loss=focl"], "Choose one of: auto, cross_entropy"),
     (["task=binary", "model=null"], "model=null: a part takes the name of a variant, as in model=mlp"),
