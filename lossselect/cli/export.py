@@ -127,7 +127,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
 def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:
     """Export a run's model into its folder, and print how close it is on test rows, or on one batch."""
     from lossselect.data.datamodule import TensorData
-    from lossselect.run.results import has_loader
+    from lossselect.run.build import has_loader
 
     inputs: Any
     preparation = None

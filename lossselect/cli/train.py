@@ -128,7 +128,7 @@ def train(config: DictConfig) -> float | None:
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
     from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
-    from lossselect.run.results import best_checkpoint, evaluate, has_rows_to_tune, save_predictions
+    from lossselect.run.results import best_checkpoint, evaluate, save_predictions
     from lossselect.run.resume import check_start, continue_log, resume_path
     from lossselect.run.trainer import convert_start_errors
     from lossselect.training.checkpoints.content import read_checkpoint
@@ -142,7 +142,7 @@ def train(config: DictConfig) -> float | None:
     start = resume_path(config.resume, folder)
     if start is not None:
         check_start(*start, module, trainer)
-    decision = decision_settings(config, module) if has_rows_to_tune(trainer, data) else None
+    decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, monitor, trainer), monitor, decision)
     folder_lines = _prepare_folder(config, folder, module.task, start, writes)
     described = Plan(described.title, [*described.lines, *folder_lines])

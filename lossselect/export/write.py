@@ -101,16 +101,8 @@ def export_model(
 
 
 def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
-    """Return a copy of the net on the CPU, for evaluation, with a dense head and no trainer."""
-    if plain:
-        net = copy.deepcopy(module.net)
-    else:
-        trainer = vars(module).pop("_trainer", None)  # Lightning's, which is not to be copied
-        try:
-            net = copy.deepcopy(module)
-        finally:
-            vars(module)["_trainer"] = trainer
-    model = Outputs(net, module.task)
+    """Return a copy of the net on the CPU, for evaluation, with a dense head."""
+    model = Outputs(copy.deepcopy(module.net if plain else module), module.task)
     for parent in [*model.modules()]:
         for name, layer in [*parent.named_children()]:
             if isinstance(layer, ChunkedLinear):
@@ -209,7 +201,7 @@ def _write_safetensors(model: Outputs, inputs: Tensor, metadata: str, path: Path
 def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
     """Return how the file's outputs differ from the net's; ValueError if they differ too much."""
     exported = load_exported(path, trust=True)  # it was written here
-    logits_error = probabilities_error = 0.0
+    largest = {"logits": 0.0, "probabilities": 0.0}
     changed = 0
     # one row by itself too, with which a net may do otherwise
     for i, rows in enumerate((inputs[:1], *inputs.split(1024))):
@@ -217,9 +209,9 @@ def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
             expected = Prediction(*model(rows))
         actual = exported(rows)
         scale = expected.logits.nan_to_num().abs().flatten(1).amax(1).clamp(min=1)
-        logits_error = max(logits_error, _max_difference(actual.logits, expected.logits, scale))
-        error = _max_difference(actual.probabilities, expected.probabilities)
-        probabilities_error = max(probabilities_error, error)
+        for name, unit in (("logits", scale), ("probabilities", torch.ones_like(scale))):
+            difference = _max_difference(getattr(actual, name), getattr(expected, name), unit)
+            largest[name] = max(largest[name], difference)
         if i:
             changed += int((actual.predictions != expected.predictions).reshape(len(rows), -1).any(1).sum())
         wrong = actual.predictions != model.task.predict_from_probabilities(actual.probabilities)
@@ -229,18 +221,17 @@ def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
                 f"The exported model decides {int(wrong.sum())} times otherwise than its own probabilities "
                 "say: of these inputs ONNX or torch.export does not decide as the task does."
             )
-    if max(logits_error, probabilities_error) > TOLERANCE:
+    if max(largest.values()) > TOLERANCE:
         raise ConfigError(
             "The exported model does not compute what the net does: probabilities differ by up to "
-            f"{probabilities_error:.2g}, logits by {logits_error:.2g} of the largest. Does the net "
+            f"{largest['probabilities']:.2g}, logits by {largest['logits']:.2g} of the largest. Does the net "
             "draw random numbers, or decide by the values of its inputs, or by how many they are?"
         )
-    errors = {"logits": logits_error, "probabilities": probabilities_error}
-    return {**errors, "predictions": changed / len(inputs), "rows": len(inputs)}
+    return {**largest, "predictions": changed / len(inputs), "rows": len(inputs)}
 
 
-def _max_difference(actual: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> float:
-    """Return the largest difference, in units of each row's scale; infinity where only one is NaN."""
+def _max_difference(actual: Tensor, expected: Tensor, unit: Tensor) -> float:
+    """Return the largest difference, in each row's unit; infinity where only one is NaN."""
     equal = (actual == expected) | (actual.isnan() & expected.isnan())  # infinity, too
     difference = (actual - expected).abs().masked_fill(equal, 0).flatten(1)
-    return float((difference / torch.as_tensor(scale).reshape(-1, 1)).nan_to_num(torch.inf).max())
+    return float((difference / unit[:, None]).nan_to_num(torch.inf).max())

@@ -1,7 +1,6 @@
 """The parts of a run, built from its config."""
 
 import json
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lossselect.exceptions import ConfigError, OptionTypeError
+from lossselect.exceptions import ConfigError
 from lossselect.reporting.plan import Monitor
 from lossselect.run.settings import (
     FILE_DATA,
@@ -74,31 +73,23 @@ def load_data(config: DictConfig) -> LoadedData:
     """Return the data that the config names; a run uses what was read when its config was checked."""
     options = to_plain(config.data)
     options.pop("batch_size")
-    task = json.dumps(to_plain(config.task), sort_keys=True)
-    return _load_data(json.dumps(options, sort_keys=True), task, file_versions(options.values()))
-
-
-def file_versions(values: Iterable[Any]) -> tuple[tuple[str | int, ...], ...]:
-    """Return which version of a file each path among `values` names; other values are ignored.
-
-    A file that is overwritten in place changes its times, one that is replaced also its inode; `st_ctime_ns`
-    changes even where the modification time is copied from another file.
-    """
+    # a file that is overwritten in place changes its times, one that is replaced also its inode;
+    # `st_ctime_ns` changes even where the modification time is copied from another file
     versions = []
-    for value in values:
+    for value in options.values():
         with suppress(OSError, TypeError, ValueError):  # no file, or a value that is no path
-            path = Path(value).resolve()
-            stat = path.stat()
-            version = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            versions.append((str(path), *version))
-    return tuple(versions)
+            stat = Path(value).stat()
+            versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    task = json.dumps(to_plain(config.task), sort_keys=True)
+    return _load_data(json.dumps(options, sort_keys=True), task, tuple(versions))
 
 
 @lru_cache(maxsize=1)
-def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...], ...]) -> LoadedData:
+def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], ...]) -> LoadedData:
     from lossselect.data.checks import check_splits
     from lossselect.data.toy import load
     from lossselect.labels.sparse_labels import SparseLabels
+    from lossselect.labels.values import as_number
     from lossselect.tasks.infer import encode_checked, infer_task
     from lossselect.tasks.registry import TASKS, make_task
 
@@ -122,27 +113,30 @@ def _load_data(data_json: str, task_json: str, files: tuple[tuple[str | int, ...
         fits = len(splits.class_names) == len(task.names)
         encode_checked(replace(task, class_names=splits.class_names) if fits else task, splits.labels)
     task = replace(task, class_names=splits.class_names if names is None else names)
-    if task.ordinal and not has_order:
-        _check_order(task)
-    return LoadedData(splits, task, check_splits(task, splits))
-
-
-def _check_order(task: "Task") -> None:
-    """Raise ConfigError for names that are not numbers: alphabetical order is rarely the intended one."""
-    from lossselect.labels.values import as_number
-
-    if words := [name for name in task.names if as_number(name) is None]:
+    words = [name for name in task.names if as_number(name) is None]
+    if task.ordinal and not has_order and words:  # alphabetical order is rarely the intended one
         raise ConfigError(
             f"task.ordinal=true needs the order of the classes, and {words[0]!r} is not a number: set "
             "+task.class_names=[lowest,...,highest]. In alphabetical order they are "
             f"{shorten(task.names)}."
         )
+    return LoadedData(splits, task, check_splits(task, splits))
 
 
-def decision_settings(config: DictConfig, module: Any) -> dict[str, Any] | None:
-    """Return the options of `fit_decision`; None if nothing is to be fitted."""
+def has_loader(data: Any, split: str) -> bool:
+    """Return whether a data module has a loader of "train", "val", "test" or "predict"."""
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    return is_overridden(f"{split}_dataloader", data, LightningDataModule)
+
+
+def decision_settings(config: DictConfig, module: Any, data: Any) -> dict[str, Any] | None:
+    """Return the options of `fit_decision`; None if nothing is to be fitted, or to nothing."""
     options = to_plain(config).get("decision")
-    if not options or module._chunked:
+    if not options or module._chunked or config.trainer.get("limit_val_batches") == 0:
+        return None
+    if "_target_" in config.data and not has_loader(data, "val"):
         return None
     if config.task.get("threshold") is not None:
         options = {**options, "metric": None}
@@ -159,9 +153,7 @@ def build_data(config: DictConfig) -> "LightningDataModule":
 
         loaded = load_data(config)
         return TensorData(loaded.splits, loaded.task, config.data.batch_size, loaded.counts)
-    data = make_part(config.data, "data")
-    if not isinstance(data, LightningDataModule):
-        raise OptionTypeError(f"data._target_ must make a LightningDataModule, got {type(data).__name__}.")
+    data: LightningDataModule = make_part(config.data, "data", LightningDataModule)
     if all(getattr(data, name, None) is None for name in ("class_names", "num_outputs")):
         data.prepare_data()
         data.setup("fit")
@@ -193,10 +185,15 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
     return make_task(num_outputs=width, class_names=names, **options)
 
 
-def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, Any]:
-    """Return the arguments of the `Classifier` that the run trains."""
+def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> tuple[Any, Monitor]:
+    """Return a `TaskModule`, or unless it `trains` a `Classifier`, and what chooses the checkpoint.
+
+    The latter is also set as `config.monitor`.
+    """
     plain = to_plain(config)
-    return {
+    monitor = resolve_monitor(plain, task)
+    config.monitor = monitor.metric
+    arguments = {
         "task": task,
         "net": build_net(config, task, data),
         "loss": loss_options(plain["loss"]),
@@ -204,6 +201,22 @@ def build_classifier(config: DictConfig, task: "Task", data: Any) -> dict[str, A
         "mix": component_spec(config, "mix"),
         "head": resolve_head(plain, task),
     }
+    optimizer, scheduler = component_spec(config, "optimizer"), build_scheduler_spec(config)
+    module: Any
+    if trains:
+        from lossselect.training.module import TaskModule
+
+        module = TaskModule(
+            **arguments, optimizer=optimizer, scheduler=scheduler, on_nonfinite=config.on_nonfinite
+        )
+    else:  # needs no Lightning
+        from lossselect.training.classifier import Classifier
+
+        module = Classifier(**arguments)
+        module._optimizer_spec, module._scheduler_spec = optimizer, scheduler
+    if "_target_" not in config.data:  # else fit counts the labels
+        module.set_label_counts(data.counts["train"])
+    return module, monitor
 
 
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
@@ -218,9 +231,7 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
         return {**derived, **to_plain(config.model)}
     from torch import nn
 
-    net = make_part(config.model, "model", {**derived, "num_outputs": task.num_outputs})
-    if not isinstance(net, nn.Module):
-        raise OptionTypeError(f"model._target_ must make a torch.nn.Module, got {type(net).__name__}.")
+    net: nn.Module = make_part(config.model, "model", nn.Module, **derived, num_outputs=task.num_outputs)
     return net
 
 
@@ -241,34 +252,22 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
 
 
 def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":
-    """Return the module, the data, and what chooses the checkpoint, which is also set as `config.monitor`."""
+    """Return the module, the data, and what chooses the checkpoint; see `build_module`."""
     from lightning.pytorch import seed_everything
 
     from lossselect.data.datamodule import TensorData
-    from lossselect.training.module import TaskModule
 
     # before the user's own net or data draw a number
     seed_everything(config.seed, workers=True, verbose=False)
     data = build_data(config)
-    task = resolve_task(config, data)
-    monitor = resolve_monitor(to_plain(config), task)
-    config.monitor = monitor.metric
-    arguments = build_classifier(config, task, data)
-    if arguments["head"]["name"] == "chunked" and isinstance(data, TensorData):
+    module, monitor = build_module(config, resolve_task(config, data), data, trains=True)
+    if module._chunked and isinstance(data, TensorData):
         data.use_sparse_targets()
-    module = TaskModule(
-        **arguments,
-        optimizer=component_spec(config, "optimizer"),
-        scheduler=build_scheduler_spec(config),
-        on_nonfinite=config.on_nonfinite,
-    )
     if mode := config.trainer.get("compile"):
         import torch
 
         torch.compiler.reset()  # a function is compiled at most eight times: the jobs of a sweep are more
         module.compile(**({} if mode is True else {"mode": mode}))
-    if isinstance(data, TensorData):  # else fit counts the labels
-        module.set_label_counts(data.counts["train"])
     return module, data, monitor
 
 
@@ -321,7 +320,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     for name, entry in (config.get("callbacks") or {}).items():
         # the last epoch is better than those before: nothing is to be stopped
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
-            callbacks.append(make_part(entry, f"callbacks.{name}", _callback_arguments(name, entry)))
+            callbacks.append(make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry)))
     if saves:  # the last one after the user's own checkpoint callbacks
         callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:

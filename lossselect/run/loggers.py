@@ -77,14 +77,8 @@ def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
     # MLflow would announce a new experiment twice
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     has_csv = config.get("logger") and config.logger.get("csv", True)
-    loggers: list[Logger] = [CSVLogger(folder, "logs", "")] if has_csv else []
-    for place, entry in _named_loggers(config).items():
-        loggers.append(logger := make_part(entry, place))
-        if not isinstance(logger, Logger):
-            raise OptionTypeError(
-                f"{place}._target_ must make a logger of Lightning, got {type(logger).__name__}."
-            )
-    return loggers
+    others = [make_part(entry, place, Logger) for place, entry in _named_loggers(config).items()]
+    return [CSVLogger(folder, "logs", ""), *others] if has_csv else others
 
 
 def unresolved_settings(config: DictConfig) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
@@ -29,6 +28,7 @@ from lossselect.reporting.prediction_table import (
     rows_without_prediction,
     top_columns,
 )
+from lossselect.run.build import has_loader
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
 from lossselect.training.epoch import Epoch, TopKEpoch
@@ -58,16 +58,6 @@ def remove_results(folder: Path) -> None:
     for path in folder.glob("checkpoints/*"):  # exports, of weights that are about to change
         if find_format(path):
             path.unlink()
-
-
-def has_loader(data: Any, split: str) -> bool:
-    """Return whether a data module has a loader of "train", "val", "test" or "predict"."""
-    return is_overridden(f"{split}_dataloader", data, LightningDataModule)
-
-
-def has_rows_to_tune(trainer: Trainer, data: Any) -> bool:
-    """Return whether there will be validation rows to fit a decision to."""
-    return bool(trainer.limit_val_batches) and has_loader(data, "val")
 
 
 def evaluate(

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
 from lossselect.models.nets import first_sentence
@@ -76,31 +77,25 @@ def _describe_type(expected: Any) -> list[str]:
     return [TYPE_NAMES[kind]] if (kind := origin or expected) in TYPE_NAMES else []
 
 
-class StageRecorder(Callback):
-    """Records how far the start of a fit has come."""
-
-    stage = ""  # "restoring" a checkpoint, perhaps, "preparing" the first step, or "" when batches are taken
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self.stage = "restoring"
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.stage = "preparing"
-
-    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.stage = ""  # the user's code takes steps as well
-
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.stage = "preparing"
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.stage = ""
-
-
 @contextmanager
 def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
     """Convert errors of Lightning and torch before the first step of a fit to errors that name the fix."""
-    recorder = StageRecorder()
+    stage = ""
+
+    def enter(name: str) -> Any:
+        def hook(*_: Any, **__: Any) -> None:
+            nonlocal stage
+            stage = name
+
+        return hook
+
+    recorder = LambdaCallback(
+        setup=enter("restoring"),  # a checkpoint, perhaps
+        on_sanity_check_start=enter("preparing"),
+        on_validation_start=enter("running"),  # the user's code, too
+        on_sanity_check_end=enter("preparing"),
+        on_train_start=enter("running"),
+    )
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
     try:
         yield
@@ -108,12 +103,12 @@ def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
         raise
     except Exception as error:
         hint = "(HYDRA_FULL_ERROR=1 shows the traceback.)"
-        if recorder.stage == "restoring" and resumes:
+        if stage == "restoring" and resumes:
             raise CheckpointError(
                 "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
                 f"({type(error).__name__}: {first_sentence(error)}). {hint}"
             ) from error
-        if recorder.stage and type(error) in (ValueError, TypeError):
+        if stage in ("restoring", "preparing") and type(error) in (ValueError, TypeError):
             raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
         raise
 

@@ -7,9 +7,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from typing import Any
 
 import hydra
@@ -17,8 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig
 
 from lossselect.compat.hydra import configure_log, initialize_sources, install_checks, resolve_target
-from lossselect.compat.omegaconf import full_key, has_content
-from lossselect.exceptions import ConfigError
+from lossselect.compat.omegaconf import has_content
+from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, find_position, public_name
 from lossselect.run.settings import as_list
 from lossselect.run.validation import SETTINGS
@@ -43,9 +42,6 @@ ALLOWED_LOG_PARTS = (
 
 MAX_DEPTH = 60  # of a config
 
-_current: ContextVar[tuple[str, str] | None] = ContextVar("_current", default=None)
-"""The key of the node that an object is made of, and its position, which differ under interpolation."""
-
 
 def find_trusted(arguments: Iterable[str]) -> list[str]:
     """Return what a command line trusts: packages in `trust=[a,b]`, and each `_target_` that it sets itself.
@@ -62,9 +58,8 @@ def find_trusted(arguments: Iterable[str]) -> list[str]:
             continue
         for override in OverridesParser.create().parse_overrides([argument]):
             value = override.value()
-            values: Sequence[Any] = getattr(value, "list", value if isinstance(value, list) else [value])
-            for entry in values:
-                trusted += map(str, entry if isinstance(entry, list) else [entry])
+            for entry in as_list(getattr(value, "list", value)):  # of a sweep
+                trusted += map(str, as_list(entry))
     return trusted
 
 
@@ -74,34 +69,29 @@ def trust(arguments: Iterable[str]) -> None:
     install_checks(_resolve_allowed_target, _configure_allowed_log, _initialize_allowed_sources)
 
 
-def make_part(part: DictConfig, place: str, derived: Mapping[str, Any] | None = None) -> Any:
-    """Return the object that a part at `place`, such as "model", describes.
+def make_part(part: DictConfig, place: str, kind: type = object, **derived: Any) -> Any:
+    """Return the object, a `kind`, that a part at `place`, such as "model", describes.
 
     Of the `derived` arguments it gets those that it has parameters for.
     """
     check_part(part, place)  # before its class is imported
-    arguments: dict[str, Any] = {}
-    if derived:
-        parameters: Iterable[str] = ()
-        with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
-            parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-        # a monitor replaces that of the part, also where it is one of **kwargs
-        arguments = {k: v for k, v in derived.items() if k in parameters or k == "monitor"}
-    token = _current.set((full_key(part), place))
-    try:
-        return hydra.utils.instantiate(part, **arguments)
-    finally:
-        _current.reset(token)
+    parameters: Iterable[str] = ()
+    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
+        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
+    # a monitor replaces that of the part, also where it is one of **kwargs
+    arguments = {k: v for k, v in derived.items() if k in parameters or k == "monitor"}
+    made = hydra.utils.instantiate(part, **arguments)
+    if not isinstance(made, kind):
+        expected = f"{kind.__module__}.{kind.__name__}"
+        raise OptionTypeError(f"{place}._target_ must make a {expected}, got {type(made).__name__}.")
+    return made
 
 
 def _resolve_allowed_target(target: Any, full_key: str) -> Any:
     """Check a class before Hydra imports it, and import it."""
     if isinstance(target, str):  # else it was made from what was checked
-        root, place = _current.get() or ("hydra", "hydra")
-        inner_key = full_key.removeprefix(root)
-        # the position is "" if the user's own code makes an object
-        is_within = full_key.startswith(root) and (not inner_key or inner_key[0] in ".[")
-        check_target(target, place + inner_key if is_within else "")
+        # `make_part` has checked the positions of a run's parts; the user's own code may make others
+        check_target(target, full_key if full_key.startswith("hydra.") else "")
     return resolve_target(target, full_key)
 
 

@@ -45,7 +45,9 @@ def test_parts_of_the_users_own(command, monkeypatch, tmp_path):
     own[1] = "+data._target_=torch.nn.Identity"
     code, _, err = command("task=binary", *own, "hydra.run.dir=run3", *SHORT)
     assert code == 1
-    assert "data._target_ must make a LightningDataModule, got Identity" in err
+    assert (
+        "data._target_ must make a lightning.pytorch.core.datamodule.LightningDataModule, got Identity" in err
+    )
 
 
 def test_data_without_a_test_split(own):

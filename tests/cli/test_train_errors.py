@@ -189,7 +189,7 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         (["Data", "+data.cols=3"], "Data.__init__() got an unexpected keyword argument 'cols'"),
         (
             ["Data", "~model", "+model._target_=own_data.number"],
-            "model._target_ must make a torch.nn.Module, got int.",
+            "model._target_ must make a torch.nn.modules.module.Module, got int.",
         ),
         (["Data", "loss.weight=[1,2]"], "weight must have one value per output, shape (1,) for binary"),
     ],

@@ -169,7 +169,7 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
         ),
         (
             "+logger.mine._target_=torch.nn.ReLU",
-            "logger.mine._target_ must make a logger of Lightning, got ReLU.",
+            "logger.mine._target_ must make a lightning.pytorch.loggers.logger.Logger, got ReLU.",
         ),
         (
             "logger=tensorboard ~logger.tensorboard._target_",
