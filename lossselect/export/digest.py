@@ -5,7 +5,6 @@ does not stop a forger, who computes the checksum again.
 """
 
 import hashlib
-import mmap
 import re
 from pathlib import Path
 
@@ -19,37 +18,41 @@ CHECKSUM = re.compile(re.escape(NAME.encode()) + rb'(?:\x12@|":"|=)([0-9a-f]{64}
 
 def seal(path: Path) -> None:
     """Replace `BLANK`, which the metadata of a file hold under `NAME`, by the checksum of the file."""
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
-        position = _find_checksum(content)
-        if position is None:
-            raise UnsupportedError(f"{path} has no place for a checksum.")
-        content[position] = _compute_checksum(content, position)
+    content = path.read_bytes()
+    position = _find_checksum(content)
+    if position is None:
+        raise UnsupportedError(f"{path} has no place for a checksum.")
+    with path.open("r+b") as file:
+        file.seek(position.start)
+        file.write(_compute_checksum(content, position))
 
 
-def is_sealed(path: Path) -> bool:
-    """Return whether a file holds a checksum; ValueError if the file does not match it."""
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        position = _find_checksum(content)
-        if position is None or content[position] == _compute_checksum(content, position):
-            return position is not None
+def check_sealed(path: Path) -> None:
+    """Raise CheckpointError unless a file holds the checksum of its content."""
+    content = path.read_bytes()
+    position = _find_checksum(content)
+    if position is None:
+        problem = f"it holds no checksum ({NAME}). It is cut short, or lossselect export has not written it"
+    elif content[position] != _compute_checksum(content, position):
+        problem = "its content does not match its checksum, so it has changed since it was exported"
+    else:
+        return
     raise CheckpointError(
-        f"{path} ({path.stat().st_size} bytes) cannot be read as a model: its content does not match its "
-        "checksum, so it has changed since it was exported. Export it again, or take another copy."
+        f"{path} ({len(content)} bytes) cannot be read as a model: {problem}. Export it again, or take "
+        "another copy."
     )
 
 
-def _find_checksum(content: mmap.mmap) -> slice | None:
+def _find_checksum(content: bytes) -> slice | None:
     start = content.find(NAME.encode())  # faster than the expression
     match = CHECKSUM.search(content, start) if start >= 0 else None
     return slice(*match.span(1)) if match else None
 
 
-def _compute_checksum(content: mmap.mmap, position: slice) -> bytes:
+def _compute_checksum(content: bytes, position: slice) -> bytes:
     """Return the checksum of all bytes, with `BLANK` in its place."""
-    with memoryview(content) as view, view[: position.start] as before, view[position.stop :] as after:
-        digest = hashlib.sha256(before)
-        digest.update(BLANK.encode())
-        digest.update(after)
+    view = memoryview(content)
+    digest = hashlib.sha256(view[: position.start])
+    digest.update(BLANK.encode())
+    digest.update(view[position.stop :])
     return digest.hexdigest().encode()

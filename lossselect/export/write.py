@@ -103,13 +103,9 @@ def export_model(
 def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     """Return a copy of the net on the CPU, for evaluation, with a dense head."""
     model = Outputs(copy.deepcopy(module.net if plain else module), module.task)
-    for parent in [*model.modules()]:
-        for name, layer in [*parent.named_children()]:
-            if isinstance(layer, ChunkedLinear):
-                has_bias = layer.bias is not None
-                dense = nn.Linear(layer.in_features, layer.out_features, has_bias, device="meta")
-                dense.weight, dense.bias = layer.weight, layer.bias
-                setattr(parent, name, dense)
+    for layer in model.modules():
+        if isinstance(layer, ChunkedLinear):
+            layer.__class__ = nn.Linear  # which has the same weights
     # half precision is for training; what is float64 is so for a reason
     return convert_weights(model.cpu().eval(), lambda value: value.float() if value.dtype in HALF else value)
 

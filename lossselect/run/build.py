@@ -54,13 +54,6 @@ def component_spec(config: DictConfig, place: str) -> Any:
     return make_part(part, place) if "_target_" in part else to_plain(part)
 
 
-def build_scheduler_spec(config: DictConfig) -> Any:
-    """Return the scheduler, which by default monitors what the run monitors; None if there is none."""
-    spec = component_spec(config, "scheduler")
-    monitors = isinstance(spec, dict) and spec.get("name") == "ReduceLROnPlateau"
-    return {"monitor": config.monitor, **spec} if monitors and config.monitor != "last" else spec
-
-
 class LoadedData(NamedTuple):
     """Data of ours or from a file, checked against the task, before Lightning is imported."""
 
@@ -201,7 +194,10 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> t
         "mix": component_spec(config, "mix"),
         "head": resolve_head(plain, task),
     }
-    optimizer, scheduler = component_spec(config, "optimizer"), build_scheduler_spec(config)
+    optimizer, scheduler = component_spec(config, "optimizer"), component_spec(config, "scheduler")
+    monitors = isinstance(scheduler, dict) and scheduler.get("name") == "ReduceLROnPlateau"
+    if monitors and monitor.metric != "last":
+        scheduler = {"monitor": monitor.metric, **scheduler}
     module: Any
     if trains:
         from lossselect.training.module import TaskModule

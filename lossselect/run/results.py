@@ -260,23 +260,22 @@ def best_checkpoint(trainer: Trainer, callback: ModelCheckpoint, resumed: bool) 
             "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
             "trainer.max_steps or trainer.limit_train_batches allow none."
         )
-    # after resuming from another folder there is a path, and no score
-    best = callback.best_model_path if callback.best_model_score is not None else ""
-    if not best and resumed:
+    score = callback.best_model_score  # None after resuming from another folder, though there is a path
+    if score is None and resumed:
         raise ConfigError(
             "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "
             "best checkpoint of another folder is left alone: go on in its own folder (hydra.run.dir), or "
             "for longer (trainer.max_epochs)."
         )
-    if not best:
+    if score is None:
         raise DataError(
             f"{callback.monitor} was never computed in {trainer.current_epoch} epochs, so there is no best "
             "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
             "(trainer.check_val_every_n_epoch)."
         )
-    if callback.best_model_score is not None and callback.best_model_score.isnan():
+    if score.isnan():
         raise DataError(
             f"{callback.monitor} was never a number, so there is no best checkpoint: the "
             "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
         )
-    return best
+    return callback.best_model_path
