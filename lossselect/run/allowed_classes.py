@@ -114,14 +114,9 @@ ALL = frozenset().union(*(position.classes for position in POSITIONS))
 
 DENIED_ARGUMENTS = {
     # commands, and other options of sbatch and srun; newer versions of submitit take more of them
-    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": (
-        "setup",
-        "teardown",
-        "srun_args",
-        "additional_parameters",
-    ),
-    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper": ("custom_search_space",),  # is called
-    "lightning.pytorch.loggers.WandbLogger": ("settings",),  # may name the program that W&B starts
+    "SlurmLauncher": ("setup", "teardown", "srun_args", "additional_parameters"),
+    "OptunaSweeper": ("custom_search_space",),  # is called
+    "WandbLogger": ("settings",),  # may name the program that W&B starts
 }
 """Arguments of allowed classes that run a command or call a function that the config names."""
 

@@ -65,32 +65,30 @@ def evaluate(
 ) -> tuple[dict[str, float], Outcome | None, Advice | None]:
     """Evaluate the best checkpoint on validation and test rows, if any, and write tables and metrics.json.
 
-    `decision`, the options of `fit_decision` or None, is fitted in between and added to the checkpoint. With
-    `report` the outcome on the test rows, or without these on the validation rows, is returned as well, and
-    advice if another threshold would clearly raise F1.
+    `decision`, the options of `fit_decision` or None, is fitted in between and added to the checkpoint. The
+    outcome for a `report` is that on the test rows, or else on the validation rows.
     """
     advice = None
     results: dict[str, float] = {}
     trainer.loggers = []  # the best epoch's values are no further row of the training's log
     source: dict[str, Any] = {"datamodule": data, "ckpt_path": best}
     quietly: dict[str, Any] = {**source, "weights_only": True, "verbose": False}
-    if has_loader(data, "val"):
-        # a run that was complete when it was resumed (max_steps) has not counted its batches
-        has_no_rows = trainer.num_val_batches != [] and not sum(trainer.num_val_batches)
-        if decision is None or has_no_rows:
-            for values in trainer.validate(module, **quietly):
-                results |= values
-        else:
-            tuned = tune_on_validation(trainer, module, decision, **source)
-            results, advice = {**tuned.results}, tuned.advice
-            if trainer.is_global_zero:
-                save_decision(best, module)
-                last = Path(best).with_name("last.ckpt")
-                with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged before
-                    # the same weights
-                    if read_checkpoint(last)["global_step"] == read_checkpoint(best)["global_step"]:
-                        save_decision(last, module)
-            trainer.strategy.barrier()  # the others read it next
+    # a run that was complete when it was resumed (max_steps) has not counted its batches
+    has_no_rows = trainer.num_val_batches != [] and not sum(trainer.num_val_batches)
+    if has_loader(data, "val") and (decision is None or has_no_rows):
+        for values in trainer.validate(module, **quietly):
+            results |= values
+    elif decision is not None:
+        tuned = tune_on_validation(trainer, module, decision, **source)
+        results, advice = {**tuned.results}, tuned.advice
+        if trainer.is_global_zero:
+            save_decision(best, module)
+            last = Path(best).with_name("last.ckpt")
+            with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged before
+                # the same weights
+                if read_checkpoint(last)["global_step"] == read_checkpoint(best)["global_step"]:
+                    save_decision(last, module)
+        trainer.strategy.barrier()  # the others read it next
     split = "test" if has_loader(data, "test") else "val"
     buffer = OutputBuffer(MAX_SHOWN) if report else None
     if split == "test":
@@ -130,8 +128,10 @@ def _make_outcome(
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]
-        elif _keeps_order(getattr(module.trainer, f"{split}_dataloaders")):
-            names = range(count)
+        else:  # loaders of the user's own, which may shuffle
+            sampler = getattr(getattr(module.trainer, f"{split}_dataloaders"), "sampler", None)
+            in_shards = isinstance(sampler, DistributedSampler) and not sampler.shuffle
+            names = range(count) if in_shards or isinstance(sampler, SequentialSampler) else None
     counts = epoch.confusion_counts
     confusion = None if counts is None else counts.cpu().numpy()
     if not predicted.all():  # a NaN has no place in a figure
@@ -139,14 +139,6 @@ def _make_outcome(
         names = None if names is None else np.asarray(names)[predicted.numpy()]
     tasks, columns = (module.task, module.base_task), _per_class_columns(epoch)
     return Outcome(*tasks, logits, target, split, names, buffer.share, columns, confusion)
-
-
-def _keeps_order(loader: Any) -> bool:
-    """Return whether a loader of the user's own is known to return its rows in their order."""
-    sampler = getattr(loader, "sampler", None)
-    return isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, DistributedSampler) and not sampler.shuffle
-    )
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:
@@ -215,8 +207,7 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
         warn(
             "no_prediction",
             f"{missing.sum()} of {len(missing)} rows in predictions.csv have no prediction, because the net "
-            "returned NaN for them: their cells are empty, and the metrics are NaN. Check these rows for "
-            "extreme values.",
+            "returned NaN: their cells are empty, and metrics are NaN. Check these rows for extreme values.",
         )
     count = len(missing)
     columns: dict[str, Any] = {"row": range(count)}

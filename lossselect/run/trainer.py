@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import types
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,16 +20,6 @@ from lossselect.utils.checks import check_options
 DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
 """Integers by which Lightning divides later; a share of an epoch is a float."""
 
-TYPE_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    dict: "a mapping of whole numbers",
-    list: "a list of whole numbers",
-    type(None): "null",
-}
-
 
 def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
     """Return a trainer with the settings `trainer.*`, and further arguments that no config sets."""
@@ -40,9 +31,7 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
         # Lightning may accept a value of the wrong type here and fail on it later
         for name, value in options.items():
             if not _has_type(value, expected := parameters[name].annotation):
-                words = ", or ".join(dict.fromkeys(_describe_type(expected)))
-                words = words or "an object, which a config cannot name"
-                raise ConfigError(f"trainer.{name} must be {words}, got {value!r}.")
+                raise ConfigError(f"trainer.{name} must be {_format_type(expected)}, got {value!r}.")
             if name in DIVISORS and isinstance(value, int) and value < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1, got {value!r}.")
         defaults = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -66,15 +55,10 @@ def _has_type(value: Any, expected: Any) -> bool:
     return not isinstance(expected, type) or isinstance(value, expected)
 
 
-def _describe_type(expected: Any) -> list[str]:
-    origin, inner = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
-        return [word for option in inner for word in _describe_type(option)]
-    if origin is Literal:
-        return [f"one of {', '.join(map(str, inner))}"]
-    if origin is list and inner != (int,):  # of objects
-        return []
-    return [TYPE_NAMES[kind]] if (kind := origin or expected) in TYPE_NAMES else []
+def _format_type(expected: Any) -> str:
+    """Return an annotation such as "Profiler | str | None"."""
+    options = map(inspect.formatannotation, get_args(expected) or [expected])
+    return re.sub(r"\b[a-z_]\w*\.", "", " | ".join(options)).replace("NoneType", "None")
 
 
 @contextmanager

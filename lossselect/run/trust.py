@@ -159,13 +159,14 @@ def _check_arguments(node: DictConfig, place: str) -> None:
     target = str(node["_target_"])
     if _is_trusted(target):
         return
-    for name in DENIED_ARGUMENTS.get(public_name(target) or "", ()):
+    kind = target.rpartition(".")[2]
+    for name in DENIED_ARGUMENTS.get(kind, ()):
         if _get_value(node, name) and not _is_trusted(f"{place}.{name}"):
             raise ConfigError(
                 f"{place}.{name} can run commands, and a config may not set it. To allow it, set it on the "
                 f"command line, or add trust=[{place}.{name}]."
             )
-    if target.endswith("SlurmLauncher"):  # which writes a script of them
+    if kind == "SlurmLauncher":  # which writes a script of them
         for name in map(str, node):
             if isinstance(value := _get_value(node, name), str) and len(value.splitlines()) > 1:
                 raise ConfigError(f"{place}.{name} must be a single line, got {value!r}.")

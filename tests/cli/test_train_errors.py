@@ -75,7 +75,7 @@ MISTAKES = [
     (["task=binary", "+trainer.logger=true"], "trainer has no option 'logger'."),
     (
         ["task=binary", "trainer.precision=bf17"],
-        "The trainer cannot be built: trainer.precision must be one of 64, 32, 16",
+        "The trainer cannot be built: trainer.precision must be Literal[64, 32, 16] |",
     ),
     (["task=binary", "+loss.reduction=sum"], "loss.reduction is no setting"),
     (["task=binary", "+task.num_outputs=5"], "task.num_outputs is no setting: the data tell how many"),
