@@ -11,29 +11,26 @@ from typing import NamedTuple
 
 
 def _names(module: str, names: str) -> frozenset[str]:
-    return frozenset(f"{module}.{name}" for name in names.split())
+    """Return full names; in `names` "#" stands for 1, 2 and 3."""
+    return frozenset(f"{module}.{name.replace('#', digit)}" for name in names.split() for digit in "123")
 
 
 MODULES = _names(
     "torch.nn",
     """
-    AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
-    AdaptiveMaxPool3d AvgPool1d AvgPool2d AvgPool3d FractionalMaxPool2d FractionalMaxPool3d LPPool1d
-    LPPool2d LPPool3d MaxPool1d MaxPool2d MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d
-    Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Fold Unfold LazyConv1d
-    LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d Bilinear Embedding
-    EmbeddingBag Identity LazyLinear Linear
-    BatchNorm1d BatchNorm2d BatchNorm3d CrossMapLRN2d GroupNorm LayerNorm LocalResponseNorm RMSNorm
-    SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d LazyBatchNorm1d LazyBatchNorm2d
-    LazyBatchNorm3d LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d
-    AlphaDropout Dropout Dropout1d Dropout2d Dropout3d FeatureAlphaDropout
+    AdaptiveAvgPool#d AdaptiveMaxPool#d AvgPool#d FractionalMaxPool2d FractionalMaxPool3d LPPool#d
+    MaxPool#d MaxUnpool#d
+    Conv#d ConvTranspose#d Fold Unfold LazyConv#d LazyConvTranspose#d
+    Bilinear Embedding EmbeddingBag Identity LazyLinear Linear
+    BatchNorm#d CrossMapLRN2d GroupNorm LayerNorm LocalResponseNorm RMSNorm SyncBatchNorm
+    InstanceNorm#d LazyBatchNorm#d LazyInstanceNorm#d
+    AlphaDropout Dropout Dropout#d FeatureAlphaDropout
     CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid LogSoftmax Mish
     PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh
     Tanhshrink Threshold
-    CircularPad1d CircularPad2d CircularPad3d ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad1d
-    ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d ReplicationPad3d ZeroPad1d
-    ZeroPad2d ZeroPad3d ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten Upsample
-    UpsamplingBilinear2d UpsamplingNearest2d
+    CircularPad#d ConstantPad#d ReflectionPad#d ReplicationPad#d ZeroPad#d
+    ChannelShuffle Flatten PixelShuffle PixelUnshuffle Unflatten Upsample UpsamplingBilinear2d
+    UpsamplingNearest2d
     GRU GRUCell LSTM LSTMCell RNN RNNCell MultiheadAttention Transformer TransformerDecoder
     TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer CosineSimilarity PairwiseDistance
     ModuleDict ModuleList ParameterDict ParameterList Sequential

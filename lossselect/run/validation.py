@@ -263,14 +263,13 @@ def _check_data(data: Mapping[str, Any]) -> None:
             _require(is_inside, f"data.{name} must lie between 0 and 1, got {value}.")
     if not is_file:
         return
-    _require(data["path"] is not None, "Say where the data are: data.path=... is a file.")
+    for name in ("path", "val_path", "test_path"):
+        is_given = isinstance(data[name], str) or (data[name] is None and name != "path")
+        _require(is_given, f"data.{name} must be the path of a file, got {data[name]!r}.")
     _require(
         data["target"] is not None or data["name"] != "table",
         "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns.",
     )
-    for name in ("path", "val_path", "test_path"):
-        message = f"data.{name} must be the path of a file, got {data[name]!r}."
-        _require(isinstance(data[name], str | None), message)
     for name in ("target", "features", "missing", "exclude", "categorical", "null_values"):
         value = data.get(name)
         message = f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}."
