@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.chunked.options import TOP_K
-from lossselect.exceptions import CheckpointError, FileMissingError, LossSelectError
+from lossselect.exceptions import CheckpointError, FileMissingError
 from lossselect.export.digest import check_sealed
 from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
 from lossselect.models.nets import first_sentence, make_net
@@ -108,21 +108,17 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     read = {"onnx": _read_onnx, "safetensors": _read_safetensors, "torch_export": _read_torch_export}
     try:
         return read[form](path)
-    except LossSelectError:
+    except CheckpointError:
         raise
     except Exception as error:  # the libraries raise many kinds, for a file of another version say
-        raise CheckpointError(f"{path} cannot be read as a model: {first_sentence(error)}") from None
+        problem = f"{type(error).__name__}: {first_sentence(error)}"
+        raise CheckpointError(f"{path} cannot be read as a model: {problem}") from None
 
 
-def _parse_metadata(path: Path, text: str | bytes | None) -> tuple[dict[str, Any], Task]:
-    """Return the metadata of a model, and its task; ValueError if they cannot be read."""
-    try:
-        metadata: dict[str, Any] = json.loads(text or "")
-        return metadata, make_task(**metadata["task"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is damaged: what it says of its task cannot be read: {error}"
-        ) from None
+def _parse_metadata(text: str | bytes | None) -> tuple[dict[str, Any], Task]:
+    """Return the metadata of a model, and its task."""
+    metadata: dict[str, Any] = json.loads(text or "")
+    return metadata, make_task(**metadata["task"])
 
 
 def _read_onnx(path: Path) -> ExportedModel:
@@ -131,7 +127,7 @@ def _read_onnx(path: Path) -> ExportedModel:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    metadata, task = _parse_metadata(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    metadata, task = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY))
     name, width = session.get_inputs()[0].name, session.get_outputs()[0].shape[1]
     if isinstance(width, int) and width != task.num_outputs:
         raise CheckpointError(f"{path} is damaged: its net returns {width} outputs, but its task is {task}.")
@@ -148,7 +144,7 @@ def _read_torch_export(path: Path) -> ExportedModel:
     with silence():
         program = torch.export.load(path, extra_files=files)
         module = program.module()
-    metadata, task = _parse_metadata(path, files[f"{KEY}.json"])
+    metadata, task = _parse_metadata(files[f"{KEY}.json"])
     check_finite(program.state_dict, program.graph_signature.buffers, path)
     return ExportedModel(path, metadata, task, module)
 
@@ -159,12 +155,10 @@ def _read_safetensors(path: Path) -> ExportedModel:
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(KEY)
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    metadata, task = _parse_metadata(path, text)
-    if not isinstance(spec := metadata.get("net"), dict):
-        raise CheckpointError(f"{path} is damaged: it does not say which net its weights are of.")
-    check_net(spec, task.num_outputs, weights, path)
+    metadata, task = _parse_metadata(text)
+    check_net(metadata["net"], task.num_outputs, weights, path)
     check_finite(weights, (), path)
     with torch.device("meta"):
-        net = make_net(spec, task.num_outputs)
+        net = make_net(metadata["net"], task.num_outputs)
     net.load_state_dict(weights, assign=True)
     return ExportedModel(path, metadata, task, Outputs(net, task).eval())

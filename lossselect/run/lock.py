@@ -33,9 +33,12 @@ def lock_folder(folder: Path) -> None:
     try:
         lock.acquire()
     except Timeout:
+        owner = "its process is not known"
+        with suppress(OSError, ValueError):  # Windows lets nobody read a locked byte
+            owner = path.read_text(encoding="utf-8").strip() or owner
         raise ConfigError(
-            f"Another run is using the folder {folder} ({_describe_owner(path)}). Wait until it ends, stop "
-            "it, or choose another folder: hydra.run.dir=FOLDER."
+            f"Another run is using the folder {folder} ({owner}). Wait until it ends, stop it, or choose "
+            "another folder: hydra.run.dir=FOLDER."
         ) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NOT_SUPPORTED:
@@ -43,7 +46,7 @@ def lock_folder(folder: Path) -> None:
         return
     _held.append(lock)
     with suppress(OSError):  # it is only for the message; Windows lets nobody write to a locked byte
-        path.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
 def unlock_folders() -> None:
@@ -61,12 +64,3 @@ def check_unlocked(folder: Path) -> None:
     if (folder / LOCK).exists():
         lock_folder(folder)
         unlock_folders()
-
-
-def _describe_owner(path: Path) -> str:
-    """Return which process has locked the folder, as well as it can be read."""
-    try:
-        process, host = path.read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return "its process is not known"
-    return f"process {process}" + ("" if host == socket.gethostname() else f" on {host}")

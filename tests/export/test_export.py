@@ -310,7 +310,7 @@ class TestMistakes:
             onnx.helper.set_model_props(model, {"lossselect": facts, digest.NAME: digest.BLANK})
             onnx.save(model, tmp_path / "m.onnx")
             digest.seal(tmp_path / "m.onnx")
-            with pytest.raises(ValueError, match="is damaged: what it says of its task"):
+            with pytest.raises(ValueError, match=r"m\.onnx cannot be read as a model: \w+Error: "):
                 load_exported(tmp_path / "m.onnx")
 
     def test_a_file_that_may_run_code_needs_trust(self, tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_a_second_run_is_rejected_and_changes_nothing(more, command, holder, tmp
     code, _, err = command(*SHORT, "hydra.run.dir=run", "seed=3", *more)
     assert code == 1
     assert err == (
-        f"Another run is using the folder {tmp_path / 'run'} (process {alive.pid}). Wait until it ends, stop "
+        f"Another run is using the folder {tmp_path / 'run'} (process {alive.pid} on {gethostname()}). Wait until it ends, stop "
         "it, or choose another folder: hydra.run.dir=FOLDER.\n"
     )
     assert files_in("run") == before
@@ -100,7 +101,7 @@ class TestSweep:
         alive = holder("sweep/1-binary")
         code, _, err = command(*self.GIVEN)
         assert code == 1
-        assert f"{Path('sweep/1-binary').absolute()} (process {alive.pid})" in err
+        assert f"{Path('sweep/1-binary').absolute()} (process {alive.pid} on {gethostname()})" in err
         assert [*files_in("sweep")] == [Path("sweep/1-binary") / LOCK]
 
     def test_when_a_job_starts(self, command, holder, monkeypatch):
@@ -109,7 +110,7 @@ class TestSweep:
         alive = holder("sweep/1-binary")
         code, _, err = command(*self.GIVEN)
         assert code == 1
-        assert f"{Path('sweep/1-binary').absolute()} (process {alive.pid})" in err
+        assert f"{Path('sweep/1-binary').absolute()} (process {alive.pid} on {gethostname()})" in err
         assert (Path("sweep") / "0-binary" / "metrics.json").exists()
         assert not (Path("sweep") / "1-binary" / "plan.json").exists()
 
