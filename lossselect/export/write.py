@@ -105,7 +105,7 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     model = Outputs(copy.deepcopy(module.net if plain else module), module.task)
     for layer in model.modules():
         if isinstance(layer, ChunkedLinear):
-            layer.__class__ = nn.Linear  # which has the same weights
+            layer.__class__ = nn.Linear  # type: ignore[assignment]  # which has the same weights
     # half precision is for training; what is float64 is so for a reason
     return convert_weights(model.cpu().eval(), lambda value: value.float() if value.dtype in HALF else value)
 
