@@ -107,7 +107,9 @@ POSITIONS = (
 )
 """Everywhere else (`data`, `loss`, `trainer`, arguments of optimizers and callbacks) no class is allowed."""
 
-ALL = frozenset().union(*(position.classes for position in POSITIONS))
+ANYWHERE = Position(
+    "", ", ".join(p.what for p in POSITIONS), frozenset().union(*(p.classes for p in POSITIONS))
+)
 
 DENIED_ARGUMENTS = {
     # commands, and other options of sbatch and srun; newer versions of submitit take more of them
@@ -123,7 +125,7 @@ def find_position(place: str) -> Position | None:
     return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
 
 
-def public_name(target: str, classes: frozenset[str] = ALL) -> str | None:
+def public_name(target: str, classes: frozenset[str] = ANYWHERE.classes) -> str | None:
     """Return the entry of `classes` that `target` names; None if there is none.
 
     A class may also be named by the module that defines it (torch.nn.modules.linear.Linear), as tools that

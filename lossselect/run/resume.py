@@ -1,7 +1,6 @@
 """The checkpoint that a run resumes from, and what is retained of its log."""
 
 import csv
-import warnings
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -104,16 +103,11 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         if not isinstance(logger, CSVLogger) or not trainer.is_global_zero:
             continue
         path = Path(logger.log_dir) / "metrics.csv"
-        rows: list[dict[str, Any]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [*csv.DictReader(file)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Experiment logs directory")
-            writer = logger.experiment
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        writer = logger.experiment  # removes the file
         writer.metrics = [
             row
-            for number, row in enumerate(rows)
+            for number, row in enumerate(csv.DictReader(lines))
             if (row.get("step") or "").lstrip("-").isdigit()  # not so in a line that was cut short
             and None not in row.values()
             and (number < num_before or _is_user_row(row, step))

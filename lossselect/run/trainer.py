@@ -105,6 +105,7 @@ def quiet() -> None:
         ".*does not have many workers.*",
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 under torch 2.13
         ".*Checkpoint directory .* exists and is not empty.*",
+        "Experiment logs directory .* exists and is not empty",
         "The dirpath has changed from",  # of a run that goes on in another folder
     ):
         warnings.filterwarnings("ignore", message=message)

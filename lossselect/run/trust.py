@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from lossselect.compat.hydra import configure_log, initialize_sources, install_checks, resolve_target
 from lossselect.compat.omegaconf import has_content
 from lossselect.exceptions import ConfigError, OptionTypeError
-from lossselect.run.allowed_classes import ALL, DENIED_ARGUMENTS, POSITIONS, find_position, public_name
+from lossselect.run.allowed_classes import ANYWHERE, DENIED_ARGUMENTS, find_position, public_name
 from lossselect.run.settings import as_list
 from lossselect.run.validation import SETTINGS
 
@@ -211,16 +211,14 @@ def check_target(target: Any, place: str) -> None:
     if _is_trusted(target):
         return
     position = find_position(place)
-    # a custom setting is checked where others refer to it; no object is made of it
-    elsewhere = position is None and re.split(r"[.\[]", place)[0] not in (*SETTINGS, "hydra")
-    allowed = ALL if elsewhere else position.classes if position else frozenset[str]()
-    if public_name(target, allowed):
+    if position is None and re.split(r"[.\[]", place)[0] not in (*SETTINGS, "hydra"):
+        position = ANYWHERE  # a custom setting is checked where others refer to it; no object is made of it
+    if position and public_name(target, position.classes):
         return
     package = target.partition(".")[0]
     name = target if package in PACKAGES else package
     fix = f" If you trust it, add trust=[{name}] to the command line."
     if package in sys.stdlib_module_names:
         fix = ""  # Hydra rejects many of these in any case
-    what = position.what if position else ", ".join(p.what for p in POSITIONS) if elsewhere else ""
-    rule = f"a config may name only {what} here" if what else "a config may not name a class here"
-    raise ConfigError(f"{where}={target}: {rule} (see SECURITY.md).{fix}")
+    rule = f"may name only {position.what} here" if position else "may not name a class here"
+    raise ConfigError(f"{where}={target}: a config {rule} (see SECURITY.md).{fix}")
