@@ -36,8 +36,8 @@ def require(form: str, packages: Iterable[str]) -> None:
     missing = [name for name in packages if not is_installed(name)]
     if missing:
         raise PackageMissingError(
-            f"format={form} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed: pip install 'lossselect[export]'."
+            f"format={form} needs packages that are not installed ({', '.join(missing)}): pip install "
+            "'lossselect[export]'."
         )
 
 

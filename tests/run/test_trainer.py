@@ -31,7 +31,7 @@ from lossselect.run.trainer import build_trainer
         ),
         ("trainer.accelerator=[1]", "trainer.accelerator must be str | Accelerator, got [1]."),
         ("+trainer.strategy=5", "trainer.strategy must be str | Strategy, got 5."),
-        ("+trainer.plugins=[x]", "LayerSync]] | None, got ['x']."),
+        ("+trainer.plugins=[x]", "Found invalid type for plugin x."),
         (
             "trainer.deterministic=maybe",
             "trainer.deterministic must be bool | Literal['warn'] | None, got",
