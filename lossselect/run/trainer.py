@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch import Callback, Trainer
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
 from lossselect.models.nets import first_sentence
@@ -58,25 +57,31 @@ def _format_type(expected: Any) -> str:
     return re.sub(r"\b[a-z_]\w*\.", "", " | ".join(options)).replace("NoneType", "None")
 
 
+class StageRecorder(Callback):
+    """Records how far the start of a fit has come."""
+
+    stage = ""
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        self.stage = "restoring"  # a checkpoint, perhaps
+
+    def on_sanity_check_start(self, *_: Any) -> None:
+        self.stage = "preparing"
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.stage = "running"  # the user's code, too
+
+    def on_sanity_check_end(self, *_: Any) -> None:
+        self.stage = "preparing"
+
+    def on_train_start(self, *_: Any) -> None:
+        self.stage = "running"
+
+
 @contextmanager
 def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
     """Convert errors of Lightning and torch before the first step of a fit to errors that name the fix."""
-    stage = ""
-
-    def enter(name: str) -> Any:
-        def hook(*_: Any, **__: Any) -> None:
-            nonlocal stage
-            stage = name
-
-        return hook
-
-    recorder = LambdaCallback(
-        setup=enter("restoring"),  # a checkpoint, perhaps
-        on_sanity_check_start=enter("preparing"),
-        on_validation_start=enter("running"),  # the user's code, too
-        on_sanity_check_end=enter("preparing"),
-        on_train_start=enter("running"),
-    )
+    recorder = StageRecorder()
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
     try:
         yield
@@ -84,12 +89,12 @@ def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
         raise
     except Exception as error:
         hint = "(HYDRA_FULL_ERROR=1 shows the traceback.)"
-        if stage == "restoring" and resumes:
+        if recorder.stage == "restoring" and resumes:
             raise CheckpointError(
                 "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
                 f"({type(error).__name__}: {first_sentence(error)}). {hint}"
             ) from error
-        if stage in ("restoring", "preparing") and type(error) in (ValueError, TypeError):
+        if recorder.stage in ("restoring", "preparing") and type(error) in (ValueError, TypeError):
             raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
         raise
 
