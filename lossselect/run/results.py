@@ -207,7 +207,8 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
         warn(
             "no_prediction",
             f"{missing.sum()} of {len(missing)} rows in predictions.csv have no prediction, because the net "
-            "returned NaN: their cells are empty, and metrics are NaN. Check these rows for extreme values.",
+            "returned NaN for them: their cells are empty, and the metrics are NaN. Check these rows for "
+            "extreme values.",
         )
     count = len(missing)
     columns: dict[str, Any] = {"row": range(count)}

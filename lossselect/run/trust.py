@@ -75,11 +75,13 @@ def make_part(part: DictConfig, place: str, kind: type = object, **derived: Any)
     Of the `derived` arguments it gets those that it has parameters for.
     """
     check_part(part, place)  # before its class is imported
-    parameters: Iterable[str] = ()
-    with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
-        parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
-    # a monitor replaces that of the part, also where it is one of **kwargs
-    arguments = {k: v for k, v in derived.items() if k in parameters or k == "monitor"}
+    arguments: dict[str, Any] = {}
+    if derived:
+        parameters: Iterable[str] = ()
+        with suppress(ImportError, TypeError, ValueError):  # a name that is not found: instantiate raises
+            parameters = inspect.signature(hydra.utils.get_object(part._target_)).parameters
+        # a monitor replaces that of the part, also where it is one of **kwargs
+        arguments = {k: v for k, v in derived.items() if k in parameters or k == "monitor"}
     made = hydra.utils.instantiate(part, **arguments)
     if not isinstance(made, kind):
         expected = f"{kind.__module__}.{kind.__name__}"
