@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lossselect.exceptions import DataError, OptionTypeError
-from lossselect.utils.checks import check_int
+from lossselect.utils.checks import check_int, first_duplicate, shorten
 from lossselect.utils.device_ops import count_occurrences
 
 
@@ -67,26 +67,7 @@ class SparseLabels:
                 f"and one more; got {indptr.tolist()[:5]}..., {indptr[-1:].tolist()} at the end."
             )
         rows = torch.repeat_interleave(torch.arange(count), indptr.diff())
-        bad = (indices < 0) | (indices >= num_labels)
-        if bool(bad.any()):
-            row, label = (int(values[bad][0]) for values in (rows, indices))
-            raise DataError(
-                f"Row {row} has label {label}, but labels are from 0 to {num_labels - 1}.",
-                row=row,
-                value=label,
-            )
-        keys = np.sort((rows * num_labels + indices).numpy())
-        if (repeated := np.diff(keys) == 0).any():
-            row, label = divmod(int(keys[repeated.argmax()]), num_labels)
-            raise DataError(f"Row {row} has label {label} twice: give each label once.", row=row, value=label)
-        missing = None if missing is None else torch.as_tensor(missing)
-        if missing is not None and (missing.dtype != torch.bool or missing.shape != (count,)):
-            raise DataError(
-                f"missing must be true or false for each of {count} rows, got {missing.dtype} of shape "
-                f"{tuple(missing.shape)}."
-            )
-        csr = torch.from_numpy(keys % num_labels), indptr
-        return cls((count, num_labels), csr, missing=missing)
+        return cls._from_unchecked(rows, indices, (count, num_labels), missing)
 
     @classmethod
     def from_coo(
@@ -101,21 +82,47 @@ class SparseLabels:
         """Create one from pairs: row `rows[i]` has label `labels[i]`.
 
         Args:
-            rows: long (P,).
-            labels: long (P,). On a GPU, where pairs are neither checked nor sorted, labels must increase, and
-                so must the rows of one label.
+            rows: Integers (P,).
+            labels: Integers (P,). On a GPU, where pairs are neither checked nor sorted, labels must increase,
+                and so must the rows of one label.
             num_rows: N.
             num_labels: Number of labels.
             missing: bool (N,), True for rows of which nothing is known.
             unknown: Rows and labels, as above, that are unknown although the row is not missing.
 
         Raises:
-            TypeError: rows or labels that are not tensors of long.
+            TypeError: values that are not integers.
             ValueError: on a CPU, a pair that is out of range or repeated.
         """
-        rows, labels = _sorted_pairs(rows, labels, num_rows, num_labels)
-        others = None if unknown is None else cls.from_coo(*unknown, num_rows, num_labels)
-        return cls((num_rows, num_labels), None, (rows, labels), missing, others)
+        rows, labels = _as_integers("rows", rows), _as_integers("labels", labels)
+        shape = (num_rows, num_labels)
+        others = None if unknown is None else cls.from_coo(*unknown, *shape)
+        if rows.device.type != "cpu":
+            return cls(shape, None, (rows, labels), missing, others)
+        if len(rows) != len(labels) or bool(((rows < 0) | (rows >= num_rows)).any()):
+            needed = f"a row from 0 to {num_rows - 1} for each of {len(labels)} labels"
+            raise DataError(f"Expected {needed}, got {shorten(rows.tolist())}.")
+        result = cls._from_unchecked(rows, labels, shape, missing)
+        result.unknown = others
+        return result
+
+    @classmethod
+    def _from_unchecked(
+        cls, rows: Tensor, labels: Tensor, shape: tuple[int, int], missing: Any
+    ) -> "SparseLabels":
+        """Create one from pairs on the CPU; DataError for a label out of range or repeated in a row."""
+        bad = (labels < 0) | (labels >= shape[1])
+        if bool(bad.any()):
+            row, label = (int(values[bad][0]) for values in (rows, labels))
+            problem = f"Row {row} has label {label}, but labels are from 0 to {shape[1] - 1}."
+            raise DataError(problem, row=row, value=label)
+        result = cls.from_pairs(rows.numpy(), labels.numpy(), shape, missing)
+        repeated = result.count_per_row() < count_occurrences(rows, shape[0])
+        if bool(repeated.any()):
+            row = int(repeated.int().argmax())
+            label = first_duplicate(labels[rows == row].tolist())
+            raise DataError(f"Row {row} has label {label} twice: give each label once.", row=row, value=label)
+        return result
 
     @classmethod
     def from_dense(cls, target: Tensor) -> "SparseLabels":
@@ -160,7 +167,11 @@ class SparseLabels:
         indices, indptrs = zip(*(part.csr() for part in parts), strict=True)
         csr = torch.cat(indices), _indptr(torch.cat([indptr.diff() for indptr in indptrs]))
         missing = ~torch.cat([part.known_rows() for part in parts])
-        return cls((len(missing), parts[0].num_labels), csr, missing=missing)
+        unknown = None
+        if any(part.unknown is not None for part in parts):
+            none = torch.zeros(0, dtype=torch.long)
+            unknown = cls.concatenate([part.unknown or cls(part.shape, coo=(none, none)) for part in parts])
+        return cls((len(missing), parts[0].num_labels), csr, None, missing, unknown)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -286,29 +297,6 @@ def _indptr(counts: Tensor) -> Tensor:
     return pad(counts.cumsum(0), (1, 0))
 
 
-def _sorted_pairs(rows: Tensor, labels: Tensor, num_rows: int, num_labels: int) -> tuple[Tensor, Tensor]:
-    """Return the pairs in the order of labels, and of rows within a label; on a CPU they are checked."""
-    for values in (rows, labels):
-        if not isinstance(values, Tensor) or values.dtype != torch.long or values.ndim != 1:
-            form = f"{values.dtype} of {tuple(values.shape)}" if isinstance(values, Tensor) else values
-            raise OptionTypeError(
-                f"SparseLabels are rows and labels as two tensors of long (P,), got {form}. "
-                "SparseLabels.from_csr(indices, indptr, num_labels) takes lists."
-            )
-    if rows.device.type != "cpu":
-        return rows, labels
-    valid = len(rows) == len(labels) and bool(((rows >= 0) & (rows < num_rows)).all())
-    if valid and bool(((labels >= 0) & (labels < num_labels)).all()):
-        order = (labels * num_rows + rows).argsort()
-        rows, labels = rows[order], labels[order]
-        if not bool(((rows.diff() == 0) & (labels.diff() == 0)).any()):
-            return rows, labels
-    raise DataError(
-        f"SparseLabels are pairs of a row from 0 to {num_rows - 1} and a label from 0 to "
-        f"{num_labels - 1}, each once: SparseLabels.from_csr(indices, indptr, num_labels) takes lists."
-    )
-
-
 def _as_integers(name: str, values: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(values)
@@ -316,9 +304,8 @@ def _as_integers(name: str, values: Any) -> Tensor:
         raise OptionTypeError(
             f"{name} must be whole numbers of shape (N,), one list for all rows ({error})."
         ) from None
-    if tensor.shape == (0,):
-        return tensor.long()  # torch makes floats of an empty list
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim != 1:
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if tensor.ndim != 1 or not (is_integer or len(tensor) == 0):  # torch makes floats of an empty list
         raise OptionTypeError(
             f"{name} must be whole numbers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
         )

@@ -59,33 +59,32 @@ def _as_array(target: Any) -> np.ndarray:
         array = np.asarray(target)
     except ValueError:
         raise _ragged(target) from None
-    if array.dtype.kind == "O":
-        if any(isinstance(value, list | tuple | np.ndarray) for value in array.flat):
-            raise _ragged(target)
-        if not any(isinstance(value, str | bytes) for value in array.flat):
-            try:
-                array = array.astype(np.float64)  # None becomes NaN
-            except (TypeError, ValueError):
-                kinds = sorted({type(value).__name__ for value in array.flat})
-                raise DataTypeError(f"Targets must be numbers, got {', '.join(kinds)}.") from None
     if array.dtype.kind in "OUS":
         # NumPy has converted numbers among strings to strings
         objects = np.array(target, dtype=object)
-        index, value = next((i, v) for i, v in np.ndenumerate(objects) if isinstance(v, str | bytes))
-        raise DataTypeError(
-            f"Targets must be numbers, but row {index[0] if index else 0} holds {str(value)!r}. Give "
-            "all rows as numbers or, to a task that has class_names, all as names.",
-            row=index[0] if index else 0,
-            value=value,
-        )
+        for index, value in np.ndenumerate(objects):
+            if isinstance(value, list | tuple | np.ndarray):
+                raise _ragged(target)
+            if isinstance(value, str | bytes):
+                row = index[0] if index else 0
+                raise DataTypeError(
+                    f"Targets must be numbers, but row {row} holds {str(value)!r}. Give all rows as numbers "
+                    "or, to a task that has class_names, all as names.",
+                    row=row,
+                    value=value,
+                )
+        try:
+            array = objects.astype(np.float64)  # None becomes NaN
+        except (TypeError, ValueError):
+            kinds = sorted({type(value).__name__ for value in objects.flat})
+            raise DataTypeError(f"Targets must be numbers, got {', '.join(kinds)}.") from None
     if array.dtype.kind not in "biufc":
         raise DataTypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise DataError(f"The target holds {array.max()}, which no class index can be.")
-    kind = {"u": np.int64, "i": np.int64, "f": array.dtype if array.dtype.itemsize <= 8 else np.float64}
+    dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype
     # a copy where torch cannot share the memory: read-only, strided backwards, foreign byte order
-    dtype = np.dtype(kind.get(array.dtype.kind, array.dtype)).newbyteorder("=")
-    return np.require(array, dtype, ["C", "W"])
+    return np.require(array, dtype.newbyteorder("="), ["C", "W"])
 
 
 def _ragged(target: Any) -> DataError:
@@ -126,11 +125,8 @@ def clamp_rounding(target: Tensor) -> Tensor:
     """Clamp values to [0, 1] if all that are outside are so by rounding; else return `target`."""
     if target.device.type != "cpu":
         return target
-    outside = (target < 0) | (target > 1)
-    values = target[outside]
-    if not len(values) or bool((values - values.clamp(0, 1)).abs().max() > ROUNDING):
-        return target
-    return target.clamp(0, 1)
+    clamped = target.clamp(0, 1)
+    return target if bool(((clamped - target).abs() > ROUNDING).any()) else clamped
 
 
 def raise_for_invalid(

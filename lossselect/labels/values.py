@@ -14,6 +14,10 @@ IGNORE_INDEX = -100
 """Marks a missing label in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
 
 Value = str | int | bool
+Rows = Sequence[int] | np.ndarray
+
+LISTS = (list, tuple, Set, np.ndarray)
+"""What a row's list of labels may be."""
 
 
 def label_form(target: Any) -> str | None:
@@ -29,23 +33,19 @@ def label_form(target: Any) -> str | None:
         return None
     _, first = first_known(target)
     if first is None:
-        return "lists" if any(_is_empty(entry) for entry in target) else None
+        return None if all(map(is_missing, target)) else "lists"
     if isinstance(first, str):
         return "names"
-    listed = isinstance(first, list | tuple | Set | np.ndarray) and getattr(first, "ndim", 1) == 1
+    listed = isinstance(first, LISTS) and getattr(first, "ndim", 1) == 1
     return "lists" if listed and isinstance(next(iter(first)), str) else None
 
 
 def first_known(entries: Iterable[Any]) -> tuple[int | None, Any]:
     """Return row and value of the first entry that is neither missing nor an empty list."""
     for row, entry in enumerate(entries):
-        if not (is_missing(entry) or _is_empty(entry)):
+        if not (is_missing(entry) or (isinstance(entry, LISTS) and len(entry) == 0)):
             return row, entry
     return None, None
-
-
-def _is_empty(entry: Any) -> bool:
-    return isinstance(entry, list | tuple | Set | np.ndarray) and len(entry) == 0
 
 
 def sorted_values(values: Iterable[Value]) -> list[Value]:
@@ -59,7 +59,7 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
 def as_number(text: Any) -> float | int | None:
     """Return the number in a string, integers exactly; None for "nan", "inf" and "1_000"."""
     if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
-        return int(text.strip() if isinstance(text, str) else text) if len(str(text)) <= MAX_DIGITS else None
+        return int(text) if len(str(text)) <= MAX_DIGITS else None
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -69,18 +69,6 @@ def as_number(text: Any) -> float | int | None:
 
 MAX_DIGITS = 300
 """A longer number is an identifier, and exceeds float64."""
-
-
-def spelling_variants(text: str) -> tuple[str, ...]:
-    """Return how another file may spell the same label: "1" and "1.0", but not "v1" and "v1.0"."""
-    match = re.fullmatch(r"([+-]?[0-9]+)(\.0+)?", text)
-    return (text, match[1], f"{match[1]}.0") if match else (text,)
-
-
-def is_integer_text(text: str) -> bool:
-    """Return whether a string is an integer in its usual form: "7", not "007" or "7.0"."""
-    number = as_number(text)
-    return number is not None and number == number // 1 and str(int(number)) == text
 
 
 def plain_value(value: Any) -> Any:
@@ -98,10 +86,8 @@ def is_missing(value: Any) -> bool:
 
 def as_entries(values: Any) -> list[Any]:
     """Return the entries, one for each row, as Python objects."""
-    if isinstance(values, str | bytes | Mapping):
+    if isinstance(values, str | bytes | Mapping | Set):
         raise DataTypeError(f"Labels are a list, an entry a row; got {type(values).__name__} {values!r}.")
-    if isinstance(values, Set):
-        raise DataTypeError("Labels are a list, an entry a row; a set has no order.")
     if getattr(values, "ndim", 1) != 1:
         raise DataError(f"Labels are one entry a row, got an array of shape {tuple(values.shape)}.")
     if isinstance(values, list):
@@ -125,53 +111,47 @@ def normalize_label(value: Any) -> Any:
     return " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())
 
 
-def distinct_labels(entries: list[Any]) -> list[Value]:
-    """Return the distinct labels, sorted and checked."""
+def distinct_labels(entries: list[Any], rows: Rows) -> list[Value]:
+    """Return the distinct labels, sorted and checked; `rows` are those of the entries, for messages."""
     try:
         labels = [plain_value(entry) for entry in set(entries) if not is_missing(entry)]
     except TypeError:
-        raise_for_unhashable(entries)
+        raise_for_list(entries, rows)
         raise
     if not labels:
         raise DataError(
             "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
         )
-    if any(label in (0, 1) for label in labels if not isinstance(label, str)):
-        # True == 1: a set keeps only one of them
-        examples = [next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))]
-        labels_of_types = [plain_value(example) for example in examples if not is_missing(example)]
-        check_same_type(labels_of_types, entries)
-    check_same_type(labels, entries)
+    # True == 1: a set keeps only one of them
+    examples = [next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))]
+    check_same_type([*labels, *(plain_value(e) for e in examples if not is_missing(e))], entries, rows)
     return sorted_values(labels)
 
 
-def check_same_type(values: Iterable[Any], entries: Sequence[Any]) -> None:
-    """Raise an error unless all labels are strings, integers or booleans; `entries` tell their rows."""
-    examples: dict[type, Any] = {}
-    for value in values:
-        examples.setdefault(type(value), value)
+def check_same_type(values: Iterable[Any], entries: Sequence[Any], rows: Rows) -> None:
+    """Raise an error unless all values are strings, integers or booleans; `entries` and `rows` are theirs."""
+    examples = {type(value): value for value in values}
     for kind, value in examples.items():
         if kind is float:
             raise DataError(f"Label {value!r} is a fraction: a quantity, not one of several classes.")
         if kind not in (str, int, bool):
             raise DataTypeError(f"Labels are strings, integers or booleans, got {kind.__name__} {value!r}.")
     if len(examples) > 1:
-        plain_types = [type(plain_value(entry)) for entry in entries]
-        rows = sorted((plain_types.index(kind), kind.__name__, value) for kind, value in examples.items())
-        found = " and ".join(f"{value!r} ({kind} in row {row})" for row, kind, value in rows[:2])
+        kinds = [type(plain_value(entry)) for entry in entries]
+        first = sorted(kinds.index(kind) for kind in examples)[:2]
+        found = " and ".join(
+            f"{plain_value(entries[i])!r} ({kinds[i].__name__} in row {rows[i]})" for i in first
+        )
         raise DataTypeError(f"Labels are all of one type, but there are {found}. Make them all strings.")
 
 
-def raise_for_unhashable(entries: Iterable[Any], rows: Sequence[int] | np.ndarray | None = None) -> None:
+def raise_for_list(entries: Iterable[Any], rows: Rows) -> None:
     """Raise DataTypeError for the first entry that is a list; `rows` are those of the entries."""
-    for i, entry in enumerate(entries):
-        try:
-            hash(entry)
-        except TypeError:
-            row = i if rows is None else rows[i]
+    for row, entry in zip(rows, entries, strict=True):
+        if isinstance(entry, LISTS):
             raise DataTypeError(
                 f"Row {row} is {entry!r}, a {type(entry).__name__}. Rows with several labels: fit_lists, "
                 "encode_lists, and task=multilabel.",
                 row=row,
                 value=entry,
-            ) from None
+            )

@@ -14,14 +14,16 @@ import numpy as np
 from lossselect.exceptions import ConfigError, DataError, DataTypeError, UnseenLabelError
 from lossselect.labels.values import (
     IGNORE_INDEX,
+    LISTS,
+    Rows,
     Value,
     as_entries,
+    as_number,
     check_same_type,
     distinct_labels,
-    is_integer_text,
     is_missing,
     plain_value,
-    raise_for_unhashable,
+    raise_for_list,
 )
 from lossselect.utils.checks import first_duplicate, shorten, suggestion
 from lossselect.utils.warnings import warn
@@ -61,7 +63,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         values = tuple(plain_value(value) for value in self.values)
-        check_same_type(values, values)
+        check_same_type(values, values, range(len(values)))
         if not values:
             raise DataError("There is no label: a vocabulary needs one at least.")
         index = {value: i for i, value in enumerate(values)}
@@ -90,38 +92,40 @@ class Vocabulary:
             ValueError: all labels are missing, fractions, a label that is not among `class_names`.
             TypeError: labels of several types, lists.
         """
-        return cls._from_distinct(distinct_labels(as_entries(values)), class_names)
+        entries = as_entries(values)
+        return cls._fit(entries, range(len(entries)), class_names)
 
     @classmethod
     def fit_lists(cls, rows: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
         """Do the same for a list of labels for each row, such as `[["news", "sport"], [], None]`."""
-        lists, _ = _split_missing(rows)
-        return cls._from_distinct(distinct_labels(list(chain.from_iterable(lists))), class_names)
+        entries, owners, _ = _flatten(rows)
+        return cls._fit(entries, owners, class_names)
 
     @classmethod
-    def _from_distinct(cls, labels: list[Value], class_names: Sequence[str] | None) -> "Vocabulary":
+    def _fit(cls, entries: list[Any], rows: Rows, class_names: Sequence[str] | None) -> "Vocabulary":
+        labels = distinct_labels(entries, rows)
         if class_names is None:
             return cls(tuple(labels))
-        names = tuple(map(str, class_names))
-        kind = type(labels[0]) if labels else str
+        names, kind = tuple(map(str, class_names)), type(labels[0])
         if kind is bool and {name.lower() for name in names} == {"false", "true"}:
             return cls(tuple(name.lower() == "true" for name in names), names)
-        by_name = {str(label): label for label in labels}
+        by_name: dict[str, Any] = {str(label): label for label in labels}
         if by_name.keys() <= set(names):
             if kind is int:  # of labels that do not occur only the name is known
-                by_name |= {name: int(name) for name in names if is_integer_text(name)}
+                numbers = {name: as_number(name) for name in names}
+                by_name = {name: number for name, number in numbers.items() if number is not None} | by_name
             return cls(tuple(by_name.get(name, name) for name in names), names)
-        if kind is bool and len(names) == 2:
-            return cls((False, True), names)
-        indices = tuple(map(str, range(len(names))))
-        if kind is str and set(labels) <= set(indices):
+        indices: Iterable[Value] = (False, True) if kind is bool else range(len(names))
+        indices = tuple(map(str, indices) if kind is str else indices)
+        if set(labels) <= set(indices) and len(indices) == len(names):
             return cls(indices, names)
-        if kind is int and by_name.keys() <= set(indices):
-            return cls(tuple(range(len(names))), names)
         other = next(name for name in by_name if name not in names)
-        raise DataError(
-            f"Label {by_name[other]!r} is not among the class_names: {shorten(names)}."
-            f"{suggestion(other, names)}"
+        row = next(row for row, entry in zip(rows, entries, strict=True) if str(plain_value(entry)) == other)
+        raise UnseenLabelError(
+            f"Row {row}: label {by_name[other]!r} is not among the class_names: {shorten(names)}."
+            f"{suggestion(other, names)}",
+            row=row,
+            value=by_name[other],
         )
 
     def __len__(self) -> int:
@@ -139,11 +143,10 @@ class Vocabulary:
             ValueError: a label that the vocabulary lacks; names the row.
             TypeError: entries that are lists.
         """
-        return self._encode(as_entries(values), handle_unknown)
+        entries = as_entries(values)
+        return self._encode(entries, range(len(entries)), handle_unknown)
 
-    def _encode(
-        self, entries: list[Any], handle_unknown: str, rows: Sequence[int] | np.ndarray | None = None
-    ) -> np.ndarray:
+    def _encode(self, entries: list[Any], rows: Rows, handle_unknown: str) -> np.ndarray:
         """Return the indices; `rows` are those of the entries."""
         if handle_unknown not in ("error", "ignore"):
             raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")
@@ -152,12 +155,12 @@ class Vocabulary:
         except KeyError:
             pass  # some entries are NaN or not in the vocabulary
         except TypeError:
-            raise_for_unhashable(entries, rows)
+            raise_for_list(entries, rows)
             raise
         codes = [self._index.get(entry) for entry in entries]
         unseen = [i for i, code in enumerate(codes) if code is None and not is_missing(entries[i])]
         if unseen and handle_unknown == "error":
-            row, value = int(unseen[0] if rows is None else rows[unseen[0]]), entries[unseen[0]]
+            row, value = rows[unseen[0]], entries[unseen[0]]
             raise UnseenLabelError(f"Row {row}: {self.describe_unseen(value)}", row=row, value=value)
         if unseen:
             counts = Counter(entries[i] for i in unseen).most_common()
@@ -189,19 +192,17 @@ class Vocabulary:
         """
         from lossselect.labels.sparse_labels import SparseLabels  # imports torch, which is slow
 
-        lists, missing = _split_missing(rows)
-        flat = list(chain.from_iterable(lists))
-        owner = np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists), np.int64, len(lists)))
-        codes = self._encode(flat, handle_unknown, owner)
+        entries, owners, missing = _flatten(rows)
+        codes = self._encode(entries, owners, handle_unknown)
         known = codes != IGNORE_INDEX
         for i in np.flatnonzero(~known):
-            if is_missing(flat[i]):
+            if is_missing(entries[i]):
                 raise DataError(
-                    f"Row {owner[i]} has {flat[i]!r} among its labels. A row that is not labelled is "
+                    f"Row {owners[i]} has {entries[i]!r} among its labels. A row that is not labelled is "
                     "None as a whole, one without labels is an empty list.",
-                    row=owner[i],
+                    row=owners[i],
                 )
-        return SparseLabels.from_pairs(owner[known], codes[known], (len(lists), len(self)), missing)
+        return SparseLabels.from_pairs(owners[known], codes[known], (len(missing), len(self)), missing)
 
     def decode(self, indices: Any) -> list[Any]:
         """Return the labels of indices; None for -100.
@@ -212,7 +213,7 @@ class Vocabulary:
         array = np.asarray(indices)
         if array.dtype.kind == "f" and (array == array.round()).all():
             array = array.astype(np.int64)
-        if array.size and array.dtype.kind not in "iu":
+        if array.dtype.kind not in "iu":
             raise DataTypeError(f"decode takes indices, got {array.dtype}.")
         bad = (array != IGNORE_INDEX) & ((array < 0) | (array >= len(self)))
         if bad.any():
@@ -228,20 +229,21 @@ class Vocabulary:
         return {"values": list(self.values), "names": list(self.names)}
 
 
-LISTS = (list, tuple, set, frozenset, np.ndarray)
-
-
-def _split_missing(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return the rows of labels, empty if missing, and which rows are missing."""
-    entries = as_entries(rows)
-    others = set(map(type, entries)) - {*LISTS, type(None)}
-    missing = [is_missing(entry) if others else entry is None for entry in entries]
-    lists = [() if absent else entry for entry, absent in zip(entries, missing, strict=True)]
-    for i, row in enumerate(lists if others else ()):
-        if not hasattr(row, "__iter__") or isinstance(row, str | bytes | Mapping):
+def _flatten(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """Return the labels of all rows, the row of each label, and which of all rows are missing."""
+    lists = as_entries(rows)[:]
+    missing = np.zeros(len(lists), dtype=bool)
+    for i, row in enumerate(lists):
+        if isinstance(row, LISTS):
+            continue
+        if is_missing(row):
+            lists[i], missing[i] = (), True
+        elif hasattr(row, "__iter__") and not isinstance(row, str | bytes | Mapping):
+            lists[i] = list(row)
+        else:
             fix = " Split it first: [value.split('|') for value in values]." if isinstance(row, str) else ""
             raise DataTypeError(
                 f"Row {i} is {row!r}, but each row is a list of labels.{fix}", row=i, value=row
             )
-        lists[i] = row if isinstance(row, LISTS) else list(row)
-    return lists, np.array(missing, dtype=bool)
+    sizes = np.fromiter(map(len, lists), np.int64, len(lists))
+    return list(chain.from_iterable(lists)), np.repeat(np.arange(len(lists)), sizes), missing

@@ -127,9 +127,9 @@ class TestVocabulary:
             (
                 ["cat", "dgo"],
                 ["cat", "dog"],
-                "Label 'dgo' is not among the class_names: cat, dog. Did you mean",
+                "Row 1: label 'dgo' is not among the class_names: cat, dog. Did you mean",
             ),
-            ([1, 2, 5], ["a", "b", "c"], "Label 1 is not among the class_names: a, b, c."),
+            ([1, 2, 5], ["a", "b", "c"], "Row 0: label 1 is not among the class_names: a, b, c."),
             (["a"], ["a", "a"], "Label 'a' comes twice."),
         ],
     )
@@ -152,7 +152,7 @@ class TestVocabulary:
             ([[1], [2]], TypeError, "Row 0 is [1], a list. Rows with several labels: fit_lists"),
             ([b"a"], TypeError, "Labels are strings, integers or booleans, got bytes b'a'."),
             ("abc", TypeError, "Labels are a list, an entry a row; got str 'abc'."),
-            ({"a"}, TypeError, "a set has no order"),
+            ({"a"}, TypeError, "Labels are a list, an entry a row; got set {'a'}."),
             (np.zeros((2, 2)), ValueError, "got an array of shape (2, 2)"),
             ([float("inf")], ValueError, "Label inf is a fraction"),
         ],
@@ -255,6 +255,12 @@ class TestLists:
     def test_refuses(self, rows, error, message):
         with pytest.raises(error, match=re.escape(message)):
             ls.Vocabulary(("a", "b")).encode_lists(rows)
+
+    @pytest.mark.parametrize("label", [1, ["x"], None], ids=str)
+    def test_an_error_of_fit_lists_names_the_row(self, label):
+        rows = [["a"], ["b", "c"], [label or "z"]]
+        with pytest.raises(ValueError, match=r"[rR]ow 2"):
+            ls.Vocabulary.fit_lists(rows, class_names=["a", "b", "c"])
 
     def test_an_unseen_label_is_left_out_of_its_row(self):
         vocabulary = ls.Vocabulary(("a", "b"))

@@ -45,19 +45,17 @@ class TestSparseLabels:
         assert pairs.count_per_label().tolist() == lists.count_per_label().tolist() == [1, 1, 1, 0, 0, 1]
 
     @pytest.mark.parametrize(
-        ("rows", "labels"),
+        ("rows", "labels", "message"),
         [
-            ([0, 0], [1, 1]),
-            ([0], [6]),
-            ([3], [0]),
-            ([-1], [0]),
-            ([0, 1], [0]),
+            ([0, 0], [1, 1], "Row 0 has label 1 twice"),
+            ([0], [6], "Row 0 has label 6, but labels are from 0 to 5"),
+            ([3], [0], "Expected a row from 0 to 2 for each of 1 labels, got 3"),
+            ([-1], [0], "Expected a row from 0 to 2 for each of 1 labels, got -1"),
+            ([0, 1], [0], "Expected a row from 0 to 2 for each of 1 labels, got 0, 1"),
         ],
     )
-    def test_pairs_that_are_repeated_or_out_of_range(self, rows, labels):
-        with pytest.raises(
-            ValueError, match="SparseLabels are pairs of a row from 0 to 2 and a label from 0 to 5"
-        ):
+    def test_pairs_that_are_repeated_or_out_of_range(self, rows, labels, message):
+        with pytest.raises(ValueError, match=message):
             SparseLabels.from_coo(torch.tensor(rows), torch.tensor(labels), 3, 6)
 
     def test_pairs_are_sorted(self):
@@ -65,10 +63,16 @@ class TestSparseLabels:
         assert [part.tolist() for part in made.coo()] == [[0, 0, 1], [0, 2, 2]]
         assert made.to_dense()[:2].tolist() == [[1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]
 
-    @pytest.mark.parametrize("rows", [[0], torch.tensor([0.0]), torch.tensor([[0]])], ids=str)
-    def test_no_tensors_of_long(self, rows):
-        with pytest.raises(TypeError, match="SparseLabels are rows and labels as two tensors of long"):
+    @pytest.mark.parametrize("rows", [["a"], torch.tensor([0.0]), torch.tensor([[0]])], ids=str)
+    def test_rows_that_are_no_integers(self, rows):
+        with pytest.raises(TypeError, match="rows must be whole numbers"):
             SparseLabels.from_coo(rows, torch.tensor([1]), 3, 6)
+
+    def test_unknown_labels_stay_unknown_when_concatenated(self):
+        first = torch.tensor([[1, NAN], [0, 1]])
+        second = torch.tensor([[1.0, 0], [NAN, NAN]])
+        joined = SparseLabels.concatenate([SparseLabels.from_dense(part) for part in (first, second)])
+        torch.testing.assert_close(joined.to_dense(), torch.cat([first, second]), equal_nan=True)
 
     @pytest.mark.parametrize("offsets", [[0, 0, 0], [0]], ids=str)
     def test_rows_without_a_label(self, offsets):
