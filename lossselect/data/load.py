@@ -11,8 +11,7 @@ import torch
 
 from lossselect.data.checks import warn_target_leakage
 from lossselect.data.label_parsing.array_labels import parse_label_array, parse_sparse_labels
-from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.data.label_parsing.single_label import is_marker
+from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
 from lossselect.data.preprocessing.columns import CellParser, feature_columns
@@ -99,7 +98,7 @@ def load_own_data(
     _warn_unmatched(source.labels, markers)
     if class_names is None:
         _warn_missing_numbers(labels, parser)
-    options = replace(options, task=labels.task)
+    options = replace(options, task=labels.task, fitted=labels)
     warn_target_leakage(source.features, labels.values)
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
@@ -127,7 +126,7 @@ def load_own_data(
             if width != train_width:
                 raise DataError(f"There are {width} features a row, but {train_width} in training.")
             table, unknown[other_path] = transform(other)
-            values.append(_labels(other, options, labels).values)
+            values.append(_labels(other, options).values)
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
         starts[split] = sum(map(len, tables))
@@ -229,7 +228,7 @@ def _names(setting: Any) -> list[str]:
     return [str(name) for name in _as_list(setting)]
 
 
-def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None) -> Labels:
+def _labels(source: Source, options: LabelOptions) -> Labels:
     if isinstance(source.labels, SparseLabels):
         if options.missing:
             raise DataError(
@@ -239,8 +238,8 @@ def _labels(source: Source, options: LabelOptions, fitted: Labels | None = None)
             )
         return parse_sparse_labels(source.labels, options, "there are lists of labels")
     if isinstance(source.labels, np.ndarray):
-        return parse_label_array(source.labels, options, fitted)
-    return parse_label_columns(source.labels, options, fitted, source.listed)
+        return parse_label_array(source.labels, options)
+    return parse_label_columns(source.labels, options, source.listed)
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:

@@ -274,12 +274,12 @@ class TestWarnings:
         code, _, err = command(*arguments)
         assert code == 1
         assert re.search(
-            r"Row \d+ of column 'y': label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
+            r"Column 'y': Row \d+: label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
         )
         code, out, err = command(*arguments, "data.handle_unknown=ignore")
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
-        assert f"Not seen in training, and left out: {count} of the labels of column 'y', setosa." in err
+        assert f"Not seen in training, and left out: {count} of {frame.height} labels, 'setosa' ({count})." in err
         assert f"missing: {count} in test" in " ".join(out.split())
 
 

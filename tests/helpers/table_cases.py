@@ -20,4 +20,4 @@ def labels_of(column, task="multiclass", fitted=None, **options):
     columns = (
         column if isinstance(column, list) and isinstance(column[0], pl.Series) else [pl.Series("y", column)]
     )
-    return parse_label_columns(columns, LabelOptions(task, **options), fitted)
+    return parse_label_columns(columns, LabelOptions(task, fitted=fitted, **options))

@@ -14,18 +14,16 @@ from lossselect.tasks.registry import TASKS, make_task
 from lossselect.utils.checks import shorten
 
 
-def parse_label_array(array: np.ndarray, options: LabelOptions, fitted: Labels | None = None) -> Labels:
+def parse_label_array(array: np.ndarray, options: LabelOptions) -> Labels:
     """Return the labels of an array (N, L) of 0 and 1, or values between; NaN or a marker where missing.
 
-    Those of a mapped array are sparse if possible. `fitted` are the labels of the train split.
+    Those of a mapped array are sparse if possible.
     """
-    if fitted and np.shape(fitted.values)[1:] != array.shape[1:]:
-        raise DataError(
-            f"Labels are of shape {array.shape}, but in training of shape {np.shape(fitted.values)}."
-        )
-    names = [str(i) for i in range(array.shape[1])]
+    if options.fitted and np.shape(options.fitted.values)[1:] != array.shape[1:]:
+        shape = np.shape(options.fitted.values)
+        raise DataError(f"Labels are of shape {array.shape}, but in training of shape {shape}.")
     if isinstance(array, np.memmap) and array.size and options.kind in ("multilabel", "auto"):
-        sparse = _to_sparse(array, names, options)
+        sparse = _to_sparse(array, options)
         if sparse is not None:
             counts = sparse.count_per_row()
             several = (counts != 1) & sparse.known_rows()
@@ -37,7 +35,7 @@ def parse_label_array(array: np.ndarray, options: LabelOptions, fitted: Labels |
     values = np.empty(array.shape, dtype=np.float32)
     for start, block in blocks(array) if array.size else ():
         values[start : start + len(block)] = _to_floats(block, options.missing)
-    return parse_label_matrix(values, names, options, "the rows hold", fitted)
+    return parse_label_matrix(values, [*map(str, range(array.shape[1]))], options, "the rows hold")
 
 
 def parse_sparse_labels(labels: SparseLabels, options: LabelOptions, reason: str) -> Labels:
@@ -49,7 +47,7 @@ def parse_sparse_labels(labels: SparseLabels, options: LabelOptions, reason: str
         )
     if not labels.known_rows().any():
         raise DataError("All labels are missing: there is nothing to learn from.")
-    names, order = _order_labels([str(i) for i in range(labels.num_labels)], options)
+    names, order = _order_labels([*map(str, range(labels.num_labels))], options)
     if order is not None:
         rows, columns = (values.numpy() for values in labels.coo())
         labels = SparseLabels.from_pairs(rows, np.argsort(order)[columns], labels.shape, labels.missing)
@@ -58,11 +56,7 @@ def parse_sparse_labels(labels: SparseLabels, options: LabelOptions, reason: str
 
 
 def parse_label_matrix(
-    matrix: np.ndarray,
-    columns: Sequence[str],
-    options: LabelOptions,
-    source: str,
-    fitted: Labels | None = None,
+    matrix: np.ndarray, columns: Sequence[str], options: LabelOptions, source: str
 ) -> Labels:
     """Return the labels of a matrix (N, L) of 0 and 1, or values between, NaN where missing.
 
@@ -72,7 +66,7 @@ def parse_label_matrix(
     names, order = _order_labels(columns, options)
     if order is not None:
         matrix = matrix[:, order]
-    if np.isnan(matrix).all() and fitted is None:
+    if np.isnan(matrix).all() and options.fitted is None:
         raise DataError("All labels are missing: there is nothing to learn from.")
     task, reason = options.task, ""
     if task == "auto":
@@ -109,10 +103,9 @@ def _to_floats(block: np.ndarray, markers: Sequence[object]) -> np.ndarray:
     return values
 
 
-def _to_sparse(array: np.ndarray, columns: Sequence[str], options: LabelOptions) -> SparseLabels | None:
+def _to_sparse(array: np.ndarray, options: LabelOptions) -> SparseLabels | None:
     """Return the labels, read block by block; None if labels are soft, or a row is missing in part."""
-    names, order = _order_labels(columns, options)
-    task = make_task(options.resolve_task("multilabel"), class_names=names if order is None else columns)
+    task = make_task(options.resolve_task("multilabel"), num_outputs=array.shape[1])
     ones, missing = [], []
     for start, block in blocks(array):
         values = _to_floats(block, options.missing)

@@ -3,14 +3,13 @@
 import ast
 import json
 import re
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
-from lossselect.data.label_parsing.single_label import label_text
-from lossselect.data.label_parsing.vocabularies import DELIMITERS
+from lossselect.data.label_parsing.single_label import DELIMITERS, label_text
 from lossselect.data.preprocessing.columns import row_error
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import DataError
 from lossselect.utils.warnings import warn
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -30,7 +29,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
     if bare is None and any(bracketed):
         rows = [_parse_brackets(name, row, cell, delimiter) for row, cell in enumerate(cells)]
     else:
-        rows = split_delimited(cells, delimiter)
+        rows = [split_delimited(cell, delimiter) for cell in cells]
         for row, labels in enumerate(rows):
             if bracketed[row] and len(labels) > 1:
                 problem = (
@@ -51,12 +50,8 @@ def _is_bracketed(cell: str) -> bool:
     """Return whether a cell's first character is a bracket that its last character closes."""
     if len(cell) < 2 or BRACKETS.get(cell[0]) != cell[-1]:
         return False
-    depth = 0
-    for position, character in enumerate(cell):
-        depth += (character == cell[0]) - (character == cell[-1])
-        if depth == 0:
-            return position == len(cell) - 1
-    return False
+    depths = [*accumulate((character == cell[0]) - (character == cell[-1]) for character in cell)]
+    return depths[-1] == 0 and 0 not in depths[:-1]
 
 
 def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]], delimiter: str) -> None:
@@ -64,12 +59,11 @@ def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]],
     for row, labels in enumerate(rows):
         for label in labels if len(labels) > 1 else ():
             if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
-                warn(
-                    "split_brackets",
-                    f"Row {row} of column {name!r} is {cells[row]!r}, of which data.delimiter={delimiter!r} "
-                    f"makes the label {label!r}. If the brackets are not part of the labels, remove them "
-                    "from the file.",
+                problem = (
+                    f"is {cells[row]!r}, of which data.delimiter={delimiter!r} makes the label {label!r}."
                 )
+                fix = "If the brackets are not part of the labels, remove them from the file."
+                warn("split_brackets", f"Row {row} of column {name!r} {problem} {fix}")
                 return
 
 
@@ -84,14 +78,14 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
             raise _cell_error(name, row, cell, f"{problem} {fix}")
         texts = [re.sub(r"\\(.)", r"\1", match[0][1:-1]).strip() for match in quoted]
         return [text for text in texts if text]
-    values = _parse_literal(cell)
+    values = parse_literal(cell, json.loads, ast.literal_eval)
     if cell.startswith("(") and isinstance(values, str | int | float):
         values = [values]  # ('a') is no tuple in Python
     if values and isinstance(values, dict):
         problem = "a mapping. Write the labels as a list, or give each label a column of 0 and 1 and list"
         raise _cell_error(name, row, cell, f"{problem} these in data.target.")
     if not isinstance(values, list | tuple | set):
-        return split_delimited([cell[1:-1]], delimiter)[0]
+        return split_delimited(cell[1:-1], delimiter)
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
     for label in labels:
         if not isinstance(label, str | int | float) or label != label:  # NaN is not itself
@@ -101,9 +95,9 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
     return [text for label in labels if (text := label_text(label).strip())]
 
 
-def _parse_literal(cell: str) -> Any:
-    """Return the value of a literal in JSON or Python, None if the cell is neither; no code is run."""
-    for parse in (json.loads, ast.literal_eval):
+def parse_literal(cell: str, *parsers: Callable[[str], Any]) -> Any:
+    """Return the value of a cell by the first parser that can read it, else None."""
+    for parse in parsers:
         try:
             return parse(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -140,8 +134,6 @@ def _warn_other_delimiter(name: str, cells: Sequence[str], rows: list[list[str]]
                 return
 
 
-def split_delimited(values: Iterable[str], delimiter: str) -> list[list[str]]:
-    """Return the labels of each text, without spaces around them and without empty labels."""
-    if not delimiter:
-        raise ConfigError(f"The delimiter must be a string such as '|', got {delimiter!r}.")
-    return [[label for part in value.split(delimiter) if (label := part.strip())] for value in values]
+def split_delimited(text: str, delimiter: str) -> list[str]:
+    """Return the labels of a text, without spaces around them and without empty labels."""
+    return [label for part in text.split(delimiter) if (label := part.strip())]

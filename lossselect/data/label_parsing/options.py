@@ -1,10 +1,15 @@
-"""The settings of the labels, and the labels that are parsed by them."""
+"""The settings of the labels, the labels that are parsed by them, and which of these are missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lossselect.exceptions import ConfigError
+import polars as pl
+
+from lossselect.data.preprocessing.columns import set_null
+from lossselect.exceptions import ConfigError, DataError, UnseenLabelError
+from lossselect.labels.values import as_number
 from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import TASKS
 from lossselect.utils.checks import lookup
@@ -22,6 +27,7 @@ class LabelOptions:
         missing: Labels that mean "missing", in addition to empty cells.
         empty: What an empty cell of delimited labels is: "negative" (no label) or "missing".
         handle_unknown: How a label that no train row has is treated: "error", or "ignore" (missing).
+        fitted: The labels of the train split, whose classes other files have; None to find the classes.
     """
 
     task: str
@@ -31,6 +37,7 @@ class LabelOptions:
     missing: tuple[Any, ...] = ()
     empty: str | None = None
     handle_unknown: str = "error"
+    fitted: "Labels | None" = None
 
     def __post_init__(self) -> None:
         lookup({**TASKS, "auto": None}, self.task, "task")
@@ -39,15 +46,15 @@ class LabelOptions:
             lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
             if self.delimiter is None:
                 raise ConfigError("data.empty is for cells of delimited labels: say data.delimiter too.")
+        if self.delimiter == "":
+            raise ConfigError("The delimiter must be a string such as '|', got ''.")
         if self.delimiter is not None and self.kind not in ("multilabel", "auto"):
             raise ConfigError(
                 f"data.delimiter has no effect on task={self.task}, which has one label a row. Several: "
                 "task=multilabel."
             )
         if self.positive is not None and self.kind not in ("binary", "auto"):
-            raise ConfigError(
-                f"data.positive has no effect on task={self.task}: binary has a positive class."
-            )
+            raise ConfigError(f"data.positive has no effect on task={self.task}: it is for task=binary.")
 
     @property
     def kind(self) -> str:
@@ -57,6 +64,11 @@ class LabelOptions:
     def resolve_task(self, inferred: str) -> str:
         """Return the task that is declared, or under task=auto the inferred one."""
         return inferred if self.task == "auto" else self.task
+
+    def replace_missing(self, column: pl.Series) -> pl.Series:
+        """Return the labels with null in place of the markers: -1 matches "-1" and "-1.0" too."""
+        values = column.unique().drop_nulls() if self.missing else ()
+        return set_null(column, [value for value in values if is_marker(value, self.missing)])
 
 
 @dataclass(frozen=True)
@@ -71,3 +83,25 @@ class Labels:
     values: Any
     class_names: tuple[str, ...]
     vocabulary: Vocabulary | None
+
+
+def is_marker(value: Any, markers: Sequence[Any]) -> bool:
+    """Return whether a label is one of the markers, as text or as a number."""
+    text, number = str(value), as_number(value)
+    return any(
+        text == str(marker)
+        or (number is not None and number == as_number(marker))
+        or (marker != marker and text.lower() == "nan")  # YAML reads the name NaN as a number
+        for marker in markers
+    )
+
+
+@contextmanager
+def name_column(name: str, fix: str, fixed: type[DataError] = UnseenLabelError) -> Iterator[None]:
+    """Add a column's name to errors about its labels and, to those of the type `fixed`, the fix."""
+    try:
+        yield
+    except DataError as error:
+        fix = f" {fix}" if isinstance(error, fixed) else ""
+        message = f"Column {name!r}: {error}{fix}"
+        raise type(error)(message, row=error.row, column=name, value=error.value) from None

@@ -1,36 +1,34 @@
-"""One label a row: the task, its classes, and each row's index."""
+"""One label a row: the task, its classes in their order, and each row's index."""
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.data.label_parsing.vocabularies import (
-    find_delimiter,
-    find_markers,
-    first_row,
-    fit_binary,
-    fit_multiclass,
-    get_binary_names,
-    sort_labels,
-    suggest_missing,
-)
-from lossselect.data.preprocessing.columns import column_error, row_error, set_null
-from lossselect.exceptions import DataError
-from lossselect.labels.values import IGNORE_INDEX, as_number, plain_value, spelling_variants
+from lossselect.data.label_parsing.options import LabelOptions, Labels, name_column
+from lossselect.data.preprocessing.columns import column_error, row_error
+from lossselect.exceptions import ConfigError, DataError
+from lossselect.labels.values import IGNORE_INDEX, as_number, normalize_label, plain_value, sorted_values
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.infer import infer_task
-from lossselect.utils.checks import format_setting, shorten
+from lossselect.tasks.infer import MAX_CLASSES, infer_task
+from lossselect.tasks.registry import make_task
+from lossselect.utils.checks import format_setting, shorten, suggestion
 from lossselect.utils.warnings import warn
 
+PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
+"""Pairs of values of which the second is the positive one without being declared."""
+MARKERS = ("?", "-", "--", "n/a", "#n/a", "nan", "<na>", "unknown", "missing")
+"""Labels that may mean "missing". (NA, None and null are not among them: they are names as well.)"""
+DELIMITERS = ("|", ";", ",", "/")
 
-def parse_single_labels(column: pl.Series, options: LabelOptions, fitted: Labels | None = None) -> Labels:
-    """Return the labels of a column with one label a row; `fitted` are those of the train split."""
-    column = replace_missing(column, options.missing)
+
+def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
+    """Return the labels of a column with one label a row."""
+    fitted = options.fitted
+    column = options.replace_missing(column)
     name, values = column.name, column.drop_nulls().unique(maintain_order=True).to_list()
     if not values and fitted:
         return replace(fitted, values=np.full(len(column), np.nan))
@@ -49,70 +47,42 @@ def parse_single_labels(column: pl.Series, options: LabelOptions, fitted: Labels
             "and 1 (data.target=[a,b,c]), or say what stands between the labels of a cell (data.delimiter). "
             "One of several classes a row: task=multiclass.",
         )
-    # probabilities of the positive class, which have no vocabulary
-    soft = _are_soft(values) if fitted is None else fitted.vocabulary is None
-    if options.kind == "binary" and options.positive is None and soft:
-        if (invalid := next((value for value in values if not _is_probability(value)), None)) is not None:
-            problem = f"is {invalid!r}, but the labels are probabilities between 0 and 1."
-            raise row_error(first_row(column, invalid), name, problem, invalid)
+    is_binary = options.kind == "binary"
+    others = [value for value in values if not _is_probability(value)]
+    soft = not others and any(as_number(value) not in (0, 1) for value in values)
+    # probabilities of the positive class have no vocabulary
+    if is_binary and options.positive is None and (soft if fitted is None else fitted.vocabulary is None):
+        if others:
+            problem = f"is {others[0]!r}, but the labels are probabilities between 0 and 1."
+            raise row_error(column.index_of(others[0]), name, problem, others[0])
         probabilities = column.cast(pl.Float64).to_numpy()
-        return Labels(options.task, reason, probabilities, get_binary_names(options), None)
+        names = make_task(options.task, class_names=options.class_names).names
+        return Labels(options.task, reason, probabilities, names, None)
     vocabulary = fitted.vocabulary if fitted else None
     if vocabulary is None:
-        fit = fit_binary if options.kind == "binary" else fit_multiclass
-        vocabulary = fit(column, sort_labels(values), options)
+        if len(values) == 1:
+            rest = " In a file of positives alone the rest is missing." if is_binary else ""
+            raise DataError(
+                f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart.{rest}",
+                column=name,
+                value=values[0],
+            )
+        fit = _fit_binary if is_binary else _fit_multiclass
+        vocabulary = fit(column, sorted_values(map(plain_value, values)), options)
     codes = _encode(column, vocabulary, options.handle_unknown)
     missing = codes == IGNORE_INDEX
     encoded = np.where(missing, np.nan, codes) if missing.any() else codes
     return Labels(options.task, reason, encoded, vocabulary.names, vocabulary)
 
 
-def replace_missing(column: pl.Series, markers: Sequence[Any]) -> pl.Series:
-    """Return the labels with null in place of the markers: -1 matches "-1" and "-1.0" too."""
-    if not markers:
-        return column
-    return set_null(column, [value for value in column.unique().drop_nulls() if is_marker(value, markers)])
-
-
-def is_marker(value: Any, markers: Sequence[Any]) -> bool:
-    """Return whether a label is one of the markers, as text or as a number."""
-    for marker in markers:
-        is_nan = isinstance(marker, float) and math.isnan(marker)  # as YAML reads the name NaN
-        if str(value) == str(marker) or (is_nan and str(value).lower() == "nan"):
-            return True
-        if as_number(marker) is not None and as_number(value) == as_number(marker):
-            return True
-    return False
-
-
 def _infer(name: str, values: list[Any], options: LabelOptions) -> tuple[str, str]:
     """Return the task that the distinct labels look like, and why."""
-    if delimiter := find_delimiter(values):
-        example = next(value for value in values if delimiter in value)
-        raise column_error(
-            name,
-            f"holds labels such as {example!r}: several of them, with {delimiter!r} between? Then say "
-            f"task=multilabel {format_setting('data.delimiter', delimiter)}; if not, task=multiclass.",
-        )
     if options.positive is not None and len(values) == 2:
         return "binary", f"{shorten(sorted(map(str, values)))}, of which {options.positive!r} is positive"
-    if markers := find_markers(values):
-        raise column_error(
-            name,
-            f"holds {markers[0]!r}: does it mark a missing label ({suggest_missing(markers[0])}), or is it a "
-            "class (task=multiclass)?",
-        )
-    try:
+    if doubt := next(_find_doubts(values, options), None):
+        raise column_error(name, f"{doubt[1]} If not, say task=multiclass.")
+    with name_column(name, "Say task=..., or choose another data.target.", DataError):
         return infer_task(values)
-    except ValueError as error:
-        raise DataError(
-            f"No task can be told from column {name!r}. {error} Say task=..., or choose another data.target.",
-            column=name,
-        ) from None
-
-
-def _are_soft(values: Sequence[Any]) -> bool:
-    return all(map(_is_probability, values)) and any(as_number(value) not in (0, 1) for value in values)
 
 
 def _is_probability(value: Any) -> bool:
@@ -120,46 +90,196 @@ def _is_probability(value: Any) -> bool:
     return number is not None and 0 <= number <= 1
 
 
-def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np.ndarray:
-    """Return the index of each row's label, looked up once for each distinct label: rows may be millions."""
-    values = column.unique().drop_nulls().to_list()
-    codes = {label_text(value): i for i, value in enumerate(vocabulary.values)}
-    index: dict[Any, int] = {}
-    for value in values:
-        # the same label may be a number in one file and text in another, and 1.0 in one with missing cells
-        known = next((text for text in spelling_variants(label_text(value)) if text in codes), None)
-        if known is not None:
-            index[value] = codes[known]
-    unknown = [value for value in values if value not in index]
-    if unknown and not index:
+def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> Vocabulary:
+    """Return the negative and the positive label of a column with the distinct `values`, in order."""
+    name, pair = column.name, _find_pair(values)
+    if len(values) > 2:
+        thirds = [v for v in values if len(values) == 3 and _find_pair([w for w in values if w != v])]
+        hint = ""
+        if markers := thirds or [*filter(is_negative, values)]:
+            hint = f" If {markers[0]} marks missing labels: {format_setting('data.missing', markers[0])}."
         raise DataError(
-            f"None of the labels of column {column.name!r} ({shorten(values)}) is one of training's: "
+            f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
+            f"{shorten(values)}.{hint} One of several classes: task=multiclass.",
+            column=name,
+        )
+    names: tuple[str, ...] = ()
+    if options.class_names is not None:
+        names = make_task(options.task, class_names=options.class_names).names
+    by_text = {str(value).lower(): value for value in values} | {str(value): value for value in values}
+    found = [by_text.get(text, by_text.get(text.lower())) for text in names]
+    named = [value for value in found if value is not None]
+    if len(set(named)) == 1:
+        raise ConfigError(
+            f"class_names={[*names]} are not the labels of column {name!r}: {shorten(values)}. "
+            "Give these, the positive one last."
+        )
+    positive = _find_positive(name, values, options.positive, named or pair)
+    negative = values[1 - values.index(positive)]
+    if not names:
+        return Vocabulary((negative, positive))
+    if named and positive != named[1]:
+        raise ConfigError(
+            f"class_names={[*names]} are the negative and the positive class, but "
+            f"data.positive={options.positive}."
+        )
+    # other names are for 0 and 1, or no and yes, in that order, whichever of them is the positive one
+    by_label = dict(zip(named or pair or (negative, positive), names, strict=True))
+    return Vocabulary((negative, positive), (by_label[negative], by_label[positive]))
+
+
+def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[Any] | None) -> Any:
+    """Return the positive one of two labels: the declared one, else the second of the pair."""
+    if declared is not None:
+        for convert in (str, lambda value: str(value).lower(), as_number):
+            form = convert(str(declared))
+            matches = [value for value in values if convert(value) == form is not None]
+            if len(matches) == 1:
+                return matches[0]
+        raise ConfigError(
+            f"data.positive={declared} is not among the labels of column {name!r}: {shorten(values)}."
+            f"{suggestion(str(declared), map(str, values))}"
+        )
+    if pair is not None:
+        return pair[1]
+    first, second = values
+    settings = [format_setting("data.positive", value) for value in (second, first)]
+    problem = f"holds {first!r} and {second!r}: which is the positive class? Say {' or '.join(settings)}."
+    if is_negative(first):
+        missing = format_setting("data.missing", first)
+        problem += f" If {first} marks missing labels, say {missing}; if it means negative, {settings[0]}."
+    raise column_error(name, problem)
+
+
+def _find_pair(values: Sequence[Any]) -> tuple[Any, Any] | None:
+    """Return the values in the order of a pair of PAIRS, such as 0 and 1; None if they are none of these."""
+    by_text: dict[str, Any] = {}
+    for value in values:
+        number = as_number(str(value))
+        by_text[str(int(number)) if number in (0, 1) else str(value).lower()] = value
+    return next(((by_text[no], by_text[yes]) for no, yes in PAIRS if set(by_text) == {no, yes}), None)
+
+
+def is_negative(value: Any) -> bool:
+    """Return whether a label is, or writes, a negative number."""
+    return (as_number(value) or 0) < 0
+
+
+def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions) -> Vocabulary:
+    """Return the labels of a column with the distinct `values`, in order."""
+    name = column.name
+    if options.class_names is None or column.dtype.is_float():
+        _check_numbers(column, values)
+    if len(values) > 2 and len(values) == len(column) - column.null_count():
+        raise DataError(
+            f"Each of the {len(values)} labels of column {name!r} has one row, as an identifier has: there "
+            "is nothing to learn from, and nothing to validate. Is it the right data.target?",
+            column=name,
+        )
+    for warning, problem in _find_doubts(values, options):
+        warn(warning, f"Column {name!r} {problem}")
+    warn_similar_labels(name, values)
+    with name_column(name, "Name it too, or mark it as missing: data.missing."):
+        return Vocabulary.fit(column, options.class_names)
+
+
+def _check_numbers(column: pl.Series, values: list[Any]) -> None:
+    """Raise a DataError for fractions, negative numbers, and numbers among words."""
+    name, is_float = column.name, column.dtype.is_float()
+    words = [value for value in values if as_number(value) is None]
+    numbers = [value for value in values if as_number(value) is not None]
+    classes = format_setting("+task.class_names", values[:20])
+    fraction = next((v for v in values if isinstance(v, float) or (as_number(v) or 0) % 1), None)
+    if is_float or (fraction is not None and not words):
+        problem = f"is {fraction}: a quantity, not one of several classes. Choose another data.target"
+        grades = "" if is_float or len(values) > MAX_CLASSES else f"; or, if they are grades, say {classes}"
+        raise row_error(column.index_of(fraction), name, f"{problem}{grades}.", fraction)
+    if negative := next(filter(is_negative, numbers), None):
+        raise negative_error(column.index_of(negative), name, negative, values)
+    if numbers and words:
+        row, missing = column.index_of(words[0]), format_setting("data.missing", words[0])
+        raise column_error(
+            name,
+            f"holds numbers and words: {numbers[0]!r} in row {column.index_of(numbers[0])}, {words[0]!r} "
+            f"in row {row}. If one of them marks a missing label, say {missing}; if all are classes, "
+            f"{classes}.",
+            row=row,
+            value=words[0],
+        )
+
+
+def negative_error(row: int, name: str, negative: Any, values: Sequence[Any]) -> DataError:
+    """Return the error for a negative number among the labels of a column: it may mean "missing"."""
+    missing, classes = (
+        format_setting("data.missing", negative),
+        format_setting("+task.class_names", values[:20]),
+    )
+    problem = f"If that marks a missing label, say {missing}; if it is a class, say so by {classes}."
+    return row_error(row, name, f"has label {negative}. {problem}", negative)
+
+
+def _find_doubts(values: Sequence[Any], options: LabelOptions) -> Iterator[tuple[str, str]]:
+    """Yield a warning's name and text for labels that may not be classes; the text continues "Column 'y'"."""
+    if delimiter := _find_delimiter(values):
+        example = next(value for value in values if delimiter in value)
+        yield (
+            "several_labels",
+            f"holds labels such as {example!r}. If these are several, say task=multilabel "
+            f"{format_setting('data.delimiter', delimiter)}.",
+        )
+    markers = [value for value in values if str(value).lower() in MARKERS]
+    if markers and options.class_names is None:
+        yield (
+            "likely_missing_marker",
+            f"has a class {markers[0]!r}. If that marks a missing label, say "
+            f"{format_setting('data.missing', markers[0])}.",
+        )
+
+
+def warn_similar_labels(name: str, values: Sequence[Any]) -> None:
+    """Warn of two labels that a person may take for the same."""
+    by_form: dict[Any, Any] = {}
+    for value in values:
+        other = by_form.setdefault(normalize_label(value), value)
+        if other is not value:
+            problem = f"{other!r} and {value!r} in column {name!r} are two classes."
+            warn("similar_labels", f"{problem} If they are one, correct the file.")
+            return
+
+
+def _find_delimiter(values: Sequence[Any]) -> str | None:
+    """Return what splits at least a third of the labels into parts some of which are in several labels."""
+    texts = [value for value in values if isinstance(value, str) and value.lower() not in MARKERS]
+    for delimiter in DELIMITERS:
+        count = sum(delimiter in text.strip(delimiter) for text in texts)
+        parts = [{part.strip() for part in text.split(delimiter)} for text in texts]
+        if count and count * 3 >= len(texts) and sum(map(len, parts)) > len(set().union(*parts)):
+            return delimiter
+    return None
+
+
+def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np.ndarray:
+    """Return the index of each row's label, -100 where it is missing."""
+    texts = {label_text(value): value for value in vocabulary.values}
+    # the same label may be a number in one file and text in another, and 1.0 in one with missing cells
+    known = {_drop_fraction(text): value for text, value in texts.items()} | texts
+    labels = {}
+    for value in column.unique().drop_nulls().to_list():
+        text = label_text(value)
+        labels[value] = known.get(text, known.get(_drop_fraction(text), value))
+    if labels and not set(vocabulary.values) & set(labels.values()):
+        raise DataError(
+            f"None of the labels of column {column.name!r} ({shorten([*labels])}) is one of training's: "
             f"{shorten(vocabulary.names)}. Write them alike.",
             column=column.name,
         )
-    if unknown and handle_unknown != "ignore":
-        row, value = min((first_row(column, value), value) for value in unknown)
-        raise DataError(
-            f"Row {row} of column {column.name!r}: {vocabulary.describe_unseen(value)} To take such labels "
-            "for "
-            "missing: data.handle_unknown=ignore.",
-            row=row,
-            column=column.name,
-        )
-    if unknown:
-        count = int(column.is_in(unknown).sum())
-        warn(
-            "unseen_label",
-            f"Not seen in training, and left out: {count} of the labels of column {column.name!r}, "
-            f"{shorten(unknown)}.",
-        )
-    mapped = column.replace_strict(
-        pl.Series([*index], dtype=column.dtype),
-        pl.Series([*index.values()], dtype=pl.Int64),
-        default=IGNORE_INDEX,
-        return_dtype=pl.Int64,
-    )
-    return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
+    with name_column(column.name, "To leave such labels out: data.handle_unknown=ignore."):
+        return vocabulary.encode(map(labels.get, column.to_list()), handle_unknown)
+
+
+def _drop_fraction(text: str) -> str:
+    """Return "1" for "1.0", but "v1.0" as it is."""
+    return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 
 
 def label_text(value: Any) -> str:

@@ -8,23 +8,23 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.array_labels import parse_label_matrix
-from lossselect.data.label_parsing.cells import split_cells
-from lossselect.data.label_parsing.options import LabelOptions, Labels
-from lossselect.data.label_parsing.single_label import is_marker, parse_single_labels, replace_missing
-from lossselect.data.label_parsing.vocabularies import (
+from lossselect.data.label_parsing.cells import parse_literal, split_cells
+from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker, name_column
+from lossselect.data.label_parsing.single_label import (
     is_negative,
-    suggest_class_names,
-    suggest_missing,
+    negative_error,
+    parse_single_labels,
     warn_similar_labels,
 )
 from lossselect.data.preprocessing.columns import (
     TEXT,
+    CellParser,
     column_error,
     parse_numbers,
     restore_integers,
     row_error,
 )
-from lossselect.exceptions import ConfigError, DataError, UnseenLabelError
+from lossselect.exceptions import ConfigError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import plain_value
 from lossselect.labels.vocabulary import Vocabulary
@@ -32,31 +32,27 @@ from lossselect.utils.checks import shorten
 from lossselect.utils.warnings import warn
 
 
-def parse_label_columns(
-    columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None = None, listed: bool = False
-) -> Labels:
+def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, listed: bool = False) -> Labels:
     """Return the labels of a column of labels or of lists of labels, or of several columns of 0 and 1.
 
-    `fitted` are the labels of the train split, whose classes are used; `listed` is whether the user named a
-    list of columns, perhaps of one.
+    `listed` is whether the user named a list of columns, perhaps of one.
     """
     if len(columns) > 1 or (listed and options.kind == "multilabel"):
-        return _parse_indicators(columns, options, fitted)
+        return _parse_indicators(columns, options)
     column = columns[0]
     if column.dtype == pl.Boolean or column.dtype.is_numeric():
-        return parse_single_labels(restore_integers(column), options, fitted)
+        return parse_single_labels(restore_integers(column), options)
     if column.dtype in (pl.List, pl.Array):
-        return _parse_lists(column.name, column.to_list(), options, fitted)
+        return _parse_lists(column.name, column.to_list(), options)
     if column.dtype not in (*TEXT, pl.Null):
         raise column_error(column.name, f"is of type {column.dtype}; labels are text or whole numbers.")
-    text = column.cast(pl.String).str.strip_chars()
+    text = CellParser().text(column)
     if options.delimiter is not None:
-        return _parse_lists(column.name, _split(text, options), options, fitted)
-    text = text.set(text == "", None)
-    rows = _parse_json(replace_missing(text, options.missing), options, fitted)
+        return _parse_lists(column.name, _split(text, options), options)
+    rows = _parse_json(options.replace_missing(text), options)
     if rows is not None:
-        return _parse_lists(column.name, rows, options, fitted)
-    return parse_single_labels(text, options, fitted)
+        return _parse_lists(column.name, rows, options)
+    return parse_single_labels(text, options)
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
@@ -72,44 +68,39 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
         )
     rows = split_cells(text.name, text.to_list(), str(options.delimiter))
     if not any(len(row) > 1 for row in rows):
-        message = f"No cell of column {text.name!r} holds the delimiter {options.delimiter!r}."
-        warn("unused_delimiter", message)
+        warn(
+            "unused_delimiter", f"No cell of column {text.name!r} holds the delimiter {options.delimiter!r}."
+        )
     if options.empty != "missing":
         return rows
     return [None if is_empty else row for row, is_empty in zip(rows, empty.to_list(), strict=True)]
 
 
-def _parse_json(text: pl.Series, options: LabelOptions, fitted: Labels | None) -> list[Any] | None:
+def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     """Return the lists of a column of JSON; None for another column, unless the train split has lists."""
     known = text.drop_nulls()
     in_brackets = known.str.starts_with("[").all() and known.str.ends_with("]").all() and len(known) > 0
-    if not in_brackets and not (fitted and isinstance(fitted.values, SparseLabels)):
+    if not in_brackets and not (options.fitted and isinstance(options.fitted.values, SparseLabels)):
         return None
-    rows: list[Any] = []
-    for row, cell in enumerate(text.to_list()):
-        try:
-            rows.append(cell if cell is None else json.loads(cell))
-        except (ValueError, RecursionError):
-            rows.append(cell)
-        if isinstance(rows[-1], list | None):
-            continue
-        if options.kind in ("binary", "multiclass"):
-            warn(
-                "several_labels",
-                f"Column {text.name!r} holds labels in brackets, such as {known[0]!r}. If these are lists, "
-                'write them as JSON, ["a", "b"], and say task=multilabel.',
-            )
-            return None
-        message = f'Column {text.name!r}: Row {row} is {cell!r}, no JSON list such as ["news", "sport"].'
-        quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
-        raise DataError(f"{message}{quotes}", column=text.name)
-    return rows
+    rows = [cell and parse_literal(cell, json.loads) for cell in text.to_list()]
+    row = next((row for row in (text.is_not_null()).arg_true() if not isinstance(rows[row], list)), None)
+    if row is None:
+        return rows
+    if options.kind in ("binary", "multiclass"):
+        warn(
+            "several_labels",
+            f"Column {text.name!r} holds labels in brackets, such as {known[0]!r}. If these are lists, "
+            'write them as JSON, ["a", "b"], and say task=multilabel.',
+        )
+        return None
+    quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
+    problem = f'is {text[row]!r}, no JSON list such as ["news", "sport"].{quotes}'
+    raise row_error(row, text.name, problem, text[row])
 
 
-def _parse_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labels | None) -> Labels:
+def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
     """Return the labels of a column of lists."""
     rows = [_clean_row(name, i, row, options) for i, row in enumerate(rows)]
-    known = [row for row in rows if row is not None]
     if options.kind not in ("auto", "multilabel"):
         i = next((i for i, row in enumerate(rows) if row is not None and len(row) != 1), None)
         if i is not None:
@@ -121,21 +112,27 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions, fitted: Labe
                 value=rows[i],
             )
         column = pl.Series(name, [row and row[0] for row in rows], strict=False)
-        return parse_single_labels(column, options, fitted)
-    if fitted is None:
-        _check_no_indicators(name, known)
-    try:
-        vocabulary = (fitted and fitted.vocabulary) or Vocabulary.fit_lists(rows, options.class_names)
+        return parse_single_labels(column, options)
+    vocabulary = options.fitted.vocabulary if options.fitted else None
+    if vocabulary is None:
+        vocabulary = _fit_lists(name, rows, options)
+    with name_column(name, "To leave such labels out: data.handle_unknown=ignore."):
         labels = vocabulary.encode_lists(rows, options.handle_unknown)
-    except DataError as error:
-        unseen = isinstance(error, UnseenLabelError)
-        hint = " To leave such labels out: data.handle_unknown=ignore." if unseen else ""
-        raise DataError(f"Column {name!r}: {error}{hint}", row=error.row, column=name) from None
-    if fitted is None and options.class_names is None:
-        _check_not_negative(name, rows, vocabulary.values)
-        warn_similar_labels(name, vocabulary.values)
     reason = f"column {name!r} holds lists" if options.task == "auto" else ""
     return Labels(options.resolve_task("multilabel"), reason, labels, vocabulary.names, vocabulary)
+
+
+def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
+    """Return the labels of a column of lists."""
+    _check_no_indicators(name, [row for row in rows if row is not None])
+    with name_column(name, "Name it too, or leave it out of the file."):
+        vocabulary = Vocabulary.fit_lists(rows, options.class_names)
+    if options.class_names is None:
+        if negative := next(filter(is_negative, vocabulary.values), None):
+            row = next(i for i, labels in enumerate(rows) if labels and negative in labels)
+            raise negative_error(row, name, negative, vocabulary.values)
+        warn_similar_labels(name, vocabulary.values)
+    return vocabulary
 
 
 def _clean_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] | None:
@@ -150,24 +147,8 @@ def _clean_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] 
         return labels
     if len(labels) > 1:
         problem = f"has labels and a mark for a missing one: {shorten(labels)}."
-        raise row_error(i, name, f"{problem} A row is labelled as a whole or not at all.")
+        raise row_error(i, name, f"{problem} A row is labelled as a whole or not at all: leave the mark out.")
     return None
-
-
-def _check_not_negative(name: str, rows: list[Any], values: Sequence[Any]) -> None:
-    """Raise a DataError for a negative number among the labels: it may mean "missing"."""
-    negative = next((value for value in values if is_negative(value)), None)
-    if negative is None:
-        return
-    row = next(i for i, labels in enumerate(rows) if labels and negative in labels)
-    problem, names = f"has label {negative}", suggest_class_names(values)
-    if all(len(labels) == 1 for labels in rows if labels and negative in labels):
-        problem += f". If that marks a row that is not labelled, say {suggest_missing(negative)}; if it is a "
-        problem += f"label, {names}."
-    else:
-        problem += " among its own. If that is no label, leave it out of the file; if it is one, "
-        problem += f"{names}."
-    raise row_error(row, name, problem, negative)
 
 
 def _check_no_indicators(name: str, rows: list[list[Any]]) -> None:
@@ -183,7 +164,7 @@ def _check_no_indicators(name: str, rows: list[list[Any]]) -> None:
         )
 
 
-def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions, fitted: Labels | None) -> Labels:
+def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
     """Return the labels of a column for each label."""
     names = [column.name for column in columns]
     if options.delimiter is not None:
@@ -193,20 +174,18 @@ def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions, fitte
             f"task=binary has one column of labels, but data.target names {len(names)}: {shorten(names)}. "
             "Several labels per sample: task=multilabel."
         )
-    matrix = np.stack([_to_floats(replace_missing(column, options.missing)) for column in columns], axis=1)
-    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} hold", fitted)
+    matrix = np.stack([_to_floats(options.replace_missing(column)) for column in columns], axis=1)
+    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} hold")
 
 
 def _to_floats(column: pl.Series) -> np.ndarray:
     """Return a column of 0 and 1 as float64, NaN where missing."""
-    numbers, row = column, None
+    needed = "but of several target columns each holds 0 and 1 (or true and false)."
     if column.dtype in TEXT:
-        text = column.cast(pl.String).str.strip_chars()
-        numbers, row = parse_numbers(text.set(text == "", None))
+        text = CellParser().text(column)
+        column, row = parse_numbers(text)
+        if row is not None:
+            raise row_error(row, text.name, f"is {text[row]!r}, {needed}", text[row])
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        problem = f"is of type {column.dtype}, but of several target columns each holds 0 and 1."
-        raise column_error(column.name, problem)
-    if row is not None:
-        problem = "but of several target columns each holds 0 and 1 (or true and false)."
-        raise row_error(row, column.name, f"is {column[row]!r}, {problem}", column[row])
-    return numbers.cast(pl.Float64).to_numpy(writable=True)
+        raise column_error(column.name, f"is of type {column.dtype}, {needed}")
+    return column.cast(pl.Float64).to_numpy(writable=True)

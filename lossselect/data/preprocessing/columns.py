@@ -28,7 +28,7 @@ UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20a
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
-def row_error(row: int, column: str, problem: str, value: Any = None) -> DataError:
+def row_error(row: int | None, column: str, problem: str, value: Any = None) -> DataError:
     """Return the error for a row of a column; `problem` continues the message."""
     return DataError(f"Row {row} of column {column!r} {problem}", row=row, column=column, value=value)
 

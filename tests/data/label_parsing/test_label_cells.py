@@ -50,19 +50,20 @@ def test_all_of_these_are_the_same_labels(cells, delimiter):
 
 
 def test_delimited_text():
-    assert split_delimited(["new york| rome", "", "a||b|"], "|") == [["new york", "rome"], [], ["a", "b"]]
+    cells = ["new york| rome", "", "a||b|"]
+    assert [split_delimited(cell, "|") for cell in cells] == [["new york", "rome"], [], ["a", "b"]]
     with pytest.raises(ValueError, match="The delimiter must be a string such as"):
         labels_of(["a"], delimiter="")
 
 
 def test_json():
     def parse(cells, fitted=None):
-        return parse_label_columns([pl.Series("tags", cells)], LabelOptions("multilabel"), fitted)
+        return parse_label_columns([pl.Series("tags", cells)], LabelOptions("multilabel", fitted=fitted))
 
     labels = parse(['["a", "b"]', "[]", None, '["b"]'])
     assert labels.vocabulary.decode_lists(labels.values) == [["a", "b"], [], None, ["b"]]
     for bad in ('{"a": 1}', "[a]", "3", "[" * 100_000):
-        with pytest.raises(ValueError, match=r"Column 'tags': Row 1 is .*, no JSON list such as"):
+        with pytest.raises(ValueError, match=r"Row 1 of column 'tags' is .*, no JSON list such as"):
             parse(["[]", bad], fitted=labels)
 
 

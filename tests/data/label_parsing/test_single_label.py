@@ -117,7 +117,7 @@ class TestLabelsOfOneClassARow:
                 "multiclass",
                 [0, 1, -1, 1],
                 {},
-                "Row 2 of column 'y' is -1. If that marks a missing label, say data.missing=-1;",
+                "Row 2 of column 'y' has label -1. If that marks a missing label, say data.missing=-1;",
             ),
             ("multiclass", ["1", "x", "1", "2"], {}, "holds numbers and words: '1' in row 0, 'x' in row 1."),
             (
@@ -144,7 +144,7 @@ class TestLabelsOfOneClassARow:
                 "multiclass",
                 ["a", "b", "b"],
                 {"class_names": ["a", "x"]},
-                "Label 'b' is not among the class_names: a, x.",
+                "Column 'y': Row 1: label 'b' is not among the class_names: a, x. Name it too, or mark it as",
             ),
             (
                 "multilabel",
@@ -159,7 +159,7 @@ class TestLabelsOfOneClassARow:
                 "auto",
                 ["a|b", "b|c", "a|c", "a|b|c"],
                 {},
-                "several of them, with '|' between? Then say task=multilabel",
+                "holds labels such as 'a|b'. If these are several, say task=multilabel \"data.delimiter='|'\". If not",
             ),
             (
                 "multiclass",
@@ -215,6 +215,10 @@ class TestLabelsOfOneClassARow:
         with pytest.raises(ValueError, match=re.escape(message)):
             labels_of(column, "binary", **options)
 
+    def test_a_name_that_is_given_twice(self):
+        with pytest.raises(ValueError, match="Column 'y': Label 'a' comes twice"):
+            labels_of(["a", "b", "a"], class_names=["a", "b", "a"])
+
     def test_the_same_labels_in_a_file_of_another_type(self):
         train = labels_of(["0", "1", "1", "0"])
         np.testing.assert_array_equal(labels_of([1, 0, None], fitted=train).values, [1, 0, NAN])
@@ -249,7 +253,7 @@ class TestLabelsOfOneClassARow:
 
     def test_a_version_is_no_whole_number(self):
         train = labels_of(["v1", "v2", "v2", "v1"])
-        with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'v1\.0' was never seen"):
+        with pytest.raises(ValueError, match=r"Column 'y': Row 1: label 'v1\.0' was never seen"):
             labels_of(["v2", "v1.0"], fitted=train)
 
     def test_labels_of_very_many_digits(self):
@@ -277,7 +281,7 @@ class TestLabelsOfOneClassARow:
             match=r"has a class .*If that marks a missing label.*\[likely_missing_marker\]",
         ):
             labels_of(column)
-        with pytest.raises(ValueError, match=r"does it mark a missing label"):
+        with pytest.raises(ValueError, match=r"marks a missing label, say .*\. If not, say task=multiclass"):
             labels_of(column, "auto")
         with pytest.raises(ValueError, match=r"If .* marks missing labels: "):
             labels_of(["no", "yes", mark], "binary")
@@ -341,9 +345,9 @@ class TestLabelsOfOneClassARow:
         train = labels_of(["b", "c", "b"])
         other = labels_of(["c", "b"], fitted=train)
         assert other.values.tolist() == [1, 0]
-        with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'a' was never seen in training\."):
+        with pytest.raises(ValueError, match=r"Column 'y': Row 1: label 'a' was never seen in training\."):
             labels_of(["c", "a"], fitted=train)
-        with pytest.warns(ls.LossSelectWarning, match="left out: 2 of the labels of column 'y', a"):
+        with pytest.warns(ls.LossSelectWarning, match=r"left out: 2 of 3 labels, 'a' \(2\)"):
             other = labels_of(["a", "c", "a"], fitted=train, handle_unknown="ignore")
         np.testing.assert_array_equal(other.values, [NAN, 1, NAN])
 

@@ -83,7 +83,12 @@ class TestLabelsOfSeveral:
                 {},
                 "holds lists of labels, of which row 1 has 0, but task=multiclass",
             ),
-            (["[1, 2]", "[-1]"], "multilabel", {}, "Row 1 of column 'y' has label -1. If that marks a row"),
+            (
+                ["[1, 2]", "[-1]"],
+                "multilabel",
+                {},
+                "Row 1 of column 'y' has label -1. If that marks a missing",
+            ),
             (
                 ["[1, 2]", "[-1, 2]"],
                 "multilabel",
@@ -110,7 +115,7 @@ class TestLabelsOfSeveral:
                 {},
                 "Column 'a' is of type List(Int64), but of",
             ),
-            (["[a]", "[b]"], "multilabel", {}, "Row 0 is '[a]', no JSON list"),
+            (["[a]", "[b]"], "multilabel", {}, "Row 0 of column 'y' is '[a]', no JSON list"),
             (["[]", "[]"], "multilabel", {}, "Column 'y': There are no labels."),
             (["a|b"], "multilabel", {"delimiter": ""}, "The delimiter must be a string such as '|', got ''."),
             (
