@@ -67,7 +67,7 @@ class SparseLabels:
                 f"and one more; got {indptr.tolist()[:5]}..., {indptr[-1:].tolist()} at the end."
             )
         rows = torch.repeat_interleave(torch.arange(count), indptr.diff())
-        return cls._from_unchecked(rows, indices, (count, num_labels), missing)
+        return cls._from_cpu(rows, indices, (count, num_labels), missing)
 
     @classmethod
     def from_coo(
@@ -102,15 +102,17 @@ class SparseLabels:
         if len(rows) != len(labels) or bool(((rows < 0) | (rows >= num_rows)).any()):
             needed = f"a row from 0 to {num_rows - 1} for each of {len(labels)} labels"
             raise DataError(f"Expected {needed}, got {shorten(rows.tolist())}.")
-        result = cls._from_unchecked(rows, labels, shape, missing)
+        result = cls._from_cpu(rows, labels, shape, missing)
         result.unknown = others
         return result
 
     @classmethod
-    def _from_unchecked(
-        cls, rows: Tensor, labels: Tensor, shape: tuple[int, int], missing: Any
-    ) -> "SparseLabels":
+    def _from_cpu(cls, rows: Tensor, labels: Tensor, shape: tuple[int, int], missing: Any) -> "SparseLabels":
         """Create one from pairs on the CPU; DataError for a label out of range or repeated in a row."""
+        missing = None if missing is None else torch.as_tensor(missing)
+        if missing is not None and (missing.dtype != torch.bool or missing.shape != shape[:1]):
+            got = f"{missing.dtype} of shape {tuple(missing.shape)}"
+            raise DataError(f"missing must be true or false for each of {shape[0]} rows, got {got}.")
         bad = (labels < 0) | (labels >= shape[1])
         if bool(bad.any()):
             row, label = (int(values[bad][0]) for values in (rows, labels))

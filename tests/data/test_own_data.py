@@ -279,7 +279,10 @@ class TestWarnings:
         code, out, err = command(*arguments, "data.handle_unknown=ignore")
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
-        assert f"Not seen in training, and left out: {count} of {frame.height} labels, 'setosa' ({count})." in err
+        assert (
+            f"Not seen in training, and left out: {count} of {frame.height} labels, 'setosa' ({count})."
+            in err
+        )
         assert f"missing: {count} in test" in " ".join(out.split())
 
 

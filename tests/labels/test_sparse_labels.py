@@ -68,6 +68,11 @@ class TestSparseLabels:
         with pytest.raises(TypeError, match="rows must be whole numbers"):
             SparseLabels.from_coo(rows, torch.tensor([1]), 3, 6)
 
+    def test_missing_rows_of_pairs_are_checked(self):
+        rows, missing = torch.tensor([0]), torch.tensor([True, False])
+        with pytest.raises(ValueError, match="missing must be true or false for each of 3 rows"):
+            SparseLabels.from_coo(rows, rows, 3, 6, missing=missing)
+
     def test_unknown_labels_stay_unknown_when_concatenated(self):
         first = torch.tensor([[1, NAN], [0, 1]])
         second = torch.tensor([[1.0, 0], [NAN, NAN]])

@@ -32,9 +32,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
         rows = [split_delimited(cell, delimiter) for cell in cells]
         for row, labels in enumerate(rows):
             if bracketed[row] and len(labels) > 1:
-                problem = (
-                    f"labels in brackets, but row {bare} is {cells[bare or 0]!r}, which has no brackets."
-                )
+                problem = f"labels in brackets, but row {bare} is {cells[bare or 0]!r}, which has none."
                 raise _cell_error(name, row, cells[row], f"{problem} Use one notation for all cells.")
         _warn_split_brackets(name, cells, rows, delimiter)
     rows = _strip_quotes(name, cells, rows)
@@ -60,10 +58,10 @@ def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]],
         for label in labels if len(labels) > 1 else ():
             if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
                 problem = (
-                    f"is {cells[row]!r}, of which data.delimiter={delimiter!r} makes the label {label!r}."
+                    f"Row {row} of column {name!r} is {cells[row]!r}, of which data.delimiter={delimiter!r}"
                 )
                 fix = "If the brackets are not part of the labels, remove them from the file."
-                warn("split_brackets", f"Row {row} of column {name!r} {problem} {fix}")
+                warn("split_brackets", f"{problem} makes the label {label!r}. {fix}")
                 return
 
 
