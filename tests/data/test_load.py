@@ -128,7 +128,7 @@ class TestLoad:
             load(train, test_path={"x": [1.5, None], "y": ["a", "b"]})
 
     def test_a_delimiter_that_no_cell_holds_is_said(self, load):
-        with pytest.warns(ls.LossSelectWarning, match="No cell of column 'y' holds the delimiter ','"):
+        with pytest.warns(ls.LossSelectWarning, match="No cell of column 'y' has the delimiter ','"):
             load({"x": numbers(40), "y": ["a|b", "b"] * 20}, "multilabel", delimiter=",")
 
     def test_a_mark_that_no_row_has_is_said(self, load):

@@ -22,16 +22,16 @@ def parse_label_array(array: np.ndarray, options: LabelOptions) -> Labels:
     if options.fitted and np.shape(options.fitted.values)[1:] != array.shape[1:]:
         shape = np.shape(options.fitted.values)
         raise DataError(f"Labels are of shape {array.shape}, but in training of shape {shape}.")
-    if isinstance(array, np.memmap) and array.size and options.kind in ("multilabel", "auto"):
-        sparse = _to_sparse(array, options)
-        if sparse is not None:
-            counts = sparse.count_per_row()
-            several = (counts != 1) & sparse.known_rows()
-            row = int(several.int().argmax())
-            # rows of one label each may be classes, which task=auto has to infer
-            if options.kind == "multilabel" or several[row]:
-                reason = f"the rows hold 0 and 1, and row {row} has {counts[row]} ones"
-                return parse_sparse_labels(sparse, options, reason)
+    may_be_sparse = isinstance(array, np.memmap) and array.size and options.kind in ("multilabel", "auto")
+    sparse = _to_sparse(array, options) if may_be_sparse else None
+    if sparse is not None:
+        counts = sparse.count_per_row()
+        several = (counts != 1) & sparse.known_rows()
+        row = int(several.int().argmax())
+        # rows of one label each may be classes, which task=auto has to infer
+        if options.kind == "multilabel" or several[row]:
+            reason = f"the rows hold 0 and 1, and row {row} has {counts[row]} ones"
+            return parse_sparse_labels(sparse, options, reason)
     values = np.empty(array.shape, dtype=np.float32)
     for start, block in blocks(array) if array.size else ():
         values[start : start + len(block)] = _to_floats(block, options.missing)

@@ -54,12 +54,10 @@ def _is_bracketed(cell: str) -> bool:
 
 def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]], delimiter: str) -> None:
     """Warn of a delimiter that splits what brackets enclose, as in array(['a', 'b'])."""
-    for row, labels in enumerate(rows):
+    for row, (cell, labels) in enumerate(zip(cells, rows, strict=True)):
         for label in labels if len(labels) > 1 else ():
             if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
-                problem = (
-                    f"Row {row} of column {name!r} is {cells[row]!r}, of which data.delimiter={delimiter!r}"
-                )
+                problem = f"Row {row} of column {name!r} is {cell!r}, of which data.delimiter={delimiter!r}"
                 fix = "If the brackets are not part of the labels, remove them from the file."
                 warn("split_brackets", f"{problem} makes the label {label!r}. {fix}")
                 return

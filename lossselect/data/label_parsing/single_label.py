@@ -180,7 +180,8 @@ def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions)
         warn(warning, f"Column {name!r} {problem}")
     warn_similar_labels(name, values)
     with name_column(name, "Name it too, or mark it as missing: data.missing."):
-        return Vocabulary.fit(column, options.class_names)
+        # errors about class_names name the row
+        return Vocabulary.fit(values if options.class_names is None else column, options.class_names)
 
 
 def _check_numbers(column: pl.Series, values: list[Any]) -> None:
@@ -208,7 +209,7 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         )
 
 
-def negative_error(row: int, name: str, negative: Any, values: Sequence[Any]) -> DataError:
+def negative_error(row: int | None, name: str, negative: Any, values: Sequence[Any]) -> DataError:
     """Return the error for a negative number among the labels of a column: it may mean "missing"."""
     missing, classes = (
         format_setting("data.missing", negative),
@@ -263,18 +264,21 @@ def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> n
     texts = {label_text(value): value for value in vocabulary.values}
     # the same label may be a number in one file and text in another, and 1.0 in one with missing cells
     known = {_drop_fraction(text): value for text, value in texts.items()} | texts
-    labels = {}
-    for value in column.unique().drop_nulls().to_list():
-        text = label_text(value)
-        labels[value] = known.get(text, known.get(_drop_fraction(text), value))
-    if labels and not set(vocabulary.values) & set(labels.values()):
+    values = column.unique().drop_nulls()
+    labels = [known.get(text, known.get(_drop_fraction(text))) for text in map(label_text, values)]
+    if len(values) and not any(label is not None for label in labels):
         raise DataError(
-            f"None of the labels of column {column.name!r} ({shorten([*labels])}) is one of training's: "
+            f"None of the labels of column {column.name!r} ({shorten([*values])}) is one of training's: "
             f"{shorten(vocabulary.names)}. Write them alike.",
             column=column.name,
         )
-    with name_column(column.name, "To leave such labels out: data.handle_unknown=ignore."):
-        return vocabulary.encode(map(labels.get, column.to_list()), handle_unknown)
+    codes = vocabulary.encode(labels)
+    unknown = values.filter(codes == IGNORE_INDEX).to_list()
+    if unknown:  # looked up row by row, for the error or the warning
+        with name_column(column.name, "To leave such labels out: data.handle_unknown=ignore."):
+            vocabulary.encode(column.set(~column.is_in(unknown), None), handle_unknown)
+    mapped = column.replace_strict(values, codes, default=IGNORE_INDEX, return_dtype=pl.Int64)
+    return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
 
 
 def _drop_fraction(text: str) -> str:

@@ -68,9 +68,7 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
         )
     rows = split_cells(text.name, text.to_list(), str(options.delimiter))
     if not any(len(row) > 1 for row in rows):
-        warn(
-            "unused_delimiter", f"No cell of column {text.name!r} holds the delimiter {options.delimiter!r}."
-        )
+        warn("unused_delimiter", f"No cell of column {text.name!r} has the delimiter {options.delimiter!r}.")
     if options.empty != "missing":
         return rows
     return [None if is_empty else row for row, is_empty in zip(rows, empty.to_list(), strict=True)]
