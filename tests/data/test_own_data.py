@@ -274,7 +274,7 @@ class TestWarnings:
         code, _, err = command(*arguments)
         assert code == 1
         assert re.search(
-            r"Column 'y': Row \d+: label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
+            r"Row \d+ of column 'y': label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
         )
         code, out, err = command(*arguments, "data.handle_unknown=ignore")
         assert code == 0

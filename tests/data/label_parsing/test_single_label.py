@@ -144,7 +144,7 @@ class TestLabelsOfOneClassARow:
                 "multiclass",
                 ["a", "b", "b"],
                 {"class_names": ["a", "x"]},
-                "Column 'y': Row 1: label 'b' is not among the class_names: a, x. Name it too, or mark it as",
+                "Row 1 of column 'y': label 'b' is not among the class_names: a, x. Name it too, or mark it as",
             ),
             (
                 "multilabel",
@@ -253,7 +253,7 @@ class TestLabelsOfOneClassARow:
 
     def test_a_version_is_no_whole_number(self):
         train = labels_of(["v1", "v2", "v2", "v1"])
-        with pytest.raises(ValueError, match=r"Column 'y': Row 1: label 'v1\.0' was never seen"):
+        with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'v1\.0' was never seen"):
             labels_of(["v2", "v1.0"], fitted=train)
 
     def test_labels_of_very_many_digits(self):
@@ -345,7 +345,7 @@ class TestLabelsOfOneClassARow:
         train = labels_of(["b", "c", "b"])
         other = labels_of(["c", "b"], fitted=train)
         assert other.values.tolist() == [1, 0]
-        with pytest.raises(ValueError, match=r"Column 'y': Row 1: label 'a' was never seen in training\."):
+        with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'a' was never seen in training\."):
             labels_of(["c", "a"], fitted=train)
         with pytest.warns(ls.LossSelectWarning, match=r"left out: 2 of 3 labels, 'a' \(2\)"):
             other = labels_of(["a", "c", "a"], fitted=train, handle_unknown="ignore")
