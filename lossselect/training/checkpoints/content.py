@@ -15,7 +15,7 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_backed
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.plain_values import numpy_to_torch, plain_entries
-from lossselect.training.checkpoints.validation import check_content, check_loadable
+from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
@@ -41,19 +41,6 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     check_backed(content, path)
     check_content(content, path)
     return content
-
-
-def read_loadable(
-    path: str | os.PathLike[str], map_location: Any = "cpu", subclass: bool = False
-) -> dict[str, Any]:
-    """Return a checkpoint that a module can be built from; CheckpointError if it may not be a subclass's."""
-    checkpoint = read_checkpoint(path, map_location)
-    check_loadable(checkpoint, path)
-    if not subclass and (name := checkpoint["class"]) != "TaskModule":
-        raise CheckpointError(
-            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
-        )
-    return checkpoint
 
 
 def _find_cause(error: Exception) -> str:

@@ -14,6 +14,7 @@ from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.training.checkpoints.content import check_same_task
 from lossselect.training.checkpoints.plain_values import bind_arguments
+from lossselect.training.checkpoints.validation import damaged
 
 Module = TypeVar("Module", bound=Any)
 
@@ -26,14 +27,17 @@ def rebuild(
     checkpoint: Mapping[str, Any],
     path: Any,
     changed: Mapping[str, Any],
-    strict: bool,
-    standard: bool,
+    strict: bool = True,
 ) -> Module:
     """Return the trained module of a checkpoint; see `TaskModule.load_from_checkpoint`.
 
-    `changed` has arguments that the checkpoint lacks or that replace its own; `standard` is whether `cls` has
-    the constructor of `TaskModule`, not one of a subclass.
+    `changed` has arguments that the checkpoint lacks or that replace its own.
     """
+    if cls.__module__.startswith("lossselect.") and (name := checkpoint["class"]) != "TaskModule":
+        raise CheckpointError(
+            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
+        )
+    standard = cls.__init__.__module__.startswith("lossselect.")  # not the constructor of a subclass
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
@@ -59,14 +63,12 @@ def rebuild(
     except (TypeError, ValueError) as error:
         if not standard or changed:  # the user's code or arguments
             raise
-        raise CheckpointError(
-            f"{path} is damaged: no module can be built from its arguments: {error}"
-        ) from None
+        raise damaged(path, f"no module can be built from its arguments: {error}") from None
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
     # what may have changed since construction, such as thresholds
-    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint.get("base_task") else None
-    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
+    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
+    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
     if module.counts:
         module.counts.check_task(task)
     module.task = task
@@ -75,7 +77,7 @@ def rebuild(
         try:
             module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged: its loss cannot be built: {error}") from None
+            raise damaged(path, f"its loss cannot be built: {error}") from None
     module.bias_init = None  # it is trained
     try:
         module.load_state_dict(weights, strict=strict)

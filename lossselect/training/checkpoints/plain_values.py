@@ -85,7 +85,8 @@ class RecordsArguments:
         arguments: dict[str, Any] = {}
         with suppress(TypeError):  # __init__ will raise it; copy.copy passes no arguments
             arguments = signature.bind(*args, **kwargs).arguments
-            arguments |= arguments.pop(_variadic_name(signature), {})
+            variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+            arguments |= arguments.pop(variadic[0], {}) if variadic else {}
         self._arguments = plain_entries(arguments)
         self._not_plain = [name for name in arguments if name not in self._arguments]
         return self
@@ -94,21 +95,11 @@ class RecordsArguments:
 def bind_arguments(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
     """Return the call of `cls` with arguments as `RecordsArguments` records them, or raise TypeError."""
     signature = _signature(cls)
-    call, variadic = signature.bind_partial(), _variadic_name(signature)
-    for name, value in arguments.items():
-        if name in signature.parameters:
-            call.arguments[name] = value
-        elif variadic:
-            call.arguments.setdefault(variadic, {})[name] = value
-        else:
-            raise OptionTypeError(f"got an unexpected keyword argument {name!r}")
-    return signature.bind(*call.args, **call.kwargs)
+    named = {name: value for name, value in arguments.items() if name in signature.parameters}
+    others = {name: value for name, value in arguments.items() if name not in named}
+    call = inspect.BoundArguments(signature, named)
+    return signature.bind(*call.args, **call.kwargs, **others)
 
 
 def _signature(cls: type) -> inspect.Signature:
     return inspect.signature(MethodType(cls.__init__, cls))  # type: ignore[misc]
-
-
-def _variadic_name(signature: inspect.Signature) -> str:
-    """Return the name of the parameter `**kwargs`; "" if there is none."""
-    return next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
