@@ -5,14 +5,12 @@ import logging
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.live import Live
 from torch import nn
 from torchmetrics import MeanMetric
 
 from lossselect.compat import hydra as compat_hydra
-from lossselect.compat import omegaconf as compat_omegaconf
 from lossselect.compat import rich as compat_rich
 from lossselect.compat import torch as compat_torch
 from lossselect.compat import torchmetrics as compat_metrics
@@ -110,13 +108,6 @@ class TestHydra:
         monkeypatch.setattr(compat_hydra, "configure_log", None)
         with pytest.raises(UnsupportedError, match=r"does not know Hydra 1\.\S+ and cannot tell"):
             compat_hydra.install_checks(print, print, print)
-
-
-class TestOmegaConf:
-    def test_content(self):
-        config = OmegaConf.create({"a": {"b": 1}, "none": None, "missing": "???"})
-        assert compat_omegaconf.has_content(config.a)
-        assert not compat_omegaconf.has_content(config._get_node("none"))
 
 
 class TestRich:
