@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
+from lossselect.compat.lightning import accumulates
 from lossselect.exceptions import ConfigError
 
 Count = Tensor | float
@@ -58,7 +59,7 @@ class StepMean:
         if batch_idx % group == 0:
             self._reset()
         overall = self._sum_over_ranks(trainer, count, loss.device)
-        first = _first_positive(self._first, overall)
+        first = self._first + overall * (self._first == 0)
         source, share = (total, 1.0) if total.requires_grad else (loss, count)
         scale = _Scale(_ratio(ranks * share, first))
         scaled: Tensor = _ScaleGradient.apply(source, loss.detach(), scale)
@@ -83,7 +84,7 @@ class StepMean:
         if pending is None or not pending.loss.requires_grad:
             return
         sharded = not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
-        last = _is_last(trainer, pending.batch_idx) and not sharded
+        last = not accumulates(trainer) and not sharded
         self._separate(module, loss, pending, last, sharded)
         if last:
             ranks, group = trainer.world_size, trainer.accumulate_grad_batches
@@ -152,8 +153,8 @@ class StepMean:
         """Return the state of a group that has begun, for a checkpoint."""
         names = {parameter: name for name, parameter in module.named_parameters()}
         parts = None if self._parts is None else {names[p]: part.cpu() for p, part in self._parts.items()}
-        micro_batches = self._micro_batches
-        return {"sum": self._sum, "first": self._first, "micro_batches": micro_batches, "parts": parts}
+        counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
+        return {**counts, "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
         """Continue the group of `state`."""
@@ -199,12 +200,6 @@ class _ScaleGradient(torch.autograd.Function):
         return gradient * (factor.to(gradient) if isinstance(factor, Tensor) else factor), None, None
 
 
-def _is_last(trainer: Any, batch_idx: int) -> bool:
-    """Return whether an optimizer step follows this micro-batch."""
-    ends_group = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-    return ends_group or trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
-
-
 def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
     """Return whether a loss is the criterion times a constant, as Lightning makes it, with no other term."""
     node, end = loss.grad_fn, criterion.grad_fn
@@ -219,13 +214,5 @@ def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
 def _ratio(part: Count, whole: Count, empty: float = 0.0) -> Count:
     """Return part / whole; `empty` if whole is 0."""
     if isinstance(whole, Tensor):
-        return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), empty)
+        return torch.where(whole > 0, part / whole, empty)
     return part / whole if whole else empty
-
-
-def _first_positive(first: Count, count: Count) -> Count:
-    if isinstance(first, Tensor) or isinstance(count, Tensor):
-        like = count if isinstance(count, Tensor) else first
-        first = first if isinstance(first, Tensor) else torch.full_like(like, first)  # type: ignore[arg-type]
-        return torch.where(first > 0, first, count)
-    return first or count
