@@ -26,8 +26,7 @@ from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
 from lossselect.training.checkpoints.content import read_checkpoint
-from lossselect.training.checkpoints.load import rebuild
-from lossselect.training.checkpoints.plain_values import RecordsArguments
+from lossselect.training.checkpoints.load import RecordsArguments, rebuild
 from lossselect.training.diagnostics.outputs import OutputChecks
 from lossselect.training.mixup import make_mix
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec

@@ -1,8 +1,10 @@
-"""The trained module of a checkpoint, built again from its recorded arguments."""
+"""The recorded call of a module's constructor, and the module that is built again from it and its weights."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from types import MethodType
+from typing import Any, Self, TypeVar
 
 from torch import Tensor
 
@@ -12,14 +14,49 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
-from lossselect.training.checkpoints.content import check_same_task
-from lossselect.training.checkpoints.plain_values import bind_arguments
+from lossselect.training.checkpoints.content import check_same_task, plain_entries
 from lossselect.training.checkpoints.validation import damaged
 
 Module = TypeVar("Module", bound=Any)
 
 # arguments that may change at loading while the loss stays that of the checkpoint
 LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
+
+
+class RecordsArguments:
+    """Records the constructor's arguments of a subclass: plain ones in `_arguments`, others in `_not_plain`.
+
+    `save_hyperparameters` reads the variables of __init__ after it has run: changed ones, those that it
+    passes on, and deep copies of nets. This is the call itself.
+    """
+
+    _arguments: dict[str, Any]
+    _not_plain: list[str]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        signature = _signature(cls)
+        arguments: dict[str, Any] = {}
+        with suppress(TypeError):  # __init__ will raise it; copy.copy passes no arguments
+            arguments = signature.bind(*args, **kwargs).arguments
+            variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+            arguments |= arguments.pop(variadic[0], {}) if variadic else {}
+        self._arguments = plain_entries(arguments)
+        self._not_plain = [name for name in arguments if name not in self._arguments]
+        return self
+
+
+def bind_arguments(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Return the call of `cls` with arguments as `RecordsArguments` records them, or raise TypeError."""
+    signature = _signature(cls)
+    named = {name: value for name, value in arguments.items() if name in signature.parameters}
+    others = {name: value for name, value in arguments.items() if name not in named}
+    call = inspect.BoundArguments(signature, named)
+    return signature.bind(*call.args, **call.kwargs, **others)
+
+
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(MethodType(cls.__init__, cls))  # type: ignore[misc]
 
 
 def rebuild(

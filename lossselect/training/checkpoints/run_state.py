@@ -58,7 +58,7 @@ class RunState:
         # with manual optimization only the module knows whether a group has begun
         if within_epoch and (compat.accumulates(trainer) or not module.automatic_optimization):
             weights = module.named_parameters()
-            state["group"] = module._step_mean.state_dict(module)
+            state["group"] = module._step_mean.state_dict()
             state["gradients"] = {name: w.grad.cpu() for name, w in weights if w.grad is not None}
         return state
 

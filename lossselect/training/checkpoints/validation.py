@@ -238,10 +238,8 @@ def _fit_loop_structure() -> Any:
 
     from lossselect.utils.silence import silence
 
-    options = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    off: Any = dict.fromkeys(options, False)
     with silence():
-        trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], **off)
+        trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], barebones=True)
 
     def structure(value: Any) -> Any:
         if isinstance(value, dict):

@@ -43,7 +43,7 @@ class StepMean:
         """Begin a group of micro-batches."""
         self._sum: Count = 0
         self._first: Count = 0
-        self._parts: dict[nn.Parameter, Tensor] | None = None  # the criterion's gradients; None: all of them
+        self._parts: dict[str, Tensor] | None = None  # the criterion's gradients; None: all of them
         self._micro_batches = 0  # of the group, after their backward pass
 
     def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Count) -> Tensor:
@@ -96,7 +96,7 @@ class StepMean:
         self, module: nn.Module, loss: Tensor, pending: "_Pending", last: bool, sharded: bool
     ) -> None:
         """Add a micro-batch's denominator, and if needed its criterion's part of the gradients."""
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         criterion = pending.loss
         is_alone = _is_multiple(loss, criterion)
         if not is_alone and self._parts is None:
@@ -109,7 +109,8 @@ class StepMean:
                 )
             # up to now the gradients were the criterion's alone
             started = self._micro_batches > 0
-            self._parts = {p: p.grad.clone() for p in parameters if started and p.grad is not None}
+            gradients = {name: weight.grad for name, weight in parameters.items() if started}
+            self._parts = {name: grad.clone() for name, grad in gradients.items() if grad is not None}
         self._micro_batches += 1
         source, start = loss, torch.ones_like(loss)
         if not is_alone:
@@ -121,11 +122,11 @@ class StepMean:
         self._first = pending.first
         if self._parts is None or last:  # the last one's gradient is scaled exactly from the start
             return
-        gradients = torch.autograd.grad(source, parameters, start, retain_graph=True, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        weights = [*parameters.values()]
+        added = torch.autograd.grad(source, weights, start, retain_graph=True, allow_unused=True)
+        for name, gradient in zip(parameters, added, strict=True):
             if gradient is not None:
-                previous = self._parts.get(parameter)
-                self._parts[parameter] = gradient if previous is None else previous + gradient
+                self._parts[name] = self._parts[name] + gradient if name in self._parts else gradient
 
     def finish(self, module: nn.Module, group: int) -> None:
         """Rescale the gradients before the optimizer step if they are sharded, or the last loss had none."""
@@ -140,19 +141,18 @@ class StepMean:
         on_host = not isinstance(factor, Tensor) or factor.device.type == "cpu"
         if on_host and factor == 1:
             return
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.grad is None:
                 continue
             scale = factor.to(parameter.grad.device) if isinstance(factor, Tensor) else factor
             if self._parts is None:
                 parameter.grad.mul_(scale)
-            elif (part := self._parts.get(parameter)) is not None:
-                parameter.grad.add_(part * (scale - 1))
+            elif name in self._parts:
+                parameter.grad.add_(self._parts[name] * (scale - 1))
 
-    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state of a group that has begun, for a checkpoint."""
-        names = {parameter: name for name, parameter in module.named_parameters()}
-        parts = None if self._parts is None else {names[p]: part.cpu() for p, part in self._parts.items()}
+        parts = None if self._parts is None else {name: part.cpu() for name, part in self._parts.items()}
         counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
         return {**counts, "parts": parts}
 
