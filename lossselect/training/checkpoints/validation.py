@@ -261,6 +261,6 @@ def _optimizer_structure(name: str, groups: Sequence[Mapping[str, Any]]) -> dict
     try:
         optimizer = kind([weight], **options)
         optimizer.step()
-    except (TypeError, ValueError, RuntimeError):  # LBFGS needs a closure, SparseAdam sparse gradients
+    except (TypeError, ValueError, RuntimeError, LookupError):  # LBFGS needs a closure, options may be wrong
         return {}
     return {key: _structure_like(value) for key, value in optimizer.state[weight].items()}

@@ -164,7 +164,7 @@ class StepMean:
         self._sum, self._first = (c.to(device) if isinstance(c, Tensor) else c for c in counts)
         self._micro_batches = state["micro_batches"]
         parts = state["parts"]
-        self._parts = None if parts is None else {named[n]: v.to(named[n]) for n, v in parts.items()}
+        self._parts = None if parts is None else {name: part.to(named[name]) for name, part in parts.items()}
 
 
 @dataclass
