@@ -158,9 +158,8 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
 
 def _check_run_state(content: Mapping[str, Any]) -> None:
     _check_parts(content, {"run_state": [RUN_STATE]}, "run is resumed")
-    optimizers, schedulers, states = (
-        content[key] for key in ("optimizer_states", "lr_schedulers", "run_state")
-    )
+    states, optimizers = content["run_state"], content["optimizer_states"]
+    schedulers = content["lr_schedulers"]
     if not states:
         raise CheckpointError("run_state is empty")
     for i, state in enumerate(states):
