@@ -21,7 +21,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 import lossselect as ls
 from lossselect.training.checkpoints.content import read_checkpoint
-from lossselect.training.checkpoints.lightning_io import CheckpointFiles
+from lossselect.training.checkpoints.saving import CheckpointFiles
 
 SIZE = 2_000_000
 """Floats of a checkpoint: 8 MB."""

@@ -39,10 +39,10 @@ def export_checkpoint(
             raise ConfigError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
     path = Path(str(output))
     from lossselect.data.preprocessing.preparation import Preparation
-    from lossselect.training.checkpoints.content import read_loadable
+    from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.training.classifier import Classifier
 
-    content = read_loadable(checkpoint, subclass=True)
+    content = read_checkpoint(checkpoint)
     if content["class"] != "TaskModule" or content["not_plain"]:
         raise ConfigError(
             f"{checkpoint} is of a net of your own, which no checkpoint holds. In Python: "

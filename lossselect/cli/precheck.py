@@ -141,7 +141,7 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
 
 def _check_resume(path: str, task: Any) -> None:
     from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
-    from lossselect.training.checkpoints.resume_validation import check_resumable
+    from lossselect.training.checkpoints.validation import check_resumable
 
     if not Path(path).exists() and (auto := suggestion(path, ["auto"])):
         raise ConfigError(f"There is no checkpoint {path}.{auto}")

@@ -172,10 +172,10 @@ def _load_model(
             return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
 
         return model.preparation, model.task, predict_exported
-    from lossselect.training.checkpoints.content import read_loadable
+    from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.training.classifier import Classifier
 
-    content = read_loadable(checkpoint, subclass=True)
+    content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
         raise ConfigError(

@@ -4,7 +4,7 @@ Tested with the versions in `TESTED`; tests/compat/test_lightning.py says of eac
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from operator import attrgetter
 from typing import Any
 
@@ -20,13 +20,7 @@ from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimizatio
 
 from lossselect.exceptions import UnsupportedError
 
-__all__ = [
-    "AutomaticOptimization",
-    "DataFetcher",
-    "IteratorFetcher",
-    "RefreshThread",
-    "set_sampler_epoch",
-]
+__all__ = ["AutomaticOptimization", "DataFetcher", "IteratorFetcher", "RefreshThread", "set_sampler_epoch"]
 
 TESTED = ("2.6",)  # minor versions whose loops are known
 
@@ -39,8 +33,15 @@ def is_tested() -> bool:
 # --- methods that are wrapped
 
 
-def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
-    """Let `owner.name(...)` call `around(method, ...)`, with the method of the class, not a wrapper."""
+# where a trainer has them
+SIGNAL_REGISTRATION = "_signal_connector.register_signal_handlers"  # runs when fit starts
+SIGTERM_BROADCAST = "fit_loop.epoch_loop._broadcast_sigterm_tensor"  # a collective at each batch
+LOADER_PREPARATION = "_data_connector._prepare_dataloader"  # adds a distributed sampler to a user's loader
+
+
+def wrap(root: object, path: str, around: Callable[..., Any]) -> None:
+    """Let the method at `path`, from `root`, call `around(method, ...)`, with the method of its class."""
+    owner, name = _find_owner(root, path)
     if (method := getattr(type(owner), name, None)) is None:
         raise UnsupportedError(
             f"lightning {lightning.__version__} has no {type(owner).__name__}.{name}, which lossselect "
@@ -49,24 +50,15 @@ def wrap(owner: object, name: str, around: Callable[..., Any]) -> None:
     setattr(owner, name, partial(around, method.__get__(owner)))
 
 
-def unwrap(owner: object, name: str) -> None:
-    """Restore the method of the owner's class."""
+def unwrap(root: object, path: str) -> None:
+    """Restore the method of the class."""
+    owner, name = _find_owner(root, path)
     vars(owner).pop(name, None)
 
 
-def signal_registration(trainer: Trainer) -> tuple[object, str]:
-    """Return owner and name of the method that registers signal handlers when fit starts."""
-    return trainer._signal_connector, "register_signal_handlers"
-
-
-def sigterm_broadcast(trainer: Trainer) -> tuple[object, str]:
-    """Return owner and name of the collective by which processes share SIGTERM at each batch."""
-    return trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"
-
-
-def loader_preparation(trainer: Trainer) -> tuple[object, str]:
-    """Return owner and name of the method that puts a distributed sampler into a user's data loader."""
-    return trainer._data_connector, "_prepare_dataloader"
+def _find_owner(root: object, path: str) -> tuple[object, str]:
+    *parts, name = path.split(".")
+    return reduce(getattr, parts, root), name
 
 
 # --- attributes that are read
@@ -75,9 +67,7 @@ data_fetcher = attrgetter("_data_fetcher")  # of a fit or evaluation loop; None 
 logger_connector = attrgetter("_logger_connector")  # of a trainer; collects the values that a step logs
 logged_results = attrgetter("_results")  # of a trainer's running loop; None outside of one
 get_trainer = attrgetter("_trainer")  # of a module; None where `module.trainer` raises
-steps_between_checkpoints = attrgetter(
-    "_every_n_train_steps"
-)  # of a ModelCheckpoint; 0 if steps do not count
+steps_between_checkpoints = attrgetter("_every_n_train_steps")  # of a ModelCheckpoint; 0 without
 
 
 # --- the loops

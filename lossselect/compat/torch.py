@@ -1,15 +1,10 @@
 """Private parts of torch. Tested with torch 2.13; see tests/compat/test_others.py."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from torch import Tensor, _foreach_norm, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # documented, though its module is private
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["TorchDispatchMode", "tree_leaves"]
-
-M = TypeVar("M", bound=nn.Module)
 
 
 def largest_of_each(tensors: list[Tensor]) -> list[Tensor]:
@@ -20,8 +15,3 @@ def largest_of_each(tensors: list[Tensor]) -> list[Tensor]:
 def has_forward_hooks(layer: nn.Module) -> bool:
     """Return whether calling a layer runs hooks."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
-
-
-def convert_weights(module: M, convert: Callable[[Tensor], Tensor]) -> M:
-    """Replace each parameter and buffer of a module by what `convert` returns for it."""
-    return module._apply(convert)

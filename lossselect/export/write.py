@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lossselect.chunked.linear import ChunkedLinear
-from lossselect.compat.torch import convert_weights
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.exceptions import ConfigError, OptionTypeError, UnsupportedError
 from lossselect.export.digest import BLANK, NAME, seal
@@ -107,7 +106,10 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
         if isinstance(layer, ChunkedLinear):
             layer.__class__ = nn.Linear  # type: ignore[assignment]  # which has the same weights
     # half precision is for training; what is float64 is so for a reason
-    return convert_weights(model.cpu().eval(), lambda value: value.float() if value.dtype in HALF else value)
+    for value in (*model.parameters(), *model.buffers()):
+        if value.dtype in HALF:
+            value.data = value.data.float()
+    return model.cpu().eval()
 
 
 def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:

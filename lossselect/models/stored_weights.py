@@ -14,8 +14,6 @@ RUNNING_STATISTICS = ("running_mean", "running_var")
 """Buffers of normalisation layers that affect outputs like parameters."""
 MAX_UNBACKED_BYTES = 1 << 24
 """The maximum size of a tensor that may be larger than the file: a view that repeats a value."""
-MAX_UNBACKED_OUTPUTS = 1_000_000
-"""The maximum number of outputs that may exceed the number of weights."""
 
 
 def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: Any) -> None:
@@ -64,15 +62,6 @@ def _tensors(content: Any) -> Iterator[Tensor]:
         elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
             seen.add(id(value))
             pending.extend(value.values() if isinstance(value, Mapping) else value)
-
-
-def check_outputs(num_outputs: int, weights: Mapping[str, Any], source: Any) -> None:
-    """Raise a CheckpointError if a task has many outputs, and there are fewer weights."""
-    count = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
-    if num_outputs > MAX_UNBACKED_OUTPUTS and count < num_outputs:
-        raise CheckpointError(
-            f"{source} is damaged: its task claims {num_outputs} outputs, but it holds {count} weights."
-        )
 
 
 def check_net(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lossselect.reporting.plan import Training
     from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import Task
-    from lossselect.training.checkpoints.best_and_last import BestCheckpoint
+    from lossselect.training.checkpoints.saving import BestCheckpoint
     from lossselect.training.module import TaskModule
 
 
@@ -300,7 +300,7 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     from lossselect.run.trainer import build_trainer
     from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
     from lossselect.training.callbacks.progress import ProgressBar, ProgressLines, is_terminal
-    from lossselect.training.checkpoints.best_and_last import (
+    from lossselect.training.checkpoints.saving import (
         LAST,
         BestCheckpoint,
         LastCheckpoint,

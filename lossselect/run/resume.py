@@ -15,7 +15,7 @@ from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.run.results import RESULTS
 from lossselect.training.checkpoints.content import read_checkpoint
-from lossselect.training.checkpoints.resume_validation import check_resumable, check_states
+from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.module import TaskModule
 from lossselect.utils.warnings import warn
 

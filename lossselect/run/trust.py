@@ -16,7 +16,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig
 
 from lossselect.compat.hydra import configure_log, initialize_sources, install_checks, resolve_target
-from lossselect.compat.omegaconf import has_content
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.run.allowed_classes import ANYWHERE, DENIED_ARGUMENTS, find_position, public_name
 from lossselect.run.settings import as_list
@@ -178,19 +177,19 @@ def _iterate_parts(node: Any, place: str) -> Iterator[tuple[str, DictConfig]]:
     """Yield each mapping with a `_target_`, interpolations resolved, and its position."""
     if len(re.findall(r"[.\[]", place)) > MAX_DEPTH:
         raise ConfigError(f"{place[:60]}...: a config must not refer to itself, or nest this deep.")
-    if isinstance(node, DictConfig) and has_content(node):
+    if isinstance(node, DictConfig):
         if "_target_" in node:
             yield place, node
         for key in node:
             if key != "_target_":
                 yield from _iterate_parts(_get_value(node, key), f"{place}.{key!s}" if place else str(key))
-    elif isinstance(node, ListConfig) and has_content(node):
+    elif isinstance(node, ListConfig):
         for i in range(len(node)):
             yield from _iterate_parts(_get_value(node, i), f"{place}[{i}]")
 
 
 def _get_value(node: Any, key: Any) -> Any:
-    """Return a value, which may refer to a part of the config; None if it is not known before the run."""
+    """Return a value, which may refer to a part of the config; None if it is missing or not known yet."""
     try:
         return node[key]
     except Exception:  # a folder that does not exist yet, a variable that is not set: no part of a config

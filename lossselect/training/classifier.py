@@ -25,9 +25,8 @@ from lossselect.models.head import set_head_bias, use_chunked
 from lossselect.models.nets import check_head_bias, head_options, make_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
-from lossselect.training.checkpoints.content import read_loadable
-from lossselect.training.checkpoints.load import rebuild
-from lossselect.training.checkpoints.plain_values import RecordsArguments
+from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.load import RecordsArguments, rebuild
 from lossselect.training.diagnostics.outputs import OutputChecks
 from lossselect.training.mixup import make_mix
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec
@@ -293,11 +292,11 @@ class Classifier(RecordsArguments, nn.Module):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Classifier":
         """Return the trained classifier of a checkpoint of `TaskModule`, on the CPU in evaluation mode."""
-        checkpoint = read_loadable(path)
+        checkpoint = read_checkpoint(path)
         parameters = inspect.signature(cls.__init__).parameters
         checkpoint["arguments"] = {k: v for k, v in checkpoint["arguments"].items() if k in parameters}
         checkpoint["not_plain"] = [key for key in checkpoint["not_plain"] if key in parameters]
-        return rebuild(cls, checkpoint, path, {}, True, True).eval()
+        return rebuild(cls, checkpoint, path, {}).eval()
 
     def _on_restored(self, checkpoint: dict[str, Any]) -> None:
         """Prepare to load the weights of a checkpoint that the module was built from."""

@@ -21,10 +21,9 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, count_batches
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
-from lossselect.training.checkpoints.lightning_io import CheckpointFiles
-from lossselect.training.checkpoints.resume_validation import check_resumable, check_states
-from lossselect.training.checkpoints.rng import find_generators
-from lossselect.training.checkpoints.run_state import RunState
+from lossselect.training.checkpoints.run_state import RunState, find_generators
+from lossselect.training.checkpoints.saving import CheckpointFiles
+from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length
@@ -62,14 +61,13 @@ class RunHooks(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.run_state.check(trainer)
         self.run_state.watch(trainer)
         if trainer.ckpt_path is not None:
             pl_module.bias_init = None  # a run that is resumed has its bias
         pl_module._initialize_bias()
         if pl_module._needs_counts and (counts := _count_labels(trainer, pl_module)):
             pl_module.set_label_counts(counts)
-        self.run_state.compare_loss(pl_module.criterion)
+        self.run_state.check(trainer, pl_module.criterion)
         pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -122,7 +120,7 @@ class RunHooks(Callback):
         if fitting:
             check_resumable(checkpoint, trainer.ckpt_path, exact=False)
             check_states(checkpoint, trainer.ckpt_path, callbacks=trainer.callbacks)  # type: ignore[attr-defined]
-        self.run_state.load(checkpoint if fitting else {})
+        self.run_state.checkpoint = checkpoint if fitting else {}
 
 
 class EpochEndHooks(Callback):

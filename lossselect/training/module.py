@@ -18,7 +18,7 @@ from lossselect.data.batches import Block
 from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_loadable
+from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
 from lossselect.training.compile import CompiledStep
@@ -280,9 +280,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """
         if not weights_only:
             raise ConfigError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
-        checkpoint = read_loadable(checkpoint_path, map_location, subclass=cls is not TaskModule)
-        standard = cls.__init__ is TaskModule.__init__
-        return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict, standard)
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict)
 
 
 def _forward_and_loss(

@@ -1,11 +1,13 @@
 """The structure of plain values that come from a file: types, keys and lengths.
 
 A structure is a type or a tuple of types, a dict with the structures of required keys, a list with the
-structure of all entries, `COUNT`, `DictOf`, `TupleOf` or `OptionalOf`.
+structure of all entries or one for each of several, `COUNT`, `DictOf` or `OptionalOf`.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from lossselect.exceptions import CheckpointError
 
 NONE = type(None)
 COUNT = object()  # a whole number that is not negative
@@ -17,53 +19,44 @@ class DictOf(NamedTuple):
     value: Any
 
 
-class TupleOf(NamedTuple):
-    """A list or a tuple of a given length, all of whose entries have a structure."""
-
-    value: Any
-    length: int
-
-
 class OptionalOf(NamedTuple):
     """None, or a value that has a structure."""
 
     value: Any
 
 
-def find_mismatch(value: Any, structure: Any, place: str) -> str | None:
-    """Return a sentence about the first part of `value` that does not have the structure, or None."""
+def check_structure(value: Any, structure: Any, place: str) -> None:
+    """Raise a CheckpointError about the first part of `value` that does not have the structure."""
     if isinstance(structure, OptionalOf):
-        return None if value is None else find_mismatch(value, structure.value, place)
-    if isinstance(structure, TupleOf):
-        if mismatch := find_mismatch(value, [structure.value], place):
-            return mismatch
-        expected, length = structure.length, len(value)
-        return None if length == expected else f"{place} must have {expected} entries, got {length}"
-    if isinstance(structure, DictOf):
-        structure = dict.fromkeys(value, structure.value) if isinstance(value, dict) else {}
-    if isinstance(structure, dict):
+        if value is not None:
+            check_structure(value, structure.value, place)
+    elif isinstance(structure, dict | DictOf):
         if not isinstance(value, Mapping):
-            return f"{place} must be a dict, got {describe_value(value)}"
-        for key, inner in structure.items():
+            raise CheckpointError(f"{place} must be a dict, got {describe_value(value)}")
+        entries = structure if isinstance(structure, dict) else dict.fromkeys(value, structure.value)
+        for key, inner in entries.items():
             if key not in value:
-                return f"{place} lacks {key!r}"
-            if mismatch := find_mismatch(value[key], inner, f"{place}[{key!r}]"):
-                return mismatch
-        return None
-    if isinstance(structure, list):
+                raise CheckpointError(f"{place} lacks {key!r}")
+            check_structure(value[key], inner, f"{place}[{key!r}]")
+    elif isinstance(structure, list):
         if not isinstance(value, list | tuple):
-            return f"{place} must be a list, got {describe_value(value)}"
-        entries = (find_mismatch(entry, structure[0], f"{place}[{i}]") for i, entry in enumerate(value))
-        return next(filter(None, entries), None)
-    if structure is COUNT:
-        negative = isinstance(value, int) and value < 0
-        return f"{place} must not be negative, got {value}" if negative else find_mismatch(value, int, place)
-    kinds = structure if isinstance(structure, tuple) else (structure,)
-    # a bool is an int, but not one that is meant
-    if isinstance(value, kinds) and not (isinstance(value, bool) and not {bool, object} & {*kinds}):
-        return None
-    names = ["None" if kind is NONE else kind.__name__ for kind in kinds]
-    return f"{place} must be {' or '.join(names)}, got {describe_value(value)}"
+            raise CheckpointError(f"{place} must be a list, got {describe_value(value)}")
+        structures = structure * len(value) if len(structure) == 1 else structure
+        if len(value) != len(structures):
+            raise CheckpointError(f"{place} must have {len(structures)} entries, got {len(value)}")
+        for i, pair in enumerate(zip(value, structures, strict=True)):
+            check_structure(*pair, f"{place}[{i}]")
+    elif structure is COUNT:
+        check_structure(value, int, place)
+        if value < 0:
+            raise CheckpointError(f"{place} must not be negative, got {value}")
+    else:
+        kinds = structure if isinstance(structure, tuple) else (structure,)
+        # a bool is an int, but not one that is meant
+        is_bool = isinstance(value, bool) and not {bool, object} & {*kinds}
+        if is_bool or not isinstance(value, kinds):
+            names = ["None" if kind is NONE else kind.__name__ for kind in kinds]
+            raise CheckpointError(f"{place} must be {' or '.join(names)}, got {describe_value(value)}")
 
 
 def describe_value(value: Any) -> str:

@@ -148,17 +148,18 @@ def test_wrapped_parts_are_called_and_undone():
     called = []
     trainer = quiet_trainer(**ONCE)
     before = signal.getsignal(signal.SIGTERM)
-    compat.wrap(*compat.signal_registration(trainer), lambda method: called.append("signals"))
-    compat.wrap(*compat.sigterm_broadcast(trainer), lambda method: called.append("broadcast"))
+    compat.wrap(trainer, compat.SIGNAL_REGISTRATION, lambda method: called.append("signals"))
+    compat.wrap(trainer, compat.SIGTERM_BROADCAST, lambda method: called.append("broadcast"))
     compat.wrap(
-        *compat.loader_preparation(trainer),
+        trainer,
+        compat.LOADER_PREPARATION,
         lambda method, *given, **named: called.append("loader") or given[0],
     )
     trainer.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3)), loader())
     assert {"signals", "loader"} <= {*called}
     assert callable(type(trainer.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
-    compat.unwrap(*compat.signal_registration(trainer))
-    compat.unwrap(*compat.sigterm_broadcast(trainer))
+    compat.unwrap(trainer, compat.SIGNAL_REGISTRATION)
+    compat.unwrap(trainer, compat.SIGTERM_BROADCAST)
     assert "register_signal_handlers" not in vars(trainer._signal_connector)
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -5,14 +5,12 @@ import logging
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.live import Live
 from torch import nn
 from torchmetrics import MeanMetric
 
 from lossselect.compat import hydra as compat_hydra
-from lossselect.compat import omegaconf as compat_omegaconf
 from lossselect.compat import rich as compat_rich
 from lossselect.compat import torch as compat_torch
 from lossselect.compat import torchmetrics as compat_metrics
@@ -32,13 +30,6 @@ class TestTorch:
         assert not compat_torch.has_forward_hooks(layer)
         layer.register_forward_pre_hook(lambda *given: None)
         assert compat_torch.has_forward_hooks(layer)
-
-    def test_weights_and_buffers_are_converted(self):
-        net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-        compat_torch.convert_weights(
-            net, lambda value: value.double() if value.is_floating_point() else value
-        )
-        assert {value.dtype for value in net.state_dict().values()} == {torch.float64, torch.int64}
 
     def test_each_operation_is_dispatched(self):
         seen = []
@@ -110,13 +101,6 @@ class TestHydra:
         monkeypatch.setattr(compat_hydra, "configure_log", None)
         with pytest.raises(UnsupportedError, match=r"does not know Hydra 1\.\S+ and cannot tell"):
             compat_hydra.install_checks(print, print, print)
-
-
-class TestOmegaConf:
-    def test_content(self):
-        config = OmegaConf.create({"a": {"b": 1}, "none": None, "missing": "???"})
-        assert compat_omegaconf.has_content(config.a)
-        assert not compat_omegaconf.has_content(config._get_node("none"))
 
 
 class TestRich:

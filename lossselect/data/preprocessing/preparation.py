@@ -13,7 +13,7 @@ from lossselect.data.readers.tables import check_columns, columns_of, table_batc
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import check_float, lookup
-from lossselect.utils.structure import DictOf, find_mismatch
+from lossselect.utils.structure import DictOf, check_structure
 
 READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
 """Keys of what describes a file, by its source; "features" is the name of the array, "width" that of it."""
@@ -82,8 +82,7 @@ class Preparation:
     def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
         """Do what `from_dict` does, for values of the file `path`; CheckpointError if they are damaged."""
         try:
-            if mismatch := find_mismatch(values, STRUCTURE, "preparation"):
-                raise CheckpointError(mismatch)
+            check_structure(values, STRUCTURE, "preparation")
             preparation = cls.from_dict(values)
             keys, reading = lookup(READING, preparation.source, "source of features"), preparation.reading
             if reading.keys() != {*keys}:

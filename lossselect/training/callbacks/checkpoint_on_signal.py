@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
-from lossselect.compat.lightning import signal_registration, sigterm_broadcast, unwrap, wrap
+from lossselect.compat.lightning import SIGNAL_REGISTRATION, SIGTERM_BROADCAST, unwrap, wrap
 from lossselect.utils.distributed import all_gather
 
 
@@ -59,7 +59,7 @@ class CheckpointOnSignal(Callback):
         if trainer.world_size > 1 and dist.get_backend() != "gloo" and self._group is None:
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():  # the only one that receives signals
-            wrap(*signal_registration(trainer), self._listen)
+            wrap(trainer, SIGNAL_REGISTRATION, self._listen)
 
     def _listen(self, register: Callable[[], None]) -> None:
         """Handle signals until fit ends, when Lightning restores the previous handlers."""
@@ -88,7 +88,7 @@ class CheckpointOnSignal(Callback):
 
         wrap(loop, "advance", advance)
         # Lightning's own exchange makes a GPU wait at each step, and notices only the first process's signal
-        wrap(*sigterm_broadcast(trainer), lambda method: None)
+        wrap(trainer, SIGTERM_BROADCAST, lambda method: None)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -126,6 +126,5 @@ class CheckpointOnSignal(Callback):
         self._unwrap(trainer)
 
     def _unwrap(self, trainer: Trainer) -> None:
-        unwrap(*signal_registration(trainer))
-        unwrap(*sigterm_broadcast(trainer))
-        unwrap(trainer.fit_loop.epoch_loop, "advance")
+        for path in (SIGNAL_REGISTRATION, SIGTERM_BROADCAST, "fit_loop.epoch_loop.advance"):
+            unwrap(trainer, path)

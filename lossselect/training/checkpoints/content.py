@@ -1,21 +1,24 @@
-"""The content of a checkpoint: what a module adds to it, and how it is read without executing anything."""
+"""The content of a checkpoint: plain values and tensors, which are read without executing anything."""
 
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from lossselect.exceptions import CheckpointError, FileMissingError
+from lossselect.exceptions import CheckpointError, FileMissingError, OptionTypeError
 from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_backed
 from lossselect.tasks.registry import Task, make_task
-from lossselect.training.checkpoints.plain_values import numpy_to_torch, plain_entries
-from lossselect.training.checkpoints.validation import check_content, check_loadable
+from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
@@ -41,19 +44,6 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     check_backed(content, path)
     check_content(content, path)
     return content
-
-
-def read_loadable(
-    path: str | os.PathLike[str], map_location: Any = "cpu", subclass: bool = False
-) -> dict[str, Any]:
-    """Return a checkpoint that a module can be built from; CheckpointError if it may not be a subclass's."""
-    checkpoint = read_checkpoint(path, map_location)
-    check_loadable(checkpoint, path)
-    if not subclass and (name := checkpoint["class"]) != "TaskModule":
-        raise CheckpointError(
-            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
-        )
-    return checkpoint
 
 
 def _find_cause(error: Exception) -> str:
@@ -150,3 +140,58 @@ def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:
         raise CheckpointError(
             f"The checkpoint's class names are {list(trained.names)}, but the task's are {list(task.names)}."
         )
+
+
+# --- plain values
+
+
+def to_plain(value: Any) -> Any:
+    """Convert to tensors, None, bool, int, float, str, list, tuple and dict, or raise OptionTypeError."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Task | Loss):
+        return to_plain(value.to_dict())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Enum) and isinstance(value, int | float | str):
+        return value.value  # which equals it
+    if hasattr(value, "tolist"):
+        return to_plain(value.tolist())  # arrays, and NumPy's scalars, which pass for floats
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is dict or (isinstance(value, Mapping) and not isinstance(value, dict)):
+        return {_plain_key(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(to_plain(entry) for entry in value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
+        return [to_plain(entry) for entry in value]
+    raise OptionTypeError(f"{type(value).__name__} is not a plain value")
+
+
+def _plain_key(key: Any) -> Any:
+    if isinstance(key := to_plain(key), Tensor | tuple):
+        raise OptionTypeError(f"{type(key).__name__} is no key of plain values")
+    return key
+
+
+def plain_entries(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain ones of the values, by name."""
+    plain = {}
+    for name, value in values.items():
+        with suppress(TypeError):
+            if not isinstance(value, np.ndarray):  # as a list it would mean something else, as in 2 * array
+                plain[name] = to_plain(value)
+    return plain
+
+
+def numpy_to_torch(value: Any) -> Any:
+    """Replace NumPy's numbers and arrays in a state, which would not load, by Python's and tensors."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.copy())
+    if type(value) is dict:
+        return {numpy_to_torch(key): numpy_to_torch(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(numpy_to_torch, value))
+    return value

@@ -1,8 +1,10 @@
-"""The trained module of a checkpoint, built again from its recorded arguments."""
+"""The recorded call of a module's constructor, and the module that is built again from it and its weights."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from types import MethodType
+from typing import Any, Self, TypeVar
 
 from torch import Tensor
 
@@ -12,8 +14,8 @@ from lossselect.losses.loss import Loss
 from lossselect.models.stored_weights import check_net
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task, as_task, make_task
-from lossselect.training.checkpoints.content import check_same_task
-from lossselect.training.checkpoints.plain_values import bind_arguments
+from lossselect.training.checkpoints.content import check_same_task, plain_entries
+from lossselect.training.checkpoints.validation import damaged
 
 Module = TypeVar("Module", bound=Any)
 
@@ -21,19 +23,58 @@ Module = TypeVar("Module", bound=Any)
 LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
 
 
+class RecordsArguments:
+    """Records the constructor's arguments of a subclass: plain ones in `_arguments`, others in `_not_plain`.
+
+    `save_hyperparameters` reads the variables of __init__ after it has run: changed ones, those that it
+    passes on, and deep copies of nets. This is the call itself.
+    """
+
+    _arguments: dict[str, Any]
+    _not_plain: list[str]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        signature = _signature(cls)
+        arguments: dict[str, Any] = {}
+        with suppress(TypeError):  # __init__ will raise it; copy.copy passes no arguments
+            arguments = signature.bind(*args, **kwargs).arguments
+            variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+            arguments |= arguments.pop(variadic[0], {}) if variadic else {}
+        self._arguments = plain_entries(arguments)
+        self._not_plain = [name for name in arguments if name not in self._arguments]
+        return self
+
+
+def bind_arguments(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Return the call of `cls` with arguments as `RecordsArguments` records them, or raise TypeError."""
+    signature = _signature(cls)
+    named = {name: value for name, value in arguments.items() if name in signature.parameters}
+    others = {name: value for name, value in arguments.items() if name not in named}
+    call = inspect.BoundArguments(signature, named)
+    return signature.bind(*call.args, **call.kwargs, **others)
+
+
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(MethodType(cls.__init__, cls))  # type: ignore[misc]
+
+
 def rebuild(
     cls: type[Module],
     checkpoint: Mapping[str, Any],
     path: Any,
     changed: Mapping[str, Any],
-    strict: bool,
-    standard: bool,
+    strict: bool = True,
 ) -> Module:
     """Return the trained module of a checkpoint; see `TaskModule.load_from_checkpoint`.
 
-    `changed` has arguments that the checkpoint lacks or that replace its own; `standard` is whether `cls` has
-    the constructor of `TaskModule`, not one of a subclass.
+    `changed` has arguments that the checkpoint lacks or that replace its own.
     """
+    if cls.__module__.startswith("lossselect.") and (name := checkpoint["class"]) != "TaskModule":
+        raise CheckpointError(
+            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
+        )
+    standard = cls.__init__.__module__.startswith("lossselect.")  # not the constructor of a subclass
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
@@ -59,14 +100,12 @@ def rebuild(
     except (TypeError, ValueError) as error:
         if not standard or changed:  # the user's code or arguments
             raise
-        raise CheckpointError(
-            f"{path} is damaged: no module can be built from its arguments: {error}"
-        ) from None
+        raise damaged(path, f"no module can be built from its arguments: {error}") from None
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
     # what may have changed since construction, such as thresholds
-    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint.get("base_task") else None
-    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint.get("counts") else None
+    module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
+    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
     if module.counts:
         module.counts.check_task(task)
     module.task = task
@@ -75,7 +114,7 @@ def rebuild(
         try:
             module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged: its loss cannot be built: {error}") from None
+            raise damaged(path, f"its loss cannot be built: {error}") from None
     module.bias_init = None  # it is trained
     try:
         module.load_state_dict(weights, strict=strict)

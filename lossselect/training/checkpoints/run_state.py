@@ -4,11 +4,14 @@ These are random numbers, the position in the epoch's rows, gradients of a start
 so far, and what was logged last.
 """
 
+import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
@@ -18,8 +21,7 @@ from lossselect.data.sampler import RowBatches
 from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
-from lossselect.training.checkpoints.resume_validation import check_states
-from lossselect.training.checkpoints.rng import get_rng_state, set_rng_state
+from lossselect.training.checkpoints.validation import check_states
 from lossselect.utils.distributed import gather
 from lossselect.utils.warnings import warn
 
@@ -28,27 +30,14 @@ class RunState:
     """Saves the state of a run in its checkpoints, and resumes from it."""
 
     def __init__(self) -> None:
+        self.checkpoint: Mapping[str, Any] = {}  # what fit resumes from, until it has started
         self._epoch_rng: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
         self._validation_rng: dict[str, Any] = {}  # the random numbers before the last validation
-        # states of all processes, and of optimizers and schedulers, until the run has taken them over
-        self._loaded: list[dict[str, Any]] | None = None
-        self._parts: dict[str, Any] = {}
-        self._loss: dict[str, Any] | None = None
-
-    def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Remember what a checkpoint holds to resume from; nothing of an empty one."""
-        self._loaded, self._loss = checkpoint.get("run_state"), checkpoint.get("loss")
-        keys = ("optimizer_states", "lr_schedulers")
-        self._parts = {key: checkpoint[key] for key in keys if key in checkpoint}
 
     def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the state of all processes into a checkpoint, and correct that of Lightning's loops."""
         checkpoint["run_state"] = gather(self._get_state(trainer, module))
-        batch, loops = trainer.fit_loop.epoch_loop.batch_progress.current, checkpoint["loops"]["fit_loop"]
-        if batch.completed < batch.ready:
-            _complete_batch(trainer, loops)
-        elif _is_validating(trainer):
-            _restart_validation(loops)
+        _correct_loops(trainer, checkpoint["loops"]["fit_loop"])
 
     def _get_state(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -69,28 +58,25 @@ class RunState:
         # with manual optimization only the module knows whether a group has begun
         if within_epoch and (compat.accumulates(trainer) or not module.automatic_optimization):
             weights = module.named_parameters()
-            state["group"] = module._step_mean.state_dict(module)
+            state["group"] = module._step_mean.state_dict()
             state["gradients"] = {name: w.grad.cpu() for name, w in weights if w.grad is not None}
         return state
 
-    def check(self, trainer: Trainer) -> None:
-        """Raise a CheckpointError if the run has other optimizers or schedulers than the checkpoint."""
-        names = _get_part_names(trainer)
-        if self._loaded is not None and (previous := self._loaded[0]["made"]) != names:
+    def check(self, trainer: Trainer, criterion: Any) -> None:
+        """Raise a CheckpointError for other optimizers or schedulers, and warn of another loss."""
+        if not self.checkpoint:
+            return
+        states, names = self.checkpoint.get("run_state"), _get_part_names(trainer)
+        if states is not None and (previous := states[0]["made"]) != names:
             raise CheckpointError(
                 f"The checkpoint is of a run with {', '.join(previous)}, and this one has "
                 f"{', '.join(names)}: go on with the same, or begin anew."
             )
-        states, self._parts = self._parts, {}
-        if states:
-            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-            check_states({**states, "callbacks": {}}, trainer.ckpt_path, trainer.optimizers, schedulers)
-
-    def compare_loss(self, criterion: Any) -> None:
-        """Warn if the loss is another one than the checkpoint's."""
-        if self._loss is None or not isinstance(criterion, Loss):
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        check_states(self.checkpoint, trainer.ckpt_path, trainer.optimizers, schedulers)
+        old, new = self.checkpoint.get("loss"), criterion.to_dict() if isinstance(criterion, Loss) else None
+        if not (old and new):
             return
-        old, new = self._loss, criterion.to_dict()
         changed = [name for name in old | new if old.get(name) != new.get(name)]
         if old["name"] != new["name"]:
             changed = [f"{old['name']} is {new['name']} now"]
@@ -102,9 +88,10 @@ class RunState:
 
     def start(self, trainer: Trainer, module: Any) -> None:
         """Resume from the checkpoint, if there is one, before the first batch of fit."""
-        if self._loaded is None:
+        states, self.checkpoint = self.checkpoint.get("run_state"), {}
+        if states is None:
             return
-        state, self._loaded = self._select_process(trainer), None
+        state = _select_process(states, trainer)
         trainer.callback_metrics.update(as_scalars(state["logged"]))
         # Lightning warns that loaders would begin again
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
@@ -119,7 +106,13 @@ class RunState:
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
                 # it sets it only when an epoch starts
                 trainer.accumulate_grad_batches = int(state["epoch"]["accumulate_grad_batches"])
-            _check_epoch(state["epoch"], _describe_epoch(trainer))
+            for name, now in _describe_epoch(trainer).items():
+                if state["epoch"][name] != now:
+                    raise CheckpointError(
+                        f"The checkpoint was made within an epoch of other batches ({name}: "
+                        f"{state['epoch'][name]}, now {now}), so that its place is not to be found: go on "
+                        "with the same settings and data, or from a checkpoint of an epoch's end."
+                    )
             set_rng_state(state["epoch_began"], trainer)
             _skip_batches(trainer, state["batches"])
         set_rng_state(state["random"], trainer)
@@ -128,18 +121,8 @@ class RunState:
             for name, weight in module.named_parameters():
                 if name in state["gradients"]:
                     weight.grad = state["gradients"][name].to(weight)
-        for index in state.get("due", ()):
+        for index in state["due"]:
             _step_on_plateau(trainer, module, index)
-
-    def _select_process(self, trainer: Trainer) -> dict[str, Any]:
-        assert self._loaded is not None
-        count, now = len(self._loaded), trainer.world_size
-        if count != now and self._loaded[0]["epoch_began"] is not None:
-            raise CheckpointError(
-                f"The checkpoint was made within an epoch of {count} process(es), whose rows are dealt in "
-                f"another way to {now}: go on with {count}, or from a checkpoint of an epoch's end."
-            )
-        return self._loaded[trainer.global_rank % count]
 
     def watch(self, trainer: Trainer) -> None:
         """Wrap the methods of Lightning's loops in which no hook is called early enough."""
@@ -171,6 +154,17 @@ class RunState:
         fetcher = compat.data_fetcher(trainer.fit_loop)
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
             iter(fetcher)  # which Lightning has done before there was a hook, or does not do
+
+
+def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[str, Any]:
+    """Return the state for this process; within an epoch, CheckpointError for another number of processes."""
+    count, now = len(states), trainer.world_size
+    if count != now and states[0]["epoch_began"] is not None:
+        raise CheckpointError(
+            f"The checkpoint was made within an epoch of {count} process(es), whose rows are dealt in "
+            f"another way to {now}: go on with {count}, or from a checkpoint of an epoch's end."
+        )
+    return states[trainer.global_rank % count]
 
 
 def _find_due_schedulers(trainer: Trainer) -> list[int]:
@@ -219,17 +213,22 @@ def _count_logged_rows(trainer: Trainer) -> int | None:
     return max(0, file.read_bytes().count(b"\n") - 1) if file.is_file() else 0
 
 
-def _complete_batch(trainer: Trainer, loops: dict[str, Any]) -> None:
-    """Make the loops' state that after the batch, with its validation still to come.
+def _correct_loops(trainer: Trainer, loops: dict[str, Any]) -> None:
+    """Make the loops' state that after the batch, with none of its validation done.
 
     Lightning saves before it validates; resumed, it would skip the validation, and the end of the epoch too.
     """
-    validates = compat.validates_after_batch(trainer)
-    if validates or compat.is_last_batch(trainer):
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    within_batch = batch.completed < batch.ready
+    validates = compat.validates_after_batch(trainer) if within_batch else _is_validating(trainer)
+    if within_batch and (validates or compat.is_last_batch(trainer)):
         for progress in (loops["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
             progress["completed"] = progress["ready"]
     if validates:
-        _restart_validation(loops)
+        progress = loops["epoch_loop.val_loop.batch_progress"]
+        done = progress["total"]["completed"]
+        progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+        progress["current"] = dict.fromkeys(progress["current"], 0)
 
 
 def _is_validating(trainer: Trainer) -> bool:
@@ -238,18 +237,9 @@ def _is_validating(trainer: Trainer) -> bool:
     return trainer.validating and progress.completed < progress.ready
 
 
-def _restart_validation(loops: dict[str, Any]) -> None:
-    """Make the loops' state that of a validation of which no batch is done."""
-    progress = loops["epoch_loop.val_loop.batch_progress"]
-    done = progress["total"]["completed"]
-    progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
-    progress["current"] = dict.fromkeys(progress["current"], 0)
-
-
 def _skip_batches(trainer: Trainer, count: int) -> None:
     """Begin the epoch's batches again, without those that have been trained on."""
-    fetcher = compat.data_fetcher(trainer.fit_loop)
-    loaders = fetcher.combined_loader.flattened
+    fetcher, loaders = compat.data_fetcher(trainer.fit_loop), compat.train_loaders(trainer)
     skips_rows = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
     for loader in loaders:
         compat.set_sampler_epoch(loader, trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
@@ -275,12 +265,43 @@ def _describe_epoch(trainer: Trainer) -> dict[str, str]:
     }
 
 
-def _check_epoch(expected: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise a CheckpointError if the batches of a checkpoint's epoch differ from those of the run."""
-    for name, value in expected.items():
-        if now[name] != value:
-            raise CheckpointError(
-                f"The checkpoint was made within an epoch of other batches ({name}: {value}, now "
-                f"{now[name]}), so that its place is not to be found: go on with the same settings and data, "
-                "or from a checkpoint of an epoch's end."
-            )
+# --- random number generators
+
+
+def find_generators(loaders: Iterable[Any]) -> list[torch.Generator]:
+    """Return the generators of data loaders and of their samplers, each once."""
+    owners: list[Any] = []
+    for loader in loaders:
+        batches = getattr(loader, "batch_sampler", None)
+        owners += [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
+    generators = (getattr(owner, "generator", None) for owner in owners)
+    return [*dict.fromkeys(generator for generator in generators if generator is not None)]
+
+
+def get_rng_state(trainer: Trainer) -> dict[str, Any]:
+    """Return the states of all generators that this process uses, as tensors and plain values."""
+    device = trainer.strategy.root_device
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype("int64")), *rest],
+        "python": [version, torch.tensor(numbers), gauss],
+        "loaders": [generator.get_state() for generator in find_generators(compat.train_loaders(trainer))],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any], trainer: Trainer) -> None:
+    """Restore what `get_rng_state` returned."""
+    device = trainer.strategy.root_device
+    generators = find_generators(compat.train_loaders(trainer))
+    for generator, value in zip(generators, state["loaders"], strict=True):
+        generator.set_state(value)
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))

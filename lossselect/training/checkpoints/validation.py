@@ -1,18 +1,25 @@
-"""What a checkpoint must hold to be loaded; `resume_validation` checks what only a resumed run needs.
+"""What a checkpoint must hold, to load a module and to resume a run.
 
 Everything here looks at types, keys and sizes. Values are checked where they are used: a task by `make_task`,
 a loss by `Loss`.
 """
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossselect.exceptions import CheckpointError
-from lossselect.models.stored_weights import check_finite, check_outputs
+from lossselect.models.stored_weights import check_finite
 from lossselect.tasks.registry import Task, make_task
-from lossselect.utils.structure import OptionalOf, describe_value, find_mismatch
+from lossselect.utils.structure import COUNT, DictOf, OptionalOf, check_structure, describe_value
+
+MAX_UNBACKED_OUTPUTS = 1_000_000
+"""The maximum number of outputs that may exceed the number of weights."""
 
 NUMBER = (int, float, Tensor)
 
@@ -31,56 +38,228 @@ LOADED = {
     "arguments": dict,
     "not_plain": [str],
     "loss": OptionalOf({"name": str}),
+    "state_dict": dict,
     "base_task": OptionalOf({"name": str}),
     "counts": OptionalOf(COUNTS),
     "buffers": [str],
-    "TensorData": dict,
+}
+"""The parts that a module is built from."""
+
+RANDOM = {
+    "torch": Tensor,
+    "cuda": OptionalOf(Tensor),
+    "numpy": [str, Tensor, int, int, float],
+    "python": [int, Tensor, OptionalOf(float)],
+    "loaders": [Tensor],
+}
+RUN_STATE = {
+    "batches": int,
+    "made": [str],
+    "random": RANDOM,
+    "epoch_began": OptionalOf(RANDOM),
+    "complete": bool,
+    "should_stop": bool,
+    "epoch": DictOf(str),
+    "train": dict,
+    "logged": DictOf(NUMBER),
+    "rows": OptionalOf(int),
+    "due": [int],
+}
+STEP_MEAN = {"sum": NUMBER, "first": NUMBER, "micro_batches": int, "parts": OptionalOf(DictOf(Tensor))}
+MODEL_CHECKPOINT = {
+    "monitor": OptionalOf(str),
+    "best_model_score": OptionalOf(NUMBER),
+    "best_model_path": str,
+    "current_score": OptionalOf(NUMBER),
+    "dirpath": OptionalOf(str),
+    "best_k_models": DictOf(NUMBER),
+    "kth_best_model_path": str,
+    "kth_value": OptionalOf(NUMBER),
+    "last_model_path": str,
+}
+RESUMED = {
     "global_step": int,
     "epoch": int,
     "pytorch-lightning_version": str,
-    "state_dict": {},
+    "callbacks": DictOf(dict),
+    "optimizer_states": [{"state": DictOf(dict), "param_groups": [{"params": [int], "lr": NUMBER}]}],
+    "lr_schedulers": [DictOf(object)],
 }
-"""Structures of the parts that may be present."""
-REQUIRED = ("task", "class", "arguments", "not_plain", "loss", "state_dict")
+"""The parts that a run is resumed from, besides Lightning's `loops` and `run_state`."""
 
 
-def raise_damaged(path: Any, mismatches: Iterable[str | None]) -> None:
-    """Raise a CheckpointError about the first mismatch, if there is any; the others are not computed."""
-    if message := next(filter(None, mismatches), None):
-        raise _damaged(path, message)
+def damaged(path: Any, problem: object) -> CheckpointError:
+    """Return the error of a checkpoint that contains something else than was saved."""
+    return CheckpointError(f"{path} is damaged: {problem}. Take another checkpoint, or a copy of this one.")
 
 
-def _damaged(path: Any, message: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: {message}. Take another checkpoint, or a copy of this one.")
+@contextmanager
+def _damage_in(path: Any) -> Iterator[None]:
+    """Add to an error about a part of a checkpoint which file it is in."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise damaged(path, error) from None
+
+
+def _check_parts(content: Mapping[str, Any], structures: Mapping[str, Any], purpose: str) -> None:
+    for key, structure in structures.items():
+        if key not in content:
+            raise CheckpointError(f"it lacks {key!r}, which a {purpose} from")
+        check_structure(content[key], structure, key)
 
 
 def check_content(content: Mapping[str, Any], path: Any) -> None:
     """Raise a CheckpointError if a part of a checkpoint lacks the structure of `add_module_state`."""
-    present = [key for key in LOADED if key in content]
-    raise_damaged(path, (find_mismatch(content[key], LOADED[key], key) for key in present))
-    task = _make_task(content, "task", path)
-    if content.get("base_task") is not None:
-        base_task = _make_task(content, "base_task", path)
-        if str(base_task) != str(task):
-            raise _damaged(path, f"its task is {task}, but its task before tuning is {base_task}")
-    weights = content.get("state_dict", {})
-    for name, value in weights.items():
-        # a module's get_extra_state may return anything
-        if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
-            raise _damaged(path, f"state_dict[{name!r}] must be a tensor, got {describe_value(value)}")
-    if weights:
-        check_outputs(task.num_outputs, weights, path)
-        check_finite(weights, set(content.get("buffers", ())), path)
+    with _damage_in(path):
+        _check_parts(content, LOADED, "module is built")
+        if "TensorData" in content:
+            check_structure(content["TensorData"], dict, "TensorData")
+        task, weights = _make_task(content, "task"), content["state_dict"]
+        if content["base_task"] and str(base_task := _make_task(content, "base_task")) != str(task):
+            raise CheckpointError(f"its task is {task}, but its task before tuning is {base_task}")
+        for name, value in weights.items():
+            # a module's get_extra_state may return anything
+            if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
+                raise CheckpointError(f"state_dict[{name!r}] must be a tensor, got {describe_value(value)}")
+        num_weights = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+        if task.num_outputs > max(num_weights, MAX_UNBACKED_OUTPUTS):
+            raise CheckpointError(
+                f"its task claims {task.num_outputs} outputs, but it holds {num_weights} weights"
+            )
+    check_finite(weights, set(content["buffers"]), path)
 
 
-def _make_task(content: Mapping[str, Any], key: str, path: Any) -> Task:
+def _make_task(content: Mapping[str, Any], key: str) -> Task:
     try:
         return make_task(**content[key])
     except (ValueError, TypeError, OverflowError) as error:
-        raise _damaged(path, f"no task can be made of its {key!r}: {str(error).rstrip('.')}") from None
+        raise CheckpointError(f"no task can be made of its {key!r}: {str(error).rstrip('.')}") from None
 
 
-def check_loadable(content: Mapping[str, Any], path: Any) -> None:
-    """Raise a CheckpointError if a checkpoint lacks a part that a module is built from."""
-    if missing := [repr(key) for key in REQUIRED if key not in content]:
-        raise _damaged(path, f"it lacks {', '.join(missing)}, which a module is built from")
+def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -> None:
+    """Raise a CheckpointError if a run cannot be resumed from the content of a checkpoint.
+
+    Lightning ignores missing parts, and fails with a traceback on wrong types. If `exact`, `run_state` is
+    required, which a checkpoint that `trainer.save_checkpoint` writes outside of fit lacks.
+    """
+    if "loops" not in content or not content.get("optimizer_states"):
+        raise CheckpointError(f"{path} contains only weights, so a run cannot be resumed from it.")
+    with _damage_in(path):
+        _check_parts(content, RESUMED, "run is resumed")
+        check_structure(content["loops"], {"fit_loop": _fit_loop_structure()}, "loops")
+        for name, state in content["callbacks"].items():
+            kind = str(name).partition("{")[0]
+            if kind in ("ModelCheckpoint", "BestCheckpoint"):
+                check_structure(state, MODEL_CHECKPOINT, f"the state of {kind}")
+        if exact or "run_state" in content:
+            _check_run_state(content)
+
+
+def _check_run_state(content: Mapping[str, Any]) -> None:
+    _check_parts(content, {"run_state": [RUN_STATE]}, "run is resumed")
+    states, optimizers = content["run_state"], content["optimizer_states"]
+    schedulers = content["lr_schedulers"]
+    if not states:
+        raise CheckpointError("run_state is empty")
+    for i, state in enumerate(states):
+        place = f"run_state[{i}]"
+        train = {"values": DictOf(NUMBER)} if "values" in state["train"] else {"sums": [{"updates": int}]}
+        check_structure(state["train"], train, f"{place}['train']")
+        if "gradients" in state:
+            check_structure(state, {"gradients": DictOf(Tensor), "group": STEP_MEAN}, place)
+        if set(state["due"]) - {*range(len(schedulers))}:
+            raise CheckpointError(f"{place}['due'] is {state['due']}, of {len(schedulers)} schedulers")
+    names = states[0]["made"]
+    # stochastic weight averaging adds a scheduler later, which `made` leaves out
+    if len(names) not in (len(optimizers), len(optimizers) + len(schedulers)):
+        raise CheckpointError(
+            f"it is of a run with {', '.join(names)}, but holds {len(optimizers)} optimizer_states and "
+            f"{len(schedulers)} lr_schedulers"
+        )
+    for i, (name, state) in enumerate(zip(names, optimizers, strict=False)):
+        structure = _optimizer_structure(name, state["param_groups"])
+        check_structure(state["state"], DictOf(structure), f"optimizer_states[{i}]['state']")
+
+
+def check_states(
+    content: Mapping[str, Any],
+    path: Any,
+    optimizers: Iterable[Any] = (),
+    schedulers: Iterable[Any] = (),
+    callbacks: Iterable[Any] = (),
+) -> None:
+    """Raise a CheckpointError unless states in a checkpoint have the keys and types of new parts' states.
+
+    Optimizers and schedulers are in the order of the checkpoint; a user's callbacks are not compared.
+    """
+    with _damage_in(path):
+        for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
+            for j, groups in enumerate(zip(state["param_groups"], optimizer.param_groups, strict=False)):
+                _check_like(*groups, f"optimizer_states[{i}]['param_groups'][{j}]")
+        for i, (scheduler, state) in enumerate(zip(schedulers, content["lr_schedulers"], strict=False)):
+            _check_like(state, scheduler.state_dict(), f"lr_schedulers[{i}]")
+        for callback in callbacks:
+            state = content["callbacks"].get(callback.state_key)
+            if state is not None and type(callback).__module__.startswith(("lightning.", "lossselect.")):
+                _check_like(state, callback.state_dict(), f"the state of {type(callback).__name__}")
+
+
+def _check_like(state: Mapping[str, Any], template: Mapping[str, Any], place: str) -> None:
+    """Check a state against that of a new object, whose None may become anything."""
+    # flags and private entries may be missing, as another version of torch may not have had them
+    structure = {
+        key: _structure_like(value)
+        for key, value in template.items()
+        if key in state or not (value is None or isinstance(value, bool) or str(key).startswith("_"))
+    }
+    check_structure(state, structure, place)
+
+
+def _structure_like(value: Any) -> Any:
+    if isinstance(value, bool):
+        return OptionalOf(bool)
+    if isinstance(value, NUMBER):
+        return Tensor if isinstance(value, Tensor) and value.ndim else NUMBER
+    if isinstance(value, list | tuple):
+        entry = NUMBER if value and all(isinstance(entry, NUMBER) for entry in value) else object
+        return [entry] * len(value) if isinstance(value, tuple) else [entry]
+    if isinstance(value, Mapping):
+        return DictOf(object)
+    return str if isinstance(value, str) else object
+
+
+@lru_cache(maxsize=1)
+def _fit_loop_structure() -> Any:
+    """Return the structure of the state of Lightning's fit loop."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch import Trainer
+
+    from lossselect.utils.silence import silence
+
+    with silence():
+        trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], barebones=True)
+
+    def structure(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: structure(entry) for key, entry in value.items()}
+        return COUNT if type(value) is int else type(value)
+
+    return structure(trainer.fit_loop.state_dict())
+
+
+def _optimizer_structure(name: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the structure of what an optimizer of torch's stores for each parameter; {} if unknown."""
+    kind = getattr(torch.optim, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        return {}
+    weight = torch.zeros(2, 2, requires_grad=True)
+    weight.grad = torch.zeros(2, 2)
+    names = inspect.signature(kind).parameters.keys() - {"params"}
+    options: dict[str, Any] = {name: groups[0][name] for name in names & groups[0].keys()} if groups else {}
+    try:
+        optimizer = kind([weight], **options)
+        optimizer.step()
+    except (TypeError, ValueError, RuntimeError, LookupError):  # LBFGS needs a closure, options may be wrong
+        return {}
+    return {key: _structure_like(value) for key, value in optimizer.state[weight].items()}

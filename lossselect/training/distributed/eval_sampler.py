@@ -12,14 +12,14 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data.distributed import DistributedSampler
 
-from lossselect.compat.lightning import loader_preparation, wrap
+from lossselect.compat.lightning import LOADER_PREPARATION, wrap
 from lossselect.exceptions import DataError
 
 
 def take_each_row_once(trainer: Trainer) -> None:
     """Let a user's loaders deal each row of val and test to one process; Lightning's sampler repeats some."""
     if trainer.world_size > 1:
-        wrap(*loader_preparation(trainer), _prepare)
+        wrap(trainer, LOADER_PREPARATION, _prepare)
 
 
 def _prepare(method: Callable[..., object], *args: Any, mode: RunningStage, **kwargs: Any) -> object:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
+from lossselect.compat.lightning import accumulates
 from lossselect.exceptions import ConfigError
 
 Count = Tensor | float
@@ -42,7 +43,7 @@ class StepMean:
         """Begin a group of micro-batches."""
         self._sum: Count = 0
         self._first: Count = 0
-        self._parts: dict[nn.Parameter, Tensor] | None = None  # the criterion's gradients; None: all of them
+        self._parts: dict[str, Tensor] | None = None  # the criterion's gradients; None: all of them
         self._micro_batches = 0  # of the group, after their backward pass
 
     def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Count) -> Tensor:
@@ -58,7 +59,7 @@ class StepMean:
         if batch_idx % group == 0:
             self._reset()
         overall = self._sum_over_ranks(trainer, count, loss.device)
-        first = _first_positive(self._first, overall)
+        first = self._first + overall * (self._first == 0)
         source, share = (total, 1.0) if total.requires_grad else (loss, count)
         scale = _Scale(_ratio(ranks * share, first))
         scaled: Tensor = _ScaleGradient.apply(source, loss.detach(), scale)
@@ -83,7 +84,7 @@ class StepMean:
         if pending is None or not pending.loss.requires_grad:
             return
         sharded = not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
-        last = _is_last(trainer, pending.batch_idx) and not sharded
+        last = not accumulates(trainer) and not sharded
         self._separate(module, loss, pending, last, sharded)
         if last:
             ranks, group = trainer.world_size, trainer.accumulate_grad_batches
@@ -95,7 +96,7 @@ class StepMean:
         self, module: nn.Module, loss: Tensor, pending: "_Pending", last: bool, sharded: bool
     ) -> None:
         """Add a micro-batch's denominator, and if needed its criterion's part of the gradients."""
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         criterion = pending.loss
         is_alone = _is_multiple(loss, criterion)
         if not is_alone and self._parts is None:
@@ -108,7 +109,8 @@ class StepMean:
                 )
             # up to now the gradients were the criterion's alone
             started = self._micro_batches > 0
-            self._parts = {p: p.grad.clone() for p in parameters if started and p.grad is not None}
+            gradients = {name: weight.grad for name, weight in parameters.items() if started}
+            self._parts = {name: grad.clone() for name, grad in gradients.items() if grad is not None}
         self._micro_batches += 1
         source, start = loss, torch.ones_like(loss)
         if not is_alone:
@@ -120,11 +122,11 @@ class StepMean:
         self._first = pending.first
         if self._parts is None or last:  # the last one's gradient is scaled exactly from the start
             return
-        gradients = torch.autograd.grad(source, parameters, start, retain_graph=True, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        weights = [*parameters.values()]
+        added = torch.autograd.grad(source, weights, start, retain_graph=True, allow_unused=True)
+        for name, gradient in zip(parameters, added, strict=True):
             if gradient is not None:
-                previous = self._parts.get(parameter)
-                self._parts[parameter] = gradient if previous is None else previous + gradient
+                self._parts[name] = self._parts[name] + gradient if name in self._parts else gradient
 
     def finish(self, module: nn.Module, group: int) -> None:
         """Rescale the gradients before the optimizer step if they are sharded, or the last loss had none."""
@@ -139,21 +141,20 @@ class StepMean:
         on_host = not isinstance(factor, Tensor) or factor.device.type == "cpu"
         if on_host and factor == 1:
             return
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.grad is None:
                 continue
             scale = factor.to(parameter.grad.device) if isinstance(factor, Tensor) else factor
             if self._parts is None:
                 parameter.grad.mul_(scale)
-            elif (part := self._parts.get(parameter)) is not None:
-                parameter.grad.add_(part * (scale - 1))
+            elif name in self._parts:
+                parameter.grad.add_(self._parts[name] * (scale - 1))
 
-    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state of a group that has begun, for a checkpoint."""
-        names = {parameter: name for name, parameter in module.named_parameters()}
-        parts = None if self._parts is None else {names[p]: part.cpu() for p, part in self._parts.items()}
-        micro_batches = self._micro_batches
-        return {"sum": self._sum, "first": self._first, "micro_batches": micro_batches, "parts": parts}
+        parts = None if self._parts is None else {name: part.cpu() for name, part in self._parts.items()}
+        counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
+        return {**counts, "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
         """Continue the group of `state`."""
@@ -163,7 +164,7 @@ class StepMean:
         self._sum, self._first = (c.to(device) if isinstance(c, Tensor) else c for c in counts)
         self._micro_batches = state["micro_batches"]
         parts = state["parts"]
-        self._parts = None if parts is None else {named[n]: v.to(named[n]) for n, v in parts.items()}
+        self._parts = None if parts is None else {name: part.to(named[name]) for name, part in parts.items()}
 
 
 @dataclass
@@ -199,12 +200,6 @@ class _ScaleGradient(torch.autograd.Function):
         return gradient * (factor.to(gradient) if isinstance(factor, Tensor) else factor), None, None
 
 
-def _is_last(trainer: Any, batch_idx: int) -> bool:
-    """Return whether an optimizer step follows this micro-batch."""
-    ends_group = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-    return ends_group or trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
-
-
 def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
     """Return whether a loss is the criterion times a constant, as Lightning makes it, with no other term."""
     node, end = loss.grad_fn, criterion.grad_fn
@@ -219,13 +214,5 @@ def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
 def _ratio(part: Count, whole: Count, empty: float = 0.0) -> Count:
     """Return part / whole; `empty` if whole is 0."""
     if isinstance(whole, Tensor):
-        return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), empty)
+        return torch.where(whole > 0, part / whole, empty)
     return part / whole if whole else empty
-
-
-def _first_positive(first: Count, count: Count) -> Count:
-    if isinstance(first, Tensor) or isinstance(count, Tensor):
-        like = count if isinstance(count, Tensor) else first
-        first = first if isinstance(first, Tensor) else torch.full_like(like, first)  # type: ignore[arg-type]
-        return torch.where(first > 0, first, count)
-    return first or count

@@ -9,7 +9,7 @@ from table_cases import NAN, numbers
 import lossselect as ls
 from lossselect.data.preprocessing.columns import CellParser
 from lossselect.data.preprocessing.table_features import Features
-from lossselect.training.checkpoints.plain_values import to_plain
+from lossselect.training.checkpoints.content import to_plain
 
 
 def features_of(frame, train=None, **options):

@@ -21,14 +21,21 @@ import lossselect as ls
 from lossselect.data.batches import TensorBatches
 from lossselect.exceptions import StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
-from lossselect.training.checkpoints.lightning_io import CheckpointFiles
+from lossselect.training.checkpoints.saving import CheckpointFiles
 from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
 def content(number, size=1000):
     return {
         "task": ls.Binary().to_dict(),
+        "class": "TaskModule",
         "arguments": {},
+        "not_plain": [],
+        "loss": None,
+        "base_task": None,
+        "counts": None,
+        "buffers": [],
+        "state_dict": {},
         "weights": torch.full((size,), float(number)),
         "numbers": [number],
     }

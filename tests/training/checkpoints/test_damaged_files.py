@@ -30,9 +30,9 @@ from lossselect.export.read import load_exported
 from lossselect.export.write import export_model
 from lossselect.models.stored_weights import check_finite
 from lossselect.run.resume import check_start
-from lossselect.training.checkpoints.best_and_last import BestCheckpoint
 from lossselect.training.checkpoints.content import read_checkpoint
-from lossselect.training.checkpoints.resume_validation import check_resumable
+from lossselect.training.checkpoints.saving import BestCheckpoint
+from lossselect.training.checkpoints.validation import check_resumable
 
 NAN, INF = float("nan"), float("inf")
 SUFFIXES = [form.suffix for form in FORMATS.values()]

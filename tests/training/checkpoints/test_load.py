@@ -13,7 +13,7 @@ from module_cases import MyModel, loader, trainer
 from torch import nn
 
 import lossselect as ls
-from lossselect.training.checkpoints.plain_values import to_plain
+from lossselect.training.checkpoints.content import to_plain
 
 
 class Color(enum.StrEnum):

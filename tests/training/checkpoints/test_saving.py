@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from trainers import quiet_trainer
 
 import lossselect as ls
-from lossselect.training.checkpoints.best_and_last import BestCheckpoint, LastCheckpoint, saves_at_epoch_end
 from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.saving import BestCheckpoint, LastCheckpoint, saves_at_epoch_end
 from lossselect.utils import atomic_write as files
 
 pytestmark = pytest.mark.filterwarnings(
