@@ -23,7 +23,12 @@ from trainers import quiet_trainer
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
 
-pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:Max .*workers")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The dirpath has changed",
+    "ignore:Checkpoint directory .* exists",
+    "ignore:Be aware that when using `ckpt_path`",
+    "ignore:Max .*workers",
+)
 
 ROWS, BATCH = 53, 8  # 7 batches, the last one shorter
 
