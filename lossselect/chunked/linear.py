@@ -109,11 +109,15 @@ class ChunkedLogits:
         if inputs.device.type == "mps":
             raise ConfigError("A chunked head adds up in float64, which MPS has not: head=dense.")
         self.inputs, self.weight, self.bias, self.device = inputs, weight, bias, inputs.device
-        self.shape = torch.Size((len(inputs), len(weight)))
+        self.shape, self.ndim = torch.Size((len(inputs), len(weight))), 2
         self.chunk = _choose_chunk(*self.shape, chunk, self.device)
         self.dtype = _product_dtype(inputs, weight)
         self.wide = torch.promote_types(self.dtype, torch.float32)
         self.with_grad = torch.is_grad_enabled()
+
+    def is_floating_point(self) -> bool:
+        """Return True, as `Task.check_logits` asks of any logits."""
+        return True
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -144,8 +148,8 @@ class ChunkedLogits:
         return self.weight.detach()[columns].to(self.dtype)
 
     def groups(self) -> Iterator[slice]:
-        """Yield groups of at most `MAX_ROWS` rows."""
-        for start in range(0, len(self), MAX_ROWS):
+        """Yield groups of at most `MAX_ROWS` rows; an empty one if there is no row."""
+        for start in range(0, max(len(self), 1), MAX_ROWS):
             yield slice(start, min(start + MAX_ROWS, len(self)))
 
     def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
