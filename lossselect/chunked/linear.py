@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -172,13 +172,6 @@ class ChunkedLogits:
                     block.copy_(product(inputs, weight.t()))
             yield columns, block if bias is None else block.add_(bias[columns])
 
-    @torch.no_grad()
-    def scan(self, observe: Observer) -> None:
-        """Show each block to `observe`."""
-        for rows in self.groups():
-            for columns, block in self.blocks(rows):
-                observe(rows, columns, block)
-
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the k highest logits of each row and their columns, (N, k) each, the highest first.
 
@@ -186,26 +179,34 @@ class ChunkedLogits:
             TypeError: k is not an integer.
             ValueError: k exceeds the number of columns.
         """
-        highest = Highest(self, check_int("k", k, 1, self.shape[1]))
-        self.scan(highest.add)
+        highest = Highest(self, check_int("k", k, 1, self.shape[1])).scan()
         return highest.values, highest.columns
 
 
 class Highest:
-    """The k highest values of each row of the logits, from blocks that come one after another."""
+    """The k highest logits of each row and their columns, (N, k) each, an `Observer` of blocks."""
 
     def __init__(self, logits: ChunkedLogits, k: int) -> None:
+        self.logits = logits
         self.values = torch.full((len(logits), k), -torch.inf, dtype=logits.wide, device=logits.device)
         self.columns = torch.zeros(len(logits), k, dtype=torch.long, device=logits.device)
 
-    def add(self, rows: slice, columns: slice, block: Tensor) -> None:
-        """Take in a block."""
+    def __call__(self, rows: slice, columns: slice, block: Tensor) -> None:
+        """Take in the block of some rows and columns."""
         k = self.values.shape[1]
         values, places = block.topk(min(k, block.shape[1]), 1)
         values = torch.cat([self.values[rows], values], 1)
         candidates = torch.cat([self.columns[rows], places + columns.start], 1)
         self.values[rows], order = values.topk(k, 1)
         self.columns[rows] = candidates.gather(1, order)
+
+    @torch.no_grad()
+    def scan(self) -> Self:
+        """Take in all blocks, where no loss shows them."""
+        for rows in self.logits.groups():
+            for columns, block in self.logits.blocks(rows):
+                self(rows, columns, block)
+        return self
 
 
 def flatten_block(block: Tensor) -> Tensor:
