@@ -1,9 +1,7 @@
 """The loss of a chunked head and its gradients, some outputs at a time: no logits or target of (N, C).
 
-With a million outputs the logits of a batch take more memory than everything else, the target as much
-again, and most of the time goes into moving them. Here a block of outputs is computed, turned into its
-gradient while it is in the cache, multiplied back, and discarded. Under softmax a first pass finds the
-normalisers. The gradients are computed in the forward pass; backward returns them.
+A block of outputs is computed, turned into its gradient while it is in the cache, multiplied back, and
+discarded; under softmax a first pass finds the normalisers. backward returns the gradients of the forward pass.
 """
 
 from typing import Any
