@@ -15,7 +15,7 @@ from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.utils.checks import check_int
 from lossselect.utils.devices import free_memory
 
-BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
+CPU_BLOCK, GPU_BLOCK = 1 << 20, 1 << 26
 """Logits of a block (rows x outputs) where no chunk is given: 4 MiB, about what a core's cache holds, and
 256 MiB, enough to keep a GPU busy."""
 
@@ -235,7 +235,7 @@ def _choose_chunk(rows: int, width: int, chunk: int | None, device: torch.device
     """Return the number of outputs at a time; cached, so that the memory is queried once for a shape."""
     rows = max(1, min(rows, MAX_ROWS))
     if chunk is None:
-        return max(256, BLOCK.get(device.type, BLOCK["cuda"]) // rows)
+        return max(256, (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // rows)
     chunk = min(chunk, width)
     needed, free = 8 * rows * chunk, free_memory(device)  # the block, and a temporary as large
     if free is not None and needed > free:

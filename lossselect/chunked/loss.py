@@ -1,7 +1,7 @@
 """The loss of a chunked head and its gradients, some outputs at a time: no logits or target of (N, C).
 
 A block of outputs is computed, turned into its gradient while it is in the cache, multiplied back, and
-discarded; under softmax a first pass finds the normalisers. backward returns the gradients of the forward pass.
+discarded; under softmax a first pass finds the normalisers. The gradients are those that backward returns.
 """
 
 from typing import Any

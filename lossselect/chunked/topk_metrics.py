@@ -19,9 +19,6 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.device_ops import cumulative_sum
 
-PROPENSITY = (0.55, 1.5)
-"""A and B of Jain et al., 2016, the usual values."""
-
 
 class TopKOutputs(Highest):
     """Each row's highest outputs and the numbers of predictions, from a pass over blocks of logits.
@@ -77,12 +74,12 @@ class TopKOutputs(Highest):
 def propensities(counts: LabelCounts) -> np.ndarray:
     """Return how likely a true label is to be in the data, (L,): 1 / (1 + C (N_l + B)^-A).
 
-    C = (log N - 1)(B + 1)^A for N rows, of which N_l have label l; A = 0.55, B = 1.5.
+    C = (log N - 1)(B + 1)^A for N rows, of which N_l have label l; A = 0.55 and B = 1.5, the usual values.
 
     References:
         Jain, Prabhu and Varma, Extreme Multi-label Loss Functions, KDD 2016.
     """
-    a, b = PROPENSITY
+    a, b = 0.55, 1.5
     c = (math.log(max(counts.rows, 3)) - 1) * (b + 1) ** a
     inverse: np.ndarray = 1 + c * (counts.positives + b) ** -a
     return 1 / inverse
