@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.utils.checks import check_int
 from lossselect.utils.devices import free_memory
 
-BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
+CPU_BLOCK, GPU_BLOCK = 1 << 20, 1 << 26
 """Logits of a block (rows x outputs) where no chunk is given: 4 MiB, about what a core's cache holds, and
 256 MiB, enough to keep a GPU busy."""
 
@@ -109,11 +109,15 @@ class ChunkedLogits:
         if inputs.device.type == "mps":
             raise ConfigError("A chunked head adds up in float64, which MPS has not: head=dense.")
         self.inputs, self.weight, self.bias, self.device = inputs, weight, bias, inputs.device
-        self.shape = torch.Size((len(inputs), len(weight)))
+        self.shape, self.ndim = torch.Size((len(inputs), len(weight))), 2
         self.chunk = _choose_chunk(*self.shape, chunk, self.device)
         self.dtype = _product_dtype(inputs, weight)
         self.wide = torch.promote_types(self.dtype, torch.float32)
         self.with_grad = torch.is_grad_enabled()
+
+    def is_floating_point(self) -> bool:
+        """Return True, as `Task.check_logits` asks of any logits."""
+        return True
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -144,8 +148,8 @@ class ChunkedLogits:
         return self.weight.detach()[columns].to(self.dtype)
 
     def groups(self) -> Iterator[slice]:
-        """Yield groups of at most `MAX_ROWS` rows."""
-        for start in range(0, len(self), MAX_ROWS):
+        """Yield groups of at most `MAX_ROWS` rows; an empty one if there is no row."""
+        for start in range(0, max(len(self), 1), MAX_ROWS):
             yield slice(start, min(start + MAX_ROWS, len(self)))
 
     def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
@@ -168,13 +172,6 @@ class ChunkedLogits:
                     block.copy_(product(inputs, weight.t()))
             yield columns, block if bias is None else block.add_(bias[columns])
 
-    @torch.no_grad()
-    def scan(self, observe: Observer) -> None:
-        """Show each block to `observe`."""
-        for rows in self.groups():
-            for columns, block in self.blocks(rows):
-                observe(rows, columns, block)
-
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the k highest logits of each row and their columns, (N, k) each, the highest first.
 
@@ -182,26 +179,34 @@ class ChunkedLogits:
             TypeError: k is not an integer.
             ValueError: k exceeds the number of columns.
         """
-        highest = Highest(self, check_int("k", k, 1, self.shape[1]))
-        self.scan(highest.add)
+        highest = Highest(self, check_int("k", k, 1, self.shape[1])).scan()
         return highest.values, highest.columns
 
 
 class Highest:
-    """The k highest values of each row of the logits, from blocks that come one after another."""
+    """The k highest logits of each row and their columns, (N, k) each, an `Observer` of blocks."""
 
     def __init__(self, logits: ChunkedLogits, k: int) -> None:
+        self.logits = logits
         self.values = torch.full((len(logits), k), -torch.inf, dtype=logits.wide, device=logits.device)
         self.columns = torch.zeros(len(logits), k, dtype=torch.long, device=logits.device)
 
-    def add(self, rows: slice, columns: slice, block: Tensor) -> None:
-        """Take in a block."""
+    def __call__(self, rows: slice, columns: slice, block: Tensor) -> None:
+        """Take in the block of some rows and columns."""
         k = self.values.shape[1]
         values, places = block.topk(min(k, block.shape[1]), 1)
         values = torch.cat([self.values[rows], values], 1)
         candidates = torch.cat([self.columns[rows], places + columns.start], 1)
         self.values[rows], order = values.topk(k, 1)
         self.columns[rows] = candidates.gather(1, order)
+
+    @torch.no_grad()
+    def scan(self) -> Self:
+        """Take in all blocks, where no loss shows them."""
+        for rows in self.logits.groups():
+            for columns, block in self.logits.blocks(rows):
+                self(rows, columns, block)
+        return self
 
 
 def flatten_block(block: Tensor) -> Tensor:
@@ -230,7 +235,7 @@ def _choose_chunk(rows: int, width: int, chunk: int | None, device: torch.device
     """Return the number of outputs at a time; cached, so that the memory is queried once for a shape."""
     rows = max(1, min(rows, MAX_ROWS))
     if chunk is None:
-        return max(256, BLOCK.get(device.type, BLOCK["cuda"]) // rows)
+        return max(256, (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // rows)
     chunk = min(chunk, width)
     needed, free = 8 * rows * chunk, free_memory(device)  # the block, and a temporary as large
     if free is not None and needed > free:

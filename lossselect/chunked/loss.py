@@ -1,27 +1,21 @@
 """The loss of a chunked head and its gradients, some outputs at a time: no logits or target of (N, C).
 
-With a million outputs the logits of a batch take more memory than everything else, the target as much
-again, and most of the time goes into moving them. Here a block of outputs is computed, turned into its
-gradient while it is in the cache, multiplied back, and discarded. Under softmax a first pass finds the
-normalisers. The gradients are computed in the forward pass; backward returns them.
+A block of outputs is computed, turned into its gradient while it is in the cache, multiplied back, and
+discarded; under softmax a first pass finds the normalisers. The gradients are those that backward returns.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossselect.chunked.gradients import Gradients
 from lossselect.chunked.linear import ChunkedLogits, Observer
-from lossselect.chunked.sums import SigmoidSums, SoftmaxSums, Sums
+from lossselect.chunked.sums import Gradients, SigmoidSums, SoftmaxSums, Sums
 from lossselect.exceptions import ConfigError, DataError, UnsupportedError
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.losses.loss import Loss
 from lossselect.losses.options import check_sample_weight
 from lossselect.losses.registry import LOSSES, formula_takes
-
-if TYPE_CHECKING:
-    from lossselect.losses.loss import Loss
-
 
 SOFTMAX = ("cross_entropy", "logit_adjusted")
 """Softmax losses that a chunked head supports."""
@@ -29,18 +23,14 @@ SOFTMAX = ("cross_entropy", "logit_adjusted")
 
 def chunkable(activation: str) -> list[str]:
     """Return the losses that a chunked head supports: under sigmoid those that are a sum over labels."""
-    sums = [
-        name
-        for name, forms in LOSSES.items()
-        if "sigmoid" in forms and "known" not in formula_takes(forms["sigmoid"])
-    ]
-    return {"sigmoid": sums, "softmax": [*SOFTMAX]}[activation]
+    if activation == "softmax":
+        return [*SOFTMAX]
+    sigmoid = {name: forms["sigmoid"] for name, forms in LOSSES.items() if "sigmoid" in forms}
+    return [name for name, formula in sigmoid.items() if "known" not in formula_takes(formula)]
 
 
 def check_chunkable(loss: Any) -> None:
     """Raise ValueError if a loss needs all logits at once."""
-    from lossselect.losses.loss import Loss
-
     known = isinstance(loss, Loss)
     if not known or loss.name not in chunkable(loss.task.activation):
         name = loss.name if known else getattr(loss, "__name__", type(loss).__name__)
@@ -53,9 +43,9 @@ def check_chunkable(loss: Any) -> None:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # it would be unrolled block by block
 def chunked_loss(
-    loss: "Loss",
+    loss: Loss,
     logits: ChunkedLogits,
-    target: "Tensor | SparseLabels",
+    target: Tensor | SparseLabels,
     sample_weight: Tensor | None = None,
     observe: Observer | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,50 +73,41 @@ def chunked_loss(
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
         mean = PrecomputedGradients.apply(*parts, sums)
     else:
-        mean = sums.run(None)
+        mean = sums.run()
     return mean, sums.total, sums.count
 
 
-def _check_arguments(loss: "Loss", logits: ChunkedLogits, target: Any, sample_weight: Tensor | None) -> Any:
+def _check_arguments(loss: Loss, logits: Any, target: Any, sample_weight: Tensor | None) -> Any:
     """Return the target in the form that `Sums` takes."""
     check_chunkable(loss)
-    loss.check_counted()
-    loss.check_devices(logits.device)
     if loss.reduction != "mean":
         raise ConfigError(
             f"A chunked head makes the mean, and with it numerator and denominator; the loss has "
             f"reduction={loss.reduction!r}."
         )
-    if logits.shape[1] != loss.task.num_outputs:
-        raise ConfigError(
-            f"The head has {logits.shape[1]} outputs, but {loss.task} needs "
-            f"{loss.task.num_outputs}. Build it with task.num_outputs."
-        )
-    expected = logits.shape[:1] if loss.task.exclusive else logits.shape
-    if not loss.task.exclusive:
-        target = target if isinstance(target, SparseLabels) else SparseLabels.from_dense(target)
-    elif isinstance(target, Tensor) and not target.is_floating_point():
-        loss.task.check_values(target)
-    else:
+    loss.check_inputs(logits, sample_weight)
+    if sample_weight is not None and sample_weight.device.type == "cpu":
+        check_sample_weight(sample_weight)
+    if loss.task.exclusive:
         if isinstance(target, SparseLabels):
             raise ConfigError(
                 f"SparseLabels are a target of task=multilabel: {loss.task} takes class indices."
             )
-        raise ConfigError("A chunked head takes class indices (N,), no soft labels: head=dense takes them.")
-    if target.shape != expected:
+        target = loss.task.check_target(target, logits)
+        if target.is_floating_point():
+            raise ConfigError(
+                "A chunked head takes class indices (N,), no soft labels: head=dense takes them."
+            )
+        loss.task.check_values(target)
+        return target
+    target = target if isinstance(target, SparseLabels) else SparseLabels.from_dense(target)
+    if target.shape != logits.shape:
         raise DataError(
-            f"For outputs of shape {tuple(logits.shape)} the target is of shape {tuple(expected)}, got "
+            f"For outputs of shape {tuple(logits.shape)} the target is of shape {tuple(logits.shape)}, got "
             f"{tuple(target.shape)}."
         )
     if target.device != logits.device:
         raise ConfigError(f"The outputs are on {logits.device}, the target is on {target.device}. Move one.")
-    if sample_weight is not None:
-        if sample_weight.shape != logits.shape[:1]:
-            raise ConfigError(
-                f"With a chunked head a weight is one of a row, (N,), got {tuple(sample_weight.shape)}."
-            )
-        if sample_weight.device.type == "cpu":
-            check_sample_weight(sample_weight)
     return target
 
 
@@ -135,7 +116,7 @@ class PrecomputedGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, sums: Sums) -> Tensor:
-        ctx.gradients = Gradients(sums.logits, *ctx.needs_input_grad[:3])
+        ctx.gradients = Gradients(sums.logits, sums.count, *ctx.needs_input_grad[:3])
         return sums.run(ctx.gradients)
 
     @staticmethod

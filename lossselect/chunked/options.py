@@ -37,20 +37,22 @@ def topk_monitor(task: Task) -> str:
 
 
 def check_topk_task(task: Task) -> None:
-    """Raise ValueError for a task that a chunked head cannot decide."""
-    if task.ordinal:
-        raise ConfigError("Ordered classes need all logits of a row at once: head=dense.")
+    """Raise ConfigError for a task that a chunked head cannot decide."""
     for option, value in (("min_labels", task.min_labels), ("top_k", task.top_k)):
         if value:
             raise ConfigError(
                 f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
                 "With head=chunked predictions have the 5 highest of each row."
             )
-    if task.exclusive and (task.temperature != 1 or task.prior_correction):
-        raise ConfigError(
-            "A chunked head takes no temperature and no prior_correction of classes: head=dense."
-        )
-    if task.shift != 0:
-        raise ConfigError("A chunked head takes no shift of the logits: head=dense.")
-    if task.num_outputs < 2:
-        raise ConfigError("A chunked head is for many outputs, and there is one: head=dense.")
+    calibrated = task.temperature != 1 or task.prior_correction
+    for applies, reason in (
+        (task.ordinal, "Ordered classes need all logits of a row at once"),
+        (
+            task.exclusive and calibrated,
+            "A chunked head takes no temperature and no prior_correction of classes",
+        ),
+        (task.shift != 0, "A chunked head takes no shift of the logits"),
+        (task.num_outputs < 2, "A chunked head is for many outputs, and there is one"),
+    ):
+        if applies:
+            raise ConfigError(f"{reason}: head=dense.")

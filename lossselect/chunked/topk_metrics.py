@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torchmetrics import Metric
 
 from lossselect.chunked.linear import ChunkedLogits, Highest
@@ -20,11 +19,8 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.device_ops import cumulative_sum
 
-PROPENSITY = (0.55, 1.5)
-"""A and B of Jain et al., 2016, the usual values."""
 
-
-class TopKOutputs:
+class TopKOutputs(Highest):
     """Each row's highest outputs and the numbers of predictions, from a pass over blocks of logits.
 
     Args:
@@ -34,24 +30,20 @@ class TopKOutputs:
     """
 
     def __init__(self, task: Task, logits: ChunkedLogits, target: Any = None) -> None:
-        self.task, self.logits, self.target = task, logits, target
-        self.highest = Highest(logits, min(TOP_K, logits.shape[1]))
-        like = torch.empty(0, 0, dtype=logits.wide, device=logits.device)
-        self.log_sum_exp = like.new_full((len(logits),), -torch.inf)
-        self.predicted, self.tp, self.nans = (
-            torch.zeros((), dtype=torch.long, device=like.device) for _ in range(3)
-        )
-        self.temperature = as_constant(task.temperature, like)
-        self.threshold = 0.0 if task.threshold is None else as_constant(task.threshold, like)
+        super().__init__(logits, min(TOP_K, logits.shape[1]))
+        self.task, self.target = task, target
+        self.log_sum_exp = self.values.new_full((len(logits),), -torch.inf)
+        self.predicted, self.tp, self.nans = torch.zeros(3, dtype=torch.long, device=logits.device)
+        self.temperature = as_constant(task.temperature, self.values)
+        self.threshold = 0.0 if task.threshold is None else as_constant(task.threshold, self.values)
 
     def __call__(self, rows: slice, columns: slice, block: Tensor) -> None:
-        """Take in the block of some rows and columns."""
         self.nans += block.isnan().sum()
         if self.task.exclusive:
             self.log_sum_exp[rows] = torch.logaddexp(self.log_sum_exp[rows], block.logsumexp(1))
         else:
             block = self._count_predictions(rows, columns, block)
-        self.highest.add(rows, columns, block)
+        super().__call__(rows, columns, block)
 
     def _count_predictions(self, rows: slice, columns: slice, block: Tensor) -> Tensor:
         """Return the block over the temperature, minus infinity where the label is unknown."""
@@ -62,7 +54,7 @@ class TopKOutputs:
         if isinstance(temperature, Tensor) or temperature != 1:
             block = block / temperature
         predicted = block.sigmoid() >= threshold
-        if isinstance(self.target, SparseLabels):
+        if self.target is not None:
             truth = self.target.to_dense(columns.start, columns.stop)[rows]
             self.tp += (predicted & (truth == 1)).sum()
             if self.target.unknown is not None or self.target.missing is not None:
@@ -71,33 +63,23 @@ class TopKOutputs:
         self.predicted += predicted.sum()
         return block
 
-    def scan(self) -> "TopKOutputs":
-        """Pass over the blocks, where no loss does."""
-        self.logits.scan(self)
-        return self
-
-    @property
-    def columns(self) -> Tensor:
-        """The outputs with the highest logits (N, k), the highest first."""
-        return self.highest.columns
-
     @property
     def probabilities(self) -> Tensor:
         """Probabilities of the highest outputs (N, k)."""
         if self.task.exclusive:
-            return (self.highest.values - self.log_sum_exp.unsqueeze(1)).exp()
-        return self.highest.values.sigmoid()
+            return (self.values - self.log_sum_exp.unsqueeze(1)).exp()
+        return self.values.sigmoid()
 
 
 def propensities(counts: LabelCounts) -> np.ndarray:
     """Return how likely a true label is to be in the data, (L,): 1 / (1 + C (N_l + B)^-A).
 
-    C = (log N - 1)(B + 1)^A for N rows, of which N_l have label l; A = 0.55, B = 1.5.
+    C = (log N - 1)(B + 1)^A for N rows, of which N_l have label l; A = 0.55 and B = 1.5, the usual values.
 
     References:
         Jain, Prabhu and Varma, Extreme Multi-label Loss Functions, KDD 2016.
     """
-    a, b = PROPENSITY
+    a, b = 0.55, 1.5
     c = (math.log(max(counts.rows, 3)) - 1) * (b + 1) ** a
     inverse: np.ndarray = 1 + c * (counts.positives + b) ** -a
     return 1 / inverse
@@ -139,53 +121,48 @@ class TopKMetrics(Metric):
     def update(self, outputs: TopKOutputs, target: SparseLabels | Tensor) -> None:
         """Add a batch."""
         columns = outputs.columns
-        if isinstance(target, SparseLabels):
-            known, positives = target.known_rows(), target.count_per_row()
-            hits = _find_hits(columns, target)
-        else:
-            known = target != IGNORE_INDEX
-            positives = known.long()
-            hits = columns == target.unsqueeze(1)
-        hits = (hits & known.unsqueeze(1)).double()
+        labels = target if isinstance(target, SparseLabels) else _one_label_each(target, self.task)
+        known, positives = labels.known_rows(), labels.count_per_row()
+        hits = (_find_hits(columns, labels) & known.unsqueeze(1)).double()
         places = torch.arange(1, columns.shape[1] + 1, device=columns.device)
         discount = 1 / (places + 1.0).double().log2()
         best = cumulative_sum(discount * (positives.unsqueeze(1) >= places), 1)
         ndcg = cumulative_sum(hits * discount, 1) / best.clamp(min=1e-9)
-        sums = [cumulative_sum(hits, 1).sum(0), (ndcg * known.unsqueeze(1)).sum(0)]
+        terms = [cumulative_sum(hits, 1), ndcg]
         if self.inverse is None:
-            sums += [torch.zeros_like(sums[0])] * 2
+            terms += [torch.zeros_like(hits)] * 2
         else:
-            if isinstance(target, SparseLabels):
-                largest = _largest_weights(self.inverse, target, columns.shape[1])
-            else:
-                largest = self.inverse[target.clamp(min=0)].unsqueeze(1)
-                largest = pad(largest, (0, columns.shape[1] - 1))
-            sums.append(cumulative_sum(hits * self.inverse[columns], 1).sum(0))
-            sums.append((cumulative_sum(largest, 1) * known.unsqueeze(1)).sum(0))
-        self.sums = self.sums + torch.stack(sums)
+            largest = _largest_weights(self.inverse, labels, columns.shape[1])
+            terms += [cumulative_sum(values, 1) for values in (hits * self.inverse[columns], largest)]
+        self.sums = self.sums + (torch.stack(terms) * known.unsqueeze(1)).sum(1)
         self.counted = self.counted + torch.stack(
             [known.sum(), outputs.predicted, outputs.tp, (positives * known).sum(), outputs.nans]
         )
 
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics by name."""
-        rows, predicted, tp, positives, nans = self.counted.unbind()
+        rows, predicted, tp, positives, nans = self.counted
         hits, ndcg, weighted_hits, largest = self.sums
-        values: dict[str, Tensor] = {}
-        for name in self.names:
-            if name == "f1_micro":
-                f1 = 2 * tp / (predicted + positives).clamp(min=1).double()
-                values[name] = hits[0] / rows if self.task.exclusive else f1
-                continue
-            kind, _, k = name.rpartition("_at_")
-            numerators, denominator = {
-                "precision": (hits, rows * int(k)),
-                "accuracy": (hits, rows),
-                "ndcg": (ndcg, rows),
-                "psp": (weighted_hits, largest[int(k) - 1]),
-            }[kind]
-            values[name] = numerators[int(k) - 1] / denominator
+        f1 = 2 * tp / (predicted + positives).clamp(min=1).double()
+        values = {"f1_micro": hits[0] / rows if self.task.exclusive else f1}
+        places = torch.arange(1, len(hits) + 1, device=hits.device)
+        curves = {
+            "precision": hits / (rows * places),
+            "accuracy": hits / rows,
+            "ndcg": ndcg / rows,
+            "psp": weighted_hits / largest,
+        }
+        for name in self.names[1:]:
+            kind, k = name.split("_at_")
+            values[name] = curves[kind][int(k) - 1]
         return {name: value.masked_fill(nans > 0, torch.nan) for name, value in values.items()}
+
+
+def _one_label_each(target: Tensor, task: Task) -> SparseLabels:
+    """Return class indices (N,) as labels; the label of a missing row is -100, which nothing predicts."""
+    classes, rows = target.sort(stable=True)
+    shape = (len(target), task.num_outputs)
+    return SparseLabels(shape, coo=(rows, classes), missing=target == IGNORE_INDEX)
 
 
 def _find_hits(columns: Tensor, target: SparseLabels) -> Tensor:
@@ -201,7 +178,7 @@ def _find_hits(columns: Tensor, target: SparseLabels) -> Tensor:
 def _largest_weights(weights: Tensor, target: SparseLabels, k: int) -> Tensor:
     """Return the k largest weights of each row's labels (N, k) in descending order, then zeros."""
     rows, labels = target.coo()
-    weights, counts = weights[labels], target.count_per_row()
+    weights, counts = weights[labels.clamp(min=0)], target.count_per_row()
     order = weights.argsort(descending=True)
     order = order[rows[order].argsort(stable=True)]
     rows = rows[order]

@@ -14,11 +14,6 @@ def set_update_count(metric: Metric, count: int) -> None:
     metric._update_count, metric._computed = count, None
 
 
-def clear_caches(metric: Metric) -> None:
-    """Forget the value of the last call and the states before synchronization, as `Metric.reset` does."""
-    metric._forward_cache, metric._cache, metric._is_synced = None, None, False
-
-
 def share_states(metric: Metric, other: Metric, computed: Any, **attributes: Any) -> None:
     """Give a metric the states of another one, as in a compute group, and the result of `compute` or None."""
     # past Module.__setattr__, which is slow

@@ -76,14 +76,17 @@ class Loss(nn.Module):
             raise ConfigError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
         self.name, self.task, self.reduction = name, task, reduction
         self.label_smoothing, self.beta = label_smoothing, beta
-        self.named = {key: value for key, value in given.items() if is_counted(key, value, task)}
-        """The names of the options that the train labels determine, such as {"weight": "balanced"}."""
-        counted = [*self.named, *(["prior"] if "prior" in self.takes and prior is None else [])]
-        self.waits_for, self.counted = (counted, []) if counts is None else ([], counted)
-        """Those of them, and a prior, that still need counts, and those that have been counted."""
+        self.counted = {key: value for key, value in given.items() if is_counted(key, value, task)}
+        """The options that the train labels determine, by their names, such as {"weight": "balanced"}."""
+        if "prior" in self.takes and prior is None:
+            self.counted["prior"] = None
+        self.waiting = bool(self.counted) and counts is None
+        """Whether they have not been counted yet."""
         if counts is not None:
             counts.check_task(task)
-            given |= {key: count_option(key, self.named.get(key), task, counts, beta) for key in counted}
+            given |= {
+                key: count_option(key, value, task, counts, beta) for key, value in self.counted.items()
+            }
         self.reasons: list[str] = []
         """The reasons of `loss=auto` for choosing it."""
         self._values_checked = False
@@ -91,7 +94,7 @@ class Loss(nn.Module):
         self.pos_weight: Tensor | None
         self.prior: Tensor | None
         for key, value in given.items():
-            numbers = None if key in self.waits_for else per_output(key, value, task)
+            numbers = None if isinstance(value, str) else per_output(key, value, task)
             # not in the state dict: a checkpoint stores them as options
             self.register_buffer(key, numbers, persistent=False)
         self._try_formula()
@@ -103,11 +106,6 @@ class Loss(nn.Module):
         target = logits if self.task.activation == "sigmoid" else torch.zeros(1, 1, dtype=torch.long)
         given = {"known": torch.ones(1, width, 1).bool(), "prior": torch.full((1,), 0.5), "weight": None}
         self.formula(logits, target, **{key: given[key] for key in self.takes}, **self.options)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether an option depends on train labels that have not been counted yet."""
-        return bool(self.waits_for)
 
     def with_counts(self, counts: LabelCounts) -> "Loss":
         """Return the loss with the options that the train labels determine; itself if there are none."""
@@ -168,12 +166,8 @@ class Loss(nn.Module):
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return the w_i s_i and the w_i d_i, None if these are all 1."""
-        self.check_counted()
-        self.task.check_logits(logits)
+        self.check_inputs(logits, sample_weight)
         target = self.task.check_target(target, logits)
-        self.check_devices(logits.device)
-        if sample_weight is not None:
-            check_weight_shape(sample_weight, logits)
         if check_values and not torch.compiler.is_compiling():
             self._check_values(target.detach(), sample_weight)
         logits = self.task.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
@@ -193,27 +187,26 @@ class Loss(nn.Module):
         divisors = torch.ones_like(losses) if divisors is None else divisors
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
-    def check_counted(self) -> None:
-        """Raise ValueError if options wait for the train labels."""
+    def check_inputs(self, logits: Any, sample_weight: Tensor | None) -> None:
+        """Raise ValueError for missing counts, and for a shape or device of logits or weights."""
         if self.waiting:
-            option = self.waits_for[0]
-            is_named = option in self.named
-            subject = f"{option}={self.named[option]}" if is_named else f"The {option} of loss {self.name!r}"
+            option, value = next(iter(self.counted.items()))
+            subject = f"{option}={value}" if value else f"The {option} of loss {self.name!r}"
             raise ConfigError(
-                f"{subject} is told by the train labels, which have not been counted: pass "
+                f"{subject} is computed from the train labels, which have not been counted: pass "
                 "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them "
                 "in fit.)"
             )
-
-    def check_devices(self, device: torch.device) -> None:
-        """Raise ValueError if a tensor of the loss is on another device than the logits."""
+        self.task.check_logits(logits)
         for name in ("weight", "pos_weight", "prior"):
             tensor = getattr(self, name)
-            if tensor is not None and tensor.device != device:
+            if tensor is not None and tensor.device != logits.device:
                 raise ConfigError(
-                    f"The loss's {name} is on {tensor.device}, the logits are on {device}. Move the loss: "
-                    f"loss.to({str(device)!r})."
+                    f"The loss's {name} is on {tensor.device}, the logits are on {logits.device}. Move the "
+                    f"loss: loss.to({str(logits.device)!r})."
                 )
+        if sample_weight is not None:
+            check_weight_shape(sample_weight, logits)
 
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
         """Check targets on the CPU; on a device, where this makes the step wait, only the first one."""
@@ -289,8 +282,8 @@ class Loss(nn.Module):
         values = {"name": self.name, **self.options, "label_smoothing": float(self.label_smoothing)}
         for name in ("weight", "pos_weight", *({"prior"} & self.takes)):
             buffer = getattr(self, name)
-            values[name] = self.named.get(name) if buffer is None else buffer.tolist()
-        if "weight" in self.waits_for and self.beta is not None:
+            values[name] = self.counted.get(name) if buffer is None else buffer.tolist()
+        if self.waiting and self.beta is not None:
             values["beta"] = self.beta
         return {**values, "reduction": self.reduction}
 

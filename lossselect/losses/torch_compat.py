@@ -22,8 +22,14 @@ TORCH_LOSSES = {
 }
 """The losses of torch that take raw logits and canonical targets; others would train on nonsense."""
 
-INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss", "NLLLoss", "nll_loss")
-"""Losses of torch that do not support soft labels."""
+INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss")
+"""Those of them that do not support soft labels."""
+
+SHIFTING = {
+    "sigmoid": (nn.BCEWithLogitsLoss, binary_cross_entropy_with_logits, "pos_weight"),
+    "softmax": (nn.CrossEntropyLoss, cross_entropy, "weight"),
+}
+"""Those of them with an option that shifts the logits."""
 
 
 def _unwrap(loss: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -77,10 +83,7 @@ def check_torch_loss(loss: Any, task: Task) -> None:
 def torch_weight(loss: Any, task: Task) -> Tensor | None:
     """Return the weights of torch's (binary) cross-entropy that shift the logits; None for another loss."""
     loss, options = _unwrap(loss)
-    if task.activation == "sigmoid":
-        if isinstance(loss, nn.BCEWithLogitsLoss):
-            return loss.pos_weight
-        return options.get("pos_weight") if loss is binary_cross_entropy_with_logits else None
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return loss.weight
-    return options.get("weight") if loss is cross_entropy else None
+    module, function, option = SHIFTING[task.activation]
+    if isinstance(loss, module):
+        return getattr(loss, option)
+    return options.get(option) if loss is function else None

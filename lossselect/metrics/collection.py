@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lossselect.compat.torchmetrics import clear_caches
 from lossselect.metrics import scores
 from lossselect.metrics.registry import CLASS_RANKINGS, f1_per_label, make_metric, recall_per_class
 from lossselect.metrics.task_metric import MetricInput, TaskMetric, check_batch
@@ -70,12 +69,8 @@ class TaskMetrics(MetricCollection):
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in self.values():
-            if not self._is_own(metric):
-                metric.reset()
-        for first, *_ in self._grouped(by_states=False):
-            first.reset()
-        self.share()  # faster than resetting every metric
+        super().reset()
+        self.share()
 
     @property
     def sources(self) -> dict[str, TaskMetric]:
@@ -87,7 +82,6 @@ class TaskMetrics(MetricCollection):
         for first, *others in self._grouped(by_states=False):
             for metric in others:
                 metric.follow(first)
-                clear_caches(metric)
 
     def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
         """Whether a metric can use a batch that was checked for the task of this collection."""

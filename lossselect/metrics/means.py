@@ -1,10 +1,11 @@
-"""Metrics that are means over labels or rows, and kappa, which is a ratio of means."""
+"""Means over labels, rows or the steps of an epoch, and kappa, which is a ratio of means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lossselect.labels.targets import flatten_positions
 from lossselect.metrics.task_metric import MetricInput, SumMetric
@@ -99,3 +100,31 @@ class Kappa(SumMetric):
     def summarize(self) -> Tensor:
         count, predicted, true, squared_errors, squares = self.sums
         return 1 - squared_errors / (squares - 2 * predicted * true / count)
+
+
+class LossMean(Metric):
+    """The sum of the numerators of a loss over that of its denominators, in float64.
+
+    MeanMetric checks for NaN at each update; torchmetrics 1.9 ignores the weights without that check.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: Tensor
+        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, totals: Sequence[Tensor], counts: Sequence[Tensor | int]) -> None:
+        """Add the numerators and the denominators of some steps."""
+        integers = sum(count for count in counts if not isinstance(count, Tensor))
+        tensors = [count for count in counts if isinstance(count, Tensor)]
+        total, count = (
+            torch.stack([*values]).to(self.sums.device).double().sum() if values else self.sums.new_zeros(())
+            for values in (totals, tensors)
+        )
+        self.sums = self.sums + torch.stack([total, count + integers])
+
+    def compute(self) -> Tensor:
+        """Return the scalar."""
+        return self.sums[0] / self.sums[1]

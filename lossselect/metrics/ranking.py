@@ -43,41 +43,40 @@ class Ranking(TaskMetric):
         self.bins: Tensor
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
-        self.add_state("bins", torch.zeros(0, dtype=torch.long), dist_reduce_fx="sum")
+        # a single 0 until there are bins, which can be added to bins
+        self.add_state("bins", torch.zeros(1, dtype=torch.long), dist_reduce_fx="sum")
 
     def accumulate(self, batch: MetricInput) -> None:
         log_odds, labels = batch.ranking_rows
         self.scores, self.labels = [*self.scores, log_odds], [*self.labels, labels]
         if len(self.scores) >= MAX_PARTS:  # long lists take long to copy and count
             self.scores, self.labels = [torch.cat(self.scores)], [torch.cat(self.labels)]
-        if self.bins.numel() or self._count() > MAX_EXACT:
-            self._move_to_bins()
+        self._limit_memory()
 
     def _count(self) -> int:
         return sum(scores.numel() for scores in self.scores)
 
-    def _move_to_bins(self) -> None:
-        self.bins = self._add_to_bins(self.bins, self.scores, self.labels)
-        self.scores, self.labels = [], []
+    def _limit_memory(self) -> None:
+        if self.bins.numel() > 1 or self._count() > MAX_EXACT:
+            self._move_to_bins()
 
-    def _add_to_bins(self, bins: Tensor, scores: list[Tensor], labels: list[Tensor]) -> Tensor:
-        """Return counts of negatives and positives, (2, C, B) flattened, the bin of -40 first."""
+    def _move_to_bins(self) -> None:
+        """Count the scores in bins: negatives and positives, (2, C, B) flattened, the bin of -40 first."""
         classes = self.task.num_probabilities
         width = max(MIN_BINS, min(MAX_BINS, BIN_CELLS // classes))
-        if not bins.numel():
-            bins = bins.new_zeros(2 * classes * width)
-        for z, part in zip(scores, labels, strict=True):
+        bins = self.bins.expand(2 * classes * width)
+        for z, part in zip(self.scores, self.labels, strict=True):
             unit = (z.clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) + MAX_LOG_ODDS) / (2 * MAX_LOG_ODDS)
             positive, known = self._by_class(part)
             cells = (positive.long() * classes + torch.arange(classes, device=z.device)) * width
             cells = torch.where(known & ~z.isnan(), cells + (unit * (width - 1)).round().long(), len(bins))
             bins = bins + count_occurrences(cells, len(bins) + 1)[:-1]
-        return bins
+        self.bins, self.scores, self.labels = bins.contiguous(), [], []
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
         """Gather the states of all processes, in bins if a single process would use bins."""
         counts = all_gather((self._count(), self.bins.numel()))
-        if any(binned for _, binned in counts) or sum(count for count, _ in counts) > MAX_EXACT:
+        if any(size > 1 for _, size in counts) or sum(count for count, _ in counts) > MAX_EXACT:
             self._move_to_bins()
         elif not self.scores:  # torchmetrics would gather another shape and dtype than other processes
             classes = self.task.num_probabilities
@@ -87,14 +86,8 @@ class Ranking(TaskMetric):
         super()._sync_dist(*arguments, **options)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        """Merge states, which torchmetrics cannot do with bins on one side only."""
-        if self.bins.numel() or incoming_state["bins"].numel():
-            self._move_to_bins()
-            bins = self._add_to_bins(*(incoming_state[name] for name in ("bins", "scores", "labels")))
-            incoming_state = {**incoming_state, "bins": bins, "scores": [], "labels": []}
         super()._reduce_states(incoming_state)
-        if self._count() > MAX_EXACT:
-            self._move_to_bins()
+        self._limit_memory()
 
     def _by_class(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which outputs (N, C) are positives, and which labels are known, (N, C) or (N, 1)."""
@@ -105,7 +98,7 @@ class Ranking(TaskMetric):
         return labels == positive_value, labels != IGNORE_INDEX
 
     def summarize(self) -> Tensor:
-        if self.bins.numel():
+        if self.bins.numel() > 1:
             if isinstance(self.scores, list):
                 self._move_to_bins()
             negatives, positives = self.bins.view(2, self.task.num_probabilities, -1).flip(-1)

@@ -140,20 +140,19 @@ def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
 
 def _weights_line(criterion: Loss, task: Task) -> Line:
     """Return the factors of the classes in the loss, and where they come from."""
-    values, counted = [], []
-    for name in ("weight", "pos_weight", "prior"):
-        buffer = getattr(criterion, name)
-        if buffer is not None:
-            values.append(f"{name} {_format_by_output(task, buffer.tolist())}")
-            if name in criterion.counted:
-                counted.append(f"{name}={criterion.named[name]}" if name in criterion.named else name)
-    values += [f"{criterion.named.get(name, name)}, counted by fit" for name in criterion.waits_for]
+    counted = criterion.counted
+    values = [f"{name} {_format_by_output(task, w.tolist())}" for name, w in criterion.named_buffers()]
+    if criterion.waiting:
+        values += [f"{value or name}, counted by fit" for name, value in counted.items()]
     change = "loss.weight=balanced" + ", loss.pos_weight=auto" * (not task.exclusive)
     if not values:
         reason = "a row, a class and a label count alike, whatever their number"
         return Line("weights", "none", reason, change)
-    reason = f"counted in the train labels ({', '.join(counted)})" if counted else "as given"
-    none = ", ".join(f"loss.{name}=null" for name in criterion.named)
+    reason = "as given"
+    if counted and not criterion.waiting:
+        names = [f"{name}={value}" if value else name for name, value in counted.items()]
+        reason = f"counted in the train labels ({', '.join(names)})"
+    none = ", ".join(f"loss.{name}=null" for name, value in counted.items() if value)
     return Line("weights", "; ".join(values), reason, none or change)
 
 
@@ -209,7 +208,7 @@ def _find_weights(task: Task, criterion: Any) -> str:
     name = "weight" if task.exclusive else "pos_weight"
     if not isinstance(criterion, Loss):
         return name if torch_weight(criterion, task) is not None else ""
-    if getattr(criterion, name) is not None or name in criterion.named:
+    if getattr(criterion, name) is not None or name in criterion.counted:
         return name
     if criterion.tau:
         return "logit adjustment"

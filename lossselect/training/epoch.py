@@ -12,7 +12,7 @@ from lossselect.chunked.topk_metrics import TopKMetrics, TopKOutputs
 from lossselect.exceptions import DataError
 from lossselect.labels.targets import flatten_positions
 from lossselect.metrics.collection import TaskMetrics, label_counts, make_metrics, per_class
-from lossselect.metrics.loss_mean import LossMean
+from lossselect.metrics.means import LossMean
 from lossselect.metrics.registry import CLASS_RANKINGS, LABEL_RANKINGS
 from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.state import as_numbers, as_scalars, metric_state, set_metric_state

@@ -67,14 +67,6 @@ class TestTorchmetrics:
         compat_metrics.share_states(metric, other, torch.tensor(7.0))
         assert metric.compute() == 7
 
-    def test_the_value_of_a_call_is_forgotten(self):
-        metric = MeanMetric()
-        metric(3.0)
-        metric._is_synced, metric._cache = True, metric._copy_state_dict()
-        compat_metrics.clear_caches(metric)
-        assert metric._forward_cache is None
-        metric.update(5.0)  # which raises while the metric is synced
-
 
 class TestHydra:
     def test_classes_logs_and_sources_go_through_the_checks(self, monkeypatch):

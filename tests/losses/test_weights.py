@@ -86,10 +86,12 @@ class TestNamedWeights:
     def test_before_the_labels_are_counted(self):
         loss = ls.select_loss(ls.Multiclass(3), weight="balanced")
         assert loss.waiting
-        with pytest.raises(ValueError, match=r"weight=balanced is told by the train labels, .*count_labels"):
+        with pytest.raises(
+            ValueError, match=r"weight=balanced is computed from the train labels, .*count_labels"
+        ):
             loss(torch.zeros(1, 3), torch.tensor([0]))
         with pytest.raises(
-            ValueError, match="The prior of loss 'logit_adjusted' is told by the train labels"
+            ValueError, match="The prior of loss 'logit_adjusted' is computed from the train labels"
         ):
             ls.select_loss(ls.Multiclass(3), "logit_adjusted")(torch.zeros(1, 3), torch.tensor([0]))
         counted = loss.with_counts(ls.count_labels(ls.Multiclass(3), LONG_TAIL))

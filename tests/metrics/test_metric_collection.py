@@ -293,7 +293,7 @@ def test_bins_are_merged(task, name, monkeypatch):
     metric = ls.make_metrics(task, names=[name])[name]
     for batch in made[1:]:
         metric(*batch)
-    assert metric.bins.numel()
+    assert metric.bins.numel() > 1
     few.merge_state(metric)
     assert few.compute().item() == pytest.approx(exact, abs=2e-3)
 

@@ -1,11 +1,11 @@
 """What several formulas share."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor as Tensor
+else:
+    Tensor = Any  # torch is imported when a formula is called
 
 
 def log_sigmoids(logits: Tensor) -> tuple[Tensor, Tensor]:

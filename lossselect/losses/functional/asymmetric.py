@@ -1,16 +1,10 @@
 """Asymmetric loss: positives and negatives are focused on differently."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 from lossselect.exceptions import ConfigError
-from lossselect.losses.functional._shared import by_label, log_sigmoids
+from lossselect.losses.functional._shared import Tensor, by_label, log_sigmoids
 from lossselect.utils.checks import check_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def sigmoid_asymmetric(

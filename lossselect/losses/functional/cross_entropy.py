@@ -1,11 +1,6 @@
 """Cross-entropy: the negative log-likelihood of the labels."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lossselect.losses.functional._shared import Tensor
 
 
 def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

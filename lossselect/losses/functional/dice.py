@@ -7,16 +7,9 @@ References:
     Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from lossselect.exceptions import ConfigError
+from lossselect.losses.functional._shared import Tensor
 from lossselect.utils.checks import check_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 REGIONS = ("dice",)
 """Losses that pool positions; the others with a mask `known` pool the labels of one position."""

@@ -7,16 +7,10 @@ References:
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
-from lossselect.losses.functional._shared import by_label, log_sigmoids
+from lossselect.losses.functional._shared import Tensor, by_label, log_sigmoids
 from lossselect.utils.checks import check_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:

@@ -7,15 +7,8 @@ References:
     Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from lossselect.losses.functional._shared import by_class, by_label, log_sigmoids
+from lossselect.losses.functional._shared import Tensor, by_class, by_label, log_sigmoids
 from lossselect.utils.checks import check_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MIN_Q = 1e-3
 """Below, the difference to cross-entropy is lost in float32."""

@@ -7,15 +7,9 @@ References:
     Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from lossselect.losses.functional._shared import Tensor
 from lossselect.losses.functional.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from lossselect.utils.checks import check_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:

@@ -1,11 +1,6 @@
 """Binary cross-entropy of each class against the rest, for exactly one class a row."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lossselect.losses.functional._shared import Tensor
 
 
 def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:

@@ -7,16 +7,9 @@ References:
     Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from lossselect.losses.functional._shared import by_class, by_label
+from lossselect.losses.functional._shared import Tensor, by_class, by_label
 from lossselect.losses.functional.cross_entropy import sigmoid_cross_entropy
 from lossselect.utils.checks import check_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:

@@ -1,12 +1,6 @@
 """ZLPR: the positives of a row are ranked above its negatives, with 0 between."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from lossselect.losses.functional._shared import Tensor
 
 LOG_0 = -1e30
 """log 0, of which a log-sum-exp still has a gradient."""
