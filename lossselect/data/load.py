@@ -18,7 +18,7 @@ from lossselect.data.preprocessing.columns import CellParser, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays, read_weights
-from lossselect.data.readers.tables import check_columns, columns_of, read_table
+from lossselect.data.readers.tables import check_columns, open_table
 from lossselect.data.splits import SPLITS, Splits, split_rows
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
@@ -171,19 +171,18 @@ def _read_table(
 ) -> Source:
     """Return a table's columns, those of the target as text."""
     targets, weights = [*dict.fromkeys(_names(target))], _names(sample_weight)
-    header = columns_of(path, separator, encoding)
-    check_columns(targets, header, "data.target", path)
-    check_columns(weights, header, "data.sample_weight", path)
+    table = open_table(path, separator, encoding)
+    check_columns(targets, table.header, "data.target", path)
+    check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
         raise ConfigError(f"data.sample_weight is one column, got {len(weights)}: {shorten(weights)}.")
     if both := [name for name in weights if name in targets]:
         raise ConfigError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
-    columns = feature_columns(header, targets, _names(features), [*_names(exclude), *weights], path)
-    reading: dict[str, Any] = {"separator": separator, "encoding": encoding}
-    used = [*columns, *targets, *weights]
-    frame = read_table(path, **reading, as_text=[*targets, *as_text], columns=used)
+    columns = feature_columns(table.header, targets, _names(features), [*_names(exclude), *weights], path)
+    frame = table.read([*columns, *targets, *weights], as_text=[*targets, *as_text])
     checked = _check_weights(frame[weights[0]], path) if weights else None
     listed = isinstance(target, list | tuple)
+    reading = {"separator": separator, "encoding": encoding}
     return Source(path, frame[columns], frame[targets].get_columns(), listed, reading, checked)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features
-from lossselect.data.readers.tables import check_columns, columns_of, table_batches
+from lossselect.data.readers.tables import check_columns, open_table
 from lossselect.exceptions import CheckpointError, DataError
 from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import check_float, lookup
@@ -64,10 +64,10 @@ class Preparation:
             for start in range(0, len(inputs), size):
                 yield as_frame(inputs[start : start + size])
             return
-        header = columns_of(path, reading.get("separator"), reading.get("encoding") or "utf-8")
-        check_columns(self.features.columns, header, "a feature of the model", path)
-        check_columns(keep, header, "keep", path)
-        yield from table_batches(path, [*dict.fromkeys([*self.features.columns, *keep])], size, **reading)
+        table = open_table(path, **reading)
+        check_columns(self.features.columns, table.header, "a feature of the model", path)
+        check_columns(keep, table.header, "keep", path)
+        yield from table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, the argument of `from_dict`."""

@@ -1,13 +1,13 @@
 """Tables from files: CSV, TSV and Parquet. Rows are counted from 0, without the header."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars import selectors
+from polars.selectors import by_name
 
 from lossselect.exceptions import ConfigError, DataError, FileMissingError, OptionTypeError
 from lossselect.utils.atomic_write import check_regular_file
@@ -22,49 +22,19 @@ INFERRED_ROWS = 10_000
 """A column's type is inferred from so many rows, unless a later one does not fit it."""
 
 
-def read_table(
-    path: str,
-    *,
-    separator: str | None = None,
-    encoding: str = "utf-8",
-    as_text: Iterable[str] = (),
-    columns: Iterable[str] | None = None,
-) -> pl.DataFrame:
-    """Return the rows of a file, without empty lines.
-
-    The file's name implies `separator`; columns `as_text` remain as they are written: "007" is no 7.
-    """
-    file = _existing_table(path)
-    columns = None if columns is None else [*columns]
-    if file.suffix.lower() in PARQUET:
-        _check_names(columns_of(path), file)
-        frame = _parquet(pl.read_parquet, file, columns=columns, glob=False)
-    else:
-        frame = _CsvFile(file, separator, encoding).read(as_text, columns)
-    if frame.height == 0:
-        raise DataError(
-            f"{file} has {'columns' if file.suffix.lower() in PARQUET else 'a header'}, but no rows."
-        )
-    return frame
-
-
-def table_batches(
-    path: str, columns: list[str], size: int, *, separator: str | None = None, encoding: str = "utf-8"
-) -> Iterator[pl.DataFrame]:
-    """Yield the existing `columns` of a file, `size` rows at a time; the cells of a CSV are text."""
-    file = _existing_table(path)
-    if file.suffix.lower() in PARQUET:
-        yield from _scan_batches(pl.scan_parquet(file, glob=False), columns, size)
-    else:
-        yield from _CsvFile(file, separator, encoding).batches(columns, size)
-
-
-def columns_of(path: str, separator: str | None = None, encoding: str = "utf-8") -> list[str]:
-    """Return the names in a file's header."""
-    file = _existing_table(path)
-    if file.suffix.lower() in PARQUET:
-        return [*_parquet(pl.read_parquet_schema, file)]
-    return _CsvFile(file, separator, encoding).header
+def open_table(path: str, separator: str | None = None, encoding: str = "utf-8") -> "Table":
+    """Return the table in a file, whose name implies what kind it is and, by default, `separator`."""
+    if Path(path).is_dir():
+        raise ConfigError(f"{Path(path)} is a folder; give a file: .csv, .tsv or .parquet.")
+    file = existing_file(path)
+    suffix = file.suffix.lower()
+    if suffix in (".npz", ".npy"):
+        raise ConfigError(f"{file} holds arrays: say data=arrays.")
+    if suffix not in (*SEPARATORS, *PARQUET):
+        raise ConfigError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty.")
+    return ParquetTable(file) if suffix in PARQUET else CsvTable(file, separator, encoding)
 
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
@@ -90,33 +60,80 @@ def existing_file(path: str) -> Path:
     return file
 
 
-def _existing_table(path: str) -> Path:
-    if Path(path).is_dir():
-        raise ConfigError(f"{Path(path)} is a folder; give a file: .csv, .tsv or .parquet.")
-    file = existing_file(path)
-    if file.suffix.lower() in (".npz", ".npy"):
-        raise ConfigError(f"{file} holds arrays: say data=arrays.")
-    if file.suffix.lower() not in (*SEPARATORS, *PARQUET):
-        raise ConfigError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
-    if file.stat().st_size == 0:
-        raise DataError(f"{file} is empty.")
-    return file
+class Table:
+    """Rows and named columns of a file."""
+
+    file: Path
+    header: list[str]
+
+    def read(self, columns: Sequence[str], as_text: Iterable[str] = ()) -> pl.DataFrame:
+        """Return all rows; columns `as_text` of a CSV remain as they are written: "007" is no 7."""
+        with self._errors():
+            frame = self._read(columns, as_text)
+        if frame.height == 0:
+            raise DataError(f"{self.file} has columns, but no rows.")
+        return frame[columns]
+
+    def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
+        """Yield `size` rows at a time; the cells of a CSV are text."""
+        with self._errors():
+            for frame in self._rows().select(by_name(*columns)).collect_batches(chunk_size=size):
+                yield frame[columns]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise what Polars cannot read as an error of ours."""
+        try:
+            yield
+        except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
+            raise self._explain(error) from None
+
+    def _check_header(self) -> None:
+        names, file = self.header, self.file
+        if not names or names == [""]:
+            raise DataError(f"{file} has no header: its first line is empty.")
+        if len(set(names)) < len(names):
+            raise DataError(f"{file} has two columns {first_duplicate(names)!r}: give each its own name.")
+        if "" in names:
+            raise DataError(
+                f"Column {names.index('')} of {file} has no name: name it in the header (a column that "
+                "counts the rows, as pandas writes it, is best left out: to_csv(index=False))."
+            )
+        if patterns := [name for name in names if name == "*" or (name[0] == "^" and name[-1] == "$")]:
+            raise DataError(
+                f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
+                "another name.",
+                column=patterns[0],
+            )
+
+    def _rows(self) -> pl.LazyFrame:
+        raise NotImplementedError
+
+    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
+        return self._rows().select(by_name(*columns)).collect()
+
+    def _explain(self, error: Exception) -> ValueError:
+        raise NotImplementedError
 
 
-def _parquet(read: Any, file: Path, **options: Any) -> Any:
-    try:
-        return read(file, **options)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file} is no Parquet file that can be read: {_first_line(error)}") from None
+class ParquetTable(Table):
+    """A Parquet file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._errors():
+            self.header = self._rows().collect_schema().names()
+        self._check_header()
+
+    def _rows(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.file, glob=False)
+
+    def _explain(self, error: Exception) -> ValueError:
+        return DataError(f"{self.file} is no Parquet file that can be read: {_first_line(error)}")
 
 
-def _scan_batches(scan: pl.LazyFrame, columns: list[str], size: int) -> Iterator[pl.DataFrame]:
-    for frame in scan.select(selectors.by_name(*columns)).collect_batches(chunk_size=size):
-        yield frame[columns]
-
-
-class _CsvFile:
-    """A text file of separated cells."""
+class CsvTable(Table):
+    """A text file of separated cells; empty lines are no rows."""
 
     def __init__(self, file: Path, separator: str | None, encoding: str) -> None:
         self.file, self.encoding = file, encoding
@@ -133,13 +150,11 @@ class _CsvFile:
         except (LookupError, TypeError):
             raise ConfigError(f"There is no text encoding {encoding!r}: utf-8 and latin-1 are two.") from None
         try:
-            with self._records() as records:
-                self.header: list[str] = next(records, [])
-        except UnicodeError:
-            raise self._decoding_error() from None
+            with self._errors(), self._records() as records:
+                self.header = next(records, [])
         except csv.Error as error:
             raise DataError(f"The header of {self.file} cannot be read: {error}.") from None
-        _check_names(self.header, self.file)
+        self._check_header()
 
     @contextmanager
     def _records(self) -> Iterator[Any]:
@@ -147,55 +162,40 @@ class _CsvFile:
         with self.file.open(encoding=encoding, newline="") as file:
             yield csv.reader(file, delimiter=self.separator)
 
-    def read(self, as_text: Iterable[str], columns: list[str] | None) -> pl.DataFrame:
-        """Return the rows, without empty lines."""
-        last = self.header[-1]
-        options: dict[str, Any] = {
-            "separator": self.separator,
-            "glob": False,
-            "encoding": "utf8" if self.is_utf8 else self.encoding,
-            "schema_overrides": {name: pl.String for name in as_text if name in self.header},
-            # the last one shows lines that end too soon
-            "columns": None if columns is None else [*dict.fromkeys([*columns, last])],
-        }
+    def _scan(self, **options: Any) -> pl.LazyFrame:
+        # Polars reads UTF-8 only
+        source = self.file if self.is_utf8 else self.file.read_bytes().decode(self.encoding).encode()
+        return pl.scan_csv(source, glob=False, **options)
+
+    def _cells(self, **options: Any) -> pl.LazyFrame:
+        return self._scan(separator=self.separator, new_columns=self.header, **options)
+
+    def _rows(self) -> pl.LazyFrame:
+        cells = self._cells(infer_schema=False)
+        if empty := self._empty_rows():
+            return cells.with_row_index(ROW).filter(~pl.col(ROW).is_in(empty))
+        return cells
+
+    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
+        last = self.header[-1]  # it shows lines that end too soon
+        used = by_name(*dict.fromkeys([*columns, last]))
+        overrides = {name: pl.String for name in as_text if name in self.header}
         try:
-            try:
-                frame = pl.read_csv(self.file, infer_schema_length=INFERRED_ROWS, **options)
-            except pl.exceptions.ComputeError as error:
-                if "could not parse" not in str(error):
-                    raise
-                frame = pl.read_csv(self.file, infer_schema_length=None, **options)
-        except (pl.exceptions.PolarsError, UnicodeError) as error:
-            raise self._explain(error) from None
+            cells = self._cells(infer_schema_length=INFERRED_ROWS, schema_overrides=overrides)
+            frame = cells.select(used).collect()
+        except pl.exceptions.ComputeError as error:
+            if "could not parse" not in str(error):
+                raise
+            cells = self._cells(infer_schema_length=None, schema_overrides=overrides)
+            frame = cells.select(used).collect()
         # a line that ends too soon looks like one that ends in empty cells
         if frame[last].null_count() and (empty := self._empty_rows()):
-            frame = frame.filter(~pl.int_range(pl.len()).is_in(empty))
-        return frame if columns is None else frame[columns]
-
-    def batches(self, columns: list[str], size: int) -> Iterator[pl.DataFrame]:
-        """Yield `size` rows at a time, as text."""
-        if not self.is_utf8:
-            self._check_lengths()
-            yield from self.read(self.header, columns).iter_slices(size)
-            return
-        scan = pl.scan_csv(self.file, separator=self.separator, infer_schema=False, glob=False)
-        try:
-            if empty := self._empty_rows():
-                scan = scan.with_row_index(ROW).filter(~pl.col(ROW).is_in(empty))
-            yield from _scan_batches(scan, columns, size)
-        except pl.exceptions.PolarsError as error:
-            raise self._explain(error) from None
+            return frame.filter(~pl.int_range(pl.len()).is_in(empty))
+        return frame
 
     def _explain(self, error: Exception) -> ValueError:
-        """Return the error for a file that Polars cannot read."""
         if "utf-8" in str(error) or isinstance(error, UnicodeError):
             return self._decoding_error()
-        if "unable to find column" in str(error) and (quoted := [n for n in self.header if '"' in n]):
-            return DataError(
-                f"{self.file} has a column {quoted[0]!r}, whose quotation marks Polars does not read in "
-                "a header: give it another name.",
-                column=quoted[0],
-            )
         try:
             self._check_lengths()
         except ValueError as length_error:
@@ -219,17 +219,8 @@ class _CsvFile:
 
     def _empty_rows(self) -> list[int]:
         """Return the rows, as Polars counts them, that are empty lines; check the lengths of all."""
-        if not self.is_utf8:
-            return self._check_lengths()
         # quickly: no line is empty or has too few separators, quoted ones included
-        lines = pl.scan_csv(
-            self.file,
-            has_header=False,
-            separator="\x01",
-            quote_char=None,
-            schema={"line": pl.String},
-            glob=False,
-        )
+        lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
         line, expected = pl.col("line"), len(self.header) - 1
         short = line.str.count_matches(self.separator, literal=True).fill_null(-1) < expected
         empty = line.is_null() | (line.str.strip_chars_end("\r") == "")
@@ -256,24 +247,6 @@ class _CsvFile:
             except csv.Error as error:
                 raise DataError(f"Row {row} of {self.file} cannot be read: {error}.", row=row) from None
         return empty
-
-
-def _check_names(names: list[str], file: Path) -> None:
-    if not names or names == [""]:
-        raise DataError(f"{file} has no header: its first line is empty.")
-    if len(set(names)) < len(names):
-        raise DataError(f"{file} has two columns {first_duplicate(names)!r}: give each its own name.")
-    if patterns := [name for name in names if name == "*" or (name.startswith("^") and name.endswith("$"))]:
-        raise DataError(
-            f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
-            "another name.",
-            column=patterns[0],
-        )
-    if "" in names:
-        raise DataError(
-            f"Column {names.index('')} of {file} has no name: name it in the header (a column that counts "
-            "the rows, as pandas writes it, is best left out: to_csv(index=False))."
-        )
 
 
 def _first_line(error: Exception) -> str:
