@@ -17,7 +17,7 @@ from lossselect.data.preprocessing.array_features import fit_array, transform_ar
 from lossselect.data.preprocessing.columns import CellParser, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
-from lossselect.data.readers.arrays import read_arrays, read_weights
+from lossselect.data.readers.arrays import read_arrays
 from lossselect.data.readers.tables import check_columns, open_table
 from lossselect.data.splits import SPLITS, Splits, split_rows
 from lossselect.exceptions import ConfigError, DataError, LossSelectError
@@ -191,12 +191,9 @@ def _read_arrays(
 ) -> Source:
     """Return features and labels of arrays."""
     labels: Any
-    inputs, labels = read_arrays(path, features, target)
-    weights = None
-    if sample_weight is not None:
-        weights = _check_weights(pl.Series(sample_weight, read_weights(path, sample_weight)), path)
-        if len(weights) != len(inputs):
-            raise DataError(f"There are {len(inputs)} rows, but {len(weights)} weights, in {path}.")
+    inputs, labels, weights = read_arrays(path, features, target, sample_weight)
+    if weights is not None:
+        weights = _check_weights(pl.Series(sample_weight, weights), path)
     if isinstance(labels, np.ndarray) and labels.ndim == 1:
         labels = [pl.Series(target or "target", labels)]
     return Source(path, inputs, labels, False, {"features": features, "width": inputs.shape[1]}, weights)

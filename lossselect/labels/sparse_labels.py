@@ -123,7 +123,8 @@ class SparseLabels:
         if bool(repeated.any()):
             row = int(repeated.int().argmax())
             label = first_duplicate(labels[rows == row].tolist())
-            raise DataError(f"Row {row} has label {label} twice: give each label once.", row=row, value=label)
+            fix = "give each label once (SciPy: Y.sum_duplicates(), Y.data[:] = 1)"
+            raise DataError(f"Row {row} has label {label} twice: {fix}.", row=row, value=label)
         return result
 
     @classmethod

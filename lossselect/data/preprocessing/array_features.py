@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.columns import FEW, CellParser, warn_if_index
-from lossselect.data.preprocessing.standardizer import Standardizer, check_range, standardize
+from lossselect.data.preprocessing.standardizer import NumberScaler, Standardizer, check_range
 from lossselect.data.preprocessing.table_features import Features, TableRows, fitted_numbers
 from lossselect.data.readers.arrays import array_columns, as_polars_knows, blocks
 from lossselect.exceptions import DataError
@@ -26,16 +26,7 @@ class ArrayRows:
         self.array, self.shape = array, (len(array), len(features.names))
         self.path = Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
         self.version = _file_version(self.path) if self.path else (0, 0, 0)
-        # a number with missing values is two features, of which the second says where it is missing
-        numbers = [number for number in features.numbers for _ in number.features]
-        indicators = [i > 0 for number in features.numbers for i in range(len(number.features))]
-        names = array_columns(array.shape[1])
-        positions = {name: position for position, name in enumerate(names)}
-        columns = [positions[number.name] for number in numbers]
-        self.columns = slice(None) if columns == [*range(len(names))] else np.array(columns)
-        self.mean = np.array([number.mean for number in numbers])
-        self.std = np.array([number.std for number in numbers])
-        self.indicators = np.array(indicators)
+        self.scaler = NumberScaler(features.numbers, array_columns(array.shape[1]))
         self.may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
 
     def __len__(self) -> int:
@@ -54,12 +45,7 @@ class ArrayRows:
 
     def standardized(self, block: np.ndarray) -> np.ndarray:
         """Return float32 features of rows of the array."""
-        features = standardize(block[:, self.columns], self.mean, self.std)
-        if self.may_be_missing:
-            missing = np.isnan(features)
-            features[missing] = 0
-            features[:, self.indicators] = missing[:, self.indicators]
-        return features
+        return self.scaler(block, self.may_be_missing)
 
 
 def _file_version(path: Path) -> tuple[int, int, int]:

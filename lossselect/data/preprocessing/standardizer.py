@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from lossselect.data.preprocessing.columns import Number
 from lossselect.exceptions import DataError
 
 
@@ -73,6 +74,33 @@ def standardize(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.n
         features -= mean
         features /= scale
         return features.astype(np.float32, order="C")
+
+
+class NumberScaler:
+    """Computes the float32 features of columns of numbers, as `Number` describes them.
+
+    `names` are all columns of the arrays; NaN in them is a missing value.
+    """
+
+    def __init__(self, numbers: Sequence[Number], names: Sequence[str]) -> None:
+        places = {name: place for place, name in enumerate(names)}
+        # a number with missing values is two features, of which the second says where it is missing
+        features = [(number, i > 0) for number in numbers for i in range(len(number.features))]
+        columns = [places[number.name] for number, _ in features]
+        self.num_features = len(features)
+        self.columns = slice(None) if columns == [*range(len(names))] else np.array(columns, dtype=int)
+        self.mean = np.array([number.mean for number, _ in features])
+        self.std = np.array([number.std for number, _ in features])
+        self.indicators = np.array([is_indicator for _, is_indicator in features], dtype=bool)
+
+    def __call__(self, values: np.ndarray, may_be_missing: bool = True) -> np.ndarray:
+        """Return (N, num_features) of rows (N, len(names))."""
+        features = standardize(values[:, self.columns], self.mean, self.std)
+        if may_be_missing:
+            missing = np.isnan(features)
+            features[missing] = 0
+            features[:, self.indicators] = missing[:, self.indicators]
+        return features
 
 
 def check_range(features: Any, names: Sequence[Any], owner: str = "", first_row: int = 0) -> None:

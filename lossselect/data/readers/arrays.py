@@ -28,23 +28,28 @@ LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
 
 def read_arrays(
-    path: str, features: str | None, target: str | None
-) -> tuple[np.ndarray, np.ndarray | SparseLabels]:
-    """Return features (N, F) and labels, (N,), (N, L) or sparse, of a .npz with both or a .npy of features.
+    path: str, features: str | None = None, target: str | None = None, sample_weight: str | None = None
+) -> tuple[np.ndarray, np.ndarray | SparseLabels, np.ndarray | None]:
+    """Return features (N, F), labels and weights of a .npz with all of them, or of a .npy of features.
 
-    `features` and `target` are names of arrays in the .npz, by default the usual ones; with a .npy `target`
-    is the path of the labels, a .npy or sparse ones in a .npz.
+    Labels are (N,), (N, L) or sparse. `features`, `target` and `sample_weight` are names of arrays in the
+    .npz, by default the usual ones, and no weights; with a .npy `target` is the path of the labels, a .npy or
+    sparse ones in a .npz.
     """
     labels: np.ndarray | SparseLabels
-    is_npz = _suffix(path) == ".npz"
+    weights, is_npz = None, _suffix(path) == ".npz"
     if is_npz:
         with _open(path) as file:
             inputs = _entry(file, features, FEATURES, "data.features", path)
             labels = _entry(file, target, LABELS, "data.target", path)
+            if sample_weight is not None:
+                weights = _entry(file, sample_weight, (), "data.sample_weight", path)
     elif target is None:
         raise DataError(f"{path} holds features alone: say where their labels are, data.target=labels.npy.")
-    elif features is not None:
-        raise ConfigError(f"data.features names an array of a .npz, and {path} is none.")
+    elif features is not None or sample_weight is not None:
+        raise ConfigError(
+            f"data.features and data.sample_weight name arrays of a .npz, and {path} is none: leave them out."
+        )
     elif _suffix(target) == ".npz":
         inputs = _open(path)
         with _open(target) as file:
@@ -57,20 +62,10 @@ def read_arrays(
     if len(inputs) != len(labels):
         where = path if is_npz else f"{path} and {target}"
         raise DataError(f"There are {len(inputs)} rows of features, but {len(labels)} of labels, in {where}.")
-    return inputs, labels
-
-
-def read_weights(path: str, name: str) -> np.ndarray:
-    """Return the array (N,) of the rows' weights in a .npz."""
-    if _suffix(path) != ".npz":
-        raise ConfigError(f"data.sample_weight names an array of a .npz, and {path} is none.")
-    with _open(path) as file:
-        weights = _entry(file, name, (), "data.sample_weight", path)
-    if weights.ndim != 1 or weights.dtype.kind not in "biuf":
-        raise DataError(
-            f"Weights of rows are numbers of shape (N,), got {weights.dtype} of shape {weights.shape}."
-        )
-    return weights
+    if weights is not None and (weights.shape != (len(inputs),) or weights.dtype.kind not in "biuf"):
+        form = f"{weights.dtype} of shape {weights.shape}"
+        raise DataError(f"Weights of {len(inputs)} rows are as many numbers, got {form} in {path}.")
+    return inputs, labels, weights
 
 
 def read_features(path: str, features: str | None = None) -> np.ndarray:

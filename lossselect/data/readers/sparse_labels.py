@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lossselect.exceptions import DataError
+from lossselect.exceptions import DataError, LossSelectError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.utils.checks import shorten
 
@@ -41,16 +41,17 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
         shape = _check_array(arrays, "shape", path).tolist()
     if len(shape) != 2:
         raise DataError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
-    num_rows, num_labels = shape
-    if num_rows < 0 or num_labels < 0:
-        raise DataError(
-            f"{path} says that there are {num_rows} rows and {num_labels} labels, and no number is negative: "
-            "write the file again."
-        )
-    _check_bounds(bounds, len(indices), num_rows, path)
+    _check_bounds(bounds, len(indices), shape[0], path)
     if not native:
         indices, bounds = _drop_zeros(indices, bounds, _check_array(arrays, "data", path, "biuf"), path)
-    return _check_labels(indices, bounds, num_labels, missing, path)
+    lengths = np.diff(bounds)
+    if missing is not None and (contradictory := missing & (lengths > 0)).any():
+        row = int(contradictory.argmax())
+        raise _row_error(row, path, f"is missing, but has {lengths[row]} labels: it is one or the other.")
+    try:
+        return SparseLabels.from_csr(indices, bounds, shape[1], missing)
+    except LossSelectError as error:
+        raise error.add(f"(In {path}.)") from None
 
 
 def _check_array(
@@ -107,30 +108,6 @@ def _drop_zeros(
             ".npy of shape (N, L).",
         )
     return indices[nonzero], np.concatenate([[0], nonzero.cumsum()])[bounds]
-
-
-def _check_labels(
-    indices: np.ndarray, bounds: np.ndarray, num_labels: int, missing: np.ndarray | None, path: str
-) -> SparseLabels:
-    if len(indices) and not 0 <= indices.min() <= indices.max() < num_labels:
-        position = int(((indices < 0) | (indices >= num_labels)).argmax())
-        raise _row_error(
-            _row_at(bounds, position),
-            path,
-            f"has label {indices[position]}, but there are {num_labels} labels, 0 to {num_labels - 1}.",
-        )
-    lengths = np.diff(bounds)
-    if missing is not None and (contradictory := missing & (lengths > 0)).any():
-        row = int(contradictory.argmax())
-        raise _row_error(row, path, f"is missing, but has {lengths[row]} labels: it is one or the other.")
-    try:
-        return SparseLabels.from_csr(indices, bounds, num_labels, missing)
-    except DataError as error:  # all else has been checked
-        raise _row_error(
-            int(error.row or 0),
-            path,
-            "has a label twice: Y.sum_duplicates(), and Y.data[:] = 1 if once is meant.",
-        ) from None
 
 
 def _row_at(bounds: np.ndarray, position: int) -> int:

@@ -324,7 +324,7 @@ class TestFiles:
             load("z.npy", target="y.txt")
 
     def test_the_name_of_an_array(self):
-        with pytest.raises(ValueError, match=r"data\.features names an array of a \.npz, and x\.npy is none"):
+        with pytest.raises(ValueError, match=r"data\.features and data\.sample_weight name arrays of a \.npz, and x\.npy is none"):
             load("x.npy", target="y.npy", features="X")
 
     def test_no_file(self):
@@ -524,9 +524,9 @@ WRONG_LISTS = [
     ({**GOOD, "offsets": [1, 2, 2, 3]}, "but there are 4, from 1 to 3"),
     ({**GOOD, "offsets": np.array([], int)}, "but there are 0: write the file again"),
     ({**GOOD, "offsets": [0, 3, 2, 3]}, "Row 1 of l.npz starts at 3 and ends at 2: the bounds of rows never fall."),
-    ({**GOOD, "indices": [0, 1, 2]}, "Row 2 of l.npz has label 2, but there are 2 labels, 0 to 1."),
-    ({**CSR, "indices": [0, -1, 0]}, "Row 0 of l.npz has label -1, but there are 2 labels, 0 to 1."),
-    ({**CSR, "indices": [1, 1, 0]}, "Row 0 of l.npz has a label twice: Y.sum_duplicates()"),
+    ({**GOOD, "indices": [0, 1, 2]}, "Row 2 has label 2, but labels are from 0 to 1. (In l.npz.)"),
+    ({**CSR, "indices": [0, -1, 0]}, "Row 0 has label -1, but labels are from 0 to 1. (In l.npz.)"),
+    ({**CSR, "indices": [1, 1, 0]}, "Row 0 has label 1 twice: give each label once (SciPy: Y.sum_duplicates(), Y.data[:] = 1). (In l.npz.)"),
     ({**CSR, "data": [1, 1, 2.5]}, "Row 2 of l.npz has label 0 with the value 2.5, but a list has a label or not"),
     ({**CSR, "data": [1, np.nan, 1]}, "Row 0 of l.npz has label 1 with the value nan"),
     ({**CSR, "data": [1, 1]}, "l.npz has 3 labels, but 2 values of them."),
@@ -534,8 +534,8 @@ WRONG_LISTS = [
     ({**GOOD, "num_labels": [2]}, "Array 'num_labels' of l.npz must hold a whole number, got int64 of shape (1,)."),
     ({**GOOD, "missing": [0, 0, 1]}, "Array 'missing' of l.npz must hold true and false, of one dimension, got int64"),
     ({**GOOD, "missing": [True, False, False]}, "Row 0 of l.npz is missing, but has 2 labels"),
-    ({**CSR, "shape": [-1, 2]}, "l.npz says that there are -1 rows and 2 labels, and no number is negative"),
-    ({**GOOD, "num_labels": -3}, "says that there are 3 rows and -3 labels"),
+    ({**CSR, "shape": [-1, 2]}, "The lists of l.npz must have 0 bounds, from 0 to 3, for -1 rows"),
+    ({**GOOD, "num_labels": -3}, "num_labels must be a whole number of at least 1, got -3. (In l.npz.)"),
     ({**GOOD, "missing": [False, True]}, "must have 3 bounds, from 0 to 3, for 2 rows"),
     ({**GOOD, "indices": np.array([{}] * 3)}, "Array 'indices' of l.npz cannot be read"),
     (GOOD, "There are 200 rows of features, but 3 of labels, in x.npy and l.npz."),
@@ -556,7 +556,7 @@ def test_lists_that_cannot_be(content, message):
 def test_lists_that_can_be(form):
     np.save("x.npy", numbers("float32")[:3, :4])
     np.savez("l.npz", **form)
-    _, lists = read_arrays("x.npy", None, "l.npz")
+    _, lists, _ = read_arrays("x.npy", None, "l.npz")
     assert lists.to_dense().tolist() == [[1, 1], [0, 0], [1, 0]]
 
 

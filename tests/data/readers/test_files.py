@@ -187,19 +187,19 @@ class TestArrays:
     @pytest.mark.parametrize("names", [("X", "Y"), ("features", "labels"), ("x", "y"), ("data", "target")])
     def test_by_the_usual_names(self, names, tmp_path):
         path = self.saved(tmp_path, **{names[0]: np.eye(3), names[1]: np.arange(3).reshape(3, 1)})
-        inputs, labels = read_arrays(path, None, None)
+        inputs, labels, _ = read_arrays(path, None, None)
         assert inputs.shape == (3, 3)
         assert labels.tolist() == [0, 1, 2]
         assert read_features(path).shape == (3, 3)
 
     def test_by_name_and_from_two_files(self, tmp_path):
         path = self.saved(tmp_path, a=np.eye(2, dtype=np.float16), b=np.array([b"x", b"y"]))
-        inputs, labels = read_arrays(path, "a", "b")
+        inputs, labels, _ = read_arrays(path, "a", "b")
         assert inputs.dtype == np.float16
         assert labels.tolist() == ["x", "y"]
         np.save(tmp_path / "x.npy", np.eye(2))
         np.save(tmp_path / "y.npy", np.array([0, 1]))
-        inputs, labels = read_arrays(str(tmp_path / "x.npy"), None, str(tmp_path / "y.npy"))
+        inputs, labels, _ = read_arrays(str(tmp_path / "x.npy"), None, str(tmp_path / "y.npy"))
         assert labels.tolist() == [0, 1]
 
     @pytest.mark.parametrize(
