@@ -17,8 +17,7 @@ from torchmetrics import MetricCollection
 from torchmetrics import classification as tm
 
 import lossselect as ls
-from lossselect.data.batches import TensorBatches
-from lossselect.data.sampler import RowBatches
+from lossselect.data.batches import RowBatches, TensorBatches
 from lossselect.training.callbacks.progress import ProgressBar
 
 BATCH, LR, TRAIN_ROWS, VAL_ROWS = 64, 1e-3, 1437, 360

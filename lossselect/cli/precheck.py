@@ -116,7 +116,7 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
     check_config(plain)
     check_loggers(config)
     if "_target_" not in config.data and look_at_data:
-        from lossselect.data.checks import check_enough_rows, check_monitor_is_defined
+        from lossselect.data.checks import check_monitor_is_defined
 
         with ignore_warnings(*as_list(config.ignore_warnings)):
             splits, task, counts = load_data(config)
@@ -136,7 +136,10 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
     if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
         ranks = check_trainer(plain, sweep and "submitit" not in str(hydra_config.launcher.get("_target_")))
         if splits is not None:
-            check_enough_rows(splits.rows, ranks)
+            from lossselect.data.batches import check_enough_rows
+
+            for split, rows in splits.rows.items():
+                check_enough_rows(f"{split} split", len(rows), ranks)
 
 
 def _check_resume(path: str, task: Any) -> None:

@@ -1,40 +1,18 @@
-"""Batches of whole tensors: one indexing operation each, no collating of samples."""
+"""Batches of whole tensors: which rows each has, and one indexing operation that takes them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
-from lossselect.data.sampler import RowBatches
+from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch
-from lossselect.tasks.infer import encode_checked
-from lossselect.tasks.registry import Task
-
-
-class LabelRows:
-    """Sparse labels as a target; if `dense`, the rows taken are float32 (n, num_labels), else sparse."""
-
-    def __init__(self, labels: SparseLabels, dense: bool = True) -> None:
-        self.labels, self.dense = labels, dense
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: Any) -> Tensor | SparseLabels:
-        labels = self.labels.select(rows)
-        if not self.dense:
-            return labels
-        return labels.to_dense() if np.ndim(rows) else labels.to_dense()[0]
-
-
-def encode_labels(task: Task, labels: Any, dense: bool = True) -> Any:
-    """Return labels of `Splits` as batches take them; sparse ones remain sparse unless `dense`."""
-    return LabelRows(labels, dense) if isinstance(labels, SparseLabels) else encode_checked(task, labels)
-
 
 ALIGNED = 64
 """Bytes: where torch's allocator lets a tensor begin. Elsewhere a matrix product may round otherwise."""
@@ -69,12 +47,69 @@ def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
     return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
 
 
+def check_enough_rows(owner: str, num_rows: int, processes: int) -> None:
+    """Raise a DataError for fewer rows than processes."""
+    if num_rows < processes:
+        raise DataError(
+            f"The {owner} has {num_rows} rows for {processes} processes, and each needs one at least: fewer "
+            "processes (trainer.devices), or more rows."
+        )
+
+
+class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that Lightning does not replace it
+    """Batches of row numbers, in an order given by seed and epoch; for a DataLoader with batch_size=None.
+
+    Of W processes the r-th takes the rows at r, r + W, r + 2 W, ... of that order: each row once, where
+    torch's own sampler takes some twice. Batch by batch W processes take what one takes with W times the
+    batch size. All take the same number of batches; the last one may have a row more in some processes.
+    `batch_size` is that of one process; the processes are by default those of torch.distributed.
+    """
+
+    def __init__(
+        self,
+        data: Sized,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        seed = torch.initial_seed() if seed is None else seed
+        super().__init__(data, num_replicas or 1, rank or 0, shuffle, seed)  # type: ignore[arg-type]
+        self.num_rows, self.batch_size, self.has_fixed_rank = len(data), batch_size, num_replicas is not None
+        self.skip = 0  # batches that the next epoch leaves out, if a run is resumed
+
+    def _replicas_and_rank(self) -> tuple[int, int]:
+        if self.has_fixed_rank or not (dist.is_available() and dist.is_initialized()):
+            return self.num_replicas, self.rank
+        return dist.get_world_size(), dist.get_rank()
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch, those that are skipped included."""
+        replicas, _ = self._replicas_and_rank()
+        check_enough_rows("loader", self.num_rows, replicas)
+        return -(-(self.num_rows // replicas) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.arange(self.num_rows)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed + self.epoch) % 2**63)
+            order = torch.randperm(self.num_rows, generator=generator)
+        replicas, rank = self._replicas_and_rank()
+        rows = order[rank::replicas]
+        first, self.skip = self.skip, 0
+        self.epoch += 1  # a loop in plain torch may not call set_epoch
+        last = len(self) - 1
+        for i in range(first, last + 1):
+            yield rows[i * self.batch_size : (i + 1) * self.batch_size if i < last else None]
+
+
 class TensorBatches(Dataset[Any]):
     """Rows in memory, taken a batch at a time.
 
     Args:
         inputs: A tensor, or anything that is indexed by rows like one.
-        target: The same.
+        target: The same, or `SparseLabels`.
         rows: Which rows these are; all by default.
         weights: Weights of all rows in the loss, (N,).
     """
@@ -85,6 +120,7 @@ class TensorBatches(Dataset[Any]):
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
         self.device = torch.device("cpu")  # of inputs, target and weights
+        self.dense = True  # whether batches of sparse labels are float32 (n, num_labels), else sparse
         self.pins = False  # whether batches are pinned in memory, so that copying to a GPU is asynchronous
 
     def __len__(self) -> int:
@@ -107,14 +143,18 @@ class TensorBatches(Dataset[Any]):
 
     def block(self, batches: list[Tensor]) -> Block:
         """Return the batches of these indices; all of their rows are taken at once."""
-        if isinstance(self.target, LabelRows) and not self.target.dense:
+        if isinstance(self.target, SparseLabels) and not self.dense:
             return Block([self[indices] for indices in batches])
         rows = self[torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)]
         return Block([len(indices) for indices in batches], rows)
 
     def _take(self, rows: Any) -> EncodedBatch:
         weights = None if self.weights is None else self.weights[rows]
-        return EncodedBatch(self.inputs[rows], self.target[rows], weights)
+        if not isinstance(self.target, SparseLabels):
+            return EncodedBatch(self.inputs[rows], self.target[rows], weights)
+        labels = self.target.select(rows)
+        target = labels if not self.dense else labels.to_dense() if np.ndim(rows) else labels.to_dense()[0]
+        return EncodedBatch(self.inputs[rows], target, weights)
 
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int | None = None, **ranks: int

@@ -1,6 +1,6 @@
 """Checks of a data set as a whole, before the first step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -66,16 +66,6 @@ def _is_copy(column: pl.Series, label: pl.Series) -> bool:
     if column.dtype.is_float() or column.dtype.is_nested() or column.n_unique() != label.n_unique():
         return False
     return pl.DataFrame([column.alias("feature"), label.alias("label")]).n_unique() == label.n_unique()
-
-
-def check_enough_rows(rows: Mapping[str, Tensor], processes: int) -> None:
-    """Raise a DataError for a split with fewer rows than processes."""
-    for split, split_rows in rows.items():
-        if len(split_rows) < processes:
-            raise DataError(
-                f"The {split} split has {len(split_rows)} rows for {processes} processes, and each needs "
-                "one at least: fewer processes (trainer.devices), or more rows."
-            )
 
 
 def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> None:

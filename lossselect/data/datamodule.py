@@ -8,9 +8,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lossselect.data.batches import LabelRows, TensorBatches, encode_labels, identity
+from lossselect.data.batches import TensorBatches, identity
 from lossselect.data.checks import check_splits
 from lossselect.data.splits import Splits
+from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.tasks.infer import encode_checked
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.utils.devices import free_memory
@@ -33,7 +35,8 @@ class TensorData(LightningDataModule):
         self.splits, self.task, self.batch_size = splits, task, batch_size
         # of the order of the train rows in each epoch, the same in each process
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-        target = encode_labels(task, splits.labels)
+        labels = splits.labels
+        target = labels if isinstance(labels, SparseLabels) else encode_checked(task, labels)
         self.counts = check_splits(task, splits) if counts is None else counts
         self._on_cpu: tuple[Any, Any, Tensor | None] = (splits.features, target, splits.weights)
         self.batches = {
@@ -74,8 +77,7 @@ class TensorData(LightningDataModule):
     def use_sparse_targets(self) -> None:
         """Give batches of lists of labels as `SparseLabels`, for a chunked head."""
         for batches in self.batches.values():
-            if isinstance(batches.target, LabelRows):
-                batches.target = LabelRows(batches.target.labels, dense=False)
+            batches.dense = False
 
     @property
     def num_features(self) -> int:

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lossselect.data.batches import TensorBatches, encode_labels
+from lossselect.data.batches import TensorBatches
 from lossselect.exceptions import DataError
+from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.reporting.explain import label_table, plan
 from lossselect.reporting.plan import Monitor, print_renderable, print_table
 from lossselect.run.build import build_module, decision_settings, describe_training, load_data, prepare
+from lossselect.tasks.infer import encode_checked
 from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.utils.warnings import warn_no_positives
@@ -51,8 +53,10 @@ def _prepare_packaged(config: DictConfig) -> tuple[Classifier, Any, Monitor]:
     classifier, monitor = build_module(config, task, data, trains=False)
 
     def train_dataloader() -> Any:
-        target = encode_labels(task, splits.labels, dense=not classifier._chunked)
+        labels = splits.labels
+        target = labels if isinstance(labels, SparseLabels) else encode_checked(task, labels)
         batches = TensorBatches(splits.features, target, splits.rows["train"], splits.weights)
+        batches.dense = not classifier._chunked
         return batches.loader(batch_size, shuffle=True)
 
     data.train_dataloader = train_dataloader

@@ -9,7 +9,7 @@ from torch import nn
 import lossselect as ls
 from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
 from lossselect.chunked.options import top_metric_names
-from lossselect.data.batches import LabelRows, TensorBatches
+from lossselect.data.batches import TensorBatches
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.run.settings import resolve_head
 
@@ -23,8 +23,9 @@ def fit(task, head, tmp_path, steps=1, lists=False, **options):
     if lists:
         labels = target.nonzero(as_tuple=True)[1]
         offsets = np.concatenate([[0], target.sum(1).long().cumsum(0).numpy()])
-        target = LabelRows(SparseLabels.from_csr(labels, offsets, C), dense=False)
+        target = SparseLabels.from_csr(labels, offsets, C)
     data = TensorBatches(inputs, target)
+    data.dense = False
     trainer = L.Trainer(
         max_epochs=3,
         accelerator="cpu",

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import lossselect as ls
-from lossselect.data.batches import EncodedBatch, LabelRows, TensorBatches
+from lossselect.data.batches import EncodedBatch, TensorBatches
 from lossselect.data.datamodule import TensorData, _has_room
 from lossselect.data.preprocessing.table_features import TableRows
 from lossselect.data.splits import make_splits
 from lossselect.data.toy import DATASETS, load
+from lossselect.labels.sparse_labels import SparseLabels
 
 FRACTIONS = {"breast_cancer": 0.2, "digits": 0.2, "yeast": None}
 
@@ -148,5 +149,5 @@ class TestTensorData:
             assert not _has_room(cuda, inputs, target, torch.zeros(100))  # which weigh as well
             assert not _has_room(torch.device("cpu"), inputs, target, None)
         monkeypatch.setattr("lossselect.data.datamodule.free_memory", lambda device: 1e9)
-        assert not _has_room(cuda, inputs, LabelRows(None), None)
+        assert not _has_room(cuda, inputs, SparseLabels.from_csr([0], [0, 1], 1), None)
         assert not _has_room(cuda, SimpleNamespace(numbers=object(), nbytes=0), target, None)  # a mapped file

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lossselect.compat import lightning as compat
-from lossselect.data.batches import Block, TensorBatches, identity
-from lossselect.data.sampler import RowBatches
+from lossselect.data.batches import Block, RowBatches, TensorBatches, identity
 from lossselect.exceptions import ConfigError
 from lossselect.training.epoch_length import check_fetched
 from lossselect.training.lifecycle import RunHooks

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, Stochasti
 from lightning.pytorch.loggers import CSVLogger
 
 from lossselect.compat import lightning as compat
-from lossselect.data.sampler import RowBatches
+from lossselect.data.batches import RowBatches
 from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
