@@ -45,13 +45,6 @@ class Splits:
         """Return the numbers of the split's rows in their file, from 0."""
         return self.rows[split].numpy() - self.starts.get(split, 0)
 
-    def labels_of(self, split: str) -> np.ndarray:
-        """Return the labels of a split's rows, as the task's `encode` takes them."""
-        rows = self.rows[split].numpy()
-        if isinstance(self.labels, SparseLabels):
-            return self.labels.select(rows).to_dense().numpy()
-        return self.labels[rows]
-
 
 def make_splits(
     name: str,
@@ -100,12 +93,9 @@ def split_rows(
     """Return the rows of each split, with labels in proportion as far as there are enough of each.
 
     Labels are indices (N,), NaN where missing, 0/1 (N, L), or sparse. `fractions` may have "test", of all
-    rows, and "val", of the remaining ones.
-
-    Of a class with fewer rows than there are splits, one row goes to train, as it could not be learned
-    otherwise, and the others to random splits. If rows are too few to be stratified, the split is random;
-    both cases are warned of. Of more than 200,000 labels it is random too, except for one row of each class,
-    which goes to train.
+    rows, and "val", of the remaining ones. Of a class with fewer rows than there are splits, one row goes to
+    train, and the others to random splits. If rows are too few to be stratified, the split is random; both
+    cases are warned of. Of more than 200,000 labels it is random too, but train has a row of each class.
     """
     strata = _strata(labels)
     pinned = np.zeros(len(labels), dtype=bool)

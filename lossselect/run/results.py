@@ -239,10 +239,10 @@ def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]
 
 def _decode_targets(task: Task, data: TensorData, count: int) -> list[str | None]:
     """Return the target of the first test rows, decoded."""
-    labels = data.splits.labels
+    labels, rows = data.splits.labels, data.splits.rows["test"][:count]
     if isinstance(labels, SparseLabels):  # names of the labels that are present, without a matrix
-        return format_cells(labels.select(data.splits.rows["test"][:count]).to_lists(task.names))
-    return format_cells(task.decode(task.to_hard_labels(task.encode(data.splits.labels_of("test")[:count]))))
+        return format_cells(labels.select(rows).to_lists(task.names))
+    return format_cells(task.decode(task.to_hard_labels(task.encode(labels[rows.numpy()]))))
 
 
 def best_checkpoint(trainer: Trainer, callback: ModelCheckpoint, resumed: bool) -> str:

@@ -44,7 +44,7 @@ class TestLoad:
         torch.testing.assert_close(
             splits.features[splits.rows["test"]], torch.tensor([[99.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
         )
-        assert splits.labels_of("val").tolist() == [1, 0]
+        assert splits.labels[splits.rows["val"].numpy()].tolist() == [1, 0]
 
     def test_one_file_of_their_own_leaves_the_other_split_to_the_first(self, load):
         train = {"x": numbers(40), "y": ["a", "b"] * 20}

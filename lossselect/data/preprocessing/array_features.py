@@ -26,8 +26,8 @@ class ArrayRows:
         self.array, self.shape = array, (len(array), len(features.names))
         self.path = Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
         self.version = _file_version(self.path) if self.path else (0, 0, 0)
-        self.scaler = NumberScaler(features.numbers, array_columns(array.shape[1]))
-        self.may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
+        may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
+        self.scale = NumberScaler(features.numbers, array_columns(array.shape[1]), may_be_missing)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -40,19 +40,12 @@ class ArrayRows:
                 "other data to another file: this one is read while the run goes on."
             )
         taken = np.asarray(self.array[np.asarray(rows)])
-        features = torch.from_numpy(self.standardized(np.atleast_2d(taken)))
+        features = torch.from_numpy(self.scale(np.atleast_2d(taken)))
         return features if taken.ndim > 1 else features[0]
-
-    def standardized(self, block: np.ndarray) -> np.ndarray:
-        """Return float32 features of rows of the array."""
-        return self.scaler(block, self.may_be_missing)
 
 
 def _file_version(path: Path) -> tuple[int, int, int]:
-    """Return inode, size and time of modification; zeros for a file that is deleted.
-
-    If the name is deleted or now another file's, the mapped file is still there, unchanged.
-    """
+    """Return inode, size and modification time; zeros for a deleted file, which remains mapped unchanged."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -67,7 +60,7 @@ def transform_array(array: np.ndarray, features: Features) -> tuple[TableRows, d
     used = np.flatnonzero(np.isin(names, features.columns))
     hashes, missing = [], np.zeros(len(used), dtype=np.int64)
     for start, values in _read(array, features.parser):
-        block = torch.from_numpy(rows.standardized(values))
+        block = torch.from_numpy(rows.scale(values))
         check_range(block, features.names, first_row=start)
         if not rows.path:
             numbers[start : start + len(block)] = block

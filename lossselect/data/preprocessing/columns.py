@@ -103,16 +103,16 @@ class CellParser:
         numbers = set_null(numbers.cast(pl.Float64), null_numbers)
         if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
             return numbers
-        invalid = numbers.is_infinite()
-        fix = "no feature can be infinite: mend it, or leave the column out with data.exclude"
-        if not invalid.any():
-            if self.nan == "missing":
-                return numbers.fill_nan(None)
-            invalid, fix = numbers.is_nan(), "if NaN means 'missing', say data.nan=missing"
-        if not invalid.any():
-            return numbers
-        row = int(invalid.arg_max())  # type: ignore[arg-type]
-        raise row_error(row + first_row, column.name, f"is {numbers[row]}; {fix}.", numbers[row])
+        if self.nan == "missing":
+            numbers = numbers.fill_nan(None)
+        for invalid, fix in (
+            (numbers.is_infinite(), "no feature can be infinite: correct it or leave it out (data.exclude)"),
+            (numbers.is_nan(), "if NaN means 'missing', say data.nan=missing"),
+        ):
+            if invalid.any():
+                row = invalid.arg_max() or 0
+                raise row_error(row + first_row, column.name, f"is {numbers[row]}; {fix}.", numbers[row])
+        return numbers
 
 
 def set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:

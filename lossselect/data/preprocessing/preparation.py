@@ -11,7 +11,6 @@ from lossselect.data.preprocessing.table_features import Features
 from lossselect.data.readers.arrays import array_columns, as_frame, read_features
 from lossselect.data.readers.tables import check_columns, open_table
 from lossselect.exceptions import CheckpointError, DataError
-from lossselect.utils.atomic_write import check_regular_file
 from lossselect.utils.checks import check_float, lookup
 from lossselect.utils.structure import DictOf, check_structure
 
@@ -45,7 +44,6 @@ class Preparation:
 
         `reading` replaces entries of `self.reading`.
         """
-        check_regular_file(path)
         arrays = self.source == "arrays"
         if arrays != (Path(path).suffix.lower() in (".npz", ".npy")):
             needed = ".npz or .npy" if arrays else ".csv, .tsv or .parquet with its columns"

@@ -107,7 +107,7 @@ class Features:
         if numbers:
             values = _numbered_frame(numbers)
             for start in range(0, len(train), BLOCK_ROWS):
-                standardizer.partial_fit(values[train[start : start + BLOCK_ROWS]])
+                standardizer.partial_fit(values[train[start : start + BLOCK_ROWS]].to_numpy())
         categories = {text.name: _fit_category(text.gather(train)) for text in texts}
         return cls.from_columns(fitted_numbers(standardizer) | categories, parser)
 
@@ -131,13 +131,12 @@ class Features:
     @property
     def names(self) -> list[str]:
         """Names of the features, in their order."""
-        numbers = [name for number in self.numbers for name in number.features]
-        return numbers + [name for category in self.categories for name in category.features]
+        return [name for column in (*self.numbers, *self.categories) for name in column.features]
 
     @property
     def columns(self) -> list[str]:
         """The columns that a table must have."""
-        return [number.name for number in self.numbers] + [category.name for category in self.categories]
+        return [column.name for column in (*self.numbers, *self.categories)]
 
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
@@ -196,12 +195,10 @@ class Features:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Features":
         """Return the features of what `to_dict` returned."""
-        categories = (
-            Category(column["name"], tuple(column["values"]), column["missing"])
-            for column in values["categories"]
-        )
+        numbers = (Number(**column) for column in values["numbers"])
+        categories = (Category(**{**c, "values": tuple(c["values"])}) for c in values["categories"])
         parser = CellParser(tuple(values["null_values"]), values["nan"])
-        return cls(tuple(Number(**column) for column in values["numbers"]), tuple(categories), parser)
+        return cls(tuple(numbers), tuple(categories), parser)
 
 
 def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | Category | None]:
