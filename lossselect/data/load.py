@@ -66,10 +66,9 @@ def load_own_data(
 ) -> Splits:
     """Return the splits of tables (`name` "table") or arrays ("arrays").
 
-    Means, categories and classes are those of the train split; the order of the classes is that of the whole
-    file if val and test rows are taken from it. A split without a file of its own takes a fraction of `path`.
-    `LabelOptions`, `Features.fit` and `CellParser` describe the settings; `reading` are arguments of
-    `_read_table` or `_read_arrays`.
+    Means, categories and classes are those of the train split. A split without a file of its own takes a
+    fraction of `path`. `LabelOptions`, `Features.fit` and `CellParser` describe the settings; `reading` are
+    arguments of `_read_table` or `_read_arrays`.
     """
     is_table = name == "table"
     markers = _as_list(missing)
@@ -103,6 +102,8 @@ def load_own_data(
     fractions = {} if test_path else {"test": test_fraction}
     fractions |= {} if val_path else {"val": val_fraction}
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
+    if source.weights is not None and not source.weights[rows["train"]].any():
+        raise DataError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
     features = (
         Features.fit(source.features, rows["train"], parser, categories)
         if is_table
@@ -114,8 +115,8 @@ def load_own_data(
             return features.transform(source.features, source.path)
         return transform_array(source.features, features)
 
-    tables, values, weights, starts = [transform(source)[0]], [labels.values], [source.weights], {}
-    unknown: dict[str, dict[str, int]] = {}
+    parts: list[tuple[Any, ...]] = [(transform(source)[0], labels.values, source.weights)]
+    starts, unknown = {}, {}
     for split, other_path in {"val": val_path, "test": test_path}.items():
         if not other_path:
             continue
@@ -126,20 +127,20 @@ def load_own_data(
             if width != train_width:
                 raise DataError(f"There are {width} features a row, but {train_width} in training.")
             table, unknown[other_path] = transform(other)
-            values.append(_labels(other, options).values)
+            values = _labels(other, options).values
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
-        starts[split] = sum(map(len, tables))
-        rows[split] = np.arange(starts[split], starts[split] + len(table))
-        tables.append(table)
-        weights.append(other.weights)
+        starts[split] = sum(len(table) for table, *_ in parts)
+        rows[split] = np.arange(starts[split], starts[split] + len(values))
+        parts.append((table, values, other.weights))
     _warn_unknown(unknown)
+    tables, all_labels, weights = zip(*parts, strict=True)
     preparation = Preparation(name, features, source.reading).to_dict()
     preparation["vocabulary"] = labels.vocabulary.to_dict() if labels.vocabulary else None
     return Splits(
         name=path,
         features=TableRows.concatenate(tables),
-        labels=(SparseLabels if isinstance(values[0], SparseLabels) else np).concatenate(values),
+        labels=(SparseLabels if isinstance(labels.values, SparseLabels) else np).concatenate(all_labels),
         class_names=labels.class_names,
         rows={split: torch.from_numpy(rows[split]) for split in SPLITS},
         preparation=preparation,
@@ -147,15 +148,8 @@ def load_own_data(
         reason=labels.reason,
         starts=starts,
         columns=tuple(features.columns),
-        weights=None if source.weights is None else _join_weights(weights, rows["train"]),
+        weights=None if source.weights is None else torch.from_numpy(np.concatenate(weights)).float(),
     )
-
-
-def _join_weights(weights: Sequence[np.ndarray | None], train: np.ndarray) -> torch.Tensor:
-    joined = np.concatenate([weight for weight in weights if weight is not None])
-    if not joined[train].any():
-        raise DataError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
-    return torch.from_numpy(joined.astype(np.float32))
 
 
 def _read_table(
@@ -205,12 +199,8 @@ def _check_weights(column: pl.Series, path: str) -> np.ndarray:
     invalid = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
     if invalid.any():
         row = invalid.arg_max() or 0
-        raise DataError(
-            f"Row {row} of {path} has the weight {column[row]!r} "
-            f"({format_setting('data.sample_weight', column.name)}): weights are finite numbers of at "
-            "least 0.",
-            row=row,
-        )
+        weight = f"the weight {column[row]!r} ({format_setting('data.sample_weight', column.name)})"
+        raise DataError(f"Row {row} of {path} has {weight}: weights are finite numbers >= 0.", row=row)
     return numbers.to_numpy()
 
 
@@ -228,9 +218,8 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
     if isinstance(source.labels, SparseLabels):
         if options.missing:
             raise DataError(
-                "Lists of labels have no mark for a missing one (data.missing, task.missing). Which rows are "
-                "not labelled says an array missing, of true and false, beside indices, offsets and "
-                "num_labels."
+                "Lists of labels have no mark for a missing one (data.missing, task.missing). Mark rows "
+                "without labels in an array missing, of true and false, beside indices and offsets."
             )
         return parse_sparse_labels(source.labels, options, "there are lists of labels")
     if isinstance(source.labels, np.ndarray):
@@ -239,10 +228,7 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
-    """Return the words that mean "missing" in any column of a table, the labels' too.
-
-    Not what the user names as a class, nor a number: 0 may stand for a missing feature and be a class.
-    """
+    """Return what means "missing" in labels too: no class, nor a number, which may be a class."""
     words: list[Any] = [word for word in parser.null_values if as_number(word) is None]
     words += [math.nan] if parser.nan == "missing" else []
     named = {str(value).lower() for value in classes}
@@ -254,11 +240,9 @@ def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
     numbers = {as_number(word) for word in parser.null_values} - {None, 0, 1}
     classes = labels.class_names if labels.vocabulary else ()
     if suspects := [name for name in classes if as_number(name) in numbers]:
-        warn(
-            "likely_missing_marker",
-            f"A class is called {suspects[0]!r}, which data.null_values says is missing among the features. "
-            f"If that marks a missing label too, say {format_setting('data.missing', suspects[0])}.",
-        )
+        setting = format_setting("data.missing", suspects[0])
+        problem = f"A class is called {suspects[0]!r}, which data.null_values marks as a missing feature."
+        warn("likely_missing_marker", f"{problem} If it marks a missing label too, set {setting}.")
 
 
 def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> None:
@@ -266,20 +250,14 @@ def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, mar
     if not markers or isinstance(labels, np.ndarray | SparseLabels):
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
-    values = [value for column in flat for value in column.unique().drop_nulls().to_list()]
+    values = [value for column in flat for value in column.unique().drop_nulls()]
     # a cell may contain several labels
-    unmatched = [
-        m for m in markers if not any(is_marker(value, [m]) or str(m) in str(value) for value in values)
-    ]
-    if unmatched:
+    if unmatched := [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]:
         warn("unmatched_missing", f"No row has the label {shorten(unmatched)}, given as data.missing.")
 
 
 def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
-    counts = [(path, name, count) for path, cells in unknown.items() for name, count in cells.items()]
-    if cells := [f"{count} in column {name!r} of {path}" for path, name, count in counts]:
-        warn(
-            "unseen_category",
-            "Cells that are missing where no train row is, or of a category that no train row has: "
-            f"{shorten(cells)}.",
-        )
+    cells = [f"{n} in column {name!r} of {path}" for path in unknown for name, n in unknown[path].items()]
+    if cells:
+        problem = "Cells that are missing where no train row is, or of a category that no train row has"
+        warn("unseen_category", f"{problem}: {shorten(cells)}.")

@@ -30,11 +30,10 @@ LABELS = ("labels", "label", "target", "targets", "Y", "y")
 def read_arrays(
     path: str, features: str | None = None, target: str | None = None, sample_weight: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | SparseLabels, np.ndarray | None]:
-    """Return features (N, F), labels and weights of a .npz with all of them, or of a .npy of features.
+    """Return features (N, F), labels, (N,), (N, L) or sparse, and weights, of a .npz or a .npy of features.
 
-    Labels are (N,), (N, L) or sparse. `features`, `target` and `sample_weight` are names of arrays in the
-    .npz, by default the usual ones, and no weights; with a .npy `target` is the path of the labels, a .npy or
-    sparse ones in a .npz.
+    The arguments are names of arrays in the .npz, by default the usual ones, and no weights; with a .npy
+    `target` is the path of the labels, a .npy or sparse ones in a .npz.
     """
     labels: np.ndarray | SparseLabels
     weights, is_npz = None, _suffix(path) == ".npz"
@@ -115,15 +114,10 @@ def _check_labels(labels: np.ndarray, path: str) -> np.ndarray:
     """Return (N,) in memory, or (N, L) as they are."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim not in (1, 2) or labels.dtype.kind not in "biufUS":
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in ("biuf" if labels.ndim == 2 else "biufUS"):
         raise DataError(
-            f"Labels are (N,) or (N, L) of numbers or strings, got {labels.dtype} of shape {labels.shape} in "
-            f"{path}."
-        )
-    if labels.ndim == 2 and labels.dtype.kind in "US":
-        raise DataError(
-            f"Labels of shape {labels.shape} in {path} are 0 and 1, a column for each, got text "
-            f"({labels.dtype}). Names are read by data=table, several in a cell by data.delimiter."
+            f"Labels are (N,) of numbers or strings, or (N, L) of 0 and 1, got {labels.dtype} of shape "
+            f"{labels.shape} in {path}. Several names in a cell: data=table with data.delimiter."
         )
     if labels.dtype.kind == "S":
         try:
@@ -175,16 +169,11 @@ def _entry(
     file: "np.lib.npyio.NpzFile", name: str | None, usual: tuple[str, ...], setting: str, path: str
 ) -> np.ndarray:
     """Return the array called `name`, or by one of the usual names."""
-    if name is None:
-        names = [key for key in usual if key in file.files]
-        if len(names) > 1:
-            raise ConfigError(
-                f"{path} has several arrays that it may be: {shorten(names)}. Say {setting}=..."
-            )
-        missing = f"none of {', '.join(usual)}"
-    else:
-        names, missing = [name] if name in file.files else [], f"no array {name!r}"
+    names = [key for key in (usual if name is None else (name,)) if key in file.files]
+    if len(names) > 1:
+        raise ConfigError(f"{path} has several arrays that it may be: {shorten(names)}. Say {setting}=...")
     if not names:
+        missing = f"none of {', '.join(usual)}" if name is None else f"no array {name!r}"
         raise ConfigError(
             f"{path} has {missing} ({setting}).{suggestion(str(name), file.files)} It has: "
             f"{shorten(file.files)}."

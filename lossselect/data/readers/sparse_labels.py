@@ -81,12 +81,8 @@ def _check_bounds(bounds: np.ndarray, num_indices: int, num_rows: int, path: str
         )
     if (falling := np.diff(bounds) < 0).any():
         row = int(falling.argmax())
-        raise _row_error(
-            row,
-            path,
-            f"starts at {bounds[row]} and ends at {bounds[row + 1]}: the bounds of rows never fall. Write "
-            "the file again.",
-        )
+        problem = f"starts at {bounds[row]} and ends at {bounds[row + 1]}: the bounds of rows never fall"
+        raise _row_error(row, path, f"{problem}. Write the file again.")
 
 
 def _drop_zeros(
@@ -101,14 +97,10 @@ def _drop_zeros(
     if (soft := nonzero & (data != 1)).any():
         position = int(soft.argmax())
         raise _row_error(
-            _row_at(bounds, position),
+            int(np.searchsorted(bounds, position, side="right")) - 1,
             path,
             f"has label {indices[position]} with the value {data[position]:g}, but a list has a label "
             "or not, which is 1 or 0. Y.data[:] = 1 if all that are there are meant; soft labels are a "
             ".npy of shape (N, L).",
         )
     return indices[nonzero], np.concatenate([[0], nonzero.cumsum()])[bounds]
-
-
-def _row_at(bounds: np.ndarray, position: int) -> int:
-    return int(np.searchsorted(bounds, position, side="right")) - 1

@@ -16,8 +16,6 @@ from lossselect.utils.checks import first_duplicate, format_setting, shorten, su
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
 OTHER_SEPARATORS = (";", "\t", "|", ",", " ")
-ROW = "\x00row"
-"""Name of a column that numbers the rows."""
 INFERRED_ROWS = 10_000
 """A column's type is inferred from so many rows, unless a later one does not fit it."""
 
@@ -173,7 +171,7 @@ class CsvTable(Table):
     def _rows(self) -> pl.LazyFrame:
         cells = self._cells(infer_schema=False)
         if empty := self._empty_rows():
-            return cells.with_row_index(ROW).filter(~pl.col(ROW).is_in(empty))
+            return cells.with_row_index("\x00row").filter(~pl.first().is_in(empty))
         return cells
 
     def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:

@@ -324,7 +324,10 @@ class TestFiles:
             load("z.npy", target="y.txt")
 
     def test_the_name_of_an_array(self):
-        with pytest.raises(ValueError, match=r"data\.features and data\.sample_weight name arrays of a \.npz, and x\.npy is none"):
+        with pytest.raises(
+            ValueError,
+            match=r"data\.features and data\.sample_weight name arrays of a \.npz, and x\.npy is none",
+        ):
             load("x.npy", target="y.npy", features="X")
 
     def test_no_file(self):

@@ -222,18 +222,22 @@ class TestArrays:
                 (None, None),
                 "Features are numbers of shape (N, F)",
             ),
-            ({"X": np.eye(2), "y": np.zeros((2, 2, 2))}, (None, None), "Labels are (N,) or (N, L)"),
+            (
+                {"X": np.eye(2), "y": np.zeros((2, 2, 2))},
+                (None, None),
+                "Labels are (N,) of numbers or strings, or (N, L)",
+            ),
             (
                 {"X": np.eye(2), "y": np.array([["a"] * 2] * 2)},
                 (None, None),
-                "are 0 and 1, a column for each, got text (<U1)",
+                "or (N, L) of 0 and 1, got <U1 of shape (2, 2)",
             ),
             (
                 {"X": np.eye(2), "x": np.eye(2), "y": np.arange(2)},
                 (None, None),
                 "that it may be: X, x. Say data.features=",
             ),
-            ({"X": np.eye(2), "y": np.array(1)}, (None, None), "or strings, got int64 of shape () in "),
+            ({"X": np.eye(2), "y": np.array(1)}, (None, None), "got int64 of shape () in "),
             (
                 {"X": np.eye(2), "y": np.array([b"\xe9", b"a"])},
                 (None, None),
