@@ -32,7 +32,7 @@ def open_table(path: str, separator: str | None = None, encoding: str = "utf-8")
         raise ConfigError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty.")
-    return ParquetTable(file) if suffix in PARQUET else CsvTable(file, separator, encoding)
+    return Table(file) if suffix in PARQUET else CsvTable(file, separator, encoding)
 
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
@@ -59,10 +59,13 @@ def existing_file(path: str) -> Path:
 
 
 class Table:
-    """Rows and named columns of a file."""
+    """Rows and named columns of a Parquet file; of a CSV in the subclass."""
 
-    file: Path
-    header: list[str]
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._errors():
+            self.header = self._rows().collect_schema().names()
+        self._check_header()
 
     def read(self, columns: Sequence[str], as_text: Iterable[str] = ()) -> pl.DataFrame:
         """Return all rows; columns `as_text` of a CSV remain as they are written: "007" is no 7."""
@@ -98,33 +101,14 @@ class Table:
                 "counts the rows, as pandas writes it, is best left out: to_csv(index=False))."
             )
         if patterns := [name for name in names if name == "*" or (name[0] == "^" and name[-1] == "$")]:
-            raise DataError(
-                f"{file} has a column {patterns[0]!r}, which Polars would take for a pattern: give it "
-                "another name.",
-                column=patterns[0],
-            )
-
-    def _rows(self) -> pl.LazyFrame:
-        raise NotImplementedError
-
-    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
-        return self._rows().select(by_name(*columns)).collect()
-
-    def _explain(self, error: Exception) -> ValueError:
-        raise NotImplementedError
-
-
-class ParquetTable(Table):
-    """A Parquet file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        with self._errors():
-            self.header = self._rows().collect_schema().names()
-        self._check_header()
+            problem = "which Polars would take for a pattern: give it another name"
+            raise DataError(f"{file} has a column {patterns[0]!r}, {problem}.", column=patterns[0])
 
     def _rows(self) -> pl.LazyFrame:
         return pl.scan_parquet(self.file, glob=False)
+
+    def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
+        return self._rows().select(by_name(*columns)).collect()
 
     def _explain(self, error: Exception) -> ValueError:
         return DataError(f"{self.file} is no Parquet file that can be read: {_first_line(error)}")
