@@ -131,12 +131,13 @@ class Features:
     @property
     def names(self) -> list[str]:
         """Names of the features, in their order."""
-        return [name for column in (*self.numbers, *self.categories) for name in column.features]
+        numbers = [name for number in self.numbers for name in number.features]
+        return numbers + [name for category in self.categories for name in category.features]
 
     @property
     def columns(self) -> list[str]:
         """The columns that a table must have."""
-        return [column.name for column in (*self.numbers, *self.categories)]
+        return [number.name for number in self.numbers] + [category.name for category in self.categories]
 
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
