@@ -1,7 +1,4 @@
-"""Features of an array -> the numbers that a net takes, in two passes over blocks of rows.
-
-Does what `Features` does with a table's columns, for an array that may be larger than the memory.
-"""
+"""Features of an array, which may be larger than the memory: two passes over blocks of rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
