@@ -1,5 +1,6 @@
 """Columns of a table to features, as the train split says."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from lossselect.data.preprocessing.columns import Category, CellParser, Number, 
 from lossselect.data.preprocessing.standardizer import NumberScaler, Standardizer, check_range
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import DataError
-from lossselect.labels.values import sorted_values, spelling_variants
+from lossselect.labels.values import sorted_values
 from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
@@ -173,9 +174,9 @@ class Features:
         first = no_feature - sum(len(category.features) for category in self.categories)
         for i, (category, text) in enumerate(zip(self.categories, texts, strict=True)):
             places: dict[str | None, int] = dict(zip(category.values, range(first, no_feature), strict=False))
-            for value in category.values:  # 1.0 is how a 1 is written in a column with a missing cell
-                for variant in spelling_variants(value):
-                    places.setdefault(variant, places[value])
+            for value in category.values:
+                if re.fullmatch(r"[+-]?\d+", value):  # 1.0 is a 1 in a column with a missing cell
+                    places.setdefault(f"{value}.0", places[value])
             places[None] = first + len(category.values) if category.missing else no_feature
             code = text.replace_strict(places, default=None, return_dtype=pl.Int32)
             if code.null_count():
