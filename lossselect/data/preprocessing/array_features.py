@@ -1,4 +1,7 @@
-"""Features of an array, which may be larger than the memory: two passes over blocks of rows."""
+"""Features of an array -> the numbers that a net takes, in two passes over blocks of rows.
+
+Does what `Features` does with a table's columns, for an array that may be larger than the memory.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.columns import FEW, CellParser, warn_if_index
-from lossselect.data.preprocessing.standardizer import NumberScaler, Standardizer, check_range
+from lossselect.data.preprocessing.standardizer import Standardizer, check_range, standardize
 from lossselect.data.preprocessing.table_features import Features, TableRows, fitted_numbers
 from lossselect.data.readers.arrays import array_columns, as_polars_knows, blocks
 from lossselect.exceptions import DataError
@@ -23,8 +26,17 @@ class ArrayRows:
         self.array, self.shape = array, (len(array), len(features.names))
         self.path = Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
         self.version = _file_version(self.path) if self.path else (0, 0, 0)
-        may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
-        self.scale = NumberScaler(features.numbers, array_columns(array.shape[1]), may_be_missing)
+        # a number with missing values is two features, of which the second says where it is missing
+        numbers = [number for number in features.numbers for _ in number.features]
+        indicators = [i > 0 for number in features.numbers for i in range(len(number.features))]
+        names = array_columns(array.shape[1])
+        positions = {name: position for position, name in enumerate(names)}
+        columns = [positions[number.name] for number in numbers]
+        self.columns = slice(None) if columns == [*range(len(names))] else np.array(columns)
+        self.mean = np.array([number.mean for number in numbers])
+        self.std = np.array([number.std for number in numbers])
+        self.indicators = np.array(indicators)
+        self.may_be_missing = array.dtype.kind == "f" and features.parser.nan == "missing"
 
     def __len__(self) -> int:
         return len(self.array)
@@ -37,12 +49,24 @@ class ArrayRows:
                 "other data to another file: this one is read while the run goes on."
             )
         taken = np.asarray(self.array[np.asarray(rows)])
-        features = torch.from_numpy(self.scale(np.atleast_2d(taken)))
+        features = torch.from_numpy(self.standardized(np.atleast_2d(taken)))
         return features if taken.ndim > 1 else features[0]
+
+    def standardized(self, block: np.ndarray) -> np.ndarray:
+        """Return float32 features of rows of the array."""
+        features = standardize(block[:, self.columns], self.mean, self.std)
+        if self.may_be_missing:
+            missing = np.isnan(features)
+            features[missing] = 0
+            features[:, self.indicators] = missing[:, self.indicators]
+        return features
 
 
 def _file_version(path: Path) -> tuple[int, int, int]:
-    """Return inode, size and modification time; zeros for a deleted file, which remains mapped unchanged."""
+    """Return inode, size and time of modification; zeros for a file that is deleted.
+
+    If the name is deleted or now another file's, the mapped file is still there, unchanged.
+    """
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -57,7 +81,7 @@ def transform_array(array: np.ndarray, features: Features) -> tuple[TableRows, d
     used = np.flatnonzero(np.isin(names, features.columns))
     hashes, missing = [], np.zeros(len(used), dtype=np.int64)
     for start, values in _read(array, features.parser):
-        block = torch.from_numpy(rows.scale(values))
+        block = torch.from_numpy(rows.standardized(values))
         check_range(block, features.names, first_row=start)
         if not rows.path:
             numbers[start : start + len(block)] = block

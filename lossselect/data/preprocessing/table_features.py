@@ -1,6 +1,5 @@
 """Columns of a table to features, as the train split says."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,15 +10,15 @@ import torch
 from torch import Tensor
 
 from lossselect.data.preprocessing.columns import Category, CellParser, Number, column_kind, warn_if_index
-from lossselect.data.preprocessing.standardizer import NumberScaler, Standardizer, check_range
+from lossselect.data.preprocessing.standardizer import Standardizer, check_range
 from lossselect.data.readers.tables import check_columns
 from lossselect.exceptions import DataError
 from lossselect.labels.values import sorted_values
 from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
-BLOCK_ROWS = 1 << 14
-"""Rows are processed in blocks, which fit into a processor's cache."""
+BLOCK_ROWS = 1 << 17
+"""Rows are processed in blocks: on several cores, but in little memory."""
 
 
 class TableRows:
@@ -108,7 +107,7 @@ class Features:
         if numbers:
             values = _numbered_frame(numbers)
             for start in range(0, len(train), BLOCK_ROWS):
-                standardizer.partial_fit(values[train[start : start + BLOCK_ROWS]].to_numpy())
+                standardizer.partial_fit(values[train[start : start + BLOCK_ROWS]])
         categories = {text.name: _fit_category(text.gather(train)) for text in texts}
         return cls.from_columns(fitted_numbers(standardizer) | categories, parser)
 
@@ -150,38 +149,46 @@ class Features:
         check_columns(self.columns, frame.columns, "a feature of the model", path)
         columns = [self.parser.numbers(frame[number.name], first_row) for number in self.numbers]
         texts = [self.parser.text(frame[category.name]) for category in self.categories]
-        scaler = NumberScaler(self.numbers, [number.name for number in self.numbers])
-        numbers, values = torch.empty(frame.height, scaler.num_features), _numbered_frame(columns)
-        for start in range(0, values.height, BLOCK_ROWS):
-            block = values.slice(start, BLOCK_ROWS).to_numpy()
-            numbers[start : start + BLOCK_ROWS] = torch.from_numpy(scaler(block))
+        numbers = _to_tensor(columns, self._standardized(), torch.float32, frame.height)
         check_range(numbers, self.names, first_row=first_row)
-        codes, unknown = self._encode(texts, frame.height)
+        codes, unknown = self._encode(texts, first=numbers.shape[1])
         for number, column in zip(self.numbers, columns, strict=True):
             if not number.missing and column.null_count():
                 unknown[number.name] = column.null_count()
+        identity = [pl.col(str(i)) for i in range(len(codes))]
+        coded = _to_tensor(codes, identity, torch.int32, frame.height)
         hashes = _numbered_frame([*columns, *texts]).hash_rows()
-        return TableRows(numbers, codes, len(self.names), hashes), unknown
+        return TableRows(numbers, coded, len(self.names), hashes), unknown
 
-    def _encode(self, texts: list[pl.Series], height: int) -> tuple[Tensor, dict[str, int]]:
-        """Return the codes of categories (height, categories), and the number of unknown ones by column.
+    def _standardized(self) -> list[pl.Expr]:
+        """Return the features of columns "0", "1", ... of numbers."""
+        features: list[pl.Expr] = []
+        for i, number in enumerate(self.numbers):
+            column = pl.col(str(i))
+            features.append(((column - number.mean) / number.std).fill_null(0))
+            if number.missing:
+                features.append(column.is_null())
+        return [feature.cast(pl.Float32).alias(str(i)) for i, feature in enumerate(features)]
 
-        A code is the number of the feature that is 1; `len(self.names)` if none is.
+    def _encode(self, texts: list[pl.Series], first: int) -> tuple[list[pl.Series], dict[str, int]]:
+        """Return the codes of each category column, and how many cells are of an unknown category.
+
+        A code is the number of the feature that is 1, from `first` on; `len(self.names)` if none is.
         """
-        codes = torch.empty(height, len(texts), dtype=torch.int32)
-        unknown: dict[str, int] = {}
         no_feature = len(self.names)
-        first = no_feature - sum(len(category.features) for category in self.categories)
-        for i, (category, text) in enumerate(zip(self.categories, texts, strict=True)):
-            places: dict[str | None, int] = dict(zip(category.values, range(first, no_feature), strict=False))
-            for value in category.values:
-                if re.fullmatch(r"[+-]?\d+", value):  # 1.0 is a 1 in a column with a missing cell
-                    places.setdefault(f"{value}.0", places[value])
-            places[None] = first + len(category.values) if category.missing else no_feature
-            code = text.replace_strict(places, default=None, return_dtype=pl.Int32)
-            if code.null_count():
-                unknown[category.name] = code.null_count()
-            codes[:, i] = code.fill_null(no_feature).to_torch()
+        codes: list[pl.Series] = []
+        unknown: dict[str, int] = {}
+        for category, text in zip(self.categories, texts, strict=True):
+            code = _category_codes(text, category)
+            if code.null_count() > text.null_count():
+                # 1.0 is how a 1 is written in a column with a missing cell
+                integers = text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
+                code = code.zip_with(code.is_not_null(), _category_codes(integers, category))
+            if count := code.null_count() - text.null_count():
+                unknown[category.name] = count
+            missing = first + len(category.values) if category.missing else no_feature
+            code = (code + first).zip_with(text.is_not_null(), pl.Series([missing], dtype=pl.Int32))
+            codes.append(code.fill_null(no_feature))
             first += len(category.features)
         return codes, unknown
 
@@ -197,10 +204,12 @@ class Features:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Features":
         """Return the features of what `to_dict` returned."""
-        numbers = (Number(**column) for column in values["numbers"])
-        categories = (Category(**{**c, "values": tuple(c["values"])}) for c in values["categories"])
+        categories = (
+            Category(column["name"], tuple(column["values"]), column["missing"])
+            for column in values["categories"]
+        )
         parser = CellParser(tuple(values["null_values"]), values["nan"])
-        return cls(tuple(numbers), tuple(categories), parser)
+        return cls(tuple(Number(**column) for column in values["numbers"]), tuple(categories), parser)
 
 
 def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | Category | None]:
@@ -218,6 +227,20 @@ def _fit_category(text: pl.Series) -> Category | None:
     return Category(text.name, tuple(map(str, values)), missing) if len(values) + missing > 1 else None
 
 
+def _category_codes(text: pl.Series, category: Category) -> pl.Series:
+    """Return the place of each text among the category's values, null for any other."""
+    return text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32)
+
+
 def _numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
     """Return the columns as "0", "1", ...: the user's names may clash with ours."""
     return pl.DataFrame([column.alias(str(i)) for i, column in enumerate(columns)])
+
+
+def _to_tensor(columns: list[pl.Series], features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
+    """Return features (height, len(features)) of the columns, row by row in memory, as batches are taken."""
+    frame, matrix = _numbered_frame(columns), torch.empty(height, len(features), dtype=dtype)
+    for start in range(0, height if features else 0, BLOCK_ROWS):
+        part = frame.slice(start, BLOCK_ROWS).select(features)
+        matrix[start : start + BLOCK_ROWS] = torch.from_numpy(part.to_numpy(writable=True))
+    return matrix
