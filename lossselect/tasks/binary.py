@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.targets import as_distributions, as_tensor
+from lossselect.labels.targets import as_distributions
 from lossselect.tasks.sigmoid import SigmoidTask
 
 
@@ -45,10 +45,6 @@ class Binary(SigmoidTask):
     target_spec = "float (N, 1) in [0, 1], NaN where missing"
 
     @property
-    def num_outputs(self) -> int:
-        return 1
-
-    @property
     def metric_names(self) -> tuple[str, ...]:
         return (*self.train_metrics, "balanced_accuracy", "brier_score", "calibration_error")
 
@@ -67,7 +63,7 @@ class Binary(SigmoidTask):
         or class names (N,), if the task has them. `trailing_dims` has no effect: T predictions per sample
         have shape (N, 1, T).
         """
-        target = as_tensor(self._names_to_numbers(target))
+        target = self._as_tensor(target)
         if target.ndim == 2 and target.shape[1] == 2:
             return as_distributions(target, self.missing, self.name)[:, 1:]
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
@@ -83,4 +79,4 @@ class Binary(SigmoidTask):
     def _decode(self, prediction: Tensor) -> list[Any]:
         if prediction.ndim < 2 or prediction.shape[1] != 1:
             raise ConfigError(f"decode takes predictions (N, 1, ...), got {tuple(prediction.shape)}.")
-        return self._names_at(self._to_integers(prediction).squeeze(1).tolist())
+        return self._names_at(prediction.squeeze(1).tolist())

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lossselect.exceptions import ConfigError, DataError, OptionTypeError
-from lossselect.labels.targets import as_distributions, as_tensor, raise_for_invalid
+from lossselect.exceptions import DataError, OptionTypeError
+from lossselect.labels.targets import as_distributions, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.fields import is_ordered
+from lossselect.tasks.fields import check_numbers
 from lossselect.tasks.tensors import as_constant, missing_where_nan
-from lossselect.utils.checks import check_float, check_int, shorten
+from lossselect.utils.checks import check_int, shorten
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
 
@@ -66,6 +66,7 @@ class Multiclass(Task):
         "occur, f1_macro over those that occur or are predicted"
     )
     activation = "softmax"
+    untuned_rule = "the class of the largest logit"
     monitor = "loss"
     primary_metric = "accuracy"
     train_metrics = ("accuracy", "f1_micro", "f1_macro", "auroc", "average_precision")
@@ -78,15 +79,12 @@ class Multiclass(Task):
             raise OptionTypeError(f"ordinal must be true or false, got {self.ordinal!r}.")
         super().__post_init__()
         if self.prior_correction is not None:
-            self._set("prior_correction", _check_factors(self.prior_correction, self.num_classes))
+            factors = check_numbers("prior_correction", self.prior_correction, self.num_classes, 1e-30, 1e30)
+            self._set("prior_correction", factors)
 
     @property
     def num_outputs(self) -> int:
         return self.num_classes - 1 if self.ordinal else self.num_classes
-
-    @property
-    def num_probabilities(self) -> int:
-        return self.num_classes
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -101,10 +99,6 @@ class Multiclass(Task):
             factors = shorten([f"{factor:.3g}" for factor in self.prior_correction])
             return f"{rule}, of probabilities times {factors}"
         return rule
-
-    @property
-    def untuned_rule(self) -> str:
-        return "the class of the largest logit"
 
     def __str__(self) -> str:
         return f"multiclass with {self.num_classes} {'ordered ' if self.ordinal else ''}classes"
@@ -133,7 +127,7 @@ class Multiclass(Task):
         one-hot rows if each row has a single 1 and 0 elsewhere, which a warning reports, and indices if they
         have other values; 0 and 1 in other rows are an error. This copies a target on a device to the CPU.
         """
-        target = as_tensor(self._names_to_numbers(target))
+        target = self._as_tensor(target)
         soft = target.is_floating_point()
         if target.ndim == 0:
             raise DataError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
@@ -173,7 +167,7 @@ class Multiclass(Task):
         return True
 
     def encode_first(self, target: Any) -> Tensor:
-        target = as_tensor(self._names_to_numbers(target))
+        target = self._as_tensor(target)
         widths = (1,) if target.is_floating_point() else (1, self.num_classes)
         ambiguous = target.ndim == 2 and target.shape[1] in widths
         return self.encode(target, trailing_dims=1 if ambiguous else None)
@@ -243,15 +237,4 @@ class Multiclass(Task):
         return missing_where_nan(decided, total)
 
     def _decode(self, prediction: Tensor) -> list[Any]:
-        if prediction.is_floating_point():
-            raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
         return self._names_at(prediction.tolist())
-
-
-def _check_factors(values: Any, count: int) -> tuple[float, ...]:
-    if not is_ordered(values):
-        raise OptionTypeError(f"prior_correction must be a list of {count} numbers, got {values!r}.")
-    factors = [check_float(f"prior_correction for class {i}", x, 1e-30, 1e30) for i, x in enumerate(values)]
-    if len(factors) != count:
-        raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(factors)}.")
-    return tuple(factors)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lossselect.labels.targets import as_float, clamp_rounding, is_within_unit, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.fields import check_threshold, per_output
+from lossselect.tasks.fields import per_output
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import shorten
 
@@ -21,10 +21,11 @@ class SigmoidTask(Task):
     threshold: float | Sequence[float] = 0.5  # type: ignore[misc]  # a constant of other tasks
 
     activation = "sigmoid"
+    untuned_rule = "1 where the logit is at least 0"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, check_threshold))
+        self._set("threshold", per_output("threshold", self.threshold, self.num_outputs, 0, 1))
 
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
         if self.top_k:
@@ -37,10 +38,6 @@ class SigmoidTask(Task):
             minimum = f"[{shorten([f'{threshold:.3g}' for threshold in self.threshold])}]"
         also = f", and at least {self.min_labels} label(s)" if self.min_labels else ""
         return f"1 where the probability is at least {minimum}{also}"
-
-    @property
-    def untuned_rule(self) -> str:
-        return "1 where the logit is at least 0"
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
         """Return 1 where the probability is at least the threshold, else 0, and -100 for NaN (long)."""

@@ -264,8 +264,8 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task.threshold=1.5"], "threshold must be a probability in [0, 1], got 1.5"),
-        (["task.threshold=[0.5,0.5]"], "threshold must be one number or one per output (1), got 2"),
+        (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
+        (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
         (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
         (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),
