@@ -164,9 +164,9 @@ def fit_decision(
     task.check_logits(logits)
     encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
     _check_finite(logits)
-    uncalibrated = replace(task, temperature=1.0, shift=0.0)
+    fitted: Any = replace(task, temperature=1.0, shift=0.0)
     # minus infinity rules a class out; unlike infinity, 0 times a large number is 0
-    scores = flatten_positions(uncalibrated.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
+    scores = flatten_positions(fitted.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
     truth = flatten_positions(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
@@ -178,7 +178,13 @@ def fit_decision(
     if not task.exclusive and not positive.any():
         _warn_untuned(task.output_names, len(task.output_names))
         return task
-    fitted: Any = _calibrate(task, decision.calibration, scores, truth, known, loss)
+    weights = weight_shift(task, loss)
+    if decision.calibration != "none":
+        shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
+        if decision.calibration == "per_label":
+            temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
+        shift = _number_or_tuple(shift) if shift.any() else 0.0
+        fitted = replace(task, temperature=temperature, shift=shift)
     # the weights of the loss act like these thresholds, or logarithms of class factors
     offset = np.array(fitted.shift) / np.array(fitted.temperature)
     scores = scores / np.array(fitted.temperature) - offset
@@ -196,7 +202,7 @@ def fit_decision(
     if task.top_k is not None:
         return fitted
     if goal is None:
-        if decision.metric is None or fitted.threshold != 0.5 or weight_shift(task, loss) is None:
+        if decision.metric is None or fitted.threshold != 0.5 or weights is None:
             return fitted
         return replace(fitted, threshold=_number_or_tuple(sigmoid(-offset)))
     _warn_few_positives(task, positive.sum(0), goal, decision)
@@ -209,19 +215,6 @@ def fit_decision(
         _warn_untuned(untuned, len(labels))
     thresholds = counted_thresholds(labels, goal, decision.per_label, decision.recall, decision.shrinkage)
     return replace(fitted, threshold=thresholds)
-
-
-def _calibrate(
-    task: Task, calibration: str, scores: np.ndarray, truth: np.ndarray, known: np.ndarray, loss: Any
-) -> Task:
-    """Return the task with shift and temperature."""
-    if calibration == "none":
-        return replace(task, temperature=1.0, shift=0.0)
-    weights = weight_shift(task, loss)
-    shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
-    if calibration == "per_label":
-        temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
-    return replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
 
 
 def decision_options(**options: Any) -> DecisionOptions:
