@@ -183,8 +183,7 @@ def fit_decision(
         shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
         if decision.calibration == "per_label":
             temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
-        shift = _number_or_tuple(shift) if shift.any() else 0.0
-        fitted = replace(task, temperature=temperature, shift=shift)
+        fitted = replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
     # the weights of the loss act like these thresholds, or logarithms of class factors
     offset = np.array(fitted.shift) / np.array(fitted.temperature)
     scores = scores / np.array(fitted.temperature) - offset
