@@ -31,8 +31,6 @@ from lossselect.utils.warnings import warn
 
 RECALL = 0.9
 
-CALIBRATIONS = ("temperature", "per_label", "none")
-
 MIN_TUNED_POSITIVES = 10
 """The minimum number of positives for which a tuned threshold is not mostly noise."""
 
@@ -62,7 +60,7 @@ class DecisionOptions:
     shrinkage: float = SHRINKAGE
 
     def __post_init__(self) -> None:
-        lookup(dict.fromkeys(CALIBRATIONS), self.calibration, "calibration")
+        lookup(dict.fromkeys(("temperature", "per_label", "none")), self.calibration, "calibration")
         if not isinstance(self.per_label, bool):
             raise OptionTypeError(f"per_label must be true or false, got {self.per_label!r}.")
         check_float("recall", self.recall, 0, 1)
@@ -88,16 +86,12 @@ class DecisionOptions:
             metric = None if not task.several_labels else "f1_macro" if moved else EXPECTED
         if task.exclusive and metric == "accuracy":
             metric = None
-        if self.shrinkage != SHRINKAGE:
-            if metric is None:
-                raise ConfigError(
-                    f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
-                    f"(task={task.name}, decision.metric={self.metric})."
-                )
-            if task.exclusive or metric == EXPECTED or not self.per_label:
-                raise ConfigError(
-                    f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here."
-                )
+        counts_per_label = metric not in (None, EXPECTED) and not task.exclusive and self.per_label
+        if self.shrinkage != SHRINKAGE and not counts_per_label:
+            raise ConfigError(
+                f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
+                f"by counts (task={task.name}, decision.metric={self.metric}, per_label={self.per_label})."
+            )
         if metric is not None:
             goals = dict.fromkeys(CLASS_GOALS if task.exclusive else GOALS)
             lookup(goals, metric, f"decision.metric for task={task.name}")

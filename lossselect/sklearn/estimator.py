@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
@@ -24,14 +29,6 @@ if TYPE_CHECKING:
 
     from lossselect.data.splits import Splits
     from lossselect.tasks.registry import Task
-
-try:
-    from sklearn.utils.validation import validate_data
-except ImportError:  # before scikit-learn 1.6 it is a method
-
-    def validate_data(estimator: Any, X: Any, **options: Any) -> Any:  # noqa: D103, N803
-        return estimator._validate_data(X, **options)
-
 
 PREDICTION_BATCH_SIZE = 4096
 STEPS_PER_EXECUTION = 16  # faster than 1, with bit-identical weights
@@ -116,10 +113,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.classifier_tags.multi_label = True
         return tags
 
-    def _more_tags(self) -> dict[str, Any]:
-        """The same for scikit-learn before 1.6."""
-        return {"multilabel": True}
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train on the rows of X.
 
@@ -142,9 +135,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = encode_labels(y, self.task)
         check_consistent_length(rows, labels)
-        weights = sample_weight
-        if weights is not None:
-            weights = _check_sample_weight(weights, rows, dtype=np.float64)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
@@ -152,8 +144,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             width = len(self.classes_) if TASKS[name].is_sized() else None
             task = make_task(name, num_outputs=width, class_names=[*map(str, self.classes_.tolist())])
             held_out = self.validation_fraction if options is not None else 0
-            splits = self._splits(rows, labels, task, weights, held_out, seed)
-            self._train(splits, task, options if held_out else None, seed, device)
+            splits = self._splits(rows, labels, task, sample_weight, held_out, seed)
+            self._train(splits, task, options, seed, device)
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -191,24 +183,20 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
-        if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
-            raise ConfigError("validation_fraction must be below 1, as no row would be left to train on.")
+        check_float("validation_fraction", self.validation_fraction, 0, 1)
         if self.decision in (None, "tuned"):
             return {} if self.decision and self.validation_fraction else None
-        if isinstance(self.decision, str):
-            raise ConfigError(
+        if not isinstance(self.decision, Mapping):
+            error = ConfigError if isinstance(self.decision, str) else OptionTypeError
+            raise error(
                 f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
                 f"{self.decision!r}."
-            )
-        if not isinstance(self.decision, Mapping):
-            raise OptionTypeError(
-                f"decision must be 'tuned', a dict of options or None, got {self.decision!r}."
             )
         decision_options(**self.decision)
         if not self.validation_fraction:
             raise ConfigError(
                 f"decision={dict(self.decision)} is fitted to rows that are held out, and "
-                "validation_fraction=0 holds out none: say validation_fraction=0.15, or decision=None."
+                "validation_fraction=0 holds out none: set validation_fraction=0.15, or decision=None."
             )
         return dict(self.decision)
 
