@@ -6,17 +6,13 @@ torch and Lightning are imported by `fit`. (Within this file, too, `sklearn` is 
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
@@ -34,6 +30,7 @@ PREDICTION_BATCH_SIZE = 4096
 STEPS_PER_EXECUTION = 16  # faster than 1, with bit-identical weights
 
 
+@dataclass(eq=False, repr=False)
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A net for binary, multiclass or multilabel labels; head, loss and decision follow from the task.
 
@@ -79,34 +76,19 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         True
     """
 
-    def __init__(
-        self,
-        task: str = "auto",
-        *,
-        loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
-        net: str | Mapping[str, Any] | Callable[[int, int], "nn.Module"] = "mlp",
-        max_epochs: int = 50,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
-        validation_fraction: float = 0.15,
-        decision: str | Mapping[str, Any] | None = "tuned",
-        random_state: Any = None,
-        device: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        self.task = task
-        self.loss = loss
-        self.net = net
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.decision = decision
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    task: str = "auto"
+    _: KW_ONLY
+    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy"
+    net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "mlp"
+    max_epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    validation_fraction: float = 0.15
+    decision: str | Mapping[str, Any] | None = "tuned"
+    random_state: Any = None
+    device: str = "auto"
+    verbose: bool = False
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -134,9 +116,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise ConfigError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = encode_labels(y, self.task)
-        check_consistent_length(rows, labels)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+            sample_weight = column_or_1d(sample_weight, dtype=np.float64)
+        check_consistent_length(rows, labels, sample_weight)
         # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
@@ -296,8 +278,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """Return a named net as plain values, or what the user's function makes."""
         from torch import nn
 
-        from lossselect.models.nets import net_options
-
         if isinstance(self.net, nn.Module):
             raise OptionTypeError(
                 f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from "
@@ -305,7 +285,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         spec = {"name": self.net} if isinstance(self.net, str) else self.net
         if isinstance(spec, Mapping):
-            net_options(spec)
             return {**spec, "num_features": num_features}
         if not callable(self.net):
             raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")

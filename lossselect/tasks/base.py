@@ -61,17 +61,12 @@ class Task(ABC):
     _width_field: ClassVar[str | None] = None
     """The field that declares the width; None if the task implies it."""
 
-    # Some tasks have these as fields or properties; these are the values of tasks that lack them.
+    # fields of some tasks, which document them; these are the values of tasks that lack them
     threshold: ClassVar[float | Sequence[float] | None] = None
-    """The minimum probability of a predicted label; None if the largest one decides."""
     top_k: ClassVar[int | None] = None
-    """How many labels each row is given; None if thresholds decide."""
     min_labels: ClassVar[int] = 0
-    """The minimum number of labels of each row."""
     ordinal: ClassVar[bool] = False
-    """Whether the classes have an order."""
     prior_correction: ClassVar[Sequence[float] | None] = None
-    """A factor of each class's probability before the largest is taken."""
 
     def __post_init__(self) -> None:
         self._set("class_names", check_class_names(self.class_names, self._num_names, str(self)))

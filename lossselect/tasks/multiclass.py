@@ -19,9 +19,6 @@ from lossselect.utils.checks import check_int, shorten
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
 
-MAX_EXACT = {torch.bfloat16: 256, torch.float16: 2048}
-"""The largest index up to which a dtype is exact; Lightning's precision=bf16-true also casts targets."""
-
 
 @dataclass(frozen=True)
 class Multiclass(Task):
@@ -181,13 +178,17 @@ class Multiclass(Task):
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
             raise DataError(f"The target is bool, but {self} needs indices. Yes or no: task=binary.")
-        if target.dtype in MAX_EXACT:
-            if self.num_classes > MAX_EXACT[target.dtype] + 1:
+        if target.is_floating_point():
+            # Lightning's precision=bf16-true also casts targets
+            exact = int(2 / torch.finfo(target.dtype).eps)
+            if self.num_classes > exact + 1:
                 raise DataError(
-                    f"{target.dtype} holds whole numbers up to {MAX_EXACT[target.dtype]} alone, but there "
-                    f"are {self.num_classes} classes: give class indices as integers."
+                    f"{target.dtype} holds whole numbers up to {exact} alone, but there are "
+                    f"{self.num_classes} classes: give class indices as integers."
                 )
-            target = target.float()  # bfloat16 may not have the number of classes
+            target = target.to(
+                torch.promote_types(target.dtype, torch.float32)
+            )  # bfloat16 may not have the number of classes
         missing = target.isnan()
         if self.missing is not None:
             # IGNORE_INDEX: the target may be encoded already
