@@ -21,7 +21,8 @@ from lossselect.utils.checks import check_float, check_int, lookup
 from lossselect.utils.devices import parse_device
 
 if TYPE_CHECKING:
-    from torch import Tensor, device, nn
+    import torch
+    from torch import Tensor, nn
 
     from lossselect.data.splits import Splits
     from lossselect.tasks.registry import Task
@@ -222,7 +223,12 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         )
 
     def _train(
-        self, splits: "Splits", task: "Task", options: dict[str, Any] | None, seed: int, device: "device"
+        self,
+        splits: "Splits",
+        task: "Task",
+        options: dict[str, Any] | None,
+        seed: int,
+        device: "torch.device",
     ) -> None:
         """Fit the net, then the decision if there are options for it."""
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment

@@ -179,16 +179,14 @@ class Multiclass(Task):
         if target.dtype == torch.bool and self.num_classes > 2:
             raise DataError(f"The target is bool, but {self} needs indices. Yes or no: task=binary.")
         if target.is_floating_point():
-            # Lightning's precision=bf16-true also casts targets
+            # Lightning's precision=bf16-true also casts targets; bfloat16 may not have the number of classes
             exact = int(2 / torch.finfo(target.dtype).eps)
             if self.num_classes > exact + 1:
                 raise DataError(
                     f"{target.dtype} holds whole numbers up to {exact} alone, but there are "
                     f"{self.num_classes} classes: give class indices as integers."
                 )
-            target = target.to(
-                torch.promote_types(target.dtype, torch.float32)
-            )  # bfloat16 may not have the number of classes
+            target = target.to(torch.promote_types(target.dtype, torch.float32))
         missing = target.isnan()
         if self.missing is not None:
             # IGNORE_INDEX: the target may be encoded already

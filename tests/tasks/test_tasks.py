@@ -513,6 +513,8 @@ def test_indices_in_a_dtype_that_cannot_hold_them():
         ValueError, match="bfloat16 holds whole numbers up to 256 alone, but there are 258 classes"
     ):
         ls.Multiclass(258).encode(torch.tensor([256.0], dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="float32 holds whole numbers up to 16777216 alone"):
+        ls.Multiclass(2**24 + 2).encode(torch.tensor([1.0]))
 
 
 @pytest.mark.parametrize(("total", "fits"), [(1.00005, True), (1.0005, False)])
