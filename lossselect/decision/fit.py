@@ -157,7 +157,12 @@ def fit_decision(
     logits = torch.as_tensor(logits).detach().cpu()
     task.check_logits(logits)
     encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
-    _check_finite(logits)
+    for row, *position in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
+        raise DataError(
+            f"Row {row} of the logits holds {logits[row, *position].item():g}: no decision can be fitted "
+            "to that. Look at the inputs and the weights.",
+            row=row,
+        )
     fitted: Any = replace(task, temperature=1.0, shift=0.0)
     # minus infinity rules a class out; unlike infinity, 0 times a large number is 0
     scores = flatten_positions(fitted.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
@@ -245,15 +250,6 @@ def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: 
             f"{len(names)} of {len(positives)} labels have fewer than {MIN_TUNED_POSITIVES} validation "
             f"positives, and with shrinkage={decision.shrinkage:g} their thresholds are mostly noise: "
             f"{shorten(names)}. Leave decision.shrinkage at {SHRINKAGE:g}.",
-        )
-
-
-def _check_finite(logits: Tensor) -> None:
-    for row, *position in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
-        raise DataError(
-            f"Row {row} of the logits holds {logits[row, *position].item():g}: no decision can be fitted "
-            "to that. Look at the inputs and the weights.",
-            row=row,
         )
 
 

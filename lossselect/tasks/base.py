@@ -19,8 +19,6 @@ from lossselect.tasks.fields import check_class_names, per_output
 from lossselect.tasks.tensors import as_constant, softmax
 from lossselect.utils.checks import check_float
 
-MIN_TEMPERATURE = 1e-30
-
 
 class _ClassNames(Vocabulary):
     unseen_message = "is not among the class_names."
@@ -79,7 +77,7 @@ class Task(ABC):
                 )
         count = self.num_probabilities
         check_temperature: Any = partial(per_output, count=count) if self.several_labels else check_float
-        self._set("temperature", check_temperature("temperature", self.temperature, minimum=MIN_TEMPERATURE))
+        self._set("temperature", check_temperature("temperature", self.temperature, minimum=1e-30))
         self._set("shift", per_output("shift", self.shift, count))
 
     def _as_tensor(self, target: Any) -> Tensor:

@@ -154,7 +154,7 @@ def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
         return count_sparse(target)
     truth = task.to_hard_labels(target).cpu().numpy()
     known = truth != IGNORE_INDEX
-    if task._width_field == "num_labels":
+    if task.several_labels:
         positives = _per_label(truth == 1)
         negatives = _per_label(known) - positives
         single = truth.ndim == 2 and bool(((truth[known.all(1)] == 1).sum(1) == 1).all())

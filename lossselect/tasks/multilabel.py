@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.sigmoid import SigmoidTask
+from lossselect.tasks.binary import SigmoidTask
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import check_int
 
