@@ -9,84 +9,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lossselect.decision.fit import fit_decision
-    from lossselect.export.read import load_exported
-    from lossselect.export.write import export_model
-    from lossselect.labels.sparse_labels import SparseLabels
-    from lossselect.labels.vocabulary import Vocabulary
-    from lossselect.losses.auto import suggest_loss
-    from lossselect.losses.loss import Loss, select_loss
-    from lossselect.losses.registry import LOSSES
-    from lossselect.metrics.collection import make_metrics
-    from lossselect.reporting.explain import explain_task
-    from lossselect.tasks.infer import check_task, infer_task
-    from lossselect.tasks.label_counts import LabelCounts, count_labels
-    from lossselect.tasks.registry import TASKS, Binary, Multiclass, Multilabel, Task, make_task
-    from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
-    from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
-    from lossselect.training.module import TaskModule
-    from lossselect.training.tune import tune_decision
-    from lossselect.utils.warnings import LossSelectWarning, ignore_warnings
+    from lossselect.decision.fit import fit_decision as fit_decision
+    from lossselect.export.read import load_exported as load_exported
+    from lossselect.export.write import export_model as export_model
+    from lossselect.labels.sparse_labels import SparseLabels as SparseLabels
+    from lossselect.labels.vocabulary import Vocabulary as Vocabulary
+    from lossselect.losses.auto import suggest_loss as suggest_loss
+    from lossselect.losses.loss import Loss as Loss
+    from lossselect.losses.loss import select_loss as select_loss
+    from lossselect.losses.registry import LOSSES as LOSSES
+    from lossselect.metrics.collection import make_metrics as make_metrics
+    from lossselect.reporting.explain import explain_task as explain_task
+    from lossselect.tasks.infer import check_task as check_task
+    from lossselect.tasks.infer import infer_task as infer_task
+    from lossselect.tasks.label_counts import LabelCounts as LabelCounts
+    from lossselect.tasks.label_counts import count_labels as count_labels
+    from lossselect.tasks.registry import TASKS as TASKS
+    from lossselect.tasks.registry import Binary as Binary
+    from lossselect.tasks.registry import Multiclass as Multiclass
+    from lossselect.tasks.registry import Multilabel as Multilabel
+    from lossselect.tasks.registry import Task as Task
+    from lossselect.tasks.registry import make_task as make_task
+    from lossselect.training.callbacks.checkpoint_on_signal import CheckpointOnSignal as CheckpointOnSignal
+    from lossselect.training.callbacks.steps_per_execution import StepsPerExecution as StepsPerExecution
+    from lossselect.training.module import TaskModule as TaskModule
+    from lossselect.training.tune import tune_decision as tune_decision
+    from lossselect.utils.warnings import LossSelectWarning as LossSelectWarning
+    from lossselect.utils.warnings import ignore_warnings as ignore_warnings
 
-_HOME = {
-    "Binary": "tasks.registry",
-    "Multiclass": "tasks.registry",
-    "Multilabel": "tasks.registry",
-    "Task": "tasks.registry",
-    "TASKS": "tasks.registry",
-    "make_task": "tasks.registry",
-    "LossSelectWarning": "utils.warnings",
-    "ignore_warnings": "utils.warnings",
-    "SparseLabels": "labels.sparse_labels",
-    "Vocabulary": "labels.vocabulary",
-    "check_task": "tasks.infer",
-    "infer_task": "tasks.infer",
-    "LOSSES": "losses.registry",
-    "Loss": "losses.loss",
-    "fit_decision": "decision.fit",
-    "suggest_loss": "losses.auto",
-    "LabelCounts": "tasks.label_counts",
-    "count_labels": "tasks.label_counts",
-    "select_loss": "losses.loss",
-    "make_metrics": "metrics.collection",
-    "TaskModule": "training.module",
-    "CheckpointOnSignal": "training.callbacks.checkpoint_on_signal",
-    "StepsPerExecution": "training.callbacks.steps_per_execution",
-    "tune_decision": "training.tune",
-    "explain_task": "reporting.explain",
-    "export_model": "export.write",
-    "load_exported": "export.read",
+_NAMES = {
+    "decision.fit": ["fit_decision"],
+    "export.read": ["load_exported"],
+    "export.write": ["export_model"],
+    "labels.sparse_labels": ["SparseLabels"],
+    "labels.vocabulary": ["Vocabulary"],
+    "losses.auto": ["suggest_loss"],
+    "losses.loss": ["Loss", "select_loss"],
+    "losses.registry": ["LOSSES"],
+    "metrics.collection": ["make_metrics"],
+    "reporting.explain": ["explain_task"],
+    "tasks.infer": ["check_task", "infer_task"],
+    "tasks.label_counts": ["LabelCounts", "count_labels"],
+    "tasks.registry": ["TASKS", "Binary", "Multiclass", "Multilabel", "Task", "make_task"],
+    "training.callbacks.checkpoint_on_signal": ["CheckpointOnSignal"],
+    "training.callbacks.steps_per_execution": ["StepsPerExecution"],
+    "training.module": ["TaskModule"],
+    "training.tune": ["tune_decision"],
+    "utils.warnings": ["LossSelectWarning", "ignore_warnings"],
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "LOSSES",
-    "TASKS",
-    "Binary",
-    "CheckpointOnSignal",
-    "LabelCounts",
-    "Loss",
-    "LossSelectWarning",
-    "Multiclass",
-    "Multilabel",
-    "SparseLabels",
-    "StepsPerExecution",
-    "Task",
-    "TaskModule",
-    "Vocabulary",
-    "check_task",
-    "count_labels",
-    "explain_task",
-    "export_model",
-    "fit_decision",
-    "ignore_warnings",
-    "infer_task",
-    "load_exported",
-    "make_metrics",
-    "make_task",
-    "select_loss",
-    "suggest_loss",
-    "tune_decision",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ from lossselect.decision.thresholds import Label, counted_thresholds, sigmoid
 from lossselect.labels.targets import flatten_positions
 from lossselect.tasks.registry import Task
 
-FOLDS = 5
-MIN_POSITIVES = 10
+MIN_ROWS = 10
+"""The minimum number of rows of each class."""
 MIN_GAIN = 0.02
 
 
@@ -33,8 +33,8 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     """Return the threshold of the largest F1 on the validation rows, if it is clearly larger than at present.
 
     The maximum over many thresholds is biased. So they are chosen on four fifths of the rows and scored on
-    the rest; with at least 10 positives the gain must be at least 0.02 and its standard error. None for tasks
-    other than binary.
+    the rest; with at least 10 rows of each class the gain must be at least 0.02 and its standard error. None
+    for tasks other than binary.
     """
     if not task.positive_name:
         return None
@@ -42,27 +42,20 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     labels = flatten_positions(target).squeeze(1)
     known = ~labels.isnan() & ~scores.isnan()
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5
-    if positive.sum() < MIN_POSITIVES or positive.all():
+    if min(positive.sum(), (~positive).sum()) < MIN_ROWS:
         return None
+    from sklearn.model_selection import StratifiedKFold
+
     p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number for binary
-    held_out, folds = np.zeros_like(positive), _stratified_folds(positive)
-    for fold in (folds == k for k in range(FOLDS)):
-        held_out[fold] = p[fold] >= _best_threshold(z[~fold], positive[~fold])
+    held_out = np.zeros_like(positive)
+    for rows, fold in StratifiedKFold(5, shuffle=True, random_state=0).split(z, positive):
+        held_out[fold] = p[fold] >= _best_threshold(z[rows], positive[rows])
     (f1, terms), (f1_now, terms_now) = _f1(held_out, positive), _f1(p >= current, positive)
     error = float((terms - terms_now).std() / np.sqrt(len(positive)))
     if f1 - f1_now < max(MIN_GAIN, error):
         return None
     best = _best_threshold(z, positive)
     return Advice(best, _f1(p >= best, positive)[0], f1_now, current)
-
-
-def _stratified_folds(positive: np.ndarray) -> np.ndarray:
-    """Return the fold of each row, the same each time."""
-    order = np.random.default_rng(0).permutation(len(positive))
-    folds = np.zeros(len(positive), dtype=int)
-    for rows in (order[positive[order]], order[~positive[order]]):
-        folds[rows] = np.arange(len(rows)) % FOLDS
-    return folds
 
 
 def _best_threshold(z: np.ndarray, positive: np.ndarray) -> float:

@@ -31,8 +31,6 @@ from lossselect.utils.warnings import warn
 
 RECALL = 0.9
 
-CALIBRATIONS = ("temperature", "per_label", "none")
-
 MIN_TUNED_POSITIVES = 10
 """The minimum number of positives for which a tuned threshold is not mostly noise."""
 
@@ -62,7 +60,7 @@ class DecisionOptions:
     shrinkage: float = SHRINKAGE
 
     def __post_init__(self) -> None:
-        lookup(dict.fromkeys(CALIBRATIONS), self.calibration, "calibration")
+        lookup(dict.fromkeys(("temperature", "per_label", "none")), self.calibration, "calibration")
         if not isinstance(self.per_label, bool):
             raise OptionTypeError(f"per_label must be true or false, got {self.per_label!r}.")
         check_float("recall", self.recall, 0, 1)
@@ -88,16 +86,12 @@ class DecisionOptions:
             metric = None if not task.several_labels else "f1_macro" if moved else EXPECTED
         if task.exclusive and metric == "accuracy":
             metric = None
-        if self.shrinkage != SHRINKAGE:
-            if metric is None:
-                raise ConfigError(
-                    f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
-                    f"(task={task.name}, decision.metric={self.metric})."
-                )
-            if task.exclusive or metric == EXPECTED or not self.per_label:
-                raise ConfigError(
-                    f"shrinkage={self.shrinkage:g} has no effect on decision.metric={metric} here."
-                )
+        counts_per_label = metric not in (None, EXPECTED) and not task.exclusive and self.per_label
+        if self.shrinkage != SHRINKAGE and not counts_per_label:
+            raise ConfigError(
+                f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
+                f"by counts (task={task.name}, decision.metric={self.metric}, per_label={self.per_label})."
+            )
         if metric is not None:
             goals = dict.fromkeys(CLASS_GOALS if task.exclusive else GOALS)
             lookup(goals, metric, f"decision.metric for task={task.name}")
@@ -163,10 +157,15 @@ def fit_decision(
     logits = torch.as_tensor(logits).detach().cpu()
     task.check_logits(logits)
     encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
-    _check_finite(logits)
-    uncalibrated = replace(task, temperature=1.0, shift=0.0)
+    for row, *position in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
+        raise DataError(
+            f"Row {row} of the logits holds {logits[row, *position].item():g}: no decision can be fitted "
+            "to that. Look at the inputs and the weights.",
+            row=row,
+        )
+    fitted: Any = replace(task, temperature=1.0, shift=0.0)
     # minus infinity rules a class out; unlike infinity, 0 times a large number is 0
-    scores = flatten_positions(uncalibrated.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
+    scores = flatten_positions(fitted.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
     truth = flatten_positions(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
@@ -178,7 +177,12 @@ def fit_decision(
     if not task.exclusive and not positive.any():
         _warn_untuned(task.output_names, len(task.output_names))
         return task
-    fitted: Any = _calibrate(task, decision.calibration, scores, truth, known, loss)
+    weights = weight_shift(task, loss)
+    if decision.calibration != "none":
+        shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
+        if decision.calibration == "per_label":
+            temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
+        fitted = replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
     # the weights of the loss act like these thresholds, or logarithms of class factors
     offset = np.array(fitted.shift) / np.array(fitted.temperature)
     scores = scores / np.array(fitted.temperature) - offset
@@ -196,7 +200,7 @@ def fit_decision(
     if task.top_k is not None:
         return fitted
     if goal is None:
-        if decision.metric is None or fitted.threshold != 0.5 or weight_shift(task, loss) is None:
+        if decision.metric is None or fitted.threshold != 0.5 or weights is None:
             return fitted
         return replace(fitted, threshold=_number_or_tuple(sigmoid(-offset)))
     _warn_few_positives(task, positive.sum(0), goal, decision)
@@ -209,19 +213,6 @@ def fit_decision(
         _warn_untuned(untuned, len(labels))
     thresholds = counted_thresholds(labels, goal, decision.per_label, decision.recall, decision.shrinkage)
     return replace(fitted, threshold=thresholds)
-
-
-def _calibrate(
-    task: Task, calibration: str, scores: np.ndarray, truth: np.ndarray, known: np.ndarray, loss: Any
-) -> Task:
-    """Return the task with shift and temperature."""
-    if calibration == "none":
-        return replace(task, temperature=1.0, shift=0.0)
-    weights = weight_shift(task, loss)
-    shift, temperature = fit_shift_and_temperature(scores, truth, known, weights, loss, task.exclusive)
-    if calibration == "per_label":
-        temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
-    return replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
 
 
 def decision_options(**options: Any) -> DecisionOptions:
@@ -259,15 +250,6 @@ def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: 
             f"{len(names)} of {len(positives)} labels have fewer than {MIN_TUNED_POSITIVES} validation "
             f"positives, and with shrinkage={decision.shrinkage:g} their thresholds are mostly noise: "
             f"{shorten(names)}. Leave decision.shrinkage at {SHRINKAGE:g}.",
-        )
-
-
-def _check_finite(logits: Tensor) -> None:
-    for row, *position in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
-        raise DataError(
-            f"Row {row} of the logits holds {logits[row, *position].item():g}: no decision can be fitted "
-            "to that. Look at the inputs and the weights.",
-            row=row,
         )
 
 

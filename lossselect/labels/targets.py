@@ -69,7 +69,7 @@ def _as_array(target: Any) -> np.ndarray:
                 row = index[0] if index else 0
                 raise DataTypeError(
                     f"Targets must be numbers, but row {row} holds {str(value)!r}. Give all rows as numbers "
-                    "or, to a task that has class_names, all as names.",
+                    "or, to a task with class_names=(...) in the order of the outputs, all as names.",
                     row=row,
                     value=value,
                 )

@@ -6,12 +6,13 @@ torch and Lightning are imported by `fit`. (Within this file, too, `sklearn` is 
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
@@ -20,23 +21,17 @@ from lossselect.utils.checks import check_float, check_int, lookup
 from lossselect.utils.devices import parse_device
 
 if TYPE_CHECKING:
-    from torch import Tensor, device, nn
+    import torch
+    from torch import Tensor, nn
 
     from lossselect.data.splits import Splits
     from lossselect.tasks.registry import Task
-
-try:
-    from sklearn.utils.validation import validate_data
-except ImportError:  # before scikit-learn 1.6 it is a method
-
-    def validate_data(estimator: Any, X: Any, **options: Any) -> Any:  # noqa: D103, N803
-        return estimator._validate_data(X, **options)
-
 
 PREDICTION_BATCH_SIZE = 4096
 STEPS_PER_EXECUTION = 16  # faster than 1, with bit-identical weights
 
 
+@dataclass(eq=False, repr=False)
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A net for binary, multiclass or multilabel labels; head, loss and decision follow from the task.
 
@@ -82,43 +77,24 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         True
     """
 
-    def __init__(
-        self,
-        task: str = "auto",
-        *,
-        loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy",
-        net: str | Mapping[str, Any] | Callable[[int, int], "nn.Module"] = "mlp",
-        max_epochs: int = 50,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
-        validation_fraction: float = 0.15,
-        decision: str | Mapping[str, Any] | None = "tuned",
-        random_state: Any = None,
-        device: str = "auto",
-        verbose: bool = False,
-    ) -> None:
-        self.task = task
-        self.loss = loss
-        self.net = net
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.decision = decision
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
+    task: str = "auto"
+    _: KW_ONLY
+    loss: str | Mapping[str, Any] | Callable[..., Any] = "cross_entropy"
+    net: "str | Mapping[str, Any] | Callable[[int, int], nn.Module]" = "mlp"
+    max_epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    validation_fraction: float = 0.15
+    decision: str | Mapping[str, Any] | None = "tuned"
+    random_state: Any = None
+    device: str = "auto"
+    verbose: bool = False
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-    def _more_tags(self) -> dict[str, Any]:
-        """The same for scikit-learn before 1.6."""
-        return {"multilabel": True}
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train on the rows of X.
@@ -141,10 +117,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise ConfigError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = encode_labels(y, self.task)
-        check_consistent_length(rows, labels)
-        weights = sample_weight
-        if weights is not None:
-            weights = _check_sample_weight(weights, rows, dtype=np.float64)
+        if sample_weight is not None:
+            sample_weight = column_or_1d(sample_weight, dtype=np.float64)
+        check_consistent_length(rows, labels, sample_weight)
         # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
@@ -152,8 +127,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             width = len(self.classes_) if TASKS[name].is_sized() else None
             task = make_task(name, num_outputs=width, class_names=[*map(str, self.classes_.tolist())])
             held_out = self.validation_fraction if options is not None else 0
-            splits = self._splits(rows, labels, task, weights, held_out, seed)
-            self._train(splits, task, options if held_out else None, seed, device)
+            splits = self._splits(rows, labels, task, sample_weight, held_out, seed)
+            self._train(splits, task, options, seed, device)
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -191,24 +166,20 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
-        if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
-            raise ConfigError("validation_fraction must be below 1, as no row would be left to train on.")
+        check_float("validation_fraction", self.validation_fraction, 0, 1)
         if self.decision in (None, "tuned"):
             return {} if self.decision and self.validation_fraction else None
-        if isinstance(self.decision, str):
-            raise ConfigError(
+        if not isinstance(self.decision, Mapping):
+            error = ConfigError if isinstance(self.decision, str) else OptionTypeError
+            raise error(
                 f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
                 f"{self.decision!r}."
-            )
-        if not isinstance(self.decision, Mapping):
-            raise OptionTypeError(
-                f"decision must be 'tuned', a dict of options or None, got {self.decision!r}."
             )
         decision_options(**self.decision)
         if not self.validation_fraction:
             raise ConfigError(
                 f"decision={dict(self.decision)} is fitted to rows that are held out, and "
-                "validation_fraction=0 holds out none: say validation_fraction=0.15, or decision=None."
+                "validation_fraction=0 holds out none: set validation_fraction=0.15, or decision=None."
             )
         return dict(self.decision)
 
@@ -252,7 +223,12 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         )
 
     def _train(
-        self, splits: "Splits", task: "Task", options: dict[str, Any] | None, seed: int, device: "device"
+        self,
+        splits: "Splits",
+        task: "Task",
+        options: dict[str, Any] | None,
+        seed: int,
+        device: "torch.device",
     ) -> None:
         """Fit the net, then the decision if there are options for it."""
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -308,8 +284,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """Return a named net as plain values, or what the user's function makes."""
         from torch import nn
 
-        from lossselect.models.nets import net_options
-
         if isinstance(self.net, nn.Module):
             raise OptionTypeError(
                 f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from "
@@ -317,7 +291,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             )
         spec = {"name": self.net} if isinstance(self.net, str) else self.net
         if isinstance(spec, Mapping):
-            net_options(spec)
             return {**spec, "num_features": num_features}
         if not callable(self.net):
             raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")

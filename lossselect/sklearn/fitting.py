@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import check_array, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from lossselect.exceptions import DataError
 from lossselect.utils.checks import shorten
@@ -36,12 +36,12 @@ def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
     except ValueError:
         raise DataError(f"The rows of y are lists of several lengths. {LISTS}") from None
     _check_sortable(values)
-    name = task
-    if name == "auto":
+    if task == "auto" or TASKS[task].kind != "multilabel":
         if values.dtype.kind == "f":
             assert_all_finite(values, input_name="y")
         check_classification_targets(y)
-        name = type_of_target(y).partition("-")[0]  # of multilabel-indicator, multiclass-multioutput
+    # of multilabel-indicator, multiclass-multioutput
+    name = type_of_target(y).partition("-")[0] if task == "auto" else task
     if TASKS[name].kind == "multilabel":
         if values.dtype.kind not in "biuf":  # names, or lists of them
             raise DataError(LISTS)
@@ -56,9 +56,7 @@ def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
             f"task={name} needs a label a row, but y has the shape {values.shape}. Several labels per "
             "sample: task=multilabel."
         )
-    labels = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, input_name="y")
-    check_classification_targets(labels)
-    classes, indices = np.unique(labels, return_inverse=True)
+    classes, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
     if len(classes) < 2:
         raise DataError(
             f"task={name} needs two classes, but y holds 1 class: {classes[0]}. There is nothing to tell "

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError, DataTypeError
-from lossselect.labels.values import IGNORE_INDEX, as_list, first_known, label_form
+from lossselect.labels.targets import as_tensor
+from lossselect.labels.values import IGNORE_INDEX, label_form
 from lossselect.labels.vocabulary import Vocabulary
-from lossselect.tasks.fields import check_class_names, check_shift, check_temperature, per_output
+from lossselect.tasks.fields import check_class_names, per_output
 from lossselect.tasks.tensors import as_constant, softmax
 from lossselect.utils.checks import check_float
 
@@ -52,20 +54,17 @@ class Task(ABC):
     train_metrics: ClassVar[tuple[str, ...]]
     target_spec: ClassVar[str]
     """The canonical target, in words."""
+    untuned_rule: ClassVar[str]
+    """How a prediction follows from uncalibrated logits, in words."""
     _width_field: ClassVar[str | None] = None
     """The field that declares the width; None if the task implies it."""
 
-    # Some tasks have these as fields or properties; these are the values of tasks that lack them.
+    # fields of some tasks, which document them; these are the values of tasks that lack them
     threshold: ClassVar[float | Sequence[float] | None] = None
-    """The minimum probability of a predicted label; None if the largest one decides."""
     top_k: ClassVar[int | None] = None
-    """How many labels each row is given; None if thresholds decide."""
     min_labels: ClassVar[int] = 0
-    """The minimum number of labels of each row."""
     ordinal: ClassVar[bool] = False
-    """Whether the classes have an order."""
     prior_correction: ClassVar[Sequence[float] | None] = None
-    """A factor of each class's probability before the largest is taken."""
 
     def __post_init__(self) -> None:
         self._set("class_names", check_class_names(self.class_names, self._num_names, str(self)))
@@ -77,30 +76,17 @@ class Task(ABC):
                     "such as -1."
                 )
         count = self.num_probabilities
-        temperature = (
-            per_output("temperature", self.temperature, count, check_temperature)
-            if self.several_labels
-            else check_temperature(self.temperature)
-        )
-        self._set("temperature", temperature)
-        self._set("shift", per_output("shift", self.shift, count, check_shift))
+        check_temperature: Any = partial(per_output, count=count) if self.several_labels else check_float
+        self._set("temperature", check_temperature("temperature", self.temperature, minimum=1e-30))
+        self._set("shift", per_output("shift", self.shift, count))
 
-    def _names_to_numbers(self, target: Any) -> Any:
-        """Return a target with numbers in place of class names; any other target as it is."""
-        form = None if isinstance(target, Tensor) else label_form(target)
+    def _as_tensor(self, target: Any) -> Tensor:
+        """Return a target as a tensor, with numbers in place of class names."""
+        form = None if isinstance(target, Tensor) or not self.class_names else label_form(target)
         if self.several_labels and self.class_names and isinstance(target, list) and target:
             form = "lists" if all(entry is None for entry in target) else form
         if form is None:
-            return target
-        target = as_list(target)
-        if self.class_names is None:
-            row, value = first_known(target)
-            raise DataTypeError(
-                f"Targets must be numbers, but row {row} holds {value!r}. Turn label names into indices "
-                "first, or give the task class_names=(...), in the order of the outputs.",
-                row=row,
-                value=value,
-            )
+            return as_tensor(target)
         if (form == "lists") != self.several_labels:
             received, fix = "one name a row", "Put each in a list."
             if form == "lists":
@@ -110,7 +96,7 @@ class Task(ABC):
         if form == "lists":
             return vocabulary.encode_lists(target).to_dense()
         indices = vocabulary.encode(target)
-        return np.where(indices == IGNORE_INDEX, np.nan, indices)
+        return as_tensor(np.where(indices == IGNORE_INDEX, np.nan, indices))
 
     @classmethod
     def is_sized(cls) -> bool:
@@ -141,23 +127,18 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def untuned_rule(self) -> str:
-        """How a prediction follows from uncalibrated logits, in words."""
-
-    @property
-    @abstractmethod
-    def num_outputs(self) -> int:
-        """Width of the head."""
-
-    @property
-    @abstractmethod
     def metric_names(self) -> tuple[str, ...]:
         """What `make_metrics` computes."""
 
     @property
     def num_probabilities(self) -> int:
-        """How many probabilities there are of a sample: `num_outputs`, but for ordered classes."""
-        return self.num_outputs
+        """How many probabilities there are of a sample."""
+        return getattr(self, self._width_field) if self._width_field else 1
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the head: `num_probabilities`, but for ordered classes."""
+        return self.num_probabilities
 
     @property
     def _num_names(self) -> int:
@@ -218,22 +199,20 @@ class Task(ABC):
         An entry per row: a name, or for a multilabel task the list of the labels that are present; None where
         the label, or each label of the row, is missing. With trailing dimensions, names in nested lists.
         """
-        return self._decode(torch.as_tensor(prediction))
+        prediction = torch.as_tensor(prediction)
+        if not prediction.is_floating_point():
+            return self._decode(prediction)
+        is_target = (prediction == 0) | (prediction == 1) | prediction.isnan()
+        if self.exclusive or not bool(is_target.all()):
+            raise ConfigError(
+                "decode takes predictions, not probabilities: task.predict(logits), or "
+                "task.predict_from_probabilities(probabilities)."
+            )
+        return self._decode(self.to_hard_labels(prediction))
 
     @abstractmethod
     def _decode(self, prediction: Tensor) -> list[Any]:
-        """Decode a tensor."""
-
-    def _to_integers(self, prediction: Tensor) -> Tensor:
-        """Return a prediction as integers; ValueError for floats other than a target's 0, 1 and NaN."""
-        if not prediction.is_floating_point():
-            return prediction
-        if bool(((prediction == 0) | (prediction == 1) | prediction.isnan()).all()):
-            return self.to_hard_labels(prediction)
-        raise ConfigError(
-            "decode takes predictions, not probabilities: task.predict(logits), or "
-            "task.predict_from_probabilities(probabilities)."
-        )
+        """Decode a tensor of integers."""
 
     def _names_at(self, indices: Any) -> Any:
         """Return the names of indices in nested lists; None where the label is missing."""

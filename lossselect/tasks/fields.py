@@ -1,23 +1,18 @@
 """Checks of a task's fields."""
 
-import numbers
-from collections.abc import Callable, Mapping, Sequence, Set
+import math
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.utils.checks import check_float, first_duplicate, shorten
 
 
-def is_ordered(values: Any) -> bool:
-    """Whether a value has entries in an order: it is iterable, but not a string, mapping or set."""
-    return hasattr(values, "__iter__") and not isinstance(values, str | bytes | Mapping | Set)
-
-
 def check_class_names(names: Sequence[str] | None, count: int, task: str) -> tuple[str, ...] | None:
     """Return class names as a tuple of `count` distinct strings; None for None."""
     if names is None:
         return None
-    if not is_ordered(names):
+    if not _is_ordered(names):
         raise OptionTypeError(
             f"class_names must be a list of {count} names in the order of the outputs, got "
             f"{type(names).__name__} {names!r}."
@@ -32,41 +27,34 @@ def check_class_names(names: Sequence[str] | None, count: int, task: str) -> tup
     return checked
 
 
-def per_output(name: str, value: Any, count: int, check: Callable[..., float]) -> float | tuple[float, ...]:
-    """Return one number, or one for each output, checked; `check` takes a number and " for output 3"."""
-    if isinstance(value, numbers.Real) or getattr(value, "ndim", 1) == 0:
-        return check(value)
-    if not is_ordered(value):
-        raise OptionTypeError(f"{name} must be a number or a list of numbers, got {value!r}.")
-    checked = tuple(check(entry, f" for output {i}") for i, entry in enumerate(value))
+def check_numbers(
+    name: str, values: Any, count: int, minimum: float = -math.inf, maximum: float = math.inf
+) -> tuple[float, ...]:
+    """Return `count` numbers within bounds."""
+    values = _plain(values)
+    if not _is_ordered(values):
+        raise OptionTypeError(f"{name} must be a list of {count} numbers, got {values!r}.")
+    checked = tuple(check_float(f"{name}[{i}]", _plain(x), minimum, maximum) for i, x in enumerate(values))
     if len(checked) != count:
-        raise ConfigError(f"{name} must be one number or one per output ({count}), got {len(checked)}.")
+        raise ConfigError(f"{name} needs one number per output ({count}), got {len(checked)}.")
     return checked
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
-
-
-def check_temperature(value: Any, which: str = "") -> float:
-    """Return a temperature as a float above 0."""
-    temperature = check_float(f"temperature{which}", _plain(value), 0)
-    if temperature == 0:
-        raise ConfigError(f"temperature{which} must be above 0.")
-    return temperature
-
-
-def check_shift(value: Any, which: str = "") -> float:
-    """Return a shift as a finite float."""
-    return check_float(f"shift{which}", _plain(value))
-
-
-def check_threshold(value: Any, which: str = "") -> float:
-    """Return a threshold as a float in [0, 1]."""
+def per_output(
+    name: str, value: Any, count: int, minimum: float = -math.inf, maximum: float = math.inf
+) -> float | tuple[float, ...]:
+    """Return one number, or `count` numbers, within bounds."""
     value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise OptionTypeError(f"threshold must be a number or a list of numbers, got {value!r}{which}.")
-    threshold = float(value)
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"threshold must be a probability in [0, 1], got {threshold:g}{which}.")
-    return threshold
+    if not _is_ordered(value):
+        return check_float(name, value, minimum, maximum)
+    return check_numbers(name, value, count, minimum, maximum)
+
+
+def _is_ordered(values: Any) -> bool:
+    """Whether a value has entries in an order: it is iterable, but not a string, mapping or set."""
+    return hasattr(values, "__iter__") and not isinstance(values, str | bytes | Mapping | Set)
+
+
+def _plain(value: Any) -> Any:
+    """Return an array or a tensor as a number or a list."""
+    return value.tolist() if hasattr(value, "tolist") else value

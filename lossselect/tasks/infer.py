@@ -59,8 +59,6 @@ def infer_task(target: Any) -> InferredTask:
 
 
 def _infer(target: Tensor) -> InferredTask:
-    if target.ndim == 2 and target.shape[1] == 1:
-        target = target.squeeze(1)
     if target.ndim not in (1, 2):
         raise DataError(f"No task can be told from a target of shape {tuple(target.shape)}; declare it.")
     known = target[~target.isnan()]
@@ -68,7 +66,8 @@ def _infer(target: Tensor) -> InferredTask:
         raise DataError("No task can be told from labels that are all missing; declare it.")
     if not bool(known.isfinite().all()):
         raise DataError("Labels are finite, but these hold infinity.")
-    return _infer_column(known) if target.ndim == 1 else _infer_matrix(target, known)
+    is_column = target.ndim == 1 or target.shape[1] == 1
+    return _infer_column(known) if is_column else _infer_matrix(target, known)
 
 
 def _infer_column(known: Tensor) -> InferredTask:

@@ -112,12 +112,12 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     Integers (N, C) are one-hot rows, which a warning reports, if that is possible for all batches; otherwise
     they are class indices of C positions.
     """
-    counts: LabelCounts | None = None
-    row_counts: LabelCounts | None = None
+    zeros = np.zeros(len(task.names), dtype=np.int64)
+    counts = row_counts = LabelCounts(0, zeros, zeros, 0, True, zeros.astype(float))
     can_be_rows, shape = True, None
     for target in targets:
         added = count_target(task, target)
-        counts = added if counts is None else counts + added
+        counts += added
         if can_be_rows and isinstance(target, Tensor):
             try:
                 rows = task.settle(target, trailing_dims=0)
@@ -127,9 +127,9 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
             can_be_rows = rows.is_floating_point() or rows.ndim == 1
             if rows is not target:
                 shape, added = target.shape, count_target(task, rows)
-        row_counts = added if row_counts is None else row_counts + added
+        row_counts += added
     if not can_be_rows or shape is None:
-        return counts
+        return counts if counts.rows else None
     if shape[1] > 1:
         warn_one_hot_integers(shape)
     return row_counts
@@ -154,7 +154,7 @@ def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
         return count_sparse(target)
     truth = task.to_hard_labels(target).cpu().numpy()
     known = truth != IGNORE_INDEX
-    if task._width_field == "num_labels":
+    if task.several_labels:
         positives = _per_label(truth == 1)
         negatives = _per_label(known) - positives
         single = truth.ndim == 2 and bool(((truth[known.all(1)] == 1).sum(1) == 1).all())

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lossselect.exceptions import ConfigError, DataError, OptionTypeError
-from lossselect.labels.targets import as_distributions, as_tensor, raise_for_invalid
+from lossselect.exceptions import DataError, OptionTypeError
+from lossselect.labels.targets import as_distributions, raise_for_invalid
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.tasks.base import Task
-from lossselect.tasks.fields import is_ordered
+from lossselect.tasks.fields import check_numbers
 from lossselect.tasks.tensors import as_constant, missing_where_nan
-from lossselect.utils.checks import check_float, check_int, shorten
+from lossselect.utils.checks import check_int, shorten
 from lossselect.utils.device_ops import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
-
-MAX_EXACT = {torch.bfloat16: 256, torch.float16: 2048}
-"""The largest index up to which a dtype is exact; Lightning's precision=bf16-true also casts targets."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,7 @@ class Multiclass(Task):
         "occur, f1_macro over those that occur or are predicted"
     )
     activation = "softmax"
+    untuned_rule = "the class of the largest logit"
     monitor = "loss"
     primary_metric = "accuracy"
     train_metrics = ("accuracy", "f1_micro", "f1_macro", "auroc", "average_precision")
@@ -78,15 +76,12 @@ class Multiclass(Task):
             raise OptionTypeError(f"ordinal must be true or false, got {self.ordinal!r}.")
         super().__post_init__()
         if self.prior_correction is not None:
-            self._set("prior_correction", _check_factors(self.prior_correction, self.num_classes))
+            factors = check_numbers("prior_correction", self.prior_correction, self.num_classes, 1e-30, 1e30)
+            self._set("prior_correction", factors)
 
     @property
     def num_outputs(self) -> int:
         return self.num_classes - 1 if self.ordinal else self.num_classes
-
-    @property
-    def num_probabilities(self) -> int:
-        return self.num_classes
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -101,10 +96,6 @@ class Multiclass(Task):
             factors = shorten([f"{factor:.3g}" for factor in self.prior_correction])
             return f"{rule}, of probabilities times {factors}"
         return rule
-
-    @property
-    def untuned_rule(self) -> str:
-        return "the class of the largest logit"
 
     def __str__(self) -> str:
         return f"multiclass with {self.num_classes} {'ordered ' if self.ordinal else ''}classes"
@@ -133,7 +124,7 @@ class Multiclass(Task):
         one-hot rows if each row has a single 1 and 0 elsewhere, which a warning reports, and indices if they
         have other values; 0 and 1 in other rows are an error. This copies a target on a device to the CPU.
         """
-        target = as_tensor(self._names_to_numbers(target))
+        target = self._as_tensor(target)
         soft = target.is_floating_point()
         if target.ndim == 0:
             raise DataError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
@@ -173,7 +164,7 @@ class Multiclass(Task):
         return True
 
     def encode_first(self, target: Any) -> Tensor:
-        target = as_tensor(self._names_to_numbers(target))
+        target = self._as_tensor(target)
         widths = (1,) if target.is_floating_point() else (1, self.num_classes)
         ambiguous = target.ndim == 2 and target.shape[1] in widths
         return self.encode(target, trailing_dims=1 if ambiguous else None)
@@ -187,13 +178,15 @@ class Multiclass(Task):
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
             raise DataError(f"The target is bool, but {self} needs indices. Yes or no: task=binary.")
-        if target.dtype in MAX_EXACT:
-            if self.num_classes > MAX_EXACT[target.dtype] + 1:
+        if target.is_floating_point():
+            # Lightning's precision=bf16-true also casts targets; bfloat16 may not have the number of classes
+            exact = int(2 / torch.finfo(target.dtype).eps)
+            if self.num_classes > exact + 1:
                 raise DataError(
-                    f"{target.dtype} holds whole numbers up to {MAX_EXACT[target.dtype]} alone, but there "
-                    f"are {self.num_classes} classes: give class indices as integers."
+                    f"{target.dtype} holds whole numbers up to {exact} alone, but there are "
+                    f"{self.num_classes} classes: give class indices as integers."
                 )
-            target = target.float()  # bfloat16 may not have the number of classes
+            target = target.to(torch.promote_types(target.dtype, torch.float32))
         missing = target.isnan()
         if self.missing is not None:
             # IGNORE_INDEX: the target may be encoded already
@@ -243,15 +236,4 @@ class Multiclass(Task):
         return missing_where_nan(decided, total)
 
     def _decode(self, prediction: Tensor) -> list[Any]:
-        if prediction.is_floating_point():
-            raise ConfigError("decode takes class indices, not probabilities: task.predict(logits).")
         return self._names_at(prediction.tolist())
-
-
-def _check_factors(values: Any, count: int) -> tuple[float, ...]:
-    if not is_ordered(values):
-        raise OptionTypeError(f"prior_correction must be a list of {count} numbers, got {values!r}.")
-    factors = [check_float(f"prior_correction for class {i}", x, 1e-30, 1e30) for i, x in enumerate(values)]
-    if len(factors) != count:
-        raise ConfigError(f"prior_correction must have one number per class ({count}), got {len(factors)}.")
-    return tuple(factors)

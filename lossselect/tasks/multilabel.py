@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.labels.targets import as_tensor
 from lossselect.labels.values import IGNORE_INDEX
-from lossselect.tasks.sigmoid import SigmoidTask
+from lossselect.tasks.binary import SigmoidTask
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import check_int
 
@@ -96,10 +95,6 @@ class Multilabel(SigmoidTask):
         return missing_where_nan(decided, probabilities.sum(1, keepdim=True))
 
     @property
-    def num_outputs(self) -> int:
-        return self.num_labels
-
-    @property
     def metric_names(self) -> tuple[str, ...]:
         more = ["balanced_accuracy", "brier_score", "calibration_error", "hamming_distance", "exact_match"]
         if self.num_labels > 1:
@@ -117,7 +112,7 @@ class Multilabel(SigmoidTask):
         label also (N,); or, if the task has class names, a list of names per row. `trailing_dims` has no
         effect.
         """
-        target = as_tensor(self._names_to_numbers(target))
+        target = self._as_tensor(target)
         if target.ndim == 1 and self.num_labels == 1:
             target = target.unsqueeze(1)
         if target.ndim < 2 or target.shape[1] != self.num_labels:
@@ -135,12 +130,11 @@ class Multilabel(SigmoidTask):
             raise ConfigError(
                 f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
-        rows = self._to_integers(prediction).cpu()
         return [
             None
             if bool((row == IGNORE_INDEX).all())
             else [self.names[i] for i in (row == 1).nonzero().flatten().tolist()]
-            for row in rows
+            for row in prediction.cpu()
         ]
 
 

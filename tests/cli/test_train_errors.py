@@ -50,7 +50,7 @@ MISTAKES = [
     (["task=binary", "data.val_fraction=2"], "data.val_fraction must be a number between 0 and 1, got 2."),
     (["task=binary", "data.test_fraction=2"], "data.test_fraction must be a number between 0 and 1, got 2."),
     (["task=binary", "data.name=bc"], "There is no data set 'bc'."),
-    (["task=binary", "task.threshold=2"], "threshold must be a probability in [0, 1], got 2."),
+    (["task=binary", "task.threshold=2"], "threshold must be a number between 0 and 1, got 2."),
     (["task=binary", "task.missing=1"], "missing=1 is a label itself"),
     (["task=binary", "+task.class_names=[a,b,c]"], "Binary needs 2 class_names, got 3: a, b, c."),
     (["task=binary", "loss=focal", "loss.gamma=-2"], "gamma must be a number of at least 0, got -2."),
@@ -116,7 +116,7 @@ MISTAKES = [
     (["task=multiclass", "data=yeast"], "The labels look like task=multilabel: row 0 has 4 ones."),
     (["task=multilabel", "data=digits"], "The labels look like task=multiclass"),
     (["task=multilabel", "data=breast_cancer"], "The labels look like task=binary"),
-    (["task=multilabel", "task.threshold=[.5,.4]"], "one number or one per output (14), got 2"),
+    (["task=multilabel", "task.threshold=[.5,.4]"], "one number per output (14), got 2"),
     (
         ["task=multilabel", "loss.weight=[1,2,3]"],
         "shape (14,) for multilabel with 14 labels, got shape (3,)",

@@ -30,6 +30,7 @@ class AtMostOne(Task):
     target_spec: ClassVar[str] = "float (N, L) of 0 and at most one 1"
     outputs_are: ClassVar[str] = "one for each label that a row may have"
     averages: ClassVar[str] = "f1_macro is a mean over labels"
+    untuned_rule: ClassVar[str] = "the largest logit, if it is at least 0"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,16 +38,8 @@ class AtMostOne(Task):
             object.__setattr__(self, "threshold", tuple(self.threshold))
 
     @property
-    def num_outputs(self) -> int:
-        return self.num_labels
-
-    @property
     def metric_names(self) -> tuple[str, ...]:
         return (*self.train_metrics, "exact_match", "auroc")
-
-    @property
-    def untuned_rule(self) -> str:
-        return "the largest logit, if it is at least 0"
 
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
         return f"at most one label, by thresholds{f' tuned for {tuned_for}' if tuned_for else ''}"
@@ -75,7 +68,4 @@ class AtMostOne(Task):
         return (reached & largest).long()
 
     def _decode(self, prediction: Tensor) -> list[Any]:
-        return [
-            [name for name, one in zip(self.names, row, strict=True) if one]
-            for row in self._to_integers(prediction)
-        ]
+        return [[name for name, one in zip(self.names, row, strict=True) if one] for row in prediction]

@@ -300,7 +300,7 @@ class TestTasksTakeNames:
     @pytest.mark.parametrize(
         ("task", "target", "error", "message"),
         [
-            (ls.Multiclass(3), ["a"], TypeError, "or give the task class_names=(...)"),
+            (ls.Multiclass(3), ["a"], TypeError, "to a task with class_names=(...)"),
             (
                 ls.Multiclass(3, class_names=NAMES),
                 [["dog"]],

@@ -247,7 +247,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
         (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
-        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect on decision.metric=f1_macro"),
+        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds"),
         (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
         (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run keeps"),
         (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
@@ -264,8 +264,8 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task.threshold=1.5"], "threshold must be a probability in [0, 1], got 1.5"),
-        (["task.threshold=[0.5,0.5]"], "threshold must be one number or one per output (1), got 2"),
+        (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
+        (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
         (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
         (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),

@@ -443,7 +443,7 @@ class TestQuietness:
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0."),
         ({"learning_rate": -1}, ValueError, "learning_rate must be a number of at least 0, got -1."),
         ({"weight_decay": "a"}, TypeError, "weight_decay must be a number of at least 0, got 'a'."),
-        ({"validation_fraction": 1}, ValueError, "validation_fraction must be below 1"),
+        ({"validation_fraction": 1}, ValueError, "too few to hold out validation_fraction=1 of them"),
         (
             {"validation_fraction": 0.001},
             ValueError,
@@ -454,7 +454,7 @@ class TestQuietness:
             ValueError,
             "decision must be 'tuned', options such as {'metric': 'f1_macro'} or None, got 'tunned'.",
         ),
-        ({"decision": True}, TypeError, "decision must be 'tuned', a dict of options or None, got True."),
+        ({"decision": True}, TypeError, "options such as {'metric': 'f1_macro'} or None, got True."),
         ({"decision": {"metrc": "f1"}}, ValueError, "decision has no option 'metrc'. Did you mean 'metric'?"),
         ({"decision": {"metric": "f1"}}, ValueError, "decision.metric for task=multiclass 'f1'"),
         (

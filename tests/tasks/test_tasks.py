@@ -104,7 +104,10 @@ class TestBinaryEncode:
     @pytest.mark.parametrize(
         ("target", "message"),
         [
-            (["cat", "dog"], "row 0 holds 'cat'. Turn label names into indices first"),
+            (
+                ["cat", "dog"],
+                "row 0 holds 'cat'. Give all rows as numbers or, to a task with class_names=(...)",
+            ),
             ([0, "dog"], "row 1 holds 'dog'"),
             ([{}, {}], "Targets must be numbers, got dict"),
             (np.array(["2020-01-01"], dtype="datetime64[D]"), "dtype datetime64[D]"),
@@ -292,16 +295,28 @@ class TestDeclaration:
             (
                 lambda: ls.Binary(threshold=1.5),
                 ValueError,
-                "threshold must be a probability in [0, 1], got 1.5",
+                "threshold must be a number between 0 and 1, got 1.5",
             ),
-            (lambda: ls.Binary(threshold=NAN), ValueError, "threshold must be a probability"),
-            (lambda: ls.Multilabel(2, threshold=[0.5, -1]), ValueError, "got -1 for output 1"),
-            (lambda: ls.Multilabel(2, threshold=[0.5]), ValueError, "one per output (2), got 1"),
+            (lambda: ls.Binary(threshold=NAN), ValueError, "threshold must be a number between"),
+            (
+                lambda: ls.Multilabel(2, threshold=[0.5, -1]),
+                ValueError,
+                "threshold[1] must be a number between 0 and 1, got -1",
+            ),
+            (
+                lambda: ls.Multilabel(2, threshold=[0.5]),
+                ValueError,
+                "threshold needs one number per output (2), got 1",
+            ),
             (lambda: ls.Binary(threshold="high"), TypeError, "threshold must be a number"),
             (lambda: ls.Binary(threshold=True), TypeError, "threshold must be a number"),
             (lambda: ls.Multilabel(2, threshold={0: 0.5, 1: 0.2}), TypeError, "threshold must be a number"),
             (lambda: ls.Multilabel(2, threshold={0.5, 0.2}), TypeError, "threshold must be a number"),
-            (lambda: ls.Multilabel(2, threshold=["0.5", 1]), TypeError, "got '0.5' for output 0"),
+            (
+                lambda: ls.Multilabel(2, threshold=["0.5", 1]),
+                TypeError,
+                "threshold[0] must be a number between 0 and 1, got '0.5'",
+            ),
             (
                 lambda: ls.Binary(class_names={0: "a", 1: "b"}),
                 TypeError,
@@ -498,6 +513,8 @@ def test_indices_in_a_dtype_that_cannot_hold_them():
         ValueError, match="bfloat16 holds whole numbers up to 256 alone, but there are 258 classes"
     ):
         ls.Multiclass(258).encode(torch.tensor([256.0], dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="float32 holds whole numbers up to 16777216 alone"):
+        ls.Multiclass(2**24 + 2).encode(torch.tensor([1.0]))
 
 
 @pytest.mark.parametrize(("total", "fits"), [(1.00005, True), (1.0005, False)])
@@ -516,7 +533,7 @@ def test_decode_of_rows_that_are_missing_and_of_what_is_no_decision():
     assert task.decode(task.to_hard_labels(task.encode([[1, NAN], [NAN, NAN]]))) == [["a"], None]
     with pytest.raises(ValueError, match=r"decode takes predictions \(N, 2\), got \(1, 3\)"):
         task.decode(torch.zeros(1, 3, dtype=torch.long))
-    with pytest.raises(ValueError, match="decode takes class indices, not probabilities"):
+    with pytest.raises(ValueError, match="decode takes predictions, not probabilities"):
         ls.Multiclass(2).decode(torch.tensor([[0.2, 0.8]]))
 
 
@@ -661,17 +678,23 @@ class TestDecisions:
             (lambda: ls.Multilabel(3, threshold=0.3, top_k=2), "threshold has no effect beside top_k"),
             (
                 lambda: ls.Multilabel(3, temperature=(1, 2)),
-                "temperature must be one number or one per output (3), got 2",
+                "temperature needs one number per output (3), got 2",
             ),
-            (lambda: ls.Multilabel(2, temperature=(1, 0)), "temperature for output 1 must be above 0"),
-            (lambda: ls.Multiclass(2, temperature=-1), "temperature must be a number of at least 0, got -1"),
+            (
+                lambda: ls.Multilabel(2, temperature=(1, 0)),
+                "temperature[1] must be a number of at least 1e-30, got 0",
+            ),
+            (
+                lambda: ls.Multiclass(2, temperature=-1),
+                "temperature must be a number of at least 1e-30, got -1",
+            ),
             (
                 lambda: ls.Multiclass(2, prior_correction=(1,)),
-                "prior_correction must have one number per class (2), got 1",
+                "prior_correction needs one number per output (2), got 1",
             ),
             (
                 lambda: ls.Multiclass(2, prior_correction=(1, 0)),
-                "prior_correction for class 1 must be a number between",
+                "prior_correction[1] must be a number between",
             ),
         ],
     )
