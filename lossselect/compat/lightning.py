@@ -16,12 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as IteratorFetcher
 from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization as AutomaticOptimization
 
 from lossselect.exceptions import UnsupportedError
 
 __all__ = [
-    "AutomaticOptimization",
     "DataFetcher",
     "IteratorFetcher",
     "RefreshThread",

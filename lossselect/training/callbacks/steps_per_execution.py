@@ -1,7 +1,7 @@
 """Several optimizer steps in each iteration of Lightning's loop, which takes as long as a small step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -74,8 +74,8 @@ class StepsPerExecution(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps > 1:
             loop = trainer.fit_loop.epoch_loop
-            _replace_optimization(trainer, _BlockOptimization(trainer))
-            self._fetch_blocks(trainer)
+            compat.wrap(loop.automatic_optimization, "run", _BlockSteps(trainer).run)
+            self.on_train_epoch_start(trainer, pl_module)
             if bar := trainer.progress_bar_callback:
                 # the hook's index is that of a block's first batch
                 compat.wrap(bar, "on_train_batch_end", lambda end, *args: end(*args[:-1], loop.batch_idx))
@@ -85,20 +85,13 @@ class StepsPerExecution(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the trainer fit again without this callback."""
+        compat.unwrap(trainer.fit_loop.epoch_loop.automatic_optimization, "run")
         if self.steps > 1 and (bar := trainer.progress_bar_callback):
             compat.unwrap(bar, "on_train_batch_end")
-        if isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, _BlockOptimization):
-            _replace_optimization(trainer, compat.AutomaticOptimization(trainer))
-        if isinstance(fetcher := compat.data_fetcher(trainer.fit_loop), _BlockFetcher):
-            compat.set_data_fetcher(trainer.fit_loop, fetcher.inner)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.steps > 1:
-            self._fetch_blocks(trainer)  # Lightning may have replaced the loader, and its fetcher
-
-    def _fetch_blocks(self, trainer: Trainer) -> None:
-        fetcher = compat.data_fetcher(trainer.fit_loop)
-        if not isinstance(fetcher, _BlockFetcher):
+        fetcher = compat.data_fetcher(trainer.fit_loop)  # which Lightning may have replaced
+        if self.steps > 1 and not isinstance(fetcher, _BlockFetcher):
             compat.set_data_fetcher(trainer.fit_loop, _TrainBlockFetcher(trainer, fetcher, self.steps))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,12 +104,6 @@ class StepsPerExecution(Callback):
             fetcher = compat.data_fetcher(loop)
             if fetcher and len(fetcher.combined_loader.flattened) == 1:
                 compat.set_data_fetcher(loop, _BlockFetcher(fetcher, self.steps))
-
-
-def _replace_optimization(trainer: Trainer, optimization: Any) -> None:
-    loop = trainer.fit_loop.epoch_loop
-    optimization.optim_progress = loop.automatic_optimization.optim_progress
-    loop.automatic_optimization = optimization
 
 
 def _check(trainer: Trainer, module: LightningModule) -> None:
@@ -150,7 +137,15 @@ class _BlockFetcher(compat.DataFetcher):
 
     def _start_epoch(self) -> None:
         self.fetched, self.done, self.length = self.inner.fetched, self.inner.done, self.inner.length
-        self.indices = iter(self.loader.sampler) if self.loader else None
+        # row indices of each batch, or the batches themselves
+        self._source: Iterator[Any] = iter(self.loader.sampler) if self.loader else self._iterate_inner()
+
+    def _iterate_inner(self) -> Iterator[Any]:
+        while not self.inner.done:
+            try:
+                yield next(self.inner)[0]
+            except StopIteration:
+                return
 
     def __iter__(self) -> "_BlockFetcher":
         iter(self.inner)  # which draws its random number, as without blocks
@@ -160,35 +155,24 @@ class _BlockFetcher(compat.DataFetcher):
     def __next__(self) -> tuple[Block, int, int]:
         if self.done:
             raise StopIteration
-        size = self._compute_size()
-        block = self._fetch(size) if self.indices is None else self._take_rows(size)
+        size, length = self._compute_size(), self.length or 0
+        if self.loader:
+            rows = [*islice(self._source, min(size, length - self.fetched))]
+            block = self.loader.dataset.block(rows)
+        else:
+            block = Block([*islice(self._source, size)])
         self.fetched += len(block)
-        if self.indices is None and self.inner.done:
+        self.done = self.fetched >= length if self.loader else self.inner.done
+        if self.done and not self.loader:
             check_fetched(self, self.stage)
         if not len(block):
             self.done = True
             raise StopIteration
-        self.done = self.inner.done if self.indices is None else self.fetched >= (self.length or 0)
         return block, self.fetched - 1, 0
 
     def _compute_size(self) -> int:
         """Return the number of batches in the next block."""
         return self.steps
-
-    def _fetch(self, size: int) -> Block:
-        batches: list[Any] = []
-        while len(batches) < size and not self.inner.done:
-            try:
-                batches.append(next(self.inner)[0])
-            except StopIteration:
-                break
-        return Block(batches)
-
-    def _take_rows(self, size: int) -> Block:
-        assert self.loader is not None
-        assert self.indices is not None
-        count = size if self.length is None else min(size, self.length - self.fetched)
-        return self.loader.dataset.block([*islice(self.indices, count)])
 
     def reset(self) -> None:
         self.inner.reset()
@@ -253,10 +237,14 @@ def _takes_rows(loader: Any) -> bool:
     )
 
 
-class _BlockOptimization(compat.AutomaticOptimization):
+class _BlockSteps:
     """Takes the steps of a block, and advances the loop's counters between them."""
 
-    def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> Any:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def run(self, run: Callable[..., Any], optimizer: Any, batch_idx: int, kwargs: Any) -> Any:
+        """Call Lightning's `run` for each batch of a block, or take plain steps."""
         block: Block = kwargs["batch"]
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         is_last, is_plain = progress.is_last_batch, self._is_plain()
@@ -277,7 +265,7 @@ class _BlockOptimization(compat.AutomaticOptimization):
             else:
                 index = {"batch_idx": batch_idx + i} if "batch_idx" in kwargs else {}
                 arguments: Any = {**kwargs, "batch": module._to_device(batch), **index}
-                outputs = super().run(optimizer, batch_idx + i, arguments)
+                outputs = run(optimizer, batch_idx + i, arguments)
         return outputs
 
     def _advance(self) -> None:
@@ -331,8 +319,9 @@ class _BlockOptimization(compat.AutomaticOptimization):
             module.configure_gradient_clipping(
                 optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             )
-        self.optim_progress.optimizer.step.increment_ready()
+        progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+        progress.increment_ready()
         optimizer.step()
-        self.optim_progress.optimizer.step.increment_completed()
+        progress.increment_completed()
         compat.set_running_hook(module, None)
         return {"loss": loss.detach()}
