@@ -11,7 +11,6 @@ from typing import Any
 import lightning
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks.progress.rich_progress import _RefreshThread as RefreshThread
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as IteratorFetcher
@@ -22,7 +21,6 @@ from lossselect.exceptions import UnsupportedError
 __all__ = [
     "DataFetcher",
     "IteratorFetcher",
-    "RefreshThread",
     "set_sampler_epoch",
 ]
 

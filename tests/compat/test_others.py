@@ -6,14 +6,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.live import Live
 from torch import nn
 from torchmetrics import MeanMetric
 
 from lossselect.compat import hydra as compat_hydra
 from lossselect.compat import omegaconf as compat_omegaconf
-from lossselect.compat import rich as compat_rich
 from lossselect.compat import torch as compat_torch
 from lossselect.compat import torchmetrics as compat_metrics
 from lossselect.exceptions import UnsupportedError
@@ -117,29 +114,3 @@ class TestOmegaConf:
         config = OmegaConf.create({"a": {"b": 1}, "none": None, "missing": "???"})
         assert compat_omegaconf.has_content(config.a)
         assert not compat_omegaconf.has_content(config._get_node("none"))
-
-
-class TestRich:
-    def test_another_thread_redraws(self):
-        made = []
-
-        class Drawing:
-            def __init__(self, live):
-                made.append(self)
-
-            def start(self):
-                self.started = True
-
-            def stop(self):
-                self.stopped = True
-
-            def join(self):
-                pass
-
-        with Live("", console=Console(quiet=True), auto_refresh=True) as live:
-            assert compat_rich.replace_refresh_thread(live, Drawing)
-            assert made[0].started
-            with compat_rich.get_lock(live):
-                pass
-        assert made[0].stopped
-        assert not compat_rich.replace_refresh_thread(Live("", console=Console(quiet=True)), Drawing)
