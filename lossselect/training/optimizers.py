@@ -76,7 +76,6 @@ def make_scheduler(
     if callable(spec):
         entry = _make_entry(spec(optimizer))
         entry.setdefault("monitor", monitor)
-        _check_direction(entry["scheduler"], entry["monitor"])
     else:
         spec = {"name": spec} if isinstance(spec, str) else spec
         entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
@@ -84,9 +83,17 @@ def make_scheduler(
         if options.get("name") == "ReduceLROnPlateau" and "mode" not in options:
             options["mode"] = best_mode(entry["monitor"])
         entry["scheduler"] = _build(SCHEDULERS, options, "scheduler", optimizer)
-    by_step = isinstance(entry["scheduler"], lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
+    scheduler, best = entry["scheduler"], direction(entry["monitor"])
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and best and scheduler.mode != best:
+        warn(
+            "plateau_mode",
+            f"ReduceLROnPlateau monitors {entry['monitor']} with mode={scheduler.mode!r}, but its {best}imum "
+            f"is best: the learning rate falls while training goes well. Pass mode={best!r}, or monitor "
+            "another metric.",
+        )
+    by_step = isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
     if "interval" not in entry and not by_step and epochs and 1 <= epochs < steps < math.inf:
-        _check_unit(entry["scheduler"], epochs, int(steps))
+        _check_unit(scheduler, epochs, int(steps))
     entry.setdefault("interval", "step" if by_step else "epoch")
     if entry["interval"] not in ("epoch", "step"):
         raise ConfigError(f"scheduler: interval must be 'epoch' or 'step', got {entry['interval']!r}.")
@@ -106,17 +113,6 @@ def _make_entry(returned: Any) -> dict[str, Any]:
             f"{type(returned).__name__}{'' if 'scheduler' in entry else ' without the key scheduler'}."
         )
     return entry
-
-
-def _check_direction(scheduler: Any, monitor: str) -> None:
-    """Warn if ReduceLROnPlateau has a mode, such as torch's default, against what it monitors."""
-    mode, best = getattr(scheduler, "mode", None), direction(monitor)
-    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and best and mode != best:
-        warn(
-            "plateau_mode",
-            f"ReduceLROnPlateau monitors {monitor} with mode={mode!r}, but its {best}imum is best: the "
-            f"learning rate falls while training goes well. Pass mode={best!r}, or monitor another metric.",
-        )
 
 
 def _check_unit(scheduler: Any, epochs: int, steps: int) -> None:
