@@ -45,11 +45,6 @@ class RunHooks(Callback):
         pl_module._has_run_hooks = True
         _insert_epoch_end_hooks(trainer)
         pl_module._build_head()
-        if pl_module._head_spec["name"] == "chunked" and not pl_module._chunked:
-            raise ConfigError(
-                f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
-                "the place of: build one, or use head=dense."
-            )
         _check_strategy(trainer, pl_module)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
@@ -173,10 +168,9 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
             "to the processes by then: strategy=ddp, or head=dense."
         )
     if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
-        counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
         raise ConfigError(
-            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
-            f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
+            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or leave it out."
         )
 
 

@@ -9,8 +9,6 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lossselect.chunked.linear import ChunkedLogits
-from lossselect.chunked.loss import chunked_loss
 from lossselect.chunked.options import topk_monitor
 from lossselect.chunked.topk_metrics import TopKOutputs
 from lossselect.compat.lightning import PrivateHooks, get_trainer
@@ -153,12 +151,11 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return what `predict` does for the inputs of a batch, with or without a target."""
-        if isinstance(batch, EncodedBatch):
-            return self.predict(batch.inputs)
-        if isinstance(batch, tuple | list) and len(batch) == 1:
-            return self.predict(batch[0])
-        if isinstance(batch, tuple | list) or type(self).unpack_batch is not TaskModule.unpack_batch:
-            return self.predict(self.unpack_batch(batch)[0])
+        is_sequence = isinstance(batch, tuple | list)
+        if isinstance(batch, EncodedBatch) or (is_sequence and len(batch) == 1):
+            batch = batch[0]
+        elif is_sequence or type(self).unpack_batch is not TaskModule.unpack_batch:
+            batch = self.unpack_batch(batch)[0]
         return self.predict(batch)
 
     def _step(self, batch: Any, epoch: Epoch | TopKEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -175,11 +172,9 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             target = self.task.check_target(encoded.target, outputs)
         else:  # the first batch to train on is checked by its graph, which a compiled step has not
             outputs, target, weight = self._compute_outputs(batch)
-            if isinstance(outputs, ChunkedLogits):
-                logits, outputs = outputs, None if trains else TopKOutputs(self.task, outputs, target)
-                loss, total, count = chunked_loss(self.criterion, logits, target, weight, outputs)
-            else:
-                loss, total, count = self._compute_loss(outputs, target, weight)
+            highest = TopKOutputs(self.task, outputs, target) if self._chunked and not trains else None
+            loss, total, count = self._compute_loss(outputs, target, weight, highest)
+            outputs = highest if self._chunked else outputs
         if not trains or self._finite_check.add_loss(loss):
             epoch.update(total, count, outputs, target)
         return loss, total, count

@@ -9,13 +9,8 @@ from torch import Tensor
 
 from lossselect.compat.torch import TorchDispatchMode, tree_leaves
 
-OUTPUT_KINDS = {
-    **dict.fromkeys(("Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid"), "probabilities"),
-    "LogSoftmax": "log_softmax",
-    "LogSigmoid": "log_sigmoid",
-    **dict.fromkeys(("ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"), "bounded"),
-}
-"""Layers that no net of raw logits ends in, and what they return."""
+PROBABILITIES = {"Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid", "LogSigmoid"}
+BOUNDED = {"ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"}
 
 LAYERS = {
     **dict.fromkeys(("softmax", "safesoftmax", "specialsoftmax"), "Softmax"),
@@ -63,7 +58,7 @@ class LastOperations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._layers: dict[int, str] = {}  # by the address of a tensor's memory
+        self._layers: dict[int, str | None] = {}  # by the address of a tensor's memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -76,9 +71,7 @@ class LastOperations(TorchDispatchMode):
             layer = "Softmax"
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (address := _address(leaf)):
-                self._layers.pop(address, None)
-                if layer is not None:
-                    self._layers[address] = layer
+                self._layers[address] = layer
         return result
 
     def get_layer(self, tensor: Tensor) -> str | None:
