@@ -13,20 +13,14 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
 from lossselect.models.nets import first_sentence
 from lossselect.tasks.registry import Task
-from lossselect.training.diagnostics.last_operation import (
-    AFFINE,
-    BOUNDED,
-    LAYERS,
-    PROBABILITIES,
-    LastOperations,
-    find_last_nodes,
-    operation_name,
-)
+from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
 from lossselect.utils.distributed import is_sharded
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 MIN_ROWS = 64  # with fewer rows, outputs may lie between 0 and 1 by chance
-WIDE = 10  # a logit whose probability is 5e-5 from 0 or 1
+# layers that no net of raw logits ends in
+PROBABILITIES = {"Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid", "LogSigmoid", "exp(LogSoftmax)"}
+BOUNDED = {"ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"}
 
 
 def check_end(net: nn.Module | None, task: Task) -> None:
@@ -61,25 +55,6 @@ def _check_last_layer(layer: str | None, where: str, task: Task, may_warn: bool 
             f"The net ends in LogSoftmax{where}, which the loss applies itself. The second does no harm, but "
             "is for nothing: remove that layer.",
         )
-
-
-def _check_operations(nodes: list[Any], module: Any) -> None:
-    """Check the operations that computed the logits."""
-    for node in nodes:
-        operation = operation_name(node)
-        if operation == "clamp" and _is_wide(node):
-            continue
-        if layer := LAYERS.get(operation):
-            places = [name for name, part in module.named_modules() if type(part).__name__ == layer]
-            _check_last_layer(layer, f" ({places[0]})" if len(places) == 1 else "", module.task)
-        elif operation == "exp" and operation_name(node.next_functions[0][0]) == "logsoftmax":
-            _check_last_layer("Softmax", " (exp of log_softmax)", module.task)
-
-
-def _is_wide(node: Any) -> bool:
-    """Return whether a clamp leaves nearly all probabilities: its bounds prevent overflow."""
-    bounds = [getattr(node, name, None) for name in ("_saved_min", "_saved_max")]
-    return all(isinstance(bound, int | float) and abs(bound) >= WIDE for bound in bounds if bound is not None)
 
 
 def find_nonfinite_row(values: Tensor) -> int | None:
@@ -173,8 +148,11 @@ class OutputChecks:
             )
         if not is_chunked:
             nodes = [*find_last_nodes(logits.grad_fn)]
-            _check_operations(nodes, module)
-            self.ends_affine = all(operation_name(node) in AFFINE for node in nodes)
+            layers = [*map(find_layer, nodes)]
+            for layer in layers:
+                places = [name for name, part in module.named_modules() if type(part).__name__ == layer]
+                _check_last_layer(layer, f" ({places[0]})" if len(places) == 1 else "", module.task)
+            self.ends_affine = all(layer == "Linear" for layer in layers)
             self._check_bias(nodes)
         self.graph_checked = True
 
