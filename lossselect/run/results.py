@@ -123,7 +123,7 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
-    if buffer.share == 1 and not epoch.positions:
+    if buffer.share == 1 and not module._trailing_dims:  # else rows are positions, such as pixels
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]

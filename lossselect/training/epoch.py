@@ -93,7 +93,6 @@ class BaseEpoch(ABC):
         self._held_bytes = 0
         self._restored: dict[str, Tensor] | None = None  # the values of a complete epoch, from a checkpoint
         self.output_buffer: OutputBuffer | None = None  # for outputs that are needed after the epoch
-        self.positions = False  # whether rows are positions of samples: pixels, time steps
         self.first_checks: FirstEpochChecks | None = None  # of training, until they have been reported
         # of the last epoch, known after `compute`
         self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, of val and test
@@ -187,7 +186,6 @@ class Epoch(BaseEpoch):
         count = count.clone() if isinstance(count, Tensor) else count
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
-            self.positions = True
             target = flatten_positions(target) if target.ndim == logits.ndim else target.flatten()
             logits = flatten_positions(logits)
         self._held.append((total, count, logits, target))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -43,7 +43,9 @@ class RunHooks(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module._has_run_hooks = True
-        _insert_epoch_end_hooks(trainer)
+        # a new list, as Lightning is iterating over the old one
+        others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
+        trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
         pl_module._build_head()
         _check_strategy(trainer, pl_module)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -139,22 +141,14 @@ class EpochEndHooks(Callback):
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module._finite_check.check_weights(pl_module)  # before a checkpoint takes them for the best
-        _log(trainer, pl_module, pl_module._val_epoch, "validation")
+        _log(trainer, pl_module, pl_module._val_epoch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
-        _log(trainer, pl_module, pl_module._test_epoch, "test")
+        _log(trainer, pl_module, pl_module._test_epoch)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
-
-
-def _insert_epoch_end_hooks(trainer: Trainer) -> None:
-    """Put `EpochEndHooks` before all callbacks but the tuner's, which Lightning puts first."""
-    # a new list, as Lightning is iterating over the old one
-    others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
-    tuners = [callback for callback in others if isinstance(callback, BatchSizeFinder | LearningRateFinder)]
-    trainer.callbacks = [*tuners, EpochEndHooks(), *(c for c in others if c not in tuners)]  # type: ignore[attr-defined]
 
 
 def _check_strategy(trainer: Trainer, module: Any) -> None:
@@ -212,7 +206,7 @@ def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
     return not module.task.exclusive or getattr(loss, "weight", None) is None
 
 
-def _log(trainer: Trainer, module: Any, epoch: "Epoch", split: str = "train") -> None:
+def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     values = epoch.compute()
     epoch.reset()  # releases the outputs
     shown = _shown_metrics(trainer, module, epoch.prefix)
@@ -222,6 +216,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch", split: str = "train") ->
                 warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{name}'")
             module.log(name, value, prog_bar=name in shown)
         if epoch.counts is not None:
+            split = "test" if epoch.prefix == "test/" else "validation"
             warn_no_positives(epoch.counts[0], epoch.task, split)
     elif values:
         # the effect of module.log, which takes a third of a millisecond for each
