@@ -35,52 +35,41 @@ class OutputBuffer:
     """
 
     def __init__(self, max_outputs: int | None = None) -> None:
-        self._parts: list[tuple[Tensor, Tensor]] = []
-        self._size = 0
-        self.share = 1.0  # of the rows that are retained; final after `rows`
+        self._parts: list[Any] = []  # logits and target of rows, and a random number of each row
+        self.share = 1.0  # rows whose number is lower are retained; final after `rows`
         self._random = torch.Generator().manual_seed(0)
         self._max_outputs = (max_outputs or MAX_BUFFERED_OUTPUTS) // len(all_gather(None))
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Add rows."""
-        self._append(logits.cpu(), target.cpu(), self.share)
-        while self._size > self._max_outputs:
+        numbers = torch.rand(len(logits), generator=self._random)
+        self._parts.append((logits.cpu(), target.cpu(), numbers))
+        self._thin_out(self.share)
+        while sum(logits.numel() for logits, *_ in self._parts) > self._max_outputs:
             self._thin_out(self.share / 2)
 
-    def _append(self, logits: Tensor, target: Tensor, share: float) -> None:
-        if share < 1:
-            mask = torch.rand(len(logits), generator=self._random) < share
-            logits, target = logits[mask], target[mask]
-        self._parts.append((logits, target))
-        self._size += logits.numel()
-
     def _thin_out(self, share: float) -> None:
-        parts, self._parts, self._size = self._parts, [], 0
-        for part in parts:
-            self._append(*part, share / self.share)
         self.share = share
+        if share < 1:
+            self._parts = [tuple(values[part[-1] < share] for values in part) for part in self._parts]
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
         """Return logits and target of all processes' rows; None where there were no rows."""
-        lowest = min(all_gather(self.share))
-        if self.share > lowest:
-            self._thin_out(lowest)
+        self._thin_out(min(all_gather(self.share)))
         rows = [torch.cat(part) for part in zip(*self._parts, strict=True)]
         gathered = [part for part in all_gather(rows) if part]
         if not gathered:
             return None
-        logits, target = (interleave(part) for part in zip(*gathered, strict=True))
+        logits, target, _ = (interleave(part) for part in zip(*gathered, strict=True))
         return logits, target
 
 
 class BaseEpoch(ABC):
     """Loss and metrics of a task over one epoch of one stage.
 
-    A step only stores its tensors, so it costs no host-device sync and next to no time; metrics are computed
-    over the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
-
-    It is not a module: as a part of the net its metrics would be traversed with it, several times an epoch,
-    and `half()` would soon make a sum of losses inf. Metrics move to the device of the outputs.
+    A step only stores its tensors, without a host-device sync; metrics are computed over the whole epoch at
+    once, and the loss is sum / count over the epoch. It is not a module: as a part of the net its metrics
+    would be traversed with it, and `half()` would soon make a sum of losses inf.
     """
 
     def __init__(self, task: Task, prefix: str) -> None:

@@ -76,13 +76,11 @@ class RunHooks(Callback):
         pl_module._train_epoch.reset()
         self.run_state.begin_epoch(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        evaluate_apart(trainer, True)
-
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         evaluate_apart(trainer, False)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        evaluate_apart(trainer, True)
         pl_module._val_epoch.reset()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -101,7 +99,7 @@ class RunHooks(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         checks = pl_module._output_checks
-        # under manual optimization the gradients may have been removed
+        # with manual optimization gradients may have been removed; a user's loss may be constant at first
         if not checks.gradient_checked and pl_module.automatic_optimization:
             may_raise = isinstance(pl_module.criterion, Loss) or trainer.is_last_batch
             checks.check_gradient(pl_module, outputs, may_raise)
@@ -211,9 +209,9 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     epoch.reset()  # releases the outputs
     shown = _shown_metrics(trainer, module, epoch.prefix)
     if trainer.state.fn != TrainerFn.FITTING:
+        # all processes have the same values
+        warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{epoch.prefix}")
         for name, value in values.items():  # validate and test return what is logged
-            if trainer.world_size > 1:  # all processes have the same value
-                warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{name}'")
             module.log(name, value, prog_bar=name in shown)
         if epoch.counts is not None:
             split = "test" if epoch.prefix == "test/" else "validation"

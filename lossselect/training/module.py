@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,12 +21,42 @@ from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_loadable
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
-from lossselect.training.compile import CompiledStep
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, TopKEpoch
 from lossselect.training.lifecycle import RunHooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from lossselect.utils.warnings import warn
+
+
+class CompiledStep:
+    """A step's net and loss, compiled at the first call; if that fails, it warns and runs as it is."""
+
+    def __init__(self, step: Callable[..., Any], **options: Any) -> None:
+        self.step, self.options = step, options
+        self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(CompiledStep, **self.options), (self.step,)  # compiled code belongs to this process
+
+    def __call__(self, *args: Any) -> Any:
+        if self.compiled is None:
+            return self.step(*args)
+        try:
+            return self.compiled(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers raise many kinds
+            outputs = self.step(*args)  # raises a mistake that is not torch.compile's
+            self.compiled = None
+            # "backend='inductor' raised:", then the cause
+            cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
+            warn(
+                "not_compiled",
+                f"torch.compile failed, so that training goes on without: {cause}. On a CPU it needs a C++ "
+                "compiler, on a GPU Triton; trainer.compile=false leaves it out.",
+            )
+            return outputs
 
 
 class TaskModule(PrivateHooks, Classifier, LightningModule):

@@ -37,9 +37,8 @@ SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
     """Return the optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 
-    It is a fused one if `fused`, torch has it for these parameters, and the spec has none of `fused`,
-    `foreach` and `differentiable`: a step of Adam on a small net then takes a third of the time, with the
-    same numbers up to rounding.
+    If `fused`, it is a fused one where torch has it and the spec does not choose: a step of Adam on a small
+    net then takes a third of the time.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
@@ -66,16 +65,23 @@ def make_scheduler(
 ) -> dict[str, Any] | None:
     """Return Lightning's dict for a scheduler by name, such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
 
-    A spec by name may have `LIGHTNING_KEYS` as well. A callable takes the optimizer and returns a scheduler,
-    or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, else an epoch; the
-    default `mode` of ReduceLROnPlateau is the direction of `monitor`. The length of the run in `epochs` and
-    `steps`, if known, serves to warn of a schedule that counts steps and gets epochs.
+    A spec by name may have `LIGHTNING_KEYS` as well; a callable takes the optimizer and returns a scheduler
+    or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, else an epoch. The length
+    of the run in `epochs` and `steps`, if known, serves to warn of a schedule that counts the other unit.
     """
     if spec is None:
         return None
     if callable(spec):
         entry = _make_entry(spec(optimizer))
-        entry.setdefault("monitor", monitor)
+        scheduler, monitor = entry["scheduler"], entry.setdefault("monitor", monitor)
+        is_plateau, best = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau), direction(monitor)
+        if is_plateau and best and scheduler.mode != best:
+            warn(
+                "plateau_mode",
+                f"ReduceLROnPlateau monitors {monitor} with mode={scheduler.mode!r}, but its {best}imum is "
+                f"best: the learning rate falls while training goes well. Pass mode={best!r}, or monitor "
+                "another metric.",
+            )
     else:
         spec = {"name": spec} if isinstance(spec, str) else spec
         entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
@@ -83,17 +89,9 @@ def make_scheduler(
         if options.get("name") == "ReduceLROnPlateau" and "mode" not in options:
             options["mode"] = best_mode(entry["monitor"])
         entry["scheduler"] = _build(SCHEDULERS, options, "scheduler", optimizer)
-    scheduler, best = entry["scheduler"], direction(entry["monitor"])
-    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and best and scheduler.mode != best:
-        warn(
-            "plateau_mode",
-            f"ReduceLROnPlateau monitors {entry['monitor']} with mode={scheduler.mode!r}, but its {best}imum "
-            f"is best: the learning rate falls while training goes well. Pass mode={best!r}, or monitor "
-            "another metric.",
-        )
-    by_step = isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
+    by_step = isinstance(entry["scheduler"], lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
     if "interval" not in entry and not by_step and epochs and 1 <= epochs < steps < math.inf:
-        _check_unit(scheduler, epochs, int(steps))
+        _check_unit(entry["scheduler"], epochs, int(steps))
     entry.setdefault("interval", "step" if by_step else "epoch")
     if entry["interval"] not in ("epoch", "step"):
         raise ConfigError(f"scheduler: interval must be 'epoch' or 'step', got {entry['interval']!r}.")

@@ -76,9 +76,8 @@ class ProgressLines(Callback):
     ) -> None:
         if time.monotonic() - self.last_time >= BATCH_SECONDS:
             number = trainer.fit_loop.epoch_loop.batch_idx + 1  # `batch_idx` is that of a block's first batch
-            self._print(
-                trainer, trainer.current_epoch + 1, f", batch {number}/{trainer.num_training_batches}"
-            )
+            epoch = _count(trainer, trainer.current_epoch + 1)
+            self._print(trainer, f"{epoch}, batch {number}/{trainer.num_training_batches}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # at the end of the previous epoch its metrics were not yet present
@@ -91,14 +90,14 @@ class ProgressLines(Callback):
     def _print_epoch(self, trainer: Trainer, pace: str | None = None) -> None:
         if trainer.current_epoch > self.last_epoch:
             self.is_first, self.last_epoch = False, trainer.current_epoch
-            self._print(trainer, trainer.current_epoch, "", pace)
+            self._print(trainer, _count(trainer, trainer.current_epoch), pace)
 
-    def _print(self, trainer: Trainer, epoch: int, batch: str, pace: str | None = None) -> None:
+    def _print(self, trainer: Trainer, epoch: str, pace: str | None = None) -> None:
         self.last_time = time.monotonic()
         if trainer.is_global_zero:
             metrics = (f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())
             pace = pace or f"{self.pace.remaining()} left"
-            print_safely("  ".join((f"epoch {_count(trainer, epoch)}{batch}", *metrics, pace)), flush=True)
+            print_safely("  ".join((f"epoch {epoch}", *metrics, pace)), flush=True)
 
 
 class ProgressBar(RichProgressBar):

@@ -62,16 +62,17 @@ class StepsPerExecution(Callback):
         self.steps = check_int("steps_per_execution", steps, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self.steps > 1 and compat.is_tested():
+        if stage != "fit" or self.steps == 1:
+            return
+        if compat.is_tested():
             _check(trainer, pl_module)
-        elif stage == "fit" and self.steps > 1:
-            tested = " or ".join(compat.TESTED)
-            warn(
-                "untested_lightning",
-                f"steps_per_execution={self.steps} needs the loops of Lightning {tested}, "
-                f"got {lightning.__version__}. Steps are taken one at a time.",
-            )
-            self.steps = 1
+            return
+        warn(
+            "untested_lightning",
+            f"steps_per_execution={self.steps} needs the loops of Lightning {' or '.join(compat.TESTED)}, "
+            f"got {lightning.__version__}. Steps are taken one at a time.",
+        )
+        self.steps = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps > 1:
@@ -128,10 +129,7 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
 
 
 class _BlockFetcher(compat.DataFetcher):
-    """Takes several batches at a time from Lightning's fetcher, or their rows from our own loaders.
-
-    With a trainer the batches are those of training, and a block ends where something is due.
-    """
+    """Takes several batches at a time from Lightning's fetcher, or their rows from our own loaders."""
 
     def __init__(self, fetcher: Any, steps: int, trainer: Trainer | None = None) -> None:
         super().__init__()
@@ -161,15 +159,15 @@ class _BlockFetcher(compat.DataFetcher):
     def __next__(self) -> tuple[Block, int, int]:
         if self.done:
             raise StopIteration
-        size, length = min([self.steps, *self._batches_until_due()]), self.length or 0
-        if self.loader:
-            rows = [*islice(self._source, min(size, length - self.fetched))]
-            block = self.loader.dataset.block(rows)
+        size = min([self.steps, *self._batches_until_due()])
+        if self.loader and self.length is not None:  # our loaders have one
+            block = self.loader.dataset.block([*islice(self._source, min(size, self.length - self.fetched))])
+            self.done = self.fetched + len(block) >= self.length
         else:
             block = Block([*islice(self._source, size)])
+            self.done = self.inner.done
         self.fetched += len(block)
-        self.done = self.fetched >= length if self.loader else self.inner.done
-        if self.done and not self.loader:
+        if self.inner.done:
             check_fetched(self, "train" if self.trainer else "val")
         if not len(block):
             self.done = True

@@ -35,8 +35,7 @@ class FiniteCheck:
 
     A GPU is not waited for: its result is read when it has arrived, up to `MAX_PENDING` steps later, and no
     checkpoint is saved before. If `choice` is "skip" instead of "stop", the step is left out (its gradients,
-    its effect on running means, and its loss in the train metrics), which requires waiting for a GPU. The
-    steps that a float16 scaler skips are counted.
+    its effect on running means, and its loss in the train metrics), which requires waiting for a GPU.
     """
 
     def __init__(self, choice: str) -> None:
@@ -173,23 +172,22 @@ def _check_scale(scale: float, step: int) -> None:
 def _describe_origin(module: Any, batch: Any) -> str:
     """Describe where NaN or infinity comes from, by another forward pass of the batch."""
     weights = [name for name, weight in module.named_parameters() if not _is_finite(weight)]
-    nonfinite_weights = f"the weights {weights[0]} are not finite by now." if weights else ""
     with suppress(Exception):  # a batch that is used up, say
         inputs = module._encode_batch(batch).inputs
         for value in _tensors(inputs):
             if not _is_finite(value):
                 return f"the inputs of row {find_nonfinite_row(value)} of the batch are not."
-        if weights:
-            return nonfinite_weights
         # a process with sharded weights cannot run its forward alone
         sharded = any(map(is_sharded, module.parameters()))
-        if not sharded and (part := _find_first_module(module, inputs)):
+        if not weights and not sharded and (part := _find_first_module(module, inputs)):
             return f"it begins in what {part} returns."
         gradients = [(name, w.grad) for name, w in module.named_parameters() if w.grad is not None]
-        if names := [name for name, gradient in gradients if not _is_finite(gradient)]:
+        names = [name for name, gradient in gradients if not _is_finite(gradient)]
+        if names and not weights:
             return f"outputs are finite, and going back the gradient of {names[-1]} is the first that is not."
-        return "outputs are finite, and the loss of them is not."
-    return nonfinite_weights
+        if not weights:
+            return "outputs are finite, and the loss of them is not."
+    return f"the weights {weights[0]} are not finite by now." if weights else ""
 
 
 def _find_first_module(module: nn.Module, inputs: Any) -> str | None:

@@ -1,7 +1,6 @@
 """Checks of a net's outputs and a loader's labels for mistakes that training does not reveal."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -115,10 +114,7 @@ class OutputChecks:
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
         self.evaluation_checked = True
-        # of a compiled module only the values are checked
-        compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
-        operations = LastOperations()
-        with nullcontext() if compiled else operations:
+        with LastOperations() as operations:  # within a compiled net, the backend decides what it sees
             outputs = module(inputs)
         if isinstance(outputs, Tensor):
             layer = operations.get_layer(outputs)
@@ -167,11 +163,8 @@ class OutputChecks:
                 "the head last.",
             )
 
-    def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
-        """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights.
-
-        `may_raise` is False while that may be correct: a user's loss may be constant at first.
-        """
+    def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool) -> None:
+        """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights, and `may_raise`."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):
             return
