@@ -76,11 +76,13 @@ class RunHooks(Callback):
         pl_module._train_epoch.reset()
         self.run_state.begin_epoch(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        evaluate_apart(trainer, True)
+
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         evaluate_apart(trainer, False)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        evaluate_apart(trainer, True)
         pl_module._val_epoch.reset()
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
