@@ -11,16 +11,14 @@ from typing import Any
 import lightning
 from lightning.fabric.utilities.data import _set_sampler_epoch as set_sampler_epoch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks.progress.rich_progress import _RefreshThread as RefreshThread
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as IteratorFetcher
 from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization as AutomaticOptimization
 
 from lossselect.exceptions import UnsupportedError
 
-__all__ = ["AutomaticOptimization", "DataFetcher", "IteratorFetcher", "RefreshThread", "set_sampler_epoch"]
+__all__ = ["DataFetcher", "IteratorFetcher", "set_sampler_epoch"]
 
 TESTED = ("2.6",)  # minor versions whose loops are known
 

@@ -31,9 +31,8 @@ from lossselect.reporting.prediction_table import (
 from lossselect.run.build import has_loader
 from lossselect.tasks.registry import Task
 from lossselect.training.checkpoints.content import read_checkpoint, save_decision
-from lossselect.training.epoch import Epoch, TopKEpoch
+from lossselect.training.epoch import Epoch, OutputBuffer, TopKEpoch
 from lossselect.training.module import TaskModule
-from lossselect.training.output_buffer import OutputBuffer
 from lossselect.training.tune import tune_on_validation
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.distributed import all_gather
@@ -79,8 +78,8 @@ def evaluate(
         for values in trainer.validate(module, **quietly):
             results |= values
     elif decision is not None:
-        tuned = tune_on_validation(trainer, module, decision, **source)
-        results, advice = {**tuned.results}, tuned.advice
+        values, advice = tune_on_validation(trainer, module, decision, **source)
+        results |= values
         if trainer.is_global_zero:
             save_decision(best, module)
             last = Path(best).with_name("last.ckpt")
@@ -124,7 +123,7 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
-    if buffer.share == 1 and not epoch.positions:
+    if buffer.share == 1 and not module._trailing_dims:  # else rows are positions, such as pixels
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits
+from lossselect.chunked.linear import ChunkedLinear, ChunkedLogits, Observer
 from lossselect.chunked.loss import check_chunkable, chunked_loss
 from lossselect.chunked.options import check_topk_task
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
@@ -140,36 +140,32 @@ class Classifier(RecordsArguments, nn.Module):
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
         size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
-        third = " A weight for each sample is a third: (inputs, target, weight)." if size == " of 3" else ""
         raise DataError(
-            f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. "
-            f"Override unpack_batch(batch) to say what is what.{third}"
+            f"A batch must be a pair (inputs, target), got {type(batch).__name__}{size}. Override "
+            "unpack_batch(batch) to return (inputs, target), or (inputs, target, sample_weight)."
         )
 
     def _compute_outputs(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         """Return the checked logits of a batch, its canonical target and its sample weights."""
         inputs, target, weight = self._encode_batch(batch)
-        logits = self._output_checks.call(self, inputs, self.task)
-        if isinstance(logits, ChunkedLogits):
-            self._output_checks.check_chunked(logits, self)
-            return logits, target, weight
-        if self._head_spec["name"] == "chunked":
-            raise ConfigError(
-                "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
-                "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
-            )
-        if isinstance(target, SparseLabels):
-            target = target.to_dense()
-        target = self._fit_target(target, logits)
-        self._output_checks.check(logits, inputs, self, self.task)
+        logits = self._output_checks.call(self, inputs)
+        if not isinstance(logits, ChunkedLogits):
+            if self._head_spec["name"] == "chunked":
+                raise ConfigError(
+                    "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
+                    "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
+                )
+            target = target.to_dense() if isinstance(target, SparseLabels) else target
+            target = self._fit_target(target, logits)
+        self._output_checks.check(logits, inputs, self)
         return logits, target, weight
 
     def _compute_loss(
-        self, logits: Any, target: Any, weight: Tensor | None
+        self, logits: Any, target: Any, weight: Tensor | None, observer: Observer | None = None
     ) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Return the loss of a batch, and its numerator and denominator."""
+        """Return the loss of a batch, and its numerator and denominator; `observer` is of a chunked head."""
         if isinstance(logits, ChunkedLogits):
-            return chunked_loss(self.criterion, logits, target, weight)
+            return chunked_loss(self.criterion, logits, target, weight, observer)
         if isinstance(self.criterion, Loss):
             total, count = self.criterion.sum_and_count(logits, target, weight)
             return safe_divide(total, count), total, count
@@ -268,13 +264,14 @@ class Classifier(RecordsArguments, nn.Module):
         inputs, target, weight = (*unpacked, None)[:3]
         encoded: Any = target
         if not isinstance(target, SparseLabels):
-            is_first, dims = self._trailing_dims is None, self._trailing_dims
-            encoded = self.task.encode_first(target) if is_first else self.task.encode(target, dims)
+            dims = self._trailing_dims
+            encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # as the loader did, for an asynchronous copy
-        weight = None if weight is None else torch.as_tensor(weight)
-        if weight is not None and weight.device.type == "cpu":
-            check_sample_weight(weight)
+        if weight is not None:
+            weight = torch.as_tensor(weight)
+            if weight.device.type == "cpu":
+                check_sample_weight(weight)
         return EncodedBatch(inputs, encoded, weight)
 
     def predict(self, inputs: Any) -> dict[str, Tensor]:
@@ -282,7 +279,7 @@ class Classifier(RecordsArguments, nn.Module):
 
         With a chunked head they are those of each row's highest outputs: see `topk_prediction`.
         """
-        logits = self._output_checks.call(self, inputs, self.task)
+        logits = self._output_checks.call(self, inputs)
         if isinstance(logits, ChunkedLogits):
             from lossselect.chunked.topk_metrics import TopKOutputs, topk_prediction
 

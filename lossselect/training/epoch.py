@@ -20,22 +20,56 @@ from lossselect.metrics.task_metric import MetricInput
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.outputs import FirstEpochChecks
-from lossselect.training.output_buffer import OutputBuffer
-from lossselect.utils.distributed import all_gather
+from lossselect.utils.distributed import all_gather, interleave
 
 MAX_HELD_STEPS = 1024  # a small tensor takes more than its bytes
 MAX_HELD_BYTES = 1 << 28  # 256 MiB of outputs on the device
+MAX_BUFFERED_OUTPUTS = 10_000_000  # rows x classes
 MAX_CONFUSION_CLASSES = 1000  # the confusion matrix of 100,000 classes would take 80 GB
+
+
+class OutputBuffer:
+    """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU.
+
+    Of more than `max_outputs`, by default `MAX_BUFFERED_OUTPUTS`, all rows are equally likely to be retained.
+    """
+
+    def __init__(self, max_outputs: int | None = None) -> None:
+        self._parts: list[Any] = []  # logits and target of rows, and a random number of each row
+        self.share = 1.0  # rows whose number is lower are retained; final after `rows`
+        self._random = torch.Generator().manual_seed(0)
+        self._max_outputs = (max_outputs or MAX_BUFFERED_OUTPUTS) // len(all_gather(None))
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Add rows."""
+        numbers = torch.rand(len(logits), generator=self._random)
+        self._parts.append((logits.cpu(), target.cpu(), numbers))
+        self._thin_out(self.share)
+        while sum(logits.numel() for logits, *_ in self._parts) > self._max_outputs:
+            self._thin_out(self.share / 2)
+
+    def _thin_out(self, share: float) -> None:
+        self.share = share
+        if share < 1:
+            self._parts = [tuple(values[part[-1] < share] for values in part) for part in self._parts]
+
+    def rows(self) -> tuple[Tensor, Tensor] | None:
+        """Return logits and target of all processes' rows; None where there were no rows."""
+        self._thin_out(min(all_gather(self.share)))
+        rows = [torch.cat(part) for part in zip(*self._parts, strict=True)]
+        gathered = [part for part in all_gather(rows) if part]
+        if not gathered:
+            return None
+        logits, target, _ = (interleave(part) for part in zip(*gathered, strict=True))
+        return logits, target
 
 
 class BaseEpoch(ABC):
     """Loss and metrics of a task over one epoch of one stage.
 
-    A step only stores its tensors, so it costs no host-device sync and next to no time; metrics are computed
-    over the whole epoch at once. The loss is sum / count over the epoch, not a mean of batch means.
-
-    It is not a module: as a part of the net its metrics would be traversed with it, several times an epoch,
-    and `half()` would soon make a sum of losses inf. Metrics move to the device of the outputs.
+    A step only stores its tensors, without a host-device sync; metrics are computed over the whole epoch at
+    once, and the loss is sum / count over the epoch. It is not a module: as a part of the net its metrics
+    would be traversed with it, and `half()` would soon make a sum of losses inf.
     """
 
     def __init__(self, task: Task, prefix: str) -> None:
@@ -48,7 +82,6 @@ class BaseEpoch(ABC):
         self._held_bytes = 0
         self._restored: dict[str, Tensor] | None = None  # the values of a complete epoch, from a checkpoint
         self.output_buffer: OutputBuffer | None = None  # for outputs that are needed after the epoch
-        self.positions = False  # whether rows are positions of samples: pixels, time steps
         self.first_checks: FirstEpochChecks | None = None  # of training, until they have been reported
         # of the last epoch, known after `compute`
         self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, of val and test
@@ -142,7 +175,6 @@ class Epoch(BaseEpoch):
         count = count.clone() if isinstance(count, Tensor) else count
         if logits.ndim > 2:
             # trailing dimensions become rows: lengths and image sizes may differ between batches
-            self.positions = True
             target = flatten_positions(target) if target.ndim == logits.ndim else target.flatten()
             logits = flatten_positions(logits)
         self._held.append((total, count, logits, target))

@@ -1,5 +1,6 @@
 """Detection of epochs that a StopIteration from a data set, a step or a hook has ended early."""
 
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -63,11 +64,10 @@ def _find_raising_row(loader: Any, batch: int) -> int | None:
     size = getattr(batches, "batch_size", None)
     if not size or type(getattr(batches, "sampler", None)) is not SequentialSampler:
         return None
-    for row in range(batch * size, min((batch + 1) * size, len(loader.dataset))):
-        try:
-            loader.dataset[row]
-        except StopIteration:
-            return row
-        except Exception:
-            return None
+    with suppress(Exception):
+        for row in range(batch * size, min((batch + 1) * size, len(loader.dataset))):
+            try:
+                loader.dataset[row]
+            except StopIteration:
+                return row
     return None

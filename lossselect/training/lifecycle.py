@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -42,13 +42,10 @@ class RunHooks(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module._has_run_hooks = True
-        _insert_epoch_end_hooks(trainer)
+        # a new list, as Lightning is iterating over the old one
+        others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
+        trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
         pl_module._build_head()
-        if pl_module._head_spec["name"] == "chunked" and not pl_module._chunked:
-            raise ConfigError(
-                f"head=chunked finds no torch.nn.Linear with {pl_module.task.num_outputs} outputs to take "
-                "the place of: build one, or use head=dense."
-            )
         _check_strategy(trainer, pl_module)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
@@ -102,7 +99,7 @@ class RunHooks(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         checks = pl_module._output_checks
-        # under manual optimization the gradients may have been removed
+        # with manual optimization gradients may have been removed; a user's loss may be constant at first
         if not checks.gradient_checked and pl_module.automatic_optimization:
             may_raise = isinstance(pl_module.criterion, Loss) or trainer.is_last_batch
             checks.check_gradient(pl_module, outputs, may_raise)
@@ -142,22 +139,14 @@ class EpochEndHooks(Callback):
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module._finite_check.check_weights(pl_module)  # before a checkpoint takes them for the best
-        _log(trainer, pl_module, pl_module._val_epoch, "validation")
+        _log(trainer, pl_module, pl_module._val_epoch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
-        _log(trainer, pl_module, pl_module._test_epoch, "test")
+        _log(trainer, pl_module, pl_module._test_epoch)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
-
-
-def _insert_epoch_end_hooks(trainer: Trainer) -> None:
-    """Put `EpochEndHooks` before all callbacks but the tuner's, which Lightning puts first."""
-    # a new list, as Lightning is iterating over the old one
-    others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
-    tuners = [callback for callback in others if isinstance(callback, BatchSizeFinder | LearningRateFinder)]
-    trainer.callbacks = [*tuners, EpochEndHooks(), *(c for c in others if c not in tuners)]  # type: ignore[attr-defined]
 
 
 def _check_strategy(trainer: Trainer, module: Any) -> None:
@@ -171,10 +160,9 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
             "to the processes by then: strategy=ddp, or head=dense."
         )
     if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
-        counts = "call module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or "
         raise ConfigError(
-            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights: "
-            f"{counts if module.bias_init == 'prior' else ''}leave bias_init out."
+            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or leave it out."
         )
 
 
@@ -216,16 +204,17 @@ def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
     return not module.task.exclusive or getattr(loss, "weight", None) is None
 
 
-def _log(trainer: Trainer, module: Any, epoch: "Epoch", split: str = "train") -> None:
+def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     values = epoch.compute()
     epoch.reset()  # releases the outputs
     shown = _shown_metrics(trainer, module, epoch.prefix)
     if trainer.state.fn != TrainerFn.FITTING:
+        # all processes have the same values
+        warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{epoch.prefix}")
         for name, value in values.items():  # validate and test return what is logged
-            if trainer.world_size > 1:  # all processes have the same value
-                warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{name}'")
             module.log(name, value, prog_bar=name in shown)
         if epoch.counts is not None:
+            split = "test" if epoch.prefix == "test/" else "validation"
             warn_no_positives(epoch.counts[0], epoch.task, split)
     elif values:
         # the effect of module.log, which takes a third of a millisecond for each

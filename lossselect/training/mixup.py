@@ -1,8 +1,7 @@
 """Mixup and CutMix: pairs of samples are combined, with a target for each task.
 
-The losses are linear in the target (except zlpr and dice, which take the mixed target as a soft one), so the
-loss of a mixed target is the mix of both labels' losses. One factor and one box are drawn for each batch, on
-the CPU, so that a GPU does not wait.
+The losses are linear in the target (zlpr and dice take a mixed target as a soft one), so the loss of a mixed
+target is the mix of both labels' losses. A batch's factor and box are drawn on the CPU: no GPU waits.
 """
 
 import inspect

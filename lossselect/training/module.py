@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lossselect.chunked.linear import ChunkedLogits
-from lossselect.chunked.loss import chunked_loss
 from lossselect.chunked.options import topk_monitor
 from lossselect.chunked.topk_metrics import TopKOutputs
 from lossselect.compat.lightning import PrivateHooks, get_trainer
@@ -21,12 +21,42 @@ from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.content import add_module_state, check_same_task, read_checkpoint
 from lossselect.training.checkpoints.load import rebuild
 from lossselect.training.classifier import Classifier
-from lossselect.training.compile import CompiledStep
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, TopKEpoch
 from lossselect.training.lifecycle import RunHooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from lossselect.utils.warnings import warn
+
+
+class CompiledStep:
+    """A step's net and loss, compiled at the first call; if that fails, it warns and runs as it is."""
+
+    def __init__(self, step: Callable[..., Any], **options: Any) -> None:
+        self.step, self.options = step, options
+        self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(CompiledStep, **self.options), (self.step,)  # compiled code belongs to this process
+
+    def __call__(self, *args: Any) -> Any:
+        if self.compiled is None:
+            return self.step(*args)
+        try:
+            return self.compiled(*args)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers raise many kinds
+            outputs = self.step(*args)  # raises a mistake that is not torch.compile's
+            self.compiled = None
+            # "backend='inductor' raised:", then the cause
+            cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
+            warn(
+                "not_compiled",
+                f"torch.compile failed, so that training goes on without: {cause}. On a CPU it needs a C++ "
+                "compiler, on a GPU Triton; trainer.compile=false leaves it out.",
+            )
+            return outputs
 
 
 class TaskModule(PrivateHooks, Classifier, LightningModule):
@@ -153,12 +183,11 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return what `predict` does for the inputs of a batch, with or without a target."""
-        if isinstance(batch, EncodedBatch):
-            return self.predict(batch.inputs)
-        if isinstance(batch, tuple | list) and len(batch) == 1:
-            return self.predict(batch[0])
-        if isinstance(batch, tuple | list) or type(self).unpack_batch is not TaskModule.unpack_batch:
-            return self.predict(self.unpack_batch(batch)[0])
+        is_sequence = isinstance(batch, tuple | list)
+        if isinstance(batch, EncodedBatch) or (is_sequence and len(batch) == 1):
+            batch = batch[0]
+        elif is_sequence or type(self).unpack_batch is not TaskModule.unpack_batch:
+            batch = self.unpack_batch(batch)[0]
         return self.predict(batch)
 
     def _step(self, batch: Any, epoch: Epoch | TopKEpoch) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -175,11 +204,9 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             target = self.task.check_target(encoded.target, outputs)
         else:  # the first batch to train on is checked by its graph, which a compiled step has not
             outputs, target, weight = self._compute_outputs(batch)
-            if isinstance(outputs, ChunkedLogits):
-                logits, outputs = outputs, None if trains else TopKOutputs(self.task, outputs, target)
-                loss, total, count = chunked_loss(self.criterion, logits, target, weight, outputs)
-            else:
-                loss, total, count = self._compute_loss(outputs, target, weight)
+            highest = TopKOutputs(self.task, outputs, target) if self._chunked and not trains else None
+            loss, total, count = self._compute_loss(outputs, target, weight, highest)
+            outputs = highest if self._chunked else outputs
         if not trains or self._finite_check.add_loss(loss):
             epoch.update(total, count, outputs, target)
         return loss, total, count

@@ -37,9 +37,8 @@ SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
     """Return the optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 
-    It is a fused one if `fused`, torch has it for these parameters, and the spec has none of `fused`,
-    `foreach` and `differentiable`: a step of Adam on a small net then takes a third of the time, with the
-    same numbers up to rounding.
+    If `fused`, it is a fused one where torch has it and the spec does not choose: a step of Adam on a small
+    net then takes a third of the time.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
@@ -66,17 +65,23 @@ def make_scheduler(
 ) -> dict[str, Any] | None:
     """Return Lightning's dict for a scheduler by name, such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
 
-    A spec by name may have `LIGHTNING_KEYS` as well. A callable takes the optimizer and returns a scheduler,
-    or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, else an epoch; the
-    default `mode` of ReduceLROnPlateau is the direction of `monitor`. The length of the run in `epochs` and
-    `steps`, if known, serves to warn of a schedule that counts steps and gets epochs.
+    A spec by name may have `LIGHTNING_KEYS` as well; a callable takes the optimizer and returns a scheduler
+    or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, else an epoch. The length
+    of the run in `epochs` and `steps`, if known, serves to warn of a schedule that counts the other unit.
     """
     if spec is None:
         return None
     if callable(spec):
         entry = _make_entry(spec(optimizer))
-        entry.setdefault("monitor", monitor)
-        _check_direction(entry["scheduler"], entry["monitor"])
+        scheduler, monitor = entry["scheduler"], entry.setdefault("monitor", monitor)
+        is_plateau, best = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau), direction(monitor)
+        if is_plateau and best and scheduler.mode != best:
+            warn(
+                "plateau_mode",
+                f"ReduceLROnPlateau monitors {monitor} with mode={scheduler.mode!r}, but its {best}imum is "
+                f"best: the learning rate falls while training goes well. Pass mode={best!r}, or monitor "
+                "another metric.",
+            )
     else:
         spec = {"name": spec} if isinstance(spec, str) else spec
         entry = {"monitor": monitor, **{key: value for key, value in spec.items() if key in LIGHTNING_KEYS}}
@@ -106,17 +111,6 @@ def _make_entry(returned: Any) -> dict[str, Any]:
             f"{type(returned).__name__}{'' if 'scheduler' in entry else ' without the key scheduler'}."
         )
     return entry
-
-
-def _check_direction(scheduler: Any, monitor: str) -> None:
-    """Warn if ReduceLROnPlateau has a mode, such as torch's default, against what it monitors."""
-    mode, best = getattr(scheduler, "mode", None), direction(monitor)
-    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and best and mode != best:
-        warn(
-            "plateau_mode",
-            f"ReduceLROnPlateau monitors {monitor} with mode={mode!r}, but its {best}imum is best: the "
-            f"learning rate falls while training goes well. Pass mode={best!r}, or monitor another metric.",
-        )
 
 
 def _check_unit(scheduler: Any, epochs: int, steps: int) -> None:

@@ -1,7 +1,7 @@
 """Fit a module's decision to its validation split."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
@@ -9,7 +9,7 @@ from lossselect.decision.advice import Advice, suggest_threshold
 from lossselect.decision.fit import decision_options, fit_decision
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.tasks.registry import make_task
-from lossselect.training.output_buffer import OutputBuffer
+from lossselect.training.epoch import OutputBuffer
 
 if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
@@ -43,20 +43,13 @@ def tune_decision(
         ValueError: there is no validation row, or `fit_decision` raises it.
     """
     data = {"dataloaders": dataloaders, "datamodule": datamodule, "ckpt_path": ckpt_path}
-    return tune_on_validation(trainer, module, options, **data).results
-
-
-class TunedDecision(NamedTuple):
-    """The result of tuning."""
-
-    results: Mapping[str, float]  # metrics of the validation split before tuning
-    advice: Advice | None  # a clearly better threshold, if none was tuned
+    return tune_on_validation(trainer, module, options, **data)[0]
 
 
 def tune_on_validation(
     trainer: Trainer, module: "TaskModule", options: Mapping[str, Any], **data: Any
-) -> TunedDecision:
-    """Tune as `tune_decision` does, with `data` for `Trainer.validate`."""
+) -> tuple[Mapping[str, float], Advice | None]:
+    """Tune with `data` for `Trainer.validate`; return its metrics, and advice if no threshold was tuned."""
     if not isinstance(trainer, Trainer) or not hasattr(module, "set_decision"):
         raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
     loss, decision = module.criterion, decision_options(**options)
@@ -67,8 +60,7 @@ def tune_on_validation(
             "head=dense."
         )
     task, base_task = module.task, module.base_task
-    if base_task is not None:
-        module.task, module.base_task = base_task, None
+    module.base_task, module.task = None, base_task or task
     buffer = module._val_epoch.output_buffer = OutputBuffer()
     try:
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
@@ -86,4 +78,4 @@ def tune_on_validation(
     # processors may differ in the last digit: all use the task of the first one
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
     advised = goal is None and decision.metric == "auto"
-    return TunedDecision(results[0], suggest_threshold(module.task, *rows) if advised else None)
+    return results[0], suggest_threshold(module.task, *rows) if advised else None

@@ -5,13 +5,10 @@ import logging
 import pytest
 import torch
 from hydra.utils import instantiate
-from rich.console import Console
-from rich.live import Live
 from torch import nn
 from torchmetrics import MeanMetric
 
 from lossselect.compat import hydra as compat_hydra
-from lossselect.compat import rich as compat_rich
 from lossselect.compat import torch as compat_torch
 from lossselect.compat import torchmetrics as compat_metrics
 from lossselect.exceptions import UnsupportedError
@@ -93,29 +90,3 @@ class TestHydra:
         monkeypatch.setattr(compat_hydra, "configure_log", None)
         with pytest.raises(UnsupportedError, match=r"does not know Hydra 1\.\S+ and cannot tell"):
             compat_hydra.install_checks(print, print, print)
-
-
-class TestRich:
-    def test_another_thread_redraws(self):
-        made = []
-
-        class Drawing:
-            def __init__(self, live):
-                made.append(self)
-
-            def start(self):
-                self.started = True
-
-            def stop(self):
-                self.stopped = True
-
-            def join(self):
-                pass
-
-        with Live("", console=Console(quiet=True), auto_refresh=True) as live:
-            assert compat_rich.replace_refresh_thread(live, Drawing)
-            assert made[0].started
-            with compat_rich.get_lock(live):
-                pass
-        assert made[0].stopped
-        assert not compat_rich.replace_refresh_thread(Live("", console=Console(quiet=True)), Drawing)

@@ -11,9 +11,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 import lossselect as ls
-from lossselect.training.epoch import Epoch
+from lossselect.training.epoch import Epoch, OutputBuffer
 from lossselect.training.optimizers import best_mode
-from lossselect.training.output_buffer import OutputBuffer
 
 NAN = float("nan")
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)]
@@ -418,7 +417,7 @@ def test_a_metric_that_there_is_not():
 
 
 def test_outputs_that_are_kept_have_a_bound(monkeypatch):
-    monkeypatch.setattr("lossselect.training.output_buffer.MAX_BUFFERED_OUTPUTS", 1000)
+    monkeypatch.setattr("lossselect.training.epoch.MAX_BUFFERED_OUTPUTS", 1000)
     kept = OutputBuffer()
     for start in range(0, 4000, 100):
         kept.add(torch.arange(start, start + 100.0).unsqueeze(1), torch.arange(start, start + 100))

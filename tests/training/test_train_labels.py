@@ -170,7 +170,7 @@ class TestSampleWeights:
         torch.testing.assert_close(module.trainer.callback_metrics["train/loss"], want, check_dtype=False)
 
     def test_a_third_that_nobody_spoke_of_is_none(self):
-        with pytest.raises(ValueError, match=r"got tuple of 3.*A weight for each sample is a third"):
+        with pytest.raises(ValueError, match=r"got tuple of 3.*or \(inputs, target, sample_weight\)"):
             MyModel(ls.Binary()).training_step((torch.zeros(2, 8), torch.zeros(2), torch.ones(2)), 0)
 
     def test_negative_ones_and_losses_that_take_none(self):

@@ -105,6 +105,4 @@ def name_column(name: str, fix: str, fixed: type[DataError] = UnseenLabelError) 
         where = f"Column {name!r}" if error.row is None else f"Row {error.row} of column {name!r}"
         problem = str(error).removeprefix(f"Row {error.row}: ")
         fix = f" {fix}" if isinstance(error, fixed) else ""
-        raise type(error)(
-            f"{where}: {problem}{fix}", row=error.row, column=name, value=error.value
-        ) from None
+        raise type(error)(f"{where}: {problem}{fix}", row=error.row, column=name, value=error.value) from None

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
 from rich.progress import Task
 from rich.text import Text
 
-from lossselect.compat.lightning import RefreshThread
-from lossselect.compat.rich import get_lock, replace_refresh_thread
 from lossselect.utils.terminal import print_safely, sanitize
+
+EPOCH_SECONDS, BATCH_SECONDS = 10, 60  # between the lines of `ProgressLines`
 
 
 def is_terminal() -> bool:
@@ -63,12 +63,9 @@ def _count(trainer: Trainer, epoch: int) -> str:
 class ProgressLines(Callback):
     """Prints to a pipe, a file or CI what a bar would show, in a line at the end of an epoch.
 
-    The first and the last epoch always have a line. Otherwise at least `seconds` pass until the line of a
-    later epoch, and `within` until one within an epoch. Only the first of several processes prints.
+    The first and the last epoch always have a line. Otherwise at least `EPOCH_SECONDS` pass until the line of
+    a later epoch, and `BATCH_SECONDS` until one within an epoch. Only the first of several processes prints.
     """
-
-    def __init__(self, seconds: float = 10, within: float = 60) -> None:
-        self.seconds, self.within = seconds, within
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.pace, self.last_epoch = Pace(trainer), trainer.current_epoch
@@ -77,15 +74,14 @@ class ProgressLines(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if time.monotonic() - self.last_time >= self.within:
+        if time.monotonic() - self.last_time >= BATCH_SECONDS:
             number = trainer.fit_loop.epoch_loop.batch_idx + 1  # `batch_idx` is that of a block's first batch
-            self._print(
-                trainer, trainer.current_epoch + 1, f", batch {number}/{trainer.num_training_batches}"
-            )
+            epoch = _count(trainer, trainer.current_epoch + 1)
+            self._print(trainer, f"{epoch}, batch {number}/{trainer.num_training_batches}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # at the end of the previous epoch its metrics were not yet present
-        if self.is_first or time.monotonic() - self.last_time >= self.seconds:
+        if self.is_first or time.monotonic() - self.last_time >= EPOCH_SECONDS:
             self._print_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,22 +90,21 @@ class ProgressLines(Callback):
     def _print_epoch(self, trainer: Trainer, pace: str | None = None) -> None:
         if trainer.current_epoch > self.last_epoch:
             self.is_first, self.last_epoch = False, trainer.current_epoch
-            self._print(trainer, trainer.current_epoch, "", pace)
+            self._print(trainer, _count(trainer, trainer.current_epoch), pace)
 
-    def _print(self, trainer: Trainer, epoch: int, batch: str, pace: str | None = None) -> None:
+    def _print(self, trainer: Trainer, epoch: str, pace: str | None = None) -> None:
         self.last_time = time.monotonic()
         if trainer.is_global_zero:
             metrics = (f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())
             pace = pace or f"{self.pace.remaining()} left"
-            print_safely("  ".join((f"epoch {_count(trainer, epoch)}{batch}", *metrics, pace)), flush=True)
+            print_safely("  ".join((f"epoch {epoch}", *metrics, pace)), flush=True)
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar of Rich, drawn only by a thread, at most `refresh_rate` times a second; 0 for no bar.
+    """Lightning's bar of Rich, drawn only by its thread, at most `refresh_rate` times a second; 0 for no bar.
 
-    Lightning's thread draws up to 100 times a second, which takes a tenth of the time of a small net's epoch;
-    at a lower rate it stops as late as its next drawing. The times beside the bar are those of the whole
-    training, and epochs count from 1.
+    Lightning's rate of 100 takes a tenth of the time of a small net's epoch. The times beside the bar are
+    those of the whole training, and epochs count from 1.
     """
 
     def __init__(self, refresh_rate: int = 5, **options: Any) -> None:
@@ -134,11 +129,8 @@ class ProgressBar(RichProgressBar):
         return f"Epoch {_count(self.trainer, current_epoch + 1)}".ljust(len(self.validation_description))
 
     def _init_progress(self, trainer: Trainer) -> None:
-        previous = self.progress
         super()._init_progress(trainer)
-        if self.progress is None or self.progress is previous:
-            return
-        if replace_refresh_thread(self.progress.live, lambda live: _DrawingThread(live, self.refresh_rate)):
+        if self.progress is not None:
             # do not draw either whenever a bar is added or starts again
             self.progress.refresh = self.progress.soft_refresh  # type: ignore[method-assign]
 
@@ -166,15 +158,3 @@ class _TimeColumn(CustomTimeColumn):
         return Text(
             f"{pace.elapsed()} • {pace.remaining()}" if _is_wide() else pace.remaining(), style=self.style
         )
-
-
-class _DrawingThread(RefreshThread):
-    """Draws only what has changed, so that nothing is drawn over a debugger's prompt; stops at once."""
-
-    def run(self) -> None:
-        while not self.done.wait(1 / self.refresh_per_second):
-            if self.refresh_cond:
-                self.refresh_cond = False
-                with get_lock(self.live):
-                    if not self.done.is_set():
-                        self.live.refresh()

@@ -1,7 +1,8 @@
 """Several optimizer steps in each iteration of Lightning's loop, which takes as long as a small step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -33,6 +34,7 @@ STEP_HOOKS = (
     *("configure_gradient_clipping", "training_step"),
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
+BASES = (TaskModule, LightningDataModule, RunHooks, Callback)  # whose hooks do not count
 VALIDATION_HOOKS = ("validation_step", "on_validation_batch_start", "on_validation_batch_end")
 
 
@@ -59,22 +61,23 @@ class StepsPerExecution(Callback):
         self.steps = check_int("steps_per_execution", steps, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self.steps > 1 and compat.is_tested():
+        if stage != "fit" or self.steps == 1:
+            return
+        if compat.is_tested():
             _check(trainer, pl_module)
-        elif stage == "fit" and self.steps > 1:
-            tested = " or ".join(compat.TESTED)
-            warn(
-                "untested_lightning",
-                f"steps_per_execution={self.steps} needs the loops of Lightning {tested}, "
-                f"got {lightning.__version__}. Steps are taken one at a time.",
-            )
-            self.steps = 1
+            return
+        warn(
+            "untested_lightning",
+            f"steps_per_execution={self.steps} needs the loops of Lightning {' or '.join(compat.TESTED)}, "
+            f"got {lightning.__version__}. Steps are taken one at a time.",
+        )
+        self.steps = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.steps > 1:
             loop = trainer.fit_loop.epoch_loop
-            _replace_optimization(trainer, _BlockOptimization(trainer))
-            self._fetch_blocks(trainer)
+            compat.wrap(loop.automatic_optimization, "run", partial(_take_steps, trainer))
+            self.on_train_epoch_start(trainer, pl_module)
             if bar := trainer.progress_bar_callback:
                 # the hook's index is that of a block's first batch
                 compat.wrap(bar, "on_train_batch_end", lambda end, *args: end(*args[:-1], loop.batch_idx))
@@ -84,38 +87,28 @@ class StepsPerExecution(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the trainer fit again without this callback."""
+        compat.unwrap(trainer.fit_loop.epoch_loop.automatic_optimization, "run")
         if self.steps > 1 and (bar := trainer.progress_bar_callback):
             compat.unwrap(bar, "on_train_batch_end")
-        if isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, _BlockOptimization):
-            _replace_optimization(trainer, compat.AutomaticOptimization(trainer))
-        if isinstance(fetcher := compat.data_fetcher(trainer.fit_loop), _BlockFetcher):
-            compat.set_data_fetcher(trainer.fit_loop, fetcher.inner)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.steps > 1:
-            self._fetch_blocks(trainer)  # Lightning may have replaced the loader, and its fetcher
-
-    def _fetch_blocks(self, trainer: Trainer) -> None:
-        fetcher = compat.data_fetcher(trainer.fit_loop)
-        if not isinstance(fetcher, _BlockFetcher):
-            compat.set_data_fetcher(trainer.fit_loop, _TrainBlockFetcher(trainer, fetcher, self.steps))
+        fetcher = compat.data_fetcher(trainer.fit_loop)  # which Lightning may have replaced
+        if self.steps == 1 or isinstance(fetcher, _BlockFetcher):
+            return
+        if isinstance(fetcher, compat.IteratorFetcher):
+            raise ConfigError(
+                "steps_per_execution needs a training_step that takes a batch, not an iterator."
+            )
+        if (count := len(fetcher.combined_loader.flattened)) != 1:
+            raise ConfigError(f"steps_per_execution needs one train loader, and there are {count}.")
+        compat.set_data_fetcher(trainer.fit_loop, _BlockFetcher(fetcher, self.steps, trainer))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks = [c for c in trainer.callbacks if not isinstance(c, ProgressBar)]  # type: ignore[attr-defined]
-        overridden = _overrides(pl_module, TaskModule, VALIDATION_HOOKS) or any(
-            _overrides(callback, Callback, VALIDATION_HOOKS) for callback in callbacks
-        )
-        if self.steps > 1 and not overridden:
-            loop = trainer.fit_loop.epoch_loop.val_loop
-            fetcher = compat.data_fetcher(loop)
-            if fetcher and len(fetcher.combined_loader.flattened) == 1:
-                compat.set_data_fetcher(loop, _BlockFetcher(fetcher, self.steps))
-
-
-def _replace_optimization(trainer: Trainer, optimization: Any) -> None:
-    loop = trainer.fit_loop.epoch_loop
-    optimization.optim_progress = loop.automatic_optimization.optim_progress
-    loop.automatic_optimization = optimization
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        fetcher = compat.data_fetcher(loop)
+        is_single = fetcher and len(fetcher.combined_loader.flattened) == 1
+        if self.steps > 1 and is_single and not _overrides_any(trainer, VALIDATION_HOOKS, ProgressBar):
+            compat.set_data_fetcher(loop, _BlockFetcher(fetcher, self.steps))
 
 
 def _check(trainer: Trainer, module: LightningModule) -> None:
@@ -137,11 +130,9 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
 class _BlockFetcher(compat.DataFetcher):
     """Takes several batches at a time from Lightning's fetcher, or their rows from our own loaders."""
 
-    stage = "val"
-
-    def __init__(self, fetcher: Any, steps: int) -> None:
+    def __init__(self, fetcher: Any, steps: int, trainer: Trainer | None = None) -> None:
         super().__init__()
-        self.inner, self.steps = fetcher, steps
+        self.inner, self.steps, self.trainer = fetcher, steps, trainer
         self._combined_loader = fetcher.combined_loader
         (loader,) = fetcher.combined_loader.flattened
         self.loader = loader if _takes_rows(loader) else None
@@ -149,7 +140,15 @@ class _BlockFetcher(compat.DataFetcher):
 
     def _start_epoch(self) -> None:
         self.fetched, self.done, self.length = self.inner.fetched, self.inner.done, self.inner.length
-        self.indices = iter(self.loader.sampler) if self.loader else None
+        # row indices of each batch, or the batches themselves
+        self._source: Iterator[Any] = iter(self.loader.sampler) if self.loader else self._iterate_inner()
+
+    def _iterate_inner(self) -> Iterator[Any]:
+        while not self.inner.done:
+            try:
+                yield next(self.inner)[0]
+            except StopIteration:
+                return
 
     def __iter__(self) -> "_BlockFetcher":
         iter(self.inner)  # which draws its random number, as without blocks
@@ -159,35 +158,20 @@ class _BlockFetcher(compat.DataFetcher):
     def __next__(self) -> tuple[Block, int, int]:
         if self.done:
             raise StopIteration
-        size = self._compute_size()
-        block = self._fetch(size) if self.indices is None else self._take_rows(size)
+        size = min([self.steps, *self._batches_until_due()])
+        if self.loader and self.length is not None:  # our loaders have one
+            block = self.loader.dataset.block([*islice(self._source, min(size, self.length - self.fetched))])
+            self.done = self.fetched + len(block) >= self.length
+        else:
+            block = Block([*islice(self._source, size)])
+            self.done = self.inner.done
         self.fetched += len(block)
-        if self.indices is None and self.inner.done:
-            check_fetched(self, self.stage)
+        if self.inner.done:
+            check_fetched(self, "train" if self.trainer else "val")
         if not len(block):
             self.done = True
             raise StopIteration
-        self.done = self.inner.done if self.indices is None else self.fetched >= (self.length or 0)
         return block, self.fetched - 1, 0
-
-    def _compute_size(self) -> int:
-        """Return the number of batches in the next block."""
-        return self.steps
-
-    def _fetch(self, size: int) -> Block:
-        batches: list[Any] = []
-        while len(batches) < size and not self.inner.done:
-            try:
-                batches.append(next(self.inner)[0])
-            except StopIteration:
-                break
-        return Block(batches)
-
-    def _take_rows(self, size: int) -> Block:
-        assert self.loader is not None
-        assert self.indices is not None
-        count = size if self.length is None else min(size, self.length - self.fetched)
-        return self.loader.dataset.block([*islice(self.indices, count)])
 
     def reset(self) -> None:
         self.inner.reset()
@@ -196,47 +180,37 @@ class _BlockFetcher(compat.DataFetcher):
     def teardown(self) -> None:
         self.inner.teardown()
 
-
-class _TrainBlockFetcher(_BlockFetcher):
-    """Ends a block where something is due."""
-
-    stage = "train"
-
-    def __init__(self, trainer: Trainer, fetcher: Any, steps: int) -> None:
-        if isinstance(fetcher, compat.IteratorFetcher):
-            raise ConfigError(
-                "steps_per_execution needs a training_step that takes a batch, not an iterator."
-            )
-        if (count := len(fetcher.combined_loader.flattened)) != 1:
-            raise ConfigError(f"steps_per_execution needs one train loader, and there are {count}.")
-        self.trainer = trainer
-        super().__init__(fetcher, steps)
-
-    def _compute_size(self) -> int:
-        trainer, loop = self.trainer, self.trainer.fit_loop.epoch_loop
-        sizes = [self.steps]
-        interval = trainer.val_check_batch
+    def _batches_until_due(self) -> Iterator[int]:
+        """Yield the numbers of batches until the next validation, checkpoint and end of training."""
+        if (trainer := self.trainer) is None:
+            return
+        loop, interval = trainer.fit_loop.epoch_loop, trainer.val_check_batch
         if interval is not None and math.isfinite(interval):
             index = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
-            sizes.append(int(interval) - (index + 1) % int(interval))
+            yield int(interval) - (index + 1) % int(interval)
         if isinstance(trainer.limit_train_batches, int):
-            sizes.append(max(1, trainer.limit_train_batches - self.fetched))
+            yield max(1, trainer.limit_train_batches - self.fetched)
         steps_left = [trainer.max_steps - trainer.global_step] if trainer.max_steps > 0 else []
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         intervals = map(compat.steps_between_checkpoints, savers)
         steps_left += [steps - trainer.global_step % steps for steps in intervals if steps > 0]
         # a step may take several batches; a group that has begun takes fewer
         group = trainer.accumulate_grad_batches
-        sizes += [max(1, steps * group - (loop.batch_idx + 1) % group) for steps in steps_left]
-        return min(sizes)
+        yield from (max(1, steps * group - (loop.batch_idx + 1) % group) for steps in steps_left)
 
 
-def _overrides(instance: Any, parent: type, hooks: Sequence[str] = STEP_HOOKS) -> bool:
-    """Return whether an object has another method than its parent class for one of the hooks."""
-    return any(
-        getattr(type(instance), hook, None) is not getattr(parent, hook, None) or hook in vars(instance)
-        for hook in hooks
-    )
+def _overrides_any(trainer: Trainer, hooks: Sequence[str], ignored: type | tuple[()] = ()) -> bool:
+    """Return whether module, data module or a callback that is not `ignored` overrides one of the hooks."""
+    for part in (trainer.lightning_module, trainer.datamodule, *trainer.callbacks):  # type: ignore[attr-defined]
+        base = next((base for base in BASES if isinstance(part, base)), None)
+        if base is None or isinstance(part, ignored):
+            continue
+        if any(
+            getattr(type(part), hook, None) is not getattr(base, hook, None) or hook in vars(part)
+            for hook in hooks
+        ):
+            return True
+    return False
 
 
 def _takes_rows(loader: Any) -> bool:
@@ -252,86 +226,83 @@ def _takes_rows(loader: Any) -> bool:
     )
 
 
-class _BlockOptimization(compat.AutomaticOptimization):
-    """Takes the steps of a block, and advances the loop's counters between them."""
+def _take_steps(
+    trainer: Trainer, run: Callable[..., Any], optimizer: Any, batch_idx: int, kwargs: Any
+) -> Any:
+    """Take the steps of a block, by Lightning's `run` unless they are plain."""
+    block: Block = kwargs["batch"]
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    is_last, is_plain = progress.is_last_batch, _is_plain(trainer)
+    module: TaskModule = trainer.lightning_module  # type: ignore[assignment]
+    batches = module._transfer_block(block) if is_plain else list(block)
+    outputs: Any = {}
+    for i, batch in enumerate(batches):
+        if i and trainer.should_stop:
+            break  # requested within a step
+        if i:
+            _advance(trainer)
+            compat.logger_connector(trainer).on_batch_start(batch)
+        else:
+            compat.logged_results(trainer).batch = batch  # not the block
+        progress.is_last_batch = is_last and i == len(batches) - 1
+        if is_plain:
+            outputs = _take_plain_step(trainer, batch, batch_idx + i)
+        else:
+            index = {"batch_idx": batch_idx + i} if "batch_idx" in kwargs else {}
+            arguments: Any = {**kwargs, "batch": module._to_device(batch), **index}
+            outputs = run(optimizer, batch_idx + i, arguments)
+    return outputs
 
-    def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> Any:
-        block: Block = kwargs["batch"]
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        is_last, is_plain = progress.is_last_batch, self._is_plain()
-        module: TaskModule = self.trainer.lightning_module  # type: ignore[assignment]
-        batches = module._transfer_block(block) if is_plain else list(block)
-        outputs: Any = {}
-        for i, batch in enumerate(batches):
-            if i and self.trainer.should_stop:
-                break  # requested within a step
-            if i:
-                self._advance()
-                compat.logger_connector(self.trainer).on_batch_start(batch)
-            else:
-                compat.logged_results(self.trainer).batch = batch  # not the block
-            progress.is_last_batch = is_last and i == len(batches) - 1
-            if is_plain:
-                outputs = self._take_plain_step(batch, batch_idx + i)
-            else:
-                index = {"batch_idx": batch_idx + i} if "batch_idx" in kwargs else {}
-                arguments: Any = {**kwargs, "batch": module._to_device(batch), **index}
-                outputs = super().run(optimizer, batch_idx + i, arguments)
-        return outputs
 
-    def _advance(self) -> None:
-        """Do what the loop does between two batches."""
-        loop = self.trainer.fit_loop.epoch_loop
-        has_schedulers = bool(self.trainer.lr_scheduler_configs)  # without, some calls are saved
-        logs = compat.logger_connector(self.trainer) if compat.logged_results(self.trainer) else None
-        loop.batch_progress.increment_processed()
-        if has_schedulers:
-            loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-        if logs:
-            logs.on_batch_end()
-        loop.batch_progress.increment_completed()
-        if logs:
-            logs.update_train_step_metrics()
-        if has_schedulers:
-            loop.update_lr_schedulers("step", update_plateau_schedulers=True)
-        if not compat.accumulates(self.trainer):
-            compat.count_optimizer_step(self.trainer)
-        loop.batch_progress.increment_ready()
-        loop.batch_progress.increment_started()
+def _advance(trainer: Trainer) -> None:
+    """Do what the loop does between two batches."""
+    loop = trainer.fit_loop.epoch_loop
+    has_schedulers = bool(trainer.lr_scheduler_configs)  # without, some calls are saved
+    logs = compat.logger_connector(trainer) if compat.logged_results(trainer) else None
+    loop.batch_progress.increment_processed()
+    if has_schedulers:
+        loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+    loop.batch_progress.increment_completed()
+    if logs:
+        logs.on_batch_end()
+        logs.update_train_step_metrics()
+    if has_schedulers:
+        loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+    if not compat.accumulates(trainer):
+        compat.count_optimizer_step(trainer)
+    loop.batch_progress.increment_ready()
+    loop.batch_progress.increment_started()
 
-    def _is_plain(self) -> bool:
-        """Return whether a step is only forward, backward and optimizer, without hooks of anybody else."""
-        trainer, precision = self.trainer, self.trainer.precision_plugin
-        parents: list[tuple[Any, type]] = [
-            (callback, RunHooks if isinstance(callback, RunHooks) else Callback)
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-        ]
-        if trainer.datamodule:  # type: ignore[attr-defined]
-            parents.append((trainer.datamodule, LightningDataModule))  # type: ignore[attr-defined]
-        return (
-            type(trainer.strategy) is SingleDeviceStrategy
-            and (type(precision) is Precision or (type(precision) is MixedPrecision and not precision.scaler))
-            and trainer.accumulate_grad_batches == 1
-            and type(trainer.optimizers[0]) in WITHOUT_CLOSURE
-            and not any(_overrides(*pair) for pair in [(trainer.lightning_module, TaskModule), *parents])
+
+def _is_plain(trainer: Trainer) -> bool:
+    """Return whether a step is only forward, backward and optimizer, without hooks of anybody else."""
+    precision = trainer.precision_plugin
+    return (
+        type(trainer.strategy) is SingleDeviceStrategy
+        and (type(precision) is Precision or (type(precision) is MixedPrecision and not precision.scaler))
+        and trainer.accumulate_grad_batches == 1
+        and type(trainer.optimizers[0]) in WITHOUT_CLOSURE
+        and not _overrides_any(trainer, STEP_HOOKS)
+    )
+
+
+def _take_plain_step(trainer: Trainer, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    module, optimizer = trainer.lightning_module, trainer.optimizers[0]
+    compat.set_running_hook(module, "training_step")
+    with trainer.precision_plugin.train_step_context():
+        loss: Tensor = module.training_step(batch, batch_idx)  # type: ignore[assignment]
+    for group in optimizer.param_groups:  # zero_grad without its profiling
+        for parameter in group["params"]:
+            parameter.grad = None
+    loss.backward()
+    module._finite_check.check_step(module, optimizer)  # type: ignore[operator,union-attr]
+    if trainer.gradient_clip_val:
+        module.configure_gradient_clipping(
+            optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         )
-
-    def _take_plain_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        trainer, module, optimizer = self.trainer, self.trainer.lightning_module, self.trainer.optimizers[0]
-        compat.set_running_hook(module, "training_step")
-        with trainer.precision_plugin.train_step_context():
-            loss: Tensor = module.training_step(batch, batch_idx)  # type: ignore[assignment]
-        for group in optimizer.param_groups:  # zero_grad without its profiling
-            for parameter in group["params"]:
-                parameter.grad = None
-        loss.backward()
-        module._finite_check.check_step(module, optimizer)  # type: ignore[operator,union-attr]
-        if trainer.gradient_clip_val:
-            module.configure_gradient_clipping(
-                optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-            )
-        self.optim_progress.optimizer.step.increment_ready()
-        optimizer.step()
-        self.optim_progress.optimizer.step.increment_completed()
-        compat.set_running_hook(module, None)
-        return {"loss": loss.detach()}
+    progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+    progress.increment_ready()
+    optimizer.step()
+    progress.increment_completed()
+    compat.set_running_hook(module, None)
+    return {"loss": loss.detach()}

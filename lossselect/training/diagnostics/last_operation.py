@@ -9,20 +9,15 @@ from torch import Tensor
 
 from lossselect.compat.torch import TorchDispatchMode, tree_leaves
 
-OUTPUT_KINDS = {
-    **dict.fromkeys(("Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid"), "probabilities"),
-    "LogSoftmax": "log_softmax",
-    "LogSigmoid": "log_sigmoid",
-    **dict.fromkeys(("ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"), "bounded"),
-}
-"""Layers that no net of raw logits ends in, and what they return."""
-
 LAYERS = {
     **dict.fromkeys(("softmax", "safesoftmax", "specialsoftmax"), "Softmax"),
     **dict.fromkeys(("sigmoid", "specialexpit"), "Sigmoid"),
     **dict.fromkeys(("logsoftmax", "speciallogsoftmax"), "LogSoftmax"),
     **dict.fromkeys(("logsigmoid", "logsigmoidforward"), "LogSigmoid"),
     **{name.lower(): name for name in ("Hardsigmoid", "ReLU", "Tanh", "Hardtanh", "clamp")},
+    # of a linear layer or a convolution
+    **dict.fromkeys(("addmm", "mm", "bmm", "baddbmm", "add", "linear"), "Linear"),
+    **dict.fromkeys(("convolution", "mkldnnconvolution"), "Linear"),
 }
 """The layer that does the same as an operation. As below, names are those that `operation_name` returns."""
 
@@ -34,14 +29,26 @@ SHAPING = {
     # in inference mode operations are dispatched as they are called, not as those that they consist of
     *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "viewas"),
 }
-# last operations of a linear layer or a convolution, which return no probabilities
-AFFINE = {"addmm", "mm", "bmm", "baddbmm", "add", "convolution", "linear", "mkldnnconvolution"}
+
+WIDE = 10  # a logit whose probability is 5e-5 from 0 or 1
 
 
 def operation_name(name: str | Any) -> str:
     """Return the name of an autograd node, or of an ATen operation: "logsoftmax" for "_log_softmax"."""
     name = name if isinstance(name, str) else re.sub(r"Backward\d*$", "", type(name).__name__)
     return name.replace("_", "").lower()
+
+
+def find_layer(node: Any) -> str | None:
+    """Return the layer of `LAYERS` that does the same as an autograd node, if there is one."""
+    name = operation_name(node)
+    if name == "exp" and operation_name(node.next_functions[0][0]) == "logsoftmax":
+        return "exp(LogSoftmax)"
+    if name == "clamp":
+        bounds = [getattr(node, bound, None) for bound in ("_saved_min", "_saved_max")]
+        if all(isinstance(b, int | float) and abs(b) >= WIDE for b in bounds if b is not None):
+            return None  # it prevents overflow, and leaves nearly all probabilities
+    return LAYERS.get(name)
 
 
 def find_last_nodes(node: Any) -> Iterator[Any]:
@@ -61,24 +68,28 @@ def find_last_nodes(node: Any) -> Iterator[Any]:
 class LastOperations(TorchDispatchMode):
     """Within it, each result of an operation that is one of `LAYERS` is recorded with that layer."""
 
+    supports_higher_order_operators = True  # such as flex_attention and torch.cond
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # they compile functions of their own
+
     def __init__(self) -> None:
         super().__init__()
-        self._layers: dict[int, str] = {}  # by the address of a tensor's memory
+        self._layers: dict[int, str | None] = {}  # by the address of a tensor's memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = operation_name(func.overloadpacket.__name__)
+        name = operation_name(getattr(func, "overloadpacket", func).__name__)
         layer = LAYERS.get(name)
         inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         if name in SHAPING and inputs:
             layer = self.get_layer(inputs[0])
         elif name == "exp" and self.get_layer(inputs[0]) == "LogSoftmax":
-            layer = "Softmax"
+            layer = "exp(LogSoftmax)"
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (address := _address(leaf)):
-                self._layers.pop(address, None)
-                if layer is not None:
-                    self._layers[address] = layer
+                self._layers[address] = layer
         return result
 
     def get_layer(self, tensor: Tensor) -> str | None:

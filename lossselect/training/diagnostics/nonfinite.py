@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from lossselect.compat.lightning import get_trainer
 from lossselect.compat.torch import largest_of_each
@@ -20,7 +21,7 @@ from lossselect.utils.distributed import all_gather, is_sharded
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
 MAX_SKIPPED = 10  # consecutive steps
-MAX_OVERFLOWS = 20  # consecutive steps that a float16 scaler skips, from a scale of 65,536 down to 1/16
+MIN_SCALE = 1 / 16  # of a float16 scaler, which starts at 65,536 and halves it for each step that it skips
 MAX_PENDING = 8  # steps that a GPU may be behind
 
 ADVICE = (
@@ -29,24 +30,12 @@ ADVICE = (
 )
 
 
-class _Step(NamedTuple):
-    number: int
-    batch_idx: int
-    epoch: int
-    batch: Any
-
-    def __str__(self) -> str:
-        return f"step {self.number + 1} (epoch {self.epoch}, batch {self.batch_idx})"
-
-
 class FiniteCheck:
-    """Checks the loss and the gradients of each step, by sums that are not finite if one of them is not.
+    """Checks the loss and the gradients of each step before the optimizer takes it.
 
-    On a CPU this happens before the optimizer takes the step. A GPU is not waited for: its result is read
-    when it has arrived, up to `MAX_PENDING` steps later, when the weights may not be finite themselves; no
-    checkpoint is saved before it is known. If `choice` is "skip" instead of "stop", the step is skipped (its
-    gradients and its effect on running means; in the train metrics a batch whose loss is not finite), which
-    requires waiting for a GPU. The steps that a float16 scaler skips are counted.
+    A GPU is not waited for: its result is read when it has arrived, up to `MAX_PENDING` steps later, and no
+    checkpoint is saved before. If `choice` is "skip" instead of "stop", the step is left out (its gradients,
+    its effect on running means, and its loss in the train metrics), which requires waiting for a GPU.
     """
 
     def __init__(self, choice: str) -> None:
@@ -54,9 +43,7 @@ class FiniteCheck:
         self.skips = choice == "skip"
         self.skipped = 0
         self._consecutive = 0
-        self._scale: float | None = None
         self._loss: Tensor | None = None
-        self._sharded = False  # whether each process has only a part of the gradients, as under FSDP2
         self._batch: tuple[Any, int] = (None, 0)
         self._buffers: dict[str, Tensor] = {}
         self._pending: deque[tuple[Tensor, torch.cuda.Event, Callable[[float], None]]] = deque()
@@ -80,26 +67,27 @@ class FiniteCheck:
         if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
             # scaler.get_scale() would wait; a scaled 1 is the scale, and stays on the device
             scale = scaler.scale(torch.ones((), device=(module if self._loss is None else self._loss).device))
-            self._read(scale, partial(self._count_overflows, step=trainer.global_step))
+            self._read(scale, partial(_check_scale, step=trainer.global_step))
             return
         # the optimizer lists the weights faster than the module
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         finite = self._all_finite([weight.grad for weight in weights if weight.grad is not None])
         if finite is True and not self.skips:
             return
-        step = _Step(trainer.global_step, self._batch[1], trainer.current_epoch, self._batch[0])
-        if isinstance(finite, Tensor) and not self.skips:
-            self._read(finite, lambda finite: None if finite else self._stop(module, step))
+        batch, batch_idx = self._batch
+        step = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch}, batch {batch_idx})"
+        if not self.skips:
+            self._read(finite, lambda finite: None if finite else self._stop(module, step, batch))
             return
-        finite = bool(finite) or self._is_finite_after_all(module)
-        if self.skips and trainer.world_size > 1:  # all processes skip the step, or none
+        finite = bool(finite)
+        if trainer.world_size > 1:  # all processes skip the step, or none
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             self._consecutive = 0
-        elif self.skips and self._consecutive < MAX_SKIPPED:
+        elif self._consecutive < MAX_SKIPPED:
             self._skip(module, step)
         else:
-            self._stop(module, step)
+            self._stop(module, step, batch)
 
     def check_pending(self, max_pending: int = 0) -> None:
         """Handle results of a GPU that have arrived, and wait for the oldest while more are pending."""
@@ -117,13 +105,13 @@ class FiniteCheck:
         if not all(all_gather(not finite or bool(torch.stack(finite).all()))):
             raise TrainingDiverged(
                 f"Training has diverged: in epoch {module.current_epoch} the weights are no longer finite, "
-                f"and no further step would mend them. {ADVICE}"
+                f"and no further step would correct them. {ADVICE}"
             )
 
-    def _read(self, scalar: Tensor, handle: Callable[[float], None]) -> None:
+    def _read(self, scalar: Tensor | bool, handle: Callable[[float], None]) -> None:
         """Call `handle` with a scalar; that of a GPU is copied, and read some steps later."""
-        if not scalar.is_cuda:
-            handle(scalar.item())
+        if isinstance(scalar, bool) or not scalar.is_cuda:
+            handle(float(scalar))
             return
         copy = torch.empty((), dtype=scalar.dtype, pin_memory=True)
         copy.copy_(scalar, non_blocking=True)
@@ -136,29 +124,19 @@ class FiniteCheck:
         """Return whether loss and gradients are finite, of a GPU as a scalar on it."""
         if not gradients:
             return True
-        self._sharded = any(map(is_sharded, gradients))
+        sharded = any(map(is_sharded, gradients))  # each process has only a part of them, as under FSDP2
         gradients = [*map(_local_values, gradients)]
-        if gradients[0].device.type != "cuda" and not self._sharded:
-            # a sum of half precision may overflow
-            gradients = [g.float() if g.element_size() < 4 else g for g in gradients]
-            total = 0.0 if self._loss is None else self._loss.item()
-            # single sums take half the time of one over all
-            return math.isfinite(total + sum(gradient.sum().item() for gradient in gradients))
+        loss = gradients[0].new_zeros(()) if self._loss is None else self._loss
+        if not loss.is_cuda and not sharded:
+            # single sums take half the time of one over all; they overflow where no number is infinite
+            total = loss.item() + sum(gradient.sum().item() for gradient in gradients)
+            return math.isfinite(total) or all(map(_is_finite, (loss, *gradients)))
         # the largest of each, which stays NaN, and which no square or sum can make infinite
         largest = largest_of_each([g for g in gradients if g.numel()])
-        loss = gradients[0].new_zeros(()) if self._loss is None else self._loss
         finite = torch.stack([*largest, loss]).isfinite().all()
-        finite = _all_processes(finite) if self._sharded else finite
-        return finite if finite.is_cuda else bool(finite)
+        return _all_processes(finite) if sharded else finite
 
-    def _is_finite_after_all(self, module: Any) -> bool:
-        """Return whether each number is finite, and only their sum is not."""
-        loss = [] if self._loss is None else [self._loss]
-        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        finite = all(map(_is_finite, (*loss, *gradients)))
-        return bool(_all_processes(torch.tensor(finite, device=module.device))) if self._sharded else finite
-
-    def _skip(self, module: Any, step: _Step) -> None:
+    def _skip(self, module: Any, step: str) -> None:
         for weight in module.parameters():
             weight.grad = None  # which an optimizer leaves as it is, and the weight too
         for name, buffer in module.named_buffers():
@@ -172,65 +150,57 @@ class FiniteCheck:
         self.skipped += 1
         self._consecutive += 1
 
-    def _stop(self, module: Any, step: _Step) -> None:
+    def _stop(self, module: Any, step: str, batch: Any) -> None:
         self._pending.clear()
         many = f", as in {MAX_SKIPPED} steps before it" if self.skips else ""
         more = "" if self.skips else " on_nonfinite=skip leaves out single batches."
         raise TrainingDiverged(
-            f"The loss or its gradient is not finite in {step}{many}: {_describe_origin(module, step.batch)} "
+            f"The loss or its gradient is not finite in {step}{many}: {_describe_origin(module, batch)} "
             f"Training ends here; the checkpoints before it are as they were. {ADVICE}{more}"
         )
 
-    def _count_overflows(self, scale: float, step: int) -> None:
-        self._consecutive = self._consecutive + 1 if self._scale is not None and scale < self._scale else 0
-        self._scale = scale
-        if self._consecutive >= MAX_OVERFLOWS:
-            raise TrainingDiverged(
-                f"float16 overflows: up to step {step} the last {MAX_OVERFLOWS} steps were left out, and "
-                f"the scale of the loss has come down to {scale:.3g}. Take precision=bf16-mixed, or 32-true, "
-                "where a loss that is not finite is told by its step and module."
-            )
+
+def _check_scale(scale: float, step: int) -> None:
+    if scale <= MIN_SCALE:
+        raise TrainingDiverged(
+            f"float16 overflows: up to step {step} one step after another was left out, and the scale of the "
+            f"loss has come down to {scale:.3g}. Take precision=bf16-mixed, or 32-true, where a loss that is "
+            "not finite is reported with its step and module."
+        )
 
 
 def _describe_origin(module: Any, batch: Any) -> str:
     """Describe where NaN or infinity comes from, by another forward pass of the batch."""
     weights = [name for name, weight in module.named_parameters() if not _is_finite(weight)]
-    nonfinite_weights = f"the weights {weights[0]} are not finite by now." if weights else ""
     with suppress(Exception):  # a batch that is used up, say
         inputs = module._encode_batch(batch).inputs
         for value in _tensors(inputs):
             if not _is_finite(value):
                 return f"the inputs of row {find_nonfinite_row(value)} of the batch are not."
-        if weights:
-            return nonfinite_weights
         # a process with sharded weights cannot run its forward alone
         sharded = any(map(is_sharded, module.parameters()))
-        if not sharded and (part := _find_first_module(module, inputs)):
+        if not weights and not sharded and (part := _find_first_module(module, inputs)):
             return f"it begins in what {part} returns."
-        gradients = {name: weight.grad for name, weight in module.named_parameters()}
-        names = [name for name, grad in gradients.items() if grad is not None and not _is_finite(grad)]
-        if names:
+        gradients = [(name, w.grad) for name, w in module.named_parameters() if w.grad is not None]
+        names = [name for name, gradient in gradients if not _is_finite(gradient)]
+        if names and not weights:
             return f"outputs are finite, and going back the gradient of {names[-1]} is the first that is not."
-        return "outputs are finite, and the loss of them is not."
-    return nonfinite_weights
+        if not weights:
+            return "outputs are finite, and the loss of them is not."
+    return f"the weights {weights[0]} are not finite by now." if weights else ""
 
 
 def _find_first_module(module: nn.Module, inputs: Any) -> str | None:
     """Return name and type of the first part whose output is not finite."""
+    names = {part: name for name, part in module.named_modules() if name}
     nonfinite: list[str] = []
 
-    def check(name: str, part: nn.Module, _: Any, outputs: Any) -> None:
-        if not all(map(_is_finite, _tensors(outputs))):
-            nonfinite.append(f"{name} ({type(part).__name__})")
+    def check(part: nn.Module, _: Any, outputs: Any) -> None:
+        if part in names and not all(map(_is_finite, _tensors(outputs))):
+            nonfinite.append(f"{names[part]} ({type(part).__name__})")
 
-    named = [(name, part) for name, part in module.named_modules() if name]
-    hooks = [part.register_forward_hook(partial(check, name)) for name, part in named]
-    try:
-        with torch.no_grad():
-            module(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with register_module_forward_hook(check), torch.no_grad():
+        module(inputs)
     return next(iter(nonfinite), None)
 
 

@@ -1,33 +1,25 @@
 """Checks of a net's outputs and a loader's labels for mistakes that training does not reveal."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lossselect.chunked.linear import ChunkedLogits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
 from lossselect.models.nets import first_sentence
 from lossselect.tasks.registry import Task
-from lossselect.training.diagnostics.last_operation import (
-    AFFINE,
-    LAYERS,
-    OUTPUT_KINDS,
-    LastOperations,
-    find_last_nodes,
-    operation_name,
-)
+from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
 from lossselect.utils.distributed import is_sharded
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
-if TYPE_CHECKING:
-    from lossselect.chunked.linear import ChunkedLogits
-
 MIN_ROWS = 64  # with fewer rows, outputs may lie between 0 and 1 by chance
-WIDE = 10  # a logit whose probability is 5e-5 from 0 or 1
+# layers that no net of raw logits ends in
+PROBABILITIES = {"Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid", "LogSigmoid", "exp(LogSoftmax)"}
+BOUNDED = {"ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"}
 
 
 def check_end(net: nn.Module | None, task: Task) -> None:
@@ -45,49 +37,23 @@ def check_end(net: nn.Module | None, task: Task) -> None:
 
 def _check_last_layer(layer: str | None, where: str, task: Task, may_warn: bool = True) -> None:
     """Raise ConfigError if a net ends in a layer that makes probabilities; warn of other final layers."""
-    kind = OUTPUT_KINDS.get(layer or "")
-    bounded, repeated = kind == "bounded", kind == "log_softmax" and task.exclusive
-    if kind and not bounded and not repeated:
+    if layer in PROBABILITIES or (layer == "LogSoftmax" and not task.exclusive):
         raise ConfigError(
             f"The net ends in {layer}{where}, but the loss takes raw logits and applies {task.activation} "
             "itself. Remove that layer; use task.probabilities(logits) to predict."
         )
-    if bounded and may_warn:
+    if layer in BOUNDED and may_warn:
         warn(
             "bounded_outputs",
             f"The net ends in {layer}{where}, so its logits cannot take all values, nor its probabilities. A "
             "net ends in a linear layer or a convolution.",
         )
-    elif repeated and may_warn:
+    elif layer == "LogSoftmax" and may_warn:
         warn(
             "log_softmax",
             f"The net ends in LogSoftmax{where}, which the loss applies itself. The second does no harm, but "
             "is for nothing: remove that layer.",
         )
-
-
-def _check_graph(logits: Tensor, nodes: list[Any], module: nn.Module, task: Task) -> None:
-    """Check the operations that computed the logits; ConfigError also if the logits carry no gradient."""
-    if not logits.requires_grad:
-        raise ConfigError(
-            "The logits carry no gradient, so nothing would be learned: forward must not detach them "
-            "(detach(), .data, item(), torch.no_grad(), a way through NumPy)."
-        )
-    for node in nodes:
-        operation = operation_name(node)
-        if operation == "clamp" and _is_wide(node):
-            continue
-        if layer := LAYERS.get(operation):
-            places = [name for name, part in module.named_modules() if type(part).__name__ == layer]
-            _check_last_layer(layer, f" ({places[0]})" if len(places) == 1 else "", task)
-        elif operation == "exp" and operation_name(node.next_functions[0][0]) == "logsoftmax":
-            _check_last_layer("Softmax", " (exp of log_softmax)", task)
-
-
-def _is_wide(node: Any) -> bool:
-    """Return whether a clamp leaves nearly all probabilities: its bounds prevent overflow."""
-    bounds = [getattr(node, name, None) for name in ("_saved_min", "_saved_max")]
-    return all(isinstance(bound, int | float) and abs(bound) >= WIDE for bound in bounds if bound is not None)
 
 
 def find_nonfinite_row(values: Tensor) -> int | None:
@@ -96,14 +62,13 @@ def find_nonfinite_row(values: Tensor) -> int | None:
     return int(rows[0, 0]) if len(rows) else None
 
 
-def _check_first_outputs(logits: Tensor, inputs: Any, task: Task) -> None:
-    """Raise an error if the first batch's outputs are not finite, or are probabilities."""
-    if (row := find_nonfinite_row(logits)) is not None:
-        cause = "Look at the net's layers and at the inputs' scale."
-        if isinstance(inputs, Tensor) and (input_row := find_nonfinite_row(inputs)) is not None:
-            cause = f"The inputs of row {input_row} hold NaN or infinity: mend them, or leave those rows out."
-        raise DataError(f"Row {row} of the first batch's logits is not finite. {cause}", row=row)
-    _check_sums(logits, task, "the first batch's outputs")
+def _check_finite(values: Tensor, inputs: Any, what: str) -> None:
+    if (row := find_nonfinite_row(values)) is None:
+        return
+    cause = "Look at the net's layers and at the inputs' scale."
+    if isinstance(inputs, Tensor) and (input_row := find_nonfinite_row(inputs)) is not None:
+        cause = f"The inputs of row {input_row} hold NaN or infinity: correct or remove them."
+    raise DataError(f"Row {row} of the first batch's {what} is not finite. {cause}", row=row)
 
 
 def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
@@ -131,12 +96,12 @@ class OutputChecks:
         self.initialized_bias: Tensor | None = None  # until it is known whether the logits contain it
         self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
-    def call(self, module: nn.Module, inputs: Any, task: Task) -> Any:
+    def call(self, module: Any, inputs: Any) -> Any:
         """Return `module(inputs)`, checked in the first batch in evaluation mode, where it may differ."""
         try:
             if module.training or self.evaluation_checked:
                 return module(inputs)
-            return self._call_in_evaluation(module, inputs, task)
+            return self._call_in_evaluation(module, inputs)
         except RuntimeError as error:
             # not one that is out of memory, not implemented, or of a process that has lost another one
             if type(error) is not RuntimeError or (dist.is_available() and dist.is_initialized()):
@@ -147,51 +112,45 @@ class OutputChecks:
                 "traceback.)"
             ) from error
 
-    def _call_in_evaluation(self, module: nn.Module, inputs: Any, task: Task) -> Any:
+    def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
         self.evaluation_checked = True
-        # of a compiled module only the values are checked
-        compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
-        operations = LastOperations()
-        with nullcontext() if compiled else operations:
+        with LastOperations() as operations:  # within a compiled net, the backend decides what it sees
             outputs = module(inputs)
         if isinstance(outputs, Tensor):
-            _check_last_layer(operations.get_layer(outputs), " in evaluation mode", task, may_warn=False)
+            layer = operations.get_layer(outputs)
+            _check_last_layer(layer, " in evaluation mode", module.task, may_warn=False)
             if outputs.ndim > 1:
-                _check_sums(outputs.detach(), task, "the outputs in evaluation mode")
+                _check_sums(outputs.detach(), module.task, "the outputs in evaluation mode")
         return outputs
 
-    def check(self, logits: Tensor, inputs: Any, module: nn.Module, task: Task) -> None:
+    def check(self, logits: Any, inputs: Any, module: Any) -> None:
         """Check the values of the first batch, and the graph of the first one to train on."""
         if self.graph_checked or torch.compiler.is_compiling():
             return
+        is_chunked = isinstance(logits, ChunkedLogits)
         if not self.values_checked:
-            _check_first_outputs(logits.detach(), inputs, task)
+            values, what = (logits.inputs, "inputs of the head") if is_chunked else (logits, "logits")
+            _check_finite(values.detach(), inputs, what)
+            if not is_chunked:
+                _check_sums(values.detach(), module.task, "the first batch's outputs")
             self.values_checked = True
-        if module.training and torch.is_grad_enabled():
-            nodes = [*find_last_nodes(logits.grad_fn)]
-            _check_graph(logits, nodes, module, task)
-            self.ends_affine = all(operation_name(node) in AFFINE for node in nodes)
-            self._check_bias(nodes)
-            self.graph_checked = True
-
-    def check_chunked(self, logits: "ChunkedLogits", module: nn.Module) -> None:
-        """Do the same for what a chunked head takes."""
-        if self.graph_checked:
+        if not module.training or not torch.is_grad_enabled():
             return
-        if not self.values_checked and (row := find_nonfinite_row(logits.inputs.detach())) is not None:
-            raise DataError(
-                f"Row {row} of what the head takes in the first batch is not finite. Look at the net's "
-                "layers, and at the inputs: they may hold NaN or infinity.",
-                row=row,
+        if not (logits.with_grad if is_chunked else logits.requires_grad):
+            raise ConfigError(
+                f"The logits carry no gradient, so nothing {'but the head ' if is_chunked else ''}would be "
+                "learned: forward must not detach them (detach(), .data, item(), torch.no_grad(), a way "
+                "through NumPy)."
             )
-        self.values_checked = True
-        if module.training and torch.is_grad_enabled():
-            if not logits.with_grad:
-                raise ConfigError(
-                    "The logits carry no gradient, so nothing but the head would be learned: forward must "
-                    "not run under torch.no_grad() or torch.inference_mode()."
-                )
-            self.graph_checked = True
+        if not is_chunked:
+            nodes = [*find_last_nodes(logits.grad_fn)]
+            layers = [*map(find_layer, nodes)]
+            for layer in layers:
+                places = [name for name, part in module.named_modules() if type(part).__name__ == layer]
+                _check_last_layer(layer, f" ({places[0]})" if len(places) == 1 else "", module.task)
+            self.ends_affine = all(layer == "Linear" for layer in layers)
+            self._check_bias(nodes)
+        self.graph_checked = True
 
     def _check_bias(self, nodes: list[Any]) -> None:
         """Warn if the layer whose bias was initialised did not compute the logits."""
@@ -204,11 +163,8 @@ class OutputChecks:
                 "the head last.",
             )
 
-    def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool = True) -> None:
-        """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights.
-
-        `may_raise` is False while that may be correct: a user's loss may be constant at first.
-        """
+    def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool) -> None:
+        """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights, and `may_raise`."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):
             return

@@ -1,6 +1,4 @@
 import io
-import threading
-import time
 from types import SimpleNamespace
 
 import lightning.pytorch as L
@@ -13,13 +11,7 @@ from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.training.callbacks.progress import (
-    Pace,
-    ProgressBar,
-    ProgressLines,
-    _DrawingThread,
-    is_terminal,
-)
+from lossselect.training.callbacks.progress import Pace, ProgressBar, ProgressLines, is_terminal
 
 
 class Terminal(io.StringIO):
@@ -40,7 +32,7 @@ def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
         def on_train_batch_end(self, trainer, *_):
             progress = trainer.progress_bar_callback.progress
             thread = progress.live._refresh_thread
-            seen.append((type(thread), thread.refresh_per_second, progress.refresh == progress.soft_refresh))
+            seen.append((thread.refresh_per_second, progress.refresh == progress.soft_refresh))
 
     trainer = L.Trainer(
         max_epochs=2,
@@ -59,22 +51,8 @@ def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
         assert metric in shown
     for other in ("v_num", "train/accuracy", "it/s"):
         assert other not in shown
-    assert seen == [(_DrawingThread, 5, True)] * 8
+    assert seen == [(5, True)] * 8
     assert trainer.progress_bar_callback.progress.live._refresh_thread is None
-
-
-def test_nothing_is_drawn_while_nothing_changes():
-    live = SimpleNamespace(_lock=threading.RLock(), refresh=lambda: drawn.append(None))
-    thread, drawn = _DrawingThread(live, 1000), []
-    thread.start()
-    for _ in range(3):
-        thread.refresh_cond = True
-        while thread.refresh_cond:
-            time.sleep(0.001)
-    time.sleep(0.02)
-    thread.stop()
-    thread.join(10)
-    assert len(drawn) == 3
 
 
 def test_a_notebook_shows_the_end(monkeypatch):

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
 import lossselect as ls
 from lossselect.training.diagnostics.last_operation import LastOperations
 
+FLEX = torch.compile(flex_attention, backend="eager")
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(3)}
 
 
@@ -103,6 +105,24 @@ def test_in_inference_mode(end, stage):
     loader = DataLoader([(torch.randn(16, 8), torch.ones(16, 1))], batch_size=None)
     with pytest.raises(ValueError, match="in evaluation mode"):
         getattr(quiet_trainer(), stage)(module, loader)
+
+
+OPERATORS = {
+    "cond": lambda z: torch.cond(z.sum() > 0, lambda z: z + 1, lambda z: z - 1, (z,)),
+    "flex_attention": lambda z: FLEX(*[z.view(1, 1, 16, 1)] * 3).view(16, 1),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_of_a_net_with_higher_order_operators(operator):
+    """They are no ATen operations, and raise errors under a dispatch mode that does not expect them."""
+    loader = DataLoader([(torch.randn(16, 8), torch.ones(16, 1))], batch_size=None)
+    task, end = TASKS["binary"], OPERATORS[operator]
+    module = ls.TaskModule(task, TwoModes(task, end))
+    assert len(quiet_trainer().predict(module, loader)) == 1
+    module = ls.TaskModule(task, TwoModes(task, lambda z: end(z).sigmoid()))
+    with pytest.raises(ValueError, match="in evaluation mode"):
+        quiet_trainer().predict(module, loader)
 
 
 def test_a_compiled_net_is_checked_by_its_values():
