@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lossselect.cli.errors import get_message
 from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_options
-from lossselect.utils.terminal import prepare_streams, print_safely, sanitize
+from lossselect.utils.terminal import print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
 
 REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
@@ -39,14 +39,13 @@ class Command(NamedTuple):
     run: Callable[..., None]  # takes the arguments by name, as text
     name: str
     description: str
-    options: Mapping[str, tuple[str, str]]  # metavar and help of each argument
-    required: Mapping[str, str]  # names of arguments, and examples of their values
+    options: Mapping[str, tuple[str, str]]  # an example and the help of each argument
+    required: Sequence[str]
     epilog: str = ""
 
 
 def run_command(command: Command) -> None:
     """Run a command, or print its help; an error is one message and exit code 1."""
-    prepare_streams()
     arguments = sys.argv[1:]
     if "--version" in arguments:
         print_version()
@@ -68,14 +67,16 @@ def _make_parser(command: Command) -> ArgumentParser:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    for key, (metavar, text) in command.options.items():
-        parser.add_argument(f"--{key}", metavar=metavar, help=text)
+    for key, (example, text) in command.options.items():
+        parser.add_argument(f"--{key}", metavar=example, help=text)
     return parser
 
 
 def parse_arguments(command: Command, arguments: Iterable[str]) -> dict[str, str]:
     """Return the arguments by name; raise ConfigError for an unknown, an unreadable or a missing one."""
-    options = [re.sub(rf"^({'|'.join(command.options)})=", r"--\1=", argument) for argument in arguments]
+    # messages about a file suggest data.separator=..., as in a run
+    pattern = rf"^(?:data\.)?({'|'.join(command.options)})="
+    options = [re.sub(pattern, r"--\1=", argument) for argument in arguments]
     try:
         namespace, others = _make_parser(command).parse_known_args(options)
     except ArgumentError as error:
@@ -89,7 +90,7 @@ def parse_arguments(command: Command, arguments: Iterable[str]) -> dict[str, str
     settings = {key: "--" if value == [] else value for key, value in vars(namespace).items()}
     for key in command.required:
         if not settings.get(key):
-            examples = " ".join(f"{key}={value}" for key, value in command.required.items())
+            examples = " ".join(f"{key}={command.options[key][0]}" for key in command.required)
             raise ConfigError(f"Say {key}=...: {examples}.")
     return settings
 

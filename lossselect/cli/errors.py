@@ -137,47 +137,45 @@ def _failed_target(error: InstantiationException) -> str:
 def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
+    message = f"There is no setting {key!r}."
+    if key.startswith("hydra."):
+        return message + suggestion(key, HYDRA_SETTINGS)
     chosen = [text for text in arguments if re.fullmatch(rf"({GROUPS})=(\w+|\[[\w,]+\])", text)]
-    parent, _, name = key.rpartition(".")
-    choice = re.search(rf"\b{re.escape(parent)}=(\w+)", " ".join(chosen)) if parent else None
-    owner = f"{parent}={choice[1]}" if choice else parent
+    if (empty := f"{key.rpartition('.')[0]}=none") in chosen:
+        return f"{key} is no setting beside {empty}, which has none. Leave one of them out."
+    extensible = key.startswith(("task.", "data.", "trainer.", "optimizer.", "scheduler.", "logger."))
+    plus = f" Another one that it takes is added with a plus: +{key}=..." if extensible else ""
     try:
         with initialize_config_module("lossselect.configs", version_base="1.3"):
-            config: Any = compose("train", overrides=chosen)
-        for depth, part in enumerate(parent.split(".") if parent else ()):
-            inner = config.get(part)
-            if not isinstance(inner, DictConfig):  # the part itself is misspelt, or has no settings
-                return _unknown_part(key, depth, config)
-            config = inner
-        available = sorted({*config, *([] if parent else ["task", "experiment"])})
-    except (HydraException, OmegaConfBaseException, KeyError, TypeError):
-        available = []  # a config folder of the user's own, say
-    if owner.endswith("=none"):
-        return f"{key} is no setting beside {owner}, which has none. Leave one of them out."
-    if name in available:
+            node: Any = compose("train", overrides=chosen)
+    except (HydraException, OmegaConfBaseException):  # a config folder of the user's own, say
+        return message + plus
+    place, available = "", sorted({*node, "task", "experiment"})
+    for name in key.split("."):  # the first name that the config lacks
+        if name not in available:
+            break
+        node, place = node.get(name), f"{place}.{name}".lstrip(".")
+        if place != key and not isinstance(node, DictConfig):
+            return f"{place} is {node}, and has no settings."
+        available = sorted(node or ())
+    else:
         return (
             f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."
         )
-    parts: list[str] = []
-    if not parent and available:
-        parts = [
-            p for p in ("trainer", "optimizer", "scheduler", "model", "data") if _has_setting(config, p, name)
-        ]
-    elif parent == "logger":  # of which there may be several, by their names
-        parts = [f"logger.{part}" for part in available if _has_setting(config, part, name)]
-        if not parts:
-            return _unknown_logger(key, name)
-    if parts:
-        return f"There is no setting {key!r}. Did you mean {parts[0]}.{name}?"
-    message = f"There is no setting {key!r}.{suggestion(name, available)}"
-    if available:
-        message += f" {f'{owner} has' if parent else 'There are'}: {', '.join(available)}."
-    if parent == "data" and name in packaged_config("data", "table"):
+    # there may be several loggers, each by its name
+    parts = {"": ("trainer", "optimizer", "scheduler", "model", "data"), "logger": available}.get(place, ())
+    for part in parts:
+        if _has_setting(node, part, name):
+            return f"{message} Did you mean {f'{place}.{part}'.lstrip('.')}.{name}?"
+    if place == "logger":
+        return _unknown_logger(key, name)
+    owner = next((text for text in chosen if text.startswith(f"{place}=")), place)
+    message += suggestion(name, available)
+    message += f" {f'{owner} has' if place else 'There are'}: {', '.join(available) or 'no settings'}."
+    if place == "data" and name in packaged_config("data", "table"):
         return f"{message} {name} is a setting of data=table: say that too."
-    if parent in ("task", "data", "trainer", "optimizer", "scheduler") or parent.startswith("logger."):
-        return f"{message} Another one that it takes is added with a plus: +{key}=..."
-    losses = (loss for loss in LOSSES if parent == "loss" and name in row_options(loss))
-    return message + next((f" {name} is an option of loss={loss}." for loss in losses), "")
+    losses = (loss for loss in LOSSES if place == "loss" and name in row_options(loss))
+    return message + plus + next((f" {name} is an option of loss={loss}." for loss in losses), "")
 
 
 def _has_setting(config: Any, part: str, name: str) -> bool:
@@ -185,20 +183,6 @@ def _has_setting(config: Any, part: str, name: str) -> bool:
     value = config.get(part)
     is_of_table = part == "data" and name in packaged_config("data", "table")
     return is_of_table or (isinstance(value, DictConfig) and name in value)
-
-
-def _unknown_part(key: str, depth: int, config: Any) -> str:
-    """Return the message for a key whose part at `depth` is not a part of `config`."""
-    if key.startswith("hydra."):
-        return f"There is no setting {key!r}.{suggestion(key, HYDRA_SETTINGS)}"
-    parts, available = key.split("."), sorted(config)
-    name, parent = parts[depth], ".".join(parts[:depth])
-    if name in available:
-        return f"{'.'.join(parts[: depth + 1])} is {config.get(name)}, and has no settings."
-    if parent == "logger":
-        return _unknown_logger(key, name)
-    message = f"There is no setting {key!r}.{suggestion(name, available)}"
-    return message + (f" {parent or 'A run'} has: {', '.join(available)}." if available else "")
 
 
 def _unknown_logger(key: str, name: str) -> str:

@@ -30,14 +30,14 @@ def export_checkpoint(
     checkpoint: str, format: str | None = None, output: str | None = None, input: str | None = None
 ) -> None:
     """Export a checkpoint's model, and print how close it is to PyTorch."""
-    if not (format or output):
-        raise ConfigError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
-    if format is not None:
-        lookup(FORMATS, format, "format")
-        output = output or str(Path(checkpoint).with_suffix(FORMATS[format].suffix))
+    if format:
+        suffix = lookup(FORMATS, format, "format").suffix
+        output = output or str(Path(checkpoint).with_suffix(suffix))
         if find_format(output) != format:
-            raise ConfigError(f"output={output} must end in {FORMATS[format].suffix} for format={format}.")
-    path = Path(str(output))
+            raise ConfigError(f"output={output} must end in {suffix} for format={format}.")
+    if not output:
+        raise ConfigError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
+    path = Path(output)
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.training.classifier import Classifier
@@ -66,7 +66,7 @@ def export_checkpoint(
             raise DataError(f"{input} has no rows.")
         rows = torch.cat([part[torch.arange(len(part))] for part in parts])
         description = f"rows of {input}"
-    _print_differences(path, export_model(module, path, inputs=rows, preparation=prepared), description)
+    _export(module, path, rows, prepared, description)
 
 
 COMMAND = Command(
@@ -75,18 +75,12 @@ COMMAND = Command(
     "Write the model of a checkpoint to a file that serves elsewhere, and compare the two.\n\n"
     "  lossselect export checkpoint=runs/first/checkpoints/best.ckpt format=onnx",
     {
-        "checkpoint": ("FILE", "of a run with a net of ours"),
+        "checkpoint": ("best.ckpt", "of a run with a net of ours"),
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
-        "output": (
-            "FILE",
-            "with one of these suffixes, which tells the format; without, it is beside the checkpoint",
-        ),
-        "input": (
-            "FILE",
-            "rows to compare on, as predict takes them; without, the test rows of the checkpoint's run",
-        ),
+        "output": ("FILE", "whose suffix tells the format; without, it is beside the checkpoint"),
+        "input": ("FILE", "rows to compare on, as predict takes them; without, the run's test rows"),
     },
-    required={"checkpoint": "best.ckpt"},
+    required=("checkpoint",),
     epilog="A run exports its own best checkpoint with export=onnx, and compares on its test rows.\n"
     "The file works with `lossselect predict checkpoint=model.onnx input=new.csv output=out.csv`.",
 )
@@ -139,8 +133,7 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
         batch = next(iter(getattr(data, f"{split}_dataloader")()), None)
         inputs = None if batch is None else module.unpack_batch(batch)[0]
         description = f"rows of a {split} batch"
-    path = folder / f"model{FORMATS[format].suffix}"
-    _print_differences(path, export_model(module, path, inputs=inputs, preparation=preparation), description)
+    _export(module, folder / f"model{FORMATS[format].suffix}", inputs, preparation, description)
 
 
 def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
@@ -149,7 +142,9 @@ def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
     return splits.features[splits.rows[split]], f"{split} rows"
 
 
-def _print_differences(path: Path, differences: Mapping[str, float], description: str) -> None:
+def _export(module: Any, path: Path, inputs: Any, preparation: Any, description: str) -> None:
+    """Export a model, and print how far it is from PyTorch on the inputs."""
+    differences = export_model(module, path, inputs=inputs, preparation=preparation)
     changed = round(differences["predictions"] * differences["rows"])
     print_safely(
         f"{path}: {differences['rows']} {description} compared with PyTorch: probabilities differ by "

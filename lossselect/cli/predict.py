@@ -3,17 +3,16 @@
 lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossselect.cli.console import Command, run_command
 from lossselect.exceptions import ConfigError, DataError
-from lossselect.utils.atomic_write import atomic_write, check_output, check_regular_file
+from lossselect.utils.atomic_write import atomic_write, check_output
 from lossselect.utils.checks import check_int, check_options
-from lossselect.utils.devices import parse_device
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import warn
 
@@ -24,75 +23,18 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 
-def main() -> None:
-    """Run the command line."""
-    # messages about a file suggest data.separator=..., as in a run
-    sys.argv[1:] = [argument.removeprefix("data.") for argument in sys.argv[1:]]
-    run_command(COMMAND)
-
-
-def _run(
-    output: str,
-    keep: str = "",
-    batch_size: str = "8192",
-    separator: str | None = None,
-    trust: str = "false",
-    **options: str,
-) -> None:
-    if trust not in ("true", "false"):
-        raise ConfigError(f"trust must be true or false, got {trust!r}.")
-    names = [name.strip() for name in keep.removeprefix("[").removesuffix("]").split(",")]
-    count = predict_file(
-        output=output,
-        keep=[name for name in names if name not in ("", "null")],
-        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,  # type: ignore[arg-type]  # checked
-        separator=separator and separator.strip("'\""),
-        trust=trust == "true",
-        **options,
-    )
-    print_safely(f"{count} rows in {output}")
-
-
-COMMAND = Command(
-    _run,
-    "predict",
-    "Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
-    "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
-    {
-        "checkpoint": (
-            "FILE",
-            "of a run, or a model that lossselect export wrote (.onnx, .safetensors, .pt2)",
-        ),
-        "input": (
-            "FILE",
-            ".csv, .tsv or .parquet with the columns that the model was trained on, in any order; "
-            ".npz or .npy for a model of arrays",
-        ),
-        "output": ("FILE", ".csv: row, prediction, a probability for each class; of very many the 5 highest"),
-        "keep": ("[a,b]", "columns of the input to copy into the output: an id, say"),
-        "batch_size": ("8192", "rows at a time"),
-        "device": ("auto", "cpu, cuda, ..."),
-        "separator": ('";"', "of the input, if not as in training"),
-        "encoding": ("latin-1", "of the input, if not as in training"),
-        "trust": ("true", "read a .pt2 file, which may bring code along"),
-    },
-    required={"checkpoint": "best.ckpt", "input": "new.csv", "output": "out.csv"},
-    epilog="The output is written whole or not at all.",
-)
-
-
 def predict_file(
     checkpoint: str,
     input: str,
     output: str,
-    keep: str | Sequence[str] = (),
-    batch_size: int = 8192,
+    keep: str = "",
+    batch_size: str = "8192",
     device: str = "auto",
     separator: str | None = None,
     encoding: str | None = None,
-    trust: bool = False,
-) -> int:
-    """Predict the rows of a file with a checkpoint or an export, write a .csv, and return their number.
+    trust: str = "false",
+) -> None:
+    """Predict the rows of a file with a checkpoint or an export, and write a .csv.
 
     Rows for which the net returned NaN raise a DataError after the file has been written.
     """
@@ -100,30 +42,31 @@ def predict_file(
 
     from lossselect.reporting.prediction_table import prediction_columns, rows_without_prediction, top_columns
 
-    check_int("batch_size", batch_size, 1)
+    size = check_int("batch_size", int(batch_size) if batch_size.isdecimal() else batch_size, 1)
+    if trust not in ("true", "false"):
+        raise ConfigError(f"trust must be true or false, got {trust!r}.")
     destination = _check_output_path(output, input)
-    copied = [*dict.fromkeys([keep] if isinstance(keep, str) else map(str, keep))]
-    preparation, task, predict = _load_model(checkpoint, device, trust)
-    changed = {k: v for k, v in {"separator": separator, "encoding": encoding}.items() if v is not None}
+    names = (name.strip() for name in keep.removeprefix("[").removesuffix("]").split(","))
+    copied = [*dict.fromkeys(name for name in names if name not in ("", "null"))]
+    preparation, task, predict = _load_model(checkpoint, device, trust == "true")
+    changed = {"separator": separator and separator.strip("'\""), "encoding": encoding}
+    changed = {key: value for key, value in changed.items() if value is not None}
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
     unknown: Counter[str] = Counter()
-    first, missing, first_missing = 0, 0, None
+    first, missing = 0, list[int]()
     with (
         atomic_write(destination) as path,
         path.open("wb") as file,
         torch.inference_mode(),
     ):
-        for frame in preparation.frames(input, batch_size, copied, **changed):
+        for frame in preparation.frames(input, size, copied, **changed):
             rows, unknown_cells = preparation.features.transform(frame, input, first)
             unknown.update(unknown_cells)
             outputs = predict(rows[torch.arange(len(rows))])
-            is_missing = rows_without_prediction(outputs["prediction"])
-            if is_missing.any() and first_missing is None:
-                first_missing = first + int(is_missing.argmax())
-            missing += int(is_missing.sum())
+            missing += (first + rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
             columns = (top_columns if "top" in outputs else prediction_columns)(task, **outputs)
             columns = {"row": range(first, first + len(rows)), **columns}
-            table = _add_columns(columns, [frame[name] for name in copied])
+            table = _add_columns(columns, frame[copied])
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:
@@ -136,12 +79,42 @@ def predict_file(
         )
     if missing:
         raise DataError(
-            f"{missing} of {first} rows in {output} have no prediction, because the net returned NaN for "
-            f"them: their cells are empty (the first is row {first_missing}). Check these rows of {input} "
+            f"{len(missing)} of {first} rows in {output} have no prediction, because the net returned NaN "
+            f"for them: their cells are empty (the first is row {missing[0]}). Check these rows of {input} "
             "for extreme values.",
-            row=first_missing,
+            row=missing[0],
         )
-    return first
+    print_safely(f"{first} rows in {output}")
+
+
+COMMAND = Command(
+    predict_file,
+    "predict",
+    "Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
+    "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
+    {
+        "checkpoint": (
+            "best.ckpt",
+            "of a run, or a model that lossselect export wrote (.onnx, .safetensors, .pt2)",
+        ),
+        "input": (
+            "new.csv",
+            ".csv, .tsv or .parquet with the columns that the model was trained on, in any order; "
+            ".npz or .npy for a model of arrays",
+        ),
+        "output": ("out.csv", "row, prediction, a probability for each class; of very many the 5 highest"),
+        "keep": ("[a,b]", "columns of the input to copy into the output: an id, say"),
+        "batch_size": ("8192", "rows at a time"),
+        "device": ("auto", "cpu, cuda, ..."),
+        "separator": ('";"', "of the input, if not as in training"),
+        "encoding": ("latin-1", "of the input, if not as in training"),
+        "trust": ("true", "read a .pt2 file, which may bring code along"),
+    },
+    required=("checkpoint", "input", "output"),
+    epilog="The output is written whole or not at all.",
+)
+
+main = partial(run_command, COMMAND)
 
 
 def _load_model(
@@ -174,6 +147,7 @@ def _load_model(
         return model.preparation, model.task, predict_exported
     from lossselect.training.checkpoints.content import read_checkpoint
     from lossselect.training.classifier import Classifier
+    from lossselect.utils.devices import parse_device
 
     content = read_checkpoint(checkpoint)
     prepared = content.get("TensorData") or {}
@@ -187,7 +161,7 @@ def _load_model(
     return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
 
 
-def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> "pl.DataFrame":
+def _add_columns(columns: dict[str, Any], copied: "pl.DataFrame") -> "pl.DataFrame":
     from lossselect.utils.safe_csv import escape_formula
 
     for column in copied:
@@ -201,10 +175,9 @@ def _add_columns(columns: dict[str, Any], copied: "list[pl.Series]") -> "pl.Data
 
 def _check_output_path(output: str, input: str) -> Path:
     path = Path(output)
-    check_regular_file(path, "Name a file.")
+    check_output(path)
     if path.suffix.lower() != ".csv":
         raise ConfigError(f"output={output} must end in .csv.")
     if path.resolve() == Path(input).resolve():
         raise ConfigError(f"output={output} is the input: it would be lost.")
-    check_output(path)
     return path

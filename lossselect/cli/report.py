@@ -7,22 +7,10 @@ from lossselect.cli.console import Command, run_command
 from lossselect.exceptions import ConfigError, FileMissingError
 from lossselect.utils.terminal import print_safely
 
-COMMAND = Command(
-    lambda run: print_safely(f"Written: {write_run_report(Path(run))}"),
-    "report",
-    "Write report.html for a run that ended before its time, of what it left: plan and curves.\n\n"
-    "  lossselect report run=FOLDER",
-    {"run": ("FOLDER", "of the run")},
-    required={"run": "FOLDER"},
-    epilog="A run that comes to its end writes its report itself, with figures of its test rows.",
-)
 
-
-main = partial(run_command, COMMAND)
-
-
-def write_run_report(folder: Path) -> Path:
-    """Write the report of a run's folder, and return its path."""
+def write_run_report(run: str) -> None:
+    """Write the report of a run's folder."""
+    folder = Path(run)
     if not folder.is_dir():
         raise FileMissingError(f"There is no folder {folder}.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():
@@ -34,4 +22,17 @@ def write_run_report(folder: Path) -> Path:
         )
     from lossselect.reporting.page import write_report
 
-    return write_report(folder)
+    print_safely(f"Written: {write_report(folder)}")
+
+
+COMMAND = Command(
+    write_run_report,
+    "report",
+    "Write report.html for a run that ended before its time, of what it left: plan and curves.\n\n"
+    "  lossselect report run=FOLDER",
+    {"run": ("FOLDER", "of the run")},
+    required=("run",),
+    epilog="A run that comes to its end writes its report itself, with figures of its test rows.",
+)
+
+main = partial(run_command, COMMAND)

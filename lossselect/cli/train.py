@@ -24,7 +24,7 @@ from lossselect.cli.console import (
     print_warnings_in_one_line,
 )
 from lossselect.cli.help import print_help
-from lossselect.cli.interruption import report_failure, report_interruption
+from lossselect.cli.interruption import report_early_end
 from lossselect.cli.precheck import CHECK, check_run, dry_run, is_dry_run
 from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
 from lossselect.run.lock import lock_folder, unlock_folders
@@ -152,11 +152,7 @@ def train(config: DictConfig) -> float | None:
             path.write_text(described.to_json(), encoding="utf-8")
     counts_labels, loss_is_open = module._needs_counts, getattr(module.criterion, "waiting", False)
     loggers = trainer.loggers
-    with (
-        report_interruption(trainer, folder),
-        report_failure(config, writes, folder),
-        finish_loggers(loggers),
-    ):
+    with report_early_end(trainer, folder, config.report and writes), finish_loggers(loggers):
         if start is not None:
             continue_log(trainer, start[1])
         log_settings(trainer, config)
@@ -186,9 +182,9 @@ def train(config: DictConfig) -> float | None:
         if module.base_task is not None:
             print_table("Decision", decision_lines(module.task))
         stages, rows = by_stage(results)
-        cells = {
-            name: ["" if value is None else f"{value:.4f}" for value in row] for name, row in rows.items()
-        }
+        cells = [
+            (name, *("" if value is None else f"{value:.4f}" for value in row)) for name, row in rows.items()
+        ]
         print_table(f"Results of epoch {read_checkpoint(best)['epoch'] + 1}", cells, header=("", *stages))
         if advice is not None:
             print(advice)

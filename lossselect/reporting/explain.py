@@ -271,29 +271,25 @@ def _format_options(options: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in options.items() if value is not None]
 
 
-def decision_lines(task: Task) -> dict[str, str]:
-    """Return what was fitted to the validation split, by name."""
-    defaults = {"shift": 0.0, "temperature": 1.0, "threshold": 0.5, "prior_correction": None}
-    values = {
-        "shift": task.shift,
-        "temperature": task.temperature,
-        "threshold": task.threshold,
-        "prior_correction": task.prior_correction,
-    }
-    return {
-        name: _format_by_output(task, value) if isinstance(value, tuple) else f"{value:.3g}"
-        for name, value in values.items()
-        if value not in (None, defaults[name])
-    }
+def decision_lines(task: Task) -> Iterator[tuple[str, str]]:
+    """Yield names and values of what was fitted to the validation split."""
+    for name, value, default in (
+        ("shift", task.shift, 0.0),
+        ("temperature", task.temperature, 1.0),
+        ("threshold", task.threshold, 0.5),
+        ("prior_correction", task.prior_correction, None),
+    ):
+        if value not in (None, default):
+            yield name, _format_by_output(task, value) if isinstance(value, tuple) else f"{value:.3g}"
 
 
-def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> dict[str, list[str]]:
+def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[tuple[str, ...]]:
     """Return how often each class occurs in each split; of many classes the largest and the smallest."""
+    splits = counts.values()
     order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
-    rows = [(task.names[i], [str(count.positives[i]) for count in counts.values()]) for i in order]
+    rows = [(task.names[i], *(str(split.positives[i]) for split in splits)) for i in order]
     if len(rows) > MAX_CLASSES:
         half = MAX_CLASSES // 2
-        rows = [*rows[:half], ("...", []), *rows[-half:]]
-    rows.append(("(missing)", [str(count.missing) for count in counts.values()]))
-    rows.append(("(rows)", [str(count.rows) for count in counts.values()]))
-    return dict(rows)
+        rows[half:-half] = [("...",)]
+    missing = ("(missing)", *(str(split.missing) for split in splits))
+    return [*rows, missing, ("(rows)", *(str(split.rows) for split in splits))]

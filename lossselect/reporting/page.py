@@ -6,7 +6,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -30,12 +30,12 @@ UNDEFINED = "\N{EN DASH}"  # sort.js has it, too
 
 
 class Picture(NamedTuple):
-    """A figure of the page, and the function that draws it."""
+    """A figure of the page, None if there is nothing to draw."""
 
     name: str
     title: str
     caption: str
-    draw: Callable[[], Figure | None]
+    figure: Figure | None
 
 
 class Grid(NamedTuple):
@@ -85,20 +85,19 @@ def _read_log(folder: Path) -> pl.DataFrame:
 
 
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> Iterator[tuple[Picture, Markup]]:
-    for picture in (*_log_pictures(_read_log(folder)), *(_outcome_pictures(outcome) if outcome else ())):
-        with figures.styled(picture.name):
-            if (figure := picture.draw()) is not None:
-                yield picture, _save(figure, picture.name, folder / "figures")
+    with figures.styled("report"):
+        pictures = [*_log_pictures(_read_log(folder)), *(_outcome_pictures(outcome) if outcome else ())]
+    for picture in pictures:
+        if picture.figure is not None:
+            yield picture, _save(picture.figure, picture.name, folder / "figures")
 
 
 def _log_pictures(log: pl.DataFrame) -> Iterator[Picture]:
-    losses = ["train/loss", "val/loss"]
-    scores = ["val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision"]
-    draw = figures.epoch_curves
-    caption = "Of the train and the validation split by epoch."
-    yield Picture("loss", "Loss", caption, lambda: draw(log, losses, "loss (nats)"))
-    caption = "Of the validation split by epoch."
-    yield Picture("metrics", "Metrics", caption, lambda: draw(log, scores, "metric"))
+    figure = figures.epoch_curves(log, ["train/loss", "val/loss"], "loss (nats)")
+    yield Picture("loss", "Loss", "Of the train and the validation split by epoch.", figure)
+    names = ["val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision"]
+    figure = figures.epoch_curves(log, names, "metric")
+    yield Picture("metrics", "Metrics", "Of the validation split by epoch.", figure)
 
 
 def _outcome_pictures(outcome: Outcome) -> Iterator[Picture]:
@@ -109,27 +108,27 @@ def _outcome_pictures(outcome: Outcome) -> Iterator[Picture]:
     )
     each = " Of each class against the others." * outcome.task.exclusive
     caption = f"{each}{' Dots are where the thresholds are.' * has_thresholds}{curves}".strip()
-    yield Picture("roc", "ROC", caption, lambda: figures.roc(outcome))
-    title = "Precision and recall"
-    yield Picture("precision_recall", title, caption, lambda: figures.precision_recall(outcome))
+    yield Picture("roc", "ROC", caption, figures.roc(outcome))
+    figure = figures.precision_recall(outcome)
+    yield Picture("precision_recall", "Precision and recall", caption, figure)
     caption = "How often what is said with a probability is true; on the dotted line as often as said."
     caption += " Bars: the share of rows."
-    yield Picture("reliability", "Reliability", caption, lambda: figures.reliability(outcome))
+    yield Picture("reliability", "Reliability", caption, figures.reliability(outcome))
     line = " The line is the threshold." * has_thresholds
     caption = f"The probability of an output where it is true and where it is not.{line}{panels}"
-    yield Picture("scores", "Scores", caption, lambda: figures.scores(outcome))
+    yield Picture("scores", "Scores", caption, figures.scores(outcome))
     selection = f" The {MAX_CELLS} of {count} that are confused most." * (count > MAX_CELLS)
     caption = f"Rows of each true class by what was decided; the colour is the share.{selection}"
-    yield Picture("confusion", "Confusion", caption, lambda: figures.confusion(outcome))
+    yield Picture("confusion", "Confusion", caption, figures.confusion(outcome))
     caption = f"Of the rows that have one label (down) how many have another one (across).{cells}"
-    yield Picture("together", "Labels together", caption, lambda: figures.combine(outcome))
+    yield Picture("together", "Labels together", caption, figures.combine(outcome))
 
 
 def _save(figure: Figure, name: str, folder: Path) -> Markup:
     """Write the figure to files, and return it as markup for the page."""
     folder.mkdir(exist_ok=True)
     svg = io.StringIO()
-    with warnings.catch_warnings():
+    with figures.styled(name), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of an emoji, in the PNG
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")

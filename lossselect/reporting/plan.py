@@ -1,9 +1,8 @@
 """A plan: what is done, why, and what changes it, for a console, a notebook or a program."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossselect.utils.redaction import redact
@@ -86,25 +85,20 @@ class Plan:
         table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
         for line in self.lines:
             name, value, why, change = map(escape_controls, line)
-            # Text: a class name such as [red] is no markup; of a long path all is shown
-            cell = Text(value, overflow="fold")
+            cell = Text(value)  # in which a class name such as [red] is no markup
             for text, style in ((why, "dim"), (change, "cyan")):
                 if text:
                     cell.append(" | ", "dim").append(text, style)
-            table.add_row(Text(name, style="bold"), cell)
+            table.add_row(Text(name), cell)
         return table
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr><th>{}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>".format(
-                *(escape(escape_controls(text)) for text in line)
-            )
-            for line in self.lines
-        )
-        return (
-            f"<table><caption>{escape(self.title)}</caption><tr><th></th><th>what</th><th>why</th>"
-            f"<th>changed by</th></tr>{rows}</table>"
-        )
+        from html import escape
+
+        heading = "<tr><th></th><th>what</th><th>why</th><th>changed by</th></tr>"
+        row = "<tr><th>{}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>"
+        rows = [row.format(*(escape(escape_controls(text)) for text in line)) for line in self.lines]
+        return f"<table><caption>{escape(self.title)}</caption>{heading}{''.join(rows)}</table>"
 
 
 # of the stages, if the decision has been fitted
@@ -124,16 +118,11 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
     }
 
 
-def print_table(title: str, rows: Mapping[str, str | list[str]], header: Sequence[str] = ()) -> None:
-    """Print a title and a row for each entry, with several columns under a header."""
-    from rich.text import Text
-
+def print_table(title: str, rows: Iterable[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
+    """Print rows under a title and a header."""
     table = _make_table(title, header)
-    for key, value in rows.items():
-        cells = [value] if isinstance(value, str) else value
-        table.add_row(
-            Text(sanitize(key), style="bold"), *(Text(sanitize(cell), overflow="fold") for cell in cells)
-        )
+    for row in rows:
+        table.add_row(*map(sanitize, row))
     print_renderable(table)
 
 
@@ -141,14 +130,15 @@ def print_renderable(renderable: Any) -> None:
     """Print a plan or a table on the console."""
     from rich.console import Console
 
-    Console().print(renderable)
+    Console(markup=False, emoji=False).print(renderable)
 
 
-def _make_table(title: str, header: Sequence[str] = ()) -> "Table":
+def _make_table(title: str, header: Sequence[str] = ("", "")) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(header))
-    for i, name in enumerate(header):
-        table.add_column(sanitize(name), justify="right" if i else "left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=any(header))
+    table.add_column(header[0], style="bold", overflow="fold")
+    for name in header[1:]:
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
     return table

@@ -57,5 +57,5 @@ def test_mistakes(arguments, message):
 
 
 def test_a_name_that_is_part_of_another():
-    command = Command(print, "x", "", {"a": ("A", "a"), "ab": ("B", "b")}, {})
+    command = Command(print, "x", "", {"a": ("A", "a"), "ab": ("B", "b")}, ())
     assert parse_arguments(command, ["ab=1", "a=2"]) == {"ab": "1", "a": "2"}
