@@ -17,7 +17,7 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 from lossselect.tasks.tensors import as_constant, missing_where_nan
-from lossselect.utils.device_ops import cumulative_sum
+from lossselect.utils.devices import cumulative_sum
 
 
 class TopKOutputs(Highest):

@@ -40,7 +40,7 @@ def predict_file(
     """
     import torch
 
-    from lossselect.reporting.prediction_table import prediction_columns, rows_without_prediction, top_columns
+    from lossselect.reporting.tables import prediction_columns, rows_without_prediction, top_columns
 
     size = check_int("batch_size", int(batch_size) if batch_size.isdecimal() else batch_size, 1)
     if trust not in ("true", "false"):
@@ -162,7 +162,7 @@ def _load_model(
 
 
 def _add_columns(columns: dict[str, Any], copied: "pl.DataFrame") -> "pl.DataFrame":
-    from lossselect.utils.safe_csv import escape_formula
+    from lossselect.reporting.tables import escape_formula
 
     for column in copied:
         if column.name in columns:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lossselect.exceptions import ConfigError, PackageMissingError
-from lossselect.utils.imports import is_installed
+from lossselect.utils.checks import is_installed
 
 
 class Format(NamedTuple):

@@ -17,7 +17,7 @@ from lossselect.models.nets import first_sentence, make_net
 from lossselect.models.stored_weights import check_finite, check_net
 from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
 from lossselect.utils.atomic_write import check_regular_file
-from lossselect.utils.silence import silence
+from lossselect.utils.warnings import silence
 
 if TYPE_CHECKING:
     from lossselect.data.preprocessing.preparation import Preparation

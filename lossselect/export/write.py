@@ -21,7 +21,7 @@ from lossselect.export.read import KEY, Outputs, Prediction, load_exported
 from lossselect.models.stored_weights import check_finite
 from lossselect.training.classifier import Classifier
 from lossselect.utils.atomic_write import atomic_write
-from lossselect.utils.silence import silence
+from lossselect.utils.warnings import silence
 
 HALF = (torch.float16, torch.bfloat16)
 TOLERANCE = 1e-5  # of probabilities, and of logits relative to the largest of their row

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from lossselect.exceptions import DataError, OptionTypeError
 from lossselect.utils.checks import check_int, first_duplicate, shorten
-from lossselect.utils.device_ops import count_occurrences
+from lossselect.utils.devices import count_occurrences
 
 
 class SparseLabels:

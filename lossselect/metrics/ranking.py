@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lossselect.metrics.task_metric import MetricInput, TaskMetric
 from lossselect.tasks.registry import IGNORE_INDEX
-from lossselect.utils.device_ops import count_occurrences
+from lossselect.utils.devices import count_occurrences
 from lossselect.utils.distributed import all_gather
 
 MAX_EXACT = 10_000_000

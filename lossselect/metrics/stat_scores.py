@@ -6,7 +6,7 @@ from torchmetrics import classification as tm
 
 from lossselect.metrics.task_metric import MetricInput, SumMetric
 from lossselect.tasks.registry import IGNORE_INDEX, Task
-from lossselect.utils.device_ops import count_occurrences
+from lossselect.utils.devices import count_occurrences
 
 
 class StatScores(SumMetric):

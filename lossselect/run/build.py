@@ -23,7 +23,6 @@ from lossselect.run.settings import (
 )
 from lossselect.run.trust import make_part
 from lossselect.utils.checks import shorten
-from lossselect.utils.devices import auto_device
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -270,6 +269,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
 def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
     """Describe how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
     from lossselect.reporting.plan import Training
+    from lossselect.utils.devices import auto_device
 
     plain = to_plain(config)
     options = plain["trainer"]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossselect.exceptions import ConfigError, OptionTypeError
 from lossselect.run.settings import check_has_target
 from lossselect.run.trust import make_part
-from lossselect.utils.imports import is_installed
+from lossselect.utils.checks import is_installed
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -22,7 +22,8 @@ from lossselect.exceptions import ConfigError, DataError
 from lossselect.export.formats import FORMATS, find_format
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.reporting.outcome import Outcome
-from lossselect.reporting.prediction_table import (
+from lossselect.reporting.tables import (
+    escape_formula,
     format_cells,
     prediction_columns,
     rows_without_prediction,
@@ -165,8 +166,6 @@ def _per_class_columns(epoch: Epoch) -> dict[str, Any]:
 
 def _save_tables(epoch: Epoch, folder: Path) -> None:
     """Write per_class.csv, and confusion_matrix.csv if the task has one."""
-    from lossselect.utils.safe_csv import escape_formula
-
     task = epoch.task
     with atomic_write(folder / "per_class.csv") as path:
         escape_formula(_per_class_columns(epoch)).fill_nan(None).write_csv(path)
@@ -182,8 +181,6 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
 
 def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path) -> str:
     """Write predictions.csv, or with trailing dimensions predictions.pt; return its name, "" without rows."""
-    from lossselect.utils.safe_csv import escape_formula
-
     task = module.task
     if not has_loader(data, "predict"):
         if not has_loader(data, "test"):

@@ -18,7 +18,6 @@ from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
 from lossselect.sklearn.fitting import encode_labels, restore_random_state
 from lossselect.utils.checks import check_float, check_int, lookup
-from lossselect.utils.devices import parse_device
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +110,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             DataError: data that cannot be trained on.
         """
         from lossselect.tasks.registry import TASKS, make_task
+        from lossselect.utils.devices import parse_device
 
         options = self._decision_options()
         if y is None:
@@ -313,6 +313,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         import torch
+
+        from lossselect.utils.devices import parse_device
 
         features, device = self._standardized(rows), parse_device(self.device)
         module = self.module_.to(device).eval()

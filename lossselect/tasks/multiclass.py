@@ -16,7 +16,7 @@ from lossselect.tasks.base import Task
 from lossselect.tasks.fields import check_numbers
 from lossselect.tasks.tensors import as_constant, missing_where_nan
 from lossselect.utils.checks import check_int, shorten
-from lossselect.utils.device_ops import cumulative_sum
+from lossselect.utils.devices import cumulative_sum
 from lossselect.utils.warnings import warn_one_hot_integers
 
 

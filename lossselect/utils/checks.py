@@ -1,4 +1,4 @@
-"""Check options and look up names, with suggestions in the errors. Needs neither torch nor lightning."""
+"""Check options and packages, and look up names, with suggestions in the errors. Needs no torch."""
 
 import difflib
 import math
@@ -6,6 +6,7 @@ import numbers
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from lossselect.exceptions import ConfigError, OptionTypeError
@@ -126,3 +127,9 @@ def check_int(name: str, value: Any, minimum: int, maximum: float = math.inf) ->
     bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
     error = ConfigError if is_int else OptionTypeError
     raise error(f"{name} must be a whole number {bounds}, got {value!r}.")
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed, without importing it; a folder such as W&B's is no package."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None

@@ -1,15 +1,17 @@
-"""Devices of torch, and how much memory there is."""
+"""Devices of torch: their memory, and operations without a synchronisation or with a deterministic result."""
 
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lossselect.exceptions import ConfigError
 
 
-def parse_device(name: str) -> Any:
-    """Return a torch.device by name, "auto" for a GPU if there is one; ConfigError if it cannot be used."""
-    import torch
-
+def parse_device(name: str) -> torch.device:
+    """Return a device by name, "auto" for a GPU if there is one; ConfigError if it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -22,8 +24,6 @@ def parse_device(name: str) -> Any:
 
 def auto_device() -> str:
     """Return the device type on which Lightning trains with accelerator=auto."""
-    import torch
-
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -32,11 +32,17 @@ def auto_device() -> str:
 @lru_cache(maxsize=1)
 def total_memory() -> int | None:
     """Return the bytes of memory of a GPU, or without one of the machine; None if they are not known."""
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     return _meminfo("MemTotal")
+
+
+def free_memory(device: Any = None) -> int | None:
+    """Return the free bytes of a GPU, or for any other device of the machine; None if they are not known."""
+    if device is not None and device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return _meminfo("MemAvailable")
 
 
 def _meminfo(name: str) -> int | None:
@@ -49,11 +55,22 @@ def _meminfo(name: str) -> int | None:
         return None
 
 
-def free_memory(device: Any = None) -> int | None:
-    """Return the free bytes of a GPU, or for any other device of the machine; None if they are not known."""
-    if device is not None and device.type == "cuda":
-        import torch
+def count_occurrences(values: Tensor, count: int) -> Tensor:
+    """Return how often each of 0, 1, ..., `count` - 1 occurs in `values` (long), as a long tensor (count,).
 
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
-    return _meminfo("MemAvailable")
+    `torch.bincount(values, minlength=count)` would read the largest value back from a GPU.
+    """
+    values = values.flatten()
+    zeros = torch.zeros(count, dtype=torch.long, device=values.device)
+    return zeros.index_add_(0, values, torch.ones_like(values))
+
+
+def cumulative_sum(values: Tensor, dim: int) -> Tensor:
+    """Return `values.cumsum(dim)`, also of floats on a GPU under `torch.use_deterministic_algorithms(True)`.
+
+    There torch raises, because its parallel sum is not deterministic. This one adds one entry after the
+    other, which suits short dimensions.
+    """
+    if values.is_cuda and values.is_floating_point() and torch.are_deterministic_algorithms_enabled():
+        return torch.stack([*accumulate(values.unbind(dim))], dim)
+    return values.cumsum(dim)

@@ -3,9 +3,11 @@
 What cannot be meant is an error instead. Needs neither torch nor lightning.
 """
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from lossselect.utils.checks import lookup, shorten
@@ -91,6 +93,18 @@ def ignore_warnings(*names: str) -> Iterator[None]:
         for name in names:
             warnings.filterwarnings("ignore", message=rf"(?s).*\[{name}\]$", category=LossSelectWarning)
         yield
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Silence logs, warnings and stderr of other libraries within the context."""
+    previous_level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(previous_level)
 
 
 def warn_class_without_rows(names: list[str]) -> None:

@@ -265,7 +265,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("name", ["onnx", "safetensors"])
     def test_a_package_that_is_not_there(self, name, monkeypatch, command):
-        monkeypatch.setattr("lossselect.utils.imports.find_spec", lambda _: None)
+        monkeypatch.setattr("lossselect.utils.checks.find_spec", lambda _: None)
         code, _, err = command("task=binary", f"export={name}")
         assert code == 1
         assert f"format={name} needs" in err

@@ -113,7 +113,7 @@ def test_several_by_their_names(command, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
 def test_a_package_that_is_not_installed(name, command, monkeypatch, tmp_path):
-    monkeypatch.setattr("lossselect.utils.imports.find_spec", lambda _: None)
+    monkeypatch.setattr("lossselect.utils.checks.find_spec", lambda _: None)
     code, out, err = command(*SHORT, f"logger={name}")
     assert (code, out) == (1, "")
     logger = {"tensorboard": "TensorBoard", "wandb": "Wandb", "mlflow": "MLFlow"}[name]

@@ -13,7 +13,7 @@ import lossselect as ls
 from lossselect.cli import main as cli
 from lossselect.export.formats import FORMATS
 from lossselect.export.read import Outputs, load_exported, topk_prediction
-from lossselect.reporting.prediction_table import prediction_columns
+from lossselect.reporting.tables import prediction_columns
 from lossselect.sklearn import TaskClassifier
 from lossselect.tasks.registry import IGNORE_INDEX
 from lossselect.training.epoch import Epoch

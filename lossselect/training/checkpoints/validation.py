@@ -235,7 +235,7 @@ def _fit_loop_structure() -> Any:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Trainer
 
-    from lossselect.utils.silence import silence
+    from lossselect.utils.warnings import silence
 
     with silence():
         trainer = Trainer(accelerator="cpu", devices=1, plugins=[LightningEnvironment()], barebones=True)
