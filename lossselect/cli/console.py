@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+import traceback
 import warnings
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,8 +106,11 @@ def print_version() -> None:
 
 
 @contextmanager
-def print_errors_in_one_line(arguments: Iterable[str] = ()) -> Iterator[None]:
-    """Print an error that is the user's to fix as one message, and exit with code 1, without a traceback."""
+def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = False) -> Iterator[None]:
+    """Print an error that is the user's to fix as one message, and exit with code 1, without a traceback.
+
+    Hydra turns what a callback raises into a warning, and runs on: there any other error exits as well.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
@@ -117,7 +121,9 @@ def print_errors_in_one_line(arguments: Iterable[str] = ()) -> Iterator[None]:
         if not is_first and first_process_ends():
             sys.exit(1)
         if message is None or TRACEBACKS:
-            raise
+            if not in_callback:
+                raise
+            message = traceback.format_exc()
         print_safely(message if is_first else f"Another of the run's processes: {message}", file=sys.stderr)
         sys.exit(1)
 

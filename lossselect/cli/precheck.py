@@ -2,9 +2,8 @@
 
 import re
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class CheckBeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the run's config; with explain or check_only that is all. Then lock the run's folder."""
-        with exit_on_error():
+        with print_errors_in_one_line(in_callback=True):
             check_run(config, config.hydra)
             if is_dry_run(config):
                 dry_run(config)
@@ -54,7 +53,7 @@ class CheckBeforeRun(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of each job, as far as the command line tells them: the first 100."""
-        with exit_on_error(config.hydra.overrides.task):
+        with print_errors_in_one_line(config.hydra.overrides.task, in_callback=True):
             check_targets(config)  # the jobs' configs are without Hydra's part
             checked_data: set[str] = set()
             dry: set[bool] = set()
@@ -85,27 +84,13 @@ class CheckBeforeRun(Callback):
 
 def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """Return the overrides of each job of a sweep, without values that only its sweeper knows."""
-    parsed = OverridesParser.create().parse_overrides([*overrides])
-    choices = [
-        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
-        if override.is_discrete_sweep()
-        else [str(override.input_line)]
-        for override in parsed
-        if not override.is_sweep_override()
-        or (override.is_discrete_sweep() and not isinstance(override.value(), Glob))
-    ]
+    choices: list[list[str]] = []
+    for override in OverridesParser.create().parse_overrides([*overrides]):
+        if not override.is_sweep_override():
+            choices.append([str(override.input_line)])
+        elif override.is_discrete_sweep() and not isinstance(override.value(), Glob):
+            choices.append([f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()])
     return product(*choices)
-
-
-@contextmanager
-def exit_on_error(arguments: Iterable[str] = ()) -> Iterator[None]:
-    """End the process on any error: Hydra turns what a callback raises into a warning, and runs on."""
-    try:
-        with print_errors_in_one_line(arguments):
-            yield
-    except Exception:
-        print_safely(traceback.format_exc(), file=sys.stderr)
-        sys.exit(1)
 
 
 def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, sweep: bool = False) -> None:

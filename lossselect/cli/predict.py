@@ -93,15 +93,8 @@ COMMAND = Command(
     "Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
-        "checkpoint": (
-            "best.ckpt",
-            "of a run, or a model that lossselect export wrote (.onnx, .safetensors, .pt2)",
-        ),
-        "input": (
-            "new.csv",
-            ".csv, .tsv or .parquet with the columns that the model was trained on, in any order; "
-            ".npz or .npy for a model of arrays",
-        ),
+        "checkpoint": ("best.ckpt", "of a run, or an exported model (.onnx, .safetensors, .pt2)"),
+        "input": ("new.csv", "or .tsv, .parquet with the columns trained on; of arrays .npz or .npy"),
         "output": ("out.csv", "row, prediction, a probability for each class; of very many the 5 highest"),
         "keep": ("[a,b]", "columns of the input to copy into the output: an id, say"),
         "batch_size": ("8192", "rows at a time"),

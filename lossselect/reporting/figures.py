@@ -29,6 +29,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30  # of more outputs the most frequent ones are drawn
 MAX_POINTS = 300  # of a curve
 WIDTH = 5.2  # inches, the same in all figures, so that text has one size
+DIAGONAL: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 0.8}
 
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
@@ -93,24 +94,21 @@ def precision_recall(outcome: Outcome) -> Figure | None:
 def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **labels: Any) -> Figure | None:
     """Draw a curve of each output, and of all of them pooled."""
     several = len(outcome.names) > 1
-    outputs = [("all, pooled", outcome.labelled())] if several else []
-    frequent = _find_frequent(outcome, MAX_CURVES)
-    outputs += [(shorten_name(outcome.names[i]), outcome.labelled(i)) for i in frequent]
-    outputs = [(name, values) for name, values in outputs if 0 < values[0].sum() < len(values[0])]
+    outputs = [("all, pooled", INK, 2, outcome.labelled())] if several else []
+    for i, colour in zip(_find_frequent(outcome, MAX_CURVES), COLOURS, strict=False):
+        outputs.append((shorten_name(outcome.names[i]), colour, 2 - several, outcome.labelled(i)))
+    outputs = [output for output in outputs if 0 < output[-1][0].sum() < len(output[-1][0])]
     if not outputs:
         return None
     figure, axes = _panel(5.0 if several else 3.6)
-    for i, (name, values) in enumerate(outputs):
+    for name, colour, width, values in outputs:
         x, y, area, point = curve(*values)
-        pooled = several and i == 0
-        colour = INK if pooled else COLOURS[(i - several) % len(COLOURS)]
-        width = 2 if pooled or not several else 1
         points = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).astype(int))
         axes.plot(x[points], y[points], color=colour, linewidth=width, label=f"{name} ({area})")
         if outcome.thresholds is not None and point is not None:
             axes.plot(*point, "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.6)
     if diagonal:
-        _draw_diagonal(axes)
+        axes.axline((0, 0), (1, 1), **DIAGONAL)
     axes.set(xlim=(-0.01, 1.01), **labels)
     return _with_legend(figure)
 
@@ -118,7 +116,7 @@ def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **la
 def reliability(outcome: Outcome) -> Figure:
     """Draw how often what has a probability comes true, before and after calibration."""
     figure, axes = _panel()
-    _draw_diagonal(axes)
+    axes.axline((0, 0), (1, 1), **DIAGONAL)
     base_task, task, colour = outcome.base_task, outcome.task, COLOURS[0]
     stages = [("as it is", task, colour, "o-")]
     if base_task and (base_task.temperature, base_task.shift) != (task.temperature, task.shift):
@@ -219,10 +217,6 @@ def _find_frequent(outcome: Outcome, count: int) -> list[int]:
 def _panel(height: float = 3.6) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height))
     return figure, figure.add_subplot()
-
-
-def _draw_diagonal(axes: Axes) -> None:
-    axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
 
 
 def _with_legend(figure: Figure) -> Figure:

@@ -51,9 +51,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        if hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
-            with suppress(OSError):  # some network file systems cannot
-                _sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         if str(error.filename).startswith(str(temporary)):  # a name that the user has never seen
             raise type(error)(error.errno, error.strerror, str(path)) from None
@@ -63,12 +61,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Without this, a crash of the machine might bring back the old file."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Keep a crash of the machine from bringing back the old file, where the file system can."""
+    with suppress(OSError, AttributeError):  # Windows opens no folder, and has no O_DIRECTORY
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_partial_files(folder: Path, suffix: str) -> None:

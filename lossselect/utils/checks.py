@@ -5,6 +5,7 @@ import math
 import numbers
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -93,13 +94,8 @@ def shorten(names: Sequence[Any], limit: int = 8) -> str:
 
 
 def first_duplicate(values: Iterable[Any]) -> Any:
-    """Return the first value that occurs a second time; None if there is none."""
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+    """Return the first value that occurs more than once; None if there is none."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
