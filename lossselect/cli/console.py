@@ -48,9 +48,7 @@ class Command(NamedTuple):
 def run_command(command: Command) -> None:
     """Run a command, or print its help; an error is one message and exit code 1."""
     arguments = sys.argv[1:]
-    if "--version" in arguments:
-        print_version()
-    elif not arguments or {"-h", "--help"} & set(arguments):
+    if not arguments or {"-h", "--help"} & set(arguments):
         _make_parser(command).print_help()
     else:
         with print_errors_in_one_line(arguments), print_warnings_in_one_line(""):

@@ -89,22 +89,18 @@ main = partial(run_command, COMMAND)
 
 
 def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
-    """Return test rows of a checkpoint's run, or None if they are not at hand, and their description."""
+    """Return test rows of a checkpoint's run, or None if they are not available, and their description."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
-    random_rows = "rows of normally distributed features"
-    settings = checkpoint.resolve().parent.parent / ".hydra" / "config.yaml"
-    if not settings.is_file():
-        return None, random_rows
     record_environment()
     try:
-        config: Any = OmegaConf.load(settings)
+        config: Any = OmegaConf.load(checkpoint.resolve().parent.parent / ".hydra" / "config.yaml")
         if "_target_" in config.data:
-            return None, f"{random_rows} (the run's data are your own: input=FILE, or in Python)"
+            raise DataError("its data are your own: pass input=FILE, or export in Python")
         with warnings.catch_warnings(action="ignore"):  # the run has issued them
             splits, task, _ = load_data(config)
         check_same_task(content, task)
@@ -114,7 +110,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         if len({json.dumps(part, default=torch.Tensor.tolist) for part in (splits.preparation, stored)}) > 1:
             raise DataError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
-        return None, f"{random_rows} (the run's test rows are not at hand: {error})"
+        return None, f"rows of normally distributed features (the run's test rows are not at hand: {error})"
     return _rows_to_compare(splits)
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     """Run the command that the first argument names; settings alone are for `train`."""
     prepare_streams()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name == "--version":
+    if "--version" in sys.argv[1:]:
         from lossselect.cli.console import print_version
 
         print_version()
@@ -42,5 +42,5 @@ def main() -> None:
         if not any(argument.startswith("explain=") for argument in sys.argv):
             sys.argv.append("explain=true")
     # each with its own imports, some of which take seconds
-    modules = {"predict": ".predict", "export": ".export", "report": ".report"}
-    import_module(modules.get(name, ".train"), __package__).main()
+    module = name if name in ("predict", "export", "report") else "train"
+    import_module(f"lossselect.cli.{module}").main()

@@ -33,8 +33,7 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
     if isinstance(loss, str | Mapping):
         name, named = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
         loss = select_loss(task, name, **named, **options)
-    lines = _task_lines(task, loss, {"name": "dense"}, False)
-    return Plan(str(task).capitalize(), [Line("classes", _format_names(task)), *lines])
+    return Plan(str(task).capitalize(), [*_task_lines(task, loss, {"name": "dense"}, False)])
 
 
 def plan(
@@ -43,17 +42,12 @@ def plan(
     """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted."""
     task = module.task
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
-    example, reason, change = "", "as declared", ""
+    example, reason = "", "as declared"
     if splits:
         example = _format_example(task, splits, module._chunked)
         reason = splits.reason or "as declared; the labels were looked at, and fit"
-        change = "+task.class_names=[...]"
-    numbered = "" if task.class_names else "numbers, as no names were given"
-    lines = [
-        Line("task", str(task), reason, "task=..."),
-        Line("classes", _format_names(task), numbered, change),
-        *_task_lines(task, module.criterion, module._head_spec, splits is not None, decision, example),
-    ]
+    lines = [Line("task", str(task), reason, "task=...")]
+    lines += _task_lines(task, module.criterion, module._head_spec, splits is not None, decision, example)
     value, change = "of the last epoch", "monitor=val/loss (of the best)"
     if monitor.metric != "last":
         value = f"of the epoch with the best {monitor.metric} ({best_mode(monitor.metric)})"
@@ -73,13 +67,12 @@ def plan(
     return Plan("Plan", [*lines, *_training_lines(module, data, training)])
 
 
-def _format_names(task: Task) -> str:
-    return shorten(task.names) + (" (the positive one)" if task.positive_name else "")
-
-
 def _task_lines(
     task: Task, criterion: Any, head: Any, counted: bool, decision: Any = None, example: str = ""
 ) -> Iterator[Line]:
+    classes = shorten(task.names) + (" (the positive one)" if task.positive_name else "")
+    reason = "" if task.class_names else "numbers, as no names were given"
+    yield Line("classes", classes, reason, "+task.class_names=[...]" if counted else "")
     width, chunked = task.num_outputs, head["name"] == "chunked"
     value, reason = f"{width:,} raw logit{'s' * (width > 1)}", task.outputs_are
     change = "head=chunked" if width >= MANY_OUTPUTS else ""
