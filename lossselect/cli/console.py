@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from lossselect.cli.errors import get_message
 from lossselect.exceptions import ConfigError
 from lossselect.utils.checks import check_options
 from lossselect.utils.terminal import print_safely, sanitize
@@ -115,6 +114,8 @@ def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = 
         print_safely(str(error) or "Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        from lossselect.cli.errors import get_message  # loads Hydra
+
         message, is_first = get_message(error, arguments), is_first_process()
         if not is_first and first_process_ends():
             sys.exit(1)

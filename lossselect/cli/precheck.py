@@ -33,9 +33,6 @@ from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 
-CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
-"""On the command line, where no config can override it."""
-
 
 class CheckBeforeRun(Callback):
     """Checks configs before Hydra makes a folder: for an invalid one nothing is written."""

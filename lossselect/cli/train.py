@@ -24,9 +24,6 @@ from lossselect.cli.console import (
     print_warnings_in_one_line,
 )
 from lossselect.cli.help import print_help
-from lossselect.cli.interruption import report_early_end
-from lossselect.cli.precheck import CHECK, check_run, dry_run, is_dry_run
-from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
 from lossselect.run.lock import lock_folder, unlock_folders
 from lossselect.run.settings import as_list, task_monitor
 from lossselect.run.trust import trust
@@ -37,6 +34,10 @@ from lossselect.utils.warnings import ignore_warnings, warn
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Line
     from lossselect.tasks.registry import Task
+
+
+CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
+"""On the command line, where no config can override it."""
 
 
 def main() -> None:
@@ -104,6 +105,8 @@ def run(config: DictConfig) -> float | None:
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with print_errors_in_one_line():
                 return train(config)
+        from lossselect.cli.precheck import check_run, dry_run, is_dry_run
+
         check_run(config, HydraConfig.get(), sweep=True)
         if is_dry_run(config):  # of a job that the command line did not tell
             dry_run(config)
@@ -125,8 +128,10 @@ def train(config: DictConfig) -> float | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
+    from lossselect.cli.interruption import report_early_end
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
     from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
+    from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
     from lossselect.run.loggers import finish_loggers, log_results, log_settings
     from lossselect.run.results import best_checkpoint, evaluate, save_predictions
     from lossselect.run.resume import check_start, continue_log, resume_path

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossselect.exceptions import ConfigError
-from lossselect.reporting.plan import Monitor
 from lossselect.run.settings import (
     FILE_DATA,
     drop_none,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lossselect.data.splits import Splits
-    from lossselect.reporting.plan import Training
+    from lossselect.reporting.plan import Monitor, Training
     from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import Task
     from lossselect.training.checkpoints.saving import BestCheckpoint
@@ -266,7 +265,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
     return module, data, monitor
 
 
-def describe_training(config: DictConfig, monitor: Monitor, trainer: "Trainer | None" = None) -> "Training":
+def describe_training(config: DictConfig, monitor: "Monitor", trainer: "Trainer | None" = None) -> "Training":
     """Describe how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
     from lossselect.reporting.plan import Training
     from lossselect.utils.devices import auto_device

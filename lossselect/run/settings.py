@@ -10,10 +10,10 @@ from lossselect.chunked.options import check_topk_task, top_metric_names, topk_m
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import row_options
 from lossselect.models.nets import head_options
-from lossselect.reporting.plan import Monitor
 from lossselect.run.allowed_classes import public_name
 
 if TYPE_CHECKING:
+    from lossselect.reporting.plan import Monitor
     from lossselect.tasks.registry import Task
 
 RESERVED = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
@@ -134,8 +134,10 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
-def resolve_monitor(config: Mapping[str, Any], task: "Task") -> Monitor:
+def resolve_monitor(config: Mapping[str, Any], task: "Task") -> "Monitor":
     """Return what chooses the run's checkpoint."""
+    from lossselect.reporting.plan import Monitor
+
     if config["monitor"]:
         return Monitor(str(config["monitor"]), "as asked for")
     # epochs then differ by noise: on small validation splits the last one is better than the best one
