@@ -148,7 +148,8 @@ def train(config: DictConfig) -> float | None:
     if start is not None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module, data)
-    described = plan(module, data, describe_training(config, monitor, trainer), monitor, decision)
+    training = describe_training(config, data, monitor, trainer)
+    described = plan(module, data, training, monitor, decision)
     folder_lines = _prepare_folder(config, folder, module.task, start, writes)
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described)

@@ -1,6 +1,6 @@
 """The lines of a plan: what a task implies, and what a run will do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.losses.loss import Loss, select_loss
 from lossselect.losses.torch_compat import torch_weight
 from lossselect.metrics.direction import best_mode
-from lossselect.reporting.plan import Line, Monitor, Plan, Training
+from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.utils.checks import shorten, split_name
@@ -37,9 +37,12 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
 
 
 def plan(
-    module: Any, data: Any, training: Training, monitor: Monitor, decision: Mapping[str, Any] | None = None
+    module: Any, data: Any, training: Iterable[Line], monitor: Monitor, decision: Mapping[str, Any] | None
 ) -> Plan:
-    """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted."""
+    """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted.
+
+    `training` is what `run.build.describe_training` returns.
+    """
     task = module.task
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     example, reason = "", "as declared"
@@ -64,7 +67,7 @@ def plan(
     net, weights = type(module.net).__name__, sum(p.numel() for p in module.parameters())
     change = "model=mlp" if net == "Linear" else "model=linear"
     lines.append(Line("model", f"{net}, {weights:,} weights", "", change))
-    return Plan("Plan", [*lines, *_training_lines(module, data, training)])
+    return Plan("Plan", [*lines, *_optimizer_lines(module), *training])
 
 
 def _task_lines(
@@ -229,7 +232,7 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
         yield Line("features", shorten(splits.columns, 20), "", "data.exclude=[...]")
 
 
-def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line]:
+def _optimizer_lines(module: Any) -> Iterator[Line]:
     def others(setting: str, chosen: str, *variants: str) -> str:
         # the chosen one may have the longer name of its class
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
@@ -239,17 +242,6 @@ def _training_lines(module: Any, data: Any, training: Training) -> Iterator[Line
     )
     yield Line("optimizer", steps, "", f"{others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")
     yield Line("schedule", schedule, "", others("scheduler", schedule, "cosine", "plateau", "none"))
-    batches, rows = "", getattr(data, "batch_size", None)
-    if rows:
-        group = training.processes * training.accumulate
-        batches = f"; batches of {rows} rows" + (f", {rows * group} rows a step" if group > 1 else "")
-    change = "trainer.max_epochs=..." + ", data.batch_size=..." * (getattr(data, "splits", None) is not None)
-    yield Line("training", f"{training.limits}{batches}", "", change)
-    change = "callbacks=none" if training.stopping else "callbacks.early_stopping.monitor=val/loss"
-    yield Line("early stopping", training.stopping or "none", "", change)
-    device = f"{training.device}, precision {training.precision}"
-    device += f", {training.processes} processes" if training.processes > 1 else ""
-    yield Line("device", device, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
 
 
 def _format_spec(spec: Any) -> str:

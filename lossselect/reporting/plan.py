@@ -19,17 +19,6 @@ class Monitor(NamedTuple):
     why: str
 
 
-class Training(NamedTuple):
-    """How a run trains, in the words of a plan: what ends it, and what ends it early, if anything does."""
-
-    limits: str
-    stopping: str
-    device: str
-    precision: str
-    processes: int = 1
-    accumulate: int = 1
-
-
 class Line(NamedTuple):
     """One line of a plan: what is done, why, and the settings that change it."""
 

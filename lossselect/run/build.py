@@ -1,6 +1,7 @@
 """The parts of a run, built from its config."""
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lossselect.data.splits import Splits
-    from lossselect.reporting.plan import Monitor, Training
+    from lossselect.reporting.plan import Line, Monitor
     from lossselect.tasks.label_counts import LabelCounts
     from lossselect.tasks.registry import Task
     from lossselect.training.checkpoints.saving import BestCheckpoint
@@ -265,9 +266,11 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
     return module, data, monitor
 
 
-def describe_training(config: DictConfig, monitor: "Monitor", trainer: "Trainer | None" = None) -> "Training":
-    """Describe how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
-    from lossselect.reporting.plan import Training
+def describe_training(
+    config: DictConfig, data: Any, monitor: "Monitor", trainer: "Trainer | None" = None
+) -> "Iterator[Line]":
+    """Yield how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
+    from lossselect.reporting.plan import Line
     from lossselect.utils.devices import auto_device
 
     plain = to_plain(config)
@@ -276,20 +279,28 @@ def describe_training(config: DictConfig, monitor: "Monitor", trainer: "Trainer 
         from lossselect.run.trainer import build_trainer
 
         trainer = build_trainer(options)
+    processes = trainer.world_size if trainer else 1
     limits = [f"at most {options['max_epochs']} epochs"]
     limits += [f"{steps} steps"] if (steps := options.get("max_steps", -1)) != -1 else []
     limits += [f"{time} (days:hours:minutes:seconds)"] if (time := options.get("max_time")) else []
+    value = " or ".join(limits)
+    if rows := getattr(data, "batch_size", None):
+        group = processes * options.get("accumulate_grad_batches", 1)
+        value += f"; batches of {rows} rows" + (f", {rows * group} rows a step" if group > 1 else "")
+    change = "trainer.max_epochs=..." + ", data.batch_size=..." * (getattr(data, "splits", None) is not None)
+    yield Line("training", value, "", change)
     stopping = []
     for entry in stopping_callbacks(plain):
         if "monitor" not in entry:
             stopping.append(f"by {entry['_target_'].rpartition('.')[2]}")
         elif (metric := entry["monitor"] or monitor.metric) != "last":
             stopping.append(f"after {entry.get('patience', 3)} epochs without a better {metric}")
-    device = trainer.strategy.root_device.type if trainer else auto_device()
-    precision = str(trainer.precision if trainer else options["precision"])
-    processes = trainer.world_size if trainer else 1
-    accumulate = options.get("accumulate_grad_batches", 1)
-    return Training(" or ".join(limits), ", or ".join(stopping), device, precision, processes, accumulate)
+    change = "callbacks=none" if stopping else "callbacks.early_stopping.monitor=val/loss"
+    yield Line("early stopping", ", or ".join(stopping) or "none", "", change)
+    value = trainer.strategy.root_device.type if trainer else auto_device()
+    value += f", precision {trainer.precision if trainer else options['precision']}"
+    value += f", {processes} processes" if processes > 1 else ""
+    yield Line("device", value, "", "trainer=gpu, trainer=ddp, trainer.precision=bf16-mixed")
 
 
 def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":

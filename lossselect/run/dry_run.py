@@ -23,7 +23,7 @@ def check_only(config: DictConfig) -> None:
     is_custom = "_target_" in config.data
     classifier, data, monitor = (_prepare_custom if is_custom else _prepare_packaged)(config)
     decision = decision_settings(config, classifier, data)
-    described = plan(classifier, data, describe_training(config, monitor), monitor, decision)
+    described = plan(classifier, data, describe_training(config, data, monitor), monitor, decision)
     if config.explain == "json":
         print(described.to_json(), end="")
     else:
