@@ -34,9 +34,6 @@ FIRST_FILES = {".lock", ".hydra", "plan.json"}  # what is written first into a r
 LOST_PROCESS = r"Connection (closed|reset) by|Broken pipe|NCCL (error|communicator)|remote process exited"
 """Messages of torch.distributed if another process does not answer."""
 
-GROUPS = "task|loss|mix|decision|data|model|optimizer|scheduler|trainer|callbacks|logger"
-"""Groups whose variant decides which settings a config has."""
-
 HYDRA_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 
 
@@ -140,7 +137,8 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     message = f"There is no setting {key!r}."
     if key.startswith("hydra."):
         return message + suggestion(key, HYDRA_SETTINGS)
-    chosen = [text for text in arguments if re.fullmatch(rf"({GROUPS})=(\w+|\[[\w,]+\])", text)]
+    groups = "|".join(("loss", *list_variants()))  # their variants decide which settings a config has
+    chosen = [text for text in arguments if re.fullmatch(rf"({groups})=(\w+|\[[\w,]+\])", text)]
     if (empty := f"{key.rpartition('.')[0]}=none") in chosen:
         return f"{key} is no setting beside {empty}, which has none. Leave one of them out."
     extensible = key.startswith(("task.", "data.", "trainer.", "optimizer.", "scheduler.", "logger."))

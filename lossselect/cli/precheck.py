@@ -57,9 +57,10 @@ class CheckBeforeRun(Callback):
             for number, overrides in enumerate(islice(_split_jobs(config.hydra.overrides.task), 100)):
                 job_overrides = [*config.hydra.overrides.hydra, *overrides, f"hydra.job.num={number}"]
                 job = compose(config.hydra.job.config_name, job_overrides, return_hydra_config=True)
-                folder = None
-                with suppress(OmegaConfBaseException):  # it is known only when the job starts
-                    folder = Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir)
+                if not is_dry_run(job):
+                    with suppress(OmegaConfBaseException):  # the folder may be known only when the job starts
+                        # each job locks its folder, but Hydra writes .hydra/ before that
+                        check_unlocked(Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir))
                 with open_dict(job):
                     del job["hydra"]
                 # a file is not read again for each seed
@@ -73,8 +74,6 @@ class CheckBeforeRun(Callback):
                     if job.explain != "json":
                         print_safely(" ".join(overrides))
                     dry_run(job)
-                elif folder is not None:
-                    check_unlocked(folder)  # each job locks its folder, but Hydra writes .hydra/ before that
             if dry == {True}:  # without the jobs' folders
                 sys.exit(0)
 

@@ -22,10 +22,11 @@ from lossselect.cli.console import (
     print_errors_in_one_line,
     print_version,
     print_warnings_in_one_line,
+    report_early_end,
 )
-from lossselect.cli.help import print_help
+from lossselect.losses.registry import LOSSES
 from lossselect.run.lock import lock_folder, unlock_folders
-from lossselect.run.settings import as_list, task_monitor
+from lossselect.run.settings import as_list, list_variants, task_monitor
 from lossselect.run.trust import trust
 from lossselect.utils.redaction import record_environment
 from lossselect.utils.terminal import prepare_streams, print_safely
@@ -36,6 +37,42 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 
+HELP = """\
+Train a classifier. Say what the task is; head, loss, targets, metrics and decoding follow.
+
+  {command} task=binary        yes or no
+  {command} task=multiclass    exactly one of several classes
+  {command} task=multilabel    any number of labels at once
+  {command} task=auto          what the labels look like
+
+On data of your own:
+
+  {command} task=multiclass data=table data.path=train.csv data.target=species
+  {command} task=multilabel data=table data.path=train.csv "data.target=[sport,news]"
+  {command} task=... check_only=true           look at data and settings, and stop
+  {command} task=... loss=auto                 a loss that the train labels call for, and why
+
+Predict with `lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv`.
+
+Choose a variant of a part with PART=NAME:
+
+{groups}
+
+Change any setting with KEY=VALUE:
+
+  loss=focal loss.gamma=1         another loss, and its option
+  trainer.max_epochs=10 seed=1    shorter, with other random numbers
+  data.batch_size=128 optimizer.lr=3e-4
+  hydra.run.dir=runs/first        where the outputs go
+  -m task=binary,multilabel       several runs, one after another
+  --cfg job task=binary           show all settings of a run, and stop
+  --config-dir FOLDER             take variants of your own from a folder as well
+  --hydra-help                    what else the command line can do
+
+Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html, plan.json,
+logs/metrics.csv; of several classes confusion_matrix.csv.
+"""
+
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
 """On the command line, where no config can override it."""
 
@@ -45,7 +82,7 @@ def main() -> None:
     prepare_streams()
     if {"-h", "--help"} & set(sys.argv[1:]):
         name = Path(sys.argv[0]).name
-        print_help(f"python {name}" if name.endswith(".py") else name)
+        _print_help(f"python {name}" if name.endswith(".py") else name)
         return
     if "--version" in sys.argv[1:]:
         print_version()
@@ -76,6 +113,16 @@ def main() -> None:
         finally:
             unlock_folders()
         _leave_process_group()
+
+
+def _print_help(command: str) -> None:
+    """Print how `command` is used, with the variants that there are of each part."""
+    # Hydra's own help would take a second of composing to say less
+    lines = []
+    for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *list_variants())):
+        names = ["auto", *LOSSES] if group == "loss" else list_variants(group)
+        lines += [f"  {group:11}{', '.join(names)}"] if names else []
+    print(HELP.format(command=command, groups="\n".join(lines)))
 
 
 def _silence_process() -> None:
@@ -128,7 +175,6 @@ def train(config: DictConfig) -> float | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
-    from lossselect.cli.interruption import report_early_end
     from lossselect.reporting.explain import decision_lines, loss_lines, plan
     from lossselect.reporting.plan import Line, Plan, by_stage, print_renderable, print_table
     from lossselect.run.build import decision_settings, describe_training, make_trainer, prepare, to_plain
