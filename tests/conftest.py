@@ -56,7 +56,7 @@ def command(request, monkeypatch, tmp_path, capsys):
     from lossselect.run import build
 
     if "figures" not in request.keywords:
-        monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: ())
+        monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     build._load_data.cache_clear()  # data that are read once are also warned of once
