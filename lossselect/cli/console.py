@@ -162,10 +162,9 @@ def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches th
 
 @contextmanager
 def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterator[None]:
-    """Report a run that ends within the context.
+    """Write the report of a run that an error ends; print the checkpoints of one that a signal ends.
 
-    After an error this is its report.html; after a signal, which leaves no time for that, the names of its
-    checkpoints, and the exit code is 143 or 130.
+    A signal leaves no time for a report; the exit code is then 143 or 130.
     """
     # while nothing can be saved SIGTERM ends the process as a signal that is handled does
     previous_handler = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lossselect.cli.console import Command, run_command
 from lossselect.exceptions import ConfigError, DataError
@@ -66,7 +68,7 @@ def export_checkpoint(
             raise DataError(f"{input} has no rows.")
         rows = torch.cat([part[torch.arange(len(part))] for part in parts])
         description = f"rows of {input}"
-    _export(module, path, rows, prepared, description)
+    _export(module, path, prepared, rows, description)
 
 
 COMMAND = Command(
@@ -90,9 +92,6 @@ main = partial(run_command, COMMAND)
 
 def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
     """Return test rows of a checkpoint's run, or None if they are not available, and their description."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
@@ -119,17 +118,14 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
     from lossselect.data.datamodule import TensorData
     from lossselect.run.build import has_loader
 
-    inputs: Any
-    preparation = None
+    path = folder / f"model{FORMATS[format].suffix}"
     if isinstance(data, TensorData):
-        inputs, description = _rows_to_compare(data.splits)
-        preparation = data.splits.preparation
-    else:
-        split = next(split for split in ("test", "val", "train") if has_loader(data, split))
-        batch = next(iter(getattr(data, f"{split}_dataloader")()), None)
-        inputs = None if batch is None else module.unpack_batch(batch)[0]
-        description = f"rows of a {split} batch"
-    _export(module, folder / f"model{FORMATS[format].suffix}", inputs, preparation, description)
+        _export(module, path, data.splits.preparation, *_rows_to_compare(data.splits))
+        return
+    split = next(split for split in ("test", "val", "train") if has_loader(data, split))
+    batch = next(iter(getattr(data, f"{split}_dataloader")()), None)
+    inputs = None if batch is None else module.unpack_batch(batch)[0]
+    _export(module, path, None, inputs, f"rows of a {split} batch")
 
 
 def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
@@ -138,7 +134,7 @@ def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
     return splits.features[splits.rows[split]], f"{split} rows"
 
 
-def _export(module: Any, path: Path, inputs: Any, preparation: Any, description: str) -> None:
+def _export(module: Any, path: Path, preparation: Any, inputs: Any, description: str) -> None:
     """Export a model, and print how far it is from PyTorch on the inputs."""
     differences = export_model(module, path, inputs=inputs, preparation=preparation)
     changed = round(differences["predictions"] * differences["rows"])

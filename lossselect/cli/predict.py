@@ -40,12 +40,17 @@ def predict_file(
     """
     import torch
 
-    from lossselect.reporting.tables import prediction_columns, rows_without_prediction, top_columns
+    from lossselect.reporting import tables
 
     size = check_int("batch_size", int(batch_size) if batch_size.isdecimal() else batch_size, 1)
     if trust not in ("true", "false"):
         raise ConfigError(f"trust must be true or false, got {trust!r}.")
-    destination = _check_output_path(output, input)
+    destination = Path(output)
+    check_output(destination)
+    if destination.suffix.lower() != ".csv":
+        raise ConfigError(f"output={output} must end in .csv.")
+    if destination.resolve() == Path(input).resolve():
+        raise ConfigError(f"output={output} is the input: it would be lost.")
     names = (name.strip() for name in keep.removeprefix("[").removesuffix("]").split(","))
     copied = [*dict.fromkeys(name for name in names if name not in ("", "null"))]
     preparation, task, predict = _load_model(checkpoint, device, trust == "true")
@@ -54,19 +59,15 @@ def predict_file(
     check_options(changed, preparation.reading, f"A model of {preparation.source}")
     unknown: Counter[str] = Counter()
     first, missing = 0, list[int]()
-    with (
-        atomic_write(destination) as path,
-        path.open("wb") as file,
-        torch.inference_mode(),
-    ):
+    with atomic_write(destination) as path, path.open("wb") as file, torch.inference_mode():
         for frame in preparation.frames(input, size, copied, **changed):
             rows, unknown_cells = preparation.features.transform(frame, input, first)
             unknown.update(unknown_cells)
             outputs = predict(rows[torch.arange(len(rows))])
-            missing += (first + rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
-            columns = (top_columns if "top" in outputs else prediction_columns)(task, **outputs)
-            columns = {"row": range(first, first + len(rows)), **columns}
-            table = _add_columns(columns, frame[copied])
+            missing += (first + tables.rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
+            make_columns = tables.top_columns if "top" in outputs else tables.prediction_columns
+            columns = {"row": range(first, first + len(rows)), **make_columns(task, **outputs)}
+            table = tables.escape_formula(_add_columns(columns, frame[copied]))
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:
@@ -154,23 +155,11 @@ def _load_model(
     return preparation, classifier.task, lambda rows: classifier.predict(rows.to(torch_device))
 
 
-def _add_columns(columns: dict[str, Any], copied: "pl.DataFrame") -> "pl.DataFrame":
-    from lossselect.reporting.tables import escape_formula
-
+def _add_columns(columns: dict[str, Any], copied: "pl.DataFrame") -> dict[str, Any]:
     for column in copied:
         if column.name in columns:
             raise ConfigError(f"keep={column.name}: the output has a column of that name already.")
         if column.dtype.is_nested():
             raise ConfigError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
         columns[column.name] = column
-    return escape_formula(columns)
-
-
-def _check_output_path(output: str, input: str) -> Path:
-    path = Path(output)
-    check_output(path)
-    if path.suffix.lower() != ".csv":
-        raise ConfigError(f"output={output} must end in .csv.")
-    if path.resolve() == Path(input).resolve():
-        raise ConfigError(f"output={output} is the input: it would be lost.")
-    return path
+    return columns

@@ -194,8 +194,7 @@ def train(config: DictConfig) -> float | None:
     if start is not None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module, data)
-    training = describe_training(config, data, monitor, trainer)
-    described = plan(module, data, training, monitor, decision)
+    described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = _prepare_folder(config, folder, module.task, start, writes)
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described)

@@ -217,11 +217,10 @@ def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
     yield Line("data", features, "standardised by train", "data=table data.path=... data.target=...")
     counts: Mapping[str, LabelCounts] = data.counts
     train = counts["train"]
-    value = f"largest to smallest class {train.imbalance:.3g} to 1 in train"
+    kind = "label" if task.several_labels else "class"
+    value = f"largest to smallest {kind} {train.imbalance:.3g} to 1 in train"
     if task.several_labels:
-        value = (
-            f"{train.cardinality:.3g} of {len(task.names)} labels a row, {value.replace('class', 'label')}"
-        )
+        value = f"{train.cardinality:.3g} of {len(task.names)} labels a row, {value}"
     missing = ", ".join(f"{count.missing} in {split}" for split, count in counts.items() if count.missing)
     reason = "missing ones count in no loss, weight or metric" if missing else ""
     yield Line("labels", f"{value}; missing: {missing or 'none'}", reason, "data.target=...")
@@ -237,9 +236,8 @@ def _optimizer_lines(module: Any) -> Iterator[Line]:
         # the chosen one may have the longer name of its class
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
-    steps, schedule = (
-        _format_spec(spec) for spec in (module._optimizer_spec or "AdamW", module._scheduler_spec or "none")
-    )
+    steps = _format_spec(module._optimizer_spec or "AdamW")
+    schedule = _format_spec(module._scheduler_spec or "none")
     yield Line("optimizer", steps, "", f"{others('optimizer', steps, 'adamw', 'sgd')}, optimizer.lr=...")
     yield Line("schedule", schedule, "", others("scheduler", schedule, "cosine", "plateau", "none"))
 

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -49,7 +48,7 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
         plan=lines,
         stages=stages,
         metrics=[(name, *row) for name, row in values.items()],
-        highlights=_highlights(metrics, outcome.split if outcome else "test"),
+        by_key=metrics,
         pictures=_draw_pictures(folder, outcome),
         class_header=[*classes],
         classes=[*zip(*classes.values(), strict=True)],
@@ -105,13 +104,6 @@ def _save(figure: Figure, name: str, folder: Path) -> Markup:
     # matplotlib escapes what it writes; ids of groups would be there once for each picture
     inline = re.sub(r'<g id="[^"]*">', "<g>", inline)
     return Markup(inline.replace(figures.INK, "currentColor"))
-
-
-def _highlights(metrics: Mapping[str, Any], split: str) -> list[tuple[str, float]]:
-    """Return the most important numbers."""
-    names = ("accuracy", "f1_macro", "f1_micro", "auroc", "average_precision", "calibration_error")
-    values = {f"{split} {name.replace('_', ' ')}": metrics.get(f"{split}/{name}") for name in names}
-    return [(name, value) for name, value in values.items() if value is not None]
 
 
 def _render(**content: Any) -> str:

@@ -65,8 +65,7 @@ class _Pipe(io.FileIO):
 def prepare_streams() -> None:
     """Let a command run to its end, and print tracebacks without secrets, whatever stdout and stderr are.
 
-    They may be closed (`>&-`), a pipe whose reader ends first, or of an encoding that lacks characters, which
-    are then printed as escapes.
+    They may be closed (`>&-`), a pipe whose reader ends first, or lack characters, which become escapes.
     """
     with suppress(OSError):
         # else the next file that is opened would be what libraries print to
@@ -80,8 +79,6 @@ def prepare_streams() -> None:
             continue
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        if isinstance(getattr(getattr(stream, "buffer", None), "raw", None), _Pipe):
-            continue
         try:
             if not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
                 continue
