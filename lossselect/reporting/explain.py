@@ -39,10 +39,7 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
 def plan(
     module: Any, data: Any, training: Iterable[Line], monitor: Monitor, decision: Mapping[str, Any] | None
 ) -> Plan:
-    """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted.
-
-    `training` is what `run.build.describe_training` returns.
-    """
+    """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted."""
     task = module.task
     splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
     example, reason = "", "as declared"
