@@ -67,7 +67,7 @@ def predict_file(
             missing += (first + tables.rows_without_prediction(outputs["prediction"]).nonzero()[0]).tolist()
             make_columns = tables.top_columns if "top" in outputs else tables.prediction_columns
             columns = {"row": range(first, first + len(rows)), **make_columns(task, **outputs)}
-            table = tables.escape_formula(_add_columns(columns, frame[copied]))
+            table = tables.escape_formula(_add_columns(columns, frame.select(copied)))
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:
