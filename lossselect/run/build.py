@@ -177,7 +177,7 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
     return make_task(num_outputs=width, class_names=names, **options)
 
 
-def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> tuple[Any, Monitor]:
+def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "tuple[Any, Monitor]":
     """Return a `TaskModule`, or unless it `trains` a `Classifier`, and what chooses the checkpoint.
 
     The latter is also set as `config.monitor`.
