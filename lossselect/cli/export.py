@@ -129,7 +129,6 @@ def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> No
 
 
 def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
-    """Return the features of the split to compare on, and their description."""
     split = next(name for name in ("test", "val", "train") if name in splits.rows)
     return splits.features[splits.rows[split]], f"{split} rows"
 

@@ -183,7 +183,6 @@ def _read_table(
 def _read_arrays(
     path: str, *, features: str | None = None, target: str | None = None, sample_weight: str | None = None
 ) -> Source:
-    """Return features and labels of arrays."""
     labels: Any
     inputs, labels, weights = read_arrays(path, features, target, sample_weight)
     if weights is not None:

@@ -116,7 +116,6 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
 
 
 def _parse_metadata(text: str | bytes | None) -> tuple[dict[str, Any], Task]:
-    """Return the metadata of a model, and its task."""
     metadata: dict[str, Any] = json.loads(text or "")
     return metadata, make_task(**metadata["task"])
 

@@ -222,7 +222,6 @@ class Loss(nn.Module):
     def _call(
         self, logits: Tensor, target: Tensor, missing: Tensor | None = None, columns: slice = slice(None)
     ) -> Any:
-        """Call the formula with its options and its further arguments."""
         extra: dict[str, Any] = {"weight": self.weight, "known": None if missing is None else ~missing}
         if self.prior is not None:  # in float64: shares near 1 are not 1
             extra["prior"] = self.prior[columns].view(1, -1, *[1] * (logits.ndim - 2))

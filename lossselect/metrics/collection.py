@@ -105,7 +105,6 @@ class TaskMetrics(MetricCollection):
                 metric.follow(first)
 
     def _apply(self, *arguments: Any, **options: Any) -> Any:
-        """Move or cast the metrics."""
         with self._sharing():
             return super()._apply(*arguments, **options)
 

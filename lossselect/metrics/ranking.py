@@ -113,7 +113,6 @@ class Ranking(TaskMetric):
 
 
 def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Return AUROC and average precision of one class."""
     scores, positives = np.sort(scores), np.sort(scores[positive])
     num_negatives = len(scores) - len(positives)
     if not len(positives) or not num_negatives or np.isnan(scores[-1]):

@@ -240,7 +240,6 @@ def _optimizer_lines(module: Any) -> Iterator[Line]:
 
 
 def _format_spec(spec: Any) -> str:
-    """Return an optimizer or a scheduler with its options."""
     if not isinstance(spec, Mapping):
         return spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
     options = {key: value for key, value in spec.items() if key != "name"}

@@ -142,7 +142,6 @@ def _make_outcome(
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:
-    """Return a function that returns the test loaders to predict with."""
     # Lightning remembers the arguments of a loader that is created within its hooks, and would repeat a
     # `batch_size` that was a positional argument
     loaders = data.test_dataloader()
@@ -155,7 +154,6 @@ def _predict_loaders(data: Any) -> Callable[[], Any]:
 
 
 def _per_class_columns(epoch: Epoch) -> dict[str, Any]:
-    """Return the columns of per_class.csv."""
     task = epoch.task
     columns: dict[str, Any] = {"class": task.output_names}
     columns |= {name: values.cpu().numpy() for name, values in epoch.per_class.items()}
@@ -165,7 +163,6 @@ def _per_class_columns(epoch: Epoch) -> dict[str, Any]:
 
 
 def _save_tables(epoch: Epoch, folder: Path) -> None:
-    """Write per_class.csv, and confusion_matrix.csv if the task has one."""
     task = epoch.task
     with atomic_write(folder / "per_class.csv") as path:
         escape_formula(_per_class_columns(epoch)).fill_nan(None).write_csv(path)

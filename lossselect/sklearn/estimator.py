@@ -230,7 +230,6 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         seed: int,
         device: "torch.device",
     ) -> None:
-        """Fit the net, then the decision if there are options for it."""
         from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         from lossselect.data.datamodule import TensorData

@@ -89,7 +89,6 @@ class BaseEpoch(ABC):
         self.counts: tuple[Tensor, Tensor] | None = None  # positives and negatives of each output
 
     def _flush(self) -> None:
-        """Add the steps that are held to loss and metrics."""
         if self._held:
             held, self._held, self._held_bytes = self._held, [], 0
             self._add(*zip(*held, strict=True))
@@ -103,7 +102,6 @@ class BaseEpoch(ABC):
         """Return loss and metrics by name, with the prefix."""
 
     def _parts(self) -> list[Metric | TaskMetrics]:
-        """Return loss and metrics."""
         parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
         return [part for part in parts if part is not None]
 

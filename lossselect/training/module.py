@@ -314,6 +314,5 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
 def _forward_and_loss(
     module: TaskModule, inputs: Any, target: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    """Return the logits of a batch, its loss, and the loss's numerator and denominator."""
     logits = module(inputs)
     return logits, *module._compute_loss(logits, module.task.check_target(target, logits), weight)

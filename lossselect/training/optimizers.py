@@ -161,7 +161,6 @@ def _counts_steps(function: Any, epochs: int, steps: int) -> bool:
 
 
 def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: Any, **more: Any) -> Any:
-    """Return `table[name](first, **options, **more)`, with the name and the options of a spec."""
     name, options = split_name(spec, kind)
     cls = lookup(table, name, kind)
     parameters = inspect.signature(cls).parameters

@@ -185,7 +185,6 @@ def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions)
 
 
 def _check_numbers(column: pl.Series, values: list[Any]) -> None:
-    """Raise a DataError for fractions, negative numbers, and numbers among words."""
     name, is_float = column.name, column.dtype.is_float()
     words = [value for value in values if as_number(value) is None]
     numbers = [value for value in values if as_number(value) is not None]

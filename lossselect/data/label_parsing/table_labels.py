@@ -56,7 +56,6 @@ def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, lis
 
 
 def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
-    """Return the lists of delimited labels."""
     text = text.fill_null("")
     empty = text == ""
     if empty.any() and options.empty is None:
@@ -97,7 +96,6 @@ def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
 
 
 def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
-    """Return the labels of a column of lists."""
     rows = [_clean_row(name, i, row, options) for i, row in enumerate(rows)]
     if options.kind not in ("auto", "multilabel"):
         i = next((i for i, row in enumerate(rows) if row is not None and len(row) != 1), None)
@@ -121,7 +119,6 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
 
 
 def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
-    """Return the labels of a column of lists."""
     _check_no_indicators(name, [row for row in rows if row is not None])
     with name_column(name, "Name it too, or leave it out of the file."):
         vocabulary = Vocabulary.fit_lists(rows, options.class_names)
@@ -163,7 +160,6 @@ def _check_no_indicators(name: str, rows: list[list[Any]]) -> None:
 
 
 def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
-    """Return the labels of a column for each label."""
     names = [column.name for column in columns]
     if options.delimiter is not None:
         raise ConfigError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")

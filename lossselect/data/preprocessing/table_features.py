@@ -161,7 +161,6 @@ class Features:
         return TableRows(numbers, coded, len(self.names), hashes), unknown
 
     def _standardized(self) -> list[pl.Expr]:
-        """Return the features of columns "0", "1", ... of numbers."""
         features: list[pl.Expr] = []
         for i, number in enumerate(self.numbers):
             column = pl.col(str(i))

@@ -222,7 +222,6 @@ def _all_processes(finite: Tensor) -> Tensor:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield all tensors in a batch or in the output of a module."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | list | tuple):

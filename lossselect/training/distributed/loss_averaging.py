@@ -40,7 +40,6 @@ class StepMean:
         self._reset()
 
     def _reset(self) -> None:
-        """Begin a group of micro-batches."""
         self._sum: Count = 0
         self._first: Count = 0
         self._parts: dict[str, Tensor] | None = None  # the criterion's gradients; None: all of them
