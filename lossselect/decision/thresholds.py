@@ -1,4 +1,4 @@
-"""Thresholds and class factors that maximise a metric on validation rows."""
+"""Thresholds and class factors that maximise a metric on validation rows; a `Task` applies them."""
 
 from collections.abc import Callable
 from dataclasses import replace

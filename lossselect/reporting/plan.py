@@ -1,4 +1,4 @@
-"""A plan: what is done, why, and what changes it, for a console, a notebook or a program."""
+"""The form of a plan, for a console, a notebook or a program; explain.py says what is in one."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The classes that a config may name by `_target_`, listed for each position in the config.
+"""The classes that a config may name by `_target_`, listed for each position; trust.py checks them.
 
 Anything else is rejected, so a class that is new in torch or Lightning is rejected until somebody has
 reviewed it and added it here and in tests/run/allowed_classes.json. Review a class for arguments that are

@@ -13,9 +13,9 @@ from lossselect.reporting.explain import label_table, plan
 from lossselect.reporting.plan import Monitor, print_renderable, print_table
 from lossselect.run.build import build_module, decision_settings, describe_training, load_data, prepare
 from lossselect.tasks.infer import encode_checked
+from lossselect.tasks.label_counts import warn_no_positives
 from lossselect.training.classifier import Classifier
 from lossselect.training.diagnostics.outputs import check_end
-from lossselect.utils.warnings import warn_no_positives
 
 
 def check_only(config: DictConfig) -> None:

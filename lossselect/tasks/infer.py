@@ -1,4 +1,7 @@
-"""Which task do these labels look like? For error messages, and for `task=auto`."""
+"""Which task do these labels look like? For error messages, and for `task=auto`.
+
+Of a file with lists of labels, or a column for each label, `data.label_parsing` decides.
+"""
 
 from typing import Any, NamedTuple
 

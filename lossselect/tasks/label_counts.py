@@ -10,7 +10,8 @@ from torch import Tensor
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
-from lossselect.utils.warnings import warn_one_hot_integers
+from lossselect.utils.checks import shorten
+from lossselect.utils.warnings import warn, warn_one_hot_integers
 
 
 @dataclass(frozen=True)
@@ -173,3 +174,17 @@ def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
 
 def _per_label(values: np.ndarray) -> np.ndarray:
     return values.sum(axis=tuple(i for i in range(values.ndim) if i != 1))
+
+
+def warn_no_positives(positives: Any, task: Task, split: str) -> None:
+    """Warn about labels or classes that are in no macro mean, as the split has `positives` of 0 for them."""
+    if task.positive_name:
+        return
+    names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
+    if names:
+        kind, means = ("labels", "f1_macro, ") if task.several_labels else ("classes", "")
+        warn(
+            "no_positives",
+            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are "
+            f"in no macro mean ({means}auroc, average_precision): {shorten(names)}.",
+        )

@@ -19,7 +19,7 @@ from lossselect.chunked.options import chunked_primary_metric
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.losses.loss import Loss
-from lossselect.tasks.label_counts import LabelCounts, count_batches
+from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
 from lossselect.training.checkpoints.run_state import RunState, find_generators
 from lossselect.training.checkpoints.saving import CheckpointFiles
@@ -28,7 +28,6 @@ from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length
 from lossselect.utils.distributed import all_gather
-from lossselect.utils.warnings import warn_no_positives
 
 if TYPE_CHECKING:
     from lossselect.training.epoch import Epoch

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of tasks: option checks, warnings, files, terminal. Imports no torch."""
+"""Helpers without knowledge of tasks; only devices.py and distributed.py import torch."""

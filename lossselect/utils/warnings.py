@@ -129,17 +129,3 @@ def warn_one_hot_integers(shape: Any) -> None:
         f"class indices of {shape[1]} positions, call task.encode(target, trailing_dims=1); if they are "
         "one-hot rows, trailing_dims=0.",
     )
-
-
-def warn_no_positives(positives: Any, task: Any, split: str) -> None:
-    """Warn about labels or classes that are in no macro mean, as the split has `positives` of 0 for them."""
-    if task.positive_name:
-        return
-    names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
-    if names:
-        kind, means = ("labels", "f1_macro, ") if task.several_labels else ("classes", "")
-        warn(
-            "no_positives",
-            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are "
-            f"in no macro mean ({means}auroc, average_precision): {shorten(names)}.",
-        )

@@ -1,6 +1,6 @@
 """What CUDA does in an operator of ATen: which devices go together, where the host waits, what is not deterministic.
 
-Written from the operators' code in ATen and from the documentation of torch 2.13; tests/simulated_gpu.py applies it.
+Written from the operators' code in ATen and from the documentation of torch 2.13; tests/helpers/simulated_gpu.py applies it.
 """
 
 from collections.abc import Callable, Iterator

@@ -7,12 +7,12 @@ Within `simulated_gpu()`, PyTorch seems to have one CUDA device. Four things tha
 - with deterministic algorithms on, an operation raises if CUDA has no deterministic form of it;
 - `tensor.numpy()` and NumPy functions raise.
 
-tests/cuda_rules.py has what CUDA does by operator; tests/test_simulated_gpu.py states it as facts to be tested.
+tests/helpers/cuda_rules.py has what CUDA does by operator; tests/helpers/test_simulated_gpu.py states it as facts to be tested.
 
 How it works: a `SimulatedTensor` is a wrapper subclass. Python sees a tensor on `cuda:0`. C++ sees one on `meta`, because
 on a build without CUDA autograd aborts the process for a CUDA tensor; so whatever an operator of ATen creates on "the same
 device" is created on `meta`, and becomes a `SimulatedTensor` as well. A `TorchFunctionMode` handles what is decided before an
-operator is called (`.to`, `.cuda`, indexing, `device="cuda"`); `_run` handles each operator, by tests/cuda_rules.py.
+operator is called (`.to`, `.cuda`, indexing, `device="cuda"`); `_run` handles each operator, by tests/helpers/cuda_rules.py.
 
 What it cannot show: the numerics, the speed and the memory of a GPU, autocast to half precision (no operator is cast),
 streams, several devices, `torch.compile`, other threads. On a machine with a GPU the real results take precedence.

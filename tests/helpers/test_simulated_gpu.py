@@ -1,7 +1,7 @@
-"""The simulated GPU of tests/simulated_gpu.py against what is known of CUDA.
+"""The simulated GPU of tests/helpers/simulated_gpu.py against what is known of CUDA.
 
 Each case is a fact about torch on CUDA: what makes the host wait, what does not, what raises. The sources are the operators'
-own code in ATen (see tests/cuda_rules.py), the documentation of `torch.cuda.set_sync_debug_mode` and of
+own code in ATen (see tests/helpers/cuda_rules.py), the documentation of `torch.cuda.set_sync_debug_mode` and of
 `torch.use_deterministic_algorithms`. On a machine with a GPU the same cases run on it.
 """
 

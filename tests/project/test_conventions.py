@@ -44,6 +44,26 @@ def test_the_tests_of_a_group_run_in_one_process(request):
         assert request.node.nodeid.endswith("@a group")
 
 
+def test_the_paths_that_texts_name_exist():
+    """In pages, docstrings and comments; CHANGELOG tells of former ones, and tests make up paths of users."""
+    pattern = re.compile(
+        r"\b(?:(?:tests|lossselect|benchmarks|docs|scripts)/[\w/.-]*\w\.(?:py|json|md|yaml)|test_\w+\.py)\b"
+    )
+    texts = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    texts += [
+        path for folder in ("lossselect", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ]
+    names = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    missing = [
+        (path.relative_to(ROOT).as_posix(), found)
+        for path in texts
+        if path.name != "CHANGELOG.md"
+        for found in pattern.findall(path.read_text(encoding="utf-8"))
+        if not (ROOT / found).exists() and ("/" in found or found not in names)
+    ]
+    assert not missing
+
+
 def data_errors(path):
     """The text and the keyword arguments of each DataError that a module makes."""
     source = path.read_text(encoding="utf-8")

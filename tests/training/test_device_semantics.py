@@ -2,7 +2,7 @@
 
 A step that waits for the device (`.item()`, `.cpu()`, indexing by a mask, a blocking copy) leaves the device idle while Python
 goes on, in every step. What is looked at once is allowed: here the first two steps may wait, and the end of an epoch.
-tests/simulated_gpu.py says what is simulated, tests/test_simulated_gpu.py what it is known from.
+tests/helpers/simulated_gpu.py says what is simulated, tests/helpers/test_simulated_gpu.py what it is known from.
 """
 
 import collections
@@ -27,7 +27,7 @@ from lossselect.metrics.stat_scores import ConfusionMatrix
 from lossselect.metrics.task_metric import MetricInput
 
 pytestmark = [
-    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/training/test_gpu.py"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 

@@ -1,4 +1,4 @@
-"""Training on a GPU; where there is none, on the simulated one of tests/simulated_gpu.py.
+"""Training on a GPU; where there is none, on the simulated one of tests/helpers/simulated_gpu.py.
 
 Tests with the mark `gpu` need a real one: what they look at, the simulation has not.
 """

@@ -173,7 +173,7 @@ def test_a_scaler_that_leaves_out_every_step(tmp_path):
         run()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/test_gpu.py")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/training/test_gpu.py")
 class TestOnAGPU:
     """Simulated: its answers are not waited for, and may come some steps later."""
 
