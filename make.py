@@ -20,8 +20,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 COMMANDS = {
     "train": ("", [["train.py"]]),
-    # a process for each core, of which each imports torch
-    "test": ("[test]", [["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]]),
+    # a process for each core, and one more as some tests wait for others; each imports torch
+    "test": ("[test]", [["-m", "pytest", "-n", f"{min(os.cpu_count() or 1, 3) + 1}", "--dist", "loadgroup"]]),
     "check": (
         "[test]",
         [

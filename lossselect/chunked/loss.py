@@ -23,10 +23,9 @@ SOFTMAX = ("cross_entropy", "logit_adjusted")
 
 def chunkable(activation: str) -> list[str]:
     """Return the losses that a chunked head supports: under sigmoid those that are a sum over labels."""
-    if activation == "softmax":
-        return [*SOFTMAX]
     sigmoid = {name: forms["sigmoid"] for name, forms in LOSSES.items() if "sigmoid" in forms}
-    return [name for name, formula in sigmoid.items() if "known" not in formula_takes(formula)]
+    sums = [name for name, formula in sigmoid.items() if "known" not in formula_takes(formula)]
+    return {"sigmoid": sums, "softmax": [*SOFTMAX]}[activation]
 
 
 def check_chunkable(loss: Any) -> None:

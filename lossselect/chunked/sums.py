@@ -249,7 +249,7 @@ class SoftmaxSums(Sums):
             s = s * (m - higher).exp() + (block - higher.unsqueeze(1)).exp_().sum(1)
             m = higher
             flat = flatten_block(block)
-            flat[-1] = 0
+            flat[-1].zero_()
             true_logits += flat[find_true(columns, block)]
             if e:
                 weighted_sums += block.sum(1) if weight is None else block @ weight[columns]

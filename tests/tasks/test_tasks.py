@@ -561,13 +561,8 @@ class TestOrderedClasses:
 
     def test_decides_by_the_median(self):
         task = ls.Multiclass(3, ordinal=True)
-        assert task.predict_from_probabilities(
-            torch.tensor([[0.4, 0.25, 0.35], [0.5, 0.5, 0], [0.1, 0.1, 0.8]])
-        ).tolist() == [
-            1,
-            0,
-            2,
-        ]
+        probabilities = torch.tensor([[0.4, 0.25, 0.35], [0.5, 0.5, 0], [0.1, 0.1, 0.8]])
+        assert task.predict_from_probabilities(probabilities).tolist() == [1, 0, 2]
         assert task.predict(torch.tensor([[10.0, 10.0], [-10.0, 10.0]])).tolist() == [2, 0]
 
     def test_every_softmax_loss_takes_it(self):

@@ -74,7 +74,7 @@ def rebuild(
         raise CheckpointError(
             f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
         )
-    standard = cls.__init__.__module__.startswith("lossselect.")  # not the constructor of a subclass
+    standard = str(cls.__init__.__module__).startswith("lossselect.")  # not the constructor of a subclass
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters

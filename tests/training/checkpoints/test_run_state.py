@@ -176,7 +176,7 @@ SOME = ("validated within epochs", "after each epoch")
     [
         (loader, case)
         for loader in LOADERS
-        for case in (SOME if loader in ("workers", "generator") else CASES)
+        for case in (SOME if loader in ("users", "workers", "generator") else CASES)
     ],
 )
 def test_from_each_checkpoint(loader, case, tmp_path):
@@ -248,8 +248,10 @@ def _ends():
 
 
 @pytest.mark.usefixtures("_ends")
-@pytest.mark.parametrize("loader", ["ours", "noisy"])
-@pytest.mark.parametrize("case", SIGNALLED)
+@pytest.mark.parametrize(
+    ("loader", "case"),
+    [*(("noisy", case) for case in SIGNALLED), ("ours", "a schedule by a metric"), ("ours", "in blocks")],
+)
 def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
     options = {"max_epochs": 2, **SIGNALLED[case]}
     extra = options.pop("extra", list)
