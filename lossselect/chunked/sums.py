@@ -265,7 +265,7 @@ class SoftmaxSums(Sums):
         for columns, block in blocks:
             block.sub_(m.unsqueeze(1)).exp_().mul_(share.unsqueeze(1))
             if e:
-                part = torch.full_like(block[0], u) if weight is None else weight[columns] * u
+                part = block.new_full((block.shape[1],), u) if weight is None else weight[columns] * u
                 block.addr_(factor, part, alpha=-1)
             flatten_block(block).index_add_(0, find_true(columns, block), -t)
             gradients.add(rows, columns, block)

@@ -43,15 +43,17 @@ class OutputBuffer:
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Add rows."""
         numbers = torch.rand(len(logits), generator=self._random)
-        self._parts.append((logits.cpu(), target.cpu(), numbers))
-        self._thin_out(self.share)
+        self._parts.append(self._select((logits.cpu(), target.cpu(), numbers)))
         while sum(logits.numel() for logits, *_ in self._parts) > self._max_outputs:
             self._thin_out(self.share / 2)
 
+    def _select(self, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return part if self.share == 1 else tuple(values[part[-1] < self.share] for values in part)
+
     def _thin_out(self, share: float) -> None:
-        self.share = share
-        if share < 1:
-            self._parts = [tuple(values[part[-1] < share] for values in part) for part in self._parts]
+        if share < self.share:
+            self.share = share
+            self._parts = [self._select(part) for part in self._parts]
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
         """Return logits and target of all processes' rows; None where there were no rows."""

@@ -193,13 +193,15 @@ def test_confident_rows_keep_their_digits(task, z):
             torch.testing.assert_close(weight.grad[3].double(), exact.grad[3], rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_a_batch_without_rows(task):
+def test_a_batch_without_rows(task, smoothing):
     inputs, layer = torch.randn(0, WIDTH, requires_grad=True), ChunkedLinear(WIDTH, C, chunk=5)
     torch.full((C, WIDTH), 1e30)  # what the memory may hold
     target = torch.zeros(0, C) if task.name == "multilabel" else torch.zeros(0, dtype=torch.long)
     logits = layer(inputs)
-    mean, _, _ = chunked_loss(ls.select_loss(task), logits, target, observe=TopKOutputs(task, logits))
+    loss = ls.select_loss(task, label_smoothing=smoothing)
+    mean, _, _ = chunked_loss(loss, logits, target, observe=TopKOutputs(task, logits))
     mean.backward()
     assert mean.item() == 0
     assert not layer.weight.grad.any()

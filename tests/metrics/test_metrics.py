@@ -428,6 +428,17 @@ def test_outputs_that_are_kept_have_a_bound(monkeypatch):
     assert 0.35 < halves < 0.65  # early and late rows alike
 
 
+def test_outputs_that_are_retained_are_filtered_only_when_their_share_falls(monkeypatch):
+    monkeypatch.setattr("lossselect.training.epoch.MAX_BUFFERED_OUTPUTS", 1000)
+    buffer, filtered = OutputBuffer(), []
+    monkeypatch.setattr(
+        buffer, "_thin_out", lambda share: (filtered.append(share), OutputBuffer._thin_out(buffer, share))
+    )
+    for _ in range(40):
+        buffer.add(torch.zeros(100, 1), torch.zeros(100))
+    assert filtered == [0.5, 0.25]
+
+
 @pytest.mark.parametrize("task", [*TASKS, ls.Multiclass(4, ordinal=True), ls.Multilabel(9)], ids=str)
 def test_of_each_metric_it_is_known_which_end_is_better(task):
     """Of perfect outputs the value is the best, of the worst ones it is worse."""
