@@ -14,7 +14,7 @@ from lossselect.data.label_parsing.array_labels import parse_label_array, parse_
 from lossselect.data.label_parsing.options import LabelOptions, Labels, is_marker
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 from lossselect.data.preprocessing.array_features import fit_array, transform_array
-from lossselect.data.preprocessing.columns import CellParser, feature_columns
+from lossselect.data.preprocessing.columns import CellParser, column_error, feature_columns
 from lossselect.data.preprocessing.preparation import Preparation
 from lossselect.data.preprocessing.table_features import Features, TableRows
 from lossselect.data.readers.arrays import read_arrays
@@ -128,6 +128,10 @@ def load_own_data(
                 raise DataError(f"There are {width} features a row, but {train_width} in training.")
             table, unknown[other_path] = transform(other)
             values = _labels(other, options).values
+            if values.shape[1:] != labels.values.shape[1:]:
+                raise DataError(
+                    f"Labels are of shape {values.shape}, but in training of shape {labels.values.shape}."
+                )
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
         starts[split] = sum(len(table) for table, *_ in parts)
@@ -194,6 +198,8 @@ def _read_arrays(
 
 def _check_weights(column: pl.Series, path: str) -> np.ndarray:
     """Return the weights as float64, finite and at least 0."""
+    if column.dtype.is_nested():
+        raise column_error(column.name, f"is of type {column.dtype}; weights are finite numbers >= 0.")
     numbers = column.cast(pl.Float64, strict=False)
     invalid = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
     if invalid.any():

@@ -57,6 +57,8 @@ def find_trusted(arguments: Iterable[str]) -> list[str]:
             continue
         for override in OverridesParser.create().parse_overrides([argument]):
             value = override.value()
+            if isinstance(value, bool | int | float | dict):
+                raise OptionTypeError(f"{key} must be a name or a list of names, got {value!r}.")
             for entry in as_list(getattr(value, "list", value)):  # of a sweep
                 trusted += map(str, as_list(entry))
     return trusted

@@ -102,6 +102,15 @@ class TestLoad:
         assert len(splits.labels) == 40
         assert np.flatnonzero(np.isnan(splits.labels)).tolist() == [4]
 
+    def test_weights_that_are_lists(self, tmp_path):
+        table = pl.DataFrame({"x": numbers(40), "w": [[1.0]] * 40, "y": ["a", "b"] * 20})
+        table.write_parquet(tmp_path / "t.parquet")
+        given = {"path": str(tmp_path / "t.parquet"), "target": "y", "sample_weight": "w", **OPTIONS}
+        with pytest.raises(
+            ValueError, match=r"Column 'w' is of type List\(Float64\); weights are finite numbers"
+        ):
+            load_own_data("table", task={"name": "multiclass"}, **given)
+
     def test_columns_with_odd_names(self, load):
         table = {
             "p_a": numbers(40),
@@ -167,6 +176,9 @@ class TestLoad:
             ValueError, match=r"Labels are of shape \(40, 2\), but in training of shape \(40, 3\)"
         ):
             load_own_data("arrays", task={"name": "multilabel"}, path=str(tmp_path / "d.npz"), **arguments)
+        np.savez(tmp_path / "v.npz", X=x, y=np.arange(40) % 3)
+        with pytest.raises(ValueError, match=r"of shape \(40,\), but in training of shape \(40, 3\)"):
+            load_own_data("arrays", task={"name": "multiclass"}, path=str(tmp_path / "d.npz"), **arguments)
         with pytest.raises(
             ValueError, match=r"x\.npy holds features alone, so that other files need a \.npz each"
         ):

@@ -135,6 +135,12 @@ def test_parts_of_torch_and_lightning(command, tmp_path):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
+@pytest.mark.parametrize("value", ["3", "true", "{a:b}"])
+def test_what_is_no_name_cannot_be_trusted(value):
+    with pytest.raises(TypeError, match="trust must be a name or a list of names, got"):
+        find_trusted([f"trust={value}"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "trusted"),
     [

@@ -133,7 +133,8 @@ class CsvTable(Table):
             raise ConfigError(f"There is no text encoding {encoding!r}: utf-8 and latin-1 are two.") from None
         try:
             with self._errors(), self._records() as records:
-                self.header = next(records, [])
+                # Python leaves the byte order mark of utf-16-le in the text
+                self.header = [name.removeprefix("\ufeff") for name in next(records, [])]
         except csv.Error as error:
             raise DataError(f"The header of {self.file} cannot be read: {error}.") from None
         self._check_header()

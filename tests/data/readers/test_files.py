@@ -166,6 +166,10 @@ class TestBatches:
         parts = list(open_table(path, encoding="latin-1").batches(["b"], 2))
         assert [part["b"].to_list() for part in parts] == [["é", "x"], ["y"]]
 
+    def test_a_byte_order_mark_is_no_part_of_a_name(self, write):
+        path = write(b"\xff\xfe" + "a,b\n1,2\n".encode("utf-16-le"))
+        assert open_table(path, encoding="utf-16-le").header == ["a", "b"]
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [
