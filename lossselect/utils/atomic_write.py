@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from lossselect.exceptions import ConfigError, FileMissingError
@@ -70,7 +71,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@cache
 def remove_partial_files(folder: Path, suffix: str) -> None:
-    """Remove temporary files, for names that end in `suffix`, of processes that were killed."""
+    """Remove temporary files, for names that end in `suffix`, of killed processes; once in this process."""
     for temporary in folder.glob(f".*{suffix}{PARTIAL_SUFFIX}"):
         temporary.unlink(missing_ok=True)

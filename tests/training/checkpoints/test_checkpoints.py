@@ -19,9 +19,10 @@ from torch import nn
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.exceptions import StorageError
+from lossselect.exceptions import CheckpointError, StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.saving import CheckpointFiles
+from lossselect.training.lifecycle import RunHooks
 from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
@@ -125,6 +126,13 @@ class TestWriting:
         remove_partial_files(tmp_path, ".csv")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt", "kept.ckpt"]
 
+    def test_what_another_process_is_writing_is_kept(self, tmp_path):
+        """Two runs may save to one folder: only files that are older than the first save are removed."""
+        CheckpointFiles().save_checkpoint(content(1), tmp_path / "a.ckpt")
+        (tmp_path / ".b.ckpt.part").write_text("half")
+        CheckpointFiles().save_checkpoint(content(2), tmp_path / "a.ckpt")
+        assert (tmp_path / ".b.ckpt.part").exists()
+
     @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
     def test_a_process_that_is_killed_while_it_saves(self, folder, tmp_path_factory):
         """On the file system of temporary files, and on another one."""
@@ -183,6 +191,34 @@ class TestReading:
             ValueError, match=r"last.ckpt \(\d+ bytes\) is damaged: its part .*data/\d+ is not"
         ):
             ls.TaskModule.load_from_checkpoint(last, net=nn.Linear(4, 3))
+
+    @pytest.mark.filterwarnings("ignore:Checkpoint directory")
+    def test_another_optimizer_is_noticed_before_labels_are_counted(self, trained):
+        class Unread(torch.utils.data.Dataset):
+            def __len__(self):
+                return 32
+
+        trainer, _, _, last = trained
+        trainer.fit_loop.max_epochs = 2
+        options = {"loss": {"name": "cross_entropy", "weight": "balanced"}, "optimizer": {"name": "SGD"}}
+        module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3), **options)
+        with pytest.raises(CheckpointError, match="with AdamW, and this one has SGD"):
+            trainer.fit(module, torch.utils.data.DataLoader(Unread(), 8), ckpt_path=last)
+
+    @pytest.mark.filterwarnings("ignore:Checkpoint directory")
+    def test_its_weights_are_released_before_training(self, trained):
+        trainer, module, data, last = trained
+        hooks = next(callback for callback in trainer.callbacks if isinstance(callback, RunHooks))
+        kept = []
+
+        class Look(L.Callback):
+            def on_fit_start(self, *_):
+                kept.extend(hooks.run_state.checkpoint)
+
+        trainer.callbacks.append(Look())
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(module, data.loader(8), data.loader(8), ckpt_path=last)
+        assert kept == ["run_state", "loss"]
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     @pytest.mark.parametrize("share", [0, 0.3, 0.999])
