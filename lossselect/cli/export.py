@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
 
 
+RANDOM_ROWS = "rows of normally distributed features"
+
+
 def export_checkpoint(
     checkpoint: str, format: str | None = None, output: str | None = None, input: str | None = None
 ) -> None:
@@ -95,9 +98,12 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
+    settings = checkpoint.resolve().parent.parent / ".hydra" / "config.yaml"
+    if not settings.is_file():
+        return None, RANDOM_ROWS
     record_environment()
     try:
-        config: Any = OmegaConf.load(checkpoint.resolve().parent.parent / ".hydra" / "config.yaml")
+        config: Any = OmegaConf.load(settings)
         if "_target_" in config.data:
             raise DataError("its data are your own: pass input=FILE, or export in Python")
         with warnings.catch_warnings(action="ignore"):  # the run has issued them
@@ -109,7 +115,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         if len({json.dumps(part, default=torch.Tensor.tolist) for part in (splits.preparation, stored)}) > 1:
             raise DataError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
-        return None, f"rows of normally distributed features (the run's test rows are not at hand: {error})"
+        return None, f"{RANDOM_ROWS} (the run's test rows are not at hand: {error})"
     return _rows_to_compare(splits)
 
 
