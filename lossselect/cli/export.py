@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from lossselect.training.module import TaskModule
 
 
-RANDOM_ROWS = "rows of normally distributed features"
-
-
 def export_checkpoint(
     checkpoint: str, format: str | None = None, output: str | None = None, input: str | None = None
 ) -> None:
@@ -98,9 +95,10 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
+    random_rows = "rows of normally distributed features"
     settings = checkpoint.resolve().parent.parent / ".hydra" / "config.yaml"
     if not settings.is_file():
-        return None, RANDOM_ROWS
+        return None, random_rows
     record_environment()
     try:
         config: Any = OmegaConf.load(settings)
@@ -115,7 +113,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         if len({json.dumps(part, default=torch.Tensor.tolist) for part in (splits.preparation, stored)}) > 1:
             raise DataError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
-        return None, f"{RANDOM_ROWS} (the run's test rows are not at hand: {error})"
+        return None, f"{random_rows} (the run's test rows are not at hand: {error})"
     return _rows_to_compare(splits)
 
 

@@ -208,11 +208,11 @@ class TestReading:
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     def test_its_weights_are_released_before_training(self, trained):
         trainer, module, data, last = trained
-        hooks = next(callback for callback in trainer.callbacks if isinstance(callback, RunHooks))
         kept = []
 
         class Look(L.Callback):
-            def on_fit_start(self, *_):
+            def on_train_start(self, trainer, _):
+                hooks = next(callback for callback in trainer.callbacks if isinstance(callback, RunHooks))
                 kept.extend(hooks.run_state.checkpoint)
 
         trainer.callbacks.append(Look())

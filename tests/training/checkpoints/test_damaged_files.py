@@ -307,6 +307,12 @@ class TestStructure:
         ours = {path for path in after if ".hydra" not in path.parts and path.name != "train.log"}
         assert {path: after[path] for path in ours} == {path: before[path] for path in ours}
 
+    def test_one_full_stop(self, run, tmp_path):
+        content = read_checkpoint(run / "run/checkpoints/best.ckpt")
+        torch.save(damaged(content, ("loss", "label_smoothing"), 7), tmp_path / "d.ckpt")
+        with pytest.raises(CheckpointError, match=r"got 7\. Take another checkpoint"):
+            ls.TaskModule.load_from_checkpoint(tmp_path / "d.ckpt")
+
     def test_generators_of_another_size(self, run):
         content = read_checkpoint(run / "run/checkpoints/best.ckpt")
         state = content["run_state"][0]["random"]["torch"][:-1]
@@ -319,8 +325,7 @@ class TestStructure:
     def test_an_optimizer_of_a_gpu(self, run):
         """`capturable` is possible on a GPU alone, and says nothing about what is stored."""
         content = read_checkpoint(run / "run/checkpoints/best.ckpt")
-        place = ("optimizer_states", 0, "param_groups", 0, "capturable")
-        content = damaged(content, place, True, also_alike=True)
+        content["optimizer_states"][0]["param_groups"][0] |= {"capturable": True, "fused": None}
         check_resumable(content, "d.ckpt")
         content = damaged(content, ("optimizer_states", 0, "state", 0, "exp_avg"), GONE)
         with pytest.raises(CheckpointError, match="lacks 'exp_avg'"):
