@@ -22,6 +22,7 @@ from lossselect.data.batches import TensorBatches
 from lossselect.exceptions import CheckpointError, StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.saving import CheckpointFiles
+from lossselect.training.checkpoints.validation import check_resumable
 from lossselect.training.lifecycle import RunHooks
 from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
@@ -191,6 +192,30 @@ class TestReading:
             ValueError, match=r"last.ckpt \(\d+ bytes\) is damaged: its part .*data/\d+ is not"
         ):
             ls.TaskModule.load_from_checkpoint(last, net=nn.Linear(4, 3))
+
+    def test_one_full_stop(self, trained, tmp_path):
+        content = read_checkpoint(trained[-1])
+        content["loss"]["label_smoothing"] = 7
+        torch.save(content, tmp_path / "d.ckpt")
+        with pytest.raises(CheckpointError, match=r"got 7\. Take another checkpoint"):
+            ls.TaskModule.load_from_checkpoint(tmp_path / "d.ckpt", net=nn.Linear(4, 3))
+
+    def test_generators_of_another_size(self, trained):
+        content = read_checkpoint(trained[-1])
+        content["run_state"][0]["random"]["torch"] = torch.get_rng_state()[:-1]
+        with pytest.raises(
+            CheckpointError, match=r"\['random'\] is not the state of random number generators"
+        ):
+            check_resumable(content, "d.ckpt")
+
+    def test_an_optimizer_of_a_gpu(self, trained):
+        """`capturable` is possible on a GPU alone, and says nothing about what is stored."""
+        content = read_checkpoint(trained[-1])
+        content["optimizer_states"][0]["param_groups"][0] |= {"capturable": True, "fused": None}
+        check_resumable(content, "d.ckpt")
+        del content["optimizer_states"][0]["state"][0]["exp_avg"]
+        with pytest.raises(CheckpointError, match="lacks 'exp_avg'"):
+            check_resumable(content, "d.ckpt")
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     def test_another_optimizer_is_noticed_before_labels_are_counted(self, trained):
