@@ -154,7 +154,10 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
             break
         node, place = node.get(name), f"{place}.{name}".lstrip(".")
         if place != key and not isinstance(node, DictConfig):
-            return f"{place} is {node}, and has no settings."
+            variants = list_variants(place) if node is None and place in list_variants() else []
+            choices = "".join(f" {place}={variant}," for variant in variants)
+            hint = f" Choose one first:{choices[:-1]}." if choices else ""
+            return f"{place} is {node}, and has no settings.{hint}"
         available = sorted(node or ())
     else:
         return (

@@ -95,9 +95,13 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
+    random_rows = "rows of normally distributed features"
+    settings = checkpoint.resolve().parent.parent / ".hydra" / "config.yaml"
+    if not settings.is_file():
+        return None, random_rows
     record_environment()
     try:
-        config: Any = OmegaConf.load(checkpoint.resolve().parent.parent / ".hydra" / "config.yaml")
+        config: Any = OmegaConf.load(settings)
         if "_target_" in config.data:
             raise DataError("its data are your own: pass input=FILE, or export in Python")
         with warnings.catch_warnings(action="ignore"):  # the run has issued them
@@ -109,7 +113,7 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
         if len({json.dumps(part, default=torch.Tensor.tolist) for part in (splits.preparation, stored)}) > 1:
             raise DataError("its data are others now")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
-        return None, f"rows of normally distributed features (the run's test rows are not at hand: {error})"
+        return None, f"{random_rows} (the run's test rows are not at hand: {error})"
     return _rows_to_compare(splits)
 
 

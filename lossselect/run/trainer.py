@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import re
 import types
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,17 @@ from lossselect.utils.checks import check_options
 DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
 """Integers by which Lightning divides later; a share of an epoch is a float."""
 
+WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list[int]: "a list of whole numbers",
+    dict[str, int]: "a mapping of whole numbers",
+    types.NoneType: "null",
+}
+"""What a config calls values of Lightning's types; it can hold no others."""
+
 
 def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
     """Return a trainer with the settings `trainer.*`, and further arguments that no config sets."""
@@ -30,7 +40,7 @@ def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
         # Lightning may accept a value of the wrong type here and fail on it later
         for name, value in options.items():
             if not _has_type(value, expected := parameters[name].annotation):
-                raise ConfigError(f"trainer.{name} must be {_format_type(expected)}, got {value!r}.")
+                raise ConfigError(f"trainer.{name} must be {_describe_type(expected)}, got {value!r}.")
             if name in DIVISORS and isinstance(value, int) and value < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1, got {value!r}.")
         defaults = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
@@ -47,14 +57,18 @@ def _has_type(value: Any, expected: Any) -> bool:
         return value in inner
     if expected in (int, float):
         return isinstance(value, int | expected) and not isinstance(value, bool)
-    kind = origin or expected  # what a list or a mapping contains is checked by Lightning
+    if origin in (list, dict) and isinstance(value, origin):
+        return all(_has_type(entry, inner[-1]) for entry in (value.values() if origin is dict else value))
+    kind = origin or expected
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _format_type(expected: Any) -> str:
-    """Return an annotation such as "Profiler | str | None"."""
-    options = map(inspect.formatannotation, get_args(expected) or [expected])
-    return re.sub(r"\b[a-z_]\w*\.", "", " | ".join(options)).replace("NoneType", "None")
+def _describe_type(expected: Any) -> str:
+    """Return the words for an annotation, such as "a whole number, or null"."""
+    if get_origin(expected) is Literal:
+        return f"one of {', '.join(map(str, get_args(expected)))}"
+    options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else ()
+    return WORDS.get(expected, "") or ", or ".join(filter(None, map(_describe_type, options)))
 
 
 class StageRecorder(Callback):

@@ -90,6 +90,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     message = f"resume must be auto, or the path of a checkpoint, got {resume!r}."
     _require(isinstance(resume, str | None), message, OptionTypeError)
     if (form := config["export"]) is not None:
+        message = f"export takes one format, got {form!r}; others later: lossselect export."
+        _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
         check_weights_suffice(form, "model" not in own)
     for name in as_list(config["ignore_warnings"]):
@@ -263,9 +265,10 @@ def _check_data(data: Mapping[str, Any]) -> None:
             _require(is_inside, f"data.{name} must lie between 0 and 1, got {value}.")
     if not is_file:
         return
+    _require(data["path"] is not None, "Set data.path=... to the file that holds the data.")
     for name in ("path", "val_path", "test_path"):
-        is_given = isinstance(data[name], str) or (data[name] is None and name != "path")
-        _require(is_given, f"data.{name} must be the path of a file, got {data[name]!r}.")
+        message = f"data.{name} must be the path of a file, got {data[name]!r}."
+        _require(isinstance(data[name], str | None), message)
     _require(
         data["target"] is not None or data["name"] != "table",
         "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns.",

@@ -57,13 +57,14 @@ class RunHooks(Callback):
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.run_state.check(trainer)
         self.run_state.watch(trainer)
         if trainer.ckpt_path is not None:
             pl_module.bias_init = None  # a run that is resumed has its bias
         pl_module._initialize_bias()
         if pl_module._needs_counts and (counts := _count_labels(trainer, pl_module)):
             pl_module.set_label_counts(counts)
-        self.run_state.check(trainer, pl_module.criterion)
+        self.run_state.compare_loss(pl_module.criterion)
         pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from lossselect.exceptions import ConfigError, FileMissingError
@@ -36,16 +37,13 @@ def check_output(path: Path) -> None:
         raise ConfigError(f"output={path} is a folder.")
 
 
-PARTIAL_SUFFIX = ".part"
-
-
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path; once it is written and on the disk, it replaces `path`.
 
     Whenever the process or the machine stops, `path` has its old content or all of the new one.
     """
-    temporary = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -70,7 +68,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@cache
 def remove_partial_files(folder: Path, suffix: str) -> None:
-    """Remove temporary files, for names that end in `suffix`, of processes that were killed."""
-    for temporary in folder.glob(f".*{suffix}{PARTIAL_SUFFIX}"):
+    """Remove temporary files, for names that end in `suffix`, of killed processes; once in this process."""
+    for temporary in folder.glob(f".*{suffix}.part"):
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from lossselect.exceptions import CheckpointError
 
-NONE = type(None)
 COUNT = object()  # a whole number that is not negative
 
 
@@ -55,7 +54,7 @@ def check_structure(value: Any, structure: Any, place: str) -> None:
         # a bool is an int, but not one that is meant
         is_bool = isinstance(value, bool) and not {bool, object} & {*kinds}
         if is_bool or not isinstance(value, kinds):
-            names = ["None" if kind is NONE else kind.__name__ for kind in kinds]
+            names = [kind.__name__.replace("NoneType", "None") for kind in kinds]
             raise CheckpointError(f"{place} must be {' or '.join(names)}, got {describe_value(value)}")
 
 

@@ -75,7 +75,7 @@ MISTAKES = [
     (["task=binary", "+trainer.logger=true"], "trainer has no option 'logger'."),
     (
         ["task=binary", "trainer.precision=bf17"],
-        "The trainer cannot be built: trainer.precision must be Literal[64, 32, 16] |",
+        "The trainer cannot be built: trainer.precision must be one of 64, 32, 16, or one of transformer-",
     ),
     (["task=binary", "+loss.reduction=sum"], "loss.reduction is no setting"),
     (["task=binary", "+task.num_outputs=5"], "task.num_outputs is no setting: the data tell how many"),
@@ -90,6 +90,7 @@ MISTAKES = [
         "Did you mean 'early_stopping'? callbacks has: early_stopping.",
     ),
     (["task=binary", "seed.x=1"], "seed is 0, and has no settings."),
+    (["task.x=1"], "task is None, and has no settings. Choose one first: task=auto, task=binary, task=multi"),
     (
         ["task=binary", "hydra.run.dri=x"],
         "There is no setting 'hydra.run.dri'. Did you mean 'hydra.run.dir'?",
@@ -102,7 +103,7 @@ MISTAKES = [
     (["task=multiclass", "task.class_names=[a]"], "added with a plus: +task.class_names=..."),
     (
         ["task=binary", "export=[onnx]"],
-        "There is no format to export ['onnx']. Did you mean 'onnx'? Choose one of: onnx, torch_export,",
+        "export takes one format, got ['onnx']; others later: lossselect export.",
     ),
     (["task=binary", "loss=focl"], "Choose one of: auto, cross_entropy"),
     (["task=binary", "model=null"], "model=null: a part takes the name of a variant, as in model=mlp"),

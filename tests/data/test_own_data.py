@@ -146,7 +146,7 @@ MISTAKES = [
     (["task=auto", *table("species"), "loss.pos_weight=2"], "pos_weight has no effect under softmax"),
     (["task=multiclass", *table("species"), "loss.weight={setosa:2,virginca:3}"], "Did you mean 'virginica'?"),
     (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row 2 of column 'y': label 'virginica' is not among"),
-    (["task=multiclass", "data=table"], "data.path must be the path of a file, got None."),
+    (["task=multiclass", "data=table"], "Set data.path=... to the file that holds the data."),
     (["task=multiclass", "data=table", "data.path=species.csv"], "Say what is to be predicted: data.target=..."),
     (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
     (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "There is no data.handle_unknown 'drop'."),

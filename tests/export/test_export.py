@@ -435,6 +435,13 @@ class TestCommand:
             assert reason in out
             (tmp_path / "t.csv").unlink(missing_ok=True)
 
+    def test_without_the_folder_of_its_run(self, run, monkeypatch, capsys, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "best.ckpt").write_bytes((run / "run/checkpoints/best.ckpt").read_bytes())
+        code, out, _ = self.call(monkeypatch, capsys, "export", "checkpoint=best.ckpt", "format=onnx")
+        assert code == 0
+        assert "256 rows of normally distributed features compared with PyTorch" in out
+
     def test_predict_wants_trust(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         (run / "x.pt2").write_bytes(b"")

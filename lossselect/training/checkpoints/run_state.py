@@ -62,8 +62,8 @@ class RunState:
             state["gradients"] = {name: w.grad.cpu() for name, w in weights if w.grad is not None}
         return state
 
-    def check(self, trainer: Trainer, criterion: Any) -> None:
-        """Raise a CheckpointError for other optimizers or schedulers, and warn of another loss."""
+    def check(self, trainer: Trainer) -> None:
+        """Raise a CheckpointError for other optimizers or schedulers, and release their states."""
         if not self.checkpoint:
             return
         states, names = self.checkpoint.get("run_state"), _get_part_names(trainer)
@@ -74,6 +74,10 @@ class RunState:
             )
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         check_states(self.checkpoint, trainer.ckpt_path, trainer.optimizers, schedulers)
+        self.checkpoint = {key: self.checkpoint.get(key) for key in ("run_state", "loss")}
+
+    def compare_loss(self, criterion: Any) -> None:
+        """Warn if the loss is another one than the checkpoint's."""
         old, new = self.checkpoint.get("loss"), criterion.to_dict() if isinstance(criterion, Loss) else None
         if not (old and new):
             return

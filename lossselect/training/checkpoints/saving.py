@@ -170,7 +170,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write a checkpoint; raise StorageError if there is no room."""
-        if storage_options is not None or not _is_local(path):
+        if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
@@ -195,7 +195,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read tensors and plain values alone, whatever `weights_only` is; see `read_checkpoint`."""
-        if _is_local(path):
+        if "://" not in str(path):
             return read_checkpoint(path, map_location)
         content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         if "task" in content:  # else `check_same_task` rejects it
@@ -214,7 +214,3 @@ class _Writer(io.BufferedWriter):
         except OSError as error:
             self.error = error
             raise
-
-
-def _is_local(path: str | Path) -> bool:
-    return "://" not in str(path)

@@ -90,6 +90,7 @@ RESUMED = {
 
 def damaged(path: Any, problem: object) -> CheckpointError:
     """Return the error of a checkpoint that contains something else than was saved."""
+    problem = str(problem).rstrip(".")
     return CheckpointError(f"{path} is damaged: {problem}. Take another checkpoint, or a copy of this one.")
 
 
@@ -134,7 +135,7 @@ def _make_task(content: Mapping[str, Any], key: str) -> Task:
     try:
         return make_task(**content[key])
     except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"no task can be made of its {key!r}: {str(error).rstrip('.')}") from None
+        raise CheckpointError(f"no task can be made of its {key!r}: {error}") from None
 
 
 def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -> None:
@@ -168,6 +169,9 @@ def _check_run_state(content: Mapping[str, Any]) -> None:
         check_structure(state["train"], train, f"{place}['train']")
         if "gradients" in state:
             check_structure(state, {"gradients": DictOf(Tensor), "group": STEP_MEAN}, place)
+        for key in ("random", "epoch_began"):
+            if state[key] and state[key]["torch"].shape != torch.get_rng_state().shape:
+                raise CheckpointError(f"{place}[{key!r}] is not the state of random number generators")
         if set(state["due"]) - {*range(len(schedulers))}:
             raise CheckpointError(f"{place}['due'] is {state['due']}, of {len(schedulers)} schedulers")
     names = states[0]["made"]
@@ -255,7 +259,7 @@ def _optimizer_structure(name: str, groups: Sequence[Mapping[str, Any]]) -> dict
         return {}
     weight = torch.zeros(2, 2, requires_grad=True)
     weight.grad = torch.zeros(2, 2)
-    names = inspect.signature(kind).parameters.keys() - {"params"}
+    names = inspect.signature(kind).parameters.keys() - {"params", "capturable"}  # which needs a GPU
     options: dict[str, Any] = {name: groups[0][name] for name in names & groups[0].keys()} if groups else {}
     try:
         optimizer = kind([weight], **options)

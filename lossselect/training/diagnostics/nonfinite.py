@@ -21,7 +21,7 @@ from lossselect.utils.distributed import all_gather, is_sharded
 from lossselect.utils.warnings import ON_NONFINITE, warn
 
 MAX_SKIPPED = 10  # consecutive steps
-MIN_SCALE = 1 / 16  # of a float16 scaler, which starts at 65,536 and halves it for each step that it skips
+MAX_OVERFLOWS = 20  # consecutive steps that a float16 scaler skips, from a scale of 65,536 down to 1/16
 MAX_PENDING = 8  # steps that a GPU may be behind
 
 ADVICE = (
@@ -43,6 +43,7 @@ class FiniteCheck:
         self.skips = choice == "skip"
         self.skipped = 0
         self._consecutive = 0
+        self._scale = 0.0  # of a float16 scaler, which halves it when it skips a step
         self._loss: Tensor | None = None
         self._batch: tuple[Any, int] = (None, 0)
         self._buffers: dict[str, Tensor] = {}
@@ -67,7 +68,7 @@ class FiniteCheck:
         if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
             # scaler.get_scale() would wait; a scaled 1 is the scale, and stays on the device
             scale = scaler.scale(torch.ones((), device=(module if self._loss is None else self._loss).device))
-            self._read(scale, partial(_check_scale, step=trainer.global_step))
+            self._read(scale, partial(self._check_scale, step=trainer.global_step))
             return
         # the optimizer lists the weights faster than the module
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -159,14 +160,15 @@ class FiniteCheck:
             f"Training ends here; the checkpoints before it are as they were. {ADVICE}{more}"
         )
 
-
-def _check_scale(scale: float, step: int) -> None:
-    if scale <= MIN_SCALE:
-        raise TrainingDiverged(
-            f"float16 overflows: up to step {step} one step after another was left out, and the scale of the "
-            f"loss has come down to {scale:.3g}. Take precision=bf16-mixed, or 32-true, where a loss that is "
-            "not finite is reported with its step and module."
-        )
+    def _check_scale(self, scale: float, step: int) -> None:
+        self._consecutive = self._consecutive + 1 if scale < self._scale else 0
+        self._scale = scale
+        if self._consecutive >= MAX_OVERFLOWS:
+            raise TrainingDiverged(
+                f"float16 overflows: up to step {step} one step after another was left out, and the scale of "
+                f"the loss has come down to {scale:.3g}. Take precision=bf16-mixed, or 32-true, where a loss "
+                "that is not finite is reported with its step and module."
+            )
 
 
 def _describe_origin(module: Any, batch: Any) -> str:

@@ -19,9 +19,11 @@ from torch import nn
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
-from lossselect.exceptions import StorageError
+from lossselect.exceptions import CheckpointError, StorageError
 from lossselect.training.checkpoints.content import read_checkpoint
 from lossselect.training.checkpoints.saving import CheckpointFiles
+from lossselect.training.checkpoints.validation import check_resumable
+from lossselect.training.lifecycle import RunHooks
 from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
@@ -125,6 +127,13 @@ class TestWriting:
         remove_partial_files(tmp_path, ".csv")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt", "kept.ckpt"]
 
+    def test_what_another_process_is_writing_is_kept(self, tmp_path):
+        """Two runs may save to one folder: only files that are older than the first save are removed."""
+        CheckpointFiles().save_checkpoint(content(1), tmp_path / "a.ckpt")
+        (tmp_path / ".b.ckpt.part").write_text("half")
+        CheckpointFiles().save_checkpoint(content(2), tmp_path / "a.ckpt")
+        assert (tmp_path / ".b.ckpt.part").exists()
+
     @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
     def test_a_process_that_is_killed_while_it_saves(self, folder, tmp_path_factory):
         """On the file system of temporary files, and on another one."""
@@ -183,6 +192,58 @@ class TestReading:
             ValueError, match=r"last.ckpt \(\d+ bytes\) is damaged: its part .*data/\d+ is not"
         ):
             ls.TaskModule.load_from_checkpoint(last, net=nn.Linear(4, 3))
+
+    def test_one_full_stop(self, trained, tmp_path):
+        content = read_checkpoint(trained[-1])
+        content["loss"]["label_smoothing"] = 7
+        torch.save(content, tmp_path / "d.ckpt")
+        with pytest.raises(CheckpointError, match=r"got 7\. Take another checkpoint"):
+            ls.TaskModule.load_from_checkpoint(tmp_path / "d.ckpt", net=nn.Linear(4, 3))
+
+    def test_generators_of_another_size(self, trained):
+        content = read_checkpoint(trained[-1])
+        content["run_state"][0]["random"]["torch"] = torch.get_rng_state()[:-1]
+        with pytest.raises(
+            CheckpointError, match=r"\['random'\] is not the state of random number generators"
+        ):
+            check_resumable(content, "d.ckpt")
+
+    def test_an_optimizer_of_a_gpu(self, trained):
+        """`capturable` is possible on a GPU alone, and says nothing about what is stored."""
+        content = read_checkpoint(trained[-1])
+        content["optimizer_states"][0]["param_groups"][0] |= {"capturable": True, "fused": None}
+        check_resumable(content, "d.ckpt")
+        del content["optimizer_states"][0]["state"][0]["exp_avg"]
+        with pytest.raises(CheckpointError, match="lacks 'exp_avg'"):
+            check_resumable(content, "d.ckpt")
+
+    @pytest.mark.filterwarnings("ignore:Checkpoint directory")
+    def test_another_optimizer_is_noticed_before_labels_are_counted(self, trained):
+        class Unread(torch.utils.data.Dataset):
+            def __len__(self):
+                return 32
+
+        trainer, _, _, last = trained
+        trainer.fit_loop.max_epochs = 2
+        options = {"loss": {"name": "cross_entropy", "weight": "balanced"}, "optimizer": {"name": "SGD"}}
+        module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3), **options)
+        with pytest.raises(CheckpointError, match="with AdamW, and this one has SGD"):
+            trainer.fit(module, torch.utils.data.DataLoader(Unread(), 8), ckpt_path=last)
+
+    @pytest.mark.filterwarnings("ignore:Checkpoint directory")
+    def test_its_weights_are_released_before_training(self, trained):
+        trainer, module, data, last = trained
+        kept = []
+
+        class Look(L.Callback):
+            def on_train_start(self, trainer, _):
+                hooks = next(callback for callback in trainer.callbacks if isinstance(callback, RunHooks))
+                kept.extend(hooks.run_state.checkpoint)
+
+        trainer.callbacks.append(Look())
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(module, data.loader(8), data.loader(8), ckpt_path=last)
+        assert kept == ["run_state", "loss"]
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     @pytest.mark.parametrize("share", [0, 0.3, 0.999])

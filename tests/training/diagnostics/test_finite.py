@@ -173,6 +173,16 @@ def test_a_scaler_that_leaves_out_every_step(tmp_path):
         run()
 
 
+@pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
+@pytest.mark.parametrize("poisoned", [[], range(0, 99, 2)], ids=["a small scale", "every other step"])
+def test_a_scale_that_is_small_ends_no_run(poisoned, tmp_path):
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=0.05))
+    poison = Poisoned(backward=dict.fromkeys(poisoned, torch.inf))
+    _, trainer, run = fit(tmp_path, poison, plugins=[precision])
+    run()
+    assert trainer.global_step == 16
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/training/test_gpu.py")
 class TestOnAGPU:
     """Simulated: its answers are not waited for, and may come some steps later."""
