@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
@@ -192,6 +193,22 @@ class TestTemperature:
         for i in range(4):
             alone = ls.fit_decision(ls.Binary(), logits[:, [i]], target[:, [i]], metric=None)
             assert each[i] == pytest.approx(alone.temperature, rel=0.05)
+
+    def test_of_a_class_that_is_ruled_out_is_the_one_of_least_cross_entropy(self):
+        logits, target = multilabel_rows(rows=400)
+        logits[5], target[5] = -math.inf, 0
+        for calibration in ("temperature", "per_label"):
+            options = {"metric": None, "calibration": calibration}
+            fitted = ls.fit_decision(ls.Multilabel(4), logits, target, **options)
+            others = [values[torch.arange(400) != 5] for values in (logits, target)]
+            without = ls.fit_decision(ls.Multilabel(4), *others, **options)
+            assert fitted.temperature == pytest.approx(without.temperature, rel=1e-6)
+
+    def test_of_many_labels_takes_no_time(self):
+        logits, target = torch.randn(300, 300), torch.rand(300, 300).round()
+        start = time.process_time()
+        ls.fit_decision(ls.Multilabel(300), logits, target, metric=None, calibration="per_label")
+        assert time.process_time() - start < 1
 
     def test_of_a_label_with_few_rows_is_near_that_of_all(self):
         logits, target = multilabel_rows(rows=300)
@@ -433,6 +450,11 @@ class TestAdvice:
         assert suggest_threshold(ls.Binary(), logits, target) is None
         assert suggest_threshold(ls.Multilabel(2), torch.randn(9, 2), torch.ones(9, 2)) is None
         assert suggest_threshold(ls.Binary(), logits, torch.ones(3000, 1)) is None
+
+    def test_of_a_handful_of_negatives_there_may_be_one(self):
+        logits = torch.cat([torch.full((60, 1), -1.0), torch.full((3, 1), -3.0)])
+        advice = suggest_threshold(ls.Binary(), logits, (logits > -2).float())
+        assert (advice.f1, advice.f1_now) == (1, 0)
 
     def test_missing_labels_do_not_count(self):
         logits, target = self.rows(0.1, 0)
