@@ -194,21 +194,11 @@ class TestTemperature:
             alone = ls.fit_decision(ls.Binary(), logits[:, [i]], target[:, [i]], metric=None)
             assert each[i] == pytest.approx(alone.temperature, rel=0.05)
 
-    def test_of_a_class_that_is_ruled_out_is_the_one_of_least_cross_entropy(self):
-        logits, target = multilabel_rows(rows=400)
-        logits[5], target[5] = -math.inf, 0
-        for calibration in ("temperature", "per_label"):
-            options = {"metric": None, "calibration": calibration}
-            fitted = ls.fit_decision(ls.Multilabel(4), logits, target, **options)
-            others = [values[torch.arange(400) != 5] for values in (logits, target)]
-            without = ls.fit_decision(ls.Multilabel(4), *others, **options)
-            assert fitted.temperature == pytest.approx(without.temperature, rel=1e-6)
-
     def test_of_many_labels_takes_no_time(self):
-        logits, target = torch.randn(300, 300), torch.rand(300, 300).round()
+        logits, target = torch.randn(300, 600), torch.rand(300, 600).round()
         start = time.process_time()
-        ls.fit_decision(ls.Multilabel(300), logits, target, metric=None, calibration="per_label")
-        assert time.process_time() - start < 1
+        ls.fit_decision(ls.Multilabel(600), logits, target, metric=None, calibration="per_label")
+        assert time.process_time() - start < 1.2  # seconds; 0.3 by Newton's method
 
     def test_of_a_label_with_few_rows_is_near_that_of_all(self):
         logits, target = multilabel_rows(rows=300)
