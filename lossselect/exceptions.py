@@ -3,7 +3,7 @@
 The command line prints such an error as one message; any other exception is a bug, and keeps its traceback.
 """
 
-from typing import Any
+from typing import Any, Self
 
 
 class LossSelectError(Exception):
@@ -37,6 +37,12 @@ class DataError(LossSelectError, ValueError):
         super().__init__(message)
         self.row: int | None = None if row is None else int(row)
         self.column, self.value = column, value
+
+    @classmethod
+    def at(cls, row: Any, column: str | None, problem: str, value: Any = None) -> Self:
+        """Return the error of a row, and of a column unless it is None; `problem` continues the message."""
+        place = f"Row {row}" if column is None else f"Row {row} of column {column!r}"
+        return cls(place + problem, row=row, column=column, value=value)
 
     def counted_from(self, first: int) -> "DataError":
         """Return the error itself, found in a block of rows that starts at row `first` of the data."""

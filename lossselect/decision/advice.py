@@ -9,8 +9,7 @@ from lossselect.decision.thresholds import Label, counted_thresholds, sigmoid
 from lossselect.labels.targets import flatten_positions
 from lossselect.tasks.registry import Task
 
-MIN_ROWS = 10
-"""The minimum number of rows of each class."""
+MIN_POSITIVES = 10
 MIN_GAIN = 0.02
 
 
@@ -33,8 +32,8 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     """Return the threshold of the largest F1 on the validation rows, if it is clearly larger than at present.
 
     The maximum over many thresholds is biased. So they are chosen on four fifths of the rows and scored on
-    the rest; with at least 10 rows of each class the gain must be at least 0.02 and its standard error. None
-    for tasks other than binary.
+    the rest; with at least 10 positives the gain must be at least 0.02 and its standard error. None for tasks
+    other than binary.
     """
     if not task.positive_name:
         return None
@@ -42,14 +41,15 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     labels = flatten_positions(target).squeeze(1)
     known = ~labels.isnan() & ~scores.isnan()
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5
-    if min(positive.sum(), (~positive).sum()) < MIN_ROWS:
+    if positive.sum() < MIN_POSITIVES or positive.all():
         return None
-    from sklearn.model_selection import StratifiedKFold
-
     p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number for binary
+    order = np.random.default_rng(0).permutation(len(positive))
+    order = order[np.argsort(positive[order], kind="stable")]  # every fifth row of each class is a fold
     held_out = np.zeros_like(positive)
-    for rows, fold in StratifiedKFold(5, shuffle=True, random_state=0).split(z, positive):
-        held_out[fold] = p[fold] >= _best_threshold(z[rows], positive[rows])
+    for fold in (order[k::5] for k in range(5)):
+        others = np.delete(np.arange(len(z)), fold)
+        held_out[fold] = p[fold] >= _best_threshold(z[others], positive[others])
     (f1, terms), (f1_now, terms_now) = _f1(held_out, positive), _f1(p >= current, positive)
     error = float((terms - terms_now).std() / np.sqrt(len(positive)))
     if f1 - f1_now < max(MIN_GAIN, error):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossselect.exceptions import DataError, DataTypeError
+from lossselect.labels.values import as_list, first_known, label_form
 
 
 class EncodedBatch(NamedTuple):
@@ -55,6 +56,8 @@ def _as_array(target: Any) -> np.ndarray:
         raise DataTypeError("There is no target: it is None.")
     if np.ma.isMaskedArray(target):
         target = np.ma.filled(target.astype(np.float64), np.nan)  # np.asarray would drop the mask
+    if label_form(target) == "lists":
+        raise _names_error(*first_known(as_list(target)))
     try:
         array = np.asarray(target)
     except ValueError:
@@ -66,13 +69,7 @@ def _as_array(target: Any) -> np.ndarray:
             if isinstance(value, list | tuple | np.ndarray):
                 raise _ragged(target)
             if isinstance(value, str | bytes):
-                row = index[0] if index else 0
-                raise DataTypeError(
-                    f"Targets must be numbers, but row {row} holds {str(value)!r}. Give all rows as numbers "
-                    "or, to a task with class_names=(...) in the order of the outputs, all as names.",
-                    row=row,
-                    value=value,
-                )
+                raise _names_error(index[0] if index else 0, str(value))
         try:
             array = objects.astype(np.float64)  # None becomes NaN
         except (TypeError, ValueError):
@@ -85,6 +82,14 @@ def _as_array(target: Any) -> np.ndarray:
     dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype
     # a copy where torch cannot share the memory: read-only, strided backwards, foreign byte order
     return np.require(array, dtype.newbyteorder("="), ["C", "W"])
+
+
+def _names_error(row: int | None, value: Any) -> DataTypeError:
+    problem = (
+        f"Targets must be numbers, but row {row} holds {value!r}. Give all rows as numbers or, to a task"
+    )
+    fix = "with class_names=(...) in the order of the outputs, all as names."
+    return DataTypeError(f"{problem} {fix}", row=row, value=value)
 
 
 def _ragged(target: Any) -> DataError:

@@ -111,12 +111,12 @@ def normalize_label(value: Any) -> Any:
     return " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())
 
 
-def distinct_labels(entries: list[Any], rows: Rows) -> list[Value]:
-    """Return the distinct labels, sorted and checked; `rows` are those of the entries, for messages."""
+def distinct_labels(entries: list[Any], rows: Rows, column: str | None) -> list[Value]:
+    """Return the distinct labels, sorted and checked; errors name the entries' `rows` and `column`."""
     try:
         labels = [plain_value(entry) for entry in set(entries) if not is_missing(entry)]
     except TypeError:
-        raise_for_list(entries, rows)
+        raise_for_unhashable(entries, rows, column)
         raise
     if not labels:
         raise DataError(
@@ -145,13 +145,9 @@ def check_same_type(values: Iterable[Any], entries: Sequence[Any], rows: Rows) -
         raise DataTypeError(f"Labels are all of one type, but there are {found}. Make them all strings.")
 
 
-def raise_for_list(entries: Iterable[Any], rows: Rows) -> None:
-    """Raise DataTypeError for the first entry that is a list; `rows` are those of the entries."""
+def raise_for_unhashable(entries: Iterable[Any], rows: Rows, column: str | None) -> None:
+    """Raise DataTypeError for the first entry that is a list or a dict; `rows` are those of the entries."""
     for row, entry in zip(rows, entries, strict=True):
-        if isinstance(entry, LISTS):
-            raise DataTypeError(
-                f"Row {row} is {entry!r}, a {type(entry).__name__}. Rows with several labels: fit_lists, "
-                "encode_lists, and task=multilabel.",
-                row=row,
-                value=entry,
-            )
+        if type(entry).__hash__ is None or isinstance(entry, LISTS):
+            problem = f" is {entry!r}, a {type(entry).__name__}. Rows with several labels: fit_lists, "
+            raise DataTypeError.at(row, column, f"{problem}encode_lists, and task=multilabel.", entry)

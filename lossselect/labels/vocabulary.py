@@ -3,6 +3,7 @@
 Lists of labels stay sparse: only the rows of a batch become a matrix of 0 and 1.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +19,20 @@ from lossselect.labels.values import (
     Rows,
     Value,
     as_entries,
-    as_number,
     check_same_type,
     distinct_labels,
     is_missing,
     plain_value,
-    raise_for_list,
+    raise_for_unhashable,
 )
 from lossselect.utils.checks import first_duplicate, shorten, suggestion
 from lossselect.utils.warnings import warn
 
 if TYPE_CHECKING:
     from lossselect.labels.sparse_labels import SparseLabels
+
+
+INTEGER = re.compile("0|-?[1-9][0-9]{,299}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Vocabulary:
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
     @classmethod
-    def fit(cls, values: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
+    def fit(
+        cls, values: Iterable[Any], class_names: Sequence[str] | None = None, column: str | None = None
+    ) -> "Vocabulary":
         """Create a vocabulary of the labels that occur, sorted (as numbers if all of them are numbers).
 
         Args:
@@ -87,23 +92,28 @@ class Vocabulary:
                 missing.
             class_names: The order, if it is not the sorted one: the labels themselves, of which some may not
                 occur; or names for 0 to C - 1, or for False and True.
+            column: The name of the labels' column, for messages.
 
         Raises:
             ValueError: all labels are missing, fractions, a label that is not among `class_names`.
             TypeError: labels of several types, lists.
         """
         entries = as_entries(values)
-        return cls._fit(entries, range(len(entries)), class_names)
+        return cls._fit(entries, range(len(entries)), class_names, column)
 
     @classmethod
-    def fit_lists(cls, rows: Iterable[Any], class_names: Sequence[str] | None = None) -> "Vocabulary":
+    def fit_lists(
+        cls, rows: Iterable[Any], class_names: Sequence[str] | None = None, column: str | None = None
+    ) -> "Vocabulary":
         """Do the same for a list of labels for each row, such as `[["news", "sport"], [], None]`."""
-        entries, owners, _ = _flatten(rows)
-        return cls._fit(entries, owners, class_names)
+        entries, owners, _ = _flatten(rows, column)
+        return cls._fit(entries, owners, class_names, column)
 
     @classmethod
-    def _fit(cls, entries: list[Any], rows: Rows, class_names: Sequence[str] | None) -> "Vocabulary":
-        labels = distinct_labels(entries, rows)
+    def _fit(
+        cls, entries: list[Any], rows: Rows, class_names: Sequence[str] | None, column: str | None
+    ) -> "Vocabulary":
+        labels = distinct_labels(entries, rows, column)
         if class_names is None:
             return cls(tuple(labels))
         names, kind = tuple(map(str, class_names)), type(labels[0])
@@ -112,8 +122,7 @@ class Vocabulary:
         by_name: dict[str, Any] = {str(label): label for label in labels}
         if by_name.keys() <= set(names):
             if kind is int:  # of labels that do not occur only the name is known
-                numbers = {name: as_number(name) for name in names}
-                by_name = {name: number for name, number in numbers.items() if number is not None} | by_name
+                by_name |= {name: int(name) for name in names if INTEGER.fullmatch(name)}
             return cls(tuple(by_name.get(name, name) for name in names), names)
         indices: Iterable[Value] = (False, True) if kind is bool else range(len(names))
         indices = tuple(map(str, indices) if kind is str else indices)
@@ -121,32 +130,31 @@ class Vocabulary:
             return cls(indices, names)
         other = next(name for name in by_name if name not in names)
         row = next(row for row, entry in zip(rows, entries, strict=True) if str(plain_value(entry)) == other)
-        raise UnseenLabelError(
-            f"Row {row}: label {by_name[other]!r} is not among the class_names: {shorten(names)}."
-            f"{suggestion(other, names)}",
-            row=row,
-            value=by_name[other],
-        )
+        problem = f": label {by_name[other]!r} is not among the class_names: {shorten(names)}."
+        raise UnseenLabelError.at(row, column, problem + suggestion(other, names), by_name[other])
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def encode(self, values: Iterable[Any], handle_unknown: str = "error") -> np.ndarray:
+    def encode(
+        self, values: Iterable[Any], handle_unknown: str = "error", column: str | None = None
+    ) -> np.ndarray:
         """Return the index of each label, int64 (N,); -100 where it is missing (None, NaN).
 
         Args:
             values: A label for each row.
             handle_unknown: "error" for a label that the vocabulary lacks, or "ignore" to treat it as missing,
                 with a warning that counts them.
+            column: The name of the labels' column, for messages.
 
         Raises:
             ValueError: a label that the vocabulary lacks; names the row.
             TypeError: entries that are lists.
         """
         entries = as_entries(values)
-        return self._encode(entries, range(len(entries)), handle_unknown)
+        return self._encode(entries, range(len(entries)), handle_unknown, column)
 
-    def _encode(self, entries: list[Any], rows: Rows, handle_unknown: str) -> np.ndarray:
+    def _encode(self, entries: list[Any], rows: Rows, handle_unknown: str, column: str | None) -> np.ndarray:
         """Return the indices; `rows` are those of the entries."""
         if handle_unknown not in ("error", "ignore"):
             raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")
@@ -155,18 +163,20 @@ class Vocabulary:
         except KeyError:
             pass  # some entries are NaN or not in the vocabulary
         except TypeError:
-            raise_for_list(entries, rows)
+            raise_for_unhashable(entries, rows, column)
             raise
         codes = [self._index.get(entry) for entry in entries]
         unseen = [i for i, code in enumerate(codes) if code is None and not is_missing(entries[i])]
         if unseen and handle_unknown == "error":
-            row, value = rows[unseen[0]], entries[unseen[0]]
-            raise UnseenLabelError(f"Row {row}: {self.describe_unseen(value)}", row=row, value=value)
+            value = entries[unseen[0]]
+            problem = f": {self.describe_unseen(value)}"
+            raise UnseenLabelError.at(rows[unseen[0]], column, problem, value)
         if unseen:
             counts = Counter(entries[i] for i in unseen).most_common()
+            of_column = "" if column is None else f" of column {column!r}"
             warn(
                 "unseen_label",
-                f"Not seen in training, and left out: {len(unseen)} of {len(entries)} labels, "
+                f"Not seen in training, and left out: {len(unseen)} of {len(entries)} labels{of_column}, "
                 f"{shorten([f'{value!r} ({count})' for value, count in counts])}.",
             )
         return np.array([IGNORE_INDEX if code is None else code for code in codes], dtype=np.int64)
@@ -179,12 +189,14 @@ class Vocabulary:
             return f"{message} The labels are of type {kind}, this one is of type {type(value).__name__}."
         return f"{message}{suggestion(str(value), self.names)} There are {len(self)}: {shorten(self.names)}."
 
-    def encode_lists(self, rows: Iterable[Any], handle_unknown: str = "error") -> "SparseLabels":
+    def encode_lists(
+        self, rows: Iterable[Any], handle_unknown: str = "error", column: str | None = None
+    ) -> "SparseLabels":
         """Return the labels of each row as indices; a repeated label counts once.
 
         Args:
             rows: A list, tuple, set or array of labels for each row; None if nothing is known of the row.
-            handle_unknown: As for `encode`; an ignored label is left out of its row.
+            handle_unknown, column: As for `encode`; an ignored label is left out of its row.
 
         Raises:
             ValueError: a label that the vocabulary lacks, or is None; names the row.
@@ -192,16 +204,15 @@ class Vocabulary:
         """
         from lossselect.labels.sparse_labels import SparseLabels  # imports torch, which is slow
 
-        entries, owners, missing = _flatten(rows)
-        codes = self._encode(entries, owners, handle_unknown)
+        entries, owners, missing = _flatten(rows, column)
+        codes = self._encode(entries, owners, handle_unknown, column)
         known = codes != IGNORE_INDEX
         for i in np.flatnonzero(~known):
             if is_missing(entries[i]):
-                raise DataError(
-                    f"Row {owners[i]} has {entries[i]!r} among its labels. A row that is not labelled is "
-                    "None as a whole, one without labels is an empty list.",
-                    row=owners[i],
+                problem = (
+                    f" has {entries[i]!r} among its labels. A row that is not labelled is None as a whole"
                 )
+                raise DataError.at(owners[i], column, f"{problem}, one without labels is an empty list.")
         return SparseLabels.from_pairs(owners[known], codes[known], (len(missing), len(self)), missing)
 
     def decode(self, indices: Any) -> list[Any]:
@@ -229,7 +240,7 @@ class Vocabulary:
         return {"values": list(self.values), "names": list(self.names)}
 
 
-def _flatten(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray, np.ndarray]:
+def _flatten(rows: Iterable[Any], column: str | None) -> tuple[list[Any], np.ndarray, np.ndarray]:
     """Return the labels of all rows, the row of each label, and which of all rows are missing."""
     lists = as_entries(rows)[:]
     missing = np.zeros(len(lists), dtype=bool)
@@ -242,8 +253,6 @@ def _flatten(rows: Iterable[Any]) -> tuple[list[Any], np.ndarray, np.ndarray]:
             lists[i] = list(row)
         else:
             fix = " Split it first: [value.split('|') for value in values]." if isinstance(row, str) else ""
-            raise DataTypeError(
-                f"Row {i} is {row!r}, but each row is a list of labels.{fix}", row=i, value=row
-            )
+            raise DataTypeError.at(i, column, f" is {row!r}, but each row is a list of labels.{fix}", row)
     sizes = np.fromiter(map(len, lists), np.int64, len(lists))
     return list(chain.from_iterable(lists)), np.repeat(np.arange(len(lists)), sizes), missing

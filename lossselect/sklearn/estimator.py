@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
@@ -117,9 +122,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise ConfigError("fit requires y to be passed, but the target y is None: give a label a row.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = encode_labels(y, self.task)
+        check_consistent_length(rows, labels)
         if sample_weight is not None:
-            sample_weight = column_or_1d(sample_weight, dtype=np.float64)
-        check_consistent_length(rows, labels, sample_weight)
+            sample_weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
         # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
@@ -166,7 +171,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_int("batch_size", self.batch_size, 1)
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
-        check_float("validation_fraction", self.validation_fraction, 0, 1)
+        if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
+            raise ConfigError("validation_fraction must be below 1, or no row is left to train on.")
         if self.decision in (None, "tuned"):
             return {} if self.decision and self.validation_fraction else None
         if not isinstance(self.decision, Mapping):

@@ -31,10 +31,10 @@ def check_numbers(
     name: str, values: Any, count: int, minimum: float = -math.inf, maximum: float = math.inf
 ) -> tuple[float, ...]:
     """Return `count` numbers within bounds."""
-    values = _plain(values)
+    values = values.tolist() if hasattr(values, "tolist") else values
     if not _is_ordered(values):
         raise OptionTypeError(f"{name} must be a list of {count} numbers, got {values!r}.")
-    checked = tuple(check_float(f"{name}[{i}]", _plain(x), minimum, maximum) for i, x in enumerate(values))
+    checked = tuple(check_float(f"{name}[{i}]", x, minimum, maximum) for i, x in enumerate(values))
     if len(checked) != count:
         raise ConfigError(f"{name} needs one number per output ({count}), got {len(checked)}.")
     return checked
@@ -44,17 +44,12 @@ def per_output(
     name: str, value: Any, count: int, minimum: float = -math.inf, maximum: float = math.inf
 ) -> float | tuple[float, ...]:
     """Return one number, or `count` numbers, within bounds."""
-    value = _plain(value)
     if not _is_ordered(value):
         return check_float(name, value, minimum, maximum)
     return check_numbers(name, value, count, minimum, maximum)
 
 
 def _is_ordered(values: Any) -> bool:
-    """Whether a value has entries in an order: it is iterable, but not a string, mapping or set."""
-    return hasattr(values, "__iter__") and not isinstance(values, str | bytes | Mapping | Set)
-
-
-def _plain(value: Any) -> Any:
-    """Return an array or a tensor as a number or a list."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    """Whether a value has entries in an order: it is iterable, but not a string, mapping, set or scalar."""
+    unordered = isinstance(values, str | bytes | Mapping | Set) or getattr(values, "ndim", 1) == 0
+    return hasattr(values, "__iter__") and not unordered

@@ -115,7 +115,7 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
     """
     zeros = np.zeros(len(task.names), dtype=np.int64)
     counts = row_counts = LabelCounts(0, zeros, zeros, 0, True, zeros.astype(float))
-    can_be_rows, shape = True, None
+    can_be_rows, shape, target = True, None, None
     for target in targets:
         added = count_target(task, target)
         counts += added
@@ -130,7 +130,7 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
                 shape, added = target.shape, count_target(task, rows)
         row_counts += added
     if not can_be_rows or shape is None:
-        return counts if counts.rows else None
+        return None if target is None else counts
     if shape[1] > 1:
         warn_one_hot_integers(shape)
     return row_counts

@@ -106,7 +106,8 @@ def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]
 
 
 def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """Return `value`, a Python or NumPy number, as a finite float; raise ConfigError out of the bounds."""
+    """Return a number, or a scalar array or tensor, as a finite float; ConfigError out of the bounds."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if is_real and minimum <= value <= maximum and math.isfinite(value):
         return float(value)

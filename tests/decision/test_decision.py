@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
@@ -192,6 +193,12 @@ class TestTemperature:
         for i in range(4):
             alone = ls.fit_decision(ls.Binary(), logits[:, [i]], target[:, [i]], metric=None)
             assert each[i] == pytest.approx(alone.temperature, rel=0.05)
+
+    def test_of_many_labels_takes_no_time(self):
+        logits, target = torch.randn(300, 600), torch.rand(300, 600).round()
+        start = time.process_time()
+        ls.fit_decision(ls.Multilabel(600), logits, target, metric=None, calibration="per_label")
+        assert time.process_time() - start < 1.2  # seconds; 0.3 by Newton's method
 
     def test_of_a_label_with_few_rows_is_near_that_of_all(self):
         logits, target = multilabel_rows(rows=300)
@@ -433,6 +440,11 @@ class TestAdvice:
         assert suggest_threshold(ls.Binary(), logits, target) is None
         assert suggest_threshold(ls.Multilabel(2), torch.randn(9, 2), torch.ones(9, 2)) is None
         assert suggest_threshold(ls.Binary(), logits, torch.ones(3000, 1)) is None
+
+    def test_of_a_handful_of_negatives_there_may_be_one(self):
+        logits = torch.cat([torch.full((60, 1), -1.0), torch.full((3, 1), -3.0)])
+        advice = suggest_threshold(ls.Binary(), logits, (logits > -2).float())
+        assert (advice.f1, advice.f1_now) == (1, 0)
 
     def test_missing_labels_do_not_count(self):
         logits, target = self.rows(0.1, 0)

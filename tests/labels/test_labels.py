@@ -131,10 +131,11 @@ class TestVocabulary:
             ),
             ([1, 2, 5], ["a", "b", "c"], "Row 0: label 1 is not among the class_names: a, b, c."),
             (["a"], ["a", "a"], "Label 'a' comes twice."),
+            ([1, 2], ["1", "2", "04"], "there are 1 (int in row 0) and '04' (str in row 2)"),
         ],
     )
     def test_class_names_that_are_not_the_labels(self, values, names, message):
-        with pytest.raises(ValueError, match=re.escape(message)):
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)):
             ls.Vocabulary.fit(values, class_names=names)
 
     @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ class TestVocabulary:
             ),
             ([1, True], TypeError, "there are"),
             ([[1], [2]], TypeError, "Row 0 is [1], a list. Rows with several labels: fit_lists"),
+            ([1, {"n": 1}], TypeError, "Row 1 is {'n': 1}, a dict. Rows with several labels: fit_lists"),
             ([b"a"], TypeError, "Labels are strings, integers or booleans, got bytes b'a'."),
             ("abc", TypeError, "Labels are a list, an entry a row; got str 'abc'."),
             ({"a"}, TypeError, "Labels are a list, an entry a row; got set {'a'}."),
@@ -250,11 +252,16 @@ class TestLists:
             ([["a"], [None]], ValueError, "Row 1 has None among its labels."),
             ([["a"], ["x"]], ValueError, "Row 1: label 'x' was never seen in training."),
             ([[["a"]]], TypeError, "Row 0 is ['a'], a list."),
+            ([["a"], [{"n": 1}]], TypeError, "Row 1 is {'n': 1}, a dict."),
         ],
     )
     def test_refuses(self, rows, error, message):
         with pytest.raises(error, match=re.escape(message)):
             ls.Vocabulary(("a", "b")).encode_lists(rows)
+        message = re.sub("^Row .", r"\g<0> of column 'y'", message)
+        with pytest.raises(error, match=re.escape(message)) as info:
+            ls.Vocabulary(("a", "b")).encode_lists(rows, column="y")
+        assert info.value.column == "y"
 
     @pytest.mark.parametrize("label", [1, ["x"], None], ids=str)
     def test_an_error_of_fit_lists_names_the_row(self, label):
@@ -301,6 +308,7 @@ class TestTasksTakeNames:
         ("task", "target", "error", "message"),
         [
             (ls.Multiclass(3), ["a"], TypeError, "to a task with class_names=(...)"),
+            (ls.Multilabel(3), [["a"], ["b", "c"]], TypeError, "row 0 holds ['a']. Give all rows as numbers"),
             (
                 ls.Multiclass(3, class_names=NAMES),
                 [["dog"]],

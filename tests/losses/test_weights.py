@@ -49,6 +49,7 @@ class TestCounts:
         for name in vars(whole):
             assert np.all(getattr(whole, name) == getattr(parts, name)), name
         assert count_batches(task, []) is None
+        assert count_batches(task, [target[:0]]).positives.tolist() == [0, 0]
 
 
 class TestNamedWeights:

@@ -304,6 +304,12 @@ class TestWeights:
         np.testing.assert_allclose(weighted, repeated, rtol=1e-3)
         assert abs(weighted - clone(model).fit(rows, labels).predict_proba(rows)).max() > 1e-3
 
+    def test_one_number_is_the_weight_of_all_rows(self):
+        weighted = small(max_epochs=1).fit(X, Y, np.ones(150)).predict_proba(X)
+        np.testing.assert_array_equal(small(max_epochs=1).fit(X, Y, 1.0).predict_proba(X), weighted)
+        with pytest.raises(ValueError, match="Sample weights must be 1D"):
+            small().fit(X, Y, np.ones((150, 1)))
+
     def test_a_row_of_weight_0_is_as_if_it_were_not_there(self):
         weights = np.arange(150) % 2
         left_out = small().fit(X[1::2], Y[1::2]).predict_proba(X)
@@ -443,7 +449,7 @@ class TestQuietness:
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0."),
         ({"learning_rate": -1}, ValueError, "learning_rate must be a number of at least 0, got -1."),
         ({"weight_decay": "a"}, TypeError, "weight_decay must be a number of at least 0, got 'a'."),
-        ({"validation_fraction": 1}, ValueError, "too few to hold out validation_fraction=1 of them"),
+        ({"validation_fraction": 1}, ValueError, "validation_fraction must be below 1"),
         (
             {"validation_fraction": 0.001},
             ValueError,

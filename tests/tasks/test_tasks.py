@@ -658,6 +658,10 @@ class TestDecisions:
                 ls.select_loss(task)(logits, task.encode([[1, 0]], trailing_dims=0)),
                 ls.select_loss(cold)(logits, cold.encode([[1, 0]], trailing_dims=0)),
             )
+        for number in (torch.tensor(2.0), np.array(2.0), np.float32(2)):
+            made = (ls.Binary(temperature=number), ls.Multiclass(2, temperature=number, missing=-number))
+            assert [task.temperature for task in made] == [2, 2]
+            assert ls.Multilabel(2, temperature=number, threshold=number / 4).temperature == 2
         per_label = ls.Multilabel(2, temperature=(1, 4))
         torch.testing.assert_close(per_label.probabilities(logits), torch.tensor([[2.0, -0.25]]).sigmoid())
 

@@ -8,7 +8,6 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from lossselect.data.label_parsing.single_label import DELIMITERS, label_text
-from lossselect.data.preprocessing.columns import row_error
 from lossselect.exceptions import DataError
 from lossselect.utils.warnings import warn
 
@@ -41,7 +40,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
 
 
 def _cell_error(name: str, row: int, cell: str, problem: str) -> DataError:
-    return row_error(row, name, f"is {cell!r}, {problem}", cell)
+    return DataError.at(row, name, f" is {cell!r}, {problem}", cell)
 
 
 def _is_bracketed(cell: str) -> bool:

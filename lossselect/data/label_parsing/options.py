@@ -98,11 +98,10 @@ def is_marker(value: Any, markers: Sequence[Any]) -> bool:
 
 @contextmanager
 def name_column(name: str, fix: str, fixed: type[DataError] = UnseenLabelError) -> Iterator[None]:
-    """Add a column's name to errors about its labels and, to those of the type `fixed`, the fix."""
+    """Name the column in errors about its labels without a row; add `fix` to those of the type `fixed`."""
     try:
         yield
     except DataError as error:
-        where = f"Column {name!r}" if error.row is None else f"Row {error.row} of column {name!r}"
-        problem = str(error).removeprefix(f"Row {error.row}: ")
-        fix = f" {fix}" if isinstance(error, fixed) else ""
-        raise type(error)(f"{where}: {problem}{fix}", row=error.row, column=name, value=error.value) from None
+        if error.column is None:
+            error.args, error.column = (f"Column {name!r}: {error}",), name
+        raise (error.add(fix) if isinstance(error, fixed) else error) from None

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from lossselect.data.label_parsing.options import LabelOptions, Labels, name_column
-from lossselect.data.preprocessing.columns import column_error, row_error
+from lossselect.data.preprocessing.columns import column_error
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.values import IGNORE_INDEX, as_number, normalize_label, plain_value, sorted_values
 from lossselect.labels.vocabulary import Vocabulary
@@ -53,8 +53,8 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
     # probabilities of the positive class have no vocabulary
     if is_binary and options.positive is None and (soft if fitted is None else fitted.vocabulary is None):
         if others:
-            problem = f"is {others[0]!r}, but the labels are probabilities between 0 and 1."
-            raise row_error(column.index_of(others[0]), name, problem, others[0])
+            problem = f" is {others[0]!r}, but the labels are probabilities between 0 and 1."
+            raise DataError.at(column.index_of(others[0]), name, problem, others[0])
         probabilities = column.cast(pl.Float64).to_numpy()
         names = make_task(options.task, class_names=options.class_names).names
         return Labels(options.task, reason, probabilities, names, None)
@@ -181,7 +181,7 @@ def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions)
     warn_similar_labels(name, values)
     with name_column(name, "Name it too, or mark it as missing: data.missing."):
         # errors about class_names name the row
-        return Vocabulary.fit(values if options.class_names is None else column, options.class_names)
+        return Vocabulary.fit(values if options.class_names is None else column, options.class_names, name)
 
 
 def _check_numbers(column: pl.Series, values: list[Any]) -> None:
@@ -191,9 +191,9 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     classes = format_setting("+task.class_names", values[:20])
     fraction = next((v for v in values if isinstance(v, float) or (as_number(v) or 0) % 1), None)
     if is_float or (fraction is not None and not words):
-        problem = f"is {fraction}: a quantity, not one of several classes. Choose another data.target"
+        problem = f" is {fraction}: a quantity, not one of several classes. Choose another data.target"
         grades = "" if is_float or len(values) > MAX_CLASSES else f"; or, if they are grades, say {classes}"
-        raise row_error(column.index_of(fraction), name, f"{problem}{grades}.", fraction)
+        raise DataError.at(column.index_of(fraction), name, f"{problem}{grades}.", fraction)
     if negative := next(filter(is_negative, numbers), None):
         raise negative_error(column.index_of(negative), name, negative, values)
     if numbers and words:
@@ -215,7 +215,7 @@ def negative_error(row: int | None, name: str, negative: Any, values: Sequence[A
         format_setting("+task.class_names", values[:20]),
     )
     problem = f"If that marks a missing label, say {missing}; if it is a class, say so by {classes}."
-    return row_error(row, name, f"has label {negative}. {problem}", negative)
+    return DataError.at(row, name, f" has label {negative}. {problem}", negative)
 
 
 def _find_doubts(values: Sequence[Any], options: LabelOptions) -> Iterator[tuple[str, str]]:
@@ -275,7 +275,7 @@ def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> n
     unknown = values.filter(codes == IGNORE_INDEX).to_list()
     if unknown:  # looked up row by row, for the error or the warning
         with name_column(column.name, "To leave such labels out: data.handle_unknown=ignore."):
-            vocabulary.encode(column.set(~column.is_in(unknown), None), handle_unknown)
+            vocabulary.encode(column.set(~column.is_in(unknown), None), handle_unknown, column.name)
     mapped = column.replace_strict(values, codes, default=IGNORE_INDEX, return_dtype=pl.Int64)
     return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
 

@@ -22,9 +22,9 @@ from lossselect.data.preprocessing.columns import (
     column_error,
     parse_numbers,
     restore_integers,
-    row_error,
+    set_null,
 )
-from lossselect.exceptions import ConfigError
+from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.values import plain_value
 from lossselect.labels.vocabulary import Vocabulary
@@ -59,10 +59,10 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
     text = text.fill_null("")
     empty = text == ""
     if empty.any() and options.empty is None:
-        raise row_error(
+        raise DataError.at(
             empty.arg_max() or 0,
             text.name,
-            "is empty: has it no label, or is it not labelled? Say data.empty=negative for rows without "
+            " is empty: has it no label, or is it not labelled? Say data.empty=negative for rows without "
             "labels, or data.empty=missing.",
         )
     rows = split_cells(text.name, text.to_list(), str(options.delimiter))
@@ -79,6 +79,7 @@ def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     in_brackets = known.str.starts_with("[").all() and known.str.ends_with("]").all() and len(known) > 0
     if not in_brackets and not (options.fitted and isinstance(options.fitted.values, SparseLabels)):
         return None
+    text = set_null(text, ["null"])
     rows = [cell and parse_literal(cell, json.loads) for cell in text.to_list()]
     row = next((row for row in (text.is_not_null()).arg_true() if not isinstance(rows[row], list)), None)
     if row is None:
@@ -91,8 +92,8 @@ def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
         )
         return None
     quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
-    problem = f'is {text[row]!r}, no JSON list such as ["news", "sport"].{quotes}'
-    raise row_error(row, text.name, problem, text[row])
+    problem = f' is {text[row]!r}, no JSON list such as ["news", "sport"].{quotes}'
+    raise DataError.at(row, text.name, problem, text[row])
 
 
 def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
@@ -108,12 +109,14 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
                 value=rows[i],
             )
         column = pl.Series(name, [row and row[0] for row in rows], strict=False)
+        if column.dtype.is_nested():
+            raise column_error(name, f"has lists of {column.dtype}; labels are text or whole numbers.")
         return parse_single_labels(column, options)
     vocabulary = options.fitted.vocabulary if options.fitted else None
     if vocabulary is None:
         vocabulary = _fit_lists(name, rows, options)
     with name_column(name, "To leave such labels out: data.handle_unknown=ignore."):
-        labels = vocabulary.encode_lists(rows, options.handle_unknown)
+        labels = vocabulary.encode_lists(rows, options.handle_unknown, name)
     reason = f"column {name!r} holds lists" if options.task == "auto" else ""
     return Labels(options.resolve_task("multilabel"), reason, labels, vocabulary.names, vocabulary)
 
@@ -121,7 +124,7 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
 def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
     _check_no_indicators(name, [row for row in rows if row is not None])
     with name_column(name, "Name it too, or leave it out of the file."):
-        vocabulary = Vocabulary.fit_lists(rows, options.class_names)
+        vocabulary = Vocabulary.fit_lists(rows, options.class_names, name)
     if options.class_names is None:
         if negative := next(filter(is_negative, vocabulary.values), None):
             row = next(i for i, labels in enumerate(rows) if labels and negative in labels)
@@ -136,13 +139,15 @@ def _clean_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] 
         return None
     labels = [label.strip() if isinstance(label, str) else plain_value(label) for label in row]
     if "" in labels:
-        problem = "has an empty label among its own: leave it out. A row without labels is an empty list."
-        raise row_error(i, name, problem)
+        problem = " has an empty label among its own: leave it out. A row without labels is an empty list."
+        raise DataError.at(i, name, problem)
     if not options.missing or not any(is_marker(label, options.missing) for label in labels):
         return labels
     if len(labels) > 1:
-        problem = f"has labels and a mark for a missing one: {shorten(labels)}."
-        raise row_error(i, name, f"{problem} A row is labelled as a whole or not at all: leave the mark out.")
+        problem = f" has labels and a mark for a missing one: {shorten(labels)}."
+        raise DataError.at(
+            i, name, f"{problem} A row is labelled as a whole or not at all: leave the mark out."
+        )
     return None
 
 
@@ -179,7 +184,7 @@ def _to_floats(column: pl.Series) -> np.ndarray:
         text = CellParser().text(column)
         column, row = parse_numbers(text)
         if row is not None:
-            raise row_error(row, text.name, f"is {text[row]!r}, {needed}", text[row])
+            raise DataError.at(row, text.name, f" is {text[row]!r}, {needed}", text[row])
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
         raise column_error(column.name, f"is of type {column.dtype}, {needed}")
     return column.cast(pl.Float64).to_numpy(writable=True)

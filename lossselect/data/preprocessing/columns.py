@@ -28,11 +28,6 @@ UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20a
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
-def row_error(row: int | None, column: str, problem: str, value: Any = None) -> DataError:
-    """Return the error for a row of a column; `problem` continues the message."""
-    return DataError(f"Row {row} of column {column!r} {problem}", row=row, column=column, value=value)
-
-
 def column_error(column: str, problem: str, **fields: Any) -> DataError:
     """Return the error for a column; `problem` continues the message."""
     return DataError(f"Column {column!r} {problem}", column=column, **fields)
@@ -111,7 +106,7 @@ class CellParser:
         ):
             if invalid.any():
                 row = invalid.arg_max() or 0
-                raise row_error(row + first_row, column.name, f"is {numbers[row]}; {fix}.", numbers[row])
+                raise DataError.at(row + first_row, column.name, f" is {numbers[row]}; {fix}.", numbers[row])
         return numbers
 
 

@@ -39,7 +39,7 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
         shape = [num_rows, int(_check_array(arrays, "num_labels", path, ndim=0))]
     else:
         shape = _check_array(arrays, "shape", path).tolist()
-    if len(shape) != 2:
+    if len(shape) != 2 or shape[0] < 0:
         raise DataError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
     _check_bounds(bounds, len(indices), shape[0], path)
     if not native:

@@ -146,6 +146,9 @@ class TestLabelsOfOneClassARow:
                 {"class_names": ["a", "x"]},
                 "Row 1 of column 'y': label 'b' is not among the class_names: a, x. Name it too, or mark it as",
             ),
+            ("multilabel", [[["b"]], [["c"]]], {}, "Row 0 of column 'y' is ['b'], a list."),
+            ("multilabel", ['["b"]', '[{"n": "b"}]'], {}, "Row 1 of column 'y' is {'n': 'b'}, a dict."),
+            ("multiclass", ['[{"n": "b"}]'], {}, "Column 'y' has lists of Struct({'n': String}); labels are"),
             (
                 "multilabel",
                 ["a", "b", "b"],
@@ -347,9 +350,14 @@ class TestLabelsOfOneClassARow:
         assert other.values.tolist() == [1, 0]
         with pytest.raises(ValueError, match=r"Row 1 of column 'y': label 'a' was never seen in training\."):
             labels_of(["c", "a"], fitted=train)
-        with pytest.warns(ls.LossSelectWarning, match=r"left out: 2 of 3 labels, 'a' \(2\)"):
+        with pytest.warns(ls.LossSelectWarning, match=r"left out: 2 of 3 labels of column 'y', 'a' \(2\)"):
             other = labels_of(["a", "c", "a"], fitted=train, handle_unknown="ignore")
         np.testing.assert_array_equal(other.values, [NAN, 1, NAN])
+
+    def test_null_is_a_missing_row_of_lists(self):
+        train = labels_of(['["a"]', '["a", "b"]'], "multilabel")
+        other = labels_of(["null", '["b"]'], "multilabel", fitted=train)
+        assert train.vocabulary.decode_lists(other.values) == [None, ["b"]]
 
     @given(st.lists(st.sampled_from(["x", "y", "z", "10", "9", "é", "a b"]) | st.none(), min_size=4))
     def test_decoding_gives_the_labels_again(self, column):
