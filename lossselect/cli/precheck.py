@@ -112,6 +112,8 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
                 "resume=auto goes on from the newest checkpoint in the run's folder, and without "
                 f"{setting}=FOLDER each run has a new one."
             )
+        if not sweep and task is not None:
+            _check_folder(Path(hydra_config.run.dir), task)
     elif config.resume is not None:
         _check_resume(config.resume, task)
     if not is_dry_run(config) or "_target_" in config.data or needs_trainer(plain):
@@ -121,6 +123,18 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
 
             for split, rows in splits.rows.items():
                 check_enough_rows(f"{split} split", len(rows), ranks)
+
+
+def _check_folder(folder: Path, task: Any) -> None:
+    """Raise CheckpointError for a run of another task, whose .hydra/ Hydra would overwrite."""
+    from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
+
+    for path in folder.glob("checkpoints/*.ckpt"):
+        try:
+            content = read_checkpoint(path)
+        except ValueError:
+            continue  # damaged: passed over once the run starts
+        check_same_task(content, task)
 
 
 def _check_resume(path: str, task: Any) -> None:

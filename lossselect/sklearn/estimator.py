@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from lossselect.exceptions import ConfigError, DataError, OptionTypeError
 from lossselect.labels.values import IGNORE_INDEX
@@ -124,7 +119,15 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         name, labels, self.classes_ = encode_labels(y, self.task)
         check_consistent_length(rows, labels)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+            sample_weight = np.array(sample_weight, dtype=np.float64)
+            if sample_weight.shape not in ((), (len(rows),)):
+                raise DataError(
+                    f"Expected sample_weight to be a number or of shape ({len(rows)},), got shape "
+                    f"{sample_weight.shape}."
+                )
+            sample_weight = sample_weight + np.zeros(len(rows))
+            if not np.isfinite(sample_weight).all():
+                raise DataError("sample_weight must be finite, but contains NaN or infinity.")
         # after the checks of the data, as it may draw a number
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)

@@ -166,3 +166,13 @@ class TestResume:
         )
         assert code == 1
         assert err.startswith(said)
+
+    def test_another_task_leaves_the_folder_alone(self, command, tmp_path):
+        assert command(*self.SHORT)[0] == 0
+        files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        code, _, err = command("task=binary", "hydra.run.dir=run", "resume=auto")
+        assert code == 1
+        assert err.startswith(
+            "The checkpoint was trained for multilabel with 14 labels, but the task is binary."
+        )
+        assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files

@@ -307,7 +307,9 @@ class TestWeights:
     def test_one_number_is_the_weight_of_all_rows(self):
         weighted = small(max_epochs=1).fit(X, Y, np.ones(150)).predict_proba(X)
         np.testing.assert_array_equal(small(max_epochs=1).fit(X, Y, 1.0).predict_proba(X), weighted)
-        with pytest.raises(ValueError, match="Sample weights must be 1D"):
+        with pytest.raises(
+            ValueError, match=r"sample_weight to be a number or of shape \(150,\), got shape \(150, 1\)"
+        ):
             small().fit(X, Y, np.ones((150, 1)))
 
     def test_a_row_of_weight_0_is_as_if_it_were_not_there(self):
