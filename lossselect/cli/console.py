@@ -10,7 +10,6 @@ import warnings
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +97,8 @@ def parse_arguments(command: Command, arguments: Iterable[str]) -> dict[str, str
 
 def print_version() -> None:
     """Print the versions of this package, and of those that its numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version  # 10 ms that other commands do without
+
     versions = []
     for name in ("lossselect", "torch", "lightning", "torchmetrics"):
         with suppress(PackageNotFoundError):  # an export is served without Lightning
