@@ -92,7 +92,7 @@ class ChunkedLogits:
         chunk: Columns at a time; None chooses by the number of rows.
 
     Attributes:
-        dtype: dtype of products: autocast's if it is on; on a CPU float32 or wider, which is no slower there.
+        dtype: The dtype of products: autocast's if enabled; on a CPU float32 or wider, which is as fast.
         wide: dtype of a block, float32 or wider.
         with_grad: Whether gradients were enabled when the logits were created.
 
@@ -148,7 +148,7 @@ class ChunkedLogits:
         return self.weight.detach()[columns].to(self.dtype)
 
     def groups(self) -> Iterator[slice]:
-        """Yield groups of at most `MAX_ROWS` rows; an empty one if there is no row."""
+        """Yield groups of at most `MAX_ROWS` rows, or one empty group if there are no rows."""
         for start in range(0, max(len(self), 1), MAX_ROWS):
             yield slice(start, min(start + MAX_ROWS, len(self)))
 

@@ -77,10 +77,10 @@ COMMAND = Command(
     "Write the model of a checkpoint to a file that serves elsewhere, and compare the two.\n\n"
     "  lossselect export checkpoint=runs/first/checkpoints/best.ckpt format=onnx",
     {
-        "checkpoint": ("best.ckpt", "of a run with a net of ours"),
+        "checkpoint": ("best.ckpt", "of a run with one of the named nets"),
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
-        "output": ("FILE", "whose suffix tells the format; without, it is beside the checkpoint"),
-        "input": ("FILE", "rows to compare on, as predict takes them; without, the run's test rows"),
+        "output": ("FILE", "its suffix decides the format; by default it is next to the checkpoint"),
+        "input": ("FILE", "rows to compare on, as for predict; by default the run's test rows"),
     },
     required=("checkpoint",),
     epilog="A run exports its own best checkpoint with export=onnx, and compares on its test rows.\n"

@@ -217,7 +217,7 @@ def train(config: DictConfig) -> float | None:
             lines = [*loss_lines(module.criterion, module.task)] if loss_is_open else []
             if module._bias_source:
                 lines.append(Line("head bias", f"started from {module._bias_source}"))
-            print_renderable(Plan("Told by the train labels", lines))
+            print_renderable(Plan("From the training labels", lines))
         best = best_checkpoint(trainer, best_callback, resumed=start is not None)
         ended_early = trainer.current_epoch < config.trainer.max_epochs
         if monitor.metric == "last" and has_default_monitor and ended_early:

@@ -45,6 +45,6 @@ def check_weights_suffice(form: str, is_named_net: bool) -> None:
     """Raise ConfigError for a format without the net itself, unless the net can be built by its name."""
     if form == "safetensors" and not is_named_net:
         raise ConfigError(
-            "format=safetensors holds weights, of which only a net of ours is built again: format=onnx or "
-            "torch_export take the net along."
+            "format=safetensors stores weights alone, from which only a named net such as mlp can be "
+            "rebuilt. Set format=onnx or torch_export, which store the net as well."
         )

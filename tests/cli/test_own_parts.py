@@ -92,7 +92,7 @@ def test_what_the_train_labels_of_ones_own_data_tell(own, setting):
     assert "counted by fit" not in out
     code, out, err = own("Data", *own_classes)
     assert (code, err) == (0, "")
-    assert "Told by the train labels" in out
+    assert "From the training labels" in out
 
 
 def test_nothing_is_said_to_be_tuned_without_validation_rows(own):

@@ -169,7 +169,7 @@ class TestMistakes:
             (Branching(), "m.pt2", r"cannot be traced, .*data-dependent"),
             (Drawing(), "m.pt2", "does not compute what the net does: .*Does the net draw random numbers"),
             (Odd(), "m.onnx", "no counterpart of the operation .*bessel_j0"),
-            (Branching(), "m.safetensors", "only a net of ours is built again: format=onnx"),
+            (Branching(), "m.safetensors", "only a named net such as mlp can be rebuilt. Set format=onnx"),
         ],
     )
     def test_nets_that_cannot_be_exported(self, net, name, message, tmp_path, capsys):
@@ -199,7 +199,7 @@ class TestMistakes:
                 return 2 * self.net(inputs)
 
         module = Doubled(ls.Binary(), {"name": "linear", "num_features": 5})
-        with pytest.raises(ValueError, match="only a net of ours is built again"):
+        with pytest.raises(ValueError, match="only a named net such as mlp can be rebuilt"):
             export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(4, 5))
         export_model(module, tmp_path / "m.pt2", inputs=torch.randn(4, 5))
         inputs = torch.randn(3, 5)
@@ -260,7 +260,7 @@ class TestMistakes:
         own = ("~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1")
         code, _, err = command("task=binary", *own, "export=safetensors")
         assert code == 1
-        assert "of which only a net of ours is built again: format=onnx" in err
+        assert "only a named net such as mlp can be rebuilt. Set format=onnx" in err
         assert not [*tmp_path.iterdir()]
 
     @pytest.mark.parametrize("name", ["onnx", "safetensors"])

@@ -39,13 +39,13 @@ def test_no_file_is_long(folder, most):
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="runs in one process")
 @pytest.mark.xdist_group("a group")
 def test_the_tests_of_a_group_run_in_one_process(request):
-    """pytest-xdist tells the scheduler by the name of the test, which some versions of pytest do not let it change."""
+    """pytest-xdist adds the group to the name of a test, which pytest 9.2 does not let it change."""
     if request.config.getoption("loadgroup", False):
         assert request.node.nodeid.endswith("@a group")
 
 
 def test_the_paths_that_texts_name_exist():
-    """In pages, docstrings and comments; CHANGELOG tells of former ones, and tests make up paths of users."""
+    """Pages, docstrings and comments name files that exist; CHANGELOG.md may name former ones."""
     pattern = re.compile(
         r"\b(?:(?:tests|lossselect|benchmarks|docs|scripts)/[\w/.-]*\w\.(?:py|json|md|yaml)|test_\w+\.py)\b"
     )
