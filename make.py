@@ -31,7 +31,14 @@ COMMANDS = {
             ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
         ],
     ),
-    "docs": ("[docs]", [["-m", "mkdocs", "build", "--strict", "--quiet"]]),
+    "docs": (
+        "[docs]",
+        [
+            ["scripts/settings_page.py"],
+            # all pages are read each time, so that each build reports all warnings, which are errors
+            ["-m", "sphinx", "-W", "--keep-going", "-E", "-q", "docs", "site"],
+        ],
+    ),
     "build": (
         "[build]",
         [["-m", "build", "-q", "."], ["-m", "twine", "check", "--strict", "dist/*"]],
@@ -72,7 +79,6 @@ def main() -> None:
     install(extra)
     if sys.argv[1] != "train":
         os.chdir(ROOT)
-    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # Material's own, of what it may become: not about this site
     for step in steps:
         script = [str(ROOT / step[0])] if step[0].endswith(".py") else step
         run(str(PYTHON), *script, *sys.argv[2:])

@@ -15,6 +15,7 @@ from lossselect.utils.checks import check_options, lookup
 __all__ = ["IGNORE_INDEX", "TASKS", "Binary", "Multiclass", "Multilabel", "Task", "as_task", "make_task"]
 
 TASKS: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "multilabel": Multilabel}
+"""Tasks by name."""
 
 
 def make_task(

@@ -1,0 +1,150 @@
+"""Sphinx configuration of the documentation: `python3 make.py docs` builds docs/ into site/.
+
+The site needs no network: nothing is fetched to build it or to read it, so references to other projects are not links.
+"""
+
+import re
+from typing import Any
+
+from docutils import nodes
+from docutils.utils import unescape
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.nodes import make_refnode
+
+import lossselect
+
+NAVIGATION = {
+    "User guide": """
+        Get started <self>
+        BCE or CE? <bce-or-ce>
+        Your data: labels <labels>
+        Your data: files <files>
+        Choosing a loss <choosing>
+        Your own Lightning project <project>
+        Runs and results <runs>
+        Export and predict <export>
+        Speed and scale <speed>
+        Scaling <scaling>
+    """,
+    "Reference": """
+        settings
+        errors
+        glossary
+        api/index
+        architecture
+    """,
+    "Project": """
+        contributing
+        security
+        changelog
+    """,
+}
+"""All pages in their order, by heading of the sidebar; `api/index` lists its own."""
+
+ROOT_PAGES = {"SECURITY": "security", "CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}
+"""Files beside README.md that are pages, too. Links to the files, which GitHub needs, become links to the pages."""
+
+project = "lossselect"
+html_title = "lossselect"
+copyright = ""
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+templates_path = ["_templates"]
+nitpicky = True
+nitpick_ignore_regex = [
+    # other libraries: their inventories would have to be fetched
+    ("py:.*", r"(collections|os|pathlib|torch|nn|lightning|numpy|torchmetrics)\..*"),
+    # a base class of TaskModule that is not public
+    ("py:class", r"lossselect\.training\.classifier\.Classifier"),
+]
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["deflist"]
+
+default_role = "name"  # below
+autodoc_default_options = {"members": True}
+autosummary_generate = False  # tables of names only; the pages in docs/api are written by hand
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # of Lightning's and torch's methods that ours override
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Shapes"]
+python_maximum_signature_line_length = 90
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
+
+html_theme = "pydata_sphinx_theme"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_search_summary = False  # opened from disk, a browser does not let the search read other pages
+html_sidebars = {"**": ["pages.html"]}
+html_theme_options = {
+    "navbar_center": [],
+    "navbar_end": ["search-button-field", "theme-switcher"],
+    "navbar_persistent": ["search-button"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_toc_level": 2,
+    "footer_start": [],
+    "footer_end": [],
+    "logo": {"text": "lossselect"},
+}
+
+
+def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Add the toctrees to the first page, and point links to files beside README.md to their pages."""
+    source[0] = re.sub(
+        rf"\]\((?:\.\./)+({'|'.join(ROOT_PAGES)})\.md",
+        lambda match: f"]({'../' * docname.count('/')}{ROOT_PAGES[match[1]]}.md",
+        source[0],
+    )
+    if docname == "index":
+        for caption, pages in NAVIGATION.items():
+            lines = "\n".join(line.strip() for line in pages.strip().splitlines())
+            source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n"
+
+
+def name_role(role: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
+    """Show text in single backticks as code, with a link if it is a name of lossselect's."""
+    text = unescape(text)
+    literal = nodes.literal(rawtext, text)
+    if not re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", text):
+        return [literal], []
+    env = inliner.document.settings.env
+    target = {"refdomain": "py", "reftype": "obj", "reftarget": text.removesuffix("()"), "refdoc": env.docname}
+    context = {key: env.ref_context.get(key) for key in ("py:module", "py:class")}
+    return [pending_xref(rawtext, literal, **target, **context, optional=True)], []
+
+
+def resolve_name(app: Sphinx, env: Any, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
+    """Look a name up in lossselect itself; one that is not there stays code."""
+    if "optional" not in node:
+        return None
+    found = env.domains.python_domain.find_obj(env, "lossselect", None, node["reftarget"], None)
+    if not found:
+        return content
+    name, entry = found[0]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
+
+
+def prepare_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Take the docstring of a public constant from the module that defines it."""
+    home, _, short = name.rpartition(".")
+    if home == "lossselect" and what == "data":
+        module = ModuleAnalyzer.for_module(f"lossselect.{lossselect._HOME[short]}")
+        lines[:] = module.find_attr_docs()["", short]
+    if what in ("attribute", "property") and ":" in lines[0]:
+        lines[:0] = ["..", ""]  # an empty comment: Napoleon takes words before a colon on the first line for a type
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions above."""
+    app.add_role("name", name_role)
+    app.connect("source-read", add_navigation)
+    app.connect("missing-reference", resolve_name)
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)  # before Napoleon
