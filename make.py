@@ -35,8 +35,9 @@ COMMANDS = {
         "[docs]",
         [
             ["scripts/settings_page.py"],
-            # all pages are read each time, so that each build reports all warnings, which are errors
-            ["-m", "sphinx", "-W", "--keep-going", "-E", "-q", "docs", "site"],
+            ["-c", "import shutil; shutil.rmtree('site', ignore_errors=True)"],  # pages that are no longer there
+            # -W: warnings are errors; -E: all pages are read each time, so that each build reports all of them
+            ["-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-d", "build/doctrees", "docs", "site"],
         ],
     ),
     "build": (
