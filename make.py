@@ -35,8 +35,8 @@ COMMANDS = {
         "[docs]",
         [
             ["scripts/settings_page.py"],
-            ["-c", "import shutil; shutil.rmtree('site', ignore_errors=True)"],  # pages that are no longer there
-            # -W: warnings are errors; -E: all pages are read each time, so that each build reports all of them
+            ["-c", "import shutil; shutil.rmtree('site', ignore_errors=True)"],
+            # -W: warnings are errors; -E: all pages are read, so that each build reports all warnings
             ["-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-d", "build/doctrees", "docs", "site"],
         ],
     ),

@@ -1,6 +1,6 @@
 """Sphinx configuration of the documentation: `python3 make.py docs` builds docs/ into site/.
 
-The site needs no network: nothing is fetched to build it or to read it, so references to other projects are not links.
+The site needs no network: nothing is fetched to build or to read it, so names of other projects are not links.
 """
 
 import inspect
@@ -45,7 +45,7 @@ NAVIGATION = {
 """All pages in their order, by heading of the sidebar; `api/index` lists its own."""
 
 ROOT_PAGES = {"SECURITY": "security", "CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}
-"""Files beside README.md that are pages, too. Links to the files, which GitHub needs, become links to the pages."""
+"""Files beside README.md that are pages, too. Links to them, which GitHub needs, become links to the pages."""
 
 project = "lossselect"
 html_title = "lossselect"
@@ -120,7 +120,12 @@ def name_role(role: str, rawtext: str, text: str, lineno: int, inliner: Any, *_:
     if not re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", text):
         return [literal], []
     env = inliner.document.settings.env
-    target = {"refdomain": "py", "reftype": "obj", "reftarget": text.removesuffix("()"), "refdoc": env.docname}
+    target = {
+        "refdomain": "py",
+        "reftype": "obj",
+        "reftarget": text.removesuffix("()"),
+        "refdoc": env.docname,
+    }
     context = {key: env.ref_context.get(key) for key in ("py:module", "py:class")}
     return [pending_xref(rawtext, literal, **target, **context, optional=True)], []
 
@@ -143,7 +148,10 @@ def prepare_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
         module = ModuleAnalyzer.for_module(f"lossselect.{lossselect._HOME[short]}")
         lines[:] = module.find_attr_docs()["", short]
     if what in ("attribute", "property") and ":" in lines[0]:
-        lines[:0] = ["..", ""]  # an empty comment: Napoleon takes words before a colon on the first line for a type
+        lines[:0] = [
+            "..",
+            "",
+        ]  # an empty comment: Napoleon takes a first line up to a colon for a type
 
 
 def setup(app: Sphinx) -> None:
