@@ -1,6 +1,6 @@
 """Sphinx configuration of the documentation: `python3 make.py docs` builds docs/ into site/.
 
-The site needs no network: nothing is fetched to build or to read it, so names of other projects are not links.
+The site needs no network: nothing is fetched to build or read it, so names of other projects are not links.
 """
 
 import inspect
@@ -45,7 +45,7 @@ NAVIGATION = {
 """All pages in their order, by heading of the sidebar; `api/index` lists its own."""
 
 ROOT_PAGES = {"SECURITY": "security", "CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}
-"""Files beside README.md that are pages, too. Links to them, which GitHub needs, become links to the pages."""
+"""Files beside README.md that are pages, too: links to them, which GitHub needs, lead to the pages."""
 
 project = "lossselect"
 html_title = "lossselect"

@@ -51,8 +51,9 @@ INTRODUCTION = """
 # Settings
 
 A setting is `key=value` on the command line: `python train.py task=multilabel loss=focal loss.gamma=1`. A
-group such as `loss` is chosen by its name, and its settings are `GROUP.NAME=VALUE`. A key that no table lists is
-added with `+` (`+trainer.limit_train_batches=10`). Quote special characters: `"data.target=[news,sport]"`.
+group such as `loss` is chosen by its name, and its settings are `GROUP.NAME=VALUE`. A key that no table
+contains is added with `+` (`+trainer.limit_train_batches=10`). Quote special characters:
+`"data.target=[news,sport]"`.
 """
 
 SKIPPED = ("hydra.callbacks", "hydra.job_logging", "hydra.sweep.subdir", "hydra.job")
