@@ -45,7 +45,7 @@ NAVIGATION = {
 """All pages in their order, by heading of the sidebar; `api/index` lists its own."""
 
 ROOT_PAGES = {"SECURITY": "security", "CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}
-"""Files beside README.md that are pages, too: links to them, which GitHub needs, lead to the pages."""
+"""Files of the root folder that are pages, too: links to them, which GitHub needs, lead to the pages."""
 
 project = "lossselect"
 html_title = "lossselect"
@@ -68,7 +68,7 @@ default_role = "name"  # below
 autodoc_default_options = {"members": True}
 autosummary_generate = False  # tables of names only; the pages in docs/api are written by hand
 autodoc_member_order = "bysource"
-autodoc_inherit_docstrings = False  # of Lightning's and torch's methods that ours override
+autodoc_inherit_docstrings = False  # overridden methods of Lightning and torch
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
@@ -101,7 +101,7 @@ lossselect.TaskModule.__signature__ = inspect.signature(lossselect.TaskModule.__
 
 
 def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Add the toctrees to the first page, and point links to files beside README.md to their pages."""
+    """Add the toctrees to the first page, and point links to files of the root folder to their pages."""
     source[0] = re.sub(
         rf"\]\((?:\.\./)+({'|'.join(ROOT_PAGES)})\.md",
         lambda match: f"]({'../' * docname.count('/')}{ROOT_PAGES[match[1]]}.md",

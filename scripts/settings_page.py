@@ -215,7 +215,7 @@ def _common_meanings() -> dict[str, str]:
     doc = ast.get_docstring(function) or ""
     lines = re.findall(r"^ +- `(\w+)`(.*(?:\n {10,}.*)*)", doc, flags=re.M)
     meanings = {name: _without_bracket(" ".join(text.split())).rstrip(";.") for name, text in lines}
-    meanings["beta"] = "Of weight=effective_number, in [0, 1); null: 0.999"
+    meanings["beta"] = "for weight=effective_number, in [0, 1); null: 0.999"
     return meanings
 
 
