@@ -4,7 +4,10 @@ The site needs no network: nothing is fetched to build or read it, so names of o
 """
 
 import inspect
+import os
 import re
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -15,6 +18,8 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
 import lossselect
+
+DOCS = Path(__file__).resolve().parent
 
 NAVIGATION = {
     "User guide": """
@@ -44,8 +49,13 @@ NAVIGATION = {
 }
 """All pages in their order, by heading of the sidebar; `api/index` lists its own."""
 
-ROOT_PAGES = {"SECURITY": "security", "CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}
-"""Files of the root folder that are pages, too: links to them, which GitHub needs, lead to the pages."""
+ROOT_PAGES = {
+    "README": "index",
+    "SECURITY": "security",
+    "CONTRIBUTING": "contributing",
+    "CHANGELOG": "changelog",
+}
+"""Files of the root folder that are pages: links to them, which GitHub needs, lead to the pages."""
 
 project = "lossselect"
 html_title = "lossselect"
@@ -96,21 +106,42 @@ html_theme_options = {
 }
 
 
-# its __new__ takes anything
-lossselect.TaskModule.__signature__ = inspect.signature(lossselect.TaskModule.__init__)  # type: ignore[attr-defined]
+# its __new__ takes anything, and would be documented instead of __init__
+init = partial(lossselect.TaskModule.__init__, None)
+lossselect.TaskModule.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
 
 
-def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Add the toctrees to the first page, and point links to files of the root folder to their pages."""
-    source[0] = re.sub(
-        rf"\]\((?:\.\./)+({'|'.join(ROOT_PAGES)})\.md",
-        lambda match: f"]({'../' * docname.count('/')}{ROOT_PAGES[match[1]]}.md",
-        source[0],
-    )
+def map_links(text: str, folder: Path, docname: str) -> str:
+    """Point links of a text in `folder` to pages; other files and folders of the repository are downloads."""
+    here = (DOCS / docname).parent
+
+    def link(match: re.Match[str]) -> str:
+        path, mark, anchor = match[1].partition("#")
+        file = Path(os.path.normpath(folder / path))
+        if file.parent == DOCS.parent and file.stem in ROOT_PAGES:
+            file = DOCS / f"{ROOT_PAGES[file.stem]}.md"
+        if file.is_dir():
+            file /= "README.md"
+        if not path or not file.exists():
+            return match[0]
+        scheme = "" if file.is_relative_to(DOCS) else "path:"
+        return f"]({scheme}{os.path.relpath(file, here)}{mark}{anchor}"
+
+    return re.sub(r"\]\(([\w./#-]+)(?=\))", link, text)
+
+
+def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Map the links of a page, and add the toctrees to the first one."""
+    source[0] = map_links(source[0], (DOCS / docname).parent, docname)
     if docname == "index":
         for caption, pages in NAVIGATION.items():
             lines = "\n".join(line.strip() for line in pages.strip().splitlines())
             source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n"
+
+
+def read_include(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
+    """Map the links of a file that a page includes."""
+    content[0] = map_links(content[0], DOCS.parent, docname)
 
 
 def name_role(role: str, rawtext: str, text: str, lineno: int, inliner: Any, *_: Any) -> Any:
@@ -157,6 +188,7 @@ def prepare_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.add_role("name", name_role)
-    app.connect("source-read", add_navigation)
+    app.connect("source-read", read_page)
+    app.connect("include-read", read_include)
     app.connect("missing-reference", resolve_name)
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)  # before Napoleon

@@ -90,6 +90,16 @@ def test_every_page_is_in_the_navigation():
     assert set(listed) == pages
 
 
+def test_the_links_of_the_readme_lead_somewhere():
+    """Sphinx checks those of the pages."""
+    for path, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)", read(ROOT / "README.md")):
+        assert (ROOT / path).exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", read(ROOT / (path or "README.md")), flags=re.M)
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{path}#{anchor}"
+
+
 def test_the_page_of_settings_is_current():
     spec = spec_from_file_location("settings_page", ROOT / "scripts" / "settings_page.py")
     script = module_from_spec(spec)
