@@ -357,7 +357,7 @@ class InOrder(Data):
         assert command(*given)[0] == 1
         page = (tmp_path / "run" / "report.html").read_text()
         assert "The run did not finish: The loss or its gradient is not finite in step" in page
-        assert "1 raw logit" in page
+        assert "1 logit" in page
 
     def test_a_smoke_test_leaves_none(self, command, tmp_path):
         given = ("task=binary", "optimizer.lr=1e30", "+trainer.fast_dev_run=3", "hydra.run.dir=run")
