@@ -176,8 +176,8 @@ class Loss(nn.Module):
             self._check_values(target.detach(), sample_weight)
         logits = self.task.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         target = target.to(logits.dtype) if target.is_floating_point() else target
-        weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
-        losses, divisors, missing = weigh(logits, target)
+        weighted = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
+        losses, divisors, missing = weighted(logits, target)
         if sample_weight is not None:
             if sample_weight.ndim > 1 and self.name in REGIONS:
                 raise ConfigError(

@@ -71,7 +71,7 @@ class TaskMetrics(MetricCollection):
         return super().compute()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Remove all batches."""
         super().reset()
         self.share()
 

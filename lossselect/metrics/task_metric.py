@@ -154,12 +154,11 @@ class TaskMetric(Metric):
         return value.double().nanmean().masked_fill(undefined, torch.nan)
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Remove all batches."""
         for name, state in self.metric_state.items():
             if isinstance(state, list):
-                setattr(
-                    self, name, []
-                )  # not cleared, as torchmetrics does, because other metrics may share it
+                # torchmetrics would clear the list, but other metrics may share it
+                setattr(self, name, [])
         super().reset()
         self.summary = None
 

@@ -23,7 +23,7 @@ ids = str
 def batches(task, count=3, rows=20, seed=0):
     """Probabilities in float64 and targets, with ties and missing labels."""
     random = torch.Generator().manual_seed(seed)
-    made = []
+    data = []
     for _ in range(count):
         logits = torch.randn(rows, task.num_outputs, generator=random, dtype=torch.float64)
         # no ties for ordered classes: their probabilities are products, which differ by rounding
@@ -31,12 +31,12 @@ def batches(task, count=3, rows=20, seed=0):
             logits = logits.round(decimals=1)
         target = task.encode(task.predict(torch.randn(rows, task.num_outputs, generator=random)))
         target[::5] = -100 if task.activation == "softmax" else NAN
-        made.append((task.probabilities(logits), target))
-    return made
+        data.append((task.probabilities(logits), target))
+    return data
 
 
-def joined(made):
-    return tuple(map(torch.cat, zip(*made, strict=True)))
+def joined(data):
+    return tuple(map(torch.cat, zip(*data, strict=True)))
 
 
 def over_classes(score, y, p):
@@ -81,9 +81,9 @@ def same(got, want):
         assert got[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
 
 
-def whole(task, made, **options):
+def whole(task, data, **options):
     metrics = ls.make_metrics(task, **options)
-    metrics.update(*joined(made))
+    metrics.update(*joined(data))
     return values(metrics)
 
 
@@ -93,11 +93,11 @@ class TestOne:
     """Each metric used independently, compared with scikit-learn."""
 
     def test_is_updated_independently(self, task, name):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task)
-        for batch in made:
+        for batch in data:
             metrics[name].update(*batch)
-        assert metrics[name].compute().item() == pytest.approx(reference(task, name, *joined(made)))
+        assert metrics[name].compute().item() == pytest.approx(reference(task, name, *joined(data)))
         for other, metric in metrics.items():
             assert metric.update_called == (other == name)
         with pytest.warns(UserWarning, match="before the ``update`` method"):
@@ -133,11 +133,11 @@ class TestOne:
         same(got, want)
 
     def test_returns_the_value_of_a_batch(self, task, name):
-        made = batches(task)
+        data = batches(task)
         metric = ls.make_metrics(task)[name]
-        for batch in made:
+        for batch in data:
             assert metric(*batch).item() == pytest.approx(reference(task, name, *batch))
-        assert metric.compute().item() == pytest.approx(reference(task, name, *joined(made)))
+        assert metric.compute().item() == pytest.approx(reference(task, name, *joined(data)))
         assert metric.update_count == 3
 
     def test_is_cloned_pickled_and_merged(self, task, name):
@@ -155,10 +155,10 @@ class TestOne:
         assert metric.compute().item() == pytest.approx(want)
 
     def test_is_saved_and_loaded(self, task, name):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task)
         metrics.persistent(True)
-        for batch in made:
+        for batch in data:
             metrics.update(*batch)
         saved = metrics.state_dict()
         assert any(key.startswith(f"{name}.") for key in saved)
@@ -167,7 +167,7 @@ class TestOne:
         fresh.load_state_dict(saved)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics does not save the number of updates
-            assert fresh[name].compute().item() == pytest.approx(reference(task, name, *joined(made)))
+            assert fresh[name].compute().item() == pytest.approx(reference(task, name, *joined(data)))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=ids)
@@ -186,23 +186,23 @@ class TestCollection:
         assert metrics["accuracy"].update_count == metrics["f1_macro"].update_count == 1
 
     def test_returns_the_values_of_a_batch(self, task):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task)
-        for batch in made:
+        for batch in data:
             same({name: value.item() for name, value in metrics(*batch).items()}, whole(task, [batch]))
-        same(values(metrics), whole(task, made))
+        same(values(metrics), whole(task, data))
         assert metrics["auroc"].scores is metrics["average_precision"].scores
 
     def test_is_cloned_and_pickled(self, task):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task, "val/")
-        metrics.update(*made[0])
+        metrics.update(*data[0])
         for copy in (metrics.clone(prefix="best/"), pickle.loads(pickle.dumps(metrics))):
-            copy.update(*made[1])
-            copy.update(*made[2])
-            want = {f"{copy.prefix}{name}": value for name, value in whole(task, made).items()}
+            copy.update(*data[1])
+            copy.update(*data[2])
+            want = {f"{copy.prefix}{name}": value for name, value in whole(task, data).items()}
             same(values(copy), want)
-        same(values(metrics), {f"val/{name}": value for name, value in whole(task, made[:1]).items()})
+        same(values(metrics), {f"val/{name}": value for name, value in whole(task, data[:1]).items()})
 
     def test_higher_is_better_is_correct_for_each_metric(self, task):
         metrics = ls.make_metrics(task)
@@ -286,13 +286,13 @@ def test_metrics_in_a_nested_collection_are_not_merged():
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multiclass(3)], ids=ids)
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
 def test_bins_are_merged(task, name, monkeypatch):
-    made = batches(task, 4, 50)
-    exact = whole(task, made)[name]
+    data = batches(task, 4, 50)
+    exact = whole(task, data)[name]
     few = ls.make_metrics(task, names=[name])[name]
-    few.update(*made[0])
+    few.update(*data[0])
     monkeypatch.setattr("lossselect.metrics.ranking.MAX_EXACT", 60 * task.num_outputs)
     metric = ls.make_metrics(task, names=[name])[name]
-    for batch in made[1:]:
+    for batch in data[1:]:
         metric(*batch)
     assert metric.bins.numel() > 1
     few.merge_state(metric)
@@ -301,11 +301,11 @@ def test_bins_are_merged(task, name, monkeypatch):
 
 @pytest.mark.parametrize("task", TASKS, ids=ids)
 def test_many_small_batches_are_concatenated(task, monkeypatch):
-    made = batches(task, 10, 4)
-    exact = whole(task, made)["auroc"]
+    data = batches(task, 10, 4)
+    exact = whole(task, data)["auroc"]
     monkeypatch.setattr("lossselect.metrics.ranking.MAX_PARTS", 3)
     metrics = ls.make_metrics(task, names=["auroc", "average_precision"])
-    for batch in made:
+    for batch in data:
         metrics.update(*batch)
     assert len(metrics["average_precision"].scores) == len(metrics["auroc"].scores) <= 3
     assert metrics.compute()["auroc"].item() == pytest.approx(exact)

@@ -76,7 +76,7 @@ class TestExplainTask:
         assert plan["loss"].why == "asked for by name"
 
     def test_of_an_unknown_loss(self):
-        with pytest.raises(ValueError, match="There is no loss 'focl'"):
+        with pytest.raises(ValueError, match="Unknown loss 'focl'"):
             ls.explain_task(ls.Binary(), "focl")
 
     def test_needs_no_lightning(self):
