@@ -47,7 +47,7 @@ class DecisionOptions:
         per_label: Whether each label of a multilabel task has its own threshold.
         recall: The minimum recall of precision_at_recall on the validation rows, before shrinkage.
         calibration: "temperature", "per_label" (a temperature for each label) or "none".
-        shrinkage: k >= 0. A label with k positives gets the mean, as logits, of its threshold and the common one.
+        shrinkage: k >= 0. With k positives, the threshold of a label is halfway to the common one, as logits.
 
     Raises:
         ConfigError, OptionTypeError: an invalid option, or one without effect.
