@@ -89,7 +89,7 @@ class TestExplainTask:
         assert plan["loss"].why.startswith("as configured. ")
 
     def test_of_an_unknown_loss(self):
-        with pytest.raises(ValueError, match="There is no loss 'focl'"):
+        with pytest.raises(ValueError, match="Unknown loss 'focl'"):
             ls.explain_task(ls.Binary(), "focl")
 
     def test_needs_no_lightning(self):
