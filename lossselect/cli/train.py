@@ -197,7 +197,8 @@ def train(config: DictConfig) -> float | None:
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
     folder_lines = _prepare_folder(config, folder, module.task, start, writes)
     described = Plan(described.title, [*described.lines, *folder_lines])
-    print_renderable(described)
+    print_renderable(described.summary())
+    print("explain=true shows all choices, their reasons, and the settings that change them.")
     if writes:
         with atomic_write(folder / "plan.json") as path:
             path.write_text(described.to_json(), encoding="utf-8")
@@ -216,7 +217,7 @@ def train(config: DictConfig) -> float | None:
         if counts_labels:  # fit has counted them, for the loss or for the head's bias alone
             lines = [*loss_lines(module.criterion, module.task)] if loss_is_open else []
             if module._bias_source:
-                lines.append(Line("head bias", f"started from {module._bias_source}"))
+                lines.append(Line("initial bias", module._bias_source))
             print_renderable(Plan("From the training labels", lines))
         best = best_checkpoint(trainer, best_callback, resumed=start is not None)
         ended_early = trainer.current_epoch < config.trainer.max_epochs

@@ -1,1 +1,1 @@
-"""Private parts of other libraries, one module for each library."""
+"""Access to private parts of other libraries, in one module for each library."""

@@ -1,7 +1,7 @@
-"""Private parts of Hydra: where it resolves classes, configures logs and looks for configs.
+"""Private functions of Hydra that resolve classes, configure logging and search for configs.
 
-Hydra has no public hook by which a package can check what a config names before it is imported. Tested with
-Hydra 1.3; see tests/compat/test_others.py.
+Hydra has no public hook to check the names in a config before they are imported. Tested with Hydra 1.3; see
+tests/compat/test_others.py.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from hydra._internal.instantiate import _instantiate2
 
 from lossselect.exceptions import UnsupportedError
 
-# imports the class that `_target_` names: (target, full_key)
+# imports the class named by `_target_`; arguments (target, full_key)
 resolve_target: Any = getattr(_instantiate2, "_resolve_target", None)
 configure_log: Any = getattr(logging_config, "configure_logging", None)
-# looks for configs on the search path: (repository, search_path)
+# creates the sources of configs on the search path; arguments (repository, search_path)
 initialize_sources: Any = getattr(ConfigRepository, "initialize_sources", None)
 
 
 def install_checks(
     resolve: Callable[..., Any], configure: Callable[..., Any], initialize: Callable[..., Any]
 ) -> None:
-    """Replace the three functions above, which the new ones call; UnsupportedError if one is missing."""
+    """Replace the functions above by checks that call them; raise UnsupportedError if one is missing."""
     if None in (resolve_target, configure_log, initialize_sources):
         raise UnsupportedError(
-            f"lossselect does not know Hydra {__version__} and cannot tell it what a config may name: "
-            "pip install 'hydra-core<1.4'."
+            f"lossselect does not support Hydra {__version__}: it could not check the classes and files "
+            "that a config names. Run pip install 'hydra-core<1.4'."
         )
     logging_config.configure_logging = configure
-    _instantiate2._resolve_target = resolve  # for Hydra's own parts too
+    _instantiate2._resolve_target = resolve  # also applies to the classes that Hydra itself instantiates
     ConfigRepository.initialize_sources = initialize  # type: ignore[method-assign]

@@ -1,6 +1,6 @@
-"""Private parts of Lightning, for what it has no public way.
+"""Private parts of Lightning, used where there is no public interface.
 
-Tested with the versions in `TESTED`; tests/compat/test_lightning.py says of each part what it needs.
+Tested with the versions in `TESTED`; tests/compat/test_lightning.py tests each part.
 """
 
 from collections.abc import Callable
@@ -20,30 +20,30 @@ from lossselect.exceptions import UnsupportedError
 
 __all__ = ["DataFetcher", "IteratorFetcher", "set_sampler_epoch"]
 
-TESTED = ("2.6",)  # minor versions whose loops are known
+TESTED = ("2.6",)  # minor versions
 
 
 def is_tested() -> bool:
-    """Return whether this Lightning is one that the package was tested with."""
+    """Return whether the package was tested with the installed version of Lightning."""
     return ".".join(lightning.__version__.split(".")[:2]) in TESTED
 
 
-# --- methods that are wrapped
+# --- methods to wrap
 
 
-# where a trainer has them
-SIGNAL_REGISTRATION = "_signal_connector.register_signal_handlers"  # runs when fit starts
-SIGTERM_BROADCAST = "fit_loop.epoch_loop._broadcast_sigterm_tensor"  # a collective at each batch
+# paths from the trainer
+SIGNAL_REGISTRATION = "_signal_connector.register_signal_handlers"  # called when fit starts
+SIGTERM_BROADCAST = "fit_loop.epoch_loop._broadcast_sigterm_tensor"  # a collective operation in each batch
 LOADER_PREPARATION = "_data_connector._prepare_dataloader"  # adds a distributed sampler to a user's loader
 
 
 def wrap(root: object, path: str, around: Callable[..., Any]) -> None:
-    """Let the method at `path`, from `root`, call `around(method, ...)`, with the method of its class."""
+    """Replace the method at `path` from `root` by `around(method, ...)`, `method` being that of the class."""
     owner, name = _find_owner(root, path)
     if (method := getattr(type(owner), name, None)) is None:
         raise UnsupportedError(
             f"lightning {lightning.__version__} has no {type(owner).__name__}.{name}, which lossselect "
-            "needs: take a version that it was tested with (constraints.txt)."
+            "needs. Install a tested version (constraints.txt)."
         )
     setattr(owner, name, partial(around, method.__get__(owner)))
 
@@ -59,31 +59,31 @@ def _find_owner(root: object, path: str) -> tuple[object, str]:
     return reduce(getattr, parts, root), name
 
 
-# --- attributes that are read
+# --- attributes to read
 
 data_fetcher = attrgetter("_data_fetcher")  # of a fit or evaluation loop; None before it runs
-logger_connector = attrgetter("_logger_connector")  # of a trainer; collects the values that a step logs
-logged_results = attrgetter("_results")  # of a trainer's running loop; None outside of one
-get_trainer = attrgetter("_trainer")  # of a module; None where `module.trainer` raises
-steps_between_checkpoints = attrgetter("_every_n_train_steps")  # of a ModelCheckpoint; 0 without
+logger_connector = attrgetter("_logger_connector")  # of a trainer; collects the values logged by a step
+logged_results = attrgetter("_results")  # of a trainer; those of the running loop, or None
+get_trainer = attrgetter("_trainer")  # of a module; None if `module.trainer` would raise an error
+steps_between_checkpoints = attrgetter("_every_n_train_steps")  # of a ModelCheckpoint; 0 if not set
 
 
 # --- the loops
 
 
 def set_data_fetcher(loop: Any, fetcher: Any) -> None:
-    """Let a loop take its batches from another fetcher."""
+    """Make a loop fetch its batches with another fetcher."""
     loop._data_fetcher = fetcher
 
 
 def train_loaders(trainer: Trainer) -> list[Any]:
-    """Return the train loaders; none before fit runs."""
+    """Return the training loaders; an empty list before fit."""
     loader = trainer.fit_loop._combined_loader
     return [] if loader is None else loader.flattened
 
 
 def accumulates(trainer: Trainer) -> bool:
-    """Return whether no optimizer step follows the current batch."""
+    """Return whether the current batch only accumulates gradients, without an optimizer step."""
     return trainer.fit_loop._should_accumulate()
 
 
@@ -98,28 +98,28 @@ def is_last_batch(trainer: Trainer) -> bool:
 
 
 def stop_restarting(trainer: Trainer) -> None:
-    """Let the fit loop, and the loops within, continue as if they had not been restored."""
+    """Make the fit loop and its inner loops continue as if they had not been restored."""
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
 
 
 def forget_restart(trainer: Trainer) -> None:
-    """Let the fit loop alone continue as if it had not been restored."""
+    """Make only the fit loop, without its inner loops, continue as if it had not been restored."""
     trainer.fit_loop._restarting = False
 
 
 def count_optimizer_step(trainer: Trainer) -> None:
-    """Count a batch that an optimizer step followed, by which loggers number what they log."""
+    """Increment the number of batches with an optimizer step, which loggers use as the step."""
     trainer.fit_loop.epoch_loop._batches_that_stepped += 1
 
 
 class PrivateHooks:
-    """Mixin before LightningModule: batches of `_block_type` stay as they are, and hooks start faster."""
+    """A mixin before LightningModule: does not transfer batches of `_block_type`, and starts hooks faster."""
 
     _block_type: type = type(None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":
-            # Lightning sets it twice for each hook, some fifty times a step; nn.Module.__setattr__ is slow
+            # set twice per hook, about fifty times per step, for which nn.Module.__setattr__ is slow
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -135,18 +135,18 @@ class PrivateHooks:
         return super()._apply_batch_transfer_handler(batch, *args, **kwargs)  # type: ignore[misc]
 
     def _to_device(self, batch: Any) -> Any:
-        """Return a batch of a block as Lightning would pass it to a step."""
+        """Return a batch of a block, converted and transferred as Lightning would do before a step."""
         trainer: Trainer = self.trainer  # type: ignore[attr-defined]
         batch = self._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch))
         return self._apply_batch_transfer_handler(batch, trainer.strategy.root_device)
 
 
 def set_running_hook(module: LightningModule, name: str | None) -> None:
-    """Tell `self.log` which hook of a module runs."""
+    """Set the name of the running hook, which `self.log` of a module needs."""
     module._current_fx_name = name
 
 
 def reopen_tensorboard(logger: TensorBoardLogger, **options: Any) -> None:
-    """Let a logger open another file, with these options of its writer, when it writes next."""
+    """Make a logger open a new file, with these options of its writer, when it next writes."""
     logger._experiment = None
     logger._kwargs |= options

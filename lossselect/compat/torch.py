@@ -8,10 +8,10 @@ __all__ = ["TorchDispatchMode", "tree_leaves"]
 
 
 def largest_of_each(tensors: list[Tensor]) -> list[Tensor]:
-    """Return the largest absolute value of each tensor by one kernel; NaN if the tensor holds NaN."""
+    """Return the largest absolute value of each tensor with one kernel; NaN if the tensor contains NaN."""
     return list(_foreach_norm(tensors, float("inf")))
 
 
 def has_forward_hooks(layer: nn.Module) -> bool:
-    """Return whether calling a layer runs hooks."""
+    """Return whether calling the layer runs forward hooks."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)

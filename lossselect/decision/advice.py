@@ -1,4 +1,4 @@
-"""Suggest a threshold that would clearly raise the F1 of a binary task."""
+"""Advice about a threshold that would clearly increase the F1 of a binary task."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ MIN_GAIN = 0.02
 
 
 class Advice(NamedTuple):
-    """A threshold that raises F1 on the validation rows, and the present one of the task."""
+    """A threshold that increases F1 on the validation rows, and the current threshold of the task."""
 
     threshold: float
     f1: float
@@ -23,17 +23,17 @@ class Advice(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"f1 {self.f1:.2f} at threshold {self.threshold:.2g} on the validation rows "
-            f"({self.f1_now:.2f} at {self.threshold_now:.2g}): decision.metric=f1"
+            f"On the validation rows, f1 is {self.f1:.2f} at threshold {self.threshold:.2g}, but "
+            f"{self.f1_now:.2f} at the current {self.threshold_now:.2g}. Set decision.metric=f1 to tune it."
         )
 
 
 def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | None:
-    """Return the threshold of the largest F1 on the validation rows, if it is clearly larger than at present.
+    """Return the threshold with the largest F1 on the validation rows, if F1 would clearly increase.
 
-    The maximum over many thresholds is biased. So they are chosen on four fifths of the rows and scored on
-    the rest; with at least 10 positives the gain must be at least 0.02 and its standard error. None for tasks
-    other than binary.
+    The maximum over many thresholds is biased, so the gain is estimated by cross-validation: thresholds are
+    chosen on four fifths of the rows and scored on the rest. The gain must be >= 0.02 and >= its standard
+    error, with at least 10 positives. None for tasks other than binary.
     """
     if not task.positive_name:
         return None
@@ -43,9 +43,11 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5
     if positive.sum() < MIN_POSITIVES or positive.all():
         return None
-    p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number for binary
+    p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number, because the task is binary
     order = np.random.default_rng(0).permutation(len(positive))
-    order = order[np.argsort(positive[order], kind="stable")]  # every fifth row of each class is a fold
+    order = order[
+        np.argsort(positive[order], kind="stable")
+    ]  # sorted by class: every fifth row is a fold with the same class frequencies
     held_out = np.zeros_like(positive)
     for fold in (order[k::5] for k in range(5)):
         others = np.delete(np.arange(len(z)), fold)
@@ -60,11 +62,11 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
 
 def _best_threshold(z: np.ndarray, positive: np.ndarray) -> float:
     thresholds = counted_thresholds([Label(z, positive)], "f1", per_label=False, recall=0.9, shrinkage=0)
-    return float(thresholds)  # type: ignore[arg-type]  # one without per_label
+    return float(thresholds)  # type: ignore[arg-type]  # a single number without per_label
 
 
 def _f1(predicted: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return F1 and the terms of its error: each row's 2 tp - F1 (predicted + positive) over the mean."""
+    """Return F1 and each row's term of its error: (2 tp - F1 t) / mean t with t = predicted + positive."""
     twice_tp, total = 2.0 * (predicted & positive), predicted + positive.astype(float)
     f1 = twice_tp.sum() / total.sum()
     return float(f1), (twice_tp - f1 * total) / total.mean()

@@ -1,4 +1,4 @@
-"""From probabilities to predictions: thresholds, calibration and class factors, fitted on validation rows."""
+"""`fit_decision`: thresholds, calibration and class factors, fitted to validation rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,25 +32,25 @@ from lossselect.utils.warnings import warn
 RECALL = 0.9
 
 MIN_TUNED_POSITIVES = 10
-"""The minimum number of positives for which a tuned threshold is not mostly noise."""
+"""Minimum number of positives for which a tuned threshold is not mostly noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionOptions:
-    """Options of `fit_decision`; checked when created, as far as that needs no task.
+    """Options of `fit_decision`, with the checks that do not depend on a task.
 
     Args:
-        metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass). "auto" tunes
-            multilabel for expected_f1 (f1_macro if the loss has `pos_weight` or `prior`); binary is predicted
-            at 0.5 and multiclass by the most probable class, or as the weights of the loss imply. None keeps
-            thresholds and factors.
+        metric: A key of `GOALS` (binary and multilabel) or of `CLASS_GOALS` (multiclass), or None to keep
+            thresholds and factors. "auto" tunes multilabel for expected_f1 (f1_macro if the loss has
+            `pos_weight` or `prior`), and does not tune others: binary uses the threshold 0.5 and multiclass
+            the most probable class, or what the weights of the loss imply.
         per_label: Whether each label of a multilabel task has its own threshold.
         recall: The minimum recall of precision_at_recall on the validation rows, before shrinkage.
-        calibration: "temperature", "per_label" (one for each label) or "none".
-        shrinkage: k >= 0.
+        calibration: "temperature", "per_label" (a temperature for each label) or "none".
+        shrinkage: k >= 0. With k positives, the threshold of a label is halfway to the common one, as logits.
 
     Raises:
-        ValueError, TypeError: an invalid option, or one without effect.
+        ConfigError, OptionTypeError: an invalid option, or one without effect.
     """
 
     metric: str | None = "auto"
@@ -67,19 +67,22 @@ class DecisionOptions:
         check_float("shrinkage", self.shrinkage, 0)
         if self.recall != RECALL and self.metric != "precision_at_recall":
             raise ConfigError(
-                f"recall={self.recall} has no effect without decision.metric=precision_at_recall."
+                f"recall={self.recall} has no effect without decision.metric=precision_at_recall. Set that, "
+                "or remove recall."
             )
 
     def goal(self, task: Task, loss: Any = None) -> str | None:
-        """Return the metric that predictions of the task are tuned for, or None."""
+        """Return the metric that predictions of the task are tuned for, or None if they are not tuned."""
         if self.calibration == "per_label" and not task.several_labels:
             raise ConfigError(
-                f"calibration=per_label is for multilabel; task={task.name}: calibration=temperature."
+                f"calibration=per_label is only for multilabel tasks, not for task={task.name}. Set "
+                "calibration=temperature."
             )
         metric = self.metric
         if metric not in ("auto", None) and task.top_k is not None:
             raise ConfigError(
-                f"decision.metric={metric} has no effect beside top_k, which needs no thresholds."
+                f"decision.metric={metric} cannot be combined with top_k, which does not use thresholds. "
+                "Remove one of them."
             )
         if metric == "auto":
             moved = isinstance(loss, Loss) and (loss.pos_weight is not None or loss.prior is not None)
@@ -89,8 +92,9 @@ class DecisionOptions:
         counts_per_label = metric not in (None, EXPECTED) and not task.exclusive and self.per_label
         if self.shrinkage != SHRINKAGE and not counts_per_label:
             raise ConfigError(
-                f"shrinkage={self.shrinkage:g} has no effect where no thresholds of labels are tuned "
-                f"by counts (task={task.name}, decision.metric={self.metric}, per_label={self.per_label})."
+                f"shrinkage={self.shrinkage:g} has no effect: it needs a threshold for each label, tuned for "
+                f"a metric other than {EXPECTED}, but task={task.name}, decision.metric={self.metric} and "
+                f"per_label={self.per_label}. Remove shrinkage."
             )
         if metric is not None:
             goals = dict.fromkeys(CLASS_GOALS if task.exclusive else GOALS)
@@ -109,35 +113,40 @@ def fit_decision(
 ) -> Task:
     """Return the task with the temperature, and thresholds or class factors, that best fit validation rows.
 
-    The temperature T minimises the cross-entropy of logits / T. What weights of the loss (`pos_weight`, or
-    `weight` under softmax) have added to the logits is subtracted first; predictions that are not tuned stay
-    those of the weighted loss: a logit of at least 0, the largest logit.
+    Calibration: the temperature T minimises the cross-entropy of logits / T. The shift that weights of the
+    loss (`pos_weight`, or `weight` under softmax) add to the logits is subtracted first. Predictions that are
+    not tuned remain those of the weighted loss (logit >= 0, or the largest logit).
 
     Thresholds then maximise the metric. The threshold t_l of a label with n_l positives is shrunk, as a
-    logit, towards that of all labels, t: (n_l t_l + k t) / (n_l + k), k = `shrinkage`.
+    logit, towards the common threshold t of all labels: (n_l t_l + k t) / (n_l + k), k = `shrinkage`.
 
-    "expected_f1" does not count labels, of which rare ones are few: with probabilities p, the largest
-    expected F1 is F = max_n 2 (sum of the n largest p) / (n + sum p), reached by the threshold F / 2. F is
-    that of all outputs, and t_l lies a fifth of the way (`OWN_SHARE`, as logits) towards that of the label.
-    p is sigmoid(a x + b) with a, b of least cross-entropy, as a loss may shift all logits.
+    "expected_f1" is computed from probabilities p instead of labels, because rare labels have few positives.
+    The largest expected F1 is F = max_n 2 (sum of the n largest p) / (n + sum p), reached by the threshold
+    F / 2. The common threshold uses all outputs, and t_l is a fifth of the way (`OWN_SHARE`, as logits) from
+    it to the label's own. p is sigmoid(a x + b) with the a, b of minimal cross-entropy, because a loss may
+    shift all logits.
 
-    Multiclass: class factors r_c^-s with the class frequencies r_c and the best s of a grid from -1.5 to 1.5,
-    in ties the nearest to 1 for balanced accuracy (Menon et al., 2021) and to 1/2 for macro-F1, or to 0 if
-    the loss has corrected for the frequencies.
+    Multiclass: class factors r_c^-s with the class frequencies r_c, and the best s of a grid from -1.5 to
+    1.5. Ties are resolved towards 1 for balanced accuracy (Menon et al., 2021), towards 1/2 for macro-F1, and
+    towards 0 if the loss has already corrected for the frequencies.
 
     Args:
         task: The task whose threshold, temperature and factors are replaced.
-        logits: Raw logits of the validation rows, (N, num_outputs, ...).
-        target: Their labels, in any form that `task.encode` accepts or returns.
-        loss: The loss that the logits were trained with, if it is one of lossselect or torch.
-        counts: Counts of the train labels, for the class frequencies; by default of the validation rows.
+        logits: The raw logits of the validation rows, (N, num_outputs, ...).
+        target: The labels of the validation rows, in any form that `task.encode` accepts or returns.
+        loss: The loss that the net was trained with; losses other than those of lossselect and torch are
+            ignored.
+        counts: Counts of the training labels, for the class frequencies; by default the validation rows are
+            counted.
         options: `metric`, `per_label`, `recall`, `calibration` and `shrinkage`: see `DecisionOptions`.
 
     Returns:
-        A task of the same kind; thresholds are probabilities after shift and temperature.
+        A task of the same kind; its thresholds apply to probabilities after shift and temperature.
 
     Raises:
-        ValueError: a metric or a calibration that the task does not support, invalid logits, no known label.
+        ConfigError, OptionTypeError: an option that is invalid or that the task does not support, or logits
+            of the wrong shape or dtype.
+        DataError: logits that are NaN or +inf, an invalid target, or no known label.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599 (temperature);
@@ -159,17 +168,20 @@ def fit_decision(
     encoded = task.check_target(to_canonical(task, target, logits.ndim - 2).cpu(), logits)
     for row, *position in (logits.isnan() | (logits == torch.inf)).nonzero().tolist():
         raise DataError(
-            f"Row {row} of the logits holds {logits[row, *position].item():g}: no decision can be fitted "
-            "to that. Look at the inputs and the weights.",
+            f"Row {row} of the logits contains {logits[row, *position].item():g}, so no decision can be "
+            "fitted. Check the inputs and the weights of the net.",
             row=row,
         )
     fitted: Any = replace(task, temperature=1.0, shift=0.0)
-    # minus infinity rules a class out; unlike infinity, 0 times a large number is 0
+    # a logit of -inf excludes a class; it is clipped because 0 times infinity would be NaN
     scores = flatten_positions(fitted.calibrated_logits(logits.double())).numpy().clip(-1e30, 1e30)
     truth = flatten_positions(task.to_one_hot(encoded)).double().numpy()
     known = ~np.isnan(truth)
     if not known.any():
-        raise DataError("No validation label is known: there is nothing to fit a decision to.")
+        raise DataError(
+            "All validation labels are missing, so no decision can be fitted. Add labels, or set "
+            "decision=none."
+        )
     if task.exclusive:
         rows = known.all(1)
         scores, truth, known = scores[rows], truth[rows], known[rows]
@@ -183,7 +195,7 @@ def fit_decision(
         if decision.calibration == "per_label":
             temperature = _number_or_tuple(label_temperatures(scores - shift, truth, known))
         fitted = replace(task, temperature=temperature, shift=_number_or_tuple(shift) if shift.any() else 0.0)
-    # the weights of the loss act like these thresholds, or logarithms of class factors
+    # untuned predictions of a weighted loss: the threshold sigmoid(-offset), or the class factors exp(offset)
     offset = np.array(fitted.shift) / np.array(fitted.temperature)
     scores = scores / np.array(fitted.temperature) - offset
     if task.exclusive:
@@ -216,7 +228,7 @@ def fit_decision(
 
 
 def decision_options(**options: Any) -> DecisionOptions:
-    """Return the checked options."""
+    """Return the options as a checked `DecisionOptions`."""
     check_options(options, [field.name for field in fields(DecisionOptions)], "decision")
     return DecisionOptions(**options)
 
@@ -224,21 +236,21 @@ def decision_options(**options: Any) -> DecisionOptions:
 def _warn_untuned(names: Sequence[str], count: int) -> None:
     warn(
         "untuned_threshold",
-        f"{len(names)} of {count} labels have no positive in the validation split, and their thresholds are "
-        f"not tuned to them: {shorten(names)}.",
+        f"{len(names)} of {count} labels have no positive in the validation split, so their thresholds "
+        f"cannot be tuned: {shorten(names)}.",
     )
 
 
 def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: DecisionOptions) -> None:
-    """Warn of thresholds that are tuned to few positives, unless shrinkage pulls them to the common one."""
+    """Warn if thresholds are tuned to few positives and shrinkage does not compensate for that."""
     total = int(positives.sum())
     if total < MIN_TUNED_POSITIVES:
-        of_all = "" if task.positive_name else " of all labels together"
+        of_all = "" if task.positive_name else " over all labels"
         warn(
             "few_positives",
-            f"The validation split has {total} positives{of_all}, and a threshold that is tuned to fewer "
-            f"than {MIN_TUNED_POSITIVES} is mostly noise: decision.metric={goal} may do worse than .5. Leave "
-            "the thresholds (decision.metric=null), or hold out more rows.",
+            f"The validation split has only {total} positives{of_all}. A threshold tuned to fewer than "
+            f"{MIN_TUNED_POSITIVES} is mostly noise, so decision.metric={goal} may be worse than 0.5. Set "
+            "decision.metric=null to keep the thresholds, or hold out more rows.",
         )
         return
     per_label = decision.per_label and goal != EXPECTED and len(positives) > 1
@@ -249,7 +261,7 @@ def _warn_few_positives(task: Task, positives: np.ndarray, goal: str, decision: 
             "few_positives",
             f"{len(names)} of {len(positives)} labels have fewer than {MIN_TUNED_POSITIVES} validation "
             f"positives, and with shrinkage={decision.shrinkage:g} their thresholds are mostly noise: "
-            f"{shorten(names)}. Leave decision.shrinkage at {SHRINKAGE:g}.",
+            f"{shorten(names)}. Set decision.shrinkage={SHRINKAGE:g}.",
         )
 
 

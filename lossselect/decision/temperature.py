@@ -1,8 +1,8 @@
-"""Temperatures, which divide logits so that probabilities are calibrated.
+"""Temperatures: divisors of the logits that calibrate the probabilities.
 
-They minimise the summed cross-entropy of the validation rows plus k (1 / T - 1)^2 / 2 with k = 30, a normal
-prior that some hundred rows outweigh. Without it T would be 0 for perfectly separated rows, and too noisy for
-small validation splits.
+A temperature T minimises the summed cross-entropy of the validation rows plus k (1 / T - 1)^2 / 2. This is a
+normal prior with k = 30, which a few hundred rows outweigh. Without it, T would be 0 for perfectly separated
+rows, and too noisy for small validation splits.
 """
 
 from typing import Any
@@ -16,22 +16,22 @@ from lossselect.losses.torch_compat import torch_weight
 from lossselect.tasks.registry import Task
 
 PRIOR = 30.0
-"""k, in nats."""
+"""The precision k of the prior of 1 / T, in nats."""
 LINE_PRIOR = 1.0
-"""The weaker k for what a loss adds to the logits, which may be far from the assumption."""
+"""The weaker k for the shift that a loss adds to the logits, which is only roughly known."""
 EXACT = ("cross_entropy", "logit_adjusted")
-"""Losses whose weights shift the logits by exactly their logarithm, given enough rows."""
+"""Losses whose weights shift the logits by exactly their logarithm, with enough rows."""
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 def weight_shift(task: Task, loss: Any) -> np.ndarray | None:
-    """Return what the weights of a loss add to the logits (num_probabilities,), or None without weights.
+    """Return the shift that the weights of a loss add to the logits, (num_probabilities,), or None.
 
-    Weights w minimise cross-entropy where the odds are w times those of the rows: `pos_weight` and, under
-    softmax, `weight` add log w; focal's `alpha` adds log alpha / (1 - alpha). `logit_adjusted` subtracts
-    tau log prior (of a label: its log-odds). No shift is assumed for the weight of a label under sigmoid, nor
-    for losses other than `Loss` and torch's (binary) cross-entropy.
+    With weights w, cross-entropy is minimal when the odds are w times those of the rows: `pos_weight` and,
+    under softmax, `weight` add log w; focal's `alpha` adds log(alpha / (1 - alpha)). `logit_adjusted`
+    subtracts tau log prior (under sigmoid, tau times the log-odds of the prior). No shift is assumed for the
+    `weight` of labels under sigmoid, nor for losses other than `Loss` and torch's (binary) cross-entropy.
     """
     sigmoid, shift = not task.exclusive, np.zeros(task.num_probabilities)
     if isinstance(loss, Loss):
@@ -47,7 +47,7 @@ def weight_shift(task: Task, loss: Any) -> np.ndarray | None:
         weights = weight.detach().cpu().double().numpy().reshape(-1)
         if len(weights) not in (1, len(shift)):
             return None
-        shift += np.log(np.where(weights > 0, weights, 1.0))  # a weight of 0 says nothing
+        shift += np.log(np.where(weights > 0, weights, 1.0))  # the shift is unknown for a weight of 0
     shift = shift if sigmoid else shift - shift.mean()
     return shift if np.abs(shift).max() > 1e-9 else None
 
@@ -60,11 +60,11 @@ def fit_shift_and_temperature(
     loss: Any,
     softmax: bool,
 ) -> tuple[np.ndarray, float]:
-    """Return what to subtract from the logits, (num_outputs,), and the temperature of the result.
+    """Return a shift to subtract from the logits, (num_outputs,), and the temperature of the difference.
 
-    They minimise the cross-entropy of a (x - s) - b s + c, with s the expected `shift` of the weights and b
-    its deviation. c, one number for all labels, is for sigmoid losses other than cross-entropy, such as the
-    asymmetric one, which shift logits by an unknown amount. Arrays are (N, num_outputs).
+    Both minimise the cross-entropy of a (x - s) - b s + c, with s the expected `shift` of the weights and b
+    its deviation. c, one number for all labels, is only fitted for sigmoid losses other than cross-entropy,
+    such as the asymmetric one, which shift logits by an unknown amount. Arrays are (N, num_outputs).
     """
     inexact = isinstance(loss, Loss) and loss.name not in EXACT
     s = np.zeros(scores.shape[1]) if shift is None else shift
@@ -85,7 +85,7 @@ def fit_shift_and_temperature(
 
 
 def label_temperatures(scores: np.ndarray, target: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the temperature of each label, (L,), with a prior around that of all; arrays are (N, L)."""
+    """Return the temperature of each label (L,), with a prior around the common one; arrays are (N, L)."""
     common = _clip(_minimize(scores[known][:, None], target[known], [PRIOR])[0])
     slopes = [
         _clip(_minimize(x[mask][:, None], y[mask], [PRIOR], common)[0])
@@ -95,7 +95,7 @@ def label_temperatures(scores: np.ndarray, target: np.ndarray, known: np.ndarray
 
 
 def fit_sigmoid_line(scores: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Return slope a > 0 and shift b of least binary cross-entropy of a x + b (Platt, 1999), with a prior."""
+    """Return the a > 0 and b of minimal binary cross-entropy of a x + b (Platt, 1999), with a prior."""
     design = np.stack([scores, np.ones_like(scores)], -1)
     slope, shift = _minimize(design, target, [LINE_PRIOR] * 2)
     return max(float(slope), 1 / MAX_TEMPERATURE), float(shift)
@@ -108,9 +108,10 @@ def _clip(slope: float) -> float:
 def _minimize(
     design: np.ndarray, target: np.ndarray, precision: list[float], slope: float = 1.0
 ) -> np.ndarray:
-    """Return the factors (K,) of the columns of (N, K) or, for softmax, (N, C, K) of least cross-entropy.
+    """Return the factors (K,) of the columns of `design`, (N, K) or for softmax (N, C, K).
 
-    With a normal prior around (slope, 0, ...), by Newton's method with halved steps.
+    They minimise the cross-entropy with a normal prior around (slope, 0, ...). Newton's method with halved
+    steps.
     """
     x, y, weights = (torch.from_numpy(np.asarray(values)) for values in (design, target, precision))
     binary = x.ndim == 2
@@ -133,7 +134,7 @@ def _minimize(
             gradient = torch.einsum("nc,nck->k", p - y, x)
             hessian = torch.einsum("nc,nck,ncl->kl", p, x, x) - mean.T @ mean
         step = torch.linalg.solve(hessian + weights.diag(), gradient + weights * (factors - start))
-        # tolerate a rise by rounding
+        # tolerate an increase that is due to rounding
         while step.abs().max() > 1e-10 and objective(factors - step) > best * (1 + 1e-12):
             step = step / 2
         factors, previous = factors - step, best

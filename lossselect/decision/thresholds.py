@@ -1,4 +1,4 @@
-"""Thresholds and class factors that maximise a metric on validation rows; a `Task` applies them."""
+"""Thresholds and class factors that maximise a metric on validation rows, to be applied by a `Task`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,16 +14,16 @@ from lossselect.metrics import scores
 from lossselect.tasks.registry import Task
 
 SHRINKAGE = 10.0
-"""The number of positives for which a label's threshold weighs as much as the one of all labels."""
+"""Number of positives for which a label's threshold and the common one have the same weight."""
 OWN_SHARE = 0.2
-"""How far a label's threshold for expected F1 goes from that of all labels (micro) to its own (macro)."""
+"""Position of a label's threshold for expected F1, from 0 (the common one: micro) to 1 (its own: macro)."""
 MAX_CUTS = 2000
-"""The maximum number of common thresholds to try; quantiles if there are more."""
+"""Maximum number of common thresholds to try; if there are more outputs, quantiles are tried."""
 EXPECTED = "expected_f1"
-"""The F1 that the probabilities imply, without counts of labels."""
+"""Name of the goal F1 as expected from the probabilities, without counts of labels."""
 
 Score = Callable[..., np.ndarray]
-"""A function of tp, fp, fn and tn."""
+"""A function that computes a score from tp, fp, fn and tn."""
 
 GOALS: dict[str, Score] = {
     EXPECTED: scores.f1,
@@ -34,32 +34,32 @@ GOALS: dict[str, Score] = {
     "balanced_accuracy": scores.balanced_accuracy,
     "precision_at_recall": scores.precision,
 }
-"""What thresholds can be tuned for."""
+"""Metrics that thresholds can be tuned for."""
 CLASS_GOALS = ("accuracy", "balanced_accuracy", "f1_macro")
-"""What multiclass predictions can be tuned for; for accuracy the most probable class is the best."""
+"""Metrics that multiclass predictions can be tuned for; for accuracy the most probable class is best."""
 POOLED = ("f1_micro", "accuracy")
 """Goals that sum the counts of the labels (micro); the others average the scores (macro)."""
 
 
 class Label:
-    """The sorted rows of a label, with the counts at each threshold between neighbours."""
+    """The rows of a label sorted by logit, with the counts at each threshold between neighbours."""
 
     def __init__(self, logits: np.ndarray, positive: np.ndarray) -> None:
         order = np.argsort(-logits, kind="stable")
         self.logits = logits[order]
         self.positives, self.rows = int(positive.sum()), len(positive)
         self.tp = np.concatenate([[0], positive[order].cumsum()])
-        # a threshold is above all outputs, between two different ones, or below all
+        # a cut is the number of rows above a threshold, which is never between equal outputs
         self.cuts = np.concatenate([[0], np.flatnonzero(np.diff(self.logits) < 0) + 1, [self.rows]])
 
     def threshold(self, cut: int) -> float:
-        """Return the middle between the outputs next to the cut."""
+        """Return the midpoint of the outputs on both sides of the cut."""
         above = self.logits[cut - 1] if cut > 0 else self.logits[0] + 2
         below = self.logits[cut] if cut < self.rows else self.logits[-1] - 2
         return float(above + below) / 2
 
     def counts(self, cuts: np.ndarray) -> np.ndarray:
-        """Return tp, fp, fn and tn if so many of the highest rows are predicted as positive."""
+        """Return tp, fp, fn and tn if the `cuts` highest rows are predicted as positive."""
         tp, negatives = self.tp[cuts], self.rows - self.positives
         return np.stack([tp, cuts - tp, self.positives - tp, negatives - cuts + tp])
 
@@ -88,7 +88,7 @@ def counted_thresholds(
 def expected_thresholds(
     logits: np.ndarray, truth: np.ndarray, known: np.ndarray, per_label: bool
 ) -> float | tuple[float, ...]:
-    """Return the thresholds, as probabilities, of the largest expected F1; arrays are (N, L)."""
+    """Return the thresholds, as probabilities, that maximise the expected F1; arrays are (N, L)."""
     slope, shift = fit_sigmoid_line(logits[known], truth[known])
     p = sigmoid(slope * logits + shift)
     common = _half_of_expected_f1(p[known])
@@ -105,7 +105,7 @@ def sigmoid(logits: np.ndarray | float) -> np.ndarray:
 
 
 def _half_of_expected_f1(p: np.ndarray) -> float:
-    """Return the logit of F / 2, with F the largest expected F1."""
+    """Return the logit of F / 2, F being the largest expected F1."""
     p = -np.sort(-p)
     expected = 2 * p.cumsum() / (np.arange(1, len(p) + 1) + p.sum())
     half = float(np.clip(expected.max() / 2, 1e-12, 0.5))
@@ -125,8 +125,8 @@ def _common_threshold(labels: list[Label], score: Score, pooled: bool) -> float:
 def _cuts_for_micro_f1(labels: list[Label]) -> list[int]:
     """Return each label's cut for the largest F1 of the summed counts.
 
-    At the maximum F, 2 tp - F (predicted + positives) is 0, and below 0 elsewhere, so the best cuts at the
-    present F give a larger F (Dinkelbach, 1967).
+    Uses Dinkelbach's method (1967): the cuts that maximise 2 tp - F (predicted + positives) for the current
+    F give a larger F, until F is the maximum.
     """
     value, cuts = 0.0, [0] * len(labels)
     for _ in range(100):
@@ -140,7 +140,7 @@ def _cuts_for_micro_f1(labels: list[Label]) -> list[int]:
 
 
 def _precision_at_recall(*counts: np.ndarray, minimum: float) -> np.ndarray:
-    """Return the precision if recall reaches the minimum, otherwise the negative shortfall."""
+    """Return the precision where recall >= minimum, elsewhere a value below 0 that increases with recall."""
     recall = scores.recall(*counts)
     return np.where(recall >= minimum, scores.precision(*counts), recall - minimum - 1)
 
@@ -153,7 +153,7 @@ def fit_class_factors(
     frequencies: np.ndarray | None,
     loss: Loss | None,
 ) -> tuple[float, ...]:
-    """Return the factors r_c^-s that `fit_decision` describes; by default r are the target's frequencies."""
+    """Return the factors r_c^-s described in `fit_decision`; by default r are the frequencies in `target`."""
     labels = target.argmax(1)
     positives = np.bincount(labels, minlength=task.num_probabilities)
     if frequencies is None:
@@ -164,7 +164,9 @@ def fit_class_factors(
     probabilities = torch.from_numpy(logits).softmax(1)
     best_value, best = -1.0, 0.0
     for strength in strengths[np.argsort(np.abs(strengths - expected), kind="stable")]:
-        options: Any = {"prior_correction": tuple(frequencies**-strength)}  # a field of exclusive tasks
+        options: Any = {
+            "prior_correction": tuple(frequencies**-strength)
+        }  # a field that exclusive tasks have
         predictions = replace(task, **options).predict_from_probabilities(probabilities).numpy()
         value = _class_score(goal, predictions, labels, positives)
         if value > best_value + 1e-12:

@@ -1,1 +1,1 @@
-"""The losses: registry, `Loss`, class weights, and `loss=auto`."""
+"""Losses: registry, `Loss`, class weights, and `loss=auto`."""

@@ -1,4 +1,4 @@
-"""`loss=auto`: which loss and which modifiers the train labels call for, and why."""
+"""The choice of `loss=auto` from the training labels, and the reasons for it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from lossselect.tasks.registry import Task, as_task
 from lossselect.utils.checks import check_options
 
 MIN_IMBALANCE = 10.0
-"""The minimum ratio of the largest class to the smallest one at which logits are adjusted."""
+"""Minimum ratio of the largest to the smallest class at which logit adjustment is chosen."""
 
 
 class Rule(NamedTuple):
-    """A loss for train labels to which the rule applies; the first such rule counts."""
+    """The loss to choose if `applies` is true; the first such rule is used."""
 
     name: str
     applies: Callable[[Task, LabelCounts], bool]
@@ -29,31 +29,32 @@ RULES = (
         "soft labels",
         lambda task, counts: counts.soft,
         "cross_entropy",
-        "Some labels are soft, and cross-entropy is least where the probabilities are the labels themselves.",
+        "Some labels are soft. Cross-entropy is minimal when the probabilities equal the labels.",
     ),
     Rule(
         "long-tailed classes",
         lambda task, counts: task.exclusive and not task.ordinal and counts.imbalance >= MIN_IMBALANCE,
         "logit_adjusted",
-        "The largest class has {imbalance:.3g} times the rows of the smallest: logit adjustment lets the net "
-        "decide as if all were alike. Where the large ones should win, as in the accuracy of rows like those "
-        "of train: loss=cross_entropy.",
+        "The largest class has {imbalance:.3g} times the rows of the smallest. Logit adjustment makes the "
+        "net decide as if all classes were equally frequent. To maximise the accuracy at the class "
+        "frequencies of the training split, set loss=cross_entropy.",
     ),
     Rule(
         "labels",
         lambda task, counts: not task.exclusive,
         "cross_entropy",
-        "Of the sigmoid losses none was better on all sets; rare labels are a matter of thresholds, which "
-        "are tuned on val.",
+        "In benchmarks, no other sigmoid loss was better on all data sets. For rare labels the threshold "
+        "matters more than the loss: see the settings of decision.",
     ),
     Rule(
         "classes",
         lambda task, counts: True,
         "cross_entropy",
-        "The classes have rows enough: the likelihood is the loss to beat.",
+        "Cross-entropy is the default. Logit adjustment is chosen only for unordered classes, if the "
+        f"largest one has at least {MIN_IMBALANCE:g} times the rows of the smallest.",
     ),
 )
-"""Evidence for each: docs/choosing.md, with tables from benchmarks/choices.py."""
+"""Rules in order of precedence; docs/choosing.md has the evidence, from benchmarks/choices.py."""
 
 
 class SuggestedLoss(NamedTuple):
@@ -68,7 +69,11 @@ def suggest_loss(task: Task, counts: LabelCounts) -> SuggestedLoss:
 
     Args:
         task: The task.
-        counts: `count_labels(task, labels)` of the train labels.
+        counts: `count_labels(task, labels)` of the training labels.
+
+    Raises:
+        OptionTypeError: `task` is not a task.
+        DataError: `counts` has another number of classes than the task.
 
     Example:
         >>> from lossselect import Multiclass, count_labels
@@ -81,13 +86,15 @@ def suggest_loss(task: Task, counts: LabelCounts) -> SuggestedLoss:
     reasons = [rule.reason.format(imbalance=counts.imbalance)]
     if counts.missing:
         known = counts.known.sum() if task.several_labels else counts.positives.sum()
-        share = f"{counts.missing / (known + counts.missing):.2g}"
-        reasons.append(f"Missing labels ({share} of all) count in no loss, no weight and no metric.")
+        fraction = f"{counts.missing / (known + counts.missing):.2g}"
+        reasons.append(
+            f"Missing labels ({fraction} of all) are ignored by the loss, the class weights and the metrics."
+        )
     return SuggestedLoss({"name": rule.loss}, reasons)
 
 
 class AutoLoss(nn.Module):
-    """The loss that `suggest_loss` will choose once the train labels are counted."""
+    """A placeholder for the loss that `suggest_loss` chooses once the training labels are counted."""
 
     waiting = True
 
@@ -97,7 +104,7 @@ class AutoLoss(nn.Module):
         self.task = as_task(task)
 
     def with_counts(self, counts: LabelCounts) -> Loss:
-        """Return the loss for train labels with these counts."""
+        """Return the loss for training labels with these counts."""
         options, reasons = suggest_loss(self.task, counts)
         loss = select_loss(self.task, counts=counts, **options)
         loss.reasons = reasons
@@ -105,11 +112,11 @@ class AutoLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         raise ConfigError(
-            "loss=auto waits for the counts of the train labels: "
-            "module.set_label_counts(lossselect.count_labels(task, labels)). (fit counts them.)"
+            "loss=auto is chosen from the training labels, which have not been counted. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) first; fit does this itself."
         )
 
 
 def loss_by_name(task: Task, name: str, **options: Any) -> Loss | AutoLoss:
-    """Return a loss of the table, or the one that the train labels will choose."""
+    """Return the loss called `name`, or an `AutoLoss` if the name is "auto"."""
     return AutoLoss(task, **options) if name == "auto" else select_loss(task, name, **options)

@@ -1,6 +1,6 @@
-"""Priors and weights of classes or labels, from the counts of the train labels.
+"""Priors and weights of classes or labels, computed from the counts of the training labels.
 
-Priors are clipped by half a row: with log 0 a head could never learn a class that no row, or each row, has.
+Priors are clipped by half a row: with a prior of 0 or 1, an infinite logit would keep the head from learning.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import lookup
 
 MAX_POS_WEIGHT = 100.0
-"""The maximum of `pos_weight=auto`, whose minimum is 1 / 100: a positive should not dominate a batch."""
+"""Maximum of `pos_weight=auto` (the minimum is 1 / 100), so that no positive dominates a batch."""
 
 BETA = 0.999
-"""The default `beta` of `weight=effective_number`."""
+"""Default of `beta` for `weight=effective_number`."""
 
 
 def class_prior(task: Task, counts: LabelCounts) -> np.ndarray:
-    """Return the share of each class (C,), summing to 1, or of the positives of each label (L,)."""
+    """Return the frequency of each class (C,), summing to 1, or of the positives of each label (L,)."""
     if task.activation == "softmax":
         mass = np.maximum(counts.mass, 0.5)
         return mass / mass.sum()
@@ -30,7 +30,7 @@ def class_prior(task: Task, counts: LabelCounts) -> np.ndarray:
 
 
 def balanced_weight(mass: np.ndarray, beta: float) -> np.ndarray:
-    """Return N / (C n_c), as scikit-learn's `class_weight="balanced"`."""
+    """Return N / (C n_c), like scikit-learn's `class_weight="balanced"`."""
     return np.asarray(mass.sum() / (len(mass) * mass))
 
 
@@ -46,22 +46,23 @@ WEIGHTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "balanced": balanced_weight,
     "effective_number": effective_number_weight,
 }
-"""The names of `weight`, with functions of the counts n_c of the classes that occur; other classes have 1."""
+"""Functions that compute `weight` from the counts n_c of the classes that occur; others have weight 1."""
 
 
 def is_counted(option: str, value: Any, task: Task) -> bool:
-    """Whether an option is a name, such as "balanced" or "auto"; ValueError for an unknown one."""
+    """Return whether an option is a name such as "balanced" or "auto"; raise ConfigError if it is unknown."""
     if not isinstance(value, str):
         return False
     if option == "prior":
         raise ConfigError(
-            f"prior must be the shares of the classes, or left out to be counted, got {value!r}."
+            f"prior must be a list of class frequencies, got {value!r}. Leave prior out to compute it from "
+            "the training labels."
         )
     lookup({"auto": None} if option == "pos_weight" else WEIGHTS, value, option)
     if option == "weight" and len(task.output_names) == 1:
         raise ConfigError(
-            f"weight={value} weighs classes against each other, and task={task.name} has one output. To "
-            "weigh its positives against its negatives: pos_weight=auto."
+            f"weight={value} weights several classes, but task={task.name} has only one output. Set "
+            "pos_weight=auto to weight its positives against its negatives."
         )
     return True
 
@@ -69,9 +70,9 @@ def is_counted(option: str, value: Any, task: Task) -> bool:
 def count_option(
     option: str, name: str | None, task: Task, counts: LabelCounts, beta: float | None
 ) -> np.ndarray:
-    """Return the numbers, one per output, that the train labels determine.
+    """Compute an option from the counts of the training labels, one value per output.
 
-    `pos_weight` is negatives / positives of each label, clipped to [0.01, 100]; 1 for a label without either.
+    `pos_weight` is negatives / positives of each label, clipped to [0.01, 100]; 1 if a label lacks either.
     """
     if option == "prior" or name is None:
         return class_prior(task, counts)

@@ -1,4 +1,4 @@
-"""`select_loss`: a formula of the table as a loss of the task, with weights, masks and a mean."""
+"""`select_loss` and `Loss`, which applies a formula to a task, with weights, masks and a reduction."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +20,7 @@ from lossselect.utils.checks import check_float
 
 
 class Loss(nn.Module):
-    """A loss of a task's raw logits, as `select_loss` returns it.
+    """A loss of a task's raw logits, created by `select_loss`.
 
     loss = sum_i w_i s_i / sum_i w_i d_i over the elements (sigmoid) or samples (softmax) that have a label:
 
@@ -28,11 +28,11 @@ class Loss(nn.Module):
     - softmax: s = sum_c weight_c t'_c l(x, c), d = sum_c weight_c t_c, with t = 1 at a class index.
 
     l is the formula's loss of a hard label, y' = (1 - e) y + e / 2 and t' = (1 - e) t + e / C the smoothed
-    target with e = label_smoothing, and w the sample weight. These are torch's numbers for class indices and
-    under sigmoid; here one-hot and soft forms of the same labels give them, too. Missing labels (NaN, or
-    -100 among indices) do not count; if no label is left, the mean and its gradient are 0. A formula that
-    pools (`zlpr` the labels of a row, `dice` the pixels of a region) gives s itself, with d = 1 for each pool
-    that has a label.
+    target with e = label_smoothing, and w the sample weight. The values equal torch's under sigmoid and for
+    class indices; one-hot and soft forms of the same labels give the same values. Missing labels (NaN, or
+    -100 among indices) are ignored; if no label is left, the mean and its gradient are 0. A formula that
+    pools (`zlpr` the labels of a row, `dice` the pixels of a region) returns s itself, with d = 1 for each
+    pool that has a label.
 
     Shapes:
         logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
@@ -41,9 +41,11 @@ class Loss(nn.Module):
         label is missing.
 
     Raises:
-        ValueError: at construction see `select_loss`; when called, logits or a target of another shape,
-            dtype or device, or an invalid value (checked on the CPU, and on a device at the first call).
-        TypeError: a target that is not a tensor.
+        ConfigError, OptionTypeError: at construction, see `select_loss`.
+        ConfigError: when called, logits or weights of another shape, dtype or device.
+        DataError: when called, a target of another shape or dtype, or an invalid value in a target or weight
+            (checked on the CPU; on a device only in the first call).
+        DataTypeError: when called, a target that is not a tensor.
     """
 
     def __init__(
@@ -62,75 +64,77 @@ class Loss(nn.Module):
     ) -> None:
         super().__init__()
         task = as_task(task)
-        given = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
-        modifiers = [key for key, value in given.items() if value is not None]
+        values = {"weight": weight, "pos_weight": pos_weight, "prior": prior}
+        modifiers = [key for key, value in values.items() if value is not None]
         self.formula, self.options = select_formula(task, name, options, modifiers)
         self.takes = formula_takes(self.formula)
         if reduction not in ("none", "mean", "sum"):
             raise ConfigError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
         if check_float("label_smoothing", label_smoothing, 0, 1) == 1:
-            raise ConfigError("label_smoothing must be below 1: at 1 no label is left.")
+            raise ConfigError(
+                "label_smoothing must be < 1, got 1: at 1 the target would no longer depend on the label."
+            )
         if beta is not None and weight != "effective_number":
-            raise ConfigError("beta has no effect without weight=effective_number.")
+            raise ConfigError("beta has no effect without weight=effective_number. Set that, or remove beta.")
         if beta is not None and check_float("beta", beta, 0, 1) == 1:
-            raise ConfigError("beta must be below 1; towards 1 the weights become those of weight=balanced.")
+            raise ConfigError("beta must be < 1, got 1. Set weight=balanced, the limit for beta near 1.")
         self.name, self.task, self.reduction = name, task, reduction
         self.label_smoothing, self.beta = label_smoothing, beta
-        self.counted = {key: value for key, value in given.items() if is_counted(key, value, task)}
-        """The options that the train labels determine, by their names, such as {"weight": "balanced"}."""
+        self.counted = {key: value for key, value in values.items() if is_counted(key, value, task)}
+        """The options to compute from the training labels, such as {"weight": "balanced"}."""
         if "prior" in self.takes and prior is None:
             self.counted["prior"] = None
         self.waiting = bool(self.counted) and counts is None
-        """Whether they have not been counted yet."""
+        """True while `counted` has not been computed yet."""
         if counts is not None:
             counts.check_task(task)
-            given |= {
+            values |= {
                 key: count_option(key, value, task, counts, beta) for key, value in self.counted.items()
             }
         self.reasons: list[str] = []
-        """The reasons of `loss=auto` for choosing it."""
+        """The reasons why `loss=auto` chose this loss."""
         self._values_checked = False
         self.weight: Tensor | None
         self.pos_weight: Tensor | None
         self.prior: Tensor | None
-        for key, value in given.items():
+        for key, value in values.items():
             numbers = None if isinstance(value, str) else per_output(key, value, task)
-            # not in the state dict: a checkpoint stores them as options
+            # not in the state dict, because a checkpoint stores them as options
             self.register_buffer(key, numbers, persistent=False)
         self._try_formula()
 
     def _try_formula(self) -> None:
-        """Let the formula check its options now rather than at the first step."""
+        """Call the formula once, so that it checks its options now rather than at the first step."""
         width = self.task.num_probabilities
         logits = torch.zeros(1, width, 1)
         target = logits if self.task.activation == "sigmoid" else torch.zeros(1, 1, dtype=torch.long)
-        given = {"known": torch.ones(1, width, 1).bool(), "prior": torch.full((1,), 0.5), "weight": None}
-        self.formula(logits, target, **{key: given[key] for key in self.takes}, **self.options)
+        extra = {"known": torch.ones(1, width, 1).bool(), "prior": torch.full((1,), 0.5), "weight": None}
+        self.formula(logits, target, **{key: extra[key] for key in self.takes}, **self.options)
 
     def with_counts(self, counts: LabelCounts) -> "Loss":
-        """Return the loss with the options that the train labels determine; itself if there are none."""
+        """Return the loss with the options that `counts` determine; itself if it does not need them."""
         return Loss(self.task, counts=counts, **self.to_dict()) if self.waiting else self
 
     def first_logits(self, counts: LabelCounts) -> Tensor:
-        """Return the constant logits (num_outputs,) to start from.
+        """Return the constant logits (num_outputs,) that training starts from.
 
-        They minimise the cross-entropy of the train labels with these weights: log-odds of each label's share
-        under sigmoid, log of each class's share under softmax, for ordered classes the log-odds of being
-        above a class given at least that class; minus what the loss itself adds (tau log prior).
+        They minimise the cross-entropy of the training labels with these weights. Sigmoid: the log-odds of
+        each label's frequency. Softmax: the log of each class frequency; for ordered classes the log-odds
+        of being above a class given at least that class. The tau log prior that the loss adds is subtracted.
         """
         prior = class_prior(self.task, counts)
         weight, pos_weight = (1 if w is None else w.cpu().numpy() for w in (self.weight, self.pos_weight))
         if self.task.activation == "sigmoid":
             odds = prior / (1 - prior)
             return torch.from_numpy(np.log(odds * np.maximum(pos_weight, 1e-6)) - self.tau * np.log(odds))
-        share = np.maximum(prior * weight, 1e-9 * (prior * weight).max()) * prior**-self.tau
-        share = share / share.sum()
+        frequency = np.maximum(prior * weight, 1e-9 * (prior * weight).max()) * prior**-self.tau
+        frequency = frequency / frequency.sum()
         if self.name == "one_vs_rest":
-            return torch.from_numpy(np.log(share / (1 - share)))
+            return torch.from_numpy(np.log(frequency / (1 - frequency)))
         if self.task.ordinal:
-            at_least = share[::-1].cumsum()[::-1]
-            return torch.from_numpy(np.log(at_least[1:] / share[:-1]))
-        return torch.from_numpy(np.log(share))
+            at_least = frequency[::-1].cumsum()[::-1]
+            return torch.from_numpy(np.log(at_least[1:] / frequency[:-1]))
+        return torch.from_numpy(np.log(frequency))
 
     @property
     def tau(self) -> float:
@@ -154,10 +158,10 @@ class Loss(nn.Module):
     def sum_and_count(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None, check_values: bool = False
     ) -> tuple[Tensor, Tensor | int]:
-        """Return numerator and denominator of the mean, to be summed over batches and ranks.
+        """Return the numerator and the denominator of the mean, to be summed over batches and ranks.
 
         By default values are not checked: the target should come from `task.encode`. The denominator is an
-        int if each loss counts once.
+        int if all losses have the weight 1.
         """
         losses, divisors = self._weighted(logits, target, sample_weight, check_values)
         return losses.sum(), losses.numel() if divisors is None else divisors.sum()
@@ -165,20 +169,20 @@ class Loss(nn.Module):
     def _weighted(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, check_values: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the w_i s_i and the w_i d_i, None if these are all 1."""
+        """Return the w_i s_i, and the w_i d_i or None if these are all 1."""
         self.check_inputs(logits, sample_weight)
         target = self.task.check_target(target, logits)
         if check_values and not torch.compiler.is_compiling():
             self._check_values(target.detach(), sample_weight)
         logits = self.task.class_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         target = target.to(logits.dtype) if target.is_floating_point() else target
-        weigh = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
-        losses, divisors, missing = weigh(logits, target)
+        weighted = self._sigmoid if self.task.activation == "sigmoid" else self._softmax
+        losses, divisors, missing = weighted(logits, target)
         if sample_weight is not None:
             if sample_weight.ndim > 1 and self.name in REGIONS:
                 raise ConfigError(
-                    f"Loss {self.name!r} pools positions, so a weight is one of a row: sample_weight of "
-                    "shape (N,)."
+                    f"Loss {self.name!r} pools positions and supports only one weight per row, got "
+                    f"sample_weight of shape {tuple(sample_weight.shape)}. Pass sample_weight of shape (N,)."
                 )
             factor = expand_weight(sample_weight, logits, losses)
             losses, divisors = losses * factor, factor if divisors is None else divisors * factor
@@ -188,33 +192,32 @@ class Loss(nn.Module):
         return losses.masked_fill(missing, 0), divisors.masked_fill(missing, 0)
 
     def check_inputs(self, logits: Any, sample_weight: Tensor | None) -> None:
-        """Raise ValueError for missing counts, and for a shape or device of logits or weights."""
+        """Raise ConfigError for missing counts, and for a wrong shape or device of logits or weights."""
         if self.waiting:
             option, value = next(iter(self.counted.items()))
             subject = f"{option}={value}" if value else f"The {option} of loss {self.name!r}"
             raise ConfigError(
-                f"{subject} is computed from the train labels, which have not been counted: pass "
-                "counts=lossselect.count_labels(task, labels) to select_loss. (TaskModule counts them "
-                "in fit.)"
+                f"{subject} is computed from the training labels, which have not been counted. Pass "
+                "counts=lossselect.count_labels(task, labels) to select_loss; TaskModule counts them in fit."
             )
         self.task.check_logits(logits)
         for name in ("weight", "pos_weight", "prior"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.device != logits.device:
                 raise ConfigError(
-                    f"The loss's {name} is on {tensor.device}, the logits are on {logits.device}. Move the "
-                    f"loss: loss.to({str(logits.device)!r})."
+                    f"The loss's {name} is on {tensor.device}, but the logits are on {logits.device}. Call "
+                    f"loss.to({str(logits.device)!r})."
                 )
         if sample_weight is not None:
             check_weight_shape(sample_weight, logits)
 
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
-        """Check targets on the CPU; on a device, where this makes the step wait, only the first one."""
+        """Check values on the CPU; on a device, where the check blocks, only those of the first call."""
         if target.device.type != "cpu" and self._values_checked:
             return
         self._values_checked = True
         target = target.cpu()
-        with suppress(RuntimeError):  # torch.vmap does not allow it
+        with suppress(RuntimeError):  # torch.vmap does not allow a check of values
             self.task.check_values(target)
             if sample_weight is not None:
                 check_sample_weight(sample_weight)
@@ -223,14 +226,14 @@ class Loss(nn.Module):
         self, logits: Tensor, target: Tensor, missing: Tensor | None = None, columns: slice = slice(None)
     ) -> Any:
         extra: dict[str, Any] = {"weight": self.weight, "known": None if missing is None else ~missing}
-        if self.prior is not None:  # in float64: shares near 1 are not 1
+        if self.prior is not None:  # in float64, in which a prior near 1 does not round to 1
             extra["prior"] = self.prior[columns].view(1, -1, *[1] * (logits.ndim - 2))
         return self.formula(logits, target, **{key: extra[key] for key in self.takes}, **self.options)
 
     def _sigmoid(
         self, logits: Tensor, target: Tensor, columns: slice = slice(None)
     ) -> tuple[Tensor, None, Tensor | None]:
-        """Return the losses of some columns, their divisors, and which are missing."""
+        """Return the losses of some columns, their divisors, and a mask of the missing ones."""
         pools = "known" in self.takes
         missing = _if_any(target.isnan(), always=pools)
         if missing is not None:
@@ -243,7 +246,7 @@ class Loss(nn.Module):
         elif self.pos_weight is None:
             losses = self._call(logits, target, columns=columns)
         else:
-            # the formula is linear in the target, but one call with a scaled target would lose digits
+            # two calls: the formula is linear, but in one call with a scaled target float32 would lose digits
             positive = self._call(logits, torch.ones_like(target), columns=columns)
             negative = self._call(logits, torch.zeros_like(target), columns=columns)
             pos_weight = along_classes(self.pos_weight[columns], logits)
@@ -289,7 +292,7 @@ class Loss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
         def move(tensor: Tensor) -> Tensor:
             if tensor.is_meta:
-                return fn(tensor)  # which fills it
+                return fn(tensor)  # allocates it
             # keep the dtype: as float16 a pos_weight of 1e5 would be inf
             device = fn(tensor.new_empty(0)).device
             return tensor.to(device, torch.float32 if device.type == "mps" else tensor.dtype)
@@ -305,10 +308,10 @@ class Loss(nn.Module):
 
 
 def _if_any(missing: Tensor, always: bool) -> Tensor | None:
-    """Return `missing`, or on the CPU None if no label is: masks take time there, a check does elsewhere."""
+    """Return `missing`; on the CPU, where masks cost more time than a check, None if nothing is missing."""
     if always or missing.device.type != "cpu" or torch.compiler.is_compiling():
         return missing
-    with suppress(RuntimeError):  # torch.vmap does not allow it
+    with suppress(RuntimeError):  # torch.vmap does not allow a check of values
         return missing if bool(missing.any()) else None
     return missing
 
@@ -316,7 +319,7 @@ def _if_any(missing: Tensor, always: bool) -> Tensor | None:
 def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
     """Return total / count, or 0 with a zero gradient if the count is 0.
 
-    The total need not be 0 then: smoothing moves a part of a label to other classes, whose weights count.
+    The total can be nonzero then: smoothing moves a part of a label to other classes, which have weights.
     """
     if isinstance(count, Tensor):
         return torch.where(count > 0, total / torch.where(count > 0, count, 1), 0)
@@ -324,27 +327,28 @@ def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
 
 
 def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss:
-    """Return the loss called `name` in the form for the task; all options are checked now.
+    """Return the loss called `name` in its form for the task, with all options checked.
 
     Args:
         task: Decides the form: sigmoid for binary and multilabel, softmax for multiclass.
         name: A key of `LOSSES`.
-        options: Those of the formula (such as `gamma` and `alpha` of focal) and
+        options: The options of the formula (such as `gamma` and `alpha` of focal) and
 
             - `reduction`: "mean" (default), "sum" or "none";
             - `weight`: factors >= 0 of the classes or labels, (C,), by position or by name; "balanced" or
-              "effective_number" (with its `beta`, 0.999 by default) computes them from the train labels;
-            - `pos_weight`: factors >= 0 of the positives, one per output or one for all; "auto" computes them
-              from the train labels; sigmoid only;
+              "effective_number" (with its `beta`, 0.999 by default) computes them from the training labels;
+            - `pos_weight` (sigmoid only): factors >= 0 of the positives, one per output or one for all;
+              "auto" computes them from the training labels;
             - `label_smoothing`: in [0, 1);
-            - `prior` (of `logit_adjusted`): the share of each class, or of the positives of each label; by
-              default that of the train labels;
-            - `counts`: `count_labels(task, labels)` of the train labels.
+            - `prior` (of `logit_adjusted`): the frequency of each class, or of the positives of each label;
+              by default computed from the training labels;
+            - `counts`: `count_labels(task, labels)` of the training labels.
 
     Raises:
-        ValueError: an unknown name, a loss without a form for the task, an option that the loss lacks or that
-            would have no effect, a value out of range or of the wrong length; when called, missing counts.
-        TypeError: an option that is not a number.
+        ConfigError: an unknown name, a loss without a form for the task, an option that it lacks or
+            that would have no effect, a value out of range or of the wrong length.
+        DataError: `counts` with another number of classes than the task.
+        OptionTypeError: an option that is not a number, or a `task` that is not a task.
 
     Example:
         >>> from lossselect import Multilabel

@@ -1,4 +1,4 @@
-"""A loss's options as numbers, one for each output, and weights of samples: their checks."""
+"""Checks of a loss's options with one number per output, and of sample weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.checks import shorten, suggestion
 
 MAX_WEIGHT = 1e30
-"""Times a loss of 1e4 it is still finite in float32."""
+"""Maximum of a weight: multiplied by a loss of 1e4 it is still finite in float32."""
 
 
 def _by_name(option: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
-    """Return a value for each output from `{"cat": 2}`; 1 for outputs that are not among the keys."""
+    """Return a value for each output from a mapping such as `{"cat": 2}`; 1 for outputs without a key."""
     # a command line parses a name such as true as a boolean
     spellings = {name.lower(): name for name in task.names}
     named = {
@@ -25,18 +25,18 @@ def _by_name(option: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
     for key in [key for key in named if key not in task.output_names]:
         if key in task.names:
             raise ConfigError(
-                f"{option} is given for {key!r}, the negative class, which has no output of its own. To "
-                f"weigh the positive class against it: pos_weight={{{task.names[1]}: ...}}."
+                f"{option} cannot be set for {key!r}: the negative class has no output. Set "
+                f"pos_weight={{{task.names[1]}: ...}} to weight the positive class against it."
             )
         raise ConfigError(
-            f"{option} is given for {key!r}, but {task} has no such "
-            f"output.{suggestion(key, task.output_names)} There are: {shorten(task.output_names)}."
+            f"{option} cannot be set for {key!r}: {task} has no output of that "
+            f"name.{suggestion(key, task.output_names)} Choose from: {shorten(task.output_names)}."
         )
     return [named.get(output, 1.0) for output in task.output_names]
 
 
 def per_output(option: str, values: Any, task: Task) -> Tensor | None:
-    """Return an option as float64 of shape (num_outputs,), checked."""
+    """Return a checked option as a float64 tensor of shape (num_outputs,)."""
     if values is None:
         return None
     if isinstance(values, Mapping):
@@ -54,28 +54,26 @@ def per_output(option: str, values: Any, task: Task) -> Tensor | None:
         fix = ""
         if width == 1 and numbers.shape == (2,) and option == "weight":
             ratio = f"{numbers[1] / numbers[0]:g}" if numbers[0] else "..."
-            fix = f" To weigh the positive class against the negative one use pos_weight={ratio}."
+            fix = f" Set pos_weight={ratio} to weight the positive class against the negative one."
         raise ConfigError(
             f"{option} must have one value per output, shape ({width},) for {task}, "
             f"got shape {tuple(numbers.shape)}.{fix}"
         )
-    _check_each(
-        numbers, (numbers >= 0) & (numbers <= MAX_WEIGHT), f"{option} must be finite and at least 0", task
-    )
+    _check_each(numbers, (numbers >= 0) & (numbers <= MAX_WEIGHT), f"{option} must be finite and >= 0", task)
     if not bool(numbers.any()):
-        raise ConfigError(f"{option} is 0 for every output: nothing would be learned.")
+        raise ConfigError(f"{option} is 0 for every output, so nothing would be learned. Set one > 0.")
     if option == "prior":
         inside = (numbers > 0) & (numbers < 1)
-        _check_each(numbers, inside, "prior must be shares between 0 and 1, both excluded", task)
+        _check_each(numbers, inside, "prior must be > 0 and < 1", task)
         total = float(numbers.sum())
         if task.activation == "softmax" and abs(total - 1) > 1e-3:
-            raise ConfigError(f"prior must be the classes' shares, which sum to 1, got a sum of {total:g}.")
+            raise ConfigError(f"prior must contain class frequencies that sum to 1, got a sum of {total:g}.")
     return numbers.clone()
 
 
-def _check_each(numbers: Tensor, valid: Tensor, needed: str, task: Task) -> None:
+def _check_each(numbers: Tensor, valid: Tensor, condition: str, task: Task) -> None:
     for i in (~valid).nonzero().flatten().tolist():
-        raise ConfigError(f"{needed}, got {numbers[i]:g} for {task.output_names[i]!r}.")
+        raise ConfigError(f"{condition}, got {numbers[i]:g} for {task.output_names[i]!r}.")
 
 
 def check_sample_weight(sample_weight: Tensor) -> None:
@@ -83,30 +81,31 @@ def check_sample_weight(sample_weight: Tensor) -> None:
     invalid = ~((sample_weight >= 0) & (sample_weight <= MAX_WEIGHT))
     for row, *position in invalid.nonzero().tolist():
         raise DataError(
-            f"Row {row} has the sample weight {sample_weight[row, *position].item():g}: weights are "
-            "finite and at least 0.",
+            f"Row {row} has the sample weight {sample_weight[row, *position].item():g}, but sample weights "
+            "must be finite and >= 0.",
             row=row,
         )
 
 
 def check_weight_shape(sample_weight: Any, logits: Tensor) -> None:
-    """Raise ConfigError unless there is a weight per row or position, on the device of the logits."""
+    """Raise ConfigError unless each row or position has a weight, on the device of the logits."""
     positions = logits.shape[:1] + logits.shape[2:]
     is_tensor = isinstance(sample_weight, Tensor)
     if not is_tensor or sample_weight.shape not in (logits.shape[:1], positions):
         received = tuple(sample_weight.shape) if is_tensor else type(sample_weight).__name__
         shapes = f"({len(logits)},)" if len(positions) == 1 else f"({len(logits)},) or {tuple(positions)}"
         raise ConfigError(
-            f"sample_weight must be a tensor with a weight for each row, {shapes}, got {received}."
+            f"sample_weight must be a tensor with one weight per row, of shape {shapes}, got {received}."
         )
     if sample_weight.device != logits.device:
         raise ConfigError(
-            f"The sample_weight is on {sample_weight.device}, the logits are on {logits.device}. Move one."
+            f"sample_weight is on {sample_weight.device}, but the logits are on {logits.device}. Pass "
+            f"sample_weight.to({str(logits.device)!r})."
         )
 
 
 def expand_weight(sample_weight: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
-    """Return weights of samples or positions in the shape of the losses."""
+    """Return the weights of rows or positions, expanded to the shape of the losses."""
     sample_weight = sample_weight.to(losses.dtype)
     if sample_weight.ndim == 1:
         return sample_weight.view(-1, *[1] * (losses.ndim - 1)).expand_as(losses)

@@ -1,13 +1,13 @@
-"""The table of losses, a formula for each activation; looking up a loss and checking its options.
+"""The table of losses, with a formula for each activation, and functions to select one and check its options.
 
 A formula takes raw logits in float32 or wider and a target without missing labels, and returns the loss of
 each element (sigmoid) or sample (softmax), in nats. It is linear in the target, so that `Loss` can apply
-weights, smoothing and missing labels to all of them in one place. A formula that compares labels or pixels
-with each other is not; it takes the mask `known` and also returns which of its losses count.
+weights, smoothing and missing labels to all formulas in one place. A formula that compares labels or pixels
+with each other is not linear: it takes the mask `known`, and also returns a mask of the losses that count.
 
-To add a loss, add a module to `functional/` with its formulas and their row, `ROWS`. Options are the keyword
-arguments of the formula; the command line, which checks them before torch is imported, and the tests read
-the table.
+To add a loss, add a module with its formulas and their table, `ROWS`, to `functional/`. The keyword arguments
+of a formula are its options. The command line (which checks options before torch is imported) and the tests
+read this table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Formula = Callable[..., Any]
 
 
 def _load_rows() -> dict[str, dict[str, Formula]]:
-    """Return the rows of all modules of formulas, cross_entropy first."""
+    """Return the rows of all modules in `functional`, cross_entropy first."""
     rows: dict[str, dict[str, Formula]] = {}
     for name in sorted(module.name for module in iter_modules(functional.__path__)):
         if not name.startswith("_"):
@@ -39,10 +39,10 @@ def _load_rows() -> dict[str, dict[str, Formula]]:
 
 
 LOSSES: dict[str, dict[str, Formula]] = _load_rows()
-"""Losses by name, with a formula for each activation that is supported."""
+"""Formulas of each loss by the activations that it supports."""
 
 MODIFIERS: dict[str, Any] = {"weight": None, "pos_weight": None, "beta": None, "label_smoothing": 0.0}
-"""Options of all losses for which they have a meaning, with their defaults."""
+"""Options that `Loss` applies to any formula that supports them, with their defaults."""
 
 ALIASES = {
     "cross_entropy": "ce bce bcewithlogits bcewithlogitsloss binarycrossentropy bceloss crossentropyloss "
@@ -56,25 +56,25 @@ ALIASES = {
     "dice": "diceloss softf softdice softfloss",
     "one_vs_rest": "ovr bceperclass",
 }
-"""Other names of losses, in lower case, with letters only."""
+"""Other names of losses for suggestions, in lower case, with letters only."""
 
 
 def unknown_loss_error(name: str, more: tuple[str, ...] = ()) -> str:
-    """Return the message for an unknown name; `more` names are listed first."""
+    """Return the message for an unknown name; the names in `more` are listed first."""
     hint = suggestion(str(name), LOSSES)
     letters = "".join(filter(str.isalpha, str(name))).lower()
     for loss, aliases in ALIASES.items():
         if letters in aliases.split():
-            forms = "; it is BCE under sigmoid, CE under softmax" if loss == "cross_entropy" else ""
-            hint = f" Here it is {loss!r}, in the form that the task takes{forms}."
-    return f"There is no loss {name!r}.{hint} Choose one of: {', '.join((*more, *LOSSES))}."
+            forms = ", BCE under sigmoid and CE under softmax" if loss == "cross_entropy" else ""
+            hint = f" Here it is called {loss!r}; the task selects its form{forms}."
+    return f"Unknown loss {name!r}.{hint} Choose one of: {', '.join((*more, *LOSSES))}."
 
 
 def find_loss(name: str) -> dict[str, Formula]:
-    """Return a row of the table; ConfigError for an unknown name."""
+    """Return a row of the table; raise ConfigError for an unknown name."""
     if name == "auto":
         raise ConfigError(
-            "Loss 'auto' is chosen by the train labels: TaskModule(loss='auto'), or in a loop of your own "
+            "Loss 'auto' is chosen from the training labels. Pass loss='auto' to TaskModule, or call "
             "select_loss(task, counts=counts, **suggest_loss(task, counts)[0])."
         )
     if not isinstance(name, str) or name not in LOSSES:
@@ -89,7 +89,7 @@ def formula_options(formula: Formula) -> dict[str, Any]:
 
 
 def formula_takes(formula: Formula) -> set[str]:
-    """Return the other arguments of a formula, besides logits and target: "known", "prior", "weight"."""
+    """Return which of the arguments "known", "prior" and "weight" a formula takes."""
     return {*inspect.signature(formula).parameters} - {*formula_options(formula)} - {"logits", "target"}
 
 
@@ -107,16 +107,16 @@ def row_options(name: str) -> dict[str, Any]:
 def select_formula(
     task: Task, name: str, options: Mapping[str, Any], modifiers: Iterable[str]
 ) -> tuple[Formula, dict[str, Any]]:
-    """Return the form of a loss for the task, and its options, checked.
+    """Return the form of a loss for the task, and its checked options.
 
-    A config lists the options of all forms of a loss; those of another form are dropped if None.
+    A config lists the options of all forms of a loss, so options of another form are dropped if None.
     """
     forms = find_loss(name)
     formula = forms.get(task.activation)
     if name == "one_vs_rest" and task.ordinal:
         raise ConfigError(
-            "Loss 'one_vs_rest' has a sigmoid for each class, and ordered classes have outputs for what lies "
-            "between them: task.ordinal=true takes the other softmax losses."
+            "Loss 'one_vs_rest' needs an output per class, but with task.ordinal=true the outputs are the "
+            "boundaries between classes. Choose another softmax loss, or set task.ordinal=false."
         )
     if formula is None:
         fitting = ", ".join(loss for loss, forms in LOSSES.items() if task.activation in forms)
@@ -130,20 +130,22 @@ def select_formula(
     names = [*options, *modifiers]
     if task.activation == "softmax" and "pos_weight" in names:
         raise ConfigError(
-            f"pos_weight has no effect under softmax (task={task.name}), which has no negatives to weigh "
-            "against. Give the classes their factors with weight."
+            f"pos_weight is not supported under softmax (task={task.name}), which has no negatives. Set "
+            "weight, with a factor per class."
         )
     factors = {"pos_weight"} if name in REGIONS else {"pos_weight", "weight"}
     for option in names:
         if "known" in takes and option in factors:
+            compared = "the pixels of a region" if name in REGIONS else "the labels of a row"
             raise ConfigError(
-                f"{option} is a factor of the loss of single labels, and loss {name!r} has none: it compares "
-                "the labels of a row with each other, or the pixels of a region."
+                f"Loss {name!r} does not support {option}: it compares {compared} with each other, and has "
+                f"no per-label loss to weight. Remove {option}."
             )
         if option in others:
             raise ConfigError(
                 f"{option} has no effect on the {task.activation} form of {name!r}, which task={task.name} "
-                f"takes: only the {others[option]} form has it. For a factor per class use weight."
+                f"uses: only the {others[option]} form has it. Remove {option}; for a factor per class, set "
+                "weight."
             )
     general = [key for key in MODIFIERS if key != "pos_weight" or task.activation == "sigmoid"]
     allowed = [*supported, *({"prior"} & takes), *general, "reduction"]

@@ -1,4 +1,4 @@
-"""Checks of torch's own losses, which may be used in place of those of this package."""
+"""Checks of torch's own losses, which can replace those of this package."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,40 +20,40 @@ TORCH_LOSSES = {
     },
     "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
 }
-"""The losses of torch that take raw logits and canonical targets; others would train on nonsense."""
+"""Losses of torch that take raw logits and canonical targets; others would train on wrong inputs."""
 
 INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss")
-"""Those of them that do not support soft labels."""
+"""Names in `TORCH_LOSSES` that do not support soft labels."""
 
 SHIFTING = {
     "sigmoid": (nn.BCEWithLogitsLoss, binary_cross_entropy_with_logits, "pos_weight"),
     "softmax": (nn.CrossEntropyLoss, cross_entropy, "weight"),
 }
-"""Those of them with an option that shifts the logits."""
+"""Class and function in `TORCH_LOSSES` with an option that shifts the logits, and that option."""
 
 
 def _unwrap(loss: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Return a loss without torch.compile and partial around it, and its options."""
+    """Return a loss without torch.compile and partial around it, together with its options."""
     loss = getattr(loss, "_orig_mod", loss)
     return (loss.func, loss.keywords) if isinstance(loss, partial) else (loss, getattr(loss, "__dict__", {}))
 
 
 def check_mixes(mix: Any, loss: Any) -> None:
-    """Raise ConfigError for mixed batches, whose labels are soft, with a loss that does not support these."""
+    """Raise ConfigError if `mix` makes soft labels that the loss does not support."""
     loss, _ = _unwrap(loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     if mix is not None and name in INDEX_ONLY:
         raise ConfigError(
-            f"mix makes soft labels of class indices, which torch's {name} does not take. Leave one of them "
-            f"out, or choose a loss by name: {', '.join(LOSSES)}."
+            f"mix makes soft labels, which torch's {name} does not support. Remove mix, or set loss to one "
+            f"of: {', '.join(LOSSES)}."
         )
 
 
 def check_torch_loss(loss: Any, task: Task) -> None:
-    """Raise ConfigError for a loss of torch, or a subclass, that does not fit the task.
+    """Raise ConfigError for a loss of torch, or a subclass of one, that does not fit the task.
 
-    It must take raw logits and canonical targets, with reduction="mean" and an `ignore_index` that a target
-    may have. Losses that only derive from torch's base classes, as in other packages, are accepted.
+    The loss must take raw logits and canonical targets, with reduction="mean" and an `ignore_index` that a
+    target can contain. Losses of other packages that derive from torch's base classes are accepted.
     """
     loss, options = _unwrap(loss)
     kinds = [loss] if hasattr(loss, "__name__") else type(loss).__mro__
@@ -61,22 +61,21 @@ def check_torch_loss(loss: Any, task: Task) -> None:
     names -= {"_Loss", "_WeightedLoss"}
     if names and not names & TORCH_LOSSES[task.activation]:
         raise ConfigError(
-            f"torch's {min(names)} takes no raw logits with the targets of "
-            f"{task}. Leave loss out, or choose it by name: {', '.join(LOSSES)}."
+            f"torch's {min(names)} does not accept raw logits with the targets of {task}. Remove loss, or "
+            f"set it to one of: {', '.join(LOSSES)}."
         )
     if options.get("reduction", "mean") != "mean":
         raise ConfigError(
-            "TaskModule averages the loss over what has a label; "
-            f"reduction={options['reduction']!r} is for loops of your own."
+            f"reduction={options['reduction']!r} is not supported by TaskModule, which averages the loss "
+            "over the known labels. Set reduction='mean'."
         )
     ignored = options.get("ignore_index", IGNORE_INDEX) if task.activation == "softmax" else IGNORE_INDEX
     in_target = (IGNORE_INDEX, *range(task.num_probabilities))
     if isinstance(ignored, int) and ignored not in in_target:
         declare = "" if task.missing == ignored else f", and declare missing={ignored} in the task"
         raise ConfigError(
-            f"ignore_index={ignored} has no effect: in the canonical target that task.encode returns, "
-            f"missing labels are {IGNORE_INDEX}, whatever marked them. Leave ignore_index out "
-            f"({IGNORE_INDEX} is its default){declare}."
+            f"ignore_index={ignored} has no effect: task.encode marks all missing labels with "
+            f"{IGNORE_INDEX}. Remove ignore_index ({IGNORE_INDEX} is its default){declare}."
         )
 
 

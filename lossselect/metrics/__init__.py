@@ -1,1 +1,1 @@
-"""The metrics of a task: registry, collection, and what they are computed from."""
+"""Metrics of a task: registry, collection, and the statistics that they are computed from."""

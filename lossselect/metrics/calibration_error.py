@@ -1,4 +1,4 @@
-"""The expected calibration error, from sums over bins."""
+"""The expected calibration error, computed from sums over bins."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,15 @@ from torch import Tensor
 from lossselect.metrics.task_metric import MetricInput, SumMetric
 
 CALIBRATION_BINS = 15
-"""The number of bins of equal width, as in Guo et al., 2017."""
+"""Number of bins of equal width, as in Guo et al., 2017."""
 
 
 class CalibrationError(SumMetric):
-    """Expected calibration error (Guo et al., ICML 2017, arXiv:1706.04599), from sums of each bin.
+    """Expected calibration error (Guo et al., ICML 2017, arXiv:1706.04599).
 
-    The mean of |mean label - mean probability| over 15 bins, weighted by their size.
-
-    Binary and multilabel: of each probability and its (possibly soft) label. Multiclass: of the largest
-    probability and the label of that class.
+    This is the mean of |mean label - mean probability| over 15 bins, weighted by their size. Binary and
+    multilabel tasks count each probability and its (possibly soft) label; multiclass tasks count the largest
+    probability of each row and the label of that class.
     """
 
     shape = (3, CALIBRATION_BINS)
@@ -41,6 +40,6 @@ def sum_in_bins(probabilities: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def calibration_error(sums: Tensor) -> Tensor:
-    """Compute the error from what `sum_in_bins` returns."""
+    """Compute the error from the result of `sum_in_bins`."""
     count, confidence, positives = sums
     return (confidence - positives).abs().sum() / count.sum()

@@ -1,4 +1,4 @@
-"""Metrics of a task: torchmetrics, given probabilities and canonical targets."""
+"""A torchmetrics collection of a task's metrics, updated with probabilities and canonical targets."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,8 @@ class TaskMetrics(MetricCollection):
     """The metrics of a task, a `torchmetrics.MetricCollection`.
 
     Metrics with the same statistic share their states, which are computed and gathered once, as long as they
-    have seen the same batches; each can also be updated independently, unlike torchmetrics' compute groups.
+    were updated with the same batches. Each metric can also be updated independently, unlike in torchmetrics'
+    compute groups.
     """
 
     def __init__(self, task: Task, names: Sequence[str], prefix: str | None) -> None:
@@ -35,9 +36,11 @@ class TaskMetrics(MetricCollection):
         predictions: Tensor | None = None,
         log_odds: Tensor | None = None,
     ) -> None:
-        """Add a batch, as `make_metrics` describes. Metrics that were added get probabilities and target.
+        """Add a batch, as described in `make_metrics`; metrics added by the user get `probabilities, target`.
 
-        ValueError for invalid shapes or dtypes, and on the CPU for values outside [0, 1].
+        Raises:
+            ConfigError, DataError: invalid shapes or dtypes, or (checked on the CPU) values outside [0, 1].
+            DataTypeError: a target that is not a tensor.
         """
         batch = check_batch(self.task, probabilities, target, predictions, log_odds)
         if batch is None:
@@ -57,34 +60,34 @@ class TaskMetrics(MetricCollection):
         """Add a batch as `update` does, and return the values of this batch."""
         batch = check_batch(self.task, probabilities, target, *arguments, **options)
         with self._sharing():
-            # torchmetrics passes on the keywords that a metric's update has
+            # torchmetrics passes each metric only the keywords that its update accepts
             return super().forward(probabilities, target, batch=batch)
 
     def compute(self) -> dict[str, Any]:
-        """Return the scalars by name."""
+        """Return the values by name, as scalars."""
         with self._sharing() as groups:
             for first, *_ in groups:
                 first.compute()
         return super().compute()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Remove all batches."""
         super().reset()
         self.share()
 
     @property
     def sources(self) -> dict[str, TaskMetric]:
-        """One metric for each statistic, whose states the others share."""
+        """The first metric of each statistic, with which the others share their states."""
         return {first.statistic: first for first, *_ in self._grouped()}
 
     def share(self) -> None:
-        """Give metrics with the same statistic the states of the first of them."""
+        """Let all metrics with the same statistic share the states of the first one."""
         for first, *others in self._grouped(by_states=False):
             for metric in others:
                 metric.follow(first)
 
     def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
-        """Whether a metric can use a batch that was checked for the task of this collection."""
+        """Return whether a metric is of the task of this collection, and can use its checked batches."""
         return isinstance(metric, TaskMetric) and metric.task is self.task
 
     def _grouped(self, by_states: bool = True) -> list[list[TaskMetric]]:
@@ -97,7 +100,7 @@ class TaskMetrics(MetricCollection):
 
     @contextmanager
     def _sharing(self) -> Iterator[list[list[TaskMetric]]]:
-        """Let metrics that share states with the first of them share its new states afterwards."""
+        """Let metrics that share their states before the block share the new states after it."""
         groups = self._grouped()
         yield groups
         for first, *others in groups:
@@ -112,31 +115,34 @@ class TaskMetrics(MetricCollection):
 def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | None = None) -> TaskMetrics:
     """Return the metrics of a task, as a `torchmetrics.MetricCollection`.
 
-    - `accuracy`: of predictions; for multilabel of each label (1 - `hamming_distance`); `exact_match`: of
-      rows.
-    - `balanced_accuracy`: the mean recall of the classes; for binary and for each label the mean recall of
+    - `accuracy`: fraction of correct predictions; for multilabel over all labels (1 - `hamming_distance`).
+      `exact_match`: fraction of rows with all labels predicted correctly.
+    - `balanced_accuracy`: mean recall of the classes; for binary, and for each label, the mean recall of
       positives and negatives.
-    - `f1_micro`, `f1_macro`: over classes; for binary over both classes, and `f1` of the positive one. As in
-      scikit-learn a class that is predicted but does not occur counts 0 in multiclass f1_macro.
-    - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels; exact up to 10
-      million outputs, then in bins of log-odds: see `Ranking`.
-    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): of the ranking of the labels in each row.
-    - `brier_score`: mean squared difference of probability and label; for multiclass summed over classes.
-      `calibration_error`: see `CalibrationError`. Both score soft labels as they are; all other metrics
-      round them, 0.5 to the positive value.
-    - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): of ordered classes.
+    - `f1_micro`, `f1_macro`: over the classes or labels; for binary over both classes, and `f1` is that of
+      the positive class. As in scikit-learn, a class that is predicted but does not occur counts as 0 in the
+      multiclass f1_macro.
+    - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels. They are exact
+      for up to 10 million outputs, then computed from bins of log-odds: see `Ranking`.
+    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): computed from the ranking of the labels in
+      each row.
+    - `brier_score`: mean squared difference between probability and label; for multiclass summed over
+      classes. `calibration_error`: see `CalibrationError`. These two score soft labels without rounding; all
+      other metrics round them, 0.5 to the positive value.
+    - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): only for ordered classes.
 
-    `update` takes `task.probabilities(logits)` and `task.encode(labels)`; optionally `predictions`, and
-    `log_odds=task.log_odds(logits.double())` for rankings, in which float32 probabilities are ties from a
-    logit of 17 on.
+    `update` takes `task.probabilities(logits)` and `task.encode(labels)`, and optionally `predictions` and
+    `log_odds=task.log_odds(logits.double())`. Rankings use the log-odds: float32 probabilities of logits
+    above 17 are tied.
 
     Args:
-        task: Decides which metrics, and with which thresholds.
-        prefix: Put before the names, such as "val/".
-        names: A selection; all by default.
+        task: The task, which determines the metrics and their thresholds.
+        prefix: Prefix of the names, such as "val/".
+        names: Names of the metrics; all metrics of the task by default.
 
     Raises:
-        ValueError: a name that the task does not have.
+        ConfigError: a name that is not a metric of the task.
+        OptionTypeError: `task` is not a task.
 
     Example:
         >>> from lossselect import Binary
@@ -153,7 +159,7 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
 
 
 def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
-    """Return counts and metrics of each class or label, (num_probabilities,) each; NaN where undefined."""
+    """Return counts and metrics of each class or label, each (num_probabilities,); NaN where undefined."""
     counts, undefined = _summary(metrics, "accuracy")
     positives, negatives = label_counts(metrics)
     predicted = counts[:2].sum(0)
@@ -163,19 +169,19 @@ def per_class(metrics: TaskMetrics) -> dict[str, Tensor]:
         "f1": f1_per_label(counts),
         **dict(zip(CLASS_RANKINGS, _summary(metrics, CLASS_RANKINGS[0])[0], strict=True)),
     }
-    # as the metrics of all classes together are NaN then
+    # NaN, like the metrics over all classes
     values = {name: value.masked_fill(undefined, torch.nan) for name, value in values.items()}
     return {"positives": positives, "negatives": negatives, "predicted": predicted.long(), **values}
 
 
 def label_counts(metrics: TaskMetrics) -> tuple[Tensor, Tensor]:
-    """Return the numbers of positives and negatives of each class or label, (num_probabilities,) each."""
+    """Return the numbers of positives and negatives of each class or label, each (num_probabilities,)."""
     tp, fp, fn, tn = _summary(metrics, "accuracy")[0].long()
     return tp + fn, tn + fp
 
 
 def _summary(metrics: TaskMetrics, name: str) -> tuple[Tensor, Tensor]:
-    """Return the statistic of a metric over all processes, and whether it is undefined."""
+    """Return the statistic of a metric over all ranks, and whether it is undefined."""
     metric: Any = metrics[name]
     metric.compute()
     return metric.summary

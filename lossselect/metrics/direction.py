@@ -1,4 +1,4 @@
-"""Whether a high or a low value of a metric is better. Needs no torch."""
+"""The direction of each metric: whether a high or a low value is better. Does not import torch."""
 
 from lossselect.exceptions import ConfigError
 
@@ -10,20 +10,21 @@ HIGHER_IS_BETTER = {
     *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc"),
     *("average_precision", "quadratic_kappa"),
     *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
-    "last",  # the number of the epoch: the maximum is the last one
+    "last",  # the number of the epoch, whose maximum is the last epoch
 }
 
 
 def best_mode(monitor: str) -> str:
-    """Return "min" or "max", the best value of a metric such as "val/f1"; ConfigError if it is unknown."""
+    """Return "min" or "max" for a metric such as "val/f1"; raise ConfigError if its direction is unknown."""
     if (mode := direction(monitor)) is None:
         raise ConfigError(
-            f"Whether a high or a low value of {monitor} is better is not known: set mode to 'max' or 'min'."
+            f"Unknown metric {monitor!r}: whether a high or a low value is better is not known. Set mode=max "
+            "or mode=min."
         )
     return mode
 
 
 def direction(monitor: str) -> str | None:
-    """Return "min" or "max"; None for a metric that is not one of this package."""
+    """Return "min" or "max"; None for a metric of another package."""
     name = monitor.rpartition("/")[2]
     return "min" if name in LOWER_IS_BETTER else "max" if name in HIGHER_IS_BETTER else None

@@ -1,4 +1,4 @@
-"""Means over labels, rows or the steps of an epoch, and kappa, which is a ratio of means."""
+"""Means over labels, rows or the steps of an epoch, and kappa, a ratio of means."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 
 
 class Mean(SumMetric):
-    """The mean of a value per label or row; `values` returns the values of a batch, and which count."""
+    """The mean of a value per label or row; `values` returns those of a batch, and a mask of known ones."""
 
     shape = (2,)
 
@@ -30,7 +30,7 @@ class Mean(SumMetric):
 
 
 def squared_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """Return (p - y)^2 of each (possibly soft) label y; for multiclass summed over the classes."""
+    """Return (p - y)^2 for each (possibly soft) label y; for multiclass summed over the classes."""
     probabilities, target, known = batch.rows
     if batch.task.activation == "sigmoid":
         return (probabilities - target).square(), known
@@ -40,7 +40,7 @@ def squared_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
 
 
 def absolute_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """Return the distance of predicted and true class."""
+    """Return the distance between the predicted and the true class."""
     return (batch.predictions - batch.labels).abs(), batch.known
 
 
@@ -51,15 +51,15 @@ def exact_matches(batch: MetricInput) -> tuple[Tensor, Tensor]:
     return ((predictions == labels) | ~known).all(1), known.any(1)
 
 
-# Rankings of the known labels of each row as in scikit-learn. torchmetrics 1.9 ranks missing labels lowest,
-# and the denominator of its ranking loss depends on the batch size.
+# The rankings below rank the known labels of each row, as in scikit-learn. torchmetrics 1.9 ranks missing
+# labels lowest, and the denominator of its ranking loss depends on the batch size.
 
 
 def ranking_losses(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """Return the share of positive-negative pairs in the wrong order, or tied; 0 without a pair."""
+    """Return the fraction of positive-negative pairs that are tied or in the wrong order; 0 without pairs."""
     scores, labels = batch.ranking_rows
     positive, negative = labels == 1, labels == 0
-    # the highest first, negatives before positives in ties
+    # the highest score first; in ties, negatives before positives
     order = labels.argsort(1)
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
     negatives_above = negative.gather(1, order).cumsum(1)
@@ -76,7 +76,7 @@ def coverage_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
 
 
 def precisions_at(batch: MetricInput, k: int) -> tuple[Tensor, Tensor]:
-    """Return the share of positives among the k highest labels."""
+    """Return the fraction of positives among the k highest labels."""
     scores, labels = batch.ranking_rows
     known = labels != IGNORE_INDEX
     highest = scores.masked_fill(~known, -torch.inf).topk(k, 1).indices
@@ -103,9 +103,10 @@ class Kappa(SumMetric):
 
 
 class LossMean(Metric):
-    """The sum of the numerators of a loss over that of its denominators, in float64.
+    """The sum of the numerators of a loss divided by the sum of its denominators, in float64.
 
-    MeanMetric checks for NaN at each update; torchmetrics 1.9 ignores the weights without that check.
+    torchmetrics' MeanMetric is not used: it checks for NaN at each update, and in version 1.9 ignores the
+    weights if that check is switched off.
     """
 
     full_state_update = False
@@ -116,7 +117,7 @@ class LossMean(Metric):
         self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, totals: Sequence[Tensor], counts: Sequence[Tensor | int]) -> None:
-        """Add the numerators and the denominators of some steps."""
+        """Add the numerators and denominators of one or more steps."""
         integers = sum(count for count in counts if not isinstance(count, Tensor))
         tensors = [count for count in counts if isinstance(count, Tensor)]
         total, count = (
@@ -126,5 +127,5 @@ class LossMean(Metric):
         self.sums = self.sums + torch.stack([total, count + integers])
 
     def compute(self) -> Tensor:
-        """Return the scalar."""
+        """Return the mean, a scalar."""
         return self.sums[0] / self.sums[1]

@@ -1,4 +1,4 @@
-"""AUROC and average precision of each class: exact while small, in bounded memory when large."""
+"""AUROC and average precision of each class: exact for small data, in bounded memory for large data."""
 
 from typing import Any
 
@@ -12,28 +12,28 @@ from lossselect.utils.devices import count_occurrences
 from lossselect.utils.distributed import all_gather
 
 MAX_EXACT = 10_000_000
-"""The maximum number of outputs (rows x classes) to store, 8 to 16 bytes each; more are counted in bins."""
+"""Maximum number of outputs (rows x classes) to store, 8 to 16 bytes each; more are counted in bins."""
 MAX_PARTS = 256
-"""The maximum number of batches whose tensors are stored separately."""
+"""Maximum number of batches whose tensors are stored separately."""
 MAX_BINS, MIN_BINS, BIN_CELLS = 8192, 256, 1 << 24
-"""Bins of each class: 8192 up to 2048 classes, then fewer, so that counts take 256 MiB up to 65,536."""
+"""Bins per class: 8192 for up to 2048 classes, then fewer, so that up to 65,536 classes need 256 MiB."""
 MAX_LOG_ODDS = 40.0
-"""Log-odds are clipped to +-40 in bins: a probability of 4e-18."""
+"""Maximum of the log-odds in bins, to which they are clipped: 40 is 1 - 4e-18 as a probability."""
 
 
 class Ranking(TaskMetric):
-    """AUROC and average precision of each class, from the ranking of log-odds: (2, C).
+    """AUROC and average precision of each class, computed from the ranking of log-odds: (2, C).
 
-    With H_i and F_i the numbers of positives and negatives at least as high as positive i, F'_i that of
-    higher negatives, and N that of all negatives:
+    H_i and F_i are the numbers of positives and negatives with a score >= that of positive i, F'_i is the
+    number of negatives with a higher score, and N is the number of all negatives:
 
     - AUROC = 1 - mean_i (F_i + F'_i) / 2 / N: a tie is half an error;
     - AP = mean_i H_i / (H_i + F_i).
 
-    NaN without positives or without negatives. Two sorts on the CPU: nine times as fast as torchmetrics for
-    64,000 rows and 10 classes. With more than `MAX_EXACT` outputs, log-odds are counted in bins of equal
-    width between -40 and 40 (0.01 up to 2048 classes), within which outputs are ties. torchmetrics' bins are
-    of probability: useless if all scores are below 0.01.
+    Both are NaN without positives or without negatives. Two sorts on the CPU are nine times as fast as
+    torchmetrics for 64,000 rows and 10 classes. Above `MAX_EXACT` outputs, log-odds are counted in bins of
+    equal width between -40 and 40 (0.01 for up to 2048 classes); outputs in the same bin are tied. The bins
+    of torchmetrics divide probabilities, and are useless if all scores are below 0.01.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -43,13 +43,13 @@ class Ranking(TaskMetric):
         self.bins: Tensor
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("labels", [], dist_reduce_fx="cat")
-        # a single 0 until there are bins, which can be added to bins
+        # a single 0 until there are bins, because it can be added to bins of any number
         self.add_state("bins", torch.zeros(1, dtype=torch.long), dist_reduce_fx="sum")
 
     def accumulate(self, batch: MetricInput) -> None:
         log_odds, labels = batch.ranking_rows
         self.scores, self.labels = [*self.scores, log_odds], [*self.labels, labels]
-        if len(self.scores) >= MAX_PARTS:  # long lists take long to copy and count
+        if len(self.scores) >= MAX_PARTS:  # long lists are slow to copy and to count
             self.scores, self.labels = [torch.cat(self.scores)], [torch.cat(self.labels)]
         self._limit_memory()
 
@@ -61,7 +61,7 @@ class Ranking(TaskMetric):
             self._move_to_bins()
 
     def _move_to_bins(self) -> None:
-        """Count the scores in bins: negatives and positives, (2, C, B) flattened, the bin of -40 first."""
+        """Count scores in bins: (2, C, B) flattened, negatives before positives, the bin of -40 first."""
         classes = self.task.num_probabilities
         width = max(MIN_BINS, min(MAX_BINS, BIN_CELLS // classes))
         bins = self.bins.expand(2 * classes * width)
@@ -74,11 +74,11 @@ class Ranking(TaskMetric):
         self.bins, self.scores, self.labels = bins.contiguous(), [], []
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
-        """Gather the states of all processes, in bins if a single process would use bins."""
+        """Gather the states of all ranks, in bins if a single process with all rows would use bins."""
         counts = all_gather((self._count(), self.bins.numel()))
         if any(size > 1 for _, size in counts) or sum(count for count, _ in counts) > MAX_EXACT:
             self._move_to_bins()
-        elif not self.scores:  # torchmetrics would gather another shape and dtype than other processes
+        elif not self.scores:  # otherwise shape and dtype would differ from those of other ranks
             classes = self.task.num_probabilities
             self.scores = [torch.zeros(0, classes, dtype=torch.double, device=self.device)]
             shape = (0,) if self.task.activation == "softmax" else (0, classes)
@@ -90,7 +90,7 @@ class Ranking(TaskMetric):
         self._limit_memory()
 
     def _by_class(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which outputs (N, C) are positives, and which labels are known, (N, C) or (N, 1)."""
+        """Return masks of the positives, (N, C), and of the known labels, (N, C) or (N, 1)."""
         positive_value: Tensor | int = 1
         if self.task.activation == "softmax":
             labels = labels.unsqueeze(1)
@@ -117,7 +117,7 @@ def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     num_negatives = len(scores) - len(positives)
     if not len(positives) or not num_negatives or np.isnan(scores[-1]):
         return np.nan, np.nan
-    # how many rows, and how many positives, are at least as high as each positive, and how many are higher
+    # the numbers of rows, and of positives, with a score >= and > that of each positive
     (level, higher), (tp, higher_tp) = (
         [len(values) - np.searchsorted(values, positives, side) for side in ("left", "right")]
         for values in (scores, positives)
@@ -127,7 +127,7 @@ def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
 
 
 def _areas_of_bins(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Return AUROC and average precision (2, C) of counts (C, B), the highest bin first."""
+    """Return AUROC and average precision (2, C) from counts (C, B), with the highest bin first."""
     tp, fp = positives.cumsum(1), negatives.cumsum(1)
     num_positives, num_negatives = tp[:, -1:].double(), fp[:, -1:].double()
     wrong = (positives * (2 * fp - negatives)).sum(1, keepdim=True) / (2 * num_positives * num_negatives)

@@ -1,4 +1,4 @@
-"""The metrics of each task: the statistic that is accumulated, and the score that is computed from it."""
+"""Metrics of each task: the statistic that is accumulated, and the score that is computed from it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,28 +30,28 @@ STATISTICS: dict[str, Callable[..., TaskMetric]] = {
 }
 
 CLASS_RANKINGS = ("auroc", "average_precision")
-"""Metrics that rank samples for each class."""
+"""Metrics that rank the rows for each class."""
 LABEL_RANKINGS = ("ranking_loss", "coverage_error", "precision_at_1", "precision_at_3", "precision_at_5")
 """Metrics that rank the labels of each row."""
 
 
 class Row(NamedTuple):
-    """A metric: the name of its statistic, and its score, unless that is the statistic itself."""
+    """A metric: the name of its statistic, and its score, or None if the statistic itself is the score."""
 
     statistic: str
     score: Callable[[Tensor], Tensor] | None = None
 
 
-# Scores of counts (tp, fp, fn, tn) of each class, (4, C). Lambdas could not be pickled.
+# Scores of the counts (tp, fp, fn, tn) of each class, (4, C); partials, because lambdas cannot be pickled.
 
 
 def _pool(score: Callable[..., Tensor], counts: Tensor) -> Tensor:
-    """Return a score of the counts of all classes together."""
+    """Return the score of the counts summed over all classes."""
     return score(*counts.sum(1))
 
 
 def _per_class(score: Callable[..., Tensor], required: list[int], counts: Tensor) -> Tensor:
-    """Return a score of each class, NaN where the sum of the required counts is 0."""
+    """Return the score of each class; NaN where the sum of the required counts is 0."""
     return score(*counts).masked_fill(counts[required].sum(0) == 0, torch.nan)
 
 
@@ -66,7 +66,7 @@ def _f1_of_both(counts: Tensor) -> Tensor:
 
 
 def _balanced_accuracy_per_label(counts: Tensor) -> Tensor:
-    """Return the balanced accuracy of each label, NaN without positives or without negatives."""
+    """Return the balanced accuracy of each label; NaN without positives or without negatives."""
     return (recall_per_class(counts) + recall_per_class(counts.flip(0))) / 2
 
 
@@ -88,7 +88,7 @@ METRICS: dict[str, dict[str, Row]] = {
         **_OF_PROBABILITIES,
     },
     "multiclass": {
-        # each sample is a positive of one class
+        # the pooled recall is the accuracy, because each row is a positive of exactly one class
         "accuracy": _POOLED_RECALL,
         "balanced_accuracy": Row("stat_scores", recall_per_class),
         "f1_micro": _POOLED_RECALL,
@@ -106,7 +106,7 @@ METRICS: dict[str, dict[str, Row]] = {
         **_OF_PROBABILITIES,
     },
 }
-"""By `Task.kind` and name. Which direction is better is in `lossselect.metrics.direction`."""
+"""Metrics by `Task.kind` and name; `lossselect.metrics.direction` has their directions."""
 
 
 def make_metric(task: Task, name: str) -> TaskMetric:

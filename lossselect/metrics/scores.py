@@ -1,4 +1,4 @@
-"""Scores of counts, float64 tensors or NumPy arrays that broadcast; 0 / 0 is 0, as in scikit-learn."""
+"""Scores of counts (float64 tensors or NumPy arrays, which broadcast); 0 / 0 is 0, as in scikit-learn."""
 
 from typing import TypeVar
 
@@ -13,27 +13,27 @@ def _ratio(numerator: Counts, denominator: Counts) -> Counts:
 
 
 def accuracy(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Return the share of correct predictions."""
+    """Return the fraction of predictions that are correct."""
     return _ratio(tp + tn, tp + fp + fn + tn)
 
 
 def error_rate(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Return the share of wrong predictions."""
+    """Return the fraction of predictions that are wrong."""
     return _ratio(fp + fn, tp + fp + fn + tn)
 
 
 def precision(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Return the share of positive predictions that are correct."""
+    """Return the fraction of positive predictions that are correct."""
     return _ratio(tp, tp + fp)
 
 
 def recall(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Return the share of positives that are predicted."""
+    """Return the fraction of positives that are predicted."""
     return _ratio(tp, tp + fn)
 
 
 def balanced_accuracy(tp: Counts, fp: Counts, fn: Counts, tn: Counts) -> Counts:
-    """Return the mean recall of the positives and the negatives."""
+    """Return the mean of the recalls of positives and negatives."""
     return (recall(tp, fp, fn, tn) + recall(tn, fn, fp, tp)) / 2
 
 

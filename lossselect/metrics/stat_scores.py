@@ -10,9 +10,9 @@ from lossselect.utils.devices import count_occurrences
 
 
 class StatScores(SumMetric):
-    """tp, fp, fn and tn of each class (one against the rest) or label, (4, num_probabilities).
+    """Counts tp, fp, fn and tn of each class (one against the rest) or label, (4, num_probabilities).
 
-    In time and memory of N + C; torchmetrics needs a matrix C x C.
+    Needs time and memory of order N + C, while torchmetrics needs a C x C matrix.
     """
 
     @property
@@ -46,10 +46,10 @@ class StatScores(SumMetric):
 
 
 class ConfusionMatrix(tm.MulticlassConfusionMatrix):
-    """(C, C) counts, rows being the true classes.
+    """Counts (C, C) with a row for each true class and a column for each predicted class.
 
-    torchmetrics' own `update` forces a host-device sync, or if torch has to be deterministic builds a matrix
-    of N x C^2.
+    torchmetrics' own `update` forces a host-device sync, or builds an N x C^2 matrix if torch must be
+    deterministic.
     """
 
     def __init__(self, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""Convert states and values of metrics for checkpoints."""
+"""Conversion of the states and values of metrics for checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from lossselect.compat.torchmetrics import set_update_count
 
 
 def as_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return scalars as plain numbers: a checkpoint has a file for each tensor."""
+    """Return scalars as plain numbers, because a checkpoint stores each tensor as a separate file."""
     numbers = torch.stack([value.double() for value in values.values()]).tolist() if values else []
     return dict(zip(values, numbers, strict=True))
 
@@ -28,7 +28,7 @@ def metric_state(metric: Metric) -> dict[str, Any]:
 
 
 def set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
-    """Restore the result of `metric_state`."""
+    """Restore a state that `metric_state` returned."""
     for name in metric.metric_state:
         setattr(metric, name, _move(state[name], metric.device))
     set_update_count(metric, state["updates"])

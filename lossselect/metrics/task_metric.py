@@ -1,4 +1,4 @@
-"""Base classes of the metrics of a task, and the batches that they are updated with."""
+"""Base classes of a task's metrics, and the batches that they are updated with."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 @dataclass(frozen=True)
 class MetricInput:
-    """A batch of `TaskMetrics.update`; what several metrics need is computed once."""
+    """A checked batch of `TaskMetrics.update`; values that several metrics need are computed once."""
 
     task: Task
     probabilities: Tensor
@@ -34,23 +34,23 @@ class MetricInput:
 
     @cached_property
     def known(self) -> Tensor:
-        """Which labels are not missing."""
+        """A mask of the labels that are not missing."""
         return self.labels != IGNORE_INDEX
 
     @cached_property
     def support(self) -> Tensor:
-        """The numbers of labels, and of probabilities that are NaN: (2,)."""
+        """The number of known labels and the number of NaN probabilities: (2,)."""
         return torch.stack([self.known.sum(), self.probabilities.isnan().sum()])
 
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (M, num_probabilities), the target and `known`, with one row per position."""
+        """The probabilities (M, num_probabilities), the target and `known`, with one row per position."""
         target, known = (_as_rows(values, self.probabilities) for values in (self.target, self.known))
         return flatten_positions(self.probabilities).double(), target, known
 
     @cached_property
     def ranking_rows(self) -> tuple[Tensor, Tensor]:
-        """Finite log-odds (M, num_probabilities) and the labels, with one row per position."""
+        """The finite log-odds (M, num_probabilities) and the labels, with one row per position."""
         log_odds = self.probabilities.double().logit() if self.log_odds is None else self.log_odds.double()
         return flatten_positions(log_odds).clamp(-1e30, 1e30), _as_rows(self.labels, self.probabilities)
 
@@ -66,22 +66,22 @@ def check_batch(
     predictions: Tensor | None = None,
     log_odds: Tensor | None = None,
 ) -> MetricInput | None:
-    """Check a batch; see `TaskMetrics.update`. Return None if it is empty."""
+    """Check the arguments of `TaskMetrics.update` and return them as a batch; None if it is empty."""
     task.check_probabilities(probabilities)
     target = task.check_target(target, probabilities)
     if log_odds is not None and log_odds.shape != probabilities.shape:
         raise ConfigError(
-            f"Expected log_odds of the shape of the probabilities, {tuple(probabilities.shape)}, got "
+            f"Expected log_odds of the same shape as the probabilities, {tuple(probabilities.shape)}, got "
             f"{tuple(log_odds.shape)}. Pass task.log_odds(logits)."
         )
     if probabilities.device.type == "cpu" and not is_within_unit(probabilities):
-        # NaN is allowed: the metrics of a net that diverged are NaN
+        # NaN is allowed, so that the metrics of a net that diverged are NaN
         outside = probabilities[(probabilities < 0) | (probabilities > 1)]
         if len(outside):
             raise ConfigError(
-                f"Metrics take probabilities, got {outside[0]:g}: pass task.probabilities(logits)."
+                f"Expected probabilities from 0 to 1, got {outside[0]:g}. Pass task.probabilities(logits)."
             )
-    task.check_values(target)  # only on the CPU: no host-device sync
+    task.check_values(target)  # checks only targets on the CPU, so there is no host-device sync
     if probabilities.numel() == 0:
         return None
     probabilities = probabilities.detach()
@@ -93,10 +93,14 @@ def check_batch(
 class TaskMetric(Metric):
     """A scalar metric of a task; created by `make_metrics`, and usable independently of its collection.
 
-    Missing labels do not count, nor does in a ranking a class without positives or without negatives, nor in
-    a macro mean a label without positives. The value is NaN if no label is known or a probability is NaN.
+    Missing labels are ignored. So are, in rankings, classes without positives or without negatives, and in
+    macro means, labels without positives. The value is NaN if no label is known or a probability is NaN.
 
-    The arguments are those of a row of `lossselect.metrics.registry.METRICS`.
+    Args:
+        task: The task of the metric.
+        name: Its name in `lossselect.metrics.registry.METRICS`.
+        statistic: The name of its statistic in `STATISTICS`.
+        score: A function that computes the score from the statistic; None if the statistic is the score.
     """
 
     full_state_update = False
@@ -108,7 +112,7 @@ class TaskMetric(Metric):
         super().__init__()
         self.task, self.name, self.statistic, self.score = task, name, statistic, score
         self.summary: tuple[Tensor, Tensor] | None = None
-        """The statistic of all processes, and whether the value is undefined; set by `compute`."""
+        """The statistic over all ranks, and whether the value is undefined; set by `compute`."""
         self.support: Tensor
         self.add_state("support", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
@@ -118,7 +122,7 @@ class TaskMetric(Metric):
 
     @abstractmethod
     def accumulate(self, batch: MetricInput) -> None:
-        """Add a batch to the states, which have to be replaced: other metrics share them."""
+        """Add a batch; replace the states, because other metrics may share the old ones."""
 
     @abstractmethod
     def summarize(self) -> Tensor:
@@ -132,7 +136,7 @@ class TaskMetric(Metric):
         log_odds: Tensor | None = None,
         batch: MetricInput | None = None,
     ) -> None:
-        """Add a batch; see `TaskMetrics.update`. `batch` is the same, checked by a collection."""
+        """Add a batch; see `TaskMetrics.update`. A collection passes the checked arguments as `batch`."""
         if batch is None:
             batch = check_batch(self.task, probabilities, target, predictions, log_odds)
         if batch is not None:
@@ -140,7 +144,7 @@ class TaskMetric(Metric):
             self.accumulate(batch)
 
     def compute(self) -> Tensor:
-        """Return the scalar."""
+        """Return the value, a scalar."""
         known, nans = self.support
         self.summary = self.summarize(), (known == 0) | (nans > 0)
         return self._value(*self.summary)
@@ -150,31 +154,32 @@ class TaskMetric(Metric):
         return value.double().nanmean().masked_fill(undefined, torch.nan)
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Remove all batches."""
         for name, state in self.metric_state.items():
             if isinstance(state, list):
-                setattr(self, name, [])  # torchmetrics would clear the list, which other metrics may share
+                # torchmetrics would clear the list, but other metrics may share it
+                setattr(self, name, [])
         super().reset()
         self.summary = None
 
     def follow(self, other: "TaskMetric") -> None:
-        """Share the states and the value of a metric with the same statistic, by reference."""
+        """Share the states and the statistic of another metric, by reference."""
         summary = other.summary
         computed = None if summary is None or computed_value(other) is None else self._value(*summary)
         share_states(self, other, computed, summary=summary)
 
 
 class SumMetric(TaskMetric):
-    """A metric that is computed from sums over the batches, of shape `shape`."""
+    """A metric that is computed from sums over batches; the sums have the shape `shape`."""
 
     shape: tuple[int, ...]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        # named after the statistic: if a collection is part of another one, torchmetrics merges metrics whose
-        # states have the same names and, after one batch, the same values
+        # named after the statistic, because in a nested collection torchmetrics merges metrics whose states
+        # have the same names and, after one batch, the same values
         self._state_name = f"{self.statistic}_sums"
-        # float32 counts up to 16,777,216
+        # double, because float32 can only count up to 16,777,216
         self.add_state(self._state_name, torch.zeros(self.shape, dtype=torch.double), dist_reduce_fx="sum")
 
     @abstractmethod

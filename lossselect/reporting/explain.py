@@ -1,4 +1,4 @@
-"""The lines of a plan: what a task implies, and what a run will do."""
+"""The lines of a plan: the choices that follow from a task, and those of a run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,21 @@ from lossselect.utils.checks import shorten, split_name
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
 
-MANY_OUTPUTS = 1000  # from here on a chunked head may be worth it
-MAX_CLASSES = 30  # in a table
+MANY_OUTPUTS = 1000  # from this number on, the plan suggests a chunked head
+MAX_CLASSES = 30  # rows of a table
 
 
 def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Plan:
-    """Explain what a task implies: head, activation, loss, target, decision, metrics, each with its reason.
+    """Explain what follows from a task: head, activation, loss, target, decision and metrics, with reasons.
 
     Args:
-        task: Any.
-        loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}`, or what `select_loss` returned.
-        options: Of the loss, by name.
+        task: Any task.
+        loss: A name from `LOSSES`, a mapping such as `{"name": "focal", "gamma": 1.0}`, or a loss made by
+            `select_loss`.
+        options: Options of the loss, such as `gamma=1.0`.
+
+    Raises:
+        ConfigError: The loss is unknown, is not available for the task, or has no such option.
     """
     if isinstance(loss, str | Mapping):
         name, named = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
@@ -39,31 +43,31 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
 def plan(
     module: Any, data: Any, training: Iterable[Line], monitor: Monitor, decision: Mapping[str, Any] | None
 ) -> Plan:
-    """Plan a run of a `Classifier` or `TaskModule`; `decision` is None where the decision is not fitted."""
+    """Return the plan of a run of a `Classifier` or `TaskModule`; `decision` is None if it is not fitted."""
     task = module.task
-    splits: Splits | None = getattr(data, "splits", None)  # of a `TensorData`
+    splits: Splits | None = getattr(data, "splits", None)  # only a `TensorData` has them
     example, reason = "", "as declared"
     if splits:
         example = _format_example(task, splits, module._chunked)
-        reason = splits.reason or "as declared; the labels were looked at, and fit"
+        reason = splits.reason or "as declared; the labels match it"
     lines = [Line("task", str(task), reason, "task=...")]
     lines += _task_lines(task, module.criterion, module._head_spec, splits is not None, decision, example)
-    value, change = "of the last epoch", "monitor=val/loss (of the best)"
+    value, change = "the last epoch", "monitor=val/loss (keeps the best epoch)"
     if monitor.metric != "last":
-        value = f"of the epoch with the best {monitor.metric} ({best_mode(monitor.metric)})"
-        change = "monitor=val/f1_macro, monitor=last (the last)"
+        value = f"the epoch with the best {monitor.metric} ({best_mode(monitor.metric)})"
+        change = "monitor=val/f1_macro, monitor=last (keeps the last epoch)"
     lines.append(Line("checkpoint", value, monitor.why, change))
     if start := module._bias_source:
-        reason = "the first loss is then about the entropy of the labels, and no step is spent on that"
+        reason = "the first loss is then close to the entropy of the labels"
         reason, change = ("", "bias_init=prior") if start == "0" else (reason, "bias_init=zero")
-        lines.append(Line("head bias", f"starts from {start}", reason, change))
+        lines.append(Line("initial bias", start, reason, change))
     if module.mix:
-        value = f"{module.mix.func.__name__} of the train batches"
-        lines.append(Line("mix", value, "train metrics are of mixed labels", "mix=none"))
+        value = f"{module.mix.func.__name__} of the training batches"
+        lines.append(Line("mix", value, "training metrics are computed on mixed labels", "mix=none"))
     lines += _data_lines(task, data, splits) if splits else [Line("data", type(data).__name__)]
     net, weights = type(module.net).__name__, sum(p.numel() for p in module.parameters())
     change = "model=mlp" if net == "Linear" else "model=linear"
-    lines.append(Line("model", f"{net}, {weights:,} weights", "", change))
+    lines.append(Line("model", f"{net}, {weights:,} parameters", "", change))
     return Plan("Plan", [*lines, *_optimizer_lines(module), *training])
 
 
@@ -71,59 +75,61 @@ def _task_lines(
     task: Task, criterion: Any, head: Any, counted: bool, decision: Any = None, example: str = ""
 ) -> Iterator[Line]:
     classes = shorten(task.names) + (" (the positive one)" if task.positive_name else "")
-    reason = "" if task.class_names else "numbers, as no names were given"
+    reason = "" if task.class_names else "numbered, as the task has no class_names"
     yield Line("classes", classes, reason, "+task.class_names=[...]" if counted else "")
     width, chunked = task.num_outputs, head["name"] == "chunked"
-    value, reason = f"{width:,} raw logit{'s' * (width > 1)}", task.outputs_are
+    value, reason = f"{width:,} logit{'s' * (width > 1)}", task.outputs_are
     change = "head=chunked" if width >= MANY_OUTPUTS else ""
     if chunked:
-        value += f", {head.get('chunk') or 'some'} at a time, with their loss and gradient (head=chunked)"
+        value += f", computed with the loss in chunks of {head.get('chunk') or 'outputs'} (head=chunked)"
         change = "head=dense"
     if task.ordinal:
         reason = (
-            f"the log-odds of a class above each of the first {width} among those of at least it (CORN); "
-            f"they tell {task.num_probabilities} probabilities, whose logs the loss takes"
+            f"output k is the log-odds of a class above k, given class k or above (CORN); together "
+            f"they determine the probabilities of {task.num_probabilities} classes"
         )
     yield Line("head", value, reason, change)
-    reason = "each output is yes or no by itself: as many as you like are likely at once"
+    reason = "each output is an independent yes/no decision"
     if task.exclusive:
-        reason = "exactly one class is true: the probabilities of a row are 1 in sum"
-    reason += "; the loss takes the raw logits and applies it itself"
-    yield Line("activation", f"{task.activation} for predictions and metrics only", reason)
+        reason = "exactly one class is true, so the probabilities of a row sum to 1"
+    reason += f"; the net must return logits, as the loss applies the {task.activation} itself"
+    yield Line("activation", f"{task.activation}, only for predictions and metrics", reason)
     yield from loss_lines(criterion, task)
     sparse = chunked and not task.exclusive
-    form = "the labels that are there, of each row" if sparse else task.target_spec
-    yield Line("target", form, example, "task.missing=-1 marks missing ones")
+    form = "the present labels of each row" if sparse else task.target_spec
+    yield Line("target", form, example, "task.missing=-1 (marks missing labels)")
     rule = _format_decision(task, decision, criterion)
     if chunked:
-        yield Line("decision", f"{rule}; predictions are the 5 highest", "head=chunked tunes nothing", "")
+        yield Line(
+            "decision", f"{rule}; predictions are the 5 most probable", "head=chunked tunes no decision", ""
+        )
         names = top_metric_names(task, width, counted)
-        reason = "of val and test; of train the loss; each over the whole epoch"
+        reason = "computed over the whole epoch of val and test; in training only the loss is computed"
     else:
-        reason = "fitted to the validation split after training" if decision else "nothing of it is fitted"
-        change = "task.threshold=.3, " if task.threshold is not None and not task.top_k else ""
+        reason = "fitted on the validation split after training" if decision else "nothing is fitted"
+        change = "task.threshold=0.3, " if task.threshold is not None and not task.top_k else ""
         yield Line("decision", rule, reason, change + ("decision=none" if decision else "decision=tuned"))
         names = task.metric_names
-        reason = f"each over the whole epoch, of probabilities; {task.averages}"
+        reason = f"computed over the whole epoch from probabilities; {task.averages}"
     yield Line("metrics", ", ".join(("loss", *names)), reason)
 
 
 def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
-    """Yield the loss, its options and its weights, and why they were chosen."""
+    """Yield the lines of the loss, its options and its weights."""
     if not isinstance(criterion, Loss):
         name = getattr(criterion, "__name__", type(criterion).__name__)
-        auto = "auto: chosen by the train labels, which fit counts"
+        auto = "auto: chosen once fit has counted the training labels"
         yield Line("loss", auto if name == "AutoLoss" else name, "", "loss=...")
         return
     formula = (criterion.formula.__doc__ or criterion.formula.__name__).splitlines()[0]
-    reason, change = "asked for by name", "loss=cross_entropy"
+    reason, change = "as configured", "loss=cross_entropy"
     if criterion.name == "cross_entropy":
-        reason, change = "the likelihood of the labels: the usual one", "loss=focal"
+        reason, change = "the default: the negative log-likelihood of the labels", "loss=focal"
     if criterion.reasons:
-        reason = " ".join(criterion.reasons)
+        reason = " ".join(criterion.reasons).rstrip(".")
     else:
         change += ", loss=auto"
-    yield Line("loss", f"{criterion.name} ({task.activation} form): {formula}", reason, change)
+    yield Line("loss", f"{criterion.name} ({task.activation} form)", f"{reason}. {formula}", change)
     options = {**criterion.options, "label_smoothing": criterion.label_smoothing or None}
     if settings := _format_options(options):
         names = [f"loss.{name}=..." for name, value in options.items() if value is not None]
@@ -132,19 +138,19 @@ def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
 
 
 def _weights_line(criterion: Loss, task: Task) -> Line:
-    """Return the factors of the classes in the loss, and where they come from."""
+    """Return the line of the weights of classes in the loss, with their origin."""
     counted = criterion.counted
     values = [f"{name} {_format_by_output(task, w.tolist())}" for name, w in criterion.named_buffers()]
     if criterion.waiting:
-        values += [f"{value or name}, counted by fit" for name, value in counted.items()]
+        values += [f"{value or name}, counted in fit" for name, value in counted.items()]
     change = "loss.weight=balanced" + ", loss.pos_weight=auto" * (not task.exclusive)
     if not values:
-        reason = "a row, a class and a label count alike, whatever their number"
+        reason = "all rows and classes have the same weight"
         return Line("weights", "none", reason, change)
-    reason = "as given"
+    reason = "as configured"
     if counted and not criterion.waiting:
         names = [f"{name}={value}" if value else name for name, value in counted.items()]
-        reason = f"counted in the train labels ({', '.join(names)})"
+        reason = f"counted in the training labels ({', '.join(names)})"
     none = ", ".join(f"loss.{name}=null" for name, value in counted.items() if value)
     return Line("weights", "; ".join(values), reason, none or change)
 
@@ -155,7 +161,7 @@ def _format_by_output(task: Task, values: Any) -> str:
 
 
 def _format_example(task: Task, splits: "Splits", chunked: bool) -> str:
-    """Return the labels of the first train row, as they are given and as the loss takes them."""
+    """Return the labels of the first training row, in the file and as the target."""
     row = splits.rows["train"][:1].numpy()
     labels: Any = splits.labels
     labels = labels.select(row).to_dense() if isinstance(labels, SparseLabels) else labels[row]
@@ -171,11 +177,11 @@ def _format_example(task: Task, splits: "Splits", chunked: bool) -> str:
     if chunked and not task.exclusive:
         values = [str(label) for label in encoded[0].nan_to_num().nonzero().flatten().tolist()]
     form = f"[{shorten(values, 16)}]" if encoded.ndim > 1 else values[0]
-    return f"for example row {splits.rows_in_file('train')[0]}: {label} becomes {form}"
+    return f"row {splits.rows_in_file('train')[0]}: {label} is encoded as {form}"
 
 
 def _format_decision(task: Task, decision: Mapping[str, Any] | None, criterion: Any) -> str:
-    """Return the rule in words, with what is fitted to the validation split first."""
+    """Return the decision rule in words, with the parts that are fitted on the validation split."""
     metric, weights = None, _find_weights(task, criterion)
     if decision:
         from lossselect.decision.fit import decision_options
@@ -184,20 +190,20 @@ def _format_decision(task: Task, decision: Mapping[str, Any] | None, criterion: 
     rule = task.decision_rule(metric, each=bool(decision and decision["per_label"]))
     if decision and decision["calibration"] != "none":
         if weights and not metric and decision["metric"] == "auto" and task.threshold in (None, 0.5):
-            rule = f"{task.untuned_rule}, the decision that {weights} implies"
-        rule += "; probabilities calibrated by a temperature"
-        rule += " of each label" if decision["calibration"] == "per_label" else ""
-        rule += f", after subtracting the shift that {weights} adds to the logits" if weights else ""
+            rule = f"{task.untuned_rule}, which {weights} implies"
+        rule += "; calibrated by a temperature"
+        rule += " per label" if decision["calibration"] == "per_label" else ""
+        rule += f", after the shift of the logits by {weights} is removed" if weights else ""
     elif weights and task.shift == 0:
-        rule += f"; probabilities are not calibrated, as {weights} of the loss moves them"
+        rule += f"; probabilities are not calibrated, as {weights} shifts the logits"
     elif task.temperature != 1:
         values = [f"{value:.3g}" for value in np.ravel(task.temperature)]
-        rule += f"; probabilities of logits over {shorten(values)}"
+        rule += f"; logits are divided by {shorten(values)}"
     return rule
 
 
 def _find_weights(task: Task, criterion: Any) -> str:
-    """Return the name of the option of the loss that biases the logits, or ""; counted or not."""
+    """Return the name of the option of the loss that shifts the logits, "" if there is none."""
     name = "weight" if task.exclusive else "pos_weight"
     if not isinstance(criterion, Loss):
         return name if torch_weight(criterion, task) is not None else ""
@@ -210,27 +216,32 @@ def _find_weights(task: Task, criterion: Any) -> str:
 
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
-    features = f"{splits.name}: {sizes} rows of {data.num_features} features"
-    yield Line("data", features, "standardised by train", "data=table data.path=... data.target=...")
+    features = f"{splits.name}: {sizes} rows, {data.num_features} features"
+    yield Line(
+        "data",
+        features,
+        "standardised with the statistics of the training rows",
+        "data=table data.path=... data.target=...",
+    )
     counts: Mapping[str, LabelCounts] = data.counts
     train = counts["train"]
     kind = "label" if task.several_labels else "class"
-    value = f"largest to smallest {kind} {train.imbalance:.3g} to 1 in train"
+    value = f"most to least frequent {kind} {train.imbalance:.3g}:1 in train"
     if task.several_labels:
-        value = f"{train.cardinality:.3g} of {len(task.names)} labels a row, {value}"
+        value = f"{train.cardinality:.3g} of {len(task.names)} labels per row, {value}"
     missing = ", ".join(f"{count.missing} in {split}" for split, count in counts.items() if count.missing)
-    reason = "missing ones count in no loss, weight or metric" if missing else ""
+    reason = "missing labels are left out of loss, weights and metrics" if missing else ""
     yield Line("labels", f"{value}; missing: {missing or 'none'}", reason, "data.target=...")
     if splits.weights is not None:
-        value = "weighted in the loss by data.sample_weight, not in the metrics"
-        yield Line("rows", value, "", "data.sample_weight=null")
+        value = "weights of the rows in the loss; metrics are unweighted"
+        yield Line("sample weights", value, "", "data.sample_weight=null")
     if splits.columns:
         yield Line("features", shorten(splits.columns, 20), "", "data.exclude=[...]")
 
 
 def _optimizer_lines(module: Any) -> Iterator[Line]:
     def others(setting: str, chosen: str, *variants: str) -> str:
-        # the chosen one may have the longer name of its class
+        # the chosen one may be written as its class, such as AdamW
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
     steps = _format_spec(module._optimizer_spec or "AdamW")
@@ -251,7 +262,7 @@ def _format_options(options: Mapping[str, Any]) -> list[str]:
 
 
 def decision_lines(task: Task) -> Iterator[tuple[str, str]]:
-    """Yield names and values of what was fitted to the validation split."""
+    """Yield names and values of the parts of the decision that were fitted on the validation split."""
     for name, value, default in (
         ("shift", task.shift, 0.0),
         ("temperature", task.temperature, 1.0),
@@ -263,7 +274,7 @@ def decision_lines(task: Task) -> Iterator[tuple[str, str]]:
 
 
 def label_table(task: Task, counts: Mapping[str, LabelCounts]) -> list[tuple[str, ...]]:
-    """Return how often each class occurs in each split; of many classes the largest and the smallest."""
+    """Return the number of rows of each class by split; of many classes only the most and least frequent."""
     splits = counts.values()
     order = sorted(range(len(task.names)), key=lambda i: -counts["train"].positives[i])
     rows = [(task.names[i], *(str(split.positives[i]) for split in splits)) for i in order]

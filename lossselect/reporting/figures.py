@@ -1,7 +1,7 @@
-"""The report's pictures, by matplotlib, each of an outcome or of a run's log.
+"""Figures of the report, drawn with matplotlib from an outcome or from a run's log.
 
-scikit-learn's displays are not used: their arguments differ between 1.5 and 1.9, they draw labels and legends
-of their own, and none takes bins, or a matrix whose colours (shares) are not its numbers (counts).
+scikit-learn's displays are not used: their arguments differ between 1.5 and 1.9, they add labels and legends,
+and none accepts bins, or a matrix whose colours (fractions) differ from its numbers (counts).
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from lossselect.metrics.calibration_error import CALIBRATION_BINS
 from lossselect.reporting.outcome import Outcome
 
 Curve = tuple[np.ndarray, np.ndarray, str, tuple[float, float] | None]
-"""x, y, the area below in words, and the point of the threshold."""
+"""x, y, the area under the curve as text, and the point of the threshold."""
 
-INK = "#1a2b3c"  # of text and lines; the page replaces it by its own colour of text, light or dark
-# Okabe and Ito's, which people of any colour vision can distinguish, on black and on white
+INK = "#1a2b3c"  # text and lines; the page replaces it by its text colour, light or dark
+# Okabe and Ito's palette, distinguishable with any colour vision, on black and on white
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
-MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30  # of more outputs the most frequent ones are drawn
-MAX_POINTS = 300  # of a curve
+MAX_CURVES, MAX_PANELS, MAX_CELLS = 8, 12, 30  # beyond these numbers the most frequent outputs are drawn
+MAX_POINTS = 300  # per curve
 WIDTH = 5.2  # inches, the same in all figures, so that text has one size
 DIAGONAL: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 0.8}
 
@@ -43,14 +43,14 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.constrained_layout.use": True,
-    # text stays text, and a class named $x$ is no formula
+    # text stays text, and a class named $x$ is not typeset
     "svg.fonttype": "none",
     "text.parse_math": False,
 }
 
 
 def styled(name: str) -> AbstractContextManager[None]:
-    """Return a context in which figures look as those of the page do, with ids of their own."""
+    """Return a context with the style of the page; `name` makes the ids of a figure unique."""
     return mpl.rc_context({**STYLE, "svg.hashsalt": name})
 
 
@@ -62,7 +62,7 @@ def epoch_curves(log: pl.DataFrame, names: list[str], label: str) -> Figure | No
     figure, axes = _panel()
     for name in names:
         finite = log.filter(pl.col(name).is_finite())
-        marker = "." if len(finite) < 15 else None  # of one epoch a line would not be seen
+        marker = "." if len(finite) < 15 else None  # a line of one point would be invisible
         axes.plot(finite["epoch"] + 1, finite[name], label=name, marker=marker)
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -70,29 +70,29 @@ def epoch_curves(log: pl.DataFrame, names: list[str], label: str) -> Figure | No
 
 
 def roc(outcome: Outcome) -> Figure | None:
-    """Draw true by false positives, and where the thresholds are."""
+    """Draw the ROC curves, with the points of the thresholds."""
 
-    def curve(truth: np.ndarray, scores: np.ndarray, decided: np.ndarray) -> Curve:
+    def curve(truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray) -> Curve:
         fpr, tpr, _ = roc_curve(truth, scores)
-        point = decided[truth == 0].mean(), decided[truth == 1].mean()
+        point = predicted[truth == 0].mean(), predicted[truth == 1].mean()
         return fpr, tpr, f"AUROC {auc(fpr, tpr):.3f}", point
 
     return _ranking(outcome, curve, True, xlabel="false positive rate", ylabel="true positive rate")
 
 
 def precision_recall(outcome: Outcome) -> Figure | None:
-    """Draw precision by recall, and where the thresholds are."""
+    """Draw precision by recall, with the points of the thresholds."""
 
-    def curve(truth: np.ndarray, scores: np.ndarray, decided: np.ndarray) -> Curve:
+    def curve(truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray) -> Curve:
         precision, recall, _ = precision_recall_curve(truth, scores)
-        point = (decided[truth == 1].mean(), truth[decided == 1].mean()) if decided.any() else None
+        point = (predicted[truth == 1].mean(), truth[predicted == 1].mean()) if predicted.any() else None
         return recall, precision, f"AP {-(np.diff(recall) * precision[:-1]).sum():.3f}", point
 
     return _ranking(outcome, curve, False, xlabel="recall", ylabel="precision", ylim=(0, 1.02))
 
 
 def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **labels: Any) -> Figure | None:
-    """Draw a curve of each output, and of all of them pooled."""
+    """Draw a curve per output, and one of all outputs pooled."""
     several = len(outcome.names) > 1
     outputs = [("all, pooled", INK, 2, outcome.labelled())] if several else []
     for i, colour in zip(_find_frequent(outcome, MAX_CURVES), COLOURS, strict=False):
@@ -114,11 +114,11 @@ def _ranking(outcome: Outcome, curve: Callable[..., Curve], diagonal: bool, **la
 
 
 def reliability(outcome: Outcome) -> Figure:
-    """Draw how often what has a probability comes true, before and after calibration."""
+    """Draw how often predictions of a given probability are true, before and after calibration."""
     figure, axes = _panel()
     axes.axline((0, 0), (1, 1), **DIAGONAL)
     base_task, task, colour = outcome.base_task, outcome.task, COLOURS[0]
-    stages = [("as it is", task, colour, "o-")]
+    stages = [("uncalibrated", task, colour, "o-")]
     if base_task and (base_task.temperature, base_task.shift) != (task.temperature, task.shift):
         stages = [("before", base_task, COLOURS[1], "o--"), ("calibrated", task, colour, "o-")]
     for name, stage, line_colour, line in stages:
@@ -133,12 +133,12 @@ def reliability(outcome: Outcome) -> Figure:
     bars.set(ylim=(0, 4), yticks=[])
     bars.spines[:].set_visible(False)
     xlabel = "largest probability of a row" if task.exclusive else "probability"
-    axes.set(xlabel=xlabel, ylabel="share that comes true", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel=xlabel, ylabel="fraction that is true", xlim=(0, 1), ylim=(0, 1))
     return _with_legend(figure)
 
 
 def scores(outcome: Outcome) -> Figure:
-    """Draw how the probabilities of each output are distributed, where it is true and where it is not."""
+    """Draw the distribution of each output's probability, for rows where it is true and where it is false."""
     outputs = _find_frequent(outcome, MAX_PANELS)
     columns = min(4, len(outputs))
     rows = -(-len(outputs) // columns)
@@ -146,7 +146,7 @@ def scores(outcome: Outcome) -> Figure:
     bins = np.linspace(0, 1, 21)
     for i, output in enumerate(outputs):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for value, colour, name in ((0, COLOURS[1], "not true"), (1, COLOURS[0], "true")):
+        for value, colour, name in ((0, COLOURS[1], "false"), (1, COLOURS[0], "true")):
             counts, _ = np.histogram(outcome.probabilities[outcome.truth[:, output] == value, output], bins)
             heights = counts / max(counts.sum(), 1)
             axes.stairs(heights, bins, fill=True, color=colour, alpha=0.45, label=name)
@@ -159,48 +159,48 @@ def scores(outcome: Outcome) -> Figure:
 
 
 def confusion(outcome: Outcome) -> Figure | None:
-    """Draw how the rows of each true class were decided; of many classes those that are confused most."""
+    """Draw the confusion matrix; of many classes those that are confused most often."""
     counts = outcome.confusion
     if counts is None:
         return None
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
     shown = _find_largest(wrong, MAX_CELLS)
     cells = counts[shown][:, shown]
-    shares = cells / np.maximum(counts.sum(1)[shown], 1)[:, None]
+    fractions = cells / np.maximum(counts.sum(1)[shown], 1)[:, None]
     names = [outcome.task.names[i] for i in shown]
-    return _matrix(shares, cells, names, xlabel="decided", ylabel="true")
+    return _matrix(fractions, cells, names, xlabel="predicted", ylabel="true")
 
 
 def combine(outcome: Outcome) -> Figure | None:
-    """Draw which labels come together: of the rows with one label, the share that has another."""
+    """Draw the co-occurrence of labels: the fraction of the rows with one label that have another."""
     if not outcome.task.several_labels or len(outcome.names) < 2:
         return None
     shown = _find_frequent(outcome, MAX_CELLS)
     truth = np.nan_to_num(outcome.truth[:, shown])
     both = truth.T @ truth
-    # of the rows of which the other label is known
-    shares = both / np.maximum(truth.T @ ~np.isnan(outcome.truth[:, shown]), 1)
+    # only rows where the other label is known
+    fractions = both / np.maximum(truth.T @ ~np.isnan(outcome.truth[:, shown]), 1)
     names = [outcome.names[i] for i in shown]
-    return _matrix(shares, both.astype(int), names, xlabel="have this one", ylabel="of those with")
+    return _matrix(fractions, both.astype(int), names, xlabel="also have", ylabel="rows with")
 
 
-def _matrix(shares: np.ndarray, counts: np.ndarray, names: list[str], **axes_settings: str) -> Figure:
+def _matrix(fractions: np.ndarray, counts: np.ndarray, names: list[str], **axes_settings: str) -> Figure:
     side = max(WIDTH, 1.2 + 0.26 * len(names))
     figure = Figure(figsize=(side, side))
     axes = figure.add_subplot(**axes_settings)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     labels = [shorten_name(name, 14) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90)
     axes.set_yticks(range(len(names)), labels)
-    if len(names) <= 16:  # of more the numbers would not be read
+    if len(names) <= 16:  # more numbers would be illegible
         for i, j in np.argwhere(counts):
-            colour = "white" if shares[i, j] > 0.5 else "#08306b"
+            colour = "white" if fractions[i, j] > 0.5 else "#08306b"
             axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=colour, fontsize=7)
     return figure
 
 
 def shorten_name(name: str, max_length: int = 22) -> str:
-    """Return a name that fits into a picture."""
+    """Return a name that fits into a figure."""
     name = " ".join(name.split())
     return name if len(name) <= max_length else f"{name[: max_length - 1]}…"
 

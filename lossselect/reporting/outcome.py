@@ -1,4 +1,4 @@
-"""What a net predicts for the rows of a split, and what is true."""
+"""Predictions and true labels of the rows of a split."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """Raw logits (N, num_outputs) and target (N, num_probabilities) of a split's rows.
+    """Logits (N, num_outputs) and target (N, num_probabilities) of a split's rows.
 
     Args:
-        base_task: The task before its decision was fitted, if it was.
+        base_task: The task with its default decision; None if no decision was fitted.
         split: "test" or "val".
-        rows: The numbers of the rows, in their order; None where they are not known.
-        share: The fraction of the split's rows that these are.
-        per_class: Columns of the table of classes.
-        confusion: (C, C) counts, rows being the true classes.
+        rows: The row numbers in the file, in order; None if unknown.
+        fraction: The fraction of the split's rows that is included.
+        per_class: The columns of the table of classes.
+        confusion: Counts of shape (C, C), a row per true class.
     """
 
     task: Task
@@ -32,7 +32,7 @@ class Outcome:
     target: Tensor
     split: str = "test"
     rows: Sequence[int] | None = None
-    share: float = 1.0
+    fraction: float = 1.0
     per_class: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     confusion: np.ndarray | None = None
 
@@ -43,30 +43,32 @@ class Outcome:
 
     @property
     def thresholds(self) -> np.ndarray | None:
-        """The threshold of each output (K,); None if they are decided in another way."""
+        """Thresholds of the outputs, shape (K,); None if predictions do not use thresholds."""
         if self.task.top_k or self.task.threshold is None:
             return None
         return np.broadcast_to(self.task.threshold, len(self.names))
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """(N, K), calibrated if the task is."""
+        """Probabilities of shape (N, K), calibrated if the task is."""
         return self.task.probabilities(self.logits.double()).numpy()
 
     @cached_property
     def log_odds(self) -> np.ndarray:
-        """(N, K), which rank where probabilities are all but 1."""
+        """Log-odds of shape (N, K); they rank rows even if probabilities round to 1."""
         return self.task.log_odds(self.logits.double()).numpy()
 
     @cached_property
     def truth(self) -> np.ndarray:
-        """(N, K) of 0 and 1, NaN where missing; a soft label is its likelier value."""
+        """True labels of shape (N, K): 0 or 1, NaN if missing; soft labels are rounded."""
         return self._to_columns(self.task.to_hard_labels(self.target.double()))
 
     @cached_property
-    def decided(self) -> np.ndarray:
-        """(N, K) of 0 and 1."""
-        return self._to_columns(self.task.predict(self.logits))  # as predictions are made
+    def predicted(self) -> np.ndarray:
+        """Predictions of shape (N, K): 0 or 1."""
+        return self._to_columns(
+            self.task.predict(self.logits)
+        )  # with the float32 logits that predictions use
 
     def _to_columns(self, labels: Tensor) -> np.ndarray:
         if self.task.exclusive:
@@ -74,42 +76,44 @@ class Outcome:
         return labels.double().masked_fill(labels == IGNORE_INDEX, torch.nan).numpy()
 
     def labelled(self, output: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return truth, log-odds and decision where the label is known: of one output, or of all pooled."""
+        """Return true labels, log-odds and predictions of known labels, of one output or of all pooled."""
         known = ~np.isnan(self.truth[:, output])
-        truth, log_odds, decided = (v[:, output][known] for v in (self.truth, self.log_odds, self.decided))
-        return truth, log_odds, decided
+        truth, log_odds, predicted = (
+            v[:, output][known] for v in (self.truth, self.log_odds, self.predicted)
+        )
+        return truth, log_odds, predicted
 
     def reliability(self, task: Task) -> tuple[np.ndarray, float]:
-        """Return count, sum of probabilities and of labels in each of 15 bins, and the calibration error."""
+        """Return counts, sums of probabilities and of labels in 15 bins, and the calibration error."""
         probabilities = task.probabilities(self.logits.double())
         truth = torch.from_numpy(self.truth).double()
         known = ~truth.isnan()
         if task.exclusive:
             probabilities, classes = probabilities.max(1)
             truth, known = truth.gather(1, classes[:, None])[:, 0], known.all(1)
-        # not CalibrationError.compute(), which would ask other processes, that have none of this
+        # not CalibrationError.compute(), which would wait for other processes; only one writes a report
         bins = sum_in_bins(probabilities, truth, known)
         return bins.numpy(), float(calibration_error(bins))
 
     def counts(self) -> dict[str, np.ndarray]:
-        """Return the confusion matrix of each output, if outputs are decided independently."""
-        if self.task.exclusive or self.share < 1:
+        """Return the confusion matrix of each output, if outputs are predicted independently."""
+        if self.task.exclusive or self.fraction < 1:
             return {}
         names = ("true positives", "false positives", "false negatives", "true negatives")
-        cells, decided = ((1, True), (0, True), (1, False), (0, False)), self.decided == 1
-        counts = (((self.truth == truth) & (decided == positive)).sum(0) for truth, positive in cells)
+        cells, predicted = ((1, True), (0, True), (1, False), (0, False)), self.predicted == 1
+        counts = (((self.truth == truth) & (predicted == positive)).sum(0) for truth, positive in cells)
         return dict(zip(names, counts, strict=True))
 
     def find_errors(self, count: int) -> list[tuple[int, str, str, float]]:
-        """Return the surest wrong decisions, of a row or a label: row, true, decided, probability."""
+        """Return the most confident wrong predictions: row, true, predicted, probability."""
         if self.rows is None:
             return []
-        rows, true, decided = self.rows, self.truth, self.decided
+        rows, true, predicted = self.rows, self.truth, self.predicted
         known = ~np.isnan(true)
-        probability = np.where(decided == 1, self.probabilities, 1 - self.probabilities)
+        probability = np.where(predicted == 1, self.probabilities, 1 - self.probabilities)
         if self.task.exclusive:
-            true, decided = (values.argmax(1)[:, None] for values in (np.nan_to_num(true), decided))
-            probability = np.take_along_axis(self.probabilities, decided, 1)
+            true, predicted = (values.argmax(1)[:, None] for values in (np.nan_to_num(true), predicted))
+            probability = np.take_along_axis(self.probabilities, predicted, 1)
             known = known.all(1, keepdims=True)
 
         def name(output: int, value: float) -> str:
@@ -119,12 +123,12 @@ class Outcome:
             return self.names[output] if value else other
 
         return [
-            (rows[i], name(j, true[i, j]), name(j, decided[i, j]), float(probability[i, j]))
-            for i, j in _find_largest(probability, (true != decided) & known, count)
+            (rows[i], name(j, true[i, j]), name(j, predicted[i, j]), float(probability[i, j]))
+            for i, j in _find_largest(probability, (true != predicted) & known, count)
         ]
 
     def find_confusions(self, count: int) -> list[tuple[str, str, int, float]]:
-        """Return the most frequent confusions: true, decided, how often, as a share of the true."""
+        """Return the most frequent confusions: true, predicted, rows, fraction of the true class."""
         if self.confusion is None:
             return []
         counts, names = self.confusion, self.task.names
@@ -136,6 +140,6 @@ class Outcome:
 
 
 def _find_largest(values: np.ndarray, mask: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
-    """Return the places (row, column) of the largest values within a mask, the largest first."""
+    """Return the positions (row, column) of the largest values within a mask, in decreasing order."""
     order = np.argsort(np.where(mask, -values, np.inf), axis=None, kind="stable")[: min(count, mask.sum())]
     return zip(*np.unravel_index(order, values.shape), strict=True)

@@ -1,4 +1,4 @@
-"""report.html, and its pictures as files."""
+"""Write report.html, and its figures as files."""
 
 import base64
 import hashlib
@@ -27,13 +27,13 @@ UNDEFINED = "\N{EN DASH}"  # sort.js has it, too
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
-    """Write report.html and figures/*.svg, *.png from what a run has left in its folder; return the path.
+    """Write report.html, figures/*.svg and figures/*.png from the files in a run folder; return the path.
 
-    `ended` is why the run ended before its time, if it did.
+    `ended` is the reason if the run did not finish.
     """
     lines: list[Line] = []
     metrics: dict[str, Any] = {}
-    unreadable = (OSError, ValueError, TypeError, KeyError, AttributeError)  # of a run that ended before
+    unreadable = (OSError, ValueError, TypeError, KeyError, AttributeError)  # files of a run that was killed
     with suppress(*unreadable):
         content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         lines = [Line(**line) for line in content["lines"]]
@@ -61,7 +61,7 @@ def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") 
 
 
 def _read_log(folder: Path) -> pl.DataFrame:
-    with suppress(OSError, pl.exceptions.PolarsError):  # there is none, or it was cut short
+    with suppress(OSError, pl.exceptions.PolarsError):  # missing, or cut off
         options: dict[str, Any] = {"infer_schema": False, "quote_char": None, "truncate_ragged_lines": True}
         log = pl.read_csv(folder / "logs" / "metrics.csv", **options)
         return log.with_columns(pl.all().cast(pl.Float64, strict=False))
@@ -69,7 +69,7 @@ def _read_log(folder: Path) -> pl.DataFrame:
 
 
 def _draw_pictures(folder: Path, outcome: Outcome | None) -> dict[str, Markup]:
-    """Return the figures that there is something to draw in, by name; page.html has their captions."""
+    """Return the figures for which there are data, by name; page.html has their captions."""
     log = _read_log(folder)
     scores = ["val/accuracy", "val/f1_macro", "val/auroc", "val/average_precision"]
     with figures.styled("report"):
@@ -94,14 +94,16 @@ def _save(figure: Figure, name: str, folder: Path) -> Markup:
     folder.mkdir(exist_ok=True)
     svg = io.StringIO()
     with figures.styled(name), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of an emoji, in the PNG
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from"
+        )  # an emoji in a class name, in the PNG
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
-    text = escape_controls(svg.getvalue())  # XML has no control characters
+    text = escape_controls(svg.getvalue())  # XML cannot contain control characters
     (folder / f"{name}.svg").write_text(text, encoding="utf-8")
     inline = text[text.index("<svg") :]
     inline = re.sub(r"<metadata>.*?</metadata>", "", inline, flags=re.DOTALL)
-    # matplotlib escapes what it writes; ids of groups would be there once for each picture
+    # matplotlib escapes text; the ids of groups would be repeated in each figure
     inline = re.sub(r'<g id="[^"]*">', "<g>", inline)
     return Markup(inline.replace(figures.INK, "currentColor"))
 
@@ -119,7 +121,7 @@ def _render(**content: Any) -> str:
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
     environment.filters["cell"] = _format_cell
-    # only this script runs, whatever a class is called
+    # the digest lets only this script run, also if a class name contains one
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(template).render(
         script=Markup(script), style=Markup(style), digest=digest, **content

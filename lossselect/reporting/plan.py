@@ -1,8 +1,9 @@
-"""The form of a plan, for a console, a notebook or a program; explain.py says what is in one."""
+"""Plans, and how they are shown on a console, in a notebook and to a program; explain.py fills them."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lossselect.utils.redaction import redact
@@ -12,15 +13,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+SUMMARY = {
+    **dict.fromkeys(("task", "classes", "loss", "options", "target", "head"), 1),
+    **dict.fromkeys(("weights", "decision", "metrics", "data", "model"), 2),
+    **dict.fromkeys(("training", "device", "resumed", "previous_run", "outputs"), 1),
+}
+"""Names of the lines in a plan's summary, and the rows of a terminal that each may fill."""
+
+
 class Monitor(NamedTuple):
-    """The logged metric that the best checkpoint is chosen by, or "last" for the last one, and the reason."""
+    """The logged metric that selects the best checkpoint ("last": the last epoch is kept), and the reason."""
 
     metric: str
     why: str
 
 
 class Line(NamedTuple):
-    """One line of a plan: what is done, why, and the settings that change it."""
+    """One choice in a plan: its value, the reason, and the settings that change it."""
 
     name: str
     value: str
@@ -30,12 +39,12 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines under a title. `print` shows them as text, Rich and a notebook as a table.
+    """Choices under a title. `print` shows them as text; Rich and notebooks show a table.
 
     Example:
         >>> from lossselect import Binary, explain_task
         >>> explain_task(Binary())["head"].value
-        '1 raw logit'
+        '1 logit'
     """
 
     title: str
@@ -45,18 +54,30 @@ class Plan:
         object.__setattr__(self, "lines", tuple(Line(*map(redact, line)) for line in self.lines))
 
     def __getitem__(self, name: str) -> Line:
-        """Return the line of that name; KeyError if there is none."""
+        """Return the line with this name; raise KeyError if there is none."""
         lines = {line.name: line for line in reversed(self.lines)}
         if name in lines:
             return lines[name]
-        raise KeyError(f"{name!r}; there are {', '.join(line.name for line in self.lines)}")
+        raise KeyError(
+            f"Unknown line {name!r}. Choose one of: {', '.join(line.name for line in self.lines)}."
+        )
+
+    def summary(self) -> "Plan":
+        """Return the main choices without reasons and settings, to fit in 24 rows of 80 columns."""
+        values = {line.name: line.value for line in self.lines}
+        lines = [
+            Line(name, textwrap.shorten(values[name], 66 * rows - 10, placeholder=" ..."))
+            for name, rows in SUMMARY.items()
+            if name in values
+        ]
+        return replace(self, lines=lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the plan as plain values, as in plan.json."""
         return {"title": self.title, "lines": [line._asdict() for line in self.lines]}
 
     def to_json(self) -> str:
-        """Return the content of plan.json."""
+        """Return the plan as JSON, as in plan.json."""
         return escape_controls_in_json(json.dumps(self.to_dict(), indent=1, ensure_ascii=False)) + "\n"
 
     def __str__(self) -> str:
@@ -71,33 +92,32 @@ class Plan:
         from rich.text import Text
 
         table = _make_table(self.title)
-        table.caption, table.caption_justify = "each: what | why | the settings that change it", "left"
         for line in self.lines:
             name, value, why, change = map(escape_controls, line)
-            cell = Text(value)  # in which a class name such as [red] is no markup
-            for text, style in ((why, "dim"), (change, "cyan")):
+            cell = Text(value)  # not markup: a class may be called [red]
+            for label, text, style in (("Why", why, "dim"), ("Change", change, "cyan")):
                 if text:
-                    cell.append(" | ", "dim").append(text, style)
+                    cell.append(f"\n{label}: {text}", style)
             table.add_row(Text(name), cell)
         return table
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        heading = "<tr><th></th><th>what</th><th>why</th><th>changed by</th></tr>"
+        heading = "<tr><th></th><th>choice</th><th>reason</th><th>change</th></tr>"
         row = "<tr><th>{}</th><td>{}</td><td>{}</td><td><code>{}</code></td></tr>"
         rows = [row.format(*(escape(escape_controls(text)) for text in line)) for line in self.lines]
         return f"<table><caption>{escape(self.title)}</caption>{heading}{''.join(rows)}</table>"
 
 
-# of the stages, if the decision has been fitted
+# shown instead of the stages' names if the decision was fitted
 HEADINGS = {"val": "val (default)", "test/default_decision": "test (default)", "test": "test (tuned)"}
 
 
 def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the headings of the stages, and the values of each metric in them, None where it has none.
+    """Return the headings of the stages, and the values of each metric by stage, None if it was not computed.
 
-    Validation metrics are those before the decision was fitted on the same rows.
+    Validation metrics use the default decision, as the tuned one is fitted on the same rows.
     """
     stages = [*dict.fromkeys(name.rpartition("/")[0] for name in metrics)]
     names = dict.fromkeys(name.rpartition("/")[2] for name in metrics)
@@ -108,7 +128,7 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], dict[str, list[Any]
 
 
 def print_table(title: str, rows: Iterable[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
-    """Print rows under a title and a header."""
+    """Print a table with a title and a header."""
     table = _make_table(title, header)
     for row in rows:
         table.add_row(*map(sanitize, row))

@@ -1,4 +1,4 @@
-"""The estimator for scikit-learn."""
+"""The scikit-learn estimator."""
 
 from lossselect.sklearn.estimator import TaskClassifier
 

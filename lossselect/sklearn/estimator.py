@@ -1,6 +1,6 @@
-"""scikit-learn's interface: `TaskClassifier` for `cross_val_score`, `GridSearchCV` and pipelines.
+"""`TaskClassifier`, a scikit-learn estimator for `cross_val_score`, `GridSearchCV` and pipelines.
 
-torch and Lightning are imported by `fit`. (Within this file, too, `sklearn` is scikit-learn.)
+torch and Lightning are imported by `fit`. (The `sklearn` imported here is scikit-learn, not this package.)
 """
 
 import tempfile
@@ -32,39 +32,40 @@ STEPS_PER_EXECUTION = 16  # faster than 1, with bit-identical weights
 
 @dataclass(eq=False, repr=False)
 class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A net for binary, multiclass or multilabel labels; head, loss and decision follow from the task.
+    """A neural network for binary, multiclass or multilabel tasks.
 
-    Defaults are those of `lossselect-train` without a test split: standardised features, AdamW with its
-    learning rate annealed to 0, and the weights after the last epoch.
+    Head, loss and decision follow from the task. The defaults are those of `lossselect-train` without a test
+    split: standardised features, AdamW with a learning rate that is annealed to 0, and the weights after the
+    last epoch.
 
     Args:
-        task: "binary", "multiclass", "multilabel", or "auto": what scikit-learn calls the labels.
-        loss: A name of `LOSSES`, `{"name": "focal", "gamma": 1.0}` with options, "auto", or a callable, as in
-            `TaskModule`. Classes are weighed by `{"name": "cross_entropy", "weight": "balanced"}`, by
-            `"weight": {"cat": 2.0}`, and in binary and multilabel tasks by `"pos_weight": "auto"`.
-        net: "mlp" or "linear", `{"name": "mlp", "hidden": [64]}` with options, or a function or class that
-            returns a module with raw logits for (num_features, num_outputs).
-        max_epochs: How often the net sees each row.
-        batch_size: Rows of a step.
-        learning_rate: AdamW's, in the first epoch.
-        weight_decay: AdamW's.
-        validation_fraction: Fraction of the rows, in [0, 1), held out to fit the decision to; 0 fits none.
-            Without a decision to fit no rows are held out.
-        decision: "tuned" for thresholds and temperature by default (thresholds for the expected F1 of
-            multilabel tasks; only the temperature of binary and multiclass ones), `{"metric": "f1_macro"}`
-            for other options of `fit_decision`; None for the threshold 0.5.
+        task: "binary", "multiclass", "multilabel", or "auto" to use scikit-learn's `type_of_target`.
+        loss: A name of `LOSSES`, a mapping with options such as `{"name": "focal", "gamma": 1.0}`, "auto", or
+            a callable, as in `TaskModule`. Class weights are options, such as `"weight": "balanced"` or
+            `"weight": {"cat": 2.0}`, or `"pos_weight": "auto"` in binary and multilabel tasks.
+        net: "mlp" or "linear", a mapping with options such as `{"name": "mlp", "hidden": [64]}`, or a
+            function or class that returns a module with raw logits for (num_features, num_outputs).
+        max_epochs: Number of epochs.
+        batch_size: Number of rows per step.
+        learning_rate: Initial learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision. With 0 no
+            decision is fitted, and without a decision to fit no rows are held out.
+        decision: "tuned" for the defaults of `fit_decision` (thresholds for the expected F1, and temperature,
+            in multilabel tasks; only the temperature in binary and multiclass tasks), a mapping with other
+            options of it such as `{"metric": "f1_macro"}`, or None for the threshold 0.5.
         random_state: An integer, a `numpy.random.RandomState`, or None for a seed drawn from NumPy's global
-            generator. No other global generator is touched.
-        device: "auto" for a GPU if there is one, "cpu", "cuda", "cuda:1", "mps".
+            generator. The state of all other global generators is restored after `fit`.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if one is available.
         verbose: Whether to show a progress bar.
 
     Attributes:
-        classes_: The labels, sorted; for a matrix of labels the numbers of its columns.
-        task_: The `Task` with what was fitted: `task_.threshold`, `task_.temperature`.
-        module_: The trained `TaskModule`, on the CPU; takes standardised features.
+        classes_: The sorted class labels; for a multilabel task the column numbers of y.
+        task_: The `Task` with the fitted decision: `task_.threshold`, `task_.temperature`.
+        module_: The trained `TaskModule`, on the CPU; its inputs are standardised features.
         mean_, scale_: Mean and standard deviation of the features, each (n_features,).
         n_features_in_, feature_names_in_: As in scikit-learn.
-        n_iter_: Number of epochs trained.
+        n_iter_: Number of training epochs.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -100,21 +101,26 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         Args:
             X: Numbers of shape (N, F), without missing values.
-            y: A label of any value for each row; for a multilabel task 0 and 1 of shape (N, L), dense or
-                sparse. With task="multilabel" NaN is a missing label, which counts in no loss.
-            sample_weight: Weight of each row in the loss, (N,); a row of weight 0 is left out. The decision,
-                the means of features and the class frequencies ignore weights.
+            y: A class label for each row, (N,); for a multilabel task 0 and 1 of shape (N, L), dense or
+                sparse. With task="multilabel", NaN is a missing label, which the loss ignores.
+            sample_weight: Weight of each row in the loss, (N,); rows of weight 0 are removed. The decision,
+                the means of features and the class frequencies do not use weights.
+
+        Returns:
+            The fitted estimator itself.
 
         Raises:
-            ConfigError, OptionTypeError: an argument that cannot be used.
-            DataError: data that cannot be trained on.
+            ConfigError, OptionTypeError: an invalid argument of the estimator.
+            DataError: data or weights that cannot be trained on.
         """
         from lossselect.tasks.registry import TASKS, make_task
         from lossselect.utils.devices import parse_device
 
         options = self._decision_options()
         if y is None:
-            raise ConfigError("fit requires y to be passed, but the target y is None: give a label a row.")
+            raise ConfigError(
+                "fit requires y to be passed, but the target y is None. Pass one label per row."
+            )
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         name, labels, self.classes_ = encode_labels(y, self.task)
         check_consistent_length(rows, labels)
@@ -127,8 +133,11 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 )
             sample_weight = sample_weight + np.zeros(len(rows))
             if not np.isfinite(sample_weight).all():
-                raise DataError("sample_weight must be finite, but contains NaN or infinity.")
-        # after the checks of the data, as it may draw a number
+                raise DataError(
+                    "sample_weight must be finite, but contains NaN or infinity. Remove these rows, or set "
+                    "their weight to 0."
+                )
+        # after the checks of the data, because it may draw from the global generator
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         device = parse_device(self.device)
         with restore_random_state(seed, device):
@@ -140,9 +149,12 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return the class of each row, (N,); for a multilabel task 1 for each predicted label, (N, L).
+        """Predict the class of each row, (N,); for a multilabel task 0 or 1 for each label, (N, L).
 
-        Uses the fitted thresholds: the prediction may differ from the most probable class.
+        Predictions use the fitted thresholds, so they can differ from the most probable class.
+
+        Raises:
+            DataError: a row for which the net returns NaN.
         """
         logits = self._logits(X)
         predicted = self.task_.predict(logits).numpy()
@@ -150,22 +162,22 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         if missing.any():
             raise DataError(
                 f"The net returned NaN for {missing.sum()} of {len(missing)} rows of X (the first is row "
-                f"{missing.argmax()}), so there is no class to predict. Check these rows for extreme values."
+                f"{missing.argmax()}), so no class can be predicted. Check these rows for extreme values."
             )
         return predicted if self.task_.several_labels else self.classes_[predicted.reshape(len(predicted))]
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return float32 probabilities of the classes, (N, C); of the labels of a multilabel task, (N, L)."""
+        """Return float32 probabilities of the classes, (N, C); for a multilabel task of labels, (N, L)."""
         logits = self._logits(X)
         probabilities = self.task_.probabilities(logits).numpy()
         if self.task_.positive_name:
-            # not 1 - p, which is 0 where p rounds to 1
+            # not 1 - p, which would be 0 where p rounds to 1
             negative = (-self.task_.log_odds(logits)).sigmoid()
             return np.hstack([negative.numpy(), probabilities])
         return probabilities
 
     def _decision_options(self) -> dict[str, Any] | None:
-        """Check all arguments, and return the options of `fit_decision`; None if nothing is to be fitted."""
+        """Check all arguments, and return the options of `fit_decision`; None if no decision is fitted."""
         from lossselect.decision.fit import decision_options
         from lossselect.tasks.registry import TASKS
 
@@ -175,27 +187,27 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_float("learning_rate", self.learning_rate, 0)
         check_float("weight_decay", self.weight_decay, 0)
         if check_float("validation_fraction", self.validation_fraction, 0, 1) == 1:
-            raise ConfigError("validation_fraction must be below 1, or no row is left to train on.")
+            raise ConfigError("validation_fraction must be < 1, got 1: no row would be left to train on.")
         if self.decision in (None, "tuned"):
             return {} if self.decision and self.validation_fraction else None
         if not isinstance(self.decision, Mapping):
             error = ConfigError if isinstance(self.decision, str) else OptionTypeError
             raise error(
-                f"decision must be 'tuned', options such as {{'metric': 'f1_macro'}} or None, got "
+                f"decision must be 'tuned', None or a mapping such as {{'metric': 'f1_macro'}}, got "
                 f"{self.decision!r}."
             )
         decision_options(**self.decision)
         if not self.validation_fraction:
             raise ConfigError(
-                f"decision={dict(self.decision)} is fitted to rows that are held out, and "
-                "validation_fraction=0 holds out none: set validation_fraction=0.15, or decision=None."
+                f"decision={dict(self.decision)} is fitted to held-out rows, but validation_fraction=0 holds "
+                "out no rows. Set validation_fraction=0.15, or decision=None."
             )
         return dict(self.decision)
 
     def _splits(
         self, rows: np.ndarray, labels: np.ndarray, task: "Task", weights: Any, held_out: float, seed: int
     ) -> "Splits":
-        """Return standardised rows; those with a weight of 0 are in no split."""
+        """Return the splits with standardised features; rows of weight 0 are in no split."""
         import torch
 
         from lossselect.data.preprocessing.standardizer import Standardizer
@@ -207,15 +219,17 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             check_sample_weight(torch.from_numpy(weights))
             used = np.flatnonzero(weights)
             if not len(used):
-                raise DataError("The sample weights are all zero: nothing would be learned.")
+                raise DataError(
+                    "All sample weights are zero, so nothing would be learned. Pass a weight > 0."
+                )
         indices = {"train": used}
         if held_out:
             try:
                 split = split_rows(labels[used], {"val": held_out}, seed, task.names)
             except ValueError:
                 raise DataError(
-                    f"n_samples={len(used)} are too few to hold out validation_fraction={held_out:g} of "
-                    "them for the decision: give more rows, or decision=None."
+                    f"n_samples={len(used)} is too small to hold out validation_fraction={held_out:g} of the "
+                    "rows for the decision. Pass more rows, or set decision=None."
                 ) from None
             indices = {name: used[members] for name, members in split.items()}
         train = rows[indices["train"]].astype(np.float64)
@@ -253,7 +267,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         module = TaskModule(
             task,
             self._net(data.num_features, task.num_outputs),
-            deepcopy(self.loss),  # training would change one with weights
+            deepcopy(self.loss),  # it may have parameters, which training would change
             {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay},
             {"name": "CosineAnnealingLR", "T_max": self.max_epochs},
             bias_init="prior",
@@ -264,14 +278,14 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 "max_epochs": self.max_epochs,
                 "accelerator": device.type,
                 "devices": 1 if device.index is None else [device.index],
-                # the rows held out are only for the decision, in the end
+                # the held-out rows are only used for the decision, after training
                 "check_val_every_n_epoch": self.max_epochs + 1,
                 "limit_val_batches": None if "val" in splits.rows else 0,
                 "num_sanity_val_steps": 0,
                 "enable_progress_bar": bool(self.verbose),
             },
             callbacks=[StepsPerExecution(STEPS_PER_EXECUTION), *([ProgressBar()] if self.verbose else [])],
-            # otherwise it would wait for the other processes of a SLURM job
+            # otherwise Lightning would wait for the other processes of a SLURM job
             plugins=[LightningEnvironment()],
             default_root_dir=tempfile.gettempdir(),  # nothing is written
         )
@@ -280,7 +294,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             if options is not None:
                 tune_decision(trainer, module, datamodule=data, **options)
         except SystemExit as stopped:
-            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning would end a notebook's kernel
+            # raised by Lightning; SystemExit would end the kernel of a notebook
+            if isinstance(stopped.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
         self.n_iter_: int = trainer.current_epoch
@@ -289,13 +304,14 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         self.task_: Task = module.task
 
     def _net(self, num_features: int, num_outputs: int) -> "nn.Module | dict[str, Any]":
-        """Return a named net as plain values, or what the user's function makes."""
+        """Return the spec of a named net, or call the user's function."""
         from torch import nn
 
         if isinstance(self.net, nn.Module):
             raise OptionTypeError(
-                f"net must make a new net for each fit, but a {type(self.net).__name__} would go on from "
-                "what it has learned: pass its class, or a function of (num_features, num_outputs)."
+                f"net must be a function that makes a new net for each fit, got a {type(self.net).__name__}, "
+                "which would keep its trained weights. Pass its class, or a function of (num_features, "
+                "num_outputs)."
             )
         spec = {"name": self.net} if isinstance(self.net, str) else self.net
         if isinstance(spec, Mapping):
@@ -304,11 +320,13 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise OptionTypeError(f"net must be a name, a dict with a name, or a function, got {self.net!r}.")
         net = self.net(num_features, num_outputs)
         if not isinstance(net, nn.Module):
-            raise OptionTypeError(f"net must make a torch.nn.Module, got {type(net).__name__}.")
+            raise OptionTypeError(
+                f"The function net must return a torch.nn.Module, got {type(net).__name__}."
+            )
         return net
 
     def _standardized(self, rows: np.ndarray) -> "Tensor":
-        """Return float32 features, standardised by the train rows."""
+        """Return float32 features, standardised with the mean and deviation of the training rows."""
         import torch
 
         from lossselect.data.preprocessing.standardizer import check_range, standardize

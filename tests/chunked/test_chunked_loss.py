@@ -367,7 +367,7 @@ class TestRefused:
             self.run(TASKS["multilabel"], torch.zeros(3, C))
         with pytest.raises(ValueError, match=r"takes class indices \(N,\), no soft labels"):
             self.run(TASKS["multiclass"], torch.rand(4, C))
-        with pytest.raises(ValueError, match=r"a weight for each row, \(4,\), got \(4, 23\)"):
+        with pytest.raises(ValueError, match=r"one weight per row, of shape \(4,\), got \(4, 23\)"):
             self.run(TASKS["multilabel"], torch.zeros(4, C), weight=torch.ones(4, C))
 
     @pytest.mark.parametrize(

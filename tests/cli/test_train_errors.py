@@ -8,7 +8,7 @@ MISTAKES = [
     (["task=multilable"], "There is no task 'multilable'. Did you mean 'multilabel'?"),
     (["tsk=binary"], "There is no setting 'tsk'. Did you mean 'task'?"),
     (["task=binary", "lerning=1"], "There is no setting 'lerning'."),
-    (["task=binary", "loss=focl"], "There is no loss 'focl'. Did you mean 'focal'?"),
+    (["task=binary", "loss=focl"], "Unknown loss 'focl'. Did you mean 'focal'?"),
     (
         ["task=binary", "loss=focal", "loss.gama=2"],
         "'loss.gama'. Did you mean 'gamma'? loss=focal has: alpha, beta, gamma",
@@ -19,8 +19,8 @@ MISTAKES = [
     (["task=binary", "seed"], "'seed' cannot be read: settings look like KEY=VALUE."),
     (["task=binary", "seed=x"], "seed must be a whole number from 0 to 4294967295, got 'x'."),
     (["task=binary", "+epochs=3"], "There is no setting 'epochs', and none that refers to it."),
-    (["task=binary", "loss=bce"], "There is no loss 'bce'. Here it is 'cross_entropy', in the form that"),
-    (["task=binary", "loss.name=BCEWithLogitsLoss"], "Here it is 'cross_entropy', in the form that the task"),
+    (["task=binary", "loss=bce"], "Unknown loss 'bce'. Here it is called 'cross_entropy'"),
+    (["task=binary", "loss.name=BCEWithLogitsLoss"], "Here it is called 'cross_entropy'"),
     (["task=binary", "loss.weight=[]"], "loss.weight must be a list of one number per output, got []."),
     (["task=multilabel", "loss.weight=3"], "loss.weight must be a list of one number per output, got 3."),
     (["task=binary", "optimizer.name=adamw"], "There is no optimizer 'adamw'. Did you mean 'AdamW'?"),
@@ -55,7 +55,7 @@ MISTAKES = [
     (["task=binary", "+task.class_names=[a,b,c]"], "Binary needs 2 class_names, got 3: a, b, c."),
     (["task=binary", "loss=focal", "loss.gamma=-2"], "gamma must be a number of at least 0, got -2."),
     (["task=multiclass", "loss=focal", "loss.alpha=.2"], "alpha has no effect on the softmax form"),
-    (["task=multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
+    (["task=multiclass", "loss.pos_weight=3"], "pos_weight is not supported under softmax"),
     (
         ["task=binary", "loss.label_smoothing=1.5"],
         "label_smoothing must be a number between 0 and 1, got 1.5.",
@@ -79,7 +79,7 @@ MISTAKES = [
     ),
     (["task=binary", "+loss.reduction=sum"], "loss.reduction is no setting"),
     (["task=binary", "+task.num_outputs=5"], "task.num_outputs is no setting: the data tell how many"),
-    (["task=binary", "loss.name=[a]"], "There is no loss ['a']."),
+    (["task=binary", "loss.name=[a]"], "Unknown loss ['a']."),
     (["task=binary", "loss=focal", "loss.gamma=null"], "gamma must be a number of at least 0, got None."),
     (["task=binary", "task.threshold=x"], "threshold must be a number"),
     (["task=binary", "+model.num_features=5"], "model.num_features is no setting: the data tell"),
@@ -127,7 +127,7 @@ MISTAKES = [
     (["task=binary", "hydra.run.dir=/proc/none/x"], "/proc/none"),
     # of a sweep
     (["-m", "task=binary,multilable"], "There is no task 'multilable'. Did you mean 'multilabel'?"),
-    (["-m", "task=binary,multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
+    (["-m", "task=binary,multiclass", "loss.pos_weight=3"], "pos_weight is not supported under softmax"),
     (["-m", "task=binary", "seed=1,x"], "seed must be a whole number"),
     (["-m", "task=binary", "data=breast_cancer,digits"], "The labels look like task=multiclass"),
 ]

@@ -1,4 +1,4 @@
-"""What the other compat modules need of their libraries."""
+"""Tests of the private parts of other libraries that the other compat modules use."""
 
 import logging
 
@@ -16,16 +16,16 @@ from lossselect.exceptions import UnsupportedError
 
 class TestTorch:
     def test_the_largest_of_each(self):
-        given = [torch.tensor([1.0, -3.0]), torch.tensor([torch.nan, 1.0]), torch.tensor([1e30, 1e30])]
-        first, second, third = compat_torch.largest_of_each(given)
+        tensors = [torch.tensor([1.0, -3.0]), torch.tensor([torch.nan, 1.0]), torch.tensor([1e30, 1e30])]
+        first, second, third = compat_torch.largest_of_each(tensors)
         assert first == 3
         assert second.isnan()
-        assert third == torch.tensor(1e30)  # no square, which would be infinite
+        assert third == torch.tensor(1e30)  # not computed from the square, which would be infinite
 
     def test_hooks(self):
         layer = nn.Linear(2, 2)
         assert not compat_torch.has_forward_hooks(layer)
-        layer.register_forward_pre_hook(lambda *given: None)
+        layer.register_forward_pre_hook(lambda *arguments: None)
         assert compat_torch.has_forward_hooks(layer)
 
     def test_each_operation_is_dispatched(self):
@@ -66,7 +66,7 @@ class TestTorchmetrics:
 
 
 class TestHydra:
-    def test_classes_logs_and_sources_go_through_the_checks(self, monkeypatch):
+    def test_classes_logging_and_sources_are_checked(self, monkeypatch):
         resolved, configured = [], []
         for owner, name in (
             (compat_hydra.logging_config, "configure_logging"),
@@ -86,7 +86,7 @@ class TestHydra:
         assert configured == [{"root": {}}]
         assert logging.getLogger("hydra") is not None
 
-    def test_a_hydra_without_one_of_them(self, monkeypatch):
+    def test_a_hydra_without_one_of_the_functions(self, monkeypatch):
         monkeypatch.setattr(compat_hydra, "configure_log", None)
-        with pytest.raises(UnsupportedError, match=r"does not know Hydra 1\.\S+ and cannot tell"):
+        with pytest.raises(UnsupportedError, match=r"does not support Hydra 1\.\S+: it could not check"):
             compat_hydra.install_checks(print, print, print)

@@ -143,7 +143,7 @@ MISTAKES = [
     (["task=auto", *table("mail")], "which is the positive class?"),
     (["task=auto", "data=yeast", "task.missing=-1", "loss.foo=1"], "There is no setting 'loss.foo'."),
     (["task=auto", *table("species"), "monitor=val/f1"], "monitor: training knows no metric 'val/f1'."),
-    (["task=auto", *table("species"), "loss.pos_weight=2"], "pos_weight has no effect under softmax"),
+    (["task=auto", *table("species"), "loss.pos_weight=2"], "pos_weight is not supported under softmax"),
     (["task=multiclass", *table("species"), "loss.weight={setosa:2,virginca:3}"], "Did you mean 'virginica'?"),
     (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row 2 of column 'y': label 'virginica' is not among"),
     (["task=multiclass", "data=table"], "Set data.path=... to the file that holds the data."),

@@ -1,6 +1,6 @@
-"""What weights of a loss add to the logits is taken back: probabilities are those of the rows as they are.
+"""Tests that the shift which weights of a loss add to the logits is removed, so that probabilities are calibrated.
 
-The true probability of each simulated row is known.
+The rows are simulated, so their true probabilities are known.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ ROWS = {"train": 6000, "val": 1500, "test": 20_000}
 
 
 def simulated(task, seed=0):
-    """Inputs, true probabilities and labels of each split: a base rate near .13, rare classes and labels."""
+    """Return inputs, true probabilities and labels of each split, with rare classes and labels."""
     random = torch.Generator().manual_seed(seed)
     width = task.num_probabilities
     factors = torch.randn(5, width, generator=random)
@@ -38,7 +38,7 @@ def simulated(task, seed=0):
 
 
 def trained(task, loss, splits):
-    """A linear net fitted to the train split."""
+    """Return a linear net fitted to the training split."""
     torch.manual_seed(0)
     net = nn.Linear(5, task.num_outputs)
     x, _, target = splits["train"]
@@ -54,8 +54,8 @@ def trained(task, loss, splits):
     return net.requires_grad_(False)
 
 
-def of_test(task, net, splits):
-    """Probabilities of the test rows, the true ones, and the log loss."""
+def evaluate_test_split(task, net, splits):
+    """Return the probabilities of the test rows, the true ones, and the log loss."""
     x, true, target = splits["test"]
     p = task.probabilities(net(x).double())
     if task.activation == "softmax":
@@ -76,7 +76,7 @@ CASES = {
     "classes": (ls.Multiclass(3), {"weight": "balanced"}),
     "adjusted classes": (ls.Multiclass(3), {"name": "logit_adjusted"}),
 }
-BY_KNOWLEDGE = {"pos_weight", "pos_weight=auto", "logit_adjusted", "labels", "classes", "adjusted classes"}
+KNOWN_SHIFT = {"pos_weight", "pos_weight=auto", "logit_adjusted", "labels", "classes", "adjusted classes"}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -87,21 +87,21 @@ def test_probabilities_are_calibrated(case):
     plain, net = trained(task, ls.select_loss(task), splits), trained(task, loss, splits)
     x, _, labels = splits["val"]
     fitted = ls.fit_decision(task, net(x), labels, loss=loss, metric=None)
-    p, true, value = of_test(fitted, net, splits)
-    raw, _, raw_value = of_test(task, net, splits)
+    p, true, value = evaluate_test_split(fitted, net, splits)
+    raw, _, raw_value = evaluate_test_split(task, net, splits)
     base = true.mean(0)
     if case != "asymmetric":
-        assert (raw.mean(0) - base).abs().max() > 0.08  # what there was to mend
+        assert (raw.mean(0) - base).abs().max() > 0.08  # the shift that has to be removed
     assert (p.mean(0) - base).abs().max() < 0.02
-    assert (p - true).abs().mean() < (0.02 if case in BY_KNOWLEDGE else 0.035)
-    best = of_test(ls.fit_decision(task, plain(x), labels, metric=None), plain, splits)[2]
-    assert value < best + (0.004 if case in BY_KNOWLEDGE else 0.01)
+    assert (p - true).abs().mean() < (0.02 if case in KNOWN_SHIFT else 0.035)
+    best = evaluate_test_split(ls.fit_decision(task, plain(x), labels, metric=None), plain, splits)[2]
+    assert value < best + (0.004 if case in KNOWN_SHIFT else 0.01)
     assert value < raw_value
 
 
-@pytest.mark.parametrize("case", sorted(BY_KNOWLEDGE - {"labels"}))  # whose thresholds are tuned
-def test_decisions_stay_those_of_the_weights(case):
-    """Weights were asked for because of the predictions that they lead to."""
+@pytest.mark.parametrize("case", sorted(KNOWN_SHIFT - {"labels"}))  # multilabel thresholds are tuned
+def test_predictions_remain_those_of_the_weighted_loss(case):
+    """The user set weights because of the predictions that they cause."""
     task, options = CASES[case]
     splits = simulated(task)
     loss = ls.select_loss(task, **options, counts=ls.count_labels(task, splits["train"][2]))
@@ -110,19 +110,19 @@ def test_decisions_stay_those_of_the_weights(case):
     fitted = ls.fit_decision(task, net(x), labels, loss=loss)
     logits = net(splits["test"][0]).double()
     assert (fitted.predict(logits) == task.predict(logits)).float().mean() > 0.9999
-    by_chance = ls.fit_decision(task, net(x), labels, loss=loss, metric=None)
-    assert (by_chance.predict(logits) != task.predict(logits)).float().mean() > 0.05
+    calibrated = ls.fit_decision(task, net(x), labels, loss=loss, metric=None)
+    assert (calibrated.predict(logits) != task.predict(logits)).float().mean() > 0.05
     if task.name == "binary":
-        assert by_chance.threshold == 0.5
-        own = ls.Binary(threshold=0.3)  # a threshold of the user's own is one of the calibrated probability
+        assert calibrated.threshold == 0.5
+        own = ls.Binary(threshold=0.3)  # a custom threshold applies to the calibrated probability
         assert ls.fit_decision(own, net(x), labels, loss=loss).threshold == 0.3
     else:
         most_accurate = ls.fit_decision(task, net(x), labels, loss=loss, metric="accuracy")
-        assert torch.equal(most_accurate.predict(logits), by_chance.predict(logits))
+        assert torch.equal(most_accurate.predict(logits), calibrated.predict(logits))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_handful_of_rows_does_not_move_the_known_shift_far(seed):
+def test_a_few_rows_barely_change_the_known_shift(seed):
     task, random = ls.Binary(), torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(40, 1, generator=random)
     target = torch.bernoulli(logits.sigmoid(), generator=random)
@@ -131,7 +131,7 @@ def test_a_handful_of_rows_does_not_move_the_known_shift_far(seed):
     assert fitted.shift == pytest.approx(np.log(8), rel=0.3)
 
 
-def test_of_plain_cross_entropy_nothing_is_shifted():
+def test_plain_cross_entropy_has_no_shift():
     logits, target = torch.randn(300, 1), (torch.rand(300, 1) < 0.5).float()
     for loss in (None, ls.select_loss(ls.Binary()), nn.BCEWithLogitsLoss()):
         fitted = ls.fit_decision(ls.Binary(), logits, target, loss=loss)
@@ -146,20 +146,20 @@ def test_weights_of_torchs_losses_are_known():
     )
     want = np.log([1, 4]) - np.log([1, 4]).mean()
     np.testing.assert_allclose(weight_shift(ls.Multiclass(2), nn.CrossEntropyLoss(weight=weight)), want)
-    made = partial(nn.functional.cross_entropy, weight=weight)
-    np.testing.assert_allclose(weight_shift(ls.Multiclass(2), made), want)
+    function = partial(nn.functional.cross_entropy, weight=weight)
+    np.testing.assert_allclose(weight_shift(ls.Multiclass(2), function), want)
     assert weight_shift(ls.Binary(), lambda logits, target: logits.sum()) is None
 
 
 class OwnLoss(nn.modules.loss._WeightedLoss):
-    """Its weights may mean anything."""
+    """A custom loss, whose weights can have any meaning."""
 
     def forward(self, logits, target):
         return nn.functional.cross_entropy(logits, target)
 
 
 @pytest.mark.parametrize("kind", [OwnLoss, nn.MultiMarginLoss])
-def test_weights_of_other_losses_are_not_taken_for_those_of_cross_entropy(kind):
+def test_weights_of_other_losses_are_ignored(kind):
     loss = kind(weight=torch.tensor([1.0, 4.0]))
     assert weight_shift(ls.Multiclass(2), loss) is None
     assert "weight" not in str(ls.explain_task(ls.Multiclass(2), loss))
@@ -167,20 +167,20 @@ def test_weights_of_other_losses_are_not_taken_for_those_of_cross_entropy(kind):
 
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(3), ls.Multiclass(3)], ids=str)
 def test_a_task_with_a_shift(task):
-    """sigmoid or softmax of (logits - shift) / temperature, kept in checkpoints and exports."""
+    """The probabilities are sigmoid or softmax of (logits - shift) / temperature; `to_dict` keeps both."""
     logits = torch.randn(20, task.num_outputs, dtype=torch.float64)
     shift = np.linspace(-1, 2, task.num_outputs)
     values = task.to_dict() | {"shift": shift.tolist(), "temperature": 2.0}
-    made = ls.make_task(**values)
+    shifted = ls.make_task(**values)
     z = (logits.numpy() - shift) / 2
     if task.activation == "sigmoid":
         want = 1 / (1 + np.exp(-z))
     else:
         want = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    np.testing.assert_allclose(made.probabilities(logits), want)
-    np.testing.assert_allclose(made.log_odds(logits), np.log(want / (1 - want)))
-    assert ls.make_task(**made.to_dict()) == made
-    with pytest.raises(ValueError, match=rf"shift needs one number per output \({task.num_outputs}\)"):
+    np.testing.assert_allclose(shifted.probabilities(logits), want)
+    np.testing.assert_allclose(shifted.log_odds(logits), np.log(want / (1 - want)))
+    assert ls.make_task(**shifted.to_dict()) == shifted
+    with pytest.raises(ValueError, match="shift"):
         ls.make_task(**(task.to_dict() | {"shift": [1.0] * 7}))
-    with pytest.raises(TypeError, match="shift must be a number"):
+    with pytest.raises(TypeError, match="shift"):
         ls.make_task(**(task.to_dict() | {"shift": None}))

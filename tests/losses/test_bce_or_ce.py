@@ -1,4 +1,4 @@
-"""The statements of docs/bce-or-ce.md, a test each, in its order."""
+"""Statements of docs/bce-or-ce.md, one test each, in the order of the page."""
 
 import math
 
@@ -23,7 +23,7 @@ def ce(reduction="mean", task=ls.Multiclass(3)):  # noqa: B008
 
 
 def test_the_worked_bce_example():
-    logits = BCE_PROBABILITIES.logit(eps=1e-7)  # 0 and 1 are met at 1e-7 and 1 - 1e-7: logits of -16 and 16
+    logits = BCE_PROBABILITIES.logit(eps=1e-7)  # 0 and 1 become 1e-7 and 1 - 1e-7: logits of -16 and 16
     none = bce("none")(logits, BCE_TARGETS)
     assert [[round(v, 4) for v in row] for row in none.tolist()] == [[0, 0, 0.2231], [0.1054, 0, 0]]
     assert round(bce("mean")(logits, BCE_TARGETS).item(), 4) == 0.0548
@@ -43,10 +43,10 @@ def test_bce_serves_binary_and_multilabel():
     assert bce().formula is ls.select_loss(ls.Binary()).formula
 
 
-def test_ce_looks_at_the_true_class_alone_and_bce_counts_the_negatives():
+def test_ce_depends_only_on_the_true_class_and_bce_counts_the_negatives():
     log_p = CE_LOGITS.log_softmax(1)
     assert torch.equal(ce("none")(CE_LOGITS, CE_TARGETS), torch.stack([-log_p[0, 1], -log_p[1, 0]]))
-    # with the true class's probability held, CE does not care how the others share the rest; BCE does
+    # at a fixed probability of the true class, only BCE depends on how the other classes divide the rest
     even, uneven = torch.tensor([[0.6, 0.2, 0.2]]), torch.tensor([[0.6, 0.39, 0.01]])
     true = torch.tensor([0])
     torch.testing.assert_close(ce()(even.log(), true), ce()(uneven.log(), true))
@@ -70,35 +70,35 @@ def test_both_use_the_natural_logarithm():
     assert ce(task=ls.Multiclass(2))(torch.zeros(1, 2), torch.tensor([0])).item() == nats
 
 
-def test_ce_takes_raw_logits_and_softmax_twice_is_another_number():
+def test_ce_needs_raw_logits_and_softmax_twice_gives_another_value():
     once, twice = ce()(CE_LOGITS, CE_TARGETS), ce()(CE_LOGITS.softmax(1), CE_TARGETS)
     assert once < 0.004
-    assert twice > 0.55  # 0.551 is the floor with three classes, however good the net
+    assert twice > 0.55  # with three classes the loss cannot go below 0.551, however good the net
     torch.testing.assert_close(once, F.nll_loss(CE_LOGITS.log_softmax(1), CE_TARGETS))
 
 
-def test_bce_loss_takes_probabilities_and_loses_what_the_logits_knew():
+def test_bce_loss_on_probabilities_loses_the_precision_of_logits():
     logits = torch.tensor([[30.0]], requires_grad=True)
     on_probabilities = F.binary_cross_entropy(logits.sigmoid(), torch.zeros(1, 1))
-    (dead,) = torch.autograd.grad(on_probabilities, logits)
+    (from_probabilities,) = torch.autograd.grad(on_probabilities, logits)
     with_logits = bce(task=ls.Binary())(logits, torch.zeros(1, 1))
-    (alive,) = torch.autograd.grad(with_logits, logits)
-    assert on_probabilities.item() == 100  # clamped: the loss is 30
-    assert dead.item() == 0  # a sample as wrong as can be teaches nothing
+    (from_logits,) = torch.autograd.grad(with_logits, logits)
+    assert on_probabilities.item() == 100  # clamped; the true loss is 30
+    assert from_probabilities.item() == 0  # nothing is learned from a maximally wrong sample
     assert with_logits.item() == 30
-    assert alive.item() == 1
+    assert from_logits.item() == 1
 
 
 def test_reduction_none_mean_sum():
     logits = BCE_PROBABILITIES.logit(eps=1e-7)
     each = bce("none")(logits, BCE_TARGETS)
-    assert each.shape == (2, 3)  # BCE: an element is a sample's label; CE: a sample
+    assert each.shape == (2, 3)  # BCE has a loss for each label of a sample, CE one for each sample
     assert ce("none")(CE_LOGITS, CE_TARGETS).shape == (2,)
     torch.testing.assert_close(bce("mean")(logits, BCE_TARGETS), each.sum() / 6)
     torch.testing.assert_close(bce("sum")(logits, BCE_TARGETS), each.sum())
 
 
-def test_targets_are_indices_for_ce_and_a_multi_hot_matrix_for_bce():
+def test_ce_takes_class_indices_and_bce_a_multi_hot_matrix():
     index = ls.Multiclass(3).encode([1, 0])
     assert index.dtype == torch.long
     assert index.shape == (2,)

@@ -36,23 +36,23 @@ def test_index_one_hot_and_soft_forms_agree(name, weight, smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weight", [None, [0.2, 1.5, 3.0]])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_softmax_cross_entropy_is_torchs_number(reduction, weight, smoothing):
+def test_softmax_cross_entropy_equals_torch(reduction, weight, smoothing):
     logits, labels = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0, 1, 2, -100, 1, 1, 0, -100, 2])
     tensor = None if weight is None else torch.tensor(weight, dtype=torch.float64)
-    ours = ls.select_loss(ls.Multiclass(3), weight=weight, label_smoothing=smoothing, reduction=reduction)
-    torchs = F.cross_entropy(logits, labels, weight=tensor, label_smoothing=smoothing, reduction=reduction)
-    torch.testing.assert_close(ours(logits, labels), torchs, rtol=1e-12, atol=1e-15)
+    loss = ls.select_loss(ls.Multiclass(3), weight=weight, label_smoothing=smoothing, reduction=reduction)
+    expected = F.cross_entropy(logits, labels, weight=tensor, label_smoothing=smoothing, reduction=reduction)
+    torch.testing.assert_close(loss(logits, labels), expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("pos_weight", [None, [0.0, 2.0, 30.0]])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_sigmoid_cross_entropy_is_torchs_number(reduction, pos_weight):
+def test_sigmoid_cross_entropy_equals_torch(reduction, pos_weight):
     logits = torch.randn(9, 3, dtype=torch.float64)
     tensor = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float64)
-    ours = ls.select_loss(ls.Multilabel(3), pos_weight=pos_weight, reduction=reduction)
+    loss = ls.select_loss(ls.Multilabel(3), pos_weight=pos_weight, reduction=reduction)
     for target in (torch.randint(0, 2, (9, 3)).double(), torch.rand(9, 3, dtype=torch.float64)):
-        torchs = F.binary_cross_entropy_with_logits(logits, target, pos_weight=tensor, reduction=reduction)
-        torch.testing.assert_close(ours(logits, target), torchs, rtol=1e-12, atol=1e-15)
+        expected = F.binary_cross_entropy_with_logits(logits, target, pos_weight=tensor, reduction=reduction)
+        torch.testing.assert_close(loss(logits, target), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_binary_is_multilabel_with_one_label():
@@ -85,8 +85,8 @@ class TestShapes:
             (ls.Multiclass(3), (4, 3), torch.zeros(4, dtype=torch.int32)),
         ],
     )
-    def test_a_target_that_is_not_canonical_is_refused(self, task, logits, target):
-        with pytest.raises(ValueError, match=r"Pass task\.encode\(target\)"):
+    def test_a_target_that_is_not_canonical_raises_an_error(self, task, logits, target):
+        with pytest.raises(ValueError, match=r"task\.encode\(target\)"):
             ls.select_loss(task)(torch.zeros(logits), target)
 
     @pytest.mark.parametrize(
@@ -95,36 +95,36 @@ class TestShapes:
             (
                 ls.Multilabel(3),
                 [[0, 1, 1], [0, 2, 0]],
-                "Row 1, label '1' of the target is 2, but the canonical",
+                "Row 1, label '1' of the target is 2",
             ),
-            (ls.Multilabel(3, missing=-1), [[0, 1, -1], [0, 1, 0]], "pass task.encode(target)"),
+            (ls.Multilabel(3, missing=-1), [[0, 1, -1], [0, 1, 0]], "task.encode(target)"),
             (
                 ls.Multiclass(3),
                 [[0, 1, 1], [0, 1, 0]],
-                "Row 0 of the target has 2 ones, but a multiclass sample",
+                "Row 0 of the target has 2 ones",
             ),
             (ls.Multiclass(3), [[0.5, 0.5, 0], [0.5, 0.4, 0]], "Row 1 of the target sums to 0.9"),
         ],
     )
-    def test_values_that_are_not_canonical_are_refused(self, task, target, message):
+    def test_values_that_are_not_canonical_raise_an_error(self, task, target, message):
         loss = ls.select_loss(task)
         loss(torch.zeros(2, 3), task.encode([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
         with pytest.raises(ValueError, match=re.escape(message)):
             loss(torch.zeros(2, 3), torch.tensor(target, dtype=torch.float32))
 
     @pytest.mark.parametrize("index", [-1, 3])
-    def test_an_index_that_is_no_class_is_refused(self, index):
-        with pytest.raises(ValueError, match=f"is {index}, but a class index is from 0 to 2, or -100"):
+    def test_an_index_out_of_range_raises_an_error(self, index):
+        with pytest.raises(ValueError, match=rf"{index}.*from 0 to 2"):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), torch.tensor([0, index]))
 
     def test_one_hot_masks_of_integers(self):
-        with pytest.raises(ValueError, match=r"pass target\.float\(\)"):
+        with pytest.raises(ValueError, match=r"target\.float\(\)"):
             ls.select_loss(ls.Multiclass(3))(
                 torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, dtype=torch.long)
             )
 
-    def test_a_list_is_refused(self):
-        with pytest.raises(TypeError, match=r"The target is a list, no tensor: pass task.encode\(target\)"):
+    def test_a_list_raises_an_error(self):
+        with pytest.raises(TypeError, match=r"list.*task\.encode\(target\)"):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), [0, 1])
 
     def test_gradients_per_sample(self):
@@ -133,13 +133,13 @@ class TestShapes:
         each = torch.vmap(lambda x, y: loss(x[None], y[None]))(logits, target)
         torch.testing.assert_close(each.mean(), loss(logits, target))
 
-    def test_a_target_on_another_device_is_refused(self):
-        with pytest.raises(ValueError, match="The outputs are on meta, the target is on cpu"):
+    def test_a_target_on_another_device_raises_an_error(self):
+        with pytest.raises(ValueError, match=r"meta.*cpu"):
             ls.select_loss(ls.Multilabel(3))(torch.zeros(4, 3, device="meta"), torch.zeros(4, 3))
 
 
 class TestIdentities:
-    def test_options_that_leave_cross_entropy(self):
+    def test_options_that_give_cross_entropy(self):
         same = {
             "asymmetric": {"gamma_neg": 0, "gamma_pos": 0, "clip": 0},
             "poly1": {"epsilon": 0},
@@ -154,7 +154,7 @@ class TestIdentities:
                     loss, ls.select_loss(TASKS[activation])(logits, target), rtol=1e-12, atol=0
                 )
 
-    def test_asymmetric_without_clip_is_focal_of_two_gammas(self):
+    def test_asymmetric_without_clip_is_focal_with_two_gammas(self):
         logits, target = random_logits("focal", scale=5), torch.zeros(8, 3, dtype=torch.float64)
         asymmetric = ls.select_loss(TASKS["sigmoid"], "asymmetric", gamma_neg=3, clip=0)
         focal = ls.select_loss(TASKS["sigmoid"], "focal", gamma=3)
@@ -177,7 +177,7 @@ class TestIdentities:
         poly1 = ls.select_loss(ls.Multiclass(3), "poly1", epsilon=-log_0 * beta / alpha)(logits, labels)
         torch.testing.assert_close(alpha * poly1, symmetric, rtol=1e-12, atol=0)
 
-    def test_generalized_cross_entropy_goes_from_cross_entropy_to_the_absolute_error(self):
+    def test_generalized_cross_entropy_ranges_from_cross_entropy_to_the_absolute_error(self):
         logits, labels = random_logits("focal"), torch.arange(8) % 3
         near = ls.select_loss(ls.Multiclass(3), "generalized_cross_entropy", q=0.001)(logits, labels)
         torch.testing.assert_close(near, F.cross_entropy(logits, labels), rtol=2e-3, atol=0)
@@ -193,14 +193,14 @@ class TestIdentities:
         ren = -(weighted / weighted.sum(1, keepdim=True)).gather(1, labels[:, None]).log().mean()
         torch.testing.assert_close(loss(logits, labels), ren, rtol=1e-12, atol=0)
 
-    def test_zlpr_of_one_label_is_binary_cross_entropy(self):
+    def test_zlpr_with_one_label_is_binary_cross_entropy(self):
         logits, target = torch.randn(8, 1, dtype=torch.float64), torch.rand(8, 1, dtype=torch.float64)
         hard = target.round()
         torch.testing.assert_close(
             ls.select_loss(ls.Binary(), "zlpr")(logits, hard), ls.select_loss(ls.Binary())(logits, hard)
         )
 
-    def test_zlpr_leaves_a_missing_label_out(self):
+    def test_zlpr_ignores_a_missing_label(self):
         loss, rest = ls.select_loss(ls.Multilabel(3), "zlpr"), ls.select_loss(ls.Multilabel(2), "zlpr")
         logits = torch.randn(1, 3, dtype=torch.float64)
         value = loss(logits, torch.tensor([[1.0, math.nan, 0.0]]))
@@ -211,7 +211,7 @@ class TestIdentities:
         bce = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 3).double(), reduction="sum") / 8
         torch.testing.assert_close(ls.select_loss(ls.Multiclass(3), "one_vs_rest")(logits, labels), bce)
 
-    def test_dice_leaves_missing_pixels_out_and_takes_class_weights(self):
+    def test_dice_ignores_missing_pixels_and_supports_class_weights(self):
         for activation, task in TASKS.items():
             logits = random_logits("dice")
             hard, soft = both_targets("dice", activation)
@@ -226,12 +226,12 @@ class TestIdentities:
         torch.testing.assert_close(first(logits, hard), (1 - dice).mean())
 
     def test_dice_needs_trailing_dimensions(self):
-        with pytest.raises(ValueError, match=r"compares regions, and logits of shape \(4, 3\) have none"):
+        with pytest.raises(ValueError, match=r"compares regions .* got \(4, 3\)"):
             ls.select_loss(ls.Multiclass(3), "dice")(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
 
 
 class TestSampleWeight:
-    def test_of_positions(self):
+    def test_per_position(self):
         loss = ls.select_loss(ls.Multilabel(3))
         logits, target = torch.randn(2, 3, 4), torch.randint(0, 2, (2, 3, 4)).float()
         weight = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 1]])
@@ -245,21 +245,21 @@ class TestSampleWeight:
     @pytest.mark.parametrize(
         ("weight", "message"),
         [
-            (torch.ones(3), r"a weight for each row, \(2,\), got \(3,\)"),
-            (torch.ones(2, 3), r"a weight for each row, \(2,\), got \(2, 3\)"),
+            (torch.ones(3), r"one weight per row, of shape \(2,\), got \(3,\)"),
+            (torch.ones(2, 3), r"one weight per row, of shape \(2,\), got \(2, 3\)"),
             ([1, 2], "got list"),
-            (torch.tensor([1.0, -1.0]), "Row 1 has the sample weight -1: weights are finite"),
+            (torch.tensor([1.0, -1.0]), "Row 1 has the sample weight -1, but"),
             (torch.tensor([1.0, math.nan]), "Row 1 has the sample weight nan"),
-            (torch.ones(2, device="meta"), "The sample_weight is on meta, the logits are on cpu"),
+            (torch.ones(2, device="meta"), "sample_weight is on meta, but the logits are on cpu"),
         ],
     )
-    def test_what_is_none(self, weight, message):
+    def test_an_invalid_one_raises_an_error(self, weight, message):
         with pytest.raises((ValueError, NotImplementedError), match=message):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), torch.tensor([0, 1]), weight)
 
-    def test_of_positions_is_none_of_a_region(self):
+    def test_per_position_is_not_supported_for_regions(self):
         loss = ls.select_loss(ls.Multilabel(3), "dice")
-        for positions in (3, 4):  # as many as labels, too
+        for positions in (3, 4):  # once equal to the number of labels
             logits = torch.zeros(2, 3, positions)
             with pytest.raises(ValueError, match="Loss 'dice' pools positions"):
                 loss(logits, logits, torch.ones(2, positions))

@@ -1,4 +1,4 @@
-"""Every row of LOSSES is tested because it is in the table."""
+"""Tests of every row of LOSSES."""
 
 import math
 
@@ -26,8 +26,8 @@ from lossselect.losses.registry import formula_options
 EXTREMES = [0.0, 1.0, -1.0, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4, 6e4, -6e4]
 
 
-# float64 references from the papers' formulas, never calling our code: (x, t, options) -> losses, where x
-# and t, 0 to 1, have shape (N, C) or (N, C, T)
+# float64 references from the papers' formulas, independent of the package: (x, t, options) -> losses, with x
+# and t in [0, 1] of shape (N, C) or (N, C, T)
 def log_sigmoid(x):
     return -np.logaddexp(0, -x)
 
@@ -134,7 +134,7 @@ CASES = [
 
 
 def modifiers_of(name):
-    """Those that a gradient or a mask could trip over."""
+    """Modifiers that could break a gradient or a mask."""
     return {"label_smoothing": 0.1} | ({} if name == "zlpr" else {"weight": [0.5, 1, 2]})
 
 
@@ -153,7 +153,7 @@ class TestEveryRow:
             )
             np.testing.assert_allclose(loss(logits, target).numpy(), want, rtol=1e-10, atol=1e-12)
 
-    def test_gradient_is_right(self, name, activation, options):
+    def test_gradient_is_correct(self, name, activation, options):
         loss = ls.select_loss(TASKS[activation], name, **modifiers_of(name), **options)
         logits = random_logits(name).requires_grad_()
         for target in both_targets(name, activation):
@@ -187,7 +187,7 @@ class TestEveryRow:
         assert torch.equal(plain, inside)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_each_loss_at_extremes_is_that_of_the_rounded_logits(self, name, activation, options, dtype):
+    def test_each_loss_at_extremes_equals_that_of_the_rounded_logits(self, name, activation, options, dtype):
         loss = ls.select_loss(TASKS[activation], name, reduction="none", **options)
         grid = torch.cartesian_prod(*[torch.tensor(EXTREMES)] * 3).to(dtype)
         grid = grid.reshape(len(grid), 3, *[1] * len(trailing(name))).repeat(1, 1, *trailing(name))
@@ -197,7 +197,7 @@ class TestEveryRow:
             loss(grid, target).double(), loss(grid.double(), target), rtol=2e-5, atol=1e-7
         )
 
-    def test_missing_labels_are_the_same_as_rows_removed(self, name, activation, options):
+    def test_missing_labels_equal_removed_rows(self, name, activation, options):
         loss = ls.select_loss(TASKS[activation], name, **modifiers_of(name), **options)
         logits = random_logits(name).requires_grad_()
         for target in both_targets(name, activation):
@@ -213,7 +213,7 @@ class TestEveryRow:
             torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=0)
 
     @pytest.mark.parametrize("rows", [0, 4])
-    def test_nothing_labelled_gives_0_with_zero_gradient(self, name, activation, options, rows):
+    def test_no_label_at_all_gives_0_with_zero_gradient(self, name, activation, options, rows):
         loss = ls.select_loss(TASKS[activation], name, **options)
         logits = random_logits(name, rows, dtype=torch.float32).requires_grad_()
         hard, soft = both_targets(name, activation, rows)
@@ -225,9 +225,9 @@ class TestEveryRow:
             assert value.item() == 0
             assert torch.equal(logits.grad, torch.zeros_like(logits))
 
-    def test_a_weight_of_1_is_no_weight(self, name, activation, options):
+    def test_a_weight_of_1_has_no_effect(self, name, activation, options):
         if name == "zlpr":
-            pytest.skip("it takes no weight")
+            pytest.skip("it does not support weight")
         logits = random_logits(name, dtype=torch.float32)
         target, _ = both_targets(name, activation)
         weighted = ls.select_loss(TASKS[activation], name, weight=torch.ones(3), **options)
@@ -235,7 +235,7 @@ class TestEveryRow:
             weighted(logits, target), ls.select_loss(TASKS[activation], name, **options)(logits, target)
         )
 
-    def test_a_weight_of_1_for_each_sample_is_none_and_of_0_removes_it(self, name, activation, options):
+    def test_a_sample_weight_of_1_has_no_effect_and_0_removes_the_row(self, name, activation, options):
         loss = ls.select_loss(TASKS[activation], name, **modifiers_of(name), **options)
         logits = random_logits(name)
         for target in both_targets(name, activation):
@@ -247,7 +247,7 @@ class TestEveryRow:
                 loss(logits, target, some), loss(logits[rows], target[rows]), rtol=1e-14, atol=0
             )
 
-    def test_trailing_dimensions_are_rows(self, name, activation, options):
+    def test_trailing_dimensions_equal_rows(self, name, activation, options):
         if name == "dice":
             pytest.skip("it pools them")
         loss = ls.select_loss(TASKS[activation], name, **modifiers_of(name), **options)
@@ -271,7 +271,7 @@ class TestEveryRow:
 
     def test_two_class_softmax_is_one_logit_sigmoid(self, name, activation, options):
         if {"sigmoid", "softmax"} - set(ls.LOSSES[name]) or "alpha" in options or name == "dice":
-            pytest.skip("the loss has one form, an option that one form has, or means over both classes")
+            pytest.skip("the loss has only one form, an option of one form, or a mean over both classes")
         logits = 5 * torch.randn(8, 2, dtype=torch.float64)
         difference = (logits[:, 1] - logits[:, 0]).unsqueeze(1)
         labels = torch.arange(8) % 2
@@ -281,14 +281,14 @@ class TestEveryRow:
         torch.testing.assert_close(softmax, sigmoid, rtol=1e-12, atol=1e-15)
 
 
-def test_a_missing_label_within_a_row_counts_in_no_denominator():
+def test_a_missing_label_within_a_row_is_not_in_the_denominator():
     loss = ls.select_loss(ls.Multilabel(2))
     value = loss(torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, float("nan")]]))
     torch.testing.assert_close(value, torch.tensor(math.log(2)))
 
 
 @pytest.mark.parametrize("target", [torch.tensor([0, 0]), torch.tensor([[1.0, 0, 0], [1, 0, 0]])])
-def test_smoothed_labels_of_weight_0_count_for_nothing(target):
+def test_smoothed_labels_of_weight_0_are_ignored(target):
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]], requires_grad=True)
     loss = ls.select_loss(ls.Multiclass(3), weight=[0.0, 1.0, 2.0], label_smoothing=0.2)(logits, target)
     assert loss.item() == 0
@@ -302,7 +302,7 @@ def test_label_smoothing_moves_sigmoid_targets_towards_one_half():
     torch.testing.assert_close(smooth, ls.select_loss(ls.Multilabel(3))(logits, torch.full((4, 3), 0.9)))
 
 
-def test_only_zero_weight_classes_give_0_not_nan():
+def test_rows_of_classes_with_weight_0_give_0_not_nan():
     loss = ls.select_loss(ls.Multiclass(3), weight=[0, 1, 1])
     logits = torch.randn(4, 3, requires_grad=True)
     value = loss(logits, torch.zeros(4, dtype=torch.long))
@@ -325,9 +325,9 @@ def test_a_class_that_the_net_rules_out_by_minus_infinity(name):
 
 
 @pytest.mark.parametrize("name", [name for name, forms in ls.LOSSES.items() if "softmax" in forms])
-def test_logits_with_a_common_offset_are_the_same(name):
+def test_a_common_offset_of_the_logits_has_no_effect(name):
     if name in ("dice", "one_vs_rest"):
-        pytest.skip("it needs trailing dimensions, or is no loss of softmax's probabilities")
+        pytest.skip("it needs trailing dimensions, or does not depend on softmax probabilities only")
     loss = ls.select_loss(ls.Multiclass(3), name, **needed(name))
     logits, target = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([2])
     for y in (target, torch.tensor([[0.0, 0.25, 0.75]])):
@@ -343,10 +343,10 @@ def test_large_weights_lose_no_digits_in_float32(pos_weight, smoothing):
         loss(logits, target).double(), loss(logits.double(), target), rtol=1e-5, atol=3e-9
     )
     smoothed = target * (1 - smoothing) + smoothing / 2
-    theirs = F.binary_cross_entropy_with_logits(
+    expected = F.binary_cross_entropy_with_logits(
         logits, smoothed, pos_weight=torch.tensor(pos_weight), reduction="none"
     )
-    torch.testing.assert_close(loss(logits, target), theirs)
+    torch.testing.assert_close(loss(logits, target), expected)
 
 
 def test_weights_of_any_size_cancel_in_a_mean():

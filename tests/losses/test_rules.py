@@ -1,4 +1,4 @@
-"""What loss=auto proposes, and that each rule can be what is proposed."""
+"""Tests of the loss that loss=auto chooses; every rule is chosen once."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_each_rule_has_a_case():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_first_rule_that_applies_counts(name):
+def test_the_first_rule_that_applies_is_chosen(name):
     task, labels = CASES[name]
     counts = ls.count_labels(task, labels)
     rule = next(rule for rule in RULES if rule.name == name)
@@ -31,7 +31,7 @@ def test_the_first_rule_that_applies_counts(name):
     assert ls.select_loss(task, counts=counts, **options)
 
 
-def test_numbers_are_told():
+def test_reasons_contain_the_numbers():
     _, reasons = ls.suggest_loss(ls.Multiclass(2), ls.count_labels(ls.Multiclass(2), [0] * 50 + [1]))
     assert "The largest class has 50 times the rows" in reasons[0]
     _, reasons = ls.suggest_loss(ls.Binary(), ls.count_labels(ls.Binary(), [0, 1, math.nan, math.nan]))
@@ -41,19 +41,19 @@ def test_numbers_are_told():
     assert "Missing labels (0.25 of all)" in reasons[1]
 
 
-def test_ordered_classes_keep_their_likelihood():
+def test_ordered_classes_keep_cross_entropy():
     task = ls.Multiclass(3, ordinal=True)
     assert ls.suggest_loss(task, ls.count_labels(task, CASES["long-tailed classes"][1]))[0] == {
         "name": "cross_entropy"
     }
 
 
-def test_options_of_propose_loss_are_not_the_table_itself():
+def test_changed_options_do_not_change_the_table():
     task, labels = CASES["classes"]
     ls.suggest_loss(task, ls.count_labels(task, labels))[0]["gamma"] = 3
     assert "gamma" not in ls.suggest_loss(task, ls.count_labels(task, labels))[0]
 
 
-def test_auto_is_no_loss_of_a_loop_of_ones_own():
+def test_auto_is_not_supported_by_select_loss():
     with pytest.raises(ValueError, match=r"select_loss\(task, counts=counts, \*\*suggest_loss"):
         ls.select_loss(ls.Binary(), "auto")

@@ -1,4 +1,4 @@
-"""What the train labels tell: counts, priors, weights, first logits."""
+"""Counts, priors, weights and first logits, computed from the training labels."""
 
 import math
 
@@ -15,7 +15,7 @@ LONG_TAIL = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
 
 
 class TestCounts:
-    def test_of_each_task(self):
+    def test_every_task(self):
         binary = ls.count_labels(ls.Binary(), [0, 0, 1, math.nan])
         assert (binary.positives.tolist(), binary.negatives.tolist(), binary.missing) == ([2, 1], [1, 2], 1)
         classes = ls.count_labels(ls.Multiclass(3, missing=-1), [0, 0, 2, -1])
@@ -29,7 +29,7 @@ class TestCounts:
         lists = ls.SparseLabels.from_csr([0, 0, 1], [0, 1, 3, 3], 2, [False, False, True])
         assert ls.count_labels(ls.Multilabel(2), lists).positives.tolist() == [2, 1]
 
-    def test_soft_labels_count_by_their_mass(self):
+    def test_soft_labels_count_with_their_mass(self):
         counts = ls.count_labels(ls.Multiclass(2), [[0.75, 0.25], [0.5, 0.5]])
         assert counts.soft
         assert counts.mass.tolist() == [1.25, 0.75]
@@ -53,11 +53,11 @@ class TestCounts:
 
 
 class TestNamedWeights:
-    def test_balanced_is_scikit_learns(self):
+    def test_balanced_equals_scikit_learn(self):
         counts = ls.count_labels(ls.Multiclass(3), LONG_TAIL)
         loss = ls.select_loss(ls.Multiclass(3), weight="balanced", counts=counts)
-        theirs = compute_class_weight("balanced", classes=np.arange(3), y=LONG_TAIL.numpy())
-        np.testing.assert_allclose(loss.weight, theirs)
+        expected = compute_class_weight("balanced", classes=np.arange(3), y=LONG_TAIL.numpy())
+        np.testing.assert_allclose(loss.weight, expected)
 
     def test_effective_number(self):
         counts = ls.count_labels(ls.Multiclass(3), LONG_TAIL)
@@ -68,7 +68,7 @@ class TestNamedWeights:
         inverse = 1 / np.array([60, 30, 10])
         np.testing.assert_allclose(nearly.weight, inverse / inverse.mean(), rtol=1e-4)
 
-    def test_a_class_without_rows_weighs_1(self):
+    def test_a_class_without_rows_has_weight_1(self):
         counts = ls.count_labels(ls.Multiclass(4), LONG_TAIL)
         for name in ("balanced", "effective_number"):
             weight = ls.select_loss(ls.Multiclass(4), weight=name, counts=counts).weight
@@ -80,27 +80,28 @@ class TestNamedWeights:
         target[:250, 0] = target[:1, 1] = target[:, 3] = 1
         counts = ls.count_labels(ls.Multilabel(4), target)
         loss = ls.select_loss(ls.Multilabel(4), pos_weight="auto", counts=counts)
-        assert loss.pos_weight.tolist() == [3, 100, 1, 1]  # clipped; without positives; without negatives
+        assert loss.pos_weight.tolist() == [
+            3,
+            100,
+            1,
+            1,
+        ]  # label 1 is clipped, label 2 has no positives, label 3 no negatives
         binary = ls.count_labels(ls.Binary(), target[:, 0])
         assert ls.select_loss(ls.Binary(), pos_weight="auto", counts=binary).pos_weight.tolist() == [3]
 
     def test_before_the_labels_are_counted(self):
         loss = ls.select_loss(ls.Multiclass(3), weight="balanced")
         assert loss.waiting
-        with pytest.raises(
-            ValueError, match=r"weight=balanced is computed from the train labels, .*count_labels"
-        ):
+        with pytest.raises(ValueError, match=r"weight=balanced is computed from .*count_labels"):
             loss(torch.zeros(1, 3), torch.tensor([0]))
-        with pytest.raises(
-            ValueError, match="The prior of loss 'logit_adjusted' is computed from the train labels"
-        ):
+        with pytest.raises(ValueError, match="The prior of loss 'logit_adjusted' is computed from"):
             ls.select_loss(ls.Multiclass(3), "logit_adjusted")(torch.zeros(1, 3), torch.tensor([0]))
         counted = loss.with_counts(ls.count_labels(ls.Multiclass(3), LONG_TAIL))
         assert not counted.waiting
         assert counted.with_counts(None) is counted
         assert counted(torch.zeros(1, 3), torch.tensor([0])) > 0
 
-    def test_plain_values_make_the_same_loss_again(self):
+    def test_plain_values_recreate_the_loss(self):
         task, counts = ls.Multiclass(3), ls.count_labels(ls.Multiclass(3), LONG_TAIL)
         for options in ({"weight": "effective_number", "beta": 0.9}, {"name": "logit_adjusted", "tau": 0.5}):
             waiting = ls.select_loss(task, **options)
@@ -118,20 +119,20 @@ class TestNamedWeights:
 
 
 class TestPriors:
-    def test_shares(self):
+    def test_frequencies(self):
         task = ls.Multiclass(4)
         np.testing.assert_allclose(
             class_prior(task, ls.count_labels(task, LONG_TAIL)), np.array([60, 30, 10, 0.5]) / 100.5
         )
         target = torch.zeros(10, 3)
         target[:4, 0] = target[:, 2] = 1
-        shares = class_prior(ls.Multilabel(3), ls.count_labels(ls.Multilabel(3), target))
-        np.testing.assert_allclose(shares, [0.4, 0.05, 0.95])
+        frequencies = class_prior(ls.Multilabel(3), ls.count_labels(ls.Multilabel(3), target))
+        np.testing.assert_allclose(frequencies, [0.4, 0.05, 0.95])
         np.testing.assert_allclose(
             class_prior(ls.Binary(), ls.count_labels(ls.Binary(), target[:, 0])), [0.4]
         )
 
-    def test_of_nothing_known(self):
+    def test_without_known_labels(self):
         for task, target in ((ls.Multilabel(2), [[math.nan, 0]]), (ls.Binary(), [math.nan])):
             prior = class_prior(task, ls.count_labels(task, target))
             assert ((prior > 0) & (prior < 1)).all()
@@ -140,13 +141,13 @@ class TestPriors:
         "task", [ls.Binary(), ls.Multiclass(3), ls.Multiclass(3, ordinal=True), ls.Multilabel(3)]
     )
     @pytest.mark.parametrize("soft", [False, True])
-    def test_the_first_loss_is_the_priors_entropy(self, task, soft):
+    def test_the_first_loss_is_the_entropy_of_the_prior(self, task, soft):
         if task.activation == "softmax":
             target = torch.nn.functional.one_hot(LONG_TAIL, 3).double() if soft else LONG_TAIL
             target = 0.9 * target + 0.1 / 3 if soft else target
         else:
-            share = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)[: task.num_outputs].expand(100, -1)
-            target = share * torch.rand_like(share) if soft else torch.bernoulli(share)
+            rate = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)[: task.num_outputs].expand(100, -1)
+            target = rate * torch.rand_like(rate) if soft else torch.bernoulli(rate)
         target = task.encode(target)
         prior = class_prior(task, ls.count_labels(task, target))
         logits = ls.select_loss(task).first_logits(ls.count_labels(task, target)).expand(100, -1)
@@ -185,7 +186,7 @@ class TestPriors:
         torch.testing.assert_close(logits.grad, torch.zeros_like(logits), rtol=0, atol=1e-12)
 
 
-def test_soft_labels_weigh_by_their_mass():
+def test_weights_use_the_mass_of_soft_labels():
     counts = ls.count_labels(ls.Binary(), torch.full((10,), 0.25))
     assert ls.select_loss(ls.Binary(), pos_weight="auto", counts=counts).pos_weight.tolist() == [3]
     rows = ls.count_labels(ls.Multiclass(2), torch.tensor([[0.8, 0.2]] * 10))
@@ -193,24 +194,24 @@ def test_soft_labels_weigh_by_their_mass():
     np.testing.assert_allclose(weight, [1 / 1.6, 1 / 0.4])
 
 
-def test_of_no_label_at_all():
+def test_weights_without_any_label():
     nothing = ls.count_labels(ls.Multiclass(2, missing=-1), [-1, -1])
     for name in ("balanced", "effective_number"):
         assert ls.select_loss(ls.Multiclass(2), weight=name, counts=nothing).weight.tolist() == [1, 1]
 
 
-def test_counts_of_another_task():
+def test_counts_of_another_task_raise_an_error():
     five = ls.count_labels(ls.Multilabel(5), torch.ones(4, 5))
     for use in (
         lambda: ls.select_loss(ls.Multilabel(3), pos_weight="auto", counts=five),
         lambda: ls.suggest_loss(ls.Multiclass(3), five),
         lambda: ls.TaskModule(ls.Multilabel(3), torch.nn.Linear(2, 3)).set_label_counts(five),
     ):
-        with pytest.raises(ValueError, match="The counts are of 5 classes, but the task is multi"):
+        with pytest.raises(ValueError, match="5 classes"):
             use()
 
 
-def test_plain_values_make_the_same_counts_again():
+def test_plain_values_recreate_the_counts():
     counts = ls.count_labels(ls.Multilabel(2), [[1, 0], [0.3, math.nan]])
     again = ls.LabelCounts.from_dict(counts.to_dict())
     for name in vars(counts):
@@ -218,16 +219,14 @@ def test_plain_values_make_the_same_counts_again():
 
 
 @pytest.mark.parametrize("prior", [[1 - 1e-9, 0.5], [1e-12, 0.5]])
-def test_shares_near_1_are_not_1(prior):
+def test_a_prior_near_0_or_1_gives_a_finite_loss(prior):
     loss = ls.select_loss(ls.Multilabel(2), "logit_adjusted", prior=prior)
     assert loss(torch.zeros(2, 2), torch.tensor([[0.0, 1], [1, 0]])).isfinite()
 
 
 @pytest.mark.parametrize("name", ["balanced", "auto"])
-def test_a_prior_has_no_name(name):
-    with pytest.raises(
-        ValueError, match="prior must be the shares of the classes, or left out to be counted, got"
-    ):
+def test_a_prior_cannot_be_a_name(name):
+    with pytest.raises(ValueError, match="prior must be a list of class frequencies, got"):
         ls.select_loss(ls.Multiclass(2), "logit_adjusted", prior=name)
 
 

@@ -1,4 +1,4 @@
-"""`make_metrics` behaves as a torchmetrics.MetricCollection, and each of its metrics as a metric."""
+"""`make_metrics` behaves like a torchmetrics.MetricCollection, and each of its metrics like a metric."""
 
 import pickle
 import warnings
@@ -21,30 +21,31 @@ ids = str
 
 
 def batches(task, count=3, rows=20, seed=0):
-    """Probabilities in float64 and targets, with ties, missing labels and soft ones."""
+    """Probabilities in float64 and targets, with ties and missing labels."""
     random = torch.Generator().manual_seed(seed)
-    made = []
+    data = []
     for _ in range(count):
         logits = torch.randn(rows, task.num_outputs, generator=random, dtype=torch.float64)
-        if not getattr(task, "ordinal", False):  # whose probabilities are products, equal but for rounding
+        # no ties for ordered classes: their probabilities are products, which differ by rounding
+        if not getattr(task, "ordinal", False):
             logits = logits.round(decimals=1)
         target = task.encode(task.predict(torch.randn(rows, task.num_outputs, generator=random)))
         target[::5] = -100 if task.activation == "softmax" else NAN
-        made.append((task.probabilities(logits), target))
-    return made
+        data.append((task.probabilities(logits), target))
+    return data
 
 
-def joined(made):
-    return tuple(map(torch.cat, zip(*made, strict=True)))
+def joined(data):
+    return tuple(map(torch.cat, zip(*data, strict=True)))
 
 
 def over_classes(score, y, p):
-    """The mean over the classes that occur."""
+    """Return the mean over the classes that occur."""
     return np.mean([score(y[:, c], p[:, c]) for c in range(y.shape[1]) if y[:, c].any()])
 
 
 def reference(task, name, p, target):
-    """scikit-learn's value of some metrics."""
+    """Return the value of a metric computed by scikit-learn."""
     if task.activation == "softmax":
         known = target != -100
         y, p = target[known].numpy(), p[known].numpy()
@@ -80,31 +81,31 @@ def same(got, want):
         assert got[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
 
 
-def whole(task, made, **options):
+def whole(task, data, **options):
     metrics = ls.make_metrics(task, **options)
-    metrics.update(*joined(made))
+    metrics.update(*joined(data))
     return values(metrics)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "f1_macro", "auroc", "average_precision", "brier_score"])
 @pytest.mark.parametrize("task", TASKS, ids=ids)
 class TestOne:
-    """A metric by itself, beside scikit-learn."""
+    """Each metric used independently, compared with scikit-learn."""
 
-    def test_is_updated_without_the_others(self, task, name):
-        made = batches(task)
+    def test_is_updated_independently(self, task, name):
+        data = batches(task)
         metrics = ls.make_metrics(task)
-        for batch in made:
+        for batch in data:
             metrics[name].update(*batch)
-        assert metrics[name].compute().item() == pytest.approx(reference(task, name, *joined(made)))
+        assert metrics[name].compute().item() == pytest.approx(reference(task, name, *joined(data)))
         for other, metric in metrics.items():
             assert metric.update_called == (other == name)
         with pytest.warns(UserWarning, match="before the ``update`` method"):
             others = {other: value.item() for other, value in metrics.compute().items() if other != name}
         assert all(np.isnan(value) for value in others.values())
 
-    def test_goes_on_with_what_it_has_seen_alone(self, task, name):
-        """Compute groups of torchmetrics would forget the second batch."""
+    def test_continues_after_an_independent_update(self, task, name):
+        """torchmetrics' compute groups would lose the second batch."""
         first, second, third = batches(task)
         metrics = ls.make_metrics(task)
         metrics.update(*first)
@@ -116,7 +117,7 @@ class TestOne:
         del want[name]
         same(got, want)
 
-    def test_is_reset_without_the_others(self, task, name):
+    def test_is_reset_independently(self, task, name):
         first, second, third = batches(task)
         metrics = ls.make_metrics(task)
         metrics.update(*first)
@@ -132,11 +133,11 @@ class TestOne:
         same(got, want)
 
     def test_returns_the_value_of_a_batch(self, task, name):
-        made = batches(task)
+        data = batches(task)
         metric = ls.make_metrics(task)[name]
-        for batch in made:
+        for batch in data:
             assert metric(*batch).item() == pytest.approx(reference(task, name, *batch))
-        assert metric.compute().item() == pytest.approx(reference(task, name, *joined(made)))
+        assert metric.compute().item() == pytest.approx(reference(task, name, *joined(data)))
         assert metric.update_count == 3
 
     def test_is_cloned_pickled_and_merged(self, task, name):
@@ -154,10 +155,10 @@ class TestOne:
         assert metric.compute().item() == pytest.approx(want)
 
     def test_is_saved_and_loaded(self, task, name):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task)
         metrics.persistent(True)
-        for batch in made:
+        for batch in data:
             metrics.update(*batch)
         saved = metrics.state_dict()
         assert any(key.startswith(f"{name}.") for key in saved)
@@ -165,13 +166,13 @@ class TestOne:
         fresh.persistent(True)
         fresh.load_state_dict(saved)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchmetrics saves no count of updates
-            assert fresh[name].compute().item() == pytest.approx(reference(task, name, *joined(made)))
+            warnings.simplefilter("ignore")  # torchmetrics does not save the number of updates
+            assert fresh[name].compute().item() == pytest.approx(reference(task, name, *joined(data)))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=ids)
 class TestCollection:
-    def test_shares_what_it_has_seen(self, task):
+    def test_metrics_share_their_states(self, task):
         metrics = ls.make_metrics(task)
         for batch in batches(task):
             metrics.update(*batch)
@@ -185,25 +186,25 @@ class TestCollection:
         assert metrics["accuracy"].update_count == metrics["f1_macro"].update_count == 1
 
     def test_returns_the_values_of_a_batch(self, task):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task)
-        for batch in made:
+        for batch in data:
             same({name: value.item() for name, value in metrics(*batch).items()}, whole(task, [batch]))
-        same(values(metrics), whole(task, made))
+        same(values(metrics), whole(task, data))
         assert metrics["auroc"].scores is metrics["average_precision"].scores
 
     def test_is_cloned_and_pickled(self, task):
-        made = batches(task)
+        data = batches(task)
         metrics = ls.make_metrics(task, "val/")
-        metrics.update(*made[0])
+        metrics.update(*data[0])
         for copy in (metrics.clone(prefix="best/"), pickle.loads(pickle.dumps(metrics))):
-            copy.update(*made[1])
-            copy.update(*made[2])
-            want = {f"{copy.prefix}{name}": value for name, value in whole(task, made).items()}
+            copy.update(*data[1])
+            copy.update(*data[2])
+            want = {f"{copy.prefix}{name}": value for name, value in whole(task, data).items()}
             same(values(copy), want)
-        same(values(metrics), {f"val/{name}": value for name, value in whole(task, made[:1]).items()})
+        same(values(metrics), {f"val/{name}": value for name, value in whole(task, data[:1]).items()})
 
-    def test_of_each_metric_it_is_known_which_end_is_better(self, task):
+    def test_higher_is_better_is_correct_for_each_metric(self, task):
         metrics = ls.make_metrics(task)
         target = task.encode(task.predict(3 * torch.randn(60, task.num_outputs)))
         one_hot = torch.nn.functional.one_hot(target, 4) if target.ndim == 1 else target
@@ -257,7 +258,7 @@ class Largest(torchmetrics.Metric):
 
 
 def test_metrics_of_another_task_keep_their_own_decision():
-    """Such as the decision before it was tuned."""
+    """An example is the default decision next to the tuned one."""
     p, target = torch.rand(50, 1), (torch.rand(50, 1) < 0.5).float()
     metrics = ls.make_metrics(ls.Binary(threshold=0.5), names=["accuracy"])
     metrics.add_metrics({"other": ls.make_metrics(ls.Binary(threshold=0.9), names=["accuracy"])["accuracy"]})
@@ -268,8 +269,8 @@ def test_metrics_of_another_task_keep_their_own_decision():
         assert got[name] == pytest.approx(sk.accuracy_score(target, p >= threshold))
 
 
-def test_in_another_collection_means_do_not_mix():
-    """torchmetrics joins metrics whose states have the same names and, after one batch, the same values."""
+def test_metrics_in_a_nested_collection_are_not_merged():
+    """torchmetrics merges metrics whose states have the same names and, after one batch, the same values."""
     task = ls.Multilabel(6)
     p = torch.tensor([[0.9, 0.1, 0.1, 0.1, 0.1, 0.1]])
     target = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
@@ -285,13 +286,13 @@ def test_in_another_collection_means_do_not_mix():
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multiclass(3)], ids=ids)
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
 def test_bins_are_merged(task, name, monkeypatch):
-    made = batches(task, 4, 50)
-    exact = whole(task, made)[name]
+    data = batches(task, 4, 50)
+    exact = whole(task, data)[name]
     few = ls.make_metrics(task, names=[name])[name]
-    few.update(*made[0])
+    few.update(*data[0])
     monkeypatch.setattr("lossselect.metrics.ranking.MAX_EXACT", 60 * task.num_outputs)
     metric = ls.make_metrics(task, names=[name])[name]
-    for batch in made[1:]:
+    for batch in data[1:]:
         metric(*batch)
     assert metric.bins.numel() > 1
     few.merge_state(metric)
@@ -299,19 +300,19 @@ def test_bins_are_merged(task, name, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS, ids=ids)
-def test_many_small_batches_are_put_together(task, monkeypatch):
-    made = batches(task, 10, 4)
-    exact = whole(task, made)["auroc"]
+def test_many_small_batches_are_concatenated(task, monkeypatch):
+    data = batches(task, 10, 4)
+    exact = whole(task, data)["auroc"]
     monkeypatch.setattr("lossselect.metrics.ranking.MAX_PARTS", 3)
     metrics = ls.make_metrics(task, names=["auroc", "average_precision"])
-    for batch in made:
+    for batch in data:
         metrics.update(*batch)
     assert len(metrics["average_precision"].scores) == len(metrics["auroc"].scores) <= 3
     assert metrics.compute()["auroc"].item() == pytest.approx(exact)
 
 
 def test_one_metric_is_logged_and_reset_by_lightning(tmp_path):
-    """Lightning resets only what is logged: each epoch has its own value, whatever the others hold."""
+    """Lightning resets only logged metrics: their value is per epoch, and other metrics keep their states."""
     task = ls.Multilabel(3)
     p, target = torch.rand(24, 3), (torch.rand(24, 3) < 0.5).float()
     shown = []
@@ -345,7 +346,7 @@ def test_one_metric_is_logged_and_reset_by_lightning(tmp_path):
 
 
 def log_odds_of(task, logits):
-    """log p - log(1 - p) in NumPy, in float64."""
+    """Compute log p - log(1 - p) in NumPy, in float64."""
     z = logits.double().numpy()
     if task.activation == "sigmoid":
         return z
@@ -355,7 +356,7 @@ def log_odds_of(task, logits):
 
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3)], ids=ids)
 def test_saturated_probabilities_rank_by_log_odds(task):
-    """float32 probabilities of logits from 18 to 40 are all 1: ties, which log-odds are not."""
+    """float32 probabilities of logits from 18 to 40 are all 1, and so tied, but their log-odds differ."""
     logits = 18 + 22 * torch.rand(300, task.num_outputs)
     if task.activation == "softmax":
         logits = logits * torch.nn.functional.one_hot(torch.randint(0, 3, (300,)), 3) * 1.5
@@ -384,7 +385,9 @@ def test_saturated_probabilities_rank_by_log_odds(task):
     assert ranked.compute()["auroc"] > tied.compute()["auroc"] + 0.02
 
 
-def test_log_odds_of_another_shape_are_rejected():
+def test_log_odds_of_another_shape_raise_an_error():
     metrics = ls.make_metrics(ls.Binary())
-    with pytest.raises(ValueError, match=r"Expected log_odds of the shape of the probabilities, \(4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected log_odds of the same shape as the probabilities, \(4, 1\)"
+    ):
         metrics.update(torch.rand(4, 1), torch.zeros(4, 1), log_odds=torch.zeros(4))

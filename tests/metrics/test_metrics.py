@@ -26,7 +26,7 @@ def computed(task, logits, target, batches=3):
 
 
 def per_column(metric, truth, score, **kwargs):
-    """Mean over the columns in which both values occur, of the rows that have a label."""
+    """Return the mean over the columns in which both values occur, computed from the rows with a label."""
     values = []
     for j in range(truth.shape[1]):
         known = ~np.isnan(truth[:, j])
@@ -35,8 +35,8 @@ def per_column(metric, truth, score, **kwargs):
     return np.mean(values)
 
 
-def ranks_of_rows(y, p):
-    """scikit-learn's, row by row, of the labels that are known."""
+def ranking_metrics(y, p):
+    """Return scikit-learn's ranking metrics of the known labels, computed row by row."""
     rows = [(y[[i]][:, k], p[[i]][:, k]) for i in range(len(y)) if (k := ~np.isnan(y[i])).any()]
 
     def precision(y, p, k):
@@ -75,7 +75,7 @@ def test_binary_equals_scikit_learn(threshold):
 
 
 def test_multiclass_equals_scikit_learn():
-    task = ls.Multiclass(4)  # class 3 does not occur: it is in no mean
+    task = ls.Multiclass(4)  # class 3 does not occur, so the means exclude it
     logits, target = torch.randn(60, 4), torch.randint(0, 3, (60,)).float()
     target[::7] = NAN
     got = computed(task, logits, target)
@@ -99,7 +99,7 @@ def test_multiclass_equals_scikit_learn():
 def test_multilabel_equals_scikit_learn(threshold):
     task = ls.Multilabel(4, threshold=threshold)
     logits, target = torch.randn(60, 4), (torch.rand(60, 4) < 0.4).float()
-    target[:, 3] = 0  # a label without positives: it is in no macro mean
+    target[:, 3] = 0  # label 3 has no positives, so the macro means exclude it
     target[torch.rand(60, 4) < 0.2] = NAN
     got = computed(task, logits, target)
     y, p = target.numpy(), logits.double().sigmoid().numpy()
@@ -119,7 +119,7 @@ def test_multilabel_equals_scikit_learn(threshold):
         ).item(),
         "hamming_distance": (d != y)[known].mean(),
         "exact_match": ((d == y) | ~known).all(1).mean(),
-        **ranks_of_rows(y, p),
+        **ranking_metrics(y, p),
     }
     assert got == pytest.approx(expected, abs=1e-6)
 
@@ -133,7 +133,7 @@ def test_batch_size_does_not_matter(task):
     assert computed(task, logits, target, batches=1) == computed(task, logits, target, batches=15)
 
 
-def test_one_class_alone_has_no_ranking_and_no_warning():
+def test_a_single_class_gives_nan_rankings_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         got = computed(ls.Binary(), torch.randn(6, 1), torch.zeros(6))
@@ -142,7 +142,7 @@ def test_one_class_alone_has_no_ranking_and_no_warning():
     assert 0 <= got["accuracy"] <= 1
 
 
-def test_soft_labels_count_as_their_likelier_value():
+def test_soft_labels_are_rounded():
     soft = computed(
         ls.Binary(), torch.tensor([[1.0], [-1.0], [1.0]]), torch.tensor([0.8, 0.3, 0.5]), batches=1
     )
@@ -151,7 +151,7 @@ def test_soft_labels_count_as_their_likelier_value():
     assert computed(ls.Multiclass(3), torch.eye(3), rows, batches=1)["accuracy"] == 1
 
 
-def test_a_label_of_which_nothing_is_known_is_left_out():
+def test_a_label_without_known_values_is_ignored():
     task = ls.Multilabel(3)
     logits, target = torch.randn(40, 3), (torch.rand(40, 3) < 0.5).float()
     target[:, 1] = NAN
@@ -165,7 +165,7 @@ class TestUndefined:
         got = computed(task, torch.randn(6, task.num_outputs), torch.full((6, task.num_outputs), NAN))
         assert all(math.isnan(value) for value in got.values())
 
-    def test_of_a_net_that_diverged(self, task):
+    def test_a_net_that_diverged(self, task):
         logits, target = torch.randn(6, task.num_outputs), task.predict(torch.randn(6, task.num_outputs))
         logits[3] = NAN
         assert all(math.isnan(value) for value in computed(task, logits, target).values())
@@ -178,28 +178,29 @@ class TestUndefined:
             assert all(value.isnan() for value in metrics.compute().values())
 
     @pytest.mark.parametrize("value", [-0.1, 3.0])
-    def test_logits_are_refused(self, task, value):
+    def test_logits_raise_an_error(self, task, value):
         target = task.encode(task.predict(torch.zeros(2, task.num_outputs)))
         outputs = torch.full((2, task.num_outputs), value)
-        with pytest.raises(ValueError, match=rf"take probabilities, got {value:g}: pass task\.probabilities"):
+        with pytest.raises(
+            ValueError, match=rf"probabilities from 0 to 1, got {value:g}\. Pass task\.probabilities"
+        ):
             ls.make_metrics(task).update(outputs, target)
 
-    def test_targets_of_another_shape_are_refused(self, task):
-        with pytest.raises(ValueError, match=r"Pass task\.encode\(target\)"):
+    def test_invalid_targets_raise_an_error(self, task):
+        with pytest.raises(ValueError, match=r"task\.encode\(target\)"):
             ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), torch.zeros(2))
-        with pytest.raises(TypeError, match="The target is a list, no tensor"):
+        with pytest.raises(TypeError, match="list"):
             ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), [0, 1])
 
 
-def test_a_single_label_is_measured_as_binary():
+def test_multilabel_with_one_label_equals_binary():
     logits, target = torch.randn(20, 1), (torch.rand(20, 1) < 0.5).float()
     one, binary = computed(ls.Multilabel(1), logits, target), computed(ls.Binary(), logits, target)
     assert one["auroc"] == pytest.approx(binary["auroc"])
     assert one["average_precision"] == pytest.approx(binary["average_precision"])
 
 
-def test_logged_as_torchmetrics_are(tmp_path):
-    """`self.log_dict(metrics)` in a module of one's own."""
+def test_a_custom_module_logs_them_with_log_dict(tmp_path):
     task = ls.Multilabel(3)
     p, target = torch.rand(12, 3), (torch.rand(12, 3) < 0.5).float()
 
@@ -222,7 +223,7 @@ def test_logged_as_torchmetrics_are(tmp_path):
     assert within.compute()["all_average_precision"] == whole.compute()["val/average_precision"]
 
 
-def test_computing_in_between_changes_nothing():
+def test_computing_between_batches_changes_nothing():
     task = ls.Multilabel(2)
     p, target = torch.rand(20, 2), (torch.rand(20, 2) < 0.5).float()
     target[:10, 1] = NAN
@@ -245,7 +246,7 @@ def test_prefix():
 
 
 @pytest.mark.parametrize("task", [ls.Binary(threshold=0.2), ls.Multiclass(3), ls.Multilabel(3)], ids=str)
-def test_calling_takes_in_a_batch_and_returns_its_values(task):
+def test_calling_adds_a_batch_and_returns_its_values(task):
     logits = torch.randn(20, task.num_outputs)
     p, target = task.probabilities(logits), task.encode(task.predict(torch.randn(20, task.num_outputs)))
     metrics = ls.make_metrics(task)
@@ -284,19 +285,19 @@ class TestEpoch:
         for name, value in pieces.compute().items():
             torch.testing.assert_close(value, whole[name])
 
-    def test_a_buffer_that_is_filled_again_changes_nothing(self):
+    def test_reusing_the_batch_tensors_changes_nothing(self):
         logits, target = torch.randn(8, 3), torch.randint(0, 2, (8, 3)).float()
         expected = self.run(logits, target, [8]).compute()
         epoch = self.run(logits, target, [8])
         logits.zero_(), target.zero_()
         assert epoch.compute() == expected
 
-    def test_reset_forgets(self):
+    def test_reset_removes_all_batches(self):
         epoch = self.run(torch.randn(4, 3), torch.zeros(4, 3), [4])
         epoch.reset()
         assert epoch.compute() == {}
 
-    def test_ranks_where_a_float32_sigmoid_is_1(self):
+    def test_logits_whose_float32_sigmoid_is_1_are_ranked(self):
         logits = torch.arange(18.0, 30.0).unsqueeze(1)
         epoch = self.run(logits, (logits > 24).float(), [12], ls.Binary())
         assert epoch.compute()["val/auroc"].item() == pytest.approx(1)
@@ -315,8 +316,8 @@ class TestEpoch:
 
 class TestRanking:
     @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-    def test_ranks_where_probabilities_are_all_one(self, task):
-        """Logits of 50 and 60: float64's sigmoid is 1 of both."""
+    def test_logits_whose_float64_probabilities_are_1_are_ranked(self, task):
+        """The float64 sigmoid of 50 and of 60 is 1."""
         epoch = Epoch(task, "val/")
         logits = 50 + 10 * torch.rand(40, task.num_outputs, dtype=torch.float64)
         if task.activation == "softmax":
@@ -331,8 +332,8 @@ class TestRanking:
 
     @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
     @pytest.mark.parametrize("name", ["auroc", "average_precision"])
-    def test_bins_come_close_and_keep_no_output(self, task, name, monkeypatch):
-        logits = torch.randn(3000, task.num_outputs, dtype=torch.float64) - 8  # scores below .01
+    def test_bins_are_nearly_exact_and_store_no_outputs(self, task, name, monkeypatch):
+        logits = torch.randn(3000, task.num_outputs, dtype=torch.float64) - 8  # scores below 0.01
         target = task.encode(task.predict(logits + 8 + torch.randn_like(logits)))
         holes = torch.rand(target.shape) < 0.2
         target = target.masked_fill(holes, -100 if task.activation == "softmax" else NAN)
@@ -348,7 +349,7 @@ class TestRanking:
         binned.reset()
         assert ranking.bins.numel() == 1
 
-    def test_bins_of_a_class_without_positives_and_of_nan(self, monkeypatch):
+    def test_bins_with_a_class_without_positives_and_with_nan(self, monkeypatch):
         monkeypatch.setattr("lossselect.metrics.ranking.MAX_EXACT", 1)
         metrics = ls.make_metrics(ls.Multilabel(2), names=["auroc", "average_precision"])
         metrics.update(torch.tensor([[0.9, 0.1], [0.2, 0.3]]), torch.tensor([[1.0, 0], [0, 0]]))
@@ -394,7 +395,7 @@ class TestEpochTables:
         assert Epoch(ls.Multiclass(2000), "test/").confusion is None
         assert Epoch(task, "train/").confusion is None
 
-    def test_train_has_less(self):
+    def test_train_has_fewer_metrics(self):
         task = ls.Multilabel(9)
         assert {*Epoch(task, "train/").metrics} == {f"train/{name}" for name in task.train_metrics}
         assert {*Epoch(task, "val/").metrics} == {f"val/{name}" for name in task.metric_names}
@@ -413,12 +414,12 @@ def test_ordered_classes():
     )
 
 
-def test_a_metric_that_there_is_not():
-    with pytest.raises(ValueError, match="There is no metric 'acuracy'"):
+def test_an_unknown_metric_raises_an_error():
+    with pytest.raises(ValueError, match="metric 'acuracy'"):
         ls.make_metrics(ls.Binary(), names=["acuracy"])
 
 
-def test_outputs_that_are_kept_have_a_bound(monkeypatch):
+def test_the_number_of_stored_outputs_is_bounded(monkeypatch):
     monkeypatch.setattr("lossselect.training.epoch.MAX_BUFFERED_OUTPUTS", 1000)
     kept = OutputBuffer()
     for start in range(0, 4000, 100):
@@ -427,14 +428,16 @@ def test_outputs_that_are_kept_have_a_bound(monkeypatch):
     assert 300 < len(logits) <= 1000
     assert torch.equal(logits.squeeze(1), target.float())
     halves = (target < 2000).sum() / len(target)
-    assert 0.35 < halves < 0.65  # early and late rows alike
+    assert 0.35 < halves < 0.65  # early and late rows are equally frequent
 
 
-def test_outputs_that_are_retained_are_filtered_only_when_their_share_falls(monkeypatch):
+def test_stored_outputs_are_filtered_only_when_their_fraction_falls(monkeypatch):
     monkeypatch.setattr("lossselect.training.epoch.MAX_BUFFERED_OUTPUTS", 1000)
     buffer, filtered = OutputBuffer(), []
     monkeypatch.setattr(
-        buffer, "_thin_out", lambda share: (filtered.append(share), OutputBuffer._thin_out(buffer, share))
+        buffer,
+        "_thin_out",
+        lambda fraction: (filtered.append(fraction), OutputBuffer._thin_out(buffer, fraction)),
     )
     for _ in range(40):
         buffer.add(torch.zeros(100, 1), torch.zeros(100))
@@ -442,8 +445,8 @@ def test_outputs_that_are_retained_are_filtered_only_when_their_share_falls(monk
 
 
 @pytest.mark.parametrize("task", [*TASKS, ls.Multiclass(4, ordinal=True), ls.Multilabel(9)], ids=str)
-def test_of_each_metric_it_is_known_which_end_is_better(task):
-    """Of perfect outputs the value is the best, of the worst ones it is worse."""
+def test_best_mode_is_correct_for_each_metric(task):
+    """Perfect outputs have a better value than maximally wrong ones."""
     target = task.encode(task.predict(torch.randn(60, task.num_outputs)))
     if task.name == "multilabel":
         target[0] = 1
@@ -470,7 +473,7 @@ def test_calibration_error_counts_beyond_float32():
     assert metric.sums[0, 7] == 2**24 + 1000
 
 
-def test_a_row_of_which_nothing_is_known_is_no_match():
+def test_a_row_without_known_labels_is_not_an_exact_match():
     metrics = ls.make_metrics(ls.Multilabel(2), names=["exact_match"])
     target = torch.tensor([[1, 0], [0, NAN], [NAN, NAN]])
     metrics.update(torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.9]]), target)
@@ -478,7 +481,7 @@ def test_a_row_of_which_nothing_is_known_is_no_match():
 
 
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
-def test_outputs_in_one_bin_are_ties(name, monkeypatch):
+def test_outputs_in_the_same_bin_are_tied(name, monkeypatch):
     logits, target = 4 * torch.randn(400, 1, dtype=torch.float64), torch.randint(0, 2, (400, 1)).float()
     for setting, value in (("MAX_EXACT", 1), ("MAX_BINS", 17), ("MIN_BINS", 17)):
         monkeypatch.setattr(f"lossselect.metrics.ranking.{setting}", value)
@@ -489,7 +492,7 @@ def test_outputs_in_one_bin_are_ties(name, monkeypatch):
     assert metrics.compute()[name].item() == pytest.approx(score(target, binned))
 
 
-def test_labels_that_are_level_rank_as_scikit_learn_has_it():
+def test_tied_labels_are_ranked_as_in_scikit_learn():
     p, target = (torch.rand(50, 5) * 3).round() / 4 + 0.1, (torch.rand(50, 5) < 0.4).float()
     metrics = ls.make_metrics(ls.Multilabel(5), names=["ranking_loss", "coverage_error"])
     metrics.update(p, target)
@@ -498,6 +501,6 @@ def test_labels_that_are_level_rank_as_scikit_learn_has_it():
     assert got["coverage_error"].item() == pytest.approx(sk.coverage_error(target, p))
 
 
-def test_what_is_no_task_has_no_metrics():
-    with pytest.raises(TypeError, match="task must be a task such as"):
+def test_an_argument_that_is_not_a_task_raises_an_error():
+    with pytest.raises(TypeError, match="task"):
         ls.make_metrics("binary")

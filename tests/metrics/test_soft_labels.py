@@ -1,4 +1,4 @@
-"""Metrics of probabilities score soft labels as they are; NumPy is the reference."""
+"""Tests that metrics of probabilities score soft labels without rounding; the reference is NumPy."""
 
 import itertools
 
@@ -15,7 +15,7 @@ ids = str
 
 
 def soft_batch(task, trailing=()):
-    """Logits and soft labels, some of which are missing."""
+    """Return logits and soft labels, some of them missing."""
     logits = torch.randn(80, task.num_outputs, *trailing, dtype=torch.float64)
     if task.activation == "sigmoid":
         target = torch.rand(80, task.num_outputs, *trailing, dtype=torch.float64)
@@ -31,27 +31,27 @@ def rows(values):
 
 
 def expected(task, p, y):
-    """Brier score and calibration error of rows (N, C) of probabilities and labels."""
+    """Return Brier score and calibration error of probabilities and labels, both (N, C)."""
     known = ~np.isnan(y)
     if task.activation == "sigmoid":
-        says, label = p[known], y[known]
-        brier_score = ((says - label) ** 2).mean()
+        confidence, label = p[known], y[known]
+        brier_score = ((confidence - label) ** 2).mean()
     else:
         p, y = p[known.all(1)], y[known.all(1)]
         brier_score = ((p - y) ** 2).sum(1).mean()
         top = p.argmax(1)
-        says, label = p[np.arange(len(p)), top], y[np.arange(len(p)), top]
+        confidence, label = p[np.arange(len(p)), top], y[np.arange(len(p)), top]
     edges = np.linspace(0, 1, 16)
     error = 0.0
     for low, high in itertools.pairwise(edges):
-        inside = (says > low) & (says <= high)
-        error += abs(says[inside].sum() - label[inside].sum())
-    return {"brier_score": brier_score, "calibration_error": error / len(says)}
+        inside = (confidence > low) & (confidence <= high)
+        error += abs(confidence[inside].sum() - label[inside].sum())
+    return {"brier_score": brier_score, "calibration_error": error / len(confidence)}
 
 
 @pytest.mark.parametrize("trailing", [(), (5,)], ids=["rows", "positions"])
 @pytest.mark.parametrize("task", TASKS, ids=ids)
-def test_soft_labels_are_scored_as_given(task, trailing):
+def test_soft_labels_are_not_rounded(task, trailing):
     logits, target = soft_batch(task, trailing)
     target = task.encode(target)
     assert target.is_floating_point()
@@ -70,7 +70,7 @@ def test_soft_labels_are_scored_as_given(task, trailing):
 
 @pytest.mark.parametrize("task", TASKS[:3], ids=ids)
 def test_probabilities_that_equal_the_soft_labels_are_perfect(task):
-    """Hardened labels gave a calibration error of .4 where 0 is right."""
+    """With rounded labels the calibration error was 0.4 instead of 0."""
     logits = torch.randn(200, task.num_outputs)
     p = task.probabilities(logits)
     metrics = ls.make_metrics(task)
@@ -78,11 +78,11 @@ def test_probabilities_that_equal_the_soft_labels_are_perfect(task):
     got = metrics.compute()
     assert got["brier_score"] == pytest.approx(0, abs=1e-12)
     assert got["calibration_error"] == pytest.approx(0, abs=1e-7)
-    assert got["accuracy"] == 1  # predictions are compared with the likelier value
+    assert got["accuracy"] == 1  # predictions are compared with the rounded labels
 
 
 def test_an_epoch_of_batches_with_and_without_soft_labels():
-    """A loader with mixup or label smoothing in some batches alone: class indices and rows."""
+    """Only some batches are mixed or smoothed: their labels are probabilities, the others class indices."""
     task = ls.Multiclass(3)
     logits, soft = soft_batch(task)
     hard = torch.randint(0, 3, (40,))
@@ -99,7 +99,7 @@ def test_an_epoch_of_batches_with_and_without_soft_labels():
 
 
 def test_a_temperature_fitted_to_soft_labels_is_calibrated_by_the_metric():
-    """Temperature and metric agree on what calibrated means."""
+    """The fitted temperature and the metric agree on calibration."""
     true = torch.randn(4000, 1, dtype=torch.float64)
     task, target = ls.Binary(), true.sigmoid()
     fitted = ls.fit_decision(task, 3 * true, target, metric=None)

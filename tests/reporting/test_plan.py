@@ -6,10 +6,11 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 import lossselect as ls
 from lossselect.cli import main as cli
-from lossselect.reporting.plan import Line, Plan
+from lossselect.reporting.plan import SUMMARY, Line, Plan
 
 NASTY = "<script>alert(1)</script> [red] & \"'"
 
@@ -30,7 +31,7 @@ class Cells(HTMLParser):
 
 
 class TestPlan:
-    plan = Plan("Of <b>all</b>", [Line("classes", NASTY, "why [bold]", "a=<i>"), Line("head", "3")])
+    plan = Plan("<b>Plan</b>", [Line("classes", NASTY, "why [bold]", "a=<i>"), Line("head", "3")])
 
     def test_a_name_with_markup_is_text(self):
         page = Cells(self.plan._repr_html_())
@@ -39,13 +40,25 @@ class TestPlan:
         assert NASTY in str(self.plan)
         assert "why [bold]" in str(self.plan)
 
+    def test_a_summary_fits_on_a_small_terminal(self):
+        names = ("mix", *[*SUMMARY][12::-1])  # without those of resumed runs
+        plan = Plan("Plan", [Line(name, "a long value " * 50, "reason", "x=1") for name in names])
+        console = Console(width=80, color_system=None)
+        with console.capture() as printed:
+            console.print(plan.summary())
+        assert printed.get().count("\n") <= 24
+        lines = plan.summary().lines
+        assert [line.name for line in lines] == [*SUMMARY][:13]
+        assert all(line.value.endswith(" ...") and not line.why + line.change for line in lines)
+        assert plan.summary()["task"].value == "a long value a long value a long value a long value ..."
+
     def test_plain_values(self):
         assert json.loads(self.plan.to_json()) == self.plan.to_dict()
         assert self.plan.to_dict()["lines"][1] == {"name": "head", "value": "3", "why": "", "change": ""}
 
     def test_a_line_by_name(self):
         assert self.plan["head"].value == "3"
-        with pytest.raises(KeyError, match="there are classes, head"):
+        with pytest.raises(KeyError, match="Choose one of: classes, head"):
             self.plan["loss"]
 
 
@@ -53,17 +66,17 @@ class TestExplainTask:
     @pytest.mark.parametrize(
         ("task", "head", "activation", "formula"),
         [
-            (ls.Binary(), "1 raw logit", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3), "3 raw logits", "softmax", "Cross-entropy of each sample"),
-            (ls.Multilabel(14), "14 raw logits", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3, ordinal=True), "2 raw logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Binary(), "1 logit", "sigmoid", "Binary cross-entropy"),
+            (ls.Multiclass(3), "3 logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multilabel(14), "14 logits", "sigmoid", "Binary cross-entropy"),
+            (ls.Multiclass(3, ordinal=True), "2 logits", "softmax", "Cross-entropy of each sample"),
         ],
     )
     def test_follows_from_the_task(self, task, head, activation, formula):
         plan = ls.explain_task(task)
         assert plan["head"].value == head
-        assert plan["activation"].value == f"{activation} for predictions and metrics only"
-        assert formula in plan["loss"].value
+        assert plan["activation"].value == f"{activation}, only for predictions and metrics"
+        assert formula in plan["loss"].why
         assert plan["target"].value == task.target_spec
         for name in task.metric_names:
             assert name in plan["metrics"].value
@@ -73,10 +86,10 @@ class TestExplainTask:
         plan = ls.explain_task(ls.Multiclass(2, class_names=("a", "b")), "focal", weight=[1, 3], gamma=1)
         assert plan["weights"].value == "weight a: 1, b: 3"
         assert plan["options"].value == "gamma=1"
-        assert plan["loss"].why == "asked for by name"
+        assert plan["loss"].why.startswith("as configured. ")
 
     def test_of_an_unknown_loss(self):
-        with pytest.raises(ValueError, match="There is no loss 'focl'"):
+        with pytest.raises(ValueError, match="Unknown loss 'focl'"):
             ls.explain_task(ls.Binary(), "focl")
 
     def test_needs_no_lightning(self):
@@ -91,11 +104,11 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("task", "example"),
         [
-            ("binary", "'malignant' becomes [0]"),
-            ("multiclass", "for example row 0: '0' becomes 0"),
+            ("binary", "'malignant' is encoded as [0]"),
+            ("multiclass", "row 0: '0' is encoded as 0"),
             (
                 "multilabel",
-                "['Class7', 'Class8', 'Class12', 'Class13'] becomes [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1",
+                "['Class7', 'Class8', 'Class12', 'Class13'] is encoded as [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1",
             ),
         ],
     )
@@ -115,9 +128,9 @@ class TestExplain:
         )
         assert code == 0, err
         lines = {line["name"]: line for line in json.loads(out)["lines"]}
-        row = int(lines["target"]["why"].split()[3].rstrip(":"))
+        row = int(lines["target"]["why"].split()[1].rstrip(":"))
         label, code = ("a", "1, 0") if row % 2 == 0 else ("b", "0, 1")
-        assert lines["target"]["why"] == f"for example row {row}: ['{label}', 'c'] becomes [{code}, 1]"
+        assert lines["target"]["why"] == f"row {row}: ['{label}', 'c'] is encoded as [{code}, 1]"
 
     def test_reasons_of_a_run(self, command):
         given = ("task=auto", "data=yeast", "loss=auto", "seed=1", "trainer.max_epochs=3", "bias_init=null")
@@ -127,20 +140,22 @@ class TestExplain:
         assert lines["task"]["why"] == "yeast: row 0 has 4 ones"
         assert lines["loss"]["why"]
         assert lines["training"]["value"] == "at most 3 epochs; batches of 64 rows"
-        assert "head bias" not in lines
+        assert "initial bias" not in lines
 
     def test_the_example_of_lists_is_a_list(self, command):
         code, out, err = command("task=multilabel", "head=chunked", "explain=json")
         assert code == 0, err
         lines = {line["name"]: line for line in json.loads(out)["lines"]}
-        assert "'Class7', 'Class8', 'Class12', 'Class13'] becomes [6, 7, 11, 12]" in lines["target"]["why"]
+        assert (
+            "'Class7', 'Class8', 'Class12', 'Class13'] is encoded as [6, 7, 11, 12]" in lines["target"]["why"]
+        )
 
     @pytest.mark.parametrize(
         ("given", "name", "change"),
         [
             (["loss.pos_weight=auto"], "weights", "loss.pos_weight=null"),
             (["task.top_k=2"], "decision", "decision=none"),
-            (["decision=none"], "decision", "task.threshold=.3, decision=tuned"),
+            (["decision=none"], "decision", "task.threshold=0.3, decision=tuned"),
         ],
     )
     def test_what_changes_it_is_what_may_be_changed(self, given, name, change, command):
@@ -152,10 +167,10 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("given", "monitor"),
         [
-            ([], "of the last epoch"),
-            (["+trainer.max_steps=20"], "of the epoch with the best val/loss (min)"),
-            (["+scheduler.eta_min=0.001"], "of the epoch with the best val/loss (min)"),
-            (["callbacks.early_stopping.monitor=val/loss"], "of the epoch with the best val/loss (min)"),
+            ([], "the last epoch"),
+            (["+trainer.max_steps=20"], "the epoch with the best val/loss (min)"),
+            (["+scheduler.eta_min=0.001"], "the epoch with the best val/loss (min)"),
+            (["callbacks.early_stopping.monitor=val/loss"], "the epoch with the best val/loss (min)"),
         ],
     )
     def test_the_last_epoch_is_kept_where_the_learning_rate_is_0_by_then(self, given, monitor, command):
@@ -192,7 +207,7 @@ class TestExplain:
         ("given", "said"),
         [
             ("monitor=last", {"checkpoint": "as asked for", "early stopping": "none"}),
-            ("bias_init=zero", {"head bias": "bias_init=prior"}),
+            ("bias_init=zero", {"initial bias": "bias_init=prior"}),
             ("model=linear", {"model": "model=mlp"}),
             ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
             (
@@ -210,20 +225,20 @@ class TestExplain:
                 "callbacks.early_stopping.monitor=val/f1",
                 {"early stopping": "after 20 epochs without a better val/f1"},
             ),
-            ("+scheduler.interval=step", {"checkpoint": "of the epoch with the best val/loss"}),
+            ("+scheduler.interval=step", {"checkpoint": "the epoch with the best val/loss"}),
             (
                 "+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=val/loss",
                 {
-                    "checkpoint": "of the epoch with the best val/loss",
+                    "checkpoint": "the epoch with the best val/loss",
                     "early stopping": "after 3 epochs without a better",
                 },
             ),
             (
                 "+callbacks.timer._target_=lightning.pytorch.callbacks.Timer +callbacks.timer.duration=00:00:01:00",
-                {"checkpoint": "of the epoch with the best val/loss", "early stopping": "by Timer"},
+                {"checkpoint": "the epoch with the best val/loss", "early stopping": "by Timer"},
             ),
-            ("loss=logit_adjusted", {"weights": "counted in the train labels (prior)"}),
-            ("loss=logit_adjusted loss.pos_weight=2", {"weights": "counted in the train labels (prior)"}),
+            ("loss=logit_adjusted", {"weights": "counted in the training labels (prior)"}),
+            ("loss=logit_adjusted loss.pos_weight=2", {"weights": "counted in the training labels (prior)"}),
         ],
         ids=str,
     )
@@ -243,7 +258,7 @@ class TestExplain:
         task = ls.Multiclass(3, prior_correction=(1, 2, 30), temperature=3)
         assert ls.explain_task(ls.Multiclass(3))["decision"].value == "the most probable class"
         assert ls.explain_task(task)["decision"].value == (
-            "the most probable class, of probabilities times 1, 2, 30; probabilities of logits over 3"
+            "the most probable class, of probabilities times 1, 2, 30; logits are divided by 3"
         )
 
     def test_a_run_leaves_its_plan(self, command, tmp_path):
@@ -253,6 +268,28 @@ class TestExplain:
         }
         assert lines["outputs"]["value"] == str(tmp_path / "run")
         assert lines["settings"]["value"] == "task=binary trainer.max_epochs=1"
+
+    @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+    def test_a_run_prints_a_summary(self, task, command, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        code, out, err = command(f"task={task}", "+trainer.fast_dev_run=true")
+        assert code == 0, err
+        printed = out[: out.index("explain=true")]
+        for name in (
+            "task",
+            "loss",
+            "target",
+            "head",
+            "weights",
+            "decision",
+            "metrics",
+            "data",
+            "model",
+            "training",
+            "device",
+        ):
+            assert f"\n  {name} " in printed
+        assert printed.count("\n") < 24
 
     def test_another_value(self, command):
         code, _, err = command("task=binary", "explain=yes")
@@ -266,7 +303,7 @@ class TestCommands:
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 0
-        assert "1 raw logit" in capsys.readouterr().out
+        assert "1 logit" in capsys.readouterr().out
 
     def test_settings_alone_are_for_train(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["lossselect", "task=binry"])

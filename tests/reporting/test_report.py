@@ -1,4 +1,4 @@
-"""report.html: what it shows, of which runs, and how a browser takes it."""
+"""report.html: its content for all kinds of runs, and its display in a browser."""
 
 import json
 import re
@@ -30,7 +30,7 @@ NASTY = (
 
 
 def outcome(task, rows=200, missing=0.0, **more):
-    """Logits that know something of the target."""
+    """Logits that are correlated with the target."""
     random = torch.Generator().manual_seed(0)
     target = torch.randint(2, (rows, task.num_probabilities), generator=random).double()
     if task.activation == "softmax":
@@ -44,7 +44,7 @@ def outcome(task, rows=200, missing=0.0, **more):
 
 
 def write_run(folder):
-    """What a run leaves before it evaluates."""
+    """A run folder before the evaluation."""
     (folder / "logs").mkdir()
     (folder / "plan.json").write_text(ls.explain_task(ls.Binary()).to_json())
     lines = [
@@ -58,7 +58,7 @@ def write_run(folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium, headless."""
+    """Headless Chromium, as packaged by Debian."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
@@ -95,7 +95,7 @@ class TestOutcome:
     @pytest.mark.parametrize("task", [ls.Multiclass(5), ls.Multiclass(4, ordinal=True)], ids=str)
     def test_most_wrong_of_classes(self, task):
         of = outcome(task, missing=0.2)
-        says, sure = of.decided.argmax(1), of.probabilities
+        says, sure = of.predicted.argmax(1), of.probabilities
         wrong = [
             (-sure[i, says[i]], i)
             for i in range(200)
@@ -105,14 +105,14 @@ class TestOutcome:
         assert [row for row, *_ in of.find_errors(7)] == expected
         for row, true, said, probability in of.find_errors(1000):
             assert of.truth[row, int(true)] == 1
-            assert of.decided[row, int(said)] == 1
+            assert of.predicted[row, int(said)] == 1
             assert probability == of.probabilities[row, int(said)]
         assert len(of.find_errors(1000)) == len(wrong)
 
     def test_most_wrong_of_labels(self):
         of = outcome(ls.Multilabel(3, class_names=("a", "b", "c")), missing=0.2)
         wrong = of.find_errors(1000)
-        assert len(wrong) == int(((of.decided != of.truth) & ~np.isnan(of.truth)).sum())
+        assert len(wrong) == int(((of.predicted != of.truth) & ~np.isnan(of.truth)).sum())
         assert [sure for *_, sure in wrong] == sorted((sure for *_, sure in wrong), reverse=True)
         row, true, said, sure = wrong[0]
         name = said.removeprefix("not ")
@@ -147,7 +147,7 @@ class TestOutcome:
         for threshold in logits[:50].sigmoid()[:, 0].tolist():
             task = ls.Binary(threshold=threshold)
             of = Outcome(task, None, logits, torch.zeros(500, 1).double())
-            assert (of.decided == task.predict(logits).numpy()).all()
+            assert (of.predicted == task.predict(logits).numpy()).all()
 
     def test_labels_together_are_of_rows_that_are_known(self):
         nan = float("nan")
@@ -186,7 +186,7 @@ class TestPage:
             task, per_class={"class": task.output_names, "f1": [0.5] * task.num_outputs}, confusion=confusion
         )
         page = write_report(tmp_path, of).read_text()
-        assert page.count("<script>") == 1  # ours
+        assert page.count("<script>") == 1  # sort.js
         assert "<img" not in page
         assert "49" not in re.findall(r"<bdi>(.*?)</bdi>", page)
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
@@ -217,10 +217,10 @@ class TestPage:
         for path in (tmp_path / "figures").glob("*.png"):
             assert path.read_bytes().startswith(b"\x89PNG")
 
-    @pytest.mark.parametrize("kind", ["one class only", "all missing", "no row decided"])
+    @pytest.mark.parametrize("kind", ["one class only", "all missing", "no positive prediction"])
     def test_rows_that_show_little(self, kind, tmp_path):
         write_run(tmp_path)
-        task = ls.Multilabel(2, threshold=1.0 if kind == "no row decided" else 0.5)
+        task = ls.Multilabel(2, threshold=1.0 if kind == "no positive prediction" else 0.5)
         target = torch.zeros(5, 2) if kind == "one class only" else torch.tensor([[0.0, 1]] * 5)
         target = target.fill_(torch.nan) if kind == "all missing" else target
         of = Outcome(task, None, torch.zeros(5, 2), target, rows=range(5))
@@ -228,8 +228,8 @@ class TestPage:
 
     def test_a_random_part_of_the_rows_is_said(self, tmp_path):
         write_run(tmp_path)
-        page = write_report(tmp_path, outcome(ls.Binary(), share=0.25)).read_text()
-        assert "Figures are of a random part of the rows, 25.0 %" in page
+        page = write_report(tmp_path, outcome(ls.Binary(), fraction=0.25)).read_text()
+        assert "random sample of 25.0 % of the rows" in page
 
 
 class TestBrowser:
@@ -335,8 +335,8 @@ class InOrder(Data):
         code, _, err = command("task=binary", *own)
         assert code == 0, err
         page = (tmp_path / "run" / "report.html").read_text()
-        assert ("Most confidently wrong" in page) == (kind != "Shuffled")  # of whose rows none is known
-        assert ("There are no test rows: figures" in page) == (kind == "Data")
+        assert ("Most confidently wrong" in page) == (kind != "Shuffled")  # its row numbers are unknown
+        assert ("There are no test rows. Figures" in page) == (kind == "Data")
 
     def test_nothing_of_another_run_stays(self, command, tmp_path):
         given = ("trainer.max_epochs=1", "hydra.run.dir=run")
@@ -356,8 +356,8 @@ class InOrder(Data):
         given = ("task=binary", "optimizer.lr=1e30", "trainer.max_epochs=2", "hydra.run.dir=run")
         assert command(*given)[0] == 1
         page = (tmp_path / "run" / "report.html").read_text()
-        assert "The run ended before its time: The loss or its gradient is not finite in step" in page
-        assert "1 raw logit" in page
+        assert "The run did not finish: The loss or its gradient is not finite in step" in page
+        assert "1 logit" in page
 
     def test_a_smoke_test_leaves_none(self, command, tmp_path):
         given = ("task=binary", "optimizer.lr=1e30", "+trainer.fast_dev_run=3", "hydra.run.dir=run")
@@ -370,7 +370,7 @@ class InOrder(Data):
         cli.main()
         assert capsys.readouterr().out == f"Written: {tmp_path}/report.html\n"
         page = (tmp_path / "report.html").read_text()
-        assert "The run has no results: it was not finished." in page
+        assert "The run has no results, as it did not finish." in page
         assert 'id="loss"' in page
 
     def test_of_a_log_that_was_cut_short(self, tmp_path):

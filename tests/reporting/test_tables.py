@@ -25,7 +25,7 @@ def test_what_is_no_formula_stays():
 
 
 def test_files_of_a_run(command, tmp_path):
-    """Of training, and of predict with a column that is kept."""
+    """The tables of a training run, and of predict with keep=."""
     lines = ["a,b,=x,y"]
     lines += [f"{i * i % 97 + i / 7:.3f},{i % 5},=1+{i},{'=cmd|x' if i % 7 > 3 else '-1'}" for i in range(80)]
     (tmp_path / "t.csv").write_text("\n".join(lines))

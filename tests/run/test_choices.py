@@ -228,12 +228,12 @@ def test_the_head_starts_from_the_shares(grades, command):
     ("arguments", "message"),
     [
         (["loss.weight=[1,2]"], "weight must have one value per output, shape (3,) for multiclass with 3 classes"),
-        (["loss.weight=[1,-2,1]"], "weight must be finite and at least 0, got -2 for 'low'"),
-        (["loss.weight={high:2,hihg:3}"], "weight is given for 'hihg', but multiclass with 3 classes has no such output. Did you mean 'high'?"),
+        (["loss.weight=[1,-2,1]"], "weight must be finite and >= 0, got -2 for 'low'"),
+        (["loss.weight={high:2,hihg:3}"], "weight cannot be set for 'hihg': multiclass with 3 classes has no output of that name. Did you mean 'high'?"),
         (["loss.weight=[0,0,0]"], "weight is 0 for every output"),
         (["loss.weight=ballanced"], "There is no weight 'ballanced'. Did you mean 'balanced'?"),
         (["loss.beta=0.9"], "beta has no effect without weight=effective_number"),
-        (["loss.label_smoothing=1"], "label_smoothing must be below 1"),
+        (["loss.label_smoothing=1"], "label_smoothing must be < 1"),
         (["loss=focal", "loss.gamma=-1"], "gamma must be a number of at least 0, got -1"),
         (["loss=asymmetric"], "Loss 'asymmetric' has no softmax form, which task=multiclass needs"),
         (["loss=dice"], "Loss 'dice' compares regions"),
@@ -247,7 +247,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
         (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
-        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds"),
+        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect"),
         (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
         (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run keeps"),
         (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
@@ -267,11 +267,11 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
         (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
         (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
-        (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
-        (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),
-        (["loss=zlpr", "loss.pos_weight=auto"], "pos_weight is a factor of the loss of single labels"),
-        (["decision.calibration=per_label"], "calibration=per_label is for multilabel"),
-        (["decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds of labels are tuned"),
+        (["loss.weight=balanced"], "Set pos_weight=auto to weight its positives against its negatives"),
+        (["loss.pos_weight=-2"], "pos_weight must be finite and >= 0, got -2 for 'yes'"),
+        (["loss=zlpr", "loss.pos_weight=auto"], "Loss 'zlpr' does not support pos_weight"),
+        (["decision.calibration=per_label"], "calibration=per_label is only for multilabel"),
+        (["decision.shrinkage=5"], "shrinkage=5 has no effect"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
@@ -314,7 +314,9 @@ def rare(tmp_path):
     return ["task=binary", "data=table", "data.path=rare.csv", "data.target=bad", *SHORT]
 
 
-LINE = r"f1 (0\.\d\d) at threshold (0\.\d+) on the validation rows \((0\.\d\d) at ([0-9.]+)\): decision\.metric=f1"
+LINE = (
+    r"f1 is (0\.\d\d) at threshold (0\.\d+), but (0\.\d\d) at the current ([0-9.]+)\. Set decision\.metric=f1"
+)
 
 
 def test_binary_is_decided_at_half_and_says_what_another_threshold_would_do(rare, command):

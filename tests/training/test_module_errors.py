@@ -172,7 +172,7 @@ class TestMistakes:
             (
                 {"loss": {"name": "focal", "reduction": "sum"}},
                 ValueError,
-                "reduction='sum' is for loops of your own",
+                "reduction='sum' is not supported by TaskModule",
             ),
             ({"loss": 3}, TypeError, "loss must be a name"),
             (
@@ -188,25 +188,29 @@ class TestMistakes:
             (
                 {"loss": nn.CrossEntropyLoss()},
                 ValueError,
-                "torch's CrossEntropyLoss takes no raw logits with the targets of multilabel with 3 labels.",
+                "torch's CrossEntropyLoss does not accept raw logits with the targets of multilabel with 3 labels.",
             ),
-            ({"loss": nn.BCELoss()}, ValueError, "torch's BCELoss takes no raw logits"),
-            ({"loss": partial(nn.functional.nll_loss)}, ValueError, "torch's nll_loss takes no raw logits"),
-            ({"loss": nn.SoftMarginLoss()}, ValueError, "torch's SoftMarginLoss takes no raw logits"),
+            ({"loss": nn.BCELoss()}, ValueError, "torch's BCELoss does not accept raw logits"),
+            (
+                {"loss": partial(nn.functional.nll_loss)},
+                ValueError,
+                "torch's nll_loss does not accept raw logits",
+            ),
+            ({"loss": nn.SoftMarginLoss()}, ValueError, "torch's SoftMarginLoss does not accept raw logits"),
             (
                 {"loss": type("Own", (nn.CrossEntropyLoss,), {})()},
                 ValueError,
-                "torch's CrossEntropyLoss takes no raw logits",
+                "torch's CrossEntropyLoss does not accept raw logits",
             ),
             (
                 {"loss": partial(nn.functional.binary_cross_entropy_with_logits, reduction="sum")},
                 ValueError,
-                "reduction='sum' is for loops of your own",
+                "reduction='sum' is not supported by TaskModule",
             ),
             (
                 {"loss": nn.BCEWithLogitsLoss(reduction="sum")},
                 ValueError,
-                "reduction='sum' is for loops of your own",
+                "reduction='sum' is not supported by TaskModule",
             ),
             ({"net": {"name": "mpl"}}, ValueError, "Did you mean 'mlp'?"),
             (

@@ -146,7 +146,7 @@ class TestTrainLabels:
     def test_auto_is_chosen_in_fit(self, tmp_path):
         task = ls.Multilabel(3)
         module = MyModel(task, loss="auto")
-        with pytest.raises(ValueError, match="loss=auto waits for the counts of the train labels"):
+        with pytest.raises(ValueError, match="loss=auto is chosen from the training labels"):
             module.criterion(torch.zeros(1, 3), torch.zeros(1, 3))
         _, labels = long_tailed(task)
         trainer(tmp_path).fit(module, loader(task, 400, labels=labels))

@@ -41,12 +41,12 @@ def test_names_that_there_are_not():
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (ls.Multiclass(2, class_names=("cat", "dog")), {"weight": {"dgo": 2}}, "weight is given for 'dgo', but multiclass with 2 classes has no such output. Did you mean 'dog'? There are: cat, dog."),
-        (ls.Multilabel(2), {"pos_weight": {"2": 3}}, "pos_weight is given for '2', but multilabel with 2 labels has no such output."),
-        (ls.Multiclass(2), {"weight": {"0": -1}}, "weight must be finite and at least 0, got -1 for '0'."),
-        (ls.Multiclass(2), {"weight": {0: float("nan")}}, "weight must be finite and at least 0, got nan for '0'."),
+        (ls.Multiclass(2, class_names=("cat", "dog")), {"weight": {"dgo": 2}}, "weight cannot be set for 'dgo': multiclass with 2 classes has no output of that name. Did you mean 'dog'? Choose from: cat, dog."),
+        (ls.Multilabel(2), {"pos_weight": {"2": 3}}, "pos_weight cannot be set for '2': multilabel with 2 labels has no output of that name."),
+        (ls.Multiclass(2), {"weight": {"0": -1}}, "weight must be finite and >= 0, got -1 for '0'."),
+        (ls.Multiclass(2), {"weight": {0: float("nan")}}, "weight must be finite and >= 0, got nan for '0'."),
         (ls.Multiclass(3), {"weight": [1, 2]}, "weight must have one value per output, shape (3,)"),
-        (ls.Multiclass(3), {"pos_weight": {"0": 2}}, "pos_weight has no effect under softmax"),
+        (ls.Multiclass(3), {"pos_weight": {"0": 2}}, "pos_weight is not supported under softmax"),
     ],
     ids=str,
 )  # fmt: skip
@@ -67,6 +67,6 @@ def test_weights_by_class_name():
 def test_weights_on_another_device():
     loss = ls.select_loss(ls.Multiclass(2), weight=[1, 2])
     logits = torch.zeros(1, 2, device="meta")
-    message = "The loss's weight is on cpu, the logits are on meta. Move the loss: loss.to('meta')."
+    message = "The loss's weight is on cpu, but the logits are on meta. Call loss.to('meta')."
     with pytest.raises(ValueError, match=re.escape(message)):
         loss(logits, torch.zeros(1, dtype=torch.long, device="meta"))

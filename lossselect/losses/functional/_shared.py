@@ -1,4 +1,4 @@
-"""What several formulas share."""
+"""Functions shared by several formulas."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ else:
 
 
 def log_sigmoids(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log p and log(1 - p), p = sigmoid(logits), without rounding."""
+    """Return log p and log(1 - p), p = sigmoid(logits), without rounding p or 1 - p to 0."""
     from torch.nn.functional import logsigmoid
 
     return logsigmoid(logits), logsigmoid(-logits)
@@ -21,7 +21,7 @@ def by_label(positive: Tensor, negative: Tensor, target: Tensor) -> Tensor:
 
 
 def by_class(values: Tensor, target: Tensor) -> Tensor:
-    """Return sum_c t_c v_c of each sample; v_y for an index y."""
+    """Return sum_c t_c v_c of each sample, or v_y for a class index y."""
     if target.is_floating_point():
         return (target * values).sum(1)
     return values.gather(1, target.unsqueeze(1)).squeeze(1)

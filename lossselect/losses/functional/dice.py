@@ -1,10 +1,10 @@
-"""Soft Dice, also known as soft F1: the overlap of regions.
+"""Soft Dice loss, also known as soft F1: the overlap of regions.
 
-Sums are over the trailing dimensions (pixels, time steps), so there must be some (else ValueError). The
-option smooth, s >= 0.001, makes an empty region that is predicted empty cost nothing.
+Sums are over the trailing dimensions (pixels, time steps), which are required (else ConfigError). With the
+option smooth, s >= 0.001, an empty region that is predicted to be empty has the loss 0.
 
 References:
-    Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (with s, and no squares below).
+    Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (here with s, and without squares in the denominator).
 """
 
 from lossselect.exceptions import ConfigError
@@ -12,14 +12,14 @@ from lossselect.losses.functional._shared import Tensor
 from lossselect.utils.checks import check_float
 
 REGIONS = ("dice",)
-"""Losses that pool positions; the others with a mask `known` pool the labels of one position."""
+"""Losses that pool positions; other losses that take `known` pool the labels of one position."""
 
 
 def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
     """Dice loss of each label's region: 1 - (2 sum y p + s) / (sum y + sum p + s), p = sigmoid(logits).
 
     Returns:
-        The losses and which regions count, those with a label that is `known` (N, L, ...): (N, L).
+        The losses (N, L), and a mask (N, L) of the regions that contain a `known` label (N, L, ...).
     """
     return _dice(logits.sigmoid(), (-logits).sigmoid(), target, known, smooth)
 
@@ -29,10 +29,10 @@ def softmax_dice(
 ) -> tuple[Tensor, Tensor]:
     """Dice loss of each sample, the mean over c of 1 - (2 sum t_c p_c + s) / (sum t_c + sum p_c + s).
 
-    p = softmax(logits); `weight` (C,) are the weights of the classes in the mean.
+    p = softmax(logits); `weight` (C,) weights the classes in the mean.
 
     Returns:
-        The losses and which samples count, those with a label that is `known` (N, 1, ...): (N,).
+        The losses (N,), and a mask (N,) of the samples that contain a `known` label (N, 1, ...).
     """
     import torch
 
@@ -42,7 +42,7 @@ def softmax_dice(
     losses, counted = _dice(log_p.exp(), -log_p.expm1(), target, known.expand_as(logits), smooth)
     if weight is None:
         return losses.mean(1), counted.any(1)
-    # no matrix product: autocast would take it in half precision
+    # not a matrix product, which autocast would compute in half precision
     return (losses * weight.to(losses)).sum(1) / weight.sum().to(losses), counted.any(1)
 
 
@@ -50,11 +50,11 @@ def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float
     check_float("smooth", smooth, 1e-3)
     if p.ndim < 3:
         raise ConfigError(
-            f"Loss 'dice' compares regions, and logits of shape {tuple(p.shape)} have none: it is for "
-            "trailing dimensions (N, C, ...), such as pixels. Rows of labels: loss=cross_entropy."
+            "Loss 'dice' compares regions and needs logits of shape (N, C, ...) with trailing dimensions "
+            f"such as pixels, got {tuple(p.shape)}. Without such dimensions, set loss=cross_entropy."
         )
     size = (p + target).masked_fill(~known, 0).flatten(2).sum(2)
-    # 1 - 2 overlap / size as a sum of what is wrong, which does not round where little is
+    # 1 - 2 overlap / size, computed from the errors: it does not round to 0 if they are small
     wrong = (p * (1 - target) + not_p * target).masked_fill(~known, 0).flatten(2).sum(2)
     return wrong / (size + smooth), known.flatten(2).any(2)
 

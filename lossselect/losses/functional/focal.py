@@ -1,7 +1,7 @@
 """Focal loss: hard samples count more than easy ones.
 
-Its option gamma, >= 0, is the down-weighting of easy elements or samples; 0 gives cross-entropy. The powers
-are taken in log space: finite, with finite gradients, for any gamma and logit.
+The option gamma >= 0 is the down-weighting of easy elements or samples; 0 gives cross-entropy. The powers
+are computed in log space, so that they and their gradients are finite for any gamma and logit.
 
 References:
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
@@ -16,7 +16,8 @@ from lossselect.utils.checks import check_float
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
     """Focal loss of each element: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
 
-    alpha, in [0, 1], is the weight of the positives, 1 - alpha that of the negatives; None leaves both at 1.
+    p = sigmoid(logit). Positives have the weight alpha, in [0, 1], and negatives 1 - alpha; None leaves both
+    at 1.
     """
     check_float("gamma", gamma, 0)
     log_p, log_not_p = log_sigmoids(logits)
@@ -31,8 +32,8 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """Focal loss of each sample: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
 
-    log(1 - p) is the log-sum-exp of the other classes' log p: 1 - p itself would round to 0, where the
-    gradient is infinite for gamma < 1.
+    log(1 - p) is computed as the log-sum-exp of log p of the other classes: 1 - p would round to 0, where
+    the gradient is infinite for gamma < 1.
     """
     import torch
 
@@ -40,10 +41,10 @@ def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     log_p = logits.log_softmax(1)
     if not target.is_floating_point():
         index = target.unsqueeze(1)
-        # not -inf: where the net rules all other classes out by that, a gradient would be NaN
+        # not -inf: if the logits of all other classes are -inf too, a gradient would be NaN
         log_not_p = log_p.scatter(1, index, -1e30).logsumexp(1)
         return -(gamma * log_not_p).exp() * log_p.gather(1, index).squeeze(1)
-    # of all classes at once: only the likeliest one's 1 - p is a sum that rounds
+    # for all classes at once: 1 - p can round to 0 only for the most probable class
     top = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, keepdim=True), True)
     rest = log_p.masked_fill(top, -math.inf)
     log_not_p = torch.where(top, rest.logsumexp(1, keepdim=True), (-rest.exp()).log1p())

@@ -1,7 +1,7 @@
 """Generalised cross-entropy, which limits the cost of a wrong label to 1 / q.
 
-Its option q is from 0.001 (nearly cross-entropy) to 1 (the absolute error, which label noise does not mislead
-but which learns slowly).
+The option q ranges from 0.001 (nearly cross-entropy) to 1 (the absolute error, which is robust to label noise
+but learns slowly).
 
 References:
     Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
@@ -11,13 +11,13 @@ from lossselect.losses.functional._shared import Tensor, by_class, by_label, log
 from lossselect.utils.checks import check_float
 
 MIN_Q = 1e-3
-"""Below, the difference to cross-entropy is lost in float32."""
+"""Minimum of q, below which the difference from cross-entropy is lost in float32."""
 
 
 def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
     """Generalised BCE of each element: y (1 - p^q) / q + (1 - y) (1 - (1 - p)^q) / q, p = sigmoid(logit).
 
-    It is the softmax form for two classes with logits 0 and x.
+    This equals the softmax form for two classes with logits 0 and x.
     """
     check_float("q", q, MIN_Q, 1)
     positive, negative = (-(q * log_p).expm1() / q for log_p in log_sigmoids(logits))

@@ -1,4 +1,4 @@
-"""Binary cross-entropy of each class against the rest, for exactly one class a row."""
+"""Binary cross-entropy of each class against the rest, for tasks with exactly one class per row."""
 
 from lossselect.losses.functional._shared import Tensor
 
@@ -6,9 +6,9 @@ from lossselect.losses.functional._shared import Tensor
 def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
     """One-vs-rest BCE of each sample: sum_c t_c [-log q_c - sum_{k != c} log(1 - q_k)], q = sigmoid(logits).
 
-    A binary cross-entropy for each class against all others, under the decision and the probabilities
-    of softmax: the class with the largest logit. Softmax of such logits is no likelihood, so calibrate
-    the probabilities before they are used as such. timm's BinaryCrossEntropy is the mean over the classes.
+    Predictions and probabilities are still those of softmax. The loss is not the likelihood of these
+    probabilities, so calibrate them before you use them. timm's BinaryCrossEntropy is the mean over the
+    classes.
 
     References:
         Wightman et al., ResNet strikes back, 2021, arXiv:2110.00476.
@@ -17,7 +17,7 @@ def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
 
     if not target.is_floating_point():
         index = target.unsqueeze(1)
-        # log q_c is log(1 - q) of the negated logit
+        # log q_c equals log(1 - q) of the negated logit
         return -logsigmoid(-logits.scatter(1, index, -logits.gather(1, index))).sum(1)
     others = target.sum(1, keepdim=True) - target
     return -(target * logsigmoid(logits) + others * logsigmoid(-logits)).sum(1)

@@ -1,7 +1,7 @@
-"""Poly-1 loss: cross-entropy with another first coefficient of its series in 1 - p.
+"""Poly-1 loss: cross-entropy with a different first coefficient in its series in 1 - p.
 
-Its option epsilon is added to that coefficient; 0 gives cross-entropy. >= -1: below, the gradient of easy
-elements or samples would point the wrong way.
+The option epsilon >= -1 is added to that coefficient; 0 gives cross-entropy. Below -1 the gradient of easy
+elements or samples would have the wrong sign.
 
 References:
     Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
@@ -22,8 +22,8 @@ def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tenso
 def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
     """Poly-1 loss of each sample: sum_c t_c [-log p_c + epsilon (1 - p_c)], p = softmax(logits).
 
-    Symmetric cross-entropy (Wang et al., 2019, arXiv:1908.06112) is this loss: alpha CE + beta RCE is
-    alpha times Poly-1 with epsilon = -A beta / alpha, A being what log 0 is clipped to.
+    Symmetric cross-entropy (Wang et al., 2019, arXiv:1908.06112) is this loss up to a factor: alpha CE +
+    beta RCE is alpha times Poly-1 with epsilon = -A beta / alpha, if log 0 is clipped to A.
     """
     check_float("epsilon", epsilon, -1)
     log_p = logits.log_softmax(1)
