@@ -24,15 +24,14 @@ DOCS = Path(__file__).resolve().parent
 NAVIGATION = {
     "User guide": """
         Get started <self>
-        BCE or CE? <bce-or-ce>
-        Your data: labels <labels>
-        Your data: files <files>
-        Choosing a loss <choosing>
-        Your own Lightning project <project>
-        Runs and results <runs>
-        Export and predict <export>
-        Speed and scale <speed>
-        Scaling <scaling>
+        bce-or-ce
+        data
+        choosing
+        choosing-results
+        project
+        runs
+        export
+        speed
     """,
     "Reference": """
         settings
