@@ -9,7 +9,8 @@ Each page is one test: its blocks run in the order of the page, in one folder an
 - `<!-- skip: REASON -->` above a block leaves it out.
 - `<!-- run: CODE -->` runs Python that readers need not see, such as `trainer.fit(model, loader)`, or a command
   (`$ python train.py ...`), which must succeed; CODE may have several lines.
-- A name that the page uses and does not define is taken from `FIXTURES`, and the files of `FILES` are in the folder.
+- A name that the page uses and does not define is taken from `FIXTURES`. The folder contains train.csv, new.csv
+  and wine.csv (`write_files`).
 """
 
 import ast
@@ -211,20 +212,21 @@ FIXTURES = {
 
 
 def write_files():
-    """Write train.csv and new.csv (the irises, with and without the column species) into the current folder."""
-    from sklearn.datasets import load_iris
+    """Write train.csv (irises), new.csv (some of them, without species) and wine.csv into the current folder."""
+    from sklearn.datasets import load_iris, load_wine
 
-    iris = load_iris()
-    names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
-    rows = [
-        [*map(str, row), str(iris.target_names[label])]
-        for row, label in zip(iris.data, iris.target, strict=True)
-    ]
-    for file, width in {"train.csv": 5, "new.csv": 4}.items():
-        lines = [
-            ",".join(row[:width]) for row in [[*names, "species"], *(rows if width == 5 else rows[::30])]
-        ]
-        Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    iris, wine = load_iris(), load_wine()
+    names = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    species = iris.target_names[iris.target].tolist()
+    growers = [("barolo", "grignolino", "barbera")[label] for label in wine.target]
+    write_csv("train.csv", [*names, "species"], zip(*iris.data.T, species, strict=True))
+    write_csv("new.csv", names, iris.data[::30])
+    write_csv("wine.csv", [*wine.feature_names, "wine"], zip(*wine.data.T, growers, strict=True))
+
+
+def write_csv(file, header, rows):
+    lines = [",".join(map(str, row)) for row in [header, *rows]]
+    Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 class Namespace(dict):
