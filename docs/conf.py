@@ -176,7 +176,7 @@ def prepare_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
     home, _, short = name.rpartition(".")
     if home == "lossselect" and what == "data":
         module = ModuleAnalyzer.for_module(f"lossselect.{lossselect._HOME[short]}")
-        lines[:] = module.find_attr_docs()["", short]
+        lines[:] = module.find_attr_docs().get(("", short), [])
     if what in ("attribute", "property") and ":" in lines[0]:
         lines[:0] = [
             "..",
