@@ -71,7 +71,6 @@ nitpick_ignore_regex = [
 ]
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["deflist"]
 
 default_role = "name"  # below
 autodoc_default_options = {"members": True}
@@ -150,12 +149,8 @@ def name_role(role: str, rawtext: str, text: str, lineno: int, inliner: Any, *_:
     if not re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", text):
         return [literal], []
     env = inliner.document.settings.env
-    target = {
-        "refdomain": "py",
-        "reftype": "obj",
-        "reftarget": text.removesuffix("()"),
-        "refdoc": env.docname,
-    }
+    target = {"refdomain": "py", "reftype": "obj", "refdoc": env.docname}
+    target["reftarget"] = text.removesuffix("()")
     context = {key: env.ref_context.get(key) for key in ("py:module", "py:class")}
     return [pending_xref(rawtext, literal, **target, **context, optional=True)], []
 
@@ -178,10 +173,8 @@ def prepare_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any,
         module = ModuleAnalyzer.for_module(f"lossselect.{lossselect._HOME[short]}")
         lines[:] = module.find_attr_docs().get(("", short), [])
     if what in ("attribute", "property") and ":" in lines[0]:
-        lines[:0] = [
-            "..",
-            "",
-        ]  # an empty comment: Napoleon takes a first line up to a colon for a type
+        # an empty comment first: Napoleon takes the words before a colon on the first line for a type
+        lines[:0] = ["..", ""]
 
 
 def setup(app: Sphinx) -> None:
