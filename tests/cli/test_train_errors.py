@@ -153,7 +153,7 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         (["NoTrain"], "`train_dataloader` must be implemented"),
         (
             ["NoVal", "monitor=val/loss"],
-            "There is no validation batch, but val/loss chooses the best checkpoint",
+            "There is no validation batch, but val/loss selects the best checkpoint",
         ),
         (
             ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
