@@ -207,7 +207,10 @@ def test_a_mistake_in_parts_of_the_users_own_is_one_message(arguments, message, 
 def test_a_diverged_run_is_a_mistake_and_keeps_no_such_weights(command):
     code, _, err = command("task=binary", "optimizer=sgd", "optimizer.lr=1e30", "hydra.run.dir=run", *SHORT)
     assert code == 1
-    assert "The loss or its gradient is not finite in step 2 (epoch 0, batch 1): it begins in what net" in err
+    assert (
+        "The loss or its gradient is not finite in step 2 (epoch 0, batch 1). First non-finite output: net"
+        in err
+    )
     assert not list(Path("run").rglob("*.ckpt"))
 
 

@@ -100,7 +100,7 @@ class TestResume:
             *self.SHORT, *saving, "resume=run/checkpoints/step.ckpt", "data.batch_size=32", "hydra.run.dir=b"
         )
         assert code == 1
-        assert "within an epoch of other batches (rows a batch: [64], now [32])" in err
+        assert "batches have changed since (rows a batch: [64], now [32])" in err
 
     @pytest.mark.filterwarnings("default")
     def test_the_newest_whole_one(self, command, tmp_path):
