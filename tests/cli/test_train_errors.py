@@ -157,7 +157,7 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         ),
         (
             ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
-            "There is no validation batch, but val/loss chooses",
+            "There is no validation batch, but val/loss selects",
         ),
         (["Data", "+data.rows=0"], "No step was taken: the train loader is empty"),
         (["Data", "+data.rows=10", "+data.drop_last=true"], "No step was taken: the train loader is empty"),

@@ -165,8 +165,8 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("net", "name", "message"),
         [
-            (Branching(), "m.onnx", r"cannot be traced, .*data-dependent"),
-            (Branching(), "m.pt2", r"cannot be traced, .*data-dependent"),
+            (Branching(), "m.onnx", r"cannot be traced for export: .*data-dependent"),
+            (Branching(), "m.pt2", r"cannot be traced for export: .*data-dependent"),
             (
                 Drawing(),
                 "m.pt2",
