@@ -1,10 +1,10 @@
 """Memory and time of a mapped .npy file, compared with the same arrays loaded from a .npz file.
 
 For each file of N rows x 64 float32 and 10 classes, a separate process prepares the data (splits,
-statistics, checks) and iterates over all batches of an epoch, without training. Memory is counted above that after imports:
-`anonymous` is the process's own memory; `resident` includes pages of the mapped file, which the system can
-reclaim. Then the time of batches of random rows is compared with a float32 tensor in memory: medians of 9,
-interleaved.
+statistics, checks) and iterates over all batches of an epoch, without training. Memory is counted above that
+after imports: `anonymous` is the process's own memory; `resident` includes pages of the mapped file, which
+the system can reclaim. Then the time of batches of random rows is compared with a float32 tensor in memory:
+medians of 9, interleaved.
 
 python benchmarks/mapped.py [--rows 10000000]
 """
