@@ -220,8 +220,8 @@ def table(results, settings):
         f"{settings['device']}, {settings['machine']}; torch {settings['torch']}, "
         f"Python {settings['python']}, {settings['date']}. Seconds are medians of {settings['runs']} (1 to 3 "
         "for torch chunked), forward and backward. MB are in addition to inputs and weights, and include the "
-        "gradient of the weight. The error is the largest difference of loss or gradient from dense, relative "
-        "to the largest entry."
+        "gradient of the weight. The error is the largest difference of loss or gradient from dense, "
+        "relative to the largest entry."
     )
     if settings["device"] == "cpu":
         text += " **Not run on a GPU.**"

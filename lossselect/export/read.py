@@ -98,7 +98,7 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         raise FileMissingError(f"There is no model {path}.")
     form = find_format(path)
     if form is None:
-        raise CheckpointError(f"{path} is not an exported model, whose name ends in one of {SUFFIXES}.")
+        raise CheckpointError(f"{path} is not an exported model: its suffix must be one of {SUFFIXES}.")
     if form == "torch_export" and not trust:
         raise CheckpointError(
             f"Reading {path} may run code that the .pt2 file contains. Set trust=true if you trust its "
@@ -112,8 +112,8 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise many types, for example for another version of a format
-        problem = f"{type(error).__name__}: {first_sentence(error)}"
-        raise CheckpointError(f"{path} cannot be read as a model: {problem}") from None
+        problem = f"{type(error).__name__}: {first_sentence(error)}".rstrip(".")
+        raise CheckpointError(f"{path} cannot be read as a model: {problem}. Export it again.") from None
 
 
 def _parse_metadata(text: str | bytes | None) -> tuple[dict[str, Any], Task]:

@@ -68,7 +68,7 @@ def _suggest_files(path: Path) -> str:
 
 
 def _check_sums(path: Path) -> None:
-    """Raise a CheckpointError if a part of the file does not match its checksum; torch.load ignores these."""
+    """Raise a CheckpointError if a part of the file does not match its checksum, which torch.load ignores."""
     try:
         file = zipfile.ZipFile(path)
     except Exception:  # not a zip file, or a damaged one

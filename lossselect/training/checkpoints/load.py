@@ -82,7 +82,7 @@ def rebuild(
         arguments["task"] = task
     missing = [name for name in checkpoint["not_plain"] if name not in changed]
     # prediction needs neither, but training must not continue with different ones
-    arguments |= {name: _make_refusing(name, path) for name in missing if name in ("optimizer", "scheduler")}
+    arguments |= {name: _make_raising(name, path) for name in missing if name in ("optimizer", "scheduler")}
     if required := [name for name in missing if name not in arguments]:
         raise CheckpointError(
             f"{path} was trained with a custom {' and '.join(required)}, which a checkpoint cannot contain. "
@@ -125,11 +125,11 @@ def rebuild(
     return module.to(device)
 
 
-def _make_refusing(name: str, path: Any) -> Callable[..., Any]:
-    def refuse(*_: Any) -> Any:
+def _make_raising(name: str, path: Any) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
         raise CheckpointError(
             f"{path} does not contain the {name} that it was trained with. Pass {name}=... to "
             "load_from_checkpoint."
         )
 
-    return refuse
+    return fail

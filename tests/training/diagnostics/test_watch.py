@@ -49,16 +49,16 @@ def fit_module(module, folder, **data):
     return trainer
 
 
-def chain(task, *ends):
+def sequence(task, *ends):
     return nn.Sequential(nn.Linear(8, task.num_outputs), *ends)
 
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("end", [nn.Softmax(1), nn.Sigmoid(), nn.LogSigmoid(), nn.Hardsigmoid()], ids=str)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_a_chain_that_ends_in_probabilities_takes_no_step(name, end, compiled, tmp_path):
+def test_a_sequence_that_ends_in_probabilities_raises_before_training(name, end, compiled, tmp_path):
     task = TASKS[name]
-    net = chain(task, end, nn.Identity())
+    net = sequence(task, end, nn.Identity())
     before = net[0].weight.clone()
     message = f"The net ends in {type(end).__name__} (net.1), " + RAW.format(task.activation)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -101,7 +101,7 @@ def test_a_chain_that_ends_in_probabilities_takes_no_step(name, end, compiled, t
         ("multiclass", lambda z: z[:, :2], "The net returned logits of shape (16, 2), but multiclass with 3"),
     ],
 )
-def test_a_function_at_the_end_takes_no_step(name, function, message, tmp_path):
+def test_a_wrong_function_at_the_end_raises_before_training(name, function, message, tmp_path):
     net = Ending(TASKS[name], function)
     before = net.head.weight.clone()
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -145,7 +145,7 @@ class TestCustomGradients:
             fit_module(module, tmp_path)
 
 
-def test_a_clamp_against_overflow_is_no_bound(tmp_path):
+def test_a_clamp_against_overflow_is_accepted(tmp_path):
     task = TASKS["multiclass"]
     fit(task, Ending(task, lambda z: z.clamp(-30, 30)), tmp_path)  # warnings are errors here
     with pytest.warns(
@@ -198,7 +198,7 @@ def test_a_net_in_half_precision_is_checked(tmp_path):
 def test_a_suspicious_last_layer_is_reported_once(name, end, message, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(TASKS[name], chain(TASKS[name], end), tmp_path)
+        fit(TASKS[name], sequence(TASKS[name], end), tmp_path)
     messages = [
         str(w.message)
         for w in caught
@@ -208,7 +208,7 @@ def test_a_suspicious_last_layer_is_reported_once(name, end, message, tmp_path):
     assert len(messages) == 1
     assert re.search(message, messages[0])
     with ls.ignore_warnings("log_softmax", "bounded_outputs", "outputs_look_like_probabilities"):
-        fit(TASKS[name], chain(TASKS[name], end), tmp_path)
+        fit(TASKS[name], sequence(TASKS[name], end), tmp_path)
 
 
 def test_warns_of_outputs_that_look_like_probabilities(tmp_path):
