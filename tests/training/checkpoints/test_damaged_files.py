@@ -668,9 +668,7 @@ class TestClaims:
         monkeypatch.setattr("lossselect.data.readers.arrays.free_memory", lambda: 10**6)
         np.savez_compressed(tmp_path / "d.npz", X=np.zeros((1000, 1000), np.float32), y=np.arange(1000) % 2)
         assert (tmp_path / "d.npz").stat().st_size < 20_000
-        with pytest.raises(
-            ValueError, match=r"Array 'X' of .*d\.npz takes 0\.0 GB in memory .* half may be used"
-        ):
+        with pytest.raises(ValueError, match=r"Array 'X' of .*d\.npz .* GB"):
             read_arrays(str(tmp_path / "d.npz"), None, None)
         monkeypatch.setattr("lossselect.data.readers.arrays.free_memory", lambda: 10**7)
         assert read_arrays(str(tmp_path / "d.npz"), None, None)[0].shape == (1000, 1000)
