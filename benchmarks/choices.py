@@ -1,11 +1,11 @@
-"""Which loss, which modifier, which decision: python benchmarks/choices.py [--seeds 5] [--only yeast,digits]
+"""Comparison of losses, modifiers and decisions: python benchmarks/choices.py [--seeds 5] [--only yeast]
 
-Trains the default net with each row of `CHOICES` on each data set, seed by seed, and scores several
-predictions of each trained net on test rows that nothing was fitted to. Runs that are in
-benchmarks/results/choices.json are taken from there. Writes tables and a picture for docs/choosing.md.
+Trains the default net with each row of `CHOICES` on each data set with each seed, and evaluates several
+decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated. Writes
+tables and a figure for docs/choosing.md.
 
-The five multilabel sets are looked for in ../shared/data (their licence is not stated, so they do not come
-along); shuttle comes with `pip install river`. What is not there is skipped, and said.
+The five multilabel data sets are read from ../shared/data. They are not included, as they state no licence.
+shuttle requires `pip install river`. Data sets that are not available are skipped with a message.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SHARED = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "benchmarks" / "results" / "choices.json"
 EPOCHS = 50
 NET = {"name": "mlp", "hidden": [1024], "dropout": 0.6, "input_dropout": 0.2, "clip": 3.0}
-"""configs/model/mlp.yaml, and below configs/optimizer/adamw.yaml and configs/scheduler/cosine.yaml."""
+"""As in configs/model/mlp.yaml; optimizer and schedule below are as in adamw.yaml and cosine.yaml."""
 
 CHOICES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
@@ -54,7 +54,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 
 class Rows(NamedTuple):
-    """A data set: train and test rows, (N, F) and (N,) or (N, L)."""
+    """A data set with features (N, F), labels (N,) or (N, L), and the indices of its test rows."""
 
     task: str
     features: np.ndarray
@@ -72,7 +72,7 @@ def multilabel(name: str) -> Rows | None:
 
 
 def shuttle(seed: int) -> Rows | None:
-    """Binary: 1 % anomalies; 4,000 rows to train on, 20,000 to test."""
+    """Return a binary data set with 1 % anomalies, 4,000 training and 20,000 test rows."""
     spec = importlib.util.find_spec("river")
     if spec is None or spec.origin is None:
         return None
@@ -88,7 +88,7 @@ def shuttle(seed: int) -> Rows | None:
 
 
 def digits(seed: int, noise: float = 0.0) -> Rows:
-    """Multiclass: digits, in train long-tailed (90 to 5 rows a class) or with wrong labels; not in test."""
+    """Return digits whose training rows are long-tailed (90 to 5 per class) or have wrong labels."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -113,7 +113,7 @@ DATA: dict[str, Callable[[int], Rows | None]] = {
     "digits_long_tailed": digits,
     "digits_40%_wrong": lambda seed: digits(seed, noise=0.4),
 }
-"""Data sets by name, of a seed."""
+"""Functions that return each data set for a seed."""
 
 DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
     "multilabel": {
@@ -140,7 +140,7 @@ DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def fits(choice: str, options: dict[str, Any], task: ls.Task) -> bool:
-    """Whether the choice is one for the task."""
+    """Return whether the task supports the choice."""
     loss = {k: v for k, v in options.items() if k not in ("bias_init", "mix")}
     try:
         ls.select_loss(task, **loss)
@@ -150,7 +150,7 @@ def fits(choice: str, options: dict[str, Any], task: ls.Task) -> bool:
 
 
 def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
-    """Train, fit each decision on val, score it on test."""
+    """Train a net, tune each decision on the validation rows, and evaluate it on the test rows."""
     seed_everything(seed, verbose=False)
     width = (
         None
@@ -193,41 +193,45 @@ def fit_and_score(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, d
             start = (
                 ls.make_task(**{**task.to_dict(), "min_labels": 1}) if name.startswith("at least") else task
             )
-            decided = ls.fit_decision(
+            tuned = ls.fit_decision(
                 start, val, splits.labels_of("val"), **decision, loss=module.criterion, counts=module.counts
             )
-            scores[name] = score(decided, test, splits.labels_of("test"))
+            scores[name] = score(tuned, test, splits.labels_of("test"))
         return scores
 
 
 def score(task: ls.Task, logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of one decision on the test rows, by scikit-learn; ECE and Brier by ours."""
-    p, decided = task.probabilities(logits.double()).numpy(), task.predict(logits).numpy().squeeze()
-    ours = ls.make_metrics(task, names=["brier_score", "calibration_error"])
-    ours.update(torch.from_numpy(p), task.encode(labels))
-    said = {name: value.item() for name, value in ours.compute().items()}
+    """Return metrics of a decision on the test rows, by scikit-learn; ECE and Brier score by lossselect."""
+    p, predicted = task.probabilities(logits.double()).numpy(), task.predict(logits).numpy().squeeze()
+    metrics = ls.make_metrics(task, names=["brier_score", "calibration_error"])
+    metrics.update(torch.from_numpy(p), task.encode(labels))
+    values = {name: value.item() for name, value in metrics.compute().items()}
     if task.name == "multilabel":
-        there = labels.any(0)
-        return said | {
-            "f1_micro": sk.f1_score(labels, decided, average="micro"),
-            "f1_macro": sk.f1_score(labels[:, there], decided[:, there], average="macro", zero_division=0),
-            "average_precision": sk.average_precision_score(labels[:, there], p[:, there], average="macro"),
+        present = labels.any(0)
+        return values | {
+            "f1_micro": sk.f1_score(labels, predicted, average="micro"),
+            "f1_macro": sk.f1_score(
+                labels[:, present], predicted[:, present], average="macro", zero_division=0
+            ),
+            "average_precision": sk.average_precision_score(
+                labels[:, present], p[:, present], average="macro"
+            ),
         }
     if task.name == "binary":
-        return said | {
-            "f1": sk.f1_score(labels, decided),
-            "balanced_accuracy": sk.balanced_accuracy_score(labels, decided),
+        return values | {
+            "f1": sk.f1_score(labels, predicted),
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
             "average_precision": sk.average_precision_score(labels, p[:, 0]),
         }
-    return said | {
-        "accuracy": sk.accuracy_score(labels, decided),
-        "balanced_accuracy": sk.balanced_accuracy_score(labels, decided),
-        "f1_macro": sk.f1_score(labels, decided, average="macro", zero_division=0),
+    return values | {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "f1_macro": sk.f1_score(labels, predicted, average="macro", zero_division=0),
     }
 
 
 def baselines(rows: Rows) -> dict[str, dict[str, float]]:
-    """One-vs-rest logistic regression and a forest of 200 trees, on all train rows, at .5."""
+    """Evaluate one-vs-rest logistic regression and a forest of 200 trees, trained on all training rows."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -246,39 +250,39 @@ def baselines(rows: Rows) -> dict[str, dict[str, float]]:
         }.items():
             model.fit(x, y)
             p = model.predict_proba(tx)
-            if isinstance(p, list):  # of a label that is the same in all train rows there is one column
+            if isinstance(p, list):  # constant labels have a single column
                 p = np.stack([q[:, 1] if q.shape[1] == 2 else np.zeros(len(q)) for q in p], 1)
-            decided = model.predict(tx)
+            predicted = model.predict(tx)
             found[name] = {
-                "f1_micro": sk.f1_score(ty, decided, average="micro"),
-                "f1_macro": sk.f1_score(ty, decided, average="macro", zero_division=0),
+                "f1_micro": sk.f1_score(ty, predicted, average="micro"),
+                "f1_macro": sk.f1_score(ty, predicted, average="macro", zero_division=0),
                 "average_precision": sk.average_precision_score(ty, p, average="macro"),
             }
     return found
 
 
 def rounded(values: Any) -> Any:
-    """With five digits, which is more than any of them means."""
+    """Round all numbers to five decimals."""
     if isinstance(values, dict):
         return {key: rounded(value) for key, value in values.items()}
     return round(values, 5)
 
 
 def save(results: dict[str, Any]) -> None:
-    """A run in a line."""
+    """Write the results as JSON, with one run per line."""
     lines = (f"{json.dumps(key)}: {json.dumps(values)}" for key, values in rounded(results).items())
     RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def run(seeds: int, only: list[str]) -> dict[str, Any]:
-    """All results, those that are there already and those that were missing."""
+    """Return the stored results, and those of the runs that were missing."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for seed in range(seeds):
         for name, load in DATA.items():
             rows = load(seed) if not only or name in only else None
             if rows is None:
                 if seed == 0 and not only:
-                    print(f"{name} is not on this machine: skipped.")
+                    print(f"Data set {name} is not available and is skipped.")
                 continue
             if rows.task == "multilabel" and f"{name}|baselines" not in results:
                 results[f"{name}|baselines"] = baselines(rows)
@@ -305,54 +309,54 @@ LOSS_COLUMNS = {
 }
 PLAIN = {"multilabel": "threshold=.5", "binary": "threshold=.5", "multiclass": "argmax"}
 FITTED = {"multilabel": "expected_f1", "binary": "expected_f1", "multiclass": "argmax"}
-"""Of which predictions the tables of losses tell."""
+"""The default and the tuned decision in the tables of losses."""
 
 
-class Found:
-    """What was found, as means over the seeds with their standard error."""
+class Summary:
+    """The results as means over the seeds with standard errors."""
 
     def __init__(self, results: dict[str, Any], seeds: int) -> None:
         self.results, self.seeds = results, seeds
 
     def values(self, data: str, choice: str, decision: str, metric: str) -> np.ndarray:
-        """(seeds that there are,)."""
+        """Return the values of a metric, one for each available seed."""
         runs = (self.results.get(f"{data}|{choice}|{seed}") for seed in range(self.seeds))
         return np.array([run[decision][metric] for run in runs if run and metric in run[decision]])
 
     def cell(self, data: str, choice: str, decision: str, metric: str) -> str:
-        """ ".712 ± .003"."""
+        """Return mean and standard error, such as "0.712 ± 0.003"."""
         values = self.values(data, choice, decision, metric)
         if not len(values):
             return ""
         error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-        return f"{values.mean():.3f} ± {error:.3f}".replace("0.", ".")
+        return f"{values.mean():.3f} ± {error:.3f}"
 
 
 def task_of(data: str) -> str:
-    """Of a data set, by its name."""
+    """Return the name of the task of a data set."""
     return "binary" if data == "shuttle" else "multiclass" if data.startswith("digits") else "multilabel"
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
-    """A table."""
+    """Return a Markdown table."""
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def report(results: dict[str, Any], seeds: int) -> str:
-    """The tables of docs/choosing.md."""
-    found, parts = Found(results, seeds), []
-    there = [data for data in DATA if any(key.startswith(f"{data}|cross_entropy|") for key in results)]
+    """Return the tables of docs/choosing.md."""
+    found, parts = Summary(results, seeds), []
+    available = [data for data in DATA if any(key.startswith(f"{data}|cross_entropy|") for key in results)]
     for kind in ("multilabel", "binary", "multiclass"):
-        sets = [data for data in there if task_of(data) == kind]
+        sets = [data for data in available if task_of(data) == kind]
         if not sets:
             continue
         for data in sets:
             columns = LOSS_COLUMNS[kind]
-            header = [data, *columns, *([f"{c} at .5" for c in columns[:2]] if kind != "multiclass" else [])]
+            header = [data, *columns, *([f"{c} at 0.5" for c in columns[:2]] if kind != "multiclass" else [])]
             header += ["ECE", "Brier", "ECE after T", "Brier after T"]
             lines = [
-                [choice, *(f"{values[c]:.3f}".replace("0.", ".") for c in columns), *[""] * (len(header) - 4)]
+                [choice, *(f"{values[c]:.3f}" for c in columns), *[""] * (len(header) - 4)]
                 for choice, values in results.get(f"{data}|baselines", {}).items()
             ]
             for choice in CHOICES:
@@ -368,7 +372,7 @@ def report(results: dict[str, Any], seeds: int) -> str:
                     ]
                 lines.append(line)
             parts.append(markdown(header, lines))
-        parts.append(f"Decisions, all of the same nets (cross_entropy), {kind}:")
+        parts.append(f"Decisions for {kind}, with the same nets (cross_entropy):")
         columns = LOSS_COLUMNS[kind][:2] if kind != "multiclass" else LOSS_COLUMNS[kind]
         header = ["decision", *(f"{data} {c}" for data in sets for c in columns)]
         parts.append(
@@ -384,14 +388,14 @@ def report(results: dict[str, Any], seeds: int) -> str:
 
 
 def picture(results: dict[str, Any], seeds: int) -> None:
-    """docs/choosing.svg: how far each choice is from plain cross-entropy, in each data set."""
+    """Draw docs/choosing.svg: the difference of each choice from plain cross-entropy for each data set."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "choices"}  # the same picture each time
-    found = Found(results, seeds)
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "choices"}  # reproducible output
+    found = Summary(results, seeds)
     sets = [
         data for data in DATA if len(found.values(data, "cross_entropy", PLAIN[task_of(data)], "brier_score"))
     ]
@@ -414,14 +418,14 @@ def picture(results: dict[str, Any], seeds: int) -> None:
         axis.set_xlabel("F1" if kind == "binary" else "macro-F1", fontsize=8)
     np.atleast_1d(axes)[0].set_yticks([-y for y in range(len(CHOICES))], list(CHOICES), fontsize=8)
     figure.suptitle(
-        "Difference to plain cross-entropy on the test rows, same seed and decision (± 2 standard errors)",
+        "Difference from plain cross-entropy on the test rows, same seed and decision (± 2 standard errors)",
         fontsize=9,
     )
     figure.savefig(ROOT / "docs" / "choosing.svg", metadata={"Date": None})
 
 
 def write(results: dict[str, Any], seeds: int) -> None:
-    """Put the tables between the marks of docs/choosing.md."""
+    """Write the tables between the marks in docs/choosing.md."""
     page = ROOT / "docs" / "choosing.md"
     text = page.read_text()
     before, rest = text.split(BEGIN)
@@ -433,12 +437,17 @@ BEGIN, END = "<!-- tables of benchmarks/choices.py -->", "<!-- end of tables -->
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="data sets, a,b")
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        help="names of data sets, separated by commas",
+    )
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # the nets are small

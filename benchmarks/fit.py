@@ -1,11 +1,11 @@
-"""Speed of the fit alone, beside plain torch, hand-written Lightning, Transformers, fastai and skorch.
+"""Speed of fit, compared with plain torch, Lightning, Transformers, fastai and skorch.
 
-An MLP 64-256-256-C on scikit-learn's digits (binary: digit >= 5; multiclass: 10; multilabel: its 4 bits) of
-1437 train and 360 validation rows, batch 64, 20 epochs, Adam with lr 1e-3, validation every epoch, one CPU
-thread; and 64,000 such rows with noise, 1,000 steps an epoch. All sides start from the same weights and are
-timed in turn, round by round, in one process; the first round warms up. lossselect and Lightning +
-torchmetrics have a CSV logger, a checkpoint and a progress bar that draws, no other side has. Before, results
-are compared. Writes results/fit.json, .md and .svg.
+Trains an MLP 64-256-256-C on scikit-learn's digits (binary: digit >= 5; multiclass: the digit; multilabel:
+its 4 bits) with 1437 training and 360 validation rows, batch size 64, 20 epochs, Adam with lr 1e-3,
+validation after every epoch, and one CPU thread. A second case has 64,000 rows with noise, 1,000 steps per
+epoch. All sides start from the same weights and are timed in turn in one process; the first round is a warm-
+up. Only lossselect and Lightning + torchmetrics write a CSV log and checkpoints and draw a progress bar.
+Their results are compared first. Writes results/fit.json, .md and .svg.
 
 python benchmarks/fit.py [--task binary] [--runs 5] [--quick] [--device cuda] [--compile]
 """
@@ -63,12 +63,12 @@ TARGETS = (
     ),
     ((SIXTEEN, 0.9, RAW),),
 )
-"""Of the short epochs, and of the long ones."""
+"""Minimum ratios of speed (side, ratio, other side), for short and for long epochs."""
 SHOWN = ("lossselect", "torch", "lightning", "torchmetrics", "rich", *sum(PEERS.values(), ()))
 
 
 class Terminal(io.StringIO):
-    """What a progress bar takes for a terminal, so that it draws."""
+    """Pretends to be a terminal, so that progress bars draw."""
 
     def isatty(self) -> bool:
         return True
@@ -76,7 +76,7 @@ class Terminal(io.StringIO):
 
 @contextlib.contextmanager
 def silent() -> Iterator[Terminal]:
-    """Nothing is said on stdout and stderr; what would have been is returned."""
+    """Capture stdout and stderr, and ignore warnings."""
     terminal = Terminal()
     with (
         contextlib.redirect_stdout(terminal),
@@ -88,25 +88,28 @@ def silent() -> Iterator[Terminal]:
 
 
 def timed(side: Callable[[Case], Fit], case: Case) -> tuple[float, Any]:
-    """Seconds of the fit, and what it returned."""
+    """Return the seconds of a fit, and its result."""
     wait = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     with silent() as shown:
         fit = side(case)
-        gc.collect()  # what other sides left
+        gc.collect()  # objects of other sides
         wait()
         start = time.perf_counter()
         result = fit()
         wait()
         seconds = time.perf_counter() - start
     if isinstance(result, Trainer) and result.progress_bar_callback and "Epoch" not in shown.getvalue():
-        raise RuntimeError("The progress bar has drawn nothing.")
+        raise RuntimeError("The progress bar did not draw.")
     return seconds, result
 
 
 def differences(case: Case) -> dict[str, dict[str, float]]:
-    """Of the last epoch's validation, lossselect's less the hand-written module's, on the same batches.
+    """Return the differences of validation metrics between lossselect and the hand-written module.
 
-    RuntimeError where 16 steps an execution give other weights than 1.
+    Both are trained on the same batches.
+
+    Raises:
+        RuntimeError: the weights with 16 steps per execution differ from those with 1.
     """
 
     def fitted(side: Callable[[Case], Fit], case: Case) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -116,19 +119,21 @@ def differences(case: Case) -> dict[str, dict[str, float]]:
     found = {}
     names = [f"val/{name}" for name in ("loss", *METRICS[case.task.name])]
     for dtype, typed in (("float64", case.double()), ("float32", case)):
-        theirs, _ = fitted(partial(lightning_with_metrics, as_ours=True), typed)
+        expected, _ = fitted(partial(lightning_with_metrics, same_order=True), typed)
         for fused in (False, True):
-            ours, weights = fitted(partial(lossselect, fused=fused), typed)
+            actual, weights = fitted(partial(lossselect, fused=fused), typed)
             kind = f"{dtype}, {'' if fused else 'not '}fused"
-            found[kind] = {name: float(ours[name]) - float(theirs[name]) for name in names}
-            _, of_blocks = fitted(partial(lossselect, steps=16, fused=fused), typed)
-            if not all(torch.equal(weight, of_blocks[name]) for name, weight in weights.items()):
-                raise RuntimeError(f"16 steps an execution gave other weights than 1 ({kind}).")
+            found[kind] = {name: float(actual[name]) - float(expected[name]) for name in names}
+            _, block_weights = fitted(partial(lossselect, steps=16, fused=fused), typed)
+            if not all(torch.equal(weight, block_weights[name]) for name, weight in weights.items()):
+                raise RuntimeError(
+                    f"The weights with 16 steps per execution differ from those with 1 ({kind})."
+                )
     return found
 
 
 def measure(case: Case, sides: dict[str, Callable[[Case], Fit]], runs: int) -> dict[str, Any]:
-    """By side: samples a second, the ratio to the raw loop, seconds of each round."""
+    """Return samples per second, the ratio to the raw loop, and seconds of each round, by side."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs + 1):
         for name, side in sides.items():
@@ -146,12 +151,12 @@ def measure(case: Case, sides: dict[str, Callable[[Case], Fit]], runs: int) -> d
 
 
 def ratio(times: list[float], others: list[float]) -> float:
-    """How many times as fast as another side: the median over the rounds."""
-    return statistics.median(other / mine for mine, other in zip(times, others, strict=True))
+    """Return the median ratio of the other side's times to these."""
+    return statistics.median(other / time for time, other in zip(times, others, strict=True))
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where this was, with what."""
+    """Return the hardware, the date and the versions of packages."""
     cpu, info = platform.processor(), Path("/proc/cpuinfo")
     if info.exists():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
@@ -174,13 +179,13 @@ def table(title: str, columns: Iterable[str], lines: dict[str, Iterable[str]]) -
 
 
 def report(results: dict[str, Any]) -> str:
-    """All of it in words and tables."""
-    where, found = results["machine"], results["differences"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    """Return the results as Markdown."""
+    machine, found = results["machine"], results["differences"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     parts = [
-        f"`{results['command']}`, {where['date']}. {where['cpu']}, {where['cores']} cores, one thread; "
-        f"{where['gpu'] or 'not run on a GPU (--device cuda)'}. {versions}.",
-        f"Samples/s of the fit alone (median of {results['runs']} rounds), and how many times the raw loop's "
+        f"`{results['command']}`, {machine['date']}. {machine['cpu']}, {machine['cores']} cores, one thread; "
+        f"{machine['gpu'] or 'not run on a GPU (--device cuda)'}. {versions}.",
+        f"Samples/s of fit (median of {results['runs']} rounds), and in brackets the ratio to the raw loop "
         "(median of the rounds' ratios).",
         *results["missing"],
     ]
@@ -188,25 +193,29 @@ def report(results: dict[str, Any]) -> str:
     for (title, tasks), targets in zip(results["cases"].items(), TARGETS, strict=True):
         names = dict.fromkeys(name for sides in tasks.values() for name in sides)
         parts.append(
-            table(title, tasks, {name: [said(sides[name]) for sides in tasks.values()] for name in names})
+            table(
+                title,
+                tasks,
+                {name: [format_speed(sides[name]) for sides in tasks.values()] for name in names},
+            )
         )
         for one, least, other in targets:
-            line = f"{one} >= {least} x {other}{' (1,000 steps an epoch)' if targets is TARGETS[1] else ''}"
+            line = f"{one} >= {least} x {other}{' (1,000 steps per epoch)' if targets is TARGETS[1] else ''}"
             reached[line] = [verdict(sides, one, least, other) for sides in tasks.values()]
     kinds = next(iter(found.values()))
     agree = {kind: [furthest(its[kind]) for its in found.values()] for kind in kinds}
     parts += [
         table("target", found, reached),
-        "Largest difference of lossselect's last val/loss, accuracy, F1 and AUROC to those of Lightning + "
-        "torchmetrics (whose metrics are float32, and whose Adam is not fused), on the same batches. In "
-        "float32 the gradient of a mean is rounded otherwise, which Adam amplifies. With 16 steps an "
-        "execution the weights are the same, to the bit.",
+        "Largest difference between the last val/loss, accuracy, F1 and AUROC of lossselect and those of "
+        "Lightning + torchmetrics (with float32 metrics and without fused Adam) on the same batches. In "
+        "float32 the gradient of a mean is rounded differently, which Adam amplifies. With 16 steps per "
+        "execution the weights are bit-identical.",
         table("lossselect", found, agree),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def said(side: dict[str, Any]) -> str:
+def format_speed(side: dict[str, Any]) -> str:
     return f"{side['samples/s']:,} ({side['x raw']:.2f})"
 
 
@@ -223,13 +232,13 @@ def furthest(found: dict[str, float]) -> str:
 
 
 def picture(tasks: dict[str, Any], path: Path) -> None:
-    """Bars of the ratio to the raw loop."""
+    """Draw bars of the ratios to the raw loop."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "fit"}  # the same picture each time
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "fit"}  # reproducible output
     size = (2.2 + 2.6 * len(tasks), 3.4)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (task, sides) in zip(axes[0], tasks.items(), strict=True):
@@ -241,12 +250,12 @@ def picture(tasks: dict[str, Any], path: Path) -> None:
         axis.set_xlim(0, 1.2 * max(ratios))
         axis.tick_params(labelsize=8)
     axes[0][0].invert_yaxis()
-    figure.suptitle("Samples a second of the fit, as a multiple of the raw PyTorch loop's", fontsize=9)
+    figure.suptitle("Samples per second of fit, relative to the raw PyTorch loop", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
 
 
 def save(results: dict[str, Any]) -> None:
-    """The figures, the tables and the picture."""
+    """Write the results, the tables and the figure."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "fit.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / "fit.md").write_text(report(results))
@@ -255,12 +264,16 @@ def save(results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of the fit alone, beside peers.")
+    parser = argparse.ArgumentParser(description="Speed of fit, compared with other libraries.")
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round of few steps; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="run one round of few steps, without writing results"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, as always on cuda")
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure torch.compile; always on with --device cuda"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -286,7 +299,7 @@ def main() -> None:
             case = make_case(task, epochs, arguments.device, folder)
             found = results["differences"][task] = differences(case)
             largest = (f"{kind} {furthest(its)}" for kind, its in found.items())
-            print(f"{task}, largest difference to {FULL}: {'; '.join(largest)}", flush=True)
+            print(f"{task}, largest difference from {FULL}: {'; '.join(largest)}", flush=True)
             results["cases"][short][task] = measure(case, sides, runs)
             case = make_case(task, LONG_EPOCHS, arguments.device, folder, long_rows)
             results["cases"][long][task] = measure(case, long_sides, runs)

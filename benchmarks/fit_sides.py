@@ -1,4 +1,4 @@
-"""What benchmarks/fit.py compares: a side is a function that builds all it needs and returns the fit."""
+"""The sides that benchmarks/fit.py compares: functions that build everything and return the fit function."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -40,13 +40,13 @@ METRICS = {
         "auroc": tm.MultilabelAUROC(4),
     },
 }
-"""Of the hand-written module, by the names that they have in lossselect."""
+"""Metrics of the hand-written module, by their names in lossselect."""
 
 Fit = Callable[[], Any]
 
 
 class Case(NamedTuple):
-    """What each side trains on; tensors are on the CPU."""
+    """Task and data of a comparison, with tensors on the CPU."""
 
     task: ls.Task
     train: tuple[Tensor, Tensor]
@@ -56,14 +56,14 @@ class Case(NamedTuple):
     folder: str
 
     def net(self) -> nn.Module:
-        """The same weights each time, and the same random numbers from there on."""
+        """Return a net with the same weights at each call, and reset the random numbers."""
         torch.manual_seed(0)
         hidden = (nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
         net = nn.Sequential(*hidden, nn.Linear(256, self.task.num_outputs))
         return net.to(self.device, self.train[0].dtype)
 
     def double(self) -> "Case":
-        """The same in float64."""
+        """Return the same case in float64."""
         train, val = (
             tuple(part.double() if part.is_floating_point() else part for part in rows)
             for rows in (self.train, self.val)
@@ -78,16 +78,16 @@ class Case(NamedTuple):
     def loss(self) -> Callable[..., Tensor]:
         return F.cross_entropy if self.softmax else F.binary_cross_entropy_with_logits
 
-    def loaders(self, as_ours: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
-        """Of samples, which are collated; in lossselect's order of the rows, or in torch's."""
+    def loaders(self, same_order: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
+        """Return loaders that collate samples; `same_order` yields the rows in lossselect's order."""
         train, val = TensorDataset(*self.train), TensorDataset(*self.val)
-        if as_ours:
+        if same_order:
             return DataLoader(train, batch_sampler=RowBatches(train, BATCH, True)), DataLoader(val, BATCH)  # type: ignore[arg-type]
         return DataLoader(train, BATCH, shuffle=True), DataLoader(val, BATCH)
 
 
 def make_case(task: str, epochs: int, device: str, folder: str, rows: int | None = None) -> Case:
-    """Digits, or so many rows of them with noise."""
+    """Return the digits, or `rows` of them drawn at random with noise."""
     generator = torch.Generator().manual_seed(0)
     inputs, digits = map(torch.from_numpy, load_digits(return_X_y=True))
     inputs, labels = (inputs / 16).float(), LABELS[task](digits)
@@ -120,7 +120,7 @@ def plain_loop(case: Case, train: Iterable[Any], val: Iterable[Any], **options: 
 
 
 class Batches(NamedTuple):
-    """Rows of whole tensors."""
+    """Batches of rows of whole tensors."""
 
     x: Tensor
     y: Tensor
@@ -190,7 +190,7 @@ RUN = count()
 def trainer_of(
     case: Case, extras: bool = True, callbacks: Iterable[Any] = (), bar: type[Any] = RichProgressBar
 ) -> Trainer:
-    """With a CSV logger, a progress bar and a checkpoint, or without."""
+    """Return a trainer; `extras` adds a CSV logger, a progress bar and checkpoints."""
     folder = f"{case.folder}/{next(RUN)}"
     more = [ModelCheckpoint(folder, monitor="val/loss"), bar()] if extras else []
     return Trainer(
@@ -217,8 +217,8 @@ def bare_lightning(case: Case) -> Fit:
     return fit_of(trainer_of(case, extras=False), Bare(case), *case.loaders())
 
 
-def lightning_with_metrics(case: Case, as_ours: bool = False) -> Fit:
-    return fit_of(trainer_of(case), WithMetrics(case), *case.loaders(as_ours))
+def lightning_with_metrics(case: Case, same_order: bool = False) -> Fit:
+    return fit_of(trainer_of(case), WithMetrics(case), *case.loaders(same_order))
 
 
 def lossselect(case: Case, steps: int = 1, compiled: bool = False, **options: Any) -> Fit:
@@ -226,7 +226,7 @@ def lossselect(case: Case, steps: int = 1, compiled: bool = False, **options: An
     train, val = (TensorBatches(x, case.task.encode(y)) for x, y in (case.train, case.val))
     loaders = train.loader(BATCH, shuffle=True), val.loader(BATCH)
     callbacks = [ls.StepsPerExecution(steps)] if steps > 1 else []
-    if compiled:  # an epoch before: what compiling takes depends on the machine's compiler
+    if compiled:  # in an extra epoch, so that the time of compilation is not measured
         torch.compiler.reset()
         module.compile()
         trainer_of(case._replace(epochs=1), False, callbacks).fit(module, *loaders)
@@ -246,9 +246,9 @@ def transformers(case: Case) -> Fit:
             logits = self.net(x)
             return {"loss": case.loss(logits, labels), "logits": logits}
 
-    def accuracy(said: Any) -> dict[str, float]:
-        predicted = said.predictions.argmax(1) if case.softmax else said.predictions > 0
-        return {"accuracy": (predicted == said.label_ids).mean()}
+    def accuracy(outputs: Any) -> dict[str, float]:
+        predicted = outputs.predictions.argmax(1) if case.softmax else outputs.predictions > 0
+        return {"accuracy": (predicted == outputs.label_ids).mean()}
 
     settings = TrainingArguments(
         f"{case.folder}/{next(RUN)}",
@@ -281,7 +281,7 @@ def fastai(case: Case) -> Fit:
     learner = Learner(loaders.to(case.device), case.net(), loss_func=case.loss, lr=LR, wd=0, metrics=metric)
 
     def fit() -> None:
-        with learner.no_logging():  # nothing imports fastai's progress bar
+        with learner.no_logging():  # fastai's progress bar is not imported
             learner.fit(case.epochs)
 
     return fit
@@ -294,14 +294,14 @@ def skorch(case: Case) -> Fit:
     from skorch.helper import predefined_split
 
     def accuracy(net: Any, data: Any, y: Any) -> float:
-        predicted = net.predict(data)[:, 1] > 0.5  # of 1 - p and p
+        predicted = net.predict(data)[:, 1] > 0.5  # the columns are 1 - p and p
         return float((predicted == case.val[1].numpy()).mean())
 
     kind, callbacks = NeuralNetClassifier, None
     (x, y), (val_x, val_y) = case.train, case.val
     if case.task.name == "binary":
         kind, y, val_y = NeuralNetBinaryClassifier, y.squeeze(1), val_y.squeeze(1)
-    if case.task.name == "multilabel":  # for which skorch has no accuracy
+    if case.task.name == "multilabel":  # skorch has no accuracy for it
         kind, callbacks = NeuralNet, [("valid_acc", EpochScoring(accuracy, lower_is_better=False))]
     net = kind(
         case.net(),
@@ -339,4 +339,4 @@ COMPILED = {
     f"{SIXTEEN}, compiled": partial(lossselect, steps=16, compiled=True),
 }
 PEERS = {"Transformers": ("transformers", "accelerate"), "fastai": ("fastai",), "skorch": ("skorch",)}
-"""What these sides need."""
+"""Modules that these sides require."""

@@ -1,9 +1,9 @@
-"""Thousands of made-up labels and files: is there ever another error than the package's own?
+"""Thousands of random labels and files, none of which may raise an unexpected error.
 
 python benchmarks/fuzz.py [CASES]       10,000 by default: half labels for `encode`, half files
 
-Labels are of any shape, dtype and value, also lists of anything; files are bytes, or rows of cells with odd
-quotes, separators and encodings. What comes out must be a canonical target, or a ValueError, TypeError or
+Labels have any shape, dtype and value, or are nested lists. Files contain random bytes, or rows of cells with
+unusual quotes, separators and encodings. The result must be a canonical target, or a ValueError, TypeError or
 OSError with a message.
 """
 
@@ -23,7 +23,7 @@ import lossselect as ls
 from lossselect.data.load import load_own_data
 
 TASKS = [ls.Binary(), ls.Multiclass(3), ls.Multilabel(3), ls.Multilabel(3, missing=-1), ls.Multiclass(2)]
-OWN = (ValueError, TypeError, OSError)
+EXPECTED = (ValueError, TypeError, OSError)
 
 numbers = st.one_of(
     st.integers(-3, 5), st.floats(width=32), st.booleans(), st.none(), st.text(max_size=3), st.integers()
@@ -31,7 +31,7 @@ numbers = st.one_of(
 nested = st.recursive(numbers, lambda inner: st.lists(inner, max_size=4), max_leaves=20)
 dtypes = st.sampled_from([np.int64, np.int8, np.uint8, np.float32, np.float64, np.bool_, np.float16])
 arrays = dtypes.flatmap(
-    lambda of: hnp.arrays(of, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
 )
 likely = hnp.arrays(
     np.float32,
@@ -51,53 +51,55 @@ headers = st.lists(st.sampled_from(["x", "y", "z", "", "x", "target", "é"]), mi
 
 
 def damaged(*labels: str) -> st.SearchStrategy[bytes]:
-    """Files with rows of a number and a label, and up to two other cells among them."""
+    """Return files with rows of a number and a label, up to two cells of which are replaced."""
     row = st.tuples(st.integers(0, 99).map(str), st.sampled_from(labels))
     others = st.lists(st.tuples(st.integers(0, 59), st.integers(0, 1), cells), max_size=2)
     return st.tuples(st.lists(row, min_size=20, max_size=60), others).map(as_text)
 
 
-counts = {"taken": 0, "refused": 0}
+counts = {"accepted": 0, "rejected": 0}
 
 
 def as_text(parts: Any) -> bytes:
-    """A file of damaged rows."""
+    """Return the content of a CSV file with replaced cells."""
     whole, others = parts
-    table = [[*row] for row in whole for _ in range(3)]  # or few classes have a row in each split
+    table = [
+        [*row] for row in whole for _ in range(3)
+    ]  # otherwise few classes would have a row in each split
     for row, column, cell in others:
         table[row % len(table)][column] = cell
     return "\n".join(["x,y", *(",".join(row) for row in table)]).encode()
 
 
-def tried(run: Any) -> None:
-    """Whatever is not the package's own error goes through."""
+def attempt(run: Any) -> None:
+    """Call and count; errors that are not expected are not caught."""
     try:
         run()
-        counts["taken"] += 1
-    except OWN as error:
+        counts["accepted"] += 1
+    except EXPECTED as error:
         if not str(error).strip():
             raise RuntimeError(f"{type(error).__name__} without a message") from error
-        counts["refused"] += 1
+        counts["rejected"] += 1
 
 
 def check_labels(task: ls.Task, target: Any) -> None:
-    """Encode, and see that what comes out is canonical."""
+    """Encode labels, and check that the result is a canonical target."""
 
     def run() -> None:
         encoded = task.encode(target)
         task.check_values(encoded)
         assert encoded.dtype in (torch.float32, torch.float64, torch.int64)
 
-    tried(run)
+    attempt(run)
 
 
 def check_file(content: bytes, suffix: str, task: str, target: Any, options: dict[str, Any]) -> None:
-    """Read it as a table of one's own."""
+    """Read a file as data=table does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"data{suffix}"
         path.write_bytes(content)
         settings = {**DEFAULTS, "path": str(path), "target": target, **options}
-        tried(lambda: load_own_data(**settings, task={"name": task, "class_names": None}))
+        attempt(lambda: load_own_data(**settings, task={"name": task, "class_names": None}))
 
 
 odd_files = st.tuples(
@@ -122,7 +124,7 @@ likely_files = st.one_of(
         ("multilabel", ("a", "b", "a|b", "b|c"), st.just({"delimiter": "|"})),
     )
 )
-"""What would be readable, were it not damaged."""
+"""Files that are valid except for the replaced cells."""
 
 
 def main(cases: int) -> None:
@@ -132,22 +134,25 @@ def main(cases: int) -> None:
 
     @quick
     @given(st.sampled_from(TASKS), labels)
-    def of_labels(task: ls.Task, target: Any) -> None:
+    def fuzz_labels(task: ls.Task, target: Any) -> None:
         check_labels(task, target)
 
     @quick
     @given(st.one_of(odd_files, likely_files))
-    def of_files(case: tuple[bytes, str, str, Any, dict[str, Any]]) -> None:
+    def fuzz_files(case: tuple[bytes, str, str, Any, dict[str, Any]]) -> None:
         check_file(*case)
 
-    for name, run in (("labels", of_labels), ("files", of_files)):
-        counts.update(taken=0, refused=0)
+    for name, run in (("labels", fuzz_labels), ("files", fuzz_files)):
+        counts.update(accepted=0, rejected=0)
         run()
-        print(f"{name}: {counts['taken']} taken, {counts['refused']} refused, no other error", flush=True)
+        print(
+            f"{name}: {counts['accepted']} accepted, {counts['rejected']} rejected, no unexpected error",
+            flush=True,
+        )
 
 
 def defaults() -> dict[str, Any]:
-    """The settings of data=table."""
+    """Return the settings of data=table."""
     from omegaconf import OmegaConf
 
     path = Path(__file__).resolve().parent.parent / "configs" / "data" / "table.yaml"

@@ -1,10 +1,10 @@
-"""A .npy, which is mapped, beside the same arrays in a .npz, which is loaded: memory and time.
+"""Memory and time of a mapped .npy file, compared with the same arrays loaded from a .npz file.
 
-A file of N rows x 64 float32 and 10 classes is prepared (splits, statistics, checks), and all batches of an
-epoch are taken, each in a process of its own that has imported everything; nothing is trained. Memory is that
-above the start: `anonymous` is what the process holds, `resident` counts the pages of a mapped file as well,
-which the system takes back when it needs them. Then batches of random rows, beside rows of a float32 tensor
-in memory: medians of 9, interleaved.
+For each file of N rows x 64 float32 and 10 classes, a separate process prepares the data (splits,
+statistics, checks) and iterates over all batches of an epoch, without training. Memory is counted above that
+after imports: `anonymous` is the process's own memory; `resident` includes pages of the mapped file, which
+the system can reclaim. Then the time of batches of random rows is compared with a float32 tensor in memory:
+medians of 9, interleaved.
 
 python benchmarks/mapped.py [--rows 10000000]
 """
@@ -34,7 +34,7 @@ SPLITS = {"val_path": None, "test_path": None, "val_fraction": 0.15, "test_fract
 
 
 def make_files(folder: Path, rows: int) -> int:
-    """x.npy and y.npy, and both in d.npz; returns the bytes of the features."""
+    """Write x.npy and y.npy, and both arrays to d.npz; return the size of the features in bytes."""
     generator = np.random.default_rng(0)
     inputs = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (rows, WIDTH))
     for start in range(0, rows, 100_000):
@@ -54,21 +54,21 @@ def load(folder: Path, name: str) -> Splits:
     )
 
 
-def held(name: str = "RssAnon") -> float:
-    """MB of anonymous memory, or of all that is resident, where the system tells."""
+def used_memory(name: str = "RssAnon") -> float:
+    """Return MB of anonymous memory, or another entry of /proc/self/status; NaN if not available."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), float("nan"))
 
 
-def prepare_and_take(folder: Path, name: str) -> None:
-    """Print MB anonymous and resident at the most, seconds of the preparation, and of an epoch."""
-    anonymous, done = [held()], threading.Event()
-    start, resident = held(), held("VmRSS")
+def measure(folder: Path, name: str) -> None:
+    """Print the peaks of anonymous and resident MB, and the seconds of the preparation and of an epoch."""
+    anonymous, done = [used_memory()], threading.Event()
+    start, resident = used_memory(), used_memory("VmRSS")
 
     def watch() -> None:
         while not done.wait(0.002):
-            anonymous[0] = max(anonymous[0], held())
+            anonymous[0] = max(anonymous[0], used_memory())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -86,10 +86,10 @@ def prepare_and_take(folder: Path, name: str) -> None:
 
 
 def compare_batches(folder: Path) -> None:
-    """Print rows a second of random rows, of the mapped file and of a tensor."""
+    """Print the speed of reading random rows from the mapped file and from a tensor."""
     mapped = load(folder, "x.npy").features
     tensor = torch.cat([mapped[rows] for rows in torch.arange(len(mapped)).split(100_000)])
-    print(f"\n{'rows a batch':>14} {'mapped, M/s':>14} {'tensor, M/s':>14} {'us more a batch':>16}")
+    print(f"\n{'batch size':>14} {'mapped, M/s':>14} {'tensor, M/s':>14} {'difference, us':>16}")
     for size in (64, 256, 1024):
         seconds: dict[str, list[float]] = {"mapped": [], "tensor": []}
         for _ in range(RUNS):
@@ -104,27 +104,27 @@ def compare_batches(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A mapped .npy beside a .npz.")
+    parser = argparse.ArgumentParser(description="A mapped .npy file, compared with a .npz file.")
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if arguments.of:
+    if arguments.measure:
         with tempfile.TemporaryDirectory() as small:
             make_files(Path(small), 100)
             load(Path(small), "x.npy")  # imports
-        prepare_and_take(Path(arguments.of[0]), arguments.of[1])
+        measure(Path(arguments.measure[0]), arguments.measure[1])
         return
     with tempfile.TemporaryDirectory() as folder:
         size = make_files(Path(folder), arguments.rows)
         print(f"{arguments.rows:,} rows x {WIDTH} float32, {size / 2**20:,.0f} MB\n")
         print(f"{'':14} {'anonymous, MB':>14} {'resident, MB':>14} {'prepared, s':>14} {'epoch, s':>14}")
-        for name, said in {"x.npy": ".npy, mapped", "d.npz": ".npz, loaded"}.items():
-            command = [sys.executable, __file__, "--of", folder, name]
+        for name, title in {"x.npy": ".npy, mapped", "d.npz": ".npz, loaded"}.items():
+            command = [sys.executable, __file__, "--measure", folder, name]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             figures = map(float, done.stdout.split())
-            print(f"{said:14}", *(f"{figure:14,.1f}" for figure in figures))
+            print(f"{title:14}", *(f"{figure:14,.1f}" for figure in figures))
         compare_batches(Path(folder))
 
 

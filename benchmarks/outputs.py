@@ -1,10 +1,10 @@
-"""Last layer and loss, forward and backward, against the number of outputs: chunked beside dense.
+"""Time and memory of last layer and loss by the number of outputs: chunked compared with dense.
 
 python benchmarks/outputs.py [--device cuda] [--rows 1024] [--features 256] [--quick]
 
-For each number of outputs all sides run in turn in a process of its own, of which the medians are taken;
-memory is what a side's first step takes above inputs and weights, in a process of its own again. Each side's
-loss and gradients are compared with the dense ones first. Results go to benchmarks/results/outputs.*.
+For each number of outputs, a separate process runs forward and backward of all sides in turn, and reports
+medians. Memory is that of a side's first step, in addition to inputs and weights, in another process. The
+loss and the gradients of each side are first compared with dense ones. Writes benchmarks/results/outputs.*.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SIDES = {
     "ce": ("dense", "chunked", "torch chunked"),
 }
 GIGABYTES = 6
-"""What a process may take for the largest number of outputs."""
+"""Limit of memory of a process for the largest number of outputs."""
 
 
 def sizes(quick):
@@ -34,7 +34,7 @@ def sizes(quick):
 
 
 def make(loss, outputs, rows, features, device):
-    """Steps by name, each of which returns loss and gradients of inputs, weight and bias."""
+    """Return steps by name, each of which returns loss and gradients of inputs, weight and bias."""
     import torch
     from torch.nn import functional
 
@@ -49,10 +49,10 @@ def make(loss, outputs, rows, features, device):
     weight = (torch.randn(outputs, features, device=device) * 0.05).to(dtype).requires_grad_()
     bias = torch.zeros(outputs, device=device, dtype=dtype).requires_grad_()
     index = torch.randint(0, outputs, (rows,), device=device)
-    there = torch.randint(0, outputs // LABELS, (rows, LABELS)) * LABELS + torch.arange(LABELS)
+    columns = torch.randint(0, outputs // LABELS, (rows, LABELS)) * LABELS + torch.arange(LABELS)
     offsets = torch.arange(0, rows * LABELS + 1, LABELS)
-    labels = SparseLabels.from_csr(there.flatten(), offsets, outputs).to(device)
-    there = there.to(device)
+    labels = SparseLabels.from_csr(columns.flatten(), offsets, outputs).to(device)
+    columns = columns.to(device)
     task = ls.Multilabel(outputs) if loss == "bce" else ls.Multiclass(outputs)
     criterion = ls.select_loss(task).to(device)
 
@@ -60,14 +60,14 @@ def make(loss, outputs, rows, features, device):
         logits = functional.linear(x, weight, bias).float()
         if loss == "ce":
             return functional.cross_entropy(logits, index)
-        target = torch.zeros_like(logits).scatter_(1, there, 1)
+        target = torch.zeros_like(logits).scatter_(1, columns, 1)
         return functional.binary_cross_entropy_with_logits(logits, target)
 
     def chunked():
         target = labels if loss == "bce" else index
         return chunked_loss(criterion, ChunkedLogits(x, weight, bias), target)[0]
 
-    def torchs():
+    def torch_chunked():
         options = torch.nn.LinearCrossEntropyOptions()
         return functional.linear_cross_entropy(x, weight, index, linear_bias=bias, options=options)
 
@@ -82,7 +82,7 @@ def make(loss, outputs, rows, features, device):
 
         return run
 
-    steps = {"dense": step(dense), "chunked": step(chunked), "torch chunked": step(torchs)}
+    steps = {"dense": step(dense), "chunked": step(chunked), "torch chunked": step(torch_chunked)}
     return {
         name: steps[name]
         for name in SIDES[loss]
@@ -96,7 +96,7 @@ def anonymous():
 
 
 def peak(run, device):
-    """Bytes above what was held before."""
+    """Return the peak of memory in bytes during a call, above that before."""
     if device == "cuda":
         import torch
 
@@ -116,20 +116,19 @@ def peak(run, device):
     watching.start()
     try:
         run()
-    finally:  # also where the memory does not suffice
+    finally:  # also if memory is exhausted
         done.set()
         watching.join()
     return most[0] - before
 
 
 def measure(what, loss, outputs, side, rows, features, device, runs):
-    """What a process of its own prints: {"seconds": ..., "errors": ..., "bytes": ...}."""
+    """Return {"seconds": ..., "errors": ...} or {"bytes": ...}, measured in this process."""
     import torch
 
     if device == "cpu":
         torch.set_num_threads(2)
         if what == "memory" and outputs >= 1_000_000:
-            # what is there already, and six gigabytes
             limit = anonymous() + (GIGABYTES << 30)
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     steps = make(loss, outputs, rows, features, device)
@@ -139,19 +138,19 @@ def measure(what, loss, outputs, side, rows, features, device, runs):
         steps = {"chunked": steps["chunked"]}
     errors = {}
     if "dense" in steps:
-        want = steps["dense"]()
+        expected = steps["dense"]()
         for name, run in steps.items():
             if name != "dense":
-                pairs = zip(run(), want, strict=True)
+                pairs = zip(run(), expected, strict=True)
                 errors[name] = max(
                     float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs
                 )
-        del want
+        del expected
     seconds = {name: [] for name in steps}
     for i in range(runs + 1):
         for name, run in steps.items():
             if name == "torch chunked" and device == "cpu" and i > (3 if outputs < 100_000 else 1):
-                continue  # it takes many times as long
+                continue  # it is many times slower
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
@@ -160,7 +159,7 @@ def measure(what, loss, outputs, side, rows, features, device, runs):
 
 
 def ceiling(outputs, rows, features, device):
-    """Seconds of the three matrix products alone, in blocks that stay in the cache."""
+    """Return the seconds of only the three matrix products, in blocks that fit into the cache."""
     import torch
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -183,8 +182,8 @@ def ceiling(outputs, rows, features, device):
     return statistics.median(times[1:])
 
 
-def of_process(*arguments):
-    """What `measure` returns in a process of its own; None where that one fails."""
+def measure_in_process(*arguments):
+    """Return the result of `measure` in a separate process, or {"failed": ...}."""
     command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -193,39 +192,40 @@ def of_process(*arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(results, given):
+def table(results, settings):
     lines = [
         "| loss | outputs | dense, s | chunked, s | ratio | dense, MB | chunked, MB | ratio "
-        "| torch's chunked, s (x ours) | products alone, s | error |",
+        "| torch chunked, s (ratio) | only products, s | error |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in results:
         seconds, memory = entry["seconds"], entry["bytes"]
-        dense, ours, torchs = (seconds.get(name) for name in ("dense", "chunked", "torch chunked"))
+        dense, chunked, torch_chunked = (seconds.get(name) for name in ("dense", "chunked", "torch chunked"))
         cells = [
             entry["loss"].upper(),
             f"{entry['outputs']:,}",
             f"{dense:.3g}" if dense else "-",
-            f"{ours:.3g}",
-            f"{ours / dense:.2f}" if dense else "-",
+            f"{chunked:.3g}",
+            f"{chunked / dense:.2f}" if dense else "-",
             f"{memory['dense'] / 1e6:.0f}" if memory["dense"] else f"more than {GIGABYTES} GB",
             f"{memory['chunked'] / 1e6:.0f}" if memory["chunked"] else f"more than {GIGABYTES} GB",
             f"{memory['chunked'] / memory['dense']:.2f}" if memory["dense"] and memory["chunked"] else "-",
-            f"{torchs:.3g} ({torchs / ours:.1f})" if torchs else "-",
+            f"{torch_chunked:.3g} ({torch_chunked / chunked:.1f})" if torch_chunked else "-",
             f"{entry['ceiling']:.3g}",
             f"{entry['errors'].get('chunked', 0):.1e}" if entry["errors"] else "-",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    said = (
-        f"`python benchmarks/outputs.py`: {given['rows']} rows of {given['features']} features, "
-        f"{given['device']}, {given['machine']}; torch {given['torch']}, Python {given['python']}, "
-        f"{given['date']}. Seconds are medians of {given['runs']} (of torch's chunked one 1 to 3), forward "
-        "and backward; MB above inputs and weights, the gradient of the weight included. Error: the largest "
-        "difference of loss or gradient from dense, relative to the largest entry."
+    text = (
+        f"`python benchmarks/outputs.py`: {settings['rows']} rows of {settings['features']} features, "
+        f"{settings['device']}, {settings['machine']}; torch {settings['torch']}, "
+        f"Python {settings['python']}, {settings['date']}. Seconds are medians of {settings['runs']} (1 to 3 "
+        "for torch chunked), forward and backward. MB are in addition to inputs and weights, and include the "
+        "gradient of the weight. The error is the largest difference of loss or gradient from dense, "
+        "relative to the largest entry."
     )
-    if given["device"] == "cpu":
-        said += " **It has not been run on a GPU.**"
-    return "\n".join([said, "", *lines]) + "\n"
+    if settings["device"] == "cpu":
+        text += " **Not run on a GPU.**"
+    return "\n".join([text, "", *lines]) + "\n"
 
 
 def plot(results, path):
@@ -236,14 +236,14 @@ def plot(results, path):
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
     for loss in SIDES:
-        of = [entry for entry in results if entry["loss"] == loss]
+        entries = [entry for entry in results if entry["loss"] == loss]
         for side in ("dense", "chunked"):
-            points = [(e["outputs"], e["seconds"][side]) for e in of if side in e["seconds"]]
+            points = [(e["outputs"], e["seconds"][side]) for e in entries if side in e["seconds"]]
             left.plot(*zip(*points, strict=True), marker="o", label=f"{loss.upper()}, {side}")
-            points = [(e["outputs"], e["bytes"][side] / 1e6) for e in of if e["bytes"][side]]
+            points = [(e["outputs"], e["bytes"][side] / 1e6) for e in entries if e["bytes"][side]]
             right.plot(*zip(*points, strict=True), marker="o", label=f"{loss.upper()}, {side}")
-    for axes, said in ((left, "seconds a step"), (right, "MB above inputs and weights")):
-        axes.set(xscale="log", yscale="log", xlabel="outputs", ylabel=said)
+    for axes, label in ((left, "seconds per step"), (right, "MB in addition to inputs and weights")):
+        axes.set(xscale="log", yscale="log", xlabel="outputs", ylabel=label)
         axes.grid(alpha=0.3)
     left.legend()
     figure.tight_layout()
@@ -268,11 +268,11 @@ def main():
     results = []
     for loss in SIDES:
         for outputs in sizes(options.quick):
-            timed = of_process("time", loss, outputs, "", *shape)
+            timed = measure_in_process("time", loss, outputs, "", *shape)
             if "failed" in timed:
                 sys.exit(f"{loss}, {outputs} outputs: {timed['failed']}")
             memory = {
-                side: of_process("memory", loss, outputs, side, *shape).get("bytes")
+                side: measure_in_process("memory", loss, outputs, side, *shape).get("bytes")
                 for side in ("dense", "chunked")
             }
             results.append({"loss": loss, "outputs": outputs, "bytes": memory, **timed})
@@ -282,20 +282,20 @@ def main():
         if options.device == "cuda"
         else platform.processor() or platform.machine()
     )
-    given = {
+    settings = {
         **{key: getattr(options, key) for key in ("device", "rows", "features", "runs")},
         "machine": f"{name}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    said = table(results, given)
-    print("\n" + said)
+    text = table(results, settings)
+    print("\n" + text)
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
         kind = "outputs" if options.device == "cpu" else f"outputs-{options.device}"
-        (RESULTS / f"{kind}.json").write_text(json.dumps({**given, "results": results}, indent=1) + "\n")
-        (RESULTS / f"{kind}.md").write_text(said)
+        (RESULTS / f"{kind}.json").write_text(json.dumps({**settings, "results": results}, indent=1) + "\n")
+        (RESULTS / f"{kind}.md").write_text(text)
         plot(results, RESULTS / f"{kind}.svg")
 
 

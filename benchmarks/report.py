@@ -1,8 +1,8 @@
-"""What plan and report cost: the yeast run with and without its report, and explain beyond its imports.
+"""Cost of plan and report: the yeast run with and without report, and explain without its imports.
 
-In seconds, and the report in MB.
+Prints medians in seconds, and the size of the report in MB.
 
-python benchmarks/report.py [ROUNDS]     5 by default; both sides alternate in one run, medians
+python benchmarks/report.py [ROUNDS]     5 by default; the commands alternate in each round
 """
 
 import statistics
@@ -32,14 +32,14 @@ for name in open("{path}").read().split("\\n"):
 
 
 def seconds(*arguments: str, folder: str) -> float:
-    """Wall time of a process."""
+    """Return the wall time of a process."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True)
     return time.perf_counter() - start
 
 
 def main(rounds: int) -> None:
-    """Print medians."""
+    """Measure all commands in turn, and print medians."""
     with tempfile.TemporaryDirectory() as folder:
         run = [TRAIN, "task=multilabel", "trainer.max_epochs=5"]
         path = str(Path(folder) / "modules")
@@ -58,7 +58,7 @@ def main(rounds: int) -> None:
     report, explain = median["with report"] - median["without"], median["explain"] - median["its imports"]
     for name, value in median.items():
         print(f"{name:12} {value:5.2f} s")
-    print(f"report {report:.2f} s, {size / 1e6:.2f} MB; explain beyond imports {explain:.2f} s")
+    print(f"report {report:.2f} s, {size / 1e6:.2f} MB; explain without imports {explain:.2f} s")
 
 
 if __name__ == "__main__":

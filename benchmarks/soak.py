@@ -1,10 +1,10 @@
-"""Many steps of a small run: does memory stay as it is?
+"""Memory growth over many steps of a small run.
 
-python benchmarks/soak.py [STEPS]       200,000 steps by default, some ten minutes on one core
+python benchmarks/soak.py [STEPS]       200,000 steps by default, about ten minutes on one core
 
-A net of 103-64-14 on the yeast data, batch 64, with validation, checkpoints, a log and what watches for
-signals and for numbers that are not finite: resident memory after a tenth of the steps, its largest value
-after that, and at the end.
+Trains a net of 103-64-14 on the yeast data with batch size 64, validation, checkpoints, a log, and checks for
+signals and non-finite numbers. Prints resident memory after a tenth of the steps, its maximum after that, and
+its value at the end.
 """
 
 import os
@@ -28,14 +28,14 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Memory(Callback):
-    """Resident megabytes at the end of epochs."""
+    """Records resident memory in MB at the end of each epoch."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[int, float]] = []
+        self.sizes: list[tuple[int, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.seen.append((trainer.global_step, pages * PAGE / 1e6))
+        self.sizes.append((trainer.global_step, pages * PAGE / 1e6))
 
 
 def main(steps: int) -> None:
@@ -64,7 +64,7 @@ def main(steps: int) -> None:
         began = time.perf_counter()
         trainer.fit(module, datamodule=TensorData(splits, task, 64))
         seconds = time.perf_counter() - began
-    warm = [size for step, size in memory.seen if step >= steps / 10]
+    warm = [size for step, size in memory.sizes if step >= steps / 10]
     print(
         f"{trainer.global_step:,} steps in {seconds:.0f} s: {warm[0]:.1f} MB after a tenth, at most "
         f"{max(warm):.1f} ({100 * (max(warm) / warm[0] - 1):+.1f} %), {warm[-1]:.1f} at the end "

@@ -1,4 +1,4 @@
-"""CPU seconds of starting up, each beside `import torch` in the same run: medians of 7, interleaved.
+"""CPU seconds of startup, compared with `import torch` in the same run: medians of 7, interleaved.
 
 python benchmarks/startup.py
 """
@@ -17,10 +17,10 @@ FIRST_STEP = """
 import os, sys
 sys.argv = ["train.py", "task=multiclass"]
 from lossselect.cli import train
-made = train.prepare
+original = train.prepare
 
 def prepare(config):
-    prepared = made(config)
+    prepared = original(config)
     object.__setattr__(prepared[0], "training_step", lambda *_: os._exit(0))
     return prepared
 
@@ -45,7 +45,7 @@ COMMANDS = {
 
 
 def cpu_seconds(arguments: list[str], folder: str) -> float:
-    """User and system time of one run in a process of its own."""
+    """Return user and system time of one run in a separate process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], capture_output=True, cwd=folder, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -53,7 +53,7 @@ def cpu_seconds(arguments: list[str], folder: str) -> float:
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure all commands in turn, and print a table."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(RUNS + 1):

@@ -1,10 +1,10 @@
-"""Runs that are ended while they train, and go on: do they end as one that was never ended, and how soon?
+"""Interrupted and resumed runs, compared with uninterrupted ones.
 
 python benchmarks/stops.py [kills|signals] [ROUNDS]
 
-kills    kill -9 at a random time, then resume=auto: are all files the same, checkpoints value by value?
-signals  SIGTERM and SIGINT to one process, and of two to the first, the second and both: exit code, seconds,
-         a checkpoint that loads, processes that are left.
+kills    kill -9 at a random time, then resume=auto: compares all files, and each value of the checkpoints
+signals  SIGTERM and SIGINT to one process, and to the first, the second and both of two processes: exit code,
+         seconds, loadable checkpoints, and remaining processes
 """
 
 import json
@@ -27,7 +27,7 @@ TWO = ["trainer=ddp", "trainer.devices=2", "data.batch_size=32"]
 
 
 def start(folder: Path, *settings: str) -> "subprocess.Popen[bytes]":
-    """A run in a folder, as the first of a group of processes."""
+    """Start a run in a folder, as the leader of a new process group."""
     return subprocess.Popen(
         [sys.executable, str(TRAIN), *SETTINGS, *settings],
         cwd=folder,
@@ -38,8 +38,8 @@ def start(folder: Path, *settings: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def of_group(leader: int) -> list[int]:
-    """The processes that a run has started, and itself, in the order of their numbers."""
+def list_group(leader: int) -> list[int]:
+    """Return the process ids of a run and of the processes it has started, sorted."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -52,8 +52,8 @@ def of_group(leader: int) -> list[int]:
     return sorted(found)
 
 
-def trained(folder: Path, process: "subprocess.Popen[bytes]") -> bool:
-    """Wait for the first epoch's row of the log."""
+def wait_for_epoch(folder: Path, process: "subprocess.Popen[bytes]") -> bool:
+    """Wait for the first epoch in the log; return whether there is one."""
     while process.poll() is None:
         if (folder / "run" / "logs" / "metrics.csv").is_file():
             return True
@@ -62,18 +62,18 @@ def trained(folder: Path, process: "subprocess.Popen[bytes]") -> bool:
 
 
 def plain(content: object) -> object:
-    """A checkpoint's content with its tensors as bytes, so that two of them can be compared."""
+    """Return the content of a checkpoint with its tensors as bytes, which can be compared."""
     if isinstance(content, torch.Tensor):
         return str(content.dtype), tuple(content.shape), content.numpy().tobytes()
     if isinstance(content, dict):
         return {key: plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [plain(value) for value in content]
-    return repr(content)  # NaN equals NaN
+    return repr(content)  # so that NaN equals NaN
 
 
 def results(folder: Path) -> dict[str, object]:
-    """What a run leaves, all but the line of its plan on resuming."""
+    """Return the results of a run, without the lines of its plan about resuming."""
     run = folder / "run"
     left: dict[str, object] = {
         name: (run / name).read_bytes() for name in ("metrics.json", "predictions.csv", "logs/metrics.csv")
@@ -88,7 +88,7 @@ def results(folder: Path) -> dict[str, object]:
 
 MONITORS = {
     "val/loss": ["monitor=val/loss"],
-    "val/f1_macro": ["monitor=val/f1_macro", "optimizer.lr=0.03"],  # up and down
+    "val/f1_macro": ["monitor=val/f1_macro", "optimizer.lr=0.03"],  # goes up and down
     "epoch": ["monitor=last"],
     "within epochs": [
         *("monitor=val/f1_macro", "optimizer.lr=0.03", "+trainer.val_check_interval=7"),
@@ -98,7 +98,7 @@ MONITORS = {
 
 
 def kills(rounds: int) -> None:
-    """Each run is killed three times on its way; the rounds are shared among the monitors."""
+    """Kill each run three times, and compare its files; the rounds are divided among the monitors."""
     for title, more in MONITORS.items():
         settings = ["trainer.max_epochs=12", *more]
         with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def kills(rounds: int) -> None:
             began = time.perf_counter()
             process = start(whole, *settings)
             assert process.wait() == 0, process.stderr and process.stderr.read()
-            seconds, wanted = time.perf_counter() - began, results(whole)
+            seconds, expected = time.perf_counter() - began, results(whole)
         same = killed = 0
         count = -(-rounds // len(MONITORS))
         for _ in range(count):
@@ -115,7 +115,7 @@ def kills(rounds: int) -> None:
                 code, here_killed = -1, 0
                 while code:
                     process = start(here, *settings)
-                    if here_killed < 3 and trained(here, process):
+                    if here_killed < 3 and wait_for_epoch(here, process):
                         time.sleep(random.uniform(0, 0.25 * seconds))
                         os.killpg(process.pid, signal.SIGKILL)
                         here_killed += 1
@@ -123,17 +123,17 @@ def kills(rounds: int) -> None:
                     assert code in (0, -9), process.stderr and process.stderr.read()
                 killed += here_killed
                 left = results(here)
-                same += left == wanted
-                if left != wanted:
-                    print("different:", *(name for name in wanted if left[name] != wanted[name]))
-        print(f"{title}: {count} runs, killed {killed} times: {same} left the same files", flush=True)
+                same += left == expected
+                if left != expected:
+                    print("different:", *(name for name in expected if left[name] != expected[name]))
+        print(f"{title}: {count} runs, killed {killed} times: {same} with equal files", flush=True)
 
 
 def signals(rounds: int) -> None:
-    """To whom, with how many processes."""
-    for which, wanted in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    """Send each signal to each choice of processes, and print the outcome."""
+    for which, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         for title, settings, to in (
-            ("the one process", [], [0]),
+            ("a single process", [], [0]),
             ("the first of two", TWO, [0]),
             ("the second of two", TWO, [1]),
             ("both", TWO, [0, 1]),
@@ -142,9 +142,9 @@ def signals(rounds: int) -> None:
             for _ in range(rounds):
                 with tempfile.TemporaryDirectory() as folder:
                     process = start(Path(folder), "trainer.max_epochs=4000", *settings)
-                    assert trained(Path(folder), process), process.stderr and process.stderr.read()
+                    assert wait_for_epoch(Path(folder), process), process.stderr and process.stderr.read()
                     time.sleep(random.uniform(0, 1))
-                    group = of_group(process.pid)
+                    group = list_group(process.pid)
                     began = time.perf_counter()
                     for i in to:
                         os.kill(group[i], which)
@@ -156,16 +156,16 @@ def signals(rounds: int) -> None:
                     last = read_checkpoint(Path(folder) / "run" / "checkpoints" / "last.ckpt")
                     loadable += bool(last["global_step"])
                     for _ in range(100):
-                        if not (others := of_group(process.pid)):
+                        if not (others := list_group(process.pid)):
                             break
                         time.sleep(0.1)
                     left += len(others)
                     if others:
                         os.killpg(process.pid, signal.SIGKILL)
-            right = codes.count(wanted)
+            right = codes.count(expected)
             print(
-                f"{signal.Signals(which).name} to {title}: exit {wanted} in {right} of {rounds}, at most "
-                f"{max(took):.1f} s, {loadable} checkpoints that load, {left} processes left",
+                f"{signal.Signals(which).name} to {title}: exit code {expected} in {right} of {rounds}, at "
+                f"most {max(took):.1f} s, {loadable} loadable checkpoints, {left} remaining processes",
                 flush=True,
             )
 

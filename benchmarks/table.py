@@ -1,7 +1,7 @@
-"""From a file of 1M rows x 20 columns to the first training step, beside Polars only reading it.
+"""Time from a file of 1M rows x 20 columns to the first training step, compared with reading it with Polars.
 
-Each side is run five times in turn in a process that has imported everything, in seconds, and once each in a
-process of its own for the memory above what was there before. Both a CSV and a Parquet file.
+Both functions run five times in turn in a process with all imports done. For peak memory, training runs once
+in a separate process. Measures a CSV and a Parquet file.
 
 python benchmarks/table.py
 """
@@ -23,7 +23,7 @@ ROWS = 1_000_000
 
 
 def make_files(folder: Path) -> list[Path]:
-    """16 columns of numbers, 2 of categories, 1 of booleans, 1 of 10 classes."""
+    """Write files with 16 numeric, 2 categorical and 1 boolean column, and labels of 10 classes."""
     generator = np.random.default_rng(0)
     frame = pl.DataFrame(
         {
@@ -44,7 +44,7 @@ def read(path: str) -> pl.DataFrame:
 
 
 def first_step(path: str) -> None:
-    """What `train.py data=table` does from the file on, up to one step."""
+    """Do the same as `train.py data=table`, from reading the file to the first step."""
     from lightning.pytorch import Trainer
 
     import lossselect as ls
@@ -79,12 +79,12 @@ def first_step(path: str) -> None:
 
 
 def resident() -> float:
-    """MB of memory that this process holds."""
+    """Return the resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def peak_of(function: str, path: str) -> float:
-    """MB above the start, while the function runs in this process."""
+    """Call a function; return the peak of resident memory above the start in MB."""
     peak, done = [resident()], threading.Event()
     start = peak[0]
 
@@ -108,7 +108,7 @@ def main() -> None:
         small = Path(folder) / "small.csv"
         small.write_text("x,y\n" + "1,a\n2,b\n3,a\n4,b\n" * 20)
         warnings.simplefilter("ignore")
-        first_step(str(small))  # imports, and what torch and Lightning do once
+        first_step(str(small))  # imports, and one-time initialisation of torch and Lightning
         if len(sys.argv) > 1:
             print(peak_of(*sys.argv[1:]))
             return
@@ -123,12 +123,12 @@ def main() -> None:
                     start = time.perf_counter()
                     function(path)
                     seconds[function.__name__].append(time.perf_counter() - start)
-            alone, whole = (statistics.median(times) for times in seconds.values())
+            reading, total = (statistics.median(times) for times in seconds.values())
             command = [sys.executable, __file__, "first_step", path]
             peak = float(
                 subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
             )
-            figures = (f"{alone:.2f}", f"{whole:.2f}", f"{whole / alone:.2f}")
+            figures = (f"{reading:.2f}", f"{total:.2f}", f"{total / reading:.2f}")
             figures += (f"{size:.0f}", f"{peak:.0f}", f"{peak / size:.2f}")
             print(f"{Path(path).suffix:10}", *(f"{figure:>9}" for figure in figures))
 

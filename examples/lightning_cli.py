@@ -1,11 +1,11 @@
-"""LightningCLI in place of Hydra; needs jsonargparse (pip install 'lossselect[examples]'):
+"""LightningCLI instead of Hydra; requires jsonargparse (pip install 'lossselect[examples]'):
 
     cd examples
     python lightning_cli.py fit --config lightning_cli.yaml --model.loss=focal
     python lightning_cli.py test --config lightning_cli.yaml --ckpt_path checkpoints/best.ckpt
 
-The data are 178 wines of three growers, 13 measurements each (scikit-learn's). Of the 50 test rows the
-largest class has 21, which is an accuracy of .42 without looking.
+The data are 178 wines of three growers with 13 measurements each, from scikit-learn. Always predicting the
+largest class of the 50 test rows has an accuracy of 0.42.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ import lossselect as ls
 
 
 class WineModel(ls.TaskModule):
-    """Takes the task as plain values: LightningCLI reads them again from a checkpoint, which holds such."""
+    """A model whose task is given as plain values, so that LightningCLI can read it from a checkpoint."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class WineModel(ls.TaskModule):
 
 
 class Wines(LightningDataModule):
-    """98 rows to train on, 30 to validate, 50 to test."""
+    """98 training, 30 validation and 50 test rows."""
 
     def __init__(self, batch_size: int = 16):
         super().__init__()

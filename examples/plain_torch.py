@@ -1,8 +1,9 @@
-"""One training loop for three tasks, with torch and nothing of Lightning: python examples/plain_torch.py
+"""One training loop for three tasks, with plain torch and without Lightning: python examples/plain_torch.py
 
-Of the same 1,797 handwritten digits (scikit-learn's) three things are asked: is it odd, which one is it, and
-which of three properties has it. Only the lines of `QUESTIONS` differ between the tasks: head, loss,
-encoding, metrics and decision follow. A quarter of the train labels is missing, which needs no further line.
+The 1,797 handwritten digits of scikit-learn are classified by three questions: Is the digit odd? Which digit
+is it? Which of three properties does it have? Only `QUESTIONS` differs between the tasks; head, loss,
+encoding, metrics and decision follow from it. A quarter of the training labels is missing, which requires no
+further code.
 """
 
 import torch
@@ -25,14 +26,14 @@ QUESTIONS = {
 
 
 def accuracy(task, logits, target):
-    """Of the task's own predictions; `make_metrics` has the other metrics of the task as well."""
+    """Return the accuracy of the task's predictions, one of several metrics of `make_metrics`."""
     metrics = ls.make_metrics(task)
     metrics.update(task.probabilities(logits), target)
     return metrics.compute()["accuracy"]
 
 
 def train(task, x, y):
-    """A net that returns raw logits, trained for 30 epochs on rows of features x and labels y."""
+    """Train a net that returns raw logits for 30 epochs, on features x and labels y."""
     target = task.encode(y)
     loss = ls.select_loss(task, "focal", gamma=1.0)
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, task.num_outputs))
@@ -46,7 +47,7 @@ def train(task, x, y):
 
 
 def main():
-    """Trains and tests each task, beside the best answer that ignores the picture."""
+    """Train and test each task, and compare it with the best constant prediction."""
     torch.manual_seed(0)
     pixels, digits = load_digits(return_X_y=True)
     x, digit = torch.tensor(pixels / 16).float(), torch.tensor(digits)
@@ -56,13 +57,13 @@ def main():
         y[fit[::4]] = torch.nan
         net = train(task, x[fit], y[fit])
         with torch.no_grad():
-            fitted = ls.fit_decision(task, net(x[val]), y[val])  # the task, with thresholds and a temperature
+            fitted = ls.fit_decision(task, net(x[val]), y[val])  # the task with thresholds and a temperature
             logits = net(x[test])
         constant = ls.select_loss(task).first_logits(ls.count_labels(task, y[fit]))
         target = task.encode(y[test])
         print(
             f"{question:12} {task!s:28} accuracy {accuracy(fitted, logits, target):.3f}, "
-            f"without looking {accuracy(task, constant.expand_as(logits), target):.3f}; "
+            f"constant prediction {accuracy(task, constant.expand_as(logits), target):.3f}; "
             f"a {digit[test[0]]} is {fitted.decode(fitted.predict(logits[:1]))[0]}"
         )
 

@@ -1,10 +1,10 @@
-"""A class for each pixel, some of them not known: python examples/segmentation.py
+"""A class for each pixel, with missing labels: python examples/segmentation.py
 
-Trailing dimensions need no setting: the net returns logits (N, classes, height, width), labels are
-(N, height, width), and loss, metrics and predictions are of pixels. As in VOC and Cityscapes the outlines of
-things are marked 255, "not known", and count nowhere.
+Trailing dimensions require no setting. The net returns logits (N, classes, height, width), labels have shape
+(N, height, width), and loss, metrics and predictions are computed per pixel. As in VOC and Cityscapes, the
+outlines of objects have the label 255, "missing", and are ignored.
 
-The images are drawn here: noise, in which a disc and a square are a little brighter.
+The images are generated: a disc and a square, slightly brighter than the noise around them.
 """
 
 import lightning.pytorch as L
@@ -16,26 +16,26 @@ from torch.utils.data import DataLoader, TensorDataset
 import lossselect as ls
 
 SIZE = 32
-UNKNOWN = 255
+MISSING = 255
 
 
 def draw(count):
-    """Images (N, 1, 32, 32), and labels (N, 32, 32): 0 nothing, 1 disc, 2 square, 255 not known."""
+    """Return images (N, 1, 32, 32) and labels (N, 32, 32): 0 nothing, 1 disc, 2 square, 255 missing."""
     row, column = torch.arange(SIZE).view(1, SIZE, 1), torch.arange(SIZE).view(1, 1, SIZE)
     labels = torch.zeros(count, SIZE, SIZE, dtype=torch.long)
-    for thing in (1, 2):
+    for shape in (1, 2):
         y, x = torch.randint(6, SIZE - 6, (2, count, 1, 1))
         size = torch.randint(4, 7, (count, 1, 1))
-        across, down = (row - y).abs(), (column - x).abs()
-        away = (across**2 + down**2).sqrt() if thing == 1 else torch.maximum(across, down)
-        labels[away < size] = thing
-        labels[(away >= size) & (away < size + 1)] = UNKNOWN
+        down, across = (row - y).abs(), (column - x).abs()
+        distance = (across**2 + down**2).sqrt() if shape == 1 else torch.maximum(across, down)
+        labels[distance < size] = shape
+        labels[(distance >= size) & (distance < size + 1)] = MISSING
     images = (labels > 0).float() + 0.4 * torch.randn(count, SIZE, SIZE)
     return images.unsqueeze(1), labels
 
 
 class Segmenter(ls.TaskModule):
-    """Four convolutions, each of which looks further around."""
+    """Three-by-three convolutions with different dilations, and a linear layer per pixel."""
 
     def __init__(self, task, width=16, **kwargs):
         super().__init__(task=task, **kwargs)
@@ -51,10 +51,10 @@ class Segmenter(ls.TaskModule):
 
 
 def main():
-    """Trains and tests, beside the answer "nothing" for all pixels, and shows a test image."""
+    """Train and test, compare with predicting "nothing" for all pixels, and print a test image."""
     L.seed_everything(0, verbose=False)
     train, val, test = (TensorDataset(*draw(count)) for count in (300, 60, 100))
-    task = ls.Multiclass(3, class_names=("nothing", "disc", "square"), missing=UNKNOWN)
+    task = ls.Multiclass(3, class_names=("nothing", "disc", "square"), missing=MISSING)
     model = Segmenter(task, loss="cross_entropy", optimizer={"name": "AdamW", "lr": 0.01}, bias_init="prior")
     trainer = L.Trainer(
         max_epochs=6,
@@ -74,10 +74,12 @@ def main():
     nothing.update(F.one_hot(torch.zeros_like(truth), 3).movedim(-1, 1).float(), truth)
     for name, value in nothing.compute().items():
         if name in ("accuracy", "f1_macro"):
-            print(f"{name} of pixels: {result[f'test/{name}']:.3f}, of the answer 'nothing' {value:.3f}")
-    print("A test image (. nothing, o disc, # square, ? not known), and what is made of it:")
-    for labels, decided in zip(test.tensors[1][2, ::2], predicted[2, ::2], strict=True):
-        print(*("".join(".o#?"[min(k, 3)] for k in line.tolist()) for line in (labels, decided)), sep="   ")
+            print(f"{name} of pixels: {result[f'test/{name}']:.3f}, of predicting 'nothing' {value:.3f}")
+    print("Labels of a test image (. nothing, o disc, # square, ? missing), and its prediction:")
+    for labels, prediction in zip(test.tensors[1][2, ::2], predicted[2, ::2], strict=True):
+        print(
+            *("".join(".o#?"[min(k, 3)] for k in line.tolist()) for line in (labels, prediction)), sep="   "
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Which topics is a message about? Several, one or none: python examples/text.py
+"""Topics of messages, several, one or none each: python examples/text.py
 
-A bag of word vectors, trained from scratch, with a threshold for each topic. The messages are made here of
-phrases: each topic has its own, all are wrapped in the same small talk, and every tenth word is lost. Real
-messages are harder.
+A bag of word vectors, trained from scratch, with a threshold for each topic. The messages are generated from
+phrases of their topics and small talk, and every tenth word is left out. Real messages are harder.
 """
 
 import random
@@ -30,15 +29,15 @@ SMALL_TALK = (
     "this is the second time|what can be done|i like your shop|my neighbour had the same|"
     "it is for my old mother"
 )
-SHARES = {"delivery": 0.4, "payment": 0.3, "account": 0.15, "product": 0.1}
-"""Of the messages, how many are about a topic."""
+FREQUENCIES = {"delivery": 0.4, "payment": 0.3, "account": 0.15, "product": 0.1}
+"""Fraction of the messages that are about each topic."""
 
 
 def write(count, draw):
-    """Messages, and the lists of their topics."""
+    """Return messages, and the lists of their topics."""
     messages, topics = [], []
     for _ in range(count):
-        about = [topic for topic, share in SHARES.items() if draw.random() < share]
+        about = [topic for topic, frequency in FREQUENCIES.items() if draw.random() < frequency]
         parts = [draw.choice(PHRASES[topic].split("|")) for topic in about]
         parts += draw.sample(SMALL_TALK.split("|"), 3)
         draw.shuffle(parts)
@@ -48,22 +47,23 @@ def write(count, draw):
 
 
 def words_of(message):
-    """Its words in lower case."""
+    """Return the words of a message in lower case."""
     return re.findall(r"[a-z]+", message.lower())
 
 
 class TopicModel(ls.TaskModule):
-    """The mean of the words' vectors, and a linear layer; words that no train message has are passed over.
+    """The mean of word vectors, followed by a linear layer; unknown words are ignored.
 
     Args:
-        task: Multilabel.
-        vocabulary: The words, which a checkpoint keeps with all other plain arguments.
-        width: Of the vectors.
+        task: A multilabel task.
+        vocabulary: All known words; a checkpoint contains them, like other plain arguments.
+        width: Size of the word vectors.
+        **kwargs: Passed to `TaskModule`.
     """
 
     def __init__(self, task, vocabulary, width=32, **kwargs):
         super().__init__(task=task, **kwargs)
-        self.index = {word: 1 + i for i, word in enumerate(vocabulary)}  # 0 fills up short rows
+        self.index = {word: 1 + i for i, word in enumerate(vocabulary)}  # 0 pads short rows
         self.vectors = nn.EmbeddingBag(1 + len(vocabulary), width, padding_idx=0)
         self.head = nn.Linear(width, task.num_outputs)
 
@@ -71,13 +71,13 @@ class TopicModel(ls.TaskModule):
         return self.head(self.vectors(words))
 
     def rows_of(self, messages):
-        """Messages as rows of word numbers."""
+        """Return messages as rows of word indices."""
         rows = [[self.index[w] for w in words_of(m) if w in self.index] for m in messages]
         return nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True)
 
 
 def main():
-    """Trains, tunes the thresholds on validation messages, tests, and reads a new message."""
+    """Train, tune the thresholds on validation messages, test, and predict the topics of a new message."""
     L.seed_everything(0, verbose=False)
     draw = random.Random(0)
     texts = {split: write(count, draw) for split, count in (("train", 800), ("val", 300), ("test", 500))}
@@ -102,12 +102,12 @@ def main():
     ls.tune_decision(trainer, model, loaders["val"], metric="f1_macro")
     result = trainer.test(model, loaders["test"], verbose=False)[0]
 
-    every = ls.make_metrics(task)
+    all_topics = ls.make_metrics(task)
     target = loaders["test"].dataset.tensors[1]
-    every.update(torch.ones_like(target), target)
+    all_topics.update(torch.ones_like(target), target)
     print(f"Macro-F1 with tuned thresholds: {result['test/f1_macro']:.3f}")
-    print(f"Macro-F1 with the threshold .5: {result['test/default_decision/f1_macro']:.3f}")
-    print(f"Macro-F1 of 'all topics': {every.compute()['f1_macro']:.3f}")
+    print(f"Macro-F1 with threshold 0.5: {result['test/default_decision/f1_macro']:.3f}")
+    print(f"Macro-F1 of 'all topics': {all_topics.compute()['f1_macro']:.3f}")
     new = "Hello, the box came open and the screen is broken. Can I have my money back?"
     (batch,) = trainer.predict(model, DataLoader(model.rows_of([new])))
     print(f"{new} {model.task.decode(batch['prediction'])[0]}")

@@ -2,7 +2,7 @@
 
     pip download --no-deps river==0.26.1 && python scripts/build_yeast.py river-0.26.1-*.whl
 
-The values have six decimals: kept as whole millionths they are exact, and the file is a fifth smaller
+The values have six decimals. Stored as integer millionths they are exact, and the file is a fifth smaller
 than with float32.
 """
 
@@ -20,7 +20,7 @@ DATA = Path(__file__).parent.parent / "lossselect" / "data"
 
 
 def main(wheel: str) -> None:
-    """Write yeast.npz and yeast.LICENSE beside the package's data code."""
+    """Write yeast.npz and yeast.LICENSE to lossselect/data."""
     with zipfile.ZipFile(wheel) as archive:
         packed = archive.read("river/datasets/yeast.csv.gz")
         license_file = next(name for name in archive.namelist() if name.endswith("licenses/LICENSE"))

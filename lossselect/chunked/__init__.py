@@ -1,4 +1,4 @@
-"""Very many outputs: a last layer and a loss that process some outputs at a time."""
+"""A last layer and a loss for very many outputs, which process the outputs in chunks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

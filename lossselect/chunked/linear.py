@@ -1,4 +1,4 @@
-"""A last layer with very many outputs, whose logits are computed a block at a time and never held.
+"""A last layer with very many outputs, whose logits are computed in blocks that are not kept.
 
 `chunked_loss` computes the loss and its gradients.
 """
@@ -16,30 +16,31 @@ from lossselect.utils.checks import check_int
 from lossselect.utils.devices import free_memory
 
 CPU_BLOCK, GPU_BLOCK = 1 << 20, 1 << 26
-"""Logits of a block (rows x outputs) where no chunk is given: 4 MiB, about what a core's cache holds, and
-256 MiB, enough to keep a GPU busy."""
+"""Default number of logits in a block (rows x outputs): 4 MiB, which fits the cache of a core, and 256 MiB,
+which keeps a GPU busy."""
 
 MAX_ROWS = 8192
-"""Rows of a block; more are processed in groups."""
+"""Maximum number of rows in a block; more rows are processed in groups."""
 
 Observer = Callable[[slice, slice, Tensor], None]
-"""Is shown the rows, the columns and the logits of each block, which it must not change."""
+"""Function called with the rows, the columns and the logits of each block, which it must not change."""
 
 
 class ChunkedLinear(nn.Linear):
-    """A linear layer with many outputs, whose logits are never held all at once.
+    """A linear layer with many outputs, whose logits are never all in memory.
 
-    It returns `ChunkedLogits`, which `TaskModule` and `chunked_loss` accept, instead of a tensor. Weight and
-    bias, and thus checkpoints, are those of `torch.nn.Linear`.
+    It returns `ChunkedLogits` instead of a tensor, which `TaskModule` and `chunked_loss` accept. Weight, bias
+    and checkpoints are the same as for `torch.nn.Linear`.
 
     Args:
-        in_features: D.
-        out_features: C.
-        bias: Whether it has one.
-        chunk: Outputs at a time; None chooses by the number of rows.
+        in_features: Number of features, D.
+        out_features: Number of outputs, C.
+        bias: Whether to add a bias.
+        chunk: Number of outputs in a block; None chooses it from the number of rows.
+        **options: Passed to `torch.nn.Linear` (device, dtype).
 
     Raises:
-        ValueError: chunk is not an integer from 1.
+        OptionTypeError, ConfigError: chunk is not an integer >= 1.
 
     Example:
         >>> logits = ChunkedLinear(8, 1_000_000)(torch.zeros(2, 8))
@@ -76,38 +77,39 @@ class ChunkedLinear(nn.Linear):
 
 
 _NOT_DENSE = (
-    "The logits of a chunked head are never there all at once, {}: logits.topk(k) has the highest of each "
-    "row, logits.dense() makes the matrix. In forward nothing may come after the last linear layer, the one "
-    "with as many outputs as the task, unless with head=dense."
+    "A chunked head never has all logits at once, {}. Use logits.topk(k) for the highest logits of a row, or "
+    "logits.dense() for the full matrix. In forward, the linear layer with the outputs of the task must "
+    "come last, or set head=dense."
 )
 
 
 class ChunkedLogits:
-    """The logits inputs @ weight.T + bias (N, C), computed some columns at a time.
+    """The logits inputs @ weight.T + bias (N, C), computed in blocks of columns.
 
     Args:
         inputs: Features (N, D).
-        weight: (C, D).
-        bias: (C,), or None.
-        chunk: Columns at a time; None chooses by the number of rows.
+        weight: Weight of the layer (C, D).
+        bias: Bias of the layer (C,), or None.
+        chunk: Number of columns in a block; None chooses it from the number of rows.
 
     Attributes:
-        dtype: The dtype of products: autocast's if enabled; on a CPU float32 or wider, which is as fast.
-        wide: dtype of a block, float32 or wider.
+        dtype: The dtype of products: autocast's if enabled; on a CPU float32 or wider, which is equally fast.
+        wide: The dtype of a block, float32 or wider.
         with_grad: Whether gradients were enabled when the logits were created.
 
     Raises:
-        ValueError: inputs of another shape, a chunk that does not fit the memory, a device without float64.
+        ConfigError: the shape of the inputs is wrong, a block does not fit into memory, or the device does
+            not support float64.
     """
 
     def __init__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, chunk: int | None = None) -> None:
         if inputs.ndim != 2 or inputs.shape[1] != weight.shape[1]:
             raise ConfigError(
-                f"A chunked head takes rows of features (N, {weight.shape[1]}), got {tuple(inputs.shape)}. "
-                "Flatten other dimensions, or use head=dense."
+                f"Expected inputs of shape (N, {weight.shape[1]}) for a chunked head, got "
+                f"{tuple(inputs.shape)}. Flatten other dimensions, or set head=dense."
             )
         if inputs.device.type == "mps":
-            raise ConfigError("A chunked head adds up in float64, which MPS has not: head=dense.")
+            raise ConfigError("A chunked head requires float64, which MPS does not support. Set head=dense.")
         self.inputs, self.weight, self.bias, self.device = inputs, weight, bias, inputs.device
         self.shape, self.ndim = torch.Size((len(inputs), len(weight))), 2
         self.chunk = _choose_chunk(*self.shape, chunk, self.device)
@@ -116,24 +118,26 @@ class ChunkedLogits:
         self.with_grad = torch.is_grad_enabled()
 
     def is_floating_point(self) -> bool:
-        """Return True, as `Task.check_logits` asks of any logits."""
+        """Return True, as `Task.check_logits` requires."""
         return True
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(_NOT_DENSE.format(f"so they have no {name!r}"))
+        raise AttributeError(_NOT_DENSE.format(f"so its logits have no {name!r}"))
 
     @classmethod
     def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> NoReturn:
-        raise OptionTypeError(_NOT_DENSE.format(f"and {getattr(function, '__name__', function)} needs them"))
+        raise OptionTypeError(
+            _NOT_DENSE.format(f"but {getattr(function, '__name__', function)} requires them")
+        )
 
-    def _refuse(self, *_: Any) -> NoReturn:
-        raise OptionTypeError(_NOT_DENSE.format("and arithmetic needs them"))
+    def _raise(self, *_: Any) -> NoReturn:
+        raise OptionTypeError(_NOT_DENSE.format("but arithmetic requires them"))
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __pow__ = _refuse
-    __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __pow__ = _raise
+    __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = _raise
 
     def dense(self) -> Tensor:
         """Return the matrix (N, C)."""
@@ -155,7 +159,7 @@ class ChunkedLogits:
     def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield (columns, logits of these rows and columns in `wide`) for all columns in turn.
 
-        All blocks share one memory, which has a spare element at the end: see `flatten_block`.
+        All blocks use the same memory, which has a spare element at the end: see `flatten_block`.
         """
         inputs, bias = self.cast_inputs(rows), None if self.bias is None else self.bias.detach()
         width = self.shape[1]
@@ -176,8 +180,8 @@ class ChunkedLogits:
         """Return the k highest logits of each row and their columns, (N, k) each, the highest first.
 
         Raises:
-            TypeError: k is not an integer.
-            ValueError: k exceeds the number of columns.
+            OptionTypeError: k is not an integer.
+            ConfigError: k is less than 1, or exceeds the number of columns.
         """
         highest = Highest(self, check_int("k", k, 1, self.shape[1])).scan()
         return highest.values, highest.columns
@@ -192,7 +196,7 @@ class Highest:
         self.columns = torch.zeros(len(logits), k, dtype=torch.long, device=logits.device)
 
     def __call__(self, rows: slice, columns: slice, block: Tensor) -> None:
-        """Take in the block of some rows and columns."""
+        """Update the highest logits with a block."""
         k = self.values.shape[1]
         values, places = block.topk(min(k, block.shape[1]), 1)
         values = torch.cat([self.values[rows], values], 1)
@@ -202,7 +206,7 @@ class Highest:
 
     @torch.no_grad()
     def scan(self) -> Self:
-        """Take in all blocks, where no loss shows them."""
+        """Compute all blocks, if no loss does."""
         for rows in self.logits.groups():
             for columns, block in self.logits.blocks(rows):
                 self(rows, columns, block)
@@ -210,7 +214,7 @@ class Highest:
 
 
 def flatten_block(block: Tensor) -> Tensor:
-    """Return the memory of a block of `ChunkedLogits.blocks` with the spare element behind it."""
+    """Return the flat memory of a block of `ChunkedLogits.blocks`, with the spare element at the end."""
     return block.as_strided((block.numel() + 1,), (1,))
 
 
@@ -222,7 +226,7 @@ def _product_dtype(inputs: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a @ b in float32 or wider, whatever the dtype of the two."""
+    """Return a @ b in float32 or wider, for any dtype of a and b."""
     if a.dtype in (torch.float32, torch.float64):
         return a @ b
     if a.is_cuda:
@@ -232,16 +236,16 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _choose_chunk(rows: int, width: int, chunk: int | None, device: torch.device) -> int:
-    """Return the number of outputs at a time; cached, so that the memory is queried once for a shape."""
+    """Return the number of outputs in a block; cached, to query the memory once for each shape."""
     rows = max(1, min(rows, MAX_ROWS))
     if chunk is None:
         return max(256, (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // rows)
     chunk = min(chunk, width)
-    needed, free = 8 * rows * chunk, free_memory(device)  # the block, and a temporary as large
+    needed, free = 8 * rows * chunk, free_memory(device)  # the block and a temporary tensor of the same size
     if free is not None and needed > free:
         raise ConfigError(
-            f"{chunk} outputs at a time make blocks of {rows} x {chunk} logits, {needed / 1e9:.1f} GB with a "
-            f"copy, and {free / 1e9:.1f} GB are free: head.chunk={max(1, int(chunk * free / needed / 2))}, "
-            "or leave it out, and it is chosen."
+            f"Blocks of {rows} x {chunk} logits require {needed / 1e9:.1f} GB with a copy, but "
+            f"{free / 1e9:.1f} GB are free. Set head.chunk={max(1, int(chunk * free / needed / 2))}, or "
+            "leave it out to choose it automatically."
         )
     return chunk

@@ -1,7 +1,8 @@
-"""The loss of a chunked head and its gradients, some outputs at a time: no logits or target of (N, C).
+"""The loss of a chunked head and its gradients, computed in blocks without logits or targets of shape (N, C).
 
-A block of outputs is computed, turned into its gradient while it is in the cache, multiplied back, and
-discarded; under softmax a first pass finds the normalisers. The gradients are those that backward returns.
+Each block of logits is computed, replaced with its gradient while it is in the cache, multiplied with inputs
+and weight, and discarded. For softmax, a first pass over the blocks computes the normalisers. backward
+returns the gradients that forward has computed.
 """
 
 from typing import Any
@@ -22,25 +23,25 @@ SOFTMAX = ("cross_entropy", "logit_adjusted")
 
 
 def chunkable(activation: str) -> list[str]:
-    """Return the losses that a chunked head supports: under sigmoid those that are a sum over labels."""
+    """Return the losses that a chunked head supports; sigmoid losses must be a sum over labels."""
     sigmoid = {name: forms["sigmoid"] for name, forms in LOSSES.items() if "sigmoid" in forms}
     sums = [name for name, formula in sigmoid.items() if "known" not in formula_takes(formula)]
     return {"sigmoid": sums, "softmax": [*SOFTMAX]}[activation]
 
 
 def check_chunkable(loss: Any) -> None:
-    """Raise ValueError if a loss needs all logits at once."""
+    """Raise ConfigError if a loss requires all logits at once."""
     known = isinstance(loss, Loss)
     if not known or loss.name not in chunkable(loss.task.activation):
         name = loss.name if known else getattr(loss, "__name__", type(loss).__name__)
         raise ConfigError(
-            f"Loss {name!r} needs all logits of a row at once, which a chunked head never has. It takes, "
-            f"for multilabel: {', '.join(chunkable('sigmoid'))}; for multiclass: {', '.join(SOFTMAX)}. "
-            "head=dense takes any loss."
+            f"Loss {name!r} requires all logits of a row at once, which a chunked head never has. Set "
+            "head=dense, or use a loss that a chunked head supports. For multilabel: "
+            f"{', '.join(chunkable('sigmoid'))}. For multiclass: {', '.join(SOFTMAX)}."
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator] # it would be unrolled block by block
+@torch.compiler.disable  # type: ignore[untyped-decorator] # the compiler would unroll the loop over blocks
 def chunked_loss(
     loss: Loss,
     logits: ChunkedLogits,
@@ -48,22 +49,26 @@ def chunked_loss(
     sample_weight: Tensor | None = None,
     observe: Observer | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean of `loss` over these logits, and its numerator and denominator.
+    """Return the mean of `loss` over the logits, and its numerator and denominator.
 
-    Value and gradients are those of `loss` of the matrix of logits, up to rounding: for a logit z of a label
-    y cross-entropy is a softplus(-z) + b softplus(z), a = pos_weight y', b = 1 - y', y' the smoothed label;
-    under softmax it is sum_c w_c t'_c (log sum_k exp z_k - z_c). Sums are taken in float32 or wider, whatever
-    the dtype of inputs and weight. It is deterministic.
+    Up to rounding, value and gradients are those of `loss` for the matrix of logits. For a logit z with label
+    y, sigmoid cross-entropy is a softplus(-z) + b softplus(z) with a = pos_weight y', b = 1 - y' and the
+    smoothed label y'. Softmax cross-entropy is sum_c w_c t'_c (log sum_k exp z_k - z_c). Sums are computed in
+    float32 or wider, for any dtype of inputs and weight. The result is deterministic.
 
     Args:
-        loss: From `select_loss`; see `check_chunkable`.
-        logits: From a `ChunkedLinear`.
+        loss: Loss that `select_loss` returned; see `chunkable`.
+        logits: Logits that a `ChunkedLinear` returned.
         target: `SparseLabels` (sigmoid), or class indices (N,), -100 where missing (softmax).
-        sample_weight: (N,).
+        sample_weight: Weight of each row (N,).
         observe: Called with the rows, the columns and the logits of each block, which it must not change.
 
     Returns:
-        The mean, a scalar in float32 or wider, and without a gradient the numerator and the denominator.
+        The mean, a scalar in float32 or wider, then the numerator and the denominator without a gradient.
+
+    Raises:
+        ConfigError: the loss, its reduction or the type of the target is not supported.
+        DataError: shape or values of the target do not fit the task.
     """
     target = _check_arguments(loss, logits, target, sample_weight)
     kind = SoftmaxSums if loss.task.exclusive else SigmoidSums
@@ -77,12 +82,12 @@ def chunked_loss(
 
 
 def _check_arguments(loss: Loss, logits: Any, target: Any, sample_weight: Tensor | None) -> Any:
-    """Return the target in the form that `Sums` takes."""
+    """Return the target in the form that `Sums` requires."""
     check_chunkable(loss)
     if loss.reduction != "mean":
         raise ConfigError(
-            f"A chunked head makes the mean, and with it numerator and denominator; the loss has "
-            f"reduction={loss.reduction!r}."
+            f"A chunked head supports only reduction='mean', got {loss.reduction!r}. Set reduction='mean', "
+            "or head=dense."
         )
     loss.check_inputs(logits, sample_weight)
     if sample_weight is not None and sample_weight.device.type == "cpu":
@@ -90,28 +95,31 @@ def _check_arguments(loss: Loss, logits: Any, target: Any, sample_weight: Tensor
     if loss.task.exclusive:
         if isinstance(target, SparseLabels):
             raise ConfigError(
-                f"SparseLabels are a target of task=multilabel: {loss.task} takes class indices."
+                f"SparseLabels are a target for task=multilabel, but the task is {loss.task}. Pass class "
+                "indices of shape (N,)."
             )
         target = loss.task.check_target(target, logits)
         if target.is_floating_point():
             raise ConfigError(
-                "A chunked head takes class indices (N,), no soft labels: head=dense takes them."
+                "A chunked head does not support soft labels. Pass class indices of shape (N,), or set "
+                "head=dense."
             )
         loss.task.check_values(target)
         return target
     target = target if isinstance(target, SparseLabels) else SparseLabels.from_dense(target)
     if target.shape != logits.shape:
         raise DataError(
-            f"For outputs of shape {tuple(logits.shape)} the target is of shape {tuple(logits.shape)}, got "
-            f"{tuple(target.shape)}."
+            f"Expected a target of shape {tuple(logits.shape)}, like the logits, got {tuple(target.shape)}."
         )
     if target.device != logits.device:
-        raise ConfigError(f"The outputs are on {logits.device}, the target is on {target.device}. Move one.")
+        raise ConfigError(
+            f"The logits are on {logits.device}, but the target is on {target.device}. Move the target."
+        )
     return target
 
 
 class PrecomputedGradients(torch.autograd.Function):
-    """The mean of a loss, whose gradients are computed in the forward pass."""
+    """Mean of a loss whose gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, sums: Sums) -> Tensor:
@@ -122,12 +130,12 @@ class PrecomputedGradients(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise UnsupportedError(
-                "A chunked head has no second derivative (create_graph=True): head=dense has."
+                "A chunked head does not support second derivatives (create_graph=True). Set head=dense."
             )
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise UnsupportedError(
-                "The gradients of a chunked head are handed over once: compute the loss again for a second "
-                "backward, or use head=dense."
+                "A chunked head supports only one backward for each loss. Compute the loss again, or set "
+                "head=dense."
             )
         return (*gradients.scaled(upstream), None)

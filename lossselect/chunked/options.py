@@ -1,4 +1,4 @@
-"""What a chunked head can decide, and the metrics it has. Imports neither torch nor the head itself."""
+"""Tasks and metrics that a chunked head supports. Imports neither torch nor the head itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 TOP_K = 5
-"""How many of the highest outputs of a row are evaluated and predicted."""
+"""Number of highest outputs of each row that are evaluated and predicted."""
 
 
 def top_metric_names(task: Task, width: int | None = None, counted: bool = True) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
     Args:
         task: A multilabel or multiclass task.
         width: Number of outputs; None for very many.
-        counted: Whether the train labels have been counted, from which propensities are computed.
+        counted: Whether the training labels have been counted, which propensities require.
     """
     ks = [k for k in (1, 3, TOP_K) if width is None or k <= width]
     kinds = ["precision" if task.several_labels else "accuracy", "ndcg", *(["psp"] if counted else [])]
@@ -27,7 +27,7 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
 
 
 def chunked_primary_metric(task: Task) -> str:
-    """Return the metric that is shown while a run with a chunked head goes on."""
+    """Return the metric that a run with a chunked head shows during training."""
     return "precision_at_1" if task.several_labels else "accuracy_at_1"
 
 
@@ -37,22 +37,23 @@ def topk_monitor(task: Task) -> str:
 
 
 def check_topk_task(task: Task) -> None:
-    """Raise ConfigError for a task that a chunked head cannot decide."""
+    """Raise ConfigError for a task that a chunked head does not support."""
     for option, value in (("min_labels", task.min_labels), ("top_k", task.top_k)):
         if value:
             raise ConfigError(
-                f"{option} needs all outputs of a row at once, which a chunked head never has: head=dense. "
-                "With head=chunked predictions have the 5 highest of each row."
+                f"{option} requires all outputs of a row at once, which a chunked head never has. Set "
+                f"head=dense, or remove {option}: with head=chunked, predictions contain the {TOP_K} highest "
+                "outputs of each row."
             )
     calibrated = task.temperature != 1 or task.prior_correction
     for applies, reason in (
-        (task.ordinal, "Ordered classes need all logits of a row at once"),
+        (task.ordinal, "Ordered classes require all logits of a row at once, which a chunked head never has"),
         (
             task.exclusive and calibrated,
-            "A chunked head takes no temperature and no prior_correction of classes",
+            "A chunked head does not support temperature or prior_correction for multiclass",
         ),
-        (task.shift != 0, "A chunked head takes no shift of the logits"),
-        (task.num_outputs < 2, "A chunked head is for many outputs, and there is one"),
+        (task.shift != 0, "A chunked head does not support a shift of the logits"),
+        (task.num_outputs < 2, "A chunked head requires at least 2 outputs, but the task has 1"),
     ):
         if applies:
-            raise ConfigError(f"{reason}: head=dense.")
+            raise ConfigError(f"{reason}. Set head=dense.")

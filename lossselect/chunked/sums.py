@@ -1,4 +1,4 @@
-"""The numerator, the denominator and the gradients of a chunked head's loss, some outputs at a time."""
+"""The numerator, the denominator and the gradients of a chunked head's loss, computed in blocks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 
 
 class Gradients:
-    """The gradients of inputs, weight and bias, where they are required, filled block by block."""
+    """The required gradients of inputs, weight and bias, filled block by block."""
 
     def __init__(
         self, logits: ChunkedLogits, count: Tensor, for_inputs: bool, for_weight: bool, for_bias: bool
@@ -23,7 +23,7 @@ class Gradients:
         self.logits, wide = logits, logits.wide
         self.scale = safe_divide(torch.ones_like(count), count).to(wide)
         inputs, weight, bias = self.parts = logits.inputs, logits.weight, logits.bias
-        # sums over several groups of rows, and what float16 cannot hold, are wide until the end
+        # sums over groups of rows would lose precision, and float16 would overflow
         is_wide = weight.dtype == torch.float16 or len([*logits.groups()]) > 1
         dtype = wide if is_wide else weight.dtype
         self.inputs = torch.zeros_like(inputs, dtype=wide) if for_inputs else None
@@ -31,7 +31,7 @@ class Gradients:
         self.bias = torch.empty_like(bias, dtype=wide) if for_bias and bias is not None else None
 
     def add(self, rows: slice, columns: slice, block: Tensor) -> None:
-        """Add what a block contributes: `block` is the derivative of the numerator by its logits."""
+        """Add the contribution of a block; `block` is the derivative of the numerator by its logits."""
         narrow = block.to(self.logits.dtype)
         if self.inputs is not None:
             values = product(narrow, self.logits.cast_weight(columns))
@@ -49,7 +49,9 @@ class Gradients:
 
     def scaled(self, upstream: Tensor) -> list[Tensor | None]:
         """Return the gradients times the upstream one, in the dtypes of inputs, weight and bias."""
-        is_one = upstream.device.type == "cpu" and upstream.item() == 1  # spares a pass, where a look is free
+        is_one = (
+            upstream.device.type == "cpu" and upstream.item() == 1
+        )  # saves a pass; only on a CPU is this check free
         pairs = zip((self.inputs, self.weight, self.bias), self.parts, strict=True)
         return [g if g is None else (g if is_one else g.mul_(upstream)).to(part) for g, part in pairs]
 
@@ -69,7 +71,7 @@ class Sums(ABC):
         missing, counts = self._count_rows()
         self.weighted = sample_weight is not None or missing is not None
         self.factor = torch.ones_like(counts) if sample_weight is None else sample_weight
-        """Weight of each row (N,), 0 where nothing is known."""
+        """Weight of each row (N,), 0 for rows without labels."""
         self.factor = self.factor.to(logits.wide)
         if missing is not None:
             self.factor = self.factor.masked_fill(missing, 0)
@@ -78,7 +80,7 @@ class Sums(ABC):
 
     @abstractmethod
     def _count_rows(self) -> tuple[Tensor | None, Tensor]:
-        """Return which rows are missing, and what each contributes to the denominator, in float64: (N,)."""
+        """Return the mask of missing rows (N,), and each row's part of the denominator (N,), in float64."""
 
     @abstractmethod
     def _process(self, rows: slice, gradients: Gradients | None) -> None:
@@ -86,14 +88,14 @@ class Sums(ABC):
 
     @torch.no_grad()
     def run(self, gradients: Gradients | None = None) -> Tensor:
-        """Return the mean, 0 if nothing counts, and fill in the gradients."""
+        """Return the mean, or 0 if the denominator is 0, and fill the gradients."""
         with torch.autocast(self.logits.device.type, enabled=False):
             for rows in self.logits.groups():
                 self._process(rows, gradients)
         return safe_divide(self.total, self.count).to(self.logits.wide)
 
     def _blocks(self, rows: slice, observe: Observer | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the blocks with the loss's offset; `observe` is shown the logits without it."""
+        """Yield the blocks with the offset of the loss; `observe` receives the logits without it."""
         offset = self.loss.offset()
         for columns, block in self.logits.blocks(rows):
             if observe:
@@ -103,16 +105,16 @@ class Sums(ABC):
             yield columns, block
 
     def _add(self, rows: slice, losses: Tensor) -> None:
-        """Add the losses of rows (n,); those of weight 0 do not count, even if they are not finite."""
+        """Add the losses of rows (n,); rows of weight 0 are ignored even if their loss is not finite."""
         factor = self.factor[rows]
         self.total += (losses * factor).masked_fill(factor == 0, 0).sum(dtype=torch.float64)
 
 
 def find_labels(labels: SparseLabels, rows: slice, columns: slice, block: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places of labels in the memory of a block, and their columns.
+    """Return the positions of labels in the memory of a block, and their columns.
 
-    On a CPU these are the labels of the block's columns. To select them on a device would make the host wait:
-    there the labels of all other columns, as on both those of other rows, have the spare element as place.
+    On a CPU only labels in the block's columns are returned. Elsewhere, selecting them would make the host
+    wait, so all labels are returned. Labels outside the block have the position of the spare element.
     """
     label_rows, label_columns = labels.coo()  # in the order of columns
     if _on_cpu(block):
@@ -130,11 +132,11 @@ def _on_cpu(tensor: Tensor) -> bool:
 
 
 class SigmoidSums(Sums):
-    """Sums over the labels: cross-entropy in closed form, other losses by autograd of each block.
+    """Sums over labels: cross-entropy in closed form, other losses by autograd of each block.
 
-    Cross-entropy of a logit z is a softplus(-z) + b softplus(z), a = p y', b = 1 - y', p the pos_weight and
-    y' = (1 - e) y + e / 2; its gradient is (a + b) sigmoid(z) - a. A block is computed as if all labels were
-    negative; the values of positive labels are then put in place.
+    Cross-entropy of a logit z is a softplus(-z) + b softplus(z) with a = p y', b = 1 - y', the pos_weight p
+    and y' = (1 - e) y + e / 2. Its gradient is (a + b) sigmoid(z) - a. A block is first computed as if all
+    labels were negative; then the values of positive labels are corrected.
     """
 
     target: SparseLabels
@@ -157,7 +159,7 @@ class SigmoidSums(Sums):
     def _cross_entropy(
         self, rows: slice, columns: slice, block: Tensor, with_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss of each row (n,), and the block, with its gradient in place if it is required."""
+        """Return the loss of each row (n,), and the block, which contains its gradient if it is required."""
         e, has_weight = self.loss.label_smoothing, self.loss.weight is not None
         places, labels = find_labels(self.target, rows, columns, block)
         weight, p = self._weights(columns)
@@ -184,14 +186,14 @@ class SigmoidSums(Sums):
                 block.mul_(a + b).sub_(a)
             if has_weight:
                 block.mul_(weight)
-            # for z far above 0 the sigmoid rounds to 1; sigmoid(-z) keeps the difference
+            # for large z sigmoid(z) rounds to 1, but sigmoid(-z) keeps the difference to 1
             flat[places] = label_b * z.sigmoid() - label_a * (-z).sigmoid()
             if unknown_places is not None:
                 flat.index_fill_(0, unknown_places, 0)
         return losses.sum(1), block
 
     def _weights(self, labels: slice | Tensor) -> list[Any]:
-        """Return weight and pos_weight of some labels, 1 without them."""
+        """Return weight and pos_weight of some labels, 1 where the loss has no weight."""
         pair, wide = (self.loss.weight, self.loss.pos_weight), self.logits.wide
         return [1.0 if values is None else values[labels].to(wide) for values in pair]
 
@@ -209,16 +211,16 @@ class SigmoidSums(Sums):
 
 
 def _softplus(z: Tensor) -> Tensor:
-    """Return log(1 + exp z), which is z in float64 from the threshold on."""
+    """Return log(1 + exp z); above the threshold it equals z in float64."""
     return softplus(z, threshold=40.0)
 
 
 class SoftmaxSums(Sums):
-    """Cross-entropy of the true classes; a first pass over the blocks finds each row's normaliser.
+    """Cross-entropy of the true classes; a first pass over the blocks computes each row's normaliser.
 
-    With m the largest logit, s = sum_c exp(z_c - m), w the classes' weights, e the smoothing, y the true
-    class, t = (1 - e) w_y and u = e / C, a row's loss is t (m - z_y + log s) + u sum_c w_c (m - z_c + log s),
-    and its gradient (t + u sum_c w_c) exp(z_c - m) / s - u w_c - t [c = y].
+    With the largest logit m, s = sum_c exp(z_c - m), class weights w, smoothing e, true class y,
+    t = (1 - e) w_y and u = e / C, the loss of a row is t (m - z_y + log s) + u sum_c w_c (m - z_c + log s).
+    Its gradient is (t + u sum_c w_c) exp(z_c - m) / s - u w_c - t [c = y].
     """
 
     target: Tensor
@@ -237,7 +239,7 @@ class SoftmaxSums(Sums):
         weight_sum = float(width) if weight is None else weight.sum()
 
         def find_true(columns: slice, block: Tensor) -> Tensor:
-            """Return the places of the true logits in the memory of a block; outside, the spare element."""
+            """Return the positions of the true logits in a block, or of the spare element if outside."""
             places = torch.arange(len(target), device=target.device) * block.shape[1] + target - columns.start
             return places.where((target >= columns.start) & (target < columns.stop), block.numel())
 
@@ -259,11 +261,11 @@ class SoftmaxSums(Sums):
         self._add(rows, losses)
         if gradients is None:
             return
-        share, t = ((t + u * weight_sum) / s * factor).masked_fill(factor == 0, 0), t * factor
-        is_single = self.logits.chunk >= width  # then the block still holds the logits
+        scale, t = ((t + u * weight_sum) / s * factor).masked_fill(factor == 0, 0), t * factor
+        is_single = self.logits.chunk >= width  # then the block still contains the logits
         blocks = [(slice(0, width), block)] if is_single else self._blocks(rows)
         for columns, block in blocks:
-            block.sub_(m.unsqueeze(1)).exp_().mul_(share.unsqueeze(1))
+            block.sub_(m.unsqueeze(1)).exp_().mul_(scale.unsqueeze(1))
             if e:
                 part = block.new_full((block.shape[1],), u) if weight is None else weight[columns] * u
                 block.addr_(factor, part, alpha=-1)

@@ -1,6 +1,6 @@
-"""Metrics of tasks with very many outputs: those of each row's highest outputs, and of counts.
+"""Metrics for very many outputs, computed from each row's highest outputs and from counts.
 
-There are no metrics of each label, and nothing of shape (N, C): see `TopKMetrics`.
+There are no metrics per label, and no tensor of shape (N, C). See `TopKMetrics`.
 """
 
 import math
@@ -21,12 +21,12 @@ from lossselect.utils.devices import cumulative_sum
 
 
 class TopKOutputs(Highest):
-    """Each row's highest outputs and the numbers of predictions, from a pass over blocks of logits.
+    """The highest outputs of each row and counts of predictions, from a pass over blocks of logits.
 
     Args:
-        task: Makes the predictions.
-        logits: The logits whose blocks will be passed.
-        target: Labels of the same rows; None to predict.
+        task: Task of the predictions.
+        logits: Logits whose blocks will be passed.
+        target: Target of the same rows; None for prediction.
     """
 
     def __init__(self, task: Task, logits: ChunkedLogits, target: Any = None) -> None:
@@ -46,7 +46,7 @@ class TopKOutputs(Highest):
         super().__call__(rows, columns, block)
 
     def _count_predictions(self, rows: slice, columns: slice, block: Tensor) -> Tensor:
-        """Return the block over the temperature, minus infinity where the label is unknown."""
+        """Count predictions; return the block divided by the temperature, -inf where the label is missing."""
         threshold, temperature = (
             value[:, columns] if isinstance(value, Tensor) else value
             for value in (self.threshold, self.temperature)
@@ -72,9 +72,9 @@ class TopKOutputs(Highest):
 
 
 def propensities(counts: LabelCounts) -> np.ndarray:
-    """Return how likely a true label is to be in the data, (L,): 1 / (1 + C (N_l + B)^-A).
+    """Return the probability (L,) that a true label was annotated: 1 / (1 + C (N_l + B)^-A).
 
-    C = (log N - 1)(B + 1)^A for N rows, of which N_l have label l; A = 0.55 and B = 1.5, the usual values.
+    C = (log N - 1)(B + 1)^A for N rows, N_l of which have label l, with the usual A = 0.55 and B = 1.5.
 
     References:
         Jain, Prabhu and Varma, Extreme Multi-label Loss Functions, KDD 2016.
@@ -86,19 +86,19 @@ def propensities(counts: LabelCounts) -> np.ndarray:
 
 
 class TopKMetrics(Metric):
-    """Metrics of an epoch with a chunked head, each over the rows of which something is known.
+    """Metrics of an epoch with a chunked head, over rows with at least one label that is not missing.
 
-    - `precision_at_k`: the share of the k highest outputs that are labels of the row, averaged over rows;
-      under softmax `accuracy_at_k`: the share of rows whose class is among the k highest.
-    - `ndcg_at_k`: sum_i hit_i / log2(i + 1) over the k highest, divided by that of the best order; 0 for a
-      row without a label, as in scikit-learn.
-    - `psp_at_k`: sum of 1 / propensity of the hits among the k highest, over all rows, divided by its
-      largest possible value: rare labels, of which the data lack more, count more. See `propensities`.
-    - `f1_micro`: 2 TP / (2 TP + FP + FN) of all predictions; under softmax the accuracy.
+    - `precision_at_k`: fraction of the k highest outputs that are labels of the row, averaged over rows.
+      For softmax `accuracy_at_k`: fraction of rows whose class is among the k highest.
+    - `ndcg_at_k`: sum_i hit_i / log2(i + 1) over the k highest, divided by its value for the best order; 0
+      for a row without positive labels, as in scikit-learn.
+    - `psp_at_k`: sum over all rows of 1 / propensity of the hits among the k highest, divided by its largest
+      possible value. Rare labels, which are missing from the data more often, count more. See `propensities`.
+    - `f1_micro`: 2 TP / (2 TP + FP + FN) of all predictions; for softmax the accuracy.
 
     Args:
         task: Task of the predictions.
-        counts: Counts of the train labels; None leaves out `psp_at_k`.
+        counts: Counts of the training labels; None leaves out `psp_at_k`.
     """
 
     full_state_update = False
@@ -113,13 +113,13 @@ class TopKMetrics(Metric):
         inverse = None if counts is None else torch.from_numpy(1 / propensities(counts))
         self.register_buffer("inverse", inverse, persistent=False)
         k = min(TOP_K, task.num_outputs)
-        # cumulative over places: hits, discounted hits over the best, weighted hits, their largest values
+        # cumulative over ranks: hits, NDCG, weighted hits, and the largest possible weighted hits
         self.add_state("sums", torch.zeros(4, k, dtype=torch.double), dist_reduce_fx="sum")
         # rows, predictions, true positives, positives, NaN outputs
         self.add_state("counted", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, outputs: TopKOutputs, target: SparseLabels | Tensor) -> None:
-        """Add a batch."""
+        """Add a batch of outputs and its target."""
         columns = outputs.columns
         labels = target if isinstance(target, SparseLabels) else _one_label_each(target, self.task)
         known, positives = labels.known_rows(), labels.count_per_row()
@@ -159,14 +159,14 @@ class TopKMetrics(Metric):
 
 
 def _one_label_each(target: Tensor, task: Task) -> SparseLabels:
-    """Return class indices (N,) as labels; the label of a missing row is -100, which nothing predicts."""
+    """Return class indices (N,) as labels; a missing row has the label -100, which is never predicted."""
     classes, rows = target.sort(stable=True)
     shape = (len(target), task.num_outputs)
     return SparseLabels(shape, coo=(rows, classes), missing=target == IGNORE_INDEX)
 
 
 def _find_hits(columns: Tensor, target: SparseLabels) -> Tensor:
-    """Return which of the columns (N, k) are labels of their row."""
+    """Return a mask of the columns (N, k) that are labels of their row."""
     rows, labels = target.coo()
     keys = labels * len(target) + rows  # in increasing order
     queries = columns * len(target) + torch.arange(len(target), device=columns.device).unsqueeze(1)
@@ -184,16 +184,17 @@ def _largest_weights(weights: Tensor, target: SparseLabels, k: int) -> Tensor:
     rows = rows[order]
     places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     largest = torch.zeros(len(target), k + 1, dtype=weights.dtype, device=rows.device)
-    largest[rows, places.clamp(max=k)] = weights[order]  # the last column takes the others
+    largest[rows, places.clamp(max=k)] = weights[order]  # the last column collects all others
     return largest[:, :-1]
 
 
 def topk_prediction(task: Task, outputs: TopKOutputs) -> dict[str, Any]:
-    """Return the highest outputs of each row, which `predict_step` returns with a chunked head.
+    """Return the highest outputs of each row, as `predict_step` does with a chunked head.
 
-    - `top`: their indices (N, k), the highest first, k = 5; `probabilities`: their probabilities;
-    - `prediction`: the class (N,), or which of these k labels are predicted, 0/1 (N, k): if more are, the
-      likeliest ones. -100 where the probability is NaN; `top` begins with those.
+    - `top`: their indices (N, k), the highest first, with k = 5.
+    - `probabilities`: their probabilities (N, k).
+    - `prediction`: the class (N,), or 0/1 for each of the k labels (N, k). Predicted labels beyond the k
+      highest are left out. -100 where the probability is NaN; NaN ranks highest.
     """
     probabilities, top = outputs.probabilities, outputs.columns
     if task.exclusive:

@@ -1,1 +1,1 @@
-"""A model for other programs: formats, writing and loading."""
+"""Export of models for other programs: formats, writing and loading."""

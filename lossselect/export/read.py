@@ -1,4 +1,4 @@
-"""Exported models, loaded and run without Lightning."""
+"""Loading and running exported models without Lightning."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ KEY = "lossselect"  # the metadata entry with the JSON of `ExportedModel.metadat
 
 
 class Prediction(NamedTuple):
-    """What a model returns for some rows."""
+    """The outputs of a model for some rows."""
 
     logits: Tensor
     probabilities: Tensor
@@ -47,7 +47,7 @@ class Outputs(nn.Module):
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model: called with features it returns a `Prediction`. `run` returns it as a tuple."""
+    """An exported model. Calling it with features returns a `Prediction`, calling `run` a tuple."""
 
     path: Path
     metadata: dict[str, Any]
@@ -56,24 +56,24 @@ class ExportedModel:
 
     @property
     def preparation(self) -> "Preparation | None":
-        """How its features are made of a file's rows, if it is known."""
+        """Preparation of features from the rows of a file, if it is known."""
         from lossselect.data.preprocessing.preparation import Preparation
 
         values = self.metadata.get("preparation") or {}
         return Preparation.stored(values, self.path) if "features" in values else None
 
     def __call__(self, features: Any) -> Prediction:
-        """Return the prediction for rows of features, a tensor or an array."""
+        """Return the prediction for a tensor or an array of features."""
         with torch.inference_mode():
             return Prediction(*self.run(torch.as_tensor(features)))
 
 
 def topk_prediction(outputs: Prediction) -> dict[str, Tensor]:
-    """Return what `topk_prediction` of a chunked head returns, from all outputs."""
+    """Return the same as `topk_prediction` of a chunked head, computed from all outputs."""
     logits, probabilities, predictions = outputs
     top = logits.topk(min(TOP_K, logits.shape[1]), 1).indices
     if predictions.ndim < 2:
-        prediction = top[:, 0].masked_fill(predictions == IGNORE_INDEX, IGNORE_INDEX)  # of NaN logits
+        prediction = top[:, 0].masked_fill(predictions == IGNORE_INDEX, IGNORE_INDEX)  # NaN logits
     else:
         prediction = predictions.gather(1, top)
     return {"top": top, "probabilities": probabilities.gather(1, top), "prediction": prediction}
@@ -83,13 +83,14 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     """Load a model that `export_model` wrote.
 
     Args:
-        path: .onnx, .safetensors or .pt2.
-        trust: Whether to read a .pt2, from which torch may run code.
+        path: File ending in .onnx, .safetensors or .pt2.
+        trust: Whether to read a .pt2 file, from which torch may run code.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is none of these, or was not written by us; a .pt2 that is not trusted.
-        ModuleNotFoundError: a package that runs it is not installed.
+        FileMissingError: the file does not exist.
+        CheckpointError: the file has another suffix, is damaged, was not written by `export_model`, or is a
+            .pt2 without trust=True.
+        PackageMissingError: a package that the format requires is not installed.
     """
     path = Path(path)
     check_regular_file(path)
@@ -97,11 +98,11 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         raise FileMissingError(f"There is no model {path}.")
     form = find_format(path)
     if form is None:
-        raise CheckpointError(f"{path} is no exported model: these end in {SUFFIXES}.")
+        raise CheckpointError(f"{path} is not an exported model: its suffix must be one of {SUFFIXES}.")
     if form == "torch_export" and not trust:
         raise CheckpointError(
-            f"{path}: torch may run code that a .pt2 file brings along when it reads it. If it is yours, say "
-            "trust=true; .onnx and .safetensors need no trust."
+            f"Reading {path} may run code that the .pt2 file contains. Set trust=true if you trust its "
+            "source, or export to .onnx or .safetensors, which contain no code."
         )
     check_sealed(path)
     require(form, FORMATS[form].to_read)
@@ -110,9 +111,9 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         return read[form](path)
     except CheckpointError:
         raise
-    except Exception as error:  # the libraries raise many kinds, for a file of another version say
-        problem = f"{type(error).__name__}: {first_sentence(error)}"
-        raise CheckpointError(f"{path} cannot be read as a model: {problem}") from None
+    except Exception as error:  # the libraries raise many types, for example for another version of a format
+        problem = f"{type(error).__name__}: {first_sentence(error)}".rstrip(".")
+        raise CheckpointError(f"{path} cannot be read as a model: {problem}. Export it again.") from None
 
 
 def _parse_metadata(text: str | bytes | None) -> tuple[dict[str, Any], Task]:
@@ -153,7 +154,7 @@ def _read_safetensors(path: Path) -> ExportedModel:
 
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(KEY)
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # file is not a dict
     metadata, task = _parse_metadata(text)
     check_net(metadata["net"], task.num_outputs, weights, path)
     check_finite(weights, (), path)

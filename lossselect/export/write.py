@@ -1,4 +1,4 @@
-"""Export of a trained model to a file that serves without lossselect's training code."""
+"""Export of a trained model to a file that runs without lossselect's training code."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.warnings import silence
 
 HALF = (torch.float16, torch.bfloat16)
-TOLERANCE = 1e-5  # of probabilities, and of logits relative to the largest of their row
+TOLERANCE = 1e-5  # for probabilities, and for logits relative to the largest of their row
 
 
 def export_model(
@@ -34,51 +34,53 @@ def export_model(
     inputs: Tensor | None = None,
     preparation: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Write a trained module to a file that serves without it, and compare the two on `inputs`.
+    """Write a trained module to a file that runs without it, and compare both on `inputs`.
 
-    The file takes `features` (N, ...), any N, and returns `logits`, `probabilities` and `predictions`. Its
-    metadata hold, under the key "lossselect", as JSON the task with class names, thresholds and temperature,
-    and how features are made of a file's rows.
+    The exported model accepts `features` (N, ...) for any N, and returns `logits`, `probabilities` and
+    `predictions`. Its metadata contain JSON under the key "lossselect": the task with class names, thresholds
+    and temperature, and the preparation of features from the rows of a file.
 
     Args:
-        module: On any device; it is exported for the CPU.
-        path: .onnx, .pt2 (torch.export) or .safetensors; written atomically.
-        inputs: Rows as the net takes them, to trace it and to compare; by default random normal ones for a
-            named net.
-        preparation: Of the features: the "TensorData" of a checkpoint.
+        module: Trained module on any device; it is exported for the CPU.
+        path: File ending in .onnx, .pt2 (torch.export) or .safetensors; written atomically.
+        inputs: Rows of inputs of the net, for tracing and for the comparison. Required for a custom net;
+            by default, normal random values for a built-in net.
+        preparation: Preparation of the features, as in "TensorData" of a checkpoint.
 
     Returns:
-        The largest differences of "logits" (in units of the row's largest, or of 1) and of "probabilities";
-        the fraction of rows with another decision, "predictions"; and the number of "rows".
+        The largest differences of "logits" (relative to the row's largest, or to 1) and of "probabilities",
+        the fraction of rows whose "predictions" differ, and the number of "rows".
 
     Raises:
-        ValueError: a net that cannot be exported, with the operation at fault; a file that does not compute
-            what the module does; no inputs for a net that is not a named one.
-        ModuleNotFoundError: a package that the format needs is not installed.
+        ConfigError: the net cannot be exported, the file does not compute the same as the module, or inputs
+            of a custom net are missing.
+        OptionTypeError: module is not a `TaskModule`.
+        PackageMissingError: a package that the format requires is not installed.
     """
     if not isinstance(module, Classifier):
         raise OptionTypeError(
-            f"export_model takes a TaskModule and a path, got {type(module).__name__}. Of a TaskClassifier "
-            "pass model.module_, which takes (X - model.mean_) / model.scale_."
+            f"Expected a TaskModule to export, got {type(module).__name__}. For a TaskClassifier, pass "
+            "model.module_, whose inputs are (X - model.mean_) / model.scale_."
         )
     path = Path(path)
     form = find_format(path)
     if form is None:
-        raise ConfigError(f"{path} tells no format by its suffix, which must be one of {SUFFIXES}.")
+        raise ConfigError(f"The suffix of {path} is not that of a format. It must be one of {SUFFIXES}.")
     require(form, FORMATS[form].to_write)
-    # of a subclass with a forward of its own the logits are not what the net returns
+    # a subclass with its own forward may not return the outputs of the net
     plain = type(module).forward is Classifier.forward
     net = module._arguments.get("net")
     spec = dict(net) if plain and isinstance(net, Mapping) else None
     if inputs is None:
         if spec is None:
-            raise ConfigError("A net of your own is traced with rows of its inputs: pass inputs=.")
+            raise ConfigError(
+                "Exporting a custom net requires rows of its inputs for tracing. Pass inputs=..."
+            )
         inputs = torch.randn(256, spec["num_features"], generator=torch.Generator().manual_seed(0))
     if not isinstance(inputs, Tensor) or not inputs.dim() or not len(inputs):
         received = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise ConfigError(
-            f"inputs must be a tensor of rows, as the net takes them, got {received}: a model for elsewhere "
-            "has one input."
+            f"inputs must be one tensor with at least one row, got {received}. A model has one input."
         )
     check_weights_suffice(form, spec is not None)
     check_finite(module.state_dict(), {name for name, _ in module.named_buffers()}, "The module to export")
@@ -89,7 +91,7 @@ def export_model(
     with atomic_write(path) as temporary, silence():
         with_suffix = temporary.with_name(f"{temporary.name}{FORMATS[form].suffix}")
         try:
-            # of a single row torch.export would make a program for one row alone
+            # from a single row torch.export would create a program for exactly one row
             write[form](model, torch.cat([inputs[:1], inputs[-1:]]), metadata, with_suffix)
             seal(with_suffix)
             differences = _compare(model, with_suffix, inputs)
@@ -104,8 +106,8 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
     model = Outputs(copy.deepcopy(module.net if plain else module), module.task)
     for layer in model.modules():
         if isinstance(layer, ChunkedLinear):
-            layer.__class__ = nn.Linear  # type: ignore[assignment]  # which has the same weights
-    # half precision is for training; what is float64 is so for a reason
+            layer.__class__ = nn.Linear  # type: ignore[assignment]  # it has the same weights
+    # half precision is for training only; float64 is kept, since the net may depend on it
     for value in (*model.parameters(), *model.buffers()):
         if value.dtype in HALF:
             value.data = value.data.float()
@@ -114,7 +116,7 @@ def _copy_for_export(module: Classifier, plain: bool) -> Outputs:
 
 def _make_metadata(module: Classifier, spec: Any, preparation: Any, inputs: Tensor) -> str:
     task, feature_names = module.task, None
-    if preparation and "features" in preparation:  # they are made of a file's columns
+    if preparation and "features" in preparation:  # they are computed from the columns of a file
         feature_names = Preparation.from_dict(preparation).features.names
     metadata = {
         "made_by": f"lossselect {version('lossselect')}",
@@ -139,18 +141,16 @@ def _trace(model: Outputs, inputs: Tensor) -> Any:
         rows = torch.export.Dim("rows", min=1)
         return torch.export.export(model, (inputs,), dynamic_shapes={"features": {0: rows}})
     except Exception as error:
-        raise ConfigError(f"The net cannot be traced, which an export needs: {_summarize(error)}") from None
+        raise ConfigError(f"The net cannot be traced for export: {_summarize(error)}") from None
 
 
 def _summarize(error: BaseException) -> str:
-    """Return what went wrong, with the operation or the line of the user's code if it is known."""
+    """Return the cause of an error, with the operation or the line of the user's code if known."""
     text = str(error)
     if operation := re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"found for <?([\w:.]+)", text):
-        return f"there is no counterpart of the operation {operation[1]}."
+        return f"the operation {operation[1]} is not supported."
     if "specialized it to be a constant" in text:
-        return (
-            "it would take no other number of rows. Write features.shape[0], not len(features) or a number."
-        )
+        return "it depends on a fixed number of rows. Use features.shape[0], not len(features) or a number."
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
     for file, line, function in reversed(frames):
@@ -185,7 +185,9 @@ def _write_torch_export(model: Outputs, inputs: Tensor, metadata: str, path: Pat
     torch.export.save(_trace(model, inputs), path, extra_files={f"{KEY}.json": metadata})
     with zipfile.ZipFile(path, "a") as archive:
         if archive.comment:
-            raise UnsupportedError(f"torch.export.save has written a comment into {path}.")
+            raise UnsupportedError(
+                f"torch.export.save of this version of torch has written a comment into {path}."
+            )
         archive.comment = f"{NAME}={BLANK}".encode()
 
 
@@ -197,11 +199,11 @@ def _write_safetensors(model: Outputs, inputs: Tensor, metadata: str, path: Path
 
 
 def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
-    """Return how the file's outputs differ from the net's; ValueError if they differ too much."""
-    exported = load_exported(path, trust=True)  # it was written here
+    """Return the differences between the outputs of file and net; ConfigError if they are too large."""
+    exported = load_exported(path, trust=True)  # this process wrote it
     largest = {"logits": 0.0, "probabilities": 0.0}
     changed = 0
-    # one row by itself too, with which a net may do otherwise
+    # a net may treat a single row differently
     for i, rows in enumerate((inputs[:1], *inputs.split(1024))):
         with torch.inference_mode():
             expected = Prediction(*model(rows))
@@ -213,23 +215,24 @@ def _compare(model: Outputs, path: Path, inputs: Tensor) -> dict[str, float]:
         if i:
             changed += int((actual.predictions != expected.predictions).reshape(len(rows), -1).any(1).sum())
         wrong = actual.predictions != model.task.predict_from_probabilities(actual.probabilities)
-        # of labels that are equally probable either may be among the highest
+        # with equal probabilities, either label may be among the highest
         if wrong.any() and not (model.task.top_k or model.task.min_labels):
             raise ConfigError(
-                f"The exported model decides {int(wrong.sum())} times otherwise than its own probabilities "
-                "say: of these inputs ONNX or torch.export does not decide as the task does."
+                f"{int(wrong.sum())} predictions of the exported model do not match its own probabilities. "
+                "For these inputs ONNX or torch.export computes another decision than the task. Use another "
+                "format."
             )
     if max(largest.values()) > TOLERANCE:
         raise ConfigError(
-            "The exported model does not compute what the net does: probabilities differ by up to "
-            f"{largest['probabilities']:.2g}, logits by {largest['logits']:.2g} of the largest. Does the net "
-            "draw random numbers, or decide by the values of its inputs, or by how many they are?"
+            "The exported model does not compute the same as the net: probabilities differ by up to "
+            f"{largest['probabilities']:.2g}, logits by up to {largest['logits']:.2g} of the row's largest. "
+            "Check whether the net draws random numbers, or branches on the values or the number of inputs."
         )
     return {**largest, "predictions": changed / len(inputs), "rows": len(inputs)}
 
 
 def _max_difference(actual: Tensor, expected: Tensor, unit: Tensor) -> float:
     """Return the largest difference, in each row's unit; infinity where only one is NaN."""
-    equal = (actual == expected) | (actual.isnan() & expected.isnan())  # infinity, too
+    equal = (actual == expected) | (actual.isnan() & expected.isnan())  # also for infinity
     difference = (actual - expected).abs().masked_fill(equal, 0).flatten(1)
     return float((difference / unit[:, None]).nan_to_num(torch.inf).max())

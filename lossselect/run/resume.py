@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from lossselect.compat.lightning import reopen_tensorboard
 from lossselect.exceptions import CheckpointError, ConfigError
 from lossselect.run.results import RESULTS
-from lossselect.training.checkpoints.content import read_checkpoint
+from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
 from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.module import TaskModule
 from lossselect.utils.warnings import warn
@@ -56,7 +56,8 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
             f"The checkpoint is of epoch {epochs}, and trainer.max_epochs={trainer.max_epochs} ends before "
             "that: say more epochs, or begin anew without resume."
         )
-    _check_shapes(checkpoint["state_dict"], module)
+    check_same_task(checkpoint, module.task)
+    _check_shapes(checkpoint, module)
     configured: Any = module.configure_optimizers()
     parts = configured if isinstance(configured, dict) else {"optimizer": configured}
     optimizers = [parts["optimizer"]]
@@ -67,17 +68,24 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def _check_shapes(weights: Mapping[str, Any], module: TaskModule) -> None:
-    """Raise a ConfigError if a weight in a checkpoint has another shape than the module's."""
+def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
+    """Raise a ConfigError if the data's number of features, or the shape of a weight, has changed."""
+    nets = [arguments.get("net") for arguments in (checkpoint["arguments"], module._arguments)]
+    before, now = (net.get("num_features") if isinstance(net, Mapping) else None for net in nets)
+    if before != now and isinstance(before, int) and isinstance(now, int):
+        raise ConfigError(
+            f"The data have changed: they had {before} features when the checkpoint was saved, and now have "
+            f"{now}. Resume with the same data, or start a new run without resume."
+        )
     for name, weight in module.state_dict().items():
-        stored = weights.get(name)
+        stored = checkpoint["state_dict"].get(name)
         if not isinstance(weight, Tensor) or not isinstance(stored, Tensor) or is_lazy(weight):
             continue  # the shape of a lazy layer depends on the first batch
         if stored.shape != weight.shape:
             raise ConfigError(
                 f"The checkpoint does not fit the net: size mismatch for {name}, whose shape is "
-                f"{tuple(stored.shape)} in the checkpoint and {tuple(weight.shape)} in the net. The settings "
-                "of model= and head= must be those of the run that it is of."
+                f"{tuple(stored.shape)} in the checkpoint and {tuple(weight.shape)} in the net. Set model= "
+                "and head= as in the run that saved it."
             )
 
 

@@ -42,9 +42,9 @@ def fit(task, head, tmp_path, steps=1, lists=False, **options):
 
 class TestTraining:
     @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-    def test_as_the_dense_head(self, task, tmp_path):
+    def test_equals_the_dense_head(self, task, tmp_path):
         dense, trainer, data = fit(task, None, tmp_path)
-        want = trainer.callback_metrics
+        expected = trainer.callback_metrics
         for head, steps in (("chunked", 1), ({"name": "chunked", "chunk": 5}, 8)):
             module, trainer, _ = fit(task, head, tmp_path, steps)
             for p, q in zip(dense.parameters(), module.parameters(), strict=True):
@@ -52,8 +52,8 @@ class TestTraining:
             got = trainer.callback_metrics
             names = {f"val/{name}" for name in ("loss", *top_metric_names(task, C, counted=False))}
             assert {name for name in got if name.startswith("val/")} == names
-            for name in {*names, "train/loss"} & set(want):
-                assert got[name].item() == pytest.approx(want[name].item(), rel=1e-4)
+            for name in {*names, "train/loss"} & set(expected):
+                assert got[name].item() == pytest.approx(expected[name].item(), rel=1e-4)
             (tested,) = trainer.test(module, data.loader(50), verbose=False)
             assert tested["test/loss"] == pytest.approx(got["val/loss"].item())
             batches = trainer.predict(module, data.loader(50))
@@ -68,28 +68,28 @@ class TestTraining:
         for p, q in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(p, q)
 
-    def test_no_matrix_is_made(self, tmp_path, monkeypatch):
-        def made(*_):
+    def test_no_matrix_is_created(self, tmp_path, monkeypatch):
+        def fail(*_):
             raise AssertionError("a matrix (N, C)")
 
-        monkeypatch.setattr(ChunkedLogits, "dense", made)
+        monkeypatch.setattr(ChunkedLogits, "dense", fail)
         block = SparseLabels.to_dense
-        monkeypatch.setattr(SparseLabels, "to_dense", lambda *args: block(*args) if args[1:] else made())
+        monkeypatch.setattr(SparseLabels, "to_dense", lambda *args: block(*args) if args[1:] else fail())
         fit(TASKS["multilabel"], "chunked", tmp_path, lists=True)
 
-    def test_what_the_train_labels_tell(self, tmp_path):
-        given = {"loss": {"name": "cross_entropy", "pos_weight": "auto"}, "bias_init": "prior"}
-        dense, _, _ = fit(TASKS["multilabel"], None, tmp_path, **given)
-        module, trainer, data = fit(TASKS["multilabel"], "chunked", tmp_path, **given)
+    def test_values_from_the_training_labels(self, tmp_path):
+        settings = {"loss": {"name": "cross_entropy", "pos_weight": "auto"}, "bias_init": "prior"}
+        dense, _, _ = fit(TASKS["multilabel"], None, tmp_path, **settings)
+        module, trainer, data = fit(TASKS["multilabel"], "chunked", tmp_path, **settings)
         for p, q in zip(dense.parameters(), module.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-        want = trainer.callback_metrics["val/psp_at_5"].item()
+        expected = trainer.callback_metrics["val/psp_at_5"].item()
         path = tmp_path / "counted.ckpt"
         trainer.save_checkpoint(path)
         net = nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, C))
         again = ls.TaskModule.load_from_checkpoint(path, net=net)
         (values,) = trainer.validate(again, data.loader(50), verbose=False)
-        assert values["val/psp_at_5"] == pytest.approx(want)
+        assert values["val/psp_at_5"] == pytest.approx(expected)
 
     def test_a_subclass_that_builds_its_net_later(self, tmp_path):
         class Own(ls.TaskModule):
@@ -119,12 +119,12 @@ class TestTraining:
         torch.testing.assert_close(again.last.weight, module.last.weight)
         dense = Own.load_from_checkpoint(path, head=None)
         assert type(dense.last) is nn.Linear
-        want = trainer.predict(module, data.loader(40))[0]["top"]
-        assert torch.equal(dense(data.inputs).topk(5, 1).indices, want)
+        expected = trainer.predict(module, data.loader(40))[0]["top"]
+        assert torch.equal(dense(data.inputs).topk(5, 1).indices, expected)
 
     def test_settings_that_contradict_it(self):
         task = TASKS["multilabel"]
-        with pytest.raises(ValueError, match="Loss 'dice' needs all logits"):
+        with pytest.raises(ValueError, match="Loss 'dice' requires all logits"):
             ls.TaskModule(task, nn.Linear(8, C), "dice", head="chunked")
         with pytest.raises(ValueError, match="mix makes soft labels"):
             ls.TaskModule(task, nn.Linear(8, C), mix="mixup", head="chunked")
@@ -182,7 +182,7 @@ class TestTraining:
         assert "val/ndcg_at_3" in self.short(tmp_path, module).callback_metrics
         assert module.last is module.net[1]
 
-    def test_a_head_that_is_no_layer(self, tmp_path):
+    def test_a_head_that_is_not_a_layer(self, tmp_path):
         class Own(ls.TaskModule):
             def __init__(self, task):
                 super().__init__(task, head="chunked")
@@ -194,22 +194,22 @@ class TestTraining:
         with pytest.raises(ValueError, match="head=chunked had no effect: forward returned a tensor"):
             self.short(tmp_path, Own(TASKS["multiclass"]))
 
-        class Beside(Own):
+        class Unused(Own):
             def __init__(self, task):
                 super().__init__(task)
                 self.unused = nn.Linear(8, task.num_outputs)
 
         with pytest.raises(ValueError, match="head=chunked had no effect: forward returned a tensor"):
-            self.short(tmp_path, Beside(TASKS["multiclass"]))
+            self.short(tmp_path, Unused(TASKS["multiclass"]))
 
-    def test_no_gradient_goes_back(self, tmp_path):
+    def test_logits_without_a_gradient(self, tmp_path):
         class Own(ls.TaskModule):
             def forward(self, x):
                 with torch.no_grad():
                     return self.net(x)
 
         net = nn.Sequential(nn.Linear(WIDTH, 16), nn.Linear(16, C))
-        with pytest.raises(ValueError, match="carry no gradient, so nothing but the head would be learned"):
+        with pytest.raises(ValueError, match="have no gradient, so nothing but the head would be trained"):
             self.short(tmp_path, Own(TASKS["multiclass"], net, head="chunked"))
 
     def test_inputs_that_are_not_finite(self, tmp_path):
@@ -219,7 +219,7 @@ class TestTraining:
         with pytest.raises(ValueError, match="Row 0 of the first batch's inputs of the head is not finite"):
             self.short(tmp_path, ls.TaskModule(TASKS["multiclass"], net, head="chunked"))
 
-    def test_hooks_of_the_layer_are_not_lost(self):
+    def test_a_layer_with_hooks_raises(self):
         net = nn.Sequential(nn.Linear(WIDTH, 16), nn.Linear(16, C))
         net[1].register_forward_hook(lambda module, inputs, outputs: outputs * 3)
         with pytest.raises(ValueError, match=r"net.1 is a Linear with hooks"):
@@ -230,18 +230,18 @@ class TestTraining:
         module = ls.TaskModule(TASKS["multiclass"], net)
         assert module._chunked
         assert ls.TaskModule(TASKS["multiclass"], net, head={"name": "chunked", "chunk": 3}).net[1].chunk == 3
-        with pytest.raises(ValueError, match="Loss 'focal' needs all logits"):
+        with pytest.raises(ValueError, match="Loss 'focal' requires all logits"):
             ls.TaskModule(TASKS["multiclass"], net, "focal")
-        with pytest.raises(ValueError, match="takes no temperature"):
+        with pytest.raises(ValueError, match="does not support temperature"):
             module.task = ls.Multiclass(C, temperature=3.0)
         with pytest.raises(ValueError, match="which a chunked head never has"):
             ls.tune_decision(L.Trainer(logger=False, enable_checkpointing=False), module)
 
-    def test_what_a_plateau_watches(self, tmp_path):
+    def test_the_monitor_of_a_plateau_schedule(self, tmp_path):
         _, trainer, _ = fit(TASKS["multilabel"], "chunked", tmp_path, scheduler="ReduceLROnPlateau")
         assert trainer.lr_scheduler_configs[0].monitor == "val/precision_at_1"
 
-    def test_a_dense_head_takes_positives_too(self):
+    def test_a_dense_head_accepts_sparse_labels(self):
         module = ls.TaskModule(TASKS["multilabel"], nn.Linear(WIDTH, C))
         inputs, target = torch.randn(ROWS, WIDTH), target_of(TASKS["multilabel"], True).float()
         torch.testing.assert_close(
@@ -258,8 +258,8 @@ class TestTraining:
             def forward(self, x):
                 return self.last(x)
 
-        said = r"shape \(2, 24\), but multiclass with 23 classes needs \(N, 23\)"
-        with pytest.raises(ValueError, match=said):
+        message = r"shape \(2, 24\), but multiclass with 23 classes needs \(N, 23\)"
+        with pytest.raises(ValueError, match=message):
             Own(TASKS["multiclass"]).check_batch((torch.zeros(2, WIDTH), torch.tensor([0, 1])))
 
 
@@ -274,7 +274,7 @@ class TestCommand:
         np.savez(tmp_path / "Y.npz", indices=labels, offsets=offsets, num_labels=C)
         np.save(tmp_path / "y.npy", (inputs @ generator.standard_normal((6, C))).argmax(1))
 
-    SAME = (
+    ARRAYS = (
         "data=arrays",
         "data.path=X.npy",
         "trainer.max_epochs=3",
@@ -283,9 +283,9 @@ class TestCommand:
 
     @pytest.mark.parametrize(("task", "target"), [("multilabel", "Y.npz"), ("multiclass", "y.npy")])
     def test_a_run(self, task, target, files, command, monkeypatch):
-        given = (f"task={task}", f"data.target={target}", *self.SAME, "hydra.run.dir=run")
-        code, out, said = command(*given, "head=chunked", "head.chunk=7")
-        assert code == 0, said
+        settings = (f"task={task}", f"data.target={target}", *self.ARRAYS, "hydra.run.dir=run")
+        code, out, message = command(*settings, "head=chunked", "head.chunk=7")
+        assert code == 0, message
         assert "7 at a time, with their loss and" in " ".join(out.split())
         table = pl.read_csv("run/predictions.csv")
         assert table.columns[:5] == ["row", "target", "prediction", "top_1", "p_1"]
@@ -299,19 +299,21 @@ class TestCommand:
         np.testing.assert_allclose(again[rows]["p_3"], table["p_3"], rtol=1e-5)
 
     def test_auto(self, files, command, monkeypatch):
-        given = ("task=multilabel", "data.target=Y.npz", *self.SAME, "check_only=true")
-        assert "head=chunked" not in command(*given)[1]
+        settings = ("task=multilabel", "data.target=Y.npz", *self.ARRAYS, "check_only=true")
+        assert "head=chunked" not in command(*settings)[1]
         monkeypatch.setattr("lossselect.run.settings.MIN_OUTPUTS_CHUNKED", C)
-        assert "(head=chunked)" in " ".join(command(*given)[1].split())
-        assert "(head=chunked)" not in " ".join(command(*given, "head=dense")[1].split())
-        code, out, _ = command(*given, "~head")
+        assert "(head=chunked)" in " ".join(command(*settings)[1].split())
+        assert "(head=chunked)" not in " ".join(command(*settings, "head=dense")[1].split())
+        code, out, _ = command(*settings, "~head")
         assert code == 0
         assert "(head=chunked)" not in " ".join(out.split())
-        assert "(head=chunked)" not in " ".join(command(*given, "loss=zlpr")[1].split())
-        assert "(head=chunked)" not in " ".join(command(*given, "decision.metric=f1_macro")[1].split())
-        assert "(head=chunked)" not in " ".join(command(*given, "monitor=val/average_precision")[1].split())
-        assert "(head=chunked)" not in " ".join(command(*given, "trainer.compile=true")[1].split())
-        assert "(head=chunked)" in " ".join(command(*given, "monitor=val/ndcg_at_3")[1].split())
+        assert "(head=chunked)" not in " ".join(command(*settings, "loss=zlpr")[1].split())
+        assert "(head=chunked)" not in " ".join(command(*settings, "decision.metric=f1_macro")[1].split())
+        assert "(head=chunked)" not in " ".join(
+            command(*settings, "monitor=val/average_precision")[1].split()
+        )
+        assert "(head=chunked)" not in " ".join(command(*settings, "trainer.compile=true")[1].split())
+        assert "(head=chunked)" in " ".join(command(*settings, "monitor=val/ndcg_at_3")[1].split())
 
     def test_auto_by_the_memory(self, monkeypatch):
         config = {
@@ -328,12 +330,12 @@ class TestCommand:
         assert resolve_head(config, ls.Multilabel(1001))["name"] == "chunked"
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
-            (["head=chunked", "head.chunk=0"], "head.chunk must be a whole number of at least 1, got 0"),
-            (["head=chunked", "head.chunk=x"], "head.chunk must be a whole number of at least 1, got 'x'"),
+            (["head=chunked", "head.chunk=0"], "head.chunk must be"),
+            (["head=chunked", "head.chunk=x"], "got 'x'"),
             (["head=dense", "+head.chunk=3"], "Head 'dense' has no option 'chunk'"),
-            (["head=chunked", "loss=dice"], "Loss 'dice' needs all logits of a row at once"),
+            (["head=chunked", "loss=dice"], "Loss 'dice' requires all logits of a row at once"),
             (["head=chunked", "mix=mixup"], "mix makes soft labels of a batch"),
             (
                 ["head=chunked", "trainer.compile=true"],
@@ -345,21 +347,21 @@ class TestCommand:
                 "training knows no metric 'val/average_precision'",
             ),
             (["monitor=val/ndcg_at_5"], "training knows no metric 'val/ndcg_at_5'"),
-            (["head=chunked", "task.top_k=2"], "top_k needs all outputs"),
+            (["head=chunked", "task.top_k=2"], "top_k requires all outputs"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
-    def test_mistakes(self, arguments, said, files, command, tmp_path):
+    def test_mistakes(self, arguments, message, files, command, tmp_path):
         before = sorted(tmp_path.iterdir())
-        given = ("task=multilabel", "data.target=Y.npz", *self.SAME)
-        code, _, err = command(*given, *arguments)
+        settings = ("task=multilabel", "data.target=Y.npz", *self.ARRAYS)
+        code, _, err = command(*settings, *arguments)
         assert code == 1
-        assert said in err
+        assert message in err
         assert sorted(tmp_path.iterdir()) == before
 
     def test_monitors(self, files, command):
-        given = ("task=multilabel", "data.target=Y.npz", *self.SAME, "head=chunked", "scheduler=none")
-        code, out, said = command(*given, "hydra.run.dir=run")
-        assert code == 0, said
+        settings = ("task=multilabel", "data.target=Y.npz", *self.ARRAYS, "head=chunked", "scheduler=none")
+        code, out, message = command(*settings, "hydra.run.dir=run")
+        assert code == 0, message
         assert "best val/precision_at_1 (max)" in " ".join(out.split())
-        assert command(*given, "hydra.run.dir=other", "monitor=val/psp_at_3")[0] == 0
+        assert command(*settings, "hydra.run.dir=other", "monitor=val/psp_at_3")[0] == 0

@@ -27,7 +27,7 @@ class TestMetrics:
     def net(self):
         return ChunkedLinear(WIDTH, C, chunk=5), torch.randn(ROWS, WIDTH)
 
-    def test_of_labels(self):
+    def test_multilabel(self):
         task = ls.Multilabel(C, threshold=0.45, temperature=1.3)
         layer, inputs = self.net()
         target = target_of(task, False).float()
@@ -40,7 +40,7 @@ class TestMetrics:
             assert got[f"ndcg_at_{k}"] == pytest.approx(sk.ndcg_score(target, logits, k=k))
             assert got[f"precision_at_{k}"] == pytest.approx(target.gather(1, order[:, :k]).mean().item())
 
-    def test_of_classes(self):
+    def test_multiclass(self):
         task = TASKS["multiclass"]
         layer, inputs = self.net()
         target = target_of(task, True)
@@ -57,7 +57,7 @@ class TestMetrics:
         assert got["f1_micro"] == got["accuracy_at_1"]
 
     def test_propensity_scored(self):
-        """By hand, row by row, with the formulas of Jain et al."""
+        """Compute the expected values row by row with the formulas of Jain et al."""
         task = TASKS["multilabel"]
         layer, inputs = self.net()
         target = target_of(task, False).float()
@@ -69,13 +69,13 @@ class TestMetrics:
         np.testing.assert_allclose(propensities(counts), p)
         order = layer(inputs).dense().detach().argsort(1, descending=True).numpy()
         for k in (1, 3, 5):
-            mine = sum(sum(target[i, c].item() / p[c] for c in row[:k]) for i, row in enumerate(order))
+            hits = sum(sum(target[i, c].item() / p[c] for c in row[:k]) for i, row in enumerate(order))
             best = sum(
                 sum(sorted((1 / p[c] for c in range(C) if row[c]), reverse=True)[:k]) for row in target
             )
-            assert got[f"psp_at_{k}"] == pytest.approx(mine / best)
+            assert got[f"psp_at_{k}"] == pytest.approx(hits / best)
 
-    def test_are_of_the_logits_and_not_of_what_the_loss_adds(self):
+    def test_ignore_the_offset_of_the_loss(self):
         task = TASKS["multiclass"]
         layer, inputs = self.net()
         target = target_of(task, False)
@@ -89,11 +89,11 @@ class TestMetrics:
         task = ls.Multilabel(C, temperature=EACH)
         layer, inputs = self.net()
         seen = TopKOutputs(task, layer(inputs)).scan()
-        want = task.probabilities(layer(inputs).dense()).topk(5, 1)
-        assert torch.equal(seen.columns, want.indices)
-        torch.testing.assert_close(seen.probabilities, want.values)
+        expected = task.probabilities(layer(inputs).dense()).topk(5, 1)
+        assert torch.equal(seen.columns, expected.indices)
+        torch.testing.assert_close(seen.probabilities, expected.values)
 
-    def test_of_outputs_that_are_no_number_there_are_none(self):
+    def test_nan_outputs_give_nan_metrics(self):
         task = TASKS["multiclass"]
         layer, inputs = self.net()
         inputs[20] = NAN
@@ -101,11 +101,11 @@ class TestMetrics:
             np.isnan(value) for value in self.values(task, (layer, inputs), target_of(task, False)).values()
         )
 
-    def test_nothing_there_and_nothing_decided_is_0(self):
+    def test_no_positive_labels_and_no_predictions_give_0(self):
         task = ls.Multilabel(C, threshold=1.0)
         assert self.values(task, self.net(), torch.zeros(ROWS, C))["f1_micro"] == 0
 
-    def test_what_is_missing_counts_nowhere(self):
+    def test_missing_labels_are_ignored(self):
         task = TASKS["multilabel"]
         layer, inputs = self.net()
         target = target_of(task, True).float()

@@ -153,11 +153,11 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         (["NoTrain"], "`train_dataloader` must be implemented"),
         (
             ["NoVal", "monitor=val/loss"],
-            "There is no validation batch, but val/loss chooses the best checkpoint",
+            "There is no validation batch, but val/loss selects the best checkpoint",
         ),
         (
             ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
-            "There is no validation batch, but val/loss chooses",
+            "There is no validation batch, but val/loss selects",
         ),
         (["Data", "+data.rows=0"], "No step was taken: the train loader is empty"),
         (["Data", "+data.rows=10", "+data.drop_last=true"], "No step was taken: the train loader is empty"),
@@ -207,7 +207,10 @@ def test_a_mistake_in_parts_of_the_users_own_is_one_message(arguments, message, 
 def test_a_diverged_run_is_a_mistake_and_keeps_no_such_weights(command):
     code, _, err = command("task=binary", "optimizer=sgd", "optimizer.lr=1e30", "hydra.run.dir=run", *SHORT)
     assert code == 1
-    assert "The loss or its gradient is not finite in step 2 (epoch 0, batch 1): it begins in what net" in err
+    assert (
+        "The loss or its gradient is not finite in step 2 (epoch 0, batch 1). First non-finite output: net"
+        in err
+    )
     assert not list(Path("run").rglob("*.ckpt"))
 
 

@@ -1,4 +1,4 @@
-"""Exported models: the same numbers elsewhere, and what explains them."""
+"""Exported models compute the same as their module, and contain metadata that explain them."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ def module_of(task, **options):
 class TestExportModel:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("task", TASKS, ids=str)
-    def test_serves_the_same(self, task, suffix, tmp_path):
+    def test_computes_the_same(self, task, suffix, tmp_path):
         module = module_of(task)
         found = export_model(module, tmp_path / f"model{suffix}")
         assert found["predictions"] == 0
@@ -56,13 +56,13 @@ class TestExportModel:
             features = 3 * torch.randn(rows, 5)
             with torch.inference_mode():
                 logits = module(features)
-            said = served(features)
-            torch.testing.assert_close(said.logits, logits, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(said.probabilities, task.probabilities(logits), rtol=0, atol=1e-5)
-            assert torch.equal(said.predictions, task.predict(logits))
+            outputs = served(features)
+            torch.testing.assert_close(outputs.logits, logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(outputs.probabilities, task.probabilities(logits), rtol=0, atol=1e-5)
+            assert torch.equal(outputs.predictions, task.predict(logits))
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_explains_itself(self, suffix, tmp_path):
+    def test_metadata(self, suffix, tmp_path):
         task = TASKS[4]
         prepared = {"mean": torch.tensor([0.1, 2.0]), "std": torch.tensor([1.0, 3.0])}
         export_model(module_of(task), tmp_path / f"m{suffix}", preparation=prepared)
@@ -74,7 +74,7 @@ class TestExportModel:
         assert facts["features"] == ["rows", 5]
         assert torch.equal(torch.tensor(facts["preparation"]["mean"]), prepared["mean"])
 
-    def test_onnx_is_told_by_any_reader(self, tmp_path):
+    def test_onnx_metadata_are_readable_without_lossselect(self, tmp_path):
         onnx = pytest.importorskip("onnx")
         export_model(module_of(TASKS[1]), tmp_path / "m.onnx")
         model = onnx.load(tmp_path / "m.onnx")
@@ -86,7 +86,7 @@ class TestExportModel:
         assert facts["task"] == "multiclass"
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_a_chunked_head_is_dense_elsewhere(self, suffix, tmp_path):
+    def test_a_chunked_head_is_exported_as_dense(self, suffix, tmp_path):
         module = module_of(ls.Multiclass(50), head="chunked")
         export_model(module, tmp_path / f"m{suffix}")
         features = torch.randn(3, 5)
@@ -110,12 +110,12 @@ class TestExportModel:
         images = torch.randn(6, 3, 8, 8)
         found = export_model(module, tmp_path / f"m{suffix}", inputs=images)
         assert found["rows"] == 6
-        said = load_exported(tmp_path / f"m{suffix}", trust=True)(images[:1])
-        assert said.predictions.shape == (1, 8, 8)
-        torch.testing.assert_close(said.logits, module(images[:1]), rtol=1e-5, atol=1e-5)
+        outputs = load_exported(tmp_path / f"m{suffix}", trust=True)(images[:1])
+        assert outputs.predictions.shape == (1, 8, 8)
+        torch.testing.assert_close(outputs.logits, module(images[:1]), rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-    def test_numbers_of_float64_stay_so(self, suffix, tmp_path):
+    def test_float64_is_kept(self, suffix, tmp_path):
         class Since(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -128,21 +128,21 @@ class TestExportModel:
         inputs = torch.tensor([[1.7, float(i)] for i in range(80)])
         module = ls.TaskModule(ls.Binary(), Since())
         export_model(module, tmp_path / f"m{suffix}", inputs=inputs)
-        said = load_exported(tmp_path / f"m{suffix}", trust=True)(inputs)
-        assert torch.equal(said.predictions, module.task.predict(module(inputs)))
+        outputs = load_exported(tmp_path / f"m{suffix}", trust=True)(inputs)
+        assert torch.equal(outputs.predictions, module.task.predict(module(inputs)))
 
-    def test_half_precision_is_for_training(self, tmp_path):
+    def test_half_precision_is_exported_as_float32(self, tmp_path):
         module = module_of(ls.Binary()).bfloat16()
         assert export_model(module, tmp_path / "m.onnx")["predictions"] == 0
         assert module.net[-1].weight.dtype == torch.bfloat16
 
-    def test_leaves_the_module_as_it_was(self, tmp_path):
+    def test_does_not_change_the_module(self, tmp_path):
         module = module_of(TASKS[4]).double()
         before = {name: value.clone() for name, value in module.state_dict().items()}
         export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(5, 5).double())
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
         assert module.training
-        logits = torch.zeros(2, 4)  # constants of a task that has been traced are numbers still
+        logits = torch.zeros(2, 4)  # tracing must not replace constants of the task with traced tensors
         assert module.task.predict(logits).tolist() == [[1, 1, 0, 0]] * 2
 
 
@@ -165,11 +165,15 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("net", "name", "message"),
         [
-            (Branching(), "m.onnx", r"cannot be traced, .*data-dependent"),
-            (Branching(), "m.pt2", r"cannot be traced, .*data-dependent"),
-            (Drawing(), "m.pt2", "does not compute what the net does: .*Does the net draw random numbers"),
-            (Odd(), "m.onnx", "no counterpart of the operation .*bessel_j0"),
-            (Branching(), "m.safetensors", "only a named net such as mlp can be rebuilt. Set format=onnx"),
+            (Branching(), "m.onnx", r"cannot be traced for export: .*data-dependent"),
+            (Branching(), "m.pt2", r"cannot be traced for export: .*data-dependent"),
+            (
+                Drawing(),
+                "m.pt2",
+                "does not compute the same as the net: .*whether the net draws random numbers",
+            ),
+            (Odd(), "m.onnx", "the operation .*bessel_j0 is not supported"),
+            (Branching(), "m.safetensors", "only a built-in net such as mlp can be rebuilt. Set format=onnx"),
         ],
     )
     def test_nets_that_cannot_be_exported(self, net, name, message, tmp_path, capsys):
@@ -180,38 +184,44 @@ class TestMistakes:
         assert capsys.readouterr() == ("", "")
 
     def test_decisions_of_another_threshold(self, tmp_path, monkeypatch):
-        written = export._write_torch_export
+        write = export._write_torch_export
         other = ls.Binary(threshold=0.4)
 
-        def writes(whole, *of):
-            whole = copy.deepcopy(whole)
-            whole.task = other
-            written(whole, *of)
+        def write_other(model, *arguments):
+            model = copy.deepcopy(model)
+            model.task = other
+            write(model, *arguments)
 
-        monkeypatch.setattr(export, "_write_torch_export", writes)
-        with pytest.raises(ValueError, match=r"decides \d+ times otherwise than its own probabilities say"):
+        monkeypatch.setattr(export, "_write_torch_export", write_other)
+        with pytest.raises(ValueError, match=r"\d+ predictions of the exported model do not match its own"):
             export_model(module_of(ls.Binary()), tmp_path / "m.pt2", inputs=torch.randn(300, 5))
         assert [*tmp_path.iterdir()] == []
 
-    def test_a_forward_of_ones_own_is_not_left_out(self, tmp_path):
+    def test_a_custom_forward_is_exported(self, tmp_path):
         class Doubled(ls.TaskModule):
             def forward(self, inputs):
                 return 2 * self.net(inputs)
 
         module = Doubled(ls.Binary(), {"name": "linear", "num_features": 5})
-        with pytest.raises(ValueError, match="only a named net such as mlp can be rebuilt"):
+        with pytest.raises(ValueError, match="only a built-in net such as mlp can be rebuilt"):
             export_model(module, tmp_path / "m.safetensors", inputs=torch.randn(4, 5))
         export_model(module, tmp_path / "m.pt2", inputs=torch.randn(4, 5))
         inputs = torch.randn(3, 5)
-        said = load_exported(tmp_path / "m.pt2", trust=True)(inputs)
-        torch.testing.assert_close(said.logits, 2 * module.net(inputs))
+        outputs = load_exported(tmp_path / "m.pt2", trust=True)(inputs)
+        torch.testing.assert_close(outputs.logits, 2 * module.net(inputs))
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"path": "m.bin"}, "tells no format by its suffix, which must be one of .onnx, .pt2"),
-            ({"path": "m.onnx", "inputs": torch.zeros(0, 5)}, r"a tensor of rows, .* got shape \(0, 5\)"),
-            ({"path": "m.onnx", "inputs": {"x": torch.zeros(1, 5)}}, "a tensor of rows, .* got dict"),
+            ({"path": "m.bin"}, "suffix of m.bin is not that of a format. It must be one of .onnx, .pt2"),
+            (
+                {"path": "m.onnx", "inputs": torch.zeros(0, 5)},
+                r"one tensor with at least one row, got shape \(0, 5\)",
+            ),
+            (
+                {"path": "m.onnx", "inputs": {"x": torch.zeros(1, 5)}},
+                "one tensor with at least one row, got dict",
+            ),
         ],
     )
     def test_arguments(self, options, message, tmp_path, monkeypatch):
@@ -220,23 +230,23 @@ class TestMistakes:
             export_model(module_of(ls.Binary()), **options)
 
     @pytest.mark.parametrize("module", ["m.onnx", nn.Linear(2, 1)])
-    def test_what_is_no_module(self, module, tmp_path):
-        with pytest.raises(TypeError, match=r"export_model takes a TaskModule and a path, got (str|Linear)"):
+    def test_not_a_module(self, module, tmp_path):
+        with pytest.raises(TypeError, match=r"Expected a TaskModule to export, got (str|Linear)"):
             export_model(module, tmp_path / "m.onnx")
 
-    def test_a_net_of_ones_own_needs_inputs(self, tmp_path):
-        with pytest.raises(ValueError, match="pass inputs="):
+    def test_a_custom_net_requires_inputs(self, tmp_path):
+        with pytest.raises(ValueError, match="Pass inputs="):
             export_model(ls.TaskModule(ls.Binary(), nn.Linear(3, 1)), tmp_path / "m.onnx")
 
-    def test_a_net_that_does_otherwise_with_one_row(self, tmp_path):
+    def test_a_net_that_treats_one_row_differently(self, tmp_path):
         class Counting(nn.Module):
             def forward(self, features):
                 return features[:, :1] * (1 if features.shape[0] > 1 else 2)
 
-        with pytest.raises(ValueError, match="or by how many they are"):
+        with pytest.raises(ValueError, match="or the number of inputs"):
             export_model(ls.TaskModule(ls.Binary(), Counting()), tmp_path / "m.pt2", inputs=torch.ones(8, 4))
 
-    def test_what_is_no_number_is_none_on_both_sides(self, tmp_path):
+    def test_nan_equals_nan(self, tmp_path):
         inputs = torch.randn(8, 5)
         inputs[3] = torch.nan
         found = export_model(module_of(ls.Binary()), tmp_path / "m.pt2", inputs=inputs)
@@ -251,24 +261,24 @@ class TestMistakes:
         assert export._max_difference(torch.tensor([[torch.nan]]), torch.tensor([[0.0]]), one) == torch.inf
         assert export._max_difference(torch.tensor([[torch.inf]]), torch.tensor([[torch.inf]]), one) == 0
 
-    def test_of_one_row_alone(self, tmp_path):
+    def test_a_single_row_of_inputs(self, tmp_path):
         module = module_of(ls.Binary())
         export_model(module, tmp_path / "m.pt2", inputs=torch.randn(1, 5))
         assert len(load_exported(tmp_path / "m.pt2", trust=True)(torch.randn(7, 5)).predictions) == 7
 
-    def test_what_a_run_cannot_export_is_said_before_it(self, command, tmp_path):
+    def test_an_impossible_export_raises_before_the_run(self, command, tmp_path):
         own = ("~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1")
         code, _, err = command("task=binary", *own, "export=safetensors")
         assert code == 1
-        assert "only a named net such as mlp can be rebuilt. Set format=onnx" in err
+        assert "only a built-in net such as mlp can be rebuilt. Set format=onnx" in err
         assert not [*tmp_path.iterdir()]
 
     @pytest.mark.parametrize("name", ["onnx", "safetensors"])
-    def test_a_package_that_is_not_there(self, name, monkeypatch, command):
+    def test_a_missing_package(self, name, monkeypatch, command):
         monkeypatch.setattr("lossselect.utils.checks.find_spec", lambda _: None)
         code, _, err = command("task=binary", f"export={name}")
         assert code == 1
-        assert f"format={name} needs" in err
+        assert f"format={name} requires" in err
         assert "pip install 'lossselect[export]'" in err
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -283,23 +293,23 @@ class TestMistakes:
         with pytest.raises(ValueError, match=r"m\.\w+ \(\d+ bytes\) cannot be read as a model"):
             load_exported(path, trust=True)
 
-    def test_of_a_file_that_is_damaged_torch_prints_nothing(self, tmp_path):
+    def test_torch_prints_nothing_about_a_damaged_file(self, tmp_path):
         (tmp_path / "m.pt2").write_bytes(b"")
-        given = ("predict", "checkpoint=m.pt2", "input=x.csv", "output=y.csv", "trust=true")
+        settings = ("predict", "checkpoint=m.pt2", "input=x.csv", "output=y.csv", "trust=true")
         done = subprocess.run(
-            [sys.executable, "-m", "lossselect", *given], cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, "-m", "lossselect", *settings], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 1
-        assert done.stderr.startswith("m.pt2 (0 bytes) cannot be read as a model: it holds no checksum")
+        assert done.stderr.startswith("m.pt2 (0 bytes) cannot be read as a model: it contains no checksum")
         assert len(done.stderr.splitlines()) == 1
 
-    def test_a_model_of_somebody_elses(self, tmp_path):
+    def test_a_model_of_another_tool(self, tmp_path):
         onnx = pytest.importorskip("onnx")
         export_model(module_of(ls.Binary()), tmp_path / "m.onnx")
         model = onnx.load(tmp_path / "m.onnx")
         del model.metadata_props[:]
         onnx.save(model, tmp_path / "m.onnx")
-        with pytest.raises(ValueError, match=r"lossselect export has not written it"):
+        with pytest.raises(ValueError, match=r"was not written by lossselect export"):
             load_exported(tmp_path / "m.onnx")
         for facts in (
             "{",
@@ -321,7 +331,7 @@ class TestMistakes:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on a table, and its folder."""
+    """Return the folder of a run on a table."""
     folder = tmp_path_factory.mktemp("export")
     lines = [f"{i % 17},{'ab'[i % 2]},{(i * 7) % 5},{'xyz'[i % 3]}" for i in range(120)]
     (folder / "t.csv").write_text("\n".join(["n,c,m,y", *lines]) + "\n")
@@ -345,11 +355,11 @@ class TestCommand:
             cli.main()
         except SystemExit as ended:
             code = ended.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_predicts_as_the_checkpoint_does(self, suffix, run, monkeypatch, capsys):
+    def test_predictions_equal_those_of_the_checkpoint(self, suffix, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         best = "run/checkpoints/best.ckpt"
         code, out, err = self.call(
@@ -361,18 +371,20 @@ class TestCommand:
         assert served.metadata["feature_names"] == ["n", "m", "c=a", "c=b"]
         (frame,) = served.preparation.frames("t.csv", 8192)
         rows, _ = served.preparation.features.transform(frame, "t.csv")
-        of_arrays, of_tensors = served(rows[range(120)].numpy()), served(rows[range(120)])
-        assert all(map(torch.equal, of_arrays, of_tensors))
+        from_arrays, from_tensors = served(rows[range(120)].numpy()), served(rows[range(120)])
+        assert all(map(torch.equal, from_arrays, from_tensors))
         assert "and 0 predictions" in out
-        given = ("input=t.csv", "keep=[n]")
-        assert self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *given, "output=a.csv")[0] == 0
+        settings = ("input=t.csv", "keep=[n]")
+        assert (
+            self.call(monkeypatch, capsys, "predict", f"checkpoint={best}", *settings, "output=a.csv")[0] == 0
+        )
         probe = (
             "import sys; sys.modules['lightning'] = sys.modules['torchmetrics'] = None\n"
             "from lossselect.cli import predict; predict.main()"
         )
         more = ("output=b.csv", *(["trust=true"] if suffix == ".pt2" else []))
         subprocess.run(
-            [sys.executable, "-c", probe, f"checkpoint=m{suffix}", *given, *more],
+            [sys.executable, "-c", probe, f"checkpoint=m{suffix}", *settings, *more],
             check=True,
             capture_output=True,
         )
@@ -390,7 +402,7 @@ class TestCommand:
         [
             (
                 ["checkpoint=run/checkpoints/best.ckpt"],
-                "Say format=..., one of onnx, torch_export, safetensors, or output=",
+                "one of onnx, torch_export, safetensors, or output=",
             ),
             (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
@@ -417,47 +429,47 @@ class TestCommand:
         assert message in err
         assert not (run / "m.onnx").exists()
 
-    def test_is_compared_on_the_test_rows_of_its_run(self, run, monkeypatch, capsys, tmp_path):
+    def test_compares_on_the_test_rows_of_the_run(self, run, monkeypatch, capsys, tmp_path):
         monkeypatch.chdir(run)
-        given = ("checkpoint=run/checkpoints/best.ckpt", "format=onnx")
-        code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+        settings = ("checkpoint=run/checkpoints/best.ckpt", "format=onnx")
+        code, out, _ = self.call(monkeypatch, capsys, "export", *settings)
         rows = len((run / "run/predictions.csv").read_text().splitlines()) - 1
         assert code == 0
         assert f"run/checkpoints/best.onnx: {rows} test rows compared with PyTorch" in out
         (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
         for reason in ("its data are others now", "t.csv"):
             monkeypatch.chdir(tmp_path)
-            _load_data.cache_clear()  # a process reads a file once
-            given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
-            code, out, _ = self.call(monkeypatch, capsys, "export", *given)
+            _load_data.cache_clear()  # otherwise the process would not read the file again
+            settings = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
+            code, out, _ = self.call(monkeypatch, capsys, "export", *settings)
             assert code == 0
             assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
             assert reason in out
             (tmp_path / "t.csv").unlink(missing_ok=True)
 
-    def test_without_the_folder_of_its_run(self, run, monkeypatch, capsys, tmp_path):
+    def test_without_the_run_folder(self, run, monkeypatch, capsys, tmp_path):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "best.ckpt").write_bytes((run / "run/checkpoints/best.ckpt").read_bytes())
         code, out, _ = self.call(monkeypatch, capsys, "export", "checkpoint=best.ckpt", "format=onnx")
         assert code == 0
         assert "256 rows of normally distributed features compared with PyTorch" in out
 
-    def test_predict_wants_trust(self, run, monkeypatch, capsys):
+    def test_predict_requires_trust(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         (run / "x.pt2").write_bytes(b"")
-        given = ("checkpoint=x.pt2", "input=t.csv", "output=o.csv")
-        code, _, err = self.call(monkeypatch, capsys, "predict", *given)
+        settings = ("checkpoint=x.pt2", "input=t.csv", "output=o.csv")
+        code, _, err = self.call(monkeypatch, capsys, "predict", *settings)
         assert code == 1
         assert "trust=true" in err
-        code, _, err = self.call(monkeypatch, capsys, "predict", *given, "trust=maybe")
+        code, _, err = self.call(monkeypatch, capsys, "predict", *settings, "trust=maybe")
         assert "trust must be true or false, got 'maybe'." in err
         assert not (run / "o.csv").exists()
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
 def test_a_run_exports_its_model(task, command, tmp_path):
-    given = (f"task={task}", "trainer.max_epochs=2", "hydra.run.dir=run", "export=onnx", "report=false")
-    code, out, err = command(*given)
+    settings = (f"task={task}", "trainer.max_epochs=2", "hydra.run.dir=run", "export=onnx", "report=false")
+    code, out, err = command(*settings)
     assert code == 0, err
     assert "and 0 predictions." in out
     module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
@@ -465,15 +477,15 @@ def test_a_run_exports_its_model(task, command, tmp_path):
 
 
 @pytest.mark.figures
-def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeypatch):
-    def fails(module, path, **_):
+def test_a_failed_export_keeps_the_report(command, tmp_path, monkeypatch):
+    def fail(module, path, **_):
         return export_model(module, path, inputs=torch.zeros(0, 30))
 
-    monkeypatch.setattr("lossselect.cli.export.export_model", fails)
-    given = ("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "export=onnx")
-    code, out, err = command(*given)
+    monkeypatch.setattr("lossselect.cli.export.export_model", fail)
+    settings = ("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "export=onnx")
+    code, out, err = command(*settings)
     assert code == 1
-    assert "inputs must be a tensor of rows" in err
+    assert "inputs must be one tensor with at least one row" in err
     assert "metrics.json, predictions.csv" in out
     page = (tmp_path / "run" / "report.html").read_text()
     assert 'id="roc"' in page
@@ -488,20 +500,20 @@ def test_an_unknown_format(command, tmp_path):
 
 
 def test_an_export_of_weights_that_have_changed_is_removed(command, tmp_path):
-    given = ("task=binary", "hydra.run.dir=run", "report=false", "logger=none")
-    assert command(*given, "trainer.max_epochs=1")[0] == 0
+    settings = ("task=binary", "hydra.run.dir=run", "report=false", "logger=none")
+    assert command(*settings, "trainer.max_epochs=1")[0] == 0
     stale = tmp_path / "run" / "checkpoints" / "best.safetensors"
     export_model(ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt"), stale)
-    assert command(*given, "trainer.max_epochs=2", "resume=auto")[0] == 0
+    assert command(*settings, "trainer.max_epochs=2", "resume=auto")[0] == 0
     assert not stale.exists()
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
-def test_predictions_of_very_many_outputs_have_one_form(command, tmp_path, monkeypatch, capsys):
+def test_predictions_of_a_chunked_head_have_the_same_columns(command, tmp_path, monkeypatch, capsys):
     rows = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
     np.savez("d.npz", X=rows, y=np.arange(120) % 9)
-    given = ("task=multiclass", "data=arrays", "data.path=d.npz", "head=chunked", "trainer.max_epochs=1")
-    code, _, err = command(*given, "hydra.run.dir=run", "export=safetensors", "report=false")
+    settings = ("task=multiclass", "data=arrays", "data.path=d.npz", "head=chunked", "trainer.max_epochs=1")
+    code, _, err = command(*settings, "hydra.run.dir=run", "export=safetensors", "report=false")
     assert code == 0, err
     for model, output in (("checkpoints/best.ckpt", "a.csv"), ("model.safetensors", "b.csv")):
         predict_file(f"run/{model}", "d.npz", output)

@@ -35,8 +35,8 @@ class TestResume:
     @pytest.mark.parametrize(
         ("changed", "said"),
         [
-            (["loss=focal"], "another loss than the checkpoint's: cross_entropy is focal now."),
-            (["loss.label_smoothing=.1"], "another loss than the checkpoint's: label_smoothing."),
+            (["loss=focal"], "differs from the checkpoint's: cross_entropy is now focal."),
+            (["loss.label_smoothing=.1"], "differs from the checkpoint's: label_smoothing."),
             ([], ""),
         ],
     )
@@ -48,7 +48,7 @@ class TestResume:
         assert code == 0, err
         assert said in err
         assert "loss_changed_on_resume" in err or not said
-        assert "another loss" not in err or said
+        assert "with a loss that differs" not in err or said
 
     def test_fewer_epochs_than_have_been(self, command):
         assert command(*self.SHORT, "trainer.max_epochs=3")[0] == 0
@@ -63,7 +63,7 @@ class TestResume:
         assert command(*self.SHORT)[0] == 0
         for given, said in (
             ("auot", "There is no checkpoint auot. Did you mean 'auto'?"),
-            ("run", "That is a folder, which has run/checkpoints/best.ckpt, run/checkpoints/last.ckpt."),
+            ("run", "This is a folder. It contains run/checkpoints/best.ckpt, run/checkpoints/last.ckpt."),
             ("run/checkpoints/lats.ckpt", "Did you mean 'run/checkpoints/last.ckpt'?"),
         ):
             code, _, err = command(*self.SHORT, f"resume={given}")
@@ -100,7 +100,7 @@ class TestResume:
             *self.SHORT, *saving, "resume=run/checkpoints/step.ckpt", "data.batch_size=32", "hydra.run.dir=b"
         )
         assert code == 1
-        assert "within an epoch of other batches (rows a batch: [64], now [32])" in err
+        assert "batches have changed since (rows a batch: [64], now [32])" in err
 
     @pytest.mark.filterwarnings("default")
     def test_the_newest_whole_one(self, command, tmp_path):
@@ -150,7 +150,7 @@ class TestResume:
         [
             (
                 ["optimizer=sgd"],
-                "The checkpoint is of a run with AdamW, CosineAnnealingLR, and this one has SGD,",
+                "The checkpoint was saved with AdamW, CosineAnnealingLR, but this run has SGD,",
             ),
             (["model.hidden=[7]"], "The checkpoint does not fit the net: size mismatch for net."),
             (
@@ -166,6 +166,39 @@ class TestResume:
         )
         assert code == 1
         assert err.startswith(said)
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            (
+                "b",
+                "The data have changed: they had 1 features when the checkpoint was saved, and now have 2.",
+            ),
+            (
+                "y",
+                "The checkpoint was trained for multiclass with 3 classes, but the task is multiclass with 4",
+            ),
+        ],
+    )
+    def test_other_data(self, column, message, command, tmp_path):
+        """The error names the data before the weights, whose shapes depend on them."""
+        table = pl.DataFrame(
+            {"a": [(i * i) % 7 / 3 for i in range(80)], "y": ["xyz"[i % 3] for i in range(80)]}
+        )
+        values = {"b": [i % 5 / 2 for i in range(80)], "y": ["wxyz"[i % 4] for i in range(80)]}[column]
+        settings = ("task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "report=false")
+        settings = (
+            *settings,
+            "trainer.max_epochs=1",
+            "hydra.run.dir=run",
+            "ignore_warnings=[duplicate_rows]",
+        )
+        table.write_csv(tmp_path / "t.csv")
+        assert command(*settings)[0] == 0
+        table.with_columns(pl.Series(column, values)).write_csv(tmp_path / "t.csv")
+        code, _, err = command(*settings, "resume=auto", "trainer.max_epochs=2")
+        assert code == 1
+        assert err.startswith(message)
 
     def test_another_task_leaves_the_folder_alone(self, command, tmp_path):
         assert command(*self.SHORT)[0] == 0

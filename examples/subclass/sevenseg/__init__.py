@@ -1,1 +1,1 @@
-"""Handwritten digits onto a seven-segment display."""
+"""Handwritten digits for a seven-segment display."""

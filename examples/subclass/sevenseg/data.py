@@ -1,4 +1,4 @@
-"""1,797 handwritten digits of 8 x 8 pixels, which come with scikit-learn."""
+"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn contains."""
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -18,15 +18,15 @@ LIT = (
     "1111111",
     "1111011",
 )
-"""Of each digit, which segments are."""
+"""The lit segments of each digit."""
 
 
 class Digits(LightningDataModule):
-    """The images, labelled as the task wants it: the digit itself, or which segments show it.
+    """Images with labels for the task: the digit, or the segments that are lit.
 
     Args:
         task: "multiclass" or "multilabel".
-        batch_size: Rows a step.
+        batch_size: Number of rows in a batch.
     """
 
     def __init__(self, task, batch_size=32):

@@ -1,4 +1,4 @@
-"""The net: all else about the task is in `lossselect.TaskModule`."""
+"""The net; `lossselect.TaskModule` provides everything else about the task."""
 
 from torch import nn
 
@@ -9,9 +9,9 @@ class DigitNet(ls.TaskModule):
     """Two convolutions and a linear layer for images (N, 1, 8, 8).
 
     Args:
-        task: Of which there is one output for each class or label.
-        width: Channels of the first convolution.
-        kwargs: Of `TaskModule`: loss, optimizer, scheduler, bias_init, ...
+        task: A multiclass or multilabel task.
+        width: Number of channels of the first convolution.
+        **kwargs: Passed to `TaskModule`: loss, optimizer, scheduler, bias_init, ...
     """
 
     def __init__(self, task, width=16, **kwargs):

@@ -1,4 +1,4 @@
-"""`sevenseg-train`, and `python -m sevenseg.train`: trains and tests by configs/train.yaml."""
+"""Train and test with configs/train.yaml: `sevenseg-train` or `python -m sevenseg.train`."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from .model import DigitNet
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config):
-    """Returns the metric that a sweeper would look for the best of."""
-    settings = OmegaConf.to_container(config, resolve=True)  # plain values, which a checkpoint can hold
+    """Train, tune and test; return the metric that a sweeper maximises."""
+    settings = OmegaConf.to_container(config, resolve=True)  # plain values can be saved in a checkpoint
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     data = Digits(settings["task"]["name"], **settings["data"])
     task = ls.make_task(**settings["task"], class_names=data.class_names)
@@ -32,7 +32,7 @@ def main(config):
     trainer = L.Trainer(
         **settings["trainer"],
         logger=False,
-        enable_checkpointing=False,  # it is saved below, with its thresholds
+        enable_checkpointing=False,  # saved below, after the thresholds are tuned
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -44,11 +44,11 @@ def main(config):
     for name in ("test/accuracy", "test/f1_macro"):
         print(f"{name} {test[name]:.3f}")
 
-    # as somebody would who has the checkpoint and nothing else
+    # prediction requires only the checkpoint
     model = DigitNet.load_from_checkpoint(checkpoint).eval()
     with torch.inference_mode():
-        decided = model.task.decode(model.task.predict(model(data.test_rows.tensors[0][:3])))
-    print("The first test images:", *decided, sep="\n  ")
+        predictions = model.task.decode(model.task.predict(model(data.test_rows.tensors[0][:3])))
+    print("The first test images:", *predictions, sep="\n  ")
     return val["val/f1_macro"]
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints: content, validation, loading, and resuming a run exactly."""
+"""Checkpoints: content, validation, loading, and exact resuming of runs."""

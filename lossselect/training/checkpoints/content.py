@@ -1,4 +1,4 @@
-"""The content of a checkpoint: plain values and tensors, which are read without executing anything."""
+"""The content of a checkpoint: plain values and tensors, read without executing any code."""
 
 import os
 import pickle
@@ -22,11 +22,11 @@ from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
-_FOREIGN = "it was not written by torch.save, or is cut short."
+_FOREIGN = "it was not written by torch.save, or it is truncated."
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Return the content of a checkpoint of a `TaskModule`; nothing in it is executed."""
+    """Return the content of a checkpoint of a `TaskModule`, without executing any code in it."""
     path = Path(path)
     check_regular_file(path)
     if not path.is_file():
@@ -38,8 +38,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
         raise _unreadable(path, _find_cause(error)) from None
     if not isinstance(content, dict) or "task" not in content or "arguments" not in content:
         raise CheckpointError(
-            f"{path} is a file of torch, but no checkpoint of a lossselect.TaskModule (or of one whose "
-            "on_save_checkpoint does not call super())."
+            f"{path} was written by torch.save, but it is not a checkpoint of a lossselect.TaskModule. A "
+            "subclass with its own on_save_checkpoint must call super().on_save_checkpoint(checkpoint)."
         )
     check_backed(content, path)
     check_content(content, path)
@@ -47,9 +47,9 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
 
 
 def _find_cause(error: Exception) -> str:
-    """Return why torch.load cannot read a file, without its advice to load it unsafely."""
+    """Return why torch.load cannot read a file, without torch's advice to load it unsafely."""
     if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"it holds more than tensors and plain values, {unsafe[1]} for one."
+        return f"it contains more than tensors and plain values, for example {unsafe[1]}."
     if not isinstance(error, RuntimeError | pickle.UnpicklingError):
         return _FOREIGN
     cause = re.split(r"\n|\. ", str(error))[0]
@@ -64,31 +64,32 @@ def _suggest_files(path: Path) -> str:
     if not path.is_dir():
         return suggestion(str(path), [str(file) for file in path.parent.glob("*.ckpt")])
     files = sorted(map(str, (*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt"))))
-    return " That is a folder" + (f", which has {shorten(files, 4)}." if files else ".")
+    return " This is a folder" + (f". It contains {shorten(files, 4)}." if files else " without checkpoints.")
 
 
 def _check_sums(path: Path) -> None:
-    """Raise a CheckpointError if a part of the file differs from its checksum, which torch.load ignores."""
+    """Raise a CheckpointError if a part of the file does not match its checksum, which torch.load ignores."""
     try:
         file = zipfile.ZipFile(path)
-    except Exception:  # no zip file, or a damaged one
+    except Exception:  # not a zip file, or a damaged one
         raise _unreadable(path, _FOREIGN) from None
     with file:
-        try:  # headers first: computing the checksum of a compressed part could take any time
+        try:  # headers first: the checksum of a compressed part could take arbitrarily long
             damaged = _find_malformed_part(file.infolist(), path.stat().st_size) or file.testzip()
-        except Exception:  # a changed header names an impossible method, size or place
-            damaged = "list"
+        except Exception:  # a changed header contains an invalid method, size or offset
+            damaged = "(zip directory)"
     if damaged is not None:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is damaged: its part {damaged} is not what was written "
-            "(checksum). Take another checkpoint, or a copy of this one."
+            f"{path} ({path.stat().st_size} bytes) is damaged: its part {damaged} has changed since it was "
+            "written (checksum). Use another checkpoint, or an intact copy of this one."
         )
 
 
 def _find_malformed_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
-    """Return the name of the first part, of a file of `size` bytes, with a header torch.save does not write.
+    """Return the name of the first part whose header torch.save would not write, in a file of `size` bytes.
 
-    Compressed or overlapping parts may expand to any size; torch.load reads a folder as uninitialised memory.
+    Compressed or overlapping parts may expand to any size, and torch.load reads a folder as uninitialised
+    memory.
     """
     end = 0
     for part in sorted(parts, key=lambda part: part.header_offset):
@@ -101,7 +102,7 @@ def _find_malformed_part(parts: list[zipfile.ZipInfo], size: int) -> str | None:
 
 
 def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
-    """Add to a checkpoint what a `TaskModule` is built from again, and make all of it loadable."""
+    """Add to a checkpoint all that is required to rebuild a `TaskModule`, and make its values loadable."""
     checkpoint |= {
         "task": module.task.to_dict(),
         "class": type(module).__name__,
@@ -114,7 +115,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
     }
     for key in checkpoint.keys() - {"state_dict", "arguments"}:
         checkpoint[key] = numpy_to_torch(checkpoint[key])
-    # for people to read: save_hyperparameters may add any object, and OmegaConf's type
+    # nothing reads these; save_hyperparameters may add arbitrary objects and OmegaConf's type
     for prefix in ("", "datamodule_"):
         checkpoint.pop(f"{prefix}hparams_type", None)
         if (key := f"{prefix}hyper_parameters") in checkpoint:
@@ -122,7 +123,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def save_decision(path: str | os.PathLike[str], module: Any) -> None:
-    """Replace the task in a checkpoint by the module's, whose decision has been fitted since."""
+    """Replace the task in a checkpoint with that of the module, whose decision has since been tuned."""
     content = read_checkpoint(path)
     content |= {"task": module.task.to_dict(), "base_task": module.base_task.to_dict()}
     with atomic_write(Path(path)) as temporary:
@@ -132,13 +133,17 @@ def save_decision(path: str | os.PathLike[str], module: Any) -> None:
 def check_same_task(checkpoint: Mapping[str, Any], task: Task) -> None:
     """Raise a CheckpointError if a checkpoint was trained for another task, or for other classes."""
     if "task" not in checkpoint:
-        raise CheckpointError("The checkpoint is none of a lossselect.TaskModule: it names no task.")
+        raise CheckpointError("This is not a checkpoint of a lossselect.TaskModule: it contains no task.")
     trained = make_task(**checkpoint["task"])
     if str(trained) != str(task):
-        raise CheckpointError(f"The checkpoint was trained for {trained}, but the task is {task}.")
+        raise CheckpointError(
+            f"The checkpoint was trained for {trained}, but the task is {task}. Use the same task and data, "
+            "or another checkpoint or run folder."
+        )
     if trained.class_names and task.class_names and trained.class_names != task.class_names:
         raise CheckpointError(
-            f"The checkpoint's class names are {list(trained.names)}, but the task's are {list(task.names)}."
+            f"The checkpoint's class names are {list(trained.names)}, but the task's are {list(task.names)}. "
+            "Use the same data, or another checkpoint or run folder."
         )
 
 
@@ -154,9 +159,9 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Enum) and isinstance(value, int | float | str):
-        return value.value  # which equals it
+        return value.value  # equal to the member
     if hasattr(value, "tolist"):
-        return to_plain(value.tolist())  # arrays, and NumPy's scalars, which pass for floats
+        return to_plain(value.tolist())  # arrays and NumPy scalars; np.float64 is a float
     if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) is dict or (isinstance(value, Mapping) and not isinstance(value, dict)):
@@ -170,22 +175,22 @@ def to_plain(value: Any) -> Any:
 
 def _plain_key(key: Any) -> Any:
     if isinstance(key := to_plain(key), Tensor | tuple):
-        raise OptionTypeError(f"{type(key).__name__} is no key of plain values")
+        raise OptionTypeError(f"{type(key).__name__} cannot be a key of a plain dict")
     return key
 
 
 def plain_entries(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain ones of the values, by name."""
+    """Return the values that can be converted to plain ones, by name."""
     plain = {}
     for name, value in values.items():
         with suppress(TypeError):
-            if not isinstance(value, np.ndarray):  # as a list it would mean something else, as in 2 * array
+            if not isinstance(value, np.ndarray):  # 2 * list differs from 2 * array
                 plain[name] = to_plain(value)
     return plain
 
 
 def numpy_to_torch(value: Any) -> Any:
-    """Replace NumPy's numbers and arrays in a state, which would not load, by Python's and tensors."""
+    """Convert NumPy scalars and arrays in a state, which would not load, to Python numbers and tensors."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":

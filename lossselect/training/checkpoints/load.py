@@ -1,4 +1,4 @@
-"""The recorded call of a module's constructor, and the module that is built again from it and its weights."""
+"""Recording of the arguments of a module, and rebuilding of the module from them and its weights."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ from lossselect.training.checkpoints.validation import damaged
 
 Module = TypeVar("Module", bound=Any)
 
-# arguments that may change at loading while the loss stays that of the checkpoint
+# arguments that may be changed at loading without changing the loss
 LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
 
 
 class RecordsArguments:
-    """Records the constructor's arguments of a subclass: plain ones in `_arguments`, others in `_not_plain`.
+    """Records constructor arguments: plain values in `_arguments`, the names of others in `_not_plain`.
 
-    `save_hyperparameters` reads the variables of __init__ after it has run: changed ones, those that it
-    passes on, and deep copies of nets. This is the call itself.
+    `save_hyperparameters` reads the local variables of __init__, which may have changed since the call, and
+    copies nets. This class records the call itself, also that of a subclass.
     """
 
     _arguments: dict[str, Any]
@@ -37,7 +37,7 @@ class RecordsArguments:
         self = super().__new__(cls)
         signature = _signature(cls)
         arguments: dict[str, Any] = {}
-        with suppress(TypeError):  # __init__ will raise it; copy.copy passes no arguments
+        with suppress(TypeError):  # __init__ raises the same error; copy.copy passes no arguments
             arguments = signature.bind(*args, **kwargs).arguments
             variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
             arguments |= arguments.pop(variadic[0], {}) if variadic else {}
@@ -47,7 +47,7 @@ class RecordsArguments:
 
 
 def bind_arguments(cls: type, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
-    """Return the call of `cls` with arguments as `RecordsArguments` records them, or raise TypeError."""
+    """Return the call of `cls` with recorded arguments; TypeError if the constructor does not accept them."""
     signature = _signature(cls)
     named = {name: value for name, value in arguments.items() if name in signature.parameters}
     others = {name: value for name, value in arguments.items() if name not in named}
@@ -68,25 +68,25 @@ def rebuild(
 ) -> Module:
     """Return the trained module of a checkpoint; see `TaskModule.load_from_checkpoint`.
 
-    `changed` has arguments that the checkpoint lacks or that replace its own.
+    `changed` contains arguments that the checkpoint lacks, and those that replace arguments in it.
     """
     if cls.__module__.startswith("lossselect.") and (name := checkpoint["class"]) != "TaskModule":
         raise CheckpointError(
-            f"{path} holds a {name}, whose forward may differ: load it with {name}.load_from_checkpoint."
+            f"{path} contains a {name}, whose forward may differ. Load it with {name}.load_from_checkpoint."
         )
-    standard = str(cls.__init__.__module__).startswith("lossselect.")  # not the constructor of a subclass
+    standard = str(cls.__init__.__module__).startswith("lossselect.")  # else a subclass's constructor
     arguments = {**checkpoint["arguments"], **changed}
     task = as_task(changed.get("task") or checkpoint["task"])
     takes_task = "task" in arguments or "task" in inspect.signature(cls.__init__).parameters
     if takes_task and isinstance(arguments.get("task", task), Task | Mapping):
         arguments["task"] = task
     missing = [name for name in checkpoint["not_plain"] if name not in changed]
-    # a model can predict without them, but must not be trained further with others than it had
-    arguments |= {name: _make_refusing(name, path) for name in missing if name in ("optimizer", "scheduler")}
+    # prediction needs neither, but training must not continue with different ones
+    arguments |= {name: _make_raising(name, path) for name in missing if name in ("optimizer", "scheduler")}
     if required := [name for name in missing if name not in arguments]:
         raise CheckpointError(
-            f"{path} was trained with {' and '.join(required)} of your own, which no checkpoint holds. Pass "
-            f"{', '.join(f'{name}=...' for name in required)} to load_from_checkpoint."
+            f"{path} was trained with a custom {' and '.join(required)}, which a checkpoint cannot contain. "
+            f"Pass {', '.join(f'{name}=...' for name in required)} to load_from_checkpoint."
         )
     weights, net = checkpoint["state_dict"], checkpoint["arguments"].get("net")
     if standard and strict and isinstance(net, Mapping) and "net" not in changed:
@@ -100,10 +100,10 @@ def rebuild(
     except (TypeError, ValueError) as error:
         if not standard or changed:  # the user's code or arguments
             raise
-        raise damaged(path, f"no module can be built from its arguments: {error}") from None
+        raise damaged(path, f"its arguments do not build a module: {error}") from None
     check_same_task(checkpoint, module.task)
     module._on_restored(dict(checkpoint))
-    # what may have changed since construction, such as thresholds
+    # these may have changed after construction, for example by tuned thresholds
     module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
     module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
     if module.counts:
@@ -115,7 +115,7 @@ def rebuild(
             module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
             raise damaged(path, f"its loss cannot be built: {error}") from None
-    module.bias_init = None  # it is trained
+    module.bias_init = None  # the bias is trained already
     try:
         module.load_state_dict(weights, strict=strict)
     except RuntimeError as error:
@@ -125,10 +125,11 @@ def rebuild(
     return module.to(device)
 
 
-def _make_refusing(name: str, path: Any) -> Callable[..., Any]:
-    def refuse(*_: Any) -> Any:
+def _make_raising(name: str, path: Any) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
         raise CheckpointError(
-            f"The {name} that {path} was trained with is not in it: pass {name}= at loading."
+            f"{path} does not contain the {name} that it was trained with. Pass {name}=... to "
+            "load_from_checkpoint."
         )
 
-    return refuse
+    return fail

@@ -1,7 +1,7 @@
-"""What a run needs, beyond Lightning's state, to resume as if it had never stopped.
+"""The state, beyond Lightning's, with which a resumed run ends as if it had never stopped.
 
-These are random numbers, the position in the epoch's rows, gradients of a started group, metrics of the epoch
-so far, and what was logged last.
+It contains random numbers, the position in the epoch's rows, accumulated gradients, the metrics of the epoch
+so far, and the values logged last.
 """
 
 import random
@@ -30,12 +30,12 @@ class RunState:
     """Saves the state of a run in its checkpoints, and resumes from it."""
 
     def __init__(self) -> None:
-        self.checkpoint: Mapping[str, Any] = {}  # what fit resumes from, until it has started
+        self.checkpoint: Mapping[str, Any] = {}  # the checkpoint that fit resumes from, until it has started
         self._epoch_rng: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
         self._validation_rng: dict[str, Any] = {}  # the random numbers before the last validation
 
     def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Put the state of all processes into a checkpoint, and correct that of Lightning's loops."""
+        """Add the state of all processes to a checkpoint, and correct the state of Lightning's loops."""
         checkpoint["run_state"] = gather(self._get_state(trainer, module))
         _correct_loops(trainer, checkpoint["loops"]["fit_loop"])
 
@@ -55,7 +55,7 @@ class RunState:
             "rows": _count_logged_rows(trainer),
             "due": _find_due_schedulers(trainer),
         }
-        # with manual optimization only the module knows whether a group has begun
+        # with manual optimization only the module knows whether gradients are being accumulated
         if within_epoch and (compat.accumulates(trainer) or not module.automatic_optimization):
             weights = module.named_parameters()
             state["group"] = module._step_mean.state_dict()
@@ -63,31 +63,31 @@ class RunState:
         return state
 
     def check(self, trainer: Trainer) -> None:
-        """Raise a CheckpointError for other optimizers or schedulers, and release their states."""
+        """Raise a CheckpointError if optimizers or schedulers have changed, and release their states."""
         if not self.checkpoint:
             return
         states, names = self.checkpoint.get("run_state"), _get_part_names(trainer)
         if states is not None and (previous := states[0]["made"]) != names:
             raise CheckpointError(
-                f"The checkpoint is of a run with {', '.join(previous)}, and this one has "
-                f"{', '.join(names)}: go on with the same, or begin anew."
+                f"The checkpoint was saved with {', '.join(previous)}, but this run has {', '.join(names)}. "
+                "Resume with the same optimizer and scheduler, or start a new run without resuming."
             )
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         check_states(self.checkpoint, trainer.ckpt_path, trainer.optimizers, schedulers)
         self.checkpoint = {key: self.checkpoint.get(key) for key in ("run_state", "loss")}
 
     def compare_loss(self, criterion: Any) -> None:
-        """Warn if the loss is another one than the checkpoint's."""
+        """Warn if the loss differs from the checkpoint's."""
         old, new = self.checkpoint.get("loss"), criterion.to_dict() if isinstance(criterion, Loss) else None
         if not (old and new):
             return
         changed = [name for name in old | new if old.get(name) != new.get(name)]
         if old["name"] != new["name"]:
-            changed = [f"{old['name']} is {new['name']} now"]
+            changed = [f"{old['name']} is now {new['name']}"]
         if changed:
             warn(
                 "loss_changed_on_resume",
-                f"The run goes on with another loss than the checkpoint's: {', '.join(changed)}.",
+                f"The run resumes with a loss that differs from the checkpoint's: {', '.join(changed)}.",
             )
 
     def start(self, trainer: Trainer, module: Any) -> None:
@@ -97,7 +97,7 @@ class RunState:
             return
         state = _select_process(states, trainer)
         trainer.callback_metrics.update(as_scalars(state["logged"]))
-        # Lightning warns that loaders would begin again
+        # Lightning warns that the loaders start from their first batch, which is corrected here
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
         trainer.should_stop |= state["should_stop"]
         if state["complete"]:
@@ -108,14 +108,14 @@ class RunState:
         if state["epoch_began"] is not None:
             self._epoch_rng = state["epoch_began"]
             if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
-                # it sets it only when an epoch starts
+                # the callback sets it only when an epoch starts
                 trainer.accumulate_grad_batches = int(state["epoch"]["accumulate_grad_batches"])
             for name, now in _describe_epoch(trainer).items():
                 if state["epoch"][name] != now:
                     raise CheckpointError(
-                        f"The checkpoint was made within an epoch of other batches ({name}: "
-                        f"{state['epoch'][name]}, now {now}), so that its place is not to be found: go on "
-                        "with the same settings and data, or from a checkpoint of an epoch's end."
+                        "The checkpoint was saved within an epoch, whose batches have changed since "
+                        f"({name}: {state['epoch'][name]}, now {now}). Resume with the same settings and "
+                        "data, or from a checkpoint saved at the end of an epoch."
                     )
             set_rng_state(state["epoch_began"], trainer)
             _skip_batches(trainer, state["batches"])
@@ -129,10 +129,10 @@ class RunState:
             _step_on_plateau(trainer, module, index)
 
     def watch(self, trainer: Trainer) -> None:
-        """Wrap the methods of Lightning's loops in which no hook is called early enough."""
+        """Wrap methods of Lightning's loops, whose hooks are called too late."""
 
         def run_validation(run: Callable[[], Any]) -> Any:
-            self._validation_rng = get_rng_state(trainer)  # the loop draws some before its first hook
+            self._validation_rng = get_rng_state(trainer)  # the loop draws numbers before its first hook
             return run()
 
         def begin_next_epoch(reset: Callable[[], None]) -> None:
@@ -143,8 +143,8 @@ class RunState:
             reset()
 
         def end_epoch(end: Callable[[], None]) -> None:
-            # else Lightning leaves out the step of ReduceLROnPlateau, as its checkpoints have no metrics; at
-            # the end of an epoch the flag has no other use
+            # otherwise Lightning skips the step of ReduceLROnPlateau, as its own checkpoints have no metrics;
+            # nothing else reads the flag at the end of an epoch
             compat.forget_restart(trainer)
             end()
 
@@ -157,31 +157,32 @@ class RunState:
         self._epoch_rng = get_rng_state(trainer)
         fetcher = compat.data_fetcher(trainer.fit_loop)
         if fetcher is not None and (trainer.current_epoch == 0 or trainer.fit_loop.is_resuming):
-            iter(fetcher)  # which Lightning has done before there was a hook, or does not do
+            iter(fetcher)  # Lightning either did so before any hook was called, or does not do it
 
 
 def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[str, Any]:
-    """Return the state for this process; within an epoch, CheckpointError for another number of processes."""
+    """Return the state for this process; CheckpointError if their number has changed within an epoch."""
     count, now = len(states), trainer.world_size
     if count != now and states[0]["epoch_began"] is not None:
         raise CheckpointError(
-            f"The checkpoint was made within an epoch of {count} process(es), whose rows are dealt in "
-            f"another way to {now}: go on with {count}, or from a checkpoint of an epoch's end."
+            f"The checkpoint was saved within an epoch by {count} process(es), and {now} would split the "
+            f"epoch's rows differently. Resume with {count} process(es), or from a checkpoint saved at the "
+            "end of an epoch."
         )
     return states[trainer.global_rank % count]
 
 
 def _find_due_schedulers(trainer: Trainer) -> list[int]:
-    """Return the indices of the ReduceLROnPlateau whose step comes right after the checkpoint.
+    """Return the indices of ReduceLROnPlateau schedulers that step directly after the checkpoint.
 
-    A resumed run takes that step only if the checkpoint was saved in a validation or at its end.
+    A resumed run takes that step only if the checkpoint was saved during a validation or at its end.
     """
-    if compat.data_fetcher(trainer.fit_loop) is None:  # a checkpoint that is saved after fit
+    if compat.data_fetcher(trainer.fit_loop) is None:  # the checkpoint is saved after fit
         return []
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     epoch: Any = trainer.fit_loop.epoch_progress.current
     before_step = batch.completed < batch.ready and not compat.validates_after_batch(trainer)
-    counts = {}  # of the intervals whose end comes right after the checkpoint
+    counts = {}  # numbers of the steps and epochs that end directly after the checkpoint
     if before_step and not compat.accumulates(trainer):
         counts["step"] = trainer.fit_loop.epoch_loop.batch_idx + 1
     if epoch.completed < epoch.processed:
@@ -191,7 +192,7 @@ def _find_due_schedulers(trainer: Trainer) -> list[int]:
 
 
 def _step_on_plateau(trainer: Trainer, module: Any, index: int) -> None:
-    """Let a scheduler take the step that was due when the checkpoint was saved."""
+    """Take the step of a scheduler that was due when the checkpoint was saved."""
     config = trainer.lr_scheduler_configs[index]
     if config.monitor not in trainer.callback_metrics:  # possible with strict=False
         return
@@ -209,7 +210,10 @@ def _get_part_names(trainer: Trainer) -> list[str]:
 
 
 def _count_logged_rows(trainer: Trainer) -> int | None:
-    """Return how many rows metrics.csv has, as steps do not identify them; None in a process without."""
+    """Return the number of rows in metrics.csv; None in a process that does not write it.
+
+    The step does not identify a row: several rows may have the same.
+    """
     folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     if not folders or not trainer.is_global_zero:
         return None
@@ -218,9 +222,9 @@ def _count_logged_rows(trainer: Trainer) -> int | None:
 
 
 def _correct_loops(trainer: Trainer, loops: dict[str, Any]) -> None:
-    """Make the loops' state that after the batch, with none of its validation done.
+    """Change the loops' state to that after the batch and before its validation.
 
-    Lightning saves before it validates; resumed, it would skip the validation, and the end of the epoch too.
+    Lightning saves before it validates. A resumed run would skip the validation, and the end of the epoch.
     """
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
     within_batch = batch.completed < batch.ready
@@ -236,13 +240,13 @@ def _correct_loops(trainer: Trainer, loops: dict[str, Any]) -> None:
 
 
 def _is_validating(trainer: Trainer) -> bool:
-    """Return whether a validation has begun and not ended."""
+    """Return whether a validation is in progress."""
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current
     return trainer.validating and progress.completed < progress.ready
 
 
 def _skip_batches(trainer: Trainer, count: int) -> None:
-    """Begin the epoch's batches again, without those that have been trained on."""
+    """Restart the epoch's batches after those already trained on."""
     fetcher, loaders = compat.data_fetcher(trainer.fit_loop), compat.train_loaders(trainer)
     skips_rows = all(isinstance(getattr(loader, "sampler", None), RowBatches) for loader in loaders)
     for loader in loaders:
@@ -252,12 +256,12 @@ def _skip_batches(trainer: Trainer, count: int) -> None:
     iter(fetcher)
     if not skips_rows:
         for _ in range(count):
-            next(getattr(fetcher, "inner", fetcher))  # single batches, not blocks
-    fetcher.fetched = 0  # Lightning adds the number of skipped ones
+            next(getattr(fetcher, "inner", fetcher))  # the inner fetcher returns single batches, not blocks
+    fetcher.fetched = 0  # Lightning adds the number of skipped batches
 
 
 def _describe_epoch(trainer: Trainer) -> dict[str, str]:
-    """Return what the position among an epoch's batches depends on."""
+    """Return the values that determine the batches of an epoch."""
     fetcher = compat.data_fetcher(trainer.fit_loop)
     loaders = fetcher.combined_loader.flattened if fetcher else []
     samplers = [getattr(loader, "sampler", None) for loader in loaders]

@@ -1,4 +1,4 @@
-"""How a run saves its checkpoints: best.ckpt by its monitor, and last.ckpt with the latest state."""
+"""Saving of a run's checkpoints: best.ckpt, selected by the monitor, and last.ckpt, the latest state."""
 
 import io
 import shutil
@@ -18,13 +18,13 @@ from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 BEST, LAST = "best.ckpt", "last.ckpt"
-MAX_TRIED = 1 << 20  # bytes that are written to check that a folder accepts some
+MAX_TRIED = 1 << 20  # bytes written at most to check that a folder is writable
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Saves the best checkpoint of a run as best.ckpt; with the monitor "last" that of the last epoch.
+    """Saves the best checkpoint of a run as best.ckpt; with the monitor "last", that of the last epoch.
 
-    It is saved at the end of the training epoch if `at_epoch_end`, else at the end of each validation.
+    It is saved at the end of a training epoch if `at_epoch_end`, otherwise at the end of a validation.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, at_epoch_end: bool) -> None:
@@ -39,14 +39,14 @@ class BestCheckpoint(ModelCheckpoint):
         self.at_epoch_end = at_epoch_end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore also `current_score`, without which the next last.ckpt of a resumed run would differ."""
+        """Restore `current_score` as well; otherwise the next last.ckpt of a resumed run would differ."""
         super().load_state_dict(state_dict)
         if self.dirpath == state_dict["dirpath"]:
             self.current_score = state_dict["current_score"]
 
 
 def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
-    """Return whether a monitor is known only at an epoch's end, or the trainer's settings validate there."""
+    """Return whether the monitor is computed, or the only validation takes place, at the end of an epoch."""
     interval = trainer.get("val_check_interval")
     # the integer 1 validates after each batch
     once_per_epoch = interval is None or (isinstance(interval, float) and interval == 1)
@@ -55,11 +55,11 @@ def saves_at_epoch_end(monitor: str, trainer: Mapping[str, Any]) -> bool:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the latest state as last.ckpt beside best.ckpt, after each validation or each epoch without one.
+    """Saves the latest state as last.ckpt next to best.ckpt, after each validation or each epoch without one.
 
-    `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback comes
-    after all other checkpoint callbacks, so that its file contains their latest state. As it has no state, a
-    last.ckpt and a best.ckpt of the same moment are equal: the file is copied, not serialised twice.
+    `ModelCheckpoint(save_last=True)` writes it only together with a new best checkpoint. This callback is
+    called after all other checkpoint callbacks, so that its file contains their latest state. It has no state
+    itself, so last.ckpt and best.ckpt of the same moment are equal, and the file is copied.
     """
 
     def __init__(self, best: BestCheckpoint) -> None:
@@ -78,7 +78,7 @@ class LastCheckpoint(Checkpoint):
             self._copy(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # the end of an epoch may follow without another batch; it was not saved in the previous run either
+        # an epoch that ends without another batch needs no new file, as in the run that was stopped
         self._saved_at = _count_batches(trainer) if self._resumes_from(trainer, BEST, LAST) else None
         self._best_score = self.best.current_score
 
@@ -89,7 +89,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if not (self.best.at_epoch_end and trainer.is_last_batch):  # else the epoch's end follows
+        if not (self.best.at_epoch_end and trainer.is_last_batch):  # otherwise on_train_epoch_end saves it
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,15 +98,15 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         score = self.best.current_score
-        best_is_new = score is not self._best_score  # ModelCheckpoint sets a new tensor whenever it saves
+        best_is_new = score is not self._best_score  # ModelCheckpoint creates a new tensor when it saves
         self._best_score, self._saved_at = score, _count_batches(trainer)
-        # checkpoint callbacks of the user's come between the two, and may have changed their state
+        # the user's checkpoint callbacks are called between the two, and may have changed their state
         is_latest = best_is_new and len(trainer.checkpoint_callbacks) == 2
         if not (is_latest and self._copy(trainer)):
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def _copy(self, trainer: Trainer) -> bool:
-        """Copy best.ckpt; return False if it is not a file, as some strategies save a folder."""
+        """Copy best.ckpt; return False if it is a folder, which some strategies save."""
         source = self.path.with_name(BEST)
         if not trainer.strategy.broadcast(source.is_file()):
             return False
@@ -123,7 +123,7 @@ def _count_batches(trainer: Trainer) -> int:
 
 
 class Preflight(Callback):
-    """Ends a run before its first step if its best checkpoint could never be chosen, or none be written."""
+    """Ends a run before its first step if no best checkpoint could be selected or written."""
 
     def __init__(self, monitor: str, folder: Path) -> None:
         self.monitor, self.folder = monitor, folder
@@ -131,30 +131,30 @@ class Preflight(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
             raise DataError(
-                f"There is no validation batch, but {self.monitor} chooses the best checkpoint: give the "
-                "data a val_dataloader (and no trainer.limit_val_batches=0), or choose by train/loss with "
+                f"There is no validation batch, but {self.monitor} selects the best checkpoint. Add a "
+                "val_dataloader to the data (and do not set trainer.limit_val_batches=0), or set "
                 "monitor=train/loss."
             )
         for callback in trainer.checkpoint_callbacks:
             best = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
             if best and Path(best).parent != Path(callback.dirpath or ""):  # type: ignore[attr-defined]
-                # it is another run's, whose file must not be deleted: the search for the best starts again
+                # never delete the file of another run: forget its best checkpoint
                 callback.best_model_path, callback.best_model_score = "", None  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            # an optimizer may keep two numbers for each weight
+            # an optimizer may store two numbers for each weight
             _check_room(self.folder, 3 * sum(weight.nbytes for weight in pl_module.parameters()))
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """Raise an OSError if a file of `size` bytes cannot be written."""
+    """Raise StorageError or another OSError if a file of `size` bytes cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < size:
         raise StorageError(
-            f"A checkpoint takes about {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are left in {folder}. "
-            "Make room, or write elsewhere (at the command line hydra.run.dir=FOLDER)."
+            f"A checkpoint requires about {size / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free in "
+            f"{folder}. Free disk space, or write to another disk (at the command line hydra.run.dir=FOLDER)."
         )
-    with atomic_write(folder / "room") as part:  # a folder may be read-only, or have a quota
+    with atomic_write(folder / "room") as part:  # fails in a read-only folder or above a quota
         part.write_bytes(bytes(min(size, MAX_TRIED)))
     (folder / "room").unlink()
 
@@ -162,14 +162,14 @@ def _check_room(folder: Path, size: int) -> None:
 class CheckpointFiles(TorchCheckpointIO):
     """Writes local checkpoints atomically.
 
-    Lightning writes through the folder for temporary files: on another file system the previous checkpoint
-    is overwritten while it is copied, and lost if the process ends meanwhile.
+    Lightning writes to the system's temporary folder first. If that is on another file system, the previous
+    checkpoint is overwritten by copying, and lost if the process ends meanwhile.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; raise StorageError if there is no room."""
+        """Write a checkpoint; StorageError if the disk is full."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -186,25 +186,25 @@ class CheckpointFiles(TorchCheckpointIO):
             if writer.error is not None:
                 written, free = temporary.stat().st_size, shutil.disk_usage(path.parent).free
                 raise StorageError(
-                    f"The checkpoint {path} cannot be written: after {written / 1e6:.1f} MB there is no room "
-                    f"({free / 1e6:.1f} MB are left). One that was there before is still there. Make room, "
-                    "or write elsewhere (at the command line hydra.run.dir=FOLDER)."
+                    f"The checkpoint {path} cannot be written: {writer.error.strerror} after "
+                    f"{written / 1e6:.1f} MB ({free / 1e6:.1f} MB are free). An earlier file is intact. "
+                    "Free disk space, or write to another disk (at the command line hydra.run.dir=FOLDER)."
                 ) from writer.error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values alone, whatever `weights_only` is; see `read_checkpoint`."""
+        """Read only tensors and plain values, for any `weights_only`; see `read_checkpoint`."""
         if "://" not in str(path):
             return read_checkpoint(path, map_location)
         content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
-        if "task" in content:  # else `check_same_task` rejects it
+        if "task" in content:  # otherwise `check_same_task` raises an error
             check_content(content, path)
         return content
 
 
 class _Writer(io.BufferedWriter):
-    """Remembers the system's error of a failed write, which torch replaces by a RuntimeError."""
+    """Stores the OSError of a failed write, which torch replaces with a RuntimeError."""
 
     error: OSError | None = None
 

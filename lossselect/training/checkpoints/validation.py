@@ -1,7 +1,7 @@
-"""What a checkpoint must hold, to load a module and to resume a run.
+"""Checks that a checkpoint contains all that is required to load a module or to resume a run.
 
-Everything here looks at types, keys and sizes. Values are checked where they are used: a task by `make_task`,
-a loss by `Loss`.
+Only types, keys and sizes are checked here. Values are checked where they are used: a task by `make_task`, a
+loss by `Loss`.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from lossselect.tasks.registry import Task, make_task
 from lossselect.utils.structure import COUNT, DictOf, OptionalOf, check_structure, describe_value
 
 MAX_UNBACKED_OUTPUTS = 1_000_000
-"""The maximum number of outputs that may exceed the number of weights."""
+"""The number of outputs up to which a task may have more outputs than the checkpoint has weights."""
 
 NUMBER = (int, float, Tensor)
 
@@ -43,7 +43,7 @@ LOADED = {
     "counts": OptionalOf(COUNTS),
     "buffers": [str],
 }
-"""The parts that a module is built from."""
+"""Structure of the parts that a module is built from."""
 
 RANDOM = {
     "torch": Tensor,
@@ -85,18 +85,18 @@ RESUMED = {
     "optimizer_states": [{"state": DictOf(dict), "param_groups": [{"params": [int], "lr": NUMBER}]}],
     "lr_schedulers": [DictOf(object)],
 }
-"""The parts that a run is resumed from, besides Lightning's `loops` and `run_state`."""
+"""Structure of the parts that a run is resumed from, in addition to `loops` and `run_state`."""
 
 
 def damaged(path: Any, problem: object) -> CheckpointError:
-    """Return the error of a checkpoint that contains something else than was saved."""
+    """Return the error for a checkpoint whose content has changed since it was saved."""
     problem = str(problem).rstrip(".")
-    return CheckpointError(f"{path} is damaged: {problem}. Take another checkpoint, or a copy of this one.")
+    return CheckpointError(f"{path} is damaged: {problem}. Use another checkpoint, or an intact copy.")
 
 
 @contextmanager
 def _damage_in(path: Any) -> Iterator[None]:
-    """Add to an error about a part of a checkpoint which file it is in."""
+    """Add the file to errors about a part of a checkpoint."""
     try:
         yield
     except CheckpointError as error:
@@ -106,27 +106,27 @@ def _damage_in(path: Any) -> Iterator[None]:
 def _check_parts(content: Mapping[str, Any], structures: Mapping[str, Any], purpose: str) -> None:
     for key, structure in structures.items():
         if key not in content:
-            raise CheckpointError(f"it lacks {key!r}, which a {purpose} from")
+            raise CheckpointError(f"it lacks {key!r}, which is required to {purpose}")
         check_structure(content[key], structure, key)
 
 
 def check_content(content: Mapping[str, Any], path: Any) -> None:
-    """Raise a CheckpointError if a part of a checkpoint lacks the structure of `add_module_state`."""
+    """Raise a CheckpointError if a part of a checkpoint does not have the structure that is saved."""
     with _damage_in(path):
-        _check_parts(content, LOADED, "module is built")
+        _check_parts(content, LOADED, "build a module")
         if "TensorData" in content:
             check_structure(content["TensorData"], dict, "TensorData")
         task, weights = _make_task(content, "task"), content["state_dict"]
         if content["base_task"] and str(base_task := _make_task(content, "base_task")) != str(task):
             raise CheckpointError(f"its task is {task}, but its task before tuning is {base_task}")
         for name, value in weights.items():
-            # a module's get_extra_state may return anything
+            # a module's get_extra_state may return any type
             if not isinstance(name, str) or not (isinstance(value, Tensor) or name.endswith("_extra_state")):
                 raise CheckpointError(f"state_dict[{name!r}] must be a tensor, got {describe_value(value)}")
         num_weights = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
         if task.num_outputs > max(num_weights, MAX_UNBACKED_OUTPUTS):
             raise CheckpointError(
-                f"its task claims {task.num_outputs} outputs, but it holds {num_weights} weights"
+                f"its task has {task.num_outputs} outputs, but it contains only {num_weights} weights"
             )
     check_finite(weights, set(content["buffers"]), path)
 
@@ -135,19 +135,21 @@ def _make_task(content: Mapping[str, Any], key: str) -> Task:
     try:
         return make_task(**content[key])
     except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"no task can be made of its {key!r}: {error}") from None
+        raise CheckpointError(f"its {key!r} is not a valid task: {error}") from None
 
 
 def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -> None:
     """Raise a CheckpointError if a run cannot be resumed from the content of a checkpoint.
 
-    Lightning ignores missing parts, and fails with a traceback on wrong types. If `exact`, `run_state` is
-    required, which a checkpoint that `trainer.save_checkpoint` writes outside of fit lacks.
+    Lightning ignores missing parts, and fails with a traceback on wrong types. `exact` requires `run_state`,
+    which a checkpoint lacks if `trainer.save_checkpoint` wrote it outside fit.
     """
     if "loops" not in content or not content.get("optimizer_states"):
-        raise CheckpointError(f"{path} contains only weights, so a run cannot be resumed from it.")
+        raise CheckpointError(
+            f"{path} contains only weights, so a run cannot be resumed from it. Use a checkpoint of fit."
+        )
     with _damage_in(path):
-        _check_parts(content, RESUMED, "run is resumed")
+        _check_parts(content, RESUMED, "resume a run")
         check_structure(content["loops"], {"fit_loop": _fit_loop_structure()}, "loops")
         for name, state in content["callbacks"].items():
             kind = str(name).partition("{")[0]
@@ -158,7 +160,7 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
 
 
 def _check_run_state(content: Mapping[str, Any]) -> None:
-    _check_parts(content, {"run_state": [RUN_STATE]}, "run is resumed")
+    _check_parts(content, {"run_state": [RUN_STATE]}, "resume a run")
     states, optimizers = content["run_state"], content["optimizer_states"]
     schedulers = content["lr_schedulers"]
     if not states:
@@ -173,12 +175,14 @@ def _check_run_state(content: Mapping[str, Any]) -> None:
             if state[key] and state[key]["torch"].shape != torch.get_rng_state().shape:
                 raise CheckpointError(f"{place}[{key!r}] is not the state of random number generators")
         if set(state["due"]) - {*range(len(schedulers))}:
-            raise CheckpointError(f"{place}['due'] is {state['due']}, of {len(schedulers)} schedulers")
+            raise CheckpointError(
+                f"{place}['due'] is {state['due']}, but there are {len(schedulers)} schedulers"
+            )
     names = states[0]["made"]
-    # stochastic weight averaging adds a scheduler later, which `made` leaves out
+    # `made` does not contain the scheduler that stochastic weight averaging adds later
     if len(names) not in (len(optimizers), len(optimizers) + len(schedulers)):
         raise CheckpointError(
-            f"it is of a run with {', '.join(names)}, but holds {len(optimizers)} optimizer_states and "
+            f"it was saved with {', '.join(names)}, but it contains {len(optimizers)} optimizer_states and "
             f"{len(schedulers)} lr_schedulers"
         )
     for i, (name, state) in enumerate(zip(names, optimizers, strict=False)):
@@ -193,9 +197,9 @@ def check_states(
     schedulers: Iterable[Any] = (),
     callbacks: Iterable[Any] = (),
 ) -> None:
-    """Raise a CheckpointError unless states in a checkpoint have the keys and types of new parts' states.
+    """Raise a CheckpointError if states in a checkpoint lack keys of new objects' states, or differ in type.
 
-    Optimizers and schedulers are in the order of the checkpoint; a user's callbacks are not compared.
+    Optimizers and schedulers must be in the order of the checkpoint. A user's callbacks are not compared.
     """
     with _damage_in(path):
         for i, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=False)):
@@ -210,8 +214,8 @@ def check_states(
 
 
 def _check_like(state: Mapping[str, Any], template: Mapping[str, Any], place: str) -> None:
-    """Check a state against that of a new object, whose None may become anything."""
-    # flags and private entries may be missing, as another version of torch may not have had them
+    """Check a state against that of a new object; a None in the latter allows any type."""
+    # flags and private entries may be missing: other versions of torch may not have them
     structure = {
         key: _structure_like(value)
         for key, value in template.items()
@@ -253,17 +257,17 @@ def _fit_loop_structure() -> Any:
 
 
 def _optimizer_structure(name: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the structure of what an optimizer of torch's stores for each parameter; {} if unknown."""
+    """Return the structure of the state that a torch optimizer stores for each parameter; {} if unknown."""
     kind = getattr(torch.optim, name, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         return {}
     weight = torch.zeros(2, 2, requires_grad=True)
     weight.grad = torch.zeros(2, 2)
-    names = inspect.signature(kind).parameters.keys() - {"params", "capturable"}  # which needs a GPU
+    names = inspect.signature(kind).parameters.keys() - {"params", "capturable"}  # capturable requires a GPU
     options: dict[str, Any] = {name: groups[0][name] for name in names & groups[0].keys()} if groups else {}
     try:
         optimizer = kind([weight], **options)
         optimizer.step()
-    except (TypeError, ValueError, RuntimeError, LookupError):  # LBFGS needs a closure, options may be wrong
+    except (TypeError, ValueError, RuntimeError, LookupError):  # invalid options; LBFGS requires a closure
         return {}
     return {key: _structure_like(value) for key, value in optimizer.state[weight].items()}

@@ -19,18 +19,18 @@ LAYERS = {
     **dict.fromkeys(("addmm", "mm", "bmm", "baddbmm", "add", "linear"), "Linear"),
     **dict.fromkeys(("convolution", "mkldnnconvolution"), "Linear"),
 }
-"""The layer that does the same as an operation. As below, names are those that `operation_name` returns."""
+"""The layer equivalent to an operation; names of operations are as `operation_name` returns them."""
 
-# operations that change the shape or the dtype of a tensor, but no value
+# operations that change the shape or the dtype of a tensor, but not its values
 SHAPING = {
     *("view", "unsafeview", "reshape", "reshapealias", "unsqueeze", "squeeze", "transpose", "t", "permute"),
     *("alias", "slice", "select", "clone", "tocopy", "expand", "cat", "stack", "index", "asstrided"),
     *("detach", "split", "unbind"),
-    # in inference mode operations are dispatched as they are called, not as those that they consist of
+    # inference mode dispatches composite operations instead of the operations they consist of
     *("chunk", "contiguous", "dropout", "flatten", "movedim", "narrow", "swapaxes", "to", "viewas"),
 }
 
-WIDE = 10  # a logit whose probability is 5e-5 from 0 or 1
+WIDE = 10  # a logit of +-10 is a probability within 5e-5 of 1 or 0
 
 
 def operation_name(name: str | Any) -> str:
@@ -40,14 +40,14 @@ def operation_name(name: str | Any) -> str:
 
 
 def find_layer(node: Any) -> str | None:
-    """Return the layer of `LAYERS` that does the same as an autograd node, if there is one."""
+    """Return the layer of `LAYERS` that is equivalent to an autograd node, if there is one."""
     name = operation_name(node)
     if name == "exp" and operation_name(node.next_functions[0][0]) == "logsoftmax":
         return "exp(LogSoftmax)"
     if name == "clamp":
         bounds = [getattr(node, bound, None) for bound in ("_saved_min", "_saved_max")]
         if all(isinstance(b, int | float) and abs(b) >= WIDE for b in bounds if b is not None):
-            return None  # it prevents overflow, and leaves nearly all probabilities
+            return None  # it prevents overflow, but hardly restricts probabilities
     return LAYERS.get(name)
 
 
@@ -66,13 +66,13 @@ def find_last_nodes(node: Any) -> Iterator[Any]:
 
 
 class LastOperations(TorchDispatchMode):
-    """Within it, each result of an operation that is one of `LAYERS` is recorded with that layer."""
+    """Context that records which layer of `LAYERS` computed each tensor."""
 
     supports_higher_order_operators = True  # such as flex_attention and torch.cond
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        return True  # they compile functions of their own
+        return True  # these operators compile functions internally
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class LastOperations(TorchDispatchMode):
         return result
 
     def get_layer(self, tensor: Tensor) -> str | None:
-        """Return the layer of `LAYERS` that computed the values of a tensor, if one did."""
+        """Return the layer of `LAYERS` that computed the values of a tensor, if there is one."""
         return self._layers.get(_address(tensor))
 
 

@@ -1,4 +1,4 @@
-"""Checks of a net's outputs and a loader's labels for mistakes that training does not reveal."""
+"""Checks of outputs and labels for mistakes that would go unnoticed in training."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -18,14 +18,14 @@ from lossselect.utils.distributed import is_sharded
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 MIN_ROWS = 64  # with fewer rows, outputs may lie between 0 and 1 by chance
-# layers that no net of raw logits ends in
+# layers whose outputs cannot be raw logits
 PROBABILITIES = {"Softmax", "Softmax2d", "Sigmoid", "Hardsigmoid", "LogSigmoid", "exp(LogSoftmax)"}
 BOUNDED = {"ReLU", "ReLU6", "Tanh", "Hardtanh", "clamp"}
 
 
 def check_end(net: nn.Module | None, task: Task) -> None:
-    """Raise ConfigError if a chain of modules ends in one that makes probabilities."""
-    name, last = "net", getattr(net, "_orig_mod", net)  # of torch.compile
+    """Raise ConfigError if a sequence of modules ends in one that returns probabilities."""
+    name, last = "net", getattr(net, "_orig_mod", net)  # set by torch.compile
     while isinstance(last, nn.Sequential) and len(last):
         neutral = nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout
         children = [pair for pair in last.named_children() if not isinstance(pair[1], neutral)]
@@ -37,7 +37,7 @@ def check_end(net: nn.Module | None, task: Task) -> None:
 
 
 def _check_last_layer(layer: str | None, where: str, task: Task, may_warn: bool = True) -> None:
-    """Raise ConfigError if a net ends in a layer that makes probabilities; warn of other final layers."""
+    """Raise ConfigError if a net ends in a layer that returns probabilities; warn of bounded layers."""
     if layer in PROBABILITIES or (layer == "LogSoftmax" and not task.exclusive):
         raise ConfigError(
             f"The net ends in {layer}{where}, but the loss takes raw logits and applies {task.activation} "
@@ -46,19 +46,19 @@ def _check_last_layer(layer: str | None, where: str, task: Task, may_warn: bool 
     if layer in BOUNDED and may_warn:
         warn(
             "bounded_outputs",
-            f"The net ends in {layer}{where}, so its logits cannot take all values, nor its probabilities. A "
-            "net ends in a linear layer or a convolution.",
+            f"The net ends in {layer}{where}, so its logits cannot take all values, and neither can its "
+            "probabilities. End the net in a linear layer or a convolution.",
         )
     elif layer == "LogSoftmax" and may_warn:
         warn(
             "log_softmax",
-            f"The net ends in LogSoftmax{where}, which the loss applies itself. The second does no harm, but "
-            "is for nothing: remove that layer.",
+            f"The net ends in LogSoftmax{where}, which the loss applies itself. This is harmless, but "
+            "redundant: remove that layer.",
         )
 
 
 def find_nonfinite_row(values: Tensor) -> int | None:
-    """Return the index of the first row that holds NaN or infinity."""
+    """Return the index of the first row that contains NaN or infinity."""
     rows = (~values.isfinite()).nonzero()
     return int(rows[0, 0]) if len(rows) else None
 
@@ -66,9 +66,9 @@ def find_nonfinite_row(values: Tensor) -> int | None:
 def _check_finite(values: Tensor, inputs: Any, what: str) -> None:
     if (row := find_nonfinite_row(values)) is None:
         return
-    cause = "Look at the net's layers and at the inputs' scale."
+    cause = "Check the layers of the net and the scale of the inputs."
     if isinstance(inputs, Tensor) and (input_row := find_nonfinite_row(inputs)) is not None:
-        cause = f"The inputs of row {input_row} hold NaN or infinity: correct or remove them."
+        cause = f"The inputs of row {input_row} contain NaN or infinity. Correct or remove them."
     raise DataError(f"Row {row} of the first batch's {what} is not finite. {cause}", row=row)
 
 
@@ -87,36 +87,36 @@ def _check_sums(outputs: Tensor, task: Task, what: str) -> None:
 
 
 class OutputChecks:
-    """Checks of a module's outputs in its first batches; afterwards they cost nothing."""
+    """Checks of a module's outputs in its first batches, without any cost afterwards."""
 
     def __init__(self) -> None:
         self.values_checked = False
         self.graph_checked = False
         self.evaluation_checked = False
         self.gradient_checked = False
-        self.initialized_bias: Tensor | None = None  # until it is known whether the logits contain it
+        self.initialized_bias: Tensor | None = None  # until the check whether the logits contain it
         self.ends_affine = False  # whether the net ends in a linear layer or a convolution
 
     def call(self, module: Any, inputs: Any) -> Any:
-        """Return `module(inputs)`, checked in the first batch in evaluation mode, where it may differ."""
+        """Return `module(inputs)`, and check them in the first batch in evaluation mode."""
         try:
             if module.training or self.evaluation_checked:
                 return module(inputs)
             return self._call_in_evaluation(module, inputs)
         except RuntimeError as error:
-            # not one that is out of memory, not implemented, or of a process that has lost another one
+            # subclasses (out of memory, not implemented) and lost processes are other causes
             if type(error) is not RuntimeError or (dist.is_available() and dist.is_initialized()):
                 raise
             shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             raise ConfigError(
-                f"The net fails for inputs{shape}: {first_sentence(error)}. (HYDRA_FULL_ERROR=1 shows the "
-                "traceback.)"
+                f"The net fails for inputs{shape}: {first_sentence(error)}. Set HYDRA_FULL_ERROR=1 to see "
+                "the traceback."
             ) from error
 
     def _call_in_evaluation(self, module: Any, inputs: Any) -> Any:
         self.evaluation_checked = True
         operations = LastOperations()
-        # compiled kernels write to memory unseen, so only the values of a compiled net's outputs are checked
+        # dispatch does not see compiled kernels; of a compiled net only the values of the outputs are checked
         compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl for part in module.modules())
         with nullcontext() if compiled else operations:
             outputs = module(inputs)
@@ -127,7 +127,7 @@ class OutputChecks:
         return outputs
 
     def check(self, logits: Any, inputs: Any, module: Any) -> None:
-        """Check the values of the first batch, and the graph of the first one to train on."""
+        """Check the values of the first batch, and the graph of the first training batch."""
         if self.graph_checked or torch.compiler.is_compiling():
             return
         is_chunked = isinstance(logits, ChunkedLogits)
@@ -141,9 +141,9 @@ class OutputChecks:
             return
         if not (logits.with_grad if is_chunked else logits.requires_grad):
             raise ConfigError(
-                f"The logits carry no gradient, so nothing {'but the head ' if is_chunked else ''}would be "
-                "learned: forward must not detach them (detach(), .data, item(), torch.no_grad(), a way "
-                "through NumPy)."
+                f"The logits have no gradient, so nothing {'but the head ' if is_chunked else ''}would be "
+                "trained. Do not detach them in forward (detach(), .data, item(), torch.no_grad(), "
+                "conversion to NumPy)."
             )
         if not is_chunked:
             nodes = [*find_last_nodes(logits.grad_fn)]
@@ -162,29 +162,28 @@ class OutputChecks:
             warn(
                 "no_head_bias",
                 "bias_init=prior has set the bias of the last registered layer with as many outputs as the "
-                "task, but another one made the logits. Leave bias_init out (bias_init=null), or register "
-                "the head last.",
+                "task, but another layer computed the logits. Set bias_init=null, or register the head last.",
             )
 
     def check_gradient(self, module: nn.Module, outputs: Any, may_raise: bool) -> None:
-        """Raise ConfigError if a loss that is not 0 has a gradient of 0 for all weights, and `may_raise`."""
+        """Raise ConfigError, if `may_raise`, for a loss other than 0 whose gradient is 0 for all weights."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not bool(loss != 0):
             return
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        # under FSDP2 a process has parts alone, which may be 0, or empty
+        # with FSDP2 a process has only parts of gradients, which may be 0 or empty
         sharded = any(map(is_sharded, gradients))
         self.gradient_checked = not gradients or sharded or any(bool(g.count_nonzero()) for g in gradients)
         if not self.gradient_checked and may_raise:
             raise ConfigError(
-                f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights: nothing would be "
-                "learned. Something in forward, or in a loss of your own, has no gradient, such as round(), "
-                "sign() or a product with 0."
+                f"The loss is {float(loss):.3g}, but its gradient is 0 for all weights, so nothing would be "
+                "trained. Remove operations without a gradient from forward or from a custom loss, such as "
+                "round(), sign() or a product with 0."
             )
 
 
 class FirstEpochChecks:
-    """The range of an epoch's outputs, and whether each row had one label; accumulated on the device."""
+    """Accumulates, on the device, the range of an epoch's outputs, and whether each row had one label."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -192,7 +191,7 @@ class FirstEpochChecks:
         self._single_labels: list[Tensor] = []
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Add rows of outputs (N, C), and of the target as `task.to_hard_labels` returns it."""
+        """Add rows of outputs (N, C), and their hard labels as `task.to_hard_labels` returns them."""
         if outputs.numel():
             self._rows += len(outputs)
             self._extremes += outputs.aminmax()
@@ -200,21 +199,21 @@ class FirstEpochChecks:
                 self._single_labels.append(((labels == 1).sum(1) == 1).all())
 
     def warn_of_outputs(self) -> None:
-        """Warn of logits that all lie in [0, 1]."""
+        """Warn if all logits lie in [0, 1]."""
         if self._rows < MIN_ROWS:
             return
         lowest, highest = map(float, torch.stack(self._extremes).aminmax())
         if 0 <= lowest < highest <= 1:
             warn(
                 "outputs_look_like_probabilities",
-                f"All outputs of the first epoch lie between {lowest:.3g} and {highest:.3g}, as "
-                "probabilities do. If they are, return raw logits: the loss applies the activation itself. "
-                "If not (cosines, say), scale them: logits in that range cannot be sure of anything.",
+                f"All outputs of the first epoch lie between {lowest:.3g} and {highest:.3g}, like "
+                "probabilities. If they are, return raw logits: the loss applies the activation itself. If "
+                "not (for example, cosines), scale them: logits in this range give no confident predictions.",
             )
 
     def warn_of_labels(self, task: Task, positives: Tensor, negatives: Tensor) -> None:
-        """Warn of classes that no row had, and of multilabel rows of one label each."""
-        # of a binary task's two classes the first one is the negative
+        """Warn of classes without rows, and of multilabel rows that all have exactly one label."""
+        # a binary task has counts for one output, but two names, the negative class first
         counts = positives if len(positives) == len(task.names) else torch.cat([negatives, positives])
         if absent := [name for name, count in zip(task.names, counts.tolist(), strict=True) if not count]:
             warn_class_without_rows(absent)

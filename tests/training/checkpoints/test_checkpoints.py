@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and what is damaged is found."""
+"""Checkpoints are written completely or not at all, and damage is detected."""
 
 import contextlib
 import errno
@@ -62,13 +62,13 @@ def trained(tmp_path):
 
 
 class TestWriting:
-    def test_a_trainer_of_ones_own_writes_them_so(self, trained):
+    def test_a_users_trainer_writes_atomically(self, trained):
         trainer, _, _, last = trained
         assert type(trainer.strategy.checkpoint_io) is CheckpointFiles
         assert read_checkpoint(last)["task"] == ls.Multiclass(3).to_dict()
         assert not [*last.parent.glob(".*")]
 
-    def test_a_plugin_of_the_users_stays(self, tmp_path):
+    def test_the_plugin_of_a_user_is_kept(self, tmp_path):
         class Own(TorchCheckpointIO):
             pass
 
@@ -80,7 +80,7 @@ class TestWriting:
         trainer.fit(ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3)), data.loader(8))
         assert trainer.strategy.checkpoint_io is plugin
 
-    def test_what_was_there_stays_where_the_disk_is_full(self, tmp_path, monkeypatch):
+    def test_the_previous_file_survives_a_full_disk(self, tmp_path, monkeypatch):
         path, files = tmp_path / "a.ckpt", CheckpointFiles()
         files.save_checkpoint(content(1), path)
 
@@ -94,16 +94,14 @@ class TestWriting:
         assert read_checkpoint(path)["numbers"] == [1]
         assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
-    def test_a_disk_without_room_says_so(self, tmp_path):
+    def test_the_message_for_a_full_disk(self, tmp_path):
         path, files = tmp_path / "a.ckpt", CheckpointFiles()
         files.save_checkpoint(content(1), path)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (1_500_000, before[1])
-        )  # a write past it fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, before[1]))  # a longer write fails
         try:
             with pytest.raises(
-                StorageError, match=r"a\.ckpt cannot be written: after 1\.\d MB there is no room"
+                StorageError, match=r"a\.ckpt cannot be written: File too large after 1\.\d MB"
             ):
                 files.save_checkpoint({**content(2), "weights": torch.zeros(1_000_000)}, path)
         finally:
@@ -111,7 +109,7 @@ class TestWriting:
         assert read_checkpoint(path)["numbers"] == [1]
         assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
-    def test_is_on_the_disk_before_it_takes_its_place(self, tmp_path, monkeypatch):
+    def test_is_synced_before_it_replaces_the_previous_file(self, tmp_path, monkeypatch):
         path, calls = tmp_path / "a.ckpt", []
         sync, replace = os.fsync, os.replace
         monkeypatch.setattr(os, "fsync", lambda d: calls.append(os.readlink(f"/proc/self/fd/{d}")) or sync(d))
@@ -119,7 +117,7 @@ class TestWriting:
         CheckpointFiles().save_checkpoint(content(1), path)
         assert calls == [str(tmp_path / ".a.ckpt.part"), "replace", str(tmp_path)]
 
-    def test_what_a_killed_process_left_is_removed(self, tmp_path):
+    def test_partial_files_of_a_killed_process_are_removed(self, tmp_path):
         for name in (".old.ckpt.part", ".other.csv.part", "kept.ckpt"):
             (tmp_path / name).write_text("half")
         CheckpointFiles().save_checkpoint(content(1), tmp_path / "a.ckpt")
@@ -127,8 +125,8 @@ class TestWriting:
         remove_partial_files(tmp_path, ".csv")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt", "kept.ckpt"]
 
-    def test_what_another_process_is_writing_is_kept(self, tmp_path):
-        """Two runs may save to one folder: only files that are older than the first save are removed."""
+    def test_partial_files_of_a_running_process_are_kept(self, tmp_path):
+        """Two runs may save to the same folder: only files older than the first save are removed."""
         CheckpointFiles().save_checkpoint(content(1), tmp_path / "a.ckpt")
         (tmp_path / ".b.ckpt.part").write_text("half")
         CheckpointFiles().save_checkpoint(content(2), tmp_path / "a.ckpt")
@@ -136,7 +134,7 @@ class TestWriting:
 
     @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
     def test_a_process_that_is_killed_while_it_saves(self, folder, tmp_path_factory):
-        """On the file system of temporary files, and on another one."""
+        """Test the file system of temporary files, and another one."""
         if not os.access(folder, os.W_OK) or not hasattr(os, "fork"):
             pytest.skip(f"needs os.fork and {folder}")
         place = Path(folder) / f"lossselect-{os.getpid()}-kills"
@@ -187,9 +185,9 @@ class TestReading:
         place = whole.index(weight)
         whole[place + 5] ^= 4
         last.write_bytes(whole)
-        torch.load(last, weights_only=True)  # which sees nothing
+        torch.load(last, weights_only=True)  # does not detect it
         with pytest.raises(
-            ValueError, match=r"last.ckpt \(\d+ bytes\) is damaged: its part .*data/\d+ is not"
+            ValueError, match=r"last.ckpt \(\d+ bytes\) is damaged: its part .*data/\d+ has changed"
         ):
             ls.TaskModule.load_from_checkpoint(last, net=nn.Linear(4, 3))
 
@@ -197,7 +195,7 @@ class TestReading:
         content = read_checkpoint(trained[-1])
         content["loss"]["label_smoothing"] = 7
         torch.save(content, tmp_path / "d.ckpt")
-        with pytest.raises(CheckpointError, match=r"got 7\. Take another checkpoint"):
+        with pytest.raises(CheckpointError, match=r"got 7\. Use another checkpoint"):
             ls.TaskModule.load_from_checkpoint(tmp_path / "d.ckpt", net=nn.Linear(4, 3))
 
     def test_generators_of_another_size(self, trained):
@@ -209,7 +207,7 @@ class TestReading:
             check_resumable(content, "d.ckpt")
 
     def test_an_optimizer_of_a_gpu(self, trained):
-        """`capturable` is possible on a GPU alone, and says nothing about what is stored."""
+        """`capturable` requires a GPU, but does not change the structure of the state."""
         content = read_checkpoint(trained[-1])
         content["optimizer_states"][0]["param_groups"][0] |= {"capturable": True, "fused": None}
         check_resumable(content, "d.ckpt")
@@ -218,7 +216,7 @@ class TestReading:
             check_resumable(content, "d.ckpt")
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-    def test_another_optimizer_is_noticed_before_labels_are_counted(self, trained):
+    def test_another_optimizer_raises_before_labels_are_counted(self, trained):
         class Unread(torch.utils.data.Dataset):
             def __len__(self):
                 return 32
@@ -227,7 +225,7 @@ class TestReading:
         trainer.fit_loop.max_epochs = 2
         options = {"loss": {"name": "cross_entropy", "weight": "balanced"}, "optimizer": {"name": "SGD"}}
         module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3), **options)
-        with pytest.raises(CheckpointError, match="with AdamW, and this one has SGD"):
+        with pytest.raises(CheckpointError, match="with AdamW, but this run has SGD"):
             trainer.fit(module, torch.utils.data.DataLoader(Unread(), 8), ckpt_path=last)
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
@@ -235,27 +233,27 @@ class TestReading:
         trainer, module, data, last = trained
         kept = []
 
-        class Look(L.Callback):
+        class Record(L.Callback):
             def on_train_start(self, trainer, _):
                 hooks = next(callback for callback in trainer.callbacks if isinstance(callback, RunHooks))
                 kept.extend(hooks.run_state.checkpoint)
 
-        trainer.callbacks.append(Look())
+        trainer.callbacks.append(Record())
         trainer.fit_loop.max_epochs = 2
         trainer.fit(module, data.loader(8), data.loader(8), ckpt_path=last)
         assert kept == ["run_state", "loss"]
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-    @pytest.mark.parametrize("share", [0, 0.3, 0.999])
-    def test_to_go_on_from_a_file_that_is_cut_short(self, share, trained):
+    @pytest.mark.parametrize("fraction", [0, 0.3, 0.999])
+    def test_resume_from_a_truncated_file(self, fraction, trained):
         trainer, module, data, last = trained
         whole = last.read_bytes()
-        last.write_bytes(whole[: int(share * len(whole))])
+        last.write_bytes(whole[: int(fraction * len(whole))])
         trainer.fit_loop.max_epochs = 2
         with pytest.raises(ValueError, match=r"last.ckpt \(\d+ bytes\) cannot be read as a checkpoint: "):
             trainer.fit(module, data.loader(8), data.loader(8), ckpt_path=last)
 
-    def test_nothing_is_executed_whatever_is_asked_for(self, trained, tmp_path):
+    def test_nothing_is_executed_with_weights_only_false(self, trained, tmp_path):
         trainer, module, data, _ = trained
 
         class Hostile:
@@ -263,12 +261,12 @@ class TestReading:
                 return os.mkdir, (str(tmp_path / "executed"),)
 
         torch.save({**content(1), "state_dict": {}, "callbacks": Hostile()}, tmp_path / "h.ckpt")
-        with pytest.raises(ValueError, match=r"it holds more than tensors and plain values, posix\.mkdir"):
+        with pytest.raises(ValueError, match=r"more than tensors and plain values, for example posix\.mkdir"):
             trainer.test(module, data.loader(8), ckpt_path=tmp_path / "h.ckpt", weights_only=False)
         assert not (tmp_path / "executed").exists()
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("before")
 

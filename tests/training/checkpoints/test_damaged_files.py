@@ -1,4 +1,4 @@
-"""Checkpoints, exports and arrays that are damaged or hostile: rejected at once, with one message."""
+"""Damaged or malicious checkpoints, exports and arrays raise one error at once."""
 
 import contextlib
 import copy
@@ -40,7 +40,7 @@ SUFFIXES = [form.suffix for form in FORMATS.values()]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on a table: its folder, and the content of its checkpoint."""
+    """Return the folder of a run on a table."""
     folder = tmp_path_factory.mktemp("damaged")
     generator = np.random.default_rng(0)
     rows = [f"{a:.3f},{'uv'[i % 2]},{'xyz'[i % 3]}" for i, a in enumerate(generator.normal(size=60))]
@@ -78,37 +78,37 @@ def call(patch, *arguments):
     return 0
 
 
-def one_message(capsys, path):
-    said = capsys.readouterr().err.strip()
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1, said
-    assert str(path) in said
-    return said
+def read_message(capsys, path):
+    message = capsys.readouterr().err.strip()
+    assert "Traceback" not in message
+    assert len(message.splitlines()) == 1, message
+    assert str(path) in message
+    return message
 
 
-# what a key of a checkpoint may be damaged to
-GONE = Ellipsis
-VALUES = [GONE, None, [], [3], 7, "text", {"a": [None]}]
+# replacements for the value of a key of a checkpoint
+DELETED = Ellipsis
+VALUES = [DELETED, None, [], [3], 7, "text", {"a": [None]}]
 
 
-def damaged(content, place, value, also_alike=False):
-    """A copy of the content with another value at a place; None where it is of the type that was there."""
+def damaged(content, place, value, same_type=False):
+    """Return a copy of the content with another value at a place; None if the type stays the same."""
     changed = copy.deepcopy(content)
     inner = changed
     for key in place[:-1]:
         inner = inner[key]
-    if value is GONE:
+    if value is DELETED:
         del inner[place[-1]]
         return changed
     old = inner[place[-1]]
-    if not also_alike and type(old) is type(value) and (not isinstance(old, dict) or not old):
+    if not same_type and type(old) is type(value) and (not isinstance(old, dict) or not old):
         return None
     inner[place[-1]] = value
     return changed
 
 
 def loaded_places(content):
-    """Keys that a module or its inputs are made of."""
+    """Yield the keys that are read to build a module or its inputs."""
     for key in (
         "task",
         "class",
@@ -137,7 +137,7 @@ def loaded_places(content):
 
 
 def resumed_places(content):
-    """Keys that only a resumed run reads."""
+    """Yield the keys that only a resumed run reads."""
     for key in (
         "loops",
         "optimizer_states",
@@ -175,12 +175,12 @@ FLAGS = ("_is_initial", "_get_lr_called_within_step")
 
 
 def may_stay(place, value):
-    """What is accepted: numbers for numbers, scores that may be None, flags that another torch has not had."""
+    """Return whether a value is accepted: numbers for numbers, None for scores, and missing flags of torch."""
     key = place[-1]
     if value is None:
         return key in ("monitor", "best_model_score", "current_score", "dirpath", "kth_value", "rows", *FLAGS)
-    if value is GONE:
-        # a callback of another name is one that the run did not have
+    if value is DELETED:
+        # without this key, the run simply had no such callback
         return str(key).startswith(("_", "BestCheckpoint{"))
     scores = ("step", "lr", "T_max", "eta_min", "best_model_score", "current_score", "kth_value", "rows")
     return (
@@ -191,9 +191,9 @@ def may_stay(place, value):
 
 
 class TestStructure:
-    """Each key that is read, deleted and replaced by values of other types."""
+    """Each key that is read is deleted, and replaced with values of other types."""
 
-    def test_what_loading_reads(self, run, monkeypatch, capsys):
+    def test_keys_read_by_loading(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         content = read_checkpoint("run/checkpoints/best.ckpt")
         reference = self.predictions(monkeypatch, "run/checkpoints/best.ckpt")
@@ -206,19 +206,19 @@ class TestStructure:
             torch.save(changed, "d.ckpt")
             try:
                 found = self.predictions(monkeypatch, "d.ckpt")
-                said = capsys.readouterr().err
-            except Exception as error:  # a traceback for the person at the keyboard
+                message = capsys.readouterr().err
+            except Exception as error:  # the user would see a traceback
                 failed.append((place, value, repr(error)))
                 continue
             if found is None:
-                if len(said.strip().splitlines()) != 1 or "Traceback" in said:
-                    failed.append((place, value, said))
+                if len(message.strip().splitlines()) != 1 or "Traceback" in message:
+                    failed.append((place, value, message))
             elif not self.may_be(place, found, reference):
                 failed.append((place, value, "accepted, with other predictions"))
         assert not failed, "\n".join(map(str, failed))
 
     def may_be(self, place, found, reference):
-        """Accepted parts change no prediction, but options of the task, and numbers in place of numbers."""
+        """Return whether predictions are valid: only options of the task and statistics may change them."""
         return found == reference or place[0] == "task" or place[-1] in ("mean", "std")
 
     def predictions(self, patch, checkpoint):
@@ -235,15 +235,15 @@ class TestStructure:
         torch.save({**read_checkpoint("run/checkpoints/best.ckpt"), key: value}, "d.ckpt")
         more = ["input=t.csv", "output=no.csv"] if command == "predict" else ["output=no.onnx", "input=t.csv"]
         if (key, value) == ("loss", None):
-            pytest.skip("a criterion of one's own has none")
+            pytest.skip("None stands for a custom criterion")
         if (command, key, value) == ("predict", "class", "x"):
-            pytest.skip("a class of one's own")
+            pytest.skip("any name may be that of a custom class")
         assert call(monkeypatch, command, "checkpoint=d.ckpt", *more) == 1
-        one_message(capsys, "d.ckpt")
+        read_message(capsys, "d.ckpt")
         assert not [*run.glob("no.*")]
 
-    def test_what_a_resumed_run_reads(self, run, monkeypatch, capsys):
-        """Before the folder of the run is touched."""
+    def test_keys_read_by_a_resumed_run(self, run, monkeypatch, capsys):
+        """Errors are raised before the run folder is touched."""
         monkeypatch.chdir(run)
         content = read_checkpoint("run/checkpoints/best.ckpt")
         module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
@@ -277,13 +277,13 @@ class TestStructure:
             (("loops",), [1]),
             (("loops", "fit_loop", "epoch_loop.batch_progress", "total"), "x"),
             (("optimizer_states",), "x"),
-            (("optimizer_states", 0, "state", 0, "exp_avg"), GONE),
+            (("optimizer_states", 0, "state", 0, "exp_avg"), DELETED),
             (("optimizer_states", 0, "param_groups", 0, "betas"), None),
-            (("lr_schedulers",), GONE),
+            (("lr_schedulers",), DELETED),
             (("lr_schedulers", 0, "last_epoch"), "x"),
             (("callbacks",), None),
             (("run_state", 0, "random", "torch"), [3]),
-            (("state_dict",), GONE),
+            (("state_dict",), DELETED),
             (("global_step",), "x"),
         ],
         ids=str,
@@ -299,17 +299,17 @@ class TestStructure:
         torch.save(damaged(content, place, value), target)
         before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
         assert train(monkeypatch, "trainer.max_epochs=4", setting, run=folder) == 1
-        said = capsys.readouterr().err.strip()
-        assert "Traceback" not in said
-        assert target in said
+        message = capsys.readouterr().err.strip()
+        assert "Traceback" not in message
+        assert target in message
         after = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
-        ours = {path for path in after if ".hydra" not in path.parts and path.name != "train.log"}
-        assert {path: after[path] for path in ours} == {path: before[path] for path in ours}
+        files = {path for path in after if ".hydra" not in path.parts and path.name != "train.log"}
+        assert {path: after[path] for path in files} == {path: before[path] for path in files}
 
-    def test_what_is_whole_is_resumed(self, run, monkeypatch):
+    def test_an_intact_checkpoint_is_resumed(self, run, monkeypatch):
         monkeypatch.chdir(run)
-        given = ("trainer.max_epochs=3", "resume=run/checkpoints/best.ckpt")
-        assert train(monkeypatch, *given, run="further") == 0
+        settings = ("trainer.max_epochs=3", "resume=run/checkpoints/best.ckpt")
+        assert train(monkeypatch, *settings, run="further") == 0
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")
     def test_in_python(self, run, monkeypatch):
@@ -329,7 +329,7 @@ class TestStructure:
             (("optimizer_states", 0, "param_groups", 0, "eps"), "x"),
             (("optimizer_states", 0, "state", 0), 3),
             (("run_state",), "x"),
-            (("loops", "fit_loop", "epoch_progress"), GONE),
+            (("loops", "fit_loop", "epoch_progress"), DELETED),
         ):
             torch.save(damaged(content, place, value), "d.ckpt")
             trainer = Trainer(max_epochs=2, callbacks=[ModelCheckpoint("own", save_last=True)], **silent)
@@ -340,26 +340,26 @@ class TestStructure:
 
 
 class TestWeights:
-    """Weights that are not finite are rejected wherever they are read."""
+    """Weights that are not finite raise an error in all functions that read them."""
 
     @pytest.mark.parametrize("value", [NAN, INF, -INF])
     @pytest.mark.parametrize("how", ["load", "predict", "export", "resume", "evaluate"])
-    def test_of_a_checkpoint(self, how, value, run, monkeypatch, capsys):
+    def test_in_a_checkpoint(self, how, value, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         content = copy.deepcopy(read_checkpoint("run/checkpoints/best.ckpt"))
         name = [*content["state_dict"]][-1]
         content["state_dict"][name].view(-1)[1] = value
         torch.save(content, "d.ckpt")
-        said = rf"d\.ckpt: 1 of \d+ entries of '{re.escape(name)}' are NaN or infinite"
+        message = rf"d\.ckpt: 1 of \d+ entries of '{re.escape(name)}' are NaN or infinite"
         if how == "load":
-            with pytest.raises(ValueError, match=said):
+            with pytest.raises(ValueError, match=message):
                 ls.TaskModule.load_from_checkpoint("d.ckpt")
             return
         if how == "evaluate":
             module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
             data = TensorBatches(torch.randn(8, 3), torch.arange(8) % 3)
             trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-            with pytest.raises(ValueError, match=said):
+            with pytest.raises(ValueError, match=message):
                 trainer.test(module, data.loader(8), ckpt_path="d.ckpt")
             return
         if how == "resume":
@@ -367,7 +367,7 @@ class TestWeights:
         else:
             output = "output=no.csv" if how == "predict" else "output=no.onnx"
             assert call(monkeypatch, how, "checkpoint=d.ckpt", "input=t.csv", output) == 1
-        assert re.search(said, one_message(capsys, "d.ckpt"))
+        assert re.search(message, read_message(capsys, "d.ckpt"))
         assert not [*run.glob("no.*")]
 
     @pytest.mark.parametrize(
@@ -381,11 +381,11 @@ class TestWeights:
         ],
         ids=str,
     )
-    def test_of_what_was_fitted(self, place, value, run, monkeypatch, capsys):
+    def test_fitted_values(self, place, value, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
         torch.save(damaged(read_checkpoint("run/checkpoints/best.ckpt"), place, value, True), "d.ckpt")
         assert call(monkeypatch, "predict", "checkpoint=d.ckpt", "input=t.csv", "output=no.csv") == 1
-        assert place[-1].replace("std", "deviation") in one_message(capsys, "d.ckpt")
+        assert place[-1].replace("std", "deviation") in read_message(capsys, "d.ckpt")
 
     def test_a_mask_may_be_infinite_and_statistics_may_not(self, tmp_path):
         class Masked(nn.Module):
@@ -426,7 +426,7 @@ class TestWeights:
         assert not [*tmp_path.iterdir()]
 
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
-    def test_of_an_export_of_somebody_elses(self, suffix, tmp_path, monkeypatch):
+    def test_in_an_export_of_another_tool(self, suffix, tmp_path, monkeypatch):
         monkeypatch.setattr("lossselect.export.write.check_finite", lambda *_: None)
         monkeypatch.setattr("lossselect.export.write._compare", lambda *_: {})
         module = ls.TaskModule(ls.Binary(), {"name": "linear", "num_features": 3})
@@ -439,8 +439,8 @@ class TestWeights:
 
 class TestFlippedBits:
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_of_an_export(self, suffix, tmp_path):
-        """In weights, graph and metadata: each is found, or changes nothing."""
+    def test_in_an_export(self, suffix, tmp_path):
+        """Each flipped bit in weights, graph and metadata is detected, or changes nothing."""
         task = ls.Multilabel(3, class_names=("a", "b", "c"), threshold=(0.2, 0.5, 0.7))
         module = ls.TaskModule(task, {"name": "mlp", "num_features": 4, "hidden": [5]})
         path, features = tmp_path / f"m{suffix}", torch.randn(9, 4)
@@ -464,16 +464,16 @@ class TestFlippedBits:
         assert found == len([place for place in places if place >= 0])
         assert found >= 60
 
-    def test_is_said(self, run, monkeypatch, capsys):
+    def test_message(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
-        given = ["checkpoint=run/checkpoints/best.ckpt", "output=m.safetensors", "input=t.csv"]
-        assert call(monkeypatch, "export", *given) == 0
+        settings = ["checkpoint=run/checkpoints/best.ckpt", "output=m.safetensors", "input=t.csv"]
+        assert call(monkeypatch, "export", *settings) == 0
         content = bytearray(Path("m.safetensors").read_bytes())
         content[-3] ^= 64
         Path("m.safetensors").write_bytes(content)
         capsys.readouterr()
         assert call(monkeypatch, "predict", "checkpoint=m.safetensors", "input=t.csv", "output=no.csv") == 1
-        assert "its content does not match its checksum" in one_message(capsys, "m.safetensors")
+        assert "its content does not match its checksum" in read_message(capsys, "m.safetensors")
         assert not Path("no.csv").exists()
 
     def test_the_checksum_is_that_of_hashlib(self, tmp_path):
@@ -495,13 +495,13 @@ class TestFlippedBits:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = {key: value for key, value in file.metadata().items() if key != NAME}
         save_file(weights, path, facts)
-        with pytest.raises(ValueError, match="holds no checksum"):
+        with pytest.raises(ValueError, match="contains no checksum"):
             load_exported(path)
 
 
 @contextlib.contextmanager
 def little_memory():
-    """Within it, an allocation of 1 GB more than there is now fails, and so does taking more than 20 s."""
+    """Limit the context to 1 GB of additional memory and to 20 s."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), before[1]))
@@ -514,7 +514,7 @@ def little_memory():
 
 
 def zip_with(path, changed, compression=zipfile.ZIP_STORED):
-    """The zip file again, with other parts: a function of name and bytes."""
+    """Rewrite a zip file with the parts that `changed(name, content)` yields for each part."""
     with zipfile.ZipFile(path) as file:
         parts = {info.filename: file.read(info) for info in file.infolist()}
     with zipfile.ZipFile(path, "w", compression) as file:
@@ -525,7 +525,7 @@ def zip_with(path, changed, compression=zipfile.ZIP_STORED):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the memory of a process on Linux")
 class TestClaims:
-    """Small files that claim to be large take no memory."""
+    """Small files that claim to be large raise an error without allocating memory."""
 
     @pytest.mark.parametrize(
         "changes",
@@ -545,13 +545,13 @@ class TestClaims:
         monkeypatch.chdir(run)
         content = copy.deepcopy(read_checkpoint("run/checkpoints/best.ckpt"))
         for place, value in changes.items():
-            content = damaged(content, place, value, also_alike=True)
+            content = damaged(content, place, value, same_type=True)
         torch.save(content, "d.ckpt")
         with little_memory(), pytest.raises(ValueError, match=r"d\.ckpt"):
             ls.TaskModule.load_from_checkpoint("d.ckpt")
         with little_memory():
             assert call(monkeypatch, "predict", "checkpoint=d.ckpt", "input=t.csv", "output=no.csv") == 1
-        one_message(capsys, "d.ckpt")
+        read_message(capsys, "d.ckpt")
 
     def test_a_task_of_more_classes_than_weights(self, tmp_path):
         module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3))
@@ -563,7 +563,7 @@ class TestClaims:
         torch.save(content, tmp_path / "m.ckpt")
         with (
             little_memory(),
-            pytest.raises(ValueError, match="claims 1000000000 outputs, but it holds 15 weights"),
+            pytest.raises(ValueError, match="has 1000000000 outputs, but it contains only 15 weights"),
         ):
             ls.TaskModule.load_from_checkpoint(tmp_path / "m.ckpt", net=nn.Linear(4, 3))
 
@@ -603,7 +603,7 @@ class TestClaims:
         ids=str,
     )
     def test_a_huge_net_of_an_export(self, suffix, change, tmp_path, monkeypatch):
-        """The checksum is right: whoever claims it has computed it again."""
+        """The checksum is correct, as after a malicious change."""
         written = {}
         for name in ("_write_safetensors", "_write_onnx"):
             write = getattr(export, name)
@@ -637,7 +637,7 @@ class TestClaims:
             yield name, content
 
         zip_with("d.ckpt", bigger, zipfile.ZIP_STORED if kind == "overlapping" else zipfile.ZIP_DEFLATED)
-        if kind == "overlapping":  # two entries of the directory are of the same bytes
+        if kind == "overlapping":  # two entries of the directory point to the same bytes
             whole = bytearray(Path("d.ckpt").read_bytes())
             first, second = [found.start() for found in re.finditer(b"PK\x01\x02", whole)][:2]
             whole[second + 42 : second + 46] = whole[first + 42 : first + 46]
@@ -647,7 +647,7 @@ class TestClaims:
             read_checkpoint("d.ckpt")
         with little_memory():
             assert call(monkeypatch, "predict", "checkpoint=d.ckpt", "input=t.csv", "output=no.csv") == 1
-        one_message(capsys, "d.ckpt")
+        read_message(capsys, "d.ckpt")
 
     def test_a_file_of_the_format_before_zip(self, tmp_path):
         torch.save({"task": {}, "arguments": {}}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
@@ -657,7 +657,7 @@ class TestClaims:
             read_checkpoint(tmp_path / "old.ckpt")
 
     @pytest.mark.parametrize("length", [0, 1 << 62, 10**9])
-    def test_a_header_of_safetensors_that_lies(self, length, tmp_path):
+    def test_a_wrong_length_in_a_safetensors_header(self, length, tmp_path):
         path = tmp_path / "m.safetensors"
         export_model(ls.TaskModule(ls.Binary(), {"name": "linear", "num_features": 3}), path)
         path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
@@ -668,15 +668,13 @@ class TestClaims:
         monkeypatch.setattr("lossselect.data.readers.arrays.free_memory", lambda: 10**6)
         np.savez_compressed(tmp_path / "d.npz", X=np.zeros((1000, 1000), np.float32), y=np.arange(1000) % 2)
         assert (tmp_path / "d.npz").stat().st_size < 20_000
-        with pytest.raises(
-            ValueError, match=r"Array 'X' of .*d\.npz takes 0\.0 GB in memory .* half may be used"
-        ):
+        with pytest.raises(ValueError, match=r"Array 'X' of .*d\.npz .* GB"):
             read_arrays(str(tmp_path / "d.npz"), None, None)
         monkeypatch.setattr("lossselect.data.readers.arrays.free_memory", lambda: 10**7)
         assert read_arrays(str(tmp_path / "d.npz"), None, None)[0].shape == (1000, 1000)
 
     @pytest.mark.parametrize("rows", [10**9, 10**15])
-    def test_an_array_whose_header_lies(self, rows, tmp_path):
+    def test_a_wrong_shape_in_an_array_header(self, rows, tmp_path):
         np.savez_compressed(tmp_path / "d.npz", X=np.zeros((4, 2)), y=np.arange(4) % 2)
         other = f"({rows}, 2), }}".encode()
 

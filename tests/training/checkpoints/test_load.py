@@ -50,7 +50,7 @@ class TestCheckpoints:
         run.save_checkpoint(tmp_path / "x.ckpt")
         return tmp_path / "x.ckpt"
 
-    def test_arguments_of_the_subclass_alone_are_kept(self, tmp_path):
+    def test_only_arguments_of_the_subclass_are_kept(self, tmp_path):
         class Fixed(MyModel):
             def __init__(self, task, width, folder, backbone, *, weights, sizes):
                 self.weights, self.sizes = weights, sizes
@@ -62,14 +62,14 @@ class TestCheckpoints:
         assert dict(module.hparams) == {"task": ls.Binary().to_dict(), "width": 4, "folder": "a/b"}
         path = self.saved(tmp_path, module)
         with pytest.raises(
-            ValueError, match=r"with backbone and sizes of your own.*Pass backbone=\.\.\., sizes"
+            ValueError, match=r"with a custom backbone and sizes.*Pass backbone=\.\.\., sizes"
         ):
             Fixed.load_from_checkpoint(path)
         again = Fixed.load_from_checkpoint(path, backbone=nn.Identity(), sizes=sizes)
         assert again.criterion.name == "focal"
         assert torch.equal(again.weights, weights)
 
-    def test_the_call_is_kept_whatever_init_does_with_it(self, tmp_path):
+    def test_the_call_is_kept_as_it_was(self, tmp_path):
         class Changing(ls.TaskModule):
             def __init__(self, num_features, /, *sizes, task, depth=1, **options):
                 depth = depth + 1
@@ -93,7 +93,7 @@ class TestCheckpoints:
         assert again.seen == (8, (4, 5), 4)
         assert again.criterion.name == "focal"
 
-    def test_a_default_that_is_no_plain_value_is_not_asked_for(self, tmp_path):
+    def test_a_default_that_is_not_plain_need_not_be_passed(self, tmp_path):
         class Default(ls.TaskModule):
             def __init__(self, task, make=nn.Linear):
                 super().__init__(task)
@@ -105,11 +105,11 @@ class TestCheckpoints:
         module = MyModel(ls.Binary(), hidden=3)
         assert copy.deepcopy(module)._arguments == module._arguments
 
-    def test_a_wrong_call_is_answered_by_init(self):
+    def test_a_wrong_call_raises_the_error_of_init(self):
         with pytest.raises(TypeError, match=r"__init__\(\) got an unexpected keyword argument 'hiden'"):
             MyModel(ls.Binary(), hiden=3)
 
-    def test_a_net_made_late(self, tmp_path):
+    def test_a_net_built_in_configure_model(self, tmp_path):
         class Late(ls.TaskModule):
             def configure_model(self):
                 if self.net is None:
@@ -125,7 +125,7 @@ class TestCheckpoints:
         again = MyModel.load_from_checkpoint(self.saved(tmp_path, module))
         assert again.criterion.to_dict() == module.criterion.to_dict()
 
-    def test_an_argument_that_is_changed_at_loading_decides_on_the_loss(self, tmp_path):
+    def test_an_argument_changed_at_loading_changes_the_loss(self, tmp_path):
         class Focal(MyModel):
             def __init__(self, task, gamma=2.0):
                 super().__init__(task, loss={"name": "focal", "gamma": gamma})
@@ -148,11 +148,11 @@ class TestCheckpoints:
                 return super().forward(x / 255)
 
         path = self.saved(tmp_path, Scaled(ls.Binary(), {"name": "linear", "num_features": 8}))
-        with pytest.raises(ValueError, match="holds a Scaled, whose forward may differ"):
+        with pytest.raises(ValueError, match="contains a Scaled, whose forward may differ"):
             ls.TaskModule.load_from_checkpoint(path)
         assert Scaled.load_from_checkpoint(path).task == ls.Binary()
 
-    def test_an_argument_of_ones_own_called_task(self, tmp_path):
+    def test_an_argument_called_task_that_is_not_a_task(self, tmp_path):
         class Named(ls.TaskModule):
             def __init__(self, width, *, task="x"):
                 super().__init__(ls.Binary(), nn.Linear(8, 1))
@@ -170,12 +170,12 @@ class TestCheckpoints:
         run.save_checkpoint(tmp_path / "x.ckpt")
         assert MyModel.load_from_checkpoint(tmp_path / "x.ckpt").task == ls.Binary()
 
-    def test_what_a_subclass_put_in_that_does_not_load(self, tmp_path):
+    def test_values_of_a_subclass_that_cannot_be_loaded(self, tmp_path):
         class Adding(MyModel):
             def on_save_checkpoint(self, checkpoint):
                 checkpoint["mine"] = np.arange(3)
 
-        with pytest.raises(ValueError, match=r"more than tensors and plain values, numpy\S+ for one\.$"):
+        with pytest.raises(ValueError, match=r"more than tensors and plain values, for example numpy\S+\.$"):
             Adding.load_from_checkpoint(self.saved(tmp_path, Adding(ls.Binary())))
 
     def test_numbers_of_numpy_in_an_optimizer(self, tmp_path):
@@ -192,11 +192,11 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         "place", [None, torch.device("cpu"), {"cuda:0": "cpu"}, lambda storage, _: storage]
     )
-    def test_where_it_goes(self, place, tmp_path):
+    def test_map_location(self, place, tmp_path):
         again = MyModel.load_from_checkpoint(self.saved(tmp_path, MyModel(ls.Binary())), map_location=place)
         assert again.device.type == "cpu"
 
-    def test_weights_only_is_not_to_be_switched_off(self, tmp_path):
+    def test_weights_only_cannot_be_switched_off(self, tmp_path):
         path = self.saved(tmp_path, MyModel(ls.Binary()))
         assert MyModel.load_from_checkpoint(path, weights_only=True)
         with pytest.raises(ValueError, match="weights_only=False is not needed"):
@@ -210,15 +210,15 @@ class TestCheckpoints:
 
         assert Outer(ls.Binary()).inner.hparams["task"]["name"] == "multiclass"
 
-    def test_a_net_of_the_users_own_must_be_passed(self, tmp_path):
+    def test_a_custom_net_must_be_passed(self, tmp_path):
         path = self.saved(tmp_path, ls.TaskModule(ls.Binary(), nn.Linear(8, 1)))
         with pytest.raises(
-            ValueError, match=r"trained with net of your own.*Pass net=\.\.\. to load_from_checkpoint"
+            ValueError, match=r"trained with a custom net.*Pass net=\.\.\. to load_from_checkpoint"
         ):
             ls.TaskModule.load_from_checkpoint(path)
         assert ls.TaskModule.load_from_checkpoint(path, net=nn.Linear(8, 1)).task == ls.Binary()
 
-    def test_a_checkpoint_of_another_task_is_refused(self, tmp_path):
+    def test_a_checkpoint_of_another_task_raises(self, tmp_path):
         path = self.saved(tmp_path, MyModel(ls.Multilabel(3, class_names=("a", "b", "c"))))
         with pytest.raises(
             ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
@@ -265,21 +265,21 @@ class TestCheckpoints:
         )
         assert MyModel.load_from_checkpoint(path).criterion.pos_weight.item() == 2
 
-    def test_what_was_no_plain_value_is_never_replaced_by_a_default(self, tmp_path):
+    def test_values_that_are_not_plain_are_never_replaced_by_a_default(self, tmp_path):
         def loss(logits, target):
             return (logits.sigmoid() - target).abs().mean()
 
         path = self.saved(
             tmp_path, MyModel(ls.Binary(), loss=loss, optimizer=lambda p: torch.optim.SGD(p, lr=0.3))
         )
-        with pytest.raises(ValueError, match="trained with loss of your own"):
+        with pytest.raises(ValueError, match="trained with a custom loss"):
             MyModel.load_from_checkpoint(path)
         again = MyModel.load_from_checkpoint(path, loss=loss)
         assert again(torch.zeros(1, 8)).shape == (1, 1)
-        with pytest.raises(ValueError, match=r"The optimizer that .* was trained with is not in it"):
+        with pytest.raises(ValueError, match=r"does not contain the optimizer that it was trained with"):
             trainer(tmp_path).fit(again, loader(ls.Binary()))
 
-    def test_an_argument_that_the_class_does_not_take(self, tmp_path):
+    def test_an_argument_that_the_class_does_not_accept(self, tmp_path):
         path = self.saved(tmp_path, MyModel(ls.Binary()))
 
         class Renamed(ls.TaskModule):
@@ -301,7 +301,7 @@ class TestCheckpoints:
             Broken.load_from_checkpoint(path)
 
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"epoch,loss\n1,2\n"])
-    def test_a_file_that_is_none(self, content, tmp_path):
+    def test_a_file_that_is_not_a_checkpoint(self, content, tmp_path):
         path = tmp_path / "x.ckpt"
         path.write_bytes(content)
         with pytest.raises(
@@ -317,7 +317,7 @@ class TestCheckpoints:
 
     def test_a_file_of_something_else(self, tmp_path):
         torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
-        with pytest.raises(ValueError, match=r"no checkpoint of a lossselect\.TaskModule"):
+        with pytest.raises(ValueError, match=r"not a checkpoint of a lossselect\.TaskModule"):
             MyModel.load_from_checkpoint(tmp_path / "x.ckpt")
         with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
             MyModel.load_from_checkpoint(tmp_path / "none.ckpt")
@@ -347,8 +347,8 @@ def test_another_optimizer_at_loading_leaves_the_loss(tmp_path):
     assert not again.criterion.waiting
 
 
-def test_an_argument_that_is_no_matter_of_the_loss_leaves_it_as_it_was():
-    """Each that there is, so that none is forgotten."""
+def test_all_arguments_but_the_loss_are_independent_of_it():
+    """A new argument of `TaskModule` must be added to `LOSS_INDEPENDENT` or here."""
     from lossselect.training.checkpoints.load import LOSS_INDEPENDENT
 
     arguments = [*inspect.signature(ls.TaskModule.__init__).parameters][1:]

@@ -1,4 +1,4 @@
-"""A run that goes on from any of its checkpoints ends as it would have without a stop: to the bit."""
+"""A run resumed from any of its checkpoints is bit-identical to a run that was never stopped."""
 
 import functools
 import os
@@ -52,8 +52,8 @@ class Noisy(Dataset):
 
 
 LOADERS = {
-    "ours": lambda: TensorBatches(*arrays()).loader(BATCH, shuffle=True, seed=3),
-    "users": lambda: DataLoader(TensorDataset(*arrays()), BATCH, shuffle=True),
+    "tensors": lambda: TensorBatches(*arrays()).loader(BATCH, shuffle=True, seed=3),
+    "torch": lambda: DataLoader(TensorDataset(*arrays()), BATCH, shuffle=True),
     "noisy": lambda: DataLoader(Noisy(), BATCH, shuffle=True),
     "generator": lambda: DataLoader(
         TensorDataset(*arrays()), BATCH, shuffle=True, generator=torch.Generator().manual_seed(3)
@@ -63,7 +63,7 @@ LOADERS = {
 
 
 class Log(Callback):
-    """What was seen when."""
+    """Records the values of each batch, validation and epoch."""
 
     def __init__(self):
         self.rows = []
@@ -83,7 +83,7 @@ class Log(Callback):
         return {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
 
 
-class ByHand(ls.TaskModule):
+class ManualSteps(ls.TaskModule):
     """Takes a step after every second batch."""
 
     def __init__(self, *arguments, **options):
@@ -100,7 +100,7 @@ class ByHand(ls.TaskModule):
 
 
 class WithTerm(ls.TaskModule):
-    """Adds a term to the loss from the second batch of a group on."""
+    """Adds a term to the loss, except in the first batch of an accumulation group."""
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
@@ -108,14 +108,14 @@ class WithTerm(ls.TaskModule):
 
 
 def fit(
-    folder, loader, seed, checkpoint=None, of=None, saved=None, extra=list, made=ls.TaskModule, **options
+    folder, loader, seed, checkpoint=None, module=None, saved=None, extra=list, kind=ls.TaskModule, **options
 ):
     for seeded in (torch.manual_seed, random.seed, np.random.seed):
         seeded(seed)
     net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
     loss = {"name": "cross_entropy", "weight": [1.0, 2.0, 3.0]}
-    of = {"optimizer": {"name": "AdamW", "lr": 0.02}, **(of or {})}
-    module, log = made(ls.Multiclass(3), net, loss, **of), Log()
+    arguments = {"optimizer": {"name": "AdamW", "lr": 0.02}, **(module or {})}
+    module, log = kind(ls.Multiclass(3), net, loss, **arguments), Log()
     files = [ModelCheckpoint(folder, "{epoch}-{step}", save_top_k=-1, **(saved or {}))] if folder else []
     options = {"max_epochs": 3, "enable_checkpointing": bool(folder), **options}
     trainer = quiet_trainer(callbacks=[*extra(), log, *files], **options)
@@ -125,7 +125,7 @@ def fit(
 
 EACH_STEP = {"every_n_train_steps": 1}
 PLATEAU = {"scheduler": {"name": "ReduceLROnPlateau", "patience": 0, "threshold": 0.05}}
-OF_TRAIN = {"scheduler": {**PLATEAU["scheduler"], "monitor": "train/loss"}}
+TRAIN_PLATEAU = {"scheduler": {**PLATEAU["scheduler"], "monitor": "train/loss"}}
 
 
 def stopping():
@@ -139,7 +139,7 @@ def blocks():
 CASES = {
     "after each epoch": {},
     "after each step": {"saved": EACH_STEP},
-    "at the train epoch's end": {"saved": {"save_on_train_epoch_end": True}, "of": OF_TRAIN},
+    "at the train epoch's end": {"saved": {"save_on_train_epoch_end": True}, "module": TRAIN_PLATEAU},
     "validated within epochs": {"val_check_interval": 3},
     "validated within epochs, each step": {"val_check_interval": 3, "saved": EACH_STEP},
     "validated across epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None, "saved": EACH_STEP},
@@ -151,19 +151,19 @@ CASES = {
     "within a group": {"accumulate_grad_batches": 3, "val_check_interval": 2},
     "a schedule of steps": {
         "saved": EACH_STEP,
-        "of": {"scheduler": {"name": "OneCycleLR", "max_lr": 0.05, "total_steps": 30}},
+        "module": {"scheduler": {"name": "OneCycleLR", "max_lr": 0.05, "total_steps": 30}},
     },
-    "a schedule by a metric": {"of": PLATEAU},
-    "a schedule by a metric, each step": {"of": PLATEAU, "saved": EACH_STEP},
+    "a schedule by a metric": {"module": PLATEAU},
+    "a schedule by a metric, each step": {"module": PLATEAU, "saved": EACH_STEP},
     "stopped early": {"extra": stopping, "max_epochs": 8},
     "a few batches": {"limit_train_batches": 4, "saved": EACH_STEP},
-    "mixed": {"of": {"mix": "mixup"}, "saved": EACH_STEP},
+    "mixed": {"module": {"mix": "mixup"}, "saved": EACH_STEP},
     "accumulated by a schedule": {
         "extra": lambda: [GradientAccumulationScheduler({0: 1, 1: 3})],
         "saved": EACH_STEP,
     },
-    "within a group, with a term": {"made": WithTerm, "accumulate_grad_batches": 4, "val_check_interval": 3},
-    "groups made by hand": {"made": ByHand, "val_check_interval": 3},
+    "within a group, with a term": {"kind": WithTerm, "accumulate_grad_batches": 4, "val_check_interval": 3},
+    "manual steps": {"kind": ManualSteps, "val_check_interval": 3},
     "weights averaged by a schedule": {"extra": lambda: [StochasticWeightAveraging(0.01, 1)]},
     "in blocks": {"extra": blocks, "saved": {"every_n_train_steps": 2}},
     "in blocks, validated within epochs": {"extra": blocks, "val_check_interval": 2},
@@ -176,7 +176,7 @@ SOME = ("validated within epochs", "after each epoch")
     [
         (loader, case)
         for loader in LOADERS
-        for case in (SOME if loader in ("users", "workers", "generator") else CASES)
+        for case in (SOME if loader in ("torch", "workers", "generator") else CASES)
     ],
 )
 def test_from_each_checkpoint(loader, case, tmp_path):
@@ -184,9 +184,9 @@ def test_from_each_checkpoint(loader, case, tmp_path):
     module, trainer, rows = fit(tmp_path / "whole", loader, 0, **options)
     checkpoints = sorted((tmp_path / "whole").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert len(checkpoints) >= 3
-    # blocks of steps end where a checkpoint is due; else nothing need be saved again
+    # blocks of steps end at due checkpoints, so that resumed runs must save them, too
     again_in = tmp_path / "again" if options.get("extra") is blocks else None
-    # the one loader takes the odd checkpoints, the others the even ones
+    # each loader is tested with every other checkpoint, to save time
     for checkpoint in checkpoints[loader == "noisy" :: 2]:
         again, trainer2, rows2 = fit(again_in, loader, 99, checkpoint, **options)
         for key, value in module.state_dict().items():
@@ -194,11 +194,13 @@ def test_from_each_checkpoint(loader, case, tmp_path):
         assert trainer.global_step == trainer2.global_step, checkpoint.name
         (group,), (group2,) = (t.optimizers[0].param_groups for t in (trainer, trainer2))
         taken = trainer.global_step - torch.load(checkpoint)["global_step"]
-        if taken > 1 or case != "weights averaged by a schedule":  # whose last epoch learns nothing
+        if (
+            taken > 1 or case != "weights averaged by a schedule"
+        ):  # its last epoch does not change the weights
             assert group["lr"] == group2["lr"], checkpoint.name
-        # what follows is all that would have followed, once each and in order
+        # the same values as without a stop, once each and in order
         assert rows2 == rows[len(rows) - len(rows2) :], checkpoint.name
-        if "extra" not in options:  # of a block only the first batch is seen
+        if "extra" not in options:  # the hook is called only for the first batch of a block
             loops = torch.load(checkpoint)["loops"]["fit_loop"]
             done = loops["epoch_loop.batch_progress"]["total"]["ready"]
             assert batches_of(rows2) == batches_of(rows) - done, checkpoint.name
@@ -230,7 +232,7 @@ class Signal(Callback):
 SIGNALLED = {
     "plain": {},
     "validated within epochs, in groups": {"val_check_interval": 2, "accumulate_grad_batches": 3},
-    "a schedule by a metric": {"of": PLATEAU},
+    "a schedule by a metric": {"module": PLATEAU},
     "in blocks": {"extra": blocks},
     "averaged weights": {"extra": lambda: [EMAWeightAveraging(decay=0.9)]},
 }
@@ -238,7 +240,7 @@ SIGNALLED = {
 
 @pytest.fixture
 def _ends():
-    """SIGTERM ends nothing but what it interrupts."""
+    """Let SIGTERM raise SystemExit."""
 
     def end(signum, frame):
         raise SystemExit(128 + signum)
@@ -251,9 +253,13 @@ def _ends():
 @pytest.mark.usefixtures("_ends")
 @pytest.mark.parametrize(
     ("loader", "case"),
-    [*(("noisy", case) for case in SIGNALLED), ("ours", "a schedule by a metric"), ("ours", "in blocks")],
+    [
+        *(("noisy", case) for case in SIGNALLED),
+        ("tensors", "a schedule by a metric"),
+        ("tensors", "in blocks"),
+    ],
 )
-def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
+def test_from_the_checkpoint_of_a_signal(loader, case, tmp_path):
     options = {"max_epochs": 2, **SIGNALLED[case]}
     extra = options.pop("extra", list)
     path = tmp_path / "stopped.ckpt"
@@ -269,18 +275,18 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
             code = stopped.code
         assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
         if not code:
-            break  # there are not so many batches
+            break  # the run has fewer batches
         assert code == 143
         stops += 1
         if not path.exists():
-            continue  # it came after the last question, and ended what came after fit
+            continue  # the signal arrived after the last check of fit
         again, _, rows2 = fit(None, loader, 99, path, extra=extra, **options)
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (batch, key)
         assert rows2 == rows[len(rows) - len(rows2) :], batch
         path.unlink()
         saved += 1
-    if case != "averaged weights":  # which are not saved while they stand in for the net's
+    if case != "averaged weights":  # not saved while the averaged weights replace those of the net
         assert saved >= stops - 1
     assert saved >= 6
 
@@ -288,17 +294,17 @@ def test_from_where_a_signal_stopped_it(loader, case, tmp_path):
 def test_ctrl_c(tmp_path):
     path = tmp_path / "stopped.ckpt"
     with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, "users", 0, extra=lambda: [ls.CheckpointOnSignal(path), Signal(3, signal.SIGINT)])
+        fit(tmp_path, "torch", 0, extra=lambda: [ls.CheckpointOnSignal(path), Signal(3, signal.SIGINT)])
     assert stopped.value.code == 130
     assert str(stopped.value) == f"SIGINT: saved {path}"
     assert torch.load(path)["global_step"] == 3
 
 
-def test_other_weights_without_what_is_kept(tmp_path, monkeypatch):
-    """The test can fail: without random numbers and place it does."""
+def test_weights_differ_without_the_run_state(tmp_path, monkeypatch):
+    """The tests above can fail: they do without restored random numbers and position."""
     monkeypatch.setattr("lossselect.training.checkpoints.run_state.RunState.start", lambda *_: None)
-    module, _, _ = fit(tmp_path / "whole", "users", 0, val_check_interval=3)
+    module, _, _ = fit(tmp_path / "whole", "torch", 0, val_check_interval=3)
     checkpoint = min((tmp_path / "whole").glob("*.ckpt"))
     with pytest.warns(UserWarning, match="resuming from a checkpoint that ended before the epoch ended"):
-        again, _, _ = fit(tmp_path / "again", "users", 99, checkpoint, val_check_interval=3)
+        again, _, _ = fit(tmp_path / "again", "torch", 99, checkpoint, val_check_interval=3)
     assert not torch.equal(module.net[0].weight, again.net[0].weight)

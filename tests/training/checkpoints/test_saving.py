@@ -1,4 +1,4 @@
-"""best.ckpt and last.ckpt: what is in them, and that a killed and resumed run leaves the same files."""
+"""best.ckpt and last.ckpt: their content, and the equal files of a killed and resumed run."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def leaves(value, path=""):
-    """Each plain value and tensor of a checkpoint, by where it stands."""
+    """Yield each plain value and tensor of a checkpoint with its path."""
     if isinstance(value, dict):
         for key in value:
             yield from leaves(value[key], f"{path}/{key}")
@@ -70,13 +70,13 @@ class Peaks(ls.TaskModule):
             self.validations += 1
 
 
-def fit(folder, monitor="val/score", own=(), at_epoch_end=None, **options):
+def fit(folder, monitor="val/score", callbacks=(), at_epoch_end=None, **options):
     torch.manual_seed(0)
     rows = TensorDataset(torch.randn(32, 3), torch.arange(32).reshape(-1, 1) % 2.0)
     options = {"max_epochs": 4, "num_sanity_val_steps": 0, **options}
     at_epoch_end = saves_at_epoch_end(monitor, options) if at_epoch_end is None else at_epoch_end
     best = BestCheckpoint(folder, monitor, "max", at_epoch_end)
-    trainer = quiet_trainer(callbacks=[best, *own, LastCheckpoint(best)], **options)
+    trainer = quiet_trainer(callbacks=[best, *callbacks, LastCheckpoint(best)], **options)
     trainer.fit(Peaks(ls.Binary(), nn.Linear(3, 1)), DataLoader(rows, 4), DataLoader(rows, 16))
     return [read_checkpoint(folder / name) for name in ("best.ckpt", "last.ckpt")]
 
@@ -98,14 +98,14 @@ def state_of_best(content):
         ({"monitor": "last"}, 32, 32),
         ({"monitor": "last", "val_check_interval": 0.5}, 32, 32),
         ({"monitor": "last", "limit_val_batches": 0}, 32, 32),
-        ({"callbacks_of_the_user": True}, 16, 32),
+        ({"user_callbacks": True}, 16, 32),
     ],
     ids=str,
 )
 def test_last_is_the_latest_state(options, best_step, last_step, tmp_path):
     options = dict(options)
-    own = [ModelCheckpoint(tmp_path / "own")] if options.pop("callbacks_of_the_user", False) else []
-    best, last = fit(tmp_path, own=own, **options)
+    own = [ModelCheckpoint(tmp_path / "own")] if options.pop("user_callbacks", False) else []
+    best, last = fit(tmp_path, callbacks=own, **options)
     assert (best["global_step"], last["global_step"]) == (best_step, last_step)
     assert state_of_best(best)["best_model_score"] == state_of_best(last)["best_model_score"]
     if best_step == last_step:
@@ -113,7 +113,7 @@ def test_last_is_the_latest_state(options, best_step, last_step, tmp_path):
 
 
 def test_after_each_validation(tmp_path, monkeypatch):
-    """Whenever the run is killed, at most the batches since the last validation are lost."""
+    """A killed run loses at most the batches since the last validation."""
     steps = []
     replace = os.replace
 
@@ -132,21 +132,21 @@ def test_a_state_is_serialised_once(tmp_path, monkeypatch):
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: (written.append(content), save(content, file)))
     fit(tmp_path, "last")
-    assert len(written) == 4  # of 4 epochs, of which each is the best and the last
+    assert len(written) == 4  # one for each of 4 epochs, which is both the best and the last
     best = (tmp_path / "best.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(b"")
-    assert (tmp_path / "best.ckpt").read_bytes() == best  # two files, not two names of one
+    assert (tmp_path / "best.ckpt").read_bytes() == best  # two files, not two links to one file
 
 
-def test_the_state_of_the_users_checkpoints_is_of_the_same_moment(tmp_path):
+def test_the_state_of_user_callbacks_is_up_to_date(tmp_path):
     own = ModelCheckpoint(tmp_path / "own", "{epoch}", monitor="val/score", mode="max", save_top_k=2)
-    _, last = fit(tmp_path, own=[own], max_epochs=2)  # the second is the best of both
+    _, last = fit(tmp_path, callbacks=[own], max_epochs=2)  # both save the second epoch as the best
     kept = next(state for key, state in last["callbacks"].items() if key.startswith("ModelCheckpoint"))
     assert kept["best_model_score"] == state_of_best(last)["best_model_score"] == pytest.approx(0.9)
 
 
 def copy_after_each_checkpoint(patch, run):
-    """Copy the folder of a run after each checkpoint file that it writes: what kill -9 would leave then."""
+    """Copy the run folder after each checkpoint that is written, as kill -9 would leave it at that time."""
     replace = os.replace
     copies = []
 
@@ -160,11 +160,11 @@ def copy_after_each_checkpoint(patch, run):
     return copies
 
 
-GIVEN = (
+SETTINGS = (
     *("task=binary", "hydra.run.dir=run", "resume=auto", "report=false", "model.hidden=[8]"),
     *("scheduler=none", "optimizer.lr=.1", "+trainer.limit_train_batches=4", "trainer.max_epochs=4"),
 )
-# a learning rate so high that the loss goes up and down, and each step counts
+# with this high learning rate the loss goes up and down, so that each step matters
 PLATEAU = ("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=.7", "optimizer.lr=.3")
 RUNS = {
     "an up-and-down metric": ("monitor=val/f1", "trainer.max_epochs=5"),
@@ -190,7 +190,7 @@ RUNS = {
 
 
 def results(folder):
-    """All that a run leaves; of the plan all but the line on resuming."""
+    """Return the results of a run, without the lines of its plan about resuming."""
     names = ("metrics.json", "predictions.csv", "per_class.csv", "logs/metrics.csv")
     left = {name: (folder / name).read_bytes() for name in names}
     lines = json.loads((folder / "plan.json").read_text())["lines"]
@@ -201,21 +201,21 @@ def results(folder):
 
 @pytest.mark.parametrize("case", RUNS)
 def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, monkeypatch, tmp_path):
-    given = (*GIVEN, *RUNS[case])
+    settings = (*SETTINGS, *RUNS[case])
     with monkeypatch.context() as patch:
         killed = copy_after_each_checkpoint(patch, tmp_path / "run")
-        assert command(*given)[0] == 0
-    wanted, checkpoints = results(tmp_path / "run")
+        assert command(*settings)[0] == 0
+    expected, checkpoints = results(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
-    # after the first best.ckpt, whose last.ckpt is missing, in the middle, after the last ones of training
-    # (two files may follow, with the decision), and after the last one of all
+    # killed after the first best.ckpt (without last.ckpt), in the middle, after the last checkpoints of
+    # training (up to two files with the decision follow), and at the end
     count = len(killed)
     for number in {1, count // 2, count - 3, count - 2, count}:
         killed[number - 1].rename(tmp_path / "run")
-        code, _, err = command(*given)
+        code, _, err = command(*settings)
         assert code == 0, err
         left, others = results(tmp_path / "run")
-        assert left == wanted, number
+        assert left == expected, number
         assert others.keys() == checkpoints.keys()
         for name, content in checkpoints.items():
             assert not differences(content, others[name]), (number, name)
@@ -224,9 +224,9 @@ def test_a_killed_and_resumed_run_leaves_the_same_files(case, command, monkeypat
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_kill_9(command, tmp_path):
-    given = [sys.executable, ROOT / "train.py", *GIVEN, "monitor=val/f1", "trainer.max_epochs=25"]
+    arguments = [sys.executable, ROOT / "train.py", *SETTINGS, "monitor=val/f1", "trainer.max_epochs=25"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(given, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert process.poll() is None
@@ -235,12 +235,12 @@ def test_kill_9(command, tmp_path):
     process.kill()
     process.wait()
     step = read_checkpoint(last)["global_step"]
-    assert command(*given[2:])[0] == 0
+    assert command(*arguments[2:])[0] == 0
     left, checkpoints = results(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "killed")
-    assert command(*given[2:])[0] == 0
-    wanted, others = results(tmp_path / "run")
-    assert left == wanted
+    assert command(*arguments[2:])[0] == 0
+    expected, others = results(tmp_path / "run")
+    assert left == expected
     assert step <= checkpoints["last.ckpt"]["global_step"] == 100
     for name, content in checkpoints.items():
         assert not differences(content, others[name]), name

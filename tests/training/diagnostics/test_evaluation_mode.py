@@ -1,4 +1,4 @@
-"""A net that returns probabilities in evaluation mode alone, whose metrics would be wrong without a word."""
+"""A net that returns probabilities only in evaluation mode, which would silently make its metrics wrong."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls
 
 
 class TwoModes(nn.Module):
-    """Logits in training, and another function of them in evaluation."""
+    """Returns logits in training, and a function of them in evaluation."""
 
     def __init__(self, task, function):
         super().__init__()
@@ -41,7 +41,7 @@ ENDS = {
     "softmax": lambda z: z.softmax(1),
     "softmax, detached": lambda z: z.softmax(1).detach().clone(),
     "exp of log_softmax": lambda z: z.log_softmax(1).exp(),
-    "by hand": lambda z: z.exp() / z.exp().sum(1, keepdim=True),
+    "written out": lambda z: z.exp() / z.exp().sum(1, keepdim=True),
     "sigmoid": lambda z: z.sigmoid(),
     "sigmoid in place": lambda z: z.sigmoid_(),
     "sigmoid, shaped": lambda z: torch.cat([part.unsqueeze(1) for part in z.sigmoid().unbind(1)], 1),
@@ -54,8 +54,8 @@ ENDS = {
 @pytest.mark.parametrize("task", TASKS)
 def test_probabilities_in_evaluation_mode_are_rejected(task, end, sanity):
     task = TASKS[task]
-    if end == "by hand" and task.num_outputs == 1:
-        pytest.skip("of one output it is 1")
+    if end == "written out" and task.num_outputs == 1:
+        pytest.skip("for one output it is always 1")
     with pytest.raises(ValueError, match=r"in evaluation mode.*but the loss takes raw logits"):
         fit(task, TwoModes(task, ENDS[end]), num_sanity_val_steps=sanity)
 
@@ -99,7 +99,7 @@ SHAPED = {
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 @pytest.mark.parametrize("end", SHAPED)
 def test_in_inference_mode(end, stage):
-    """There torch hands over composite operations whole."""
+    """Inference mode dispatches composite operations instead of their parts."""
     task = TASKS["binary"]
     module = ls.TaskModule(task, TwoModes(task, SHAPED[end]))
     loader = DataLoader([(torch.randn(16, 8), torch.ones(16, 1))], batch_size=None)
@@ -114,8 +114,8 @@ OPERATORS = {
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_of_a_net_with_higher_order_operators(operator):
-    """They are no ATen operations, and raise errors under a dispatch mode that does not expect them."""
+def test_higher_order_operators(operator):
+    """They are not ATen operations, and raise errors in a dispatch mode that does not support them."""
     loader = DataLoader([(torch.randn(16, 8), torch.ones(16, 1))], batch_size=None)
     task, end = TASKS["binary"], OPERATORS[operator]
     module = ls.TaskModule(task, TwoModes(task, end))
@@ -135,7 +135,7 @@ def test_a_compiled_net_is_checked_by_its_values():
 
 @pytest.fixture
 def entered(monkeypatch):
-    """The times that operations were recorded."""
+    """Return the list of entered contexts that record operations."""
     entered = []
     enter = LastOperations.__enter__
     monkeypatch.setattr(LastOperations, "__enter__", lambda self: entered.append(self) or enter(self))
@@ -144,13 +144,13 @@ def entered(monkeypatch):
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_operations_of_a_compiled_net_are_not_recorded(in_place, entered):
-    """Its kernels write to memory unseen, so that an address may be that of a freed tensor."""
+    """Dispatch does not see its kernels, which may reuse the address of a freed tensor."""
     net = TwoModes(TASKS["binary"], lambda z: z)
     net.compile(backend="eager") if in_place else (net := torch.compile(net, backend="eager"))
     fit(TASKS["binary"], net)
     assert not entered
 
 
-def test_it_is_looked_at_once(entered):
+def test_outputs_are_checked_once(entered):
     fit(TASKS["binary"], TwoModes(TASKS["binary"], lambda z: z), max_epochs=3)
     assert len(entered) == 1

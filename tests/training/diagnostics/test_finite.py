@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite: the run ends at once, or the step is left out."""
+"""A loss or a gradient that is not finite ends the run at once, or the step is skipped."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from lossselect.training.diagnostics.nonfinite import MAX_PENDING, MAX_SKIPPED
 
 
 class Poisoned(nn.Module):
-    """Returns what it gets, times a factor at each call in training; its gradient may be another."""
+    """Multiplies its input, or the gradient, by a factor at some calls in training."""
 
     def __init__(self, factors=None, backward=None):
         super().__init__()
@@ -63,10 +63,10 @@ def finite_checkpoints(tmp_path):
 def test_a_loss_ends_the_run(value, steps, tmp_path):
     extra = [ls.StepsPerExecution(steps)] if steps > 1 else []
     module, trainer, run = fit(tmp_path, Poisoned({5: value}), extra=extra)
-    said = r"not finite in step 5 \(epoch 0, batch 4\): .*net.2 \(Poisoned\)"
+    message = r"not finite in step 5 \(epoch 0, batch 4\)\. First non-finite output: net.2 \(Poisoned\)\."
     if value == torch.inf:
-        said = r"not finite in step 5 \(epoch 0, batch 4\): "
-    with pytest.raises(ValueError, match=said):
+        message = r"not finite in step 5 \(epoch 0, batch 4\)\. "
+    with pytest.raises(ValueError, match=message):
         run()
     assert trainer.global_step == 4  # the step was not taken
     assert all(bool(weight.isfinite().all()) for weight in module.parameters())
@@ -75,13 +75,13 @@ def test_a_loss_ends_the_run(value, steps, tmp_path):
 
 def test_a_gradient_ends_the_run(tmp_path):
     module, _, run = fit(tmp_path, Poisoned(backward={5: torch.nan}))
-    with pytest.raises(ValueError, match=r"step 5 .*going back the gradient of net.1.bias is the first"):
+    with pytest.raises(ValueError, match=r"step 5 .*First non-finite gradient in backward: net.1.bias\."):
         run()
     assert all(bool(weight.isfinite().all()) for weight in module.parameters())
     assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
 
 
-def test_of_a_group_of_batches(tmp_path):
+def test_accumulated_batches(tmp_path):
     _, trainer, run = fit(tmp_path, Poisoned({2: torch.nan}), accumulate_grad_batches=4)
     with pytest.raises(ValueError, match=r"not finite in step 1 "):
         run()
@@ -93,7 +93,7 @@ def test_inputs(tmp_path):
     data.tensors[0][19] = torch.nan
     _, _, run = fit(tmp_path, nn.Identity(), data=data)
     with pytest.raises(
-        ValueError, match=r"step 3 \(epoch 0, batch 2\): the inputs of row 3 of the batch are not"
+        ValueError, match=r"step 3 \(epoch 0, batch 2\)\. The inputs of row 3 of the batch are not finite"
     ):
         run()
 
@@ -104,7 +104,7 @@ def test_skipped(tmp_path):
     module, trainer, run = fit(
         tmp_path / "skipped", Poisoned({5: torch.nan, 7: torch.inf}), "skip", max_epochs=2
     )
-    with pytest.warns(UserWarning, match=r"not finite in step 5 .*left out.*skipped_step"):
+    with pytest.warns(UserWarning, match=r"not finite in step 5 .*is skipped.*skipped_step"):
         run()
     assert module._finite_check.skipped == 2
     assert trainer.global_step == 16
@@ -112,15 +112,15 @@ def test_skipped(tmp_path):
     assert trainer.callback_metrics["val/loss"].isfinite()  # the running means as well
     for value in module.state_dict().values():
         assert bool(value.isfinite().all())
-    # it learned from the others
+    # the other steps were taken
     assert not torch.equal(module.net[0].weight, whole.net[0].weight)
 
 
-def test_skipped_of_a_group(tmp_path):
-    """Running means are those of before the group."""
+def test_skipped_accumulated_batches(tmp_path):
+    """Running means are restored to those before the accumulated batches."""
     module, _, run = fit(tmp_path, Poisoned({3: torch.nan}), "skip", max_epochs=1, accumulate_grad_batches=4)
-    module.net.append(nn.BatchNorm1d(3))  # which sees what the poisoned part returns
-    with pytest.warns(UserWarning, match="left out"):
+    module.net.append(nn.BatchNorm1d(3))  # its running means depend on the poisoned outputs
+    with pytest.warns(UserWarning, match="The step is skipped"):
         run()
     assert module._finite_check.skipped == 1
     for name, value in module.state_dict().items():
@@ -128,18 +128,18 @@ def test_skipped_of_a_group(tmp_path):
     assert module.net[4].num_batches_tracked == 4
 
 
-def test_sums_that_overflow_are_no_gradients_that_do(tmp_path):
+def test_overflow_of_a_sum_is_not_an_overflow_of_gradients(tmp_path):
     module, trainer, run = fit(tmp_path, Poisoned(backward=dict.fromkeys(range(99), 1e38)), max_epochs=1)
     module._optimizer_spec = {"name": "SGD", "lr": 0.0}
     run()
     assert trainer.global_step == 8
 
 
-def test_a_step_that_is_left_out_leaves_everything_as_it_was(tmp_path):
+def test_a_skipped_step_changes_nothing(tmp_path):
     module, _, run = fit(
         tmp_path / "a", Poisoned({3: torch.nan}), "skip", max_epochs=1, limit_train_batches=3
     )
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="The step is skipped"):
         run()
     two, _, run = fit(tmp_path / "b", nn.Identity(), max_epochs=1, limit_train_batches=2)
     run()
@@ -148,34 +148,36 @@ def test_a_step_that_is_left_out_leaves_everything_as_it_was(tmp_path):
             assert torch.equal(value, module.state_dict()[key]), key
 
 
-def test_not_for_ever(tmp_path):
+def test_too_many_skipped_steps_end_the_run(tmp_path):
     factors = dict.fromkeys(range(3, 99), torch.nan)
     module, _, run = fit(tmp_path, Poisoned(factors), "skip", max_epochs=9)
     with (
-        pytest.raises(ValueError, match=rf"in step {3 + MAX_SKIPPED} .*as in {MAX_SKIPPED} steps before it"),
-        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(
+            ValueError, match=rf"in step {3 + MAX_SKIPPED} .*as in the {MAX_SKIPPED} steps before it"
+        ),
+        pytest.warns(UserWarning, match="The step is skipped"),
     ):
         run()
     assert module._finite_check.skipped == MAX_SKIPPED
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
-def test_a_scaler_that_leaves_out_every_step(tmp_path):
-    """float16 as a GPU has it, on a CPU."""
+def test_a_scaler_that_skips_every_step(tmp_path):
+    """float16 with a scaler, as on a GPU, but on a CPU."""
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     _, _, run = fit(
         tmp_path, Poisoned(backward=dict.fromkeys(range(999), torch.inf)), plugins=[precision], max_epochs=9
     )
     with pytest.raises(
         ValueError,
-        match=r"float16 overflows: up to step \d+ .* has come down to 0.0625\. Take precision=bf16",
+        match=r"float16 overflows: 20 .* up to step \d+ .* dropped to 0.0625\. Set precision=bf16",
     ):
         run()
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast", "ignore:Detected call of")
 @pytest.mark.parametrize("poisoned", [[], range(0, 99, 2)], ids=["a small scale", "every other step"])
-def test_a_scale_that_is_small_ends_no_run(poisoned, tmp_path):
+def test_a_small_scale_does_not_end_the_run(poisoned, tmp_path):
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=0.05))
     poison = Poisoned(backward=dict.fromkeys(poisoned, torch.inf))
     _, trainer, run = fit(tmp_path, poison, plugins=[precision])
@@ -185,30 +187,30 @@ def test_a_scale_that_is_small_ends_no_run(poisoned, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU: tests/training/test_gpu.py")
 class TestOnAGPU:
-    """Simulated: its answers are not waited for, and may come some steps later."""
+    """Simulated: the host does not wait for results, which may arrive some steps later."""
 
     ON_GPU = {"accelerator": "gpu", "devices": 1}  # noqa: RUF012
 
     @pytest.mark.parametrize("behind", [0, 3, 99])
-    def test_an_answer_that_comes_late(self, behind, tmp_path):
+    def test_a_late_result(self, behind, tmp_path):
         with simulated_gpu() as gpu:
             gpu.events_behind = behind
             _, trainer, run = fit(tmp_path, Poisoned(backward={5: torch.nan}), **self.ON_GPU)
-            with pytest.raises(ValueError, match=r"not finite in step 5 \(epoch 0, batch 4\): "):
+            with pytest.raises(ValueError, match=r"not finite in step 5 \(epoch 0, batch 4\)\. "):
                 run()
         assert finite_checkpoints(tmp_path) == [1, 2, 3, 4]
-        assert trainer.global_step <= 5  # a checkpoint of step 5 would have needed its answer
+        assert trainer.global_step <= 5  # a checkpoint of step 5 would have waited for its result
 
     def test_it_ends_a_run_without_checkpoints_some_steps_later(self, tmp_path):
         with simulated_gpu() as gpu:
             gpu.events_behind = 99
             module, trainer = self.without_checkpoints(tmp_path, Poisoned(backward={3: torch.nan}))
-            with pytest.raises(ValueError, match=r"not finite in step 3 \(epoch 0, batch 2\): the weights"):
+            with pytest.raises(ValueError, match=r"not finite in step 3 \(epoch 0, batch 2\)\. The weights"):
                 trainer.fit(module, DataLoader(rows(256), 8))
         assert trainer.global_step == 2 + MAX_PENDING
 
     def test_a_gpu_that_is_behind_keeps_its_queue(self, tmp_path):
-        """Only the oldest answer is waited for, when `MAX_PENDING` later ones are on their way."""
+        """The host waits only for the oldest result, and only if `MAX_PENDING` later ones are pending."""
         with simulated_gpu() as gpu:
             gpu.events_behind = 99
             module, trainer = self.without_checkpoints(tmp_path, nn.Identity(), max_epochs=1)
@@ -229,17 +231,17 @@ class TestOnAGPU:
             run()
         assert trainer.global_step == 8
 
-    def test_a_scaler_that_leaves_out_every_step(self, tmp_path):
+    def test_a_scaler_that_skips_every_step(self, tmp_path):
         poison = Poisoned(backward=dict.fromkeys(range(999), torch.inf))
         with simulated_gpu() as gpu:
             gpu.events_behind = 99
             _, _, run = fit(tmp_path, poison, max_epochs=9, precision="16-mixed", **self.ON_GPU)
-            with pytest.raises(ValueError, match=r"one step after another was left out"):
+            with pytest.raises(ValueError, match=r"successive steps up to step"):
                 run()
 
 
 def test_sharded_gradients():
-    """FSDP2 gives each process a part of each gradient: NaN in one of them ends all processes alike."""
+    """With FSDP2, each process has a part of each gradient; NaN in one part ends all processes."""
     script = SCRIPTS / "sharded.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -250,6 +252,6 @@ def test_sharded_gradients():
     )
 
 
-def test_a_choice_that_there_is_not():
+def test_unknown_choice():
     with pytest.raises(ValueError, match="There is no choice of on_nonfinite 'stopp'"):
         ls.TaskModule(ls.Binary(), nn.Linear(2, 1), on_nonfinite="stopp")

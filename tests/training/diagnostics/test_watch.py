@@ -49,16 +49,16 @@ def fit_module(module, folder, **data):
     return trainer
 
 
-def chain(task, *ends):
+def sequence(task, *ends):
     return nn.Sequential(nn.Linear(8, task.num_outputs), *ends)
 
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("end", [nn.Softmax(1), nn.Sigmoid(), nn.LogSigmoid(), nn.Hardsigmoid()], ids=str)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_a_chain_that_ends_in_probabilities_takes_no_step(name, end, compiled, tmp_path):
+def test_a_sequence_that_ends_in_probabilities_raises_before_training(name, end, compiled, tmp_path):
     task = TASKS[name]
-    net = chain(task, end, nn.Identity())
+    net = sequence(task, end, nn.Identity())
     before = net[0].weight.clone()
     message = f"The net ends in {type(end).__name__} (net.1), " + RAW.format(task.activation)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -96,12 +96,12 @@ def test_a_chain_that_ends_in_probabilities_takes_no_step(name, end, compiled, t
             "Each row of the first batch's outputs is",
         ),
         ("binary", lambda z: z.squeeze(), "The net returned logits of shape (16,), but binary needs (N, 1)."),
-        ("binary", lambda z: z.detach(), "The logits carry no gradient, so nothing would be learned"),
-        ("binary", lambda z: z / 0, "of the first batch's logits is not finite. Look at the net's layers"),
+        ("binary", lambda z: z.detach(), "The logits have no gradient, so nothing would be trained"),
+        ("binary", lambda z: z / 0, "of the first batch's logits is not finite. Check the layers of the net"),
         ("multiclass", lambda z: z[:, :2], "The net returned logits of shape (16, 2), but multiclass with 3"),
     ],
 )
-def test_a_function_at_the_end_takes_no_step(name, function, message, tmp_path):
+def test_a_wrong_function_at_the_end_raises_before_training(name, function, message, tmp_path):
     net = Ending(TASKS[name], function)
     before = net.head.weight.clone()
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -110,12 +110,14 @@ def test_a_function_at_the_end_takes_no_step(name, function, message, tmp_path):
 
 
 @pytest.mark.parametrize("function", [lambda z: z.round(), lambda z: z * 0 + 1], ids=["round", "times 0"])
-def test_a_net_through_which_no_gradient_comes(function, tmp_path):
-    with pytest.raises(ValueError, match="but its gradient is 0 for all weights: nothing would be learned"):
+def test_a_net_with_a_gradient_of_0(function, tmp_path):
+    with pytest.raises(
+        ValueError, match="but its gradient is 0 for all weights, so nothing would be trained"
+    ):
         fit(ls.Binary(), Ending(ls.Binary(), function), tmp_path)
 
 
-class TestGradientOfOnesOwn:
+class TestCustomGradients:
     def test_with_manual_optimization(self, tmp_path):
         class Manual(ls.TaskModule):
             automatic_optimization = False
@@ -128,7 +130,7 @@ class TestGradientOfOnesOwn:
 
         fit_module(Manual(ls.Multiclass(3), nn.Linear(8, 3)), tmp_path)
 
-    def test_of_a_loss_that_is_constant_at_first(self, tmp_path):
+    def test_a_loss_that_is_constant_at_first(self, tmp_path):
         steps = []
 
         def warming_up(logits, target):
@@ -137,13 +139,13 @@ class TestGradientOfOnesOwn:
 
         fit_module(ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), warming_up), tmp_path)
 
-    def test_of_a_loss_that_is_constant(self, tmp_path):
+    def test_a_loss_that_is_constant(self, tmp_path):
         module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), lambda logits, target: logits.sum() * 0 + 1)
-        with pytest.raises(ValueError, match=r"its gradient is 0 for all weights.*or in a loss of your own"):
+        with pytest.raises(ValueError, match=r"its gradient is 0 for all weights.*or from a custom loss"):
             fit_module(module, tmp_path)
 
 
-def test_a_clamp_against_overflow_is_no_bound(tmp_path):
+def test_a_clamp_against_overflow_is_accepted(tmp_path):
     task = TASKS["multiclass"]
     fit(task, Ending(task, lambda z: z.clamp(-30, 30)), tmp_path)  # warnings are errors here
     with pytest.warns(
@@ -152,7 +154,7 @@ def test_a_clamp_against_overflow_is_no_bound(tmp_path):
         fit(task, Ending(task, lambda z: z.clamp(-1, 1)), tmp_path)
 
 
-def test_a_first_batch_without_labels_has_no_gradient_and_is_no_mistake(tmp_path):
+def test_a_first_batch_without_labels_may_have_no_gradient(tmp_path):
     task = ls.Binary()
     target = torch.tensor([torch.nan] * 16 + [0.0, 1.0] * 24)
     fit(task, nn.Linear(8, 1), tmp_path, target=target)
@@ -171,7 +173,7 @@ def test_the_module_that_was_called_is_named(tmp_path):
         fit(ls.Binary(), Net(), tmp_path)
 
 
-def test_a_net_in_half_precision_is_looked_at_too(tmp_path):
+def test_a_net_in_half_precision_is_checked(tmp_path):
     net = Ending(TASKS["multiclass"], lambda z: z.bfloat16().softmax(1))
     with pytest.raises(ValueError, match="Each row of the first batch's outputs"):
         fit(TASKS["multiclass"], net, tmp_path)
@@ -193,31 +195,31 @@ def test_a_net_in_half_precision_is_looked_at_too(tmp_path):
         ("binary", nn.Tanh(), r"The net ends in Tanh \(net\.1\), so its logits cannot"),
     ],
 )
-def test_an_end_that_may_be_meant_is_said_once(name, end, message, tmp_path):
-    with warnings.catch_warnings(record=True) as said:
+def test_a_suspicious_last_layer_is_reported_once(name, end, message, tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(TASKS[name], chain(TASKS[name], end), tmp_path)
-    ours = [
+        fit(TASKS[name], sequence(TASKS[name], end), tmp_path)
+    messages = [
         str(w.message)
-        for w in said
+        for w in caught
         if issubclass(w.category, ls.LossSelectWarning)
         and "outputs_look_like_probabilities" not in str(w.message)
     ]
-    assert len(ours) == 1
-    assert re.search(message, ours[0])
+    assert len(messages) == 1
+    assert re.search(message, messages[0])
     with ls.ignore_warnings("log_softmax", "bounded_outputs", "outputs_look_like_probabilities"):
-        fit(TASKS[name], chain(TASKS[name], end), tmp_path)
+        fit(TASKS[name], sequence(TASKS[name], end), tmp_path)
 
 
-def test_outputs_that_look_like_probabilities_all_epoch_are_said(tmp_path):
-    by_hand = Ending(TASKS["multilabel"], lambda z: 1 / (1 + (-z).exp()))
+def test_warns_of_outputs_that_look_like_probabilities(tmp_path):
+    net = Ending(TASKS["multilabel"], lambda z: 1 / (1 + (-z).exp()))
     with pytest.warns(
-        ls.LossSelectWarning, match=r"All outputs of the first epoch lie between .* as probabilities do"
+        ls.LossSelectWarning, match=r"All outputs of the first epoch lie between .* like probabilities"
     ):
-        fit(TASKS["multilabel"], by_hand, tmp_path)
+        fit(TASKS["multilabel"], net, tmp_path)
 
 
-def test_a_linear_layer_is_no_suspect(tmp_path):
+def test_a_linear_layer_is_not_suspicious(tmp_path):
     net = nn.Linear(8, 1)
     nn.init.zeros_(net.weight)
     nn.init.constant_(net.bias, 0.5)
@@ -228,7 +230,9 @@ def test_a_linear_layer_is_no_suspect(tmp_path):
 def test_inputs_that_are_not_finite_are_named(tmp_path):
     inputs = torch.randn(64, 8)
     inputs[3, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"Row 3 .* not finite\. The inputs of row 3 hold NaN or infinity"):
+    with pytest.raises(
+        ValueError, match=r"Row 3 .* not finite\. The inputs of row 3 contain NaN or infinity"
+    ):
         fit(ls.Binary(), nn.Linear(8, 1), tmp_path, inputs=inputs)
 
 
@@ -252,16 +256,16 @@ class TestLabelsOfTheFirstEpoch:
         ],
         ids=str,
     )
-    def test_of_a_loader_of_ones_own_are_said(self, task, target, message, tmp_path):
+    def test_warnings_for_a_custom_loader(self, task, target, message, tmp_path):
         with pytest.warns(ls.LossSelectWarning, match=message):
             fit(task, nn.Linear(8, task.num_outputs), tmp_path, target=target)
 
-    def test_missing_labels_are_no_class(self, tmp_path):
+    def test_missing_labels_are_not_a_class(self, tmp_path):
         task = ls.Multiclass(3, missing=-1)
         fit(task, nn.Linear(8, 3), tmp_path, target=torch.arange(64) % 4 - 1)  # warnings are errors here
 
 
-def test_labels_without_positives_are_in_no_macro_mean_and_said(tmp_path):
+def test_warns_of_labels_without_positives(tmp_path):
     task = ls.Multilabel(3, class_names=[*"abc"])
     target = (torch.rand(64, 3) < 0.5).float()
     trainer = fit(task, nn.Linear(8, 3), tmp_path, target=target)
@@ -274,7 +278,7 @@ def test_labels_without_positives_are_in_no_macro_mean_and_said(tmp_path):
 
 
 class TestCheckBatch:
-    def test_gives_the_loss_and_learns_nothing(self):
+    def test_returns_the_loss_without_training(self):
         task, net = ls.Multiclass(3), nn.Linear(8, 3)
         before = net.weight.clone()
         inputs, target = torch.randn(4, 8), [0, 2, 1, 1]
@@ -282,7 +286,7 @@ class TestCheckBatch:
         torch.testing.assert_close(loss, nn.functional.cross_entropy(net(inputs), torch.tensor(target)))
         assert torch.equal(net.weight, before)
 
-    def test_raises_what_training_would(self):
+    def test_raises_the_errors_of_training(self):
         module = ls.TaskModule(ls.Binary(), Ending(ls.Binary(), torch.sigmoid))
         with pytest.raises(ValueError, match="The net ends in Sigmoid"):
             module.check_batch((torch.randn(4, 8), [0, 1, 1, 0]))

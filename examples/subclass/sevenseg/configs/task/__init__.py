@@ -1,1 +1,1 @@
-"""The tasks that this project has data for."""
+"""The tasks of this project."""
