@@ -2,7 +2,7 @@
 
 Trains the default net with each row of `CHOICES` on each data set with each seed, and evaluates several
 decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated. Writes
-tables and a figure for docs/choosing.md.
+tables and a figure for docs/choosing-results.md.
 
 The five multilabel data sets are read from ../shared/data. They are not included, as they state no licence.
 shuttle requires `pip install river`. Data sets that are not available are skipped with a message.
@@ -38,7 +38,7 @@ NET = {"name": "mlp", "hidden": [1024], "dropout": 0.6, "input_dropout": 0.2, "c
 CHOICES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
     "cross_entropy, bias_init=null": {"bias_init": None},
-    "label_smoothing=.1": {"label_smoothing": 0.1},
+    "label_smoothing=0.1": {"label_smoothing": 0.1},
     "mix=mixup": {"mix": "mixup"},
     "pos_weight=auto": {"pos_weight": "auto"},
     "weight=balanced": {"weight": "balanced"},
@@ -117,7 +117,7 @@ DATA: dict[str, Callable[[int], Rows | None]] = {
 
 DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
     "multilabel": {
-        "threshold=.5": {"metric": None, "calibration": "none"},
+        "threshold=0.5": {"metric": None, "calibration": "none"},
         "expected_f1": {},
         "f1_micro, one for all": {"metric": "f1_micro", "per_label": False},
         "f1_macro, one for all": {"metric": "f1_macro", "per_label": False},
@@ -126,7 +126,7 @@ DECISIONS: dict[str, dict[str, dict[str, Any]]] = {
         "at least one, expected_f1": {},
     },
     "binary": {
-        "threshold=.5": {"metric": None, "calibration": "none"},
+        "threshold=0.5": {"metric": None, "calibration": "none"},
         "expected_f1": {},
         "f1": {"metric": "f1"},
         "balanced_accuracy": {"metric": "balanced_accuracy"},
@@ -307,7 +307,7 @@ LOSS_COLUMNS = {
     "binary": ["f1", "balanced_accuracy", "average_precision"],
     "multiclass": ["accuracy", "balanced_accuracy", "f1_macro"],
 }
-PLAIN = {"multilabel": "threshold=.5", "binary": "threshold=.5", "multiclass": "argmax"}
+PLAIN = {"multilabel": "threshold=0.5", "binary": "threshold=0.5", "multiclass": "argmax"}
 FITTED = {"multilabel": "expected_f1", "binary": "expected_f1", "multiclass": "argmax"}
 """The default and the tuned decision in the tables of losses."""
 
@@ -344,7 +344,7 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
 
 
 def report(results: dict[str, Any], seeds: int) -> str:
-    """Return the tables of docs/choosing.md."""
+    """Return the tables of docs/choosing-results.md."""
     found, parts = Summary(results, seeds), []
     available = [data for data in DATA if any(key.startswith(f"{data}|cross_entropy|") for key in results)]
     for kind in ("multilabel", "binary", "multiclass"):
@@ -425,8 +425,8 @@ def picture(results: dict[str, Any], seeds: int) -> None:
 
 
 def write(results: dict[str, Any], seeds: int) -> None:
-    """Write the tables between the marks in docs/choosing.md."""
-    page = ROOT / "docs" / "choosing.md"
+    """Write the tables between the marks in docs/choosing-results.md."""
+    page = ROOT / "docs" / "choosing-results.md"
     text = page.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

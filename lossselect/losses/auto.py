@@ -54,7 +54,7 @@ RULES = (
         f"largest one has at least {MIN_IMBALANCE:g} times the rows of the smallest.",
     ),
 )
-"""Rules in order of precedence; docs/choosing.md has the evidence, from benchmarks/choices.py."""
+"""Rules in order of precedence; docs/choosing-results.md has the evidence, from benchmarks/choices.py."""
 
 
 class SuggestedLoss(NamedTuple):
