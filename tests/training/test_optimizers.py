@@ -66,7 +66,7 @@ class TestOptimizers:
     def test_an_optimizer_instance(self):
         module = MyModel(ls.Binary())
         module._optimizer_spec = torch.optim.SGD(module.parameters())
-        with pytest.raises(OptionTypeError, match="got an instance of SGD. Pass 'SGD'"):
+        with pytest.raises(OptionTypeError, match=r"got an instance of SGD\. Pass 'SGD'"):
             module.configure_optimizers()
 
     def test_names_without_options(self):
