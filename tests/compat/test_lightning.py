@@ -179,7 +179,7 @@ def test_another_version_takes_single_steps(monkeypatch):
     block = ls.StepsPerExecution(4)
     trainer = quiet_trainer(**ONCE, callbacks=[block])
     module = ls.TaskModule(ls.Multiclass(3), nn.Linear(4, 3))
-    with pytest.warns(ls.LossSelectWarning, match=r"needs the loops of Lightning 2\.6, got 2\.7\.0"):
+    with pytest.warns(ls.LossSelectWarning, match=r"requires Lightning 2\.6, got 2\.7\.0"):
         trainer.fit(module, loader())
     assert trainer.global_step == 6
     assert block.steps == 1

@@ -388,7 +388,7 @@ def test_unaligned_views_are_copied():
 
 class TestErrors:
     def test_an_invalid_number(self):
-        with pytest.raises(ConfigError, match="steps_per_execution must be a.*, got 0"):
+        with pytest.raises(ConfigError, match=r"steps_per_execution must be a.*, got 0"):
             ls.StepsPerExecution(0)
 
     def test_another_module(self, tmp_path):
