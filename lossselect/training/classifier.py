@@ -57,6 +57,7 @@ class Classifier(RecordsArguments, nn.Module):
 
     Example:
         >>> from lossselect import Multiclass
+        >>> from lossselect.training.classifier import Classifier
         >>> classifier = Classifier(Multiclass(3), {"name": "linear", "num_features": 8})
         >>> classifier.predict(torch.zeros(2, 8))["probabilities"].shape
         torch.Size([2, 3])
@@ -147,7 +148,8 @@ class Classifier(RecordsArguments, nn.Module):
         """Raise ConfigError if a chunked head does not support the mix, the task or a loss."""
         if self.mix is not None:
             raise ConfigError(
-                "A chunked head does not support mix, which makes labels soft. Set mix=none or head=dense."
+                "A chunked head does not support mix, which makes labels soft. Leave mix out, or set "
+                "head=dense."
             )
         check_topk_task(self.task)
         if not isinstance(criterion, AutoLoss):

@@ -57,8 +57,9 @@ class CompiledStep:
             cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
             warn(
                 "not_compiled",
-                f"torch.compile failed, and training continues without it: {cause}. It needs a C++ compiler "
-                "on a CPU and Triton on a GPU. Install that, or set trainer.compile=false.",
+                f"torch.compile failed, and training continues without it: {cause}. torch.compile needs a "
+                "C++ compiler on a CPU and Triton on a GPU. Install it if it is missing, or set "
+                "trainer.compile=false.",
             )
             return outputs
 

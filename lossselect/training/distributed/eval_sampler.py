@@ -67,7 +67,10 @@ def each_row_once(loader: Any) -> Iterator[None]:
 
 
 def evaluate_apart(trainer: Trainer, apart: bool) -> None:
-    """Switch off DDP's communication during evaluation, in which processes may differ in their batches."""
+    """Switch DDP's communication off (`apart`) for evaluation, or on again.
+
+    In evaluation, processes may have different numbers of batches.
+    """
     model = trainer.strategy.model
     if not isinstance(model, DistributedDataParallel):
         return
