@@ -139,7 +139,9 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
     elif any(isinstance(callback, WeightAveraging) for callback in callbacks):
         problem = "cannot be combined with WeightAveraging, which has to run after each step"
     if problem:
-        raise ConfigError(f"steps_per_execution {problem}. Set steps_per_execution=1.")
+        raise ConfigError(
+            f"steps_per_execution {problem}. Set steps_per_execution=1, or remove the StepsPerExecution callback."
+        )
 
 
 class _BlockFetcher(compat.DataFetcher):
