@@ -102,14 +102,14 @@ class BaseEpoch(ABC):
 
     @abstractmethod
     def _compute_metrics(self) -> dict[str, Tensor]:
-        """Return loss and metrics by name, with the prefix."""
+        """Return a dict of the loss and the metrics, with prefixed names."""
 
     def _parts(self) -> list[Metric | TaskMetrics]:
         parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
         return [part for part in parts if part is not None]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return loss and metrics by name, with the prefix; an empty dict for an epoch without a step."""
+        """Return a dict of the loss and the metrics, with prefixed names; empty for an epoch without a step."""
         self._flush()
         if self._restored is not None:
             return self._restored

@@ -100,7 +100,7 @@ def test_in_blocks_of_steps(stage):
         one.fit(module(), data["train"], data["val"])
 
 
-def test_no_checkpoint_of_such_an_epoch_is_saved(tmp_path):
+def test_no_checkpoint_of_an_epoch_that_ended_early_is_saved(tmp_path):
     one = trainer(enable_checkpointing=True, default_root_dir=tmp_path, callbacks=[ls.StepsPerExecution(1)])
     with pytest.raises(ValueError, match="got 6"):
         one.fit(module(), loader(26), loader())

@@ -122,7 +122,7 @@ OF_STEPS = {
     "a sequence": lambda o: schedules.SequentialLR(
         o, [schedules.LinearLR(o, total_iters=10), schedules.CosineAnnealingLR(o, STEPS - 10)], [10]
     ),
-    "by name": {"name": "PolynomialLR", "total_iters": STEPS},
+    "a name": {"name": "PolynomialLR", "total_iters": STEPS},
 }
 OF_EPOCHS = {
     "a power": lambda o: schedules.LambdaLR(o, lambda epoch: 0.95**epoch),
@@ -134,7 +134,7 @@ OF_EPOCHS = {
     "T_max": lambda o: schedules.CosineAnnealingLR(o, EPOCHS),
     "a longer T_max": lambda o: schedules.CosineAnnealingLR(o, 2 * EPOCHS),
     "defaults": lambda o: schedules.LinearLR(o),
-    "by name": {"name": "StepLR", "step_size": 3},
+    "a name": {"name": "StepLR", "step_size": 3},
     "one cycle": {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": STEPS},
 }
 

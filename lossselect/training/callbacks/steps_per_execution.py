@@ -140,7 +140,7 @@ def _check(trainer: Trainer, module: LightningModule) -> None:
         problem = "cannot be combined with WeightAveraging, which has to run after each step"
     if problem:
         raise ConfigError(
-            f"steps_per_execution {problem}. Set steps_per_execution=1, or remove the StepsPerExecution callback."
+            f"steps_per_execution {problem}. Set steps_per_execution=1, or remove the callback."
         )
 
 
