@@ -109,7 +109,7 @@ class BaseEpoch(ABC):
         return [part for part in parts if part is not None]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return a dict of the loss and the metrics, with prefixed names; empty for an epoch without a step."""
+        """Return a dict of the loss and the metrics, with prefixed names; empty without any step."""
         self._flush()
         if self._restored is not None:
             return self._restored
