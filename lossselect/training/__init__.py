@@ -1,1 +1,1 @@
-"""`TaskModule`, and what surrounds it during training."""
+"""Training: `TaskModule`, its optimizers and callbacks, checkpoints and diagnostics."""

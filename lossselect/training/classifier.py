@@ -1,6 +1,6 @@
-"""A task, a net, and the loss and the head that follow from them; requires only torch.
+"""`Classifier`: a task, a net, and the loss and the head that follow from the task. Requires only torch.
 
-`TaskModule` adds Lightning's hooks; the dry run and the commands that load a checkpoint use it directly.
+`TaskModule` adds Lightning's hooks. The dry run and the commands that load a checkpoint use `Classifier`.
 """
 
 import inspect
@@ -34,7 +34,34 @@ from lossselect.utils.checks import split_name
 
 
 class Classifier(RecordsArguments, nn.Module):
-    """A task, a net, and the loss and the head that follow from them; for the arguments see `TaskModule`."""
+    """A net for one task, with the loss and the head that follow from the task; needs no Lightning.
+
+    `Classifier.load` returns the trained classifier of a checkpoint, and `predict` its predictions. Train
+    with `TaskModule`, which is a `Classifier`.
+
+    Args:
+        task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`.
+        net: A module that returns raw logits (N, num_outputs, ...), a built-in net such as
+            `{"name": "mlp", "num_features": 8}`, or None if a subclass sets `self.net` or overrides
+            `forward`.
+        loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or a callable that
+            accepts logits and the canonical target and returns a scalar.
+        bias_init: "prior" or "zero", the initial value of the last bias (see `TaskModule`); None leaves it.
+        mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`; None for no mixing.
+        head: "dense" or None, "chunked", or `{"name": "chunked", "chunk": 4096}` (see `TaskModule`).
+
+    Raises:
+        ConfigError: A setting does not fit the task, such as an unknown loss or an option that the loss does
+            not have.
+        OptionTypeError: An argument has the wrong type.
+
+    Example:
+        >>> from lossselect import Multiclass
+        >>> from lossselect.training.classifier import Classifier
+        >>> classifier = Classifier(Multiclass(3), {"name": "linear", "num_features": 8})
+        >>> classifier.predict(torch.zeros(2, 8))["probabilities"].shape
+        torch.Size([2, 3])
+    """
 
     _optimizer_spec: OptimizerSpec = None
     _scheduler_spec: SchedulerSpec = None
@@ -52,41 +79,41 @@ class Classifier(RecordsArguments, nn.Module):
         task = as_task(task)
         if not isinstance(net, nn.Module | Mapping | None):
             raise OptionTypeError(
-                'net must be a torch.nn.Module, {"name": "mlp", "num_features": ...} or None, where a '
-                f"subclass sets self.net, got {net!r}."
+                'net must be a torch.nn.Module, a dict such as {"name": "mlp", "num_features": 8}, or None '
+                f"for a subclass that sets self.net, got {net!r}."
             )
-        # Any: a subclass that sets its own net calls it without a check for None
+        # Any, so that type checkers let a subclass that sets its own net call it without a check for None
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _make_criterion(loss, task)
         check_head_bias(bias_init)
         self.bias_init = bias_init
-        self._bias_source = ""  # what the head's bias was initialised from, for reports
+        self._bias_source = ""  # the origin of the initial bias, for reports
         self._head_spec = head_options(head)
         self._chunked = False  # whether the head is a `ChunkedLinear`
         self.mix = make_mix(mix)
         check_mixes(mix, self.criterion)
-        # number of dimensions of the logits after the classes, known from the first batch on
+        # number of dimensions of the logits after the classes, unknown before the first batch
         self._trailing_dims: int | None = None
         self._output_checks = OutputChecks()
-        self.counts: LabelCounts | None = None  # of the train labels, if they have been counted
-        self.base_task: Task | None = None  # the task as it was before its decision was fitted
+        self.counts: LabelCounts | None = None  # label counts of the training rows, if known
+        self.base_task: Task | None = None  # the task with the default decision, once a decision is fitted
         self.task = task
         self._build_head()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "criterion" and "_task" in self.__dict__:
-            # ported modules set one of their own, which may not be for the task
+            # a subclass may set self.criterion to a loss that does not fit the task
             value = _make_criterion(value, self.task)
             check_mixes(self.mix, value)
             if self._chunked:
                 self._check_chunkable(value)
-            if not isinstance(value, nn.Module):  # a function, by which torch does not replace a module
+            if not isinstance(value, nn.Module):  # torch does not let a function replace a submodule
                 self._modules.pop(name, None)
         super().__setattr__(name, value)
 
     @property
     def task(self) -> Task:
-        """The task of the head. Thresholds, names and the missing value may change, the width may not."""
+        """The task; may be replaced by one with the same outputs, such as one with tuned thresholds."""
         return self._task
 
     @task.setter
@@ -101,12 +128,12 @@ class Classifier(RecordsArguments, nn.Module):
         self._outputs_changed()
 
     def _outputs_changed(self) -> None:
-        """Update what depends on the task, the head or the counts."""
+        """Update the metrics, which depend on the task, the head and the label counts."""
 
     def _build_head(self) -> None:
-        """Replace the last layer by a `ChunkedLinear` if head=chunked, once a subclass has built its net."""
+        """Replace the last layer by a `ChunkedLinear` if head=chunked and the net already exists."""
         requested = self._head_spec["name"] == "chunked"
-        present = any(isinstance(part, ChunkedLinear) for part in self.modules())  # or a user's
+        present = any(isinstance(part, ChunkedLinear) for part in self.modules())  # a custom net may have one
         if requested or present:
             self._check_chunkable(self.criterion)
         if requested:
@@ -118,9 +145,12 @@ class Classifier(RecordsArguments, nn.Module):
             self._trailing_dims = 0
 
     def _check_chunkable(self, criterion: Any) -> None:
-        """Raise ConfigError if mix, task or a loss do not work with a chunked head."""
+        """Raise ConfigError if a chunked head does not support the mix, the task or a loss."""
         if self.mix is not None:
-            raise ConfigError("mix makes soft labels of a batch, which a chunked head does not take.")
+            raise ConfigError(
+                "A chunked head does not support mix, which makes labels soft. Leave mix out, or set "
+                "head=dense."
+            )
         check_topk_task(self.task)
         if not isinstance(criterion, AutoLoss):
             check_chunkable(criterion)
@@ -133,10 +163,17 @@ class Classifier(RecordsArguments, nn.Module):
 
     def _check_net(self) -> None:
         if self.net is None and type(self).forward is Classifier.forward:
-            raise ConfigError(f"{type(self).__name__} has no net: pass net=..., or override forward.")
+            raise ConfigError(f"{type(self).__name__} has no net. Pass net=..., or override forward.")
 
     def unpack_batch(self, batch: Any) -> tuple[Any, ...]:
-        """Return (inputs, target) or (inputs, target, sample_weight) of a batch of the data loader."""
+        """Return (inputs, target) or (inputs, target, sample_weight) of a batch of the data loader.
+
+        Override it for batches that are not pairs (inputs, target). `sample_weight` has shape (N,) or
+        (N, ...).
+
+        Raises:
+            DataError: The batch is not a pair.
+        """
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
         size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
@@ -152,8 +189,9 @@ class Classifier(RecordsArguments, nn.Module):
         if not isinstance(logits, ChunkedLogits):
             if self._head_spec["name"] == "chunked":
                 raise ConfigError(
-                    "head=chunked had no effect: forward returned a tensor of logits. Return what the last "
-                    "torch.nn.Linear returns, the one with as many outputs as the task, or use head=dense."
+                    "head=chunked had no effect: forward returned a tensor of logits. Return the output of "
+                    f"the last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set "
+                    "head=dense."
                 )
             target = target.to_dense() if isinstance(target, SparseLabels) else target
             target = self._fit_target(target, logits)
@@ -163,7 +201,7 @@ class Classifier(RecordsArguments, nn.Module):
     def _compute_loss(
         self, logits: Any, target: Any, weight: Tensor | None, observer: Observer | None = None
     ) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Return the loss of a batch, and its numerator and denominator; `observer` is of a chunked head."""
+        """Return the loss of a batch, its numerator and its denominator; `observer` is for a chunked head."""
         if isinstance(logits, ChunkedLogits):
             return chunked_loss(self.criterion, logits, target, weight, observer)
         if isinstance(self.criterion, Loss):
@@ -171,7 +209,7 @@ class Classifier(RecordsArguments, nn.Module):
             return safe_divide(total, count), total, count
         if weight is not None:
             raise ConfigError(
-                "A custom loss does not support sample weights: choose a loss by name, or return "
+                "A custom loss does not support sample weights. Choose a loss by its name, or return "
                 "(inputs, target) from unpack_batch."
             )
         loss = self.criterion(logits, target)
@@ -179,19 +217,20 @@ class Classifier(RecordsArguments, nn.Module):
             is_tensor = isinstance(loss, Tensor)
             got = f"a tensor of shape {tuple(loss.shape)}" if is_tensor else type(loss).__name__
             raise ConfigError(f"The loss must return a scalar tensor, got {got}. Average it over the batch.")
-        # the denominator of a user's loss is not known: assume its mean is over the known labels
+        # the denominator of a custom loss is unknown: assume that it is a mean over the known labels
         count = (self.task.to_hard_labels(target) != IGNORE_INDEX).sum()
         wide = loss.to(torch.promote_types(loss.dtype, torch.float32))
         return loss, (wide * count).masked_fill(count == 0, 0), count
 
     def _fit_target(self, target: Tensor, logits: Any) -> Tensor:
-        """Return the target in the shape that the logits require; only shapes are checked, in every step."""
+        """Return the target in the shape that the logits require; checks shapes, not values."""
         if not isinstance(logits, Tensor):
             raise ConfigError(f"forward must return the logits as a tensor, got {type(logits).__name__}.")
         self.task.check_logits(logits)
         if len(logits) != len(target):
             raise DataError(
-                f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target."
+                f"The net returned {len(logits)} rows of logits for {len(target)} rows of the target. Return "
+                "one row of logits for each row of the target, in the same order."
             )
         if self._trailing_dims != logits.ndim - 2:
             self._trailing_dims = logits.ndim - 2
@@ -199,40 +238,49 @@ class Classifier(RecordsArguments, nn.Module):
         return self.task.check_target(target, logits)
 
     def _encode_to_shape(self, batch: Any) -> EncodedBatch:
-        """Encode a batch, with the target in the shape that the logits require, as far as it is known."""
+        """Encode a batch, with the target in the shape that the logits require, if that is known."""
         batch = self._encode_batch(batch)
         if not isinstance(batch.target, Tensor):
             return batch
         return batch._replace(target=self.task.settle(batch.target, self._trailing_dims))
 
     def check_batch(self, batch: Any) -> Tensor:
-        """Return the loss of a batch of a data loader, or raise the error that training on it would."""
+        """Return the loss of a batch of a data loader.
+
+        Raises:
+            ConfigError, DataError: The same errors as in training on this batch.
+        """
         self._build_head()
         if self.mix:
             batch = self.mix(self._encode_to_shape(batch), self.task)
         return self._compute_loss(*self._compute_outputs(batch))[0]
 
     def set_label_counts(self, counts: LabelCounts) -> None:
-        """Compute what loss and head need from `count_labels(task, labels)` of the train split, once.
+        """Set the weights, the prior and the initial bias that are computed from label counts.
+
+        Fit calls this method with the counts of the training rows if it has not been called before.
+
+        Args:
+            counts: The result of `count_labels(task, labels)` for the training rows.
 
         Raises:
-            ValueError: counts of another number of classes.
+            DataError: The counts are of another number of classes.
         """
         counts.check_task(self.task)
         self.counts = counts
         if self._chunked:
-            self._outputs_changed()  # propensities are computed from them
+            self._outputs_changed()  # the metrics need propensities, which are computed from the counts
         if isinstance(self.criterion, Loss | AutoLoss):
             device = next((weight.device for weight in self.parameters()), None)
             self.criterion = self.criterion.with_counts(counts).to(device)
         self._initialize_bias(counts)
 
     def _initialize_bias(self, counts: LabelCounts | None = None) -> None:
-        """Set the head's bias as `bias_init` says, once: training changes it from there on."""
+        """Initialise the head's bias according to `bias_init`, once, before training."""
         if self.bias_init == "prior" and counts is not None:
-            # a user's loss is assumed to be cross-entropy
+            # a custom loss is assumed to be cross-entropy
             loss = self.criterion if isinstance(self.criterion, Loss) else select_loss(self.task)
-            logits, source = loss.first_logits(counts), "the shares of the train labels"
+            logits, source = loss.first_logits(counts), "the class frequencies in the training rows"
         elif self.bias_init == "zero":
             logits, source = torch.zeros(self.task.num_outputs), "0"
         else:
@@ -243,12 +291,12 @@ class Classifier(RecordsArguments, nn.Module):
 
     @property
     def _needs_counts(self) -> bool:
-        """Whether loss or head cannot be completed without the counts of the train labels."""
+        """Return whether the loss or the initial bias still needs the label counts of the training rows."""
         incomplete = isinstance(self.criterion, Loss | AutoLoss) and self.criterion.waiting
         return incomplete or self.bias_init == "prior"
 
     def _encode_batch(self, batch: Any) -> EncodedBatch:
-        """Return the inputs, the canonical target and the sample weights of a batch, encoded or not."""
+        """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
         encoded = batch if isinstance(batch, EncodedBatch) else self._unpack_and_encode(batch)
         if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
             return encoded._replace(target=SparseLabels.from_dense(encoded.target))
@@ -267,7 +315,7 @@ class Classifier(RecordsArguments, nn.Module):
             dims = self._trailing_dims
             encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
         if isinstance(target, Tensor) and target.is_pinned():
-            encoded = encoded.pin_memory()  # as the loader did, for an asynchronous copy
+            encoded = encoded.pin_memory()  # so that the copy to the device stays asynchronous
         if weight is not None:
             weight = torch.as_tensor(weight)
             if weight.device.type == "cpu":
@@ -275,9 +323,12 @@ class Classifier(RecordsArguments, nn.Module):
         return EncodedBatch(inputs, encoded, weight)
 
     def predict(self, inputs: Any) -> dict[str, Tensor]:
-        """Return `probabilities` and `prediction` (see `Task.predict`) for inputs of the net.
+        """Return the probabilities and the predictions for inputs of the net.
 
-        With a chunked head they are those of each row's highest outputs: see `topk_prediction`.
+        With a chunked head they are those of the highest outputs of each row: see `topk_prediction`.
+
+        Returns:
+            A dict with `probabilities` (see `Task.probabilities`) and `prediction` (see `Task.predict`).
         """
         logits = self._output_checks.call(self, inputs)
         if isinstance(logits, ChunkedLogits):
@@ -288,7 +339,16 @@ class Classifier(RecordsArguments, nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Classifier":
-        """Return the trained classifier of a checkpoint of `TaskModule`, on the CPU in evaluation mode."""
+        """Return the trained classifier of a checkpoint of `TaskModule`, on the CPU in evaluation mode.
+
+        Args:
+            path: The checkpoint, such as best.ckpt in a run folder.
+
+        Raises:
+            FileMissingError: The file does not exist.
+            CheckpointError: The file is damaged, is not a checkpoint of a `TaskModule`, or lacks a custom
+                net, which only `TaskModule.load_from_checkpoint(path, net=...)` accepts.
+        """
         checkpoint = read_checkpoint(path)
         parameters = inspect.signature(cls.__init__).parameters
         checkpoint["arguments"] = {k: v for k, v in checkpoint["arguments"].items() if k in parameters}
@@ -300,11 +360,13 @@ class Classifier(RecordsArguments, nn.Module):
 
 
 def _check_fits(loss: Any, task: Task) -> None:
-    """Raise ConfigError for a loss of another task, or one of torch's with other outputs or targets."""
+    """Raise ConfigError for a loss of another task, or a torch loss with other outputs or targets."""
     if isinstance(loss, Loss | AutoLoss):
         expected, got = ((t.activation, t.num_outputs, t.num_probabilities) for t in (loss.task, task))
         if expected != got:
-            raise ConfigError(f"The loss was made for {loss.task}, but the task is {task}.")
+            raise ConfigError(
+                f"The loss is for {loss.task}, but the task is {task}. Call select_loss with the same task."
+            )
     check_torch_loss(loss, task)
 
 

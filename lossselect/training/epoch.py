@@ -1,4 +1,4 @@
-"""What an epoch accumulates: the loss's numerator and denominator, and the outputs for the metrics."""
+"""Accumulation of an epoch: the numerator and denominator of the loss, and the outputs for the metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,21 +22,22 @@ from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.outputs import FirstEpochChecks
 from lossselect.utils.distributed import all_gather, interleave
 
-MAX_HELD_STEPS = 1024  # a small tensor takes more than its bytes
+MAX_HELD_STEPS = 1024  # small tensors take more memory than their bytes
 MAX_HELD_BYTES = 1 << 28  # 256 MiB of outputs on the device
 MAX_BUFFERED_OUTPUTS = 10_000_000  # rows x classes
-MAX_CONFUSION_CLASSES = 1000  # the confusion matrix of 100,000 classes would take 80 GB
+MAX_CONFUSION_CLASSES = 1000  # a confusion matrix of 100,000 classes would take 80 GB
 
 
 class OutputBuffer:
-    """Raw logits (N, num_outputs) and target of an epoch's rows, on the CPU.
+    """Raw logits (N, num_outputs) and target of the rows of an epoch, on the CPU.
 
-    Of more than `max_outputs`, by default `MAX_BUFFERED_OUTPUTS`, all rows are equally likely to be retained.
+    Contains all rows up to `max_outputs` outputs (`MAX_BUFFERED_OUTPUTS` by default), and beyond that a
+    random sample of the rows.
     """
 
     def __init__(self, max_outputs: int | None = None) -> None:
-        self._parts: list[Any] = []  # logits and target of rows, and a random number of each row
-        self.share = 1.0  # rows whose number is lower are retained; final after `rows`
+        self._parts: list[Any] = []  # logits and target of rows, and a random number in [0, 1) for each row
+        self.share = 1.0  # the fraction of rows that is kept: those with a lower number; final after `rows`
         self._random = torch.Generator().manual_seed(0)
         self._max_outputs = (max_outputs or MAX_BUFFERED_OUTPUTS) // len(all_gather(None))
 
@@ -56,7 +57,7 @@ class OutputBuffer:
             self._parts = [self._select(part) for part in self._parts]
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
-        """Return logits and target of all processes' rows; None where there were no rows."""
+        """Return logits and target of the rows of all processes; None if there are no rows."""
         self._thin_out(min(all_gather(self.share)))
         rows = [torch.cat(part) for part in zip(*self._parts, strict=True)]
         gathered = [part for part in all_gather(rows) if part]
@@ -69,9 +70,9 @@ class OutputBuffer:
 class BaseEpoch(ABC):
     """Loss and metrics of a task over one epoch of one stage.
 
-    A step only stores its tensors, without a host-device sync; metrics are computed over the whole epoch at
-    once, and the loss is sum / count over the epoch. It is not a module: as a part of the net its metrics
-    would be traversed with it, and `half()` would soon make a sum of losses inf.
+    A step only stores its tensors, without a host-device sync. The metrics are computed at once over the
+    whole epoch, and the loss is sum / count over the epoch. The class is not an nn.Module: its metrics would
+    become a part of the net, and `half()` would make the sum of the losses overflow.
     """
 
     def __init__(self, task: Task, prefix: str) -> None:
@@ -80,13 +81,13 @@ class BaseEpoch(ABC):
         self.metrics: Any = None
         self.default_metrics: TaskMetrics | None = None
         self.confusion: ConfusionMatrix | None = None
-        self._held: list[tuple[Any, ...]] = []  # numerator, denominator, outputs, target of steps to be added
+        self._held: list[tuple[Any, ...]] = []  # numerator, denominator, outputs, target of pending steps
         self._held_bytes = 0
         self._restored: dict[str, Tensor] | None = None  # the values of a complete epoch, from a checkpoint
         self.output_buffer: OutputBuffer | None = None  # for outputs that are needed after the epoch
-        self.first_checks: FirstEpochChecks | None = None  # of training, until they have been reported
-        # of the last epoch, known after `compute`
-        self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, of val and test
+        self.first_checks: FirstEpochChecks | None = None  # for training, until they have been reported
+        # results of the last epoch, set by `compute`
+        self.per_class: dict[str, Tensor] = {}  # counts and metrics of each class, in validation and test
         self.confusion_counts: Tensor | None = None  # (C, C): true classes in rows, predicted in columns
         self.counts: tuple[Tensor, Tensor] | None = None  # positives and negatives of each output
 
@@ -101,14 +102,14 @@ class BaseEpoch(ABC):
 
     @abstractmethod
     def _compute_metrics(self) -> dict[str, Tensor]:
-        """Return loss and metrics by name, with the prefix."""
+        """Return a dict of the loss and the metrics, with prefixed names."""
 
     def _parts(self) -> list[Metric | TaskMetrics]:
         parts = (self.loss, self.metrics, self.default_metrics, self.confusion)
         return [part for part in parts if part is not None]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return loss and metrics by name, with the prefix; an epoch without a step has none."""
+        """Return a dict of the loss and the metrics, with prefixed names; empty without any step."""
         self._flush()
         if self._restored is not None:
             return self._restored
@@ -116,14 +117,14 @@ class BaseEpoch(ABC):
         if any(has_steps) and not all(has_steps):
             raise DataError(
                 f"Process {has_steps.index(False)} of {len(has_steps)} had no {self.prefix.strip('/')} "
-                "batch, and others had some: give each one at least."
+                "batch, but others did. Let the loader yield at least one batch in each process."
             )
         return self._compute_metrics() if all(has_steps) else {}
 
     def state_dict(self, complete: bool) -> dict[str, Any]:
-        """Return what has been accumulated so far, for a checkpoint; of a complete epoch its values."""
+        """Return the accumulated sums for a checkpoint, or the computed values of a complete epoch."""
         if complete:
-            self._restored = self.compute()  # which is called again at the epoch's end
+            self._restored = self.compute()  # for the call at the end of the epoch
             return {"values": as_numbers(self._restored)}
         self._flush()
         return {"sums": [metric_state(metric) for metric in self._metrics()]}
@@ -143,18 +144,18 @@ class BaseEpoch(ABC):
         return [metric for metrics in parts for metric in metrics]
 
     def reset(self) -> None:
-        """Forget the epoch."""
+        """Discard everything that has been accumulated."""
         self._restored = None
         if not self._held and not self.loss.update_called:
-            return  # nothing to forget
+            return
         self._held, self._held_bytes = [], 0
-        with torch.inference_mode(False):  # or what is validated next within fit could not add to it
+        with torch.inference_mode(False):  # inference tensors could not be updated by a later validation
             for part in self._parts():
                 part.reset()
 
 
 class Epoch(BaseEpoch):
-    """Loss and metrics of all outputs, also those of the task before its decision was fitted."""
+    """Loss and metrics of all outputs; with `base_task` also the metrics of the default decision."""
 
     def __init__(self, task: Task, prefix: str, base_task: Task | None = None) -> None:
         super().__init__(task, prefix)
@@ -169,12 +170,12 @@ class Epoch(BaseEpoch):
             self.confusion = ConfusionMatrix(task)
 
     def update(self, total: Tensor, count: Tensor | int, logits: Tensor, target: Tensor) -> None:
-        """Add a step: its loss's numerator and denominator, and what they were computed from."""
-        # copies: a loader may fill the same buffer again, and a CUDA graph its outputs
+        """Add a step: the numerator and denominator of its loss, its logits and its target."""
+        # copies, because a loader may reuse its buffers and a CUDA graph its outputs
         total, logits, target = total.detach().clone(), logits.detach().clone(), target.detach().clone()
         count = count.clone() if isinstance(count, Tensor) else count
         if logits.ndim > 2:
-            # trailing dimensions become rows: lengths and image sizes may differ between batches
+            # trailing dimensions become rows, because lengths and image sizes may differ between batches
             target = flatten_positions(target) if target.ndim == logits.ndim else target.flatten()
             logits = flatten_positions(logits)
         self._held.append((total, count, logits, target))
@@ -194,7 +195,7 @@ class Epoch(BaseEpoch):
     def _add(self, totals: tuple[Tensor, ...], counts: tuple[Any, ...], *steps: tuple[Tensor, ...]) -> None:
         logits, targets = steps
         outputs = torch.cat(logits)
-        if outputs.device.type == "mps":  # which has no float64
+        if outputs.device.type == "mps":  # MPS has no float64
             outputs = outputs.cpu()
             targets = tuple(target.cpu() for target in targets)
         if outputs.device != self.loss.device:
@@ -204,13 +205,14 @@ class Epoch(BaseEpoch):
         if self.output_buffer is not None:
             self.output_buffer.add(outputs, torch.cat([self.task.to_one_hot(target) for target in targets]))
         if any(target.is_floating_point() for target in targets):
-            targets = tuple(map(self.task.to_one_hot, targets))  # batches with and without soft labels
+            # some batches may have soft labels, and others class indices
+            targets = tuple(map(self.task.to_one_hot, targets))
         target = torch.cat(targets)
-        # a float32 sigmoid is 1 from a logit of 17 on, and ranks no further; float64's from 37
+        # a sigmoid is 1, and no longer ranks logits, above 17 in float32 and above 37 in float64
         wide = outputs.double()
 
         def make_input(task: Task) -> MetricInput:
-            predictions = task.predict(outputs)  # in float32, as predictions are made
+            predictions = task.predict(outputs)  # in float32, as at inference
             return MetricInput(task, task.probabilities(wide), target, predictions, task.log_odds(wide))
 
         batch = make_input(self.task)
@@ -224,14 +226,14 @@ class Epoch(BaseEpoch):
 
 
 class TopKEpoch(BaseEpoch):
-    """Loss and metrics of the highest outputs of a chunked head; of train the loss alone."""
+    """Loss and metrics of the highest outputs of a chunked head; only the loss in training."""
 
     def __init__(self, task: Task, prefix: str, counts: LabelCounts | None = None) -> None:
         super().__init__(task, prefix)
         self.metrics = None if prefix == "train/" else TopKMetrics(task, counts)
 
     def update(self, total: Tensor, count: Tensor, outputs: TopKOutputs | None, target: Any) -> None:
-        """Add a step: its loss's numerator and denominator, and its highest outputs."""
+        """Add a step: the numerator and denominator of its loss, and its highest outputs."""
         self._held.append((total.detach(), count))
         if len(self._held) >= MAX_HELD_STEPS:
             self._flush()

@@ -1,4 +1,4 @@
-"""Detection of epochs that a StopIteration from a data set, a step or a hook has ended early."""
+"""Detection of epochs that ended early by a StopIteration from a data set, a step or a hook."""
 
 from contextlib import suppress
 from typing import Any
@@ -11,16 +11,16 @@ from lossselect.compat.lightning import DataFetcher, IteratorFetcher, data_fetch
 from lossselect.exceptions import DataError
 
 CAUSE = (
-    "Python takes that for the end of the loader and leaves out the rest of the epoch. next() on an "
-    "exhausted iterator raises it: give it a default, or catch the error."
+    "Python treats that as the end of the loader, so the rest of the epoch would be left out. A usual cause "
+    "is next() on an exhausted iterator. Pass it a default, or catch the error."
 )
 
 
 def check_epoch_length(trainer: Trainer, stage: str) -> None:
-    """Raise DataError if an epoch that has just ended had fewer batches than its loader's length.
+    """Raise DataError if an epoch that has just ended had fewer batches than the length of its loader.
 
     Limits such as `trainer.limit_train_batches` are taken into account, and an epoch that the trainer itself
-    ends (max_steps, should_stop) is complete.
+    ends (max_steps, should_stop) counts as complete.
     """
     fitting = trainer.state.fn == TrainerFn.FITTING
     loops: dict[str, Any] = {
@@ -32,7 +32,7 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
     loop = loops[stage]
     fetcher = data_fetcher(trainer.fit_loop if stage == "train" else loop)
     if fetcher is None or isinstance(fetcher, IteratorFetcher):
-        return  # a step that takes its batches from an iterator
+        return  # the step takes its batches from an iterator itself
     batches = loop.batch_progress.current
     if batches.ready > batches.processed:
         raise DataError(f"StopIteration was raised in the step of {stage} batch {batches.ready - 1}. {CAUSE}")
@@ -41,26 +41,26 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
 
 
 def check_fetched(fetcher: DataFetcher, stage: str) -> None:
-    """Raise DataError if a fetcher that has reached its end had fewer batches than its length."""
+    """Raise DataError if a fetcher has reached its end with fewer batches than its length."""
     loaders = fetcher.combined_loader.flattened
     expected, got = fetcher.length, fetcher.fetched
     if expected is None or got >= expected:
         return
     if any(isinstance(getattr(loader, "dataset", None), IterableDataset) for loader in loaders):
-        return  # its length is only an estimate
-    message = f"Expected {expected} {stage} batches, the length of the loader, got {got}."
+        return  # the length of an IterableDataset is only an estimate
+    message = f"Expected {expected} {stage} batches (the length of the loader), got {got}."
     if len(loaders) == 1 and (row := _find_raising_row(loaders[0], got)) is not None:
         name = type(loaders[0].dataset).__name__
         raise DataError(f"{message} {name}[{row}] raises StopIteration. {CAUSE}")
     raise DataError(
         f"{message} Probably the data set raises StopIteration for an item of batch {got}. {CAUSE} Otherwise "
-        "the length of the loader's sampler is too large."
+        "the loader's sampler is shorter than its __len__: correct that."
     )
 
 
 def _find_raising_row(loader: Any, batch: int) -> int | None:
-    """Return the item of a batch that raises StopIteration, if the loader takes the rows in their order."""
-    batches = getattr(loader, "batch_sampler", None)  # Lightning replaces it to predict
+    """Return the item of a batch that raises StopIteration, if the loader yields the rows in their order."""
+    batches = getattr(loader, "batch_sampler", None)  # Lightning replaces it for prediction
     size = getattr(batches, "batch_size", None)
     if not size or type(getattr(batches, "sampler", None)) is not SequentialSampler:
         return None

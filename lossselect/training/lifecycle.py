@@ -1,4 +1,4 @@
-"""Callbacks of every run: what must happen even if a subclass overrides a hook without calling super()."""
+"""Callbacks of every run, for the parts of a `TaskModule` that must work even if a hook is overridden."""
 
 import functools
 import math
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class RunHooks(Callback):
-    """Starts and logs the epochs of a `TaskModule`, and puts into a checkpoint what loads it again."""
+    """Starts the epochs of a `TaskModule`, checks each step, and adds its state to checkpoints."""
 
     def __init__(self) -> None:
         self.run_state = RunState()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module._has_run_hooks = True
-        # a new list, as Lightning is iterating over the old one
+        # a new list, because Lightning is iterating over the old one
         others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
         trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
         pl_module._build_head()
@@ -51,7 +51,7 @@ class RunHooks(Callback):
         take_each_row_once(trainer)
         pl_module._finite_check.checked_step = -1
         check_end(pl_module.net, pl_module.task)
-        # it applies to the batches of a data module as well, of which Lightning warns
+        # Lightning warns that the hook also applies to the batches of a data module, which is intended
         warnings.filterwarnings(
             "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
         )
@@ -60,7 +60,7 @@ class RunHooks(Callback):
         self.run_state.check(trainer)
         self.run_state.watch(trainer)
         if trainer.ckpt_path is not None:
-            pl_module.bias_init = None  # a run that is resumed has its bias
+            pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
         pl_module._initialize_bias()
         if pl_module._needs_counts and (counts := _count_labels(trainer, pl_module)):
             pl_module.set_label_counts(counts)
@@ -99,7 +99,7 @@ class RunHooks(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         checks = pl_module._output_checks
-        # with manual optimization gradients may have been removed; a user's loss may be constant at first
+        # manual optimization may have cleared the gradients, and a custom loss may be constant at first
         if not checks.gradient_checked and pl_module.automatic_optimization:
             may_raise = isinstance(pl_module.criterion, Loss) or trainer.is_last_batch
             checks.check_gradient(pl_module, outputs, may_raise)
@@ -121,7 +121,7 @@ class RunHooks(Callback):
 
 
 class EpochEndHooks(Callback):
-    """Computes and logs the values of an epoch before any other hook at its end, as `self.log` would."""
+    """Computes and logs the values of an epoch, like `self.log`, before all other hooks at its end."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")
@@ -133,12 +133,12 @@ class EpochEndHooks(Callback):
                 first.warn_of_outputs()
             counts = pl_module._train_epoch.counts
             if counts and not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
-                first.warn_of_labels(pl_module.task, *counts)  # TensorData has done so before the first step
+                first.warn_of_labels(pl_module.task, *counts)  # TensorData has warned before the first step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
-            pl_module._finite_check.check_weights(pl_module)  # before a checkpoint takes them for the best
+            pl_module._finite_check.check_weights(pl_module)  # before they are saved as the best checkpoint
         _log(trainer, pl_module, pl_module._val_epoch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -156,18 +156,19 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
     strategy = type(trainer.strategy).__name__
     if module._chunked:
         raise ConfigError(
-            f"head=chunked takes the last layer's weights some at a time, and {strategy} has dealt them out "
-            "to the processes by then: strategy=ddp, or head=dense."
+            f"head=chunked cannot be combined with {strategy}, which shards the weights of the last layer. "
+            "Set strategy=ddp or head=dense."
         )
     if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
         raise ConfigError(
-            f"bias_init={module.bias_init} would be set when {strategy} has dealt out the weights. Call "
-            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or leave it out."
+            f"bias_init={module.bias_init} has to be applied before {strategy} shards the weights. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or leave bias_init "
+            "out (bias_init=null)."
         )
 
 
 def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
-    """Return the counts of the train split, from our data module or by one pass through the loader."""
+    """Return the counts of the training rows, from `TensorData` or by one pass through the loader."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(data, TensorData):
         return data.counts["train"]
@@ -175,8 +176,9 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
     loader = trainer.train_dataloader
     if not math.isfinite(trainer.num_training_batches):
         raise ConfigError(
-            "Loss or bias_init wait for the counts of the train labels, and a loader without an end cannot "
-            "be counted: module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
+            "The loss or bias_init needs the label counts of the training rows, and a train loader without "
+            "an end cannot be counted. Call "
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
         )
     with each_row_once(loader):
         counts = [part for part in all_gather(count_loader(module, loader or ())) if part]
@@ -184,7 +186,7 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
 
 
 def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
-    """Return the label counts of a loader, None without a batch; random generators keep their states."""
+    """Return the label counts of a loader, None without a batch; restores all random generators."""
     generators = find_generators([loader])
     states = [generator.get_state() for generator in generators]
     with isolate_rng():
@@ -192,12 +194,15 @@ def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
     if counts is not None and not counts.known.any():
-        raise DataError("The train loader has no label that is known: nothing can be learned from it.")
+        raise DataError(
+            "The train loader has no known label: all are missing. Check the labels, and `missing` of the "
+            "task, the value that marks a missing label."
+        )
     return counts
 
 
 def _has_equal_counts(trainer: Trainer, module: Any) -> bool:
-    """Return whether batches of equal size have equal denominators of the loss: each row counts once."""
+    """Return whether batches of equal size have the same denominator of the loss: each row counts once."""
     data, loss = trainer.datamodule, module.criterion  # type: ignore[attr-defined]
     if not isinstance(data, TensorData) or data.counts["train"].missing or data.splits.weights is not None:
         return False
@@ -209,15 +214,15 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
     epoch.reset()  # releases the outputs
     shown = _shown_metrics(trainer, module, epoch.prefix)
     if trainer.state.fn != TrainerFn.FITTING:
-        # all processes have the same values
+        # Lightning recommends sync_dist, but all processes have the same values
         warnings.filterwarnings("ignore", message=rf"It is recommended to use `self.log\('{epoch.prefix}")
-        for name, value in values.items():  # validate and test return what is logged
+        for name, value in values.items():  # trainer.validate and trainer.test return logged values
             module.log(name, value, prog_bar=name in shown)
         if epoch.counts is not None:
             split = "test" if epoch.prefix == "test/" else "validation"
             warn_no_positives(epoch.counts[0], epoch.task, split)
     elif values:
-        # the effect of module.log, which takes a third of a millisecond for each
+        # same effect as module.log, which takes a third of a millisecond for each value
         scalars = torch.stack([value.double() for value in values.values()]).tolist()
         numbers = dict(zip(values, scalars, strict=True))
         trainer.callback_metrics.update(values)
@@ -231,7 +236,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
 
 
 def _shown_metrics(trainer: Trainer, module: Any, prefix: str) -> list[str]:
-    """Return the metrics of the progress bar: loss, primary metric of validation, and monitored metrics."""
+    """Return the names for the progress bar: the loss, the primary validation metric, monitored metrics."""
     names = [c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
     if prefix == "val/":
         primary = chunked_primary_metric(module.task) if module._chunked else module.task.primary_metric

@@ -1,7 +1,8 @@
-"""Mixup and CutMix: pairs of samples are combined, with a target for each task.
+"""Mixup and CutMix for all tasks: pairs of samples are combined, together with their targets.
 
-The losses are linear in the target (zlpr and dice take a mixed target as a soft one), so the loss of a mixed
-target is the mix of both labels' losses. A batch's factor and box are drawn on the CPU: no GPU waits.
+The losses are linear in the target, so the loss of a mixed target is the mix of the losses of both labels
+(zlpr and dice treat the mixed target as a soft one). The factor and the box of a batch are drawn on the CPU,
+which causes no sync with a GPU.
 """
 
 import inspect
@@ -21,9 +22,16 @@ from lossselect.utils.checks import check_float, check_options, lookup, split_na
 def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
     """Mix each sample with another one of the batch: f x + (1 - f) x', f ~ Beta(alpha, alpha).
 
-    Inputs are one float tensor (N, ...). Targets and sample weights are mixed too. Class indices become rows
-    (N, C, ...). If one of two labels is missing, so is the mixed one. The larger `alpha` > 0, the more
-    samples lie half-way between two.
+    Targets and sample weights are mixed with the same factor. Class indices become soft labels (N, C, ...).
+    A mixed label is missing if one of the two labels is missing.
+
+    Args:
+        batch: An encoded batch; its inputs are one float tensor (N, ...).
+        task: The task of the target.
+        alpha: Parameter of the Beta distribution, > 0; the larger, the closer f is to 1/2.
+
+    Raises:
+        ConfigError: The inputs are not a float tensor.
 
     References:
         Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv:1710.09412.
@@ -34,10 +42,18 @@ def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
 
 
 def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
-    """Paste into each sample a box of another one with a share 1 - f of the area, f ~ Beta(alpha, alpha).
+    """Paste into each sample a box of another one that covers 1 - f of the area, f ~ Beta(alpha, alpha).
 
-    Inputs are one float tensor (N, channels, ...). A target of the whole sample is mixed by the area; from a
-    target of positions the same box is pasted. The larger `alpha` > 0, the more boxes cover half of the area.
+    A target of the whole sample is mixed in proportion to the area. For a target of positions, such as
+    pixels, the same box is pasted as in the inputs.
+
+    Args:
+        batch: An encoded batch; its inputs are one float tensor (N, channels, ...).
+        task: The task of the target.
+        alpha: Parameter of the Beta distribution, > 0; the larger, the closer f is to 1/2.
+
+    Raises:
+        ConfigError: The inputs are not a float tensor, or have no positions, or not those of the target.
 
     References:
         Yun et al., CutMix, ICCV 2019, arXiv:1905.04899.
@@ -46,8 +62,8 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
     sizes = inputs.shape[2:]
     if not sizes:
         raise ConfigError(
-            f"cutmix cuts boxes of images, (N, channels, height, width), and inputs of shape "
-            f"{tuple(inputs.shape)} have none: mix=mixup."
+            "cutmix requires images, such as inputs of shape (N, channels, height, width), got inputs of "
+            f"shape {tuple(inputs.shape)}. Set mix=mixup."
         )
     order = torch.randperm(len(inputs), device=inputs.device)
     side = (1 - _draw_factor(alpha)) ** (1 / len(sizes))
@@ -63,10 +79,11 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
         return _mix_labels(inputs, batch, order, 1 - pasted, task)
     if target.shape[-len(sizes) :] != sizes:
         raise ConfigError(
-            f"cutmix cuts inputs {tuple(inputs.shape)} and a target of their positions, but the target is "
-            f"{tuple(target.shape)}. Use mix=mixup, or a target of the whole sample."
+            f"cutmix pastes the same box into inputs and target, but the inputs have shape "
+            f"{tuple(inputs.shape)} and the target {tuple(target.shape)}. Set mix=mixup, or use a target of "
+            "the whole sample."
         )
-    if weights is not None and weights.ndim == 1:  # of samples, whose boxes take them along
+    if weights is not None and weights.ndim == 1:  # each box keeps the weight of its sample
         weights = weights.view(-1, *[1] * len(sizes)).expand(-1, *sizes)
     weights = None if weights is None else _paste(weights, order, box)
     return EncodedBatch(inputs, _paste(target, order, box), weights)
@@ -76,14 +93,16 @@ MIXES: dict[str, Callable[..., EncodedBatch]] = {"mixup": mixup, "cutmix": cutmi
 
 
 def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | None:
-    """Return the function of `"mixup"` or `{"name": "mixup", "alpha": 0.4}`; None for None."""
+    """Return the function for a spec such as "mixup" or `{"name": "mixup", "alpha": 0.4}`; None for None."""
     if spec is None:
         return None
     name, options = split_name({"name": spec} if isinstance(spec, str) else spec, "mix")
     mix = lookup(MIXES, name, "mix")
     check_options(options, [*inspect.signature(mix).parameters][2:], f"Mix {name!r}")
     if "alpha" in options and check_float("alpha", options["alpha"], 0) == 0:
-        raise ConfigError("alpha must be above 0; without mixing leave mix out.")
+        raise ConfigError(
+            f"alpha must be a number > 0, got {options['alpha']}. To train without mixing, leave mix out."
+        )
     return partial(mix, **options)
 
 
@@ -95,11 +114,11 @@ def _check_inputs(inputs: Any, name: str) -> Tensor:
     if isinstance(inputs, Tensor) and inputs.is_floating_point():
         return inputs
     got = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
-    raise ConfigError(f"{name} mixes inputs that are one tensor of floats, got {got}. Leave mix out.")
+    raise ConfigError(f"{name} requires inputs in one tensor of floats, got {got}. Leave mix out.")
 
 
 def _mix(values: Tensor, order: Tensor, factor: float) -> Tensor:
-    """Return the mix of rows; NaN, which marks a missing label, remains NaN."""
+    """Return the mix of rows; NaN (a missing label) stays NaN."""
     return factor * values + (1 - factor) * values[order]
 
 

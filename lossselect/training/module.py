@@ -28,16 +28,20 @@ from lossselect.training.lifecycle import RunHooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
 from lossselect.utils.warnings import warn
 
+_COMPILED_CHUNKED = (
+    "A chunked head cannot be combined with torch.compile. Set head=dense or trainer.compile=false."
+)
+
 
 class CompiledStep:
-    """A step's net and loss, compiled at the first call; if that fails, it warns and runs as it is."""
+    """The net and the loss of a step, compiled at the first call; without compilation if that fails."""
 
     def __init__(self, step: Callable[..., Any], **options: Any) -> None:
         self.step, self.options = step, options
         self.compiled: Callable[..., Any] | None = torch.compile(step, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(CompiledStep, **self.options), (self.step,)  # compiled code belongs to this process
+        return partial(CompiledStep, **self.options), (self.step,)  # compiled code cannot be pickled
 
     def __call__(self, *args: Any) -> Any:
         if self.compiled is None:
@@ -47,50 +51,60 @@ class CompiledStep:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers raise many kinds
-            outputs = self.step(*args)  # raises a mistake that is not torch.compile's
+            outputs = self.step(*args)  # raises again if the error is not one of torch.compile
             self.compiled = None
-            # "backend='inductor' raised:", then the cause
+            # the first line is "backend='inductor' raised:", the second one the cause
             cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
             warn(
                 "not_compiled",
-                f"torch.compile failed, so that training goes on without: {cause}. On a CPU it needs a C++ "
-                "compiler, on a GPU Triton; trainer.compile=false leaves it out.",
+                f"torch.compile failed, and training continues without it: {cause}. torch.compile needs a "
+                "C++ compiler on a CPU and Triton on a GPU. Install it if it is missing, or set "
+                "trainer.compile=false.",
             )
             return outputs
 
 
 class TaskModule(PrivateHooks, Classifier, LightningModule):
-    """Trains, evaluates and predicts for one task; `forward` returns raw logits (N, num_outputs, ...).
+    """Lightning module that trains, evaluates and predicts for one task.
 
-    Pass `net`, or subclass and override `forward`. A batch is a pair (inputs, target) with a target of any
-    form that `task.encode` accepts; override `unpack_batch` for other batches. Loss and metrics are logged
-    under `train/`, `val/` and `test/`, each computed over the whole epoch.
+    Pass `net`, or subclass and override `forward`, which returns raw logits (N, num_outputs, ...). A batch
+    is a pair (inputs, target), with the target in any form that `task.encode` accepts. Override
+    `unpack_batch` for other batches. The loss and the metrics are computed over the whole epoch and logged
+    under `train/`, `val/` and `test/`.
 
     Args:
-        task: `Binary()`, `Multiclass(10)`, `Multilabel(14)`.
-        net: A module that returns raw logits, or one of our nets, such as
-            `{"name": "mlp", "num_features": 8}`.
-        loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or any callable
-            that takes logits and the canonical target and returns a scalar.
-        optimizer: "SGD" or `{"name": "SGD", "lr": 0.1}` (a class of torch.optim), a callable that takes
-            the parameters, or None for AdamW with lr 1e-3.
-        scheduler: The same for torch.optim.lr_scheduler, or a callable that takes the optimizer.
-        bias_init: "prior" initialises the last bias from the frequencies of the train labels, so that the
-            first loss is about their entropy; "zero" sets it to 0; None leaves it.
-        mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`, applied to each batch in training.
+        task: The task, such as `Binary()`, `Multiclass(10)` or `Multilabel(14)`.
+        net: A module that returns raw logits, a built-in net such as `{"name": "mlp", "num_features": 8}`,
+            or None if a subclass sets `self.net` or overrides `forward`.
+        loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or a callable that
+            accepts logits and the canonical target and returns a scalar.
+        optimizer: The name of a class of torch.optim, such as "SGD", a dict such as
+            `{"name": "SGD", "lr": 0.1}`, a callable that accepts the parameters and returns an optimizer, or
+            None for AdamW with lr=1e-3.
+        scheduler: The name of a class of torch.optim.lr_scheduler, a dict such as
+            `{"name": "CosineAnnealingLR", "T_max": 50}`, a callable that accepts the optimizer, or None.
+        bias_init: "prior" initialises the last bias from the class frequencies in the training rows, so that
+            the first loss is about the entropy of the labels; "zero" sets the bias to 0; None leaves it.
+        mix: "mixup", "cutmix" or `{"name": "mixup", "alpha": 0.4}`, applied to each training batch; None
+            for no mixing.
         head: "chunked" or `{"name": "chunked", "chunk": 4096}` for very many outputs: the last layer and the
-            loss compute some outputs at a time, and no tensor (N, num_outputs) is ever held. Targets may
-            then be `SparseLabels`; metrics are `top_metric_names(task)`. None is "dense".
-        on_nonfinite: If the loss or gradient of a step is NaN or infinite, "stop" ends fit and says where it
-            began; "skip" skips the step, up to 10 in a row.
+            loss are computed in chunks of the outputs, so that no tensor (N, num_outputs) is ever in memory.
+            Targets may then be `SparseLabels`, and the metrics are `top_metric_names(task)`. "dense" or None
+            for a dense head.
+        on_nonfinite: What to do if the loss or a gradient of a step is NaN or infinite. "stop" ends fit with
+            `TrainingDiverged`, which names the first non-finite output; "skip" skips the step, and ends fit
+            after 10 skipped steps in a row.
 
-    The label counts that `loss="auto"`, `weight="balanced"`, `pos_weight="auto"` and `bias_init="prior"` need
-    are taken when fit starts, from our data module or by one pass through the train loader.
-    `set_label_counts` takes them from elsewhere.
+    `loss="auto"`, `weight="balanced"`, `pos_weight="auto"` and `bias_init="prior"` need the label counts of
+    the training rows. Fit takes them from the data module of this package, or counts the labels in one pass
+    through the train loader. Call `set_label_counts` to provide them yourself.
 
     Raises:
-        ValueError: a loss or an option that does not fit the task; at the first batch, logits or
-            targets that do not.
+        ConfigError: A setting does not fit the task, such as an unknown loss or an option that the loss does
+            not have; at the first batch, the logits do not fit the task.
+        OptionTypeError: An argument has the wrong type.
+        DataError: In a step, the target does not fit the task or the logits.
+        TrainingDiverged: In fit, the loss, a gradient or a weight is not finite.
 
     Example:
         >>> from lossselect import Multilabel, TaskModule
@@ -121,7 +135,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         on_nonfinite: str = "stop",
     ) -> None:
         super().__init__(task, net, loss, bias_init, mix, head)
-        # for loggers, which write them as text
+        # loggers write `hparams` as text, so tensors are left out
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
         self._has_run_hooks = False
@@ -135,26 +149,33 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     def _make_epoch(self, stage: str, base_task: Task | None = None) -> Epoch | TopKEpoch:
         prefix, chunked = f"{stage}/", self._chunked
         epoch = TopKEpoch(self.task, prefix, self.counts) if chunked else Epoch(self.task, prefix, base_task)
-        # a checkpoint that is evaluated may replace the task
+        # loading a checkpoint to evaluate it may replace the task: keep the buffer for its outputs
         previous = getattr(self, f"_{stage}_epoch", None)
         epoch.output_buffer = getattr(previous, "output_buffer", None)
         return epoch
 
     def _check_chunkable(self, criterion: Any) -> None:
         if self._compiled_step is not None:
-            raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
+            raise ConfigError(_COMPILED_CHUNKED)
         super()._check_chunkable(criterion)
 
     def set_decision(self, task: Task) -> None:
-        """Predict by a task of `fit_decision`; test metrics are then computed without it as well."""
+        """Use the decision of a task that `fit_decision` returned.
+
+        Test metrics are then also computed for the default decision, under `test/default_decision/`.
+
+        Args:
+            task: A task with the same outputs as the task of the module.
+        """
         self.base_task = self.base_task or self.task
         self.task = task
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the criterion's mean over the batch.
+        """Return the mean loss of the batch.
 
-        Its gradient is a share of the mean over the whole step: all processes and, under
-        `accumulate_grad_batches`, all micro-batches. Terms that an override adds are plain means.
+        Its gradient is scaled so that the optimizer step uses the gradient of one mean over all processes
+        and, with `accumulate_grad_batches`, all micro-batches. Terms that an override adds to the loss are
+        averaged over processes and micro-batches with equal weights.
         """
         if self.mix is not None:
             batch = self.mix(self._encode_to_shape(batch), self.task)
@@ -164,25 +185,26 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return loss if trainer is None else self._step_mean(trainer, batch_idx, loss, total, count)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add the batch to the epoch's loss and metrics."""
+        """Add the batch to the loss and the metrics of the validation epoch."""
         self._evaluate(batch, self._val_epoch, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add the batch to the epoch's loss and metrics."""
+        """Add the batch to the loss and the metrics of the test epoch."""
         self._evaluate(batch, self._test_epoch, dataloader_idx)
 
     def _evaluate(self, batch: Any, epoch: Epoch | TopKEpoch, dataloader_idx: int) -> None:
         if dataloader_idx:
             stage = epoch.prefix.strip("/")
             raise ConfigError(
-                f"There are several {stage} loaders, whose samples would be mixed in {stage}/loss and the "
-                "metrics. Evaluate one loader after another, or one of a torch.utils.data.ConcatDataset."
+                f"Several {stage} loaders are not supported: their rows would be mixed in {stage}/loss and "
+                "the metrics. Evaluate one loader after another, or pass one loader of a "
+                "torch.utils.data.ConcatDataset."
             )
         for single in self._transfer_block(batch) if isinstance(batch, Block) else (batch,):
             self._step(single, epoch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return what `predict` does for the inputs of a batch, with or without a target."""
+        """Return `predict(inputs)` for a batch, with or without a target."""
         is_sequence = isinstance(batch, tuple | list)
         if isinstance(batch, EncodedBatch) or (is_sequence and len(batch) == 1):
             batch = batch[0]
@@ -194,15 +216,16 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """Add the batch to the epoch; return its loss, and the loss's numerator and denominator."""
         if not self._has_run_hooks and get_trainer(self) is not None:
             raise ConfigError(
-                f"{type(self).__name__}.configure_callbacks must return super().configure_callbacks() and "
-                "its own: without, no epoch is logged."
+                f"{type(self).__name__}.configure_callbacks must return the callbacks of "
+                "super().configure_callbacks() as well: without them no loss or metric is logged. Return "
+                "[*super().configure_callbacks(), ...]."
             )
         trains = epoch is self._train_epoch
         if self._compiled_step and self._output_checks.graph_checked:
             encoded = self._encode_to_shape(batch)
             outputs, loss, total, count = self._compiled_step(self, *encoded)
             target = self.task.check_target(encoded.target, outputs)
-        else:  # the first batch to train on is checked by its graph, which a compiled step has not
+        else:  # checks need the autograd graph of the first training batch, which a compiled step hides
             outputs, target, weight = self._compute_outputs(batch)
             highest = TopKOutputs(self.task, outputs, target) if self._chunked and not trains else None
             loss, total, count = self._compute_loss(outputs, target, weight, highest)
@@ -212,15 +235,19 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return loss, total, count
 
     def compile(self, **options: Any) -> None:
-        """Compile forward and loss of each step but the first by torch.compile, in place.
+        """Compile forward and loss with torch.compile, in place, for all steps except the first.
 
-        If that fails (no compiler for the platform, say), a warning is issued and training goes on without.
+        If compilation fails, for example without a compiler for the platform, the warning `not_compiled` is
+        issued and training continues without it.
 
         Args:
-            options: Of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
+            options: Arguments of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
+
+        Raises:
+            ConfigError: The head is chunked.
         """
         if self._chunked:
-            raise ConfigError("torch.compile does not go through a chunked head: leave one of them out.")
+            raise ConfigError(_COMPILED_CHUNKED)
         self._compiled_step = CompiledStep(_forward_and_loss, **options)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -232,22 +259,25 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
 
     def configure_callbacks(self) -> list[Any]:
-        """Return the callback that starts, logs and saves; a subclass's other hooks need no super()."""
-        if get_trainer(self) is not None:  # else Lightning reports that it replaces that of the last run
+        """Return the callback that logs the epochs and completes the checkpoints.
+
+        An override must return it too. Overrides of other hooks need not call super().
+        """
+        if get_trainer(self) is not None:  # else Lightning logs that it replaces the callback of the last run
             callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, RunHooks)]
         return [RunHooks()]
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer, and the scheduler if there is one."""
+        """Return the optimizer, or a dict of the optimizer and the scheduler."""
         self._check_net()
         trainer = get_trainer(self)
-        # a fused optimizer undoes a scaling itself, so that Lightning clips nothing before its step
+        # a fused optimizer unscales the gradients within its step, so Lightning cannot clip them before it
         precision = None if trainer is None else trainer.precision_plugin
         overrides = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
         clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
         scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
-        # nor does it support the sparse gradients of an embedding
+        # fused optimizers do not support the sparse gradients of an embedding
         sparse = any(getattr(part, "sparse", False) for part in self.modules())
         optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
         monitor = topk_monitor(self.task) if self._chunked else self.task.monitor
@@ -258,23 +288,35 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Let a scheduler take a step; ConfigError if it takes no more, as OneCycleLR after its last one."""
+        """Take a step of a scheduler.
+
+        Raises:
+            ConfigError: The scheduler allows no further step, as OneCycleLR after its last step.
+        """
         try:
             super().lr_scheduler_step(scheduler, metric)
         except ValueError as error:
-            raise ConfigError(f"{type(scheduler).__name__} cannot take a step: {error}") from error
+            raise ConfigError(
+                f"{type(scheduler).__name__} cannot take a step: {error}. If the schedule is shorter than "
+                "the run, make it longer."
+            ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what loads the module again; here as well, since a checkpoint of weights has no callbacks."""
+        """Add the task, the arguments and the loss, from which the module is built at loading."""
+        # RunHooks adds them too, but Lightning leaves out callbacks with save_weights_only=True
         add_module_state(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Reject a checkpoint of another task; to evaluate or predict, take its decision."""
+        """Check that the checkpoint is for the same task; to evaluate or predict, use its decision.
+
+        Raises:
+            CheckpointError: The checkpoint was trained for another task.
+        """
         check_same_task(checkpoint, self.task)
         trainer = get_trainer(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if checkpoint.get("base_task") and self.base_task is None and not fitting:
-            if self._val_epoch.output_buffer is not None:  # another decision will be fitted
+            if self._val_epoch.output_buffer is not None:  # `tune_decision` will fit another decision
                 self.task = make_task(**checkpoint["base_task"])
             else:
                 self.set_decision(make_task(**checkpoint["task"]))
@@ -292,21 +334,27 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         weights_only: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Return the trained module of a checkpoint; nothing in it is executed.
+        """Return the trained module of a checkpoint, without executing code from the file.
 
         Args:
-            checkpoint_path: The file.
+            checkpoint_path: Path of the checkpoint.
             map_location: The device, as in `torch.load`.
-            strict: Whether the checkpoint must hold exactly the module's parameters.
+            strict: Whether the checkpoint must contain exactly the parameters of the module.
             weights_only: Must be True.
-            kwargs: Arguments that are not plain values, such as `net=`, and any to change.
+            kwargs: Constructor arguments that the checkpoint does not contain because they are not plain
+                values, such as `net=`, and arguments to change.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a checkpoint of ours, of another task, or an argument must be passed.
+            FileMissingError: The file does not exist.
+            CheckpointError: The file is damaged, is not a checkpoint of a `TaskModule`, was trained for
+                another task, or lacks an argument that must be passed.
+            ConfigError: weights_only is False.
         """
         if not weights_only:
-            raise ConfigError("Checkpoints hold tensors and plain values: weights_only=False is not needed.")
+            raise ConfigError(
+                "Checkpoints contain only tensors and plain values: weights_only=False is not supported. "
+                "Leave weights_only out."
+            )
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict)
 

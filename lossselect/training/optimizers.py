@@ -1,4 +1,4 @@
-"""Optimizers and schedulers: torch's by name, or any callable."""
+"""Optimizers and schedulers: those of torch by their names, or any callable."""
 
 import inspect
 import math
@@ -19,7 +19,7 @@ SchedulerSpec = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
 
 LIGHTNING_KEYS = ("interval", "frequency", "monitor", "strict")
 LENGTHS = ("T_max", "T_0", "total_iters", "total_steps", "step_size")
-"""Attributes of torch's schedulers that are numbers of their steps."""
+"""Attributes of torch's schedulers that are lengths in scheduler steps."""
 
 
 def _find_classes(module: Any, base: type) -> dict[str, Any]:
@@ -35,19 +35,26 @@ SCHEDULERS = _find_classes(lr_scheduler, lr_scheduler.LRScheduler)
 
 
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool = True) -> Optimizer:
-    """Return the optimizer of "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
+    """Return the optimizer for "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 
-    If `fused`, it is a fused one where torch has it and the spec does not choose: a step of Adam on a small
-    net then takes a third of the time.
+    With `fused`, the fused implementation is used if torch has one and the spec does not choose: a step of
+    Adam on a small net then takes a third of the time.
+
+    Raises:
+        ConfigError: The name or an option is unknown, an option is invalid, or no parameter is trainable.
+        OptionTypeError: The spec is an optimizer that has already been built.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
-        raise ConfigError("No parameter of the module requires a gradient: there is nothing to train.")
+        raise ConfigError(
+            "No parameter of the module requires a gradient, so there is nothing to train. Set requires_grad "
+            "for the parameters to train."
+        )
     if isinstance(spec, Optimizer):
         name = type(spec).__name__
         raise OptionTypeError(
-            f"The module makes an optimizer of its own parameters: pass {name!r}, "
-            f'{{"name": {name!r}, ...}} or a function of the parameters, not one that is made.'
+            f"optimizer must be a name, a dict or a function of the parameters, got an instance of {name}. "
+            f'Pass {name!r} or {{"name": {name!r}, ...}}.'
         )
     if callable(spec):
         return spec(trained)
@@ -55,7 +62,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
     if fused and not {"fused", "foreach", "differentiable"} & spec.keys():
         cls = OPTIMIZERS.get(str(spec.get("name")))
         if cls and "fused" in inspect.signature(cls).parameters:
-            with suppress(RuntimeError):  # parameters of a dtype, or on a device, that it is not made for
+            with suppress(RuntimeError):  # the dtype or device of the parameters is not supported by fused
                 return _build(OPTIMIZERS, spec, "optimizer", trained, fused=True)
     return _build(OPTIMIZERS, spec, "optimizer", trained)
 
@@ -63,11 +70,16 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
 def make_scheduler(
     spec: SchedulerSpec, optimizer: Optimizer, monitor: str, epochs: int | None = None, steps: float = -1
 ) -> dict[str, Any] | None:
-    """Return Lightning's dict for a scheduler by name, such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
+    """Return Lightning's dict for a scheduler such as `{"name": "CosineAnnealingLR", "T_max": 50}`.
 
-    A spec by name may have `LIGHTNING_KEYS` as well; a callable takes the optimizer and returns a scheduler
-    or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, else an epoch. The length
-    of the run in `epochs` and `steps`, if known, serves to warn of a schedule that counts the other unit.
+    A spec with a name may also contain `LIGHTNING_KEYS`. A callable accepts the optimizer and returns a
+    scheduler or Lightning's dict. The default interval is a step for OneCycleLR and CyclicLR, and an epoch
+    for others. If the length of the run is known, as `epochs` and `steps`, a schedule per epoch that seems to
+    count steps raises a warning.
+
+    Raises:
+        ConfigError: The name, an option or a key is unknown or invalid.
+        OptionTypeError: The callable returns something that is not a scheduler.
     """
     if spec is None:
         return None
@@ -78,9 +90,9 @@ def make_scheduler(
         if is_plateau and best and scheduler.mode != best:
             warn(
                 "plateau_mode",
-                f"ReduceLROnPlateau monitors {monitor} with mode={scheduler.mode!r}, but its {best}imum is "
-                f"best: the learning rate falls while training goes well. Pass mode={best!r}, or monitor "
-                "another metric.",
+                f"ReduceLROnPlateau monitors {monitor} with mode={scheduler.mode!r}, but the {best}imum of "
+                "this metric is best, so the learning rate is reduced while the metric improves. Set "
+                f"mode={best!r}, or monitor another metric.",
             )
     else:
         spec = {"name": spec} if isinstance(spec, str) else spec
@@ -100,7 +112,7 @@ def make_scheduler(
 
 
 def _make_entry(returned: Any) -> dict[str, Any]:
-    """Return Lightning's dict for what a callable has returned."""
+    """Return Lightning's dict for the return value of a callable."""
     entry = dict(returned) if isinstance(returned, Mapping) else {"scheduler": returned}
     known = ("scheduler", "name", "reduce_on_plateau", *LIGHTNING_KEYS)
     check_options(entry, known, "The dict that scheduler returns")
@@ -114,8 +126,8 @@ def _make_entry(returned: Any) -> dict[str, Any]:
 
 
 def _check_unit(scheduler: Any, epochs: int, steps: int) -> None:
-    """Warn of a schedule that takes a step each epoch, but whose numbers can only mean optimizer steps."""
-    # far more epochs than the run has, and near to the number of steps
+    """Warn about a schedule that advances once per epoch, but whose lengths seem to be optimizer steps."""
+    # a length far above the number of epochs, and near the number of steps
     lowest, highest = math.sqrt(epochs * steps), 2 * steps
     lengths = _find_lengths(scheduler.state_dict()) if hasattr(scheduler, "state_dict") else ()
     functions = getattr(scheduler, "lr_lambdas", ())
@@ -124,39 +136,39 @@ def _check_unit(scheduler: Any, epochs: int, steps: int) -> None:
     ):
         warn(
             "schedule_in_steps",
-            f"{type(scheduler).__name__} takes a step at the end of each epoch, {epochs} in this run, but it "
-            f"seems to count optimizer steps, of which there are {steps}. If so, set interval='step': "
-            'a function returns {"scheduler": scheduler, "interval": "step"}. If not, "interval": "epoch".',
+            f"{type(scheduler).__name__} advances once per epoch, {epochs} times in this run, but seems to "
+            f"count optimizer steps, of which this run has {steps}. If it does, set interval='step' (a "
+            'function returns {"scheduler": scheduler, "interval": "step"}). If not, set interval=\'epoch\'.',
         )
 
 
 def _find_lengths(state: Mapping[str, Any]) -> Iterator[float]:
-    """Yield the lengths in a scheduler's state, and of the schedulers that it consists of."""
+    """Yield the lengths in a scheduler's state, including those of nested schedulers."""
     for key, value in state.items():
         if key in LENGTHS and isinstance(value, int | float):
             yield value
-        elif key == "milestones" and value:  # of MultiStepLR, where the first one changes the rate
+        elif key == "milestones" and value:  # MultiStepLR: the first milestone changes the rate
             yield min(value)
-        elif key == "_schedulers":  # of SequentialLR and ChainedScheduler
+        elif key == "_schedulers":  # SequentialLR and ChainedScheduler
             for part in value:
                 yield from _find_lengths(part)
 
 
 def _counts_steps(function: Any, epochs: int, steps: int) -> bool:
-    """Return whether a factor of LambdaLR goes to 0, or to its highest value, within steps but not epochs."""
-    length = getattr(function, "keywords", {}).get("num_training_steps")  # of the schedules of Transformers
+    """Return whether a factor of LambdaLR reaches 0, or its maximum, within `steps` but not `epochs`."""
+    length = getattr(function, "keywords", {}).get("num_training_steps")  # schedules of Transformers
     if isinstance(length, int | float):
         return length > math.sqrt(epochs * steps)
     try:
         by_epoch, by_step = (
             [float(function(last * i // 100)) for i in range(101)] for last in (epochs, steps)
         )
-    except Exception:  # a table of factors for the epochs, say
+    except Exception:  # for example a table of one factor per epoch
         return False
     peak = max(by_step)
-    # a factor such as 0.9 ** epoch also vanishes within that many steps, but long before half of them
+    # a factor such as 0.9 ** epoch also vanishes over so many steps, but long before half of them
     ends = by_step[-1] <= 1e-3 * peak and by_step[50] >= 0.1 * peak and by_epoch[-1] > 0.1 * peak
-    # a factor that grows without end, such as 1.05 ** epoch, is no warm-up
+    # a factor that grows without bound, such as 1.05 ** epoch, is not a warm-up
     return ends or (max(by_epoch) < 0.5 * peak and by_step[50] >= 0.5 * peak)
 
 
@@ -167,7 +179,7 @@ def _build(table: Mapping[str, Any], spec: Mapping[str, Any], kind: str, first: 
     owner = f"{kind.capitalize()} {name!r}"
     check_options(options, list(parameters)[1:], owner)
     for key, value in options.items():
-        # torch's message about a string is that '<=' is not supported
+        # torch's message for a string would only be that '<=' is not supported
         if isinstance(parameters[key].default, float) and isinstance(value, str | None):
             raise ConfigError(f"{owner}: {key} must be a number, got {value!r}.")
     try:

@@ -23,24 +23,26 @@ def tune_decision(
     ckpt_path: str | None = None,
     **options: Any,
 ) -> Mapping[str, float]:
-    """Validate, and give the module the thresholds and temperature that suit the validation rows best.
+    """Fit the thresholds and the temperature to the validation rows, and set them in the module.
 
-    From then on it predicts by them, metrics of test are logged with (`test/f1_macro`) and without
-    (`test/default_decision/f1_macro`), and checkpoints keep them.
+    From then on `predict` uses them, test metrics are logged with (`test/f1_macro`) and without
+    (`test/default_decision/f1_macro`) them, and checkpoints contain them.
 
     Args:
-        trainer: As for `Trainer.validate`, as are the loaders and the checkpoint.
-        module: Whose `task` is replaced.
-        dataloaders: Of validation rows.
-        datamodule: Instead of loaders.
-        ckpt_path: Whose weights are used; None uses those of the module.
-        options: Of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.
+        trainer: The trainer that validates the module.
+        module: The module; its `task` is replaced by the one with the fitted decision.
+        dataloaders: A loader of the validation rows.
+        datamodule: A data module with a validation split, instead of a loader.
+        ckpt_path: The checkpoint to validate, as for `Trainer.validate`; None uses the module's weights.
+        options: Options of `fit_decision`: `metric`, `per_label`, `recall`, `calibration`, `shrinkage`.
 
     Returns:
-        The metrics of the validation split, by the predictions before.
+        The metrics of the validation split with the default decision.
 
     Raises:
-        ValueError: there is no validation row, or `fit_decision` raises it.
+        OptionTypeError: The first two arguments are not a Trainer and a TaskModule.
+        ConfigError: The head is chunked, or an option does not fit the task.
+        DataError: The validation split has no row, or no known label.
     """
     data = {"dataloaders": dataloaders, "datamodule": datamodule, "ckpt_path": ckpt_path}
     return tune_on_validation(trainer, module, options, **data)[0]
@@ -49,14 +51,21 @@ def tune_decision(
 def tune_on_validation(
     trainer: Trainer, module: "TaskModule", options: Mapping[str, Any], **data: Any
 ) -> tuple[Mapping[str, float], Advice | None]:
-    """Tune with `data` for `Trainer.validate`; return its metrics, and advice if no threshold was tuned."""
+    """Tune the decision as `tune_decision` does; also return advice if no threshold was tuned.
+
+    `data` are the arguments of `Trainer.validate`.
+    """
     if not isinstance(trainer, Trainer) or not hasattr(module, "set_decision"):
-        raise OptionTypeError("tune_decision(trainer, module, loaders) takes a Trainer, then a TaskModule.")
+        raise OptionTypeError(
+            "Expected a Trainer and a TaskModule, got "
+            f"{type(trainer).__name__} and {type(module).__name__}. "
+            "Call tune_decision(trainer, module, loaders)."
+        )
     loss, decision = module.criterion, decision_options(**options)
-    goal = decision.goal(module.task, loss)  # before a pass over the rows
+    goal = decision.goal(module.task, loss)  # raises for invalid options before the pass over the rows
     if module._chunked:
         raise ConfigError(
-            "A decision is fitted to all outputs of the validation rows, which a chunked head never has: "
+            "tune_decision does not support head=chunked: it requires all logits of the validation rows. Set "
             "head=dense."
         )
     task, base_task = module.task, module.base_task
@@ -66,7 +75,7 @@ def tune_on_validation(
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
         rows = buffer.rows()
         if rows is None:
-            raise DataError("There is no validation row to tune the decision to.")
+            raise DataError("The validation split has no row to fit the decision to. Pass at least one row.")
         start = module.base_task or module.task  # a checkpoint with a decision has set the base task
         fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
     except BaseException:
@@ -75,7 +84,7 @@ def tune_on_validation(
     finally:
         module._val_epoch.output_buffer = None
     module.base_task = start
-    # processors may differ in the last digit: all use the task of the first one
+    # results may differ between processors in the last digit, so all ranks use the task of rank 0
     module.task = make_task(**trainer.strategy.broadcast(fitted.to_dict()))
     advised = goal is None and decision.metric == "auto"
     return results[0], suggest_threshold(module.task, *rows) if advised else None

@@ -1,6 +1,6 @@
-"""The installed classes of the packages that a config may name, as JSON: each of their names, and the defining one.
+"""Prints the classes that a config may name as JSON: each of their import paths, mapped to the defining one.
 
-In a process of its own, since importing every module of Hydra and Lightning changes loggers.
+Runs in a separate process, because importing every module of Hydra and Lightning changes loggers.
 """
 
 import importlib
@@ -27,7 +27,7 @@ def main():
             if "__main__" not in module.name and ".test" not in module.name:
                 try:
                     importlib.import_module(module.name)
-                except Exception:  # needs a package that is not installed, or another platform
+                except Exception:  # requires a package that is not installed, or another platform
                     continue
     found = {}
     for path, module in list(sys.modules.items()):

@@ -1,6 +1,6 @@
-"""Several commands of `lossselect` in one process, which imports what they need once.
+"""Runs several commands of `lossselect` in one process, so that modules are imported only once.
 
-python commands.py FILE COMMANDS, which are JSON; their exit codes are written to the file.
+python commands.py FILE COMMANDS, with the commands as JSON; writes their exit codes to the file.
 """
 
 import json

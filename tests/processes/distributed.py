@@ -1,6 +1,7 @@
-"""What a number of processes computes: gradients and evaluation, in one group, as starting one takes seconds.
+"""Computes gradients and evaluation results in a group of processes; one group, because starting one takes seconds.
 
-python distributed.py PROCESSES FOLDER; the first process writes PROCESSES.pt and a text for each case of GRADIENTS.
+python distributed.py PROCESSES FOLDER; starts the other processes. The first one writes PROCESSES.pt, and a text file
+for each case of GRADIENTS.
 """
 
 import sys
@@ -14,12 +15,12 @@ GRADIENTS = {
     2: [("float64", 1, True), ("float32", 4, True)],
     3: [("float64", 4, True)],
 }
-"""Type, micro-batches, and whether most cases only with missing labels and row weights, by the number of processes."""
+"""(dtype, micro-batches, some) for `gradients.compare`, by the number of processes."""
 ROWS = 60
-"""Of a batch, over all processes."""
+"""The number of rows of a batch over all processes."""
 
 if __name__ == "__main__":
-    # not at the top: pytest imports this file where its neighbours are no modules
+    # not at the top: pytest imports this file without its folder in sys.path
     import evaluation
     import gradients
 

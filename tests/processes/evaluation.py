@@ -1,4 +1,4 @@
-"""What one process finds, and what several find: weights after training, metrics, decision, predictions.
+"""Results of training and evaluation in one or several processes: weights, metrics, decisions, predictions.
 
 Run by distributed.py.
 """
@@ -30,8 +30,8 @@ def trainer_of(ranks, **options):
     )
 
 
-def users_rows(task):
-    """Rows with holes in their labels."""
+def user_rows(task):
+    """Return random rows with some missing labels."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
     noisy = inputs + torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
@@ -45,11 +45,11 @@ def users_rows(task):
 
 
 def of_user(ranks, batch, task, **options):
-    """Loaders of the user's own, and a net whose running means differ between processes."""
+    """Return results with the user's loaders, and a net whose running means differ between processes."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, task.num_outputs))
     module = ls.TaskModule(task, net, optimizer={"name": "SGD", "lr": 0.1}, **options)
-    rows = users_rows(task)
+    rows = user_rows(task)
     loader = DataLoader(rows, batch)
     trainer = trainer_of(ranks, max_epochs=1)
     found = {"validated": trainer.validate(module, loader, verbose=False)[0]}
@@ -63,23 +63,23 @@ def of_user(ranks, batch, task, **options):
     counted = ls.TaskModule(task, nn.Linear(6, task.num_outputs), bias_init="prior")
     counting.fit(counted, loader, loader)
     found["counts"] = counted.counts.to_dict()
-    # while fitting, validation takes the running means of the first process, as a checkpoint does
+    # in fit, validation uses the running means of the first process, which a checkpoint contains
     fitting = trainer_of(ranks, max_epochs=1, limit_train_batches=1)
     fitting.fit(module.train(), loader, loader)
     fitted = fitting.callback_metrics
     again = fitting.validate(module, loader, verbose=False)[0]
-    found["same again"] = max(
+    found["difference after fit"] = max(
         (abs(float(fitted[name]) - value) if value == value else 0.0) for name, value in again.items()
     )
     return found
 
 
 class OwnBatches(BatchSampler):
-    """Of the user's own, which Lightning keeps, with its sampler within."""
+    """A custom batch sampler, which Lightning keeps but gives a distributed sampler."""
 
 
-class Endless(IterableDataset):
-    """Rows whose number nobody knows before, dealt to processes one by one: some have more than others."""
+class UnknownLength(IterableDataset):
+    """Rows of unknown number, distributed in turn over the processes, so that some have one more than others."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -93,16 +93,20 @@ class Endless(IterableDataset):
 
 
 def of_other_loaders(ranks, folder):
-    """Validated in turn by one module, outside fit and within."""
+    """Return results with other loaders, validated by the same module outside of fit and in fit."""
     task = ls.Multilabel(5)
     torch.manual_seed(0)
     module = ls.TaskModule(task, nn.Linear(6, 5), optimizer={"name": "SGD", "lr": 0.0})
-    rows = users_rows(task)
+    rows = user_rows(task)
     trainer = trainer_of(
         ranks, max_epochs=1, limit_train_batches=1, callbacks=[ls.CheckpointOnSignal(folder + ".ckpt")]
     )
     own = DataLoader(rows, batch_sampler=OwnBatches(SequentialSampler(rows), 4, False))
-    loaders = {"own batches": own, "plain": DataLoader(rows, 4), "endless": DataLoader(Endless(rows), 4)}
+    loaders = {
+        "own batches": own,
+        "plain": DataLoader(rows, 4),
+        "unknown length": DataLoader(UnknownLength(rows), 4),
+    }
     found = {title: trainer.validate(module, loader, verbose=False)[0] for title, loader in loaders.items()}
     for title, loader in loaders.items():
         trainer.fit(module, DataLoader(rows, 4), loader)
@@ -112,8 +116,8 @@ def of_other_loaders(ranks, folder):
     return found
 
 
-def of_ours(ranks, batch):
-    """Data of ours, trained on: `ranks` times the batch is what one process would take."""
+def of_built_in(ranks, batch):
+    """Return results of training on a built-in data set, with `batch` rows in each process."""
     splits = load("yeast", seed=0, val_fraction=0.2, test_fraction=None)
     task = ls.Multilabel(14, class_names=splits.class_names)
     torch.manual_seed(0)
@@ -138,12 +142,12 @@ def of_ours(ranks, batch):
 
 
 def evaluate(ranks, batch, file):
-    """Write what is found to a file, in the first process."""
+    """Write all results to a file, in the first process."""
     found = {
         "multiclass": of_user(ranks, batch, ls.Multiclass(4, missing=-100)),
         "multilabel": of_user(ranks, batch, ls.Multilabel(5)),
         "binary": of_user(ranks, batch, ls.Binary()),
-        "ours": of_ours(ranks, batch),
+        "built-in": of_built_in(ranks, batch),
         "others": of_other_loaders(ranks, str(file)),
     }
     if ranks == 1 or torch.distributed.get_rank() == 0:

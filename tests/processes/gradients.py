@@ -1,4 +1,4 @@
-"""The gradient of each row of the loss table, over processes and micro-batches, against all rows at once.
+"""Compares the gradient of each loss over processes and micro-batches with the gradient of all rows at once.
 
 Run by distributed.py.
 """
@@ -11,7 +11,7 @@ import lossselect as ls
 from lossselect.losses.registry import formula_options, formula_takes
 
 WIDTH, FEATURES = 3, 5
-SHAPES = {"dice": (4,)}  # which needs regions
+SHAPES = {"dice": (4,)}  # dice requires regions
 TASKS = {"sigmoid": ls.Multilabel(WIDTH), "softmax": ls.Multiclass(WIDTH, missing=-100)}
 WEIGHTS = {
     "weight": [0.3, 2.0, 5.0],
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 class Batches:
-    """A loader, for Lightning takes a list for several."""
+    """A minimal loader, because Lightning treats a list as several loaders."""
 
     def __init__(self, batches):
         self.batches = [*batches]
@@ -56,7 +56,7 @@ class Watched(ls.TaskModule):
     coefficient = 1.0
 
     def terms(self):
-        """What a subclass adds to the loss of a step."""
+        """Return the terms that a subclass adds to the loss of a step."""
         return 0.0
 
     def on_before_optimizer_step(self, optimizer):
@@ -77,12 +77,12 @@ class Watched(ls.TaskModule):
 
 
 class WithTerm(Watched):
-    """Adds a term of its own to half of the criterion: its plain mean over processes and micro-batches."""
+    """Adds to half of the criterion a term, which is a plain mean over processes and micro-batches."""
 
     coefficient = 0.5
     group = 1
     micro_batch = 0
-    """Of the step."""
+    """The index of the micro-batch in its step."""
 
     def has_term(self, rank, micro_batch):
         return True
@@ -103,9 +103,9 @@ class WithTerm(Watched):
 
     def training_step(self, batch, batch_idx):
         inputs, target, weight = batch
-        own = (inputs, target) if weight is None else batch
-        mean = super().training_step(own, batch_idx)
-        with torch.no_grad():  # what a user logs is the mean of the batch
+        pair_or_triple = (inputs, target) if weight is None else batch
+        mean = super().training_step(pair_or_triple, batch_idx)
+        with torch.no_grad():  # the value of the loss must be the mean of the micro-batch
             encoded = self.task.encode(target)
             wanted = self.criterion(self.net(inputs), encoded, *(() if weight is None else (weight,)))
         torch.testing.assert_close(mean.detach(), wanted)
@@ -117,31 +117,31 @@ class WithTerm(Watched):
 
 
 class WithLateTerm(WithTerm):
-    """Adds the term from the second micro-batch on, and there not in the last process."""
+    """Adds the term only from the second micro-batch on, and not in the last process."""
 
     def has_term(self, rank, micro_batch):
         return micro_batch > 0 and (rank == 0 or rank < self.trainer.world_size - 1)
 
 
 def rows_of(task, count, trailing, hole, weighted, dtype, generator):
-    """A micro-batch of a process; with holes, or of nothing else."""
+    """Return a micro-batch of a process; `hole` says whether no, some or all labels are missing."""
     inputs = torch.randn(count, FEATURES, *trailing, generator=generator, dtype=dtype)
     if task.activation == "sigmoid":
         target = torch.randint(2, (count, WIDTH, *trailing), generator=generator).to(dtype)
-        missing, gone = torch.rand(target.shape, generator=generator) < 0.3, torch.nan
+        missing, marker = torch.rand(target.shape, generator=generator) < 0.3, torch.nan
     else:
         target = torch.randint(WIDTH, (count, *trailing), generator=generator)
-        missing, gone = torch.rand(target.shape, generator=generator) < 0.3, -100
+        missing, marker = torch.rand(target.shape, generator=generator) < 0.3, -100
     if hole == "some":
-        target[missing] = gone
+        target[missing] = marker
     elif hole == "all":
-        target[:] = gone
+        target[:] = marker
     weight = torch.rand(count, generator=generator, dtype=dtype) * 3 if weighted else None
     return inputs, target, weight
 
 
 def steps_of(task, ranks, group, trailing, holes, weighted, dtype):
-    """Two groups of micro-batches, the second a short one: [step][micro-batch][process]."""
+    """Return two groups of micro-batches, the second one shorter, as [step][micro-batch][process]."""
     generator = torch.Generator().manual_seed(3)
     steps = []
     for step, micros in enumerate((group, (group + 1) // 2)):
@@ -150,7 +150,7 @@ def steps_of(task, ranks, group, trailing, holes, weighted, dtype):
             if not holes:
                 parts = [(4 + micro + rank, "none") for rank in range(ranks)]
             elif step == 0 and micro == 0 and group > 1:
-                parts = [(3, "all")] * ranks  # nothing counts in the first micro-batch
+                parts = [(3, "all")] * ranks  # all labels of the first micro-batch are missing
             else:
                 parts = [(2 + rank + step, "all" if rank == 1 else "some") for rank in range(ranks)]
             steps[-1].append(
@@ -159,13 +159,13 @@ def steps_of(task, ranks, group, trailing, holes, weighted, dtype):
     return steps
 
 
-def own_loss(logits, target):
-    """A user's own, which is a mean over what has a label."""
+def custom_loss(logits, target):
+    """Return a custom loss: the mean over the known labels."""
     return nn.functional.cross_entropy(logits, target, reduction="sum") / (target != -100).sum().clamp(min=1)
 
 
 def cases():
-    """Name, task, loss, trailing dimensions and, if another, the class of the module; with all options that a row takes, and without."""
+    """Yield (name, task, loss, trailing dimensions) for each loss without and with options, and a module class if needed."""
     for name, forms in ls.LOSSES.items():
         for activation, formula in forms.items():
             task, takes = TASKS[activation], formula_takes(formula)
@@ -178,10 +178,10 @@ def cases():
             assert not allowed & formula_options(formula).keys()
             options = {key: WEIGHTS[key] for key in allowed}
             plain = {key: options[key] for key in {"prior"} & takes}
-            for title, given in (("", plain), (" weighted", options)):
-                yield f"{name} {activation}{title}", task, {"name": name, **given}, SHAPES.get(name, ())
+            for title, used in (("", plain), (" weighted", options)):
+                yield f"{name} {activation}{title}", task, {"name": name, **used}, SHAPES.get(name, ())
     yield "cross_entropy binary", ls.Binary(), {"name": "cross_entropy", "pos_weight": 3.0}, ()
-    yield "a user's own", TASKS["softmax"], own_loss, ()
+    yield "custom", TASKS["softmax"], custom_loss, ()
     for title, kind in (("with a term", WithTerm), ("with a late term", WithLateTerm)):
         yield f"weighted sigmoid {title}", TASKS["sigmoid"], {"name": "focal", "pos_weight": 3.0}, (), kind
         weighted = {"name": "cross_entropy", "weight": WEIGHTS["weight"]}
@@ -191,9 +191,10 @@ def cases():
 
 
 def compare(ranks, group, dtype, some=False):
-    """Return the largest relative error and the name of each case, in the first process.
+    """Return lines with the largest relative error and the name of each case, in the first process.
 
-    Each case is run with and without missing labels and row weights; with `some`, most only with both.
+    Each case is run with and without missing labels and sample weights. With `some`, most cases are run only
+    with both.
     """
     lines = []
     options = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
@@ -230,6 +231,6 @@ def compare(ranks, group, dtype, some=False):
                 trainer.fit(module, Batches(micro[rank] for step in steps for micro in step))
                 assert len(module.errors) == 2, module.errors
                 if rank == 0:
-                    worst = float(torch.tensor(module.errors).max())  # of NaN it is NaN
-                    lines.append(f"{worst:.1e} {title}, holes {holes}, rows weighted {weighted}")
+                    worst = float(torch.tensor(module.errors).max())  # tensor.max() keeps NaN
+                    lines.append(f"{worst:.1e} {title}, missing labels {holes}, sample weights {weighted}")
     return lines

@@ -1,6 +1,6 @@
-"""What becomes of a step whose loss or gradient is not finite in one of two processes, with weights sharded by FSDP2.
+"""Checks steps whose loss or gradient is not finite in one of two processes, with weights sharded by FSDP2.
 
-python sharded.py; prints a line for each process and case.
+python sharded.py; prints for each process and case whether the step was taken or training ended.
 """
 
 import os
@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from lossselect.exceptions import TrainingDiverged
 from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 
@@ -26,7 +27,7 @@ def main(rank, port):
     mesh = init_device_mesh("cpu", (RANKS,))
     for case in ("finite", "zero", "gradient", "loss"):
         torch.manual_seed(0)
-        net = nn.Linear(3, 3, bias=False)  # 3 rows: the processes have parts of different sizes
+        net = nn.Linear(3, 3, bias=False)  # 3 rows, so that the processes have parts of different sizes
         fully_shard(net, mesh=mesh)
         loss = net(torch.ones(2, 3)).square().mean()
         loss.backward()
@@ -48,14 +49,13 @@ def main(rank, port):
         try:
             watch.check_step(module, torch.optim.SGD(net.parameters(), 0.1))
             end = "taken"
-        except ValueError as error:
-            end = "ended" if "not finite in step 1 " in str(error) else str(error)
+        except TrainingDiverged:
+            end = "ended"
         print(f"process {rank}: {case}: {end}\n", end="", flush=True)
     dist.barrier()
     dist.destroy_process_group()
-    os._exit(
-        0
-    )  # fully_shard keeps the group: on a busy machine its threads outlive it, and the interpreter aborts
+    # fully_shard keeps the group, and on a busy machine its threads outlive it and make the interpreter abort
+    os._exit(0)
 
 
 if __name__ == "__main__":

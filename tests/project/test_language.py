@@ -36,9 +36,8 @@ def comments(source):
 def docstrings(tree):
     """The docstrings of modules, classes and functions, and those below attributes."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                yield node.lineno, node.value.value
+        if isinstance(node, ast.Expr) and isinstance(value := getattr(node.value, "value", None), str):
+            yield node.lineno, value
 
 
 def messages(tree):

@@ -221,7 +221,7 @@ def test_mixup(grades, command):
 def test_the_head_starts_from_the_shares(grades, command):
     for setting, said in ((), True), (("bias_init=null",), False):
         _, out, _ = command("task=multiclass", *setting, *table("name"), *SHORT, "check_only=true")
-        assert ("starts from the shares of the train labels" in out) == said
+        assert ("the class frequencies in the training rows" in out) == said
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["loss=auto", "+loss.gamma=2"], "Loss 'auto' has no option 'gamma'"),
         (["loss=logit_adjusted", "loss.prior=[0.5,0.5]"], "prior must have one value per output, shape (3,)"),
         (["bias_init=prio"], "There is no bias_init 'prio'. Did you mean 'prior'?"),
-        (["mix=mixup", "mix.alpha=0"], "alpha must be above 0"),
-        (["mix=cutmix"], "inputs of shape (2, 4) have none: mix=mixup"),
+        (["mix=mixup", "mix.alpha=0"], "alpha must be a number > 0, got 0"),
+        (["mix=cutmix"], "got inputs of shape (2, 4). Set mix=mixup."),
         (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),

@@ -1,8 +1,8 @@
-"""Training on a GPU, simulated where there is none: no operation mixes devices, and no step makes the host wait.
+"""Training on a simulated GPU: no operation mixes devices, and no step makes the host wait for the device.
 
-A step that waits for the device (`.item()`, `.cpu()`, indexing by a mask, a blocking copy) leaves the device idle while Python
-goes on, in every step. What is looked at once is allowed: here the first two steps may wait, and the end of an epoch.
-tests/helpers/simulated_gpu.py says what is simulated, tests/helpers/test_simulated_gpu.py what it is known from.
+A step that waits (`.item()`, `.cpu()`, indexing by a mask, a blocking copy) leaves the device idle while Python prepares
+the next one. Checks that run once may wait, so waits are allowed in the first two steps and at the end of an epoch.
+tests/helpers/simulated_gpu.py describes the simulation, and tests/helpers/test_simulated_gpu.py tests it.
 """
 
 import collections
@@ -52,7 +52,7 @@ def gpu():
 
 
 def options_of(loss, task):
-    """Everything that the loss takes, so that none of it may be left on the CPU."""
+    """Return all options of the loss, so that a tensor left on the CPU is noticed."""
     options = {"label_smoothing": 0.1}
     if loss == "logit_adjusted":
         options["prior"] = [1 / max(task.num_probabilities, 2)] * task.num_probabilities
@@ -64,7 +64,7 @@ def options_of(loss, task):
 
 
 def labels_of(task, rows, trailing=()):
-    """Random labels in canonical form, some of them missing."""
+    """Return a random canonical target with some missing labels."""
     target = task.encode(task.predict(torch.randn(rows, task.num_outputs, *trailing)))
     target[::7] = torch.nan if target.is_floating_point() else -100
     if task.name == "multilabel":
@@ -92,7 +92,7 @@ def test_a_loss_does_not_wait(gpu, task, loss, trailing):
     criterion = ls.select_loss(task, loss, **options_of(loss, task)).cuda()
     logits = torch.randn(16, task.num_outputs, *trailing).cuda().requires_grad_()
     target, weight = labels_of(task, 16, trailing).cuda(), torch.rand(16).cuda()
-    soft = task.to_one_hot(target).nan_to_num(0.25)  # of mixup, say
+    soft = task.to_one_hot(target).nan_to_num(0.25)  # as from mixup
 
     def step():
         for labels in (target, soft):
@@ -139,7 +139,7 @@ def test_positives_are_moved_without_a_wait(gpu, pinned):
     positives = ls.SparseLabels.from_dense(target)
     assert positives.missing is not None
     assert positives.unknown is not None
-    if pinned:  # by a loader, which calls pin_memory() where a batch has it
+    if pinned:  # by a loader, which calls the pin_memory() of a batch
         (positives,) = DataLoader([positives], batch_size=None, collate_fn=lambda one: one, pin_memory=True)
         assert all(part.is_pinned() for part in positives.coo())
     moved = positives.to("cuda")
@@ -153,7 +153,7 @@ def test_positives_are_moved_without_a_wait(gpu, pinned):
 
 
 class WaitsOfSteps(L.Callback):
-    """The waits of each step after the second of an epoch, with everything that Lightning does between two steps."""
+    """Collects the waits of each step after the second of an epoch, including Lightning's work between two steps."""
 
     def __init__(self, gpu):
         self.gpu, self.train, self.val = gpu, collections.Counter(), collections.Counter()
@@ -172,7 +172,7 @@ class WaitsOfSteps(L.Callback):
 
 
 class WaitsOfValidation(WaitsOfSteps):
-    """The same of validation, which takes its batches one by one where a callback wants to see each."""
+    """Also collects the waits of validation batches, which then run one by one."""
 
     def on_validation_start(self, trainer, module):
         self.val_steps = 0
@@ -185,7 +185,7 @@ class WaitsOfValidation(WaitsOfSteps):
 
 
 class Weighted(ls.TaskModule):
-    """Takes a weight of each sample from its batches."""
+    """A module with sample weights in its batches."""
 
     def unpack_batch(self, batch):
         return batch
@@ -196,7 +196,7 @@ def loader(*tensors):
 
 
 def fit(gpu, module, rows=96, trailing=(), missing=True, see_validation=True, callbacks=(), **options):
-    """The waits of a fit of two epochs."""
+    """Fit for two epochs; return the callback with the waits."""
     task = module.task
     inputs, weight = torch.randn(rows, 8, *trailing), torch.rand(rows)
     target = labels_of(task, rows, trailing) if missing else task.predict(torch.randn(rows, task.num_outputs))
@@ -232,13 +232,13 @@ def test_no_step_of_a_fit_waits(gpu, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_nor_with_accumulation_and_clipping(gpu, task):
+def test_no_step_waits_with_accumulation_and_clipping(gpu, task):
     watch = fit(gpu, linear(TASKS[task]), rows=160, accumulate_grad_batches=4, gradient_clip_val=0.5)
     assert watch.train == {}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_nor_with_several_steps_in_a_turn(gpu, task):
+def test_no_step_waits_with_several_steps_per_execution(gpu, task):
     steps = [ls.StepsPerExecution(4)]
     watch = fit(gpu, linear(TASKS[task]), rows=320, see_validation=False, callbacks=steps)
     assert watch.train == {}
@@ -247,7 +247,7 @@ def test_nor_with_several_steps_in_a_turn(gpu, task):
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 @pytest.mark.parametrize("task", TASKS)
-def test_nor_with_mixed_batches(gpu, task, mix):
+def test_no_step_waits_with_mixed_batches(gpu, task, mix):
     module = Weighted(TASKS[task], torch.nn.Conv1d(8, TASKS[task].num_outputs, 1), mix=mix)
     assert fit(gpu, module, trailing=(5,), max_epochs=1).train == {}
 
@@ -256,7 +256,7 @@ def test_nor_with_mixed_batches(gpu, task, mix):
 @pytest.mark.parametrize(
     "task", [ls.Multilabel(60), ls.Multiclass(60, missing=-100)], ids=lambda task: task.name
 )
-def test_nor_with_a_chunked_head(gpu, task, steps):
+def test_no_step_waits_with_a_chunked_head(gpu, task, steps):
     module = linear(task, head={"name": "chunked", "chunk": 25})
     watch = fit(
         gpu,
@@ -272,12 +272,12 @@ def test_nor_with_a_chunked_head(gpu, task, steps):
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(
-    "kind", ["held on the GPU", "held on the CPU", "lists of labels", "lists, chunked head"]
+    "kind", ["on the GPU", "on the CPU", "lists of labels", "lists of labels, chunked head"]
 )
-def test_nor_with_data_of_ours(gpu, kind, steps, monkeypatch):
-    """Batches of data that stay on the CPU are put into pinned memory; of others the row numbers are."""
+def test_no_step_waits_with_tensor_data(gpu, kind, steps, monkeypatch):
+    """Pinned memory contains the batches of data on the CPU, or the row numbers for data on the GPU."""
     task, rows = ls.Multilabel(60), 160
-    if kind == "held on the CPU":
+    if kind == "on the CPU":
         monkeypatch.setattr("lossselect.data.datamodule._has_room", lambda *_: False)
     labels = (torch.rand(rows, 60) < 0.1).numpy()
     if "lists" in kind:
@@ -298,7 +298,7 @@ def test_nor_with_data_of_ours(gpu, kind, steps, monkeypatch):
     assert watch.steps == (10 if steps == 1 else 4)
 
 
-def test_nor_with_a_loss_of_ones_own(gpu):
+def test_no_step_waits_with_a_custom_loss(gpu):
     task = ls.Multilabel(14)
     own = torch.nn.functional.binary_cross_entropy_with_logits
     module = ls.TaskModule(task, torch.nn.Linear(8, 14), own)
@@ -306,7 +306,7 @@ def test_nor_with_a_loss_of_ones_own(gpu):
 
 
 def test_float16_waits_only_where_torch_does(gpu):
-    """`GradScaler.step` reads whether the gradients overflowed, unless the optimizer does it itself."""
+    """`GradScaler.step` reads whether the gradients have overflowed, unless the optimizer does."""
     watch = fit(gpu, linear(TASKS["multiclass"]), precision="16-mixed")
     assert len(watch.train) == 1
     (wait,) = watch.train
@@ -314,7 +314,7 @@ def test_float16_waits_only_where_torch_does(gpu):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_deterministic_fit_finds_a_form_of_each_operation(gpu, task):
+def test_each_operation_has_a_deterministic_implementation(gpu, task):
     task = TASKS[task]
     fit(gpu, linear(task), deterministic=True)
     fit(gpu, Weighted(task, torch.nn.Conv1d(8, task.num_outputs, 1)), trailing=(5,), deterministic=True)
@@ -323,17 +323,17 @@ def test_a_deterministic_fit_finds_a_form_of_each_operation(gpu, task):
 @pytest.mark.parametrize(
     "task", [ls.Multilabel(60), ls.Multiclass(60, missing=-100)], ids=lambda task: task.name
 )
-def test_so_does_one_with_a_chunked_head(gpu, task):
+def test_a_chunked_head_has_a_deterministic_implementation(gpu, task):
     fit(gpu, linear(task, head={"name": "chunked", "chunk": 25}), deterministic=True)
 
 
 @pytest.fixture(autouse=True)
 def _not_deterministic():
     yield
-    torch.use_deterministic_algorithms(False)  # which Lightning leaves on
+    torch.use_deterministic_algorithms(False)  # Lightning leaves it on
 
 
-def test_the_end_of_an_epoch_waits_as_often_whatever_its_length(gpu):
+def test_the_waits_at_the_end_of_an_epoch_do_not_depend_on_its_length(gpu):
     waits = []
     for rows in (96, 240):
         before = len(gpu.waits)
@@ -343,8 +343,8 @@ def test_the_end_of_an_epoch_waits_as_often_whatever_its_length(gpu):
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, deterministic):
-    """torchmetrics' way is a matrix of N x C^2 where algorithms are deterministic, and a wait where they are not."""
+def test_predictions_are_counted_without_a_wait_and_in_little_memory(gpu, deterministic):
+    """torchmetrics needs an N x C^2 matrix with deterministic algorithms, and waits for the device without them."""
     torch.use_deterministic_algorithms(deterministic)
     target = torch.randint(0, 50, (400,))
     predictions = torch.where(torch.rand(400) < 0.5, target, torch.randint(0, 50, (400,)))
@@ -363,13 +363,13 @@ def test_decisions_are_counted_without_a_wait_and_in_little_memory(gpu, determin
     counts, kappa, scores = metrics[0].compute(), metrics[1].summarize(), metrics[2].summarize()
     counts, kappa, scores = counts.cpu(), kappa.cpu(), scores.cpu()
     known = target != -100
-    truth, decided = target[known].numpy(), predictions[known].numpy()
+    truth, predicted = target[known].numpy(), predictions[known].numpy()
     labels = [*range(50)]
-    np.testing.assert_array_equal(counts, sk.confusion_matrix(truth, decided, labels=labels))
+    np.testing.assert_array_equal(counts, sk.confusion_matrix(truth, predicted, labels=labels))
     assert kappa.item() == pytest.approx(
-        sk.cohen_kappa_score(truth, decided, weights="quadratic", labels=labels)
+        sk.cohen_kappa_score(truth, predicted, weights="quadratic", labels=labels)
     )
-    matrices = sk.multilabel_confusion_matrix(truth, decided, labels=labels)
+    matrices = sk.multilabel_confusion_matrix(truth, predicted, labels=labels)
     expected = [matrices[:, 1, 1], matrices[:, 0, 1], matrices[:, 1, 0], matrices[:, 0, 0]]
     np.testing.assert_array_equal(scores, expected)
 
@@ -383,4 +383,4 @@ def test_a_wait_in_a_step_is_caught(gpu):
 
     watch = fit(gpu, Waiting(TASKS["multiclass"], torch.nn.Linear(8, 10)))
     line = test_a_wait_in_a_step_is_caught.__code__.co_firstlineno + 4
-    assert watch.train == {f"item() at {__file__}:{line}": 8}  # of two epochs of six steps
+    assert watch.train == {f"item() at {__file__}:{line}": 8}  # two epochs with four counted steps each

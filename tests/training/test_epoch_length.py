@@ -1,4 +1,4 @@
-"""A StopIteration in the user's code does not end an epoch early without a message."""
+"""A StopIteration in the user's code raises an error instead of ending the epoch early."""
 
 import re
 
@@ -36,8 +36,8 @@ class Stops(Dataset):
 
 
 def module(**hooks):
-    made = type("Module", (ls.TaskModule,), hooks)
-    return made(ls.Binary(), nn.Linear(3, 1), optimizer={"name": "SGD", "lr": 0.1})
+    subclass = type("Module", (ls.TaskModule,), hooks)
+    return subclass(ls.Binary(), nn.Linear(3, 1), optimizer={"name": "SGD", "lr": 0.1})
 
 
 def loader(at=None, **options):
@@ -64,8 +64,10 @@ FITS = {
 @pytest.mark.parametrize("how", FITS)
 def test_a_data_set_that_raises_stop_iteration(how, options):
     stage = "val" if how == "validate" else how
-    said = f"Expected 10 {stage} batches, the length of the loader, got 6. Stops[26] raises StopIteration."
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = (
+        f"Expected 10 {stage} batches (the length of the loader), got 6. Stops[26] raises StopIteration."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
         FITS[how](trainer(num_sanity_val_steps=0), loader(26, **options))
 
 
@@ -78,14 +80,14 @@ def test_at_the_first_and_the_last_item(at):
 
 
 def test_in_the_sanity_check():
-    with pytest.raises(ValueError, match=r"Expected 2 val batches, .* got 1\. Stops\[5\]"):
+    with pytest.raises(ValueError, match=r"Expected 2 val batches .* got 1\. Stops\[5\]"):
         trainer().fit(module(), loader(), loader(5))
 
 
 def test_shuffled_rows():
     with pytest.raises(
         ValueError,
-        match=r"Expected 10 train batches, .*, got \d\. Probably the data set raises StopIteration",
+        match=r"Expected 10 train batches .*, got \d\. Probably the data set raises StopIteration",
     ):
         trainer().fit(module(), loader(26, shuffle=True))
 
@@ -94,11 +96,11 @@ def test_shuffled_rows():
 def test_in_blocks_of_steps(stage):
     data = {"train": loader(), "val": loader(), stage: loader(26)}
     one = trainer(callbacks=[ls.StepsPerExecution(4)], num_sanity_val_steps=0)
-    with pytest.raises(ValueError, match=rf"Expected 10 {stage} batches, .* got 6\. Stops\[26\]"):
+    with pytest.raises(ValueError, match=rf"Expected 10 {stage} batches .* got 6\. Stops\[26\]"):
         one.fit(module(), data["train"], data["val"])
 
 
-def test_nothing_is_saved_of_such_an_epoch(tmp_path):
+def test_no_checkpoint_of_an_epoch_that_ended_early_is_saved(tmp_path):
     one = trainer(enable_checkpointing=True, default_root_dir=tmp_path, callbacks=[ls.StepsPerExecution(1)])
     with pytest.raises(ValueError, match="got 6"):
         one.fit(module(), loader(26), loader())
@@ -113,8 +115,7 @@ def test_a_step_that_raises_stop_iteration(hook, stage):
     def raising(self, batch, batch_idx, *_):
         if batch_idx == 9:  # the last one
             next(iter(()))
-        given = getattr(ls.TaskModule, hook)
-        return given(self, batch, batch_idx)
+        return getattr(ls.TaskModule, hook)(self, batch, batch_idx)
 
     with pytest.raises(ValueError, match=rf"StopIteration was raised in the step of {stage} batch 9\."):
         trainer().fit(module(**{hook: raising}), loader(), loader())
@@ -150,7 +151,7 @@ def test_an_epoch_that_a_hook_ends():
 
 
 class Stream(IterableDataset):
-    """Fewer rows than its length."""
+    """A data set with 10 rows, fewer than the length of its subclass."""
 
     def __iter__(self):
         return iter(TensorDataset(torch.randn(10, 3), torch.arange(10).reshape(-1, 1) % 2.0))
@@ -162,8 +163,7 @@ class Estimated(Stream):
 
 
 @pytest.mark.parametrize("kind", [Stream, Estimated])
-def test_an_iterable_data_set(kind):
-    """Its length, if it has one, is an estimate."""
+def test_the_length_of_an_iterable_data_set_is_an_estimate(kind):
     data = DataLoader(kind(), BATCH)
     trainer(max_epochs=2).fit(module(), data, data)
     trainer().predict(module(), data)
@@ -171,11 +171,11 @@ def test_an_iterable_data_set(kind):
 
 def test_several_loaders():
     pairs = [loader(), loader(26)]
-    with pytest.raises(ValueError, match=r"Expected 20 predict batches, .* got 16"):
+    with pytest.raises(ValueError, match=r"Expected 20 predict batches .* got 16"):
         trainer().predict(module(), pairs)
 
 
-def test_a_loader_that_is_no_data_loader():
+def test_a_loader_that_is_not_a_data_loader():
     class Own:
         def __len__(self):
             return 5
@@ -183,5 +183,5 @@ def test_a_loader_that_is_no_data_loader():
         def __iter__(self):
             return iter([(torch.randn(4, 3), torch.ones(4, 1))] * 3)
 
-    with pytest.raises(ValueError, match=r"Expected 5 train batches, .* got 3"):
+    with pytest.raises(ValueError, match=r"Expected 5 train batches .* got 3"):
         trainer().fit(module(), Own())

@@ -1,4 +1,4 @@
-"""`trainer.callback_metrics` in each hook is what plain Lightning gives with `self.log` in the steps."""
+"""The trainer's metrics in each hook, compared with plain Lightning and `self.log` in the steps."""
 
 import lightning.pytorch as L
 import pytest
@@ -46,7 +46,7 @@ def record(seen, who, hook, trainer):
 
 
 def recorder(parent, who, seen):
-    """A callback that takes down what there is in each of its hooks."""
+    """A callback that records the trainer's metrics in each of its hooks."""
 
     def hook_of(name):
         def hook(self, trainer, *_):
@@ -58,7 +58,7 @@ def recorder(parent, who, seen):
 
 
 def watched(module, seen):
-    """A module that does the same."""
+    """The module with hooks that record the trainer's metrics."""
 
     def hook_of(name):
         def hook(self, *_):
@@ -66,7 +66,7 @@ def watched(module, seen):
 
         return hook
 
-    # Lightning finds overridden hooks by the class
+    # on a subclass, because Lightning looks for overridden hooks in the class
     own = {name: hook_of(name) for name in HOOKS if "sanity" not in name}
     module.__class__ = type(type(module).__name__, (type(module),), own)
     return module
@@ -105,7 +105,7 @@ def net():
     return nn.Linear(4, 3)
 
 
-def ours():
+def task_module():
     return ls.TaskModule(ls.Multiclass(3), net(), optimizer={"name": "SGD", "lr": 0.5})
 
 
@@ -140,9 +140,9 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_each_hook_sees_what_plain_lightning_shows(options):
+def test_each_hook_sees_the_values_of_plain_lightning(options):
     wanted, returned = seen_by(Plain(net()), **options)
-    seen, own = seen_by(ours(), **options)
+    seen, own = seen_by(task_module(), **options)
     assert [place for place, _ in seen] == [place for place, _ in wanted]
     for (place, values), (_, plain) in zip(seen, wanted, strict=True):
         assert values == pytest.approx(plain, abs=1e-5), place
@@ -155,9 +155,9 @@ def test_each_hook_sees_what_plain_lightning_shows(options):
     assert all("test/loss" in values for values in ends)
 
 
-def test_a_module_is_fitted_twice():
-    """The callback that comes first is put in once."""
-    module = ours()
+def test_a_module_can_be_fitted_twice():
+    """EpochEndHooks is added only once, as the first callback."""
+    module = task_module()
     for _ in range(2):
         trainer = quiet_trainer(max_epochs=1, enable_checkpointing=False, callbacks=[Callback()])
         for _ in range(2):

@@ -1,6 +1,6 @@
-"""Training on a GPU; where there is none, on the simulated one of tests/helpers/simulated_gpu.py.
+"""Training on a GPU, or without one on the simulated GPU of tests/helpers/simulated_gpu.py.
 
-Tests with the mark `gpu` need a real one: what they look at, the simulation has not.
+Tests with the mark `gpu` need a real GPU, because the simulation does not support what they test.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from simulated_gpu import simulated_gpu
 import lossselect as ls
 from lossselect.cli import train
 
-# "default": which warnings Lightning and torch give on a GPU is not known here
+# "default", not "error": the warnings of Lightning and torch on a GPU are not known in advance
 pytestmark = pytest.mark.filterwarnings("default")
 REAL = torch.cuda.is_available()
 
@@ -26,7 +26,7 @@ def _gpu():
 
 
 def cast(*values):
-    """What autocast or torch.compile must do, which the simulation does not."""
+    """Mark a case with autocast or torch.compile, which the simulation does not support."""
     return pytest.param(*values, marks=pytest.mark.gpu)
 
 
@@ -56,7 +56,7 @@ def test_trains_as_on_the_cpu(task, precision, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_everything_lives_on_the_device(task, tmp_path):
+def test_all_tensors_are_on_the_device(task, tmp_path):
     import lightning.pytorch as L
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -88,7 +88,7 @@ def test_everything_lives_on_the_device(task, tmp_path):
 
 
 def options_of(name, task):
-    """All that the loss takes, so that none of it is left on the CPU."""
+    """Return all options of the loss, so that a tensor left on the CPU is noticed."""
     options = {"label_smoothing": 0.1}
     if name == "logit_adjusted":
         options["prior"] = [1 / max(task.num_outputs, 2)] * task.num_outputs
@@ -106,7 +106,7 @@ def trailing(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ls.LOSSES)
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_the_loss_equals_the_cpus(task, name, dtype):
+def test_the_loss_equals_that_on_the_cpu(task, name, dtype):
     if task.activation not in ls.LOSSES[name]:
         pytest.skip("the loss has no form for this task")
     loss = ls.select_loss(task, name, **options_of(name, task))
@@ -127,7 +127,9 @@ def test_a_step_does_not_sync(task, loss, mix):
     if task.activation not in ls.LOSSES[loss] or (getattr(task, "ordinal", False) and loss == "one_vs_rest"):
         pytest.skip("the loss has no form for this task")
     if loss == "dice" and mix == "cutmix":
-        pytest.skip("a box takes its sample's weight along, and dice has none for positions")
+        pytest.skip(
+            "cutmix gives each box the weight of its sample, but dice does not support weights of positions"
+        )
     options = {"temperature": 1.5}
     if task.activation == "sigmoid":
         options["threshold"] = [0.4] * task.num_outputs
@@ -138,7 +140,7 @@ def test_a_step_does_not_sync(task, loss, mix):
     inputs = torch.randn(64, 8, 5)
     batch = module._encode_batch((inputs, task.predict(torch.randn(64, task.num_outputs, 5))))
     batch = type(batch)(batch.inputs.cuda(), batch.target.cuda(), torch.rand(64).cuda())
-    module.training_step(batch, 0).backward()  # what is done once
+    module.training_step(batch, 0).backward()  # checks that run once may sync
     module.predict_step(batch, 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -151,7 +153,7 @@ def test_a_step_does_not_sync(task, loss, mix):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_a_decision_is_fitted_and_metrics_are_those_of_the_cpu(task):
+def test_the_fitted_decision_and_the_metrics_equal_those_on_the_cpu(task):
     logits = torch.randn(200, task.num_outputs)
     target = task.encode(task.predict(logits + torch.randn_like(logits)))
     fitted = ls.fit_decision(task, logits.cuda(), target.cuda())
@@ -168,7 +170,7 @@ def test_a_decision_is_fitted_and_metrics_are_those_of_the_cpu(task):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("task", [ls.Multilabel(1000), ls.Multiclass(1000)], ids=lambda task: task.name)
 def test_a_chunked_head(task, dtype):
-    """Beside float64 on the CPU; with rows, labels and weights missing."""
+    """Compared with float64 on the CPU; with missing rows and labels, and sample weights."""
     from lossselect.chunked.linear import ChunkedLinear
     from lossselect.chunked.loss import chunked_loss
 
@@ -186,13 +188,13 @@ def test_a_chunked_head(task, dtype):
     total, count = loss.sum_and_count(exact(inputs.double()), target, weight.double())
     (total / count).backward()
     head = ChunkedLinear.of(layer, 37).cuda()
-    given = inputs.cuda(), sparse.to("cuda"), weight.cuda()
+    on_gpu = inputs.cuda(), sparse.to("cuda"), weight.cuda()
     got = []
     for _ in range(2):
         head.weight.grad = None
-        torch.cuda.set_sync_debug_mode("error")  # no step may make the device wait
+        torch.cuda.set_sync_debug_mode("error")  # no step may sync
         try:
-            mean, _, _ = chunked_loss(loss.cuda(), head(given[0]), given[1], given[2])
+            mean, _, _ = chunked_loss(loss.cuda(), head(on_gpu[0]), on_gpu[1], on_gpu[2])
             mean.backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -206,13 +208,13 @@ def test_a_chunked_head(task, dtype):
 
 @pytest.mark.parametrize("head", [None, "chunked"])
 @pytest.mark.parametrize("compiled", [False, cast(True)], ids=["plain", "compiled"])
-def test_several_steps_in_a_turn(head, compiled, tmp_path):
+def test_several_steps_per_execution(head, compiled, tmp_path):
     import lightning.pytorch as L
 
     from lossselect.data.batches import TensorBatches
 
     if head and compiled:
-        pytest.skip("torch.compile does not go through a chunked head")
+        pytest.skip("a chunked head does not support torch.compile")
     weights = []
     for steps in (1, 8):
         torch.manual_seed(0)
@@ -236,7 +238,7 @@ def test_several_steps_in_a_turn(head, compiled, tmp_path):
     assert torch.equal(*weights)
 
 
-def test_data_that_fit_are_held_there(tmp_path):
+def test_data_that_fit_are_kept_on_the_gpu(tmp_path):
     import lightning.pytorch as L
 
     from lossselect.data.datamodule import TensorData
@@ -245,19 +247,19 @@ def test_data_that_fit_are_held_there(tmp_path):
     splits = load("digits", seed=0, val_fraction=0.2, test_fraction=0.2)
     data = TensorData(splits, ls.Multiclass(10), 32)
     expected = next(iter(data.val_dataloader()))
-    devices, held = [], []
+    devices, data_devices = [], []
 
     class Watching(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             devices.append(batch.inputs.device.type)
-            held.append(data.batches["val"].inputs.device.type)
+            data_devices.append(data.batches["val"].inputs.device.type)
 
     module = ls.TaskModule(ls.Multiclass(10), torch.nn.Linear(64, 10))
     options = {"accelerator": "gpu", "devices": 1, "logger": False, "default_root_dir": tmp_path}
     trainer = L.Trainer(max_epochs=1, callbacks=[Watching()], enable_checkpointing=False, **options)
     trainer.fit(module, datamodule=data)
-    assert set(devices) == set(held) == {"cuda"}
-    assert data.batches["val"].inputs.device.type == "cpu"  # as the module
+    assert set(devices) == set(data_devices) == {"cuda"}
+    assert data.batches["val"].inputs.device.type == "cpu"  # like the module after fit
     data.setup("fit")
     batches = data.batches["val"]
     assert batches.device.type == batches.inputs.device.type == batches.target.device.type == "cuda"

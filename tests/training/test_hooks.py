@@ -20,7 +20,7 @@ class TestHooks:
         trainer(tmp_path).fit(Watching(TASKS["multiclass"]), loader(TASKS["multiclass"]))
         assert set(seen) == {EncodedBatch}
 
-    def test_unpack_says_what_is_what(self, tmp_path):
+    def test_unpack_batch_returns_inputs_and_target(self, tmp_path):
         class Dicts(MyModel):
             def unpack_batch(self, batch):
                 return batch["x"], batch["y"]
@@ -30,7 +30,7 @@ class TestHooks:
         run.fit(module, DataLoader(rows, batch_size=2))
         assert len(run.predict(module, DataLoader(rows, batch_size=2))) == 2
 
-    def test_a_custom_loss_takes_logits_and_the_canonical_target(self, tmp_path):
+    def test_a_custom_loss_gets_logits_and_the_canonical_target(self, tmp_path):
         seen = []
 
         def loss(logits, target):
@@ -44,17 +44,17 @@ class TestHooks:
 
     def test_an_interrupted_epoch_leaves_nothing_behind(self, tmp_path):
         module, data = MyModel(TASKS["binary"]), loader(TASKS["binary"])
-        (alone,) = trainer(tmp_path).validate(module, data, verbose=False)
-        module.validation_step(next(iter(data)), 0)  # an epoch that never came to its end
-        (after,) = trainer(tmp_path).validate(module, data, verbose=False)
-        assert alone == after
+        (first,) = trainer(tmp_path).validate(module, data, verbose=False)
+        module.validation_step(next(iter(data)), 0)  # an epoch that does not end
+        (second,) = trainer(tmp_path).validate(module, data, verbose=False)
+        assert first == second
 
 
 class TestHooksWithoutSuper:
-    """Lightning's own hooks do nothing, so nobody calls super() in them."""
+    """Overrides of hooks that do nothing in Lightning, so that users do not call super() in them."""
 
     def test_epochs_and_checkpoints(self, tmp_path):
-        class Own(MyModel):
+        class Silent(MyModel):
             def setup(self, stage): ...
             def on_train_epoch_end(self): ...
             def on_validation_epoch_end(self): ...
@@ -63,36 +63,36 @@ class TestHooksWithoutSuper:
             def on_load_checkpoint(self, checkpoint): ...
 
         task = TASKS["multilabel"]
-        own, ours, data = Own(task), MyModel(task), loader(task)
-        own.load_state_dict(ours.state_dict())
+        silent, plain, data = Silent(task), MyModel(task), loader(task)
+        silent.load_state_dict(plain.state_dict())
         values = []
-        for module in (own, ours):
+        for module in (silent, plain):
             torch.manual_seed(1)
             run = trainer(tmp_path, max_epochs=2)
             run.fit(module, data, data)
             values.append(dict(run.callback_metrics))
         assert values[0] == values[1]
         assert len(values[0]) == 2 * 10
-        assert not own._val_epoch._held
-        own.trainer.save_checkpoint(tmp_path / "x.ckpt")
-        assert Own.load_from_checkpoint(tmp_path / "x.ckpt").task == task
+        assert not silent._val_epoch._held
+        silent.trainer.save_checkpoint(tmp_path / "x.ckpt")
+        assert Silent.load_from_checkpoint(tmp_path / "x.ckpt").task == task
         with pytest.raises(
             ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
         ):
-            Own.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Multiclass(3))
+            Silent.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Multiclass(3))
         with pytest.raises(
             ValueError, match="trained for multilabel with 3 labels, but the task is multiclass"
         ):
             trainer(tmp_path).fit(
-                Own(ls.Multiclass(3)),
+                Silent(ls.Multiclass(3)),
                 loader(ls.Multiclass(3)),
                 ckpt_path=tmp_path / "x.ckpt",
                 weights_only=True,
             )
-        ours.trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+        plain.trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
         assert MyModel.load_from_checkpoint(tmp_path / "weights.ckpt").task == task
 
-    def test_hyperparameters_that_would_not_load(self, tmp_path):
+    def test_hyperparameters_that_cannot_be_loaded_are_left_out(self, tmp_path):
         class Data(L.LightningDataModule):
             def __init__(self, pool, rows=40):
                 super().__init__()

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: what becomes of inputs, of each task's target, and of the loss."""
+"""Mixup and CutMix: the mixed inputs, the mixed target of each task, and the loss."""
 
 import math
 import re
@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 import lossselect as ls
+from lossselect.exceptions import ConfigError
 from lossselect.labels.targets import EncodedBatch
 from lossselect.training.mixup import cutmix, make_mix, mixup
 
@@ -23,7 +24,7 @@ def batch_of(task, rows=8, shape=(5,)):
 
 
 def factor_of(mixed, inputs, order):
-    """By which inputs that are the row's number were mixed."""
+    """Return the mixing factor, for inputs that are the number of their row."""
     i = int((order != torch.arange(len(order))).nonzero()[0])
     x, other = inputs[i].flatten()[0], inputs[order[i]].flatten()[0]
     return ((mixed[i].flatten()[0] - other) / (x - other)).item()
@@ -46,7 +47,7 @@ class TestMixup:
         logits = torch.randn(8, task.num_outputs, dtype=torch.float64)
         for name, forms in ls.LOSSES.items():
             if task.activation not in forms or name in ("dice", "zlpr"):
-                continue  # the two that are not linear in the target
+                continue  # these two are not linear in the target
             options = (
                 {
                     "prior": [1 / len(task.output_names) - 0.1 * (task.name == "binary")]
@@ -64,11 +65,11 @@ class TestMixup:
         target = batch.target.clone()
         target[0] = -100 if task.activation == "softmax" else math.nan
         mixed = mixup(EncodedBatch(batch.inputs, target), task)
-        gone = mixed.target.isnan().all(1)
-        assert gone.tolist() == [True, True, *[False] * 6]
+        missing = mixed.target.isnan().all(1)
+        assert missing.tolist() == [True, True, *[False] * 6]
         assert ls.select_loss(task)(torch.zeros(8, task.num_outputs), mixed.target).isfinite()
 
-    def test_weights_of_samples_are_mixed(self, task, order):
+    def test_sample_weights_are_mixed(self, task, order):
         batch = batch_of(task)._replace(weight=torch.arange(8.0))
         mixed = mixup(batch, task, alpha=1.0)
         torch.testing.assert_close(mixed.weight, mixed.inputs[:, 0])
@@ -92,7 +93,7 @@ class TestCutmix:
             want = own[:, None] * target + (1 - own[:, None]) * target[order]
             torch.testing.assert_close(mixed.target, want)
 
-    def test_a_target_of_positions_is_cut_with_its_box(self, task, order):
+    def test_a_target_of_positions_is_pasted_with_its_box(self, task, order):
         task = ls.make_task(**task.to_dict())
         positions = torch.arange(8).reshape(-1, 1, 1, 1).expand(8, task.num_outputs, 6, 8) % 2
         target = positions[:, 0] if task.activation == "softmax" else positions.float()
@@ -105,13 +106,13 @@ class TestCutmix:
 
     def test_sequences_and_flat_rows(self, task, order):
         assert cutmix(batch_of(task, shape=(2, 6)), task).inputs.shape == (8, 2, 6)
-        with pytest.raises(ValueError, match=r"cutmix cuts boxes of images.*\(8, 5\) have none: mix=mixup"):
+        with pytest.raises(ConfigError, match=r"cutmix requires images.*got inputs of shape \(8, 5\)"):
             cutmix(batch_of(task), task)
 
 
 def test_a_target_of_other_positions():
     batch = EncodedBatch(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4))
-    with pytest.raises(ValueError, match=r"but the target is \(2, 3, 4, 4\)"):
+    with pytest.raises(ConfigError, match=r"and the target \(2, 3, 4, 4\)"):
         cutmix(batch, ls.Multilabel(3))
 
 
@@ -119,32 +120,32 @@ def test_a_target_of_other_positions():
     ("spec", "message"),
     [
         ("mixp", "There is no mix 'mixp'. Did you mean 'mixup'?"),
-        ({"name": "mixup", "alpha": 0}, "alpha must be above 0"),
+        ({"name": "mixup", "alpha": 0}, "alpha must be a number > 0, got 0."),
         ({"name": "mixup", "alpha": -1}, "alpha must be a number of at least 0, got -1."),
         ({"name": "mixup", "beta": 1}, "Mix 'mixup' has no option 'beta'."),
         ({"alpha": 1}, "lacks a 'name'"),
     ],
 )
-def test_what_there_is_not(spec, message):
+def test_invalid_specs(spec, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_mix(spec)
 
 
 def test_inputs_of_another_kind():
-    for inputs, came in (({"x": torch.zeros(2)}, "dict"), (torch.zeros(2, 3).long(), "torch.int64")):
-        with pytest.raises(ValueError, match=f"mixup mixes inputs that are one tensor of floats, got {came}"):
+    for inputs, got in (({"x": torch.zeros(2)}, "dict"), (torch.zeros(2, 3).long(), "torch.int64")):
+        with pytest.raises(ConfigError, match=f"mixup requires inputs in one tensor of floats, got {got}"):
             mixup(EncodedBatch(inputs, torch.zeros(2, 1)), ls.Binary())
 
 
 @pytest.mark.parametrize("loss", [nn.MultiMarginLoss(), nn.functional.multi_margin_loss])
-def test_a_loss_of_indices_alone_is_refused_at_construction(loss):
+def test_a_loss_without_soft_labels_raises_at_construction(loss):
     with pytest.raises(ValueError, match=r"mix makes soft labels, which torch's \w+ does not support"):
         ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), loss=loss, mix="mixup")
 
 
-def test_weights_of_positions_are_cut_with_their_box(order):
+def test_weights_of_positions_are_pasted_with_their_box(order):
     inputs = torch.arange(8.0).reshape(-1, 1, 1, 1).expand(8, 2, 6, 8)
     target = torch.zeros(8, 3, 6, 8)
-    for weight in (inputs[:, 0], torch.arange(8.0)):  # of positions, and of samples
+    for weight in (inputs[:, 0], torch.arange(8.0)):  # weights of positions, and of samples
         mixed = cutmix(EncodedBatch(inputs, target, weight), ls.Multilabel(3))
         assert torch.equal(mixed.weight, mixed.inputs[:, 0])

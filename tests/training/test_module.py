@@ -4,6 +4,7 @@ from module_cases import TASKS, MyModel, labels_of, loader, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
+from lossselect.exceptions import ConfigError
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -26,7 +27,7 @@ class TestTraining:
             range(task.num_outputs if task.name == "multiclass" else 2)
         )
 
-    def test_the_logged_loss_is_that_of_the_whole_epoch(self, task, tmp_path):
+    def test_the_logged_loss_is_the_mean_over_the_whole_epoch(self, task, tmp_path):
         module, data = MyModel(task), loader(task, rows=37, batch_size=16)
         (logged,) = trainer(tmp_path).validate(module, data, verbose=False)
         inputs, labels = data.dataset.tensors
@@ -46,7 +47,7 @@ class TestTraining:
             torch.testing.assert_close(after, before - 0.1 * gradient)
 
     @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-    def test_the_logged_loss_keeps_its_digits_in_half_precision(self, task, precision, tmp_path):
+    def test_the_logged_loss_is_accurate_in_half_precision(self, task, precision, tmp_path):
         inputs = torch.randn(3000, 8)
         data = DataLoader(TensorDataset(inputs, labels_of(task, inputs)), batch_size=100)
         module = MyModel(task)
@@ -91,7 +92,7 @@ class TestTraining:
         inputs = torch.randn(4, 8)
         assert torch.equal(again(inputs), module(inputs))
 
-    def test_a_net_by_name_needs_no_further_argument(self, task, tmp_path):
+    def test_a_checkpoint_of_a_built_in_net_needs_no_net_to_load(self, task, tmp_path):
         module = ls.TaskModule(task, {"name": "mlp", "num_features": 8, "hidden": (4,)})
         run = trainer(tmp_path)
         run.fit(module, loader(task))
@@ -132,16 +133,16 @@ class TestTask:
         run.fit(module, data)
         run.save_checkpoint(tmp_path / "x.ckpt")
         assert MyModel.load_from_checkpoint(tmp_path / "x.ckpt").task.threshold == 1.0
-        given = MyModel.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Binary(threshold=0.3))
-        assert given.task.threshold == 0.3
+        changed = MyModel.load_from_checkpoint(tmp_path / "x.ckpt", task=ls.Binary(threshold=0.3))
+        assert changed.task.threshold == 0.3
 
-    def test_the_width_may_not(self):
+    def test_the_number_of_outputs_may_not_change(self):
         with pytest.raises(
-            ValueError, match="made for multilabel with 3 labels, but the task is multilabel with 4"
+            ConfigError, match="is for multilabel with 3 labels, but the task is multilabel with 4"
         ):
             MyModel(ls.Multilabel(3)).task = ls.Multilabel(4)
 
-    def test_decisions_of_metrics_are_those_of_predictions(self, tmp_path):
+    def test_metrics_use_the_same_predictions_as_predict(self, tmp_path):
         task = TASKS["binary"]
         module, data = MyModel(task), loader(task)
         inputs, labels = data.dataset.tensors
@@ -161,7 +162,7 @@ def test_mixed_batches_train(tmp_path):
             assert run.callback_metrics["train/loss"].isfinite()
 
 
-def test_a_batch_is_checked_as_it_will_be_mixed():
+def test_check_batch_mixes_the_batch():
     module = MyModel(ls.Binary(), mix="cutmix")
-    with pytest.raises(ValueError, match="cutmix cuts boxes of images"):
+    with pytest.raises(ConfigError, match="cutmix requires images"):
         module.check_batch((torch.randn(4, 8), torch.tensor([0, 1, 1, 0])))

@@ -10,9 +10,10 @@ from module_cases import TASKS, MyModel, labels_of, loader, trainer
 from torch import nn
 
 import lossselect as ls
+from lossselect.exceptions import ConfigError
 
 
-class TestMistakes:
+class TestErrors:
     @pytest.mark.parametrize(
         ("module", "message"),
         [
@@ -22,7 +23,7 @@ class TestMistakes:
             ),
             (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "for two use task=multiclass"),
             (ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))), "no squeeze()"),
-            (ls.TaskModule(TASKS["multilabel"]), "TaskModule has no net: pass net=..., or override forward."),
+            (ls.TaskModule(TASKS["multilabel"]), "TaskModule has no net. Pass net=..., or override forward."),
             (
                 ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 3), loss=lambda x, y: (x - y) ** 2),
                 "The loss must return a scalar tensor, got a tensor of shape (16, 3)",
@@ -33,7 +34,7 @@ class TestMistakes:
             ),
         ],
     )
-    def test_found_before_the_first_step(self, module, message, tmp_path):
+    def test_a_net_or_loss_that_does_not_fit_raises_before_the_first_step(self, module, message, tmp_path):
         before = [p.detach().clone() for p in module.parameters()]
         with pytest.raises(ValueError, match=re.escape(message)):
             trainer(tmp_path).fit(
@@ -53,7 +54,7 @@ class TestMistakes:
             ("binary", 1 + torch.arange(40) % 2, "Row 1 of the target is 2"),
         ],
     )
-    def test_labels_that_do_not_fit_in_any_batch(self, task, labels, message, tmp_path):
+    def test_labels_that_do_not_fit_the_task(self, task, labels, message, tmp_path):
         module = ls.TaskModule(TASKS[task], nn.Linear(8, TASKS[task].num_outputs))
         with pytest.raises(ValueError, match=re.escape(message)):
             trainer(tmp_path).fit(module, loader(TASKS[task], labels=labels))
@@ -62,48 +63,50 @@ class TestMistakes:
         ("task", "loss"),
         [("multilabel", nn.BCEWithLogitsLoss()), ("multiclass", nn.functional.cross_entropy)],
     )
-    def test_a_loss_of_torch_that_fits_gives_our_own_number(self, task, loss):
+    def test_a_loss_of_torch_equals_the_built_in_loss(self, task, loss):
         task = TASKS[task]
         batch = torch.randn(5, 8), labels_of(task, torch.randn(5, 8))
         module = ls.TaskModule(task, nn.Linear(8, 3), loss=loss)
-        ours = ls.TaskModule(task, module.net)
-        torch.testing.assert_close(module.training_step(batch, 0), ours.training_step(batch, 0))
+        built_in = ls.TaskModule(task, module.net)
+        torch.testing.assert_close(module.training_step(batch, 0), built_in.training_step(batch, 0))
 
-    def test_a_loss_of_ones_own_is_averaged_over_what_has_a_label(self, tmp_path):
+    def test_a_custom_loss_is_averaged_over_the_known_labels(self, tmp_path):
         task = ls.Multiclass(3, missing=-1)
         labels = torch.randint(0, 3, (40,))
-        labels[5:20] = -1  # in the second batch nothing but them is left
-        labels[16:32] = -1
-        own = ls.TaskModule(task, nn.Linear(8, 3), loss=nn.CrossEntropyLoss())
+        labels[5:20] = -1
+        labels[16:32] = -1  # all labels of the second batch are missing
+        custom = ls.TaskModule(task, nn.Linear(8, 3), loss=nn.CrossEntropyLoss())
         data = loader(task, labels=labels)
-        (got,) = trainer(tmp_path).validate(own, data, verbose=False)
-        (ours,) = trainer(tmp_path).validate(ls.TaskModule(task, own.net), data, verbose=False)
-        assert got["val/loss"] == pytest.approx(ours["val/loss"])
+        (got,) = trainer(tmp_path).validate(custom, data, verbose=False)
+        (expected,) = trainer(tmp_path).validate(ls.TaskModule(task, custom.net), data, verbose=False)
+        assert got["val/loss"] == pytest.approx(expected["val/loss"])
 
-    def test_outputs_and_target_that_would_broadcast_in_a_loss_of_ones_own(self):
+    def test_logits_and_target_that_would_broadcast_in_a_custom_loss(self):
         module = ls.TaskModule(ls.Binary(), nn.Linear(8, 1), loss=lambda x, y: (x - y).square().mean())
         module.forward = lambda inputs: torch.zeros(4, 1, 5)
         with pytest.raises(ValueError, match=r"For outputs of shape \(4, 1, 5\)"):
             module.training_step((torch.zeros(4, 8), torch.zeros(4)), 0)
 
-    def test_bookkeeping_that_was_forgotten(self, tmp_path):
+    def test_configure_callbacks_without_super(self, tmp_path):
         class Own(MyModel):
             def configure_callbacks(self):
                 return []
 
-        with pytest.raises(ValueError, match=r"Own.configure_callbacks must return super\(\)"):
+        with pytest.raises(
+            ConfigError, match=r"Own.configure_callbacks must return the callbacks of super\(\)"
+        ):
             trainer(tmp_path).fit(Own(ls.Binary()), loader(ls.Binary()))
 
     @pytest.mark.parametrize("batch", [(1, 2, 3, 4), 5])
-    def test_an_unpack_that_returns_no_pair(self, batch):
+    def test_unpack_batch_that_does_not_return_a_pair(self, batch):
         module = MyModel(ls.Binary())
         module.unpack_batch = lambda batch: batch
         with pytest.raises(ValueError, match=r"unpack_batch must return \(inputs, target\)"):
             module.training_step(batch, 0)
 
-    def test_several_loaders_are_not_mixed(self, tmp_path):
+    def test_several_loaders_are_not_supported(self, tmp_path):
         module, data = MyModel(ls.Binary()), loader(ls.Binary())
-        with pytest.raises(ValueError, match="There are several test loaders"):
+        with pytest.raises(ConfigError, match="Several test loaders are not supported"):
             trainer(tmp_path).test(module, [data, data], verbose=False)
 
     @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ class TestMistakes:
             (torch.zeros(2, 3), "got Tensor of 2"),
         ],
     )
-    def test_a_batch_that_is_no_pair(self, batch, message):
+    def test_a_batch_that_is_not_a_pair(self, batch, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             MyModel(TASKS["binary"]).training_step(batch, 0)
 
@@ -183,7 +186,7 @@ class TestMistakes:
             (
                 {"loss": ls.select_loss(ls.Multilabel(4))},
                 ValueError,
-                "The loss was made for multilabel with 4 labels",
+                "The loss is for multilabel with 4 labels",
             ),
             (
                 {"loss": nn.CrossEntropyLoss()},
@@ -222,6 +225,6 @@ class TestMistakes:
             ({"task": "binary"}, TypeError, "By name: lossselect.make_task"),
         ],
     )
-    def test_at_construction(self, options, error, message):
+    def test_invalid_arguments_raise_at_construction(self, options, error, message):
         with pytest.raises(error, match=re.escape(message)):
             ls.TaskModule(**{"task": ls.Multilabel(3), **options})

@@ -6,26 +6,27 @@ from module_cases import MyModel, loader, trainer
 from torch import nn
 
 import lossselect as ls
+from lossselect.exceptions import OptionTypeError
 
 
 class TestFused:
     @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "Adagrad"])
-    def test_where_torch_has_one(self, name):
+    def test_is_used_if_torch_has_one(self, name):
         module = MyModel(ls.Binary(), optimizer={"name": name, "lr": 0.01})
         assert module.configure_optimizers().defaults["fused"] is True
 
-    @pytest.mark.parametrize("given", [{"fused": False}, {"foreach": True}, {"differentiable": True}])
-    def test_the_users_word_counts(self, given):
-        module = MyModel(ls.Binary(), optimizer={"name": "Adam", **given})
+    @pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"differentiable": True}])
+    def test_is_not_used_if_the_user_chooses_another(self, options):
+        module = MyModel(ls.Binary(), optimizer={"name": "Adam", **options})
         assert not module.configure_optimizers().defaults["fused"]
 
-    def test_not_where_it_cannot_be(self, tmp_path):
+    def test_is_not_used_if_not_supported(self, tmp_path):
         module = MyModel(ls.Binary())
         module.net.append(nn.Embedding(3, 2, sparse=True))
         assert not module.configure_optimizers().defaults["fused"]
         assert MyModel(ls.Binary(), optimizer="RMSprop").configure_optimizers()
 
-    def test_the_same_numbers(self, tmp_path):
+    def test_gives_the_same_weights(self, tmp_path):
         weights = []
         for fused in (True, False):
             torch.manual_seed(0)
@@ -37,48 +38,48 @@ class TestFused:
 
 
 class TestOptimizers:
-    def configured(self, **specs):
+    def configure(self, **specs):
         return MyModel(ls.Binary(), **specs).configure_optimizers()
 
     def test_adamw_by_default(self):
-        assert isinstance(self.configured(), torch.optim.AdamW)
+        assert isinstance(self.configure(), torch.optim.AdamW)
 
     def test_by_name_with_a_scheduler(self):
-        made = self.configured(
+        configured = self.configure(
             optimizer={"name": "SGD", "lr": 0.5},
             scheduler={"name": "StepLR", "step_size": 3, "interval": "step"},
         )
-        assert made["optimizer"].param_groups[0]["lr"] == 0.5
-        assert made["lr_scheduler"]["scheduler"].step_size == 3
-        assert made["lr_scheduler"]["interval"] == "step"
+        assert configured["optimizer"].param_groups[0]["lr"] == 0.5
+        assert configured["lr_scheduler"]["scheduler"].step_size == 3
+        assert configured["lr_scheduler"]["interval"] == "step"
 
     @pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/average_precision", "max")])
-    def test_plateau_watches_in_the_right_direction(self, monitor, mode):
-        made = self.configured(scheduler={"name": "ReduceLROnPlateau", "monitor": monitor})
-        assert made["lr_scheduler"]["monitor"] == monitor
-        assert made["lr_scheduler"]["scheduler"].mode == mode
+    def test_plateau_has_the_mode_of_its_metric(self, monitor, mode):
+        configured = self.configure(scheduler={"name": "ReduceLROnPlateau", "monitor": monitor})
+        assert configured["lr_scheduler"]["monitor"] == monitor
+        assert configured["lr_scheduler"]["scheduler"].mode == mode
 
     def test_one_cycle_counts_steps(self):
         spec = {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": 10}
-        assert self.configured(scheduler=spec)["lr_scheduler"]["interval"] == "step"
+        assert self.configure(scheduler=spec)["lr_scheduler"]["interval"] == "step"
 
-    def test_an_optimizer_that_is_made_already(self):
+    def test_an_optimizer_instance(self):
         module = MyModel(ls.Binary())
         module._optimizer_spec = torch.optim.SGD(module.parameters())
-        with pytest.raises(TypeError, match="makes an optimizer of its own parameters: pass 'SGD'"):
+        with pytest.raises(OptionTypeError, match=r"got an instance of SGD\. Pass 'SGD'"):
             module.configure_optimizers()
 
-    def test_by_name_alone(self):
-        made = self.configured(optimizer="SGD", scheduler="ReduceLROnPlateau")
-        assert isinstance(made["optimizer"], torch.optim.SGD)
-        assert made["lr_scheduler"]["scheduler"].mode == "min"
+    def test_names_without_options(self):
+        configured = self.configure(optimizer="SGD", scheduler="ReduceLROnPlateau")
+        assert isinstance(configured["optimizer"], torch.optim.SGD)
+        assert configured["lr_scheduler"]["scheduler"].mode == "min"
 
     def test_callables(self):
-        made = self.configured(
+        configured = self.configure(
             optimizer=lambda p: torch.optim.SGD(p, lr=0.3),
             scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o),
         )
-        assert made["optimizer"].defaults["lr"] == 0.3
+        assert configured["optimizer"].defaults["lr"] == 0.3
 
     @pytest.mark.parametrize(
         ("specs", "message"),
@@ -93,9 +94,9 @@ class TestOptimizers:
             ({"scheduler": {"name": "StepLR", "size": 1}}, "Scheduler 'StepLR' has no option 'size'"),
         ],
     )
-    def test_mistakes(self, specs, message):
+    def test_invalid_specs(self, specs, message):
         with pytest.raises(ValueError, match=re.escape(message)):
-            self.configured(**specs)
+            self.configure(**specs)
 
     def test_nothing_to_train(self):
         module = MyModel(ls.Binary()).requires_grad_(False)

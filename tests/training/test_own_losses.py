@@ -1,4 +1,4 @@
-"""A loss that is not one of the table's: assigned in a subclass, or derived from torch's base classes."""
+"""Custom losses: assigned in a subclass, or derived from the base classes of torch."""
 
 import re
 from functools import partial
@@ -38,7 +38,7 @@ def with_criterion(task, criterion):
             "torch's BCEWithLogitsLoss does not accept raw logits",
         ),
         (ls.Binary(), nn.BCELoss(), ValueError, "torch's BCELoss does not accept raw logits"),
-        (ls.Multilabel(3), ls.select_loss(ls.Multiclass(3)), ValueError, "The loss was made for multiclass"),
+        (ls.Multilabel(3), ls.select_loss(ls.Multiclass(3)), ValueError, "The loss is for multiclass"),
         (ls.Multilabel(3), nn.BCEWithLogitsLoss(reduction="sum"), ValueError, "reduction='sum'"),
         (ls.Multilabel(3), "focl", ValueError, "Did you mean 'focal'?"),
         (ls.Multilabel(3), nn.BCEWithLogitsLoss, TypeError, "loss must be a name"),
@@ -68,7 +68,7 @@ def test_a_function_may_be_assigned():
         module.criterion = nn.functional.cross_entropy
 
 
-def test_a_criterion_that_takes_no_mixed_targets():
+def test_a_criterion_that_does_not_support_mixed_targets():
     module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), mix="mixup")
     with pytest.raises(ValueError, match="mix makes soft labels"):
         module.criterion = nn.MultiMarginLoss()
@@ -92,7 +92,7 @@ def test_a_task_of_another_kind_is_rejected_when_it_is_assigned(criterion):
 
 
 class OfAnotherPackage(_Loss):
-    """Like MONAI's and segmentation_models_pytorch's."""
+    """A loss like those of MONAI and segmentation_models_pytorch."""
 
     def forward(self, logits, target):
         return (logits.sigmoid() - target).square().mean()
@@ -115,13 +115,13 @@ def test_a_loss_derived_from_the_base_classes_of_torch_is_accepted(kind):
 @pytest.mark.parametrize(
     "loss", [nn.CrossEntropyLoss(ignore_index=255), partial(nn.functional.cross_entropy, ignore_index=255)]
 )
-def test_an_ignore_index_that_no_canonical_target_has(loss, missing):
+def test_an_ignore_index_that_cannot_be_in_a_canonical_target(loss, missing):
     with pytest.raises(ValueError, match="all missing labels with -100") as raised:
         ls.TaskModule(ls.Multiclass(3, missing=missing), loss=loss)
     assert ("declare missing=255" in str(raised.value)) == (missing is None)
 
 
-def test_an_ignore_index_that_targets_have():
+def test_an_ignore_index_that_can_be_in_a_target():
     for ignored in (-100, 0):
         ls.TaskModule(ls.Multiclass(3), loss=nn.CrossEntropyLoss(ignore_index=ignored))
     targets = torch.tensor([0, 255, 2, 255])

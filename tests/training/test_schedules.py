@@ -1,4 +1,4 @@
-"""Learning rate schedules: Lightning's dict, the unit of a step, the direction of a plateau."""
+"""Learning rate schedules: Lightning's dict, the interval of a step, the mode of a plateau."""
 
 import math
 import re
@@ -45,7 +45,7 @@ def constant(**options):
 
 
 def linear(factor=1.0):
-    """What Transformers' get_linear_schedule_with_warmup returns."""
+    """Return the same schedule as Transformers' get_linear_schedule_with_warmup."""
 
     def rate(step, *, num_warmup_steps, num_training_steps):
         if step < num_warmup_steps:
@@ -94,7 +94,7 @@ def test_a_dict_with_a_monitor():
         (constant(frequency=1.5), TypeError, "frequency must be a whole number of at least 1, got 1.5"),
     ],
 )
-def test_a_dict_that_lightning_would_not_understand(returned, error, message):
+def test_an_invalid_dict_for_lightning(returned, error, message):
     with pytest.raises(error, match=re.escape(message)):
         Rates(lambda optimizer: returned(optimizer)).configure_optimizers()
 
@@ -106,7 +106,7 @@ def test_a_dict_that_lightning_would_not_understand(returned, error, message):
         ({"intervall": "step"}, "no option 'intervall'"),
     ],
 )
-def test_the_same_by_name(options, message):
+def test_invalid_lightning_keys_with_a_name(options, message):
     with pytest.raises(ValueError, match=message):
         Rates({"name": "ConstantLR", **options}).configure_optimizers()
 
@@ -114,7 +114,7 @@ def test_the_same_by_name(options, message):
 OF_STEPS = {
     "num_training_steps": linear(),
     "num_training_steps beyond the run": linear(3),
-    "a factor that goes to 0": lambda o: schedules.LambdaLR(o, lambda step: max(0.0, 1 - step / STEPS)),
+    "a factor that reaches 0": lambda o: schedules.LambdaLR(o, lambda step: max(0.0, 1 - step / STEPS)),
     "a half cosine": lambda o: schedules.LambdaLR(o, lambda step: (1 + math.cos(math.pi * step / STEPS)) / 2),
     "a warm-up": lambda o: schedules.LambdaLR(o, lambda step: min(1, (step + 1) / (STEPS // 2))),
     "T_max": lambda o: schedules.CosineAnnealingLR(o, STEPS),
@@ -122,19 +122,19 @@ OF_STEPS = {
     "a sequence": lambda o: schedules.SequentialLR(
         o, [schedules.LinearLR(o, total_iters=10), schedules.CosineAnnealingLR(o, STEPS - 10)], [10]
     ),
-    "by name": {"name": "PolynomialLR", "total_iters": STEPS},
+    "a name": {"name": "PolynomialLR", "total_iters": STEPS},
 }
 OF_EPOCHS = {
     "a power": lambda o: schedules.LambdaLR(o, lambda epoch: 0.95**epoch),
     "a growing power": lambda o: schedules.LambdaLR(o, lambda epoch: 1.2**epoch),
     "a stair": lambda o: schedules.LambdaLR(o, lambda epoch: 0.1 ** (epoch // 2)),
     "a table": lambda o: schedules.LambdaLR(o, lambda epoch: [1, 1, 0.1, 0.01, 0][epoch]),
-    "a factor that goes to 0": lambda o: schedules.LambdaLR(o, lambda epoch: max(0.0, 1 - epoch / EPOCHS)),
+    "a factor that reaches 0": lambda o: schedules.LambdaLR(o, lambda epoch: max(0.0, 1 - epoch / EPOCHS)),
     "a warm-up": lambda o: schedules.LambdaLR(o, lambda epoch: min(1, (epoch + 1) / 3)),
     "T_max": lambda o: schedules.CosineAnnealingLR(o, EPOCHS),
     "a longer T_max": lambda o: schedules.CosineAnnealingLR(o, 2 * EPOCHS),
     "defaults": lambda o: schedules.LinearLR(o),
-    "by name": {"name": "StepLR", "step_size": 3},
+    "a name": {"name": "StepLR", "step_size": 3},
     "one cycle": {"name": "OneCycleLR", "max_lr": 0.1, "total_steps": STEPS},
 }
 
@@ -142,22 +142,22 @@ OF_EPOCHS = {
 @pytest.mark.parametrize("case", OF_STEPS)
 def test_a_schedule_that_seems_to_count_steps(case):
     with pytest.warns(
-        ls.LossSelectWarning, match=rf"{EPOCHS} in this run.* {STEPS}\. .*\[schedule_in_steps\]"
+        ls.LossSelectWarning, match=rf"{EPOCHS} times in this run.* {STEPS}\. .*\[schedule_in_steps\]"
     ):
         rates(OF_STEPS[case])
-    said = OF_STEPS[case]
-    for interval in ("step", "epoch"):  # chosen by the user
-        meant = (
-            {**said, "interval": interval}
-            if isinstance(said, dict)
-            else lambda o, i=interval: {"scheduler": said(o), "interval": i}
+    spec = OF_STEPS[case]
+    for interval in ("step", "epoch"):
+        explicit = (
+            {**spec, "interval": interval}
+            if isinstance(spec, dict)
+            else lambda o, i=interval: {"scheduler": spec(o), "interval": i}
         )
-        rates(meant)  # warnings are errors
-    assert rates(meant)[-1] > 0
+        rates(explicit)  # does not warn: warnings are errors in tests
+    assert rates(explicit)[-1] > 0
 
 
 @pytest.mark.parametrize("case", OF_EPOCHS)
-def test_a_schedule_of_epochs_is_left_alone(case):
+def test_a_schedule_of_epochs_does_not_warn(case):
     rates(OF_EPOCHS[case])
 
 
@@ -175,13 +175,13 @@ def test_the_direction_of_each_metric_is_known(task):
     assert not LOWER_IS_BETTER & HIGHER_IS_BETTER
 
 
-def test_the_direction_of_another_metric_is_asked_for():
+def test_the_direction_of_an_unknown_metric_is_required():
     with pytest.raises(ValueError, match="Unknown metric 'val/perplexity'"):
         Rates({"name": "ReduceLROnPlateau", "monitor": "val/perplexity"}).configure_optimizers()
-    made = Rates(
+    configured = Rates(
         {"name": "ReduceLROnPlateau", "monitor": "val/perplexity", "mode": "min"}
     ).configure_optimizers()
-    assert made["lr_scheduler"]["scheduler"].mode == "min"
+    assert configured["lr_scheduler"]["scheduler"].mode == "min"
 
 
 def test_the_mode_of_a_plateau():
@@ -189,7 +189,7 @@ def test_the_mode_of_a_plateau():
     assert Rates(explicit).configure_optimizers()["lr_scheduler"]["scheduler"].mode == "max"
     with pytest.warns(
         ls.LossSelectWarning,
-        match=r"monitors val/loss with mode='max', but its minimum is best.*\[plateau_mode\]",
+        match=r"monitors val/loss with mode='max', but the minimum of this metric is best.*\[plateau_mode\]",
     ):
-        made = Rates(lambda o: schedules.ReduceLROnPlateau(o, mode="max")).configure_optimizers()
-    assert made["lr_scheduler"]["scheduler"].mode == "max"
+        configured = Rates(lambda o: schedules.ReduceLROnPlateau(o, mode="max")).configure_optimizers()
+    assert configured["lr_scheduler"]["scheduler"].mode == "max"

@@ -12,10 +12,10 @@ from lossselect.losses.class_weights import class_prior
 
 
 class TestTrainLabels:
-    """What fit counts before the first step."""
+    """Weights, priors and initial biases from the label counts that fit computes before the first step."""
 
     @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-    def test_the_first_loss_is_about_the_entropy_of_the_shares(self, task, tmp_path):
+    def test_the_first_loss_is_about_the_entropy_of_the_labels(self, task, tmp_path):
         inputs, labels = long_tailed(task)
         module = MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.0})
         trainer(tmp_path).fit(module, loader(task, 400, labels=labels))
@@ -28,11 +28,11 @@ class TestTrainLabels:
         first = module.trainer.callback_metrics["train/loss"].item()
         assert first == pytest.approx(entropy, rel=0.05)
         assert abs(first - entropy) < 0.1 * abs(chance - entropy)
-        nn.init.zeros_(module.net[2].weight)  # without what inputs add it is exactly that
+        nn.init.zeros_(module.net[2].weight)  # without the influence of the inputs it is exactly the entropy
         logits = module(inputs).detach().double()
         assert ls.select_loss(task)(logits, task.encode(labels)).item() == pytest.approx(entropy, rel=1e-6)
 
-    def test_is_found_in_a_net_of_the_users_own(self, tmp_path):
+    def test_the_head_of_a_custom_net_is_found(self, tmp_path):
         class Own(ls.TaskModule):
             def __init__(self, task, **kwargs):
                 super().__init__(task=task, **kwargs)
@@ -46,11 +46,11 @@ class TestTrainLabels:
         before = module.body[0].bias.clone()
         _, labels = long_tailed(ls.Multiclass(3))
         trainer(tmp_path).fit(module, loader(ls.Multiclass(3), 400, labels=labels))
-        shares = np.bincount(labels, minlength=3) / 400
-        np.testing.assert_allclose(module.head.bias.detach(), np.log(shares), rtol=1e-5)
+        frequencies = np.bincount(labels, minlength=3) / 400
+        np.testing.assert_allclose(module.head.bias.detach(), np.log(frequencies), rtol=1e-5)
         assert torch.equal(module.body[0].bias, before)
 
-    def test_zero_and_nothing(self, tmp_path):
+    def test_bias_init_zero_and_none(self, tmp_path):
         task = ls.Multiclass(3)
         for bias_init in ("zero", None):
             module = MyModel(task, bias_init=bias_init, optimizer={"name": "SGD", "lr": 0.0})
@@ -76,7 +76,7 @@ class TestTrainLabels:
         with pytest.warns(ls.LossSelectWarning, match="but another one made the logits"):
             trainer(tmp_path).fit(Own(ls.Multiclass(3), bias_init="prior"), loader(ls.Multiclass(3)))
 
-    def test_happens_once(self, tmp_path):
+    def test_the_bias_is_initialised_once(self, tmp_path):
         task = ls.Binary()
         module = MyModel(task, bias_init="prior", optimizer={"name": "SGD", "lr": 0.5})
         data = loader(task)
@@ -86,7 +86,7 @@ class TestTrainLabels:
         trainer(tmp_path).fit(module, data)
         assert torch.equal(module.net[2].bias, learned)
 
-    def test_a_run_that_goes_on_keeps_its_bias(self, tmp_path):
+    def test_a_resumed_run_keeps_its_bias(self, tmp_path):
         task, path = ls.Binary(), tmp_path / "a.ckpt"
         data = loader(task)
         first = trainer(tmp_path)
@@ -99,7 +99,7 @@ class TestTrainLabels:
         loaded = MyModel.load_from_checkpoint(path)
         assert loaded.bias_init is None
 
-    def test_weights_are_counted_and_kept(self, tmp_path):
+    def test_weights_are_counted_and_saved(self, tmp_path):
         task, path = ls.Multiclass(3), tmp_path / "a.ckpt"
         _, labels = long_tailed(task)
         module = MyModel(task, loss={"name": "logit_adjusted", "weight": "balanced"})
@@ -113,7 +113,7 @@ class TestTrainLabels:
         assert again.criterion.to_dict() == module.criterion.to_dict()
         assert not again._needs_counts
 
-    def test_counting_changes_no_shuffle(self, tmp_path):
+    def test_counting_does_not_change_the_shuffle(self, tmp_path):
         task = ls.Binary()
         inputs = torch.randn(64, 8)
         data = TensorDataset(inputs, labels_of(task, inputs))
@@ -137,7 +137,7 @@ class TestTrainLabels:
                     yield torch.randn(8), torch.tensor([1])
 
         module = MyModel(ls.Binary(), loss={"name": "cross_entropy", "pos_weight": "auto"})
-        with pytest.raises(ValueError, match="a loader without an end cannot be counted"):
+        with pytest.raises(ValueError, match="a train loader without an end cannot be counted"):
             trainer(tmp_path, max_steps=3).fit(module, DataLoader(Endless(), batch_size=4))
         module.set_label_counts(ls.count_labels(ls.Binary(), [0, 1, 1]))
         with ls.ignore_warnings("class_without_rows"):
@@ -156,7 +156,7 @@ class TestTrainLabels:
 
 
 class TestSampleWeights:
-    def test_unpack_returns_them(self, tmp_path):
+    def test_are_returned_by_unpack_batch(self, tmp_path):
         class Weighted(MyModel):
             def unpack_batch(self, batch):
                 return batch
@@ -169,11 +169,11 @@ class TestSampleWeights:
         want = ls.select_loss(task)(module(inputs), labels, weight)
         torch.testing.assert_close(module.trainer.callback_metrics["train/loss"], want, check_dtype=False)
 
-    def test_a_third_that_nobody_spoke_of_is_none(self):
+    def test_a_third_tensor_without_an_override_raises(self):
         with pytest.raises(ValueError, match=r"got tuple of 3.*or \(inputs, target, sample_weight\)"):
             MyModel(ls.Binary()).training_step((torch.zeros(2, 8), torch.zeros(2), torch.ones(2)), 0)
 
-    def test_negative_ones_and_losses_that_take_none(self):
+    def test_negative_weights_and_losses_that_do_not_support_them(self):
         class Weighted(MyModel):
             def unpack_batch(self, batch):
                 return batch
@@ -181,12 +181,12 @@ class TestSampleWeights:
         batch = (torch.zeros(2, 8), torch.zeros(2), torch.tensor([1.0, -1.0]))
         with pytest.raises(ValueError, match="Row 1 has the sample weight -1"):
             Weighted(ls.Binary()).check_batch(batch)
-        own = Weighted(ls.Binary(), loss=nn.BCEWithLogitsLoss())
+        custom = Weighted(ls.Binary(), loss=nn.BCEWithLogitsLoss())
         with pytest.raises(ValueError, match="A custom loss does not support sample weights"):
-            own.check_batch((*batch[:2], torch.ones(2)))
+            custom.check_batch((*batch[:2], torch.ones(2)))
 
 
-def test_class_labels_with_holes_are_counted(tmp_path):
+def test_class_labels_with_missing_ones_are_counted(tmp_path):
     task = ls.Multiclass(3)
     inputs = torch.randn(40, 8)
     labels = labels_of(task, inputs).float()
@@ -201,7 +201,7 @@ def test_class_labels_with_holes_are_counted(tmp_path):
     ls.fit_decision(task, module(inputs), encoded)
 
 
-def test_counting_leaves_a_loaders_own_generator(tmp_path):
+def test_counting_does_not_change_the_generator_of_a_loader(tmp_path):
     task = ls.Binary()
     data = TensorDataset(torch.arange(32.0).unsqueeze(1).repeat(1, 8), torch.arange(32) % 2)
     seen = {"prior": [], None: []}
@@ -209,12 +209,12 @@ def test_counting_leaves_a_loaders_own_generator(tmp_path):
     class Watched(MyModel):
         def forward(self, x):
             if self.training:
-                seen[self.said].append(x[:, 0].clone())
+                seen[self.case].append(x[:, 0].clone())
             return super().forward(x)
 
     for bias_init in seen:
         batches = DataLoader(data, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(1))
         module = Watched(task, bias_init=bias_init)
-        module.said = bias_init
+        module.case = bias_init
         trainer(tmp_path).fit(module, batches)
     assert all(torch.equal(a, b) for a, b in zip(*seen.values(), strict=True))

@@ -1,4 +1,4 @@
-"""Signals end a run between two batches, in all of its processes, with a checkpoint to resume from."""
+"""A callback that saves a checkpoint and ends the run, in all of its processes, when it gets a signal."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from lossselect.utils.distributed import all_gather
 
 
 class Stopped(SystemExit):
-    """Raised when a signal has ended the run; the exit code is 128 + its number: SIGTERM 143, SIGINT 130."""
+    """Raised when a signal ends the run; the exit code is 128 + signal number: SIGTERM 143, SIGINT 130."""
 
     def __init__(self, signum: int, path: Path) -> None:
         super().__init__(128 + signum)
@@ -32,13 +32,13 @@ class Stopped(SystemExit):
 class CheckpointOnSignal(Callback):
     """Saves a checkpoint and ends fit when the process receives SIGTERM or SIGINT (Ctrl-C).
 
-    The handler only records the signal. Before the next batch, of training or of validation, all processes
-    agree that one of them has received it, save together and raise `Stopped`, so that none waits for another.
-    They exchange it on the CPU and read the result a batch later, so that no GPU is waited for. A second
-    Ctrl-C raises KeyboardInterrupt at once. Other signals (SIGUSR1 under SLURM) are left to Lightning.
+    The handler only records the signal. All processes check for it before each training or validation batch.
+    If one of them has received a signal, all save the checkpoint together and raise `Stopped`. They exchange
+    signals on the CPU and read the result one batch later, which causes no sync with a GPU. A second Ctrl-C
+    raises KeyboardInterrupt at once. Lightning handles other signals (SIGUSR1 under SLURM).
 
     Args:
-        path: Where to save.
+        path: The path of the checkpoint.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -48,7 +48,7 @@ class CheckpointOnSignal(Callback):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._signum = 0  # the signal that this process has received; 0 for none
+        self._signum = 0  # the signal that this process has received, or 0
         self._exchange: tuple[Any, torch.Tensor] | None = None
         self._group: Any = None
         self._val_batches = 0.0
@@ -58,11 +58,11 @@ class CheckpointOnSignal(Callback):
             return
         if trainer.world_size > 1 and dist.get_backend() != "gloo" and self._group is None:
             self._group = dist.new_group(backend="gloo")
-        if threading.current_thread() is threading.main_thread():  # the only one that receives signals
+        if threading.current_thread() is threading.main_thread():  # only it may install signal handlers
             wrap(trainer, SIGNAL_REGISTRATION, self._listen)
 
     def _listen(self, register: Callable[[], None]) -> None:
-        """Handle signals until fit ends, when Lightning restores the previous handlers."""
+        """Handle signals until Lightning restores the previous handlers at the end of fit."""
         register()
         self._signum = 0
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -76,7 +76,7 @@ class CheckpointOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._exchange = None
         batches = min(all_gather(sum(trainer.num_val_batches[:1])))
-        # the number is unknown if a loader has no length, and averaged weights replace the net's meanwhile
+        # validation cannot stop early if a loader has no length, or while averaged weights replace the net's
         averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         self._val_batches = 0 if averages or not math.isfinite(batches) else batches
         loop = trainer.fit_loop.epoch_loop
@@ -87,14 +87,15 @@ class CheckpointOnSignal(Callback):
             method(fetcher)
 
         wrap(loop, "advance", advance)
-        # Lightning's own exchange makes a GPU wait at each step, and notices only the first process's signal
+        # Lightning's own exchange waits for the GPU in each step, and only notices signals of rank 0
         wrap(trainer, SIGTERM_BROADCAST, lambda method: None)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if fitting and not dataloader_idx and batch_idx < self._val_batches:  # which every process has
+        # every process has a batch with this index, so all of them take part in the exchange
+        if fitting and not dataloader_idx and batch_idx < self._val_batches:
             self._stop_if_signalled(trainer)
 
     def _stop_if_signalled(self, trainer: Trainer) -> None:
@@ -105,7 +106,7 @@ class CheckpointOnSignal(Callback):
             raise stopped
 
     def _agree(self, trainer: Trainer) -> int:
-        """Start an exchange between the processes, and return the signal that the previous one has found."""
+        """Start an exchange of signals between the processes; return the result of the previous one."""
         if trainer.world_size == 1:
             return self._signum
         previous, signum = self._exchange, torch.tensor(self._signum)
@@ -120,7 +121,7 @@ class CheckpointOnSignal(Callback):
         self._unwrap(trainer)
         if stage == "fit" and (signum := max(all_gather(self._signum))):
             self._signum = 0
-            os.kill(os.getpid(), signum)  # it came after the last batch: for the previous handler
+            os.kill(os.getpid(), signum)  # it came after the last batch, so the previous handler gets it
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._unwrap(trainer)

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, lines anywhere else."""
+"""The progress of training: a bar on a terminal, lines of text otherwise."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lossselect.utils.terminal import print_safely, sanitize
 
-EPOCH_SECONDS, BATCH_SECONDS = 10, 60  # between the lines of `ProgressLines`
+EPOCH_SECONDS, BATCH_SECONDS = 10, 60  # minimum time between the lines of `ProgressLines`
 
 
 def is_terminal() -> bool:
@@ -28,28 +28,28 @@ class Pace:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.start, self.share_at_start = time.monotonic(), self._compute_share()
+        self.start, self.done_at_start = time.monotonic(), self._compute_done()
 
-    def _compute_share(self) -> float:
-        """Return what share of the run is done, by the limit that comes first; 0 if there is none."""
+    def _compute_done(self) -> float:
+        """Return the fraction of the run that is done, by the limit that is reached first, else 0."""
         trainer = self.trainer
         batches = trainer.fit_loop.epoch_loop.batch_progress
         epoch: Any = trainer.fit_loop.epoch_progress.current
-        share_of_epoch = min(1, batches.current.ready / max(1, trainer.num_training_batches))
-        epochs = epoch.processed + (share_of_epoch if epoch.started > epoch.processed else 0)
+        done_of_epoch = min(1, batches.current.ready / max(1, trainer.num_training_batches))
+        epochs = epoch.processed + (done_of_epoch if epoch.started > epoch.processed else 0)
         limits = ((epochs, trainer.max_epochs or 0), (trainer.global_step, trainer.max_steps))
-        return max(done / limit if limit > 0 else 0 for done, limit in limits)
+        return max(count / limit if limit > 0 else 0 for count, limit in limits)
 
     def elapsed(self) -> str:
-        """Return the time since the run started, as 0:01:02."""
+        """Return the time since the run started or resumed, as 0:01:02."""
         return _format(time.monotonic() - self.start)
 
     def remaining(self) -> str:
-        """Return the time to its end at the same pace, as 0:01:02; -:--:-- while that is not known."""
-        share = self._compute_share()
-        if share <= self.share_at_start:
+        """Return the time left at the same pace, as 0:01:02, or -:--:-- while it is unknown."""
+        done = self._compute_done()
+        if done <= self.done_at_start:
             return "-:--:--"
-        return _format((time.monotonic() - self.start) * (1 - share) / (share - self.share_at_start))
+        return _format((time.monotonic() - self.start) * (1 - done) / (done - self.done_at_start))
 
 
 def _format(seconds: float) -> str:
@@ -61,10 +61,10 @@ def _count(trainer: Trainer, epoch: int) -> str:
 
 
 class ProgressLines(Callback):
-    """Prints to a pipe, a file or CI what a bar would show, in a line at the end of an epoch.
+    """Prints the metrics and the time left as lines of text, for a pipe, a file or CI.
 
-    The first and the last epoch always have a line. Otherwise at least `EPOCH_SECONDS` pass until the line of
-    a later epoch, and `BATCH_SECONDS` until one within an epoch. Only the first of several processes prints.
+    A line is printed after the first and the last epoch, after other epochs if `EPOCH_SECONDS` have passed
+    since the last line, and within an epoch after `BATCH_SECONDS`. Only rank 0 prints.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,17 +75,18 @@ class ProgressLines(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if time.monotonic() - self.last_time >= BATCH_SECONDS:
-            number = trainer.fit_loop.epoch_loop.batch_idx + 1  # `batch_idx` is that of a block's first batch
+            # not `batch_idx`, which is the index of the first batch of a block
+            number = trainer.fit_loop.epoch_loop.batch_idx + 1
             epoch = _count(trainer, trainer.current_epoch + 1)
             self._print(trainer, f"{epoch}, batch {number}/{trainer.num_training_batches}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # at the end of the previous epoch its metrics were not yet present
+        # printed here, because at the end of the previous epoch its metrics were not complete
         if self.is_first or time.monotonic() - self.last_time >= EPOCH_SECONDS:
             self._print_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._print_epoch(trainer, f"{self.pace.elapsed()} in all")
+        self._print_epoch(trainer, f"{self.pace.elapsed()} in total")
 
     def _print_epoch(self, trainer: Trainer, pace: str | None = None) -> None:
         if trainer.current_epoch > self.last_epoch:
@@ -101,10 +102,12 @@ class ProgressLines(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar of Rich, drawn only by its thread, at most `refresh_rate` times a second; 0 for no bar.
+    """Lightning's RichProgressBar with fewer redraws, epochs counted from 1, and the times of the whole run.
 
-    Lightning's rate of 100 takes a tenth of the time of a small net's epoch. The times beside the bar are
-    those of the whole training, and epochs count from 1.
+    Args:
+        refresh_rate: Redraws per second; 0 for no bar. Lightning's default of 100 would take a tenth of the
+            time of a small net's epoch.
+        options: Options of `RichProgressBar`.
     """
 
     def __init__(self, refresh_rate: int = 5, **options: Any) -> None:
@@ -117,12 +120,12 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)  # the end of an identifier that a logger has given the run
+        metrics.pop("v_num", None)  # the end of the logger's run identifier, of no use to a reader
         return {sanitize(name): value for name, value in metrics.items()}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         description, bar, batches, *_ = super().configure_columns(trainer)
-        bar.bar_width = 20 if _is_wide() else 8  # the metrics need the room
+        bar.bar_width = 20 if _is_wide() else 8  # leaves room for the metrics
         return [description, bar, batches, _TimeColumn(self)]
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -131,12 +134,12 @@ class ProgressBar(RichProgressBar):
     def _init_progress(self, trainer: Trainer) -> None:
         super()._init_progress(trainer)
         if self.progress is not None:
-            # do not draw either whenever a bar is added or starts again
+            # otherwise Rich also draws whenever a bar is added or restarted
             self.progress.refresh = self.progress.soft_refresh  # type: ignore[method-assign]
 
     def _stop_progress(self) -> None:
         if self.progress is not None and self.progress.live.is_started and self.progress.console.is_jupyter:
-            self.progress.live.refresh()  # in a notebook Rich does not draw the end
+            self.progress.live.refresh()  # in a notebook Rich does not draw the final state
         super()._stop_progress()
 
 
@@ -145,7 +148,7 @@ def _is_wide() -> bool:
 
 
 class _TimeColumn(CustomTimeColumn):
-    """Shows the times of the whole training beside the bar of an epoch, and their own beside other bars."""
+    """A column with the times of the whole training for the training bar, and the bar's own for others."""
 
     def __init__(self, bar: ProgressBar) -> None:
         super().__init__(style=bar.theme.time)

@@ -1,4 +1,7 @@
-"""Several optimizer steps in each iteration of Lightning's loop, which takes as long as a small step."""
+"""A callback that takes several optimizer steps in each iteration of Lightning's loop.
+
+An iteration of the loop has an overhead as large as the step of a small net.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,34 +30,42 @@ from lossselect.utils.warnings import warn
 
 WITHOUT_CLOSURE = {cls for cls in OPTIMIZERS.values() if cls is not torch.optim.LBFGS}
 
-# hooks within a step or a validation; if one is overridden, Lightning takes each step or batch by itself
+# hooks within a step or a validation batch; if one is overridden, Lightning runs each step or batch itself
 STEP_HOOKS = (
     *("backward", "on_before_backward", "on_after_backward"),
     *("on_before_zero_grad", "optimizer_zero_grad", "on_before_optimizer_step", "optimizer_step"),
     *("configure_gradient_clipping", "training_step"),
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
-BASES = (TaskModule, LightningDataModule, RunHooks, Callback)  # whose hooks do not count
+BASES = (TaskModule, LightningDataModule, RunHooks, Callback)  # their own hooks do not count as overrides
 VALIDATION_HOOKS = ("validation_step", "on_validation_batch_start", "on_validation_batch_end")
 
 
 class StepsPerExecution(Callback):
-    """Takes several optimizer steps in each turn of Lightning's loop: `callbacks=[StepsPerExecution(16)]`.
+    """Takes several optimizer steps in each iteration of Lightning's loop, to reduce its overhead.
 
-    Weights, metrics, `global_step`, schedulers, clipping, accumulation and validation stay bit-exactly the
-    same. A block of batches ends where the trainer validates, a checkpoint is due, or training ends. Two
-    things differ. The hooks at the start and the end of a train batch are called once for a block, with the
-    block (what must see each step overrides a hook within it, such as `on_before_optimizer_step`). And the
-    batches of a block are made before its first step, so that a data set that draws random numbers in the
-    training process draws others.
+    Weights, metrics, `global_step`, schedulers, clipping, accumulation and validation are bit-identical. A
+    block of batches ends when a validation or a checkpoint is due, or when training ends. There are two
+    differences:
+
+    - `on_train_batch_start` and `on_train_batch_end` are called once for a block, with the block as batch.
+      Code that has to run in each step must override a hook within it, such as `on_before_optimizer_step`.
+    - The batches of a block are loaded before its first step. A data set that draws random numbers in the
+      training process therefore draws different ones.
 
     Args:
-        steps: The maximum, at least 1 (which changes nothing).
+        steps: The maximum number of steps in an iteration, >= 1; 1 changes nothing.
 
     Raises:
-        OptionTypeError, ConfigError: not a whole number of at least 1; at the start of fit, a module that is
-            not a `TaskModule` or optimizes manually, a strategy other than one device or DDP, several train
-            loaders, a `WeightAveraging` callback, which must see each step.
+        OptionTypeError: `steps` is not an integer.
+        ConfigError: `steps` < 1. At the start of fit: the module is not a `TaskModule` or optimizes
+            manually, the strategy is neither a single device nor DDP, there are several train loaders, or
+            there is a `WeightAveraging` callback, which must run after each step.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lossselect import StepsPerExecution
+        >>> trainer = Trainer(callbacks=[StepsPerExecution(16)], logger=False, accelerator="cpu")
     """
 
     def __init__(self, steps: int) -> None:
@@ -68,8 +79,9 @@ class StepsPerExecution(Callback):
             return
         warn(
             "untested_lightning",
-            f"steps_per_execution={self.steps} needs the loops of Lightning {' or '.join(compat.TESTED)}, "
-            f"got {lightning.__version__}. Steps are taken one at a time.",
+            f"steps_per_execution={self.steps} requires Lightning {' or '.join(compat.TESTED)}, "
+            f"got {lightning.__version__}. Steps are taken one at a time. Install a tested version, or set "
+            "steps_per_execution=1.",
         )
         self.steps = 1
 
@@ -79,28 +91,31 @@ class StepsPerExecution(Callback):
             compat.wrap(loop.automatic_optimization, "run", partial(_take_steps, trainer))
             self.on_train_epoch_start(trainer, pl_module)
             if bar := trainer.progress_bar_callback:
-                # the hook's index is that of a block's first batch
+                # the hook gets the index of the first batch of the block, the bar needs that of the last
                 compat.wrap(bar, "on_train_batch_end", lambda end, *args: end(*args[:-1], loop.batch_idx))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the trainer fit again without this callback."""
+        """Restore the trainer, so that it can fit again without this callback."""
         compat.unwrap(trainer.fit_loop.epoch_loop.automatic_optimization, "run")
         if self.steps > 1 and (bar := trainer.progress_bar_callback):
             compat.unwrap(bar, "on_train_batch_end")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        fetcher = compat.data_fetcher(trainer.fit_loop)  # which Lightning may have replaced
+        fetcher = compat.data_fetcher(trainer.fit_loop)  # Lightning may have replaced it
         if self.steps == 1 or isinstance(fetcher, _BlockFetcher):
             return
         if isinstance(fetcher, compat.IteratorFetcher):
             raise ConfigError(
-                "steps_per_execution needs a training_step that takes a batch, not an iterator."
+                "steps_per_execution requires a training_step that accepts a batch, got one that accepts an "
+                "iterator. Set steps_per_execution=1."
             )
         if (count := len(fetcher.combined_loader.flattened)) != 1:
-            raise ConfigError(f"steps_per_execution needs one train loader, and there are {count}.")
+            raise ConfigError(
+                f"steps_per_execution requires one train loader, got {count}. Set steps_per_execution=1."
+            )
         compat.set_data_fetcher(trainer.fit_loop, _BlockFetcher(fetcher, self.steps, trainer))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,23 +127,25 @@ class StepsPerExecution(Callback):
 
 
 def _check(trainer: Trainer, module: LightningModule) -> None:
-    needed, callbacks = None, trainer.callbacks  # type: ignore[attr-defined]
+    problem, callbacks = None, trainer.callbacks  # type: ignore[attr-defined]
     if not isinstance(module, TaskModule):
-        needed = f"a TaskModule, and {type(module).__name__} is none"
+        problem = f"requires a TaskModule, got {type(module).__name__}"
     elif not module.automatic_optimization:
-        needed = f"Lightning's optimization, and {type(module).__name__} optimizes by itself"
+        problem = f"requires automatic optimization, but {type(module).__name__} optimizes manually"
     elif type(trainer.strategy) not in (DDPStrategy, SingleDeviceStrategy):
-        needed = f"one device or DDP, and the strategy is {type(trainer.strategy).__name__}"
+        problem = f"requires a single device or DDP, got {type(trainer.strategy).__name__}"
     elif sum(isinstance(callback, StepsPerExecution) for callback in callbacks) > 1:
-        needed = "one StepsPerExecution, and there are several"
+        problem = "requires one StepsPerExecution callback, got several"
     elif any(isinstance(callback, WeightAveraging) for callback in callbacks):
-        needed = "callbacks that need not see each step, as WeightAveraging must"
-    if needed:
-        raise ConfigError(f"steps_per_execution needs {needed}. Leave it at 1.")
+        problem = "cannot be combined with WeightAveraging, which has to run after each step"
+    if problem:
+        raise ConfigError(
+            f"steps_per_execution {problem}. Set steps_per_execution=1, or remove the callback."
+        )
 
 
 class _BlockFetcher(compat.DataFetcher):
-    """Takes several batches at a time from Lightning's fetcher, or their rows from our own loaders."""
+    """Fetches several batches at a time, from Lightning's fetcher or directly from a `TensorData` loader."""
 
     def __init__(self, fetcher: Any, steps: int, trainer: Trainer | None = None) -> None:
         super().__init__()
@@ -151,7 +168,7 @@ class _BlockFetcher(compat.DataFetcher):
                 return
 
     def __iter__(self) -> "_BlockFetcher":
-        iter(self.inner)  # which draws its random number, as without blocks
+        iter(self.inner)  # draws the same random number as without blocks
         self._start_epoch()
         return self
 
@@ -159,7 +176,7 @@ class _BlockFetcher(compat.DataFetcher):
         if self.done:
             raise StopIteration
         size = min([self.steps, *self._batches_until_due()])
-        if self.loader and self.length is not None:  # our loaders have one
+        if self.loader and self.length is not None:  # the loaders of TensorData have a length
             block = self.loader.dataset.block([*islice(self._source, min(size, self.length - self.fetched))])
             self.done = self.fetched + len(block) >= self.length
         else:
@@ -194,13 +211,13 @@ class _BlockFetcher(compat.DataFetcher):
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         intervals = map(compat.steps_between_checkpoints, savers)
         steps_left += [steps - trainer.global_step % steps for steps in intervals if steps > 0]
-        # a step may take several batches; a group that has begun takes fewer
+        # an optimizer step may accumulate several batches, of which some may be done already
         group = trainer.accumulate_grad_batches
         yield from (max(1, steps * group - (loop.batch_idx + 1) % group) for steps in steps_left)
 
 
 def _overrides_any(trainer: Trainer, hooks: Sequence[str], ignored: type | tuple[()] = ()) -> bool:
-    """Return whether module, data module or a callback that is not `ignored` overrides one of the hooks."""
+    """Return whether the module, the data module or a callback, except `ignored` ones, overrides a hook."""
     for part in (trainer.lightning_module, trainer.datamodule, *trainer.callbacks):  # type: ignore[attr-defined]
         base = next((base for base in BASES if isinstance(part, base)), None)
         if base is None or isinstance(part, ignored):
@@ -214,7 +231,7 @@ def _overrides_any(trainer: Trainer, hooks: Sequence[str], ignored: type | tuple
 
 
 def _takes_rows(loader: Any) -> bool:
-    """Return whether a loader's batches are just the rows that a `RowBatches` yields."""
+    """Return whether the batches of a loader are exactly the rows that its `RowBatches` sampler yields."""
     return (
         type(loader) is DataLoader
         and type(loader.dataset) is TensorBatches
@@ -229,7 +246,7 @@ def _takes_rows(loader: Any) -> bool:
 def _take_steps(
     trainer: Trainer, run: Callable[..., Any], optimizer: Any, batch_idx: int, kwargs: Any
 ) -> Any:
-    """Take the steps of a block, by Lightning's `run` unless they are plain."""
+    """Take the steps of a block, with Lightning's `run` unless `_is_plain`."""
     block: Block = kwargs["batch"]
     progress = trainer.fit_loop.epoch_loop.batch_progress
     is_last, is_plain = progress.is_last_batch, _is_plain(trainer)
@@ -243,7 +260,7 @@ def _take_steps(
             _advance(trainer)
             compat.logger_connector(trainer).on_batch_start(batch)
         else:
-            compat.logged_results(trainer).batch = batch  # not the block
+            compat.logged_results(trainer).batch = batch  # Lightning has set the block
         progress.is_last_batch = is_last and i == len(batches) - 1
         if is_plain:
             outputs = _take_plain_step(trainer, batch, batch_idx + i)
@@ -255,9 +272,9 @@ def _take_steps(
 
 
 def _advance(trainer: Trainer) -> None:
-    """Do what the loop does between two batches."""
+    """Update progress, schedulers and logs as Lightning's loop does between two batches."""
     loop = trainer.fit_loop.epoch_loop
-    has_schedulers = bool(trainer.lr_scheduler_configs)  # without, some calls are saved
+    has_schedulers = bool(trainer.lr_scheduler_configs)
     logs = compat.logger_connector(trainer) if compat.logged_results(trainer) else None
     loop.batch_progress.increment_processed()
     if has_schedulers:
@@ -275,7 +292,7 @@ def _advance(trainer: Trainer) -> None:
 
 
 def _is_plain(trainer: Trainer) -> bool:
-    """Return whether a step is only forward, backward and optimizer, without hooks of anybody else."""
+    """Return whether a step consists only of forward, backward and the optimizer, without other hooks."""
     precision = trainer.precision_plugin
     return (
         type(trainer.strategy) is SingleDeviceStrategy

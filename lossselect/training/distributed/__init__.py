@@ -1,1 +1,1 @@
-"""Several processes, with the numbers of one."""
+"""Training and evaluation over several processes, with the same results as one process."""

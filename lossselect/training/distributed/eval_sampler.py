@@ -1,4 +1,4 @@
-"""Several processes evaluate each row once."""
+"""Evaluation over several processes, with each row evaluated exactly once."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +17,10 @@ from lossselect.exceptions import DataError
 
 
 def take_each_row_once(trainer: Trainer) -> None:
-    """Let a user's loaders deal each row of val and test to one process; Lightning's sampler repeats some."""
+    """Make all evaluation loaders yield each row in exactly one process.
+
+    Lightning's sampler would repeat some rows, so that all processes have equally many.
+    """
     if trainer.world_size > 1:
         wrap(trainer, LOADER_PREPARATION, _prepare)
 
@@ -32,27 +35,27 @@ def _prepare(method: Callable[..., object], *args: Any, mode: RunningStage, **kw
 
 
 def _get_sampler(loader: object) -> Any:
-    """Return what deals the rows; Lightning puts its sampler into a batch sampler of the user's."""
+    """Return the sampler of a loader; Lightning wraps its own in a batch sampler if the user has one."""
     inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     return inner if isinstance(inner, DistributedSampler) else getattr(loader, "sampler", None)
 
 
 def _repeat_no_row(sampler: Any) -> None:
-    """Let a distributed sampler of torch's deal each row once."""
+    """Make a distributed sampler of torch yield each row once, instead of repeating some."""
     if type(sampler) not in (DistributedSampler, DistributedSamplerWrapper) or sampler.drop_last:
         return
     rows, ranks = len(sampler.dataset), sampler.num_replicas
     if rows < ranks:
         raise DataError(
-            f"A loader has {rows} rows for {ranks} processes, and each needs one at least: fewer "
-            "processes (devices), or more rows."
+            f"A loader has {rows} rows for {ranks} processes, but each process needs at least one. Use fewer "
+            "processes (trainer.devices), or more rows."
         )
     sampler.total_size, sampler.num_samples = rows, len(range(sampler.rank, rows, ranks))
 
 
 @contextmanager
 def each_row_once(loader: Any) -> Iterator[None]:
-    """Let the loader's sampler deal each row once within this context."""
+    """Make the loader's sampler yield each row once within this context."""
     sampler = _get_sampler(loader)
     sizes = {name: getattr(sampler, name, None) for name in ("total_size", "num_samples")}
     _repeat_no_row(sampler)
@@ -64,11 +67,15 @@ def each_row_once(loader: Any) -> Iterator[None]:
 
 
 def evaluate_apart(trainer: Trainer, apart: bool) -> None:
-    """Let DDP not communicate in evaluation, where one process may have a batch more than another."""
+    """Switch DDP's communication off (`apart`) for evaluation, or on again.
+
+    In evaluation, processes may have different numbers of batches.
+    """
     model = trainer.strategy.model
     if not isinstance(model, DistributedDataParallel):
         return
     model.require_forward_param_sync = not apart
-    if apart and model.broadcast_buffers:  # DDP would have made the running means of normalisation equal
+    # DDP would have synchronised the buffers, such as running means, in the forward pass
+    if apart and model.broadcast_buffers:
         for buffer in model.module.buffers():
             dist.broadcast(buffer, 0)

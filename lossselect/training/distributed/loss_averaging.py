@@ -15,26 +15,25 @@ Count = Tensor | float
 
 
 class StepMean:
-    """Give the criterion of a step the denominator of all processes and micro-batches.
+    """Scales the gradients of a step so that its loss is one mean over all processes and micro-batches.
 
-    With S_rk and D_rk the numerator and the denominator of process r's micro-batch k, the criterion's part of
-    a gradient is that of sum_rk S_rk / sum_rk D_rk. A mean of means would weight all micro-batches equally,
-    whatever counts in them: labels are missing, classes have weights, the last batch and the last group are
-    short. Terms that a subclass adds to the loss are plain means: over W processes by DDP, and over K
-    micro-batches by Lightning, which divides each loss by K.
+    Let S_rk and D_rk be the numerator and the denominator of micro-batch k in process r. The criterion
+    contributes the gradient of sum_rk S_rk / sum_rk D_rk. A mean of means would weight all micro-batches
+    equally, although their denominators differ: labels are missing, classes have weights, the last batch and
+    the last group are short. Terms that a subclass adds to the loss are plain means, because DDP averages
+    over the W processes and Lightning divides each loss by K, the number of micro-batches in a group.
 
-    The loss of a micro-batch has the value S_rk / D_rk, and the gradient of W S_rk / D with D the denominator
-    of the group's first micro-batch in which anything counts. Before the backward pass of the group's last
-    micro-batch, when sum D is known, the criterion's part of the gradients is multiplied by K D / sum D, and
-    that micro-batch's own gradient is that of K W S_rk / sum D. Each process does so by itself, before DDP
-    averages.
+    The loss of a micro-batch has the value S_rk / D_rk and the gradient of W S_rk / D, with D the first
+    non-zero denominator in the group. The sum of the denominators is known before the backward pass of the
+    last micro-batch. Then the criterion's part of the gradients is multiplied by K D / sum D, and the last
+    micro-batch gets the gradient of K W S_rk / sum D. Each process computes this before DDP averages.
 
-    If a subclass has added a term, the criterion's part is computed by a separate backward pass and summed
-    separately; that pass is needed with K > 1 only.
+    If a subclass has added a term and K > 1, the criterion's part of the gradients is computed by a second
+    backward pass and summed separately.
     """
 
     def __init__(self) -> None:
-        # whether all processes are known to have the same denominator, except in an epoch's last batch
+        # whether all processes have the same denominator, except in the last batch of an epoch
         self.equal_counts = False
         self._pending: _Pending | None = None
         self._reset()
@@ -42,19 +41,20 @@ class StepMean:
     def _reset(self) -> None:
         self._sum: Count = 0
         self._first: Count = 0
-        self._parts: dict[str, Tensor] | None = None  # the criterion's gradients; None: all of them
-        self._micro_batches = 0  # of the group, after their backward pass
+        # the criterion's part of the gradients; None while no other term contributes to them
+        self._parts: dict[str, Tensor] | None = None
+        self._micro_batches = 0  # the number in this group whose backward pass has started
 
     def __call__(self, trainer: Any, batch_idx: int, loss: Tensor, total: Tensor, count: Count) -> Tensor:
-        """Return the mean `loss` = `total` / `count` of a micro-batch, its gradient scaled as its share.
+        """Return the mean `loss` = `total` / `count` of a micro-batch, with a scaled gradient.
 
-        A chunked head's `total` has no gradient, which then comes from `loss`.
+        With a chunked head, `total` has no gradient, and the gradient of `loss` is used.
         """
         ranks, group = trainer.world_size, trainer.accumulate_grad_batches
         if ranks == group == 1:
             return loss
         if self._pending is not None and self._pending.batch_idx == batch_idx:
-            return loss  # a second call within one step is a term that the subclass adds
+            return loss  # a second call in the same step is a term that a subclass adds
         if batch_idx % group == 0:
             self._reset()
         overall = self._sum_over_ranks(trainer, count, loss.device)
@@ -72,13 +72,13 @@ class StepMean:
             return count.double() if isinstance(count, Tensor) and device.type != "mps" else count
         if self.equal_counts and not trainer.is_last_batch:
             return trainer.world_size * count
-        # filled on the device: a copy from the host would make it wait
+        # created on the device, because a copy from the host would cause a sync
         count = torch.zeros((), dtype=torch.float64, device=device) + count
         summed: Tensor = trainer.strategy.reduce(count, reduce_op="sum")
         return summed
 
     def before_backward(self, trainer: Any, module: nn.Module, loss: Tensor) -> None:
-        """Add a micro-batch, whose backward pass starts from `loss`, to its group; at its end rescale."""
+        """Add a micro-batch to its group before `loss.backward()`; rescale at the end of the group."""
         pending, self._pending = self._pending, None
         if pending is None or not pending.loss.requires_grad:
             return
@@ -94,7 +94,7 @@ class StepMean:
     def _separate(
         self, module: nn.Module, loss: Tensor, pending: "_Pending", last: bool, sharded: bool
     ) -> None:
-        """Add a micro-batch's denominator, and if needed its criterion's part of the gradients."""
+        """Add the denominator of a micro-batch, and if needed the criterion's part of the gradients."""
         parameters = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         criterion = pending.loss
         is_alone = _is_multiple(loss, criterion)
@@ -102,11 +102,11 @@ class StepMean:
             if sharded or getattr(module, "_chunked", False):
                 what = "a strategy that shards the gradients" if sharded else "head=chunked"
                 raise ConfigError(
-                    "training_step adds a term to the loss, which is averaged separately from the criterion "
-                    f"by a second backward pass, and {what} does not allow one. Set "
-                    f"accumulate_grad_batches=1, or {'strategy=ddp' if sharded else 'head=dense'}."
+                    "training_step adds a term to the loss. With accumulate_grad_batches > 1 this requires a "
+                    f"second backward pass, which {what} does not support. Set accumulate_grad_batches=1 or "
+                    f"{'strategy=ddp' if sharded else 'head=dense'}."
                 )
-            # up to now the gradients were the criterion's alone
+            # so far only the criterion has contributed to the gradients
             started = self._micro_batches > 0
             gradients = {name: weight.grad for name, weight in parameters.items() if started}
             self._parts = {name: grad.clone() for name, grad in gradients.items() if grad is not None}
@@ -115,11 +115,11 @@ class StepMean:
         if not is_alone:
             (start,) = torch.autograd.grad(loss, criterion, retain_graph=True, allow_unused=True)
             if start is None:
-                return  # the step does not use the criterion: it does not count
+                return  # the loss of this step does not depend on the criterion
             source = criterion
         self._sum = self._sum + pending.count
         self._first = pending.first
-        if self._parts is None or last:  # the last one's gradient is scaled exactly from the start
+        if self._parts is None or last:  # the gradient of the last micro-batch already has the exact scale
             return
         weights = [*parameters.values()]
         added = torch.autograd.grad(source, weights, start, retain_graph=True, allow_unused=True)
@@ -128,7 +128,10 @@ class StepMean:
                 self._parts[name] = self._parts[name] + gradient if name in self._parts else gradient
 
     def finish(self, module: nn.Module, group: int) -> None:
-        """Rescale the gradients before the optimizer step if they are sharded, or the last loss had none."""
+        """Rescale the gradients before the optimizer step, unless `before_backward` has done it.
+
+        It has not if the gradients are sharded, or if the loss of the last micro-batch had no gradient.
+        """
         self._pending = None
         if self._micro_batches:
             self._rescale(module, group)
@@ -150,13 +153,13 @@ class StepMean:
                 parameter.grad.add_(self._parts[name] * (scale - 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of a group that has begun, for a checkpoint."""
+        """Return the state of an unfinished group, for a checkpoint."""
         parts = None if self._parts is None else {name: part.cpu() for name, part in self._parts.items()}
         counts = {"sum": self._sum, "first": self._first, "micro_batches": self._micro_batches}
         return {**counts, "parts": parts}
 
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module) -> None:
-        """Continue the group of `state`."""
+        """Restore an unfinished group."""
         named = dict(module.named_parameters())
         device = next((parameter.device for parameter in named.values()), None)
         counts = (state["sum"], state["first"])
@@ -168,7 +171,7 @@ class StepMean:
 
 @dataclass
 class _Scale:
-    """The factor of a gradient, which may be changed until the backward pass."""
+    """The factor of a gradient; may be changed until the backward pass."""
 
     factor: Count
 
@@ -178,15 +181,15 @@ class _Pending:
     """A micro-batch between its training_step and its backward pass."""
 
     batch_idx: int
-    loss: Tensor  # the batch's mean, with the scaled gradient
+    loss: Tensor  # the mean of the micro-batch, with the scaled gradient
     scale: _Scale
-    share: Count  # the gradient's source times this is the numerator
+    share: Count  # numerator / the tensor from which the gradient comes: 1, or the denominator
     count: Count  # the denominator over all processes
-    first: Count  # the denominator of the group's first micro-batch in which anything counts
+    first: Count  # the first non-zero denominator in the group
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Return a value, and pass its gradient to another tensor, times a factor."""
+    """Identity of `value` whose gradient goes to `source` instead, multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor, scale: _Scale) -> Tensor:
@@ -200,7 +203,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _is_multiple(loss: Tensor, criterion: Tensor) -> bool:
-    """Return whether a loss is the criterion times a constant, as Lightning makes it, with no other term."""
+    """Return whether a loss is the criterion times a constant, such as Lightning's 1 / K."""
     node, end = loss.grad_fn, criterion.grad_fn
     while node is not None and node is not end:
         inputs = [previous for previous, _ in node.next_functions if previous is not None]

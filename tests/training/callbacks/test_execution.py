@@ -1,4 +1,4 @@
-"""K steps in a turn of the loop: to the bit what K turns do."""
+"""StepsPerExecution: training is bit-identical to one step in each iteration of Lightning's loop."""
 
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lossselect as ls
 from lossselect.data.batches import TensorBatches
+from lossselect.exceptions import ConfigError
 
 TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls.Multilabel(4)}
 ROWS, BATCH = 13 * 19 + 5, 13  # 20 batches, the last one shorter
@@ -32,16 +33,16 @@ def arrays(task):
     return inputs, task.encode(task.predict(inputs[:, : task.num_outputs]))
 
 
-def ours(task, **options):
+def tensor_loader(task, **options):
     return TensorBatches(*arrays(task)).loader(BATCH, **options)
 
 
-def users(task, shuffle=False, **options):
+def user_loader(task, shuffle=False, **options):
     return DataLoader(TensorDataset(*arrays(task)), BATCH, shuffle=shuffle, **options)
 
 
 class Steps(Callback):
-    """What others see of a run."""
+    """Records the steps of a run at which it validates and saves."""
 
     def __init__(self):
         self.validated_at, self.saved_at = [], []
@@ -58,14 +59,14 @@ def fit(
     tmp_path,
     steps,
     task=TASKS["multiclass"],
-    make=ours,
+    make=tensor_loader,
     module=ls.TaskModule,
     callbacks=(),
-    of=None,
+    module_options=None,
     **options,
 ):
     torch.manual_seed(0)
-    built = module(task, net(task), **(of or {"optimizer": {"name": "Adam", "lr": 0.01}}))
+    built = module(task, net(task), **(module_options or {"optimizer": {"name": "Adam", "lr": 0.01}}))
     seen = Steps()
     trainer = L.Trainer(
         **{"max_epochs": 2, "accelerator": "cpu", "logger": CSVLogger(tmp_path / str(steps)), **options},
@@ -112,23 +113,23 @@ CASES = {
     "max_steps within a block": {"max_steps": 27},
     "max_steps of accumulated groups": {"max_steps": 9, "accumulate_grad_batches": 3},
     "a few batches": {"limit_train_batches": 7, "limit_val_batches": 3},
-    "a share of the batches": {"limit_train_batches": 0.5},
+    "a fraction of the batches": {"limit_train_batches": 0.5},
     "validated within an epoch": {"val_check_interval": 6},
     "validated across epochs": {"val_check_interval": 7, "check_val_every_n_epoch": None},
-    "validated by shares": {"val_check_interval": 0.3},
+    "validated after a fraction": {"val_check_interval": 0.3},
     "a smoke test": {"fast_dev_run": 3, "logger": False},
-    "loaders made anew": {"reload_dataloaders_every_n_epochs": 1},
+    "loaders reloaded": {"reload_dataloaders_every_n_epochs": 1},
 }
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_a_batch_that_is_overfitted(tmp_path):
-    assert_same(*(fit(tmp_path, steps, make=users, overfit_batches=1) for steps in (1, 8)))
+    assert_same(*(fit(tmp_path, steps, make=user_loader, overfit_batches=1) for steps in (1, 8)))
 
 
-@pytest.mark.parametrize("make", [ours, users], ids=["ours", "users"])
+@pytest.mark.parametrize("make", [tensor_loader, user_loader], ids=["TensorBatches", "DataLoader"])
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
-def test_the_same_to_the_bit(options, make, tmp_path):
+def test_is_bit_identical(options, make, tmp_path):
     one, other = (fit(tmp_path, steps, make=make, **options) for steps in (1, 8))
     if options.get("fast_dev_run"):
         for p, q in zip(one[0].parameters(), other[0].parameters(), strict=True):
@@ -140,7 +141,7 @@ def test_the_same_to_the_bit(options, make, tmp_path):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("steps", [2, 20, 64])
-def test_of_each_task_and_size(task, steps, tmp_path):
+def test_is_bit_identical_for_each_task_and_block_size(task, steps, tmp_path):
     assert_same(fit(tmp_path, 1, task), fit(tmp_path, steps, task))
 
 
@@ -155,11 +156,13 @@ SCHEDULES = {
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_schedules(schedule, accumulate, tmp_path):
-    of = {"optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9}, "scheduler": schedule}
-    assert_same(*(fit(tmp_path, k, of=of, accumulate_grad_batches=accumulate) for k in (1, 8)))
+    options = {"optimizer": {"name": "SGD", "lr": 0.1, "momentum": 0.9}, "scheduler": schedule}
+    assert_same(
+        *(fit(tmp_path, k, module_options=options, accumulate_grad_batches=accumulate) for k in (1, 8))
+    )
 
 
-def test_a_schedule_of_a_frequency_of_its_own(tmp_path):
+def test_a_schedule_with_a_frequency(tmp_path):
     class Rare(ls.TaskModule):
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), 0.1)
@@ -167,17 +170,17 @@ def test_a_schedule_of_a_frequency_of_its_own(tmp_path):
             entry = {"scheduler": scheduler, "interval": "step", "frequency": 3}
             return {"optimizer": optimizer, "lr_scheduler": entry}
 
-    assert_same(*(fit(tmp_path, k, module=Rare, of={}) for k in (1, 8)))
+    assert_same(*(fit(tmp_path, k, module=Rare, module_options={}) for k in (1, 8)))
 
 
 @pytest.mark.parametrize("optimizer", ["LBFGS", "Rprop", "AdamW"])
 def test_optimizers(optimizer, tmp_path):
-    of = {"optimizer": {"name": optimizer, "lr": 0.01}}
-    assert_same(*(fit(tmp_path, k, of=of, max_epochs=1) for k in (1, 8)))
+    options = {"optimizer": {"name": optimizer, "lr": 0.01}}
+    assert_same(*(fit(tmp_path, k, module_options=options, max_epochs=1) for k in (1, 8)))
 
 
-def test_what_a_step_does_beside_is_done_for_each(tmp_path):
-    """Overridden hooks of module and callbacks see every batch and every step, and its number."""
+def test_overridden_hooks_run_in_each_step(tmp_path):
+    """Hooks of the module and of callbacks get each batch with its index, and run in each step."""
     calls = []
 
     class Own(ls.TaskModule):
@@ -205,7 +208,7 @@ def test_what_a_step_does_beside_is_done_for_each(tmp_path):
             fit(
                 tmp_path,
                 steps,
-                make=users,
+                make=user_loader,
                 module=Own,
                 callbacks=[Watching()],
                 enable_checkpointing=False,
@@ -224,7 +227,7 @@ def test_what_a_step_does_beside_is_done_for_each(tmp_path):
     assert steps[0] == steps[1] == [19, 39]
 
 
-def test_a_loader_that_makes_its_batches_otherwise(tmp_path):
+def test_a_loader_with_custom_batches(tmp_path):
     def collated(task, shuffle=False):
         def doubled(batch):
             return batch._replace(inputs=batch.inputs * 2)
@@ -243,7 +246,7 @@ def test_a_loader_that_makes_its_batches_otherwise(tmp_path):
         assert_same(*(fit(tmp_path, k, make=make) for k in (1, 8)))
 
 
-def test_what_forward_logs(tmp_path):
+def test_forward_may_log(tmp_path):
     class Logs(ls.TaskModule):
         def forward(self, x):
             if self.training:
@@ -258,12 +261,12 @@ def test_what_forward_logs(tmp_path):
 
 
 def test_an_optimizer_that_needs_its_closure(tmp_path):
-    class Asks(torch.optim.SGD):
+    class RequiresClosure(torch.optim.SGD):
         def step(self, closure):
             return super().step(closure)
 
-    of = {"optimizer": lambda parameters: Asks(parameters, 0.1)}
-    assert_same(*(fit(tmp_path, k, of=of) for k in (1, 8)))
+    options = {"optimizer": lambda parameters: RequiresClosure(parameters, 0.1)}
+    assert_same(*(fit(tmp_path, k, module_options=options) for k in (1, 8)))
 
 
 @pytest.mark.parametrize("on_step", [False, True])
@@ -280,7 +283,7 @@ def test_epoch_means_of_several_hooks_that_log(on_step, tmp_path):
     assert_same(*(fit(tmp_path, k, module=Logs) for k in (1, 8)))
 
 
-def test_the_bar_comes_to_the_end(tmp_path):
+def test_the_bar_reaches_the_end(tmp_path):
     shown = []
 
     class Bar(ProgressBar):
@@ -295,17 +298,17 @@ def test_the_bar_comes_to_the_end(tmp_path):
         default_root_dir=tmp_path,
         callbacks=[ls.StepsPerExecution(8), bar],
     )
-    trainer.fit(ls.TaskModule(task, net(task)), ours(task))
+    trainer.fit(ls.TaskModule(task, net(task)), tensor_loader(task))
     assert shown == [7, 15, 19]
     assert "on_train_batch_end" not in vars(bar)
 
 
-def test_two_of_them(tmp_path):
-    with pytest.raises(ValueError, match="needs one StepsPerExecution, and there are several"):
+def test_two_callbacks_raise(tmp_path):
+    with pytest.raises(ConfigError, match="requires one StepsPerExecution callback, got several"):
         fit(tmp_path, 8, callbacks=[ls.StepsPerExecution(4)])
 
 
-def test_a_stop_within_a_block_is_one(tmp_path):
+def test_a_stop_within_a_block_ends_training(tmp_path):
     class Stops(ls.TaskModule):
         def on_before_optimizer_step(self, optimizer):
             self.trainer.should_stop = self.trainer.global_step == 4
@@ -314,7 +317,7 @@ def test_a_stop_within_a_block_is_one(tmp_path):
     assert steps == [5, 5]
 
 
-def test_what_watches_validation_sees_each_batch(tmp_path):
+def test_validation_hooks_get_each_batch(tmp_path):
     seen = []
 
     class Watching(Callback):
@@ -335,11 +338,11 @@ def test_the_trainer_fits_again_without_it(tmp_path):
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ls.StepsPerExecution)]
     trainer.fit_loop.max_epochs = 3
     task = TASKS["multiclass"]
-    trainer.fit(module, ours(task), ours(task))
+    trainer.fit(module, tensor_loader(task), tensor_loader(task))
     assert trainer.current_epoch == 3
 
 
-def test_checkpoints_are_saved_where_they_are_due(tmp_path):
+def test_checkpoints_are_saved_when_they_are_due(tmp_path):
     runs = []
     for steps in (1, 8):
         saving = ModelCheckpoint(tmp_path / f"saved{steps}", every_n_train_steps=6, save_top_k=-1)
@@ -353,7 +356,7 @@ def test_checkpoints_are_saved_where_they_are_due(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*num_workers.*", "ignore:.*os.fork.*")
 def test_workers(tmp_path):
     def make(task, **options):
-        return users(task, num_workers=1, **options)
+        return user_loader(task, num_workers=1, **options)
 
     assert_same(*(fit(tmp_path, k, make=make) for k in (1, 8)))
 
@@ -368,11 +371,11 @@ def test_a_loader_without_an_end(tmp_path):
     def make(task, shuffle=False):
         return DataLoader(Endless(), batch_size=None)
 
-    given = {"limit_val_batches": 2, "max_steps": 11, "max_epochs": -1, "limit_train_batches": 5}
-    assert_same(*(fit(tmp_path, k, make=make, **given) for k in (1, 8)))
+    limits = {"limit_val_batches": 2, "max_steps": 11, "max_epochs": -1, "limit_train_batches": 5}
+    assert_same(*(fit(tmp_path, k, make=make, **limits) for k in (1, 8)))
 
 
-def test_views_that_begin_elsewhere_are_copied():
+def test_unaligned_views_are_copied():
     inputs = torch.randn(6, 3)
     block = TensorBatches(inputs, torch.zeros(6)).block(
         [torch.tensor(rows) for rows in ([0, 1], [2], [3, 4, 5])]
@@ -383,11 +386,9 @@ def test_views_that_begin_elsewhere_are_copied():
         assert batch.inputs.data_ptr() % 64 == 0
 
 
-class TestRefused:
-    def test_what_is_no_number(self):
-        with pytest.raises(
-            ValueError, match="steps_per_execution must be a whole number of at least 1, got 0"
-        ):
+class TestErrors:
+    def test_an_invalid_number(self):
+        with pytest.raises(ConfigError, match=r"steps_per_execution must be a.*, got 0"):
             ls.StepsPerExecution(0)
 
     def test_another_module(self, tmp_path):
@@ -400,28 +401,26 @@ class TestRefused:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        with pytest.raises(
-            ValueError, match="steps_per_execution needs a TaskModule, and BoringModel is none"
-        ):
+        with pytest.raises(ConfigError, match="steps_per_execution requires a TaskModule, got BoringModel"):
             trainer.fit(BoringModel())
 
-    def test_optimization_by_hand(self, tmp_path):
+    def test_manual_optimization(self, tmp_path):
         class Own(ls.TaskModule):
             automatic_optimization = False
 
-        with pytest.raises(ValueError, match="needs Lightning's optimization, and Own optimizes by itself"):
+        with pytest.raises(ConfigError, match="but Own optimizes manually"):
             fit(tmp_path, 4, module=Own)
 
     def test_several_loaders(self, tmp_path):
         def make(task, shuffle=False):
-            return {"a": ours(task), "b": ours(task)} if shuffle else ours(task)
+            return {"a": tensor_loader(task), "b": tensor_loader(task)} if shuffle else tensor_loader(task)
 
-        with pytest.raises(ValueError, match="needs one train loader, and there are 2"):
+        with pytest.raises(ConfigError, match="requires one train loader, got 2"):
             fit(tmp_path, 4, make=make)
 
     def test_weight_averaging(self, tmp_path):
         averaging = L.callbacks.WeightAveraging()
-        with pytest.raises(ValueError, match=r"as WeightAveraging must\. Leave it at 1"):
+        with pytest.raises(ConfigError, match="cannot be combined with WeightAveraging"):
             fit(tmp_path, 4, callbacks=[averaging])
 
 
@@ -429,20 +428,20 @@ def test_at_the_command_line(command):
     same = ["task=multiclass", "trainer.max_epochs=2"]
     code, _, _ = command(*same, "trainer.steps_per_execution=16", "hydra.run.dir=blocks")
     assert code == 0
-    command(*same, "hydra.run.dir=turns")
-    blocks, turns = (
-        torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("blocks", "turns")
+    command(*same, "hydra.run.dir=steps")
+    blocks, steps = (
+        torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True) for name in ("blocks", "steps")
     )
-    assert blocks["global_step"] == turns["global_step"]
+    assert blocks["global_step"] == steps["global_step"]
     for key, value in blocks["state_dict"].items():
-        assert torch.equal(value, turns["state_dict"][key])
+        assert torch.equal(value, steps["state_dict"][key])
 
 
-@pytest.mark.parametrize("given", ["0", "two", "1.5", "true"])
-def test_a_mistake_at_the_command_line(given, command, tmp_path):
-    code, _, said = command("task=binary", f"trainer.steps_per_execution={given}")
+@pytest.mark.parametrize("value", ["0", "two", "1.5", "true"])
+def test_invalid_values_at_the_command_line(value, command, tmp_path):
+    code, _, err = command("task=binary", f"trainer.steps_per_execution={value}")
     assert code == 1
-    assert "trainer.steps_per_execution must be a whole number of at least 1, got" in said
+    assert "trainer.steps_per_execution must be a" in err
     assert not [*tmp_path.iterdir()]
 
 
@@ -472,18 +471,18 @@ def weights(steps):
 (one, plain), (other, blocks) = weights(1), weights(5)
 assert one == other == 14, (one, other)
 assert torch.equal(plain, blocks)
-torch.distributed.destroy_process_group()  # else gloo's threads may end the process with an error
-print("the same on this process")
+torch.distributed.destroy_process_group()  # otherwise gloo's threads may end the process with an error
+print("bit-identical in this process")
 """
 
 
 @pytest.mark.xdist_group("processes")
 def test_two_processes(tmp_path):
-    """Gloo on this machine; the script starts its second process itself."""
+    """With gloo on this machine; Lightning starts the second process."""
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("the same on this process") == 2
+    assert done.stdout.count("bit-identical in this process") == 2

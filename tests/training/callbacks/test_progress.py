@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
+def test_only_the_thread_draws_and_the_last_state_is_complete(monkeypatch, tmp_path):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -37,7 +37,7 @@ def test_draws_by_its_thread_alone_and_ends_complete(monkeypatch, tmp_path):
     trainer = L.Trainer(
         max_epochs=2,
         accelerator="cpu",
-        logger=CSVLogger(tmp_path, version="a1b2c3"),  # which Lightning would show
+        logger=CSVLogger(tmp_path, version="a1b2c3"),  # Lightning's bar would show the version
         enable_checkpointing=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
@@ -77,14 +77,14 @@ def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, which pass when a test says so."""
+    """A clock that a test advances."""
     now = [100.0]
     monkeypatch.setattr("lossselect.training.callbacks.progress.time.monotonic", lambda: now[0])
     return now
 
 
-def said_in_fit(capsys, clock, seconds, lines, callbacks=(), start=None, **options):
-    """The lines of a fit of 4 batches an epoch that take so many seconds each."""
+def lines_of_fit(capsys, clock, seconds, lines, callbacks=(), start=None, **options):
+    """Return the lines that are printed in a fit with 4 batches per epoch, of `seconds` each."""
 
     class Slow(L.Callback):
         def on_train_batch_start(self, *_):
@@ -99,19 +99,19 @@ def said_in_fit(capsys, clock, seconds, lines, callbacks=(), start=None, **optio
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_line_at_most_each_ten_seconds(capsys, clock):
-    said = said_in_fit(capsys, clock, 1, ProgressLines(), max_epochs=20)
-    assert [line.split("  ")[0] for line in said] == [f"epoch {n}/20" for n in (1, 4, 7, 10, 13, 16, 19, 20)]
-    assert [line.split("  ")[-1] for line in said[:2]] == ["0:01:16 left", "0:01:04 left"]
-    assert said[-1].endswith("  0:01:20 in all")
-    first = [part.split(" ")[0] for part in said[0].split("  ")[1:-1]]
+def test_at_most_one_line_in_ten_seconds(capsys, clock):
+    lines = lines_of_fit(capsys, clock, 1, ProgressLines(), max_epochs=20)
+    assert [line.split("  ")[0] for line in lines] == [f"epoch {n}/20" for n in (1, 4, 7, 10, 13, 16, 19, 20)]
+    assert [line.split("  ")[-1] for line in lines[:2]] == ["0:01:16 left", "0:01:04 left"]
+    assert lines[-1].endswith("  0:01:20 in total")
+    first = [part.split(" ")[0] for part in lines[0].split("  ")[1:-1]]
     assert first == ["val/loss", "val/f1_macro", "train/loss"]
-    float(said[0].split("  ")[1].split(" ")[1])
+    float(lines[0].split("  ")[1].split(" ")[1])
 
 
-def test_a_long_epoch_has_a_line_each_minute(capsys, clock):
-    said = said_in_fit(capsys, clock, 30, ProgressLines(), max_epochs=2)
-    assert [line.split("  ")[0] for line in said] == [
+def test_a_long_epoch_has_a_line_every_minute(capsys, clock):
+    lines = lines_of_fit(capsys, clock, 30, ProgressLines(), max_epochs=2)
+    assert [line.split("  ")[0] for line in lines] == [
         "epoch 1/2, batch 2/4",
         "epoch 1/2, batch 4/4",
         "epoch 1/2",
@@ -119,7 +119,7 @@ def test_a_long_epoch_has_a_line_each_minute(capsys, clock):
         "epoch 2/2, batch 4/4",
         "epoch 2/2",
     ]
-    assert [line.split("  ")[-1] for line in said[:3]] == ["0:03:00 left", "0:02:00 left", "0:02:00 left"]
+    assert [line.split("  ")[-1] for line in lines[:3]] == ["0:03:00 left", "0:02:00 left", "0:02:00 left"]
 
 
 @pytest.mark.parametrize(
@@ -131,28 +131,28 @@ def test_a_long_epoch_has_a_line_each_minute(capsys, clock):
     ],
     ids=str,
 )
-def test_the_limit_that_comes_first_ends_the_run(limits, end, left, capsys, clock):
-    said = said_in_fit(capsys, clock, 10, ProgressLines(), **limits)
+def test_the_time_left_uses_the_limit_that_is_reached_first(limits, end, left, capsys, clock):
+    lines = lines_of_fit(capsys, clock, 10, ProgressLines(), **limits)
     if end is not None:
-        assert said[-1].startswith(f"{end}  ")
-    assert said[0].endswith(left)
+        assert lines[-1].startswith(f"{end}  ")
+    assert lines[0].endswith(left)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_a_run_that_goes_on_counts_from_where_it_begins(capsys, clock, tmp_path):
+def test_a_resumed_run_measures_from_where_it_starts(capsys, clock, tmp_path):
     saves = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
-    said_in_fit(capsys, clock, 1, ProgressLines(), [saves], max_epochs=2)
+    lines_of_fit(capsys, clock, 1, ProgressLines(), [saves], max_epochs=2)
     path = tmp_path / "last.ckpt"
-    said = said_in_fit(capsys, clock, 3, ProgressLines(), [saves], path, max_epochs=6)
-    assert said[0].startswith("epoch 3/6  ")
-    assert said[0].endswith("  0:00:36 left")
-    assert said[-1].endswith("  0:00:48 in all")
+    lines = lines_of_fit(capsys, clock, 3, ProgressLines(), [saves], path, max_epochs=6)
+    assert lines[0].startswith("epoch 3/6  ")
+    assert lines[0].endswith("  0:00:36 left")
+    assert lines[-1].endswith("  0:00:48 in total")
 
 
-def test_the_metric_that_chooses_the_best_epoch_is_shown(capsys, clock, tmp_path):
+def test_the_monitor_is_shown(capsys, clock, tmp_path):
     saves = ModelCheckpoint(tmp_path, "best", monitor="val/average_precision", mode="max")
-    said = said_in_fit(capsys, clock, 1, ProgressLines(), [saves], max_epochs=1)
-    assert [part.split(" ")[0] for part in said[0].split("  ")[1:-1]] == [
+    lines = lines_of_fit(capsys, clock, 1, ProgressLines(), [saves], max_epochs=1)
+    assert [part.split(" ")[0] for part in lines[0].split("  ")[1:-1]] == [
         "val/loss",
         "val/f1_macro",
         "val/average_precision",
@@ -160,7 +160,7 @@ def test_the_metric_that_chooses_the_best_epoch_is_shown(capsys, clock, tmp_path
     ]
 
 
-def test_of_several_processes_the_first_one_speaks(capsys):
+def test_only_rank_0_prints(capsys):
     lines = ProgressLines()
     progress = SimpleNamespace(processed=1, started=1, ready=4)
     loop = SimpleNamespace(batch_progress=SimpleNamespace(current=progress))
@@ -181,12 +181,12 @@ def test_of_several_processes_the_first_one_speaks(capsys):
 def test_a_pipe_gets_lines_and_no_control_characters(command):
     code, out, err = command("task=binary", "trainer.max_epochs=3", "hydra.run.dir=run", "report=false")
     assert code == 0
-    said = [line for line in out.splitlines() if line.startswith("epoch ")]
-    assert [line.split("  ")[0] for line in said] == ["epoch 1/3", "epoch 3/3"]
+    lines = [line for line in out.splitlines() if line.startswith("epoch ")]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 3/3"]
     assert all(character == "\n" or character.isprintable() for character in out + err)
 
 
-def test_a_run_that_shows_nothing_says_no_line(command):
+def test_no_lines_without_a_progress_bar(command):
     code, out, _ = command(
         *("task=binary", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false"),
         *("trainer.enable_progress_bar=false", "logger=none", "decision=none"),

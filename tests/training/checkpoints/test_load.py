@@ -199,7 +199,7 @@ class TestCheckpoints:
     def test_weights_only_cannot_be_switched_off(self, tmp_path):
         path = self.saved(tmp_path, MyModel(ls.Binary()))
         assert MyModel.load_from_checkpoint(path, weights_only=True)
-        with pytest.raises(ValueError, match="weights_only=False is not needed"):
+        with pytest.raises(ValueError, match="weights_only=False is not supported"):
             MyModel.load_from_checkpoint(path, weights_only=False)
 
     def test_a_module_within_a_module_keeps_its_own_arguments(self):

@@ -1,4 +1,4 @@
-"""Several processes, and several micro-batches, give the numbers of one; gloo on this machine."""
+"""Several processes and several micro-batches give the same results as one; with gloo on this machine."""
 
 import json
 import os
@@ -15,13 +15,13 @@ import torch
 from paths import ROOT, SCRIPTS
 from train_cases import train_in
 
-# at the same time they might take each other's ports
+# in one worker, because tests that run at the same time might take each other's ports
 pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What distributed.py writes with one, two and three processes; it starts the others itself."""
+    """The folder with the results of distributed.py in one, two and three processes."""
     folder = tmp_path_factory.mktemp("distributed")
     for ranks in (1, 2, 3):
         command = [sys.executable, str(SCRIPTS / "distributed.py"), str(ranks), str(folder)]
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
         (2, "float32", 1e-6, 50),
     ],
 )
-def test_gradients_are_those_of_one_process(ranks, dtype, tolerance, min_cases, folder):
+def test_gradients_equal_those_of_all_rows_at_once(ranks, dtype, tolerance, min_cases, folder):
     lines = (folder / f"{ranks}.{dtype}.txt").read_text().splitlines()
     assert len(lines) > min_cases
     assert not [line for line in lines if not float(line.split()[0]) <= tolerance]
@@ -56,19 +56,19 @@ def _flat(found, path=""):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    """By how many processes: metrics and the like, each by a name."""
+    """The results by the number of processes, as dicts of tensors."""
     return {ranks: dict(_flat(torch.load(folder / f"{ranks}.pt"))) for ranks in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_what_is_found_is_what_one_process_finds(found, ranks):
+def test_results_equal_those_of_one_process(found, ranks):
     one, several = found[1], found[ranks]
     assert one.keys() == several.keys()
     for name in ("/multilabel/validated/val/auroc", "/multiclass/confusion", "/binary/temperature"):
         assert name in one
     assert len([name for name in one if "/threshold" in name]) >= 6
     assert one["/multiclass/confusion"].sum() == (one["/multiclass/per_class/positives"]).sum()
-    assert one["/ours/steps"] == several["/ours/steps"] == 20
+    assert one["/built-in/steps"] == several["/built-in/steps"] == 20
     for name, value in one.items():
         counted = "positives" in name or "confusion" in name or "counts" in name
         torch.testing.assert_close(
@@ -77,22 +77,20 @@ def test_what_is_found_is_what_one_process_finds(found, ranks):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_whatever_the_loader(found, ranks):
-    """A batch sampler of the user's own, and rows whose number nobody knows."""
-    whole = found[ranks]
-    losses = [
-        value for name, value in whole.items() if name.startswith("/others/") and name.endswith("/loss")
-    ]
+def test_results_do_not_depend_on_the_loader(found, ranks):
+    """With a custom batch sampler, and with an unknown number of rows."""
+    results = found[ranks].items()
+    losses = [value for name, value in results if name.startswith("/others/") and name.endswith("/loss")]
     assert len(losses) == 6
     for loss in losses:
         assert abs(loss - found[1]["/others/plain/val/loss"]) <= 1e-6
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_validation_while_fitting_is_what_the_checkpoint_gives(found, ranks):
-    """With running means, which differ between processes until they are made equal."""
+def test_validation_in_fit_equals_validation_of_the_checkpoint(found, ranks):
+    """With running means, which differ between processes until DDP makes them equal."""
     for task in ("binary", "multiclass", "multilabel"):
-        assert found[ranks][f"/{task}/same again"] <= 1e-6
+        assert found[ranks][f"/{task}/difference after fit"] <= 1e-6
 
 
 TRAIN = ROOT / "train.py"
@@ -122,7 +120,7 @@ def finish(process, timeout=200):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The folder of a run of one process."""
+    """The run folder of a run in one process."""
     folder = tmp_path_factory.mktemp("one")
     train_in(folder, *SAME, "hydra.run.dir=run")
     return folder / "run"
@@ -150,7 +148,7 @@ class TestAtTheCommandLine:
         self.check_same(tmp_path / "run", one)
 
     def test_two_hosts_of_torchrun(self, one, two_hosts, tmp_path):
-        """Two agents; only the first one's process has the run's folder."""
+        """With one agent per host; only the process of the first one has a run folder."""
         settings = [*SAME, "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2", "data.batch_size=32"]
         port, hosts = free_port(), []
         for within, variables, address in two_hosts:
@@ -165,13 +163,13 @@ class TestAtTheCommandLine:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
         self.check_same(run, one)
 
-    def test_a_mistake_is_said_once(self, tmp_path):
+    def test_an_error_is_printed_once(self, tmp_path):
         code, _, err = finish(start([*SAME, *TWO, "optimizer.lr=1e30", "hydra.run.dir=run"], tmp_path))
         assert code == 1
         assert err.count("The loss or its gradient is not finite") == 1
         assert "Traceback" not in err
 
-    def test_a_sweep_of_several_processes_each(self, command, tmp_path):
+    def test_a_sweep_of_jobs_with_several_processes_raises(self, command, tmp_path):
         code, _, err = command("-m", *SAME, *TWO, "seed=0,1")
         assert code == 1
         assert "Each job of this sweep (-m) would be 2 processes, which it cannot start" in err
@@ -190,7 +188,7 @@ def wait_for(path, process):
     [(signal.SIGTERM, 143, TWO), (signal.SIGINT, 130, TWO), (signal.SIGTERM, 143, [])],
 )
 def test_a_signal(which, code, settings, tmp_path):
-    """The first process alone gets it; how soon it ends is for benchmarks/stops.py to say."""
+    """Only the first process gets the signal; benchmarks/stops.py measures the time until the run ends."""
     run = [*SAME, *settings, "trainer.max_epochs=6", "hydra.run.dir=run", "resume=auto"]
     process = start([*run, "trainer.max_epochs=2000"], tmp_path)
     wait_for(tmp_path / "run" / "logs" / "metrics.csv", process)
@@ -203,9 +201,9 @@ def test_a_signal(which, code, settings, tmp_path):
 
 @pytest.fixture
 def two_hosts():
-    """The prefix of a command, variables and address of each of two hosts.
+    """The command prefix, environment variables and address of each of two hosts.
 
-    They are network namespaces with a wire between them; where a machine has none of these, itself twice.
+    The hosts are network namespaces connected by a virtual wire, or this machine twice if it has no namespaces.
     """
     local = [([], {}, "127.0.0.1")] * 2
     if shutil.which("ip") is None:

@@ -1,4 +1,4 @@
-"""The gradient of an accumulated step, against plain torch; tests/processes/gradients.py has all losses."""
+"""The gradient of an accumulated step, against plain torch. tests/processes/gradients.py tests all losses."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from trainers import quiet_trainer
 
 import lossselect as ls
+from lossselect.exceptions import ConfigError
 
 BATCHES = [(torch.randn(4, 5), target) for target in (
     torch.tensor([0, 1, 2, 1]),
@@ -17,7 +18,7 @@ BATCHES = [(torch.randn(4, 5), target) for target in (
 
 
 class Recorded(ls.TaskModule):
-    """Keeps the gradient that the optimizer gets."""
+    """A module that records the gradients that the optimizer gets."""
 
     def __init__(self, **options):
         torch.manual_seed(0)
@@ -62,10 +63,10 @@ def test_a_term_is_a_plain_mean_and_the_criterion_one_mean_of_all_rows():
     torch.testing.assert_close(fit(WithTerm()), [wanted])
 
 
-def test_a_step_that_leaves_out_the_criterion_does_not_count():
+def test_a_step_without_the_criterion_does_not_count():
     class WithoutCriterion(Recorded):
         def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)  # to have it logged
+            loss = super().training_step(batch, batch_idx)  # only for the log
             self.log("criterion", loss)
             return self.net(batch[0]).square().mean()
 
@@ -100,7 +101,7 @@ def test_a_step_that_returns_none_does_not_count(skipped):
     torch.testing.assert_close(fit(Skipping()), [wanted])
 
 
-def test_a_term_without_a_criterion_that_has_a_gradient():
+def test_a_term_with_a_criterion_without_gradient():
     class Constant(Recorded):
         def training_step(self, batch, batch_idx):
             with torch.no_grad():
@@ -128,5 +129,5 @@ def test_a_term_with_a_chunked_head_is_rejected():
     options = {"max_epochs": 1, "enable_checkpointing": False}
     module = WithTerm(task, nn.Linear(5, 6), head={"name": "chunked", "chunk": 4})
     quiet_trainer(**options).fit(module, loader)
-    with pytest.raises(ValueError, match="accumulate_grad_batches=1, or head=dense"):
+    with pytest.raises(ConfigError, match="accumulate_grad_batches=1 or head=dense"):
         quiet_trainer(**options, accumulate_grad_batches=3).fit(module, loader)
