@@ -20,7 +20,7 @@ from lossselect.exceptions import DataError
 
 
 class ArrayRows:
-    """Rows of an array (N, F), standardised when indexed; of a mapped array only the indexed rows are read."""
+    """Rows of an array (N, F), standardised when indexed; a mapped array is read only for these rows."""
 
     def __init__(self, array: np.ndarray, features: Features) -> None:
         self.array, self.shape = array, (len(array), len(features.names))

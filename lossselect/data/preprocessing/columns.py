@@ -14,7 +14,7 @@ from lossselect.utils.checks import format_setting, lookup, shorten
 from lossselect.utils.warnings import warn
 
 MAX_CATEGORIES = 1000
-"""Maximum number of distinct values of categories; text with more is treated as free text or an identifier."""
+"""Maximum number of distinct categories; text with more is treated as free text or an identifier."""
 FEW = 20
 """Number of distinct values up to which text is categories even if most rows have a unique value."""
 DATE = (
@@ -35,7 +35,7 @@ def column_error(column: str, problem: str, **fields: Any) -> DataError:
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: (x - mean) / std, 0 where missing; if `missing`, a second feature indicates that."""
+    """A column of numbers: (x - mean) / std, 0 where missing; `missing` adds a feature that is 1 there."""
 
     name: str
     mean: float
@@ -120,7 +120,7 @@ def set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:
 
 
 def restore_integers(column: pl.Series) -> pl.Series:
-    """Return floats as integers with null for NaN if all are integers, which missing cells turn into floats."""
+    """Return floats as integers, null for NaN, if all are whole; missing cells turn integers into floats."""
     if not column.dtype.is_float():
         return column
     column = column.fill_nan(None)

@@ -31,7 +31,7 @@ STRUCTURE = {
 
 @dataclass(frozen=True)
 class Preparation:
-    """Conversion of a file to features; `source` is "table" or "arrays", `reading` has its keys in READING."""
+    """Conversion of a file to features; `source` is a key of READING, `reading` has the settings there."""
 
     source: str
     features: Features
