@@ -38,7 +38,7 @@ def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
         _check_classes(task, split, count)
     if task.several_labels and task.num_outputs > 1 and all(count.single for count in counts.values()):
         warn_looks_multiclass()
-    _warn_of_duplicates(splits)
+    _warn_duplicates(splits)
     return counts
 
 
@@ -103,7 +103,7 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
         )
 
 
-def _warn_of_duplicates(splits: Splits) -> None:
+def _warn_duplicates(splits: Splits) -> None:
     features = splits.features
     hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
     train = hashes.gather(splits.rows["train"].numpy()).implode()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A data set as published: features (N, F), labels (N,) or (N, L), class names and published test rows."""
+    """A data set as published: features (N, F), labels (N,) or (N, L), class names, published test rows."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
 
 def breast_cancer() -> Rows:
-    """Return a binary set: 569 x 30 measurements of cell nuclei, malignant or benign (Street et al., 1993)."""
+    """Return a binary set: 569 x 30 measurements of malignant or benign cells (Street et al., 1993)."""
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()

@@ -152,7 +152,7 @@ def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[A
     fix = f"Set {' or '.join(settings)}."
     if is_negative(first):
         missing = format_setting("data.missing", first)
-        fix += f" If {first} marks missing labels, set {missing}. If it is the negative class, {settings[0]}."
+        fix += f" If {first} marks missing labels, set {missing}. If it is negative, set {settings[0]}."
     raise column_error(name, f"{problem} {fix}")
 
 

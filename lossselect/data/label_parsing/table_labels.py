@@ -62,8 +62,8 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
         raise DataError.at(
             empty.arg_max() or 0,
             text.name,
-            " is empty, which has no declared meaning. Set data.empty=negative if empty cells have no label, "
-            "or data.empty=missing if they are not labelled.",
+            " is empty. Set data.empty=negative if rows with empty cells have no labels, or "
+            "data.empty=missing if their labels are missing.",
         )
     rows = split_cells(text.name, text.to_list(), str(options.delimiter))
     if not any(len(row) > 1 for row in rows):

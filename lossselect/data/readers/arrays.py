@@ -54,7 +54,8 @@ def read_arrays(
         )
     elif features is not None or sample_weight is not None:
         raise ConfigError(
-            f"data.features and data.sample_weight name arrays in a .npz file, got {path}. Remove them."
+            f"data.features and data.sample_weight name arrays in a .npz file, but {path} is a single array. "
+            "Remove these settings."
         )
     elif _suffix(target) == ".npz":
         inputs = _open(path)
