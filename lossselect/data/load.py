@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def load_own_data(
         task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown
     )
     categories = _names(categorical)
-    if not is_table and (val_path or test_path) and not path.endswith(".npz"):
+    if not is_table and (val_path or test_path) and Path(path).suffix.lower() == ".npy":
         raise ConfigError(
             "data.val_path and data.test_path need data.path to be a .npz file of features and labels, got "
             f"{path}. Save each split as such a file."

@@ -199,5 +199,5 @@ def _split_in_two(
         try:
             others, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=classes)
         except ValueError as error:
-            raise DataError(f"{len(rows)} rows cannot be split by the size {size}: {error}") from None
+            raise DataError(f"{len(rows)} rows cannot be split with a size of {size}: {error}") from None
     return np.sort(others), np.sort(chosen)

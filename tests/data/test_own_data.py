@@ -163,6 +163,7 @@ MISTAKES = [
     (["task=multilabel", *table("tags"), "data.delimiter=;"], "needs quotes within quotes: \"data.delimiter=';'\"."),
     (["task=multiclass", *table("species"), "data.delimiter='|'"], "data.delimiter cannot be combined with task=multiclass"),
     (["task=multiclass", "data=table", "data.path=arrays.npz", "data.target=y"], "got arrays.npz. Set data=arrays"),
+    (["task=multiclass", "data=table", "data.path=arrays.npz"], "got arrays.npz. Set data=arrays"),
     (["task=multiclass", "data=arrays", "data.path=species.csv"], "got species.csv. Set data=table"),
     (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row "),
     (["task=binary", "~data", "+data._target_=x.Y", "check_only=true"], "data._target_=x.Y cannot be made"),

@@ -511,7 +511,7 @@ def test_arguments_that_cannot_be(arguments, kind, message):
         ({}, (X * 1e200, Y), "The numbers of column 0 of X are so large"),
         ({}, (X, Y, -np.ones(150)), "Row 0 has the sample weight -1"),
         ({}, (X, Y, np.zeros(150)), "zero"),
-        ({}, (X, Y, (Y == 1) * 1), "All train rows are of class '1': there is nothing to tell apart."),
+        ({}, (X, Y, (Y == 1) * 1), "All rows of the train split have class '1',"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
 )

@@ -669,7 +669,7 @@ class TestClaims:
         np.savez_compressed(tmp_path / "d.npz", X=np.zeros((1000, 1000), np.float32), y=np.arange(1000) % 2)
         assert (tmp_path / "d.npz").stat().st_size < 20_000
         with pytest.raises(
-            ValueError, match=r"Array 'X' of .*d\.npz takes 0\.0 GB in memory .* half may be used"
+            ValueError, match=r"Array 'X' of .*d\.npz needs 0\.0 GB of memory .* more than half of"
         ):
             read_arrays(str(tmp_path / "d.npz"), None, None)
         monkeypatch.setattr("lossselect.data.readers.arrays.free_memory", lambda: 10**7)
