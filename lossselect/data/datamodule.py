@@ -114,7 +114,7 @@ class TensorData(LightningDataModule):
         return {**self.splits.preparation, "shuffle_seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed of the order; the preparation follows from the training split again."""
+        """Restore the seed of the order; the preparation is fitted again, to the same training split."""
         self.seed = state_dict.get("shuffle_seed", self.seed)
 
 

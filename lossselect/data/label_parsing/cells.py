@@ -83,7 +83,7 @@ def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]
         return split_delimited(cell[1:-1], delimiter)
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
     for label in labels:
-        if not isinstance(label, str | int | float) or label != label:  # NaN is not itself
+        if not isinstance(label, str | int | float) or label != label:  # NaN differs from itself
             problem = f"which contains {label!r}, but labels must be text or numbers."
             fix = "Remove it. If the whole row is not labelled, leave the cell empty and set"
             raise _cell_error(name, row, cell, f"{problem} {fix} data.empty=missing.")

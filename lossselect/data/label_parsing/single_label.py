@@ -64,10 +64,10 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
     vocabulary = fitted.vocabulary if fitted else None
     if vocabulary is None:
         if len(values) == 1:
-            others = "the other class" if is_binary else "other classes"
+            required = "the other class" if is_binary else "other classes"
             raise DataError(
                 f"All labels of column {name!r} are {values[0]!r}, but training needs at least two classes. "
-                f"Add rows of {others}.",
+                f"Add rows of {required}.",
                 column=name,
                 value=values[0],
             )
@@ -152,7 +152,7 @@ def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[A
     fix = f"Set {' or '.join(settings)}."
     if is_negative(first):
         missing = format_setting("data.missing", first)
-        fix += f" If {first} marks missing labels, set {missing}. If it is negative, set {settings[0]}."
+        fix += f" If {first} marks missing labels, set {missing}. If it means negative, set {settings[0]}."
     raise column_error(name, f"{problem} {fix}")
 
 

@@ -179,7 +179,7 @@ def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> La
             "single data.target or, for several labels per row, task=multilabel."
         )
     matrix = np.stack([_to_floats(options.replace_missing(column)) for column in columns], axis=1)
-    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} hold")
+    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} contain")
 
 
 def _to_floats(column: pl.Series) -> np.ndarray:

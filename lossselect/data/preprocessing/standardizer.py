@@ -52,7 +52,7 @@ class Standardizer:
 
     @property
     def constant(self) -> np.ndarray:
-        """Boolean array (F,): true if all known values of the column are the same."""
+        """Boolean mask (F,) of the columns whose known values are all equal."""
         return self.minimum == self.maximum
 
     @property

@@ -129,8 +129,8 @@ class Features:
         constant = [name for name, column in columns.items() if column is None]
         if len(constant) == len(columns):
             raise DataError(
-                f"No feature varies: {shorten(constant)} have a single value in all training rows. Add a "
-                "column that differs between rows."
+                f"All features are constant in the training rows: {shorten(constant)}. Add a column that "
+                "differs between rows."
             )
         if constant:
             warn(

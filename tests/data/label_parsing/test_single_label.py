@@ -79,7 +79,7 @@ class TestSingleLabels:
                 "binary",
                 [-1, 1],
                 {},
-                "If -1 marks missing labels, set data.missing=-1. If it is negative, set data.positive=1.",
+                "If -1 marks missing labels, set data.missing=-1. If it means negative, set data.positive=1.",
             ),
             (
                 "binary",

@@ -248,7 +248,7 @@ def changed(row, column, value, dtype="float64"):
         (changed(199, 0, BAD), "Row 199 of column 'x0' is nan, but features must be finite. If NaN means 'missing'"),
         (changed(0, 3, BAD, ">f4"), "Row 0 of column 'x3' is nan"),
         (changed(slice(None), 1, 1e300) * np.r_[[[1]] * 100, [[-1]] * 100], "The numbers of column 'x1' are so large"),
-        (np.ones((ROWS, 2)), "No feature varies: x0, x1 have a single value in all training rows."),
+        (np.ones((ROWS, 2)), "All features are constant in the training rows: x0, x1."),
         (np.ones(ROWS), "Features must be numbers of shape (N, F), got float64 of shape (200,) in x.npy."),
         (np.ones((ROWS, 2, 2)), "of shape (200, 2, 2) in x.npy. Save X.reshape(len(X), -1)."),
         (np.ones((0, 2)), "got float64 of shape (0, 2)"),

@@ -126,7 +126,7 @@ class TestFeatures:
             ({"l": [[1], [2]]}, "column 'l' is of type List(Int64)"),
             (
                 {"x": [1, 1], "c": ["a", "a"]},
-                "No feature varies: x, c have a single value in all training rows.",
+                "All features are constant in the training rows: x, c.",
             ),
         ],
         ids=lambda value: str(value)[:40],
