@@ -1,1 +1,1 @@
-"""Data for training: from files and from toy sets to splits, features, labels and batches."""
+"""Data for training: splits, features, labels and batches from files and from the built-in data sets."""

@@ -1,4 +1,4 @@
-"""Batches of whole tensors: which rows each has, and one indexing operation that takes them."""
+"""Batches of rows in memory: their order, and the single indexing operation that creates each batch."""
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
@@ -15,11 +15,16 @@ from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.labels.targets import EncodedBatch
 
 ALIGNED = 64
-"""Bytes: where torch's allocator lets a tensor begin. Elsewhere a matrix product may round otherwise."""
+"""Alignment of torch's allocator in bytes. With another alignment, a matrix product may round differently."""
 
 
 class Block:
-    """Several batches as one; if `rows` were taken at once, `batches` are the sizes."""
+    """Several batches as one object.
+
+    Args:
+        batches: The batches or, with `rows`, their sizes.
+        rows: The rows of all batches, indexed in one operation.
+    """
 
     def __init__(self, batches: list[Any], rows: EncodedBatch | None = None) -> None:
         self.batches, self.rows = batches, rows
@@ -34,14 +39,14 @@ class Block:
         return (EncodedBatch(*values) for values in zip(*parts, strict=True))
 
     def moved(self, move: Callable[[Any], Any]) -> "Block":
-        """Apply `move` to the batches, at once if possible."""
+        """Return the block after `move`, applied to all rows at once if possible, else to each batch."""
         if self.rows is None:
             return Block([move(batch) for batch in self.batches])
         return Block(self.batches, move(self.rows))
 
 
 def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
-    """Return views of each batch's rows; copies where a view would not begin where a tensor does."""
+    """Return views of each batch's rows, or copies of those that are not aligned."""
     if values is None:
         return [None] * len(sizes)
     return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
@@ -51,18 +56,26 @@ def check_enough_rows(owner: str, num_rows: int, processes: int) -> None:
     """Raise a DataError for fewer rows than processes."""
     if num_rows < processes:
         raise DataError(
-            f"The {owner} has {num_rows} rows for {processes} processes, and each needs one at least: fewer "
-            "processes (trainer.devices), or more rows."
+            f"The {owner} has {num_rows} rows, but each of the {processes} processes needs at least one. "
+            "Set fewer processes (trainer.devices), or add rows."
         )
 
 
 class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that Lightning does not replace it
-    """Batches of row numbers, in an order given by seed and epoch; for a DataLoader with batch_size=None.
+    """Sampler of batches of row indices for a DataLoader with batch_size=None; seed and epoch set the order.
 
-    Of W processes the r-th takes the rows at r, r + W, r + 2 W, ... of that order: each row once, where
-    torch's own sampler takes some twice. Batch by batch W processes take what one takes with W times the
-    batch size. All take the same number of batches; the last one may have a row more in some processes.
-    `batch_size` is that of one process; the processes are by default those of torch.distributed.
+    With W processes, the process of rank r takes the rows at r, r + W, r + 2 W, ... of that order. Each row
+    is used once, whereas torch's own sampler repeats some. Together, the W processes take the same batches as
+    one process with W times the batch size. All processes have the same number of batches; the last batch may
+    have one more row in some processes.
+
+    Args:
+        data: The rows; only their number is used.
+        batch_size: The number of rows per batch and process.
+        shuffle: Whether the order is random; else the rows keep their order.
+        seed: Seed of the order, by default torch's initial seed.
+        num_replicas: The number of processes, by default that of torch.distributed.
+        rank: The rank of this process, used with `num_replicas`.
     """
 
     def __init__(
@@ -77,7 +90,7 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
         seed = torch.initial_seed() if seed is None else seed
         super().__init__(data, num_replicas or 1, rank or 0, shuffle, seed)  # type: ignore[arg-type]
         self.num_rows, self.batch_size, self.has_fixed_rank = len(data), batch_size, num_replicas is not None
-        self.skip = 0  # batches that the next epoch leaves out, if a run is resumed
+        self.skip = 0  # batches that the next epoch skips after a run is resumed
 
     def _replicas_and_rank(self) -> tuple[int, int]:
         if self.has_fixed_rank or not (dist.is_available() and dist.is_initialized()):
@@ -85,7 +98,7 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
         return dist.get_world_size(), dist.get_rank()
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch, those that are skipped included."""
+        """Return the number of batches of an epoch, including skipped ones."""
         replicas, _ = self._replicas_and_rank()
         check_enough_rows("loader", self.num_rows, replicas)
         return -(-(self.num_rows // replicas) // self.batch_size)
@@ -105,13 +118,13 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
 
 
 class TensorBatches(Dataset[Any]):
-    """Rows in memory, taken a batch at a time.
+    """Data set of rows in memory, indexed one batch at a time.
 
     Args:
-        inputs: A tensor, or anything that is indexed by rows like one.
+        inputs: A tensor, or any object that is indexed by rows like one.
         target: The same, or `SparseLabels`.
-        rows: Which rows these are; all by default.
-        weights: Weights of all rows in the loss, (N,).
+        rows: Indices of the rows of this data set; all rows by default.
+        weights: Sample weights of all rows in the loss, (N,).
     """
 
     def __init__(
@@ -119,7 +132,7 @@ class TensorBatches(Dataset[Any]):
     ) -> None:
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
-        self.device = torch.device("cpu")  # of inputs, target and weights
+        self.device = torch.device("cpu")  # device of inputs, target and weights
         self.dense = True  # whether batches of sparse labels are float32 (n, num_labels), else sparse
         self.pins = False  # whether batches are pinned in memory, so that copying to a GPU is asynchronous
 
@@ -131,18 +144,18 @@ class TensorBatches(Dataset[Any]):
             return self._take(int(self.rows[index]))
         rows = self.rows[index]
         if self.device.type != "cpu":
-            rows = rows.pin_memory().to(self.device, non_blocking=True)  # else the device would be waited for
+            rows = rows.pin_memory().to(self.device, non_blocking=True)  # does not wait for the device
         batch = self._take(rows)
         if not self.pins:
             return batch
         return EncodedBatch(*(part if part is None else part.pin_memory() for part in batch))
 
     def __getitems__(self, indices: Sequence[int]) -> EncodedBatch:
-        """Return the whole batch at once: a DataLoader calls this method if a data set has it."""
+        """Return the whole batch at once; a DataLoader calls this method if a data set has it."""
         return self[torch.as_tensor(indices)]
 
     def block(self, batches: list[Tensor]) -> Block:
-        """Return the batches of these indices; all of their rows are taken at once."""
+        """Return the batches of these indices; all of their rows are indexed at once if possible."""
         if isinstance(self.target, SparseLabels) and not self.dense:
             return Block([self[indices] for indices in batches])
         rows = self[torch.cat(batches) if batches else torch.empty(0, dtype=torch.long)]
@@ -159,11 +172,11 @@ class TensorBatches(Dataset[Any]):
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int | None = None, **ranks: int
     ) -> DataLoader[Any]:
-        """Return a DataLoader whose batches are each taken at once; see `RowBatches`."""
+        """Return a DataLoader that indexes each batch at once; see `RowBatches` for the arguments."""
         batches = RowBatches(self, batch_size, shuffle, seed, **ranks)
         return DataLoader(self, batch_size=None, sampler=batches, collate_fn=identity)  # type: ignore[arg-type]
 
 
 def identity(batch: EncodedBatch) -> EncodedBatch:
-    """Collate what is a batch already."""
+    """Return the batch, which needs no collation."""
     return batch

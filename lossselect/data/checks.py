@@ -1,4 +1,4 @@
-"""Checks of a data set as a whole, before the first step."""
+"""Checks of a whole data set before the first step."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,11 @@ from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_
 
 
 def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
-    """Check the splits, warn of what looks wrong, and return the counts of their labels."""
+    """Check the splits, warn about suspicious ones, and return the label counts of each split.
+
+    Raises:
+        DataError: a split has no rows or no known labels, or the training rows have a single class.
+    """
     labels = splits.labels
     if isinstance(labels, SparseLabels):
         counts = {split: count_sparse(labels.select(rows)) for split, rows in splits.rows.items()}
@@ -28,18 +32,18 @@ def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
         counts = {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
     for split, count in counts.items():
         if not count.rows:
-            raise DataError(f"The {split} split has no rows.")
+            raise DataError(f"The {split} split has no rows. Add at least one.")
         if not count.known.any():
-            raise DataError(f"All labels of the {split} split are missing: nothing can be computed of it.")
+            raise DataError(f"All labels of the {split} split are missing. Add rows with labels to it.")
         _check_classes(task, split, count)
     if task.several_labels and task.num_outputs > 1 and all(count.single for count in counts.values()):
         warn_looks_multiclass()
-    _warn_of_duplicates(splits)
+    _warn_duplicates(splits)
     return counts
 
 
 def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray | SparseLabels) -> None:
-    """Warn of a column that has one value for each class: perhaps it is the label in other words."""
+    """Warn about a column with one value for each class, which may be a copy of the label."""
     if isinstance(labels, SparseLabels) or labels.ndim > 1:
         return
     label = pl.Series(np.nan_to_num(labels, nan=-1.0))
@@ -48,8 +52,8 @@ def warn_target_leakage(features: pl.DataFrame | np.ndarray, labels: np.ndarray 
         if _is_copy(column, label):
             warn(
                 "target_leakage",
-                f"Column {column.name!r} has one value for each class: does it give the label away? Then "
-                f"{format_setting('data.exclude', [column.name])}.",
+                f"Column {column.name!r} has one value for each class. If it reveals the label, leave it out "
+                f"({format_setting('data.exclude', [column.name])} with data=table).",
             )
 
 
@@ -69,14 +73,14 @@ def _is_copy(column: pl.Series, label: pl.Series) -> bool:
 
 
 def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> None:
-    """Raise a DataError if a monitor such as "val/auroc" is a ranking that its split's labels do not have."""
+    """Raise a DataError for a monitor such as "val/auroc" if no label of its split has a ranking metric."""
     split, _, metric = monitor.partition("/")
     if split not in counts or metric not in ("auroc", "average_precision"):
         return
     if not ((counts[split].positives > 0) & (counts[split].negatives > 0)).any():
         raise DataError(
-            f"{monitor} chooses the best checkpoint, but no label of the {split} split has both positives "
-            f"and negatives, so that it cannot be computed. Choose by another one: monitor={split}/loss."
+            f"The monitor {monitor} cannot be computed: no label of the {split} split has both positives and "
+            f"negatives. Set another monitor, such as monitor={split}/loss."
         )
 
 
@@ -84,21 +88,22 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     names = np.array(task.names, dtype=object)
     present = count.positives > 0
     if not task.several_labels and present.sum() == 1:
-        message = f"All {split} rows are of class {names[present][0]!r}:"
+        message = f"All rows of the {split} split have class {names[present][0]!r},"
         if split == "train":
-            raise DataError(f"{message} there is nothing to tell apart.")
-        warn("one_class", f"{message} no ranking metric (AUROC, mAP) can be computed of them.")
+            raise DataError(f"{message} but training needs at least two classes. Add rows of other classes.")
+        warn("one_class", f"{message} so its ranking metrics (auroc, average_precision) are undefined.")
     elif split == "train" and not present.all():
         warn_class_without_rows(names[~present].tolist())
     constant = names[present & (count.negatives == 0)].tolist()
     if split == "train" and task.several_labels and constant:
         warn(
             "constant_label",
-            f"Every train row has {shorten(constant)}: the net cannot learn where that is not.",
+            f"Labels that every training row has cannot be learned: {shorten(constant)}. Add rows without "
+            "them.",
         )
 
 
-def _warn_of_duplicates(splits: Splits) -> None:
+def _warn_duplicates(splits: Splits) -> None:
     features = splits.features
     hashes = pl.from_numpy(features.numpy()).hash_rows() if isinstance(features, Tensor) else features.hashes
     train = hashes.gather(splits.rows["train"].numpy()).implode()
@@ -107,6 +112,6 @@ def _warn_of_duplicates(splits: Splits) -> None:
         if count:
             warn(
                 "duplicate_rows",
-                f"{count} of {len(rows)} {split} rows have the same features as a train row: the {split} "
-                "metrics tell in part what was learned by heart.",
+                f"{count} of {len(rows)} rows of the {split} split have the same features as a training row, "
+                "so its metrics partly measure memorisation. Remove duplicate rows.",
             )

@@ -1,4 +1,4 @@
-"""Lightning's view of data held in memory."""
+"""Lightning data module of rows in memory."""
 
 import os
 from typing import Any
@@ -18,14 +18,23 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.devices import free_memory
 
 MAX_DEVICE_SHARE = 8
-"""Rows take at most one of so many parts of a GPU's free memory: the rest is for training."""
+"""Rows are stored on a GPU if they take at most 1 / MAX_DEVICE_SHARE of its free memory."""
 
 
 class TensorData(LightningDataModule):
-    """Loaders over splits held in memory; labels are encoded once, and checked unless `counts` are given.
+    """Loaders over splits in memory; labels are encoded once, and checked unless `counts` is passed.
 
-    If a GPU has room for them, rows and labels are stored there, and batches taken there: none is copied.
-    Rows of a mapped file and sparse labels stay where they are.
+    If a GPU has enough memory, rows and labels are stored there, so that no batch is copied to it. Rows of a
+    mapped file and sparse labels stay on the CPU.
+
+    Args:
+        splits: Features, labels and rows of each split.
+        task: The task that encodes the labels.
+        batch_size: The number of rows per batch and process.
+        counts: Label counts of each split, as `check_splits` returns them; None to check the splits.
+
+    Raises:
+        DataError: the labels do not fit the task, or `check_splits` raises it.
     """
 
     def __init__(
@@ -33,7 +42,7 @@ class TensorData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.splits, self.task, self.batch_size = splits, task, batch_size
-        # of the order of the train rows in each epoch, the same in each process
+        # seed of the order of the training rows, the same in each process
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         labels = splits.labels
         target = labels if isinstance(labels, SparseLabels) else encode_checked(task, labels)
@@ -45,7 +54,7 @@ class TensorData(LightningDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Move the rows to where they are trained on, if there is room."""
+        """Move the rows to the training device if it has enough memory."""
         device = torch.device("cpu")
         if self.trainer:
             self.seed = self.trainer.strategy.broadcast(self.seed)
@@ -68,49 +77,49 @@ class TensorData(LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool = False) -> DataLoader[Any]:
         batches, trainer = self.batches[split], self.trainer
-        # with overfit_batches Lightning takes a sampler of its own, which shuffles nothing
+        # with overfit_batches, Lightning replaces the sampler by one that does not shuffle
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
             return DataLoader(batches, self.batch_size, collate_fn=identity)  # type: ignore[arg-type]
         ranks = trainer.distributed_sampler_kwargs if trainer else None
         return batches.loader(self.batch_size, shuffle, self.seed, **(ranks or {}))
 
     def use_sparse_targets(self) -> None:
-        """Give batches of lists of labels as `SparseLabels`, for a chunked head."""
+        """Return the targets of batches as `SparseLabels`, for a chunked head."""
         for batches in self.batches.values():
             batches.dense = False
 
     @property
     def num_features(self) -> int:
-        """Width of the net's inputs."""
+        """Number of features of the net's inputs."""
         return self.splits.features.shape[1]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The train split, shuffled."""
+        """Return the shuffled loader of the training split."""
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split."""
+        """Return the loader of the validation split."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test split."""
+        """Return the loader of the test split."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test split."""
+        """Return the loader of the test split."""
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how features and labels were prepared, for the checkpoint."""
+        """Return the preparation of features and labels, and the seed, for the checkpoint."""
         return {**self.splits.preparation, "shuffle_seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seed of the order; the same train split gives the same preparation."""
+        """Restore the seed of the order; the preparation is fitted again, to the same training split."""
         self.seed = state_dict.get("shuffle_seed", self.seed)
 
 
 def _has_room(device: torch.device, inputs: Any, target: Any, weights: Tensor | None) -> bool:
-    numbers = getattr(inputs, "numbers", inputs)  # of `TableRows`
+    numbers = getattr(inputs, "numbers", inputs)  # `TableRows` has the attribute
     if device.type != "cuda" or not (isinstance(numbers, Tensor) and isinstance(target, Tensor)):
         return False
     free = free_memory(device)

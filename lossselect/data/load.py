@@ -1,8 +1,9 @@
-"""The splits of a run from the user's tables and arrays."""
+"""Loading of the splits of a run from the user's tables and arrays."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,15 @@ from lossselect.utils.warnings import warn
 
 @dataclass(frozen=True)
 class Source:
-    """The content of one file; `listed` is whether a list of target columns was named.
+    """The content of one file.
 
-    Features are columns (`pl.DataFrame`) or an array (N, F), perhaps a mapped one; labels are columns, a
-    matrix with a column for each label, or sparse. `reading` is how new files of the same kind are read.
+    Args:
+        path: The file.
+        features: Columns (`pl.DataFrame`), or an array (N, F), which may be mapped.
+        labels: Columns, a matrix with a column for each label, or sparse labels.
+        listed: Whether the user set a list of target columns.
+        reading: Settings for reading new files of the same kind.
+        weights: Sample weights (N,), or None.
     """
 
     path: str
@@ -66,16 +72,21 @@ def load_own_data(
 ) -> Splits:
     """Return the splits of tables (`name` "table") or arrays ("arrays").
 
-    Means, categories and classes are those of the train split. A split without a file of its own takes a
-    fraction of `path`. `LabelOptions`, `Features.fit` and `CellParser` describe the settings; `reading` are
-    arguments of `_read_table` or `_read_arrays`.
+    Means, categories and classes are computed from the training rows. A validation or test split without a
+    path is a random fraction of the rows of `path`. `LabelOptions`, `Features.fit` and `CellParser` describe
+    the settings; `reading` has arguments of `_read_table` or `_read_arrays`.
+
+    Raises:
+        ConfigError: settings that are unknown or cannot be combined.
+        DataError: a file, feature or label that cannot be used.
+        FileMissingError: a file does not exist.
     """
     is_table = name == "table"
     markers = _as_list(missing)
     all_markers = [*markers, *_as_list(task.get("missing"))]
     class_names = task.get("class_names")
     if class_names is not None:
-        # the command line reads a name such as true as a boolean
+        # the command line parses a name such as true as a boolean
         class_names = [str(n).lower() if isinstance(n, bool) else str(n) for n in class_names]
     parser = CellParser(tuple(_names(null_values)), nan)
     if is_table:
@@ -84,8 +95,11 @@ def load_own_data(
         task["name"], class_names, positive, delimiter, tuple(all_markers), empty, handle_unknown
     )
     categories = _names(categorical)
-    if not is_table and (val_path or test_path) and not path.endswith(".npz"):
-        raise ConfigError(f"{path} holds features alone, so that other files need a .npz each, with both.")
+    if not is_table and (val_path or test_path) and Path(path).suffix.lower() == ".npy":
+        raise ConfigError(
+            "data.val_path and data.test_path need data.path to be a .npz file of features and labels, got "
+            f"{path}. Save each split as such a file."
+        )
 
     def read(path: str, as_text: Sequence[str]) -> Source:
         return _read_table(path, as_text=as_text, **reading) if is_table else _read_arrays(path, **reading)
@@ -103,7 +117,9 @@ def load_own_data(
     fractions |= {} if val_path else {"val": val_fraction}
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
     if source.weights is not None and not source.weights[rows["train"]].any():
-        raise DataError("All train rows have the weight 0 (data.sample_weight): nothing would be learned.")
+        raise DataError(
+            "All training rows have weight 0 (data.sample_weight). At least one weight must be > 0."
+        )
     features = (
         Features.fit(source.features, rows["train"], parser, categories)
         if is_table
@@ -121,16 +137,17 @@ def load_own_data(
         if not other_path:
             continue
         try:
-            # categories are read as text: "007" remains what it is whatever the other cells look like
+            # categories are read as text, so that "007" stays "007" even if all cells look like numbers
             other = read(other_path, [category.name for category in features.categories])
             width, train_width = other.reading.get("width"), source.reading.get("width")
             if width != train_width:
-                raise DataError(f"There are {width} features a row, but {train_width} in training.")
+                raise DataError(f"Expected {train_width} features per row as in training, got {width}.")
             table, unknown[other_path] = transform(other)
             values = _labels(other, options).values
             if values.shape[1:] != labels.values.shape[1:]:
                 raise DataError(
-                    f"Labels are of shape {values.shape}, but in training of shape {labels.values.shape}."
+                    f"The labels have shape {values.shape}, but the training labels have shape "
+                    f"{labels.values.shape}."
                 )
         except LossSelectError as error:
             raise error.add(f"(In {other_path}.)") from None
@@ -167,15 +184,15 @@ def _read_table(
     sample_weight: Any = None,
     as_text: Sequence[str] = (),
 ) -> Source:
-    """Return a table's columns, those of the target as text."""
+    """Return the content of a table; target columns are read as text."""
     targets, weights = [*dict.fromkeys(_names(target))], _names(sample_weight)
     table = open_table(path, separator, encoding)
     check_columns(targets, table.header, "data.target", path)
     check_columns(weights, table.header, "data.sample_weight", path)
     if len(weights) > 1:
-        raise ConfigError(f"data.sample_weight is one column, got {len(weights)}: {shorten(weights)}.")
+        raise ConfigError(f"data.sample_weight must be one column, got {len(weights)}: {shorten(weights)}.")
     if both := [name for name in weights if name in targets]:
-        raise ConfigError(f"Column {both[0]!r} is the target, and data.sample_weight names it as well.")
+        raise ConfigError(f"Column {both[0]!r} cannot be both data.target and data.sample_weight.")
     columns = feature_columns(table.header, targets, _names(features), [*_names(exclude), *weights], path)
     frame = table.read([*columns, *targets, *weights], as_text=[*targets, *as_text])
     checked = _check_weights(frame[weights[0]], path) if weights else None
@@ -197,15 +214,16 @@ def _read_arrays(
 
 
 def _check_weights(column: pl.Series, path: str) -> np.ndarray:
-    """Return the weights as float64, finite and at least 0."""
+    """Return the weights as float64; raise a DataError unless all are from 0 to MAX_WEIGHT."""
+    rule = f"but weights must be numbers from 0 to {MAX_WEIGHT:g}."
     if column.dtype.is_nested():
-        raise column_error(column.name, f"is of type {column.dtype}; weights are finite numbers >= 0.")
+        raise column_error(column.name, f"is of type {column.dtype}, {rule}")
     numbers = column.cast(pl.Float64, strict=False)
     invalid = (numbers.is_null() | (numbers < 0) | ~(numbers <= MAX_WEIGHT)).fill_null(True)
     if invalid.any():
         row = invalid.arg_max() or 0
         weight = f"the weight {column[row]!r} ({format_setting('data.sample_weight', column.name)})"
-        raise DataError(f"Row {row} of {path} has {weight}: weights are finite numbers >= 0.", row=row)
+        raise DataError(f"Row {row} of {path} has {weight}, {rule}", row=row)
     return numbers.to_numpy()
 
 
@@ -223,17 +241,17 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
     if isinstance(source.labels, SparseLabels):
         if options.missing:
             raise DataError(
-                "Lists of labels have no mark for a missing one (data.missing, task.missing). Mark rows "
-                "without labels in an array missing, of true and false, beside indices and offsets."
+                "Sparse labels do not support a marker of missing labels (data.missing, task.missing). Mark "
+                "missing rows in a boolean array 'missing', saved with 'indices' and 'offsets'."
             )
-        return parse_sparse_labels(source.labels, options, "there are lists of labels")
+        return parse_sparse_labels(source.labels, options, "the labels are sparse")
     if isinstance(source.labels, np.ndarray):
         return parse_label_array(source.labels, options)
     return parse_label_columns(source.labels, options, source.listed)
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
-    """Return what means "missing" in labels too: no class, nor a number, which may be a class."""
+    """Return the null values that also mean "missing" in labels: those that are not classes or numbers."""
     words: list[Any] = [word for word in parser.null_values if as_number(word) is None]
     words += [math.nan] if parser.nan == "missing" else []
     named = {str(value).lower() for value in classes}
@@ -241,28 +259,30 @@ def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
 
 
 def _warn_missing_numbers(labels: Labels, parser: CellParser) -> None:
-    """Warn of classes that are numbers which mean "missing" among the features."""
+    """Warn about classes that are numbers which mean "missing" in the features."""
     numbers = {as_number(word) for word in parser.null_values} - {None, 0, 1}
     classes = labels.class_names if labels.vocabulary else ()
     if suspects := [name for name in classes if as_number(name) in numbers]:
         setting = format_setting("data.missing", suspects[0])
         problem = f"A class is called {suspects[0]!r}, which data.null_values marks as a missing feature."
-        warn("likely_missing_marker", f"{problem} If it marks a missing label too, set {setting}.")
+        warn("likely_missing_marker", f"{problem} If it also marks a missing label, set {setting}.")
 
 
 def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, markers: list[Any]) -> None:
-    """Warn of a marker that no row has: perhaps the file writes it otherwise."""
+    """Warn about a marker that no row has, which may be misspelled."""
     if not markers or isinstance(labels, np.ndarray | SparseLabels):
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls()]
     # a cell may contain several labels
     if unmatched := [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]:
-        warn("unmatched_missing", f"No row has the label {shorten(unmatched)}, given as data.missing.")
+        problem = f"No row has the label {shorten(unmatched)}, which data.missing marks as missing."
+        warn("unmatched_missing", f"{problem} Check how the file writes missing labels.")
 
 
 def _warn_unknown(unknown: Mapping[str, Mapping[str, int]]) -> None:
     cells = [f"{n} in column {name!r} of {path}" for path in unknown for name, n in unknown[path].items()]
     if cells:
-        problem = "Cells that are missing where no train row is, or of a category that no train row has"
-        warn("unseen_category", f"{problem}: {shorten(cells)}.")
+        problem = "Some cells are missing in columns that have no missing training cells, or have a category"
+        effect = "The net gets the column's mean or no category for them."
+        warn("unseen_category", f"{problem} that no training row has: {shorten(cells)}. {effect}")

@@ -1,4 +1,4 @@
-"""Seeded splits of labelled rows, in proportion to the labels."""
+"""Seeded, stratified splits of labelled rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +17,25 @@ from lossselect.utils.warnings import warn
 
 SPLITS = ("train", "val", "test")
 MAX_STRATIFIED = 200_000
-"""A split of more labels is random: it has them in proportion by itself."""
+"""Maximum number of labels for a stratified split. A random split of more is close to stratified anyway."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Features, labels (for the task's `encode`, or sparse) and weights of all rows, and each split's rows.
+    """Features, labels and sample weights of all rows, and the rows of each split.
 
-    `task` is the name of the task if it was inferred from the labels, `reason` says why; `starts` has the
-    first row of each split that has a file of its own, `columns` the columns of the table that are features.
+    Args:
+        name: The file or the data set, for messages.
+        features: Features of all rows.
+        labels: Labels of all rows, as input of the task's `encode` or sparse.
+        class_names: Names of the classes or labels.
+        rows: Indices of the rows of each split.
+        preparation: Preparation of features and labels: tensors and plain values, for checkpoints.
+        task: The name of the task if it was inferred from the labels.
+        reason: Reason for the inferred task.
+        starts: Index of the first row of each split with a separate file.
+        columns: Names of the table's columns that are features.
+        weights: Sample weights (N,), or None.
     """
 
     name: str
@@ -34,7 +44,6 @@ class Splits:
     class_names: tuple[str, ...]
     rows: dict[str, Tensor]
     preparation: dict[str, Any]
-    """How features and labels were prepared, as tensors and plain values for a checkpoint."""
     task: str | None = None
     reason: str = ""
     starts: Mapping[str, int] = field(default_factory=dict)
@@ -42,7 +51,7 @@ class Splits:
     weights: Tensor | None = None
 
     def rows_in_file(self, split: str) -> np.ndarray:
-        """Return the numbers of the split's rows in their file, from 0."""
+        """Return the indices of the split's rows in their file, counted from 0."""
         return self.rows[split].numpy() - self.starts.get(split, 0)
 
 
@@ -57,16 +66,27 @@ def make_splits(
     test_fraction: float | None = None,
     test_rows: np.ndarray | None = None,
 ) -> Splits:
-    """Split rows, and standardise features (N, F) by the train rows; labels are indices (N,) or 0/1 (N, L).
+    """Split rows, and standardise features by the mean and standard deviation of the training rows.
 
-    Test rows are `test_rows`, the data's own test split, or `test_fraction` of all; `val_fraction` is of the
-    others.
+    Args:
+        name: The data set's name.
+        features: Features (N, F).
+        labels: Class indices (N,), or 0/1 (N, L).
+        class_names: Names of the classes or labels.
+        seed: Seed of the split.
+        val_fraction: Fraction of the rows that are not test rows.
+        test_fraction: Fraction of all rows, unless the data set has test rows.
+        test_rows: Indices of the data set's published test rows.
+
+    Raises:
+        ConfigError: neither `test_fraction` nor `test_rows`, or both.
+        DataError: too few rows for the fractions.
     """
     if (test_rows is None) == (test_fraction is None):
         raise ConfigError(
-            f"{name} has its own test split: leave data.test_fraction at null."
+            f"{name} already has a test split. Set data.test_fraction=null."
             if test_rows is not None
-            else f"{name} has no test split of its own: give data.test_fraction."
+            else f"{name} has no test split. Set data.test_fraction, for example data.test_fraction=0.2."
         )
     remaining = np.arange(len(features))
     if test_rows is None:
@@ -90,35 +110,44 @@ def make_splits(
 def split_rows(
     labels: np.ndarray | SparseLabels, fractions: Mapping[str, float], seed: int, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return the rows of each split, with labels in proportion as far as there are enough of each.
+    """Return the rows of each split, stratified by label if there are enough rows.
 
-    Labels are indices (N,), NaN where missing, 0/1 (N, L), or sparse. `fractions` may have "test", of all
-    rows, and "val", of the remaining ones. Of a class with fewer rows than there are splits, one row goes to
-    train, and the others to random splits. If rows are too few to be stratified, the split is random; both
-    cases are warned of. Of more than 200,000 labels it is random too, but train has a row of each class.
+    If a class has fewer rows than there are splits, one row is assigned to the training split, and the others
+    to random splits. If there are too few rows to stratify, the split is random. Both cases raise the warning
+    `rare_class`. With more than 200,000 labels the split is random too, but the training split has a row of
+    each class.
+
+    Args:
+        labels: Class indices (N,), NaN where missing, 0/1 (N, L), or sparse labels.
+        fractions: Fraction of "test", of all rows, and of "val", of the remaining rows; each may be absent.
+        seed: Seed of the split.
+        names: Names of the classes, for messages.
+
+    Raises:
+        DataError: too few rows for a fraction.
     """
     strata = _strata(labels)
     pinned = np.zeros(len(labels), dtype=bool)
     if strata is not None and strata.ndim == 1 and fractions:
-        counts = np.bincount(strata + 1)  # the missing ones first
+        counts = np.bincount(strata + 1)  # the first count is that of missing labels
         few = (counts > 0) & (counts <= len(fractions))
         if few[1:].any():
             rare_names = shorten([names[i] for i in np.flatnonzero(few[1:]).tolist()])
             warn(
                 "rare_class",
                 f"{few[1:].sum()} of {len(names)} classes have fewer rows than there are splits "
-                f"({len(fractions) + 1}), so that the split cannot be in proportion to them: a row of "
-                f"each is in the train split, any other where chance puts it: {rare_names}.",
+                f"({len(fractions) + 1}): {rare_names}. One row of each is in the training split, the others "
+                "are in random splits. Add rows of these classes for a stratified split.",
             )
         large = len(strata) > MAX_STRATIFIED
         rare = few[strata + 1]
         first = np.zeros(len(counts), dtype=np.int64)
-        first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # of several assignments the last one stays
+        first[strata[::-1] + 1] = np.arange(len(strata))[::-1]  # the last of several assignments is kept
         pinned[first[(counts > 0) & (few | large)]] = True
         others = rare & ~pinned
         if others.sum() <= len(fractions):
             pinned |= others
-        strata = None if large else np.where(rare, len(names), strata)  # those left over are one class
+        strata = None if large else np.where(rare, len(names), strata)  # the other rare rows are one stratum
     remaining, count = np.flatnonzero(~pinned), len(labels)
     splits: dict[str, np.ndarray] = {}
     for split in ("test", "val"):
@@ -126,17 +155,17 @@ def split_rows(
             size = round(count * fractions[split])
             if not 1 <= size < len(remaining):
                 raise DataError(
-                    f"{len(labels)} rows ({pinned.sum()} of them kept for train) are too few for a {split} "
-                    f"split of {fractions[split]}: give more rows, another data.{split}_fraction, or "
+                    f"{len(labels)} rows ({pinned.sum()} of them reserved for training) are too few for a "
+                    f"{split} split of {fractions[split]}. Add rows, or set another data.{split}_fraction or "
                     f"data.{split}_path."
                 )
             try:
                 remaining, splits[split] = _split_in_two(remaining, strata, size, seed)
-            except ValueError:  # a class has too few rows for its share
+            except ValueError:  # a class has too few rows for a stratified split
                 warn(
                     "rare_class",
-                    f"{len(remaining)} rows are too few to have each class in a split of {size} in "
-                    "proportion; the split is random.",
+                    f"{len(remaining)} rows are too few for a stratified split of {size} rows, so the split "
+                    "is random. Add rows of rare classes.",
                 )
                 remaining, splits[split] = _split_in_two(remaining, None, size, seed)
             count -= size
@@ -144,7 +173,7 @@ def split_rows(
 
 
 def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
-    """Return (N,) classes, -1 where missing; (N, L) 0/1; None if stratifying would take long."""
+    """Return classes (N,), -1 where missing, or 0/1 (N, L); None if stratification would take too long."""
     if isinstance(labels, SparseLabels) or labels.ndim == 2:
         if np.prod(labels.shape) > MAX_STRATIFIED:
             return None
@@ -157,7 +186,7 @@ def _strata(labels: np.ndarray | SparseLabels) -> np.ndarray | None:
 def _split_in_two(
     rows: np.ndarray, strata: np.ndarray | None, size: float | int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the other rows and a fraction or number of them, sorted, stratified if there are strata."""
+    """Return the remaining rows and a chosen fraction or number of rows, sorted; stratified if `strata`."""
     if strata is not None and strata.ndim == 2:
         from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -170,5 +199,5 @@ def _split_in_two(
         try:
             others, chosen = train_test_split(rows, test_size=size, random_state=seed, stratify=classes)
         except ValueError as error:
-            raise DataError(f"{len(rows)} rows cannot be split at {size}: {error}") from None
+            raise DataError(f"{len(rows)} rows cannot be split with a size of {size}: {error}") from None
     return np.sort(others), np.sort(chosen)

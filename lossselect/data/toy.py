@@ -1,4 +1,4 @@
-"""Three small real data sets, one for each task, that come with the installation."""
+"""Three small built-in data sets of real measurements, one for each task."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A data set as published: (N, F) features, (N,) or (N, L) labels, names, its own test rows."""
+    """A data set as published: features (N, F), labels (N,) or (N, L), class names, published test rows."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
 
 def breast_cancer() -> Rows:
-    """Binary: 569 x 30 cell-nucleus measurements; is the tumour benign? (Street et al., 1993)."""
+    """Return a binary set: 569 x 30 measurements of malignant or benign cells (Street et al., 1993)."""
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
@@ -30,7 +30,7 @@ def breast_cancer() -> Rows:
 
 
 def digits() -> Rows:
-    """Multiclass: 1797 handwritten digits of 8 x 8 pixels (Alpaydin & Kaynak, 1998)."""
+    """Return a multiclass set: 1797 handwritten digits of 8 x 8 pixels (Alpaydin & Kaynak, 1998)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -38,9 +38,9 @@ def digits() -> Rows:
 
 
 def yeast() -> Rows:
-    """Multilabel: 2417 genes x 103 measurements, 14 functional classes (Elisseeff & Weston, 2001).
+    """Return a multilabel set: 2417 genes x 103 measurements, 14 labels (Elisseeff & Weston, 2001).
 
-    Test rows are 0 to 916, as usual in the literature. See yeast.md for where the file comes from.
+    The test rows are 0 to 916, as in the literature. yeast.md states the source of the file.
     """
     with files("lossselect.data").joinpath("yeast.npz").open("rb") as file, np.load(file) as data:
         features, labels = data["features"], data["labels"]
@@ -48,10 +48,11 @@ def yeast() -> Rows:
 
 
 DATASETS: dict[str, Callable[[], Rows]] = {"breast_cancer": breast_cancer, "digits": digits, "yeast": yeast}
+"""The built-in data sets by name."""
 
 
 def load(name: str, *, seed: int, val_fraction: float, test_fraction: float | None) -> "Splits":
-    """Return the data set called `name`, split and standardised; see `make_splits`."""
+    """Return the data set `name`, split and standardised; see `make_splits`."""
     from lossselect.data.splits import make_splits
 
     rows = lookup(DATASETS, name, "data set")()._asdict()

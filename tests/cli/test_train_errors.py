@@ -122,8 +122,8 @@ MISTAKES = [
         ["task=multilabel", "loss.weight=[1,2,3]"],
         "shape (14,) for multilabel with 14 labels, got shape (3,)",
     ),
-    (["task=binary", "data.val_fraction=.001"], "455 rows cannot be split at 0.001"),
-    (["task=binary", "data.test_fraction=null"], "breast_cancer has no test split of its own"),
+    (["task=binary", "data.val_fraction=.001"], "455 rows cannot be split with a size of 0.001"),
+    (["task=binary", "data.test_fraction=null"], "breast_cancer has no test split. Set"),
     (["task=binary", "hydra.run.dir=/proc/none/x"], "/proc/none"),
     # of a sweep
     (["-m", "task=binary,multilable"], "There is no task 'multilable'. Did you mean 'multilabel'?"),

@@ -7,10 +7,10 @@ from lossselect.data.load import load_own_data
 
 @pytest.fixture
 def load(tmp_path):
-    """Writes columns to a file and loads it as splits."""
+    """Return a function that writes columns to a file and loads it as splits."""
 
-    def loaded(columns, task="multiclass", name="table", **options):
-        of_task = task if isinstance(task, dict) else {"name": task}
+    def load_columns(columns, task="multiclass", name="table", **options):
+        task_settings = task if isinstance(task, dict) else {"name": task}
         files = {
             "path": columns,
             **{key: options.pop(key) for key in ("val_path", "test_path") if key in options},
@@ -19,6 +19,6 @@ def load(tmp_path):
             frame = content if isinstance(content, pl.DataFrame) else pl.DataFrame(content)
             files[key] = str(tmp_path / f"{key}.csv")
             frame.write_csv(files[key])
-        return load_own_data(name, task=of_task, **{**OPTIONS, "target": "y", **files, **options})
+        return load_own_data(name, task=task_settings, **{**OPTIONS, "target": "y", **files, **options})
 
-    return loaded
+    return load_columns

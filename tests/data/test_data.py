@@ -16,14 +16,14 @@ from lossselect.labels.sparse_labels import SparseLabels
 FRACTIONS = {"breast_cancer": 0.2, "digits": 0.2, "yeast": None}
 
 
-def loaded(name, seed=0):
+def load_split(name, seed=0):
     return load(name, seed=seed, val_fraction=0.2, test_fraction=FRACTIONS[name])
 
 
 @pytest.mark.parametrize("name", DATASETS)
 class TestToySets:
     def test_splits_are_a_partition_and_seeded(self, name):
-        splits, again, other = loaded(name), loaded(name), loaded(name, seed=1)
+        splits, again, other = load_split(name), load_split(name), load_split(name, seed=1)
         everything = torch.cat(list(splits.rows.values())).sort().values
         assert torch.equal(everything, torch.arange(len(splits.labels)))
         for split in splits.rows:
@@ -31,13 +31,13 @@ class TestToySets:
         assert not torch.equal(splits.rows["val"], other.rows["val"])
 
     def test_splits_are_stratified(self, name):
-        splits = loaded(name)
+        splits = load_split(name)
         labels = splits.labels if splits.labels.ndim == 2 else np.eye(len(splits.class_names))[splits.labels]
         train, val = (labels[splits.rows[split].numpy()].mean(0) for split in ("train", "val"))
         np.testing.assert_allclose(train, val, atol=0.03)
 
-    def test_features_are_standardised_by_the_train_split_alone(self, name):
-        splits = loaded(name)
+    def test_features_are_standardised_by_the_training_rows(self, name):
+        splits = load_split(name)
         train = splits.features[splits.rows["train"]].double()
         torch.testing.assert_close(train.mean(0), torch.zeros(train.shape[1]).double(), atol=1e-6, rtol=0)
         deviation = train.std(0, correction=0)
@@ -45,8 +45,8 @@ class TestToySets:
         assert splits.features.isfinite().all()
         assert splits.features[splits.rows["test"]].mean(0).abs().max() > 1e-3
 
-    def test_there_are_as_many_names_as_classes(self, name):
-        splits = loaded(name)
+    def test_each_class_has_a_name(self, name):
+        splits = load_split(name)
         width = splits.labels.shape[1] if splits.labels.ndim == 2 else splits.labels.max() + 1
         assert len(splits.class_names) == width
 
@@ -63,25 +63,25 @@ def test_yeast_is_the_published_set():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 0.2}, "x has no test split of its own: give data.test_fraction"),
+        ({"val_fraction": 0.2}, "x has no test split. Set data.test_fraction"),
         (
             {"val_fraction": 0.2, "test_fraction": 0.2, "test_rows": np.arange(2)},
-            "leave data.test_fraction at null",
+            "Set data.test_fraction=null",
         ),
     ],
 )
-def test_fractions_that_cannot_be(options, message):
+def test_invalid_fractions(options, message):
     with pytest.raises(ValueError, match=message):
         make_splits("x", np.zeros((10, 2)), np.arange(10) % 2, ("a", "b"), seed=0, **options)
 
 
 def test_an_unknown_set():
-    with pytest.raises(ValueError, match=r"There is no data set 'yest'\. Did you mean 'yeast'\?"):
+    with pytest.raises(ValueError, match=r"data set 'yest'\. Did you mean 'yeast'\?"):
         load("yest", seed=0, val_fraction=0.2, test_fraction=None)
 
 
 class TestBatches:
-    def test_a_batch_is_the_rows_asked_for(self):
+    def test_batches_have_the_rows_in_order(self):
         inputs, target = torch.arange(20.0).reshape(10, 2), torch.arange(10)
         batches = list(TensorBatches(inputs, target).loader(4))
         assert all(isinstance(batch, EncodedBatch) for batch in batches)
@@ -101,21 +101,19 @@ class TestBatches:
 
 class TestTensorData:
     def test_labels_that_do_not_fit_the_task(self):
-        with pytest.raises(
-            ValueError, match="The labels look like task=multiclass: 10 distinct whole numbers"
-        ):
-            TensorData(loaded("digits"), ls.Binary())
+        with pytest.raises(ValueError, match="The labels look like task=multiclass: 10 distinct"):
+            TensorData(load_split("digits"), ls.Binary())
 
-    def test_the_checkpoint_gets_what_the_features_went_through(self):
-        splits = loaded("breast_cancer")
+    def test_the_state_has_the_standardisation(self):
+        splits = load_split("breast_cancer")
         state = TensorData(splits, ls.Binary()).state_dict()
         raw = torch.from_numpy(DATASETS["breast_cancer"]().features).float()
         torch.testing.assert_close(
             (raw - state["mean"]) / state["std"], splits.features, rtol=1e-4, atol=1e-5
         )
 
-    def test_rows_are_held_where_they_are_trained_on(self, monkeypatch):
-        data = TensorData(loaded("yeast"), ls.Multilabel(14), 16)
+    def test_rows_are_moved_to_the_training_device(self, monkeypatch):
+        data = TensorData(load_split("yeast"), ls.Multilabel(14), 16)
         whole = next(iter(data.val_dataloader()))
         monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
         monkeypatch.setattr("lossselect.data.datamodule._has_room", lambda device, *_: device.type == "meta")
@@ -140,13 +138,13 @@ class TestTensorData:
         batch = moved[torch.tensor([0, 2])]
         assert (batch.device.type, batch.shape, moved.shape) == ("meta", (2, 3), (3, 3))
 
-    def test_what_a_device_has_room_for(self, monkeypatch):
+    def test_rows_that_fit_into_the_memory_of_a_device(self, monkeypatch):
         cuda, inputs, target = torch.device("cuda"), torch.zeros(100, 10), torch.zeros(100)
         size = inputs.nbytes + target.nbytes
         for free, fits in ((8 * size, True), (8 * size - 1, False), (None, False)):
             monkeypatch.setattr("lossselect.data.datamodule.free_memory", lambda device, free=free: free)
             assert _has_room(cuda, inputs, target, None) is fits
-            assert not _has_room(cuda, inputs, target, torch.zeros(100))  # which weigh as well
+            assert not _has_room(cuda, inputs, target, torch.zeros(100))  # sample weights need memory too
             assert not _has_room(torch.device("cpu"), inputs, target, None)
         monkeypatch.setattr("lossselect.data.datamodule.free_memory", lambda device: 1e9)
         assert not _has_room(cuda, inputs, SparseLabels.from_csr([0], [0, 1], 1), None)

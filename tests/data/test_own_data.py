@@ -1,4 +1,4 @@
-"""Data of the user's own at the command line: tables, arrays, check_only, and predictions of a new file."""
+"""Tests of user files at the command line: tables, arrays, check_only, and predictions of a new file."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def read_csv(path):
 
 @pytest.fixture
 def files(tmp_path, command):
-    """A folder of tables; `command` runs in it."""
+    """Return the current folder of `command`, with tables and arrays in it."""
     generator = np.random.default_rng(0)
     count = 120
     x = generator.normal(size=(count, 3))
@@ -41,7 +41,7 @@ def files(tmp_path, command):
         "colour": generator.choice(["red", "green", "blue"], count),
     }
     tags = [
-        [tag for tag, there in zip(("new york", "news", "sport"), row > 0.2, strict=True) if there]
+        [tag for tag, present in zip(("new york", "news", "sport"), row > 0.2, strict=True) if present]
         for row in x
     ]
     tables = {
@@ -82,7 +82,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("task", "data", "names"), RUNS, ids=lambda value: str(value)[:40])
-def test_a_run_on_a_file_gives_its_labels_back(task, data, names, files, command):
+def test_predictions_of_a_run_have_the_labels_of_its_file(task, data, names, files, command):
     code, _, err = command(f"task={task}", *data, *SHORT)
     assert (code, err) == (0, "")
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
@@ -94,7 +94,7 @@ def test_a_run_on_a_file_gives_its_labels_back(task, data, names, files, command
         labels = np.load(path)["y"].tolist()
     elif path.startswith("columns"):
         rows = pl.read_csv(path, separator="\t").select(names).rows()
-        labels = [[name for name, there in zip(names, row, strict=True) if there] for row in rows]
+        labels = [[name for name, present in zip(names, row, strict=True) if present] for row in rows]
     else:
         frame = pl.read_parquet(path) if path.endswith("parquet") else pl.read_csv(path, infer_schema=False)
         labels = frame["y"].to_list()
@@ -117,30 +117,28 @@ def test_a_run_on_a_file_gives_its_labels_back(task, data, names, files, command
     ]
 
 
-def test_auto_says_what_it_took_the_labels_for(files, command):
+def test_the_plan_states_the_inferred_task(files, command):
     code, out, err = command("task=auto", *table("lists.parquet"), *SHORT)
     assert (code, err) == (0, "")
-    assert "multilabel with 3 labels | column 'y' holds lists | task=..." in " ".join(out.split())
+    assert "multilabel with 3 labels | column 'y' contains lists | task=..." in " ".join(out.split())
     code, out, _ = command("task=auto", *table("species"), *SHORT, "loss.pos_weight=3")
     assert code == 1
     code, out, _ = command("task=auto", "data=digits", *SHORT, "logger=none")
     assert code == 0
-    assert "multiclass with 10 classes | digits: 10 distinct whole numbers, 0 to 9 | task=..." in " ".join(
-        out.split()
-    )
+    assert "multiclass with 10 classes | digits: 10 distinct " in " ".join(out.split())
 
 
 MISTAKES = [
     (["task=multiclass", *table("speces")], "There is no file speces.csv. Did you mean 'species.csv'?"),
     (["task=multiclass", *table("species", target="z")], "has no column 'z' (data.target). It has: length, width, colour, y."),
-    (["task=binary", *table("species")], "task=binary needs two classes, but column 'y' holds 3"),
-    (["task=binary", *table("half")], "holds '1' and '2': which is the positive class? Say data.positive=2 or"),
-    (["task=binary", *table("mail")], "Say data.positive=spam or data.positive=ham."),
-    (["task=multilabel", *table("species")], "Column 'y' holds one label a row, such as 'versicolor'."),
-    (["task=multiclass", *table("json")], "holds lists of labels"),
-    (["task=multilabel", *table("tags", "data.delimiter='|'")], "is empty: has it no label, or is it not labelled?"),
-    (["task=auto", *table("tags")], "If these are several, say task=multilabel"),
-    (["task=auto", *table("mail")], "which is the positive class?"),
+    (["task=binary", *table("species")], "task=binary needs two classes, but column 'y' contains 3"),
+    (["task=binary", *table("half")], "contains '1' and '2', and the positive class is unknown. Set data.positive=2 or"),
+    (["task=binary", *table("mail")], "Set data.positive=spam or data.positive=ham."),
+    (["task=multilabel", *table("species")], "Column 'y' contains one label per row, such as 'versicolor'."),
+    (["task=multiclass", *table("json")], "contains lists of labels"),
+    (["task=multilabel", *table("tags", "data.delimiter='|'")], "is empty. Set data.empty=negative"),
+    (["task=auto", *table("tags")], "If these are several labels, set task=multilabel"),
+    (["task=auto", *table("mail")], "the positive class is unknown"),
     (["task=auto", "data=yeast", "task.missing=-1", "loss.foo=1"], "There is no setting 'loss.foo'."),
     (["task=auto", *table("species"), "monitor=val/f1"], "monitor: training knows no metric 'val/f1'."),
     (["task=auto", *table("species"), "loss.pos_weight=2"], "pos_weight is not supported under softmax"),
@@ -163,9 +161,10 @@ MISTAKES = [
     (["task=multiclass", "max_epochs=3"], "There is no setting 'max_epochs'. Did you mean trainer.max_epochs?"),
     (["task=multiclass", "target=y"], "Did you mean data.target?"),
     (["task=multilabel", *table("tags"), "data.delimiter=;"], "needs quotes within quotes: \"data.delimiter=';'\"."),
-    (["task=multiclass", *table("species"), "data.delimiter='|'"], "data.delimiter has no effect on task=multiclass"),
-    (["task=multiclass", "data=table", "data.path=arrays.npz", "data.target=y"], "arrays.npz holds arrays: say data=arrays."),
-    (["task=multiclass", "data=arrays", "data.path=species.csv"], "tables are read by data=table."),
+    (["task=multiclass", *table("species"), "data.delimiter='|'"], "data.delimiter cannot be combined with task=multiclass"),
+    (["task=multiclass", "data=table", "data.path=arrays.npz", "data.target=y"], "got arrays.npz. Set data=arrays"),
+    (["task=multiclass", "data=table", "data.path=arrays.npz"], "got arrays.npz. Set data=arrays"),
+    (["task=multiclass", "data=arrays", "data.path=species.csv"], "got species.csv. Set data=table"),
     (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row "),
     (["task=binary", "~data", "+data._target_=x.Y", "check_only=true"], "data._target_=x.Y cannot be made"),
 ]  # fmt: skip
@@ -201,7 +200,7 @@ class TestCheckOnly:
         assert sum(map(int, line[1:])) == counts.filter(pl.col("y") == "setosa")["count"].item()
 
     @pytest.mark.parametrize("name", ["binary", "multiclass", "multilabel"])
-    def test_on_the_data_that_come_along(self, name, command, tmp_path):
+    def test_on_the_built_in_data_sets(self, name, command, tmp_path):
         code, out, _ = command(f"task={name}", "check_only=true")
         assert code == 0
         assert "Nothing was trained or saved." in out
@@ -219,7 +218,7 @@ class TestCheckOnly:
         assert code == 1
         assert err == "The train loader is empty (fewer rows than a batch, under drop_last?).\n"
 
-    def test_looks_at_parts_of_the_users_own(self, command, tmp_path, monkeypatch):
+    def test_checks_custom_data_and_nets(self, command, tmp_path, monkeypatch):
         (tmp_path / "own_check.py").write_text(
             "import torch\n"
             "from lightning.pytorch import LightningDataModule\n"
@@ -248,14 +247,14 @@ class TestWarnings:
             warnings.simplefilter("default", ls.LossSelectWarning)
             yield
 
-    def test_is_a_line_and_can_be_switched_off(self, files, command):
+    def test_are_single_lines_that_can_be_silenced(self, files, command):
         frame = pl.read_csv("species.csv").with_columns(pl.lit(1).alias("same"))
         frame.write_csv("constant.csv")
         arguments = ["task=multiclass", *table("constant"), "check_only=true"]
         code, _, err = command(*arguments)
         assert code == 0
         assert err == (
-            "Warning: Columns that have one value in all train rows are left out: same. "
+            "Warning: Columns with a single value in all training rows are left out: same. "
             "(ignore_warnings=[constant_feature] switches this off.)\n"
         )
         assert command(*arguments, "ignore_warnings=[constant_feature]")[2] == ""
@@ -293,7 +292,7 @@ def test_a_monitor_that_cannot_be_computed(files, command):
     code, _, err = command(*arguments, "monitor=val/average_precision", "ignore_warnings=[duplicate_rows]")
     assert code == 1
     assert (
-        "val/average_precision chooses the best checkpoint, but no label of the val split has both positives and negatives"
+        "val/average_precision cannot be computed: no label of the val split has both positives and negatives"
         in err
     )
     assert not Path("run").exists()
@@ -314,7 +313,7 @@ def test_a_net_of_another_width(files, command):
     )
 
 
-def test_the_plan_names_the_columns_that_are_features(files, command):
+def test_the_plan_lists_the_feature_columns(files, command):
     _, out, _ = command("task=multiclass", *table("species"), "check_only=true")
     assert "features length, width, colour" in " ".join(out.split())
 
@@ -352,7 +351,7 @@ class TestPredict:
 
     @pytest.mark.parametrize("size", [7, 8192])
     @pytest.mark.parametrize("name", ["new.csv", "new.parquet", "new.tsv"])
-    def test_gives_what_the_run_gave(self, size, name, trained, run, files):
+    def test_predictions_equal_those_of_the_run(self, size, name, trained, run, files):
         frame = pl.read_csv("species.csv").select("colour", pl.lit("x").alias("more"), "width", "length")
         if name.endswith("parquet"):
             frame.write_parquet(name)
@@ -401,12 +400,12 @@ class TestPredict:
         np.savez("wide.npz", foo=np.concatenate([x, x], 1))
         code, _, err = run(*settings, "input=wide.npz")
         assert code == 1
-        assert "wide.npz has 6 features a row, but the model was trained on 3." in err
+        assert "wide.npz has 6 features per row, but the model was trained on 3." in err
         code, _, err = run(*settings, "input=named.npz", "separator=;")
         assert code == 1
         assert "A model of arrays has no option 'separator'." in err
 
-    def test_codes_are_what_they_were(self, files, command, run):
+    def test_categories_keep_leading_zeros(self, files, command, run):
         frame = pl.read_csv("species.csv").with_columns(pl.Series("zip", ["00100", "00200"] * 60))
         frame.write_csv("zips.csv")
         assert command("task=multiclass", *table("zips", "data.categorical=zip"), *SHORT)[0] == 0
@@ -416,7 +415,7 @@ class TestPredict:
         for row in read_csv("run/predictions.csv"):
             assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
 
-    def test_categories_that_are_not_known_are_counted(self, trained, run, files):
+    def test_unknown_categories_are_counted(self, trained, run, files):
         pl.read_csv("species.csv").with_columns(pl.lit("pink").alias("colour")).write_csv("new.csv")
         with warnings.catch_warnings():
             warnings.simplefilter("default", ls.LossSelectWarning)
@@ -431,10 +430,10 @@ class TestPredict:
         ("content", "message"),
         [
             ("width,colour\n1,red\n", "new.csv has no column 'length' (a feature of the model)."),
-            ("length,width,colour\n1,2,red\n1,x,red\n", "Column 'width' holds numbers, but row 1 is 'x'."),
+            ("length,width,colour\n1,2,red\n1,x,red\n", "Column 'width' contains numbers, but row 1 is 'x'."),
             (
                 "length,width,colour\n1,2,red\n1,inf,red\n",
-                "Row 1 of column 'width' is inf; no feature can be infinite",
+                "Row 1 of column 'width' is inf, but features must be finite",
             ),
             (
                 "length,width,colour\n1,2,red\n1,2\n",
@@ -444,7 +443,7 @@ class TestPredict:
             ("", "new.csv is empty."),
         ],
     )
-    def test_an_input_that_cannot_be_leaves_no_output(self, content, message, trained, run, files):
+    def test_an_invalid_input_leaves_no_output(self, content, message, trained, run, files):
         Path("new.csv").write_text(content)
         before = sorted(files.iterdir())
         code, out, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=1")
@@ -467,7 +466,7 @@ class TestPredict:
             (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
             (
                 ["checkpoint={}", "input=X.npy", "output=out.csv"],
-                "The model was trained on a table, and takes .csv, .tsv or .parquet with its columns, got X.npy.",
+                "on a table: expected a .csv, .tsv or .parquet file with its columns, got X.npy.",
             ),
             (
                 ["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[colr]"],
@@ -477,7 +476,7 @@ class TestPredict:
             (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
             (
                 ["checkpoint={}", "input=semi.csv", "output=out.csv"],
-                "between the cells? Say \"data.separator=';'\".",
+                "If ';' separates the columns, set \"data.separator=';'\".",
             ),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
             (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),
@@ -499,7 +498,7 @@ class TestPredict:
         ],
         ids=lambda value: " ".join(value)[-60:],
     )
-    def test_settings_that_cannot_be(self, arguments, message, trained, run, files):
+    def test_invalid_settings(self, arguments, message, trained, run, files):
         Path("semi.csv").write_text("length;width;colour\n1;2;red\n")
         code, out, err = run(*(argument.format(trained) for argument in arguments))
         assert (code, out) == (1, "")
@@ -519,7 +518,7 @@ class TestPredict:
             assert "The output is written whole or not at all." in out
 
 
-# --- what is refused is refused wherever it comes in
+# --- an invalid target is rejected on every path
 
 REJECTED = [
     (ls.Multiclass(3), [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
@@ -539,7 +538,7 @@ REJECTED = [
 
 
 @pytest.mark.parametrize(("task", "target"), REJECTED, ids=str)
-def test_a_rejected_form_trains_on_no_path(task, target, tmp_path, command):
+def test_an_invalid_target_is_rejected_on_every_path(task, target, tmp_path, command):
     import lightning.pytorch as L
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -568,14 +567,14 @@ def test_a_rejected_form_trains_on_no_path(task, target, tmp_path, command):
         and labels.min() >= 0
         and not labels.is_floating_point()
     ):
-        # read from a file, whole numbers are classes whatever they are; all else is refused there too
+        # integers in a file are classes, whichever numbers they are; all other targets are rejected there too
         width = [] if task.name == "binary" else [f"+task.class_names=[{','.join('abc')}]"]
         assert command(f"task={task.name}", "data=arrays", "data.path=d.npz", *width, *SHORT)[0] == 1
         assert not Path("run").exists()
 
 
 class TestAFileThatChanges:
-    """In one process, as in a notebook or a sweep: the settings stay the same, the file does not."""
+    """A file that is modified between runs of one process, as in a notebook or a sweep, is read again."""
 
     def config(self, **data):
         path = ROOT / "configs" / "data" / f"{data['name']}.yaml"
@@ -598,14 +597,14 @@ class TestAFileThatChanges:
         assert path.stat().st_size == size
         assert load_data(config).task.class_names == ("may", "no")
 
-    def test_the_modification_time_is_that_of_the_old_file(self, tmp_path):
+    def test_another_file_with_the_same_modification_time(self, tmp_path):
         path = tmp_path / "t.csv"
         config = self.config(name="table", path=str(path), target="y", positive="no")
         self.write(path, "yes")
         times = path.stat()
         load_data(config)
         self.write(path, "may")
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as cp -p leaves it
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as cp -p sets it
         assert load_data(config).task.class_names == ("may", "no")
 
     @pytest.mark.parametrize("split", ["val_path", "test_path"])
@@ -613,14 +612,14 @@ class TestAFileThatChanges:
         paths = {"path": tmp_path / "t.csv", split: tmp_path / "other.csv"}
         for start, path in enumerate(paths.values()):
             self.write(path, "yes", 20 * start)
-        given = {key: str(path) for key, path in paths.items()}
-        config = self.config(name="table", target="y", positive="no", **given)
+        settings = {key: str(path) for key, path in paths.items()}
+        config = self.config(name="table", target="y", positive="no", **settings)
         rows = load_data(config).splits.rows[split.removesuffix("_path")]
         lines = paths[split].read_text().splitlines()
         paths[split].write_text("\n".join(lines[:-4]) + "\n")
         assert len(load_data(config).splits.rows[split.removesuffix("_path")]) == len(rows) - 4
 
-    def test_the_labels_beside_a_mapped_array(self, tmp_path):
+    def test_the_labels_of_a_mapped_array(self, tmp_path):
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 2)))
         np.save(tmp_path / "y.npy", np.arange(40) % 2)
         config = self.config(name="arrays", path=str(tmp_path / "x.npy"), target=str(tmp_path / "y.npy"))

@@ -248,7 +248,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
         (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
         (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect"),
-        (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
+        (["data.sample_weight=[w,x0]"], "data.sample_weight must be one column, got 2: w, x0."),
         (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run keeps"),
         (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
         (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),

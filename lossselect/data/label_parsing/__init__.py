@@ -1,1 +1,1 @@
-"""Label columns and label arrays of a file as a task, classes and indices."""
+"""Conversion of a file's label columns and label arrays to a task, its classes and their indices."""

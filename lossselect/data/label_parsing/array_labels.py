@@ -1,4 +1,4 @@
-"""The labels of arrays -> the task, its classes, and what its `encode` takes, or sparse labels."""
+"""Conversion of label arrays to the task, its classes, and input of its `encode` or sparse labels."""
 
 from collections.abc import Sequence
 
@@ -17,36 +17,36 @@ from lossselect.utils.checks import shorten
 def parse_label_array(array: np.ndarray, options: LabelOptions) -> Labels:
     """Return the labels of an array (N, L) of 0 and 1, or values between; NaN or a marker where missing.
 
-    Those of a mapped array are sparse if possible.
+    The labels of a mapped array are sparse if possible.
     """
     if options.fitted and np.shape(options.fitted.values)[1:] != array.shape[1:]:
         shape = np.shape(options.fitted.values)
-        raise DataError(f"Labels are of shape {array.shape}, but in training of shape {shape}.")
+        raise DataError(f"The labels have shape {array.shape}, but the training labels have shape {shape}.")
     may_be_sparse = isinstance(array, np.memmap) and array.size and options.kind in ("multilabel", "auto")
     sparse = _to_sparse(array, options) if may_be_sparse else None
     if sparse is not None:
         counts = sparse.count_per_row()
         several = (counts != 1) & sparse.known_rows()
         row = int(several.int().argmax())
-        # rows of one label each may be classes, which task=auto has to infer
+        # task=auto infers multiclass if every row has exactly one label
         if options.kind == "multilabel" or several[row]:
-            reason = f"the rows hold 0 and 1, and row {row} has {counts[row]} ones"
+            reason = f"the rows contain 0 and 1, and row {row} has {counts[row]} ones"
             return parse_sparse_labels(sparse, options, reason)
     values = np.empty(array.shape, dtype=np.float32)
     for start, block in blocks(array) if array.size else ():
         values[start : start + len(block)] = _to_floats(block, options.missing)
-    return parse_label_matrix(values, [*map(str, range(array.shape[1]))], options, "the rows hold")
+    return parse_label_matrix(values, [*map(str, range(array.shape[1]))], options, "the rows contain")
 
 
 def parse_sparse_labels(labels: SparseLabels, options: LabelOptions, reason: str) -> Labels:
-    """Return the labels of all rows; `reason` is why they are multilabel, for task=auto."""
+    """Return the labels of all rows; `reason` explains why task=auto infers multilabel."""
     if options.kind not in ("multilabel", "auto"):
         raise DataError(
-            f"Lists of labels are task=multilabel, but task={options.task} has exactly one label a row: save "
-            "an index for each row, as a .npy of shape (N,)."
+            f"Sparse labels need task=multilabel, but task={options.task} has exactly one label per row. Set "
+            "task=multilabel, or save one class index per row as a .npy file of shape (N,)."
         )
     if not labels.known_rows().any():
-        raise DataError("All labels are missing: there is nothing to learn from.")
+        raise DataError("All labels are missing. Label some rows.")
     names, order = _order_labels([*map(str, range(labels.num_labels))], options)
     if order is not None:
         rows, columns = (values.numpy() for values in labels.coo())
@@ -60,51 +60,51 @@ def parse_label_matrix(
 ) -> Labels:
     """Return the labels of a matrix (N, L) of 0 and 1, or values between, NaN where missing.
 
-    `source` starts the reason for a task that is inferred: "columns a, b hold". If `class_names` are the
-    names of the columns, they are their order.
+    `source` starts the reason for an inferred task, such as "columns a, b contain". If `class_names` are the
+    names of the columns, they determine the order.
     """
     names, order = _order_labels(columns, options)
     if order is not None:
         matrix = matrix[:, order]
     if np.isnan(matrix).all() and options.fitted is None:
-        raise DataError("All labels are missing: there is nothing to learn from.")
+        raise DataError("All labels are missing. Label some rows, or check data.missing.")
     task, reason = options.task, ""
     if task == "auto":
         task, why = infer_task(matrix)
         reason = f"{source} 0 and 1, and {why}"
-    # raises errors whose rows are those of the file
+    # checks the values here, so that row numbers in errors are those of the file
     make_task(task, class_names=names if TASKS[task].is_sized() else None).encode(matrix)
     return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(names), None)
 
 
 def _order_labels(columns: Sequence[str], options: LabelOptions) -> tuple[list[str], list[int] | None]:
-    """Return the labels' names in the user's order, and the columns' positions if that is another order."""
+    """Return the labels' names in the user's order, and the columns' positions if the order changes."""
     if options.class_names is None:
         return [*columns], None
     names = [*map(str, options.class_names)]
     if len(names) != len(columns):
-        raise ConfigError(f"There are {len(columns)} labels, but {len(names)} class_names.")
+        raise ConfigError(f"class_names must name each of the {len(columns)} labels, got {len(names)} names.")
     positions = {column: position for position, column in enumerate(columns)}
     if set(names) == set(columns):
         return names, [positions[name] for name in names]
     if both := [name for name in names if name in positions]:
         raise ConfigError(
-            f"class_names={names} are partly those of the columns ({shorten(columns)}): {both[0]!r} could be "
-            "the name of two. Give the columns' names in your order, or other names for them in their order."
+            f"class_names={names} has only some names of the columns ({shorten(columns)}), so {both[0]!r} is "
+            "ambiguous. Set all of the columns' names in your order, or new names in the columns' order."
         )
     return names, None
 
 
 def _to_floats(block: np.ndarray, markers: Sequence[object]) -> np.ndarray:
     """Return labels as floats, NaN where missing."""
-    values = block.astype(np.result_type(block.dtype, np.float32))  # float32 holds what int8 and bool hold
+    values = block.astype(np.result_type(block.dtype, np.float32))  # float32 is exact for int8 and bool
     for marker in markers:
         values[values == as_number(marker)] = np.nan
     return values
 
 
 def _to_sparse(array: np.ndarray, options: LabelOptions) -> SparseLabels | None:
-    """Return the labels, read block by block; None if labels are soft, or a row is missing in part."""
+    """Return the labels, read block by block; None if labels are soft, or a row is partly missing."""
     task = make_task(options.resolve_task("multilabel"), num_outputs=array.shape[1])
     ones, missing = [], []
     for start, block in blocks(array):

@@ -1,4 +1,4 @@
-"""Cells that hold several labels, as people write them: a|b, ['a', 'b'], {a, b}."""
+"""Parsing of cells with several labels, as people write them: a|b, ['a', 'b'], {a, b}."""
 
 import ast
 import json
@@ -19,9 +19,9 @@ QUOTED = re.compile(r"'(?:\\.|[^'\\])*'" r'|"(?:\\.|[^"\\])*"')
 def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[str]]:
     """Return the labels of each cell of column `name`, without spaces around them and without empty labels.
 
-    If all cells that are not empty are in brackets, the brackets are not part of the labels: a Python or JSON
-    list is read as one, and other text is split within the brackets. If all labels are in quotes, the quotes
-    are not part of them either.
+    If all non-empty cells are in brackets, the brackets are not part of the labels: Python and JSON lists are
+    parsed, and other text is split within the brackets. If all labels are in quotes, the quotes are not part
+    of the labels.
     """
     bracketed = [_is_bracketed(cell) for cell in cells]
     bare = next((row for row, cell in enumerate(cells) if cell and not bracketed[row]), None)
@@ -31,7 +31,7 @@ def split_cells(name: str, cells: Sequence[str], delimiter: str) -> list[list[st
         rows = [split_delimited(cell, delimiter) for cell in cells]
         for row, labels in enumerate(rows):
             if bracketed[row] and len(labels) > 1:
-                problem = f"labels in brackets, but row {bare} is {cells[bare or 0]!r}, which has none."
+                problem = f"labels in brackets, but row {bare} is {cells[bare or 0]!r}, without brackets."
                 raise _cell_error(name, row, cells[row], f"{problem} Use one notation for all cells.")
         _warn_split_brackets(name, cells, rows, delimiter)
     rows = _strip_quotes(name, cells, rows)
@@ -44,7 +44,7 @@ def _cell_error(name: str, row: int, cell: str, problem: str) -> DataError:
 
 
 def _is_bracketed(cell: str) -> bool:
-    """Return whether a cell's first character is a bracket that its last character closes."""
+    """Return whether a cell starts with a bracket that its last character closes."""
     if len(cell) < 2 or BRACKETS.get(cell[0]) != cell[-1]:
         return False
     depths = [*accumulate((character == cell[0]) - (character == cell[-1]) for character in cell)]
@@ -52,46 +52,46 @@ def _is_bracketed(cell: str) -> bool:
 
 
 def _warn_split_brackets(name: str, cells: Sequence[str], rows: list[list[str]], delimiter: str) -> None:
-    """Warn of a delimiter that splits what brackets enclose, as in array(['a', 'b'])."""
+    """Warn about a delimiter that splits text within brackets, as in array(['a', 'b'])."""
     for row, (cell, labels) in enumerate(zip(cells, rows, strict=True)):
         for label in labels if len(labels) > 1 else ():
             if any(label.count(start) != label.count(end) for start, end in BRACKETS.items()):
-                problem = f"Row {row} of column {name!r} is {cell!r}, of which data.delimiter={delimiter!r}"
+                problem = f"Row {row} of column {name!r} is {cell!r}, and data.delimiter={delimiter!r}"
                 fix = "If the brackets are not part of the labels, remove them from the file."
-                warn("split_brackets", f"{problem} makes the label {label!r}. {fix}")
+                warn("split_brackets", f"{problem} splits off the label {label!r}. {fix}")
                 return
 
 
 def _parse_brackets(name: str, row: int, cell: str, delimiter: str) -> list[str]:
-    """Return the labels of an empty cell or one in brackets."""
+    """Return the labels of a cell in brackets, or of an empty cell."""
     quoted = [*QUOTED.finditer(cell)]
     between = [cell[left.end() : right.start()].strip() for left, right in pairwise(quoted)]
-    if "" in between:  # as NumPy prints an array; Python would make one string of two
+    if "" in between:  # as NumPy prints an array; Python would concatenate the two strings
         if delimiter.strip() or any(between):
-            problem = f"labels in quotes with no {delimiter!r} between."
-            fix = "Write it there, or say what stands between them by data.delimiter."
+            problem = f"quoted labels without {delimiter!r} between them."
+            fix = f"Write {delimiter!r} between the labels, or set data.delimiter to what separates them."
             raise _cell_error(name, row, cell, f"{problem} {fix}")
         texts = [re.sub(r"\\(.)", r"\1", match[0][1:-1]).strip() for match in quoted]
         return [text for text in texts if text]
     values = parse_literal(cell, json.loads, ast.literal_eval)
     if cell.startswith("(") and isinstance(values, str | int | float):
-        values = [values]  # ('a') is no tuple in Python
+        values = [values]  # in Python, ('a') is a string
     if values and isinstance(values, dict):
-        problem = "a mapping. Write the labels as a list, or give each label a column of 0 and 1 and list"
-        raise _cell_error(name, row, cell, f"{problem} these in data.target.")
+        problem = "a mapping. Write the labels as a list, or write a 0/1 column for each label and list the"
+        raise _cell_error(name, row, cell, f"{problem} columns in data.target.")
     if not isinstance(values, list | tuple | set):
         return split_delimited(cell[1:-1], delimiter)
     labels = sorted(values, key=str) if isinstance(values, set) else [*values]
     for label in labels:
-        if not isinstance(label, str | int | float) or label != label:  # NaN is not itself
-            problem = f"in which {label!r} is no label: labels are text or numbers."
-            fix = "Leave it out of the file; a row that is not labelled is an empty cell."
-            raise _cell_error(name, row, cell, f"{problem} {fix}")
+        if not isinstance(label, str | int | float) or label != label:  # NaN differs from itself
+            problem = f"which contains {label!r}, but labels must be text or numbers."
+            fix = "Remove it. If the whole row is not labelled, leave the cell empty and set"
+            raise _cell_error(name, row, cell, f"{problem} {fix} data.empty=missing.")
     return [text for label in labels if (text := label_text(label).strip())]
 
 
 def parse_literal(cell: str, *parsers: Callable[[str], Any]) -> Any:
-    """Return the value of a cell by the first parser that can read it, else None."""
+    """Return the value of a cell from the first parser that can read it, else None."""
     for parse in parsers:
         try:
             return parse(cell)
@@ -107,13 +107,13 @@ def _strip_quotes(name: str, cells: Sequence[str], rows: list[list[str]]) -> lis
         return [[label[1:-1].strip() for label in labels] for labels in rows]
     if both := sorted(label for label in quoted if label[1:-1].strip() in all_labels):
         row = next(row for row, labels in enumerate(rows) if both[0] in labels)
-        problem = f"with quotes around {both[0][1:-1]!r}, which stands without quotes in other rows."
-        raise _cell_error(name, row, cells[row], f"{problem} Write all labels alike.")
+        problem = f"with quotes around {both[0][1:-1]!r}, which also occurs without quotes."
+        raise _cell_error(name, row, cells[row], f"{problem} Write all labels with quotes, or none.")
     return rows
 
 
 def _warn_other_delimiter(name: str, cells: Sequence[str], rows: list[list[str]], delimiter: str) -> None:
-    """Warn of a label that consists of several labels with another delimiter between."""
+    """Warn about a label that consists of several labels, separated by another delimiter."""
     all_labels = {label for labels in rows for label in labels}
     for other in DELIMITERS:
         for label in sorted(all_labels) if other != delimiter else ():
@@ -123,8 +123,8 @@ def _warn_other_delimiter(name: str, cells: Sequence[str], rows: list[list[str]]
                 warn(
                     "several_labels",
                     f"Row {row} of column {name!r} is {cells[row]!r}, and {label!r} counts as one label, "
-                    f"though {parts[0]!r} and {parts[1]!r} are labels of other rows. If {other!r} stands "
-                    f"between labels there, write {delimiter!r} instead.",
+                    f"although {parts[0]!r} and {parts[1]!r} are labels too. If {other!r} separates labels "
+                    f"there, replace it with {delimiter!r}.",
                 )
                 return
 

@@ -1,4 +1,4 @@
-"""The settings of the labels, the labels that are parsed by them, and which of these are missing."""
+"""The settings of the labels, the parsed labels, and the markers of missing labels."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +23,14 @@ class LabelOptions:
         task: A name of `TASKS`, or "auto".
         class_names: The order of the classes, or names for 0 to C - 1.
         positive: Binary: the label of the positive class.
-        delimiter: Multilabel: the text between the labels of a cell.
+        delimiter: Multilabel: the text that separates the labels of a cell.
         missing: Labels that mean "missing", in addition to empty cells.
-        empty: What an empty cell of delimited labels is: "negative" (no label) or "missing".
-        handle_unknown: How a label that no train row has is treated: "error", or "ignore" (missing).
-        fitted: The labels of the train split, whose classes other files have; None to find the classes.
+        empty: Meaning of an empty cell of delimited labels: "negative" (no label) or "missing".
+        handle_unknown: Treatment of a label that no training row has: "error", or "ignore" (missing).
+        fitted: The training labels, whose classes the labels of other files must have; None to fit them.
+
+    Raises:
+        ConfigError: an unknown name, or settings that cannot be combined.
     """
 
     task: str
@@ -45,24 +48,29 @@ class LabelOptions:
         if self.empty is not None:
             lookup(dict.fromkeys(("negative", "missing")), self.empty, "data.empty")
             if self.delimiter is None:
-                raise ConfigError("data.empty is for cells of delimited labels: say data.delimiter too.")
+                raise ConfigError(
+                    "data.empty applies to cells of delimited labels, but data.delimiter is not set. Set "
+                    "both, or remove data.empty."
+                )
         if self.delimiter == "":
-            raise ConfigError("The delimiter must be a string such as '|', got ''.")
+            raise ConfigError("data.delimiter must be a non-empty string such as '|', got ''.")
         if self.delimiter is not None and self.kind not in ("multilabel", "auto"):
             raise ConfigError(
-                f"data.delimiter has no effect on task={self.task}, which has one label a row. Several: "
-                "task=multilabel."
+                f"data.delimiter cannot be combined with task={self.task}, which has one label per row. "
+                "Remove it, or set task=multilabel for several labels per row."
             )
         if self.positive is not None and self.kind not in ("binary", "auto"):
-            raise ConfigError(f"data.positive has no effect on task={self.task}: it is for task=binary.")
+            raise ConfigError(
+                f"data.positive cannot be combined with task={self.task}. Remove it, or set task=binary."
+            )
 
     @property
     def kind(self) -> str:
-        """The kind of labels that the task has (`Task.kind`), or "auto"."""
+        """The kind of the task's labels (`Task.kind`), or "auto"."""
         return self.task if self.task == "auto" else TASKS[self.task].kind
 
     def resolve_task(self, inferred: str) -> str:
-        """Return the task that is declared, or under task=auto the inferred one."""
+        """Return the declared task, or with task=auto the inferred one."""
         return inferred if self.task == "auto" else self.task
 
     def replace_missing(self, column: pl.Series) -> pl.Series:
@@ -73,9 +81,9 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of all rows for the task's `encode`, or `SparseLabels`.
+    """Labels of all rows, as input of the task's `encode` or as `SparseLabels`.
 
-    `reason` says why the task was inferred; `vocabulary` is None if labels did not become indices by one.
+    `reason` explains the inferred task; `vocabulary` is None if the labels did not need one.
     """
 
     task: str
@@ -98,7 +106,7 @@ def is_marker(value: Any, markers: Sequence[Any]) -> bool:
 
 @contextmanager
 def name_column(name: str, fix: str, fixed: type[DataError] = UnseenLabelError) -> Iterator[None]:
-    """Name the column in errors about its labels without a row; add `fix` to those of the type `fixed`."""
+    """Add the column to errors that do not name one, and the sentence `fix` to errors of the type `fixed`."""
     try:
         yield
     except DataError as error:

@@ -1,4 +1,4 @@
-"""One label a row: the task, its classes in their order, and each row's index."""
+"""Conversion of a column with one label per row to the task, its ordered classes and each row's index."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ from lossselect.utils.checks import format_setting, shorten, suggestion
 from lossselect.utils.warnings import warn
 
 PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("negative", "positive"))
-"""Pairs of values of which the second is the positive one without being declared."""
+"""Pairs of values whose second one is the positive class unless data.positive is set."""
 MARKERS = ("?", "-", "--", "n/a", "#n/a", "nan", "<na>", "unknown", "missing")
-"""Labels that may mean "missing". (NA, None and null are not among them: they are names as well.)"""
+"""Labels that may mean "missing", without NA, None and null, which may be the names of classes."""
 DELIMITERS = ("|", ";", ",", "/")
 
 
 def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
-    """Return the labels of a column with one label a row."""
+    """Return the labels of a column with one label per row."""
     fitted = options.fitted
     column = options.replace_missing(column)
     name, values = column.name, column.drop_nulls().unique(maintain_order=True).to_list()
@@ -34,18 +34,20 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         return replace(fitted, values=np.full(len(column), np.nan))
     if not values:
         raise DataError(
-            f"All labels of column {name!r} are missing: there is nothing to learn from.", column=name
+            f"All labels of column {name!r} are missing. Label some rows, or check data.target and "
+            "data.missing.",
+            column=name,
         )
     reason = ""
     if options.task == "auto":
         task, why = _infer(name, values, options)
-        options, reason = replace(options, task=task), f"column {name!r} holds {why}"
+        options, reason = replace(options, task=task), f"column {name!r} contains {why}"
     if options.kind == "multilabel":
         raise column_error(
             name,
-            f"holds one label a row, such as {values[0]!r}. For task=multilabel give several columns of 0 "
-            "and 1 (data.target=[a,b,c]), or say what stands between the labels of a cell (data.delimiter). "
-            "One of several classes a row: task=multiclass.",
+            f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1 "
+            "columns (data.target=[a,b,c]) or the text that separates the labels of a cell (data.delimiter). "
+            "If each row has exactly one class, set task=multiclass.",
         )
     is_binary = options.kind == "binary"
     others = [value for value in values if not _is_probability(value)]
@@ -53,17 +55,19 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
     # probabilities of the positive class have no vocabulary
     if is_binary and options.positive is None and (soft if fitted is None else fitted.vocabulary is None):
         if others:
-            problem = f" is {others[0]!r}, but the labels are probabilities between 0 and 1."
-            raise DataError.at(column.index_of(others[0]), name, problem, others[0])
+            problem = f" is {others[0]!r}, but the training labels are probabilities between 0 and 1."
+            fix = "Write a probability, or leave the cell empty if the label is missing."
+            raise DataError.at(column.index_of(others[0]), name, f"{problem} {fix}", others[0])
         probabilities = column.cast(pl.Float64).to_numpy()
         names = make_task(options.task, class_names=options.class_names).names
         return Labels(options.task, reason, probabilities, names, None)
     vocabulary = fitted.vocabulary if fitted else None
     if vocabulary is None:
         if len(values) == 1:
-            rest = " In a file of positives alone the rest is missing." if is_binary else ""
+            required = "the other class" if is_binary else "other classes"
             raise DataError(
-                f"All labels of column {name!r} are {values[0]!r}: there is nothing to tell apart.{rest}",
+                f"All labels of column {name!r} are {values[0]!r}, but training needs at least two classes. "
+                f"Add rows of {required}.",
                 column=name,
                 value=values[0],
             )
@@ -76,12 +80,12 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
 
 
 def _infer(name: str, values: list[Any], options: LabelOptions) -> tuple[str, str]:
-    """Return the task that the distinct labels look like, and why."""
+    """Return the task that fits the distinct labels, and the reason."""
     if options.positive is not None and len(values) == 2:
-        return "binary", f"{shorten(sorted(map(str, values)))}, of which {options.positive!r} is positive"
+        return "binary", f"{shorten(sorted(map(str, values)))}, and {options.positive!r} is positive"
     if doubt := next(_find_doubts(values, options), None):
-        raise column_error(name, f"{doubt[1]} If not, say task=multiclass.")
-    with name_column(name, "Say task=..., or choose another data.target.", DataError):
+        raise column_error(name, f"{doubt[1]} If not, set task=multiclass.")
+    with name_column(name, "Set task=... to declare the task, or choose another data.target.", DataError):
         return infer_task(values)
 
 
@@ -97,10 +101,10 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
         thirds = [v for v in values if len(values) == 3 and _find_pair([w for w in values if w != v])]
         hint = ""
         if markers := thirds or [*filter(is_negative, values)]:
-            hint = f" If {markers[0]} marks missing labels: {format_setting('data.missing', markers[0])}."
+            hint = f" If {markers[0]} marks missing labels, set {format_setting('data.missing', markers[0])}."
         raise DataError(
-            f"task=binary needs two classes, but column {name!r} holds {len(values)}: "
-            f"{shorten(values)}.{hint} One of several classes: task=multiclass.",
+            f"task=binary needs two classes, but column {name!r} contains {len(values)}: "
+            f"{shorten(values)}.{hint} For more than two classes, set task=multiclass.",
             column=name,
         )
     names: tuple[str, ...] = ()
@@ -111,8 +115,8 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
     named = [value for value in found if value is not None]
     if len(set(named)) == 1:
         raise ConfigError(
-            f"class_names={[*names]} are not the labels of column {name!r}: {shorten(values)}. "
-            "Give these, the positive one last."
+            f"class_names={[*names]} must be the labels of column {name!r} ({shorten(values)}). List these, "
+            "the positive one last."
         )
     positive = _find_positive(name, values, options.positive, named or pair)
     negative = values[1 - values.index(positive)]
@@ -120,16 +124,16 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
         return Vocabulary((negative, positive))
     if named and positive != named[1]:
         raise ConfigError(
-            f"class_names={[*names]} are the negative and the positive class, but "
-            f"data.positive={options.positive}."
+            f"class_names={[*names]} declares {names[1]!r} as the positive class, but "
+            f"data.positive={options.positive}. Remove one of the two settings."
         )
-    # other names are for 0 and 1, or no and yes, in that order, whichever of them is the positive one
+    # names that are not labels are for 0 and 1, or no and yes, in that order, even if 0 or no is positive
     by_label = dict(zip(named or pair or (negative, positive), names, strict=True))
     return Vocabulary((negative, positive), (by_label[negative], by_label[positive]))
 
 
 def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[Any] | None) -> Any:
-    """Return the positive one of two labels: the declared one, else the second of the pair."""
+    """Return the positive one of two labels: the declared one, else the second one of the pair."""
     if declared is not None:
         for convert in (str, lambda value: str(value).lower(), as_number):
             form = convert(str(declared))
@@ -144,15 +148,16 @@ def _find_positive(name: str, values: list[Any], declared: Any, pair: Sequence[A
         return pair[1]
     first, second = values
     settings = [format_setting("data.positive", value) for value in (second, first)]
-    problem = f"holds {first!r} and {second!r}: which is the positive class? Say {' or '.join(settings)}."
+    problem = f"contains {first!r} and {second!r}, and the positive class is unknown."
+    fix = f"Set {' or '.join(settings)}."
     if is_negative(first):
         missing = format_setting("data.missing", first)
-        problem += f" If {first} marks missing labels, say {missing}; if it means negative, {settings[0]}."
-    raise column_error(name, problem)
+        fix += f" If {first} marks missing labels, set {missing}. If it means negative, set {settings[0]}."
+    raise column_error(name, f"{problem} {fix}")
 
 
 def _find_pair(values: Sequence[Any]) -> tuple[Any, Any] | None:
-    """Return the values in the order of a pair of PAIRS, such as 0 and 1; None if they are none of these."""
+    """Return the two values in the order of PAIRS, such as 0 and 1; None if they are not such a pair."""
     by_text: dict[str, Any] = {}
     for value in values:
         number = as_number(str(value))
@@ -161,26 +166,26 @@ def _find_pair(values: Sequence[Any]) -> tuple[Any, Any] | None:
 
 
 def is_negative(value: Any) -> bool:
-    """Return whether a label is, or writes, a negative number."""
+    """Return whether a label is a negative number, or text with one."""
     return (as_number(value) or 0) < 0
 
 
 def _fit_multiclass(column: pl.Series, values: list[Any], options: LabelOptions) -> Vocabulary:
-    """Return the labels of a column with the distinct `values`, in order."""
+    """Return the classes of a column with the distinct `values`, in order."""
     name = column.name
     if options.class_names is None or column.dtype.is_float():
         _check_numbers(column, values)
     if len(values) > 2 and len(values) == len(column) - column.null_count():
         raise DataError(
-            f"Each of the {len(values)} labels of column {name!r} has one row, as an identifier has: there "
-            "is nothing to learn from, and nothing to validate. Is it the right data.target?",
+            f"Each of the {len(values)} labels of column {name!r} occurs in only one row, as an identifier "
+            "does. Check data.target, or add rows of each class.",
             column=name,
         )
     for warning, problem in _find_doubts(values, options):
         warn(warning, f"Column {name!r} {problem}")
     warn_similar_labels(name, values)
-    with name_column(name, "Name it too, or mark it as missing: data.missing."):
-        # errors about class_names name the row
+    with name_column(name, "Add it to class_names, or to data.missing if it marks a missing label."):
+        # with class_names, pass all rows, so that errors name the row
         return Vocabulary.fit(values if options.class_names is None else column, options.class_names, name)
 
 
@@ -191,8 +196,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
     classes = format_setting("+task.class_names", values[:20])
     fraction = next((v for v in values if isinstance(v, float) or (as_number(v) or 0) % 1), None)
     if is_float or (fraction is not None and not words):
-        problem = f" is {fraction}: a quantity, not one of several classes. Choose another data.target"
-        grades = "" if is_float or len(values) > MAX_CLASSES else f"; or, if they are grades, say {classes}"
+        problem = f" is {fraction}, which looks like a quantity, not a class. Choose another data.target"
+        grades = "" if is_float or len(values) > MAX_CLASSES else f" or, if they are grades, set {classes}"
         raise DataError.at(column.index_of(fraction), name, f"{problem}{grades}.", fraction)
     if negative := next(filter(is_negative, numbers), None):
         raise negative_error(column.index_of(negative), name, negative, values)
@@ -200,8 +205,8 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
         row, missing = column.index_of(words[0]), format_setting("data.missing", words[0])
         raise column_error(
             name,
-            f"holds numbers and words: {numbers[0]!r} in row {column.index_of(numbers[0])}, {words[0]!r} "
-            f"in row {row}. If one of them marks a missing label, say {missing}; if all are classes, "
+            f"contains numbers and words: {numbers[0]!r} in row {column.index_of(numbers[0])}, {words[0]!r} "
+            f"in row {row}. If one of them marks a missing label, set {missing}. If all are classes, set "
             f"{classes}.",
             row=row,
             value=words[0],
@@ -209,46 +214,46 @@ def _check_numbers(column: pl.Series, values: list[Any]) -> None:
 
 
 def negative_error(row: int | None, name: str, negative: Any, values: Sequence[Any]) -> DataError:
-    """Return the error for a negative number among the labels of a column: it may mean "missing"."""
+    """Return the error for a negative number among the labels of a column, which may mean "missing"."""
     missing, classes = (
         format_setting("data.missing", negative),
         format_setting("+task.class_names", values[:20]),
     )
-    problem = f"If that marks a missing label, say {missing}; if it is a class, say so by {classes}."
-    return DataError.at(row, name, f" has label {negative}. {problem}", negative)
+    fix = f"If it marks a missing label, set {missing}. If it is a class, set {classes}."
+    return DataError.at(row, name, f" has label {negative}. {fix}", negative)
 
 
 def _find_doubts(values: Sequence[Any], options: LabelOptions) -> Iterator[tuple[str, str]]:
-    """Yield a warning's name and text for labels that may not be classes; the text continues "Column 'y'"."""
+    """Yield a warning's name and text for labels that may not be classes; the text follows "Column 'y'"."""
     if delimiter := _find_delimiter(values):
         example = next(value for value in values if delimiter in value)
         yield (
             "several_labels",
-            f"holds labels such as {example!r}. If these are several, say task=multilabel "
+            f"contains labels such as {example!r}. If these are several labels, set task=multilabel "
             f"{format_setting('data.delimiter', delimiter)}.",
         )
     markers = [value for value in values if str(value).lower() in MARKERS]
     if markers and options.class_names is None:
         yield (
             "likely_missing_marker",
-            f"has a class {markers[0]!r}. If that marks a missing label, say "
+            f"has a class {markers[0]!r}. If it marks a missing label, set "
             f"{format_setting('data.missing', markers[0])}.",
         )
 
 
 def warn_similar_labels(name: str, values: Sequence[Any]) -> None:
-    """Warn of two labels that a person may take for the same."""
+    """Warn about two labels that look the same, or almost the same, to a person."""
     by_form: dict[Any, Any] = {}
     for value in values:
         other = by_form.setdefault(normalize_label(value), value)
         if other is not value:
-            problem = f"{other!r} and {value!r} in column {name!r} are two classes."
-            warn("similar_labels", f"{problem} If they are one, correct the file.")
+            problem = f"{other!r} and {value!r} in column {name!r} count as two classes."
+            warn("similar_labels", f"{problem} If they are the same class, correct the file.")
             return
 
 
 def _find_delimiter(values: Sequence[Any]) -> str | None:
-    """Return what splits at least a third of the labels into parts some of which are in several labels."""
+    """Return a delimiter that splits at least a third of the labels, if some parts are in several labels."""
     texts = [value for value in values if isinstance(value, str) and value.lower() not in MARKERS]
     for delimiter in DELIMITERS:
         count = sum(delimiter in text.strip(delimiter) for text in texts)
@@ -261,27 +266,27 @@ def _find_delimiter(values: Sequence[Any]) -> str | None:
 def _encode(column: pl.Series, vocabulary: Vocabulary, handle_unknown: str) -> np.ndarray:
     """Return the index of each row's label, -100 where it is missing."""
     texts = {label_text(value): value for value in vocabulary.values}
-    # the same label may be a number in one file and text in another, and 1.0 in one with missing cells
+    # a label may be a number in one file and text in another, and 1 becomes 1.0 next to missing cells
     known = {_drop_fraction(text): value for text, value in texts.items()} | texts
     values = column.unique().drop_nulls()
     labels = [known.get(text, known.get(_drop_fraction(text))) for text in map(label_text, values)]
     if len(values) and not any(label is not None for label in labels):
         raise DataError(
-            f"None of the labels of column {column.name!r} ({shorten([*values])}) is one of training's: "
-            f"{shorten(vocabulary.names)}. Write them alike.",
+            f"No label of column {column.name!r} ({shorten([*values])}) occurs in the training labels "
+            f"({shorten(vocabulary.names)}). Write the labels as in training.",
             column=column.name,
         )
     codes = vocabulary.encode(labels)
     unknown = values.filter(codes == IGNORE_INDEX).to_list()
-    if unknown:  # looked up row by row, for the error or the warning
-        with name_column(column.name, "To leave such labels out: data.handle_unknown=ignore."):
+    if unknown:  # encode these row by row, for the row in the error or the counts in the warning
+        with name_column(column.name, "To ignore such labels, set data.handle_unknown=ignore."):
             vocabulary.encode(column.set(~column.is_in(unknown), None), handle_unknown, column.name)
     mapped = column.replace_strict(values, codes, default=IGNORE_INDEX, return_dtype=pl.Int64)
     return mapped.fill_null(IGNORE_INDEX).to_numpy(writable=True)
 
 
 def _drop_fraction(text: str) -> str:
-    """Return "1" for "1.0", but "v1.0" as it is."""
+    """Return "1" for "1.0", but "v1.0" unchanged."""
     return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 
 

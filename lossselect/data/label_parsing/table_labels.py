@@ -1,4 +1,4 @@
-"""The target columns of a table -> the task, its classes, and what its `encode` takes, or sparse labels."""
+"""Conversion of a table's target columns to the task, its classes, and input of `encode` or sparse labels."""
 
 import json
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ from lossselect.utils.warnings import warn
 
 
 def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, listed: bool = False) -> Labels:
-    """Return the labels of a column of labels or of lists of labels, or of several columns of 0 and 1.
+    """Return the labels of a column of labels, a column of lists of labels, or several columns of 0 and 1.
 
-    `listed` is whether the user named a list of columns, perhaps of one.
+    `listed` is true if the user set a list of columns, even a list of one column.
     """
     if len(columns) > 1 or (listed and options.kind == "multilabel"):
         return _parse_indicators(columns, options)
@@ -45,7 +45,7 @@ def parse_label_columns(columns: Sequence[pl.Series], options: LabelOptions, lis
     if column.dtype in (pl.List, pl.Array):
         return _parse_lists(column.name, column.to_list(), options)
     if column.dtype not in (*TEXT, pl.Null):
-        raise column_error(column.name, f"is of type {column.dtype}; labels are text or whole numbers.")
+        raise column_error(column.name, f"is of type {column.dtype}, but labels must be text or integers.")
     text = CellParser().text(column)
     if options.delimiter is not None:
         return _parse_lists(column.name, _split(text, options), options)
@@ -62,19 +62,20 @@ def _split(text: pl.Series, options: LabelOptions) -> list[Any]:
         raise DataError.at(
             empty.arg_max() or 0,
             text.name,
-            " is empty: has it no label, or is it not labelled? Say data.empty=negative for rows without "
-            "labels, or data.empty=missing.",
+            " is empty. Set data.empty=negative if rows with empty cells have no labels, or "
+            "data.empty=missing if their labels are missing.",
         )
     rows = split_cells(text.name, text.to_list(), str(options.delimiter))
     if not any(len(row) > 1 for row in rows):
-        warn("unused_delimiter", f"No cell of column {text.name!r} has the delimiter {options.delimiter!r}.")
+        problem = f"No cell of column {text.name!r} contains the delimiter {options.delimiter!r}."
+        warn("unused_delimiter", f"{problem} Check data.delimiter.")
     if options.empty != "missing":
         return rows
     return [None if is_empty else row for row, is_empty in zip(rows, empty.to_list(), strict=True)]
 
 
 def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
-    """Return the lists of a column of JSON; None for another column, unless the train split has lists."""
+    """Return the lists of a column of JSON; None for another column, unless the training labels are lists."""
     known = text.drop_nulls()
     in_brackets = known.str.starts_with("[").all() and known.str.ends_with("]").all() and len(known) > 0
     if not in_brackets and not (options.fitted and isinstance(options.fitted.values, SparseLabels)):
@@ -87,12 +88,12 @@ def _parse_json(text: pl.Series, options: LabelOptions) -> list[Any] | None:
     if options.kind in ("binary", "multiclass"):
         warn(
             "several_labels",
-            f"Column {text.name!r} holds labels in brackets, such as {known[0]!r}. If these are lists, "
-            'write them as JSON, ["a", "b"], and say task=multilabel.',
+            f"Column {text.name!r} contains labels in brackets, such as {known[0]!r}. If these are lists, "
+            'write them as JSON, ["a", "b"], and set task=multilabel.',
         )
         return None
-    quotes = " Strings stand in double quotes." if known.str.contains("'").any() else ""
-    problem = f' is {text[row]!r}, no JSON list such as ["news", "sport"].{quotes}'
+    quotes = " Write strings in double quotes." if known.str.contains("'").any() else ""
+    problem = f' is {text[row]!r}, but must be a JSON list such as ["news", "sport"].{quotes}'
     raise DataError.at(row, text.name, problem, text[row])
 
 
@@ -103,27 +104,29 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
         if i is not None:
             raise column_error(
                 name,
-                f"holds lists of labels, of which row {i} has {len(rows[i])}, but task={options.task} has "
-                "exactly one a row. Several labels per sample: task=multilabel.",
+                f"contains lists of labels. Row {i} has {len(rows[i])} labels, but task={options.task} needs "
+                "exactly one per row. For several labels per row, set task=multilabel.",
                 row=i,
                 value=rows[i],
             )
         column = pl.Series(name, [row and row[0] for row in rows], strict=False)
         if column.dtype.is_nested():
-            raise column_error(name, f"has lists of {column.dtype}; labels are text or whole numbers.")
+            raise column_error(
+                name, f"contains lists of {column.dtype}, but labels must be text or integers."
+            )
         return parse_single_labels(column, options)
     vocabulary = options.fitted.vocabulary if options.fitted else None
     if vocabulary is None:
         vocabulary = _fit_lists(name, rows, options)
-    with name_column(name, "To leave such labels out: data.handle_unknown=ignore."):
+    with name_column(name, "To ignore such labels, set data.handle_unknown=ignore."):
         labels = vocabulary.encode_lists(rows, options.handle_unknown, name)
-    reason = f"column {name!r} holds lists" if options.task == "auto" else ""
+    reason = f"column {name!r} contains lists" if options.task == "auto" else ""
     return Labels(options.resolve_task("multilabel"), reason, labels, vocabulary.names, vocabulary)
 
 
 def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
     _check_no_indicators(name, [row for row in rows if row is not None])
-    with name_column(name, "Name it too, or leave it out of the file."):
+    with name_column(name, "Add it to class_names, or remove it from the file."):
         vocabulary = Vocabulary.fit_lists(rows, options.class_names, name)
     if options.class_names is None:
         if negative := next(filter(is_negative, vocabulary.values), None):
@@ -134,57 +137,59 @@ def _fit_lists(name: str, rows: list[Any], options: LabelOptions) -> Vocabulary:
 
 
 def _clean_row(name: str, i: int, row: Any, options: LabelOptions) -> list[Any] | None:
-    """Return a row's labels without spaces around them; None if it is missing or has a marker alone."""
+    """Return a row's labels without spaces around them; None if it is missing or has only a marker."""
     if row is None:
         return None
     labels = [label.strip() if isinstance(label, str) else plain_value(label) for label in row]
     if "" in labels:
-        problem = " has an empty label among its own: leave it out. A row without labels is an empty list."
+        problem = " contains an empty label. Remove it; for a row without labels, write an empty list."
         raise DataError.at(i, name, problem)
     if not options.missing or not any(is_marker(label, options.missing) for label in labels):
         return labels
     if len(labels) > 1:
-        problem = f" has labels and a mark for a missing one: {shorten(labels)}."
-        raise DataError.at(
-            i, name, f"{problem} A row is labelled as a whole or not at all: leave the mark out."
-        )
+        problem = f" contains labels and a marker of missing labels: {shorten(labels)}."
+        fix = "Remove the marker: the labels of a row are either all known or all missing."
+        raise DataError.at(i, name, f"{problem} {fix}")
     return None
 
 
 def _check_no_indicators(name: str, rows: list[list[Any]]) -> None:
-    """Raise a DataError for rows such as [1, 0, 1] and [0, 1, 0], which are no lists of labels."""
+    """Raise a DataError for rows such as [1, 0, 1] and [0, 1, 0], which are not lists of labels."""
     width = len(rows[0]) if rows else 0
     if width < 2 or any(len(row) != width for row in rows):
         return
     if all(label in (0, 1) for row in rows for label in row) and any(len(set(row)) < width for row in rows):
         raise column_error(
             name,
-            f"holds rows of {width} zeros and ones, such as {rows[0]}, where lists of labels are looked for. "
-            "Give each label a column of its own, and name them: data.target=[a,b,c].",
+            f"contains rows of {width} zeros and ones, such as {rows[0]}, but lists of labels are expected. "
+            "Write one column for each label, and set data.target=[a,b,c].",
         )
 
 
 def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> Labels:
     names = [column.name for column in columns]
     if options.delimiter is not None:
-        raise ConfigError(f"data.delimiter is for one column of labels, but data.target names {len(names)}.")
+        raise ConfigError(
+            f"data.delimiter applies to one label column, but data.target has {len(names)}. Remove "
+            "data.delimiter, or set a single data.target."
+        )
     if options.kind == "binary":
         raise ConfigError(
-            f"task=binary has one column of labels, but data.target names {len(names)}: {shorten(names)}. "
-            "Several labels per sample: task=multilabel."
+            f"task=binary needs one label column, but data.target has {len(names)}: {shorten(names)}. Set a "
+            "single data.target or, for several labels per row, task=multilabel."
         )
     matrix = np.stack([_to_floats(options.replace_missing(column)) for column in columns], axis=1)
-    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} hold")
+    return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} contain")
 
 
 def _to_floats(column: pl.Series) -> np.ndarray:
     """Return a column of 0 and 1 as float64, NaN where missing."""
-    needed = "but of several target columns each holds 0 and 1 (or true and false)."
+    rule = "but each of several target columns must contain 0 and 1 (or true and false)."
     if column.dtype in TEXT:
         text = CellParser().text(column)
         column, row = parse_numbers(text)
         if row is not None:
-            raise DataError.at(row, text.name, f" is {text[row]!r}, {needed}", text[row])
+            raise DataError.at(row, text.name, f" is {text[row]!r}, {rule}", text[row])
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        raise column_error(column.name, f"is of type {column.dtype}, {needed}")
+        raise column_error(column.name, f"is of type {column.dtype}, {rule}")
     return column.cast(pl.Float64).to_numpy(writable=True)

@@ -1,1 +1,1 @@
-"""Columns and arrays of a file as features."""
+"""Conversion of columns and arrays to features."""

@@ -1,6 +1,6 @@
-"""Features of an array -> the numbers that a net takes, in two passes over blocks of rows.
+"""Conversion of an array to the standardised features of a net, in two passes over blocks of rows.
 
-Does what `Features` does with a table's columns, for an array that may be larger than the memory.
+It corresponds to `Features` for the columns of a table, but the array may be larger than the memory.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from lossselect.exceptions import DataError
 
 
 class ArrayRows:
-    """Rows of an array (N, F), standardised when they are taken: of a mapped one no others are read."""
+    """Rows of an array (N, F), standardised when indexed; a mapped array is read only for these rows."""
 
     def __init__(self, array: np.ndarray, features: Features) -> None:
         self.array, self.shape = array, (len(array), len(features.names))
         self.path = Path(array.filename) if isinstance(array, np.memmap) and array.filename else None
         self.version = _file_version(self.path) if self.path else (0, 0, 0)
-        # a number with missing values is two features, of which the second says where it is missing
+        # a column with missing values becomes two features, the second of which is 1 where it is missing
         numbers = [number for number in features.numbers for _ in number.features]
         indicators = [i > 0 for number in features.numbers for i in range(len(number.features))]
         names = array_columns(array.shape[1])
@@ -45,15 +45,15 @@ class ArrayRows:
         """Return float32 (len(rows), num_features); for a single row (num_features,)."""
         if self.path and (now := _file_version(self.path)) != self.version and now[0] == self.version[0]:
             raise DataError(
-                f"{self.path} has been written to since its rows were looked at. Start again, and write "
-                "other data to another file: this one is read while the run goes on."
+                f"{self.path} was modified after the run had opened it. Start again, and write new data to "
+                "another file: a run reads its file until it ends."
             )
         taken = np.asarray(self.array[np.asarray(rows)])
         features = torch.from_numpy(self.standardized(np.atleast_2d(taken)))
         return features if taken.ndim > 1 else features[0]
 
     def standardized(self, block: np.ndarray) -> np.ndarray:
-        """Return float32 features of rows of the array."""
+        """Return the float32 features of rows of the array."""
         features = standardize(block[:, self.columns], self.mean, self.std)
         if self.may_be_missing:
             missing = np.isnan(features)
@@ -63,9 +63,9 @@ class ArrayRows:
 
 
 def _file_version(path: Path) -> tuple[int, int, int]:
-    """Return inode, size and time of modification; zeros for a file that is deleted.
+    """Return inode, size and time of modification; zeros for a deleted file.
 
-    If the name is deleted or now another file's, the mapped file is still there, unchanged.
+    If the path was deleted or replaced by another file, the mapped file still exists, unchanged.
     """
     try:
         stat = path.stat()
@@ -75,7 +75,7 @@ def _file_version(path: Path) -> tuple[int, int, int]:
 
 
 def transform_array(array: np.ndarray, features: Features) -> tuple[TableRows, dict[str, int]]:
-    """Do what `Features.transform` does; rows stay in the file if it is mapped, else in memory."""
+    """Return what `Features.transform` returns; the rows of a mapped array stay in the file."""
     rows, names = ArrayRows(array, features), array_columns(array.shape[1])
     numbers: Any = rows if rows.path else torch.empty(rows.shape)
     used = np.flatnonzero(np.isin(names, features.columns))
@@ -94,13 +94,13 @@ def transform_array(array: np.ndarray, features: Features) -> tuple[TableRows, d
 
 
 def _hash_rows(values: np.ndarray) -> pl.Series:
-    """Hash each row's bytes, which takes no longer for many columns; -0 becomes 0."""
+    """Return a hash of each row's bytes; -0 is hashed as 0."""
     rows = np.ascontiguousarray(values + 0.0).view(f"V{values.shape[1] * values.itemsize}")
     return pl.Series(rows.ravel().tolist(), dtype=pl.Binary).hash()
 
 
 def fit_array(array: np.ndarray, train: np.ndarray, parser: CellParser) -> Features:
-    """Do what `Features.fit` does, for an array (N, F) and the sorted rows of the train split."""
+    """Return what `Features.fit` returns, for an array (N, F) and the sorted training rows."""
     names = array_columns(array.shape[1])
     if array.dtype.kind in "iu":
         for place in np.flatnonzero((np.diff(array[: FEW + 2], axis=0) == 1).all(0)).tolist():
@@ -114,7 +114,7 @@ def fit_array(array: np.ndarray, train: np.ndarray, parser: CellParser) -> Featu
 
 
 def _read(array: np.ndarray, parser: CellParser) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield blocks of rows as float64, NaN where missing."""
+    """Yield blocks of rows as float64, NaN where missing, each with the index of its first row."""
     for start, block in blocks(array):
         values = block.astype(np.float64)
         invalid = np.isinf(values) if parser.nan == "missing" else ~np.isfinite(values)

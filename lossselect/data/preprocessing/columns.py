@@ -1,4 +1,4 @@
-"""The columns of a table: which are features, what kind each is, and how its cells are read."""
+"""The columns of a table: selection of the features, the kind of each column, and parsing of its cells."""
 
 import math
 from collections.abc import Sequence
@@ -14,28 +14,28 @@ from lossselect.utils.checks import format_setting, lookup, shorten
 from lossselect.utils.warnings import warn
 
 MAX_CATEGORIES = 1000
-"""A column of text with more distinct values is an identifier or free text."""
+"""Maximum number of distinct categories; text with more is treated as free text or an identifier."""
 FEW = 20
-"""So few distinct values are categories even if most rows have their own."""
+"""Number of distinct values up to which text is categories even if most rows have a unique value."""
 DATE = (
     r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ t].*)?$"
     r"|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?$"
     r"|^(\d{1,2}\.? )?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.? \d{1,4}(,? \d{4})?$"
 )
-"""Dates and times of day."""
+"""Pattern of dates and times of day, in lower case."""
 UNITS = r"^[-+]?[$\u20ac\u00a3]? ?[-+]?\d{1,3}([,' ]?\d{3})*([.,]\d+)? ?[%$\u20ac\u00a3]?$"
-"""Numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1,5."""
+"""Pattern of numbers that Polars reads as text: 51,627 and $9.50 and 37% and 1,5."""
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 def column_error(column: str, problem: str, **fields: Any) -> DataError:
-    """Return the error for a column; `problem` continues the message."""
+    """Return the error for a column; `problem` continues the sentence after the column's name."""
     return DataError(f"Column {column!r} {problem}", column=column, **fields)
 
 
 @dataclass(frozen=True)
 class Number:
-    """A column of numbers: (x - mean) / std, 0 where missing; if `missing`, a second feature is 1 there."""
+    """A column of numbers: (x - mean) / std, 0 where missing; `missing` adds a feature that is 1 there."""
 
     name: str
     mean: float
@@ -50,7 +50,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Category:
-    """A column of categories, one-hot over the values of the train split and, if `missing`, missing cells."""
+    """A column of categories, one-hot over `values` of the training rows and, if `missing`, missing cells."""
 
     name: str
     values: tuple[str, ...]
@@ -64,7 +64,7 @@ class Category:
 
 @dataclass(frozen=True)
 class CellParser:
-    """Reads cells: `null_values` are missing as empty ones are; a NaN is an "error" or "missing" by `nan`."""
+    """Parser of cells: `null_values` mean "missing" as empty cells do; `nan` is "error" or "missing"."""
 
     null_values: tuple[str, ...] = ()
     nan: str = "error"
@@ -73,7 +73,7 @@ class CellParser:
         lookup(dict.fromkeys(("error", "missing")), self.nan, "data.nan")
 
     def text(self, column: pl.Series) -> pl.Series:
-        """Return trimmed text, null where missing; whole numbers are written without a fraction."""
+        """Return trimmed text, null where missing; integers are written without a fraction."""
         _check_type(column, "categories")
         column = restore_integers(column)
         return set_null(column.cast(pl.String).str.strip_chars(), [*self.null_values, ""])
@@ -88,25 +88,27 @@ class CellParser:
             if row is not None:
                 raise column_error(
                     column.name,
-                    f"holds numbers, but row {row + first_row} is {text[row]!r}. If that means 'missing', "
-                    f"train with {format_setting('data.null_values', [text[row]])}; if the column is one of "
-                    f"categories, with {format_setting('data.categorical', [column.name])}.",
+                    f"contains numbers, but row {row + first_row} is {text[row]!r}. If that means 'missing', "
+                    f"train with {format_setting('data.null_values', [text[row]])}. If the column contains "
+                    f"categories, train with {format_setting('data.categorical', [column.name])}.",
                     row=row + first_row,
                     value=text[row],
                 )
         null_numbers = [float(n) for mark in self.null_values if (n := as_number(mark)) is not None]
         numbers = set_null(numbers.cast(pl.Float64), null_numbers)
-        if math.isfinite(numbers.sum() or 0):  # one quick pass; a sum of finite numbers may be infinite too
+        if math.isfinite(numbers.sum() or 0):  # a quick test; a sum of finite numbers may overflow too
             return numbers
         if self.nan == "missing":
             numbers = numbers.fill_nan(None)
+        exclude = format_setting("data.exclude", [column.name])
         for invalid, fix in (
-            (numbers.is_infinite(), "no feature can be infinite: correct it or leave it out (data.exclude)"),
-            (numbers.is_nan(), "if NaN means 'missing', say data.nan=missing"),
+            (numbers.is_infinite(), f"Correct it, or leave the column out ({exclude} with data=table)"),
+            (numbers.is_nan(), "If NaN means 'missing', train with data.nan=missing"),
         ):
             if invalid.any():
                 row = invalid.arg_max() or 0
-                raise DataError.at(row + first_row, column.name, f" is {numbers[row]}; {fix}.", numbers[row])
+                problem = f" is {numbers[row]}, but features must be finite. {fix}."
+                raise DataError.at(row + first_row, column.name, problem, numbers[row])
         return numbers
 
 
@@ -118,7 +120,7 @@ def set_null(column: pl.Series, values: Sequence[Any]) -> pl.Series:
 
 
 def restore_integers(column: pl.Series) -> pl.Series:
-    """Return floats that are all whole, as missing cells make of integers, as integers, with NaN as null."""
+    """Return floats as integers, null for NaN, if all are whole; missing cells turn integers into floats."""
     if not column.dtype.is_float():
         return column
     column = column.fill_nan(None)
@@ -126,9 +128,9 @@ def restore_integers(column: pl.Series) -> pl.Series:
     return column.cast(pl.Int64) if whole else column
 
 
-def _check_type(column: pl.Series, needed: str) -> None:
+def _check_type(column: pl.Series, expected: str) -> None:
     if not (column.dtype.is_numeric() or column.dtype in (*TEXT, pl.Boolean, pl.Null)):
-        raise column_error(column.name, f"is of type {column.dtype}, where {needed} are needed.")
+        raise column_error(column.name, f"must contain {expected}, got the type {column.dtype}.")
 
 
 def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:
@@ -139,11 +141,11 @@ def parse_numbers(text: pl.Series) -> tuple[pl.Series, int | None]:
 
 
 def column_kind(column: pl.Series, parser: CellParser) -> str:
-    """Return "number", "category", or why the column is neither."""
+    """Return "number", "category", or the reason why the column is neither, as the rest of a sentence."""
     if column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null):
         return "number"
     if column.dtype.is_temporal():
-        return f"holds dates or times ({column.dtype})"
+        return f"contains dates or times ({column.dtype})"
     if column.dtype not in TEXT:
         return f"is of type {column.dtype}"
     text = parser.text(column).drop_nulls()
@@ -152,44 +154,47 @@ def column_kind(column: pl.Series, parser: CellParser) -> str:
     if not_numbers == 0:
         return "number"
     if not_numbers < distinct / 2:
-        parser.numbers(column)  # raises the error that names the first cell that is no number
+        parser.numbers(column)  # raises an error with the first cell that is not a number
     if values.head(100).str.to_lowercase().str.contains(DATE).all():
-        return f"holds dates, such as {text[0]!r}"
+        return f"contains dates, such as {text[0]!r}"
     if values.str.contains(UNITS).all():
-        return f"holds numbers with separators or units, such as {text[0]!r} (write plain ones)"
+        return f"contains numbers with separators or units, such as {text[0]!r} (write plain numbers)"
     if distinct > MAX_CATEGORIES or distinct > max(FEW, len(text) / 2):
         return (
-            f"is free text or an identifier ({distinct} distinct values in {len(text)} rows, such as "
+            f"looks like free text or an identifier ({distinct} distinct values in {len(text)} rows, such as "
             f"{text[0]!r})"
         )
     return "category"
 
 
 def warn_if_index(column: pl.Series) -> None:
-    """Warn of a column that numbers the rows: it says nothing, or all if the file is sorted by label."""
+    """Warn about a column that counts the rows: it predicts the label only if the file is sorted by label."""
     candidate = column.dtype.is_integer() and len(column) > FEW and column.null_count() == 0
     if candidate and (column.diff().drop_nulls() == 1).all():
         warn(
             "index_column",
-            f"Column {column.name!r} counts the rows. In a file that is sorted by label it gives the "
-            "label away, and in any other it says nothing: "
-            f"{format_setting('data.exclude', [column.name])}.",
+            f"Column {column.name!r} counts the rows. It reveals the label if the file is sorted by label, "
+            "and is useless otherwise. Leave it out "
+            f"({format_setting('data.exclude', [column.name])} with data=table).",
         )
 
 
 def feature_columns(
     header: list[str], target: Sequence[str], only: Sequence[str], exclude: Sequence[str], path: str
 ) -> list[str]:
-    """Return the columns that are features: `only`, or all, without those of the target and `exclude`."""
+    """Return the columns that are features: `only`, or all, without `target` and `exclude`."""
     check_columns(exclude, header, "data.exclude", path)
     check_columns(only, header, "data.features", path)
     if both := [name for name in only if name in target]:
         raise ConfigError(
-            f"Column {both[0]!r} is the target (data.target) and among the features (data.features): the net "
-            "would be given the answer."
+            f"Column {both[0]!r} is the target (data.target) and among the features (data.features), so the "
+            "net would see the label. Remove it from data.features."
         )
     removed = [*target, *exclude]
     columns = [name for name in dict.fromkeys(only or header) if name not in removed]
     if not columns:
-        raise DataError(f"{path} has no column left to be a feature, beside {shorten(removed)}.")
+        raise DataError(
+            f"{path} has no feature column left after removing {shorten(removed)}. Change data.features or "
+            "data.exclude."
+        )
     return columns

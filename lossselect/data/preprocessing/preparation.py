@@ -1,4 +1,4 @@
-"""What a file's rows go through on their way to the net, as plain values that a checkpoint keeps."""
+"""Preparation of a file's rows for the net, stored in checkpoints as plain values."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lossselect.utils.checks import check_float, lookup
 from lossselect.utils.structure import DictOf, check_structure
 
 READING = {"table": ("separator", "encoding"), "arrays": ("features", "width")}
-"""Keys of what describes a file, by its source; "features" is the name of the array, "width" that of it."""
+"""Settings for reading a file, by source: "features" is the array's name, "width" its number of columns."""
 STRUCTURE = {
     "source": str,
     "features": {
@@ -26,12 +26,12 @@ STRUCTURE = {
     },
     "reading": DictOf((type(None), str, int)),
 }
-"""Structure of what `to_dict` returns."""
+"""Structure of the dictionary that `to_dict` returns."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a file of the `source` "table" or "arrays" becomes features; `reading` has the keys in READING."""
+    """Conversion of a file to features; `source` is a key of READING, `reading` has the settings there."""
 
     source: str
     features: Features
@@ -46,9 +46,9 @@ class Preparation:
         """
         arrays = self.source == "arrays"
         if arrays != (Path(path).suffix.lower() in (".npz", ".npy")):
-            needed = ".npz or .npy" if arrays else ".csv, .tsv or .parquet with its columns"
+            expected = ".npz or .npy file" if arrays else ".csv, .tsv or .parquet file with its columns"
             raise DataError(
-                f"The model was trained on {'arrays' if arrays else 'a table'}, and takes {needed}, got "
+                f"The model was trained on {'arrays' if arrays else 'a table'}: expected a {expected}, got "
                 f"{path}."
             )
         reading = {**self.reading, **reading}
@@ -56,7 +56,7 @@ class Preparation:
             inputs = read_features(path, reading["features"])
             if (width := inputs.shape[1]) != reading["width"]:
                 raise DataError(
-                    f"{path} has {width} features a row, but the model was trained on {reading['width']}."
+                    f"{path} has {width} features per row, but the model was trained on {reading['width']}."
                 )
             check_columns(keep, array_columns(width), "keep", path)
             for start in range(0, len(inputs), size):
@@ -68,17 +68,17 @@ class Preparation:
         yield from table.batches([*dict.fromkeys([*self.features.columns, *keep])], size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint, the argument of `from_dict`."""
+        """Return plain values for a checkpoint, which `from_dict` accepts."""
         return {"source": self.source, "features": self.features.to_dict(), "reading": dict(self.reading)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preparation":
-        """Return the preparation of what `to_dict` returned; other entries are ignored."""
+        """Create a preparation from the result of `to_dict`; other entries are ignored."""
         return cls(values["source"], Features.from_dict(values["features"]), values["reading"])
 
     @classmethod
     def stored(cls, values: Mapping[str, Any], path: Any) -> "Preparation":
-        """Do what `from_dict` does, for values of the file `path`; CheckpointError if they are damaged."""
+        """Create a preparation from values of the file `path`; raise CheckpointError if they are damaged."""
         try:
             check_structure(values, STRUCTURE, "preparation")
             preparation = cls.from_dict(values)
@@ -87,8 +87,8 @@ class Preparation:
                 raise CheckpointError(f"reading must have {' and '.join(keys)}, got {[*reading]}.")
             for column in preparation.features.numbers:
                 check_float(f"The mean of column {column.name!r}", column.mean)
-                if check_float(f"The deviation of column {column.name!r}", column.std, 0) == 0:
-                    raise CheckpointError(f"The deviation of column {column.name!r} must be above 0.")
+                if check_float(f"The standard deviation of column {column.name!r}", column.std, 0) == 0:
+                    raise CheckpointError(f"The standard deviation of column {column.name!r} must be > 0.")
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {str(error).rstrip('.')}.") from None
         return preparation

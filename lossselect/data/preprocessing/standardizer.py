@@ -1,4 +1,4 @@
-"""Standardisation: columns of mean 0 and standard deviation 1 over the rows that are trained on."""
+"""Standardisation: columns of mean 0 and standard deviation 1 over the training rows."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -13,8 +13,12 @@ class Standardizer:
     """Mean, standard deviation and range of columns in float64; NaN and null are missing values.
 
     Batches are combined as in Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for
-    computing sample variances, 1979: as exact as two passes over all rows, where a sum of squares loses
-    digits. In messages `owner`, such as " of X", follows the name of a column.
+    computing sample variances, 1979. This is as exact as two passes over all rows, whereas a sum of squares
+    loses digits.
+
+    Args:
+        names: The columns' names.
+        owner: Text that follows the name of a column in messages, such as " of X".
     """
 
     def __init__(self, names: Sequence[Any], owner: str = "") -> None:
@@ -25,8 +29,8 @@ class Standardizer:
 
     def partial_fit(self, values: np.ndarray | pl.DataFrame) -> Self:
         """Add rows (N, F)."""
-        with np.errstate(over="ignore", invalid="ignore"):  # `scale` rejects numbers that are too large
-            if isinstance(values, pl.DataFrame):  # several times as fast as NumPy
+        with np.errstate(over="ignore", invalid="ignore"):  # `scale` raises an error for too large numbers
+            if isinstance(values, pl.DataFrame):  # Polars is several times as fast as NumPy
                 statistics = values.count(), values.mean(), values.var(ddof=0), values.min(), values.max()
                 count, mean, variance, minimum, maximum = (
                     np.array(statistic.row(0), dtype=np.float64) for statistic in statistics
@@ -48,26 +52,26 @@ class Standardizer:
 
     @property
     def constant(self) -> np.ndarray:
-        """Whether all values of a column that are known are the same."""
+        """Boolean mask (F,) of the columns whose known values are all equal."""
         return self.minimum == self.maximum
 
     @property
     def scale(self) -> np.ndarray:
-        """The standard deviations; 1 for a constant column, of which rounding may leave one above 0."""
+        """The standard deviations (F,); exactly 1 for a constant column, in spite of rounding errors."""
         scale = np.where(self.constant, 1, np.sqrt(self.squares / np.maximum(self.count, 1)))
         if not (finite := np.isfinite(scale)).all():
             name = self.names[int(finite.argmin())]
-            advice = "" if self.owner else ", or leave the column out with data.exclude"
+            advice = "" if self.owner else ", or leave the column out (data.exclude with data=table)"
             raise DataError(
-                f"The numbers of column {name!r}{self.owner} are so large that their standard deviation is "
-                f"none of float64: scale them{advice}.",
+                f"The numbers of column {name!r}{self.owner} are so large that their standard deviation "
+                f"overflows float64. Scale them down{advice}.",
                 column=str(name),
             )
         return scale
 
 
 def standardize(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return float32 features of rows (N, F); those that it does not hold are infinite."""
+    """Return the float32 features of rows (N, F); values out of the range of float32 become infinite."""
     features = np.array(values, dtype=np.float64)
     with np.errstate(over="ignore"):
         features -= mean
@@ -76,13 +80,13 @@ def standardize(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.n
 
 
 def check_range(features: Any, names: Sequence[Any], owner: str = "", first_row: int = 0) -> None:
-    """Raise a DataError for a standardised feature (N, F) that float32 does not hold."""
+    """Raise a DataError if a standardised feature (N, F) is out of the range of float32."""
     if features.sum().isfinite() or bool((finite := features.isfinite()).all()):
         return
     row, column = (~finite).nonzero()[0].tolist()
     raise DataError(
-        f"Row {row + first_row} of column {names[column]!r}{owner} is too large: in units of the train rows' "
-        "standard deviation it is no float32.",
+        f"Row {row + first_row} of column {names[column]!r}{owner} is too large: divided by the standard "
+        "deviation of the training rows it overflows float32. Correct the value.",
         row=row + first_row,
         column=names[column],
     )

@@ -1,4 +1,4 @@
-"""Columns of a table to features, as the train split says."""
+"""Conversion of a table's columns to features, fitted on the training rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +18,18 @@ from lossselect.utils.checks import format_setting, shorten
 from lossselect.utils.warnings import warn
 
 BLOCK_ROWS = 1 << 17
-"""Rows are processed in blocks: on several cores, but in little memory."""
+"""Number of rows that are processed at once: enough for several cores, and few enough for little memory."""
 
 
 class TableRows:
-    """Rows of features, stored as numbers and codes; the one-hot rows of a batch are made when it is taken.
+    """Rows of features, stored as numbers and codes; indexing creates the one-hot features of a batch.
 
-    `numbers` (N, numbers) is a tensor or anything that is indexed by rows like one, `codes` (N, categories)
-    the feature that is 1 for each category, or `num_features`. Equal rows of a file have equal `hashes`.
+    Args:
+        numbers: Shape (N, numbers), a tensor or any object that is indexed by rows like one.
+        codes: Shape (N, categories), the index of the feature that is 1 for each category column, or
+            `num_features` if none is.
+        num_features: The number of features.
+        hashes: A hash of each row; equal rows of a file have equal hashes.
     """
 
     def __init__(self, numbers: Any, codes: Tensor, num_features: int, hashes: pl.Series) -> None:
@@ -60,7 +64,7 @@ class TableRows:
         numbers = self.numbers[rows]
         if not self.codes.shape[1]:
             return numbers
-        # one more column, for codes without a feature
+        # an additional column for codes without a feature, removed below
         features = numbers.new_zeros(len(numbers), self.shape[1] + 1)
         features.scatter_(1, self.codes[rows].long(), 1)
         features = features[:, :-1]
@@ -70,7 +74,7 @@ class TableRows:
 
 @dataclass(frozen=True)
 class Features:
-    """What becomes of a table's columns; fitted on the train split, and plain values in a checkpoint."""
+    """Conversion of a table's columns to features, fitted on the training rows."""
 
     numbers: tuple[Number, ...]
     categories: tuple[Category, ...]
@@ -80,9 +84,17 @@ class Features:
     def fit(
         cls, frame: pl.DataFrame, train: np.ndarray, parser: CellParser, categorical: Iterable[str] = ()
     ) -> "Features":
-        """Fit to the train rows; only the kind of a column is determined from all rows.
+        """Fit to the training rows; only the kind of a column is determined from all rows.
 
-        `categorical` are columns of categories that look like something else: codes, or text of many values.
+        Args:
+            frame: All rows, with the columns of the features.
+            train: Indices of the training rows.
+            parser: Parser of the cells.
+            categorical: Names of columns of categories that look like another kind: codes, or text of many
+                values.
+
+        Raises:
+            DataError: a column is neither numbers nor categories, or no feature varies.
         """
         rejected: dict[str, str] = {}
         numbers: list[pl.Series] = []
@@ -99,9 +111,9 @@ class Features:
         if rejected:
             problems = "; ".join(f"{name!r} {problem}" for name, problem in rejected.items())
             raise DataError(
-                f"A feature is a number or one of a few categories, but column {problems}. Leave out what is "
-                f"no feature: {format_setting('data.exclude', [*rejected])}; for categories of many values: "
-                "data.categorical=[...]."
+                f"A feature must be a number or one of a few categories, but column {problems}. Exclude such "
+                f"columns with {format_setting('data.exclude', [*rejected])}, or list columns of many "
+                "categories in data.categorical=[...]."
             )
         standardizer = Standardizer([column.name for column in numbers])
         if numbers:
@@ -113,16 +125,17 @@ class Features:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Number | Category | None], parser: CellParser) -> "Features":
-        """Return the features of fitted columns, which are None where all train rows have one value."""
+        """Return the features of fitted columns; a column is None if all training rows have one value."""
         constant = [name for name, column in columns.items() if column is None]
         if len(constant) == len(columns):
             raise DataError(
-                f"No column tells rows apart: {shorten(constant)} have one value in all train rows."
+                f"All features are constant in the training rows: {shorten(constant)}. Add a column that "
+                "differs between rows."
             )
         if constant:
             warn(
                 "constant_feature",
-                f"Columns that have one value in all train rows are left out: {shorten(constant)}.",
+                f"Columns with a single value in all training rows are left out: {shorten(constant)}.",
             )
         numbers = tuple(column for column in columns.values() if isinstance(column, Number))
         categories = tuple(column for column in columns.values() if isinstance(column, Category))
@@ -136,15 +149,21 @@ class Features:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that a table must have."""
+        """Names of the columns that a table must have."""
         return [number.name for number in self.numbers] + [category.name for category in self.categories]
 
     def transform(
         self, frame: pl.DataFrame, path: str, first_row: int = 0
     ) -> tuple[TableRows, dict[str, int]]:
-        """Return features of rows, and the number of cells of each column that are unlike the train rows.
+        """Return the features of rows, and the number of cells per column that are unlike the training rows.
 
-        The columns of `frame` may have any order, and others are ignored; `path` is the table in messages.
+        Args:
+            frame: The rows; the order of the columns does not matter, and additional columns are ignored.
+            path: Name of the table in messages.
+            first_row: Index of the first row in the table, for messages.
+
+        Raises:
+            DataError: a column is missing, or a cell is not a finite number although its column is numbers.
         """
         check_columns(self.columns, frame.columns, "a feature of the model", path)
         columns = [self.parser.numbers(frame[number.name], first_row) for number in self.numbers]
@@ -170,9 +189,9 @@ class Features:
         return [feature.cast(pl.Float32).alias(str(i)) for i, feature in enumerate(features)]
 
     def _encode(self, texts: list[pl.Series], first: int) -> tuple[list[pl.Series], dict[str, int]]:
-        """Return the codes of each category column, and how many cells are of an unknown category.
+        """Return the codes of each category column, and the number of cells with an unknown category.
 
-        A code is the number of the feature that is 1, from `first` on; `len(self.names)` if none is.
+        A code is the index of the feature that is 1, starting at `first`; `len(self.names)` if none is.
         """
         no_feature = len(self.names)
         codes: list[pl.Series] = []
@@ -180,7 +199,7 @@ class Features:
         for category, text in zip(self.categories, texts, strict=True):
             code = _category_codes(text, category)
             if code.null_count() > text.null_count():
-                # 1.0 is how a 1 is written in a column with a missing cell
+                # missing cells turn integers into floats, so 1 may be written as 1.0
                 integers = text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")
                 code = code.zip_with(code.is_not_null(), _category_codes(integers, category))
             if count := code.null_count() - text.null_count():
@@ -192,7 +211,7 @@ class Features:
         return codes, unknown
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint, the argument of `from_dict`."""
+        """Return plain values for a checkpoint, which `from_dict` accepts."""
         return {
             "numbers": [asdict(column) for column in self.numbers],
             "categories": [{**asdict(column), "values": [*column.values]} for column in self.categories],
@@ -202,7 +221,7 @@ class Features:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Features":
-        """Return the features of what `to_dict` returned."""
+        """Create the features from the result of `to_dict`."""
         categories = (
             Category(column["name"], tuple(column["values"]), column["missing"])
             for column in values["categories"]
@@ -212,7 +231,7 @@ class Features:
 
 
 def fitted_numbers(standardizer: Standardizer) -> dict[str, Number | Category | None]:
-    """Return a `Number` for each column; None for one that has a single value in all rows, or none."""
+    """Return a `Number` for each column; None for a column with a single value, or no value, in all rows."""
     missing, known = standardizer.count < standardizer.num_rows, standardizer.count > 0
     varies = known & (missing | ~standardizer.constant)
     moments = standardizer.mean.tolist(), standardizer.scale.tolist()
@@ -227,17 +246,17 @@ def _fit_category(text: pl.Series) -> Category | None:
 
 
 def _category_codes(text: pl.Series, category: Category) -> pl.Series:
-    """Return the place of each text among the category's values, null for any other."""
+    """Return the index of each text among the category's values, null for other text."""
     return text.cast(pl.Enum(category.values), strict=False).to_physical().cast(pl.Int32)
 
 
 def _numbered_frame(columns: Iterable[pl.Series]) -> pl.DataFrame:
-    """Return the columns as "0", "1", ...: the user's names may clash with ours."""
+    """Return the columns under the names "0", "1", ..., so that no expression depends on the user's names."""
     return pl.DataFrame([column.alias(str(i)) for i, column in enumerate(columns)])
 
 
 def _to_tensor(columns: list[pl.Series], features: list[pl.Expr], dtype: torch.dtype, height: int) -> Tensor:
-    """Return features (height, len(features)) of the columns, row by row in memory, as batches are taken."""
+    """Return the features (height, len(features)) of the columns, in row-major order for fast batches."""
     frame, matrix = _numbered_frame(columns), torch.empty(height, len(features), dtype=dtype)
     for start in range(0, height if features else 0, BLOCK_ROWS):
         part = frame.slice(start, BLOCK_ROWS).select(features)

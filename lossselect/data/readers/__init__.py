@@ -1,1 +1,1 @@
-"""Files as tables and arrays."""
+"""Readers of tables and arrays from files."""

@@ -1,4 +1,4 @@
-"""Lists of labels from a .npz: sparse in the file, and never a matrix."""
+"""Reader of sparse labels from a .npz, without a dense matrix in memory."""
 
 from collections.abc import Mapping
 
@@ -13,23 +13,23 @@ SCIPY_ARRAYS = ("indices", "indptr", "shape", "format", "data")
 
 
 def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLabels:
-    """Return the labels of the arrays of a .npz, which `path` is called in messages.
+    """Return the labels in the arrays of a .npz; `path` is its name in messages.
 
-    These are what `scipy.sparse.save_npz` writes of a csr matrix (N, L) of 0 and 1, or `indices`, `offsets`
-    (the indptr), `num_labels` and perhaps `missing`.
+    The arrays are those that `scipy.sparse.save_npz` writes for a csr matrix (N, L) of 0 and 1, or
+    `indices`, `offsets` (the indptr), `num_labels` and optionally `missing`.
     """
     native = "offsets" in arrays
     form = str(arrays["format"].astype(str)) if "format" in arrays and not native else "csr"
     if form != "csr":
         raise DataError(
-            f"{path} holds a sparse matrix in the format {form}, where csr is needed: "
+            f"{path} must contain a sparse matrix in the format csr, got {form}. Save it with "
             "scipy.sparse.save_npz(path, Y.tocsr())."
         )
     if lacking := [name for name in (NATIVE_ARRAYS if native else SCIPY_ARRAYS) if name not in arrays]:
         raise DataError(
-            f"{path} holds no lists of labels, for lack of {shorten(lacking)}. Write a sparse (N, L) "
-            "matrix of 0 and 1 with scipy.sparse.save_npz(path, Y.tocsr()), or an array of labels as a .npy. "
-            f"It has: {shorten([*arrays])}."
+            f"{path} contains no sparse labels: it lacks {shorten(lacking)} and has {shorten([*arrays])}. "
+            "Save a sparse (N, L) matrix of 0 and 1 with scipy.sparse.save_npz(path, Y.tocsr()), or save an "
+            "array of labels as a .npy file."
         )
     indices = _check_array(arrays, "indices", path)
     bounds = _check_array(arrays, "offsets" if native else "indptr", path)
@@ -40,14 +40,15 @@ def read_sparse_labels(arrays: Mapping[str, np.ndarray], path: str) -> SparseLab
     else:
         shape = _check_array(arrays, "shape", path).tolist()
     if len(shape) != 2 or shape[0] < 0:
-        raise DataError(f"{path} holds a sparse array of shape {tuple(shape)}, where (N, L) is needed.")
+        raise DataError(f"Expected a sparse array of shape (N, L), got shape {tuple(shape)} in {path}.")
     _check_bounds(bounds, len(indices), shape[0], path)
     if not native:
         indices, bounds = _drop_zeros(indices, bounds, _check_array(arrays, "data", path, "biuf"), path)
     lengths = np.diff(bounds)
     if missing is not None and (contradictory := missing & (lengths > 0)).any():
         row = int(contradictory.argmax())
-        raise _row_error(row, path, f"is missing, but has {lengths[row]} labels: it is one or the other.")
+        problem = f"is marked as missing, but has {lengths[row]} labels"
+        raise _row_error(row, path, f"{problem}. Remove its labels, or the mark in the array 'missing'.")
     try:
         return SparseLabels.from_csr(indices, bounds, shape[1], missing)
     except LossSelectError as error:
@@ -59,10 +60,10 @@ def _check_array(
 ) -> np.ndarray:
     array = arrays[name]
     if array.ndim != ndim or array.dtype.kind not in kinds:
-        what = {"iu": "whole numbers", "biuf": "numbers", "b": "true and false"}[kinds]
-        what = f"{what}, of one dimension" if ndim else "a whole number"
+        values = {"iu": "integers", "biuf": "numbers", "b": "booleans"}[kinds]
+        expected = f"{values} of shape (N,)" if ndim else "a single integer"
         raise DataError(
-            f"Array {name!r} of {path} must hold {what}, got {array.dtype} of shape {array.shape}."
+            f"Array {name!r} of {path} must be {expected}, got {array.dtype} of shape {array.shape}."
         )
     return array.astype(np.int64, copy=False) if kinds == "iu" else array
 
@@ -75,22 +76,21 @@ def _check_bounds(bounds: np.ndarray, num_indices: int, num_rows: int, path: str
     if len(bounds) != num_rows + 1 or bounds[0] != 0 or bounds[-1] != num_indices:
         ends = f", from {bounds[0]} to {bounds[-1]}" if len(bounds) else ""
         raise DataError(
-            f"The lists of {path} must have {num_rows + 1} bounds, from 0 to {num_indices}, for "
-            f"{num_rows} rows and {num_indices} labels, but there are {len(bounds)}{ends}: write the "
-            "file again."
+            f"The offsets in {path} must be {num_rows + 1} integers, from 0 to {num_indices}, for "
+            f"{num_rows} rows and {num_indices} labels, got {len(bounds)}{ends}. Write the file again."
         )
     if (falling := np.diff(bounds) < 0).any():
         row = int(falling.argmax())
-        problem = f"starts at {bounds[row]} and ends at {bounds[row + 1]}: the bounds of rows never fall"
+        problem = f"starts at {bounds[row]} and ends at {bounds[row + 1]}, but offsets must not decrease"
         raise _row_error(row, path, f"{problem}. Write the file again.")
 
 
 def _drop_zeros(
     indices: np.ndarray, bounds: np.ndarray, data: np.ndarray, path: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices and bounds without the zeros that the file stores."""
+    """Return indices and bounds without the zeros that are stored in the file."""
     if data.shape != indices.shape:
-        raise DataError(f"{path} has {len(indices)} labels, but {len(data)} values of them.")
+        raise DataError(f"{path} has {len(indices)} indices, but {len(data)} values. Write the file again.")
     if (data == 1).all():
         return indices, bounds
     nonzero = data != 0
@@ -99,8 +99,8 @@ def _drop_zeros(
         raise _row_error(
             int(np.searchsorted(bounds, position, side="right")) - 1,
             path,
-            f"has label {indices[position]} with the value {data[position]:g}, but a list has a label "
-            "or not, which is 1 or 0. Y.data[:] = 1 if all that are there are meant; soft labels are a "
-            ".npy of shape (N, L).",
+            f"has label {indices[position]} with the value {data[position]:g}, but sparse labels must be 0 "
+            "or 1. If every stored value means 1, set Y.data[:] = 1 before saving. Save soft labels as a "
+            ".npy file of shape (N, L).",
         )
     return indices[nonzero], np.concatenate([[0], nonzero.cumsum()])[bounds]

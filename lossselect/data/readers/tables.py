@@ -1,4 +1,4 @@
-"""Tables from files: CSV, TSV and Parquet. Rows are counted from 0, without the header."""
+"""Readers of CSV, TSV and Parquet tables. Rows are counted from 0, without the header."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,26 +17,32 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
 OTHER_SEPARATORS = (";", "\t", "|", ",", " ")
 INFERRED_ROWS = 10_000
-"""A column's type is inferred from so many rows, unless a later one does not fit it."""
+"""Number of rows from which a column's type is inferred; all rows if a later one does not fit the type."""
 
 
 def open_table(path: str, separator: str | None = None, encoding: str = "utf-8") -> "Table":
-    """Return the table in a file, whose name implies what kind it is and, by default, `separator`."""
+    """Return the table in a file; its suffix determines the kind of table and the default `separator`."""
     if Path(path).is_dir():
-        raise ConfigError(f"{Path(path)} is a folder; give a file: .csv, .tsv or .parquet.")
+        raise ConfigError(
+            f"Expected a file, got the folder {Path(path)}. Set the path of a .csv, .tsv or .parquet file."
+        )
     file = existing_file(path)
     suffix = file.suffix.lower()
     if suffix in (".npz", ".npy"):
-        raise ConfigError(f"{file} holds arrays: say data=arrays.")
+        fix = "Set data=arrays to read arrays (.npz or .npy)."
+        raise ConfigError(f"Expected a .csv, .tsv or .parquet file, got {file}. {fix}")
     if suffix not in (*SEPARATORS, *PARQUET):
-        raise ConfigError(f"{file} must end in one of {', '.join((*SEPARATORS, *PARQUET))} to be read.")
+        raise ConfigError(
+            f"Expected a file with one of the suffixes {', '.join((*SEPARATORS, *PARQUET))}, got {file}. "
+            "Save the table in one of these formats."
+        )
     if file.stat().st_size == 0:
-        raise DataError(f"{file} is empty.")
+        raise DataError(f"{file} is empty. Write it again, with a header and rows.")
     return Table(file) if suffix in PARQUET else CsvTable(file, separator, encoding)
 
 
 def check_columns(names: Iterable[str], header: list[str], source: str, path: str) -> None:
-    """Raise a DataError for the first name that the header lacks; `source` is what named it."""
+    """Raise a DataError for the first name that the header lacks; `source` is the setting with the name."""
     for name in names:
         if name in header:
             continue
@@ -44,12 +50,12 @@ def check_columns(names: Iterable[str], header: list[str], source: str, path: st
         message += f" It has: {shorten(header)}."
         if len(header) == 1 and (candidates := [s for s in OTHER_SEPARATORS if s in header[0]]):
             separator = format_setting("data.separator", candidates[0])
-            message += f" Is {candidates[0]!r} what stands between the cells? Say {separator}."
+            message += f" If {candidates[0]!r} separates the columns, set {separator}."
         raise DataError(message)
 
 
 def existing_file(path: str) -> Path:
-    """Return the path of a regular file."""
+    """Return the path of an existing regular file; raise a FileMissingError if there is none."""
     check_regular_file(path)
     file = Path(path)
     if not file.is_file():
@@ -59,7 +65,7 @@ def existing_file(path: str) -> Path:
 
 
 class Table:
-    """Rows and named columns of a Parquet file; of a CSV in the subclass."""
+    """Rows and named columns of a Parquet file; the subclass reads CSV files."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -68,11 +74,11 @@ class Table:
         self._check_header()
 
     def read(self, columns: Sequence[str], as_text: Iterable[str] = ()) -> pl.DataFrame:
-        """Return all rows; columns `as_text` of a CSV remain as they are written: "007" is no 7."""
+        """Return all rows; the columns `as_text` of a CSV stay text: "007" does not become 7."""
         with self._errors():
             frame = self._read(columns, as_text)
         if frame.height == 0:
-            raise DataError(f"{self.file} has columns, but no rows.")
+            raise DataError(f"{self.file} has columns, but no rows. At least one row is required.")
         return frame[columns]
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
@@ -83,7 +89,7 @@ class Table:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise what Polars cannot read as an error of ours."""
+        """Convert the errors of Polars to a DataError or ConfigError."""
         try:
             yield
         except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
@@ -92,16 +98,20 @@ class Table:
     def _check_header(self) -> None:
         names, file = self.header, self.file
         if not names or names == [""]:
-            raise DataError(f"{file} has no header: its first line is empty.")
+            raise DataError(
+                f"{file} has no header: its first line is empty. Write the column names in the first line."
+            )
         if len(set(names)) < len(names):
-            raise DataError(f"{file} has two columns {first_duplicate(names)!r}: give each its own name.")
+            raise DataError(
+                f"{file} has more than one column {first_duplicate(names)!r}. Give each a unique name."
+            )
         if "" in names:
             raise DataError(
-                f"Column {names.index('')} of {file} has no name: name it in the header (a column that "
-                "counts the rows, as pandas writes it, is best left out: to_csv(index=False))."
+                f"Column {names.index('')} of {file} (counted from 0) has no name. Add its name to the "
+                "header. If it contains the row numbers that pandas writes, save with to_csv(index=False)."
             )
         if patterns := [name for name in names if name == "*" or (name[0] == "^" and name[-1] == "$")]:
-            problem = "which Polars would take for a pattern: give it another name"
+            problem = "which Polars would read as a pattern. Rename the column"
             raise DataError(f"{file} has a column {patterns[0]!r}, {problem}.", column=patterns[0])
 
     def _rows(self) -> pl.LazyFrame:
@@ -111,32 +121,38 @@ class Table:
         return self._rows().select(by_name(*columns)).collect()
 
     def _explain(self, error: Exception) -> ValueError:
-        return DataError(f"{self.file} is no Parquet file that can be read: {_first_line(error)}")
+        return DataError(
+            f"{self.file} cannot be read as a Parquet file ({_first_line(error)}). Write or copy it again."
+        )
 
 
 class CsvTable(Table):
-    """A text file of separated cells; empty lines are no rows."""
+    """A text file of separated cells; empty lines do not count as rows."""
 
     def __init__(self, file: Path, separator: str | None, encoding: str) -> None:
         self.file, self.encoding = file, encoding
         if not isinstance(encoding, str):
-            raise OptionTypeError(f"data.encoding must be a name such as latin-1, got {encoding!r}.")
+            raise OptionTypeError(f"data.encoding must be a name such as 'latin-1', got {encoding!r}.")
         self.separator = SEPARATORS[file.suffix.lower()] if separator in (None, "") else separator
-        if self.separator == "\\t":  # as a tab is typed
+        if self.separator == "\\t":  # a tab, as it is typed at the command line
             self.separator = "\t"
         if not isinstance(self.separator, str) or len(self.separator.encode()) != 1:
-            raise ConfigError(f"data.separator must be one character, got {separator!r}.")
+            raise ConfigError(f"data.separator must be a single ASCII character, got {separator!r}.")
         self.is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
         try:
             "".encode(encoding)
         except (LookupError, TypeError):
-            raise ConfigError(f"There is no text encoding {encoding!r}: utf-8 and latin-1 are two.") from None
+            raise ConfigError(
+                f"Unknown data.encoding {encoding!r}. Set an encoding of Python, such as utf-8 or latin-1."
+            ) from None
         try:
             with self._errors(), self._records() as records:
-                # Python leaves the byte order mark of utf-16-le in the text
+                # for utf-16-le, Python leaves the byte order mark in the text
                 self.header = [name.removeprefix("\ufeff") for name in next(records, [])]
         except csv.Error as error:
-            raise DataError(f"The header of {self.file} cannot be read: {error}.") from None
+            raise DataError(
+                f"The header of {self.file} cannot be read: {error}. Correct its first line."
+            ) from None
         self._check_header()
 
     @contextmanager
@@ -146,7 +162,7 @@ class CsvTable(Table):
             yield csv.reader(file, delimiter=self.separator)
 
     def _scan(self, **options: Any) -> pl.LazyFrame:
-        # Polars reads UTF-8 only
+        # Polars reads only UTF-8
         source = self.file if self.is_utf8 else self.file.read_bytes().decode(self.encoding).encode()
         return pl.scan_csv(source, glob=False, **options)
 
@@ -160,7 +176,7 @@ class CsvTable(Table):
         return cells
 
     def _read(self, columns: Sequence[str], as_text: Iterable[str]) -> pl.DataFrame:
-        last = self.header[-1]  # it shows lines that end too soon
+        last = self.header[-1]  # read in any case: it is null in lines with too few cells
         used = by_name(*dict.fromkeys([*columns, last]))
         overrides = {name: pl.String for name in as_text if name in self.header}
         try:
@@ -171,7 +187,7 @@ class CsvTable(Table):
                 raise
             cells = self._cells(infer_schema_length=None, schema_overrides=overrides)
             frame = cells.select(used).collect()
-        # a line that ends too soon looks like one that ends in empty cells
+        # Polars fills lines with too few cells, empty lines included, with nulls
         if frame[last].null_count() and (empty := self._empty_rows()):
             return frame.filter(~pl.int_range(pl.len()).is_in(empty))
         return frame
@@ -183,7 +199,7 @@ class CsvTable(Table):
             self._check_lengths()
         except ValueError as length_error:
             return length_error
-        quotes = " Is a quotation mark opened and never closed?" if '`"' in str(error) else ""
+        quotes = " Check for a quotation mark that is never closed." if '`"' in str(error) else ""
         return DataError(f"{self.file} cannot be read as a table: {_first_line(error)}.{quotes}")
 
     def _decoding_error(self) -> ValueError:
@@ -194,15 +210,18 @@ class CsvTable(Table):
                 except UnicodeError as error:
                     start = getattr(error, "start", 0)
                     return ConfigError(
-                        f"Line {number} of {self.file} is not written in {self.encoding}: it holds the byte "
-                        f"{line[start : start + 1]!r}. Say how the file is written, such as "
+                        f"Line {number} of {self.file} is not encoded in {self.encoding}: it contains the "
+                        f"byte {line[start : start + 1]!r}. Set the encoding of the file, for example "
                         "data.encoding=latin-1."
                     )
-        return ConfigError(f"{self.file} is not written in {self.encoding}: say data.encoding=...")
+        return ConfigError(
+            f"{self.file} is not encoded in {self.encoding}. Set the encoding of the file, for example "
+            "data.encoding=latin-1."
+        )
 
     def _empty_rows(self) -> list[int]:
-        """Return the rows, as Polars counts them, that are empty lines; check the lengths of all."""
-        # quickly: no line is empty or has too few separators, quoted ones included
+        """Return the rows, as Polars counts them, that are empty lines; check the lengths of all rows."""
+        # a quick test that suffices for most files: every line has enough separators, quoted ones included
         lines = self._scan(has_header=False, separator="\x01", quote_char=None, schema={"line": pl.String})
         line, expected = pl.col("line"), len(self.header) - 1
         short = line.str.count_matches(self.separator, literal=True).fill_null(-1) < expected
@@ -211,7 +230,7 @@ class CsvTable(Table):
         return self._check_lengths() if may_be_empty else []
 
     def _check_lengths(self) -> list[int]:
-        """Return the rows that are empty lines; raise a ConfigError for one of another length."""
+        """Return the rows that are empty lines; raise ConfigError for a row with another number of cells."""
         empty: list[int] = []
         with self._records() as records:
             next(records)
@@ -224,11 +243,13 @@ class CsvTable(Table):
                         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
                         raise ConfigError(
                             f"Row {row - len(empty)} of {self.file} (line {records.line_num}) has {count}, "
-                            f"but the header has {len(self.header)}. Mend that line, or name the separator "
-                            "(data.separator)."
+                            f"but the header has {len(self.header)}. Correct that line, or set "
+                            "data.separator."
                         )
             except csv.Error as error:
-                raise DataError(f"Row {row} of {self.file} cannot be read: {error}.", row=row) from None
+                raise DataError(
+                    f"Row {row} of {self.file} cannot be read: {error}. Correct that row.", row=row
+                ) from None
         return empty
 
 

@@ -1,4 +1,4 @@
-"""Cells of several labels as people write them, and words that mean "missing" in the target too."""
+"""Tests of cells with several labels, as people write them, and of null values in the target."""
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from lossselect.data.load import load_own_data
 
 
 def labels_of(cells, delimiter=",", empty="negative"):
-    """The set of labels of each row."""
+    """Return the set of labels of each row."""
     options = LabelOptions("multilabel", delimiter=delimiter, empty=empty)
     labels = parse_label_columns([pl.Series("tags", cells)], options)
     matrix = labels.values.to_dense().numpy()
@@ -22,7 +22,7 @@ def labels_of(cells, delimiter=",", empty="negative"):
     ]
 
 
-WANT = [{"a", "b"}, {"c"}, set(), {"b", "c"}]
+EXPECTED = [{"a", "b"}, {"c"}, set(), {"b", "c"}]
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ WANT = [{"a", "b"}, {"c"}, set(), {"b", "c"}]
         (["['a' 'b']", "['c']", "[]", "['b' 'c']"], " "),  # as NumPy prints an array
     ],
 )
-def test_all_of_these_are_the_same_labels(cells, delimiter):
-    assert labels_of(cells, delimiter) == WANT
+def test_notations_of_the_same_labels(cells, delimiter):
+    assert labels_of(cells, delimiter) == EXPECTED
 
 
 def test_delimited_text():
     cells = ["new york| rome", "", "a||b|"]
     assert [split_delimited(cell, "|") for cell in cells] == [["new york", "rome"], [], ["a", "b"]]
-    with pytest.raises(ValueError, match="The delimiter must be a string such as"):
+    with pytest.raises(ValueError, match=r"data\.delimiter must be a non-empty string"):
         labels_of(["a"], delimiter="")
 
 
@@ -63,15 +63,15 @@ def test_json():
     labels = parse(['["a", "b"]', "[]", None, '["b"]'])
     assert labels.vocabulary.decode_lists(labels.values) == [["a", "b"], [], None, ["b"]]
     for bad in ('{"a": 1}', "[a]", "3", "[" * 100_000):
-        with pytest.raises(ValueError, match=r"Row 1 of column 'tags' is .*, no JSON list such as"):
+        with pytest.raises(ValueError, match=r"Row 1 of column 'tags' is .*, but must be a JSON list"):
             parse(["[]", bad], fitted=labels)
 
 
-def test_labels_that_hold_the_delimiter_stand_in_quotes():
+def test_quoted_labels_may_contain_the_delimiter():
     assert labels_of(["['a, b', 'c']", '["c"]']) == [{"a, b", "c"}, {"c"}]
 
 
-def test_spaces_and_quotes_within_labels_as_numpy_prints_them():
+def test_spaces_and_quotes_in_labels_printed_by_numpy():
     cells = [str(np.array(["New York", "it's"])), str(np.array(["it's", "b"])), "['b']"]
     assert labels_of(cells, " ") == [{"New York", "it's"}, {"it's", "b"}, {"b"}]
     assert labels_of([r"['it\'s', 'b']", "['b']"]) == [{"it's", "b"}, {"b"}]
@@ -81,7 +81,7 @@ def test_numbers_in_lists_are_labels():
     assert labels_of(["[1, 2]", "[3]", "[10, 1]"]) == [{"1", "2"}, {"3"}, {"10", "1"}]
 
 
-def test_brackets_that_belong_to_labels_stay():
+def test_brackets_within_labels_are_kept():
     with ls.ignore_warnings("looks_multiclass"):
         assert labels_of(["(a);(b)", "(a)", "c"], ";") == [{"(a)", "(b)"}, {"(a)"}, {"c"}]
         assert labels_of(["f(x);g", "g", "[deleted]"], ";") == [{"f(x)", "g"}, {"g"}, {"[deleted]"}]
@@ -97,21 +97,21 @@ def test_brackets_that_belong_to_labels_stay():
     [
         (["c", "[a, b]"], r"Row 1 of column 'tags' is '\[a, b\]', labels in brackets, but row 0 is 'c'"),
         (["{a,b}", "c,d"], r"Row 0 of column 'tags' is '\{a,b\}', labels in brackets, but row 1 is 'c,d'"),
-        (["['a', None]", "['b']"], r"Row 0 of column 'tags' is .* in which None is no label"),
-        (["['a', 'b']", "[['a'], 'b']"], r"Row 1 of column 'tags' is .* in which \['a'\] is no label"),
+        (["['a', None]", "['b']"], r"Row 0 of column 'tags' is .* which contains None, but labels must"),
+        (["['a', 'b']", "[['a'], 'b']"], r"Row 1 of column 'tags' is .* which contains \['a'\], but labels"),
         (["'a',b", "a,b"], r"Row 0 of column 'tags' is \"'a',b\", with quotes around 'a'"),
-        (["['a' 'b']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
-        (["[\"it's\" 'b']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
-        (["['a', 'b' 'c']", "['c']"], r"Row 0 of column 'tags' is .* labels in quotes with no ',' between"),
+        (["['a' 'b']", "['c']"], r"Row 0 of column 'tags' is .* quoted labels without ',' between"),
+        (["[\"it's\" 'b']", "['c']"], r"Row 0 of column 'tags' is .* quoted labels without ',' between"),
+        (["['a', 'b' 'c']", "['c']"], r"Row 0 of column 'tags' is .* quoted labels without ',' between"),
         (["[nan, 'a']", "['nan', a]"], "with quotes around"),
     ],
 )
-def test_labels_that_would_be_garbage_are_rejected(cells, message):
+def test_ambiguous_cells_are_rejected(cells, message):
     with pytest.raises(ValueError, match=message):
         labels_of(cells)
 
 
-def test_code_in_a_cell_is_not_run():
+def test_code_in_a_cell_is_not_executed():
     cells = ["[__import__('os').getcwd()]", "[x]"]
     with ls.ignore_warnings("unused_delimiter"):
         assert labels_of(cells) == [{"__import__('os').getcwd()"}, {"x"}]
@@ -131,25 +131,25 @@ def splits_of(tmp_path, kinds, task="multiclass", **options):
     path = tmp_path / "rows.csv"
     pl.DataFrame({**FEATURES, "kind": kinds}).write_csv(path)
     settings = {"name": task, **options.pop("settings", {})}
-    own = {"val_path": None, "test_path": None, "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
-    return load_own_data("table", task=settings, path=str(path), target="kind", **own, **options)
+    split = {"val_path": None, "test_path": None, "val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
+    return load_own_data("table", task=settings, path=str(path), target="kind", **split, **options)
 
 
-def known(splits):
+def count_known(splits):
     return int((~np.isnan(np.asarray(splits.labels, dtype=float))).sum())
 
 
 class TestMissingWords:
-    """pandas' na_values mean "missing" in all columns."""
+    """Null values that are words mean "missing" in all columns, as the na_values of pandas do."""
 
-    def test_a_word_is_no_class(self, tmp_path):
+    def test_a_word_is_not_a_class(self, tmp_path):
         splits = splits_of(tmp_path, ["a", "b", "c", "NA"] * 10, null_values=["NA"])
         assert splits.class_names == ("a", "b", "c")
-        assert known(splits) == 30
+        assert count_known(splits) == 30
         other = splits_of(tmp_path, ["a", "b", "c", "NA"] * 10)
         assert other.class_names == ("NA", "a", "b", "c")
 
-    def test_nan_is_no_class(self, tmp_path):
+    def test_nan_is_not_a_class(self, tmp_path):
         kinds = ["a", "b", "c", "NaN"] * 10
         assert splits_of(tmp_path, kinds, nan="missing").class_names == ("a", "b", "c")
         with pytest.warns(
@@ -157,25 +157,25 @@ class TestMissingWords:
         ):
             assert "NaN" in splits_of(tmp_path, kinds).class_names
 
-    def test_what_is_named_as_a_class_is_one(self, tmp_path):
+    def test_declared_classes_are_not_missing(self, tmp_path):
         kinds = ["DE", "NA", "FR", "NA"] * 10  # Namibia
-        named = {"settings": {"class_names": ["DE", "FR", "NA"]}}
-        splits = splits_of(tmp_path, kinds, null_values=["NA"], **named)
+        settings = {"class_names": ["DE", "FR", "NA"]}
+        splits = splits_of(tmp_path, kinds, null_values=["NA"], settings=settings)
         assert splits.class_names == ("DE", "FR", "NA")
-        assert known(splits) == 40
+        assert count_known(splits) == 40
         splits = splits_of(tmp_path, ["x", "NA"] * 20, "binary", null_values=["NA"], positive="NA")
         assert splits.class_names == ("x", "NA")
 
     def test_a_number_may_be_a_class(self, tmp_path):
-        """0 is a missing blood pressure, and no diabetes."""
+        """A 0 may be a missing blood pressure among the features, but the class "no diabetes" as label."""
         splits = splits_of(tmp_path, [0, 1] * 20, "binary", null_values=[0])
-        assert known(splits) == 40
+        assert count_known(splits) == 40
         with pytest.warns(
             ls.LossSelectWarning, match=r"A class is called '999'.*data\.missing=999.*likely_missing_marker"
         ):
             splits_of(tmp_path, [1, 2, 3, 999] * 10, null_values=[999])
 
-    def test_of_a_list_it_is_the_whole_row(self, tmp_path):
+    def test_in_lists_of_labels_the_whole_row_is_missing(self, tmp_path):
         kinds = ["a|b", "b", "NA", "a|c"] * 10
         splits = splits_of(tmp_path, kinds, "multilabel", null_values=["NA"], delimiter="|")
         assert splits.class_names == ("a", "b", "c")
@@ -191,9 +191,9 @@ class TestMissingWords:
     ],
 )
 def test_a_delimiter_that_splits_brackets(cells, label):
-    with pytest.warns(ls.LossSelectWarning, match=r"\[split_brackets\]") as seen:
+    with pytest.warns(ls.LossSelectWarning, match=r"\[split_brackets\]") as caught:
         split_cells("tags", cells, ",")
-    assert f"makes the label {label!r}" in str(seen[0].message)
+    assert f"splits off the label {label!r}" in str(caught[0].message)
 
 
 def test_brackets_within_a_label():

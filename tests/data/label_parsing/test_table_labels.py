@@ -9,7 +9,7 @@ from lossselect.data.label_parsing.single_label import LabelOptions
 from lossselect.data.label_parsing.table_labels import parse_label_columns
 
 
-class TestLabelsOfSeveral:
+class TestSeveralLabels:
     ROWS = (["b", "a"], [], None, ["b"])
 
     @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ class TestLabelsOfSeveral:
         assert labels.class_names == ("a", "b")
         assert labels.vocabulary.decode_lists(labels.values) == [["a", "b"], [], None, ["b"]]
 
-    def test_lists_of_one_label_each_are_classes(self):
+    def test_lists_of_one_label_may_be_classes(self):
         labels = labels_of(['["b"]', '["a"]', None, '["b"]'], "multiclass")
         assert labels.class_names == ("a", "b")
         np.testing.assert_array_equal(labels.values, [1, 0, NAN, 1])
@@ -36,14 +36,14 @@ class TestLabelsOfSeveral:
         labels = labels_of(columns, "multilabel", class_names=["b", "a"])
         assert labels.values[0].tolist() == [0, 1]
         assert labels_of(columns, "multilabel", class_names=["x", "y"]).class_names == ("x", "y")
-        with pytest.raises(ValueError, match="are partly those of the columns"):
+        with pytest.raises(ValueError, match="has only some names of the columns"):
             labels_of(columns, "multilabel", class_names=["b", "x"])
 
     def test_a_list_of_one_column_is_one_label(self):
         labels = parse_label_columns([pl.Series("a", [1, 0])], LabelOptions("multilabel"), listed=True)
         assert labels.values.tolist() == [[1], [0]]
 
-    def test_marks_in_lists(self):
+    def test_missing_markers_in_lists(self):
         for column, options in (
             (["[1, 2]", "[-1]", "[2]", "NA"], {"missing": (-1.0, "NA")}),
             (["1|2", "-1", "2", "NA"], {"missing": (-1.0, "NA"), "delimiter": "|"}),
@@ -52,10 +52,8 @@ class TestLabelsOfSeveral:
             assert labels.class_names == ("1", "2")
             assert labels.values.missing.tolist() == [False, True, False, True]
 
-    def test_an_empty_cell_must_be_said_to_be_something(self):
-        with pytest.raises(
-            ValueError, match="Row 1 of column 'y' is empty: has it no label, or is it not labelled"
-        ):
+    def test_empty_cells_need_a_declared_meaning(self):
+        with pytest.raises(ValueError, match=r"Row 1 of column 'y' is empty\. Set data\.empty=negative"):
             labels_of(["a|b", None], "multilabel", delimiter="|")
         for empty, expected in (("missing", None), ("negative", [])):
             labels = labels_of(["a|b", None], "multilabel", delimiter="|", empty=empty)
@@ -81,77 +79,77 @@ class TestLabelsOfSeveral:
                 ['["a"]', "[]"],
                 "multiclass",
                 {},
-                "holds lists of labels, of which row 1 has 0, but task=multiclass",
+                "contains lists of labels. Row 1 has 0 labels, but task=multiclass",
             ),
             (
                 ["[1, 2]", "[-1]"],
                 "multilabel",
                 {},
-                "Row 1 of column 'y' has label -1. If that marks a missing",
+                "Row 1 of column 'y' has label -1. If it marks a missing label",
             ),
             (
                 ["[1, 2]", "[-1, 2]"],
                 "multilabel",
                 {"missing": (-1,)},
-                "Row 1 of column 'y' has labels and a mark",
+                "Row 1 of column 'y' contains labels and a marker",
             ),
-            (['["a", ""]', "[]"], "multilabel", {}, "Row 0 of column 'y' has an empty label among its own"),
+            (['["a", ""]', "[]"], "multilabel", {}, "Row 0 of column 'y' contains an empty label"),
             (
                 ["[1, 0, 1]", "[0, 1, 0]"],
                 "multilabel",
                 {},
-                "holds rows of 3 zeros and ones, such as [1, 0, 1], where",
+                "contains rows of 3 zeros and ones, such as [1, 0, 1], but",
             ),
-            (["['a']", "['b']"], "multilabel", {}, "Strings stand in double quotes."),
+            (["['a']", "['b']"], "multilabel", {}, "Write strings in double quotes."),
             (
                 [pl.Series("a", [1, 2]), pl.Series("b", [0, 1])],
                 "multilabel",
                 {},
-                "Row 1, label 'a' of the target is 2",
+                "Row 1, label 'a'",
             ),
             (
                 [pl.Series("a", [[1]]), pl.Series("b", [0])],
                 "multilabel",
                 {},
-                "Column 'a' is of type List(Int64), but of",
+                "Column 'a' is of type List(Int64), but each of",
             ),
-            (["[a]", "[b]"], "multilabel", {}, "Row 0 of column 'y' is '[a]', no JSON list"),
-            (["[]", "[]"], "multilabel", {}, "Column 'y': There are no labels."),
-            (["a|b"], "multilabel", {"delimiter": ""}, "The delimiter must be a string such as '|', got ''."),
+            (["[a]", "[b]"], "multilabel", {}, "Row 0 of column 'y' is '[a]', but must be a JSON list"),
+            (["[]", "[]"], "multilabel", {}, "Column 'y': "),
+            (["a|b"], "multilabel", {"delimiter": ""}, "must be a non-empty string such as '|', got ''."),
             (
                 ["a|b", ""],
                 "multilabel",
                 {"delimiter": "|", "empty": "none"},
-                "There is no data.empty 'none'. Choose one of: negative, missing.",
+                "data.empty 'none'. Choose one of: negative, missing.",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],
                 "binary",
                 {},
-                "task=binary has one column of labels, but",
+                "task=binary needs one label column, but data.target has 2: a, b.",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],
                 "multilabel",
                 {"delimiter": "|"},
-                "data.delimiter is for one",
+                "data.delimiter applies to one label column",
             ),
             (
                 [pl.Series("a", ["x"]), pl.Series("b", [0])],
                 "multilabel",
                 {},
-                "Row 0 of column 'a' is 'x', but of several target columns each holds 0 and 1",
+                "Row 0 of column 'a' is 'x', but each of several target columns must contain 0 and 1",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],
                 "multilabel",
                 {"class_names": ["x"]},
-                "There are 2 labels, but 1",
+                "class_names must name each of the 2 labels, got 1",
             ),
             ([pl.Series("a", [None]), pl.Series("b", [None])], "multilabel", {}, "All labels are missing"),
         ],
         ids=lambda value: str(value)[:30],
     )
-    def test_refuses(self, column, task, options, message):
+    def test_invalid_labels(self, column, task, options, message):
         with pytest.raises((TypeError, ValueError), match=re.escape(message)):
             labels_of(column, task, **options)

@@ -1,4 +1,4 @@
-"""Arrays that are mapped, not loaded, and labels that stay sparse from the file to the loss."""
+"""Tests of memory-mapped arrays, and of labels that stay sparse from the file to the loss."""
 
 import json
 import os
@@ -22,6 +22,7 @@ from lossselect.data.load import load_own_data
 from lossselect.data.preprocessing.array_features import ArrayRows
 from lossselect.data.readers import arrays
 from lossselect.data.readers.arrays import read_arrays
+from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.run.build import _load_data
 from lossselect.tasks.registry import make_task
@@ -32,18 +33,18 @@ ROWS = 200
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK", 64)  # values, so that there are many blocks of few rows
+    monkeypatch.setattr(arrays, "BLOCK", 64)  # so that there are many blocks of a few rows
 
 
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    _load_data.cache_clear()  # files of the same names are not the same in the next folder
+    _load_data.cache_clear()  # the next folder has other files of the same names
 
 
 def load(path, task="multiclass", name="arrays", **options):
-    of_task = task if isinstance(task, dict) else {"name": task}
-    return load_own_data(name, task=of_task, path=path, **{**OPTIONS, **options})
+    task_settings = task if isinstance(task, dict) else {"name": task}
+    return load_own_data(name, task=task_settings, path=path, **{**OPTIONS, **options})
 
 
 def load_npy(x, y, task="multiclass", **options):
@@ -58,7 +59,7 @@ def load_npz(x, y, task="multiclass", **options):
 
 
 def numbers(dtype, generator=None):
-    """(ROWS, 5) that the type can hold, with a constant column."""
+    """Return an array (ROWS, 5) of values in the range of the type, with a constant column."""
     generator = generator or np.random.default_rng(0)
     x = generator.normal(size=(ROWS, 5)) * [1, 10, 3, 2, 0] + [0, 5, 0, 60, 1]
     x = x > [0, 5, 0, 60, 0] if dtype == "bool" else x.clip(0, 200) if dtype.startswith("u") else x
@@ -75,7 +76,7 @@ DTYPES = ["float16", "float32", "float64", "longdouble", ">f4", "int8", "int64",
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", DTYPES)
 class TestFeatures:
-    """Beside the same numbers as the columns of a table, of which statistics are Polars' own."""
+    """Features of an array equal those of a table with the same numbers, whose statistics Polars computes."""
 
     @pytest.fixture
     def x(self, dtype, order):
@@ -91,7 +92,7 @@ class TestFeatures:
         pl.DataFrame({**columns, "y": CLASSES}).write_parquet("t.parquet")
         return load("t.parquet", name="table", target="y")
 
-    def test_are_those_of_a_table(self, x):
+    def test_equal_those_of_a_table(self, x):
         mapped, table = load_npy(x, CLASSES), self.table(x)
         for split, rows in table.rows.items():
             assert torch.equal(mapped.rows[split], rows)
@@ -105,7 +106,7 @@ class TestFeatures:
             assert one["std"] == pytest.approx(other["std"], rel=1e-12)
         assert mapped.features.hashes.n_unique() == table.features.hashes.n_unique()
 
-    def test_batches_are_those_of_a_npz(self, x):
+    def test_batches_equal_those_of_a_npz(self, x):
         batches = []
         for splits in (load_npy(x, CLASSES), load_npz(x, CLASSES)):
             torch.manual_seed(3)
@@ -115,7 +116,7 @@ class TestFeatures:
             assert torch.equal(one.inputs, other.inputs)
             assert torch.equal(one.target, other.target)
 
-    def test_are_standardised_as_they_are_taken(self, x):
+    def test_are_standardised_when_indexed(self, x):
         splits = load_npy(x, CLASSES)
         assert isinstance(splits.features.numbers, ArrayRows)
         train = x[splits.rows["train"].numpy(), :4].astype(np.float64)
@@ -127,10 +128,10 @@ class TestFeatures:
         assert torch.equal(splits.features[3], taken[1])
 
 
-def test_gaps_have_features_of_their_own():
+def test_missing_values_have_separate_features():
     x = numbers("float32")
     x[::7, 1] = np.nan
-    x[1::9, 4] = np.nan  # of a column that is constant else
+    x[1::9, 4] = np.nan  # in a column that is otherwise constant
     splits = load_npy(x, CLASSES, nan="missing")
     assert splits.features.shape == (ROWS, 7)
     everything = splits.features[torch.arange(ROWS)]
@@ -145,20 +146,20 @@ def test_gaps_have_features_of_their_own():
     assert torch.equal(everything, load_npz(x, CLASSES, nan="missing").features[torch.arange(ROWS)])
 
 
-def test_a_column_that_is_missing_in_all_train_rows_but_not_in_others():
+def test_a_column_that_is_missing_in_all_training_rows():
     x = numbers("float64")[:, :3]
     rows = load_npy(x, CLASSES).rows
     x[rows["train"].numpy(), 0] = np.nan
     x[:, 2] = np.nan
-    x[rows["val"].numpy()[:1], 1] = np.nan  # where no train row is missing
+    x[rows["val"].numpy()[:1], 1] = np.nan  # in a column without missing training rows
     with pytest.warns(ls.LossSelectWarning, match="left out: x0, x2"), ls.ignore_warnings("duplicate_rows"):
         splits = load_npy(x, CLASSES, nan="missing")
     assert splits.columns == ("x1",)
     assert float(splits.features[int(rows["val"][0])]) == 0
 
 
-def test_deviations_keep_their_digits_far_from_zero():
-    """A sum of squares would leave nothing of a deviation of 1 around 1e9."""
+def test_standard_deviations_of_large_numbers_are_exact():
+    """A sum of squares would lose all digits of a standard deviation of 1 around 1e9."""
     x = np.random.default_rng(0).normal((1e9, -3e8), size=(ROWS, 2))
     splits = load_npy(x, CLASSES)
     train = x[splits.rows["train"].numpy()]
@@ -166,7 +167,7 @@ def test_deviations_keep_their_digits_far_from_zero():
     assert [number["std"] for number in found] == pytest.approx(train.std(0).tolist(), rel=1e-6)
 
 
-def test_a_file_is_never_held():
+def test_a_file_is_never_loaded():
     count = 100_000
     x = np.random.default_rng(0).normal(size=(count, 32)).astype(np.float32)
     y = np.arange(count) % 2
@@ -174,7 +175,7 @@ def test_a_file_is_never_held():
     np.save("y.npy", y)
     size = x.nbytes
     del x
-    arrays.BLOCK = 1 << 15  # the fixture sets it back
+    arrays.BLOCK = 1 << 15  # the fixture resets it
     tracemalloc.start()
     try:
         splits = load("x.npy", "binary", target="y.npy")
@@ -183,13 +184,13 @@ def test_a_file_is_never_held():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < size, f"{peak / 1e6:.0f} MB at the most, of a file of {size / 1e6:.0f} MB"
+    assert peak < size, f"peak of {peak / 1e6:.0f} MB for a file of {size / 1e6:.0f} MB"
     assert isinstance(splits.features.numbers.array, np.memmap)
     assert not splits.features.numbers.array.flags.writeable
 
 
 class TestWarnings:
-    """The same as for columns, found without reading all of them."""
+    """The warnings are those for columns, but not all columns are read for them."""
 
     @pytest.fixture(autouse=True)
     def _shown(self):
@@ -212,7 +213,7 @@ class TestWarnings:
         x[:, 1] = 7 - 2 * y
         with pytest.raises(ls.LossSelectWarning, match="Column 'x1' has one value for each class"):
             load_npy(x, y)
-        x[ROWS - 2, 1] += 2  # which the rows that are looked at first do not tell
+        x[ROWS - 2, 1] += 2  # a row that is not in the sample of the first check
         load_npy(x, y)
 
     def test_rows_of_two_splits(self):
@@ -222,13 +223,11 @@ class TestWarnings:
         x[train, 2], x[val] = 0, x[train]
         x[val, 2] = -0.0
         splits = load_npy(x, CLASSES)
-        with pytest.raises(
-            ls.LossSelectWarning, match="1 of 38 val rows have the same features as a train row"
-        ):
+        with pytest.raises(ls.LossSelectWarning, match="1 of 38 rows of the val split have the same"):
             check_splits(make_task("multiclass", class_names=splits.class_names), splits)
 
     def test_constant_columns(self):
-        with pytest.raises(ls.LossSelectWarning, match=r"one value in all train rows are left out: x4\."):
+        with pytest.raises(ls.LossSelectWarning, match=r"single value in all training .* left out: x4\."):
             load_npy(numbers("float32"), CLASSES)
 
 
@@ -244,21 +243,21 @@ def changed(row, column, value, dtype="float64"):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (changed(150, 2, np.inf), "Row 150 of column 'x2' is inf; no feature can be infinite"),
+        (changed(150, 2, np.inf), "Row 150 of column 'x2' is inf, but features must be finite. Correct it"),
         (changed(150, 2, -np.inf, "float16"), "Row 150 of column 'x2' is -inf"),
-        (changed(199, 0, BAD), "Row 199 of column 'x0' is nan; if NaN means 'missing', say data.nan=missing."),
+        (changed(199, 0, BAD), "Row 199 of column 'x0' is nan, but features must be finite. If NaN means 'missing'"),
         (changed(0, 3, BAD, ">f4"), "Row 0 of column 'x3' is nan"),
         (changed(slice(None), 1, 1e300) * np.r_[[[1]] * 100, [[-1]] * 100], "The numbers of column 'x1' are so large"),
-        (np.ones((ROWS, 2)), "No column tells rows apart: x0, x1 have one value in all train rows."),
-        (np.ones(ROWS), "Features are numbers of shape (N, F), got float64 of shape (200,) in x.npy."),
-        (np.ones((ROWS, 2, 2)), "of shape (200, 2, 2) in x.npy. Save reshape(len(X), -1) of them"),
+        (np.ones((ROWS, 2)), "All features are constant in the training rows: x0, x1."),
+        (np.ones(ROWS), "Features must be numbers of shape (N, F), got float64 of shape (200,) in x.npy."),
+        (np.ones((ROWS, 2, 2)), "of shape (200, 2, 2) in x.npy. Save X.reshape(len(X), -1)."),
         (np.ones((0, 2)), "got float64 of shape (0, 2)"),
         (np.array([["a"]] * ROWS), "got <U1 of shape (200, 1)"),
-        (np.ones((199, 2)), "There are 199 rows of features, but 200 of labels, in x.npy and y.npy."),
+        (np.ones((199, 2)), "Got 199 rows of features, but 200 rows of labels in x.npy and y.npy."),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_features_that_cannot_be(x, message):
+def test_invalid_features(x, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         load_npy(x, CLASSES)
 
@@ -271,7 +270,7 @@ def test_a_number_that_is_too_large_for_float32():
         load_npy(x, CLASSES)
 
 
-def test_rows_of_another_file_are_looked_at_too():
+def test_rows_of_another_file_are_checked():
     x = numbers("float64")[:, :4]
     np.savez("v.npz", X=changed(150, 2, BAD), y=CLASSES)
     message = r"Row 150 of column 'x2' is nan.*\(In v\.npz\.\)"
@@ -290,64 +289,61 @@ class TestFiles:
         np.save("x.npy", numbers("float32")[:, :4])
         np.save("y.npy", CLASSES)
 
-    def test_cut_short(self):
+    def test_truncated(self):
         whole = Path("x.npy").read_bytes()
         Path("x.npy").write_bytes(whole[:2000])
         with pytest.raises(
-            ValueError, match=r"x\.npy is cut short: it has 2,000 bytes, fewer than its header says"
+            ValueError, match=r"x\.npy is truncated: it has 2,000 bytes, fewer than its header states"
         ):
             load("x.npy", target="y.npy")
         Path("x.npy").write_bytes(whole[:40])
-        with pytest.raises(ValueError, match=r"x\.npy cannot be read as a file of NumPy's: EOF"):
+        with pytest.raises(ValueError, match=r"x\.npy cannot be read as a NumPy file: EOF"):
             load("x.npy", target="y.npy")
         Path("x.npy").write_bytes(b"")
-        with pytest.raises(ValueError, match=r"x\.npy cannot be read as a file of NumPy's: No data left"):
+        with pytest.raises(ValueError, match=r"x\.npy cannot be read as a NumPy file: No data left"):
             load("x.npy", target="y.npy")
 
     @pytest.mark.parametrize("name", ["x.npy", "y.npy"])
     def test_objects(self, name):
         np.save(name, np.array([{}] * ROWS), allow_pickle=True)
         with pytest.raises(
-            ValueError, match=rf"{name} holds Python objects, which are not loaded\. Save numbers"
+            ValueError, match=rf"{name} contains Python objects, which are not loaded\. Save numbers"
         ):
             load("x.npy", target="y.npy")
 
-    def test_another_ending(self):
+    def test_another_suffix(self):
         np.savez("d.npz", X=np.eye(2), y=np.arange(2))
         os.replace("d.npz", "z.npy")
-        with pytest.raises(ValueError, match=r"z\.npy is what NumPy writes into a \.npz: rename it"):
+        with pytest.raises(ValueError, match=r"z\.npy is in fact a \.npz file\. Rename it"):
             load("z.npy", target="y.npy")
         os.replace("x.npy", "d.npz")
-        with pytest.raises(ValueError, match=r"d\.npz is what NumPy writes into a \.npy: rename it"):
+        with pytest.raises(ValueError, match=r"d\.npz is in fact a \.npy file\. Rename it"):
             load("d.npz")
-        with pytest.raises(ValueError, match=r"y\.txt must end in \.npz or \.npy"):
+        with pytest.raises(ValueError, match=r"Expected a \.npz or \.npy file, got y\.txt"):
             load("z.npy", target="y.txt")
 
     def test_the_name_of_an_array(self):
-        with pytest.raises(
-            ValueError,
-            match=r"data\.features and data\.sample_weight name arrays of a \.npz, and x\.npy is none",
-        ):
+        with pytest.raises(ValueError, match=r"name arrays in a \.npz file, but x\.npy is a single array"):
             load("x.npy", target="y.npy", features="X")
 
     def test_no_file(self):
         with pytest.raises(FileNotFoundError, match=r"There is no file z\.npy"):
             load("x.npy", target="z.npy")
 
-    def test_written_to_while_it_is_used(self):
+    def test_modified_while_it_is_used(self):
         features = load("x.npy", target="y.npy").features
         before = features[torch.arange(3)]
         other = numbers("float32", np.random.default_rng(5))[:, :4]
         np.save("new.npy", other)
-        os.replace("new.npy", "x.npy")  # of which the mapped file knows nothing
+        os.replace("new.npy", "x.npy")  # does not change the mapped file
         assert torch.equal(features[torch.arange(3)], before)
         features = load("x.npy", target="y.npy").features
-        with Path("x.npy").open("r+b") as file:  # np.save writes into the file itself as well
+        with Path("x.npy").open("r+b") as file:  # np.save modifies an existing file like this
             file.seek(128)
             file.write(np.float32([1, 2, 3]).tobytes())
         os.utime("x.npy", ns=(0, 0))
         with pytest.raises(
-            ValueError, match=r"x\.npy has been written to since its rows were looked at\. Start again"
+            ValueError, match=r"x\.npy was modified after the run had opened it\. Start again"
         ):
             features[torch.arange(3)]
 
@@ -361,7 +357,7 @@ class TestFiles:
 # --- labels
 
 
-def test_one_label_a_row():
+def test_one_label_per_row():
     x, names = numbers("float32")[:, :4], np.array(["ham", "spam", "é"])[CLASSES]
     for y in (
         names,
@@ -379,13 +375,13 @@ MATRIX = np.array([[label in tags for label in range(6)] for tags in TAGS])
 
 
 def as_npz(form):
-    """labels.npz of TAGS, written in one of the ways."""
+    """Write TAGS to labels.npz in one of FORMS."""
     matrix = sp.csr_matrix(MATRIX.astype(np.float32))
     if form == "scipy matrix":
         sp.save_npz("labels.npz", matrix)
     elif form == "scipy array of bool":
         sp.save_npz("labels.npz", sp.csr_array(MATRIX))
-    elif form == "zeros written out":
+    elif form == "explicit zeros":
         matrix.data[:], matrix = (
             1,
             sp.csr_matrix(
@@ -398,7 +394,7 @@ def as_npz(form):
             ),
         )
         sp.save_npz("labels.npz", matrix)
-    elif form == "in no order":
+    elif form == "unsorted":
         found = MultiLabelBinarizer(sparse_output=True).fit_transform([tags[::-1] for tags in TAGS])
         assert (np.diff(found.indices) < 0).sum() > (np.diff(matrix.indices) < 0).sum()
         sp.save_npz("labels.npz", found)
@@ -406,12 +402,12 @@ def as_npz(form):
         np.savez("labels.npz", indices=matrix.indices, offsets=matrix.indptr, num_labels=6)
 
 
-FORMS = ["scipy matrix", "scipy array of bool", "zeros written out", "in no order", "ours"]
+FORMS = ["scipy matrix", "scipy array of bool", "explicit zeros", "unsorted", "offsets"]
 
 
 @pytest.mark.parametrize("task", ["multilabel", "auto"])
 @pytest.mark.parametrize("form", [*FORMS, *DTYPES])
-def test_several_labels_a_row_are_lists(form, task):
+def test_several_labels_per_row_are_sparse(form, task):
     np.save("x.npy", numbers("float32")[:, :4])
     target = "labels.npz" if form in FORMS else "labels.npy"
     if form in FORMS:
@@ -426,29 +422,29 @@ def test_several_labels_a_row_are_lists(form, task):
     assert bool(splits.reason) == (task == "auto")
     dense = load_npz(numbers("float32")[:, :4], MATRIX, "multilabel")
     assert isinstance(dense.labels, np.ndarray)
-    made = make_task("multilabel", class_names=splits.class_names)
+    multilabel = make_task("multilabel", class_names=splits.class_names)
     with ls.ignore_warnings("class_without_rows"):
-        counts, of_matrix = check_splits(made, splits), check_splits(made, dense)
-        batches = [[*TensorData(of, made, 50).val_dataloader()] for of in (splits, dense)]
+        counts, dense_counts = check_splits(multilabel, splits), check_splits(multilabel, dense)
+        batches = [[*TensorData(data, multilabel, 50).val_dataloader()] for data in (splits, dense)]
     for split, rows in dense.rows.items():
         assert torch.equal(splits.rows[split], rows)
-        assert counts[split].to_dict() == of_matrix[split].to_dict()
+        assert counts[split].to_dict() == dense_counts[split].to_dict()
     for one, other in zip(*batches, strict=True):
         assert torch.equal(one.target, other.target)
 
 
 def test_the_reason_for_several_labels():
     x = numbers("float32")[:, :4]
-    assert load_npy(x, MATRIX, "auto").reason == "the rows hold 0 and 1, and row 0 has 0 ones"
-    as_npz("ours")
-    assert load("x.npy", "auto", target="labels.npz").reason == "there are lists of labels"
+    assert load_npy(x, MATRIX, "auto").reason == "the rows contain 0 and 1, and row 0 has 0 ones"
+    as_npz("offsets")
+    assert load("x.npy", "auto", target="labels.npz").reason == "the labels are sparse"
     splits = load_npy(x, np.eye(3)[CLASSES], "auto")
     assert (splits.task, splits.labels.shape) == ("multiclass", (ROWS, 3))
 
 
 def test_names_of_labels():
     np.save("x.npy", numbers("float32")[:, :4])
-    as_npz("ours")
+    as_npz("offsets")
     for target in ("labels.npz", "y.npy"):
         np.save("y.npy", MATRIX)
         splits = load("x.npy", {"name": "multilabel", "class_names": list("abcdef")}, target=target)
@@ -460,8 +456,8 @@ def test_names_of_labels():
         indices, indptr = splits.labels.csr()
         assert all((a.diff() > 0).all() for a in indices.tensor_split(indptr[1:-1]))
         for names, message in (
-            (list("abc"), "There are 6 labels, but 3 class_names."),
-            (list("0bcdef"), "'0' could be the name of two"),
+            (list("abc"), "class_names must name each of the 6 labels, got 3 names."),
+            (list("0bcdef"), "so '0' is ambiguous"),
         ):
             with pytest.raises(ValueError, match=re.escape(message)):
                 load("x.npy", {"name": "multilabel", "class_names": names}, target=target)
@@ -470,7 +466,7 @@ def test_names_of_labels():
 class TestMissing:
     x = numbers("float32")[:, :4]
 
-    def test_rows_that_are_not_labelled(self):
+    def test_rows_without_known_labels(self):
         y = MATRIX.astype(np.float32)
         y[5] = y[150] = np.nan
         splits = load_npy(self.x, y, "multilabel")
@@ -483,11 +479,11 @@ class TestMissing:
         np.savez("l.npz", indices=indices, offsets=indptr, num_labels=6, missing=splits.labels.missing)
         missing = load("x.npy", "multilabel", target="l.npz").labels.missing
         assert missing.nonzero().flatten().tolist() == [5, 150]
-        with pytest.raises(ValueError, match="Lists of labels have no mark for a missing one"):
+        with pytest.raises(ValueError, match="Sparse labels do not support a marker of missing labels"):
             load("x.npy", "multilabel", target="l.npz", missing=-1)
 
     @pytest.mark.parametrize("value", [np.nan, 0.25])
-    def test_labels_that_are_missing_in_part_or_soft_are_a_matrix(self, value):
+    def test_partly_missing_or_soft_labels_are_a_matrix(self, value):
         y = MATRIX.astype(np.float64)
         y[150, 2] = value
         splits = load_npy(self.x, y, "multilabel")
@@ -502,52 +498,52 @@ class TestMissing:
         np.savez(
             "l.npz", indices=np.array([], int), offsets=[0] * (ROWS + 1), num_labels=6, missing=[True] * ROWS
         )
-        with pytest.raises(ValueError, match="All labels are missing: there is nothing to learn from"):
+        with pytest.raises(ValueError, match="All labels are missing"):
             load("x.npy", "multilabel", target=target)
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_the_row_of_a_wrong_value_is_that_of_the_file(mapped):
+def test_the_row_of_an_invalid_label_is_counted_in_the_file(mapped):
     y = MATRIX.astype(np.int8)
     y[150, 2] = 2
-    message = "Row 150, label '2' of the target is 2, but multilabel targets are 0 or 1"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(DataError, match="Row 150, label '2'") as caught:
         (load_npy if mapped else load_npz)(numbers("float32")[:, :4], y, "multilabel")
+    assert (caught.value.row, caught.value.value) == (150, 2)
 
 
 GOOD = {"indices": [0, 1, 0], "offsets": [0, 2, 2, 3], "num_labels": 2}
 CSR = {"indices": [0, 1, 0], "indptr": [0, 2, 2, 3], "shape": [3, 2], "format": b"csr", "data": [1, 1, 1]}
-WRONG_LISTS = [
-    ({"Y": [1, 2]}, "l.npz holds no lists of labels, for lack of indices, indptr, shape, format, data. Write a sparse (N, L) matrix of 0 and 1 with scipy.sparse.save_npz"),
-    ({**GOOD, "num_labels": None}, "for lack of num_labels. Write"),
-    ({**CSR, "format": b"csc"}, "l.npz holds a sparse matrix in the format csc, where csr is needed: scipy.sparse.save_npz(path, Y.tocsr())."),
-    ({**CSR, "shape": [3]}, "l.npz holds a sparse array of shape (3,), where (N, L) is needed."),
-    ({**CSR, "shape": [4, 2]}, "The lists of l.npz must have 5 bounds, from 0 to 3, for 4 rows and 3 labels, but there are 4, from 0 to 3"),
-    ({**GOOD, "offsets": [0, 2, 2]}, "must have 3 bounds, from 0 to 3, for 2 rows and 3 labels, but there are 3, from 0 to 2"),
-    ({**GOOD, "offsets": [1, 2, 2, 3]}, "but there are 4, from 1 to 3"),
-    ({**GOOD, "offsets": np.array([], int)}, "but there are 0: write the file again"),
-    ({**GOOD, "offsets": [0, 3, 2, 3]}, "Row 1 of l.npz starts at 3 and ends at 2: the bounds of rows never fall."),
-    ({**GOOD, "indices": [0, 1, 2]}, "Row 2 has label 2, but labels are from 0 to 1. (In l.npz.)"),
-    ({**CSR, "indices": [0, -1, 0]}, "Row 0 has label -1, but labels are from 0 to 1. (In l.npz.)"),
-    ({**CSR, "indices": [1, 1, 0]}, "Row 0 has label 1 twice: give each label once (SciPy: Y.sum_duplicates(), Y.data[:] = 1). (In l.npz.)"),
-    ({**CSR, "data": [1, 1, 2.5]}, "Row 2 of l.npz has label 0 with the value 2.5, but a list has a label or not"),
+INVALID_LABELS = [
+    ({"Y": [1, 2]}, "l.npz contains no sparse labels: it lacks indices, indptr, shape, format, data and has Y. Save a sparse (N, L) matrix of 0 and 1 with scipy.sparse.save_npz"),
+    ({**GOOD, "num_labels": None}, "it lacks num_labels and has indices, offsets. Save"),
+    ({**CSR, "format": b"csc"}, "l.npz must contain a sparse matrix in the format csr, got csc. Save it with scipy.sparse.save_npz(path, Y.tocsr())."),
+    ({**CSR, "shape": [3]}, "Expected a sparse array of shape (N, L), got shape (3,) in l.npz."),
+    ({**CSR, "shape": [4, 2]}, "The offsets in l.npz must be 5 integers, from 0 to 3, for 4 rows and 3 labels, got 4, from 0 to 3."),
+    ({**GOOD, "offsets": [0, 2, 2]}, "must be 3 integers, from 0 to 3, for 2 rows and 3 labels, got 3, from 0 to 2."),
+    ({**GOOD, "offsets": [1, 2, 2, 3]}, "got 4, from 1 to 3."),
+    ({**GOOD, "offsets": np.array([], int)}, "got 0. Write the file again."),
+    ({**GOOD, "offsets": [0, 3, 2, 3]}, "Row 1 of l.npz starts at 3 and ends at 2, but offsets must not decrease."),
+    ({**GOOD, "indices": [0, 1, 2]}, "Row 2 has label 2, but"),
+    ({**CSR, "indices": [0, -1, 0]}, "Row 0 has label -1, but"),
+    ({**CSR, "indices": [1, 1, 0]}, "Row 0 has label 1 twice"),
+    ({**CSR, "data": [1, 1, 2.5]}, "Row 2 of l.npz has label 0 with the value 2.5, but sparse labels must be 0 or 1."),
     ({**CSR, "data": [1, np.nan, 1]}, "Row 0 of l.npz has label 1 with the value nan"),
-    ({**CSR, "data": [1, 1]}, "l.npz has 3 labels, but 2 values of them."),
-    ({**GOOD, "indices": [0.0, 1.0, 0.0]}, "Array 'indices' of l.npz must hold whole numbers, of one dimension, got float64 of shape (3,)."),
-    ({**GOOD, "num_labels": [2]}, "Array 'num_labels' of l.npz must hold a whole number, got int64 of shape (1,)."),
-    ({**GOOD, "missing": [0, 0, 1]}, "Array 'missing' of l.npz must hold true and false, of one dimension, got int64"),
-    ({**GOOD, "missing": [True, False, False]}, "Row 0 of l.npz is missing, but has 2 labels"),
-    ({**CSR, "shape": [-1, 2], "indptr": np.zeros(0, int)}, "sparse array of shape (-1, 2), where (N, L)"),
-    ({**CSR, "shape": [-1, 2]}, "l.npz holds a sparse array of shape (-1, 2), where (N, L)"),
-    ({**GOOD, "num_labels": -3}, "num_labels must be a whole number of at least 1, got -3. (In l.npz.)"),
-    ({**GOOD, "missing": [False, True]}, "must have 3 bounds, from 0 to 3, for 2 rows"),
+    ({**CSR, "data": [1, 1]}, "l.npz has 3 indices, but 2 values."),
+    ({**GOOD, "indices": [0.0, 1.0, 0.0]}, "Array 'indices' of l.npz must be integers of shape (N,), got float64 of shape (3,)."),
+    ({**GOOD, "num_labels": [2]}, "Array 'num_labels' of l.npz must be a single integer, got int64 of shape (1,)."),
+    ({**GOOD, "missing": [0, 0, 1]}, "Array 'missing' of l.npz must be booleans of shape (N,), got int64"),
+    ({**GOOD, "missing": [True, False, False]}, "Row 0 of l.npz is marked as missing, but has 2 labels."),
+    ({**CSR, "shape": [-1, 2], "indptr": np.zeros(0, int)}, "got shape (-1, 2) in l.npz."),
+    ({**CSR, "shape": [-1, 2]}, "got shape (-1, 2) in l.npz."),
+    ({**GOOD, "num_labels": -3}, "got -3. (In l.npz.)"),
+    ({**GOOD, "missing": [False, True]}, "must be 3 integers, from 0 to 3, for 2 rows"),
     ({**GOOD, "indices": np.array([{}] * 3)}, "Array 'indices' of l.npz cannot be read"),
-    (GOOD, "There are 200 rows of features, but 3 of labels, in x.npy and l.npz."),
+    (GOOD, "Got 200 rows of features, but 3 rows of labels in x.npy and l.npz."),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "message"), WRONG_LISTS, ids=lambda value: str(value)[:50])
-def test_lists_that_cannot_be(content, message):
+@pytest.mark.parametrize(("content", "message"), INVALID_LABELS, ids=lambda value: str(value)[:50])
+def test_invalid_sparse_labels(content, message):
     np.save("x.npy", numbers("float32")[:, :4])
     np.savez("l.npz", **{name: value for name, value in content.items() if value is not None})
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -557,25 +553,23 @@ def test_lists_that_cannot_be(content, message):
 @pytest.mark.parametrize(
     "form", [{**CSR, "indices": [1, 0, 0]}, CSR, GOOD, {**CSR, "data": [1, 1, 1.0]}], ids=str
 )
-def test_lists_that_can_be(form):
+def test_valid_sparse_labels(form):
     np.save("x.npy", numbers("float32")[:3, :4])
     np.savez("l.npz", **form)
-    _, lists, _ = read_arrays("x.npy", None, "l.npz")
-    assert lists.to_dense().tolist() == [[1, 1], [0, 0], [1, 0]]
+    _, labels, _ = read_arrays("x.npy", None, "l.npz")
+    assert labels.to_dense().tolist() == [[1, 1], [0, 0], [1, 0]]
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_lists_are_several_labels_a_row(task):
+def test_sparse_labels_need_multilabel(task):
     np.save("x.npy", numbers("float32")[:, :4])
-    as_npz("ours")
-    with pytest.raises(
-        ValueError, match=rf"Lists of labels are task=multilabel, but task={task} has exactly one"
-    ):
+    as_npz("offsets")
+    with pytest.raises(ValueError, match=rf"Sparse labels need task=multilabel, but task={task} has"):
         load("x.npy", task, target="labels.npz")
 
 
-def test_labels_are_never_a_matrix(monkeypatch):
-    """20,000 rows of 50,000 labels: 4 GB as float32, and not one array of them."""
+def test_sparse_labels_are_never_a_matrix(monkeypatch):
+    """20,000 rows of 50,000 labels would take 4 GB as a float32 matrix."""
     rows, labels = 20_000, 50_000
     generator = np.random.default_rng(0)
     np.save("x.npy", generator.normal(size=(rows, 2)).astype(np.float32))
@@ -637,4 +631,4 @@ def test_predictions_map_their_file(command):
     finally:
         tracemalloc.stop()
     assert len(pl.read_csv("out.csv")) == 20_000
-    assert peak < size / 2, f"{peak / 1e6:.0f} MB at the most, of a file of {size / 1e6:.0f} MB"
+    assert peak < size / 2, f"peak of {peak / 1e6:.0f} MB for a file of {size / 1e6:.0f} MB"

@@ -22,7 +22,7 @@ def features_of(frame, train=None, **options):
 
 
 class TestFeatures:
-    def test_numbers_are_standardised_by_the_train_rows_alone(self):
+    def test_numbers_are_standardised_by_the_training_rows(self):
         x = numbers(20) * 5 + 3
         _, got, _ = features_of({"x": x}, train=np.arange(10))
         np.testing.assert_allclose(got[:, 0], (x - x[:10].mean()) / x[:10].std(), rtol=1e-6)
@@ -32,12 +32,12 @@ class TestFeatures:
         assert features.names == ["x", "x missing"]
         np.testing.assert_allclose(got, [[-1, 0], [0, 1], [1, 0], [0, 1]])
 
-    def test_missing_numbers_without_one_in_train_are_the_mean(self):
+    def test_numbers_missing_only_outside_train_are_the_mean(self):
         features, got, _ = features_of({"x": [1.0, 3.0, None]}, train=np.arange(2))
         assert features.names == ["x"]
         np.testing.assert_allclose(got, [[-1], [1], [0]])
 
-    def test_categories_are_one_hot_and_unknown_ones_nothing(self):
+    def test_categories_are_one_hot_and_unknown_ones_zero(self):
         features, got, unknown = features_of({"c": ["b", "a", None, "b", "z"]}, train=np.arange(4))
         assert features.names == ["c=a", "c=b", "c missing"]
         np.testing.assert_array_equal(got, [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]])
@@ -48,7 +48,7 @@ class TestFeatures:
         assert [type(column).__name__ for column in features.numbers] == ["Number", "Number"]
         np.testing.assert_allclose(got, [[1, -1], [-1, 1]])
 
-    def test_cells_that_mean_missing(self):
+    def test_null_values_in_text(self):
         features, got, _ = features_of({"x": ["1", "?", "3"]}, null_values=("?",))
         assert features.names == ["x", "x missing"]
         np.testing.assert_allclose(got, [[-1, 0], [0, 1], [1, 0]])
@@ -65,11 +65,11 @@ class TestFeatures:
         assert torch.equal(rows[torch.tensor([1])][0], rows[1])
         assert rows.shape == (3, len(features.names))
 
-    def test_names_of_ours_may_be_names_of_theirs(self):
+    def test_names_of_features_may_be_names_of_columns(self):
         features, got, _ = features_of({"x": [1.0, None], "x missing": [3.0, 5.0], "0": [1.0, 2.0]})
         assert got.shape == (2, len(features.names)) == (2, 4)
 
-    def test_plain_values_make_it_again(self):
+    def test_round_trip_through_plain_values(self):
         frame = {"x": [1.0, None, 2.0], "c": ["a", None, "b"]}
         features, got, _ = features_of(frame, null_values=("?",), nan="missing")
         again = Features.from_dict(to_plain(features.to_dict()))
@@ -77,7 +77,7 @@ class TestFeatures:
         rows, _ = again.transform(pl.DataFrame(frame), "t")
         assert torch.equal(rows[torch.arange(3)], got)
 
-    def test_columns_may_come_in_another_order_and_with_others(self):
+    def test_other_orders_of_columns_and_additional_columns(self):
         frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["a", "b"]})
         features = Features.fit(frame, np.arange(2), CellParser())
         other = pl.DataFrame({"more": [0, 0], "c": ["a", "b"], "x": [1.0, 3.0]})
@@ -91,11 +91,11 @@ class TestFeatures:
         assert features.numbers[0].missing
         assert features.numbers[0].mean == 2
 
-    def test_a_sum_that_overflows_is_no_infinity(self):
+    def test_finite_numbers_whose_sum_overflows(self):
         big = [1.7e308, 1.7e308, 0.0]
         assert CellParser().numbers(pl.Series("x", big)).to_list() == big
 
-    def test_numbers_may_mean_missing(self):
+    def test_null_values_in_numbers(self):
         features, got, _ = features_of({"x": [1, -999, 3], "z": [1.5, -999.0, 2.5]}, null_values=("-999",))
         assert features.names == ["x", "x missing", "z", "z missing"]
         np.testing.assert_allclose(got[1], [0, 1, 0, 1])
@@ -103,59 +103,62 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("frame", "message"),
         [
-            ({"x": [1e200, 2e200, 3e200]}, "so large that their standard deviation is none of float64"),
-            ({"x": [1.0, float("inf")]}, "Row 1 of column 'x' is inf; no feature can be infinite"),
+            ({"x": [1e200, 2e200, 3e200]}, "so large that their standard deviation overflows float64"),
+            (
+                {"x": [1.0, float("inf")]},
+                "Row 1 of column 'x' is inf, but features must be finite. Correct it",
+            ),
             (
                 {"x": [1.0, 2.0, NAN]},
-                "Row 2 of column 'x' is nan; if NaN means 'missing', say data.nan=missing.",
+                "Row 2 of column 'x' is nan, but features must be finite. If NaN means 'missing', train with",
             ),
             (
                 {"x": ["1", "2", "n/a"]},
-                "Column 'x' holds numbers, but row 2 is 'n/a'. If that means 'missing'",
+                "Column 'x' contains numbers, but row 2 is 'n/a'. If that means 'missing'",
             ),
-            ({"d": ["2024-01-31", "2024-02-01"]}, "column 'd' holds dates, such as '2024-01-31'. Leave out"),
-            ({"d": ["31.12.2024", "1.2.2024"]}, "column 'd' holds dates"),
-            ({"d": pl.Series(["2024-01-31"]).str.to_date()}, "column 'd' holds dates or times (Date)"),
+            ({"d": ["2024-01-31", "2024-02-01"]}, "column 'd' contains dates, such as '2024-01-31'. Exclude"),
+            ({"d": ["31.12.2024", "1.2.2024"]}, "column 'd' contains dates"),
+            ({"d": pl.Series(["2024-01-31"]).str.to_date()}, "column 'd' contains dates or times (Date)"),
             (
                 {"t": [f"text {i}" for i in range(60)]},
-                "column 't' is free text or an identifier (60 distinct values",
+                "column 't' looks like free text or an identifier (60 distinct values",
             ),
             ({"l": [[1], [2]]}, "column 'l' is of type List(Int64)"),
             (
                 {"x": [1, 1], "c": ["a", "a"]},
-                "No column tells rows apart: x, c have one value in all train rows.",
+                "All features are constant in the training rows: x, c.",
             ),
         ],
         ids=lambda value: str(value)[:40],
     )
-    def test_refuses(self, frame, message):
+    def test_invalid_columns(self, frame, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             features_of(frame)
 
-    def test_all_that_is_no_feature_is_named_at_once(self):
+    def test_all_invalid_columns_are_named_at_once(self):
         with pytest.raises(ValueError, match=r"data\.exclude=\[d,l\]"):
             features_of({"d": ["2024-01-31"] * 2, "l": [[1], [2]], "x": [1, 2]})
 
-    def test_a_number_that_is_far_out_of_what_train_has(self):
+    def test_a_number_that_overflows_after_standardisation(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
         features = Features.fit(frame, np.arange(2), CellParser())
-        with pytest.raises(ValueError, match="Row 6 of column 'x' is too large: in units of the train rows'"):
+        with pytest.raises(ValueError, match="Row 6 of column 'x' is too large"):
             features.transform(pl.DataFrame({"x": [1.0, 1e300]}), "new.csv", first_row=5)
 
     def test_a_column_of_another_type_than_in_training(self):
         frame = pl.DataFrame({"x": [1.0, 3.0]})
         features = Features.fit(frame, np.arange(2), CellParser())
-        with pytest.raises(ValueError, match="Column 'x' holds numbers, but row 102 is 'abc'"):
+        with pytest.raises(ValueError, match="Column 'x' contains numbers, but row 102 is 'abc'"):
             features.transform(pl.DataFrame({"x": ["1", "2", "abc"]}), "new.csv", first_row=100)
         with pytest.raises(ValueError, match=r"new\.csv has no column 'x' \(a feature of the model\)"):
             features.transform(pl.DataFrame({"y": [1]}), "new.csv")
 
-    def test_a_constant_column_is_left_out_and_said(self):
+    def test_a_constant_column_is_left_out_with_a_warning(self):
         with pytest.warns(ls.LossSelectWarning, match=r"left out: k, n\. \[constant_feature\]"):
             features, _, _ = features_of({"x": [1, 2], "k": [3, 3], "n": [None, None]})
         assert features.names == ["x"]
 
-    def test_a_constant_is_one_whatever_rounding_leaves(self):
+    def test_a_constant_is_found_in_spite_of_rounding(self):
         for value in (0.1, 19.99, 1e-300):
             with ls.ignore_warnings("constant_feature"):
                 features, _, _ = features_of({"x": numbers(60), "k": [value] * 60})
@@ -166,26 +169,26 @@ class TestFeatures:
         ["2020-01-01T10:00:00Z", "2020-01-01 10:00", "10:00:00", "Jan 1 2020", "3. March 2021", "1/2/99"],
     )
     def test_dates_in_many_forms(self, cell):
-        with pytest.raises(ValueError, match="column 'd' holds dates"):
+        with pytest.raises(ValueError, match="column 'd' contains dates"):
             features_of({"x": [1, 2], "d": [cell, cell]})
 
     @pytest.mark.parametrize(
         "cells", [["51,627", "1,200"], ["$9.50", "$11915.50"], ["37%", "4.5%"], ["-1,5", "2,25"]]
     )
     def test_numbers_with_units(self, cells):
-        with pytest.raises(ValueError, match="column 'p' holds numbers with separators or units"):
+        with pytest.raises(ValueError, match="column 'p' contains numbers with separators or units"):
             features_of({"x": [1, 2], "p": cells})
 
-    def test_a_version_is_no_code(self):
+    def test_a_version_is_not_an_integer(self):
         features = Features.fit(pl.DataFrame({"c": ["v1", "v2", "v1"]}), np.arange(3), CellParser())
         rows, unknown = features.transform(pl.DataFrame({"c": ["v1.0", "v2"]}), "t")
         assert rows[torch.arange(2)].tolist() == [[0, 0], [0, 1]]
         assert unknown == {"c": 1}
 
     def test_codes_that_are_floats(self):
-        read = CellParser().text
-        assert read(pl.Series("c", [1.0, NAN, 2.0])).to_list() == ["1", None, "2"]
-        assert read(pl.Series("c", [1.0, float("inf")])).to_list() == ["1.0", "inf"]
+        parse = CellParser().text
+        assert parse(pl.Series("c", [1.0, NAN, 2.0])).to_list() == ["1", None, "2"]
+        assert parse(pl.Series("c", [1.0, float("inf")])).to_list() == ["1.0", "inf"]
 
     def test_a_code_of_1_may_be_written_as_a_float(self):
         frame = pl.DataFrame({"c": ["1", "2", "007"]})
@@ -194,7 +197,7 @@ class TestFeatures:
         assert rows[torch.arange(3)].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
         assert unknown == {"c": 1}
 
-    def test_what_is_no_date(self):
+    def test_text_that_only_resembles_dates(self):
         features, _, _ = features_of({"v": ["1.2.3", "1.2.4"], "m": ["may", "june"]})
         assert [column.name for column in features.categories] == ["v", "m"]
 
@@ -202,15 +205,13 @@ class TestFeatures:
         frame = pl.DataFrame({"x": [1.0, 3.0], "c": ["1", "b"]})
         features = Features.fit(frame, np.arange(2), CellParser())
         dates = pl.Series("x", ["2024-01-31"]).str.to_date()
-        with pytest.raises(ValueError, match="Column 'x' is of type Date, where numbers are needed"):
+        with pytest.raises(ValueError, match="Column 'x' must contain numbers, got the type Date"):
             features.transform(pl.DataFrame([dates, pl.Series("c", ["b"])]), "t")
-        with pytest.raises(
-            ValueError, match=r"Column 'c' is of type List\(String\), where categories are needed"
-        ):
+        with pytest.raises(ValueError, match=r"Column 'c' must contain categories, got the type List\(Str"):
             features.transform(pl.DataFrame({"x": [1.0], "c": [["b"]]}), "t")
         rows, _ = features.transform(pl.DataFrame({"x": [1.0], "c": [1.0]}), "t")
         assert rows[0].tolist() == [-1, 1, 0]
 
-    def test_a_column_that_counts_the_rows_is_said(self):
+    def test_a_column_that_counts_the_rows_warns(self):
         with pytest.warns(ls.LossSelectWarning, match=r"Column 'id' counts the rows.*data.exclude=\[id\]"):
             features_of({"id": range(5, 35), "x": numbers(30)})

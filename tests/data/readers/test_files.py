@@ -6,6 +6,7 @@ import pytest
 
 from lossselect.data.readers.arrays import read_arrays, read_features
 from lossselect.data.readers.tables import check_columns, open_table
+from lossselect.exceptions import ConfigError
 
 
 def read_table(path, columns=None, as_text=(), **options):
@@ -33,10 +34,10 @@ def write(tmp_path):
         ("a;b\n1;x\n", "t.csv", {"separator": ";"}, [(1, "x")]),
         ("a\tb\n1\tx\n", "t.csv", {"separator": r"\t"}, [(1, "x")]),
         ('a,b\n1,"x, y\nz"\n2,\n', "t.csv", {}, [(1, "x, y\nz"), (2, None)]),
-        ("a,b\n1,x\n\n2,\n\n", "t.csv", {}, [(1, "x"), (2, None)]),  # lines that are empty are no rows
+        ("a,b\n1,x\n\n2,\n\n", "t.csv", {}, [(1, "x"), (2, None)]),  # empty lines do not count as rows
         ("a,b\n1,é\n".encode("latin-1"), "t.csv", {"encoding": "latin-1"}, [(1, "é")]),
         ("a,b\n1,007\n", "t.csv", {"as_text": ["b"]}, [(1, "007")]),
-        ("a,b\n1,NA\n", "t.csv", {"as_text": ["b"]}, [(1, "NA")]),  # a class may be called so
+        ("a,b\n1,NA\n", "t.csv", {"as_text": ["b"]}, [(1, "NA")]),  # NA may be the name of a class
         ("a,b,c\n1,x,9\n", "t.csv", {"columns": ["b", "a"]}, [("x", 1)]),
         ("a,b\n" + "1,x\n" * 10_001 + "z,y\n", "t.csv", {}, [("1", "x")] * 10_001 + [("z", "y")]),
     ],
@@ -53,20 +54,20 @@ def test_a_table_is_read(content, name, options, rows, write):
         ("\n", "has no header: its first line is empty."),
         ("a,b\n", "has columns, but no rows."),
         ("a,b\n\n\n", "has columns, but no rows."),
-        ("a,b,a\n1,2,3\n", "has two columns 'a': give each its own name."),
+        ("a,b,a\n1,2,3\n", "has more than one column 'a'."),
         ("a,,b\n1,2,3\n", "Column 1 of "),
         ("a,b\n1,2\n3\n", "Row 1 of "),
         ("a,b\n1,2\n3\n", "(line 3) has 1 cell, but the header has 2."),
         ("a,b\n1,2\n3,4,5\n", "(line 3) has 3 cells, but the header has 2."),
         ('a,b\n"1\n2",2\n3\n', "Row 1 of "),
         (b"a,b\n1,x\n2,\xe9\n", "Line 3 of "),
-        (b"a,b\n1,x\n2,\xe9\n", "it holds the byte b'\\xe9'. Say how the file is written"),
+        (b"a,b\n1,x\n2,\xe9\n", "it contains the byte b'\\xe9'. Set the encoding of the file"),
         (b"\xe9,b\n1,x\n", "Line 1 of "),
-        ('a,b\n1,"x\n', "Is a quotation mark opened and never closed?"),
+        ('a,b\n1,"x\n', "Check for a quotation mark that is never closed."),
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_a_file_that_is_no_table(content, message, write):
+def test_an_invalid_table(content, message, write):
     with pytest.raises(ValueError, match=re.escape(message)):
         read_table(write(content))
 
@@ -90,24 +91,24 @@ def test_no_such_file(write, tmp_path):
         read_table(str(tmp_path / "trian.csv"))
     with pytest.raises(FileNotFoundError, match=r"There is no file nowhere/at/all\.csv"):
         read_table("nowhere/at/all.csv")
-    with pytest.raises(ValueError, match="is a folder; give a file"):
+    with pytest.raises(ConfigError, match="Expected a file, got the folder"):
         read_table(str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"must end in one of \.csv, \.tsv, \.tab, \.parquet, \.pq to be read"
-    ):
+    with pytest.raises(ConfigError, match=r"the suffixes \.csv, \.tsv, \.tab, \.parquet, \.pq, got .*\.xlsx"):
         read_table(write("a\n1\n", "t.xlsx"))
+    with pytest.raises(ConfigError, match=r"got .*t\.npz\. Set data=arrays"):
+        read_table(write("", "t.npz"))
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"separator": ";;"}, ValueError, "data.separator must be one character, got ';;'."),
-        ({"separator": 3}, ValueError, "data.separator must be one character, got 3."),
-        ({"encoding": "utf-9"}, ValueError, "There is no text encoding 'utf-9'"),
-        ({"encoding": 8}, TypeError, "data.encoding must be a name such as latin-1, got 8."),
+        ({"separator": ";;"}, ValueError, "data.separator must be a single ASCII character, got ';;'."),
+        ({"separator": 3}, ValueError, "data.separator must be a single ASCII character, got 3."),
+        ({"encoding": "utf-9"}, ValueError, "Unknown data.encoding 'utf-9'"),
+        ({"encoding": 8}, TypeError, "data.encoding must be a name such as 'latin-1', got 8."),
     ],
 )
-def test_how_a_file_cannot_be_written(options, error, message, write):
+def test_invalid_separators_and_encodings(options, error, message, write):
     with pytest.raises(error, match=re.escape(message)):
         read_table(write("a\n1\n"), **options)
 
@@ -123,24 +124,24 @@ def test_parquet(tmp_path):
     with pytest.raises(ValueError, match="has columns, but no rows"):
         read_table(path)
     (tmp_path / "t.parquet").write_text("no parquet")
-    with pytest.raises(ValueError, match="is no Parquet file that can be read"):
+    with pytest.raises(ValueError, match="cannot be read as a Parquet file"):
         open_table(path)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "header", "message"),
+    ("names", "header", "message"),
     [
         (
             ["speces"],
             ["species", "x"],
             "f has no column 'speces' (data.target). Did you mean 'species'? It has: ",
         ),
-        (["b"], ["a;b"], "Is ';' what stands between the cells? Say \"data.separator=';'\"."),
+        (["b"], ["a;b"], "If ';' separates the columns, set \"data.separator=';'\"."),
     ],
 )
-def test_a_column_that_is_not_there(wanted, header, message):
+def test_a_missing_column(names, header, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_columns(wanted, header, "data.target", "f")
+        check_columns(names, header, "data.target", "f")
 
 
 class TestBatches:
@@ -161,12 +162,12 @@ class TestBatches:
         assert frame.rows() == [("1", "2"), (None, None), ("3", "4")]
         assert read_table(write("a,b\n1,2\n\n,\n3,4\n")).rows() == [(1, 2), (None, None), (3, 4)]
 
-    def test_of_another_encoding(self, write):
+    def test_another_encoding(self, write):
         path = write("a,b\n1,é\n\n2,x\n3,y\n".encode("latin-1"))
         parts = list(open_table(path, encoding="latin-1").batches(["b"], 2))
         assert [part["b"].to_list() for part in parts] == [["é", "x"], ["y"]]
 
-    def test_a_byte_order_mark_is_no_part_of_a_name(self, write):
+    def test_a_byte_order_mark_is_not_part_of_a_name(self, write):
         path = write(b"\xff\xfe" + "a,b\n1,2\n".encode("utf-16-le"))
         assert open_table(path, encoding="utf-16-le").header == ["a", "b"]
 
@@ -175,29 +176,29 @@ class TestBatches:
         [
             ("a,b\n1,2\n3\n", "has 1 cell, but the header has 2."),
             ("a,b\n1,2\n3,4,5\n", "has 3 cells, but the header has 2."),
-            (b"a,b\n1,2\n3,\xe9\n", "is not written in utf-8"),
+            (b"a,b\n1,2\n3,\xe9\n", "is not encoded in utf-8"),
         ],
     )
-    def test_a_file_that_is_no_table(self, content, message, write):
+    def test_an_invalid_table(self, content, message, write):
         with pytest.raises(ValueError, match=re.escape(message)):
             list(open_table(write(content)).batches(["a", "b"], 2))
 
 
 class TestArrays:
-    def saved(self, tmp_path, **arrays):
+    def save(self, tmp_path, **arrays):
         np.savez(tmp_path / "d.npz", **arrays)
         return str(tmp_path / "d.npz")
 
     @pytest.mark.parametrize("names", [("X", "Y"), ("features", "labels"), ("x", "y"), ("data", "target")])
-    def test_by_the_usual_names(self, names, tmp_path):
-        path = self.saved(tmp_path, **{names[0]: np.eye(3), names[1]: np.arange(3).reshape(3, 1)})
+    def test_usual_names(self, names, tmp_path):
+        path = self.save(tmp_path, **{names[0]: np.eye(3), names[1]: np.arange(3).reshape(3, 1)})
         inputs, labels, _ = read_arrays(path, None, None)
         assert inputs.shape == (3, 3)
         assert labels.tolist() == [0, 1, 2]
         assert read_features(path).shape == (3, 3)
 
-    def test_by_name_and_from_two_files(self, tmp_path):
-        path = self.saved(tmp_path, a=np.eye(2, dtype=np.float16), b=np.array([b"x", b"y"]))
+    def test_other_names_and_two_files(self, tmp_path):
+        path = self.save(tmp_path, a=np.eye(2, dtype=np.float16), b=np.array([b"x", b"y"]))
         inputs, labels, _ = read_arrays(path, "a", "b")
         assert inputs.dtype == np.float16
         assert labels.tolist() == ["x", "y"]
@@ -209,58 +210,60 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("arrays", "names", "message"),
         [
-            ({"A": np.eye(2)}, (None, None), "has none of features, X, x, inputs, data (data.features)."),
+            ({"A": np.eye(2)}, (None, None), "(features, X, x, inputs, data). It has: A. Set data.features"),
             ({"X": np.eye(2)}, (None, "labls"), "has no array 'labls' (data.target)."),
             (
                 {"X": np.eye(2), "y": np.arange(3)},
                 (None, None),
-                "There are 2 rows of features, but 3 of labels",
+                "Got 2 rows of features, but 3 rows of labels",
             ),
             (
                 {"X": np.zeros((2, 2, 2)), "y": np.arange(2)},
                 (None, None),
-                "Features are numbers of shape (N, F)",
+                "Features must be numbers of shape (N, F)",
             ),
             (
                 {"X": np.array([["a"]]), "y": np.arange(1)},
                 (None, None),
-                "Features are numbers of shape (N, F)",
+                "Features must be numbers of shape (N, F)",
             ),
             (
                 {"X": np.eye(2), "y": np.zeros((2, 2, 2))},
                 (None, None),
-                "Labels are (N,) of numbers or strings, or (N, L)",
+                "Labels must be numbers or strings of shape (N,), or 0 and 1 of shape (N, L)",
             ),
             (
                 {"X": np.eye(2), "y": np.array([["a"] * 2] * 2)},
                 (None, None),
-                "or (N, L) of 0 and 1, got <U1 of shape (2, 2)",
+                "or 0 and 1 of shape (N, L), got <U1 of shape (2, 2)",
             ),
             (
                 {"X": np.eye(2), "x": np.eye(2), "y": np.arange(2)},
                 (None, None),
-                "that it may be: X, x. Say data.features=",
+                "several possible arrays: X, x. Set data.features=X or data.features=x.",
             ),
             ({"X": np.eye(2), "y": np.array(1)}, (None, None), "got int64 of shape () in "),
             (
                 {"X": np.eye(2), "y": np.array([b"\xe9", b"a"])},
                 (None, None),
-                "are bytes, but not those of utf-8",
+                "are bytes that are not valid UTF-8",
             ),
             ({"X": np.eye(2), "y": np.array([{}, {}])}, (None, None), "Array 'y' of "),
         ],
         ids=str,
     )
-    def test_refuses(self, arrays, names, message, tmp_path):
+    def test_invalid_arrays(self, arrays, names, message, tmp_path):
         with pytest.raises(ValueError, match=re.escape(message)):
-            read_arrays(self.saved(tmp_path, **arrays), *names)
+            read_arrays(self.save(tmp_path, **arrays), *names)
 
-    def test_a_file_that_is_none_of_numpys(self, tmp_path):
+    def test_invalid_files(self, tmp_path):
         (tmp_path / "d.npz").write_text("x")
-        with pytest.raises(ValueError, match="cannot be read as a file of NumPy's"):
+        with pytest.raises(ValueError, match="cannot be read as a NumPy file"):
             read_arrays(str(tmp_path / "d.npz"), None, None)
         with pytest.raises(FileNotFoundError, match=r"Did you mean 'd\.npz'\?"):
             read_arrays(str(tmp_path / "dd.npz"), None, None)
         np.save(tmp_path / "x.npy", np.eye(2))
-        with pytest.raises(ValueError, match=r"say where their labels are, data\.target=labels\.npy"):
+        with pytest.raises(ValueError, match=r"x\.npy contains only features.*data\.target=labels\.npy"):
             read_arrays(str(tmp_path / "x.npy"), None, None)
+        with pytest.raises(ConfigError, match=r"got x\.csv\. Set data=table"):
+            read_arrays("x.csv")
