@@ -283,9 +283,9 @@ class TestLogits:
         want = layer(inputs).dense().topk(9, 1)
         torch.testing.assert_close(values, want.values)
         assert torch.equal(columns, want.indices)
-        with pytest.raises(ValueError, match="k must be a whole number from 1 to 200, got 201"):
+        with pytest.raises(ValueError, match="k must be an integer from 1 to 200, got 201"):
             layer(inputs).topk(201)
-        with pytest.raises(TypeError, match="k must be a whole number from 1 to 200, got 2"):
+        with pytest.raises(TypeError, match="k must be an integer from 1 to 200, got 2"):
             layer(inputs).topk(2.5)
         for operation in (lambda z: z > 0, lambda z: z @ inputs, lambda z: z**2, lambda z: z + 1):
             with pytest.raises(TypeError, match="never there all at once, and arithmetic needs them"):
@@ -306,7 +306,7 @@ class TestLogits:
 
     @pytest.mark.parametrize("chunk", [0, -1, 1.5, "many", True])
     def test_a_chunk_that_is_none(self, chunk):
-        with pytest.raises((ValueError, TypeError), match="chunk must be a whole number of at least 1"):
+        with pytest.raises((ValueError, TypeError), match="chunk must be an integer >= 1"):
             ChunkedLinear(WIDTH, C, chunk=chunk)
 
     def test_a_chunk_too_large_for_the_memory(self, monkeypatch):

@@ -130,7 +130,7 @@ class TestTraining:
             ls.TaskModule(task, nn.Linear(8, C), mix="mixup", head="chunked")
         with pytest.raises(ValueError, match="does not go through a chunked head"):
             ls.TaskModule(task, nn.Sequential(nn.Linear(8, C)), head="chunked").compile()
-        with pytest.raises(ValueError, match=r"There is no head 'chunkd'\. Did you mean 'chunked'"):
+        with pytest.raises(ValueError, match=r"Unknown head 'chunkd'\. Did you mean 'chunked'"):
             ls.TaskModule(task, nn.Linear(8, C), head="chunkd")
         with pytest.raises(ValueError, match="Head 'dense' has no option 'chunk'"):
             ls.TaskModule(task, nn.Linear(8, C), head={"name": "dense", "chunk": 3})
@@ -330,8 +330,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["head=chunked", "head.chunk=0"], "head.chunk must be a whole number of at least 1, got 0"),
-            (["head=chunked", "head.chunk=x"], "head.chunk must be a whole number of at least 1, got 'x'"),
+            (["head=chunked", "head.chunk=0"], "head.chunk must be an integer >= 1, got 0"),
+            (["head=chunked", "head.chunk=x"], "head.chunk must be an integer >= 1, got 'x'"),
             (["head=dense", "+head.chunk=3"], "Head 'dense' has no option 'chunk'"),
             (["head=chunked", "loss=dice"], "Loss 'dice' needs all logits of a row at once"),
             (["head=chunked", "mix=mixup"], "mix makes soft labels of a batch"),

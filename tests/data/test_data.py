@@ -76,7 +76,7 @@ def test_fractions_that_cannot_be(options, message):
 
 
 def test_an_unknown_set():
-    with pytest.raises(ValueError, match=r"There is no data set 'yest'\. Did you mean 'yeast'\?"):
+    with pytest.raises(ValueError, match=r"Unknown data set 'yest'\. Did you mean 'yeast'\?"):
         load("yest", seed=0, val_fraction=0.2, test_fraction=None)
 
 

@@ -283,17 +283,17 @@ def test_top_k_leaves_the_thresholds():
         (
             ls.Binary(),
             {"metric": "f1_makro"},
-            "There is no decision.metric for task=binary 'f1_makro'. Did you mean 'f1_macro'?",
+            "Unknown decision.metric for task=binary 'f1_makro'. Did you mean 'f1_macro'?",
         ),
         (
             ls.Multiclass(3),
             {"metric": "f1_micro"},
-            "There is no decision.metric for task=multiclass 'f1_micro'.",
+            "Unknown decision.metric for task=multiclass 'f1_micro'.",
         ),
         (ls.Multiclass(3), {"calibration": "per_label"}, "calibration=per_label is for multilabel"),
-        (ls.Binary(), {"calibration": "platt"}, "There is no calibration 'platt'."),
+        (ls.Binary(), {"calibration": "platt"}, "Unknown calibration 'platt'."),
         (ls.Binary(), {"recall": 1.5}, "recall must be a number between 0 and 1, got 1.5."),
-        (ls.Binary(), {"shrinkage": -1}, "shrinkage must be a number of at least 0, got -1."),
+        (ls.Binary(), {"shrinkage": -1}, "shrinkage must be a number >= 0, got -1."),
     ],
 )
 def test_settings_that_cannot_be(task, options, message):

@@ -483,7 +483,7 @@ def test_an_export_that_fails_leaves_the_report_whole(command, tmp_path, monkeyp
 def test_an_unknown_format(command, tmp_path):
     code, _, err = command("task=binary", "export=onxx")
     assert code == 1
-    assert "There is no format to export 'onxx'. Did you mean 'onnx'?" in err
+    assert "Unknown format to export 'onxx'. Did you mean 'onnx'?" in err
     assert [*tmp_path.iterdir()] == []
 
 

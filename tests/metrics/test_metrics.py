@@ -414,7 +414,7 @@ def test_ordered_classes():
 
 
 def test_a_metric_that_there_is_not():
-    with pytest.raises(ValueError, match="There is no metric 'acuracy'"):
+    with pytest.raises(ValueError, match="Unknown metric 'acuracy'"):
         ls.make_metrics(ls.Binary(), names=["acuracy"])
 
 

@@ -420,7 +420,7 @@ class TestQuietness:
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"task": "multilable"}, ValueError, "There is no task 'multilable'. Did you mean 'multilabel'?"),
+        ({"task": "multilable"}, ValueError, "Unknown task 'multilable'. Did you mean 'multilabel'?"),
         ({"loss": "focl"}, ValueError, "Did you mean 'focal'?"),
         (
             {"loss": "asymmetric"},
@@ -428,7 +428,7 @@ class TestQuietness:
             "Loss 'asymmetric' has no softmax form, which task=multiclass needs.",
         ),
         ({"loss": {"name": "focal", "gama": 1}}, ValueError, "has no option 'gama'. Did you mean 'gamma'?"),
-        ({"net": "mpl"}, ValueError, "There is no net 'mpl'. Did you mean 'mlp'?"),
+        ({"net": "mpl"}, ValueError, "Unknown net 'mpl'. Did you mean 'mlp'?"),
         (
             {"net": {"name": "mlp", "hiden": [3]}},
             ValueError,
@@ -446,11 +446,11 @@ class TestQuietness:
             ValueError,
             "The net returned logits of shape (16, 4), but multiclass",
         ),
-        ({"max_epochs": 0}, ValueError, "max_epochs must be a whole number of at least 1, got 0."),
-        ({"max_epochs": 1.5}, TypeError, "max_epochs must be a whole number of at least 1, got 1.5."),
-        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0."),
-        ({"learning_rate": -1}, ValueError, "learning_rate must be a number of at least 0, got -1."),
-        ({"weight_decay": "a"}, TypeError, "weight_decay must be a number of at least 0, got 'a'."),
+        ({"max_epochs": 0}, ValueError, "max_epochs must be an integer >= 1, got 0."),
+        ({"max_epochs": 1.5}, TypeError, "max_epochs must be an integer >= 1, got 1.5."),
+        ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1, got 0."),
+        ({"learning_rate": -1}, ValueError, "learning_rate must be a number >= 0, got -1."),
+        ({"weight_decay": "a"}, TypeError, "weight_decay must be a number >= 0, got 'a'."),
         ({"validation_fraction": 1}, ValueError, "validation_fraction must be below 1"),
         (
             {"validation_fraction": 0.001},

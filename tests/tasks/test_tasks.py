@@ -284,11 +284,11 @@ class TestDeclaration:
             (
                 lambda: ls.Multiclass(1),
                 ValueError,
-                "num_classes must be a whole number of at least 2, got 1.",
+                "num_classes must be an integer >= 2, got 1.",
             ),
-            (lambda: ls.Multilabel(0), ValueError, "num_labels must be a whole number of at least 1"),
-            (lambda: ls.Multiclass(3.0), TypeError, "num_classes must be a whole number"),
-            (lambda: ls.Multiclass(True), TypeError, "num_classes must be a whole number"),
+            (lambda: ls.Multilabel(0), ValueError, "num_labels must be an integer >= 1"),
+            (lambda: ls.Multiclass(3.0), TypeError, "num_classes must be an integer"),
+            (lambda: ls.Multiclass(True), TypeError, "num_classes must be an integer"),
             (lambda: ls.Binary(class_names=["a"]), ValueError, "Binary needs 2 class_names, got 1: a."),
             (lambda: ls.Binary(class_names="ab"), TypeError, "class_names must be a list of 2 names"),
             (lambda: ls.Multilabel(2, class_names=["a", "a"]), ValueError, "'a' comes twice"),
@@ -603,10 +603,10 @@ class TestDecisions:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: ls.Multilabel(3, top_k=4), "top_k must be a whole number from 1 to 3, got 4."),
+            (lambda: ls.Multilabel(3, top_k=4), "top_k must be an integer from 1 to 3, got 4."),
             (
                 lambda: ls.Multilabel(3, min_labels=-1),
-                "min_labels must be a whole number from 0 to 3, got -1.",
+                "min_labels must be an integer from 0 to 3, got -1.",
             ),
             (lambda: ls.Multilabel(3, min_labels=1, top_k=2), "min_labels has no effect beside top_k"),
             (lambda: ls.Multilabel(3, threshold=0.3, top_k=2), "threshold has no effect beside top_k"),
@@ -616,11 +616,11 @@ class TestDecisions:
             ),
             (
                 lambda: ls.Multilabel(2, temperature=(1, 0)),
-                "temperature[1] must be a number of at least 1e-30, got 0",
+                "temperature[1] must be a number >= 1e-30, got 0",
             ),
             (
                 lambda: ls.Multiclass(2, temperature=-1),
-                "temperature must be a number of at least 1e-30, got -1",
+                "temperature must be a number >= 1e-30, got -1",
             ),
             (
                 lambda: ls.Multiclass(2, prior_correction=(1,)),

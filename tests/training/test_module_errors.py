@@ -168,7 +168,7 @@ class TestMistakes:
         ("options", "error", "message"),
         [
             ({"loss": "focl"}, ValueError, "Did you mean 'focal'?"),
-            ({"loss": {"gamma": 2}}, ValueError, "which lacks a 'name'"),
+            ({"loss": {"gamma": 2}}, ValueError, "has no 'name'"),
             (
                 {"loss": {"name": "focal", "reduction": "sum"}},
                 ValueError,

@@ -170,7 +170,7 @@ class TestLabelsOfOneClassARow:
                 {},
                 "Column 'y' is of type Date; labels are",
             ),
-            ("bianry", [0, 1], {}, "There is no task 'bianry'. Did you mean 'binary'?"),
+            ("bianry", [0, 1], {}, "Unknown task 'bianry'. Did you mean 'binary'?"),
         ],
         ids=lambda value: str(value)[:30],
     )
@@ -333,7 +333,7 @@ class TestLabelsOfOneClassARow:
         [
             ("multiclass", {"positive": "a"}, "data.positive has no effect on task=multiclass"),
             ("multilabel", {"empty": "missing"}, "data.empty is for cells of delimited labels"),
-            ("multiclass", {"handle_unknown": "drop"}, "There is no data.handle_unknown 'drop'"),
+            ("multiclass", {"handle_unknown": "drop"}, "Unknown data.handle_unknown 'drop'"),
         ],
     )
     def test_options_without_effect(self, task, options, message):

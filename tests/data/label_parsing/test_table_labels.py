@@ -122,7 +122,7 @@ class TestLabelsOfSeveral:
                 ["a|b", ""],
                 "multilabel",
                 {"delimiter": "|", "empty": "none"},
-                "There is no data.empty 'none'. Choose one of: negative, missing.",
+                "Unknown data.empty 'none'. Choose one of: negative, missing.",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],

@@ -539,7 +539,7 @@ WRONG_LISTS = [
     ({**GOOD, "missing": [True, False, False]}, "Row 0 of l.npz is missing, but has 2 labels"),
     ({**CSR, "shape": [-1, 2], "indptr": np.zeros(0, int)}, "sparse array of shape (-1, 2), where (N, L)"),
     ({**CSR, "shape": [-1, 2]}, "l.npz holds a sparse array of shape (-1, 2), where (N, L)"),
-    ({**GOOD, "num_labels": -3}, "num_labels must be a whole number of at least 1, got -3. (In l.npz.)"),
+    ({**GOOD, "num_labels": -3}, "num_labels must be an integer >= 1, got -3. (In l.npz.)"),
     ({**GOOD, "missing": [False, True]}, "must have 3 bounds, from 0 to 3, for 2 rows"),
     ({**GOOD, "indices": np.array([{}] * 3)}, "Array 'indices' of l.npz cannot be read"),
     (GOOD, "There are 200 rows of features, but 3 of labels, in x.npy and l.npz."),

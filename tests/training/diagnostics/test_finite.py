@@ -251,5 +251,5 @@ def test_sharded_gradients():
 
 
 def test_a_choice_that_there_is_not():
-    with pytest.raises(ValueError, match="There is no choice of on_nonfinite 'stopp'"):
+    with pytest.raises(ValueError, match="Unknown choice of on_nonfinite 'stopp'"):
         ls.TaskModule(ls.Binary(), nn.Linear(2, 1), on_nonfinite="stopp")
