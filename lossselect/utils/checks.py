@@ -54,7 +54,7 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """Return the entry called `name`; raise a ConfigError that lists all and suggests the nearest if unknown."""
+    """Return the entry called `name`; for an unknown name, raise a ConfigError that lists all names."""
     if not isinstance(name, str) or name not in table:
         raise ConfigError(
             f"Unknown {kind} {name!r}.{suggestion(str(name), table)} Choose one of: {', '.join(table)}."
@@ -101,7 +101,7 @@ def first_duplicate(values: Iterable[Any]) -> Any:
 def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
     """Split `{"name": "focal", "gamma": 2}` into `("focal", {"gamma": 2})`."""
     if "name" not in spec:
-        raise ConfigError(f"The {kind} {dict(spec)} has no 'name'. Add one.")
+        raise ConfigError(f"The {kind} {dict(spec)} has no 'name'. Add the key 'name'.")
     return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
 
 

@@ -28,7 +28,7 @@ MISTAKES = [
     (["task=binary", "optimizer.name=SparseAdam", "~optimizer.weight_decay"], "cannot take a step"),
     (["task=binary", "scheduler.T_max=null"], "The scheduler cannot take a step with {'name': 'Cosine"),
     (["task=binary", "model.hidden=64"], "hidden must be a list of widths, such as [64], got 64."),
-    (["task=binary", "model.hidden=[0]"], "a width of hidden must be an integer >= 1, got 0."),
+    (["task=binary", "model.hidden=[0]"], "hidden[0] must be an integer >= 1, got 0."),
     (
         ["task=binary", "callbacks.early_stopping.patience=abc"],
         "callbacks.early_stopping.patience must be an integer >= 0, got 'abc'.",

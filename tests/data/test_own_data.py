@@ -484,7 +484,7 @@ class TestPredict:
             (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input: it would be lost."),
             (
                 ["checkpoint={}", "input=species.csv", "output=no/out.csv"],
-                "There is no folder no for output=no/out.csv.",
+                "The folder no of output=no/out.csv does not exist.",
             ),
             (
                 ["checkpoint={}", "input=species.csv", "output=out.csv", "device=quantum"],

@@ -392,7 +392,10 @@ class TestCommand:
                 ["checkpoint=run/checkpoints/best.ckpt"],
                 "Say format=..., one of onnx, torch_export, safetensors, or output=",
             ),
-            (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
+            (
+                ["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"],
+                "The folder no of output=no/m.onnx does not exist",
+            ),
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
             (
                 ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=u.csv"],
