@@ -13,7 +13,7 @@ from lossselect.models.nets import make_net
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Buffers of normalisation layers, which affect outputs like parameters."""
 MAX_UNBACKED_BYTES = 1 << 24
-"""The maximum size of a tensor that may be larger than the file: a view that repeats a value."""
+"""Maximum size of a tensor that exceeds the size of its file, such as a view that repeats a value."""
 
 
 def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: Any) -> None:

@@ -280,7 +280,7 @@ class TestWarnings:
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
         assert (
-            f"Not seen in training, and left out: {count} of {frame.height} labels of column 'y', 'setosa' ({count})."
+            f"{count} of {frame.height} labels of column 'y' were not seen in training and are ignored: 'setosa' ({count})."
             in err
         )
         assert f"missing: {count} in test" in " ".join(out.split())
