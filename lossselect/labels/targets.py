@@ -204,9 +204,10 @@ def as_distributions(target: Tensor, missing: float | None, task: str, note: str
         value = totals[tuple(index)].item()
         ones = bool(((rows == 0) | (rows == 1)).all())
         actual = f"has {value:g} ones" if ones else f"sums to {value:g}"
-        rule = "has exactly one class" if ones else "has soft labels that sum to 1"
+        rule = f"a {task} row must have exactly one class"
+        rule = rule if ones else f"the soft labels of a {task} row must sum to 1"
         raise DataError(
-            f"{_format_position(index)} of the target {actual}, but a {task} row {rule}. "
+            f"{_format_position(index)} of the target {actual}, but {rule}. "
             f"If rows have several labels, set task=multilabel. {note}".rstrip(),
             row=index[0],
             value=value,

@@ -51,8 +51,8 @@ MISTAKES = [
     (["task=binary", "data.test_fraction=2"], "data.test_fraction must be a number between 0 and 1, got 2."),
     (["task=binary", "data.name=bc"], "Unknown data set 'bc'."),
     (["task=binary", "task.threshold=2"], "threshold must be a number between 0 and 1, got 2."),
-    (["task=binary", "task.missing=1"], "missing=1 is a label itself"),
-    (["task=binary", "+task.class_names=[a,b,c]"], "Binary needs 2 class_names, got 3: a, b, c."),
+    (["task=binary", "task.missing=1"], "missing=1 is a valid label"),
+    (["task=binary", "+task.class_names=[a,b,c]"], "Binary requires 2 class_names, got 3: a, b, c."),
     (["task=binary", "loss=focal", "loss.gamma=-2"], "gamma must be a number >= 0, got -2."),
     (["task=multiclass", "loss=focal", "loss.alpha=.2"], "alpha has no effect on the softmax form"),
     (["task=multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
@@ -112,7 +112,7 @@ MISTAKES = [
     # what our data show
     (
         ["task=binary", "data=digits"],
-        "The labels look like task=multiclass: 10 distinct whole numbers, 0 to 9.",
+        "The labels look like task=multiclass: 10 distinct integers, 0 to 9.",
     ),
     (["task=multiclass", "data=yeast"], "The labels look like task=multilabel: row 0 has 4 ones."),
     (["task=multilabel", "data=digits"], "The labels look like task=multiclass"),

@@ -101,9 +101,7 @@ class TestBatches:
 
 class TestTensorData:
     def test_labels_that_do_not_fit_the_task(self):
-        with pytest.raises(
-            ValueError, match="The labels look like task=multiclass: 10 distinct whole numbers"
-        ):
+        with pytest.raises(ValueError, match="The labels look like task=multiclass: 10 distinct integers"):
             TensorData(loaded("digits"), ls.Binary())
 
     def test_the_checkpoint_gets_what_the_features_went_through(self):

@@ -125,7 +125,7 @@ def test_auto_says_what_it_took_the_labels_for(files, command):
     assert code == 1
     code, out, _ = command("task=auto", "data=digits", *SHORT, "logger=none")
     assert code == 0
-    assert "multiclass with 10 classes | digits: 10 distinct whole numbers, 0 to 9 | task=..." in " ".join(
+    assert "multiclass with 10 classes | digits: 10 distinct integers, 0 to 9 | task=..." in " ".join(
         out.split()
     )
 

@@ -180,7 +180,7 @@ def test_a_task_with_a_shift(task):
     np.testing.assert_allclose(made.probabilities(logits), want)
     np.testing.assert_allclose(made.log_odds(logits), np.log(want / (1 - want)))
     assert ls.make_task(**made.to_dict()) == made
-    with pytest.raises(ValueError, match=rf"shift needs one number per output \({task.num_outputs}\)"):
+    with pytest.raises(ValueError, match=rf"shift requires one number per output \({task.num_outputs}\)"):
         ls.make_task(**(task.to_dict() | {"shift": [1.0] * 7}))
     with pytest.raises(TypeError, match="shift must be a number"):
         ls.make_task(**(task.to_dict() | {"shift": None}))

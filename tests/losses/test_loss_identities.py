@@ -124,7 +124,9 @@ class TestShapes:
             )
 
     def test_a_list_is_refused(self):
-        with pytest.raises(TypeError, match=r"The target is a list, no tensor: pass task.encode\(target\)"):
+        with pytest.raises(
+            TypeError, match=r"Expected a tensor as target, got list. Call task.encode\(target\) first."
+        ):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), [0, 1])
 
     def test_gradients_per_sample(self):

@@ -206,7 +206,7 @@ def test_counts_of_another_task():
         lambda: ls.suggest_loss(ls.Multiclass(3), five),
         lambda: ls.TaskModule(ls.Multilabel(3), torch.nn.Linear(2, 3)).set_label_counts(five),
     ):
-        with pytest.raises(ValueError, match="The counts are of 5 classes, but the task is multi"):
+        with pytest.raises(ValueError, match="The counts have 5 classes, but the task is multi"):
             use()
 
 

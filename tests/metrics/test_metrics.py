@@ -187,7 +187,7 @@ class TestUndefined:
     def test_targets_of_another_shape_are_refused(self, task):
         with pytest.raises(ValueError, match=r"Pass task\.encode\(target\)"):
             ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), torch.zeros(2))
-        with pytest.raises(TypeError, match="The target is a list, no tensor"):
+        with pytest.raises(TypeError, match="Expected a tensor as target, got list"):
             ls.make_metrics(task).update(torch.full((2, task.num_outputs), 0.5), [0, 1])
 
 

@@ -243,7 +243,7 @@ class TestExplain:
         task = ls.Multiclass(3, prior_correction=(1, 2, 30), temperature=3)
         assert ls.explain_task(ls.Multiclass(3))["decision"].value == "the most probable class"
         assert ls.explain_task(task)["decision"].value == (
-            "the most probable class, of probabilities times 1, 2, 30; probabilities of logits over 3"
+            "the most probable class, with probabilities multiplied by 1, 2, 30; probabilities of logits over 3"
         )
 
     def test_a_run_leaves_its_plan(self, command, tmp_path):

@@ -135,9 +135,7 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
     allowed = "ignore_warnings=[few_positives]"
     code, out, err = command("task=binary", "decision.metric=f1", allowed, *table("rare"), *SHORT)
     assert (code, err) == (0, "")
-    assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
-        out.split()
-    )
+    assert "a threshold tuned for f1; probabilities calibrated by a temperature" in " ".join(out.split())
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     threshold, temperature = content["task"]["threshold"], content["task"]["temperature"]
     assert f"threshold     {threshold:.3g}" in out
@@ -171,7 +169,7 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
 def test_a_threshold_of_ones_own_stays(grades, command):
     code, out, _ = command("task=binary", "task.threshold=0.3", *table("rare"), *SHORT)
     assert code == 0
-    assert "1 where the probability is at least 0.3" in out
+    assert "1 if the probability is >= 0.3" in out
     task = torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]
     assert task["threshold"] == 0.3
     assert task["temperature"] != 1
@@ -188,7 +186,7 @@ def test_nothing_is_tuned_without_a_decision(grades, command):
 def test_classes_are_decided_for_a_metric(grades, command):
     code, out, _ = command("task=multiclass", "decision.metric=balanced_accuracy", *table("name"), *SHORT)
     assert code == 0
-    assert "by factors tuned on val for balanced_accuracy" in " ".join(out.split())
+    assert "with class factors tuned for balanced_accuracy" in " ".join(out.split())
     assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["prior_correction"]) == 3
     matrix = pl.read_csv("run/confusion_matrix.csv")
     assert matrix["true"].to_list() == ["high", "low", "mid"]
@@ -204,7 +202,7 @@ def test_top_k_and_at_least(command):
         rows = [json.loads(row) for row in pl.read_csv("run/predictions.csv")["prediction"]]
         assert {len(row) for row in rows} == {3} if "top_k" in setting else min(map(len, rows)) >= 3
         assert (
-            "the 3 most probable labels" if "top_k" in setting else "and at least 3 label(s)"
+            "the 3 most probable labels" if "top_k" in setting else "with at least 3 labels per row"
         ) in " ".join(out.split())
 
 
@@ -265,7 +263,7 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
     ("arguments", "message"),
     [
         (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
-        (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
+        (["task.threshold=[0.5,0.5]"], "threshold requires one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
         (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
         (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),

@@ -444,7 +444,7 @@ class TestQuietness:
         (
             {"net": lambda n, m: nn.Linear(n, m + 1)},
             ValueError,
-            "The net returned logits of shape (16, 4), but multiclass",
+            "Expected logits of shape (N, 3) for multiclass with 3 classes, got (16, 4)",
         ),
         ({"max_epochs": 0}, ValueError, "max_epochs must be an integer >= 1, got 0."),
         ({"max_epochs": 1.5}, TypeError, "max_epochs must be an integer >= 1, got 1.5."),
@@ -507,7 +507,7 @@ def test_arguments_that_cannot_be(arguments, kind, message):
             (POINTS, LABELS),
             "task=multiclass needs a label a row, but y has the shape (120, 4).",
         ),
-        ({"task": "multilabel"}, (POINTS, LABELS * 2), "multilabel targets are 0 or 1"),
+        ({"task": "multilabel"}, (POINTS, LABELS * 2), "multilabel targets must be 0, 1,"),
         ({}, (X * 1e200, Y), "The numbers of column 0 of X are so large"),
         ({}, (X, Y, -np.ones(150)), "Row 0 has the sample weight -1"),
         ({}, (X, Y, np.zeros(150)), "zero"),

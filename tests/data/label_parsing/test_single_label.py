@@ -101,7 +101,7 @@ class TestLabelsOfOneClassARow:
                 "binary",
                 ["a", "b"],
                 {"positive": "a", "class_names": ["x"]},
-                "Binary needs 2 class_names, got 1: x.",
+                "Binary requires 2 class_names, got 1: x.",
             ),
             (
                 "multiclass",
@@ -156,7 +156,12 @@ class TestLabelsOfOneClassARow:
                 "Column 'y' holds one label a row, such as 'a'. For task=multilabel give",
             ),
             ("auto", ["a", "b"], {}, "Say data.positive=b or data.positive=a."),
-            ("auto", range(30), {}, "There are 30 distinct whole numbers, 0 to 29: classes or a quantity?"),
+            (
+                "auto",
+                range(30),
+                {},
+                "There are 30 distinct integers, 0 to 29, which may be classes or a quantity.",
+            ),
             ("auto", [0.5, 3.5, 9.1], {}, "look like a quantity, not like classes."),
             (
                 "auto",
@@ -316,7 +321,7 @@ class TestLabelsOfOneClassARow:
         [
             (["a", "b", "c", "a"], {}, "multiclass", "column 'y' holds 3 distinct labels: a, b, c"),
             (["0", "1", "1"], {}, "binary", "column 'y' holds 2 distinct values: 0, 1"),
-            ([3, 1, 2, 2], {}, "multiclass", "column 'y' holds 3 distinct whole numbers, 1 to 3"),
+            ([3, 1, 2, 2], {}, "multiclass", "column 'y' holds 3 distinct integers, 1 to 3"),
             (["ham", "spam"], {"positive": "spam"}, "binary", "ham, spam, of which 'spam' is positive"),
             (['["a"]', "[]"], {}, "multilabel", "column 'y' holds lists"),
             (["a|b", ""], {"delimiter": "|", "empty": "negative"}, "multilabel", "column 'y' holds lists"),

@@ -510,7 +510,7 @@ class TestMissing:
 def test_the_row_of_a_wrong_value_is_that_of_the_file(mapped):
     y = MATRIX.astype(np.int8)
     y[150, 2] = 2
-    message = "Row 150, label '2' of the target is 2, but multilabel targets are 0 or 1"
+    message = "Row 150, label '2' of the target is 2, but multilabel targets must be 0, 1,"
     with pytest.raises(ValueError, match=re.escape(message)):
         (load_npy if mapped else load_npz)(numbers("float32")[:, :4], y, "multilabel")
 

@@ -95,10 +95,14 @@ def test_a_chain_that_ends_in_probabilities_takes_no_step(name, end, compiled, t
             lambda z: z.exp() / z.exp().sum(1, keepdim=True),
             "Each row of the first batch's outputs is",
         ),
-        ("binary", lambda z: z.squeeze(), "The net returned logits of shape (16,), but binary needs (N, 1)."),
+        ("binary", lambda z: z.squeeze(), "Expected logits of shape (N, 1) for binary, got (16,)."),
         ("binary", lambda z: z.detach(), "The logits carry no gradient, so nothing would be learned"),
         ("binary", lambda z: z / 0, "of the first batch's logits is not finite. Look at the net's layers"),
-        ("multiclass", lambda z: z[:, :2], "The net returned logits of shape (16, 2), but multiclass with 3"),
+        (
+            "multiclass",
+            lambda z: z[:, :2],
+            "Expected logits of shape (N, 3) for multiclass with 3 classes, got (16, 2)",
+        ),
     ],
 )
 def test_a_function_at_the_end_takes_no_step(name, function, message, tmp_path):
