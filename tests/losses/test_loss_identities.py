@@ -95,13 +95,13 @@ class TestShapes:
             (
                 ls.Multilabel(3),
                 [[0, 1, 1], [0, 2, 0]],
-                "Row 1, label '1' of the target is 2, but the canonical",
+                "Row 1, label '1' of the target is 2, but it must be in [0, 1]",
             ),
-            (ls.Multilabel(3, missing=-1), [[0, 1, -1], [0, 1, 0]], "pass task.encode(target)"),
+            (ls.Multilabel(3, missing=-1), [[0, 1, -1], [0, 1, 0]], "Pass task.encode(target)"),
             (
                 ls.Multiclass(3),
                 [[0, 1, 1], [0, 1, 0]],
-                "Row 0 of the target has 2 ones, but a multiclass sample",
+                "Row 0 of the target has 2 ones, but a multiclass row",
             ),
             (ls.Multiclass(3), [[0.5, 0.5, 0], [0.5, 0.4, 0]], "Row 1 of the target sums to 0.9"),
         ],
@@ -114,7 +114,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("index", [-1, 3])
     def test_an_index_that_is_no_class_is_refused(self, index):
-        with pytest.raises(ValueError, match=f"is {index}, but a class index is from 0 to 2, or -100"):
+        with pytest.raises(ValueError, match=f"is {index}, but class indices must be from 0 to 2, or -100"):
             ls.select_loss(ls.Multiclass(3))(torch.zeros(2, 3), torch.tensor([0, index]))
 
     def test_one_hot_masks_of_integers(self):
@@ -136,7 +136,7 @@ class TestShapes:
         torch.testing.assert_close(each.mean(), loss(logits, target))
 
     def test_a_target_on_another_device_is_refused(self):
-        with pytest.raises(ValueError, match="The outputs are on meta, the target is on cpu"):
+        with pytest.raises(ValueError, match="The outputs are on meta, but the target is on cpu"):
             ls.select_loss(ls.Multilabel(3))(torch.zeros(4, 3, device="meta"), torch.zeros(4, 3))
 
 

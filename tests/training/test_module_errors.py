@@ -18,7 +18,7 @@ class TestMistakes:
         [
             (
                 ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 4)),
-                "(16, 4), but multilabel with 3 labels needs (N, 3)",
+                "(N, 3) for multilabel with 3 labels, got (16, 4)",
             ),
             (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "For two outputs set task=multiclass"),
             (
@@ -51,7 +51,7 @@ class TestMistakes:
             (
                 "multilabel",
                 torch.zeros(40, dtype=torch.long),
-                "Class indices of shape (N,) belong to task=multiclass",
+                "For class indices of shape (N,) set task=multiclass",
             ),
             ("binary", 1 + torch.arange(40) % 2, "Row 1 of the target is 2"),
         ],
@@ -218,7 +218,7 @@ class TestMistakes:
                 "Net 'mlp' has no option 'depth'",
             ),
             ({"net": {"name": "mlp", "num_features": 8, "dropout": 2}}, ValueError, "cannot be built"),
-            ({"task": "binary"}, TypeError, "By name: lossselect.make_task"),
+            ({"task": "binary"}, TypeError, "call lossselect.make_task"),
         ],
     )
     def test_at_construction(self, options, error, message):
