@@ -258,7 +258,7 @@ class TestTraining:
             def forward(self, x):
                 return self.last(x)
 
-        said = r"shape \(2, 24\), but multiclass with 23 classes needs \(N, 23\)"
+        said = r"shape \(N, 23\) for multiclass with 23 classes, got \(2, 24\)"
         with pytest.raises(ValueError, match=said):
             Own(TASKS["multiclass"]).check_batch((torch.zeros(2, WIDTH), torch.tensor([0, 1])))
 

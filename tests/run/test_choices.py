@@ -333,7 +333,7 @@ def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     code, out, err = command(*rare, "trainer.max_epochs=10", "loss.pos_weight=10")
     assert (code, err) == (0, "")
     said = " ".join(out.split())
-    assert "1 where the logit is at least 0, the decision that pos_weight implies" in said
+    assert "1 if the logit is >= 0, the decision that pos_weight implies" in said
     assert (
         "calibrated by a temperature, after subtracting the shift that pos_weight adds to the logits" in said
     )
