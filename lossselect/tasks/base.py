@@ -293,8 +293,8 @@ class Task(ABC):
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
         """Return a canonical target in the shape that fits these logits or probabilities.
 
-        If the outputs have trailing dimensions, dimensions of size 1 are added or removed. This does not check
-        values.
+        If the outputs have trailing dimensions, dimensions of size 1 are added or removed. Values remain
+        unchecked.
 
         Raises:
             DataTypeError: not a tensor.

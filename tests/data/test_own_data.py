@@ -149,7 +149,7 @@ MISTAKES = [
     (["task=multiclass", "data=table"], "Set data.path=... to the file that holds the data."),
     (["task=multiclass", "data=table", "data.path=species.csv"], "Say what is to be predicted: data.target=..."),
     (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
-    (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "There is no data.handle_unknown 'drop'."),
+    (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "Unknown data.handle_unknown 'drop'."),
     (["task=multiclass", *table("species"), "data.nan=drop"], "Unknown data.nan 'drop'. Choose one of: error, missing."),
     (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
     (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not what that setting can be: "),
