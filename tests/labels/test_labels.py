@@ -344,7 +344,7 @@ class TestTasksAcceptNames:
             task.encode(target)
 
 
-def test_forms():
+def test_label_form():
     assert label_form(["a"]) == "names"
     assert label_form([None, NAN, "a"]) == "names"
     assert label_form([[], ["a"]]) == label_form([{"a"}]) == "lists"

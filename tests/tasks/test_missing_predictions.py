@@ -115,7 +115,7 @@ class TestPredict:
 
 
 class TestDecode:
-    def test_is_none(self):
+    def test_missing_predictions_become_none(self):
         logits = torch.tensor([[NAN, 0.0, 0.0], [0.0, 0.0, 1.0]])
         assert ls.Multiclass(3).decode(ls.Multiclass(3).predict(logits)) == [None, "2"]
         task = ls.Binary(class_names=("no", "yes"))
@@ -273,8 +273,8 @@ def test_a_file_of_predictions(suffix, trained, tmp_path, monkeypatch, capsys):
         ls.export_model(module, model, preparation=prepared, inputs=torch.zeros(2, 2))
     (tmp_path / "new.csv").write_text("a,b\n0.1,0.2\n50,70\n-0.3,0.1\n60,90\n")
     more = ["trust=true"] if suffix == ".pt2" else []
-    given = ["predict", f"checkpoint={model}", "input=new.csv", "output=out.csv", "batch_size=2", *more]
-    monkeypatch.setattr(sys, "argv", ["lossselect", *given])
+    arguments = ["predict", f"checkpoint={model}", "input=new.csv", "output=out.csv", "batch_size=2", *more]
+    monkeypatch.setattr(sys, "argv", ["lossselect", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
@@ -290,7 +290,7 @@ def test_a_file_of_predictions(suffix, trained, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
-    """Warned of by name; their cells are empty."""
+    """A named warning reports these rows, and their cells are empty."""
     command, forward = trained("decision=none"), ls.TaskModule.forward
 
     def nan_in_the_first_row(self, inputs):
@@ -302,8 +302,8 @@ def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
         )
 
     monkeypatch.setattr(ls.TaskModule, "forward", nan_in_the_first_row)
-    given = ("task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "model=linear")
-    code, _, err = command(*given, "trainer.max_epochs=1", "hydra.run.dir=other")
+    arguments = ("task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "model=linear")
+    code, _, err = command(*arguments, "trainer.max_epochs=1", "hydra.run.dir=other")
     assert code == 0, err
     assert "1 of 18 rows in predictions.csv have no prediction, because the net returned NaN for them" in err
     assert "(ignore_warnings=[no_prediction] switches this off.)" in err

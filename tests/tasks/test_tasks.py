@@ -395,7 +395,7 @@ class TestDecode:
             task.decode(prediction)
 
 
-def test_harden():
+def test_to_hard_labels():
     assert ls.Binary().to_hard_labels(torch.tensor([[0.7], [0.2], [NAN]])).tolist() == [[1], [0], [-100]]
     rows = torch.tensor([[0.2, 0.8], [NAN, NAN]])
     assert ls.Multiclass(2).to_hard_labels(rows).tolist() == [1, -100]
