@@ -30,7 +30,7 @@ class Multiclass(Task):
     Args:
         num_classes: C, at least 2.
         class_names: C distinct names.
-        missing: Value that marks a missing label, in addition to NaN; by default not even -100 does.
+        missing: Value that marks a missing label, in addition to NaN; -100 only if declared.
         temperature: Divisor of the logits before the softmax, > 0.
         shift: Offset subtracted from the logits before the division, to undo the effect of loss weights; one
             number, or one per output.
