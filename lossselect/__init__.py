@@ -1,8 +1,7 @@
 """Declare the classification task once; head, loss, target, metrics, thresholds and decoding follow.
 
-Names are imported when first used, so `import lossselect` costs next to nothing and the core
-(tasks, losses) needs torch alone: Lightning and torchmetrics are loaded by `TaskModule` and
-`make_metrics` only.
+Names are imported on first use, so `import lossselect` is fast and the core (tasks, losses) imports
+only torch. Lightning and torchmetrics are imported only by `TaskModule` and `make_metrics`.
 """
 
 from importlib import import_module
@@ -64,7 +63,7 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # takes longer to import than all of this package's core
+        from importlib.metadata import version  # slower to import than the core of this package
 
         return version("lossselect")
     if name not in _HOME:

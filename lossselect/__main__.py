@@ -1,4 +1,4 @@
-"""`python -m lossselect`."""
+"""Entry point of `python -m lossselect`."""
 
 from lossselect.cli.main import main
 

@@ -1,22 +1,23 @@
-"""Errors that are the user's to fix. Their messages say what was expected, what was received, and the fix.
+"""Errors that the user can fix; their messages state what was expected, what was received, and the fix.
 
-The command line prints such an error as one message; any other exception is a bug, and keeps its traceback.
+The command line prints only the message of these errors. Any other exception is a bug and keeps its
+traceback.
 """
 
 from typing import Any, Self
 
 
 class LossSelectError(Exception):
-    """Base class of the errors that this package raises on purpose."""
+    """Base class of all errors that this package raises deliberately."""
 
     def add(self, text: str) -> "LossSelectError":
-        """Return the error itself with a sentence added to its message."""
+        """Append a sentence to the message, and return the error itself."""
         self.args = (f"{self} {text}", *self.args[1:])
         return self
 
 
 class ConfigError(LossSelectError, ValueError):
-    """Raised for a setting, an argument or a combination of them that cannot be used."""
+    """Raised for an invalid setting or argument, or an invalid combination of them."""
 
 
 class OptionTypeError(LossSelectError, TypeError):
@@ -24,13 +25,13 @@ class OptionTypeError(LossSelectError, TypeError):
 
 
 class DataError(LossSelectError, ValueError):
-    """Raised for labels, features or a file that cannot be used.
+    """Raised for invalid labels, features or files.
 
     Args:
-        message: The whole message, which names row, column and value itself.
-        row: The first row at fault, an integer counted from 0; None if no single row is at fault.
-        column: Its column's name.
-        value: What was found there.
+        message: The complete message, including row, column and value.
+        row: Index of the first invalid row, counted from 0; None if the error is not about a single row.
+        column: Name of the column of the invalid value.
+        value: The invalid value.
     """
 
     def __init__(self, message: str, *, row: Any = None, column: str | None = None, value: Any = None):
@@ -40,12 +41,12 @@ class DataError(LossSelectError, ValueError):
 
     @classmethod
     def at(cls, row: Any, column: str | None, problem: str, value: Any = None) -> Self:
-        """Return the error of a row, and of a column unless it is None; `problem` continues the message."""
+        """Return an error whose message is the row, the column unless it is None, and `problem`."""
         place = f"Row {row}" if column is None else f"Row {row} of column {column!r}"
         return cls(place + problem, row=row, column=column, value=value)
 
     def counted_from(self, first: int) -> "DataError":
-        """Return the error itself, found in a block of rows that starts at row `first` of the data."""
+        """Add `first`, the first row of a block in which the error was found, to its row; return it."""
         if self.row is not None:
             message = str(self).removeprefix(f"Row {self.row}")
             self.row += first
@@ -66,7 +67,7 @@ class FileMissingError(LossSelectError, FileNotFoundError):
 
 
 class StorageError(LossSelectError, OSError):
-    """Raised for a disk without enough room."""
+    """Raised if a disk does not have enough free space."""
 
 
 class PackageMissingError(LossSelectError, ModuleNotFoundError):
@@ -81,5 +82,5 @@ class UnsupportedError(LossSelectError, RuntimeError):
     """Raised for an operation that this head, or this version of another library, does not support."""
 
 
-class TrainingDiverged(LossSelectError, ValueError):  # noqa: N818  # as its users would say it
-    """Raised where the loss, a gradient or a weight is no longer finite."""
+class TrainingDiverged(LossSelectError, ValueError):  # noqa: N818  # shorter than TrainingDivergedError
+    """Raised if the loss, a gradient or a weight is no longer finite."""

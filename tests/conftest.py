@@ -12,7 +12,7 @@ def _same_random_numbers():
 
 @pytest.fixture(autouse=True)
 def _unpatched_loaders(monkeypatch):
-    """Lightning wraps these while it calls train_dataloader(), and leaves them wrapped if that raises."""
+    """Undo patches: Lightning wraps these methods in train_dataloader(), and keeps them wrapped on errors."""
     for cls in (DataLoader, BatchSampler):
         for name in ("__init__", "__setattr__", "__delattr__"):
             monkeypatch.setattr(cls, name, getattr(cls, name))
@@ -24,7 +24,7 @@ SLOW = (
     *("training/test_device_semantics.py", "training/callbacks/", "chunked/test_chunked_training.py"),
     *("data/test_own_data.py", "tasks/test_missing_predictions.py", "tasks/test_fourth_task.py"),
 )
-"""Tests that start processes or whole runs, a browser or a compiler; `pytest -m "not slow"` leaves them out."""
+"""Tests that start processes, whole runs, a browser or a compiler; `pytest -m "not slow"` skips them."""
 
 
 def pytest_collection_modifyitems(items):
@@ -41,17 +41,17 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
-    # the tests' tensors are tiny: a second thread costs more than it brings
+    # the tensors of the tests are tiny: a second thread makes them slower
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def command(request, monkeypatch, tmp_path, capsys):
-    """Runs the command in an empty folder; returns exit code, stdout and stderr.
+    """Return a function that runs the command in an empty folder and returns exit code, stdout and stderr.
 
-    Reports have figures only in tests with the mark `figures`: drawing them takes longer than most runs.
+    Reports have figures only in tests marked `figures`, because drawing takes longer than most runs.
     """
-    # not at the top: tests of the core run without Hydra
+    # imported here, because tests of the core run without Hydra
     from lossselect.cli import train
     from lossselect.run import build
 
@@ -59,7 +59,7 @@ def command(request, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    build._load_data.cache_clear()  # data that are read once are also warned of once
+    build._load_data.cache_clear()  # cached data would not issue warnings again
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])

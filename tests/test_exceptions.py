@@ -1,4 +1,4 @@
-"""The errors' types and fields."""
+"""Types and fields of the errors."""
 
 import pickle
 
@@ -10,14 +10,14 @@ import lossselect as ls
 from lossselect import exceptions
 from lossselect.exceptions import DataError, LossSelectError, UnseenLabelError
 
-OWN = [
+KINDS = [
     kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, LossSelectError)
 ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OWN if kind is not LossSelectError])
-def test_each_is_a_built_in_error_too(kind):
-    """So that whoever catches ValueError or OSError catches it as well."""
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not LossSelectError])
+def test_each_is_also_a_built_in_error(kind):
+    """Code that catches ValueError or OSError must also catch the errors of this package."""
     built_in = [base for base in kind.__mro__ if base.__module__ == "builtins"]
     assert built_in[0] not in (Exception, BaseException, object)
 
@@ -34,7 +34,7 @@ def test_labels_have_row_column_and_value():
     assert (caught.value.row, caught.value.value) == (1, "c")
 
 
-def test_a_row_is_a_plain_number():
+def test_a_row_is_a_python_int():
     assert type(DataError("Row 3", row=np.int64(3)).row) is int
 
 
@@ -52,8 +52,8 @@ def test_a_sentence_is_added():
     assert error.value == 7
 
 
-@pytest.mark.parametrize("kind", OWN)
-def test_it_comes_out_of_other_processes(kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_passed_on_from_other_processes(kind):
     error = kind("message")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
@@ -66,6 +66,6 @@ def test_it_comes_out_of_other_processes(kind):
         wrapped.reraise()
 
 
-def test_fields_come_out_too():
+def test_fields_are_passed_on_too():
     again = pickle.loads(pickle.dumps(DataError("m", row=1, column="c", value=2.0)))
     assert (again.row, again.column, again.value) == (1, "c", 2.0)

@@ -1,4 +1,4 @@
-"""Labels of rows as the positions of the ones of a 0/1 matrix, whose zeros take no memory."""
+"""Sparse labels: the positions of the ones in a 0/1 matrix, whose zeros take no memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ from lossselect.utils.devices import count_occurrences
 
 
 class SparseLabels:
-    """The labels of N rows as the positions of the ones of a matrix (N, num_labels).
+    """Labels of N rows, stored as the positions of the ones in a 0/1 matrix (N, num_labels).
 
-    `from_csr`, `from_coo` and `from_dense` create one. Positions are stored row by row or, as a chunked head
-    needs them, in the order of labels; each form is derived from the other on first use.
+    Create one with `from_csr`, `from_coo` or `from_dense`. Positions are stored row by row or, as a chunked
+    head needs them, label by label; each form is derived from the other on first use.
 
     Attributes:
         shape: (N, num_labels).
-        missing: bool (N,), True for rows of which nothing is known; None if there are none.
-        unknown: `SparseLabels` whose ones are the unknown labels of the other rows; None if there are none.
+        missing: bool (N,), True for rows whose labels are all unknown; None if there are no such rows.
+        unknown: `SparseLabels` whose ones mark the unknown labels of other rows; None if all are known.
 
     Example:
         >>> SparseLabels.from_csr(indices=[2, 0, 1], indptr=[0, 2, 3], num_labels=3).to_dense()
@@ -46,25 +46,26 @@ class SparseLabels:
 
     @classmethod
     def from_csr(cls, indices: Any, indptr: Any, num_labels: int, missing: Any = None) -> "SparseLabels":
-        """Create one from lists: row i has the labels `indices[indptr[i]:indptr[i + 1]]`.
+        """Create from CSR arrays: row i has the labels `indices[indptr[i]:indptr[i + 1]]`.
 
         Args:
-            indices: Integers (P,), those of a row in any order.
+            indices: Integers (P,), in any order within a row.
             indptr: Integers (N + 1,), as in `scipy.sparse.csr_array`.
             num_labels: Number of labels.
-            missing: bool (N,), True for rows of which nothing is known.
+            missing: bool (N,), True for rows whose labels are all unknown.
 
         Raises:
-            ValueError: a label that is out of range or repeated in a row; invalid indptr or missing.
-            TypeError: values that are not integers.
+            DataError: a label that is out of range or repeated in a row; invalid indptr or missing.
+            OptionTypeError: values that are not integers.
+            ConfigError: num_labels < 1.
         """
         num_labels = check_int("num_labels", num_labels, 1)
         indices, indptr = _as_integers("indices", indices), _as_integers("indptr", indptr)
         count = len(indptr) - 1
         if count < 0 or indptr[0] != 0 or indptr[-1] != len(indices) or bool((indptr.diff() < 0).any()):
             raise DataError(
-                f"indptr must rise from 0 to the number of indices ({len(indices)}), an entry for each row "
-                f"and one more; got {indptr.tolist()[:5]}..., {indptr[-1:].tolist()} at the end."
+                f"indptr must rise from 0 to the number of indices ({len(indices)}), with one more entry "
+                f"than rows. Got {indptr.tolist()[:5]}..., which ends in {indptr[-1:].tolist()}."
             )
         rows = torch.repeat_interleave(torch.arange(count), indptr.diff())
         return cls._from_cpu(rows, indices, (count, num_labels), missing)
@@ -79,20 +80,20 @@ class SparseLabels:
         missing: Tensor | None = None,
         unknown: tuple[Tensor, Tensor] | None = None,
     ) -> "SparseLabels":
-        """Create one from pairs: row `rows[i]` has label `labels[i]`.
+        """Create from pairs: row `rows[i]` has label `labels[i]`.
 
         Args:
             rows: Integers (P,).
-            labels: Integers (P,). On a GPU, where pairs are neither checked nor sorted, labels must increase,
-                and so must the rows of one label.
+            labels: Integers (P,). On a GPU, pairs are neither checked nor sorted: they must be sorted by
+                label, then by row.
             num_rows: N.
             num_labels: Number of labels.
-            missing: bool (N,), True for rows of which nothing is known.
-            unknown: Rows and labels, as above, that are unknown although the row is not missing.
+            missing: bool (N,), True for rows whose labels are all unknown.
+            unknown: Rows and labels, as above, of single unknown labels.
 
         Raises:
-            TypeError: values that are not integers.
-            ValueError: on a CPU, a pair that is out of range or repeated.
+            OptionTypeError: values that are not integers.
+            DataError: on a CPU, a pair that is out of range or repeated, or invalid missing.
         """
         rows, labels = _as_integers("rows", rows), _as_integers("labels", labels)
         shape = (num_rows, num_labels)
@@ -100,7 +101,7 @@ class SparseLabels:
         if rows.device.type != "cpu":
             return cls(shape, None, (rows, labels), missing, others)
         if len(rows) != len(labels) or bool(((rows < 0) | (rows >= num_rows)).any()):
-            needed = f"a row from 0 to {num_rows - 1} for each of {len(labels)} labels"
+            needed = f"a row from 0 to {num_rows - 1} for each of the {len(labels)} labels"
             raise DataError(f"Expected {needed}, got {shorten(rows.tolist())}.")
         result = cls._from_cpu(rows, labels, shape, missing)
         result.unknown = others
@@ -108,39 +109,39 @@ class SparseLabels:
 
     @classmethod
     def _from_cpu(cls, rows: Tensor, labels: Tensor, shape: tuple[int, int], missing: Any) -> "SparseLabels":
-        """Create one from pairs on the CPU; DataError for a label out of range or repeated in a row."""
+        """Create from pairs on the CPU; DataError for a label that is out of range or repeated in a row."""
         missing = None if missing is None else torch.as_tensor(missing)
         if missing is not None and (missing.dtype != torch.bool or missing.shape != shape[:1]):
             got = f"{missing.dtype} of shape {tuple(missing.shape)}"
-            raise DataError(f"missing must be true or false for each of {shape[0]} rows, got {got}.")
+            raise DataError(f"missing must be bool of shape ({shape[0]},), one entry per row, got {got}.")
         bad = (labels < 0) | (labels >= shape[1])
         if bool(bad.any()):
             row, label = (int(values[bad][0]) for values in (rows, labels))
-            problem = f"Row {row} has label {label}, but labels are from 0 to {shape[1] - 1}."
+            problem = f"Row {row} has label {label}, but labels must be from 0 to {shape[1] - 1}."
             raise DataError(problem, row=row, value=label)
         result = cls.from_pairs(rows.numpy(), labels.numpy(), shape, missing)
         repeated = result.count_per_row() < count_occurrences(rows, shape[0])
         if bool(repeated.any()):
             row = int(repeated.int().argmax())
             label = first_duplicate(labels[rows == row].tolist())
-            fix = "give each label once (SciPy: Y.sum_duplicates(), Y.data[:] = 1)"
-            raise DataError(f"Row {row} has label {label} twice: {fix}.", row=row, value=label)
+            fix = "Give each label once (in SciPy: Y.sum_duplicates(); Y.data[:] = 1)."
+            raise DataError(f"Row {row} has label {label} twice. {fix}", row=row, value=label)
         return result
 
     @classmethod
     def from_dense(cls, target: Tensor) -> "SparseLabels":
-        """Create one from a canonical target (N, L) of 0 and 1, NaN where missing.
+        """Create from a canonical target (N, L) of 0 and 1, NaN where missing.
 
         Raises:
-            ValueError: soft labels.
+            DataError: soft labels.
         """
         known = ~target.isnan()
         soft = known & (target != 0) & (target != 1)
-        if bool(soft.any()):  # `nonzero` below makes the host wait for a device anyway
+        if bool(soft.any()):  # no extra synchronisation: `nonzero` below waits for a GPU anyway
             row, label = soft.nonzero()[0].tolist()
             raise DataError(
-                f"Row {row} has {target[row, label]:g} for label {label}: a chunked head takes labels that "
-                "are there or not, no soft ones. head=dense takes them.",
+                f"Row {row} has the soft label {target[row, label]:g} for label {label}, but a chunked head "
+                "supports only 0 and 1. Set head=dense.",
                 row=row,
             )
         labels, rows = (target.t() == 1).nonzero(as_tuple=True)
@@ -155,25 +156,25 @@ class SparseLabels:
     def from_pairs(
         cls, rows: np.ndarray, labels: np.ndarray, shape: Sequence[int], missing: Any = None
     ) -> "SparseLabels":
-        """Create one from valid (row, label) pairs in any order; a repeated pair counts once."""
+        """Create from valid (row, label) pairs in any order; a repeated pair counts once."""
         num_rows, num_labels = shape
         keys = rows * num_labels + labels
         keys.sort()
-        keys = keys[np.diff(keys, prepend=-1) > 0]  # a tenth of the time of np.unique
+        keys = keys[np.diff(keys, prepend=-1) > 0]  # 10 times as fast as np.unique
         counts = torch.from_numpy(np.bincount(keys // num_labels, minlength=num_rows))
         csr = torch.from_numpy(keys % num_labels), _indptr(counts)
         return cls(shape, csr, missing=None if missing is None else torch.as_tensor(missing))
 
     @classmethod
     def concatenate(cls, parts: Sequence["SparseLabels"]) -> "SparseLabels":
-        """Return the rows of several data sets with the same labels, one after another."""
+        """Concatenate the rows of several data sets that have the same labels."""
         indices, indptrs = zip(*(part.csr() for part in parts), strict=True)
         csr = torch.cat(indices), _indptr(torch.cat([indptr.diff() for indptr in indptrs]))
         missing = ~torch.cat([part.known_rows() for part in parts])
         unknown = None
         if any(part.unknown is not None for part in parts):
-            none = torch.zeros(0, dtype=torch.long)
-            unknown = cls.concatenate([part.unknown or cls(part.shape, coo=(none, none)) for part in parts])
+            empty = torch.zeros(0, dtype=torch.long)
+            unknown = cls.concatenate([part.unknown or cls(part.shape, coo=(empty, empty)) for part in parts])
         return cls((len(missing), parts[0].num_labels), csr, None, missing, unknown)
 
     def __len__(self) -> int:
@@ -197,7 +198,7 @@ class SparseLabels:
         return self._csr
 
     def coo(self) -> tuple[Tensor, Tensor]:
-        """Return rows (P,) and labels (P,) in the order of labels, and of rows within a label."""
+        """Return rows (P,) and labels (P,), sorted by label, then by row."""
         if self._coo is None:
             rows, indices = self._pairs()
             labels, order = indices.sort(stable=True)
@@ -212,7 +213,7 @@ class SparseLabels:
         return torch.repeat_interleave(torch.arange(len(self)), indptr.diff()), indices
 
     def select(self, rows: Any) -> "SparseLabels":
-        """Return the labels of some rows, which may repeat; rows: integers (n,) or one integer."""
+        """Return the labels of the given rows, integers (n,) or one integer; rows may repeat."""
         rows = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
         indices, indptr = self.csr()
         starts = indptr[rows]
@@ -245,7 +246,7 @@ class SparseLabels:
         """Return the canonical target of the labels from `first` up to `end`: (N, end - first)."""
         width = (self.num_labels if end is None else end) - first
         size, on_cpu = len(self) * width + 1, self.device.type == "cpu"
-        if on_cpu and dtype == torch.float32:  # faster than torch.zeros: calloc clears no new memory
+        if on_cpu and dtype == torch.float32:  # faster than torch.zeros: calloc need not clear new memory
             memory = torch.from_numpy(np.zeros(size, np.float32))
         else:
             memory = torch.zeros(size, dtype=dtype, device=self.device)
@@ -255,18 +256,18 @@ class SparseLabels:
                 rows, labels = ones._pairs()
                 positions = rows * width + labels - first
                 if width < self.num_labels:
-                    # labels of other blocks go to the spare last element: to select would make a device wait
+                    # labels of other blocks go to the spare last element: selecting would wait for a GPU
                     inside = (labels >= first) & (labels < first + width)
                     positions = positions.where(inside, size - 1)
-                memory.index_fill_(0, positions, value)  # memory[positions] = value would copy to the device
+                memory.index_fill_(0, positions, value)  # memory[positions] = value would copy to the GPU
         if self.missing is None:
             return matrix
-        if on_cpu:  # faster than a mask, for which a device need not be waited for
+        if on_cpu:  # faster than the mask below, which does not wait for a GPU
             return matrix.index_fill_(0, self.missing.nonzero().flatten(), torch.nan)
         return matrix.masked_fill_(self.missing.unsqueeze(1), torch.nan)
 
     def to_lists(self, values: Sequence[Any]) -> list[list[Any] | None]:
-        """Return the entries of `values` at each row's labels, in their order; None for a missing row."""
+        """Return the entries of `values` for the labels of each row, in order; None for a missing row."""
         indices, indptr = self.csr()
         labels, bounds = [values[i] for i in indices.tolist()], indptr.tolist()
         rows = zip(bounds, bounds[1:], self.known_rows().tolist(), strict=False)
@@ -275,8 +276,8 @@ class SparseLabels:
     def to(self, device: Any, non_blocking: bool = False) -> "SparseLabels":
         """Return the same labels on another device.
 
-        Copies to a GPU go through pinned memory, so that the host does not wait: Lightning passes
-        `non_blocking` to tensors only.
+        Copies to a GPU use pinned memory, so that the host does not wait: Lightning passes `non_blocking`
+        only to tensors.
         """
         device = torch.device(device)
         if device.type == "cuda" and self.device.type == "cpu":
@@ -292,7 +293,7 @@ class SparseLabels:
         missing = None if self.missing is None else function(self.missing)
         unknown = None if self.unknown is None else self.unknown._map(function)
         result = SparseLabels(self.shape, None, (function(rows), function(labels)), None, unknown)
-        result.missing = missing  # unchecked: a copy that is not awaited may not be complete
+        result.missing = missing  # not checked: an asynchronous copy may be incomplete
         return result
 
 
@@ -305,11 +306,11 @@ def _as_integers(name: str, values: Any) -> Tensor:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError) as error:
         raise OptionTypeError(
-            f"{name} must be whole numbers of shape (N,), one list for all rows ({error})."
+            f"{name} must be integers of shape (N,), one flat list for all rows ({error})."
         ) from None
     is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if tensor.ndim != 1 or not (is_integer or len(tensor) == 0):  # torch makes floats of an empty list
+    if tensor.ndim != 1 or not (is_integer or len(tensor) == 0):  # torch converts an empty list to floats
         raise OptionTypeError(
-            f"{name} must be whole numbers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
+            f"{name} must be integers of shape (N,), got {tensor.dtype} of shape {tuple(tensor.shape)}."
         )
     return tensor.long()

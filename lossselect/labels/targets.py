@@ -1,6 +1,6 @@
-"""Convert any form of target to a tensor, and describe a value that does not fit.
+"""Conversion of any form of target to a tensor, and errors about invalid values.
 
-Values are checked on the CPU only: on a device that would stall every step.
+Values are checked only on the CPU: on a GPU, a check would stall every step.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from lossselect.labels.values import as_list, first_known, label_form
 
 
 class EncodedBatch(NamedTuple):
-    """Inputs with a target in the task's canonical form, perhaps with sample weights."""
+    """Inputs, a target in the canonical form of the task, and optional sample weights."""
 
     inputs: Any
     target: Any
@@ -32,20 +32,23 @@ def as_tensor(target: Any) -> Tensor:
     """Return `target` as a tensor of bool, int64 or a float dtype wide enough for its values.
 
     Accepts tensors (also sparse ones), NumPy arrays, anything with `__array__` and nested lists, in which
-    None is a missing label. TypeError for strings and other objects, ValueError for ragged lists and complex
-    numbers.
+    None marks a missing label.
+
+    Raises:
+        DataTypeError: strings and other objects.
+        DataError: ragged lists, complex numbers.
     """
     if not isinstance(target, Tensor):
         from_list = isinstance(target, list | tuple)
         target = torch.from_numpy(_as_array(target))
         integral = not target.is_floating_point() or bool(((target == target.round()) | target.isnan()).all())
         if from_list and not integral:
-            # 0.1 in a list means torch's default dtype, not NumPy's float64
+            # floats in a list get torch's default dtype, not NumPy's float64
             target = target.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
     if target.layout != torch.strided:
         target = target.to_dense()
     if target.is_complex():
-        raise DataError(f"The target is complex ({target.dtype}); labels are real numbers.")
+        raise DataError(f"The target is complex ({target.dtype}), but labels must be real numbers.")
     if target.is_floating_point() or target.dtype == torch.bool:
         return target.detach()
     return target.to(torch.int64)
@@ -53,7 +56,7 @@ def as_tensor(target: Any) -> Tensor:
 
 def _as_array(target: Any) -> np.ndarray:
     if target is None:
-        raise DataTypeError("There is no target: it is None.")
+        raise DataTypeError("Expected a target, got None.")
     if np.ma.isMaskedArray(target):
         target = np.ma.filled(target.astype(np.float64), np.nan)  # np.asarray would drop the mask
     if label_form(target) == "lists":
@@ -63,7 +66,7 @@ def _as_array(target: Any) -> np.ndarray:
     except ValueError:
         raise _ragged(target) from None
     if array.dtype.kind in "OUS":
-        # NumPy has converted numbers among strings to strings
+        # NumPy converts numbers to strings if there are strings: restore the objects
         objects = np.array(target, dtype=object)
         for index, value in np.ndenumerate(objects):
             if isinstance(value, list | tuple | np.ndarray):
@@ -78,28 +81,30 @@ def _as_array(target: Any) -> np.ndarray:
     if array.dtype.kind not in "biufc":
         raise DataTypeError(f"Targets must be numbers, got an array of dtype {array.dtype}.")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise DataError(f"The target holds {array.max()}, which no class index can be.")
+        raise DataError(f"The target contains {array.max()}, which is too large for a class index.")
     dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype
-    # a copy where torch cannot share the memory: read-only, strided backwards, foreign byte order
+    # copies if torch cannot share the memory: read-only, negative strides, foreign byte order
     return np.require(array, dtype.newbyteorder("="), ["C", "W"])
 
 
 def _names_error(row: int | None, value: Any) -> DataTypeError:
-    problem = (
-        f"Targets must be numbers, but row {row} holds {value!r}. Give all rows as numbers or, to a task"
+    problem = "The target has only empty rows" if row is None else f"Row {row} of the target is {value!r}"
+    fix = (
+        "Give all rows as numbers, or declare class_names in the order of the outputs and give all as names."
     )
-    fix = "with class_names=(...) in the order of the outputs, all as names."
-    return DataTypeError(f"{problem} {fix}", row=row, value=value)
+    return DataTypeError(f"{problem}, but targets must be numbers. {fix}", row=row, value=value)
 
 
 def _ragged(target: Any) -> DataError:
     sizes = [len(row) if hasattr(row, "__len__") else 0 for row in target]
     row = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
     if row is None:
-        return DataError("Entries of one row of the target differ in length: a target is a regular array.")
+        return DataError(
+            "Entries of one row of the target differ in length. A target must be a regular array."
+        )
     return DataError(
-        f"Row {row} of the target has {sizes[row]} entries where row 0 has {sizes[0]}. Rows of "
-        "differing length are lists of labels: turn them into a 0/1 matrix (N, num_labels) first.",
+        f"Row {row} of the target has {sizes[row]} entries, but row 0 has {sizes[0]}. If the rows are lists "
+        "of labels, convert them to a 0/1 matrix (N, num_labels) first.",
         row=row,
     )
 
@@ -115,11 +120,11 @@ def as_float(target: Tensor) -> Tensor:
 
 
 ROUNDING = 1e-6
-"""How far outside [0, 1] a computed probability may be."""
+"""Maximum distance of a computed probability from [0, 1]."""
 
 
 def is_within_unit(target: Tensor) -> bool:
-    """Return whether all values are in [0, 1] and none is missing; False on a device."""
+    """Return whether all values are known and in [0, 1]; always False on a GPU."""
     if target.device.type != "cpu" or target.numel() == 0:
         return False
     lowest, highest = target.aminmax()  # NaN if any value is
@@ -127,7 +132,7 @@ def is_within_unit(target: Tensor) -> bool:
 
 
 def clamp_rounding(target: Tensor) -> Tensor:
-    """Clamp values to [0, 1] if all that are outside are so by rounding; else return `target`."""
+    """Clamp values to [0, 1] if they exceed it only by rounding errors; else return `target`."""
     if target.device.type != "cpu":
         return target
     clamped = target.clamp(0, 1)
@@ -141,9 +146,10 @@ def raise_for_invalid(
     hint: Callable[[set[float]], str] | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Raise DataError for the first element that `bad` marks.
+    """Raise a DataError for the first element that `bad` marks.
 
-    `names` are those of dimension 1. `hint`, given the values of the target, returns an addition.
+    `names` are the names of the entries of dimension 1. `hint` returns a sentence to append, given the set of
+    values of the target.
     """
     if target.device.type != "cpu" or not bool(bad.any()):
         return
@@ -171,24 +177,25 @@ def _format_position(index: list[int], names: Sequence[str] = ()) -> str:
 
 
 def as_distributions(target: Tensor, missing: float | None, task: str, note: str = "") -> Tensor:
-    """Return rows (N, C, ...) that are one-hot or sum to 1 as floats, NaN in all of a missing row.
-
-    ValueError for a row that is neither, or partly missing.
+    """Return rows (N, C, ...) that are one-hot or sum to 1 as floats; missing rows are NaN.
 
     Args:
         target: The rows.
-        missing: Marks a missing label, besides NaN.
-        task: Its name, for messages.
-        note: Is appended to the message about a row that does not sum to 1.
+        missing: Marker of a missing label, in addition to NaN.
+        task: Name of the task, for messages.
+        note: Sentence appended to the message about a row that does not sum to 1.
+
+    Raises:
+        DataError: a row that is neither one-hot nor sums to 1, or is partly missing.
     """
     rows = as_float(target)
     absent = rows.isnan() if missing is None else rows.isnan() | (target == missing)
     absent_row = absent.all(1, keepdim=True)
     rows = clamp_rounding(rows.masked_fill(absent_row, 0))
     raise_for_invalid(
-        rows, absent & ~absent_row, "a row of class probabilities is missing whole or not at all"
+        rows, absent & ~absent_row, "the class probabilities of a row must be all known or all missing"
     )
-    raise_for_invalid(rows, (rows < 0) | (rows > 1), f"rows of {task} targets are one-hot or probabilities")
+    raise_for_invalid(rows, (rows < 0) | (rows > 1), f"{task} rows must be one-hot or probabilities")
     totals = rows.sum(1)
     tolerance = 1e-2 if target.dtype in (torch.float16, torch.bfloat16) else 1e-4
     wrong = ((totals - 1).abs() > tolerance) & ~absent_row.squeeze(1)
@@ -197,10 +204,11 @@ def as_distributions(target: Tensor, missing: float | None, task: str, note: str
         value = totals[tuple(index)].item()
         ones = bool(((rows == 0) | (rows == 1)).all())
         actual = f"has {value:g} ones" if ones else f"sums to {value:g}"
-        rule = "has exactly one class" if ones else "has exactly one class: soft labels sum to 1"
+        rule = f"a {task} row must have exactly one class"
+        rule = rule if ones else f"the soft labels of a {task} row must sum to 1"
         raise DataError(
-            f"{_format_position(index)} of the target {actual}, but a {task} sample {rule}. "
-            f"Several labels per sample: task=multilabel. {note}".rstrip(),
+            f"{_format_position(index)} of the target {actual}, but {rule}. "
+            f"If rows have several labels, set task=multilabel. {note}".rstrip(),
             row=index[0],
             value=value,
         )

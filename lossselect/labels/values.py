@@ -1,4 +1,4 @@
-"""Label values: which ones are valid, which are missing, and their order."""
+"""Label values: valid and missing ones, and their order."""
 
 import math
 import re
@@ -11,19 +11,20 @@ import numpy as np
 from lossselect.exceptions import DataError, DataTypeError
 
 IGNORE_INDEX = -100
-"""Marks a missing label in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
+"""Marker of a missing label in a target of class indices, as in `torch.nn.CrossEntropyLoss`."""
 
 Value = str | int | bool
 Rows = Sequence[int] | np.ndarray
 
 LISTS = (list, tuple, Set, np.ndarray)
-"""What a row's list of labels may be."""
+"""Types of the list of labels of a row."""
 
 
 def label_form(target: Any) -> str | None:
     """Return "names" for strings, "lists" for lists or sets of strings, else None.
 
-    The first entry that is not missing decides; if all are missing, whether there are empty lists.
+    The first entry that is neither missing nor an empty list decides. If there is no such entry, empty lists
+    imply "lists".
     """
     if isinstance(target, str | bytes | Mapping | Set) or not hasattr(target, "__iter__"):
         return None
@@ -49,7 +50,7 @@ def first_known(entries: Iterable[Any]) -> tuple[int | None, Any]:
 
 
 def sorted_values(values: Iterable[Value]) -> list[Value]:
-    """Sort labels; strings by number if all of them are numbers, such as "10" and "2"."""
+    """Sort labels; strings are sorted as numbers if all of them are numbers, such as "10" and "2"."""
     values = list(values)
     if values and all(isinstance(value, str) and as_number(value) is not None for value in values):
         return sorted(values, key=lambda value: (as_number(value), value))
@@ -57,7 +58,7 @@ def sorted_values(values: Iterable[Value]) -> list[Value]:
 
 
 def as_number(text: Any) -> float | int | None:
-    """Return the number in a string, integers exactly; None for "nan", "inf" and "1_000"."""
+    """Convert a string to a number, integers exactly; None for other text, "nan", "inf" and "1_000"."""
     if isinstance(text, int) or (isinstance(text, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)):
         return int(text) if len(str(text)) <= MAX_DIGITS else None
     try:
@@ -68,7 +69,7 @@ def as_number(text: Any) -> float | int | None:
 
 
 MAX_DIGITS = 300
-"""A longer number is an identifier, and exceeds float64."""
+"""Maximum length of a number; a longer one is an identifier, and exceeds float64."""
 
 
 def plain_value(value: Any) -> Any:
@@ -85,23 +86,25 @@ def is_missing(value: Any) -> bool:
 
 
 def as_entries(values: Any) -> list[Any]:
-    """Return the entries, one for each row, as Python objects."""
+    """Return the entries as Python objects, one per row."""
     if isinstance(values, str | bytes | Mapping | Set):
-        raise DataTypeError(f"Labels are a list, an entry a row; got {type(values).__name__} {values!r}.")
+        raise DataTypeError(
+            f"Labels must be a list with one entry per row, got {type(values).__name__} {values!r}."
+        )
     if getattr(values, "ndim", 1) != 1:
-        raise DataError(f"Labels are one entry a row, got an array of shape {tuple(values.shape)}.")
+        raise DataError(f"Labels must have one entry per row, got an array of shape {tuple(values.shape)}.")
     if isinstance(values, list):
         return values
     return values.tolist() if hasattr(values, "tolist") else list(as_list(values))
 
 
 def as_list(values: Any) -> Any:
-    """Return a dataframe's column as a list, anything else as it is."""
+    """Return a column of a dataframe as a list, and anything else unchanged."""
     return values.to_list() if hasattr(values, "to_list") else values
 
 
 def normalize_label(value: Any) -> Any:
-    """Return a key that is equal for labels that look alike: case, spaces and number formats removed."""
+    """Return a key that is equal for labels that differ only in case, spaces or number format."""
     number = as_number(value)
     if number is not None:
         return number
@@ -112,7 +115,7 @@ def normalize_label(value: Any) -> Any:
 
 
 def distinct_labels(entries: list[Any], rows: Rows, column: str | None) -> list[Value]:
-    """Return the distinct labels, sorted and checked; errors name the entries' `rows` and `column`."""
+    """Return the distinct labels, sorted and checked; `rows` and `column` are named in errors."""
     try:
         labels = [plain_value(entry) for entry in set(entries) if not is_missing(entry)]
     except TypeError:
@@ -122,32 +125,35 @@ def distinct_labels(entries: list[Any], rows: Rows, column: str | None) -> list[
         raise DataError(
             "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
         )
-    # True == 1: a set keeps only one of them
+    # True == 1, so the set contains only one of them
     examples = [next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))]
     check_same_type([*labels, *(plain_value(e) for e in examples if not is_missing(e))], entries, rows)
     return sorted_values(labels)
 
 
 def check_same_type(values: Iterable[Any], entries: Sequence[Any], rows: Rows) -> None:
-    """Raise an error unless all values are strings, integers or booleans; `entries` and `rows` are theirs."""
+    """Raise an error unless all values are strings, all integers, or all booleans; it names entry and row."""
     examples = {type(value): value for value in values}
     for kind, value in examples.items():
         if kind is float:
-            raise DataError(f"Label {value!r} is a fraction: a quantity, not one of several classes.")
+            raise DataError(f"Label {value!r} is not an integer. Labels must be classes, not quantities.")
         if kind not in (str, int, bool):
-            raise DataTypeError(f"Labels are strings, integers or booleans, got {kind.__name__} {value!r}.")
+            raise DataTypeError(
+                f"Labels must be strings, integers or booleans, got {kind.__name__} {value!r}."
+            )
     if len(examples) > 1:
         kinds = [type(plain_value(entry)) for entry in entries]
         first = sorted(kinds.index(kind) for kind in examples)[:2]
         found = " and ".join(
             f"{plain_value(entries[i])!r} ({kinds[i].__name__} in row {rows[i]})" for i in first
         )
-        raise DataTypeError(f"Labels are all of one type, but there are {found}. Make them all strings.")
+        raise DataTypeError(f"Labels must be of one type, got {found}. Convert all to strings.")
 
 
 def raise_for_unhashable(entries: Iterable[Any], rows: Rows, column: str | None) -> None:
-    """Raise DataTypeError for the first entry that is a list or a dict; `rows` are those of the entries."""
+    """Raise a DataTypeError that names the row of the first entry that is a list or a dict."""
     for row, entry in zip(rows, entries, strict=True):
         if type(entry).__hash__ is None or isinstance(entry, LISTS):
-            problem = f" is {entry!r}, a {type(entry).__name__}. Rows with several labels: fit_lists, "
-            raise DataTypeError.at(row, column, f"{problem}encode_lists, and task=multilabel.", entry)
+            problem = f" has the {type(entry).__name__} {entry!r} in place of a single label."
+            fix = "For one list of labels per row use task=multilabel, fit_lists and encode_lists."
+            raise DataTypeError.at(row, column, f"{problem} {fix}", entry)

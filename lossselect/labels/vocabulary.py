@@ -1,6 +1,6 @@
-"""Label values <-> indices: vocabularies for single labels and for lists of labels.
+"""Vocabularies, which convert labels and lists of labels to indices and back.
 
-Lists of labels stay sparse: only the rows of a batch become a matrix of 0 and 1.
+Lists of labels are stored sparsely: only the rows of a batch become a 0/1 matrix.
 """
 
 import re
@@ -37,15 +37,16 @@ INTEGER = re.compile("0|-?[1-9][0-9]{,299}")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The labels in a fixed order: the index of a label is its place.
+    """Labels in a fixed order; the index of a label is its position.
 
     Args:
         values: Distinct labels, all strings, all integers or all booleans.
-        names: Their display names; by default the labels as strings.
+        names: Display names of the labels; by default the labels as strings.
 
     Raises:
-        ValueError: no label, a repeated one, or names that do not match.
-        TypeError: labels of several types, or of an unsupported one.
+        DataError: no label, or a repeated one.
+        DataTypeError: labels of several types, or of an unsupported type.
+        ConfigError: repeated names, or another number of names than of labels.
 
     Example:
         >>> vocabulary = Vocabulary.fit(["2", "10", "2", None])
@@ -58,7 +59,7 @@ class Vocabulary:
     """
 
     unseen_message: ClassVar[str] = "was never seen in training."
-    """The end of the message about a label that the vocabulary lacks."""
+    """End of the message about an unknown label."""
 
     values: tuple[Value, ...]
     names: tuple[str, ...] = ()
@@ -68,15 +69,15 @@ class Vocabulary:
         values = tuple(plain_value(value) for value in self.values)
         check_same_type(values, values, range(len(values)))
         if not values:
-            raise DataError("There is no label: a vocabulary needs one at least.")
+            raise DataError("A vocabulary must have at least one label, got none.")
         index = {value: i for i, value in enumerate(values)}
         if len(index) < len(values):
-            raise DataError(f"Label {first_duplicate(values)!r} comes twice.")
+            raise DataError(f"Label {first_duplicate(values)!r} occurs twice.")
         names = tuple(map(str, self.names or values))
         if len(names) != len(values):
-            raise ConfigError(f"There are {len(values)} labels, but {len(names)} names for them.")
+            raise ConfigError(f"Expected a name for each of the {len(values)} labels, got {len(names)}.")
         if len(set(names)) < len(names):
-            raise ConfigError(f"Names must differ, but {first_duplicate(names)!r} comes twice.")
+            raise ConfigError(f"Names must be distinct, but {first_duplicate(names)!r} occurs twice.")
         index[None] = IGNORE_INDEX
         for name, value in {"values": values, "names": names, "_index": index}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -88,15 +89,15 @@ class Vocabulary:
         """Create a vocabulary of the labels that occur, sorted (as numbers if all of them are numbers).
 
         Args:
-            values: A label for each row: a list, an array or a column of a dataframe; None and NaN are
-                missing.
-            class_names: The order, if it is not the sorted one: the labels themselves, of which some may not
-                occur; or names for 0 to C - 1, or for False and True.
-            column: The name of the labels' column, for messages.
+            values: One label per row: a list, an array or a column of a dataframe; None and NaN are missing.
+            class_names: The labels in the order of their indices, if it is not the sorted order; some may not
+                occur. Or names of the labels 0 to C - 1, or of False and True.
+            column: Name of the column of labels, for messages.
 
         Raises:
-            ValueError: all labels are missing, fractions, a label that is not among `class_names`.
-            TypeError: labels of several types, lists.
+            DataError: no labels, or only missing ones; fractions.
+            UnseenLabelError: a label that is not among `class_names`.
+            DataTypeError: labels of several types, lists.
         """
         entries = as_entries(values)
         return cls._fit(entries, range(len(entries)), class_names, column)
@@ -105,7 +106,7 @@ class Vocabulary:
     def fit_lists(
         cls, rows: Iterable[Any], class_names: Sequence[str] | None = None, column: str | None = None
     ) -> "Vocabulary":
-        """Do the same for a list of labels for each row, such as `[["news", "sport"], [], None]`."""
+        """Create a vocabulary like `fit`, from a list of labels per row: `[["news", "sport"], [], None]`."""
         entries, owners, _ = _flatten(rows, column)
         return cls._fit(entries, owners, class_names, column)
 
@@ -121,7 +122,7 @@ class Vocabulary:
             return cls(tuple(name.lower() == "true" for name in names), names)
         by_name: dict[str, Any] = {str(label): label for label in labels}
         if by_name.keys() <= set(names):
-            if kind is int:  # of labels that do not occur only the name is known
+            if kind is int:  # labels that do not occur are known only by name
                 by_name |= {name: int(name) for name in names if INTEGER.fullmatch(name)}
             return cls(tuple(by_name.get(name, name) for name in names), names)
         indices: Iterable[Value] = (False, True) if kind is bool else range(len(names))
@@ -142,20 +143,21 @@ class Vocabulary:
         """Return the index of each label, int64 (N,); -100 where it is missing (None, NaN).
 
         Args:
-            values: A label for each row.
-            handle_unknown: "error" for a label that the vocabulary lacks, or "ignore" to treat it as missing,
-                with a warning that counts them.
-            column: The name of the labels' column, for messages.
+            values: One label per row.
+            handle_unknown: "error" to raise for an unknown label, or "ignore" to treat it as missing, with a
+                warning that counts unknown labels.
+            column: Name of the column of labels, for messages.
 
         Raises:
-            ValueError: a label that the vocabulary lacks; names the row.
-            TypeError: entries that are lists.
+            UnseenLabelError: an unknown label; names the row.
+            DataTypeError: entries that are lists.
+            ConfigError: another value of `handle_unknown`.
         """
         entries = as_entries(values)
         return self._encode(entries, range(len(entries)), handle_unknown, column)
 
     def _encode(self, entries: list[Any], rows: Rows, handle_unknown: str, column: str | None) -> np.ndarray:
-        """Return the indices; `rows` are those of the entries."""
+        """Return the indices of labels; `rows` contains the row of each entry."""
         if handle_unknown not in ("error", "ignore"):
             raise ConfigError(f"handle_unknown must be 'error' or 'ignore', got {handle_unknown!r}.")
         try:
@@ -176,31 +178,34 @@ class Vocabulary:
             of_column = "" if column is None else f" of column {column!r}"
             warn(
                 "unseen_label",
-                f"Not seen in training, and left out: {len(unseen)} of {len(entries)} labels{of_column}, "
-                f"{shorten([f'{value!r} ({count})' for value, count in counts])}.",
+                f"{len(unseen)} of {len(entries)} labels{of_column} were not seen in training and are "
+                f"ignored: {shorten([f'{value!r} ({count})' for value, count in counts])}.",
             )
         return np.array([IGNORE_INDEX if code is None else code for code in codes], dtype=np.int64)
 
     def describe_unseen(self, value: Any) -> str:
-        """Return the message about a label that the vocabulary lacks."""
+        """Return the message about an unknown label."""
         message = f"label {value!r} {self.unseen_message}"
         if type(value) is not type(self.values[0]) and str(value) in map(str, self.values):
             kind = type(self.values[0]).__name__
-            return f"{message} The labels are of type {kind}, this one is of type {type(value).__name__}."
-        return f"{message}{suggestion(str(value), self.names)} There are {len(self)}: {shorten(self.names)}."
+            return f"{message} The known labels are of type {kind}, but it is of type {type(value).__name__}."
+        return f"{message}{suggestion(str(value), self.names)} Known labels: {shorten(self.names)}."
 
     def encode_lists(
         self, rows: Iterable[Any], handle_unknown: str = "error", column: str | None = None
     ) -> "SparseLabels":
-        """Return the labels of each row as indices; a repeated label counts once.
+        """Convert the labels of each row to indices; a repeated label counts once.
 
         Args:
-            rows: A list, tuple, set or array of labels for each row; None if nothing is known of the row.
-            handle_unknown, column: As for `encode`; an ignored label is left out of its row.
+            rows: A list, tuple, set or array of labels per row; None if all labels of a row are unknown.
+            handle_unknown: As for `encode`; an ignored label is left out of its row.
+            column: Name of the column of labels, for messages.
 
         Raises:
-            ValueError: a label that the vocabulary lacks, or is None; names the row.
-            TypeError: a row that is not a list, such as a string.
+            UnseenLabelError: an unknown label; names the row.
+            DataError: a label that is None; names the row.
+            DataTypeError: a row that is not a list, such as a string.
+            ConfigError: another value of `handle_unknown`.
         """
         from lossselect.labels.sparse_labels import SparseLabels  # imports torch, which is slow
 
@@ -209,39 +214,40 @@ class Vocabulary:
         known = codes != IGNORE_INDEX
         for i in np.flatnonzero(~known):
             if is_missing(entries[i]):
-                problem = (
-                    f" has {entries[i]!r} among its labels. A row that is not labelled is None as a whole"
-                )
-                raise DataError.at(owners[i], column, f"{problem}, one without labels is an empty list.")
+                fix = "Give None in place of the list for an unlabelled row, and [] for a row without labels."
+                raise DataError.at(owners[i], column, f" has {entries[i]!r} among its labels. {fix}")
         return SparseLabels.from_pairs(owners[known], codes[known], (len(missing), len(self)), missing)
 
     def decode(self, indices: Any) -> list[Any]:
         """Return the labels of indices; None for -100.
 
         Raises:
-            ValueError: an index out of range.
+            ConfigError: an index out of range.
+            DataTypeError: indices that are not integers.
         """
         array = np.asarray(indices)
         if array.dtype.kind == "f" and (array == array.round()).all():
             array = array.astype(np.int64)
         if array.dtype.kind not in "iu":
-            raise DataTypeError(f"decode takes indices, got {array.dtype}.")
+            raise DataTypeError(f"decode expects integer indices, got {array.dtype}.")
         bad = (array != IGNORE_INDEX) & ((array < 0) | (array >= len(self)))
         if bad.any():
-            raise ConfigError(f"There is no label {array[bad][0]}: indices are 0 to {len(self) - 1}.")
+            raise ConfigError(
+                f"Index {array[bad][0]} is out of range: the labels have the indices 0 to {len(self) - 1}."
+            )
         return [None if i == IGNORE_INDEX else self.values[i] for i in array.tolist()]
 
     def decode_lists(self, labels: "SparseLabels") -> list[list[Value] | None]:
-        """Return the labels of each row, in the vocabulary's order; None if nothing is known."""
+        """Return the labels of each row, in the order of the vocabulary; None for a missing row."""
         return labels.to_lists(self.values)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Return plain values for a checkpoint, the arguments of `Vocabulary(**values)`."""
+        """Return plain values for a checkpoint; `Vocabulary(**values)` recreates the vocabulary."""
         return {"values": list(self.values), "names": list(self.names)}
 
 
 def _flatten(rows: Iterable[Any], column: str | None) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Return the labels of all rows, the row of each label, and which of all rows are missing."""
+    """Return the labels of all rows, the row of each label, and a mask of missing rows."""
     lists = as_entries(rows)[:]
     missing = np.zeros(len(lists), dtype=bool)
     for i, row in enumerate(lists):
@@ -253,6 +259,8 @@ def _flatten(rows: Iterable[Any], column: str | None) -> tuple[list[Any], np.nda
             lists[i] = list(row)
         else:
             fix = " Split it first: [value.split('|') for value in values]." if isinstance(row, str) else ""
-            raise DataTypeError.at(i, column, f" is {row!r}, but each row is a list of labels.{fix}", row)
+            raise DataTypeError.at(
+                i, column, f" is {row!r}, but each row must be a list of labels.{fix}", row
+            )
     sizes = np.fromiter(map(len, lists), np.int64, len(lists))
     return list(chain.from_iterable(lists)), np.repeat(np.arange(len(lists)), sizes), missing

@@ -1,4 +1,4 @@
-"""Replace the last layer of a net, and initialise its bias."""
+"""Replacement of the head of a net, and initialisation of its bias."""
 
 from collections.abc import Iterator
 
@@ -26,10 +26,10 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
     name, layer = head
     hooked = has_forward_hooks(layer) or "weight" not in dict(layer.named_parameters(recurse=False))
     if type(layer) is not nn.Linear or hooked or not name:
-        kind = f"a {type(layer).__name__}{' with hooks or a weight of another kind' if hooked else ''}"
+        kind = f"a {type(layer).__name__}{' with hooks or a parametrised weight' if hooked else ''}"
         raise ConfigError(
-            "head=chunked needs a plain torch.nn.Linear at the end, as a part of the module, and "
-            f"{name or 'the module'} is {kind}: head=dense."
+            "head=chunked requires the last layer to be a plain torch.nn.Linear and a submodule of the net, "
+            f"but {name or 'the net itself'} is {kind}. Set head=dense."
         )
     chunked = ChunkedLinear.of(layer, chunk)
     for parent in module.modules():
@@ -40,7 +40,7 @@ def use_chunked(module: nn.Module, task: Task, chunk: int | None = None) -> bool
 
 
 def _find_head(module: nn.Module, task: Task, with_bias: bool = False) -> tuple[str, nn.Module] | None:
-    """Return name and layer of the last linear layer or convolution with the width of the task."""
+    """Return name and layer of the last linear layer or convolution with `task.num_outputs` outputs."""
     head = None
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | Convolution) and not (with_bias and layer.bias is None):
@@ -54,16 +54,15 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
     if (head := _find_head(module, task, with_bias=True)) is None:
         warn(
             "no_head_bias",
-            f"No linear layer or convolution with {task.num_outputs} outputs has a bias to start from the "
-            "shares of the classes (bias_init). Give the last layer one, or leave bias_init out "
-            "(bias_init=null).",
+            f"No linear layer or convolution with {task.num_outputs} outputs has a bias to initialise from "
+            "the class frequencies. Give the last layer a bias, or set bias_init=null.",
         )
         return None
     bias: nn.Parameter = head[1].bias  # type: ignore[assignment]
     if is_lazy(bias):
         raise ConfigError(
-            f"The head {head[0]} is a lazy layer without a bias as yet: run a batch through the net first, "
-            "or leave bias_init out (bias_init=null)."
+            f"The head {head[0]} is a lazy layer whose bias does not exist yet. Run one batch through the "
+            "net first, or set bias_init=null."
         )
     with torch.no_grad():
         bias.copy_(logits)
@@ -71,7 +70,7 @@ def set_head_bias(module: nn.Module, task: Task, logits: Tensor) -> nn.Parameter
 
 
 def bias_values(nodes: list[object]) -> Iterator[Tensor]:
-    """Yield the parameters among the inputs of the last operations of a graph, ignoring casts."""
+    """Yield the parameters that are direct inputs of the last operations of a graph, ignoring casts."""
     for node in nodes:
         for inner, _ in getattr(node, "next_functions", ()):
             while inner is not None and type(inner).__name__ == "ToCopyBackward0":

@@ -1,4 +1,4 @@
-"""Small nets by name, built from plain values. torch is imported when a net is built."""
+"""Built-in nets by name, built from plain values; torch is imported only when a net is built."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def mlp(
     input_dropout: float = 0.2,
     clip: float | None = 3,
 ) -> nn.Sequential:
-    """Return linear layers with ReLU and dropout between: (N, num_features) -> (N, num_outputs) logits.
+    """Return a multilayer perceptron with ReLU and dropout: (N, num_features) -> (N, num_outputs) logits.
 
-    `hidden` are the widths of the hidden layers. Features are clipped to [-clip, clip], which bounds the
-    influence of outliers.
+    `hidden` lists the widths of the hidden layers. Features are clipped to [-clip, clip], which bounds the
+    influence of outliers; None does not clip.
     """
     from torch import nn
 
@@ -35,13 +35,13 @@ def mlp(
     layers: list[nn.Module] = []
     if clip is not None:
         if check_float("clip", clip, 0) == 0:
-            raise ConfigError("clip must be above 0: at 0 all features would be the same.")
+            raise ConfigError("clip must be > 0, got 0: all features would become 0. Set clip=null.")
         layers.append(nn.Hardtanh(-clip, clip))
     if input_dropout:
         layers.append(nn.Dropout(input_dropout))
     width = num_features
-    for size in hidden:
-        layers += [nn.Linear(width, check_int("a width of hidden", size, 1)), nn.ReLU(), nn.Dropout(dropout)]
+    for i, size in enumerate(hidden):
+        layers += [nn.Linear(width, check_int(f"hidden[{i}]", size, 1)), nn.ReLU(), nn.Dropout(dropout)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, num_outputs))
 
@@ -54,13 +54,13 @@ def linear(num_features: int, num_outputs: int) -> nn.Linear:
 
 
 def check_head_bias(value: str | None) -> None:
-    """Raise a ConfigError unless the head's bias starts from "prior", the class frequencies, or "zero"."""
+    """Raise a ConfigError unless `value` is None, "prior" (the class frequencies) or "zero"."""
     if value is not None:
         lookup(dict.fromkeys(("prior", "zero")), value, "bias_init")
 
 
 def head_options(head: str | Mapping[str, Any] | None, also: Sequence[str] = ()) -> dict[str, Any]:
-    """Return `{"name": "chunked", "chunk": 4096}` for a name or a mapping; `also` are further names."""
+    """Return checked options such as `{"name": "chunked", "chunk": 4096}`; `also` lists further names."""
     name, options = split_name(head if isinstance(head, Mapping) else {"name": head or "dense"}, "head")
     lookup(dict.fromkeys((*also, "dense", "chunked")), name, "head")
     check_options(options, ["chunk"] if name == "chunked" else [], f"Head {name!r}")
@@ -81,7 +81,7 @@ def net_options(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
-    """Return the net that `{"name": "mlp", "num_features": 8, ...}` names, with `num_outputs` outputs.
+    """Build a net from its name and options, such as `{"name": "mlp", "num_features": 8}`.
 
     Example:
         >>> make_net({"name": "linear", "num_features": 8}, num_outputs=3)
@@ -91,9 +91,9 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
     try:
         return NETS[spec["name"]](num_outputs=num_outputs, **options)
     except (RuntimeError, TypeError, ValueError) as error:
-        given = {key: value for key, value in options.items() if key != "num_features"}
+        shown = {key: value for key, value in options.items() if key != "num_features"}
         raise ConfigError(
-            f"Net {spec['name']!r} cannot be built with {given}: {first_sentence(error)}"
+            f"Net {spec['name']!r} cannot be built with {shown}: {first_sentence(error)}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Checks of weights that come from a file, before a net is built for them."""
+"""Checks of weights read from a file, before a net is built for them."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -11,15 +11,15 @@ from lossselect.exceptions import CheckpointError
 from lossselect.models.nets import make_net
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
-"""Buffers of normalisation layers that affect outputs like parameters."""
+"""Buffers of normalisation layers, which affect outputs like parameters."""
 MAX_UNBACKED_BYTES = 1 << 24
-"""The maximum size of a tensor that may be larger than the file: a view that repeats a value."""
+"""Maximum size of a tensor that exceeds the size of its file, such as a view that repeats a value."""
 
 
 def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: Any) -> None:
-    """Raise a CheckpointError unless parameters and running statistics are finite, and other buffers not NaN.
+    """Raise a CheckpointError if a parameter or a running statistic is not finite, or another buffer is NaN.
 
-    Buffers may be infinite, like an attention mask; `buffers` are their names.
+    Other buffers, such as attention masks, may be infinite. `buffers` contains the names of all buffers.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
@@ -29,14 +29,14 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
         value = value.detach()
         value = value.float() if value.itemsize == 1 else value  # float8 cannot be summed
         if bool(value.sum().isfinite()):
-            continue  # in one pass; finite entries may still have an infinite sum
+            continue  # fast; finite entries may still have an infinite sum, so check them below
         unbounded = name in buffers and not name.endswith(RUNNING_STATISTICS)
         invalid = value.isnan() if unbounded else ~value.isfinite()
         if invalid.any():
             raise CheckpointError(
                 f"{source}: {int(invalid.sum())} of {invalid.numel()} entries of {name!r} are NaN"
-                f"{'' if unbounded else ' or infinite'}, so that predictions would be meaningless. Training "
-                "has diverged: take an earlier checkpoint, or train again with a lower learning rate."
+                f"{'' if unbounded else ' or infinite'}, so predictions would be meaningless. Training "
+                "probably diverged. Use an earlier checkpoint, or train again with a lower learning rate."
             )
 
 
@@ -47,8 +47,8 @@ def check_backed(content: Any, path: Path) -> None:
         # torch.load checks indices and values of other layouts
         if value.layout == torch.strided and value.numel() * value.itemsize > limit:
             raise CheckpointError(
-                f"{path} ({path.stat().st_size} bytes) is damaged: a tensor in it claims to have shape "
-                f"{tuple(value.shape)}, for which the file is too small."
+                f"{path} is damaged: it declares a tensor of shape {tuple(value.shape)}, but the file has "
+                f"only {path.stat().st_size} bytes. Use another checkpoint, or another copy of this one."
             )
 
 
@@ -71,8 +71,8 @@ def check_net(
     hidden = spec.get("hidden", ())
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
         raise CheckpointError(
-            f"{source} is damaged: its net claims {len(hidden)} hidden layers, but there are {len(weights)} "
-            "weights."
+            f"{source} is damaged: it declares a net with {len(hidden)} hidden layers, but contains only "
+            f"{len(weights)} weights."
         )
     try:
         with torch.device("meta"):
@@ -84,8 +84,10 @@ def check_net(
         value = weights.get(name)
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
         if name not in expected or shape != expected[name]:
-            claimed = {key: value for key, value in spec.items() if key in ("name", "num_features", "hidden")}
+            net_spec = {
+                key: value for key, value in spec.items() if key in ("name", "num_features", "hidden")
+            }
             raise CheckpointError(
-                f"{source} is damaged: its weights are not those of the net {claimed} with {num_outputs} "
-                f"outputs. Expected {name!r} of shape {expected.get(name)}, got {shape}."
+                f"{source} is damaged: its weights do not fit its net {net_spec} with {num_outputs} outputs. "
+                f"Expected {name!r} of shape {expected.get(name)}, got {shape}."
             )

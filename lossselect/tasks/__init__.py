@@ -1,1 +1,1 @@
-"""The tasks, and what follows from each."""
+"""Classification tasks, and the properties that follow from them."""

@@ -1,6 +1,6 @@
-"""Which task do these labels look like? For error messages, and for `task=auto`.
+"""Inference of the task from labels, for `task=auto` and for hints in error messages.
 
-Of a file with lists of labels, or a column for each label, `data.label_parsing` decides.
+For files with lists of labels, or with one column per label, `data.label_parsing` infers the task.
 """
 
 from typing import Any, NamedTuple
@@ -16,25 +16,25 @@ from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.utils.checks import shorten
 
 MAX_CLASSES = 20
-"""The maximum number of distinct integers that are taken for classes without being declared."""
+"""Maximum number of distinct integers that are inferred to be classes."""
 
 
 class InferredTask(NamedTuple):
-    """The task that labels look like, and the evidence for it."""
+    """Name of the inferred task, and the reason."""
 
     name: str
     reason: str
 
 
 def infer_task(target: Any) -> InferredTask:
-    """Return the name of the task that the labels look like, and why.
+    """Infer the task from labels; return its name and the reason.
 
     Args:
         target: All labels of a data set, in any form that a task's `encode` accepts, names included.
 
     Raises:
-        ValueError: no labels, more than two dimensions, numbers that look like a quantity or may be one
-            (more than 20 distinct integers).
+        DataError: no labels, more than two dimensions, or numbers that may be a quantity, such as more than
+            20 distinct integers.
 
     Example:
         >>> infer_task([[1, 0, 1], [0, 0, 0]])
@@ -43,32 +43,32 @@ def infer_task(target: Any) -> InferredTask:
     form = label_form(target)
     if form == "lists":
         count = len(Vocabulary.fit_lists(target))
-        return InferredTask("multilabel", f"rows are lists, of {_plural(count, 'label')}")
+        return InferredTask("multilabel", f"rows are lists of {_plural(count, 'label')}")
     if form == "names":
         values = Vocabulary.fit(target).values
-        if len({as_number(value) for value in values} - {None}) < len(values):  # "007" is no 7
+        if len({as_number(value) for value in values} - {None}) < len(values):  # "007" and "7" differ
             name = "binary" if len(values) <= 2 else "multiclass"
             return InferredTask(name, f"{_plural(len(values), 'distinct label')}: {shorten(values)}")
         target = [None if entry is None else as_number(entry) for entry in target]
     labels = as_tensor(target).cpu()
     inferred = _infer(labels)
-    is_column = labels.ndim == 1 or labels.shape[1] == 1  # the columns of a matrix declare the classes
+    is_column = labels.ndim == 1 or labels.shape[1] == 1  # a matrix has one column per class
     if inferred.name == "multiclass" and is_column and len(labels[~labels.isnan()].unique()) > MAX_CLASSES:
         raise DataError(
-            f"There are {inferred.reason}: classes or a quantity? "
-            "Declare task=multiclass if they are classes."
+            f"There are {inferred.reason}, which may be classes or a quantity. "
+            "If they are classes, set task=multiclass."
         )
     return inferred
 
 
 def _infer(target: Tensor) -> InferredTask:
     if target.ndim not in (1, 2):
-        raise DataError(f"No task can be told from a target of shape {tuple(target.shape)}; declare it.")
+        raise DataError(f"Cannot infer the task from a target of shape {tuple(target.shape)}. Declare it.")
     known = target[~target.isnan()]
     if known.numel() == 0:
-        raise DataError("No task can be told from labels that are all missing; declare it.")
+        raise DataError("Cannot infer the task: all labels are missing. Declare it.")
     if not bool(known.isfinite().all()):
-        raise DataError("Labels are finite, but these hold infinity.")
+        raise DataError("Labels must be finite, but these contain infinity.")
     is_column = target.ndim == 1 or target.shape[1] == 1
     return _infer_column(known) if is_column else _infer_matrix(target, known)
 
@@ -80,17 +80,17 @@ def _infer_column(known: Tensor) -> InferredTask:
         if count <= 2:
             listed = ", ".join(f"{value:g}" for value in values)
             return InferredTask("binary", f"{_plural(count, 'distinct value')}: {listed}")
-        return InferredTask("multiclass", f"{count} distinct whole numbers, {low:g} to {high:g}")
+        return InferredTask("multiclass", f"{count} distinct integers, {low:g} to {high:g}")
     if low >= 0 and high <= 1:
-        return InferredTask("binary", "soft values between 0 and 1")
-    raise DataError(f"Values such as {low:g} and {high:g} look like a quantity, not like classes.")
+        return InferredTask("binary", "soft labels between 0 and 1")
+    raise DataError(f"Labels such as {low:g} and {high:g} look like a quantity, not like classes.")
 
 
 def _infer_matrix(target: Tensor, known: Tensor) -> InferredTask:
     if bool(((known < 0) | (known > 1)).any()):
         raise DataError(
-            f"A label matrix holds 0 and 1 or values between, but these go from {known.min():g} "
-            f"to {known.max():g}."
+            f"A label matrix must contain values from 0 to 1, got values from {known.min():g} to "
+            f"{known.max():g}."
         )
     rows = target.to(torch.float64)
     missing, total = rows.isnan(), rows.nan_to_num().sum(1)
@@ -107,10 +107,10 @@ def _plural(count: int, word: str) -> str:
 
 
 def check_task(task: Task, target: Any) -> Task:
-    """Return the task if it fits these labels. Call it once, with all labels of a data set.
+    """Check that a task fits all labels of a data set, and return the task.
 
     Raises:
-        DataError: names the row, the value, the fix, and the task that the labels look like.
+        DataError: labels that do not fit; names the row, the value, the fix and the inferred task.
 
     Example:
         >>> from lossselect import Binary
@@ -124,15 +124,15 @@ def check_task(task: Task, target: Any) -> Task:
 
 
 def encode_checked(task: Task, target: Any) -> Tensor:
-    """Return `task.encode(target)`; raise what `check_task` raises."""
+    """Return `task.encode(target)`; raise the same errors as `check_task`."""
     try:
         encoded = task.encode(target)
-        # indices of a sequence, or a 0/1 matrix of another width than declared
+        # class indices of positions, or a 0/1 matrix with the wrong number of columns
         indices = task.activation == "softmax" and encoded.ndim == 2 and not encoded.is_floating_point()
         if indices and task.num_probabilities > 2 and encoded.numel() and int(encoded.max()) <= 1:
             raise DataError(
-                f"The target of shape {tuple(encoded.shape)} holds 0 and 1 alone, as a matrix of "
-                f"{encoded.shape[1]} labels does, but the task is {task}."
+                f"The target of shape {tuple(encoded.shape)} contains only 0 and 1, like a matrix of "
+                f"{encoded.shape[1]} labels, but the task is {task}."
             )
         return encoded
     except DataError as error:
@@ -143,7 +143,7 @@ def encode_checked(task: Task, target: Any) -> Tensor:
 
 
 def _task_that_fits(task: Task, target: Any) -> InferredTask | None:
-    """Infer the task from labels without those that mark missing ones; None unless it accepts them."""
+    """Infer the task from the known labels; None if it does not accept them."""
     try:
         labels = as_tensor(target).cpu()
         if task.missing is not None:

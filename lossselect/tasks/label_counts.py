@@ -1,4 +1,4 @@
-"""Count labels: how many there are of each class, and how many are missing."""
+"""Counts of the labels of each class, and of missing labels."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,17 +16,16 @@ from lossselect.utils.warnings import warn, warn_one_hot_integers
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Counts of labels: of rows, and with trailing dimensions of pixels or time steps.
+    """Counts of labels; with trailing dimensions, each pixel or time step counts.
 
     Args:
-        rows: The number of rows.
-        positives: (len(task.names),) the positives of each class or label; a soft label counts as its
-            likelier value.
-        negatives: (len(task.names),) the known negatives.
-        missing: The number of missing entries: of rows, or of rows times labels.
-        single: Whether each known row has exactly one label.
-        mass: (len(task.names),) the sums of the labels; `positives` if none is soft.
-        soft: Whether some are soft.
+        rows: Number of rows.
+        positives: (len(task.names),) number of positives of each class or label; soft labels are rounded.
+        negatives: (len(task.names),) number of known negatives of each class or label.
+        missing: Number of missing labels, over all rows and labels.
+        single: True if each known row has exactly one label.
+        mass: (len(task.names),) sums of the labels; equal to `positives` without soft labels.
+        soft: True if some labels are soft.
     """
 
     rows: int
@@ -39,27 +38,27 @@ class LabelCounts:
 
     @property
     def known(self) -> np.ndarray:
-        """(len(task.names),) the number of known entries of each class."""
+        """(len(task.names),) number of known labels of each class."""
         return self.positives + self.negatives
 
     @property
     def cardinality(self) -> float:
-        """The mean number of labels of a row, where they are known."""
+        """Mean number of known labels per row."""
         known = self.known.mean()
         return float(self.positives.sum() / known) if known else float("nan")
 
     @property
     def imbalance(self) -> float:
-        """The largest count over the smallest positive one; NaN if there is none."""
+        """Ratio of the largest to the smallest positive count; NaN without positives."""
         present = self.positives[self.positives > 0]
         return float(present.max() / present.min()) if len(present) else float("nan")
 
     def check_task(self, task: Task) -> None:
-        """Raise ValueError unless they have as many classes as the task."""
+        """Raise a DataError if the counts and the task differ in the number of classes."""
         if len(self.positives) != len(task.names):
             raise DataError(
-                f"The counts are of {len(self.positives)} classes, but the task is {task}: "
-                "lossselect.count_labels(task, labels)."
+                f"The counts have {len(self.positives)} classes, but the task is {task}. "
+                "Call lossselect.count_labels(task, labels)."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class LabelCounts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelCounts":
-        """Return the counts that `to_dict` wrote."""
+        """Recreate counts from the values of `to_dict`."""
         arrays: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**arrays)
 
@@ -79,14 +78,15 @@ class LabelCounts:
 
 
 def count_labels(task: Task, labels: Any) -> LabelCounts:
-    """Count a split's labels, for weights, priors and the first bias.
+    """Count the labels of a split, for class weights, priors and the initial bias.
 
     Args:
-        task: Whose labels they are.
-        labels: In any form that `task.encode` accepts or returns, or `SparseLabels`.
+        task: Task of the labels.
+        labels: Labels in any form that `task.encode` accepts or returns, or `SparseLabels`.
 
     Raises:
-        ValueError, TypeError: labels that do not fit the task.
+        DataError: labels that do not fit the task.
+        DataTypeError: labels that are not numbers.
 
     Example:
         >>> from lossselect import Multilabel
@@ -98,9 +98,9 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
 
 
 def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:
-    """Return the canonical target of labels in any form, including a canonical one that contains -100."""
+    """Return the canonical target of labels in any form; a canonical target may contain -100."""
     if isinstance(labels, Tensor) and task.activation == "softmax" and not labels.is_floating_point():
-        missing = labels == IGNORE_INDEX  # which `encode` rejects unless the task declares a missing value
+        missing = labels == IGNORE_INDEX  # `encode` raises for -100 unless the task declares a missing value
         valid = missing | ((labels >= 0) & (labels < task.num_probabilities))
         if bool(missing.any()) and bool(valid.all()):
             return labels.long()
@@ -108,10 +108,10 @@ def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> T
 
 
 def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
-    """Return the counts of targets from `task.encode_first`; None if there is no batch.
+    """Count the labels of targets from `task.encode_first`; None without batches.
 
-    Integers (N, C) are one-hot rows, which a warning reports, if that is possible for all batches; otherwise
-    they are class indices of C positions.
+    Integers (N, C) count as one-hot rows, with a warning, if all batches can be one-hot rows. Otherwise they
+    count as class indices of C positions.
     """
     zeros = np.zeros(len(task.names), dtype=np.int64)
     counts = row_counts = LabelCounts(0, zeros, zeros, 0, True, zeros.astype(float))
@@ -137,7 +137,7 @@ def count_batches(task: Task, targets: Iterable[Any]) -> LabelCounts | None:
 
 
 def count_sparse(labels: SparseLabels) -> LabelCounts:
-    """Return the counts of sparse labels."""
+    """Count sparse labels."""
     known = labels.known_rows()
     positives = labels.count_per_label().numpy()
     known_per_label = np.full(labels.num_labels, int(known.sum()))
@@ -150,7 +150,7 @@ def count_sparse(labels: SparseLabels) -> LabelCounts:
 
 
 def count_target(task: Task, target: Tensor | SparseLabels) -> LabelCounts:
-    """Return the counts of a canonical target or of sparse labels."""
+    """Count the labels of a canonical target, or sparse labels."""
     if isinstance(target, SparseLabels):
         return count_sparse(target)
     truth = task.to_hard_labels(target).cpu().numpy()
@@ -177,14 +177,14 @@ def _per_label(values: np.ndarray) -> np.ndarray:
 
 
 def warn_no_positives(positives: Any, task: Task, split: str) -> None:
-    """Warn about labels or classes that are in no macro mean, as the split has `positives` of 0 for them."""
+    """Warn about labels or classes without positives in a split, which macro averages exclude."""
     if task.positive_name:
         return
     names = [name for name, count in zip(task.names, positives.tolist(), strict=True) if not count]
     if names:
-        kind, means = ("labels", "f1_macro, ") if task.several_labels else ("classes", "")
+        kind, averages = ("labels", "f1_macro, ") if task.several_labels else ("classes", "")
         warn(
             "no_positives",
-            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split and are "
-            f"in no macro mean ({means}auroc, average_precision): {shorten(names)}.",
+            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split, so "
+            f"macro averages ({averages}auroc, average_precision) exclude them: {shorten(names)}.",
         )

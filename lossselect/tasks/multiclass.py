@@ -1,4 +1,4 @@
-"""The task of exactly one of several classes: multiclass."""
+"""The multiclass task: exactly one of several classes."""
 
 import math
 from collections.abc import Sequence
@@ -22,26 +22,27 @@ from lossselect.utils.warnings import warn_one_hot_integers
 
 @dataclass(frozen=True)
 class Multiclass(Task):
-    """Exactly one of C classes: C outputs, whose softmax is the classes' probabilities.
+    """Multiclass task, exactly one of C classes: C outputs, whose softmax is the class probabilities.
 
-    Canonical target: long (N, ...) class indices, -100 where missing; for soft labels float
-    (N, C, ...) whose rows sum to 1, NaN where missing.
+    Canonical target: class indices, long (N, ...), -100 where missing; or soft labels, float (N, C, ...),
+    whose rows sum to 1, NaN where missing.
 
     Args:
         num_classes: C, at least 2.
         class_names: C distinct names.
-        missing: A value that marks a missing label, besides NaN; not even -100 by default.
-        temperature: Divides the logits before the softmax, > 0.
-        shift: Subtracted from the logits before that, to undo the effect of weights of the loss; one or one
-            per output.
-        prior_correction: C factors > 0 of the probabilities before the largest is taken; 1 / class frequency
-            minimises the balanced error.
-        ordinal: Whether the classes have an order, as grades have. Then there are C - 1 outputs, output k
-            being the log-odds of a class above k given at least k (CORN, Shi et al., 2023,
-            arXiv:2111.08851), and the prediction is the median class.
+        missing: Value that marks a missing label, in addition to NaN; -100 only if declared.
+        temperature: Divisor of the logits before the softmax, > 0.
+        shift: Offset subtracted from the logits before the division, to undo the effect of loss weights; one
+            number, or one per output.
+        prior_correction: C factors > 0, which multiply the probabilities before the decision; 1 / class
+            frequency minimises the balanced error.
+        ordinal: True if the classes are ordered, such as grades. There are then C - 1 outputs: output k is
+            the log-odds of a class above k, given a class of at least k (CORN, Shi et al., 2023,
+            arXiv:2111.08851). The prediction is the median class.
 
     Raises:
-        ValueError: fewer than 2 classes, names or factors that do not match, `missing` that is a class.
+        ConfigError: fewer than 2 classes, names or factors that do not match, `missing` that is a class.
+        OptionTypeError: an argument of the wrong type.
 
     Example:
         >>> task = Multiclass(3)
@@ -57,18 +58,15 @@ class Multiclass(Task):
 
     name = "multiclass"
     kind = "multiclass"
-    outputs_are = "one for each class"
-    averages = (
-        "f1_micro pools all predictions, auroc and average_precision are means over the classes that "
-        "occur, f1_macro over those that occur or are predicted"
-    )
+    outputs_are = "one logit per class"
+    averages = "f1_micro pools all rows; macro averages are over classes that occur (f1: or are predicted)"
     activation = "softmax"
-    untuned_rule = "the class of the largest logit"
+    untuned_rule = "the class with the largest logit"
     monitor = "loss"
     primary_metric = "accuracy"
     train_metrics = ("accuracy", "f1_micro", "f1_macro", "auroc", "average_precision")
     _width_field = "num_classes"
-    target_spec = "long (N,) class indices, -100 where missing; float (N, C) for soft labels"
+    target_spec = "class indices, long (N,), -100 where missing; soft labels, float (N, C)"
 
     def __post_init__(self) -> None:
         self._set("num_classes", check_int("num_classes", self.num_classes, 2))
@@ -91,20 +89,20 @@ class Multiclass(Task):
     def decision_rule(self, tuned_for: str | None = None, each: bool = False) -> str:
         rule = "the median class" if self.ordinal else "the most probable class"
         if tuned_for:
-            return f"{rule}, by factors tuned on val for {tuned_for}"
+            return f"{rule}, with class factors tuned for {tuned_for}"
         if self.prior_correction:
             factors = shorten([f"{factor:.3g}" for factor in self.prior_correction])
-            return f"{rule}, of probabilities times {factors}"
+            return f"{rule}, with probabilities multiplied by {factors}"
         return rule
 
     def __str__(self) -> str:
         return f"multiclass with {self.num_classes} {'ordered ' if self.ordinal else ''}classes"
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """Return the logits, for ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid.
+        """Return the logits; for ordered classes log p_c = sum_{k < c} log q_k + log(1 - q_c), q = sigmoid.
 
-        Softmax leaves log-probabilities as they are: every softmax loss takes them, and cross-entropy is
-        CORN's likelihood, a mean over samples.
+        Softmax does not change log-probabilities, so every softmax loss accepts them. Cross-entropy is then
+        the negative log-likelihood of CORN, averaged over rows.
         """
         if not self.ordinal:
             return logits
@@ -113,40 +111,45 @@ class Multiclass(Task):
         return torch.cat([end, above], 1) + torch.cat([logsigmoid(-logits), end], 1)
 
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
-        """Return the canonical target: long (N, ...) class indices, or float (N, C, ...) for soft labels.
+        """Return the canonical target: class indices, long (N, ...), or soft labels, float (N, C, ...).
 
         Accepts class indices of any dtype (bool for two classes) and shape (N,), (N, 1) or (N, ...); one-hot
-        rows (N, C); floats (N, C, ...) whose rows sum to 1; class names (N,), if the task has them. With
-        three or more dimensions integers are indices.
+        rows (N, C); floats (N, C, ...) whose rows sum to 1; class names (N,), if the task has them. Integers
+        with three or more dimensions are indices.
 
-        Integers (N, C) may be one-hot rows, or the indices of C positions per sample. `trailing_dims`, how
-        many dimensions the logits have after that of the classes, decides: 0 or 1. Without it they are
-        one-hot rows if each row has a single 1 and 0 elsewhere, which a warning reports, and indices if they
-        have other values; 0 and 1 in other rows are an error. This copies a target on a device to the CPU.
+        Integers (N, C) may be one-hot rows, or class indices of C positions per row. `trailing_dims`, the
+        number of dimensions of the logits after the class dimension, decides: 0 for one-hot rows, 1 for
+        indices. By default they are one-hot rows, with a warning, if each row has a single 1 and is 0
+        elsewhere, and indices if they contain other values. Other rows of 0 and 1 raise an error. This check
+        copies a target on a GPU to the CPU.
+
+        Raises:
+            DataError: another shape or value; names the row and the fix.
+            DataTypeError: labels that are not numbers.
         """
         target = self._as_tensor(target)
         soft = target.is_floating_point()
         if target.ndim == 0:
-            raise DataError(f"Multiclass targets have an entry per sample, got a single {target.item():g}.")
+            raise DataError(f"Multiclass targets must have one entry per row, got only {target.item():g}.")
         if target.ndim == 2 and target.shape[1] == 1 and not trailing_dims:
             target = target.squeeze(1)
         if target.ndim >= 2 and target.shape[1] == self.num_classes and self._is_rows(target, trailing_dims):
-            note = "Class indices of positions, for logits (N, C, T): encode(target, trailing_dims=1)."
+            note = "For class indices of positions, call encode(target, trailing_dims=1)."
             ambiguous = not soft and trailing_dims is None
             rows = as_distributions(target, self.missing, self.name, note if ambiguous else "")
-            # indices give the same loss as one-hot rows; checking values on a device would make it wait
+            # indices give the same loss as one-hot rows; on a GPU, checking values would stall
             is_soft = soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any()))
             return rows if is_soft else self.to_hard_labels(rows)
         if target.ndim == 2 and soft and trailing_dims != 1:
             raise DataError(
-                f"Multiclass targets are indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), got "
-                f"floats of shape {tuple(target.shape)}. Declare as many classes as there are columns; "
-                "several labels per sample are task=multilabel; indices of a sequence (N, T) are integers."
+                f"Multiclass targets must be indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), "
+                f"got floats of shape {tuple(target.shape)}. Set num_classes to the number of columns. For "
+                "several labels per row set task=multilabel. Indices of positions (N, T) must be integers."
             )
         return self._encode_indices(target)
 
     def _is_rows(self, target: Tensor, trailing_dims: int | None) -> bool:
-        """Whether a target of shape (N, C, ...) has a row of C values per sample or position."""
+        """Return whether a target (N, C, ...) contains rows of C values, not class indices of positions."""
         if trailing_dims is not None:
             return target.ndim == trailing_dims + 2
         if target.is_floating_point():
@@ -172,30 +175,32 @@ class Multiclass(Task):
     def settle(self, target: Tensor, trailing_dims: int | None) -> Tensor:
         if target.is_floating_point() or target.ndim != 2 or trailing_dims:
             return target
-        task = replace(self, missing=IGNORE_INDEX)  # encode_first has marked missing labels by that
+        task = replace(self, missing=IGNORE_INDEX)  # the marker that encode_first wrote
         return task.encode(target.cpu(), trailing_dims).to(target.device)
 
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
-            raise DataError(f"The target is bool, but {self} needs indices. Yes or no: task=binary.")
+            raise DataError(
+                f"The target is bool, but {self} requires class indices. For yes/no labels set task=binary."
+            )
         if target.is_floating_point():
-            # Lightning's precision=bf16-true also casts targets; bfloat16 may not have the number of classes
+            # Lightning's precision=bf16-true also casts targets; bfloat16 is inexact for many classes
             exact = int(2 / torch.finfo(target.dtype).eps)
             if self.num_classes > exact + 1:
                 raise DataError(
-                    f"{target.dtype} holds whole numbers up to {exact} alone, but there are "
-                    f"{self.num_classes} classes: give class indices as integers."
+                    f"{target.dtype} represents only integers up to {exact} exactly, but there are "
+                    f"{self.num_classes} classes. Give class indices as integers."
                 )
             target = target.to(torch.promote_types(target.dtype, torch.float32))
         missing = target.isnan()
         if self.missing is not None:
-            # IGNORE_INDEX: the target may be encoded already
+            # the target may be encoded already, with IGNORE_INDEX
             missing = missing | (target == self.missing) | (target == IGNORE_INDEX)
         known = target.masked_fill(missing, 0)
         bad = (known < 0) | (known >= self.num_classes)
         if target.is_floating_point():
             bad = bad | (known != known.round())
-        needed = f"a class index is a whole number from 0 to {self.num_classes - 1}"
+        needed = f"class indices must be integers from 0 to {self.num_classes - 1}"
         raise_for_invalid(target, bad, needed, lambda values: self._hint(values - {self.missing}))
         return known.long().masked_fill(missing, IGNORE_INDEX)
 
@@ -204,20 +209,20 @@ class Multiclass(Task):
         if not math.isfinite(lowest) or not math.isfinite(highest):
             return ""
         if any(value % 1 for value in values):
-            return f"Soft labels have a column per class: shape (N, {self.num_classes})."
+            return f"Soft labels must have one column per class: shape (N, {self.num_classes})."
         if lowest == 1 and highest == self.num_classes:
-            return "The labels seem to count from 1: subtract 1."
+            return "The labels seem to start at 1: subtract 1."
         if lowest < 0:
             return f"If {lowest:g} marks a missing label, declare it with missing={lowest:g}."
-        return f"Is num_classes={self.num_classes} too few?"
+        return f"num_classes={self.num_classes} may be too small."
 
     def check_values(self, target: Tensor) -> None:
         if target.is_floating_point():
             as_distributions(target, None, self.name)
             return
         bad = ((target < 0) | (target >= self.num_classes)) & (target != IGNORE_INDEX)
-        needed = f"a class index is from 0 to {self.num_classes - 1}, or {IGNORE_INDEX} where missing"
-        raise_for_invalid(target, bad, f"{needed}: pass task.encode(target)")
+        needed = f"class indices must be from 0 to {self.num_classes - 1}, or {IGNORE_INDEX} if missing"
+        raise_for_invalid(target, bad, f"{needed}. Pass task.encode(target)")
 
     def to_hard_labels(self, target: Tensor) -> Tensor:
         if not target.is_floating_point():
@@ -225,7 +230,7 @@ class Multiclass(Task):
         return target.nan_to_num().argmax(1).masked_fill(target.isnan().any(1), IGNORE_INDEX)
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Return the most probable class, or the median of ordered ones, long (N, ...); -100 for NaN."""
+        """Return the most probable class, or the median of ordered classes, long (N, ...); -100 for NaN."""
         if self.prior_correction is not None:
             probabilities = probabilities * as_constant(self.prior_correction, probabilities)
         total = probabilities.sum(1)  # propagates NaN, unlike ONNX Runtime's maximum

@@ -1,4 +1,4 @@
-"""Any number of labels at once: one output for each."""
+"""The multilabel task: any number of labels per row."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,23 +17,24 @@ from lossselect.utils.checks import check_int
 
 @dataclass(frozen=True)
 class Multilabel(SigmoidTask):
-    """Any number of L labels at once: L outputs, whose sigmoids are the labels' probabilities.
+    """Multilabel task, any number of L labels per row: L outputs, whose sigmoids are the label probabilities.
 
     Canonical target: float (N, L, ...) in [0, 1], NaN where missing.
 
     Args:
         num_labels: L, at least 1.
         class_names: L distinct names.
-        missing: A value that marks a missing label, besides NaN.
-        threshold: The minimum probability of a predicted label, in [0, 1]; one for all labels or one each.
-        temperature: Divides the logits before the sigmoid, > 0; one for all labels or one each.
-        shift: Subtracted from the logits before that, to undo the effect of weights of the loss; one or one
-            each.
-        min_labels: The minimum number of labels of each row: the nearest to their thresholds are added.
-        top_k: Give each row its k most probable labels, whatever the thresholds are.
+        missing: Value that marks a missing label, in addition to NaN.
+        threshold: Minimum probability of a predicted label, in [0, 1]; one number, or one per label.
+        temperature: Divisor of the logits before the sigmoid, > 0; one number, or one per label.
+        shift: Offset subtracted from the logits before the division, to undo the effect of loss weights; one
+            number, or one per label.
+        min_labels: Minimum number of labels per row; the labels closest to their thresholds are added.
+        top_k: Predict the k most probable labels of each row, without thresholds.
 
     Raises:
-        ValueError: no labels, names or thresholds that do not match, `missing` in [0, 1].
+        ConfigError: no labels, names or thresholds that do not match, `missing` in [0, 1].
+        OptionTypeError: an argument of the wrong type.
 
     Example:
         >>> task = Multilabel(3, threshold=(0.5, 0.2, 0.9))
@@ -47,11 +48,8 @@ class Multilabel(SigmoidTask):
 
     name = "multilabel"
     kind = "multilabel"
-    outputs_are = "one for each label"
-    averages = (
-        "f1_micro pools all predictions, f1_macro, auroc and average_precision are means over labels with "
-        "a positive"
-    )
+    outputs_are = "one logit per label"
+    averages = "f1_micro pools all labels; macro averages are over labels with a positive"
     monitor = "average_precision"
     primary_metric = "f1_macro"
     train_metrics = ("accuracy", "f1_micro", "f1_macro", "auroc", "average_precision")
@@ -66,21 +64,21 @@ class Multilabel(SigmoidTask):
             self._set("top_k", check_int("top_k", self.top_k, 1, self.num_labels))
             for name, default in (("threshold", 0.5), ("min_labels", 0)):
                 if getattr(self, name) != default:
-                    raise ConfigError(f"{name} has no effect beside top_k, which gives each row k labels.")
+                    raise ConfigError(f"{name} cannot be combined with top_k. Remove one of them.")
 
     def predict_from_probabilities(self, probabilities: Tensor) -> Tensor:
-        """Return 1 where the probability is at least the threshold, else 0 (long, of the same shape).
+        """Return 1 if the probability is >= the threshold, else 0 (long, of the same shape).
 
-        With `min_labels` also 1 for the labels of a row nearest to their thresholds, in log-odds; with
-        `top_k` for the k most probable. `predict` ranks by logits, which differ where probabilities round to
-        0 or 1; ties are broken arbitrarily.
+        With `min_labels`, the labels of a row closest to their thresholds in log-odds are also 1. With
+        `top_k`, only the k most probable labels are 1. `predict` ranks by logits, which differ even if
+        probabilities round to 0 or 1. Ties are broken arbitrarily.
 
-        -100 where the probability is NaN; with `min_labels` or `top_k` in the whole row.
+        The prediction is -100 if the probability is NaN, with `min_labels` or `top_k` in the whole row.
         """
         return self._predict(probabilities)
 
     def predict(self, logits: Tensor) -> Tensor:
-        """Return 0/1 per label, as `predict_from_probabilities` decides: long (N, L, ...)."""
+        """Return 0/1 per label, long (N, L, ...), by the rule of `predict_from_probabilities`."""
         return self._predict(self.probabilities(logits), logits)
 
     def _predict(self, probabilities: Tensor, logits: Tensor | None = None) -> Tensor:
@@ -108,17 +106,21 @@ class Multilabel(SigmoidTask):
     def encode(self, target: Any, trailing_dims: int | None = None) -> Tensor:
         """Return float (N, L, ...) in [0, 1], NaN where missing.
 
-        Accepts 0/1 (multi-hot) of any dtype, and soft values between, of shape (N, L, ...); with a single
-        label also (N,); or, if the task has class names, a list of names per row. `trailing_dims` has no
+        Accepts 0/1 (multi-hot) of any dtype and soft labels in between, of shape (N, L, ...), or (N,) for a
+        single label; and lists of class names, one per row, if the task has them. `trailing_dims` has no
         effect.
+
+        Raises:
+            DataError: another shape or value; names the row and the fix.
+            DataTypeError: labels that are not numbers.
         """
         target = self._as_tensor(target)
         if target.ndim == 1 and self.num_labels == 1:
             target = target.unsqueeze(1)
         if target.ndim < 2 or target.shape[1] != self.num_labels:
-            fix = "Declare as many labels as there are columns."
+            fix = "Set num_labels to the number of columns."
             if target.ndim < 2 or target.shape[1] == 1:
-                fix = "Class indices of shape (N,) belong to task=multiclass, yes or no to task=binary."
+                fix = "For class indices of shape (N,) set task=multiclass, for yes/no labels task=binary."
             raise DataError(
                 f"Multilabel targets must have shape (N, num_labels)=(N, {self.num_labels}), got "
                 f"{tuple(target.shape)}. {fix}"
@@ -128,7 +130,7 @@ class Multilabel(SigmoidTask):
     def _decode(self, prediction: Tensor) -> list[Any]:
         if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
             raise ConfigError(
-                f"decode takes predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
+                f"decode expects predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
         return [
             None

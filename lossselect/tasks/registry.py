@@ -1,4 +1,4 @@
-"""The classification tasks: what each implies for head, target, activation and decision."""
+"""Registry of the classification tasks, which imply head, target, activation and decision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -21,15 +21,17 @@ TASKS: dict[str, type[Task]] = {"binary": Binary, "multiclass": Multiclass, "mul
 def make_task(
     name: str, num_outputs: int | None = None, class_names: Sequence[str] | None = None, **options: Any
 ) -> Task:
-    """Return the task called `name`, as a config or a checkpoint names it.
+    """Create a task by name, for example from a config or a checkpoint.
 
     Args:
         name: "binary", "multiclass" or "multilabel".
-        num_outputs: The number of classes or labels, 1 for binary; by default the number of class names.
-        class_names, options: Arguments of the task: `missing`, `threshold`, `temperature`, `ordinal`, ...
+        num_outputs: Number of classes or labels, 1 for binary; by default the number of class names.
+        class_names: Names of the classes or labels.
+        **options: Other arguments of the task: `missing`, `threshold`, `temperature`, `ordinal`, ...
 
     Raises:
-        ValueError: an unknown name or option, a width that the task cannot have.
+        ConfigError: an unknown name or option, or an invalid number of outputs.
+        OptionTypeError: an argument of the wrong type.
 
     Example:
         >>> make_task("multilabel", num_outputs=14).num_outputs
@@ -41,25 +43,25 @@ def make_task(
     if width is None:
         if num_outputs not in (None, 1):
             raise ConfigError(
-                f"task={name} has one output, the positive class's, but num_outputs={num_outputs}. "
-                "One of several classes: task=multiclass."
+                f"task={name} has one output, for the positive class, got num_outputs={num_outputs}. "
+                "For one of several classes set task=multiclass."
             )
     elif options.setdefault(width, num_outputs) is None:
         if class_names is None:
-            raise ConfigError(f"task={name} needs num_outputs or class_names.")
+            raise ConfigError(f"task={name} requires num_outputs or class_names.")
         options[width] = len(class_names)
     elif num_outputs not in (None, options[width]):
-        raise ConfigError(f"num_outputs={num_outputs} and {width}={options[width]} contradict each other.")
+        raise ConfigError(f"num_outputs={num_outputs} contradicts {width}={options[width]}. Remove one.")
     return cls(class_names=class_names, **options)
 
 
 def as_task(task: Task | Mapping[str, Any]) -> Task:
-    """Return a task as it is, or the one that the plain values of a checkpoint describe."""
+    """Return a task unchanged, or create it from the plain values of a checkpoint."""
     if isinstance(task, Task):
         return task
     if isinstance(task, Mapping):
         return make_task(**task)
     raise OptionTypeError(
         f"task must be a task such as lossselect.Multilabel(14), got {task!r}. "
-        "By name: lossselect.make_task(name, num_outputs=...)."
+        "To create one by name, call lossselect.make_task(name, num_outputs=...)."
     )

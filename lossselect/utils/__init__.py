@@ -1,1 +1,1 @@
-"""Helpers without knowledge of tasks; only devices.py and distributed.py import torch."""
+"""Helpers that are independent of tasks; only devices.py and distributed.py import torch."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file has either its old content or all of the new content."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ KINDS = {
 
 
 def check_regular_file(path: str | Path, fix: str = "Save its content to a file first.") -> None:
-    """Raise ConfigError for a pipe, socket or device; any other path passes, also one that does not exist."""
+    """Raise a ConfigError for a pipe, socket or device; other paths pass, even if they do not exist."""
     try:
         kind = KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
     except (OSError, ValueError):
@@ -29,19 +29,19 @@ def check_regular_file(path: str | Path, fix: str = "Save its content to a file 
 
 
 def check_output(path: Path) -> None:
-    """Raise an error for the path of an output that is no regular file, or whose folder does not exist."""
-    check_regular_file(path, "Name a file.")
+    """Raise an error if an output path is not a regular file, or its folder does not exist."""
+    check_regular_file(path, "Choose another path.")
     if not path.parent.is_dir():
-        raise FileMissingError(f"There is no folder {path.parent} for output={path}.")
+        raise FileMissingError(f"The folder {path.parent} of output={path} does not exist. Create it.")
     if path.is_dir():
-        raise ConfigError(f"output={path} is a folder.")
+        raise ConfigError(f"output={path} is a folder. Set output to the path of a file.")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; once it is written and on the disk, it replaces `path`.
+    """Yield a temporary path, which replaces `path` after it has been written and synced to disk.
 
-    Whenever the process or the machine stops, `path` has its old content or all of the new one.
+    If the process or the machine stops, `path` has either its old content or all of the new content.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -51,7 +51,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if str(error.filename).startswith(str(temporary)):  # a name that the user has never seen
+        if str(error.filename).startswith(str(temporary)):  # name the path that the user knows
             raise type(error)(error.errno, error.strerror, str(path)) from None
         raise
     finally:
@@ -59,8 +59,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Keep a crash of the machine from bringing back the old file, where the file system can."""
-    with suppress(OSError, AttributeError):  # Windows opens no folder, and has no O_DIRECTORY
+    """Sync a folder, if supported, so that a crash of the machine cannot bring back the old file."""
+    with suppress(OSError, AttributeError):  # Windows cannot open folders and has no O_DIRECTORY
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -70,6 +70,6 @@ def _sync_folder(folder: Path) -> None:
 
 @cache
 def remove_partial_files(folder: Path, suffix: str) -> None:
-    """Remove temporary files, for names that end in `suffix`, of killed processes; once in this process."""
+    """Remove temporary files of killed processes for names that end in `suffix`; once per process."""
     for temporary in folder.glob(f".*{suffix}.part"):
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Check options and packages, and look up names, with suggestions in the errors. Needs no torch."""
+"""Checks of options, numbers and packages, and lookup of names with suggestions; does not import torch."""
 
 import difflib
 import math
@@ -37,7 +37,7 @@ RENAMED = {
     "ended_early": "stopped_before_schedule_end",
     "other_loss": "loss_changed_on_resume",
 }
-"""Names from before the first release, for suggestions; delete it after that."""
+"""Names used before the first release, for suggestions; remove this table after the release."""
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
@@ -54,18 +54,18 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """Return the entry called `name`; a ConfigError lists the entries and suggests the nearest."""
+    """Return the entry called `name`; for an unknown name, raise a ConfigError that lists all names."""
     if not isinstance(name, str) or name not in table:
         raise ConfigError(
-            f"There is no {kind} {name!r}.{suggestion(str(name), table)} Choose one of: {', '.join(table)}."
+            f"Unknown {kind} {name!r}.{suggestion(str(name), table)} Choose one of: {', '.join(table)}."
         )
     return table[name]
 
 
 def format_setting(key: str, value: Any, plain: bool = True) -> str:
-    """Return a setting as it is typed at the command line, such as "data.positive=yes".
+    """Return a setting as typed on the command line, such as "data.positive=yes".
 
-    Values with other characters than letters and digits, or all unless `plain`, are in quotes.
+    Values with special characters are quoted; if `plain` is false, all values are.
     """
     is_list = isinstance(value, list | tuple)
     parts = [str(entry) for entry in (value if is_list else [value])]
@@ -89,7 +89,7 @@ def check_options(options: Iterable[str], allowed: Iterable[str], owner: str) ->
 
 
 def shorten(names: Sequence[Any], limit: int = 8) -> str:
-    """Return the names separated by commas; of more than `limit` the first ones and the number of names."""
+    """Join names by commas; if there are more than `limit`, list the first ones and give the total."""
     return ", ".join(map(str, names[:limit])) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
@@ -101,32 +101,45 @@ def first_duplicate(values: Iterable[Any]) -> Any:
 def split_name(spec: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
     """Split `{"name": "focal", "gamma": 2}` into `("focal", {"gamma": 2})`."""
     if "name" not in spec:
-        raise ConfigError(f"The {kind} is given as {dict(spec)}, which lacks a 'name'.")
+        raise ConfigError(f"The {kind} {dict(spec)} has no 'name'. Add the key 'name'.")
     return str(spec["name"]), {key: value for key, value in spec.items() if key != "name"}
 
 
 def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """Return a number, or a scalar array or tensor, as a finite float; ConfigError out of the bounds."""
+    """Return a number, or a scalar array or tensor, as a finite float.
+
+    Raises:
+        ConfigError: out of bounds, or not finite.
+        OptionTypeError: not a number.
+    """
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if is_real and minimum <= value <= maximum and math.isfinite(value):
         return float(value)
-    bounds = "" if minimum == -math.inf else f" of at least {minimum}"
+    bounds = "" if minimum == -math.inf else f" >= {minimum}"
     bounds = bounds if maximum == math.inf else f" between {minimum} and {maximum}"
     raise (ConfigError if is_real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 
 def check_int(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
-    """Return `value` as an int; raise ConfigError out of the bounds, and OptionTypeError for another type."""
+    """Return `value` as an int.
+
+    Raises:
+        ConfigError: out of bounds.
+        OptionTypeError: not an integer.
+    """
     is_int = hasattr(value, "__index__") and not isinstance(value, bool)
     if is_int and minimum <= operator.index(value) <= maximum:
         return operator.index(value)
-    bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+    bounds = f">= {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
     error = ConfigError if is_int else OptionTypeError
-    raise error(f"{name} must be a whole number {bounds}, got {value!r}.")
+    raise error(f"{name} must be an integer {bounds}, got {value!r}.")
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package is installed, without importing it; a folder such as W&B's is no package."""
+    """Return whether a package is installed, without importing it.
+
+    A folder without code, such as the one that W&B writes its runs to, does not count.
+    """
     spec = find_spec(package)
     return spec is not None and spec.origin is not None

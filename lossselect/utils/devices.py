@@ -1,4 +1,4 @@
-"""Devices of torch: their memory, and operations without a synchronisation or with a deterministic result."""
+"""Torch devices, their memory, and operations that avoid synchronisation or are deterministic."""
 
 from functools import lru_cache
 from itertools import accumulate
@@ -11,14 +11,15 @@ from lossselect.exceptions import ConfigError
 
 
 def parse_device(name: str) -> torch.device:
-    """Return a device by name, "auto" for a GPU if there is one; ConfigError if it cannot be used."""
+    """Return the device called `name`, for "auto" a GPU if there is one; ConfigError if it is not usable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device={name} cannot be used. Set device=auto. ({reason})") from None
     return device
 
 
@@ -31,14 +32,14 @@ def auto_device() -> str:
 
 @lru_cache(maxsize=1)
 def total_memory() -> int | None:
-    """Return the bytes of memory of a GPU, or without one of the machine; None if they are not known."""
+    """Return the total memory in bytes of the GPU, or of the machine if it has no GPU; None if unknown."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     return _meminfo("MemTotal")
 
 
 def free_memory(device: Any = None) -> int | None:
-    """Return the free bytes of a GPU, or for any other device of the machine; None if they are not known."""
+    """Return the free memory in bytes of a GPU, or of the machine for other devices; None if unknown."""
     if device is not None and device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -66,10 +67,10 @@ def count_occurrences(values: Tensor, count: int) -> Tensor:
 
 
 def cumulative_sum(values: Tensor, dim: int) -> Tensor:
-    """Return `values.cumsum(dim)`, also of floats on a GPU under `torch.use_deterministic_algorithms(True)`.
+    """Return `values.cumsum(dim)`, also for floats on a GPU under `torch.use_deterministic_algorithms(True)`.
 
-    There torch raises, because its parallel sum is not deterministic. This one adds one entry after the
-    other, which suits short dimensions.
+    In that case torch raises an error, because its parallel sum is not deterministic. This function adds
+    the entries one by one instead, which is fast enough for short dimensions.
     """
     if values.is_cuda and values.is_floating_point() and torch.are_deterministic_algorithms_enabled():
         return torch.stack([*accumulate(values.unbind(dim))], dim)

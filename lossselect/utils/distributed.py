@@ -1,4 +1,4 @@
-"""Values and rows of all processes."""
+"""Collection of values and rows from all processes."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ def _world_size() -> int:
 
 
 def all_gather(value: T) -> list[T]:
-    """Return `value` of all processes, in the order of their ranks; `[value]` outside a process group."""
+    """Gather `value` from all ranks, in rank order; return `[value]` outside a process group."""
     values: list[Any] = [value] * _world_size()
     if len(values) > 1:
         dist.all_gather_object(values, value)
@@ -23,7 +23,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def gather(value: T) -> list[T]:
-    """Return in the first process what `all_gather` does, and an empty list in the others."""
+    """Gather `value` from all ranks on rank 0; return an empty list on the other ranks."""
     values: list[Any] = [value] * _world_size()
     if len(values) > 1:
         values = values if dist.get_rank() == 0 else []
@@ -32,7 +32,7 @@ def gather(value: T) -> list[T]:
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:
-    """Return rows that were dealt to processes one by one, in their original order."""
+    """Restore the original order of rows that were assigned to ranks in turn."""
     if len(parts) == 1:
         return parts[0]
     indices = [torch.arange(len(part)) * len(parts) + rank for rank, part in enumerate(parts)]
@@ -40,5 +40,5 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
 
 
 def is_sharded(value: Tensor) -> bool:
-    """Return whether a tensor is a `torch.distributed.tensor.DTensor`, which takes long to import."""
+    """Return whether a tensor is a `torch.distributed.tensor.DTensor`, without importing that slow module."""
     return hasattr(value, "to_local")

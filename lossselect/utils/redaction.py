@@ -1,20 +1,20 @@
-"""Values that a config reads from the environment by `${oc.env:NAME}`, kept out of messages and files."""
+"""Redaction of the environment variables that a config reads by `${oc.env:NAME}`."""
 
 import json
 import os
 import re
 
 _variables: dict[str, str] = {}
-"""The variable of each text that must not be shown."""
+"""Secret texts and the names of their variables."""
 
 NO_SECRETS = ("true", "false", "null", "none", "auto", "yes", "no", "on", "off")
-"""Values that are settings, and whose redaction would make any message unreadable."""
+"""Common values of settings, which are not secret; redacting them would make messages unreadable."""
 
-MIN_LENGTH = 4  # shorter values occur in any text, so they are replaced only where they stand alone
+MIN_LENGTH = 4  # shorter values occur in any text, so they are replaced only as whole words
 
 
 def record_environment() -> None:
-    """Record each variable that a config reads from now on; forget those recorded before."""
+    """Record each variable that a config reads from now on; forget earlier ones."""
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 
@@ -29,11 +29,11 @@ def record_environment() -> None:
 
 
 def record(name: str, value: str) -> None:
-    """Keep the value of the variable `name` out of messages: also its lines, file name and list entries."""
+    """Redact the value of the variable `name` from now on, and its lines, file name and list entries."""
     parts = [value, os.path.normpath(value), *value.splitlines()]
-    if not (file_name := os.path.basename(value)).isalpha():  # a word such as data is in any text
+    if not (file_name := os.path.basename(value)).isalpha():  # a plain word, such as data, occurs in any text
         parts.append(file_name)
-    if value.lstrip().startswith(("[", "{")):  # which oc.decode takes apart
+    if value.lstrip().startswith(("[", "{")):  # oc.decode parses these into entries
         parts += re.split(r"[\s,:'\"\[\]{}]+", value)
     for part in parts:
         if (part == value or len(part) >= MIN_LENGTH) and part.strip() and part.lower() not in NO_SECRETS:
@@ -49,7 +49,7 @@ def redact(text: str) -> str:
         >>> redact("Cannot log in with 'hunter2'.")
         "Cannot log in with '${oc.env:MY_TOKEN}'."
     """
-    for value in sorted(_variables, key=len, reverse=True):  # one may be part of another
+    for value in sorted(_variables, key=len, reverse=True):  # longest first: one value may be part of another
         pattern = re.escape(value)
         if len(value) == 1 or (len(value) < MIN_LENGTH and value.isdecimal()):
             pattern = rf"(?<=['\"]){pattern}(?=['\"])"

@@ -1,7 +1,7 @@
-"""The structure of plain values that come from a file: types, keys and lengths.
+"""Checks of the structure of plain values that were read from a file: types, keys and lengths.
 
-A structure is a type or a tuple of types, a dict with the structures of required keys, a list with the
-structure of all entries or one for each of several, `COUNT`, `DictOf` or `OptionalOf`.
+A structure is a type or a tuple of types, a dict of required keys and their structures, a list with one
+structure for all entries or one per entry, `COUNT`, `DictOf` or `OptionalOf`.
 """
 
 from collections.abc import Mapping
@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 
 from lossselect.exceptions import CheckpointError
 
-COUNT = object()  # a whole number that is not negative
+COUNT = object()  # an integer >= 0
 
 
 class DictOf(NamedTuple):
-    """A dict with any keys, all of whose values have a structure."""
+    """A dict with any keys, whose values all have the structure `value`."""
 
     value: Any
 
 
 class OptionalOf(NamedTuple):
-    """None, or a value that has a structure."""
+    """None, or a value that has the structure `value`."""
 
     value: Any
 
 
 def check_structure(value: Any, structure: Any, place: str) -> None:
-    """Raise a CheckpointError about the first part of `value` that does not have the structure."""
+    """Raise a CheckpointError for the first part of `value` that does not match the structure."""
     if isinstance(structure, OptionalOf):
         if value is not None:
             check_structure(value, structure.value, place)
@@ -35,7 +35,7 @@ def check_structure(value: Any, structure: Any, place: str) -> None:
         entries = structure if isinstance(structure, dict) else dict.fromkeys(value, structure.value)
         for key, inner in entries.items():
             if key not in value:
-                raise CheckpointError(f"{place} lacks {key!r}")
+                raise CheckpointError(f"{place} has no {key!r}")
             check_structure(value[key], inner, f"{place}[{key!r}]")
     elif isinstance(structure, list):
         if not isinstance(value, list | tuple):
@@ -48,10 +48,10 @@ def check_structure(value: Any, structure: Any, place: str) -> None:
     elif structure is COUNT:
         check_structure(value, int, place)
         if value < 0:
-            raise CheckpointError(f"{place} must not be negative, got {value}")
+            raise CheckpointError(f"{place} must be >= 0, got {value}")
     else:
         kinds = structure if isinstance(structure, tuple) else (structure,)
-        # a bool is an int, but not one that is meant
+        # bool is a subclass of int, but not accepted as one
         is_bool = isinstance(value, bool) and not {bool, object} & {*kinds}
         if is_bool or not isinstance(value, kinds):
             names = [kind.__name__.replace("NoneType", "None") for kind in kinds]
@@ -59,6 +59,6 @@ def check_structure(value: Any, structure: Any, place: str) -> None:
 
 
 def describe_value(value: Any) -> str:
-    """Return how messages call a value that has the wrong type."""
+    """Describe a value of the wrong type by its type and its first characters."""
     text = repr(value) if isinstance(value, str | int | float | None) else ""
     return f"{type(value).__name__} {text[:40]}".strip() if value is not None else "None"

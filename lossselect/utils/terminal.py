@@ -1,4 +1,4 @@
-"""Text for a terminal: without control characters or secrets, whatever stdout and stderr are."""
+"""Terminal output without control characters and secrets, which also works on closed or broken streams."""
 
 import io
 import json
@@ -17,10 +17,10 @@ from lossselect.utils.redaction import redact
 
 
 def escape_controls(text: str) -> str:
-    r"""Return the text with control characters as escapes, so that it can neither move the cursor nor hide.
+    r"""Return the text with control characters escaped, so that it can neither move the cursor nor hide text.
 
-    These are Unicode's categories Cc (ESC and other controls), Cf (invisible, or changing the direction of
-    text), Cs (bytes of a path that are not UTF-8), Zl and Zp (separators); line breaks and tabs stay.
+    Escaped are the Unicode categories Cc (ESC and other controls), Cf (invisible characters and text
+    direction), Cs (bytes of a path that are not UTF-8), Zl and Zp (separators). Line breaks and tabs remain.
 
     Example:
         >>> escape_controls("\x1b[31mcat\u202e")
@@ -30,7 +30,7 @@ def escape_controls(text: str) -> str:
 
 
 def escape_controls_in_json(text: str) -> str:
-    """Return the same JSON with such characters as escapes of JSON."""
+    """Return JSON text with these characters as JSON escapes."""
     return _escape_hidden(text, lambda character: json.dumps(character)[1:-1])
 
 
@@ -43,17 +43,17 @@ def _escape_hidden(text: str, escape: Callable[[str], str]) -> str:
 
 
 def sanitize(text: str) -> str:
-    """Return the text redacted and with control characters escaped, as it may be shown."""
+    """Return the text redacted and with control characters escaped, safe to show."""
     return escape_controls(redact(text))
 
 
 def print_safely(text: str, file: TextIO | None = None, flush: bool = False) -> None:
-    """Print a text that may contain names, cells or paths of files."""
+    """Print sanitized text: for names, cells and paths that come from files."""
     print(sanitize(text), file=file, flush=flush)
 
 
 class _Pipe(io.FileIO):
-    """A pipe that accepts writes when nobody reads any more, as after `| head`."""
+    """A pipe that drops what is written after its reader has exited, as with `| head`."""
 
     def write(self, data: Any) -> int:
         try:
@@ -63,12 +63,13 @@ class _Pipe(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Let a command run to its end, and print tracebacks without secrets, whatever stdout and stderr are.
+    """Prepare stdout and stderr so that writing to them cannot fail, and redact secrets in tracebacks.
 
-    They may be closed (`>&-`), a pipe whose reader ends first, or lack characters, which become escapes.
+    Streams may be closed (`>&-`), or pipes whose reader exits first. Characters that the encoding of a
+    stream does not support are escaped.
     """
     with suppress(OSError):
-        # else the next file that is opened would be what libraries print to
+        # otherwise the next file opened would become stdout or stderr, which libraries print to
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(descriptor, True)
         os.close(descriptor)

@@ -1,6 +1,6 @@
-"""Warnings about what looks like a mistake and may be meant; each can be switched off by its name.
+"""Named warnings about suspicious but valid input; `ignore_warnings=[name]` silences one.
 
-What cannot be meant is an error instead. Needs neither torch nor lightning.
+Invalid input raises an error instead. This module imports neither torch nor lightning.
 """
 
 import io
@@ -12,45 +12,45 @@ from typing import Any
 
 from lossselect.utils.checks import lookup, shorten
 
-ON_NONFINITE = ("stop", "skip")  # what to do with a step whose loss or gradient is not finite
+ON_NONFINITE = ("stop", "skip")  # options for a step whose loss or gradient is not finite
 
 WARNINGS = {
-    "class_without_rows": "a class or label that no train row has",
-    "bounded_outputs": "a net that ends in ReLU, Tanh or the like, whose logits cannot take all values",
-    "damaged_checkpoint": "a checkpoint that resume=auto passes over, as it cannot be read",
-    "constant_feature": "a column with one value only, which is left out",
-    "duplicate_rows": "rows of the train split that stand in another split too",
-    "stopped_before_schedule_end": "a run that ended before its learning rate was 0 and keeps its last epoch",
-    "few_positives": "thresholds that are tuned to a handful of validation positives",
-    "constant_label": "a label that every train row has",
-    "target_leakage": "a feature with one value for each class",
-    "likely_missing_marker": "a label such as '?' that may mark a missing one",
-    "log_softmax": "a net that ends in LogSoftmax, under a softmax loss",
-    "no_head_bias": "a net without a last bias that could start from the shares of the classes",
-    "no_positives": "labels or classes that the evaluated split has none of, in no macro mean",
-    "no_prediction": "test rows for which the net returned NaN, and that have no prediction",
-    "not_compiled": "a net or loss that torch.compile cannot compile here, and that runs without",
-    "one_class": "a validation or test split in which one class is all there is",
-    "loss_changed_on_resume": "a run that goes on from a checkpoint with another loss",
-    "one_hot_integers": "integers of shape (N, C) that are read as one-hot rows, and may be class indices",
+    "class_without_rows": "a class or label without training rows",
+    "bounded_outputs": "a net that ends in an activation such as ReLU or Tanh, which bounds the logits",
+    "damaged_checkpoint": "an unreadable checkpoint that resume=auto skips",
+    "constant_feature": "a feature column with a single value, which is left out",
+    "duplicate_rows": "training rows that also occur in another split",
+    "stopped_before_schedule_end": "a run that keeps its last epoch, but stopped at a learning rate above 0",
+    "few_positives": "thresholds tuned on very few validation positives",
+    "constant_label": "a label that every training row has",
+    "target_leakage": "a feature with exactly one value per class",
+    "likely_missing_marker": "a label such as '?' that may mark missing labels",
+    "log_softmax": "a net that ends in LogSoftmax, trained with a softmax loss",
+    "no_head_bias": "a net without a head bias to initialise from the class frequencies",
+    "no_positives": "labels or classes without positives in a split, excluded from macro averages",
+    "no_prediction": "test rows without a prediction, because the net returned NaN",
+    "not_compiled": "a net or loss that torch.compile failed to compile and that runs uncompiled",
+    "one_class": "a validation or test split with a single class",
+    "loss_changed_on_resume": "a run resumed with another loss than its checkpoint has",
+    "one_hot_integers": "integers of shape (N, C) read as one-hot rows, which may be class indices",
     "looks_multiclass": "multilabel rows that all have exactly one label",
-    "plateau_mode": "a ReduceLROnPlateau whose mode is against the direction of what it monitors",
-    "rare_class": "classes of too few rows to be in every split",
-    "index_column": "a column of features that counts the rows",
-    "schedule_in_steps": "a learning rate schedule per epoch whose numbers seem to count optimizer steps",
-    "several_labels": "labels that look like several in one cell",
-    "similar_labels": "labels that differ in case, or in how the same number is written",
-    "skipped_step": "steps that on_nonfinite=skip leaves out",
-    "split_brackets": "a delimiter that splits what brackets enclose",
-    "outputs_look_like_probabilities": "logits that all lie between 0 and 1, as probabilities do",
-    "unseen_category": "cells of a feature that are of an unknown category, or missing where no train row is",
-    "untested_lightning": "a version of Lightning that was not tested, with which single steps are taken",
-    "untuned_threshold": "labels without a validation positive, whose thresholds are not their own",
-    "unused_delimiter": "a delimiter that no cell of labels holds",
-    "unmatched_missing": "marks for missing labels that no row has",
-    "unseen_label": "labels that no train row has, and that count as missing by the user's choice",
+    "plateau_mode": "a ReduceLROnPlateau whose mode contradicts the metric that it monitors",
+    "rare_class": "classes with too few rows for every split",
+    "index_column": "a feature column that numbers the rows",
+    "schedule_in_steps": "an epoch-wise learning rate schedule that seems to count optimizer steps",
+    "several_labels": "cells that seem to contain several labels",
+    "similar_labels": "labels that differ only in case or number format",
+    "skipped_step": "optimizer steps skipped by on_nonfinite=skip",
+    "split_brackets": "a delimiter that splits text in brackets",
+    "outputs_look_like_probabilities": "logits that all lie between 0 and 1, like probabilities",
+    "unseen_category": "feature cells of an unknown category, or missing in a column complete in training",
+    "untested_lightning": "an untested version of Lightning, for which steps_per_execution becomes 1",
+    "untuned_threshold": "labels without a validation positive, whose thresholds are not tuned",
+    "unused_delimiter": "a delimiter that no label cell contains",
+    "unmatched_missing": "values of data.missing that no row has",
+    "unseen_label": "labels unknown from training, ignored due to handle_unknown=ignore",
 }
-"""The meaning of each named warning."""
+"""Description of each named warning."""
 
 
 class LossSelectWarning(UserWarning):
@@ -58,7 +58,7 @@ class LossSelectWarning(UserWarning):
 
     Args:
         name: A name of `WARNINGS`.
-        message: What looks wrong, and the fix.
+        message: Description of the suspicious input, and the fix.
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -80,7 +80,7 @@ def ignore_warnings(*names: str) -> Iterator[None]:
     """Silence these warnings within the context.
 
     Raises:
-        ValueError: there is no warning of that name.
+        ConfigError: unknown warning name.
 
     Example:
         >>> from lossselect import Multilabel, ignore_warnings, check_task
@@ -108,16 +108,19 @@ def silence() -> Iterator[None]:
 
 
 def warn_class_without_rows(names: list[str]) -> None:
-    """Warn about classes that no train row has."""
-    warn("class_without_rows", f"No train row has {shorten(names)}: the net cannot learn what that is.")
+    """Warn about classes or labels that no training row has."""
+    them = "it" if len(names) == 1 else "them"
+    warn(
+        "class_without_rows",
+        f"No training row has {shorten(names)}, so the net cannot learn {them}. Add rows that have {them}.",
+    )
 
 
 def warn_looks_multiclass() -> None:
     """Warn about multilabel rows that all have exactly one label."""
     warn(
         "looks_multiclass",
-        "Every row has exactly one label. If a row can have no other number of them, it is of one of several "
-        "classes: task=multiclass.",
+        "Every row has exactly one label. If this is true of all possible rows, set task=multiclass.",
     )
 
 
@@ -125,7 +128,7 @@ def warn_one_hot_integers(shape: Any) -> None:
     """Warn about integers (N, C) read as one-hot rows that may be class indices of C positions."""
     warn(
         "one_hot_integers",
-        f"Integers of shape {tuple(shape)} were read as one-hot rows of {shape[1]} classes. If they are the "
-        f"class indices of {shape[1]} positions, call task.encode(target, trailing_dims=1); if they are "
-        "one-hot rows, trailing_dims=0.",
+        f"Integers of shape {tuple(shape)} were read as one-hot rows of {shape[1]} classes. If they are "
+        f"class indices of {shape[1]} positions, call task.encode(target, trailing_dims=1). If they are "
+        "one-hot rows, call task.encode(target, trailing_dims=0).",
     )

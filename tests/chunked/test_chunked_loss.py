@@ -347,7 +347,7 @@ class TestUnsupported:
 
     def test_errors_of_a_loss_of_a_matrix(self):
         task = TASKS["multiclass"]
-        with pytest.raises(ValueError, match="a class index is from 0 to 22"):
+        with pytest.raises(ValueError, match="class indices must be from 0 to 22"):
             self.run(task, torch.tensor([0, 1, 2, 23]))
         message = re.escape("logits of shape (4, 23), but multiclass with 7 classes needs (N, 7)")
         with pytest.raises(ValueError, match=message):

@@ -130,7 +130,7 @@ class TestTraining:
             ls.TaskModule(task, nn.Linear(8, C), mix="mixup", head="chunked")
         with pytest.raises(ValueError, match="A chunked head cannot be combined"):
             ls.TaskModule(task, nn.Sequential(nn.Linear(8, C)), head="chunked").compile()
-        with pytest.raises(ValueError, match=r"There is no head 'chunkd'\. Did you mean 'chunked'"):
+        with pytest.raises(ValueError, match=r"Unknown head 'chunkd'\. Did you mean 'chunked'"):
             ls.TaskModule(task, nn.Linear(8, C), head="chunkd")
         with pytest.raises(ValueError, match="Head 'dense' has no option 'chunk'"):
             ls.TaskModule(task, nn.Linear(8, C), head={"name": "dense", "chunk": 3})

@@ -99,7 +99,7 @@ def test_nothing_is_said_to_be_tuned_without_validation_rows(own):
     for arguments in (["NoVal"], ["Data", "+trainer.limit_val_batches=0"]):
         code, out, _ = own(*arguments, "logger=none")
         assert code == 0
-        assert "tuned on val" not in out
+        assert "tuned for" not in out
         assert "calibrated" not in out
 
 

@@ -222,8 +222,8 @@ def test_pipes_for_predictions(checkpoint, lossselect, tmp_path):
             (["input=pipe.csv", "output=out.csv"], "pipe.csv is a named pipe"),
             (["input=/dev/stdin", "output=out.csv"], "/dev/stdin is a"),
             (["input=socket.csv", "output=out.csv"], "socket.csv is a socket"),
-            (["input=a.csv", "output=pipe.csv"], "pipe.csv is a named pipe (FIFO). Name a file."),
-            (["input=a.csv", "output=/dev/null"], "/dev/null is a device. Name a file."),
+            (["input=a.csv", "output=pipe.csv"], "pipe.csv is a named pipe (FIFO). Choose"),
+            (["input=a.csv", "output=/dev/null"], "/dev/null is a device. Choose"),
         ):
             if wrong[0] == "input=/dev/stdin" and Path("/dev/stdin").is_file():
                 continue
@@ -232,7 +232,7 @@ def test_pipes_for_predictions(checkpoint, lossselect, tmp_path):
             assert f"Expected a regular file, but {kind}" in err
         code, err = lossselect("export", f"checkpoint={checkpoint}", "output=pipe.onnx")
         assert code == 1
-        assert "Expected a regular file, but pipe.onnx is a named pipe (FIFO). Name a file." in err
+        assert "Expected a regular file, but pipe.onnx is a named pipe (FIFO). Choose" in err
     assert not (tmp_path / "out.csv").exists()
     assert Path("/dev/null").is_char_device()
 

@@ -147,14 +147,14 @@ MISTAKES = [
     (["task=multiclass", "data=table"], "Set data.path=... to the file that holds the data."),
     (["task=multiclass", "data=table", "data.path=species.csv"], "Say what is to be predicted: data.target=..."),
     (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
-    (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "There is no data.handle_unknown 'drop'."),
-    (["task=multiclass", *table("species"), "data.nan=drop"], "There is no data.nan 'drop'. Choose one of: error, missing."),
+    (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "Unknown data.handle_unknown 'drop'."),
+    (["task=multiclass", *table("species"), "data.nan=drop"], "Unknown data.nan 'drop'. Choose one of: error, missing."),
     (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
     (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not what that setting can be: "),
     (["task=multiclass", *table("species"), "data.features=[]"], "data.features is an empty list."),
     (["task=multiclass", *table("species"), "data.delimter=x"], "There is no setting 'data.delimter'. Did you mean 'delimiter'?"),
     (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
-    (["task=multiclass", *table("species"), "ignore_warnings=[one_clas]"], "There is no warning 'one_clas'. Did you mean 'one_class'?"),
+    (["task=multiclass", *table("species"), "ignore_warnings=[one_clas]"], "Unknown warning 'one_clas'. Did you mean 'one_class'?"),
     (["task=multiclass", "data=arrays", "data.path=arrays.npz", "data.target=z"], "has no array 'z' (data.target)."),
     (["task=multiclass", "data.path=species.csv"], "path is a setting of data=table: say that too."),
     (["task=multiclass", "data=species.csv"], "data=species.csv is a file: say data=table data.path=species.csv"),
@@ -279,7 +279,7 @@ class TestWarnings:
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
         assert (
-            f"Not seen in training, and left out: {count} of {frame.height} labels of column 'y', 'setosa' ({count})."
+            f"{count} of {frame.height} labels of column 'y' were not seen in training and are ignored: 'setosa' ({count})."
             in err
         )
         assert f"missing: {count} in test" in " ".join(out.split())
@@ -483,7 +483,7 @@ class TestPredict:
             (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input: it would be lost."),
             (
                 ["checkpoint={}", "input=species.csv", "output=no/out.csv"],
-                "There is no folder no for output=no/out.csv.",
+                "The folder no of output=no/out.csv does not exist.",
             ),
             (
                 ["checkpoint={}", "input=species.csv", "output=out.csv", "device=quantum"],
@@ -491,7 +491,7 @@ class TestPredict:
             ),
             (
                 ["checkpoint={}", "input=species.csv", "output=out.csv", "batch_size=0"],
-                "batch_size must be a whole number",
+                "batch_size must be an integer",
             ),
             (["checkpoint={}", "input=species.csv", "output=out.csv", "keep=z"], "has no column 'z'"),
             (["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[z"], "has no column 'z'"),

@@ -404,7 +404,10 @@ class TestCommand:
                 ["checkpoint=run/checkpoints/best.ckpt"],
                 "one of onnx, torch_export, safetensors, or output=",
             ),
-            (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
+            (
+                ["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"],
+                "The folder no of output=no/m.onnx does not exist",
+            ),
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
             (
                 ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=u.csv"],
@@ -495,7 +498,7 @@ def test_a_failed_export_keeps_the_report(command, tmp_path, monkeypatch):
 def test_an_unknown_format(command, tmp_path):
     code, _, err = command("task=binary", "export=onxx")
     assert code == 1
-    assert "There is no format to export 'onxx'. Did you mean 'onnx'?" in err
+    assert "Unknown format to export 'onxx'. Did you mean 'onnx'?" in err
     assert [*tmp_path.iterdir()] == []
 
 

@@ -1,4 +1,4 @@
-"""What several tests share: see test_chunked_loss.py, test_chunked_training.py, test_topk_metrics.py."""
+"""Helpers for test_chunked_loss.py, test_chunked_training.py and test_topk_metrics.py."""
 
 import numpy as np
 import torch

@@ -1,6 +1,6 @@
-"""What CUDA does in an operator of ATen: which devices go together, where the host waits, what is not deterministic.
+"""Rules of CUDA for operators of ATen: allowed devices, waits of the host, operators that are not deterministic.
 
-Written from the operators' code in ATen and from the documentation of torch 2.13; tests/helpers/simulated_gpu.py applies it.
+They follow the code of the operators in ATen and the documentation of torch 2.13; tests/helpers/simulated_gpu.py applies them.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 OnCpu = Callable[[Any], bool]
-"""Whether a value is a tensor on the CPU."""
+"""Function that returns whether a value is a tensor on the CPU."""
 
-# Operators that make the host wait, beside those that torch tags as returning data or a shape that depends on data
+# Operators that make the host wait, in addition to those that torch tags as data-dependent in value or shape
 # (item, equal, nonzero, masked_select, unique, bincount, repeat_interleave without output_size).
 _WAITS = {
     "multinomial": "multinomial checks its probabilities",
@@ -20,7 +20,7 @@ _WAITS = {
 }
 _INDEXES = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
 
-# The list in the documentation of torch.use_deterministic_algorithms (2.13), by the operators that raise.
+# From the documentation of torch.use_deterministic_algorithms (2.13): the operators that raise.
 _NOT_DETERMINISTIC = {
     *("avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),
     *("adaptive_max_pool2d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward"),
@@ -32,7 +32,7 @@ _NOT_DETERMINISTIC = {
 
 
 def name_of(func: Any) -> str:
-    """The operator's name, without its overload."""
+    """Return the name of an operator, without its overload."""
     return func.overloadpacket.__name__
 
 
@@ -44,7 +44,7 @@ def _mixed(func: Any, culprit: torch.Tensor) -> RuntimeError:
 
 
 def check_devices(func: Any, args: Any, flat: list[Any], on_cpu: OnCpu) -> None:
-    """RuntimeError for a CPU tensor, unless it is a scalar of a pointwise operation, or an index, which is copied."""
+    """Raise RuntimeError for a CPU tensor, except scalars of pointwise operations and indices, which are copied."""
     name, cpu = name_of(func), [value for value in flat if on_cpu(value)]
     if name in _INDEXES:
         if on_cpu(args[0]):
@@ -59,7 +59,7 @@ def check_devices(func: Any, args: Any, flat: list[Any], on_cpu: OnCpu) -> None:
 
 
 def waits_of(func: Any, args: Any, kwargs: dict[str, Any], on_cpu: OnCpu) -> Iterator[str]:
-    """What the host waits for in an operator on tensors of a device."""
+    """Yield the reasons for which the host waits in an operator on device tensors."""
     name = name_of(func)
     if name in _INDEXES:
         yield from _waits_of_index(name, args, on_cpu)
@@ -77,7 +77,7 @@ def waits_of(func: Any, args: Any, kwargs: dict[str, Any], on_cpu: OnCpu) -> Ite
 
 
 def _waits_of_index(name: str, args: Any, on_cpu: OnCpu) -> Iterator[str]:
-    """Of x[indices] and x[indices] = value: TensorAdvancedIndexing.cpp, canDispatchToMaskedFill."""
+    """Yield waits of x[indices] and x[indices] = value; see canDispatchToMaskedFill in TensorAdvancedIndexing.cpp."""
     indices = [index for index in args[1] if index is not None]
     masks = [index.dtype in (torch.bool, torch.uint8) for index in indices]
     value = args[2] if "put" in name else None
@@ -85,14 +85,14 @@ def _waits_of_index(name: str, args: Any, on_cpu: OnCpu) -> Iterator[str]:
     if any(map(on_cpu, indices)):
         yield f"{name} by a CPU tensor, which is copied"
     elif any(masks) and not fills:
-        yield f"{name} by a mask, whose places are counted"
+        yield f"{name} by a mask, whose ones are counted"
     if on_cpu(value) and not fills:
         yield f"{name} of a number, which is copied"
 
 
 def check_deterministic(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    """RuntimeError for an operator without a deterministic form, where one is asked for."""
-    if torch.get_deterministic_debug_mode() != 2:  # 0: not asked for, 1: warnings alone
+    """Raise RuntimeError for an operator that is not deterministic, if determinism is required."""
+    if torch.get_deterministic_debug_mode() != 2:  # 0: off, 1: only warnings
         return
     name = name_of(func)
     raises = (

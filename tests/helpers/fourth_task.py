@@ -1,4 +1,4 @@
-"""A fourth task, as somebody might add it: one module and one row in TASKS."""
+"""A fourth task, as a contributor might add it: one module and one entry in TASKS."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from lossselect.tasks.tensors import as_constant
 
 @dataclass(frozen=True)
 class AtMostOne(Task):
-    """At most one of L labels: L sigmoid outputs, of which the largest decides if it reaches its threshold."""
+    """At most one of L labels: L sigmoid outputs; the largest is predicted if it reaches its threshold."""
 
     num_labels: int
     threshold: float | Sequence[float] = field(default=0.5, kw_only=True)
@@ -28,9 +28,9 @@ class AtMostOne(Task):
     train_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
     _width_field: ClassVar[str | None] = "num_labels"
     target_spec: ClassVar[str] = "float (N, L) of 0 and at most one 1"
-    outputs_are: ClassVar[str] = "one for each label that a row may have"
+    outputs_are: ClassVar[str] = "one logit per label"
     averages: ClassVar[str] = "f1_macro is a mean over labels"
-    untuned_rule: ClassVar[str] = "the largest logit, if it is at least 0"
+    untuned_rule: ClassVar[str] = "the largest logit, if it is >= 0"
 
     def __post_init__(self) -> None:
         super().__post_init__()

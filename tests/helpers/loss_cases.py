@@ -1,4 +1,4 @@
-"""What several tests share: see test_losses.py, test_loss_options.py, test_loss_identities.py."""
+"""Helpers for test_losses.py, test_loss_options.py and test_loss_identities.py."""
 
 import math
 
@@ -31,7 +31,7 @@ TASKS = {"sigmoid": ls.Multilabel(3), "softmax": ls.Multiclass(3)}
 
 
 def trailing(name):
-    """Dice needs some."""
+    """Return the trailing dimensions of the logits, which dice requires."""
     return (5,) if name == "dice" else ()
 
 
@@ -56,10 +56,10 @@ def both_targets(name, activation, rows=8, dtype=torch.float64):
 
 
 def needed(name):
-    """Options that the loss cannot do without."""
+    """Return the required options of a loss."""
     return {"prior": PRIOR} if name == "logit_adjusted" else {}
 
 
 def as_shares(target):
-    """(N, C, ...) shares of class indices."""
+    """Return a target as probabilities (N, C, ...): soft labels, or one-hot rows for class indices."""
     return target if target.is_floating_point() else F.one_hot(target, 3).movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""What several tests share: see test_module.py, test_module_errors.py, test_optimizers.py, test_hooks.py, test_load.py, test_train_labels.py, test_tune.py."""
+"""Helpers for the tests of TaskModule: test_module.py, test_module_errors.py, test_optimizers.py, test_hooks.py, test_load.py, test_train_labels.py, test_tune.py."""
 
 import lightning.pytorch as L
 import torch
@@ -11,7 +11,7 @@ TASKS = {"binary": ls.Binary(), "multiclass": ls.Multiclass(3), "multilabel": ls
 
 
 def labels_of(task, inputs):
-    """Labels that a linear net can learn, in a form that users have."""
+    """Return labels that a linear net can learn, in a form that users have."""
     if task.name == "multiclass":
         return inputs[:, : task.num_outputs].argmax(1)
     return (inputs[:, : task.num_outputs] > 0).int()
@@ -31,7 +31,7 @@ def trainer(tmp_path, **options):
 
 
 class MyModel(ls.TaskModule):
-    """As a user's own project has it."""
+    """A custom module, as in a project of a user."""
 
     def __init__(self, task, hidden=64, **kwargs):
         super().__init__(task=task, **kwargs)
@@ -42,9 +42,9 @@ class MyModel(ls.TaskModule):
 
 
 def long_tailed(task, rows=400):
-    """Inputs, and labels of which the last are rare."""
+    """Return inputs, and labels of which the last ones are rare."""
     inputs = torch.randn(rows, 8)
     if task.name == "multiclass":
         return inputs, torch.multinomial(torch.tensor([0.7, 0.25, 0.05]), rows, replacement=True)
-    share = torch.tensor([0.5, 0.2, 0.05])[-task.num_outputs :]
-    return inputs, torch.bernoulli(share.expand(rows, -1))
+    frequency = torch.tensor([0.5, 0.2, 0.05])[-task.num_outputs :]
+    return inputs, torch.bernoulli(frequency.expand(rows, -1))

@@ -1,7 +1,7 @@
-"""Where things are in the repository."""
+"""Paths in the repository."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "processes"
-"""Programs that tests run in processes of their own."""
+"""Programs that tests run in separate processes."""

@@ -1,21 +1,21 @@
 """A simulated GPU: tensors that behave as on `cuda:0`, with their values in the memory of the CPU.
 
-Within `simulated_gpu()`, PyTorch seems to have one CUDA device. Four things that a CPU never shows are then visible:
+Within `simulated_gpu()`, PyTorch seems to have one CUDA device, and four effects become visible that a CPU does not show:
 
-- an operation on tensors of two devices raises;
-- each time that the host waits for the device is recorded, with the file and the line (`SimulatedGPU.waits`);
-- with deterministic algorithms on, an operation raises if CUDA has no deterministic form of it;
-- `tensor.numpy()` and NumPy functions raise.
+- an operation on tensors of two devices raises an error;
+- each wait of the host for the device is recorded, with file and line (`SimulatedGPU.waits`);
+- with deterministic algorithms required, an operation without a deterministic form on CUDA raises an error;
+- `tensor.numpy()` and NumPy functions raise an error.
 
-tests/helpers/cuda_rules.py has what CUDA does by operator; tests/helpers/test_simulated_gpu.py states it as facts to be tested.
+tests/helpers/cuda_rules.py contains the rules of CUDA per operator, and tests/helpers/test_simulated_gpu.py tests them.
 
-How it works: a `SimulatedTensor` is a wrapper subclass. Python sees a tensor on `cuda:0`. C++ sees one on `meta`, because
-on a build without CUDA autograd aborts the process for a CUDA tensor; so whatever an operator of ATen creates on "the same
-device" is created on `meta`, and becomes a `SimulatedTensor` as well. A `TorchFunctionMode` handles what is decided before an
-operator is called (`.to`, `.cuda`, indexing, `device="cuda"`); `_run` handles each operator, by tests/helpers/cuda_rules.py.
+Implementation: a `SimulatedTensor` is a wrapper subclass. Python sees a tensor on `cuda:0`. C++ sees one on `meta`, because
+in a build without CUDA, autograd aborts the process for a CUDA tensor. Tensors that an operator of ATen creates on "the same
+device" are therefore created on `meta`, and wrapped in a `SimulatedTensor` too. A `TorchFunctionMode` handles calls that are
+decided before an operator runs (`.to`, `.cuda`, indexing, `device="cuda"`); `_run` handles each operator.
 
-What it cannot show: the numerics, the speed and the memory of a GPU, autocast to half precision (no operator is cast),
-streams, several devices, `torch.compile`, other threads. On a machine with a GPU the real results take precedence.
+Not simulated: the numerics, speed and memory of a GPU, autocast to half precision (no operator is cast), streams, several
+devices, `torch.compile`, other threads. On a machine with a GPU, the real results take precedence.
 """
 
 import os
@@ -36,32 +36,32 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 DEVICE = torch.device("cuda", 0)
 
 _TORCH, _HERE = str(Path(torch.__file__).parent), __file__
-_ON_DEVICE = ("cuda", "meta")  # "meta": what C++ asks for on the device of a SimulatedTensor
+_ON_DEVICE = ("cuda", "meta")  # C++ requests "meta" for the device of a SimulatedTensor
 _active: list["SimulatedGPU"] = []
 
 
 class Wait(NamedTuple):
-    """The host waits for the device."""
+    """A wait of the host for the device."""
 
     operation: str
     file: str
     line: int
     seen_by_torch: bool = True
-    """Whether `torch.cuda.set_sync_debug_mode` reports it too."""
+    """True if `torch.cuda.set_sync_debug_mode` also reports it."""
 
     def __str__(self) -> str:
         return f"{self.operation} at {self.file}:{self.line}"
 
 
 class SimulatedTensor(torch.Tensor):
-    """A tensor on the simulated device; `host` has its values."""
+    """A tensor on the simulated device; `host` contains its values."""
 
     host: torch.Tensor
 
     @staticmethod
     def __new__(cls, host: torch.Tensor) -> "SimulatedTensor":
-        # the two private names of torch in this file: both are what its documentation of subclasses uses
-        made = torch.Tensor._make_wrapper_subclass(
+        # one of two private names of torch in this file, which its documentation of subclasses also uses
+        wrapper = torch.Tensor._make_wrapper_subclass(
             cls,
             host.size(),
             strides=host.stride(),
@@ -69,8 +69,8 @@ class SimulatedTensor(torch.Tensor):
             dtype=host.dtype,
             device="meta",
         )
-        made.host = host
-        return made
+        wrapper.host = host
+        return wrapper
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -108,9 +108,7 @@ class SimulatedTensor(torch.Tensor):
             copy = torch.nn.Parameter(copy, self.requires_grad)
         return memo.setdefault(id(self), copy)
 
-    def __reduce_ex__(
-        self, protocol: Any
-    ) -> Any:  # a file holds values, which are on the CPU when it is read
+    def __reduce_ex__(self, protocol: Any) -> Any:  # files contain CPU tensors
         return self._read("saving").clone().__reduce_ex__(protocol)
 
 
@@ -135,12 +133,12 @@ def _is_on_cpu(value: Any) -> bool:
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:
-    """Whether a CPU tensor's memory was made page-locked, in the simulation."""
+    """Return whether the memory of a CPU tensor is page-locked in the simulation."""
     return getattr(tensor.untyped_storage(), "simulated_pinned", False)
 
 
 def pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor`, whose memory passes for page-locked."""
+    """Mark the memory of a tensor as page-locked, and return the tensor."""
     tensor.untyped_storage().simulated_pinned = True
     return tensor
 
@@ -150,11 +148,11 @@ def _copy_waits(cpu: torch.Tensor, non_blocking: bool, direction: str) -> None:
         _wait(f"blocking copy {direction}")
     elif not is_pinned(cpu) and cpu.numel():
         # "the driver may synchronize with the stream" (CUDA, API synchronization behavior); torch does not report it
-        _wait(f"copy {direction} by way of pageable memory", seen_by_torch=False)
+        _wait(f"copy {direction} through pageable memory", seen_by_torch=False)
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """An operator of ATen, with the checks that CUDA makes and the waits that it causes."""
+    """Run an operator of ATen, with the checks of CUDA and the waits that it causes."""
     name = func.overloadpacket.__name__
     flat, spec = tree_flatten((args, kwargs))
     on_device = any(isinstance(value, SimulatedTensor) for value in flat)
@@ -167,12 +165,12 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         for wait in waits_of(func, args, kwargs, _is_on_cpu):
             _wait(wait)
         check_deterministic(func, args, kwargs)
-    elif name == "_to_copy" and created:  # a copy that C++ makes by itself, as in tensor.new_tensor(values)
+    elif name == "_to_copy" and created:  # a copy made in C++, as in tensor.new_tensor(values)
         _copy_waits(args[0], kwargs.get("non_blocking", False), "to the device")
     host_args, host_kwargs = tree_unflatten([getattr(value, "host", value) for value in flat], spec)
     if created:
         host_kwargs = {**host_kwargs, "device": torch.device("cpu")}
-    if func is torch.ops.aten.mm.dtype and on_device:  # only CUDA has it: half precision in, float32 out
+    if func is torch.ops.aten.mm.dtype and on_device:  # only on CUDA: half precision in, float32 out
         a, b, dtype = host_args
         out = torch.mm(a.to(dtype), b.to(dtype))
     else:
@@ -180,7 +178,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not (on_device or created):
         return out
     if name == "_to_copy" and not created and asked is not None:  # to the CPU
-        if kwargs.get("non_blocking"):  # torch pins what it allocates for this
+        if kwargs.get("non_blocking"):  # torch allocates pinned memory for this
             return pinned(out)
         _wait("blocking copy to the host")
         return out
@@ -188,7 +186,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         sizes = [value.numel() for value in tree_flatten(out)[0] if isinstance(value, torch.Tensor)]
         _active[-1].largest = max(_active[-1].largest, *sizes, 0)
     inference = torch.is_inference_mode_enabled() and not (func.is_view and not args[0].is_inference())
-    with torch.inference_mode(inference):  # the view of a normal tensor is one too
+    with torch.inference_mode(inference):  # the view of a normal tensor is a normal tensor
         wrapped = tree_map(
             lambda value: SimulatedTensor(value) if type(value) is torch.Tensor else value, out
         )
@@ -205,7 +203,7 @@ def _copy_between(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = F
 
 
 class _Operators(TorchDispatchMode):
-    """Shows `_run` also the operators that take no SimulatedTensor, which may create one."""
+    """Passes operators without a SimulatedTensor as input to `_run`, because they may create one."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
@@ -248,7 +246,7 @@ def _to_host(value: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
 
 
 def _to(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Tensor.to(device, dtype, non_blocking, copy), .to(dtype, ...) or .to(other, ...)."""
+    """Simulate Tensor.to(device, dtype, non_blocking, copy), .to(dtype, ...) and .to(other, ...)."""
     other = kwargs.pop("other", None)
     if args and isinstance(args[0], torch.Tensor):
         other, args = args[0], args[1:]
@@ -258,28 +256,28 @@ def _to(value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         args = (None, *args)
     device, dtype, non_blocking, copy = (*args, None, None, None, None)[:4]
     device, dtype = kwargs.get("device", device), kwargs.get("dtype", dtype)
-    made = value
-    if device is not None:  # "meta" is where C++ says that a SimulatedTensor is
+    result = value
+    if device is not None:  # in C++, a SimulatedTensor is on "meta"
         move = _to_device if torch.device(device).type in _ON_DEVICE else _to_host
-        made = move(value, bool(kwargs.get("non_blocking", non_blocking)))
-    if dtype is not None and dtype != made.dtype:
-        return torch.ops.aten._to_copy(made, dtype=dtype)
-    return made.clone() if kwargs.get("copy", copy) and made is value else made
+        result = move(value, bool(kwargs.get("non_blocking", non_blocking)))
+    if dtype is not None and dtype != result.dtype:
+        return torch.ops.aten._to_copy(result, dtype=dtype)
+    return result.clone() if kwargs.get("copy", copy) and result is value else result
 
 
 class SimulatedGPU(TorchFunctionMode):
-    """The device, and the mode in which it is there."""
+    """The simulated device, and the mode in which it exists."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[Wait] = []
         self.raises = False
-        """Whether a wait that torch reports raises, as after `torch.cuda.set_sync_debug_mode("error")`."""
+        """True if waits that torch reports raise errors, as after `torch.cuda.set_sync_debug_mode("error")`."""
         self.events_behind = 0
-        """How many later events are recorded before the device reaches one: 0 is a device that keeps up."""
+        """Number of events by which the device is behind the host; 0 if it keeps up."""
         self.recorded = self.reached = 0
         self.largest = 0
-        """Entries of the largest tensor that an operator returned."""
+        """Number of entries of the largest tensor that an operator returned."""
 
     def wait(self, operation: str, seen_by_torch: bool = True) -> None:
         frame = sys._getframe(1)
@@ -307,7 +305,7 @@ class SimulatedGPU(TorchFunctionMode):
 
 
 class _Event:
-    """torch.cuda.Event."""
+    """A simulated torch.cuda.Event."""
 
     def __init__(self, gpu: SimulatedGPU) -> None:
         self.gpu, self.number = gpu, 0
@@ -328,22 +326,22 @@ class _Event:
 
 
 def _from_data(func: Any) -> Any:
-    """torch.tensor and the like: made on the CPU, then copied, which blocks."""
+    """Simulate torch.tensor and similar functions, which create on the CPU and then copy, which blocks."""
 
-    def made(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def create(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         device = kwargs.pop("device", None)
         if isinstance(data, SimulatedTensor):
             same = data.clone() if func is torch.tensor else data
             return _to(same, device=device or DEVICE, dtype=kwargs.get("dtype"))
         return _to(func(data, *args, **kwargs), device)
 
-    return made
+    return create
 
 
 def _new_tensor(
     tensor: torch.Tensor, data: Any, dtype: Any = None, device: Any = None, **_: Any
 ) -> torch.Tensor:
-    """Tensor.new_tensor: the same, by default on the device and of the dtype of `tensor`."""
+    """Simulate Tensor.new_tensor, by default with the device and dtype of `tensor`."""
     return _to(torch.tensor(data, dtype=dtype or tensor.dtype), tensor.device if device is None else device)
 
 
@@ -353,12 +351,12 @@ def _get_item(tensor: torch.Tensor, index: Any) -> Any:
 
 def _set_item(tensor: torch.Tensor, index: Any, value: Any) -> None:
     if isinstance(tensor, SimulatedTensor) and isinstance(value, int | float | bool):
-        value = torch.tensor(value, dtype=tensor.dtype)  # so does python_variable_indexing.cpp for CUDA
+        value = torch.tensor(value, dtype=tensor.dtype)  # like python_variable_indexing.cpp for CUDA
     torch.Tensor.__setitem__(tensor, _lists_copied(tensor, index), value)
 
 
 def _lists_copied(tensor: torch.Tensor, index: Any) -> Any:
-    """Lists among the indices become tensors on the device."""
+    """Convert lists among the indices to tensors on the device."""
     if not isinstance(tensor, SimulatedTensor):
         return index
     if isinstance(index, list):
@@ -390,9 +388,9 @@ _FUNCTIONS = {
 
 @contextmanager
 def simulated_gpu() -> Iterator[SimulatedGPU]:
-    """Within it there is one CUDA device, which is simulated."""
+    """Simulate one CUDA device within the context."""
     gpu, state = SimulatedGPU(), torch.zeros(16, dtype=torch.uint8)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # the machine's: code may remember it
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # as on the machine: code may cache it
     returns = {
         **dict.fromkeys(("is_available", "is_bf16_supported"), True),
         **dict.fromkeys(("current_device", "memory_reserved", "memory_allocated"), 0),
@@ -415,7 +413,7 @@ def simulated_gpu() -> Iterator[SimulatedGPU]:
     }
     _active.append(gpu)
     swaps = torch.__future__.get_swap_module_params_on_conversion()
-    # a parameter that is moved stays the same object
+    # parameters that are moved remain the same objects
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with (

@@ -1,4 +1,4 @@
-"""What several tests share: see test_load.py, test_table_features.py, test_single_label.py, test_table_labels.py, test_splits.py."""
+"""Helpers for test_load.py, test_table_features.py, test_single_label.py, test_table_labels.py and test_splits.py."""
 
 import numpy as np
 import polars as pl

@@ -1,8 +1,8 @@
-"""The simulated GPU of tests/helpers/simulated_gpu.py against what is known of CUDA.
+"""The simulated GPU of tests/helpers/simulated_gpu.py behaves like CUDA.
 
-Each case is a fact about torch on CUDA: what makes the host wait, what does not, what raises. The sources are the operators'
-own code in ATen (see tests/helpers/cuda_rules.py), the documentation of `torch.cuda.set_sync_debug_mode` and of
-`torch.use_deterministic_algorithms`. On a machine with a GPU the same cases run on it.
+Each case is a fact about torch on CUDA: operations that make the host wait or not, and errors. The sources
+are the code of the operators in ATen (see tests/helpers/cuda_rules.py), and the documentation of
+`torch.cuda.set_sync_debug_mode` and `torch.use_deterministic_algorithms`. On a machine with a GPU, the same cases run on it.
 """
 
 import copy
@@ -63,9 +63,9 @@ WAITS = {
     "index by a list": lambda: x()[[0, 1]],
     "index by a CPU tensor": lambda: x()[torch.tensor([0, 1])],
     "index_put by a mask": lambda: x().__setitem__(mask(), x(2)),
-    # canDispatchToMaskedFill takes a value on the CPU alone
+    # canDispatchToMaskedFill supports only values on the CPU
     "index_put by a mask of a device scalar": lambda: x().__setitem__(mask(), x(1)[0]),
-    # a number is a CPU tensor first (python_variable_indexing.cpp), and _index_put_impl_ copies it
+    # a number becomes a CPU tensor (python_variable_indexing.cpp), which _index_put_impl_ copies
     "index_put of a number": lambda: x().__setitem__(places(), 1.0),
     "one element set": lambda: x().__setitem__(0, 1.0),
     "unique": lambda: x().unique(),
@@ -80,7 +80,7 @@ WAITS = {
     "one_hot": lambda: one_hot(places()),
     "multinomial": lambda: x().multinomial(2),
     "masked_fill with a device scalar": lambda: x().masked_fill(mask(), x(1)[0]),
-    # where_self_out moves a scalar of the CPU
+    # where_self_out copies a CPU scalar to the device
     "where with a CPU tensor": lambda: torch.where(mask(), x(), torch.tensor(0.0)),
     "torch.tensor": lambda: torch.tensor(1, device="cuda"),
     "torch.as_tensor": lambda: torch.as_tensor(3, dtype=torch.float64, device="cuda"),
@@ -149,8 +149,8 @@ def _clipped():
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_what_makes_the_host_wait(gpu, name):
-    WAITS[name]()  # what a first call does once: CUDA's libraries, lazy modules
+def test_operations_that_make_the_host_wait(gpu, name):
+    WAITS[name]()  # warm-up: the first call loads CUDA libraries and lazy modules
     torch.cuda.set_sync_debug_mode("error")
     try:
         with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
@@ -160,7 +160,7 @@ def test_what_makes_the_host_wait(gpu, name):
 
 
 @pytest.mark.parametrize("name", DOES_NOT_WAIT)
-def test_what_does_not(gpu, name):
+def test_operations_that_do_not_wait(gpu, name):
     torch.cuda.set_sync_debug_mode("error")
     try:
         DOES_NOT_WAIT[name]()
@@ -191,7 +191,7 @@ def test_devices_are_not_mixed(gpu, name):
 
 
 @pytest.mark.parametrize("convert", [lambda v: v.numpy(), np.asarray, lambda v: np.add(v, 1)])
-def test_numpy_takes_no_device_tensor(gpu, convert):
+def test_numpy_does_not_accept_device_tensors(gpu, convert):
     with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
         convert(x())
 
@@ -211,7 +211,7 @@ NOT_DETERMINISTIC = {
 }  # fmt: skip
 
 DETERMINISTIC = {
-    "cumsum of whole numbers": lambda: places().cumsum(0),
+    "cumsum of integers": lambda: places().cumsum(0),
     "bincount": lambda: places().bincount(),
     "index_add": lambda: x().index_add(0, places(), x(2)),
     "scatter_add": lambda: x().scatter_add(0, places(), x(2)),
@@ -235,23 +235,23 @@ def deterministic(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NOT_DETERMINISTIC)
-def test_what_has_no_deterministic_form(gpu, deterministic, name):
+def test_operations_without_a_deterministic_form(gpu, deterministic, name):
     with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
         NOT_DETERMINISTIC[name]()
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_what_has_one(gpu, deterministic, name):
+def test_operations_with_a_deterministic_form(gpu, deterministic, name):
     DETERMINISTIC[name]()
 
 
-# From here on: the simulation itself.
+# Tests of the simulation itself.
 
-simulation = pytest.mark.skipif(REAL, reason="there is a real GPU")
+simulation = pytest.mark.skipif(REAL, reason="this machine has a real GPU")
 
 
 @simulation
-def test_values_and_gradients_are_those_of_the_cpu():
+def test_values_and_gradients_equal_those_of_the_cpu():
     def run(device):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).to(device)
@@ -270,27 +270,27 @@ def test_values_and_gradients_are_those_of_the_cpu():
 
 
 @simulation
-def test_a_wait_says_where():
+def test_a_wait_has_file_and_line():
     with simulated_gpu() as gpu:
         value = torch.ones(1, device="cuda")
         value.item()
     (wait,) = gpu.waits
     assert wait.file == __file__
-    line = test_a_wait_says_where.__code__.co_firstlineno + 4
+    line = test_a_wait_has_file_and_line.__code__.co_firstlineno + 4
     assert str(wait) == f"item() at {__file__}:{line}"
 
 
 @simulation
-def test_pageable_memory_may_wait_and_torch_does_not_say_so():
+def test_pageable_memory_may_wait_which_torch_does_not_report():
     with simulated_gpu() as gpu:
         gpu.raises = True
         torch.ones(3).to("cuda", non_blocking=True)
         pinned(torch.ones(3))[1:].to("cuda", non_blocking=True)  # views share their memory
-    assert [wait.operation for wait in gpu.waits] == ["copy to the device by way of pageable memory"]
+    assert [wait.operation for wait in gpu.waits] == ["copy to the device through pageable memory"]
 
 
 @simulation
-def test_a_device_that_is_behind_reaches_an_event_some_later_ones_on():
+def test_a_device_that_is_behind_reaches_events_late():
     with simulated_gpu() as gpu:
         gpu.events_behind = 2
         events = [torch.cuda.Event() for _ in range(4)]
@@ -303,7 +303,7 @@ def test_a_device_that_is_behind_reaches_an_event_some_later_ones_on():
 
 
 @simulation
-def test_it_is_gone_afterwards():
+def test_it_ends_with_the_context():
     with simulated_gpu():
         value = x()
         assert isinstance(value, SimulatedTensor)
@@ -316,7 +316,7 @@ def test_it_is_gone_afterwards():
 
 
 @simulation
-def test_a_file_holds_values(tmp_path):
+def test_files_contain_cpu_tensors(tmp_path):
     with simulated_gpu():
         net = torch.nn.Linear(3, 2).cuda()
         torch.save(net.state_dict(), tmp_path / "weights.pt")

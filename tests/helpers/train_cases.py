@@ -1,4 +1,4 @@
-"""What several tests share: see test_train.py, test_train_errors.py, test_own_parts.py, test_resume.py, test_sweeps.py."""
+"""Helpers for test_train.py, test_train_errors.py, test_own_parts.py, test_resume.py and test_sweeps.py."""
 
 import csv
 import sys
@@ -10,7 +10,7 @@ SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
 
 
 def train_in(folder, *settings):
-    """Run the command in a folder, within this process: for fixtures of a module."""
+    """Run the command in a folder, within this process; for module fixtures."""
     from lossselect.cli import train
 
     with pytest.MonkeyPatch.context() as patch:

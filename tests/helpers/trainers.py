@@ -1,4 +1,4 @@
-"""Trainers that say and write nothing of themselves, on one CPU."""
+"""Trainers that print and write nothing, on one CPU."""
 
 import lightning.pytorch as L
 

@@ -45,7 +45,7 @@ class TestVocabulary:
         assert vocabulary.decode_lists(vocabulary.encode_lists(rows)) == expected
 
     @given(of_one_kind())
-    def test_plain_values_make_it_again(self, labels):
+    def test_plain_values_recreate_it(self, labels):
         if all(label is None for label in labels):
             return
         vocabulary = ls.Vocabulary.fit(labels)
@@ -54,9 +54,9 @@ class TestVocabulary:
         assert [type(value) for value in again.values] == [type(value) for value in vocabulary.values]
 
     @given(st.lists(st.text(min_size=1, max_size=3).filter(lambda t: as_number(t) is None), min_size=1))
-    def test_indices_are_scikit_learns(self, labels):
-        ours = ls.Vocabulary.fit(labels).encode(labels)
-        assert ours.tolist() == LabelEncoder().fit_transform(labels).tolist()
+    def test_indices_equal_those_of_scikit_learn(self, labels):
+        encoded = ls.Vocabulary.fit(labels).encode(labels)
+        assert encoded.tolist() == LabelEncoder().fit_transform(labels).tolist()
 
     @pytest.mark.parametrize(
         ("values", "order"),
@@ -97,11 +97,11 @@ class TestVocabulary:
         assert vocabulary.values == (0, 1, 2)
         assert vocabulary.names == ("cat", "dog", "fish")
         assert ls.Vocabulary.fit([True], class_names=["no", "yes"]).values == (False, True)
-        # as they are written they are the labels themselves
+        # names that equal the labels as text are the labels themselves
         assert ls.Vocabulary.fit([5, 2], class_names=["5", "2", "9"]).values == (5, 2, 9)
 
-    def test_what_pandas_has_for_missing_is_missing(self):
-        class NAType:  # as pandas.NA: it cannot be compared
+    def test_missing_values_of_pandas_are_missing(self):
+        class NAType:  # like pandas.NA, which cannot be compared
             def __eq__(self, other):
                 return self
 
@@ -116,9 +116,9 @@ class TestVocabulary:
         lists = ls.Vocabulary.fit_lists(rows).encode_lists(rows)
         assert lists.known_rows().tolist() == [True, False, False]
 
-    def test_an_index_that_there_is_not(self):
+    def test_an_index_out_of_range(self):
         for bad in (-1, 2):
-            with pytest.raises(ValueError, match=f"There is no label {bad}: indices are 0 to 1"):
+            with pytest.raises(ValueError, match=f"Index {bad} is out of range: .* 0 to 1"):
                 ls.Vocabulary(("a", "b")).decode([0, bad])
 
     @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ class TestVocabulary:
                 "Row 1: label 'dgo' is not among the class_names: cat, dog. Did you mean",
             ),
             ([1, 2, 5], ["a", "b", "c"], "Row 0: label 1 is not among the class_names: a, b, c."),
-            (["a"], ["a", "a"], "Label 'a' comes twice."),
-            ([1, 2], ["1", "2", "04"], "there are 1 (int in row 0) and '04' (str in row 2)"),
+            (["a"], ["a", "a"], "Label 'a' occurs twice."),
+            ([1, 2], ["1", "2", "04"], "got 1 (int in row 0) and '04' (str in row 2)"),
         ],
     )
     def test_class_names_that_are_not_the_labels(self, values, names, message):
@@ -143,37 +143,41 @@ class TestVocabulary:
         [
             ([], ValueError, "There are no labels."),
             ([None, NAN], ValueError, "All labels are missing: there is nothing to learn from."),
-            ([0.5, 1], ValueError, "Label 0.5 is a fraction: a quantity, not one of several classes."),
+            ([0.5, 1], ValueError, "Label 0.5 is not an integer. Labels must be classes, not quantities."),
             (
                 ["a", 1],
                 TypeError,
-                "there are 'a' (str in row 0) and 1 (int in row 1). Make them all strings.",
+                "got 'a' (str in row 0) and 1 (int in row 1). Convert all to strings.",
             ),
-            ([1, True], TypeError, "there are"),
-            ([[1], [2]], TypeError, "Row 0 is [1], a list. Rows with several labels: fit_lists"),
-            ([1, {"n": 1}], TypeError, "Row 1 is {'n': 1}, a dict. Rows with several labels: fit_lists"),
-            ([b"a"], TypeError, "Labels are strings, integers or booleans, got bytes b'a'."),
-            ("abc", TypeError, "Labels are a list, an entry a row; got str 'abc'."),
-            ({"a"}, TypeError, "Labels are a list, an entry a row; got set {'a'}."),
+            ([1, True], TypeError, "Labels must be of one type"),
+            (
+                [[1], [2]],
+                TypeError,
+                "Row 0 has the list [1] in place of a single label. For one list",
+            ),
+            ([1, {"n": 1}], TypeError, "Row 1 has the dict {'n': 1} in place of a single label."),
+            ([b"a"], TypeError, "Labels must be strings, integers or booleans, got bytes b'a'."),
+            ("abc", TypeError, "Labels must be a list with one entry per row, got str 'abc'."),
+            ({"a"}, TypeError, "one entry per row, got set {'a'}."),
             (np.zeros((2, 2)), ValueError, "got an array of shape (2, 2)"),
-            ([float("inf")], ValueError, "Label inf is a fraction"),
+            ([float("inf")], ValueError, "Label inf is not an integer"),
         ],
         ids=str,
     )
-    def test_refuses_what_is_no_label(self, values, error, message):
+    def test_invalid_labels(self, values, error, message):
         with pytest.raises(error, match=re.escape(message)):
             ls.Vocabulary.fit(values)
 
     @pytest.mark.parametrize(
         ("values", "names", "message"),
         [
-            ((), (), "There is no label"),
-            (("a", "a"), (), "Label 'a' comes twice."),
-            (("a", "b"), ("x",), "There are 2 labels, but 1 names for them."),
-            ((1, 2), ("x", "x"), "Names must differ, but 'x' comes twice."),
+            ((), (), "at least one label"),
+            (("a", "a"), (), "Label 'a' occurs twice."),
+            (("a", "b"), ("x",), "Expected a name for each of the 2 labels, got 1."),
+            ((1, 2), ("x", "x"), "Names must be distinct, but 'x' occurs twice."),
         ],
     )
-    def test_refuses_what_is_no_vocabulary(self, values, names, message):
+    def test_invalid_vocabularies(self, values, names, message):
         with pytest.raises(ValueError, match=message):
             ls.Vocabulary(values, names)
 
@@ -181,25 +185,25 @@ class TestVocabulary:
         vocabulary = ls.Vocabulary.fit(["cat", "dog"])
         with pytest.raises(
             ValueError,
-            match=r"Row 2: label 'dgo' was never seen in training\. Did you mean 'dog'\? There are 2: cat, dog\.",
+            match=r"Row 2: label 'dgo' was never seen in training\. Did you mean 'dog'\? Known labels: cat, dog\.",
         ):
             vocabulary.encode(["cat", None, "dgo"])
 
-    def test_an_unseen_label_may_count_as_missing_and_is_counted(self):
+    def test_an_unseen_label_may_be_ignored_and_is_counted(self):
         vocabulary = ls.Vocabulary.fit(["cat", "dog"])
-        with pytest.warns(ls.LossSelectWarning, match=r"left out: 3 of 4 labels, 'ape' \(2\), 'yak' \(1\)"):
-            got = vocabulary.encode(["ape", "dog", "yak", "ape"], handle_unknown="ignore")
-        assert got.tolist() == [-100, 1, -100, -100]
+        with pytest.warns(ls.LossSelectWarning, match=r"3 of 4 labels were not .*: 'ape' \(2\), 'yak' \(1\)"):
+            encoded = vocabulary.encode(["ape", "dog", "yak", "ape"], handle_unknown="ignore")
+        assert encoded.tolist() == [-100, 1, -100, -100]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with ls.ignore_warnings("unseen_label"):
                 vocabulary.encode(["ape"], handle_unknown="ignore")
 
-    def test_unseen_for_another_type_says_so(self):
-        with pytest.raises(ValueError, match="The labels are of type str, this one is of type int"):
+    def test_an_unseen_label_of_another_type(self):
+        with pytest.raises(ValueError, match="The known labels are of type str, but it is of type int"):
             ls.Vocabulary.fit(["1", "2"]).encode([1])
 
-    def test_unseen_has_two_values(self):
+    def test_handle_unknown_has_two_values(self):
         for encode in (ls.Vocabulary(("a",)).encode, ls.Vocabulary(("a",)).encode_lists):
             with pytest.raises(ValueError, match="handle_unknown must be 'error' or 'ignore', got 'drop'"):
                 encode([], handle_unknown="drop")
@@ -221,7 +225,7 @@ class TestLists:
         assert lists.select(np.array([], dtype=int)).to_dense().shape == (0, 3)
 
     @given(st.lists(st.lists(st.sampled_from("abcdefg"))))
-    def test_the_matrix_is_scikit_learns(self, rows):
+    def test_the_matrix_equals_that_of_scikit_learn(self, rows):
         if not any(rows):
             return
         vocabulary = ls.Vocabulary.fit_lists(rows)
@@ -247,15 +251,15 @@ class TestLists:
     @pytest.mark.parametrize(
         ("rows", "error", "message"),
         [
-            (["a"], TypeError, "Row 0 is 'a', but each row is a list of labels. Split it first"),
-            ([["a"], 3], TypeError, "Row 1 is 3, but each row is a list of labels."),
+            (["a"], TypeError, "Row 0 is 'a', but each row must be a list of labels. Split it first"),
+            ([["a"], 3], TypeError, "Row 1 is 3, but each row must be a list of labels."),
             ([["a"], [None]], ValueError, "Row 1 has None among its labels."),
             ([["a"], ["x"]], ValueError, "Row 1: label 'x' was never seen in training."),
-            ([[["a"]]], TypeError, "Row 0 is ['a'], a list."),
-            ([["a"], [{"n": 1}]], TypeError, "Row 1 is {'n': 1}, a dict."),
+            ([[["a"]]], TypeError, "Row 0 has the list ['a'] in"),
+            ([["a"], [{"n": 1}]], TypeError, "Row 1 has the dict {'n': 1} in"),
         ],
     )
-    def test_refuses(self, rows, error, message):
+    def test_invalid_rows(self, rows, error, message):
         with pytest.raises(error, match=re.escape(message)):
             ls.Vocabulary(("a", "b")).encode_lists(rows)
         message = re.sub("^Row .", r"\g<0> of column 'y'", message)
@@ -271,12 +275,12 @@ class TestLists:
 
     def test_an_unseen_label_is_left_out_of_its_row(self):
         vocabulary = ls.Vocabulary(("a", "b"))
-        with pytest.warns(ls.LossSelectWarning, match="left out: 1 of 2 labels"):
+        with pytest.warns(ls.LossSelectWarning, match="1 of 2 labels were not seen"):
             lists = vocabulary.encode_lists([["a", "x"]], handle_unknown="ignore")
         assert vocabulary.decode_lists(lists) == [["a"]]
 
 
-class TestTasksTakeNames:
+class TestTasksAcceptNames:
     NAMES = ("cat", "dog", "fish")
 
     @given(st.lists(st.sampled_from(NAMES) | st.none(), min_size=1))
@@ -307,19 +311,24 @@ class TestTasksTakeNames:
     @pytest.mark.parametrize(
         ("task", "target", "error", "message"),
         [
-            (ls.Multiclass(3), ["a"], TypeError, "to a task with class_names=(...)"),
-            (ls.Multilabel(3), [["a"], ["b", "c"]], TypeError, "row 0 holds ['a']. Give all rows as numbers"),
+            (ls.Multiclass(3), ["a"], TypeError, "declare class_names"),
+            (
+                ls.Multilabel(3),
+                [["a"], ["b", "c"]],
+                TypeError,
+                "Row 0 of the target is ['a'], but targets must be numbers.",
+            ),
             (
                 ls.Multiclass(3, class_names=NAMES),
                 [["dog"]],
                 ValueError,
-                "Several labels per sample: task=multilabel.",
+                "If rows have several labels, set task=multilabel.",
             ),
             (
                 ls.Multilabel(3, class_names=NAMES),
                 ["dog"],
                 ValueError,
-                "one name a row, but the task is multilabel",
+                "one name per row, but the task is multilabel",
             ),
             (
                 ls.Multiclass(3, class_names=NAMES),
@@ -327,15 +336,15 @@ class TestTasksTakeNames:
                 ValueError,
                 "Row 1: label 'dgo' is not among the class_names. Did you mean 'dog'?",
             ),
-            (ls.Multiclass(3, class_names=NAMES), [0, "dog"], TypeError, "row 1 holds 'dog'"),
+            (ls.Multiclass(3, class_names=NAMES), [0, "dog"], TypeError, "Row 1 of the target is 'dog'"),
         ],
     )
-    def test_refuses(self, task, target, error, message):
+    def test_invalid_names(self, task, target, error, message):
         with pytest.raises(error, match=re.escape(message)):
             task.encode(target)
 
 
-def test_forms():
+def test_label_form():
     assert label_form(["a"]) == "names"
     assert label_form([None, NAN, "a"]) == "names"
     assert label_form([[], ["a"]]) == label_form([{"a"}]) == "lists"
@@ -351,5 +360,5 @@ def test_strings_that_are_numbers_are_sorted_as_numbers(numbers):
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1_000", "x", "", None])
-def test_what_writes_no_number(text):
+def test_texts_that_are_not_numbers(text):
     assert as_number(text) is None

@@ -8,7 +8,7 @@ from lossselect.models.nets import NETS
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_defaults_are_those_of_the_command_line(name):
+def test_defaults_equal_those_of_the_command_line(name):
     config = OmegaConf.create((files("lossselect.configs") / f"model/{name}.yaml").read_text())
     options = inspect.signature(NETS[name]).parameters.items()
     defaults = {option: p.default for option, p in options if p.default is not p.empty}

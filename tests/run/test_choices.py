@@ -135,9 +135,7 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
     allowed = "ignore_warnings=[few_positives]"
     code, out, err = command("task=binary", "decision.metric=f1", allowed, *table("rare"), *SHORT)
     assert (code, err) == (0, "")
-    assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
-        out.split()
-    )
+    assert "a threshold tuned for f1; probabilities calibrated by a temperature" in " ".join(out.split())
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     threshold, temperature = content["task"]["threshold"], content["task"]["temperature"]
     assert f"threshold     {threshold:.3g}" in out
@@ -171,7 +169,7 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
 def test_a_threshold_of_ones_own_stays(grades, command):
     code, out, _ = command("task=binary", "task.threshold=0.3", *table("rare"), *SHORT)
     assert code == 0
-    assert "1 where the probability is at least 0.3" in out
+    assert "1 if the probability is >= 0.3" in out
     task = torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]
     assert task["threshold"] == 0.3
     assert task["temperature"] != 1
@@ -188,7 +186,7 @@ def test_nothing_is_tuned_without_a_decision(grades, command):
 def test_classes_are_decided_for_a_metric(grades, command):
     code, out, _ = command("task=multiclass", "decision.metric=balanced_accuracy", *table("name"), *SHORT)
     assert code == 0
-    assert "by factors tuned on val for balanced_accuracy" in " ".join(out.split())
+    assert "with class factors tuned for balanced_accuracy" in " ".join(out.split())
     assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["prior_correction"]) == 3
     matrix = pl.read_csv("run/confusion_matrix.csv")
     assert matrix["true"].to_list() == ["high", "low", "mid"]
@@ -204,7 +202,7 @@ def test_top_k_and_at_least(command):
         rows = [json.loads(row) for row in pl.read_csv("run/predictions.csv")["prediction"]]
         assert {len(row) for row in rows} == {3} if "top_k" in setting else min(map(len, rows)) >= 3
         assert (
-            "the 3 most probable labels" if "top_k" in setting else "and at least 3 label(s)"
+            "the 3 most probable labels" if "top_k" in setting else "with at least 3 labels per row"
         ) in " ".join(out.split())
 
 
@@ -231,7 +229,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["loss.weight=[1,-2,1]"], "weight must be finite and >= 0, got -2 for 'low'"),
         (["loss.weight={high:2,hihg:3}"], "weight cannot be set for 'hihg': multiclass with 3 classes has no output of that name. Did you mean 'high'?"),
         (["loss.weight=[0,0,0]"], "weight is 0 for every output"),
-        (["loss.weight=ballanced"], "There is no weight 'ballanced'. Did you mean 'balanced'?"),
+        (["loss.weight=ballanced"], "Unknown weight 'ballanced'. Did you mean 'balanced'?"),
         (["loss.beta=0.9"], "beta has no effect without weight=effective_number"),
         (["loss.label_smoothing=1"], "label_smoothing must be < 1"),
         (["loss=focal", "loss.gamma=-1"], "gamma must be a number of at least 0, got -1"),
@@ -250,7 +248,7 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect"),
         (["data.sample_weight=[w,x0]"], "data.sample_weight must be one column, got 2: w, x0."),
         (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run keeps"),
-        (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
+        (["decision.shrinkage=-1"], "shrinkage must be a number >= 0"),
         (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),
         (["+decision.k=3"], "decision has no option 'k'"),
         (["decision=none", "decision.metric=f1"], "decision.metric is no setting beside decision=none, which has none."),
@@ -265,7 +263,7 @@ def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, argu
     ("arguments", "message"),
     [
         (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
-        (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
+        (["task.threshold=[0.5,0.5]"], "threshold requires one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
         (["loss.weight=balanced"], "Set pos_weight=auto to weight its positives against its negatives"),
         (["loss.pos_weight=-2"], "pos_weight must be finite and >= 0, got -2 for 'yes'"),
@@ -337,7 +335,7 @@ def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     code, out, err = command(*rare, "trainer.max_epochs=10", "loss.pos_weight=10")
     assert (code, err) == (0, "")
     said = " ".join(out.split())
-    assert "1 where the logit is at least 0, the decision that pos_weight implies" in said
+    assert "1 if the logit is >= 0, the decision that pos_weight implies" in said
     assert (
         "calibrated by a temperature, after subtracting the shift that pos_weight adds to the logits" in said
     )

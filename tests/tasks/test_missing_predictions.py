@@ -1,4 +1,4 @@
-"""NaN logits give no class anywhere: in predict, exports, files, metrics and scikit-learn."""
+"""NaN logits never become a class: in predict, exports, files, metrics and scikit-learn."""
 
 import csv
 import sys
@@ -19,7 +19,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 from lossselect.training.epoch import Epoch
 
 NAN, INF = float("nan"), float("inf")
-GONE = IGNORE_INDEX
+MISSING = IGNORE_INDEX
 
 SOFTMAX = [
     ls.Multiclass(3),
@@ -55,7 +55,7 @@ class TestPredict:
             with_nan = logits.clone()
             with_nan[(2, output, *(0 for _ in trailing))] = NAN
             expected = whole.clone()
-            expected[(2, *(0 for _ in trailing))] = GONE
+            expected[(2, *(0 for _ in trailing))] = MISSING
             assert torch.equal(task.predict(with_nan), expected)
             assert torch.equal(task.predict_from_probabilities(task.probabilities(with_nan)), expected)
 
@@ -65,7 +65,7 @@ class TestPredict:
         logits = logits_of(task, trailing=trailing)
         place = (1, task.num_outputs - 1, *(1 for _ in trailing))
         expected = task.predict(logits).clone()
-        expected[place] = GONE
+        expected[place] = MISSING
         logits[place] = NAN
         assert torch.equal(task.predict(logits), expected)
 
@@ -73,7 +73,7 @@ class TestPredict:
     def test_labels_that_are_compared_are_missing_together(self, task):
         logits = logits_of(task)
         expected = task.predict(logits).clone()
-        expected[1] = GONE
+        expected[1] = MISSING
         logits[1, 2] = NAN
         assert torch.equal(task.predict(logits), expected)
         assert torch.equal(task.predict_from_probabilities(task.probabilities(logits)), expected)
@@ -81,14 +81,14 @@ class TestPredict:
     def test_probabilities_that_are_partly_nan(self):
         task = ls.Multiclass(3)
         probabilities = torch.tensor([[0.2, NAN, 0.5], [0.2, 0.3, 0.5]])
-        assert task.predict_from_probabilities(probabilities).tolist() == [GONE, 2]
+        assert task.predict_from_probabilities(probabilities).tolist() == [MISSING, 2]
 
     def test_infinite_logits(self):
         assert ls.Multiclass(3).predict(torch.tensor([[0.0, INF, 0.0], [0.0, -INF, -1.0]])).tolist() == [
-            GONE,
+            MISSING,
             0,
         ]
-        assert ls.Multiclass(2).predict(torch.tensor([[-INF, -INF]])).tolist() == [GONE]
+        assert ls.Multiclass(2).predict(torch.tensor([[-INF, -INF]])).tolist() == [MISSING]
         assert ls.Binary().predict(torch.tensor([[INF], [-INF]])).tolist() == [[1], [0]]
         assert ls.Multilabel(2, top_k=1).predict(torch.tensor([[INF, -INF]])).tolist() == [[1, 0]]
         assert ls.Multilabel(2, min_labels=1).predict(torch.tensor([[-INF, -INF]])).sum() == 1
@@ -96,8 +96,8 @@ class TestPredict:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_other_dtypes(self, dtype):
         logits = torch.tensor([[NAN, 0, 0], [0, 1, 0]], dtype=dtype)
-        assert ls.Multiclass(3).predict(logits).tolist() == [GONE, 1]
-        assert ls.Multilabel(3).predict(logits).tolist() == [[GONE, 1, 1], [1, 1, 1]]
+        assert ls.Multiclass(3).predict(logits).tolist() == [MISSING, 1]
+        assert ls.Multilabel(3).predict(logits).tolist() == [[MISSING, 1, 1], [1, 1, 1]]
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
     @pytest.mark.parametrize("task", [*SOFTMAX, *SIGMOID, *RANKED], ids=str)
@@ -115,7 +115,7 @@ class TestPredict:
 
 
 class TestDecode:
-    def test_is_none(self):
+    def test_missing_predictions_become_none(self):
         logits = torch.tensor([[NAN, 0.0, 0.0], [0.0, 0.0, 1.0]])
         assert ls.Multiclass(3).decode(ls.Multiclass(3).predict(logits)) == [None, "2"]
         task = ls.Binary(class_names=("no", "yes"))
@@ -142,15 +142,15 @@ def test_exports_agree(task, suffix, tmp_path):
         features[row, row % 5] = NAN
     with torch.inference_mode():
         expected = Outputs(module.net, task)(features)
-    said = served(features)
-    assert torch.equal(said.predictions, expected[2])
-    assert (said.predictions[[0, 3, 6]] == GONE).all()
-    assert (said.predictions[[1, 2, 4, 5]] != GONE).all()
+    outputs = served(features)
+    assert torch.equal(outputs.predictions, expected[2])
+    assert (outputs.predictions[[0, 3, 6]] == MISSING).all()
+    assert (outputs.predictions[[1, 2, 4, 5]] != MISSING).all()
 
 
 @pytest.mark.parametrize("suffix", [form.suffix for form in FORMATS.values()])
 def test_an_export_with_one_nan_logit(suffix, tmp_path):
-    """Of which the runtime's maximum knows nothing where it is not the first."""
+    """The maximum of ONNX Runtime ignores a NaN that is not the first entry."""
 
     class Fourth(nn.Module):
         def forward(self, features):
@@ -158,14 +158,14 @@ def test_an_export_with_one_nan_logit(suffix, tmp_path):
             return torch.cat([features[:, :3], features[:, 3:4] + nan, features[:, 4:]], 1)
 
     if suffix == ".safetensors":
-        pytest.skip("holds the package's own nets alone")
+        pytest.skip("the format supports only built-in nets")
     for task in (ls.Multiclass(9), ls.Multiclass(10, ordinal=True), ls.Multilabel(9)):
         module = ls.TaskModule(task, Fourth())
         features = torch.randn(64, 9)
         ls.export_model(module, tmp_path / f"m{suffix}", inputs=features)
-        said = load_exported(tmp_path / f"m{suffix}", trust=True)(features)
-        assert torch.equal(said.predictions, task.predict(Fourth()(features)))
-        assert (said.predictions == GONE).any()
+        outputs = load_exported(tmp_path / f"m{suffix}", trust=True)(features)
+        assert torch.equal(outputs.predictions, task.predict(Fourth()(features)))
+        assert (outputs.predictions == MISSING).any()
 
 
 class TestChunkedHead:
@@ -175,8 +175,8 @@ class TestChunkedHead:
         features = torch.randn(3, 4)
         features[1] = NAN
         found = module.predict_step(features, 0)
-        assert (found["prediction"][1] == GONE).all()
-        assert (found["prediction"][[0, 2]] != GONE).all()
+        assert (found["prediction"][1] == MISSING).all()
+        assert (found["prediction"][[0, 2]] != MISSING).all()
         ls.export_model(module, tmp_path / "m.safetensors")
         ranked = topk_prediction(load_exported(tmp_path / "m.safetensors")(features))
         assert torch.equal(ranked["prediction"], found["prediction"])
@@ -186,7 +186,7 @@ class TestChunkedHead:
         module = ls.TaskModule(ls.Multiclass(50), {"name": "linear", "num_features": 4}, head="chunked")
         with torch.no_grad():
             module.net.bias[7] = INF
-        assert module.predict_step(torch.randn(2, 4), 0)["prediction"].tolist() == [GONE, GONE]
+        assert module.predict_step(torch.randn(2, 4), 0)["prediction"].tolist() == [MISSING, MISSING]
 
 
 class TestMetrics:
@@ -218,13 +218,13 @@ class TestMetrics:
         assert (tp, fp, fn, tn) == ([1, 0], [0, 0], [1, 0], [0, 2])
 
 
-def test_scikit_learn_says_so():
+def test_scikit_learn_raises_an_error():
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(60, 3)), np.arange(60) % 3
     model = TaskClassifier(max_epochs=1, random_state=0, decision=None).fit(features, labels)
     with torch.no_grad():
         next(model.module_.net.parameters())[0] = 3e38
-    features[:2] = model.mean_  # whose standardised features are 0
+    features[:2] = model.mean_  # their standardised features are 0
     with pytest.raises(ValueError, match=r"returned NaN for \d+ of 60 rows of X \(the first is row 2\)"):
         model.predict(features)
 
@@ -251,7 +251,7 @@ def trained(command, tmp_path):
 
 
 def overflowing(path):
-    """Weights that are finite, but overflow to inf - inf for rows with a large second feature."""
+    """Save finite weights that overflow to inf - inf for rows with a large second feature."""
     content = torch.load(path, weights_only=True)
     for name, value in content["state_dict"].items():
         if name.endswith("weight"):
@@ -273,8 +273,8 @@ def test_a_file_of_predictions(suffix, trained, tmp_path, monkeypatch, capsys):
         ls.export_model(module, model, preparation=prepared, inputs=torch.zeros(2, 2))
     (tmp_path / "new.csv").write_text("a,b\n0.1,0.2\n50,70\n-0.3,0.1\n60,90\n")
     more = ["trust=true"] if suffix == ".pt2" else []
-    given = ["predict", f"checkpoint={model}", "input=new.csv", "output=out.csv", "batch_size=2", *more]
-    monkeypatch.setattr(sys, "argv", ["lossselect", *given])
+    arguments = ["predict", f"checkpoint={model}", "input=new.csv", "output=out.csv", "batch_size=2", *more]
+    monkeypatch.setattr(sys, "argv", ["lossselect", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
@@ -290,7 +290,7 @@ def test_a_file_of_predictions(suffix, trained, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
 def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
-    """Warned of by name; their cells are empty."""
+    """A named warning reports these rows, and their cells are empty."""
     command, forward = trained("decision=none"), ls.TaskModule.forward
 
     def nan_in_the_first_row(self, inputs):
@@ -302,8 +302,8 @@ def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
         )
 
     monkeypatch.setattr(ls.TaskModule, "forward", nan_in_the_first_row)
-    given = ("task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "model=linear")
-    code, _, err = command(*given, "trainer.max_epochs=1", "hydra.run.dir=other")
+    arguments = ("task=multiclass", "data=table", "data.path=t.csv", "data.target=y", "model=linear")
+    code, _, err = command(*arguments, "trainer.max_epochs=1", "hydra.run.dir=other")
     assert code == 0, err
     assert "1 of 18 rows in predictions.csv have no prediction, because the net returned NaN for them" in err
     assert "(ignore_warnings=[no_prediction] switches this off.)" in err

@@ -7,7 +7,7 @@ import lossselect as ls
 
 
 class TestOrderedClasses:
-    def test_probabilities_are_those_of_corn(self):
+    def test_probabilities_equal_those_of_corn(self):
         task = ls.Multiclass(4, ordinal=True)
         assert task.num_outputs == 3
         assert task.num_probabilities == 4
@@ -17,24 +17,24 @@ class TestOrderedClasses:
         torch.testing.assert_close(task.probabilities(logits), want)
 
     def test_cross_entropy_is_corns_loss(self):
-        """Shi et al.: a BCE of output k for the samples of class k or above, is y above k?"""
+        """Shi et al.: BCE of output k on the rows of class k or above, with the target y > k."""
         task = ls.Multiclass(4, ordinal=True)
         logits, labels = torch.randn(9, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, -100])
         total = 0
         for k in range(3):
-            of_them = labels >= k
+            rows = labels >= k
             total += torch.nn.functional.binary_cross_entropy_with_logits(
-                logits[of_them, k], (labels[of_them] > k).double(), reduction="sum"
+                logits[rows, k], (labels[rows] > k).double(), reduction="sum"
             )
         torch.testing.assert_close(ls.select_loss(task)(logits, labels), total / 8)
 
-    def test_decides_by_the_median(self):
+    def test_predicts_the_median(self):
         task = ls.Multiclass(3, ordinal=True)
         probabilities = torch.tensor([[0.4, 0.25, 0.35], [0.5, 0.5, 0], [0.1, 0.1, 0.8]])
         assert task.predict_from_probabilities(probabilities).tolist() == [1, 0, 2]
         assert task.predict(torch.tensor([[10.0, 10.0], [-10.0, 10.0]])).tolist() == [2, 0]
 
-    def test_every_softmax_loss_takes_it(self):
+    def test_every_softmax_loss_supports_it(self):
         task = ls.Multiclass(3, ordinal=True)
         for name, forms in ls.LOSSES.items():
             if "softmax" not in forms:
@@ -64,7 +64,7 @@ class TestOrderedClasses:
         assert str(task) == "multiclass with 3 ordered classes"
         assert ls.make_task(**task.to_dict()) == task
         with pytest.raises(
-            ValueError, match=r"shape \(4, 3\), but multiclass with 3 ordered classes needs \(N, 2\)"
+            ValueError, match=r"shape \(N, 2\) for multiclass with 3 ordered classes, got \(4, 3\)"
         ):
             ls.select_loss(task)(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
         with pytest.raises(TypeError, match="ordinal must be true or false, got 'yes'"):

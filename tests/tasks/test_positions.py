@@ -1,4 +1,4 @@
-"""Class indices of positions (N, T) against one-hot rows (N, C), and trailing dimensions of size 1."""
+"""Class indices of positions (N, T) or one-hot rows (N, C), and trailing dimensions of size 1."""
 
 import re
 
@@ -19,8 +19,8 @@ TAGS = torch.tensor([[0, 1, 0, 0, 0], [0, 0, 0, 0, 1]])
 """Class indices of 5 time steps, which look like one-hot rows of 5 classes."""
 
 
-def same(found, wanted):
-    assert torch.equal(found, torch.as_tensor(wanted)), found
+def same(found, expected):
+    assert torch.equal(found, torch.as_tensor(expected)), found
 
 
 class TestEncode:
@@ -78,7 +78,7 @@ class Tagger(nn.Module):
 
 
 def tagged(length, rows=4):
-    """A padded batch of sequences whose tags look like one-hot rows where length is 5."""
+    """A batch of sequences, whose tags look like one-hot rows if the length is 5."""
     target = torch.zeros(rows, length, dtype=torch.long)
     target[torch.arange(rows), torch.randint(length, (rows,))] = 1
     return torch.randn(rows, 3, length), target
@@ -121,22 +121,22 @@ def test_rows_of_integers_under_a_net_without_positions(form, sanity, mix):
     module = ls.TaskModule(TASK, nn.Linear(3, C), mix=mix)
     with ls.ignore_warnings("class_without_rows", *(["one_hot_integers"] if mix and not sanity else [])):
         trainer = fit(module, [(inputs, target)], num_sanity_val_steps=sanity)
-    wanted = F.cross_entropy(module(inputs), labels)
-    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
+    expected = F.cross_entropy(module(inputs), labels)
+    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), expected.detach())
 
 
 @pytest.mark.parametrize("form", ["one-hot", "column"])
-def test_rows_of_integers_under_a_chunked_head_of_the_user(form):
+def test_rows_of_integers_under_a_custom_chunked_head(form):
     labels = torch.tensor([0, 3, 1, 4])
     target = F.one_hot(labels, C) if form == "one-hot" else labels[:, None]
     inputs, head = torch.randn(4, 3), ChunkedLinear(3, C)
     with ls.ignore_warnings("class_without_rows"):
         trainer = fit(ls.TaskModule(TASK, head), [(inputs, target)])
-    wanted = F.cross_entropy(F.linear(inputs, head.weight, head.bias), labels)
-    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
+    expected = F.cross_entropy(F.linear(inputs, head.weight, head.bias), labels)
+    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), expected.detach())
 
 
-# of dynamo, once in a process
+# dynamo warns once per process
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("loss", ["cross_entropy", F.binary_cross_entropy_with_logits])
 @pytest.mark.parametrize("task", [ls.Binary(), ls.Multilabel(2)], ids=["binary", "multilabel"])
@@ -148,15 +148,15 @@ def test_a_compiled_step_with_one_position(task, loss):
     inputs = torch.randn(4, 3)
     with ls.ignore_warnings("class_without_rows", "looks_multiclass", "no_positives"):
         trainer = fit(module, [(inputs, target)] * 2)
-    wanted = F.binary_cross_entropy_with_logits(net(inputs)[..., 0], target.float())
-    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), wanted.detach())
+    expected = F.binary_cross_entropy_with_logits(net(inputs)[..., 0], target.float())
+    torch.testing.assert_close(trainer.callback_metrics["val/loss"].float(), expected.detach())
     assert module._compiled_step.compiled is not None
 
 
 def test_several_ones_in_the_first_batch():
     target = torch.tensor([[0, 1, 0, 0, 1]])
     with pytest.raises(
-        ValueError, match="Row 0 of the target has 2 ones, but a multiclass sample has exactly one"
+        ValueError, match="Row 0 of the target has 2 ones, but a multiclass row must have exactly one"
     ):
         ls.TaskModule(TASK, nn.Linear(3, C)).training_step((torch.randn(1, 3), target), 0)
 
@@ -170,7 +170,7 @@ def test_several_ones_in_the_first_batch():
         ([torch.tensor([[2], [3]]), torch.tensor([[4], [3]])], [0, 0, 1, 2, 1]),
     ],
 )
-def test_counts_of_a_loader_that_has_not_met_the_net(batches, positives):
+def test_counts_of_a_loader_before_the_first_step(batches, positives):
     module = ls.TaskModule(TASK, nn.Linear(3, C))
     with ls.ignore_warnings("one_hot_integers"):
         counts = count_loader(module, [(torch.randn(len(y), 3), y) for y in batches])
@@ -194,23 +194,23 @@ class TestSizeOne:
         module = ls.TaskModule(task, nn.Identity())
         loss = module.training_step((logits, target), 0)
         reference = F.cross_entropy if task is TASK else F.binary_cross_entropy_with_logits
-        wanted = reference(logits, target if task is TASK else target.float())
-        torch.testing.assert_close(loss, wanted)
+        expected = reference(logits, target if task is TASK else target.float())
+        torch.testing.assert_close(loss, expected)
 
     def test_an_image_of_one_row_under_binary(self):
         logits = torch.randn(3, 1, 1, 6, requires_grad=True)
         mask = torch.randint(2, (3, 1, 6))  # (N, H, W)
-        wanted = F.binary_cross_entropy_with_logits(logits, mask.unsqueeze(1).float())
+        expected = F.binary_cross_entropy_with_logits(logits, mask.unsqueeze(1).float())
         torch.testing.assert_close(
-            ls.TaskModule(ls.Binary(), nn.Identity()).training_step((logits, mask), 0), wanted
+            ls.TaskModule(ls.Binary(), nn.Identity()).training_step((logits, mask), 0), expected
         )
-        torch.testing.assert_close(ls.select_loss(ls.Binary())(logits, ls.Binary().encode(mask)), wanted)
+        torch.testing.assert_close(ls.select_loss(ls.Binary())(logits, ls.Binary().encode(mask)), expected)
 
     def test_a_loss_metrics_and_a_decision(self):
         logits, target = torch.randn(6, C, 1), torch.tensor([[0], [1], [2], [3], [4], [0]])
         encoded = TASK.encode(target)
-        wanted = F.cross_entropy(logits, target)
-        torch.testing.assert_close(ls.select_loss(TASK)(logits, encoded), wanted)
+        expected = F.cross_entropy(logits, target)
+        torch.testing.assert_close(ls.select_loss(TASK)(logits, encoded), expected)
         metrics = ls.make_metrics(TASK, names=["accuracy"])
         metrics.update(TASK.probabilities(logits), encoded)
         assert metrics.compute()["accuracy"].item() == pytest.approx(

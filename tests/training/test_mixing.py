@@ -123,7 +123,7 @@ def test_a_target_of_other_positions():
         ({"name": "mixup", "alpha": 0}, "alpha must be a number > 0, got 0."),
         ({"name": "mixup", "alpha": -1}, "alpha must be a number of at least 0, got -1."),
         ({"name": "mixup", "beta": 1}, "Mix 'mixup' has no option 'beta'."),
-        ({"alpha": 1}, "lacks a 'name'"),
+        ({"alpha": 1}, "has no 'name'"),
     ],
 )
 def test_invalid_specs(spec, message):

@@ -19,7 +19,12 @@ class TestErrors:
         [
             (
                 ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 4)),
-                "(16, 4), but multilabel with 3 labels needs (N, 3)",
+                "(N, 3) for multilabel with 3 labels, got (16, 4)",
+            ),
+            (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "For two outputs set task=multiclass"),
+            (
+                ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))),
+                "do not squeeze()",
             ),
             (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "for two use task=multiclass"),
             (ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))), "no squeeze()"),
@@ -49,7 +54,7 @@ class TestErrors:
             (
                 "multilabel",
                 torch.zeros(40, dtype=torch.long),
-                "Class indices of shape (N,) belong to task=multiclass",
+                "For class indices of shape (N,) set task=multiclass",
             ),
             ("binary", 1 + torch.arange(40) % 2, "Row 1 of the target is 2"),
         ],
@@ -171,7 +176,7 @@ class TestErrors:
         ("options", "error", "message"),
         [
             ({"loss": "focl"}, ValueError, "Did you mean 'focal'?"),
-            ({"loss": {"gamma": 2}}, ValueError, "which lacks a 'name'"),
+            ({"loss": {"gamma": 2}}, ValueError, "has no 'name'"),
             (
                 {"loss": {"name": "focal", "reduction": "sum"}},
                 ValueError,
@@ -222,7 +227,7 @@ class TestErrors:
                 "Net 'mlp' has no option 'depth'",
             ),
             ({"net": {"name": "mlp", "num_features": 8, "dropout": 2}}, ValueError, "cannot be built"),
-            ({"task": "binary"}, TypeError, "By name: lossselect.make_task"),
+            ({"task": "binary"}, TypeError, "call lossselect.make_task"),
         ],
     )
     def test_invalid_arguments_raise_at_construction(self, options, error, message):

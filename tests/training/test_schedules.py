@@ -90,8 +90,8 @@ def test_a_dict_with_a_monitor():
         (lambda o: {"scheduler": 3}, TypeError, "scheduler must return"),
         (constant(intervall="step"), ValueError, "Did you mean 'interval'?"),
         (constant(interval="steps"), ValueError, "interval must be 'epoch' or 'step', got 'steps'"),
-        (constant(frequency=0), ValueError, "frequency must be a whole number of at least 1, got 0"),
-        (constant(frequency=1.5), TypeError, "frequency must be a whole number of at least 1, got 1.5"),
+        (constant(frequency=0), ValueError, "frequency must be an integer >= 1, got 0"),
+        (constant(frequency=1.5), TypeError, "frequency must be an integer >= 1, got 1.5"),
     ],
 )
 def test_an_invalid_dict_for_lightning(returned, error, message):

@@ -8,13 +8,13 @@ import lossselect as ls
 from lossselect.utils.warnings import WARNINGS, warn
 
 
-def test_each_warning_says_its_name():
+def test_each_warning_contains_its_name():
     for name in WARNINGS:
         with pytest.warns(ls.LossSelectWarning, match=rf"something \[{name}\]$"):
             warn(name, "something")
 
 
-def test_a_name_switches_off_its_own_warning_alone():
+def test_a_name_silences_only_its_own_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with ls.ignore_warnings("one_class", "index_column"):
@@ -25,13 +25,13 @@ def test_a_name_switches_off_its_own_warning_alone():
             warn("one_class", "something")
 
 
-def test_names_that_there_are_not():
+def test_unknown_names():
     with (
-        pytest.raises(ValueError, match=r"There is no warning 'one_clas'\. Did you mean 'one_class'\?"),
+        pytest.raises(ValueError, match=r"Unknown warning 'one_clas'\. Did you mean 'one_class'\?"),
         ls.ignore_warnings("one_clas"),
     ):
         pass
-    with pytest.raises(ValueError, match="There is no warning 'x'"):
+    with pytest.raises(ValueError, match="Unknown warning 'x'"):
         warn("x", "something")
 
 
@@ -50,7 +50,7 @@ def test_names_that_there_are_not():
     ],
     ids=str,
 )  # fmt: skip
-def test_weights_that_cannot_be(task, options, message):
+def test_invalid_weights(task, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ls.select_loss(task, **options)
 

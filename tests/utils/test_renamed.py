@@ -1,4 +1,4 @@
-"""Names from before the first release are answered with the new ones."""
+"""Errors about names from before the first release suggest the new names."""
 
 import pytest
 
@@ -28,11 +28,11 @@ def test_the_new_name_exists_and_the_old_one_does_not(old, new):
         ("map", ["mean_absolute_error", "mape"], " Did you mean 'mape'?"),
     ],
 )
-def test_an_old_name_is_answered_with_the_new_one(old, names, expected):
+def test_an_old_name_suggests_the_new_one(old, names, expected):
     assert suggestion(old, names) == expected
 
 
-def test_the_command_line_answers_with_the_new_name(command):
+def test_the_command_line_suggests_the_new_name(command):
     for old, new in (("head_bias=zero", "bias_init"), ("monitor=val/map", "val/average_precision")):
         code, _, err = command("task=multilabel", old)
         assert code == 1

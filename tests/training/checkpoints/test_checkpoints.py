@@ -212,7 +212,7 @@ class TestReading:
         content["optimizer_states"][0]["param_groups"][0] |= {"capturable": True, "fused": None}
         check_resumable(content, "d.ckpt")
         del content["optimizer_states"][0]["state"][0]["exp_avg"]
-        with pytest.raises(CheckpointError, match="lacks 'exp_avg'"):
+        with pytest.raises(CheckpointError, match="has no 'exp_avg'"):
             check_resumable(content, "d.ckpt")
 
     @pytest.mark.filterwarnings("ignore:Checkpoint directory")

@@ -248,11 +248,11 @@ class TestLabelsOfTheFirstEpoch:
             (
                 ls.Multiclass(4, class_names=[*"abcd"]),
                 torch.arange(64) % 3,
-                "No train row has d: the net cannot learn",
+                "No training row has d, so the net cannot learn",
             ),
-            (ls.Binary(class_names=("ham", "spam")), torch.ones(64), "No train row has ham"),
+            (ls.Binary(class_names=("ham", "spam")), torch.ones(64), "No training row has ham"),
             (ls.Multilabel(3), torch.eye(3)[torch.arange(64) % 3], "Every row has exactly one label"),
-            (ls.Multilabel(2), torch.tensor([[1, 0], [0, 0]] * 32), "No train row has 1"),
+            (ls.Multilabel(2), torch.tensor([[1, 0], [0, 0]] * 32), "No training row has 1"),
         ],
         ids=str,
     )
