@@ -77,7 +77,7 @@ def predict_file(
     for name, count in unknown.items():
         warn(
             "unseen_category",
-            f"{count} cells of column {name!r} are unlike all training rows: the value is missing, or it is an "
+            f"{count} cells of column {name!r} are unlike all training rows: the value is missing, or is an "
             "unknown category.",
         )
     if missing:
