@@ -175,7 +175,8 @@ def _guessed_settings(key: str, value: str, arguments: Iterable[str] = ()) -> st
     if name == "path" and value.endswith((".npy", ".npz")):
         text = "data=arrays data.path={value}"
     target = text.split()[-1].partition("=")[0] if text else ""
-    if part and (target == key or not f"{target}.".startswith(f"{part}.")):
+    is_known = key in ("trainer.accelerator", "trainer.devices", target)
+    if part and (is_known or not f"{target}.".startswith(f"{part}.")):
         return ""  # optimizer.learning_rate is a guess; logger.path is another setting
     chosen = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     settings = [s for s in text.split() if "{value}" in s or s.partition("=")[0] not in chosen - {key}]

@@ -152,7 +152,9 @@ def _check_resume(path: str, task: Any) -> None:
 
 def _check_names(config: DictConfig, overrides: Sequence[str]) -> None:
     """Raise ConfigError for an unknown setting at the top level, unless another setting refers to it."""
-    for key in (override.lstrip("+").partition("=")[0] for override in overrides):
+    # Hydra itself reports unknown settings without a plus
+    added = [override for override in overrides if override.startswith("+")]
+    for key in (override.lstrip("+").partition("=")[0] for override in added):
         part = config.get(key.partition(".")[0]) if "." in key and not key.startswith("hydra.") else None
         is_built_in = isinstance(part, DictConfig) and "_target_" not in part
         if is_built_in and (answer := guess(key, find_value(key, overrides))):
