@@ -23,7 +23,7 @@ REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
 """A variable for the other processes of a run, where HYDRA_FULL_ERROR has already been set by the first."""
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and REWORDS_ERRORS not in os.environ
-"""Whether tracebacks of the user's mistakes are printed as well, by the variable that Hydra uses."""
+"""True if tracebacks of the user's mistakes are printed as well (HYDRA_FULL_ERROR=1)."""
 
 
 def is_first_process() -> bool:

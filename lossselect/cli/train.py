@@ -43,7 +43,7 @@ Set the task; everything else has a default. Try it on a built-in data set:
   {command} task=binary        one of two classes, such as yes or no
   {command} task=multiclass    exactly one of several classes
   {command} task=multilabel    any number of labels
-With a file of your own:
+With your own file:
   {command} task=multiclass data=table data.path=train.csv data.target=species
 All settings: {command} --help
 """
@@ -56,7 +56,7 @@ Train a classifier. Set the task; head, loss, target encoding, metrics and thres
   {command} task=multilabel    any number of labels
   {command} task=auto          decided from the labels
 
-With a file of your own:
+With your own file:
 
   {command} task=multiclass data=table data.path=train.csv data.target=species
   {command} task=multilabel data=table data.path=train.csv "data.target=[sport,news]"
@@ -77,7 +77,7 @@ Change any setting with KEY=VALUE, add one with +KEY=VALUE:
   hydra.run.dir=runs/first        the run folder
   -m task=binary,multilabel       several runs, one after another
   --cfg job task=binary           print all settings without training
-  --config-dir FOLDER             add a folder of your own configs
+  --config-dir FOLDER             add a folder with your own configs
   --hydra-help                    print the options of Hydra
 
 Results in the run folder: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html,

@@ -61,7 +61,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise an error for the first invalid setting of a config, given as plain values."""
+    """Raise an error for the first invalid setting of a config in plain values."""
     # checks that need no torch come first, so that their errors are immediate
     _require(config.get("task"), "A task is required. Set task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
