@@ -132,7 +132,7 @@ def _correct(argument: str, word: str | None) -> tuple[str, bool]:
 
 
 def find_group(name: str) -> str | None:
-    """Return the part that has a variant of this name, such as "task" for "binary"; None if none has."""
+    """Return the part that has a variant of this name, such as "task" for "binary", or None."""
     if name in LOSSES:
         return "loss"
     groups = dict.fromkeys(("task", "data", *list_variants()))
@@ -152,7 +152,7 @@ def find_value(key: str, arguments: Iterable[str]) -> str:
 
 
 def guess(key: str, value: str, arguments: Iterable[str] = ()) -> str | None:
-    """Return the answer to a setting that other programs have, such as "Set optimizer.lr=0.1."; else None.
+    """Return the answer to a setting that other programs have, such as "Set optimizer.lr=0.1.", or None.
 
     Settings that `arguments` contain already are left out of it.
     """
@@ -184,7 +184,7 @@ def _guessed_settings(key: str, value: str, arguments: Iterable[str] = ()) -> st
 
 
 def _device_setting(name: str, value: str) -> str:
-    """Return the setting for a device as it is called elsewhere: cuda, cuda:1, cpu, a number of GPUs."""
+    """Return the settings for a device: cuda, cuda:1, cpu, mps, or a number of GPUs."""
     value = value.lower()
     if value in ("cpu", "false", "none", "null", "no") or (value == "0" and "gpus" in name):
         return "trainer=cpu"

@@ -91,7 +91,7 @@ def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 
 def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sweep: bool = False) -> None:
-    """Check a config before its folder exists, and whether built-in data, or a file, fit the task."""
+    """Check a run's config, and whether built-in data or a file fit the task; needs no run folder."""
     _check_names(config, hydra_config.overrides.task)
     check_targets(config)
     plain, task, splits = to_plain(config), None, None

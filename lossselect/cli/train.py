@@ -141,9 +141,8 @@ def _print_help(command: str) -> None:
 def _silence_process() -> None:
     """Leave the run folder and all output but errors to the first process of the run."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
-    os.environ.setdefault(
-        "TORCH_CPP_LOG_LEVEL", "ERROR"
-    )  # else 20 lines are printed when the first process ends
+    # otherwise torch prints 20 lines when the first process ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for key, value in (("hydra.run.dir", "."), ("hydra.output_subdir", "null")):
         if not any(argument.startswith(f"{key}=") for argument in sys.argv):
             sys.argv.append(f"{key}={value}")

@@ -356,7 +356,7 @@ class TestCommand:
             monkeypatch, capsys, "export", f"checkpoint={best}", f"output=m{suffix}", "input=t.csv"
         )
         assert (code, err) == (0, "")
-        assert "120 rows of t.csv compared with PyTorch" in out
+        assert "Compared with PyTorch on 120 rows of t.csv," in out
         served = load_exported(f"m{suffix}", trust=True)
         assert served.metadata["feature_names"] == ["n", "m", "c=a", "c=b"]
         (frame,) = served.preparation.frames("t.csv", 8192)
@@ -390,7 +390,7 @@ class TestCommand:
         [
             (
                 ["checkpoint=run/checkpoints/best.ckpt"],
-                "Say format=..., one of onnx, torch_export, safetensors, or output=",
+                "Set format to one of onnx, torch_export, safetensors, or output=",
             ),
             (["checkpoint=run/checkpoints/best.ckpt", "output=no/m.onnx"], "There is no folder no"),
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
@@ -405,7 +405,7 @@ class TestCommand:
             (["checkpint=x"], "Did you mean 'checkpoint'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onx"], "Did you mean 'onnx'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onnx", "output=m.pt2"], "must end in .onnx"),
-            (["x"], "settings look like KEY=VALUE"),
+            (["x"], "Settings are written KEY=VALUE"),
         ],
     )
     def test_mistakes(self, arguments, message, run, monkeypatch, capsys):
@@ -423,15 +423,15 @@ class TestCommand:
         code, out, _ = self.call(monkeypatch, capsys, "export", *given)
         rows = len((run / "run/predictions.csv").read_text().splitlines()) - 1
         assert code == 0
-        assert f"run/checkpoints/best.onnx: {rows} test rows compared with PyTorch" in out
+        assert f"best.onnx. Compared with PyTorch on {rows} test rows," in out
         (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
-        for reason in ("its data are others now", "t.csv"):
+        for reason in ("the data have changed since the run", "t.csv"):
             monkeypatch.chdir(tmp_path)
             _load_data.cache_clear()  # a process reads a file once
             given = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
             code, out, _ = self.call(monkeypatch, capsys, "export", *given)
             assert code == 0
-            assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
+            assert "256 rows of normally distributed features (the run's test rows are not available" in out
             assert reason in out
             (tmp_path / "t.csv").unlink(missing_ok=True)
 
@@ -440,7 +440,7 @@ class TestCommand:
         (tmp_path / "best.ckpt").write_bytes((run / "run/checkpoints/best.ckpt").read_bytes())
         code, out, _ = self.call(monkeypatch, capsys, "export", "checkpoint=best.ckpt", "format=onnx")
         assert code == 0
-        assert "256 rows of normally distributed features compared with PyTorch" in out
+        assert "Compared with PyTorch on 256 rows of normally distributed features," in out
 
     def test_predict_wants_trust(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)

@@ -277,7 +277,7 @@ class TestCommands:
 
     def test_an_unknown_command(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["lossselect", "pedict"])
-        with pytest.raises(SystemExit, match=r"There is no command .pedict.\. Did you mean .predict.\?"):
+        with pytest.raises(SystemExit, match=r"Unknown command .pedict.\. Did you mean .predict.\?"):
             cli.main()
 
     def test_help(self, monkeypatch, capsys):

@@ -368,7 +368,7 @@ class InOrder(Data):
         write_run(tmp_path)
         monkeypatch.setattr("sys.argv", ["lossselect", "report", f"run={tmp_path}"])
         cli.main()
-        assert capsys.readouterr().out == f"Written: {tmp_path}/report.html\n"
+        assert capsys.readouterr().out == f"Saved {tmp_path}/report.html\n"
         page = (tmp_path / "report.html").read_text()
         assert "The run has no results: it was not finished." in page
         assert 'id="loss"' in page
@@ -394,8 +394,8 @@ class InOrder(Data):
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["run=nowhere"], "There is no folder nowhere."),
-            (["run=."], "is no run's folder"),
+            (["run=nowhere"], "The folder nowhere does not exist."),
+            (["run=."], "is not a run folder"),
             (["rum=x"], "lossselect report has no option 'rum'. Did you mean 'run'?"),
         ],
     )

@@ -174,7 +174,7 @@ class TestAtTheCommandLine:
     def test_a_sweep_of_several_processes_each(self, command, tmp_path):
         code, _, err = command("-m", *SAME, *TWO, "seed=0,1")
         assert code == 1
-        assert "Each job of this sweep (-m) would be 2 processes, which it cannot start" in err
+        assert "Each job of this sweep (-m) would use 2 processes" in err
         assert not [*tmp_path.iterdir()]
 
 
