@@ -191,7 +191,7 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ("monitor=last", {"checkpoint": "as asked for", "early stopping": "none"}),
+            ("monitor=last", {"checkpoint": "as set", "early stopping": "none"}),
             ("bias_init=zero", {"head bias": "bias_init=prior"}),
             ("model=linear", {"model": "model=mlp"}),
             ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
@@ -273,7 +273,7 @@ class TestCommands:
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 1
-        assert "There is no task 'binry'. Did you mean 'binary'?" in capsys.readouterr().err
+        assert "Unknown task 'binry'. Did you mean 'binary'?" in capsys.readouterr().err
 
     def test_an_unknown_command(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["lossselect", "pedict"])
