@@ -197,7 +197,7 @@ def test_a_signal(which, code, settings, tmp_path):
     process.send_signal(which)
     result, _, err = finish(process, timeout=60)
     assert result == code, err
-    assert f"In {tmp_path / 'run'}: checkpoints/best.ckpt, checkpoints/last.ckpt. To go on: " in err
+    assert f"In {tmp_path / 'run'}: checkpoints/best.ckpt, checkpoints/last.ckpt. To resume, add" in err
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
 
 
