@@ -1,10 +1,10 @@
-"""Set up `.venv` and run the project in it; needs Python 3.11 to 3.13 with pip, and nothing else.
+"""Install the project in `.venv` and run it there. Requires only Python 3.11 to 3.13 with venv and pip.
 
-python3 make.py train task=multilabel    install, then train.py with these settings
-python3 make.py test                     install what the tests need, then run them
-python3 make.py check                    lint, format, types and the order of imports
-python3 make.py docs                     install what the site needs, then build it into site/
-python3 make.py build                    sdist and wheel into dist/, checked
+python3 make.py train task=multilabel    install, then run train.py with these settings
+python3 make.py test                     install the test requirements, then run the tests
+python3 make.py check                    check lint, format, types and the order of imports
+python3 make.py docs                     install the documentation requirements, then build site/
+python3 make.py build                    build sdist and wheel in dist/, and check them
 """
 
 import os
@@ -18,9 +18,14 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
+INSTALLING = (
+    "Installing into .venv, which takes a minute or two and about 1.4 GB on disk. PyTorch for CPUs is a "
+    "download of about 200 MB, PyTorch with CUDA one of several GB."
+)
+
 COMMANDS = {
     "train": ("", [["train.py"]]),
-    # a process for each core, and one more as some tests wait for others; each imports torch
+    # one process more than cores, as some tests wait for others; at most 4, as each imports torch
     "test": ("[test]", [["-m", "pytest", "-n", f"{min(os.cpu_count() or 1, 3) + 1}", "--dist", "loadgroup"]]),
     "check": (
         "[test]",
@@ -48,15 +53,16 @@ COMMANDS = {
 
 
 def install(extra: str) -> None:
-    """Install the project with `extra` into `.venv`, unless that has been done for these very files."""
+    """Install the project with `extra` in `.venv`, unless it is installed with the same requirements."""
     files = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
     wanted = sha256(b"".join(file.read_bytes() for file in files) + str(ROOT).encode()).hexdigest()
     stamp = VENV / f"installed{extra}"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     if not PYTHON.is_file() and subprocess.run([sys.executable, "-m", "venv", VENV], check=False).returncode:
-        shutil.rmtree(VENV, ignore_errors=True)  # half an environment would be taken for a whole one
-        sys.exit("No virtual environment could be made: on Debian install python3-venv.")
+        shutil.rmtree(VENV, ignore_errors=True)  # else the next call would use the incomplete environment
+        sys.exit("The virtual environment could not be created. On Debian, install python3-venv.")
+    print(INSTALLING, file=sys.stderr, flush=True)
     run(
         str(PYTHON), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}{extra}"
     )
@@ -64,16 +70,18 @@ def install(extra: str) -> None:
 
 
 def run(*command: str) -> None:
-    """Run a command; where it fails, leave with its exit code."""
+    """Run a command; if it fails, exit with its exit code."""
     code = subprocess.run(command, check=False).returncode
     if code:
         sys.exit(code)
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command that the first argument names."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        sys.exit(f"lossselect is tested on Python 3.11 to 3.13; this is {sys.version.split()[0]}.")
+        sys.exit(
+            f"lossselect requires Python 3.11 to 3.13, got {sys.version.split()[0]}. Use another Python."
+        )
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         sys.exit(str(__doc__))
     extra, steps = COMMANDS[sys.argv[1]]

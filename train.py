@@ -1,4 +1,4 @@
-"""`python train.py task=multilabel`: the same as the command lossselect-train."""
+"""Train a classifier: `python train.py task=multilabel` is the same as the command lossselect-train."""
 
 from lossselect.cli.train import main
 

@@ -1,1 +1,1 @@
-"""The command line: one module for each command, error messages and help."""
+"""The command line: a module for each command, its arguments, and its error messages."""

@@ -1,4 +1,4 @@
-"""The command line's arguments, errors, warnings and early ends, each of which is one message."""
+"""Arguments, errors, warnings and early ends of the commands, each printed as one message."""
 
 import os
 import re
@@ -20,14 +20,14 @@ from lossselect.utils.terminal import print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
 
 REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
-"""Set for the other processes of a run, as Hydra's switch has been set for them by then."""
+"""A variable for the other processes of a run, where HYDRA_FULL_ERROR has already been set by the first."""
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and REWORDS_ERRORS not in os.environ
-"""Hydra's own switch: show tracebacks of the user's mistakes too."""
+"""True if tracebacks of the user's mistakes are printed as well (HYDRA_FULL_ERROR=1)."""
 
 
 def is_first_process() -> bool:
-    """Return whether this process prints for all, as the first one by its launcher's variables."""
+    """Return whether this is the first process of the run, by its launcher's variables."""
     variables = os.environ
     if "RANK" in variables:  # torchrun
         return variables["RANK"] == "0"
@@ -36,9 +36,9 @@ def is_first_process() -> bool:
 
 
 class Command(NamedTuple):
-    """A small command, whose arguments are `KEY=VALUE` or `--KEY VALUE`."""
+    """A command whose arguments are `KEY=VALUE` or `--KEY VALUE`."""
 
-    run: Callable[..., None]  # takes the arguments by name, as text
+    run: Callable[..., None]  # called with the arguments as keywords, all of them text
     name: str
     description: str
     options: Mapping[str, tuple[str, str]]  # an example and the help of each argument
@@ -47,7 +47,7 @@ class Command(NamedTuple):
 
 
 def run_command(command: Command) -> None:
-    """Run a command, or print its help; an error is one message and exit code 1."""
+    """Run a command, or print its help; print an error as one message, and exit with code 1."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         _make_parser(command).print_help()
@@ -59,7 +59,7 @@ def run_command(command: Command) -> None:
 def _make_parser(command: Command) -> ArgumentParser:
     parser = ArgumentParser(
         f"lossselect {command.name}",
-        "%(prog)s KEY=VALUE ..., or --KEY VALUE ...",
+        "%(prog)s KEY=VALUE ... (or --KEY VALUE ...)",
         command.description,
         command.epilog,
         formatter_class=RawDescriptionHelpFormatter,
@@ -73,44 +73,49 @@ def _make_parser(command: Command) -> ArgumentParser:
 
 
 def parse_arguments(command: Command, arguments: Iterable[str]) -> dict[str, str]:
-    """Return the arguments by name; raise ConfigError for an unknown, an unreadable or a missing one."""
-    # messages about a file suggest data.separator=..., as in a run
+    """Return the arguments by name; raise ConfigError for an unknown, a malformed or a missing one."""
+    # data.separator=... is accepted too, as messages about a file suggest it
     pattern = rf"^(?:data\.)?({'|'.join(command.options)})="
     options = [re.sub(pattern, r"--\1=", argument) for argument in arguments]
     try:
         namespace, others = _make_parser(command).parse_known_args(options)
     except ArgumentError as error:
-        raise ConfigError(f"{error}.") from None
+        raise ConfigError(f"{error.argument_name} requires a value.") from None
     if others:
         key, equals, _ = others[0].partition("=")
         if equals or (len(key) > 2 and key.startswith("--")):
             check_options([key.removeprefix("--")], command.options, f"lossselect {command.name}")
-        raise ConfigError(f"{others[0]!r} cannot be read: settings look like KEY=VALUE.")
+        raise ConfigError(
+            f"{others[0]!r} is not a setting. Settings are written KEY=VALUE: {_example(command)}."
+        )
     # argparse of Python 3.11 drops a value "--"
     settings = {key: "--" if value == [] else value for key, value in vars(namespace).items()}
     for key in command.required:
         if not settings.get(key):
-            examples = " ".join(f"{key}={command.options[key][0]}" for key in command.required)
-            raise ConfigError(f"Say {key}=...: {examples}.")
+            raise ConfigError(f"{key} is required. For example: {_example(command)}.")
     return settings
 
 
+def _example(command: Command) -> str:
+    return " ".join(f"{key}={command.options[key][0]}" for key in command.required)
+
+
 def print_version() -> None:
-    """Print the versions of this package, and of those that its numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version  # 10 ms that other commands do without
+    """Print the versions of this package and of the packages that affect its results."""
+    from importlib.metadata import PackageNotFoundError, version  # takes 10 ms
 
     versions = []
     for name in ("lossselect", "torch", "lightning", "torchmetrics"):
-        with suppress(PackageNotFoundError):  # an export is served without Lightning
+        with suppress(PackageNotFoundError):  # predicting with an export needs no Lightning
             versions.append(f"{name} {version(name)}")
     print(", ".join(versions))
 
 
 @contextmanager
 def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = False) -> Iterator[None]:
-    """Print an error that is the user's to fix as one message, and exit with code 1, without a traceback.
+    """Print an error that the user can fix as one message without a traceback, and exit with code 1.
 
-    Hydra turns what a callback raises into a warning, and runs on: there any other error exits as well.
+    Hydra turns errors of a callback into warnings and continues, so there any other error exits as well.
     """
     try:
         yield
@@ -127,14 +132,14 @@ def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = 
             if not in_callback:
                 raise
             message = traceback.format_exc()
-        print_safely(message if is_first else f"Another of the run's processes: {message}", file=sys.stderr)
+        print_safely(message if is_first else f"In another process of the run: {message}", file=sys.stderr)
         sys.exit(1)
 
 
 def first_process_ends() -> bool:
-    """Return whether the process that started this one ends soon: it then prints what there is to print."""
+    """Wait 8 s for the process that started this one; return whether it ended, and printed the error."""
     parent = os.getppid()
-    for _ in range(80):  # it may write a report first
+    for _ in range(80):  # it may first write a report
         time.sleep(0.1)
         if os.getppid() != parent:
             return True
@@ -143,7 +148,7 @@ def first_process_ends() -> bool:
 
 @contextmanager
 def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
-    """Print this package's warnings without the file and the line of code, and others sanitised."""
+    """Print this package's warnings without file and line of code, and sanitise other warnings."""
     show_other = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any) -> None:
@@ -163,35 +168,35 @@ def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches th
 
 @contextmanager
 def report_early_end(trainer: Any, folder: Path, writes_report: bool) -> Iterator[None]:
-    """Write the report of a run that an error ends; print the checkpoints of one that a signal ends.
+    """Write the report of a run that ends with an error; list the checkpoints of a run ended by a signal.
 
-    A signal leaves no time for a report; the exit code is then 143 or 130.
+    After a signal there is no time for a report, and the exit code is 143 or 130.
     """
-    # while nothing can be saved SIGTERM ends the process as a signal that is handled does
+    # before a checkpoint can be saved, SIGTERM exits with the same code as later
     previous_handler = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         yield
     except Exception as error:
-        # if the export failed the report is complete
+        # if only the export failed, the report exists and is complete
         if writes_report and not (folder / "report.html").exists():
             from lossselect.cli.errors import get_message
             from lossselect.reporting.page import write_report
 
-            with suppress(OSError):  # a full disk may have ended the run
+            with suppress(OSError):  # a full disk may be the error
                 message = get_message(error) or f"{type(error).__name__}: {error}"
                 write_report(folder, ended=redact(message))
         raise
     except SystemExit as stopped:
-        saved = getattr(stopped, "path", None)  # of a `Stopped`
+        saved = getattr(stopped, "path", None)  # the checkpoint of a `Stopped`
         if saved is None and stopped.code != 143 and not isinstance(stopped.__context__, KeyboardInterrupt):
-            raise  # an exit for another reason
+            raise  # not caused by a signal
         if not is_first_process():
-            first_process_ends()  # else Lightning might kill it before it has printed its message
+            first_process_ends()  # otherwise Lightning might kill it before it prints its message
             raise
         names = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.glob("checkpoints/*.ckpt")))
         summary = f"after {trainer.global_step} steps. In {folder}: {names or 'no checkpoint yet'}."
         if saved is not None:
-            summary += f" To go on: the same settings, hydra.run.dir={folder} resume=auto."
+            summary += f" To resume, add hydra.run.dir={folder} resume=auto to the same settings."
         if stopped.code != 143:
             raise KeyboardInterrupt(f"Interrupted {summary}") from None
         print_safely(f"Terminated {summary}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Messages for errors at the command line that are the user's to fix."""
+"""Messages for errors at the command line that the user can fix."""
 
 import errno
 import re
@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lossselect.cli.arguments import find_value, guess
 from lossselect.exceptions import LossSelectError
 from lossselect.losses.registry import LOSSES, row_options, unknown_loss_error
 from lossselect.run.settings import list_variants, packaged_config
@@ -27,20 +28,20 @@ OTHER_ERRORS = {
     "mlflow.exceptions": "MlflowException",
     "wandb.errors": "Error",
 }
-"""Errors of other libraries that are about settings or their use, by module."""
+"""Errors of other libraries about settings or their use, by module."""
 
-FIRST_FILES = {".lock", ".hydra", "plan.json"}  # what is written first into a run's folder
+FIRST_FILES = {".lock", ".hydra", "plan.json"}  # the first files that a run writes to its folder
 
 LOST_PROCESS = r"Connection (closed|reset) by|Broken pipe|NCCL (error|communicator)|remote process exited"
-"""Messages of torch.distributed if another process does not answer."""
+"""Messages of torch.distributed for a process that does not respond."""
 
 HYDRA_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 
 
 def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
-    """Return one message for an error that is the user's to fix; None for any other, which is a bug.
+    """Return one message for an error that the user can fix; None for any other error, which is a bug.
 
-    `arguments`, the command line, tell which settings a config has.
+    The settings that a config has depend on `arguments`, the command line.
     """
     text, line = str(error), " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and (message := _missing_variant(error)):
@@ -50,20 +51,20 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if isinstance(error, InstantiationException):
         return _failed_target(error)
     if isinstance(error, YAMLError):
-        return f"A config cannot be read as YAML: {line}"
+        return f"A config is not valid YAML: {line}"
     if text.startswith("Unable to configure"):
         return f"{error}: {' '.join(str(error.__cause__).split())}"
     if "Config group override must be a string" in text:
         pattern = rf"({'|'.join(list_variants())})=(null|true|false|[\d.]+)"
         setting = next((argument for argument in arguments if re.fullmatch(pattern, argument)), "")
-        subject = f"{setting}: a part takes" if setting else "A part takes"
-        return f"{subject} the name of a variant, as in model=mlp; --help lists them."
+        subject = f"{setting} is not the name of a variant." if setting else "Expected the name of a variant."
+        return f"{subject} Set a part to one of its variants, such as model=mlp; --help lists them."
     if "Ambiguous value for argument" in text:
         setting = text.partition("argument '")[2].partition("'")[0] or "Several values"
-        return f"{setting}: several values are a sweep, which -m begins: -m ..."
+        return f"{setting} has several values, which needs a sweep. Add -m to the command."
     if isinstance(error, HydraException):
         if match := re.search(r"Error merging override (.*)", text):
-            return f"{match[1]!r} is not what that setting can be: {str(error.__cause__).splitlines()[0]}."
+            return f"{match[1]!r} is not a possible value: {str(error.__cause__).splitlines()[0]}."
         match = re.match(r"Could not override '([^']+)'", text)
         return _unknown_setting(match[1], arguments) if match else line
     if isinstance(error, OmegaConfBaseException):
@@ -71,7 +72,7 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     if isinstance(error, OSError) and (message := _os_message(error)):
         return message
     if isinstance(error, RuntimeError) and re.search(LOST_PROCESS, text):  # gloo has no type for that
-        return "Another of the run's processes has ended, and this one cannot go on alone: see what it said."
+        return "Another process of the run has ended, so this one stopped as well. See the other's message."
     others = [getattr(sys.modules[name], kind) for name, kind in OTHER_ERRORS.items() if name in sys.modules]
     return text if isinstance(error, (LossSelectError, *others)) else None
 
@@ -79,12 +80,12 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
 def _os_message(error: OSError) -> str | None:
     path = str(error.filename)
     if isinstance(error, FileExistsError):
-        return f"{path} is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER."
+        return f"Expected a folder, but {path} is a file. Choose another folder: hydra.run.dir=FOLDER."
     if isinstance(error, PermissionError) and FIRST_FILES & {*Path(path).parts}:
         folder = re.sub(r"[/\\]+(\.lock|\.hydra|plan\.json).*", "", path)
-        return f"The folder {folder} cannot be written to: choose another one, hydra.run.dir=FOLDER."
+        return f"The folder {folder} is not writable. Choose another folder: hydra.run.dir=FOLDER."
     if error.errno == errno.ENOSPC and not error.filename:
-        return f"{error.strerror}: a file, or stdout, cannot be written to. Make room."
+        return f"{error.strerror}: a file, or stdout, cannot be written. Free some disk space."
     return f"{error.strerror}: {path}" if error.filename else None
 
 
@@ -99,22 +100,20 @@ def _missing_variant(error: MissingConfigException) -> str | None:
     if group == "loss":
         return unknown_loss_error(name, ("auto",))
     if group == "data" and "." in name:
-        return f"data={name} is a file: say data=table data.path={name} data.target=..."
+        return f"data={name} is a file. Set data=table data.path={name} data.target=..."
     example = {"optimizer": "Adam", "scheduler": "StepLR"}.get(group)
-    return (
-        f"There is no {group} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}."
-        + (f" Others of torch's by {group}.name={example}." if example else "")
+    return f"Unknown {group} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}." + (
+        f" For another one of torch, set {group}.name={example}." if example else ""
     )
 
 
 def _unreadable_override(error: OverrideParseException) -> str:
-    message = f"{error.override!r} cannot be read: settings look like KEY=VALUE."
+    message = f"{error.override!r} cannot be read as KEY=VALUE."
     key, _, value = str(error.override).partition("=")
     if value and value[0] not in "[{":
         quoted = format_setting(key, value.strip(), plain=False)
         return f"{message} This value needs quotes within quotes: {quoted}."
-    lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See http"))]
-    return " ".join([message, *lines])
+    return f"{message} Write a list as [a,b] and a mapping as {{a:1,b:2}}, and quote names: \"['a b',c]\"."
 
 
 def _failed_target(error: InstantiationException) -> str:
@@ -126,7 +125,7 @@ def _failed_target(error: InstantiationException) -> str:
     if cause:
         text = f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
     return (
-        f"{part or 'A part'}._target_{'=' + target[1] if target else ''} cannot be made: {text} "
+        f"{part or 'A part'}._target_{'=' + target[1] if target else ''} cannot be created: {text} "
         "(HYDRA_FULL_ERROR=1 shows the traceback.)"
     )
 
@@ -134,19 +133,21 @@ def _failed_target(error: InstantiationException) -> str:
 def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     from hydra import compose, initialize_config_module
 
-    message = f"There is no setting {key!r}."
+    message = f"Unknown setting {key!r}."
+    if answer := guess(key, find_value(key, arguments := [*arguments]) or "VALUE", arguments):
+        return f"{message} {answer}"
     if key.startswith("hydra."):
         return message + suggestion(key, HYDRA_SETTINGS)
     groups = "|".join(("loss", *list_variants()))  # their variants decide which settings a config has
     chosen = [text for text in arguments if re.fullmatch(rf"({groups})=(\w+|\[[\w,]+\])", text)]
     if (empty := f"{key.rpartition('.')[0]}=none") in chosen:
-        return f"{key} is no setting beside {empty}, which has none. Leave one of them out."
+        return f"{key} cannot be combined with {empty}, which has no settings. Remove one of them."
     extensible = key.startswith(("task.", "data.", "trainer.", "optimizer.", "scheduler.", "logger."))
-    plus = f" Another one that it takes is added with a plus: +{key}=..." if extensible else ""
+    plus = f" To pass another argument, add a plus: +{key}=..." if extensible else ""
     try:
         with initialize_config_module("lossselect.configs", version_base="1.3"):
             node: Any = compose("train", overrides=chosen)
-    except (HydraException, OmegaConfBaseException):  # a config folder of the user's own, say
+    except (HydraException, OmegaConfBaseException):  # with variants from the user's config folder, say
         return message + plus
     place, available = "", sorted({*node, "task", "experiment"})
     for name in key.split("."):  # the first name that the config lacks
@@ -156,14 +157,12 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
         if place != key and not isinstance(node, DictConfig):
             variants = list_variants(place) if node is None and place in list_variants() else []
             choices = "".join(f" {place}={variant}," for variant in variants)
-            hint = f" Choose one first:{choices[:-1]}." if choices else ""
-            return f"{place} is {node}, and has no settings.{hint}"
+            hint = f" Choose a variant first:{choices[:-1]}." if choices else ""
+            return f"{place} is not set.{hint}" if hint else f"{place} is {node} and has no settings."
         available = sorted(node or ())
     else:
-        return (
-            f"{key} is given as what it cannot be: {name} takes the name of a variant, and --help lists them."
-        )
-    # there may be several loggers, each by its name
+        return f"{key} must be the name of a variant; --help lists them."
+    # each logger has its settings under its name
     parts = {"": ("trainer", "optimizer", "scheduler", "model", "data"), "logger": available}.get(place, ())
     for part in parts:
         if _has_setting(node, part, name):
@@ -172,28 +171,37 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
         return _unknown_logger(key, name)
     owner = next((text for text in chosen if text.startswith(f"{place}=")), place)
     message += suggestion(name, available)
-    message += f" {f'{owner} has' if place else 'There are'}: {', '.join(available) or 'no settings'}."
-    if place == "data" and name in packaged_config("data", "table"):
-        return f"{message} {name} is a setting of data=table: say that too."
+    message += f" {f'{owner} has' if place else 'Choose one of'}: {', '.join(available) or 'no settings'}."
+    if owners := [f"{place}={variant}" for variant in _variants_with(place, name)]:
+        return f"{message} {name} is a setting of {' and '.join(owners)}."
     losses = (loss for loss in LOSSES if place == "loss" and name in row_options(loss))
     return message + plus + next((f" {name} is an option of loss={loss}." for loss in losses), "")
 
 
 def _has_setting(config: Any, part: str, name: str) -> bool:
-    """Return whether a part of the config has a setting; data has also those of a table."""
+    """Return whether a part of the config has a setting; data also has those of a table."""
     value = config.get(part)
     is_of_table = part == "data" and name in packaged_config("data", "table")
     return is_of_table or (isinstance(value, DictConfig) and name in value)
 
 
+def _variants_with(group: str, name: str) -> list[str]:
+    """Return the variants of a group that have a setting."""
+    if group not in list_variants() or group in ("callbacks", "experiment", "logger"):
+        return []
+    configs = {variant: packaged_config(group, variant) for variant in list_variants(group)}
+    # the variants of task also change other parts
+    return [v for v, config in configs.items() if config and name in (config.get(group) or config)]
+
+
 def _unknown_logger(key: str, name: str) -> str:
-    """Return the message for a setting of a logger that was not chosen."""
+    """Return the message for a setting of a logger that is not in the config."""
     available = list_variants("logger")
     if name == "csv":
-        return "The CSV log is kept beside other loggers: +logger.csv=false leaves it out."
+        return "The CSV log is written in addition to other loggers. To switch it off, set +logger.csv=false."
     if name in available:
-        return f"There is no setting {key!r} without that logger: say logger={name} too."
+        return f"{key!r} is a setting of a logger that is not in use. Set logger={name} as well."
     return (
-        f"There is no setting {key!r}.{suggestion(name, available)} A logger is chosen by logger=, one of "
-        f"{', '.join(available)}, and has its settings under its name, as logger.mlflow.run_name is one."
+        f"Unknown setting {key!r}.{suggestion(name, available)} Set logger= to one of "
+        f"{', '.join(available)}; its settings have its name in them, such as logger.mlflow.run_name."
     )

@@ -1,4 +1,4 @@
-"""`lossselect export`, and the export of a run.
+"""`lossselect export`, and the export at the end of a run.
 
 lossselect export checkpoint=best.ckpt format=onnx
 """
@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 def export_checkpoint(
     checkpoint: str, format: str | None = None, output: str | None = None, input: str | None = None
 ) -> None:
-    """Export a checkpoint's model, and print how close it is to PyTorch."""
+    """Export a checkpoint's model, and print how far its outputs differ from PyTorch's."""
     if format:
         suffix = lookup(FORMATS, format, "format").suffix
         output = output or str(Path(checkpoint).with_suffix(suffix))
         if find_format(output) != format:
             raise ConfigError(f"output={output} must end in {suffix} for format={format}.")
     if not output:
-        raise ConfigError(f"Say format=..., one of {', '.join(FORMATS)}, or output=model.onnx.")
+        raise ConfigError(
+            f"A format is required. Set format to one of {', '.join(FORMATS)}, or output=FILE.onnx."
+        )
     path = Path(output)
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.training.checkpoints.content import read_checkpoint
@@ -47,7 +49,7 @@ def export_checkpoint(
     content = read_checkpoint(checkpoint)
     if content["class"] != "TaskModule" or content["not_plain"]:
         raise ConfigError(
-            f"{checkpoint} is of a net of your own, which no checkpoint holds. In Python: "
+            f"{checkpoint} contains only the weights of a custom net, not the net. Export it in Python: "
             "lossselect.export_model(module, path, inputs=rows)."
         )
     check_output(path)
@@ -58,8 +60,8 @@ def export_checkpoint(
     else:
         if not prepared or "features" not in prepared:
             raise ConfigError(
-                f"{checkpoint} does not say how to make inputs of a file (it is not of data=table or "
-                "data=arrays): leave input out."
+                f"{checkpoint} contains no preparation of features, as its run was not on data=table or "
+                "data=arrays. Remove input."
             )
         preparation = Preparation.stored(prepared, checkpoint)
         frames = preparation.frames(input, 8192)
@@ -74,24 +76,24 @@ def export_checkpoint(
 COMMAND = Command(
     export_checkpoint,
     "export",
-    "Write the model of a checkpoint to a file that serves elsewhere, and compare the two.\n\n"
+    "Export the model of a checkpoint, and compare its outputs with PyTorch's.\n\n"
     "  lossselect export checkpoint=runs/first/checkpoints/best.ckpt format=onnx",
     {
-        "checkpoint": ("best.ckpt", "of a run with one of the named nets"),
+        "checkpoint": ("best.ckpt", "checkpoint of a run with a built-in net"),
         "format": ("NAME", "onnx (.onnx), torch_export (.pt2) or safetensors (.safetensors)"),
-        "output": ("FILE", "its suffix decides the format; by default it is next to the checkpoint"),
-        "input": ("FILE", "rows to compare on, as for predict; by default the run's test rows"),
+        "output": ("FILE", "file to write, in the format of its suffix; by default next to the checkpoint"),
+        "input": ("FILE", "rows for the comparison, as for predict; by default the run's test rows"),
     },
     required=("checkpoint",),
-    epilog="A run exports its own best checkpoint with export=onnx, and compares on its test rows.\n"
-    "The file works with `lossselect predict checkpoint=model.onnx input=new.csv output=out.csv`.",
+    epilog="To export the best checkpoint at the end of a run, train with export=onnx.\n"
+    "To predict with the file: lossselect predict checkpoint=model.onnx input=new.csv output=out.csv",
 )
 
 main = partial(run_command, COMMAND)
 
 
 def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Tensor | None, str]:
-    """Return test rows of a checkpoint's run, or None if they are not available, and their description."""
+    """Return the test rows of a checkpoint's run (None if not available) and their description."""
     from lossselect.run.build import load_data
     from lossselect.training.checkpoints.content import check_same_task
 
@@ -103,22 +105,22 @@ def _rows_of_run(checkpoint: Path, content: Mapping[str, Any]) -> tuple[torch.Te
     try:
         config: Any = OmegaConf.load(settings)
         if "_target_" in config.data:
-            raise DataError("its data are your own: pass input=FILE, or export in Python")
-        with warnings.catch_warnings(action="ignore"):  # the run has issued them
+            raise DataError("the run used custom data; set input=FILE, or export in Python")
+        with warnings.catch_warnings(action="ignore"):  # the run has already issued them
             splits, task, _ = load_data(config)
         check_same_task(content, task)
         stored = content.get("TensorData") or {}
         stored = {key: stored.get(key) for key in splits.preparation}
-        # as JSON, which has no tuples
+        # compared as JSON, as a checkpoint may contain lists for tuples
         if len({json.dumps(part, default=torch.Tensor.tolist) for part in (splits.preparation, stored)}) > 1:
-            raise DataError("its data are others now")
+            raise DataError("the data have changed since the run")
     except (OSError, ValueError, TypeError, OmegaConfBaseException) as error:
-        return None, f"{random_rows} (the run's test rows are not at hand: {error})"
+        return None, f"{random_rows} (the run's test rows are not available: {error})"
     return _rows_to_compare(splits)
 
 
 def export_run(module: "TaskModule", data: Any, folder: Path, format: str) -> None:
-    """Export a run's model into its folder, and print how close it is on test rows, or on one batch."""
+    """Export a run's model to its folder, and compare it with PyTorch on test rows or on one batch."""
     from lossselect.data.datamodule import TensorData
     from lossselect.run.build import has_loader
 
@@ -138,11 +140,12 @@ def _rows_to_compare(splits: "Splits") -> tuple[torch.Tensor, str]:
 
 
 def _export(module: Any, path: Path, preparation: Any, inputs: Any, description: str) -> None:
-    """Export a model, and print how far it is from PyTorch on the inputs."""
+    """Export a model, and print the differences from PyTorch on the inputs."""
     differences = export_model(module, path, inputs=inputs, preparation=preparation)
     changed = round(differences["predictions"] * differences["rows"])
     print_safely(
-        f"{path}: {differences['rows']} {description} compared with PyTorch: probabilities differ by "
-        f"{differences['probabilities']:.1g} at most, logits by {differences['logits']:.1g} of the largest, "
-        f"and {changed} predictions{', where a probability is at its threshold' * bool(changed)}."
+        f"Saved {path}. Compared with PyTorch on {differences['rows']} {description}, probabilities differ "
+        f"by at most {differences['probabilities']:.1g}, logits by {differences['logits']:.1g} of the "
+        f"largest logit, and {changed} predictions differ"
+        f"{', with a probability at its threshold' * bool(changed)}."
     )

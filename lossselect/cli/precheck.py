@@ -1,8 +1,8 @@
-"""Checks of a run's config before Hydra makes a folder for it."""
+"""Checks of a run's config before Hydra creates its folder."""
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice, product
 from pathlib import Path
@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from lossselect.cli.arguments import find_value, guess
 from lossselect.cli.console import is_first_process, print_errors_in_one_line
 from lossselect.exceptions import ConfigError
 from lossselect.run.build import load_data, to_plain
@@ -35,23 +36,23 @@ from lossselect.utils.warnings import ignore_warnings
 
 
 class CheckBeforeRun(Callback):
-    """Checks configs before Hydra makes a folder: for an invalid one nothing is written."""
+    """Checks configs before Hydra creates a folder, so that an invalid config writes nothing."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the run's config; with explain or check_only that is all. Then lock the run's folder."""
+        """Check the run's config, then lock the run folder; with explain or check_only print and exit."""
         with print_errors_in_one_line(in_callback=True):
             check_run(config, config.hydra)
             if is_dry_run(config):
                 dry_run(config)
                 sys.exit(0)
-            # here, as Hydra writes .hydra/ before it calls run(); one process of several has the folder
+            # here, because Hydra writes .hydra/ before it calls run(); only one process has the folder
             if is_first_process():
                 lock_folder(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of each job, as far as the command line tells them: the first 100."""
+        """Check the configs of the first 100 jobs that the command line describes."""
         with print_errors_in_one_line(config.hydra.overrides.task, in_callback=True):
-            check_targets(config)  # the jobs' configs are without Hydra's part
+            check_targets(config)  # the jobs' configs lack Hydra's part
             checked_data: set[str] = set()
             dry: set[bool] = set()
             for number, overrides in enumerate(islice(_split_jobs(config.hydra.overrides.task), 100)):
@@ -65,21 +66,21 @@ class CheckBeforeRun(Callback):
                     del job["hydra"]
                 # a file is not read again for each seed
                 data = str([{**to_plain(job.data), "seed": 0}, to_plain(job.task)])
-                check_run(job, config.hydra, look_at_data=data not in checked_data, sweep=True)
+                check_run(job, config.hydra, check_data=data not in checked_data, sweep=True)
                 checked_data.add(data)
                 dry.add(is_dry_run(job))
                 if len(dry) > 1:
-                    raise ConfigError("explain and check_only are for all jobs of a sweep, or for none.")
+                    raise ConfigError("explain and check_only must be the same for all jobs of a sweep.")
                 if is_dry_run(job):
                     if job.explain != "json":
                         print_safely(" ".join(overrides))
                     dry_run(job)
-            if dry == {True}:  # without the jobs' folders
+            if dry == {True}:  # before Hydra creates the jobs' folders
                 sys.exit(0)
 
 
 def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Return the overrides of each job of a sweep, without values that only its sweeper knows."""
+    """Return the overrides of each job of a sweep, except for values that only its sweeper knows."""
     choices: list[list[str]] = []
     for override in OverridesParser.create().parse_overrides([*overrides]):
         if not override.is_sweep_override():
@@ -89,14 +90,14 @@ def _split_jobs(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
     return product(*choices)
 
 
-def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, sweep: bool = False) -> None:
-    """Check all that needs no folder: also whether data of ours, or from a file, fit the task."""
-    _check_names(config)
+def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sweep: bool = False) -> None:
+    """Check a run's config, and whether built-in data or a file fit the task; needs no run folder."""
+    _check_names(config, hydra_config.overrides.task)
     check_targets(config)
     plain, task, splits = to_plain(config), None, None
     check_config(plain)
     check_loggers(config)
-    if "_target_" not in config.data and look_at_data:
+    if "_target_" not in config.data and check_data:
         from lossselect.data.checks import check_monitor_is_defined
 
         with ignore_warnings(*as_list(config.ignore_warnings)):
@@ -109,8 +110,8 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
         setting = "hydra.sweep.dir" if sweep else "hydra.run.dir"
         if not any(override.startswith(f"{setting}=") for override in hydra_config.overrides.hydra):
             raise ConfigError(
-                "resume=auto goes on from the newest checkpoint in the run's folder, and without "
-                f"{setting}=FOLDER each run has a new one."
+                "resume=auto resumes from the newest checkpoint in the run folder, but by default each run "
+                f"has a new folder. Set {setting}=FOLDER."
             )
         if not sweep and task is not None:
             _check_folder(Path(hydra_config.run.dir), task)
@@ -126,14 +127,14 @@ def check_run(config: DictConfig, hydra_config: Any, look_at_data: bool = True, 
 
 
 def _check_folder(folder: Path, task: Any) -> None:
-    """Raise CheckpointError for a run of another task, whose .hydra/ Hydra would overwrite."""
+    """Raise CheckpointError for a run of another task in the folder; Hydra would overwrite its .hydra/."""
     from lossselect.training.checkpoints.content import check_same_task, read_checkpoint
 
     for path in folder.glob("checkpoints/*.ckpt"):
         try:
             content = read_checkpoint(path)
         except ValueError:
-            continue  # damaged: passed over once the run starts
+            continue  # damaged: skipped when the run starts
         check_same_task(content, task)
 
 
@@ -149,24 +150,33 @@ def _check_resume(path: str, task: Any) -> None:
     check_resumable(checkpoint, path)
 
 
-def _check_names(config: DictConfig) -> None:
+def _check_names(config: DictConfig, overrides: Sequence[str]) -> None:
     """Raise ConfigError for an unknown setting at the top level, unless another setting refers to it."""
+    # Hydra itself reports unknown settings without a plus
+    added = [override for override in overrides if override.startswith("+")]
+    for key in (override.lstrip("+").partition("=")[0] for override in added):
+        part = config.get(key.partition(".")[0]) if "." in key and not key.startswith("hydra.") else None
+        is_built_in = isinstance(part, DictConfig) and "_target_" not in part
+        if is_built_in and (answer := guess(key, find_value(key, overrides))):
+            raise ConfigError(f"Unknown setting {key!r}. {answer}")
     text = OmegaConf.to_yaml(config)
     for name in map(str, config):
         if name not in (*SETTINGS, "hydra") and not re.search(rf"\$\{{{re.escape(name)}[.}}\[]", text):
+            if answer := guess(name, find_value(name, overrides) or str(config[name]), overrides):
+                raise ConfigError(f"Unknown setting {name!r}. {answer}")
             raise ConfigError(
-                f"There is no setting {name!r}, and none that refers to it.{suggestion(name, SETTINGS)} "
-                f"There are: {', '.join(SETTINGS)}."
+                f"Unknown setting {name!r}, and no other setting refers to it.{suggestion(name, SETTINGS)} "
+                f"Choose one of: {', '.join(SETTINGS)}."
             )
 
 
 def is_dry_run(config: DictConfig) -> bool:
-    """Return whether nothing is to be trained."""
+    """Return whether a config only prints what would be trained."""
     return bool(config.check_only or config.explain)
 
 
 def dry_run(config: DictConfig) -> None:
-    """Print what would be trained; nothing is written."""
+    """Print what would be trained, and write nothing."""
     from lossselect.run.dry_run import check_only
 
     with ignore_warnings(*as_list(config.ignore_warnings)):

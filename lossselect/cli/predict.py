@@ -1,4 +1,4 @@
-"""`lossselect predict`: class names and probabilities for the rows of a new file.
+"""`lossselect predict`: predictions and probabilities for the rows of a new file.
 
 lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv
 """
@@ -36,7 +36,9 @@ def predict_file(
 ) -> None:
     """Predict the rows of a file with a checkpoint or an export, and write a .csv.
 
-    Rows for which the net returned NaN raise a DataError after the file has been written.
+    Raises:
+        ConfigError: An argument is not valid, or the checkpoint cannot predict the rows of a file.
+        DataError: The file has no rows, or the net returned NaN for some (after the output was written).
     """
     import torch
 
@@ -50,7 +52,7 @@ def predict_file(
     if destination.suffix.lower() != ".csv":
         raise ConfigError(f"output={output} must end in .csv.")
     if destination.resolve() == Path(input).resolve():
-        raise ConfigError(f"output={output} is the input: it would be lost.")
+        raise ConfigError(f"output={output} is the input file. Choose another output.")
     names = (name.strip() for name in keep.removeprefix("[").removesuffix("]").split(","))
     copied = [*dict.fromkeys(name for name in names if name not in ("", "null"))]
     preparation, task, predict = _load_model(checkpoint, device, trust == "true")
@@ -75,37 +77,40 @@ def predict_file(
     for name, count in unknown.items():
         warn(
             "unseen_category",
-            f"{count} cells of column {name!r} are missing, where no train row was, or of a category that no "
-            "train row had.",
+            f"{count} cells of column {name!r} are unlike all training rows: the value is missing, or is an "
+            "unknown category.",
         )
     if missing:
         raise DataError(
             f"{len(missing)} of {first} rows in {output} have no prediction, because the net returned NaN "
-            f"for them: their cells are empty (the first is row {missing[0]}). Check these rows of {input} "
+            f"for them. Their cells are empty; the first is row {missing[0]}. Check these rows of {input} "
             "for extreme values.",
             row=missing[0],
         )
-    print_safely(f"{first} rows in {output}")
+    print_safely(f"Saved {first} rows in {output}")
 
 
 COMMAND = Command(
     predict_file,
     "predict",
-    "Predict for the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
+    "Predict the rows of a new file with a checkpoint of a run on data=table or data=arrays.\n\n"
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
-        "checkpoint": ("best.ckpt", "of a run, or an exported model (.onnx, .safetensors, .pt2)"),
-        "input": ("new.csv", "or .tsv, .parquet with the columns trained on; of arrays .npz or .npy"),
-        "output": ("out.csv", "row, prediction, a probability for each class; of very many the 5 highest"),
-        "keep": ("[a,b]", "columns of the input to copy into the output: an id, say"),
-        "batch_size": ("8192", "rows at a time"),
-        "device": ("auto", "cpu, cuda, ..."),
-        "separator": ('";"', "of the input, if not as in training"),
-        "encoding": ("latin-1", "of the input, if not as in training"),
-        "trust": ("true", "read a .pt2 file, which may bring code along"),
+        "checkpoint": ("best.ckpt", "checkpoint of a run, or an exported model (.onnx, .safetensors, .pt2)"),
+        "input": ("new.csv", "file with the features of the training: .csv, .tsv, .parquet, .npz or .npy"),
+        "output": (
+            "out.csv",
+            "file to write: row, prediction, the probability of each class (or the 5 highest)",
+        ),
+        "keep": ("[a,b]", "columns of the input to copy to the output, such as an id"),
+        "batch_size": ("8192", "number of rows predicted at once"),
+        "device": ("auto", "auto, cpu, cuda, ..."),
+        "separator": ('";"', "column separator of the input, if it differs from training"),
+        "encoding": ("latin-1", "encoding of the input, if it differs from training"),
+        "trust": ("true", "load a .pt2 file, which can contain code"),
     },
     required=("checkpoint", "input", "output"),
-    epilog="The output is written whole or not at all.",
+    epilog="If an error occurs, no incomplete output is left.",
 )
 
 main = partial(run_command, COMMAND)
@@ -114,27 +119,27 @@ main = partial(run_command, COMMAND)
 def _load_model(
     checkpoint: str, device: str, trust: bool
 ) -> "tuple[Preparation, Task, Callable[[Any], dict[str, Any]]]":
-    """Return how inputs are made of a file, the task, and what returns the outputs for inputs."""
+    """Return the preparation of features, the task, and a function from inputs to outputs."""
     from lossselect.data.preprocessing.preparation import Preparation
     from lossselect.export.formats import find_format
     from lossselect.export.read import load_exported, topk_prediction
 
     cannot = (
-        "is not of a run on data=table or data=arrays with a net of ours, so it does not say how to make "
-        "inputs of a file. In Python:"
+        "contains no preparation of features, as its run was not on data=table or data=arrays with a "
+        "built-in net. Predict in Python:"
     )
     if trust and find_format(checkpoint) != "torch_export":
-        raise ConfigError(f"trust=true is for a .pt2 file, and {checkpoint} needs no trust: leave it out.")
+        raise ConfigError(f"trust=true is only for a .pt2 file, got {checkpoint}. Remove trust.")
     if find_format(checkpoint):
         if device not in ("auto", "cpu"):
-            raise ConfigError(f"device={device}: what lossselect export wrote runs on the CPU: leave it out.")
+            raise ConfigError(f"Exported models run on the CPU, got device={device}. Remove device.")
         model = load_exported(checkpoint, trust)
         if model.preparation is None:
             raise ConfigError(f"{checkpoint} {cannot} lossselect.load_exported(path)(features).")
 
         def predict_exported(rows: Any) -> dict[str, Any]:
             outputs = model(rows)
-            if model.metadata.get("head") == "chunked":  # of so many outputs the highest are shown
+            if model.metadata.get("head") == "chunked":  # a chunked model has too many outputs to list
                 return topk_prediction(outputs)
             return {"probabilities": outputs.probabilities, "prediction": outputs.predictions}
 
@@ -147,7 +152,7 @@ def _load_model(
     prepared = content.get("TensorData") or {}
     if content["class"] != "TaskModule" or "features" not in prepared:
         raise ConfigError(
-            f"{checkpoint} {cannot} load_from_checkpoint, and trainer.predict on your own data."
+            f"{checkpoint} {cannot} TaskModule.load_from_checkpoint(path), then trainer.predict on your data."
         )
     preparation = Preparation.stored(prepared, checkpoint)
     classifier, torch_device = Classifier.load(checkpoint), parse_device(device)
@@ -158,8 +163,12 @@ def _load_model(
 def _add_columns(columns: dict[str, Any], copied: "pl.DataFrame") -> dict[str, Any]:
     for column in copied:
         if column.name in columns:
-            raise ConfigError(f"keep={column.name}: the output has a column of that name already.")
+            raise ConfigError(
+                f"keep={column.name}: the output already has a column with this name. Rename it in the input."
+            )
         if column.dtype.is_nested():
-            raise ConfigError(f"keep={column.name}: a column of lists cannot be written to a .csv.")
+            raise ConfigError(
+                f"keep={column.name}: a column of lists cannot be written to a .csv. Remove it from keep."
+            )
         columns[column.name] = column
     return columns

@@ -1,4 +1,4 @@
-"""`lossselect report`: the page of a run that ended before it had made one."""
+"""`lossselect report`: the report of a run that ended before it wrote one."""
 
 from functools import partial
 from pathlib import Path
@@ -9,30 +9,32 @@ from lossselect.utils.terminal import print_safely
 
 
 def write_run_report(run: str) -> None:
-    """Write the report of a run's folder."""
+    """Write the report of a run folder."""
     folder = Path(run)
     if not folder.is_dir():
-        raise FileMissingError(f"There is no folder {folder}.")
+        raise FileMissingError(f"The folder {folder} does not exist. Set run to a run folder.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():
-        raise FileMissingError(f"{folder} is no run's folder: it has neither plan.json nor logs/metrics.csv.")
+        raise FileMissingError(
+            f"{folder} is not a run folder: it has neither plan.json nor logs/metrics.csv."
+        )
     if (folder / "metrics.json").is_file() and (folder / "report.html").is_file():
         raise ConfigError(
-            f"{folder / 'report.html'} is there, of a complete run, and shows test rows, which only the run "
-            "itself has."
+            f"{folder / 'report.html'} already exists, and a new report would lack the results on the test "
+            "rows. Remove report.html to replace it."
         )
     from lossselect.reporting.page import write_report
 
-    print_safely(f"Written: {write_report(folder)}")
+    print_safely(f"Saved {write_report(folder)}")
 
 
 COMMAND = Command(
     write_run_report,
     "report",
-    "Write report.html for a run that ended before its time, of what it left: plan and curves.\n\n"
+    "Write report.html for a run that ended early, with its plan and curves.\n\n"
     "  lossselect report run=FOLDER",
-    {"run": ("FOLDER", "of the run")},
+    {"run": ("FOLDER", "run folder")},
     required=("run",),
-    epilog="A run that comes to its end writes its report itself, with figures of its test rows.",
+    epilog="A complete run writes its own report, with the results on the test rows.",
 )
 
 main = partial(run_command, COMMAND)

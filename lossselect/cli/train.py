@@ -1,6 +1,6 @@
-"""`lossselect-train`, and `python train.py`: train, evaluate and predict by a Hydra config.
+"""`lossselect-train` and `python train.py`: train, evaluate and predict as a Hydra config describes.
 
-A misspelt config is answered before torch is imported, most others before lightning is.
+A misspelt setting is reported before torch is imported, and most other mistakes before lightning is.
 """
 
 import os
@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lossselect.cli.arguments import order_arguments
 from lossselect.cli.console import (
     REWORDS_ERRORS,
     TRACEBACKS,
@@ -37,20 +38,30 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 
-HELP = """\
-Train a classifier. Say what the task is; head, loss, targets, metrics and decoding follow.
-
-  {command} task=binary        yes or no
+START = """\
+Set the task; everything else has a default. Try it on a built-in data set:
+  {command} task=binary        one of two classes, such as yes or no
   {command} task=multiclass    exactly one of several classes
-  {command} task=multilabel    any number of labels at once
-  {command} task=auto          what the labels look like
+  {command} task=multilabel    any number of labels
+With your own file:
+  {command} task=multiclass data=table data.path=train.csv data.target=species
+All settings: {command} --help
+"""
 
-On data of your own:
+HELP = """\
+Train a classifier. Set the task; head, loss, target encoding, metrics and thresholds follow from it.
+
+  {command} task=binary        one of two classes, such as yes or no
+  {command} task=multiclass    exactly one of several classes
+  {command} task=multilabel    any number of labels
+  {command} task=auto          decided from the labels
+
+With your own file:
 
   {command} task=multiclass data=table data.path=train.csv data.target=species
   {command} task=multilabel data=table data.path=train.csv "data.target=[sport,news]"
-  {command} task=... check_only=true           look at data and settings, and stop
-  {command} task=... loss=auto                 a loss that the train labels call for, and why
+  {command} task=... check_only=true           check data and settings without training
+  {command} task=... loss=auto                 choose the loss from the training labels
 
 Predict with `lossselect predict checkpoint=best.ckpt input=new.csv output=out.csv`.
 
@@ -58,45 +69,46 @@ Choose a variant of a part with PART=NAME:
 
 {groups}
 
-Change any setting with KEY=VALUE:
+Change any setting with KEY=VALUE, add one with +KEY=VALUE:
 
-  loss=focal loss.gamma=1         another loss, and its option
-  trainer.max_epochs=10 seed=1    shorter, with other random numbers
+  loss=focal loss.gamma=1         another loss and its option
+  trainer.max_epochs=10 seed=1    fewer epochs and another random seed
   data.batch_size=128 optimizer.lr=3e-4
-  hydra.run.dir=runs/first        where the outputs go
+  hydra.run.dir=runs/first        the run folder
   -m task=binary,multilabel       several runs, one after another
-  --cfg job task=binary           show all settings of a run, and stop
-  --config-dir FOLDER             take variants of your own from a folder as well
-  --hydra-help                    what else the command line can do
+  --cfg job task=binary           print all settings without training
+  --config-dir FOLDER             add a folder with your own configs
+  --hydra-help                    print the options of Hydra
 
-Outputs: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html, plan.json,
-logs/metrics.csv; of several classes confusion_matrix.csv.
+Results in the run folder: checkpoints/best.ckpt, metrics.json, per_class.csv, predictions.csv, report.html,
+plan.json, logs/metrics.csv, and for several classes confusion_matrix.csv.
 """
 
 CHECK = "++hydra.callbacks.check={_target_: lossselect.cli.precheck.CheckBeforeRun}"
-"""On the command line, where no config can override it."""
+"""An argument of each run; no config can override the command line."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message on stderr and exit code 1."""
+    """Run the command line; print a user's mistake as one message on stderr, and exit with code 1."""
     prepare_streams()
+    name = Path(sys.argv[0]).name
+    command = f"python {name}" if name.endswith(".py") else name
     if {"-h", "--help"} & set(sys.argv[1:]):
-        name = Path(sys.argv[0]).name
-        _print_help(f"python {name}" if name.endswith(".py") else name)
+        _print_help(command)
         return
+    if not sys.argv[1:]:
+        print(START.format(command=command), end="", file=sys.stderr)
+        sys.exit(1)
     if "--version" in sys.argv[1:]:
         print_version()
         return
     record_environment()
-    # argparse takes settings before and after it for two lists of them
-    sweeps = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
-    # Hydra knows no null for a group; ours that may be empty have a variant none
-    sys.argv[1:] = sweeps + [
+    # Hydra has no null for a group; the groups that may be empty have a variant none
+    sys.argv[1:] = [
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
         for argument in sys.argv[1:]
-        if argument not in sweeps
     ]
-    # as `python train.py` has it: the user's own parts are found from their folder, but shadow nothing
+    # as for `python train.py`: modules in the current folder are found, but shadow no others
     sys.path.append(os.getcwd())
     if not is_first_process():
         _silence_process()
@@ -105,9 +117,10 @@ def main() -> None:
     if not TRACEBACKS:
         os.environ[REWORDS_ERRORS] = "1"
     with print_errors_in_one_line(sys.argv[1:]), print_warnings_in_one_line():
-        trust(sys.argv[1:])
+        sys.argv[1:] = order_arguments(sys.argv[1:])
         if CHECK not in sys.argv:
             sys.argv.append(CHECK)
+        trust(sys.argv[1:])
         try:
             run()
         finally:
@@ -116,8 +129,8 @@ def main() -> None:
 
 
 def _print_help(command: str) -> None:
-    """Print how `command` is used, with the variants that there are of each part."""
-    # Hydra's own help would take a second of composing to say less
+    """Print how `command` is used, with the variants of each part."""
+    # Hydra's own help composes a config first, which takes a second
     lines = []
     for group in dict.fromkeys(("task", "loss", "data", "model", "optimizer", *list_variants())):
         names = ["auto", *LOSSES] if group == "loss" else list_variants(group)
@@ -126,9 +139,10 @@ def _print_help(command: str) -> None:
 
 
 def _silence_process() -> None:
-    """Leave output, except for errors, and the run's folder to the first process of the run."""
+    """Leave the run folder and all output but errors to the first process of the run."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a first process that ends prints 20 lines
+    # otherwise torch prints 20 lines when the first process ends
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for key, value in (("hydra.run.dir", "."), ("hydra.output_subdir", "null")):
         if not any(argument.startswith(f"{key}=") for argument in sys.argv):
             sys.argv.append(f"{key}={value}")
@@ -137,7 +151,7 @@ def _silence_process() -> None:
 
 
 def _leave_process_group() -> None:
-    """Leave the process group, if any: a process that ends without may end the others with an error."""
+    """Leave the process group, if any; otherwise the other processes may end with an error."""
     if "torch.distributed" in sys.modules:
         import torch.distributed as dist
 
@@ -147,7 +161,7 @@ def _leave_process_group() -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://lossselect.configs", config_name="train")
 def run(config: DictConfig) -> float | None:
-    """Fit, evaluate and predict into Hydra's run folder; return what a sweeper optimises, as `train` does."""
+    """Fit, evaluate and predict in Hydra's run folder; return the value that a sweeper optimises."""
     with ignore_warnings(*as_list(config.ignore_warnings)):
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             with print_errors_in_one_line():
@@ -155,13 +169,13 @@ def run(config: DictConfig) -> float | None:
         from lossselect.cli.precheck import check_run, dry_run, is_dry_run
 
         check_run(config, HydraConfig.get(), sweep=True)
-        if is_dry_run(config):  # of a job that the command line did not tell
+        if is_dry_run(config):  # in a job that was not known when the sweep was checked
             dry_run(config)
             return None
         if is_first_process():
             lock_folder(Path(HydraConfig.get().runtime.output_dir))
         try:
-            return train(config)  # Hydra goes on with the other jobs, and prints which one failed
+            return train(config)  # after an error Hydra runs the other jobs, and prints which one failed
         finally:
             unlock_folders()
 
@@ -170,8 +184,8 @@ def train(config: DictConfig) -> float | None:
     """Run the composed config; see `run`.
 
     Returns:
-        The value of `monitor` of the checkpoint that was evaluated. Where that is the last epoch's, the value
-        of the task's own metric (`val/loss`, or for multilabel `val/average_precision`), if there is one.
+        The value of `monitor` at the checkpoint that was evaluated. With `monitor=last`, the value of the
+        task's own metric (`val/loss`, or for multilabel `val/average_precision`), if it was computed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
 
@@ -212,9 +226,9 @@ def train(config: DictConfig) -> float | None:
             trainer.fit(module, datamodule=data, ckpt_path=start and str(start[0]), weights_only=True)
         folder = Path(trainer.strategy.broadcast(str(folder)))
         if smoke_test:
-            print("A few batches went through training and validation. Nothing is kept of that.")
+            print("Smoke test passed: a few batches were trained and validated. Nothing was saved.")
             return None
-        if counts_labels:  # fit has counted them, for the loss or for the head's bias alone
+        if counts_labels:  # fit has counted them, for the loss or only for the head's bias
             lines = [*loss_lines(module.criterion, module.task)] if loss_is_open else []
             if module._bias_source:
                 lines.append(Line("initial bias", module._bias_source))
@@ -224,9 +238,9 @@ def train(config: DictConfig) -> float | None:
         if monitor.metric == "last" and has_default_monitor and ended_early:
             warn(
                 "stopped_before_schedule_end",
-                f"Training was ended after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
-                "where the learning rate was not yet 0. The last epoch is kept, which need not be the best "
-                "one: monitor=val/loss keeps that.",
+                f"Training stopped after epoch {trainer.current_epoch} of {config.trainer.max_epochs}, "
+                "before the learning rate reached 0. The last epoch was kept, which may not be the best one. "
+                "To keep the best epoch, set monitor=val/loss.",
             )
         results, outcome, advice = evaluate(trainer, module, data, best, folder, decision, config.report)
         log_results(loggers, results, trainer.global_step)
@@ -246,43 +260,45 @@ def train(config: DictConfig) -> float | None:
             write_report(folder, outcome)
     names = (predictions, "per_class.csv", "confusion_matrix.csv", "report.html")
     tables = [name for name in names if name and (folder / name).is_file()]
-    print_safely(f"In {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
+    print_safely(f"Saved in {folder}: {', '.join(('checkpoints/best.ckpt', 'metrics.json', *tables))}")
     if config.export and writes:
         from lossselect.cli.export import export_run
 
         export_run(module, data, folder, config.export)
     if monitor.metric != "last":
-        return float(best_callback.best_model_score)  # type: ignore[arg-type]  # as there is a best checkpoint
+        return float(best_callback.best_model_score)  # type: ignore[arg-type]  # a best checkpoint exists
     return results.get(task_monitor(to_plain(config), module.task))
 
 
 def _prepare_folder(
     config: DictConfig, folder: Path, task: "Task", start: tuple[Path, Mapping[str, Any]] | None, writes: bool
 ) -> "list[Line]":
-    """Move away what another run has left in the folder; return the plan's lines about that and `start`."""
+    """Move the files of an earlier run out of the way; return the plan's lines about that and `start`."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run
     from lossselect.training.checkpoints.content import check_same_task
 
-    # a previous_run.N has them nowhere else; as written, as ${oc.env:NAME} may be a secret
+    # a previous_run.N has its settings only in its plan; unresolved, as ${oc.env:NAME} may be a secret
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     lines = [
-        Line("settings", " ".join(overrides), "as they were given"),
+        Line("settings", " ".join(overrides), "from the command line"),
         Line("outputs", str(folder), "", "hydra.run.dir=FOLDER"),
     ]
     started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
         check_same_task(start[1], task)
-        why = "optimizer and scheduler go on with the settings that they had"
+        why = "optimizer and scheduler keep the settings in the checkpoint"
         if not started_here:
-            why += "; the best checkpoint is looked for anew, among the epochs from here on"
+            why += "; the best checkpoint is chosen among the epochs from here on"
         text = f"from {start[0]}, after {start[1]['global_step']} steps"
         lines.append(Line("resumed", text, why, "resume=null"))
     elif config.resume:
-        lines.append(Line("resumed", f"from nothing: there is no checkpoint in {folder / 'checkpoints'} yet"))
+        lines.append(Line("resumed", f"no: there is no checkpoint in {folder / 'checkpoints'} yet"))
     if writes:
         if not started_here and (moved := keep_previous_run(folder)):
-            lines.append(Line("previous_run", f"what another run left in this folder is in {moved.name} now"))
+            lines.append(
+                Line("previous_run", f"the files of an earlier run in this folder were moved to {moved.name}")
+            )
         remove_results(folder)
     return lines

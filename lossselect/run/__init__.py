@@ -1,1 +1,1 @@
-"""A run from its config: settings, validation, building, dry run, results."""
+"""A run from its config: settings, validation, building, dry run and results."""

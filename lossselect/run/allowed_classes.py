@@ -1,8 +1,8 @@
-"""The classes that a config may name by `_target_`, listed for each position; trust.py checks them.
+"""The classes that `_target_` in a config may name, by position in the config; trust.py checks them.
 
-Anything else is rejected, so a class that is new in torch or Lightning is rejected until somebody has
-reviewed it and added it here and in tests/run/allowed_classes.json. Review a class for arguments that are
-loaded, unpickled, imported, evaluated or executed. Needs neither torch nor Lightning.
+Anything else is rejected. A new class of torch or Lightning is rejected until somebody has reviewed it and
+added it here and in tests/run/allowed_classes.json. A review looks for arguments that are loaded, unpickled,
+imported, evaluated or executed. This module imports neither torch nor Lightning.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 def _names(module: str, names: str) -> frozenset[str]:
-    """Return full names; in `names` "#" stands for 1, 2 and 3."""
+    """Return the full names of `names`, with "#" replaced by 1, 2 and 3."""
     return frozenset(f"{module}.{name.replace('#', digit)}" for name in names.split() for digit in "123")
 
 
@@ -50,7 +50,7 @@ SCHEDULERS = _names(
     OneCycleLR PolynomialLR ReduceLROnPlateau StepLR
     """,
 )
-"""Left out: those that need functions or schedulers as arguments, which a config cannot give."""
+"""Left out: schedulers with functions or schedulers as arguments, which a config cannot pass."""
 
 CALLBACKS = _names(
     "lightning.pytorch.callbacks",
@@ -66,7 +66,7 @@ CALLBACKS = _names(
     "lossselect.training.callbacks.progress.ProgressBar",
     "lossselect.training.callbacks.progress.ProgressLines",
 }
-"""Left out: base classes, and those that need functions as arguments."""
+"""Left out: base classes, and callbacks with functions as arguments."""
 
 LOGGERS = _names(
     "lightning.pytorch.loggers", "CSVLogger CometLogger MLFlowLogger TensorBoardLogger WandbLogger"
@@ -112,24 +112,24 @@ ANYWHERE = Position(
 )
 
 DENIED_ARGUMENTS = {
-    # commands, and other options of sbatch and srun; newer versions of submitit take more of them
+    # commands and other options of sbatch and srun; the last two exist in newer versions of submitit
     "SlurmLauncher": ("setup", "teardown", "srun_args", "additional_parameters"),
-    "OptunaSweeper": ("custom_search_space",),  # is called
-    "WandbLogger": ("settings",),  # may name the program that W&B starts
+    "OptunaSweeper": ("custom_search_space",),  # a function, which is called
+    "WandbLogger": ("settings",),  # can name a program that W&B starts
 }
 """Arguments of allowed classes that run a command or call a function that the config names."""
 
 
 def find_position(place: str) -> Position | None:
-    """Return the position of the mapping at `place`, such as "model.net[0]"; None if it has none."""
+    """Return the position of the mapping at `place`, such as "model.net[0]", or None."""
     return next((p for p in POSITIONS if re.fullmatch(p.pattern, place, flags=re.DOTALL)), None)
 
 
 def public_name(target: str, classes: frozenset[str] = ANYWHERE.classes) -> str | None:
-    """Return the entry of `classes` that `target` names; None if there is none.
+    """Return the entry of `classes` that `target` names, or None.
 
-    A class may also be named by the module that defines it (torch.nn.modules.linear.Linear), as tools that
-    write configs do. Only modules of the entries are imported to find out.
+    A class may also be named by its defining module (torch.nn.modules.linear.Linear), as tools that write
+    configs do. Only modules of the entries are imported for this check.
     """
     if target in classes:
         return target

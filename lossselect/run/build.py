@@ -46,7 +46,7 @@ def to_plain(config: DictConfig) -> Any:
 
 
 def component_spec(config: DictConfig, place: str) -> Any:
-    """Return the part `place`: plain values, an object if it has a `_target_`, None if it is empty."""
+    """Return the part `place` as plain values, or as an object if it has a `_target_`; None if empty."""
     part = config.get(place)
     if not part:
         return None
@@ -54,7 +54,7 @@ def component_spec(config: DictConfig, place: str) -> Any:
 
 
 class LoadedData(NamedTuple):
-    """Data of ours or from a file, checked against the task, before Lightning is imported."""
+    """Built-in data or data of a file, checked against the task before Lightning is imported."""
 
     splits: "Splits"
     task: "Task"
@@ -62,14 +62,14 @@ class LoadedData(NamedTuple):
 
 
 def load_data(config: DictConfig) -> LoadedData:
-    """Return the data that the config names; a run uses what was read when its config was checked."""
+    """Return the data that the config names; cached, because the check of the config reads them first."""
     options = to_plain(config.data)
     options.pop("batch_size")
-    # a file that is overwritten in place changes its times, one that is replaced also its inode;
-    # `st_ctime_ns` changes even where the modification time is copied from another file
+    # overwriting a file changes its times, and replacing it also its inode; `st_ctime_ns` changes even if
+    # the modification time is copied from another file
     versions = []
     for value in options.values():
-        with suppress(OSError, TypeError, ValueError):  # no file, or a value that is no path
+        with suppress(OSError, TypeError, ValueError):  # not a path, or the file does not exist
             stat = Path(value).stat()
             versions.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     task = json.dumps(to_plain(config.task), sort_keys=True)
@@ -99,7 +99,7 @@ def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], 
             settings["name"], reason = infer_task(splits.labels)
             splits = replace(splits, task=settings["name"], reason=f"{splits.name}: {reason}")
     width = len(splits.class_names) if TASKS[settings["name"]].is_sized() else None
-    # messages about labels of another task should name the labels, not the class names
+    # class names are added below, so that errors about labels of another task show the labels as they are
     task = make_task(num_outputs=width, **settings)
     if not isinstance(splits.labels, SparseLabels):
         fits = len(splits.class_names) == len(task.names)
@@ -108,9 +108,8 @@ def _load_data(data_json: str, task_json: str, versions: tuple[tuple[int, ...], 
     words = [name for name in task.names if as_number(name) is None]
     if task.ordinal and not has_order and words:  # alphabetical order is rarely the intended one
         raise ConfigError(
-            f"task.ordinal=true needs the order of the classes, and {words[0]!r} is not a number: set "
-            "+task.class_names=[lowest,...,highest]. In alphabetical order they are "
-            f"{shorten(task.names)}."
+            f"task.ordinal=true requires the order of the classes, and {words[0]!r} is not a number. Set "
+            f"+task.class_names=[lowest,...,highest]. In alphabetical order they are {shorten(task.names)}."
         )
     return LoadedData(splits, task, check_splits(task, splits))
 
@@ -124,7 +123,7 @@ def has_loader(data: Any, split: str) -> bool:
 
 
 def decision_settings(config: DictConfig, module: Any, data: Any) -> dict[str, Any] | None:
-    """Return the options of `fit_decision`; None if nothing is to be fitted, or to nothing."""
+    """Return the options of `fit_decision`, or None if there is nothing to fit or no validation split."""
     options = to_plain(config).get("decision")
     if not options or module._chunked or config.trainer.get("limit_val_batches") == 0:
         return None
@@ -137,7 +136,7 @@ def decision_settings(config: DictConfig, module: Any, data: Any) -> dict[str, A
 
 
 def build_data(config: DictConfig) -> "LightningDataModule":
-    """Build the data module: one of ours, or the user's."""
+    """Build the data module, a built-in one or the user's."""
     from lightning.pytorch import LightningDataModule
 
     if "_target_" not in config.data:
@@ -153,7 +152,7 @@ def build_data(config: DictConfig) -> "LightningDataModule":
 
 
 def resolve_task(config: DictConfig, data: Any) -> "Task":
-    """Return the task, whose width and class names the data tell."""
+    """Return the task, with number of outputs and class names from the data."""
     from lossselect.tasks.registry import TASKS, make_task
 
     if "_target_" not in config.data:
@@ -161,8 +160,8 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
     options = drop_none(to_plain(config.task))
     if options["name"] == "auto":
         raise ConfigError(
-            "task=auto looks at labels that are read here: of data=table or data=arrays. Say what the labels "
-            f"of {type(data).__name__} are: task=binary, task=multiclass or task=multilabel."
+            f"task=auto does not support custom data ({type(data).__name__}), only data=table, data=arrays "
+            "and built-in data. Set task=binary, task=multiclass or task=multilabel."
         )
     names = options.pop("class_names", None)
     names = getattr(data, "class_names", None) if names is None else names
@@ -171,16 +170,16 @@ def resolve_task(config: DictConfig, data: Any) -> "Task":
         width = len(() if names is None else names) if width is None else width
         if not width:
             raise ConfigError(
-                f"{type(data).__name__} must tell how many classes there are: give it an attribute "
-                "class_names or num_outputs, in setup at the latest."
+                f"{type(data).__name__} must have an attribute class_names or num_outputs, for the number of "
+                "classes. Set it in __init__ or setup."
             )
     return make_task(num_outputs=width, class_names=names, **options)
 
 
 def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "tuple[Any, Monitor]":
-    """Return a `TaskModule`, or unless it `trains` a `Classifier`, and what chooses the checkpoint.
+    """Return a `TaskModule`, or a `Classifier` unless it `trains`, and the monitor.
 
-    The latter is also set as `config.monitor`.
+    The monitor's metric is also set as `config.monitor`.
     """
     plain = to_plain(config)
     monitor = resolve_monitor(plain, task)
@@ -204,24 +203,25 @@ def build_module(config: DictConfig, task: "Task", data: Any, trains: bool) -> "
         module = TaskModule(
             **arguments, optimizer=optimizer, scheduler=scheduler, on_nonfinite=config.on_nonfinite
         )
-    else:  # needs no Lightning
+    else:  # without importing Lightning
         from lossselect.training.classifier import Classifier
 
         module = Classifier(**arguments)
         module._optimizer_spec, module._scheduler_spec = optimizer, scheduler
-    if "_target_" not in config.data:  # else fit counts the labels
+    if "_target_" not in config.data:  # labels of custom data are counted by fit
         module.set_label_counts(data.counts["train"])
     return module, monitor
 
 
 def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[str, Any]":
-    """Return a net of ours as plain values, which a checkpoint keeps; the user's own as an object."""
+    """Return a built-in net as plain values, which a checkpoint stores, or a custom net as an object."""
     width = getattr(data, "num_features", None)
     derived = {} if width is None else {"num_features": width}
     if "_target_" not in config.model:
         if width is None:
             raise ConfigError(
-                f"Net {config.model.name!r} needs num_features: give {type(data).__name__} that attribute."
+                f"Net {config.model.name!r} requires num_features. Add this attribute to "
+                f"{type(data).__name__}."
             )
         return {**derived, **to_plain(config.model)}
     from torch import nn
@@ -231,7 +231,7 @@ def build_net(config: DictConfig, task: "Task", data: Any) -> "nn.Module | dict[
 
 
 def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
-    """Return what follows from the metric that a callback monitors: its direction, and when it is known."""
+    """Return arguments that follow from a callback's metric: its direction, and when it is computed."""
     if "monitor" not in entry:
         return {}
     from lossselect.metrics.direction import best_mode
@@ -247,12 +247,12 @@ def _callback_arguments(name: str, entry: DictConfig) -> dict[str, Any]:
 
 
 def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monitor]":
-    """Return the module, the data, and what chooses the checkpoint; see `build_module`."""
+    """Return the module, the data and the monitor; see `build_module`."""
     from lightning.pytorch import seed_everything
 
     from lossselect.data.datamodule import TensorData
 
-    # before the user's own net or data draw a number
+    # first, because the user's net or data may draw random numbers
     seed_everything(config.seed, workers=True, verbose=False)
     data = build_data(config)
     module, monitor = build_module(config, resolve_task(config, data), data, trains=True)
@@ -261,7 +261,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
     if mode := config.trainer.get("compile"):
         import torch
 
-        torch.compiler.reset()  # a function is compiled at most eight times: the jobs of a sweep are more
+        torch.compiler.reset()  # a function is compiled at most eight times, and a sweep may have more jobs
         module.compile(**({} if mode is True else {"mode": mode}))
     return module, data, monitor
 
@@ -269,7 +269,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
 def describe_training(
     config: DictConfig, data: Any, monitor: "Monitor", trainer: "Trainer | None" = None
 ) -> "Iterator[Line]":
-    """Yield how a run trains; without a `trainer` one is built only if a setting of it is unusual."""
+    """Yield the plan's lines about training; a missing `trainer` is built only if its settings require it."""
     from lossselect.reporting.plan import Line
     from lossselect.utils.devices import auto_device
 
@@ -304,7 +304,7 @@ def describe_training(
 
 
 def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckpoint]":
-    """Build Lightning's trainer with its callbacks and loggers, and what keeps the best checkpoint."""
+    """Build Lightning's trainer with callbacks and loggers, and the callback for the best checkpoint."""
     from lossselect.metrics.direction import best_mode
     from lossselect.run.loggers import make_loggers
     from lossselect.run.trainer import build_trainer
@@ -321,20 +321,20 @@ def make_trainer(config: DictConfig, folder: Path) -> "tuple[Trainer, BestCheckp
     options, checkpoints = to_plain(config.trainer), folder / "checkpoints"
     at_epoch_end = saves_at_epoch_end(config.monitor, options)
     best = BestCheckpoint(checkpoints, config.monitor, best_mode(config.monitor), at_epoch_end)
-    saves = not options.get("fast_dev_run")  # a smoke test must leave the folder's content alone
+    saves = not options.get("fast_dev_run")  # a smoke test must not change the run folder
     callbacks: list[Any] = [best, Preflight(config.monitor, checkpoints)] if saves else []
     for name, entry in (config.get("callbacks") or {}).items():
-        # the last epoch is better than those before: nothing is to be stopped
+        # with monitor=last all epochs are trained
         if entry and not (is_stopping_callback(entry) and entry.get("monitor") == "last"):
             callbacks.append(make_part(entry, f"callbacks.{name}", **_callback_arguments(name, entry)))
-    if saves:  # the last one after the user's own checkpoint callbacks
+    if saves:  # LastCheckpoint must come after the user's checkpoint callbacks
         callbacks += [CheckpointOnSignal(checkpoints / LAST), LastCheckpoint(best)]
     if (steps := options.get("steps_per_execution", 1)) > 1:
         from lossselect.training.callbacks.steps_per_execution import StepsPerExecution
 
         callbacks.append(StepsPerExecution(steps))
     if options.get("enable_progress_bar", True):
-        # a bar that redraws itself is for a terminal; into a file or a pipe it would write every state
+        # in a file or a pipe a progress bar would write each of its states
         options["enable_progress_bar"] = is_terminal()
         callbacks.append(ProgressBar() if is_terminal() else ProgressLines())
     trainer = build_trainer(

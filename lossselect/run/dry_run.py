@@ -1,4 +1,4 @@
-"""`explain=true` and `check_only=true`: what a run would do; mostly without Lightning."""
+"""`explain=true` and `check_only=true`: the plan and checks of a run, mostly without Lightning."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from lossselect.training.diagnostics.outputs import check_end
 
 
 def check_only(config: DictConfig) -> None:
-    """Print the plan; with check_only also check the labels of our data, and put a batch through."""
+    """Print the plan; with check_only also print the label counts and run the net and loss on a batch."""
     is_custom = "_target_" in config.data
     classifier, data, monitor = (_prepare_custom if is_custom else _prepare_packaged)(config)
     decision = decision_settings(config, classifier, data)
@@ -32,20 +32,22 @@ def check_only(config: DictConfig) -> None:
         return
     if not is_custom:
         print_table("Labels", label_table(classifier.task, data.counts), header=("class", *data.counts))
-        # a chunked head has no macro means
+        # a chunked head computes no macro averages, for which each label needs positives
         evaluated = {} if classifier._chunked else {"val": "validation", "test": "test"}
-        for split, name in evaluated.items():  # as a run would after it
+        for split, name in evaluated.items():  # as in a run after evaluation
             warn_no_positives(data.counts[split].positives, classifier.task, name)
     check_end(classifier.net, classifier.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
-        raise DataError("The train loader is empty (fewer rows than a batch, under drop_last?).")
+        raise DataError(
+            "The training loader is empty. Are there fewer rows than a batch, and drop_last=True?"
+        )
     classifier.check_batch(batch)
-    print("The first batch goes through net and loss. Nothing was trained or saved.")
+    print("The net and the loss accept the first batch. Nothing was trained or saved.")
 
 
 def _prepare_packaged(config: DictConfig) -> tuple[Classifier, Any, Monitor]:
-    """Prepare for data of ours or from a file, without Lightning."""
+    """Prepare the model for built-in data or data of a file, without Lightning."""
     torch.manual_seed(config.seed)
     splits, task, counts = load_data(config)
     batch_size, num_features = config.data.batch_size, splits.features.shape[1]
@@ -64,7 +66,7 @@ def _prepare_packaged(config: DictConfig) -> tuple[Classifier, Any, Monitor]:
 
 
 def _prepare_custom(config: DictConfig) -> tuple[Classifier, Any, Monitor]:
-    """Prepare for the user's own data module."""
+    """Prepare the model for the user's data module."""
     from lossselect.training.lifecycle import count_loader
 
     module, data, monitor = prepare(config)

@@ -1,4 +1,4 @@
-"""The loggers of a run: its CSV log, which the report and `resume` read, and those that the config adds."""
+"""The loggers of a run: its CSV log, which the report and `resume` read, and the config's other loggers."""
 
 import logging
 import re
@@ -25,26 +25,26 @@ PACKAGES = {
     "CometLogger": ("comet_ml",),
     "NeptuneLogger": ("neptune",),
 }
-"""The packages of Lightning's loggers, of which each needs one."""
+"""The packages that Lightning's loggers need; one of several is enough."""
 
 NOT_LOGGED = {
     *("ignore_warnings", "check_only", "experiment", "explain", "export"),
     *("hydra", "logger", "report", "resume", "trust"),
 }
-"""Parts of a config that change nothing of what is trained."""
+"""Parts of a config that do not affect training."""
 
 
 def _named_loggers(config: DictConfig) -> dict[str, Any]:
-    """Return the loggers of a config besides its CSV log, by their positions."""
+    """Return the loggers of a config except its CSV log, by their positions."""
     entry = config.get("logger") or {}
     if "_target_" in entry:
         return {"logger": entry}
-    # the run's folder, to which an entry may refer, is not known yet
+    # entries stay unresolved: they may refer to the run folder, which does not exist yet
     return {f"logger.{name!s}": entry[name] for name in entry if name != "csv" and entry[name] is not None}
 
 
 def check_loggers(config: DictConfig) -> None:
-    """Raise ConfigError for a logger that cannot be made, or whose package is not installed."""
+    """Raise ConfigError for a logger that names no class, or whose package is not installed."""
     chosen = config.get("logger") or {}
     if not isinstance(chosen, Mapping):
         check_has_target("logger", chosen)
@@ -56,22 +56,22 @@ def check_loggers(config: DictConfig) -> None:
         packages = PACKAGES.get(name, ())
         if packages and not any(map(is_installed, packages)):
             raise ConfigError(
-                f"{name} needs a package that is not installed: pip install {' (or '.join(packages)}"
-                f"{')' * (len(packages) - 1)}. logger=csv needs none."
+                f"{name} requires a package that is not installed: pip install {' (or '.join(packages)}"
+                f"{')' * (len(packages) - 1)}. Or set logger=csv, which requires none."
             )
         if name == "MLFlowLogger" and not is_installed("sqlalchemy"):
             uri = str(entry.get("tracking_uri") or "")
             if "://" in uri and not uri.startswith(("http", "databricks", "uc", "file")):
                 raise ConfigError(
-                    f"MLflow's runs are in a database ({place}.tracking_uri={uri.split(':')[0]}:...), for "
-                    "which mlflow-skinny is too little: pip install mlflow, or name a server by "
-                    f"{place}.tracking_uri=https://..., or a folder by {place}.tracking_uri=file:mlruns "
-                    "(and set MLFLOW_ALLOW_FILE_STORE=true)."
+                    f"{place}.tracking_uri={uri.split(':')[0]}:... is a database, which mlflow-skinny does "
+                    f"not support. Run pip install mlflow, or set {place}.tracking_uri=https://... for a "
+                    f"server, or {place}.tracking_uri=file:mlruns for a folder (together with "
+                    "MLFLOW_ALLOW_FILE_STORE=true)."
                 )
 
 
 def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
-    """Make the CSV log, and the others that the config names."""
+    """Create the CSV log and the other loggers of the config."""
     from lightning.pytorch.loggers import CSVLogger, Logger
 
     # MLflow would announce a new experiment twice
@@ -82,9 +82,9 @@ def make_loggers(config: DictConfig, folder: Path) -> "list[Logger]":
 
 
 def unresolved_settings(config: DictConfig) -> dict[str, Any]:
-    """Return the settings by their names on the command line, as written: ${oc.env:NAME} may be a secret.
+    """Return the settings by their names on the command line, unresolved: ${oc.env:NAME} may be a secret.
 
-    A reference such as ${seed} to another setting is replaced by that setting's value.
+    Only a reference to another setting, such as ${seed}, is replaced by that setting's value.
     """
     plain: Any = OmegaConf.to_container(config, resolve=False)
     settings = dict(_flatten(plain))
@@ -102,12 +102,12 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", value
         elif all(str(key).isidentifier() for key in value):
             yield from _flatten(value, f"{prefix}{name}.")
-        else:  # by class names, which may contain anything
+        else:  # the keys are class names, which may contain any character
             yield f"{prefix}{name}", str(value)
 
 
 def log_settings(trainer: "Trainer", config: DictConfig) -> None:
-    """Log a run's settings; the CSV log is next to the config itself."""
+    """Log a run's settings, except to the CSV log, whose folder already contains the config."""
     from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 
     if not trainer.is_global_zero:
@@ -115,21 +115,21 @@ def log_settings(trainer: "Trainer", config: DictConfig) -> None:
     settings = unresolved_settings(config)
     for logger in trainer.loggers:
         try:
-            getattr(logger, "experiment", None)  # many are set up only here
+            getattr(logger, "experiment", None)  # where many loggers are set up
         except TypeError as error:
             raise ConfigError(
-                f"{type(logger).__name__} cannot be set up as it is asked to: {error}"
+                f"{type(logger).__name__} does not accept its settings logger.*: {error}"
             ) from None
         if isinstance(logger, CSVLogger):
             continue
         fixed: Mapping[str, Any] = {}
-        if isinstance(logger, MLFlowLogger):  # in a resumed run no value may change
+        if isinstance(logger, MLFlowLogger):  # MLflow does not let a resumed run change a value
             fixed = logger.experiment.get_run(logger.run_id).data.params
         logger.log_hyperparams({name: value for name, value in settings.items() if name not in fixed})
 
 
 def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step: int) -> None:
-    """Log the test metrics of a run; its CSV log contains only the epochs."""
+    """Log the test metrics of a run, except to the CSV log, which contains only the epochs."""
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from lossselect.compat.lightning import reopen_tensorboard
@@ -137,7 +137,7 @@ def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step:
     tested = {name: value for name, value in results.items() if name.startswith("test/")}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            # fit has closed its file, and tensorboardX would use that name again within the same second
+            # fit has closed its file, and tensorboardX would reuse the name within the same second
             reopen_tensorboard(logger, filename_suffix=".test", purge_step=None)
         if tested and not isinstance(logger, CSVLogger):
             logger.log_metrics(tested, step)
@@ -146,7 +146,7 @@ def log_results(loggers: "Sequence[Logger]", results: Mapping[str, float], step:
 
 @contextmanager
 def finish_loggers(loggers: "Sequence[Logger]") -> Iterator[None]:
-    """End W&B's run with this one, whose process may go on with the next job of a sweep."""
+    """End W&B's run together with this one; the process may continue with the next job of a sweep."""
     from lightning.pytorch.loggers import WandbLogger
 
     failed = True

@@ -44,18 +44,18 @@ RESULTS = (
     *("predictions.csv", "predictions.pt", "report.html", "figures"),
     *(f"model{form.suffix}" for form in FORMATS.values()),
 )
-"""The files of a run besides its checkpoints and its log."""
+"""The files of a run except its checkpoints and its log."""
 
 MAX_SHOWN = 2_000_000  # outputs (rows x classes) in a report's figures
 
 
 def remove_results(folder: Path) -> None:
-    """Remove the results of an earlier run in the same folder: this one may end without any."""
+    """Remove the results of an earlier run in the same folder, as this run may end without any."""
     for name in RESULTS:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("checkpoints/*"):  # exports, of weights that are about to change
+    for path in folder.glob("checkpoints/*"):  # exports become outdated
         if find_format(path):
             path.unlink()
 
@@ -65,15 +65,16 @@ def evaluate(
 ) -> tuple[dict[str, float], Outcome | None, Advice | None]:
     """Evaluate the best checkpoint on validation and test rows, if any, and write tables and metrics.json.
 
-    `decision`, the options of `fit_decision` or None, is fitted in between and added to the checkpoint. The
-    outcome for a `report` is that on the test rows, or else on the validation rows.
+    `decision` contains the options of `fit_decision`, or is None. The decision is fitted on the validation
+    rows before the test, and saved in the checkpoint. The outcome for a `report` is on the test rows, or on
+    the validation rows if there are no test rows.
     """
     advice = None
     results: dict[str, float] = {}
-    trainer.loggers = []  # the best epoch's values are no further row of the training's log
+    trainer.loggers = []  # evaluation must not add rows to the log of the training
     source: dict[str, Any] = {"datamodule": data, "ckpt_path": best}
     quietly: dict[str, Any] = {**source, "weights_only": True, "verbose": False}
-    # a run that was complete when it was resumed (max_steps) has not counted its batches
+    # a run that was complete when it was resumed (max_steps) has an empty num_val_batches
     has_no_rows = trainer.num_val_batches != [] and not sum(trainer.num_val_batches)
     if has_loader(data, "val") and (decision is None or has_no_rows):
         for values in trainer.validate(module, **quietly):
@@ -84,11 +85,11 @@ def evaluate(
         if trainer.is_global_zero:
             save_decision(best, module)
             last = Path(best).with_name("last.ckpt")
-            with suppress(FileNotFoundError, ValueError):  # there is none, or it was damaged before
-                # the same weights
+            with suppress(FileNotFoundError, ValueError):  # it does not exist, or it is damaged
+                # at the same step it has the same weights
                 if read_checkpoint(last)["global_step"] == read_checkpoint(best)["global_step"]:
                     save_decision(last, module)
-        trainer.strategy.barrier()  # the others read it next
+        trainer.strategy.barrier()  # the other processes read it next
     split = "test" if has_loader(data, "test") else "val"
     buffer = OutputBuffer(MAX_SHOWN) if report else None
     if split == "test":
@@ -98,13 +99,13 @@ def evaluate(
     elif buffer is not None and results:
         module._val_epoch.output_buffer = buffer
         trainer.validate(module, **quietly)
-    # only now: with the checkpoint's decision the module has new epochs
+    # only here, as loading the checkpoint's decision replaces the module's epochs
     epoch = module._test_epoch if split == "test" else module._val_epoch
     epoch.output_buffer = None
     if split == "test" and isinstance(epoch, Epoch) and epoch.per_class and trainer.is_global_zero:
-        _save_tables(epoch, folder)  # a chunked head has none
+        _save_tables(epoch, folder)
     outcome = _make_outcome(module, epoch, buffer, data, split) if buffer is not None else None
-    # JSON has no NaN: a metric that is not defined on these labels is null
+    # a metric that is undefined for these labels is null, as JSON has no NaN
     metrics = {name: value if math.isfinite(value) else None for name, value in results.items()}
     if trainer.is_global_zero:
         with atomic_write(folder / "metrics.json") as path:
@@ -115,7 +116,7 @@ def evaluate(
 def _make_outcome(
     module: TaskModule, epoch: Epoch | TopKEpoch, buffer: OutputBuffer, data: Any, split: str
 ) -> Outcome | None:
-    """Return the outcome on the rows with a prediction; None if there are none, or for a chunked head."""
+    """Return the outcome on the rows with a prediction; None without such rows or for a chunked head."""
     rows = buffer.rows()
     if rows is None or isinstance(epoch, TopKEpoch):
         return None
@@ -124,17 +125,19 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
-    if buffer.share == 1 and not module._trailing_dims:  # else rows are positions, such as pixels
+    if (
+        buffer.share == 1 and not module._trailing_dims
+    ):  # with trailing dimensions a "row" is a position, such as a pixel
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]
-        else:  # loaders of the user's own, which may shuffle
+        else:  # the user's loaders may shuffle
             sampler = getattr(getattr(module.trainer, f"{split}_dataloaders"), "sampler", None)
             in_shards = isinstance(sampler, DistributedSampler) and not sampler.shuffle
             names = range(count) if in_shards or isinstance(sampler, SequentialSampler) else None
     counts = epoch.confusion_counts
     confusion = None if counts is None else counts.cpu().numpy()
-    if not predicted.all():  # a NaN has no place in a figure
+    if not predicted.all():  # figures cannot show NaN
         logits, target = logits[predicted], target[predicted]
         names = None if names is None else np.asarray(names)[predicted.numpy()]
     tasks, columns = (module.task, module.base_task), _per_class_columns(epoch)
@@ -142,13 +145,13 @@ def _make_outcome(
 
 
 def _predict_loaders(data: Any) -> Callable[[], Any]:
-    # Lightning remembers the arguments of a loader that is created within its hooks, and would repeat a
-    # `batch_size` that was a positional argument
+    # Lightning records the arguments of a loader that is created within its hooks, and would pass a
+    # positional `batch_size` twice
     loaders = data.test_dataloader()
     as_list = loaders if isinstance(loaders, list | tuple) else [loaders]
     if not all(type(loader) is DataLoader for loader in as_list):
         return data.test_dataloader
-    for loader in as_list:  # those of any loader, once a hook for loaders has failed in this process
+    for loader in as_list:  # recorded for all loaders after a hook for loaders has failed in this process
         loader.__dict__.pop("__pl_saved_args", None)
     return lambda: loaders
 
@@ -169,7 +172,7 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
     if epoch.confusion_counts is not None:
         counts = epoch.confusion_counts.cpu().numpy()
         corner = "true"
-        while corner in task.names:  # a class of that name has its own column
+        while corner in task.names:  # if a class has that name
             corner += " class"
         matrix = {corner: task.names, **dict(zip(task.names, counts.T, strict=True))}
         with atomic_write(folder / "confusion_matrix.csv") as path:
@@ -177,14 +180,14 @@ def _save_tables(epoch: Epoch, folder: Path) -> None:
 
 
 def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint: str, folder: Path) -> str:
-    """Write predictions.csv, or with trailing dimensions predictions.pt; return its name, "" without rows."""
+    """Write predictions.csv, or predictions.pt with trailing dimensions; return its name, "" without rows."""
     task = module.task
     if not has_loader(data, "predict"):
         if not has_loader(data, "test"):
             return ""
-        data.predict_dataloader = _predict_loaders(data)  # within the data module, whose hooks apply
+        data.predict_dataloader = _predict_loaders(data)  # so that the data module's hooks apply
     batches: Any = trainer.predict(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if batches and isinstance(batches[0], list):  # of several loaders
+    if batches and isinstance(batches[0], list):  # there are several loaders
         batches = [batch for loader in batches for batch in loader]
     batches = _gather_batches(batches)
     if not batches or not trainer.is_global_zero:
@@ -200,12 +203,12 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
         warn(
             "no_prediction",
             f"{missing.sum()} of {len(missing)} rows in predictions.csv have no prediction, because the net "
-            "returned NaN for them: their cells are empty, and the metrics are NaN. Check these rows for "
+            "returned NaN for them. Their cells are empty, and the metrics are NaN. Check these rows for "
             "extreme values.",
         )
     count = len(missing)
     columns: dict[str, Any] = {"row": range(count)}
-    if isinstance(data, TensorData):  # of which trainer.limit_predict_batches may leave some out
+    if isinstance(data, TensorData):  # trainer.limit_predict_batches may leave out the last rows
         columns["row"] = data.splits.rows_in_file("test")[:count]
         columns["target"] = _decode_targets(task, data, count)
     columns |= (top_columns if "top" in outputs else prediction_columns)(task, **outputs)
@@ -215,7 +218,7 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
 
 
 def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Gather the batches of all processes; of several processes each row alone, in the order of the data."""
+    """Gather the batches of all processes; several processes give single rows in the order of the data."""
     parts = all_gather(batches)
     if len(parts) == 1:
         return batches
@@ -231,9 +234,9 @@ def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]
 
 
 def _decode_targets(task: Task, data: TensorData, count: int) -> list[str | None]:
-    """Return the target of the first test rows, decoded."""
+    """Return the decoded target of the first `count` test rows."""
     labels, rows = data.splits.labels, data.splits.rows["test"][:count]
-    if isinstance(labels, SparseLabels):  # names of the labels that are present, without a matrix
+    if isinstance(labels, SparseLabels):  # without creating a dense matrix
         return format_cells(labels.select(rows).to_lists(task.names))
     return format_cells(task.decode(task.to_hard_labels(task.encode(labels[rows.numpy()]))))
 
@@ -242,25 +245,25 @@ def best_checkpoint(trainer: Trainer, callback: ModelCheckpoint, resumed: bool) 
     """Return the path of the best checkpoint; raise an error if there is none."""
     if not trainer.global_step:
         raise DataError(
-            "No step was taken: the train loader is empty (fewer rows than a batch, under drop_last?), or "
-            "trainer.max_steps or trainer.limit_train_batches allow none."
+            "No step was taken. The training loader is empty (fewer rows than a batch, and drop_last=True?), "
+            "or trainer.max_steps or trainer.limit_train_batches allow no step."
         )
-    score = callback.best_model_score  # None after resuming from another folder, though there is a path
+    score = callback.best_model_score  # None after resuming from another folder, even if there is a path
     if score is None and resumed:
         raise ConfigError(
-            "No epoch was validated here, as the run of the checkpoint was complete or nearly so, and the "
-            "best checkpoint of another folder is left alone: go on in its own folder (hydra.run.dir), or "
-            "for longer (trainer.max_epochs)."
+            "No epoch was validated after resuming, because the run of the checkpoint was (nearly) complete, "
+            "and the best checkpoint of another folder is not used. Resume in that folder (hydra.run.dir), "
+            "or train for longer (trainer.max_epochs)."
         )
     if score is None:
         raise DataError(
             f"{callback.monitor} was never computed in {trainer.current_epoch} epochs, so there is no best "
-            "checkpoint: train for longer (trainer.max_steps ends within an epoch?), or validate more often "
-            "(trainer.check_val_every_n_epoch)."
+            "checkpoint. Train for longer (does trainer.max_steps end within an epoch?), or validate more "
+            "often (trainer.check_val_every_n_epoch)."
         )
     if score.isnan():
         raise DataError(
-            f"{callback.monitor} was never a number, so there is no best checkpoint: the "
-            "labels may lack positives or negatives. Choose by the loss: monitor=val/loss."
+            f"{callback.monitor} was NaN in each epoch, so there is no best checkpoint. The labels may have "
+            "no positives or no negatives. Set monitor=val/loss."
         )
     return callback.best_model_path

@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from, and what is retained of its log."""
+"""The checkpoint that a run resumes from, and the rows of its log that are kept."""
 
 import csv
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from lossselect.utils.warnings import warn
 def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the checkpoint that `resume=...` names, and its content; None to start from scratch.
 
-    "auto" is the checkpoint in the run's folder that has come farthest, if there is any.
+    "auto" is the checkpoint in the run folder with the most steps, if there is any.
     """
     if setting is None:
         return None
@@ -42,19 +42,19 @@ def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]
         progress = (content["global_step"], batches, content["epoch"], path.stat().st_mtime_ns)
         candidates.append((progress, path, content))
     if damaged and not candidates:
-        raise CheckpointError(f"resume=auto finds no checkpoint to go on from. {' '.join(damaged)}")
+        raise CheckpointError(f"resume=auto found no usable checkpoint. {' '.join(damaged)}")
     for message in damaged:
-        warn("damaged_checkpoint", f"{message} It is passed over.")
+        warn("damaged_checkpoint", f"{message} It is skipped.")
     return max(candidates, key=lambda candidate: candidate[0])[1:] if candidates else None
 
 
 def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, trainer: Trainer) -> None:
-    """Raise an error, before the run's folder is touched, for states that the run's parts cannot restore."""
+    """Raise an error, before the run folder is changed, for states that the run's parts cannot restore."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
         raise ConfigError(
-            f"The checkpoint is of epoch {epochs}, and trainer.max_epochs={trainer.max_epochs} ends before "
-            "that: say more epochs, or begin anew without resume."
+            f"The checkpoint is from epoch {epochs}, but trainer.max_epochs={trainer.max_epochs} ends before "
+            "that. Increase trainer.max_epochs, or start again without resume."
         )
     check_same_task(checkpoint, module.task)
     _check_shapes(checkpoint, module)
@@ -63,7 +63,7 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     optimizers = [parts["optimizer"]]
     schedulers = [parts["lr_scheduler"]["scheduler"]] if "lr_scheduler" in parts else []
     names = [type(part).__name__ for part in (*optimizers, *schedulers)]
-    if names != checkpoint["run_state"][0]["made"]:  # others than in the checkpoint: fit raises an error
+    if names != checkpoint["run_state"][0]["made"]:  # fit raises an error for other classes
         optimizers, schedulers = [], []
     check_states(checkpoint, path, optimizers, schedulers, trainer.callbacks)  # type: ignore[attr-defined]
 
@@ -90,8 +90,11 @@ def _check_shapes(checkpoint: Mapping[str, Any], module: TaskModule) -> None:
 
 
 def keep_previous_run(folder: Path) -> Path | None:
-    """Move the files of an earlier run, if it has checkpoints, into a subfolder, and return that."""
-    if not any(folder.glob("checkpoints/*.ckpt")):  # else whoever forgets resume=auto would lose them
+    """Move the files of an earlier run with checkpoints to a subfolder, and return it.
+
+    Otherwise a run without resume=auto would overwrite them.
+    """
+    if not any(folder.glob("checkpoints/*.ckpt")):
         return None
     target = next(path for i in count(1) if not (path := folder / f"previous_run.{i}").exists())
     target.mkdir()
@@ -102,7 +105,7 @@ def keep_previous_run(folder: Path) -> Path | None:
 
 
 def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Retain what was logged before the checkpoint, which Lightning would drop, and nothing after it."""
+    """Keep the rows logged before the checkpoint, which Lightning would drop, and none after it."""
     step = checkpoint["global_step"]
     num_before = checkpoint["run_state"][0]["rows"] or 0
     for logger in trainer.loggers:
@@ -116,7 +119,7 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         writer.metrics = [
             row
             for number, row in enumerate(csv.DictReader(lines))
-            if (row.get("step") or "").lstrip("-").isdigit()  # not so in a line that was cut short
+            if (row.get("step") or "").lstrip("-").isdigit()  # a line may have been cut short
             and None not in row.values()
             and (number < num_before or _is_user_row(row, step))
         ]
@@ -124,7 +127,7 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _is_user_row(row: Mapping[str, str], step: int) -> bool:
-    """Return whether the user logged a row after the checkpoint, which will not be logged again."""
-    # Lightning logs what a `training_step` has logged for the epoch after the checkpoint is saved; rows of
-    # this package are logged before it, or belong to what is repeated
+    """Return whether a row that follows the checkpoint was logged by the user, and is not logged again."""
+    # Lightning writes a `training_step`'s values of an epoch after the checkpoint is saved; rows of this
+    # package are written before it, or are logged again
     return int(row["step"]) < step and not (row.get("train/loss") or row.get("val/loss"))

@@ -1,4 +1,4 @@
-"""What the packaged configs list, and what follows from a run's settings: head, monitor, loss options."""
+"""The packaged configs, and the head, monitor and loss options that follow from a run's settings."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -17,35 +17,38 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 RESERVED = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
-"""Arguments of Lightning's trainer that are groups of the config, or follow from the run."""
+"""Arguments of Lightning's trainer that are groups of the config, or that the run sets itself."""
 
-STEP_OPTIONS = ("steps_per_execution", "compile")  # settings of `trainer` that Lightning's trainer lacks
+STEP_OPTIONS = (
+    "steps_per_execution",
+    "compile",
+)  # settings of `trainer` that Lightning's trainer does not have
 
 MIN_INTS = {"max_epochs": 1, "accumulate_grad_batches": 1, "steps_per_execution": 1, "log_every_n_steps": 0}
-"""Integers of `trainer` that are checked without Lightning, with their minimums."""
+"""Minimums of the integers of `trainer` that are checked without Lightning."""
 
-MIN_OUTPUTS_CHUNKED = 50_000  # from here on metrics of each label say little, and take long
-MAX_BYTES_UNCHECKED = 1 << 26  # of a batch's dense matrices, which fit any device
+MIN_OUTPUTS_CHUNKED = 50_000  # with more outputs, metrics per label are slow and of little use
+MAX_BYTES_UNCHECKED = 1 << 26  # smaller dense matrices of a batch fit any device
 FILE_DATA = ("table", "arrays")
 STOPPING = frozenset({"lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.callbacks.Timer"})
 
 
 def packaged_config(group: str, name: str) -> Any:
-    """Return configs/GROUP/NAME.yaml."""
+    """Return the content of configs/GROUP/NAME.yaml."""
     return OmegaConf.create(
         (files("lossselect.configs") / group / f"{name}.yaml").read_text(encoding="utf-8")
     )
 
 
 def list_variants(group: str = "") -> list[str]:
-    """Return the names of a group's variants; without a group those of the groups."""
+    """Return the names of a group's variants, or without a group the names of the groups."""
     entries = (files("lossselect.configs") / group).iterdir()
     listed = (entry for entry in entries if not entry.name.startswith("_"))
     return sorted(entry.name.removesuffix(".yaml") for entry in listed if entry.is_dir() != bool(group))
 
 
 def as_list(setting: Any) -> list[Any]:
-    """Return one value, several or none as a list."""
+    """Return a setting as a list: one value, several, or none for None."""
     is_several = isinstance(setting, Sequence) and not isinstance(setting, str)
     return [*setting] if is_several else [] if setting is None else [setting]
 
@@ -53,17 +56,17 @@ def as_list(setting: Any) -> list[Any]:
 def check_has_target(place: str, entry: Any) -> None:
     """Raise ConfigError unless an entry names a class."""
     if not isinstance(entry, Mapping) or "_target_" not in entry:
-        raise ConfigError(f"{place} must have a _target_, or be null; it is {entry!r}.")
+        raise ConfigError(f"{place} must be null or have a _target_, got {entry!r}.")
 
 
 def loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the loss's name and the options that differ from the defaults, which not every form takes."""
+    """Return the loss's name and the options that differ from the defaults; not every form has them all."""
     defaults = {} if loss["name"] == "auto" else row_options(loss["name"])
     return {key: value for key, value in loss.items() if key not in defaults or value != defaults[key]}
 
 
 def needs_trainer(config: Mapping[str, Any]) -> bool:
-    """Return whether a setting of the trainer is not the default, and only Lightning can check it."""
+    """Return whether a setting of the trainer that only Lightning can check is not the default."""
     defaults = packaged_config("trainer", "default")
     return any(
         key not in defaults or (defaults[key], type(defaults[key])) != (value, type(value))
@@ -73,7 +76,7 @@ def needs_trainer(config: Mapping[str, Any]) -> bool:
 
 
 def monitored_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that name a metric, with that metric."""
+    """Return the metrics that the settings name, by setting."""
     callbacks = config.get("callbacks") or {}
     parts = {"scheduler": config.get("scheduler"), **{f"callbacks.{k}": v for k, v in callbacks.items()}}
     monitors = {f"{k}.monitor": part["monitor"] for k, part in parts.items() if part and "monitor" in part}
@@ -81,23 +84,23 @@ def monitored_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_chunked_conflict(config: Mapping[str, Any]) -> str:
-    """Return a message about a setting that head=chunked does not support; "" if there is none."""
+    """Return a message about a setting that head=chunked does not support, or ""."""
     if config["trainer"].get("compile"):
-        return "trainer.compile does not go through head=chunked: leave one of them out."
+        return "trainer.compile cannot be combined with head=chunked. Remove one of them."
     if config.get("mix"):
-        return "mix makes soft labels of a batch, which head=chunked does not take: mix=none."
+        return "head=chunked does not support mix, which creates soft labels. Set mix=none."
     defaults = packaged_config("decision", "tuned")
     for key, value in (config.get("decision") or {}).items():
         if value != defaults.get(key):
             return (
-                f"decision.{key}={value} needs all outputs of the validation rows, which head=chunked never "
-                "has: leave it out."
+                f"decision.{key}={value} requires all outputs of the validation rows, which head=chunked "
+                f"does not compute. Remove decision.{key}."
             )
     return ""
 
 
 def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings without those that are open, such as a threshold to be tuned."""
+    """Return the settings that are not None; None stands for the default, or for tuning."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -107,7 +110,7 @@ def configured_head(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
-    """Return the head for `TaskModule`; "auto" depends on the number of outputs and the memory."""
+    """Return the head for `TaskModule`; "auto" is resolved by the number of outputs and the memory."""
     from lossselect.chunked.loss import chunkable
     from lossselect.utils.devices import total_memory
 
@@ -128,26 +131,26 @@ def resolve_head(config: Mapping[str, Any], task: "Task") -> dict[str, Any]:
     )
     if not fits or task.num_outputs >= MIN_OUTPUTS_CHUNKED:
         return {"name": "chunked" if fits else "dense"}
-    # logits, target, gradient and a copy, float32; for a few megabytes the GPU need not be asked
+    # logits, target, gradient and a copy in float32; the GPU is queried only if they are large
     dense = 16 * task.num_outputs * config["data"].get("batch_size", 1)
     memory = total_memory() if dense > MAX_BYTES_UNCHECKED else None
     return {"name": "dense" if memory is None or dense <= memory / 4 else "chunked"}
 
 
 def resolve_monitor(config: Mapping[str, Any], task: "Task") -> "Monitor":
-    """Return what chooses the run's checkpoint."""
+    """Return the monitor, which selects the run's checkpoint."""
     from lossselect.reporting.plan import Monitor
 
     if config["monitor"]:
-        return Monitor(str(config["monitor"]), "as asked for")
-    # epochs then differ by noise: on small validation splits the last one is better than the best one
+        return Monitor(str(config["monitor"]), "as set")
+    # the late epochs then differ only by noise, and the best of a small validation split is not better
     if _anneals(config):
-        return Monitor("last", "the learning rate has gone to 0 by then, and the last epoch is no worse")
-    return Monitor(task_monitor(config, task), "the run may end before the learning rate has gone to 0")
+        return Monitor("last", "the learning rate has reached 0, and the last epoch is as good as any")
+    return Monitor(task_monitor(config, task), "the run may end before the learning rate reaches 0")
 
 
 def _anneals(config: Mapping[str, Any]) -> bool:
-    """Return whether the learning rate has gone to 0 when the run ends."""
+    """Return whether the learning rate reaches 0 when the run ends."""
     scheduler, options = config.get("scheduler") or {}, config["trainer"]
     return (
         scheduler.get("name") == "CosineAnnealingLR"
@@ -156,30 +159,30 @@ def _anneals(config: Mapping[str, Any]) -> bool:
         and not scheduler.get("eta_min")
         and options.get("max_steps") in (None, -1)
         and not options.get("max_time")
-        # that of the configs watches what chooses the checkpoint, and nothing where that is the last epoch
+        # early stopping of the packaged configs (None, or "last") never stops a run that keeps the last epoch
         and all(entry.get("monitor", "") in (None, "last") for entry in stopping_callbacks(config))
     )
 
 
 def stopping_callbacks(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the callbacks that may end a run before its last epoch, by their classes."""
+    """Return the callbacks whose classes may end a run before its last epoch."""
     return [entry for entry in (config.get("callbacks") or {}).values() if is_stopping_callback(entry)]
 
 
 def is_stopping_callback(entry: Any) -> bool:
     """Return whether a callback's class is one of `STOPPING`, or the user's own subclass of one of them."""
     target = str((entry or {}).get("_target_"))
-    if public_name(target):  # of Lightning or of this package: known without importing it
+    if public_name(target):  # classes of Lightning or this package need no import
         return public_name(target, STOPPING) is not None
     from hydra.utils import get_object
 
     try:
         bases = getattr(get_object(target), "__mro__", ())
-    except Exception:  # whose message comes when the callback is built
+    except Exception:  # the error is raised again when the callback is built
         return False
     return any(public_name(f"{base.__module__}.{base.__qualname__}", STOPPING) for base in bases)
 
 
 def task_monitor(config: Mapping[str, Any], task: "Task") -> str:
-    """Return the validation metric that chooses the checkpoint by default."""
+    """Return the validation metric that selects the checkpoint by default."""
     return f"val/{topk_monitor(task) if resolve_head(config, task)['name'] == 'chunked' else task.monitor}"

@@ -1,4 +1,4 @@
-"""Lightning's trainer, built from the config's values, and the errors of Lightning while it starts a run."""
+"""Lightning's trainer, built from a config, and Lightning's errors while it starts a run."""
 
 import inspect
 import logging
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, Union, get_args, get_origin
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
 from lossselect.models.nets import first_sentence
@@ -16,37 +17,45 @@ from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options
 
 DIVISORS = ("val_check_interval", "check_val_every_n_epoch")
-"""Integers by which Lightning divides later; a share of an epoch is a float."""
+"""Settings that Lightning divides by if they are integers; a fraction of an epoch is a float."""
 
 WORDS: dict[Any, str] = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "text",
-    list[int]: "a list of whole numbers",
-    dict[str, int]: "a mapping of whole numbers",
+    list[int]: "a list of integers",
+    dict[str, int]: "a mapping of integers",
     types.NoneType: "null",
 }
-"""What a config calls values of Lightning's types; it can hold no others."""
+"""Descriptions of the types that a config can contain."""
 
 
 def build_trainer(options: Mapping[str, Any], **arguments: Any) -> Trainer:
-    """Return a trainer with the settings `trainer.*`, and further arguments that no config sets."""
+    """Return a trainer with the settings `trainer.*`, and with `arguments` that no config sets."""
     quiet()
     parameters = inspect.signature(Trainer).parameters
     check_options(options, [*(name for name in parameters if name not in RESERVED), *STEP_OPTIONS], "trainer")
     options = {name: value for name, value in options.items() if name not in STEP_OPTIONS}
+    if options.get("accelerator") in ("gpu", "cuda") and not _has_gpu():
+        raise ConfigError(
+            "No GPU was found. Set trainer=cpu, or remove trainer=... to use what is available."
+        )
     try:
         # Lightning may accept a value of the wrong type here and fail on it later
         for name, value in options.items():
             if not _has_type(value, expected := parameters[name].annotation):
                 raise ConfigError(f"trainer.{name} must be {_describe_type(expected)}, got {value!r}.")
             if name in DIVISORS and isinstance(value, int) and value < 1:
-                raise ConfigError(f"trainer.{name} must be at least 1, got {value!r}.")
+                raise ConfigError(f"trainer.{name} must be >= 1, got {value!r}.")
         defaults = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         return Trainer(**options, **{**defaults, **arguments})
     except Exception as error:  # Lightning raises several kinds, all about these settings
         raise ConfigError(f"The trainer cannot be built: {error}") from None
+
+
+def _has_gpu() -> bool:
+    return CUDAAccelerator.is_available() or MPSAccelerator.is_available()
 
 
 def _has_type(value: Any, expected: Any) -> bool:
@@ -64,26 +73,28 @@ def _has_type(value: Any, expected: Any) -> bool:
 
 
 def _describe_type(expected: Any) -> str:
-    """Return the words for an annotation, such as "a whole number, or null"."""
-    if get_origin(expected) is Literal:
-        return f"one of {', '.join(map(str, get_args(expected)))}"
-    options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else ()
-    return WORDS.get(expected, "") or ", or ".join(filter(None, map(_describe_type, options)))
+    """Return a description of an annotation, such as "an integer, or null"."""
+    options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else [expected]
+    names = [WORDS[option] for option in options if option in WORDS]
+    choices = [str(c) for option in options if get_origin(option) is Literal for c in get_args(option)]
+    if choices:
+        names.insert(0, f"one of {', '.join(dict.fromkeys(choices))}")
+    return ", or ".join(names)
 
 
 class StageRecorder(Callback):
-    """Records how far the start of a fit has come."""
+    """Records the stage that the start of a fit has reached."""
 
     stage = ""
 
     def setup(self, *_: Any, **__: Any) -> None:
-        self.stage = "restoring"  # a checkpoint, perhaps
+        self.stage = "restoring"  # the checkpoint, if any
 
     def on_sanity_check_start(self, *_: Any) -> None:
         self.stage = "preparing"
 
     def on_validation_start(self, *_: Any) -> None:
-        self.stage = "running"  # the user's code, too
+        self.stage = "running"  # from here on the user's code may raise
 
     def on_sanity_check_end(self, *_: Any) -> None:
         self.stage = "preparing"
@@ -94,7 +105,7 @@ class StageRecorder(Callback):
 
 @contextmanager
 def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
-    """Convert errors of Lightning and torch before the first step of a fit to errors that name the fix."""
+    """Convert errors of Lightning and torch before the first step of a fit to errors of this package."""
     recorder = StageRecorder()
     trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
     try:
@@ -105,8 +116,8 @@ def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
         hint = "(HYDRA_FULL_ERROR=1 shows the traceback.)"
         if recorder.stage == "restoring" and resumes:
             raise CheckpointError(
-                "The checkpoint is damaged, or does not belong to this run: Lightning cannot restore it "
-                f"({type(error).__name__}: {first_sentence(error)}). {hint}"
+                "The checkpoint is damaged or belongs to another run. Lightning cannot restore it: "
+                f"{type(error).__name__}: {first_sentence(error)}. {hint}"
             ) from error
         if recorder.stage in ("restoring", "preparing") and type(error) in (ValueError, TypeError):
             raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
@@ -114,7 +125,7 @@ def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Silence what Lightning prints about itself and about data that are small on purpose."""
+    """Silence Lightning's advertisements, and its warnings about small data sets and existing folders."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -122,6 +133,6 @@ def quiet() -> None:
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 under torch 2.13
         ".*Checkpoint directory .* exists and is not empty.*",
         "Experiment logs directory .* exists and is not empty",
-        "The dirpath has changed from",  # of a run that goes on in another folder
+        "The dirpath has changed from",  # a run was resumed in another folder
     ):
         warnings.filterwarnings("ignore", message=message)

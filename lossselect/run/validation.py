@@ -1,4 +1,4 @@
-"""A run's config, checked before anything is written, and as far as possible before torch is imported."""
+"""Checks of a run's config, before anything is written and mostly before torch is imported."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lossselect.tasks.registry import Task
 
 PARTS = ("task", "loss", "data", "model", "optimizer", "trainer")
-"""The parts that every run needs."""
+"""The required parts of a config."""
 
 SETTINGS = (
     *PARTS,
@@ -38,18 +38,18 @@ SETTINGS = (
     *("trust", "check_only", "explain", "export", "report", "ignore_warnings"),
     *("head", "bias_init", "mix", "decision"),
 )
-"""The top level of a config, besides `hydra`."""
+"""The settings at the top level of a config, except `hydra`."""
 
 MAX_SEED = 2**32 - 1  # NumPy's
 
 NOT_SETTINGS = {
-    ("loss", "reduction"): "training takes the mean over what has a label",
-    ("model", "num_features"): "the data tell how many there are",
-    ("task", "num_outputs"): "the data tell how many classes there are",
-    ("task", "num_classes"): "the data tell how many classes there are",
-    ("task", "num_labels"): "the data tell how many classes there are",
+    ("loss", "reduction"): "Training uses the mean over all elements that have a label.",
+    ("model", "num_features"): "The number of features follows from the data.",
+    ("task", "num_outputs"): "The number of classes follows from the data.",
+    ("task", "num_classes"): "The number of classes follows from the data.",
+    ("task", "num_labels"): "The number of labels follows from the data.",
 }
-"""Arguments that follow from the run, and why."""
+"""Arguments that a run computes itself, with the reason."""
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "check_only": (),
@@ -57,20 +57,20 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "explain": ("json",),
     "trainer.compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
-"""Settings that are true, false or one of a few words."""
+"""Settings that may be true, false or one of these words."""
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise an error for the first invalid setting of a config, given as plain values."""
-    # what needs no torch comes first, so that the answer comes at once
-    _require(config.get("task"), "Say what the task is: task=binary, task=multiclass or task=multilabel.")
+    """Raise an error for the first invalid setting of a config in plain values."""
+    # checks that need no torch come first, so that their errors are immediate
+    _require(config.get("task"), "A task is required. Set task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
         value = config.get(part)
-        _require(isinstance(value, Mapping), f"A run needs {part}=...; it cannot be {value!r}.")
+        _require(isinstance(value, Mapping), f"Expected a variant of {part}, got {value!r}. Set {part}=NAME.")
     own = {part for part in PARTS if "_target_" in config[part]}
     for (part, name), reason in NOT_SETTINGS.items():
         is_valid = part in own or name not in config[part]
-        _require(is_valid, f"{part}.{name} is no setting: {reason}.")
+        _require(is_valid, f"{part}.{name} cannot be set. {reason} Remove it.")
     loss_options({"name": None, **config["loss"]})
     check_int("seed", config["seed"], 0, MAX_SEED)
     trainer = {**dict.fromkeys(MIN_INTS, 1), "max_epochs": None, **config["trainer"]}
@@ -87,10 +87,10 @@ def check_config(config: Mapping[str, Any]) -> None:
             check_int(f"callbacks.{name}.patience", entry.get("patience", 0), 0)
     lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
     resume = config.get("resume")
-    message = f"resume must be auto, or the path of a checkpoint, got {resume!r}."
+    message = f"resume must be auto or the path of a checkpoint, got {resume!r}."
     _require(isinstance(resume, str | None), message, OptionTypeError)
     if (form := config["export"]) is not None:
-        message = f"export takes one format, got {form!r}; others later: lossselect export."
+        message = f"export must be one format, got {form!r}. Write other formats later: lossselect export."
         _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
         check_weights_suffice(form, "model" not in own)
@@ -99,7 +99,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_head_bias(config["bias_init"])
     if (decision := config.get("decision")) is not None:
         settings = packaged_config("decision", "tuned")
-        message = f"decision must be tuned, none, or have settings ({', '.join(settings)}), got {decision!r}."
+        message = f"decision must be tuned, none, or a mapping of {', '.join(settings)}, got {decision!r}."
         _require(isinstance(decision, Mapping), message)
         check_options(decision, settings, "decision")
     if configured_head(config)["name"] == "chunked":
@@ -110,7 +110,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     if "model" not in own:
         net_options(config["model"])
 
-    if config["task"].get("name") != "auto":  # else the labels must be read first
+    if config["task"].get("name") != "auto":  # which is resolved after the labels have been read
         check_task_settings(config, _placeholder_task(config))
     if "model" not in own:
         make_net({"num_features": 1, **config["model"]}, num_outputs=1)
@@ -130,19 +130,19 @@ def _require(condition: Any, message: str, error: type[Exception] = ConfigError)
 def check_task_settings(
     config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None, shape: Sequence[int] = ()
 ) -> None:
-    """Raise an error for the first option of loss or decision, or metric, that the task does not have.
+    """Raise an error for the first option of loss or decision, or metric, that the task does not support.
 
-    Without `counts` of the train labels, `task` is a placeholder: the data have not been read.
+    Without `counts` of the training labels, `task` is a placeholder, because the data have not been read.
     """
     from lossselect.decision.fit import decision_options
     from lossselect.losses.auto import loss_by_name
 
     options = loss_options(config["loss"])
-    if counts is None:  # the class names, which messages should name, are not known either
+    if counts is None:  # the class names, which messages should contain, are not known yet
         later = Mapping if "_target_" in config["data"] else Mapping | list
         options = {k: v for k, v in options.items() if not isinstance(v, later)}
         if isinstance(options.get("pos_weight"), int | float) and "_target_" not in config["data"]:
-            options["pos_weight"] = 1.0  # only whether the loss supports one is checked now
+            options["pos_weight"] = 1.0  # now only check that the loss supports it
     name = options.pop("name")
     loss = loss_by_name(task, name, **options)
     if counts is not None:
@@ -152,8 +152,8 @@ def check_task_settings(
         threshold = config["task"].get("threshold")
         _require(
             threshold is None or decision["metric"] in ("auto", None),
-            f"task.threshold={threshold} and decision.metric={decision['metric']} contradict each "
-            "other: a threshold is given, or tuned.",
+            f"task.threshold={threshold} cannot be combined with decision.metric={decision['metric']}, which "
+            "tunes the threshold. Remove one of them.",
         )
     if configured_head(config)["name"] == "chunked":
         from lossselect.chunked.loss import check_chunkable
@@ -165,7 +165,7 @@ def check_task_settings(
 
 
 def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
-    """Raise an error for a loss of regions, or boxes of images: rows of a file have none."""
+    """Raise an error for losses on regions and for mixing of images: rows of a file have neither."""
     import torch
 
     from lossselect.labels.targets import EncodedBatch
@@ -180,29 +180,28 @@ def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
 
 
 def check_trainer(config: Mapping[str, Any], sweep: bool = False) -> int:
-    """Return the number of processes of a run, or of one job of a `sweep`, as only Lightning can tell."""
+    """Return the number of processes of a run, or of one job of a `sweep`; Lightning computes it."""
     from lossselect.run.trainer import build_trainer
 
     ranks = build_trainer(config["trainer"]).world_size
     if sweep and ranks > 1 and not {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys():
-        # Lightning would start a job's other processes with the command of the whole sweep
+        # Lightning would start the other processes with the command of the whole sweep
         raise ConfigError(
-            f"Each job of this sweep (-m) would be {ranks} processes, which it cannot start: "
-            "trainer.devices=1, a run for each setting without -m, or hydra/launcher=slurm, where "
-            "SLURM starts them."
+            f"Each job of this sweep (-m) would use {ranks} processes, which a sweep cannot start. Set "
+            "trainer.devices=1, start each run without -m, or set hydra/launcher=slurm."
         )
     return ranks
 
 
 def _placeholder_task(config: Mapping[str, Any]) -> "Task":
-    """Return the task with the width that its options imply; the data tell the real one later."""
+    """Return the task with the width that its options imply, until the data have been read."""
     from lossselect.tasks.registry import TASKS, make_task
 
     weight = config["loss"].get("weight")
     _require(
         weight is None or (isinstance(weight, str | list | Mapping) and weight),
-        f"loss.weight must be a list of one number per output, got {weight!r}. By name: "
-        "loss.weight={cat:2,dog:1}; or balanced, or effective_number.",
+        f"loss.weight must be a list of one number per output, got {weight!r}. It may also be a mapping, "
+        "such as loss.weight={cat:2,dog:1}, or balanced, or effective_number.",
     )
     options = drop_none(config["task"])
     name = options.pop("name", None)
@@ -214,21 +213,21 @@ def _placeholder_task(config: Mapping[str, Any]) -> "Task":
 
 
 def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
-    """Raise ConfigError for settings of an early stopping that will stop nothing."""
+    """Raise ConfigError for settings of early stopping that have no effect."""
     entry = (config.get("callbacks") or {}).get("early_stopping")
     if monitor != "last" or not entry or entry.get("monitor") not in (None, "last"):
         return
     defaults = packaged_config("callbacks", "default").early_stopping
     if changed := {k for k in entry if k != "monitor" and entry[k] != defaults.get(k)}:
         raise ConfigError(
-            f"callbacks.early_stopping.{min(changed)} has no effect: the run keeps its last epoch, where the "
-            "learning rate has gone to 0, and is not stopped. To stop early: "
+            f"callbacks.early_stopping.{min(changed)} has no effect: the run trains until the learning rate "
+            "reaches 0 and keeps the last epoch. To stop early, set "
             "callbacks.early_stopping.monitor=val/loss, or monitor=val/loss to keep the best epoch as well."
         )
 
 
 def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> None:
-    """Raise ConfigError for a metric that training lacks; unless `is_final` the width is not known yet."""
+    """Raise ConfigError for a metric that is not computed; unless `is_final` the width is not known yet."""
     head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
     width = task.num_outputs if is_final else None
     top_names = top_metric_names(task, width, counted="_target_" not in config["data"])
@@ -236,15 +235,15 @@ def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> 
     dense = [f"val/{name}" for name in ("loss", *task.metric_names)]
     dense += [f"train/{name}" for name in ("loss", *task.train_metrics)]
     listed = chunked if head == "chunked" else dense
-    # with head=auto that is not resolved yet, either may be meant
+    # head=auto, which is not resolved yet, may become either
     known = [*dense, *chunked] if head == "auto" else listed
     for setting, metric in monitored_metrics(config).items():
         last = [] if setting == "scheduler.monitor" else ["last"]
         if metric is not None and metric not in known + last:
             raise ConfigError(
-                f"{setting}: training knows no metric {metric!r}.{suggestion(str(metric), known + last)} "
-                f"There are: {', '.join(listed + last)}."
-                + (" (head=dense has others.)" if head == "chunked" else "")
+                f"Unknown metric {metric!r} of {setting}.{suggestion(str(metric), known + last)} "
+                f"Choose one of: {', '.join(listed + last)}."
+                + (" For other metrics, set head=dense." if head == "chunked" else "")
             )
 
 
@@ -255,17 +254,17 @@ def _check_data(data: Mapping[str, Any]) -> None:
     settings = packaged_config("data", data["name"])
     check_options(data, settings, f"data={data['name']}")
     for name in settings:
-        _require(name in data, f"data.{name} is missing.")
+        _require(name in data, f"data.{name} is required. Set it, or remove ~data.{name}.")
     check_int("data.batch_size", data["batch_size"], 1)
     check_int("data.seed", data["seed"], 0, MAX_SEED)
     is_file = data["name"] in FILE_DATA
     for name in ("val_fraction", "test_fraction"):
         if (value := data[name]) is not None or name == "val_fraction" or is_file:
             is_inside = check_float(f"data.{name}", value, 0, 1) not in (0, 1)
-            _require(is_inside, f"data.{name} must lie between 0 and 1, got {value}.")
+            _require(is_inside, f"data.{name} must be > 0 and < 1, got {value}.")
     if not is_file:
         return
-    _require(data["path"] is not None, "Set data.path=... to the file that holds the data.")
+    _require(data["path"] is not None, "A file is required. Set data.path=... to the file with the data.")
     for name in ("path", "val_path", "test_path"):
         message = f"data.{name} must be the path of a file, got {data[name]!r}."
         _require(isinstance(data[name], str | None), message)
@@ -273,18 +272,18 @@ def _check_data(data: Mapping[str, Any]) -> None:
         return  # the reader raises an error that suggests data=arrays
     _require(
         data["target"] is not None or data["name"] != "table",
-        "Say what is to be predicted: data.target=... is a column, or a list of 0/1 columns.",
+        "A target is required. Set data.target=... to the label column, or to a list of 0/1 columns.",
     )
     for name in ("target", "features", "missing", "exclude", "categorical", "null_values"):
         value = data.get(name)
-        message = f"data.{name} must be a name, or a list of names such as [a,b], got {value!r}."
+        message = f"data.{name} must be a name or a list of names such as [a,b], got {value!r}."
         _require(all(isinstance(entry, str | int | float) for entry in as_list(value)), message)
     for name in ("target", "features", "missing"):
-        _require(data.get(name) != [], f"data.{name} is an empty list.")
+        _require(data.get(name) != [], f"data.{name} must name at least one column or array, got [].")
 
 
 def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None:
-    """Take two steps with a weight of zeros: some invalid options are noticed only there."""
+    """Take two steps with a weight of zeros: some invalid options raise only there."""
     import torch
 
     from lossselect.training.optimizers import make_optimizer, make_scheduler
@@ -301,4 +300,4 @@ def _check_steps(optimizer_spec: Mapping[str, Any], scheduler_spec: Any) -> None
         try:
             step()
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            raise ConfigError(f"The {kind} cannot take a step with {dict(spec)}: {error}") from None
+            raise ConfigError(f"A step of the {kind} with {dict(spec)} failed: {error}") from None

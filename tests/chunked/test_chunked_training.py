@@ -339,12 +339,12 @@ class TestCommand:
             (["head=chunked", "mix=mixup"], "mix makes soft labels of a batch"),
             (
                 ["head=chunked", "trainer.compile=true"],
-                "trainer.compile does not go through head=chunked",
+                "trainer.compile cannot be combined with head=chunked",
             ),
-            (["head=chunked", "decision.calibration=none"], "decision.calibration=none needs all outputs"),
+            (["head=chunked", "decision.calibration=none"], "decision.calibration=none requires all outputs"),
             (
                 ["head=chunked", "monitor=val/average_precision"],
-                "training knows no metric 'val/average_precision'",
+                "Unknown metric 'val/average_precision'",
             ),
             (["monitor=val/ndcg_at_5"], "training knows no metric 'val/ndcg_at_5'"),
             (["head=chunked", "task.top_k=2"], "top_k requires all outputs"),

@@ -6,7 +6,7 @@ from train_cases import OWN_DATA, SHORT
 
 @pytest.fixture
 def own(command, monkeypatch, tmp_path):
-    """Runs the command on data of the user's own."""
+    """Run the command on a custom data module."""
     (tmp_path / "own_data.py").write_text(OWN_DATA)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_data", raising=False)

@@ -6,7 +6,7 @@ import torch
 from train_cases import SHORT, read_csv
 
 
-def test_parts_of_the_users_own(command, monkeypatch, tmp_path):
+def test_custom_parts(command, monkeypatch, tmp_path):
     (tmp_path / "own_parts.py").write_text(
         "import torch\n"
         "from lightning.pytorch import LightningDataModule\n"
@@ -41,12 +41,13 @@ def test_parts_of_the_users_own(command, monkeypatch, tmp_path):
     own[1] = "+data._target_=own_parts.NoTask"
     code, _, err = command("task=multiclass", *own, "hydra.run.dir=run2", *SHORT)
     assert code == 1
-    assert "NoTask must tell how many classes there are" in err
+    assert "NoTask must have an attribute class_names or num_outputs" in err
     own[1] = "+data._target_=torch.nn.Identity"
     code, _, err = command("task=binary", *own, "hydra.run.dir=run3", *SHORT)
     assert code == 1
     assert (
-        "data._target_ must make a lightning.pytorch.core.datamodule.LightningDataModule, got Identity" in err
+        "data._target_ must create a lightning.pytorch.core.datamodule.LightningDataModule, got Identity"
+        in err
     )
 
 
@@ -60,20 +61,20 @@ def test_predictions_of_several_loaders_are_one_table(own):
     assert len(read_csv("run/predictions.csv")) == 128
 
 
-def test_a_setting_that_is_left_out_is_lightnings_default(own):
+def test_a_removed_setting_has_lightnings_default(own):
     code, out, err = own("Data", "~trainer.precision")
     assert code == 0, err
     assert "precision 32-true" in out
 
 
 @pytest.mark.filterwarnings("ignore:Experiment logs directory")
-def test_results_of_an_earlier_run_do_not_stay_beside_those_of_a_failed_one(own):
+def test_a_failed_run_removes_the_results_of_an_earlier_one(own):
     assert own("Data")[0] == 0
     assert own("Data", "optimizer=sgd", "optimizer.lr=1e30")[0] == 1
     assert not Path("run/metrics.json").exists()
 
 
-def test_the_best_by_a_training_metric_is_of_that_epoch(own):
+def test_the_best_epoch_by_a_training_metric(own):
     run = ["Data", "monitor=train/loss", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4"]
     assert own(*run, "callbacks=none")[0] == 0
     losses = {
@@ -85,17 +86,17 @@ def test_the_best_by_a_training_metric_is_of_that_epoch(own):
 
 
 @pytest.mark.parametrize("setting", ["loss=auto", "loss.weight=balanced", "loss=logit_adjusted"])
-def test_what_the_train_labels_of_ones_own_data_tell(own, setting):
-    own_classes = ["task=multiclass", setting]
-    code, out, err = own("Data", *own_classes, "check_only=true")
+def test_settings_that_need_the_training_labels_of_custom_data(own, setting):
+    settings = ["task=multiclass", setting]
+    code, out, err = own("Data", *settings, "check_only=true")
     assert (code, err) == (0, "")
     assert "counted by fit" not in out
-    code, out, err = own("Data", *own_classes)
+    code, out, err = own("Data", *settings)
     assert (code, err) == (0, "")
     assert "From the training labels" in out
 
 
-def test_nothing_is_said_to_be_tuned_without_validation_rows(own):
+def test_nothing_is_tuned_without_validation_rows(own):
     for arguments in (["NoVal"], ["Data", "+trainer.limit_val_batches=0"]):
         code, out, _ = own(*arguments, "logger=none")
         assert code == 0
@@ -117,7 +118,7 @@ def test_predictions_with_trailing_dimensions_are_tensors(own):
     assert len(second["prediction"]) == 2
 
 
-def test_the_seed_holds_for_the_users_own_net(command):
+def test_the_seed_applies_to_a_custom_net(command):
     own = ["~model", "+model._target_=torch.nn.Linear", "+model.in_features=30", "+model.out_features=1"]
     results = []
     for run in ("a", "b"):
@@ -126,7 +127,7 @@ def test_the_seed_holds_for_the_users_own_net(command):
     assert results[0] == results[1]
 
 
-def test_a_loader_whose_batch_size_is_given_by_its_place(command, tmp_path, monkeypatch):
+def test_a_loader_with_a_positional_batch_size(command, tmp_path, monkeypatch):
     name = f"placed_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(PLACED)
     monkeypatch.syspath_prepend(tmp_path)
@@ -157,7 +158,7 @@ class Data(LightningDataModule):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_loader_that_is_none_is_one_message(split, own, tmp_path):
-    """Which Lightning tells by a TypeError, of train rows before the first step and of val rows within its check."""
+    """Lightning raises a TypeError: for "train" before the first step, for "val" in its sanity check."""
     code = f"class NoLoader(Data):\n    def {split}_dataloader(self):\n        return None\n"
     with (tmp_path / "own_data.py").open("a") as file:
         file.write(code)

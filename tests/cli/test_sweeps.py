@@ -28,10 +28,10 @@ def test_a_sweep_runs_each_task(command):
     ids=str,
 )
 @pytest.mark.parametrize("how", [[], ["-m"]], ids=["a run", "a sweep"])
-def test_a_sweeper_is_told_what_a_run_is_judged_by(how, arguments, metric, command, monkeypatch, tmp_path):
-    (tmp_path / "told.py").write_text(
+def test_a_sweeper_gets_the_value_of_the_monitor(how, arguments, metric, command, monkeypatch, tmp_path):
+    (tmp_path / "recorder.py").write_text(
         "from hydra.experimental.callback import Callback\n"
-        "class Told(Callback):\n"
+        "class Recorder(Callback):\n"
         "    values = []\n"
         "    def on_job_end(self, job_return, **kwargs):\n"
         "        self.values.append(job_return.return_value)\n"
@@ -40,15 +40,15 @@ def test_a_sweeper_is_told_what_a_run_is_judged_by(how, arguments, metric, comma
     code, _, err = command(
         *how,
         *arguments,
-        "+hydra.callbacks.told._target_=told.Told",
+        "+hydra.callbacks.recorder._target_=recorder.Recorder",
         "hydra.run.dir=run",
         "hydra.sweep.dir=.",
         "hydra.sweep.subdir=run",
         *SHORT,
     )
     assert (code, err) == (0, "")
-    (value,) = sys.modules.pop("told").Told.values
-    if metric is None:  # of the training epoch there is only the log
+    (value,) = sys.modules.pop("recorder").Recorder.values
+    if metric is None:  # metrics.json has no training metrics
         with open("run/logs/metrics.csv") as file:
             losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
         assert value == pytest.approx(min(losses))
@@ -57,7 +57,7 @@ def test_a_sweeper_is_told_what_a_run_is_judged_by(how, arguments, metric, comma
 
 
 @pytest.mark.parametrize("what", ["explain=true", "explain=json", "check_only=true"])
-def test_a_sweep_that_is_only_looked_at_writes_nothing(what, command, tmp_path):
+def test_a_dry_run_of_a_sweep_writes_nothing(what, command, tmp_path):
     code, out, err = command("-m", "task=binary,multiclass", what)
     assert code == 0, err
     for task in ("binary", "multiclass"):
@@ -67,15 +67,15 @@ def test_a_sweep_that_is_only_looked_at_writes_nothing(what, command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "arguments",
     [
         ("-m", "task=binary", "check_only=true,false"),
         ("task=binary", "-m", "seed=0,1", "explain=false,true"),
     ],
     ids=" ".join,
 )
-def test_a_sweep_is_looked_at_or_run(given, command, tmp_path):
-    code, _, err = command(*given)
+def test_all_jobs_of_a_sweep_are_dry_runs_or_none(arguments, command, tmp_path):
+    code, _, err = command(*arguments)
     assert code == 1
-    assert "explain and check_only are for all jobs of a sweep, or for none." in err
+    assert "explain and check_only must be the same for all jobs of a sweep." in err
     assert not [*tmp_path.iterdir()]

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no control characters of files, no secrets, and no traceback whatever stdout is."""
+"""Terminal output contains no control characters of files, no secrets, and no traceback if stdout fails."""
 
 import contextlib
 import csv
@@ -34,11 +34,11 @@ NAMES = [
     "line\rover",
     "plain é 猫",
 ]
-"""Class names as a hostile file may have them."""
+"""Class names of a hostile file."""
 
 
 def hidden(text):
-    """The characters that no terminal may get, by an own list: the controls and what is invisible or turns text."""
+    """Return the control, invisible and direction-changing characters of a text, by an independent list."""
     turned = "\u061c\u200e\u200f" + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
     invisible = "\u00ad\u180e\u200b\u200c\u200d\u2060\ufeff\u2028\u2029"
     return {
@@ -96,14 +96,14 @@ def test_a_run_on_hostile_names(table, command, tmp_path):
     pictures = [*(run / "figures").glob("*.svg")]
     assert len(pictures) > 3
     for path in pictures:
-        ET.parse(path)  # which control characters would make impossible
+        ET.parse(path)  # fails for control characters
     with (run / "per_class.csv").open(newline="", encoding="utf-8") as file:
-        assert {row[0] for row in csv.reader(file)} >= set(NAMES)  # in tables text stays data
+        assert {row[0] for row in csv.reader(file)} >= set(NAMES)  # tables contain the text unchanged
 
 
 @pytest.mark.filterwarnings("ignore::lossselect.LossSelectWarning")
 @pytest.mark.parametrize("setting", ["explain=json", "check_only=true"])
-def test_looking_at_hostile_names(setting, table, command):
+def test_a_dry_run_on_hostile_names(setting, table, command):
     code, out, err = command(*table, setting)
     assert code == 0, err
     assert not hidden(out + err)
@@ -128,8 +128,8 @@ def test_a_message_with_hostile_names(changed, table, command):
 
 
 @contextlib.contextmanager
-def at_once():
-    """Fails instead of waiting for a pipe."""
+def fail_if_blocked():
+    """Fail after a minute instead of waiting for a pipe."""
 
     def late(*_):
         raise TimeoutError
@@ -145,7 +145,7 @@ def at_once():
 
 @pytest.fixture
 def lossselect(monkeypatch, capsys, tmp_path):
-    """Runs a command by its name."""
+    """Run a command of lossselect; return its exit code and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -173,7 +173,7 @@ def test_a_pipe_instead_of_a_file(settings, command, tmp_path):
     for suffix in ("csv", "parquet", "npz", "ckpt"):
         os.mkfifo(tmp_path / f"pipe.{suffix}")
     (tmp_path / "a.csv").write_text("x,y\n" + "1,0\n2,1\n2,0\n" * 30)
-    with at_once():
+    with fail_if_blocked():
         code, _, err = command("task=binary", *(setting.format("pipe") for setting in settings))
     assert code == 1
     assert err.startswith("Expected a regular file, but pipe.")
@@ -195,7 +195,7 @@ def test_a_pipe_instead_of_a_model(arguments, lossselect, tmp_path):
     for argument in arguments[1:]:
         if argument.startswith("checkpoint="):
             os.mkfifo(tmp_path / argument.removeprefix("checkpoint="))
-    with at_once():
+    with fail_if_blocked():
         code, err = lossselect(*arguments)
     assert code == 1
     assert "is a named pipe (FIFO)." in err
@@ -203,7 +203,7 @@ def test_a_pipe_instead_of_a_model(arguments, lossselect, tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Of a run on a small table."""
+    """Train on a small table; return the path of the checkpoint."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "a.csv").write_text("x,y\n" + "1,0\n2,1\n2,0\n" * 30)
     settings = ["task=binary", "data=table", "data.path=a.csv", "data.target=y", "trainer.max_epochs=1"]
@@ -216,7 +216,7 @@ def test_pipes_for_predictions(checkpoint, lossselect, tmp_path):
     (tmp_path / "a.csv").write_text("x\n1\n")
     os.mkfifo(tmp_path / "pipe.csv")
     os.mkfifo(tmp_path / "pipe.onnx")
-    with socket.socket(socket.AF_UNIX) as one, at_once():
+    with socket.socket(socket.AF_UNIX) as one, fail_if_blocked():
         one.bind("socket.csv")
         for wrong, kind in (
             (["input=pipe.csv", "output=out.csv"], "pipe.csv is a named pipe"),
@@ -303,7 +303,7 @@ def test_a_message_has_no_secret(settings, stops, command, tmp_path, monkeypatch
     )
     monkeypatch.syspath_prepend(tmp_path)
     code, out, err = command("task=binary", *settings, *stops, "trainer.max_epochs=1")
-    if not (stops and "own_secret" in str(settings)):  # a callback is made for a run alone
+    if not (stops and "own_secret" in str(settings)):  # explain creates no callbacks
         assert code == 1
         assert "${oc.env:" in err
     for piece in PIECES:
@@ -325,7 +325,7 @@ class Crashes(Callback):
 
 
 def run(*arguments, cwd, streams="", program=("-m", "lossselect"), **variables):
-    """The command in a process of its own, whose streams a shell redirects."""
+    """Run the command in a new process, with streams redirected by a shell."""
     words = [sys.executable, *program, *arguments]
     return subprocess.run(
         ["bash", "-c", f'"$@" {streams}', "bash", *words],
@@ -334,7 +334,7 @@ def run(*arguments, cwd, streams="", program=("-m", "lossselect"), **variables):
 
 
 def run_several(commands, cwd, **options):
-    """Several commands in one process; returns their exit codes, and the process."""
+    """Run several commands in one process; return their exit codes and the finished process."""
     program = (str(SCRIPTS / "commands.py"), "codes.json", json.dumps(commands))
     done = run(cwd=cwd, program=program, **options)
     assert done.returncode == 0, done.stderr
@@ -349,10 +349,10 @@ def test_a_traceback_has_no_secret(full, tmp_path):
     (tmp_path / "own_crash.py").write_text(CRASHES)
     own = ("+callbacks.x._target_=own_crash.Crashes", "+callbacks.x.token=${oc.env:TOKEN}")
     done = run(*SHORT, *own, cwd=tmp_path, HYDRA_FULL_ERROR=full, TOKEN="hunter2-s3cret")
-    said = done.stderr.decode()
+    stderr = done.stderr.decode()
     assert done.returncode == 1
-    assert "RuntimeError: cannot log in with ${oc.env:TOKEN}" in said
-    assert "careful with ${oc.env:TOKEN}" in said
+    assert "RuntimeError: cannot log in with ${oc.env:TOKEN}" in stderr
+    assert "careful with ${oc.env:TOKEN}" in stderr
     assert b"hunter2" not in done.stdout + done.stderr
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
@@ -399,8 +399,8 @@ def test_redacted(value, text, shown):
     assert redact(text) == text
 
 
-def test_what_is_recorded(monkeypatch):
-    """What a config reads, and nothing else of the environment."""
+def test_recorded_variables(monkeypatch):
+    """Only variables that a config reads are recorded."""
     monkeypatch.setenv("READ", "one-value")
     monkeypatch.setenv("OTHER", "other-value")
     record_environment()
@@ -413,7 +413,7 @@ def test_what_is_recorded(monkeypatch):
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_closed_streams(streams, checkpoint, tmp_path):
-    if streams == ">&-":  # the slow commands once
+    if streams == ">&-":  # run the slow commands only once
         done = run(*SHORT, cwd=tmp_path, streams=streams)
         assert done.returncode == 0
         assert b"Traceback" not in done.stderr
@@ -429,7 +429,7 @@ def test_closed_streams(streams, checkpoint, tmp_path):
     commands = commands if streams == ">&-" else commands[:1]
     codes, done = run_several([*commands, missing], tmp_path, streams=streams)
     assert codes == [0] * len(commands) + [1]
-    assert done.stderr.count(b"\n") == (streams == ">&-")  # the last one's error
+    assert done.stderr.count(b"\n") == (streams == ">&-")  # the error of the last command
     assert b"Traceback" not in done.stderr
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
 

@@ -1,4 +1,4 @@
-"""The command line, as a person uses it. In this process, but for what concerns imports."""
+"""Runs by the command line, in this process except for tests of imports."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ import lossselect as ls
     ("task", "rows", "first"),
     [("binary", 114, "benign"), ("multiclass", 360, "0"), ("multilabel", 917, "Class1")],
 )
-def test_a_run_leaves_what_it_promises(task, rows, first, command, tmp_path):
+def test_the_results_of_a_run(task, rows, first, command, tmp_path):
     code, out, _ = command(f"task={task}", "hydra.run.dir=run", *SHORT)
     assert code == 0
     for word in (
@@ -65,7 +65,7 @@ def test_the_config_is_written_unresolved(command, monkeypatch):
     assert "${oc.env:A_SECRET}" in written
 
 
-def test_a_checkpoint_holds_plain_values(command):
+def test_a_checkpoint_contains_plain_values(command):
     command("task=multilabel", "loss=focal", "loss.gamma=1.5", "hydra.run.dir=run", *SHORT)
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     assert content["hyper_parameters"]["loss"] == {"name": "focal", "gamma": 1.5}
@@ -108,10 +108,10 @@ def test_choices(choice, command):
 
 
 @pytest.mark.filterwarnings("ignore:Experiment logs directory")
-def test_a_few_batches_to_see_whether_all_works(command):
+def test_a_smoke_test(command):
     code, out, err = command("task=binary", "+trainer.fast_dev_run=true", "hydra.run.dir=run", *SHORT)
     assert code == 0, err
-    assert "Nothing is kept" in out
+    assert "Nothing was saved." in out
     assert not list(Path("run").rglob("*.ckpt"))
     command("task=binary", "hydra.run.dir=run", *SHORT)
     before = {
@@ -123,7 +123,7 @@ def test_a_few_batches_to_see_whether_all_works(command):
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monkeypatch):
+def test_a_callback_monitors_its_own_metric_and_its_direction(command, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "lightning.pytorch.callbacks.EarlyStopping.on_fit_end",
@@ -132,7 +132,7 @@ def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monke
     )
     command("task=multilabel", "callbacks.early_stopping.monitor=val/loss", "hydra.run.dir=a", *SHORT)
     command("task=multilabel", "scheduler=none", "hydra.run.dir=b", *SHORT)
-    command("task=multilabel", "hydra.run.dir=c", *SHORT)  # annealed: nothing is stopped
+    command("task=multilabel", "hydra.run.dir=c", *SHORT)  # annealed: early stopping is left out
     assert seen == [("val/loss", "min"), ("val/average_precision", "max")]
 
 
@@ -142,7 +142,12 @@ def test_a_callback_watches_its_own_metric_in_that_ones_direction(command, monke
         (
             [
                 "--help",
+                "",
                 "task=multilable",
+                "task=binary epochs=3",
+                "task=binary +epochs=3",
+                "--task multilabel",
+                "multilabel",
                 "task=binary loss=focl",
                 "task=binary loss=focal loss.gama=1",
                 "task=binary trainer.max_epoch=1",
@@ -183,7 +188,7 @@ print(found)
     assert done.stdout.splitlines()[-1] == str(expected)
 
 
-def test_help_is_for_people(command):
+def test_help(command):
     code, out, _ = command("--help")
     assert code == 0
     for words in (
@@ -207,13 +212,13 @@ def test_train_py_in_the_repository_is_the_same_command(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "There is no task 'multilable'. Did you mean 'multilabel'? "
+        "Unknown task 'multilable'. Did you mean 'multilabel'? "
         "Choose one of: auto, binary, multiclass, multilabel.\n"
     )
 
 
 def test_a_new_row_of_the_table_of_losses_is_a_choice_of_the_command_line(tmp_path):
-    """Nothing but the table is touched: no config, no list of names."""
+    """No config and no list of names is changed, only the table."""
     code = f"""
 import sys, lossselect, lossselect.cli.train
 def squared(logits, target, power=2.0):
@@ -235,7 +240,7 @@ for arguments in (["task=binary", "loss=squared", "loss.power=3"], ["task=multic
 @pytest.mark.parametrize(
     ("epoch", "left"), [(0, "no checkpoint yet"), (1, "checkpoints/best.ckpt, checkpoints/last.ckpt")]
 )
-def test_an_interrupted_run_says_what_is_left(epoch, left, command, monkeypatch):
+def test_an_interrupted_run_lists_its_checkpoints(epoch, left, command, monkeypatch):
     step = ls.TaskModule.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -246,13 +251,13 @@ def test_an_interrupted_run_says_what_is_left(epoch, left, command, monkeypatch)
     monkeypatch.setattr(ls.TaskModule, "training_step", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        code, _, said = command("task=binary", "hydra.run.dir=r")
+        code, _, err = command("task=binary", "hydra.run.dir=r")
     finally:
-        signal.signal(signal.SIGINT, handler)  # which Lightning has put off
+        signal.signal(signal.SIGINT, handler)  # Lightning has replaced it
     assert code == 130
-    assert f"Interrupted after {epoch * 7 + 3} steps. In " in said
-    assert said.strip().endswith(f"r: {left}.")
-    assert "Traceback" not in said
+    assert f"Interrupted after {epoch * 7 + 3} steps. In " in err
+    assert err.strip().endswith(f"r: {left}.")
+    assert "Traceback" not in err
 
 
 class TestFolder:
@@ -260,15 +265,13 @@ class TestFolder:
         (tmp_path / "run").touch()
         code, _, err = command("task=multilabel", "hydra.run.dir=run")
         assert code == 1
-        assert err.endswith(
-            "run is a file, where a folder is needed: choose another one, hydra.run.dir=FOLDER.\n"
-        )
+        assert err.endswith("run is a file. Choose another folder: hydra.run.dir=FOLDER.\n")
 
     @pytest.mark.parametrize(
         "written", ["hydra.core.utils._save_config", "lossselect.utils.atomic_write.os.replace"]
     )
     def test_cannot_be_written(self, written, command, monkeypatch):
-        def denied(given, to, *_):
+        def denied(source, to, *_):
             path = f"{to}/config.yaml" if "hydra" in str(to) else str(to)
             raise PermissionError(errno.EACCES, "Permission denied", path)
 
@@ -277,10 +280,10 @@ class TestFolder:
         )
         code, _, err = command("task=multilabel", "hydra.run.dir=run")
         assert code == 1
-        assert err.endswith("run cannot be written to: choose another one, hydra.run.dir=FOLDER.\n")
+        assert err.endswith("run is not writable. Choose another folder: hydra.run.dir=FOLDER.\n")
 
-    def test_nobody_reads_what_it_says(self, tmp_path):
-        """As after `| head -1`: the run goes on to its end."""
+    def test_a_closed_pipe(self, tmp_path):
+        """After `| head -1` the run still trains to its end."""
         arguments = ["task=multilabel", "trainer.max_epochs=1", "hydra.run.dir=run", "report=false"]
         read, write = os.pipe()
         os.close(read)
@@ -292,12 +295,12 @@ class TestFolder:
         assert (tmp_path / "run" / "predictions.csv").is_file()
 
 
-def test_a_checkpoint_callback_of_ones_own_may_refer_to_the_monitor(command, tmp_path):
+def test_a_custom_checkpoint_callback_may_refer_to_the_monitor(command, tmp_path):
     own = (
         "_target_=lightning.pytorch.callbacks.ModelCheckpoint",
         "dirpath=own",
         "filename=x",
-        "every_n_epochs=2",  # else it were as that of the run, of which Lightning takes one
+        "every_n_epochs=2",  # Lightning accepts no two checkpoint callbacks with equal settings
         "monitor='${monitor}'",
     )
     mine = [f"+callbacks.mine.{setting}" for setting in own]
@@ -315,15 +318,13 @@ class Ends(Callback):
 
 
 @pytest.mark.filterwarnings("always::lossselect.LossSelectWarning")
-def test_a_run_that_its_own_callback_ends_says_that_its_last_epoch_may_not_be_the_best(
-    command, tmp_path, monkeypatch
-):
+def test_a_warning_if_a_custom_callback_stops_the_run(command, tmp_path, monkeypatch):
     name = f"stops_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(STOPS)
     monkeypatch.syspath_prepend(tmp_path)
-    given = ("task=binary", f"+callbacks.own._target_={name}.Ends", "hydra.run.dir=run", "report=false")
-    code, _, err = command(*given)
+    settings = ("task=binary", f"+callbacks.own._target_={name}.Ends", "hydra.run.dir=run", "report=false")
+    code, _, err = command(*settings)
     assert code == 0
-    assert "Warning: Training was ended after epoch 1 of 50, where the learning rate was not yet 0." in err
-    code, _, err = command(*given, "monitor=last")
+    assert "Warning: Training stopped after epoch 1 of 50, before the learning rate reached 0." in err
+    code, _, err = command(*settings, "monitor=last")
     assert (code, err) == (0, "")

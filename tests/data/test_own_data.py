@@ -144,29 +144,29 @@ MISTAKES = [
     (["task=auto", *table("species"), "loss.pos_weight=2"], "pos_weight is not supported under softmax"),
     (["task=multiclass", *table("species"), "loss.weight={setosa:2,virginca:3}"], "Did you mean 'virginica'?"),
     (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row 2 of column 'y': label 'virginica' is not among"),
-    (["task=multiclass", "data=table"], "Set data.path=... to the file that holds the data."),
-    (["task=multiclass", "data=table", "data.path=species.csv"], "Say what is to be predicted: data.target=..."),
+    (["task=multiclass", "data=table"], "Set data.path=... to the file with the data."),
+    (["task=multiclass", "data=table", "data.path=species.csv"], "A target is required. Set data.target=..."),
     (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
     (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "Unknown data.handle_unknown 'drop'."),
     (["task=multiclass", *table("species"), "data.nan=drop"], "Unknown data.nan 'drop'. Choose one of: error, missing."),
     (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
-    (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not what that setting can be: "),
-    (["task=multiclass", *table("species"), "data.features=[]"], "data.features is an empty list."),
-    (["task=multiclass", *table("species"), "data.delimter=x"], "There is no setting 'data.delimter'. Did you mean 'delimiter'?"),
+    (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not a possible value: "),
+    (["task=multiclass", *table("species"), "data.features=[]"], "data.features must name at least one column or array"),
+    (["task=multiclass", *table("species"), "data.delimter=x"], "Unknown setting 'data.delimter'. Did you mean 'delimiter'?"),
     (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
     (["task=multiclass", *table("species"), "ignore_warnings=[one_clas]"], "Unknown warning 'one_clas'. Did you mean 'one_class'?"),
     (["task=multiclass", "data=arrays", "data.path=arrays.npz", "data.target=z"], "has no array 'z' (data.target)."),
-    (["task=multiclass", "data.path=species.csv"], "path is a setting of data=table: say that too."),
-    (["task=multiclass", "data=species.csv"], "data=species.csv is a file: say data=table data.path=species.csv"),
-    (["task=multiclass", "max_epochs=3"], "There is no setting 'max_epochs'. Did you mean trainer.max_epochs?"),
-    (["task=multiclass", "target=y"], "Did you mean data.target?"),
+    (["task=multiclass", "data.path=species.csv"], "path is a setting of data=arrays and data=table."),
+    (["task=multiclass", "data=species.csv"], "data=species.csv is a file. Set data=table data.path=species.csv"),
+    (["task=multiclass", "max_epochs=3"], "Unknown setting 'max_epochs'. Set trainer.max_epochs=3."),
+    (["task=multiclass", "target=y"], "Set data=table data.path=FILE data.target=y."),
     (["task=multilabel", *table("tags"), "data.delimiter=;"], "needs quotes within quotes: \"data.delimiter=';'\"."),
     (["task=multiclass", *table("species"), "data.delimiter='|'"], "data.delimiter cannot be combined with task=multiclass"),
     (["task=multiclass", "data=table", "data.path=arrays.npz", "data.target=y"], "got arrays.npz. Set data=arrays"),
     (["task=multiclass", "data=table", "data.path=arrays.npz"], "got arrays.npz. Set data=arrays"),
     (["task=multiclass", "data=arrays", "data.path=species.csv"], "got species.csv. Set data=table"),
     (["task=multiclass", *table("species"), "+task.class_names=[setosa,versicolor]"], "Row "),
-    (["task=binary", "~data", "+data._target_=x.Y", "check_only=true"], "data._target_=x.Y cannot be made"),
+    (["task=binary", "~data", "+data._target_=x.Y", "check_only=true"], "data._target_=x.Y cannot be created"),
 ]  # fmt: skip
 
 
@@ -216,7 +216,7 @@ class TestCheckOnly:
         monkeypatch.syspath_prepend(tmp_path)
         code, _, err = command("task=binary", "~data", "+data._target_=own_empty.Data", "check_only=true")
         assert code == 1
-        assert err == "The train loader is empty (fewer rows than a batch, under drop_last?).\n"
+        assert err == "The training loader is empty. Are there fewer rows than a batch, and drop_last=True?\n"
 
     def test_checks_custom_data_and_nets(self, command, tmp_path, monkeypatch):
         (tmp_path / "own_check.py").write_text(
@@ -237,7 +237,7 @@ class TestCheckOnly:
         assert err.startswith("The net ends in Sigmoid (net.1), but the loss takes raw logits")
         code, _, err = command("task=auto", *own, "check_only=true")
         assert code == 1
-        assert "task=auto looks at labels that are read here: of data=table or data=arrays." in err
+        assert "task=auto does not support custom data" in err
 
 
 class TestWarnings:
@@ -364,7 +364,7 @@ class TestPredict:
             f"batch_size={size}",
             "keep=[more,colour]",
         )
-        assert (code, err, out) == (0, "", "120 rows in out.csv\n")
+        assert (code, err, out) == (0, "", "Saved 120 rows in out.csv\n")
         got = read_csv("out.csv")
         assert [*got[0]] == ["row", "prediction", "p_setosa", "p_versicolor", "p_virginica", "more", "colour"]
         assert [row["colour"] for row in got] == frame["colour"].to_list()
@@ -410,7 +410,7 @@ class TestPredict:
         frame.write_csv("zips.csv")
         assert command("task=multiclass", *table("zips", "data.categorical=zip"), *SHORT)[0] == 0
         code, out, err = run("checkpoint=run/checkpoints/best.ckpt", "input=zips.csv", "output=out.csv")
-        assert (code, out, err) == (0, "120 rows in out.csv\n", "")
+        assert (code, out, err) == (0, "Saved 120 rows in out.csv\n", "")
         got = read_csv("out.csv")
         for row in read_csv("run/predictions.csv"):
             assert float(got[int(row["row"])]["p_setosa"]) == pytest.approx(float(row["p_setosa"]), abs=1e-6)
@@ -422,8 +422,8 @@ class TestPredict:
             code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=50")
         assert code == 0
         assert err == (
-            "Warning: 120 cells of column 'colour' are missing, where no train row was, or of a category that no "
-            "train row had.\n"
+            "Warning: 120 cells of column 'colour' are unlike all training rows: the value is missing, or is an "
+            "unknown category.\n"
         )
 
     @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ class TestPredict:
         [
             (
                 ["input=species.csv", "output=out.csv"],
-                "Say checkpoint=...: checkpoint=best.ckpt input=new.csv",
+                "checkpoint is required. For example: checkpoint=best.ckpt",
             ),
             (
                 ["checkpoint=none.ckpt", "input=species.csv", "output=out.csv"],
@@ -473,14 +473,14 @@ class TestPredict:
                 "has no column 'colr' (keep)",
             ),
             (["chekpoint=x"], "lossselect predict has no option 'chekpoint'. Did you mean 'checkpoint'?"),
-            (["x"], "'x' cannot be read: settings look like KEY=VALUE."),
+            (["x"], "'x' is not a setting."),
             (
                 ["checkpoint={}", "input=semi.csv", "output=out.csv"],
                 "If ';' separates the columns, set \"data.separator=';'\".",
             ),
             (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
             (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),
-            (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input: it would be lost."),
+            (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input file."),
             (
                 ["checkpoint={}", "input=species.csv", "output=no/out.csv"],
                 "The folder no of output=no/out.csv does not exist.",
@@ -509,13 +509,13 @@ class TestPredict:
         assert command("task=binary", *SHORT)[0] == 0
         code, _, err = run("checkpoint=run/checkpoints/best.ckpt", "input=species.csv", "output=out.csv")
         assert code == 1
-        assert "is not of a run on data=table or data=arrays with a net of ours" in err
+        assert "contains no preparation of features" in err
 
     def test_help(self, run):
         for arguments in ([], ["--help"]):
             code, out, _ = run(*arguments)
             assert code == 0
-            assert "The output is written whole or not at all." in out
+            assert "no incomplete output is left." in out
 
 
 # --- an invalid target is rejected on every path

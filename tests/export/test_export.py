@@ -366,7 +366,7 @@ class TestCommand:
             monkeypatch, capsys, "export", f"checkpoint={best}", f"output=m{suffix}", "input=t.csv"
         )
         assert (code, err) == (0, "")
-        assert "120 rows of t.csv compared with PyTorch" in out
+        assert "Compared with PyTorch on 120 rows of t.csv," in out
         served = load_exported(f"m{suffix}", trust=True)
         assert served.metadata["feature_names"] == ["n", "m", "c=a", "c=b"]
         (frame,) = served.preparation.frames("t.csv", 8192)
@@ -420,7 +420,7 @@ class TestCommand:
             (["checkpint=x"], "Did you mean 'checkpoint'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onx"], "Did you mean 'onnx'?"),
             (["checkpoint=run/checkpoints/best.ckpt", "format=onnx", "output=m.pt2"], "must end in .onnx"),
-            (["x"], "settings look like KEY=VALUE"),
+            (["x"], "Settings are written KEY=VALUE"),
         ],
     )
     def test_mistakes(self, arguments, message, run, monkeypatch, capsys):
@@ -438,15 +438,15 @@ class TestCommand:
         code, out, _ = self.call(monkeypatch, capsys, "export", *settings)
         rows = len((run / "run/predictions.csv").read_text().splitlines()) - 1
         assert code == 0
-        assert f"run/checkpoints/best.onnx: {rows} test rows compared with PyTorch" in out
+        assert f"best.onnx. Compared with PyTorch on {rows} test rows," in out
         (tmp_path / "t.csv").write_text((run / "t.csv").read_text().replace("16,", "160,"))
-        for reason in ("its data are others now", "t.csv"):
+        for reason in ("the data have changed since the run", "t.csv"):
             monkeypatch.chdir(tmp_path)
             _load_data.cache_clear()  # otherwise the process would not read the file again
             settings = (f"checkpoint={run}/run/checkpoints/best.ckpt", "output=m.onnx")
             code, out, _ = self.call(monkeypatch, capsys, "export", *settings)
             assert code == 0
-            assert "256 rows of normally distributed features (the run's test rows are not at hand" in out
+            assert "256 rows of normally distributed features (the run's test rows are not available" in out
             assert reason in out
             (tmp_path / "t.csv").unlink(missing_ok=True)
 
@@ -455,7 +455,7 @@ class TestCommand:
         (tmp_path / "best.ckpt").write_bytes((run / "run/checkpoints/best.ckpt").read_bytes())
         code, out, _ = self.call(monkeypatch, capsys, "export", "checkpoint=best.ckpt", "format=onnx")
         assert code == 0
-        assert "256 rows of normally distributed features compared with PyTorch" in out
+        assert "Compared with PyTorch on 256 rows of normally distributed features," in out
 
     def test_predict_requires_trust(self, run, monkeypatch, capsys):
         monkeypatch.chdir(run)
@@ -474,7 +474,7 @@ def test_a_run_exports_its_model(task, command, tmp_path):
     settings = (f"task={task}", "trainer.max_epochs=2", "hydra.run.dir=run", "export=onnx", "report=false")
     code, out, err = command(*settings)
     assert code == 0, err
-    assert "and 0 predictions." in out
+    assert "and 0 predictions differ." in out
     module = ls.TaskModule.load_from_checkpoint("run/checkpoints/best.ckpt")
     assert load_exported("run/model.onnx").task == module.task
 

@@ -310,11 +310,11 @@ class TestCommands:
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 1
-        assert "There is no task 'binry'. Did you mean 'binary'?" in capsys.readouterr().err
+        assert "Unknown task 'binry'. Did you mean 'binary'?" in capsys.readouterr().err
 
     def test_an_unknown_command(self, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["lossselect", "pedict"])
-        with pytest.raises(SystemExit, match=r"There is no command .pedict.\. Did you mean .predict.\?"):
+        with pytest.raises(SystemExit, match=r"Unknown command .pedict.\. Did you mean .predict.\?"):
             cli.main()
 
     def test_help(self, monkeypatch, capsys):

@@ -295,7 +295,7 @@ class TestRun:
         predictions = pl.read_csv(tmp_path / "run" / "predictions.csv")
         wrong = predictions.filter(pl.col("prediction") != pl.col("target"))
         assert f">{wrong['row'][0]}<" in page
-        with pytest.raises(ValueError, match="of a complete run"):
+        with pytest.raises(ValueError, match="Remove report.html to replace it"):
             write_run_report(str(tmp_path / "run"))
 
     OWN = """
@@ -368,7 +368,7 @@ class InOrder(Data):
         write_run(tmp_path)
         monkeypatch.setattr("sys.argv", ["lossselect", "report", f"run={tmp_path}"])
         cli.main()
-        assert capsys.readouterr().out == f"Written: {tmp_path}/report.html\n"
+        assert capsys.readouterr().out == f"Saved {tmp_path}/report.html\n"
         page = (tmp_path / "report.html").read_text()
         assert "The run has no results, as it did not finish." in page
         assert 'id="loss"' in page
@@ -394,8 +394,8 @@ class InOrder(Data):
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["run=nowhere"], "There is no folder nowhere."),
-            (["run=."], "is no run's folder"),
+            (["run=nowhere"], "The folder nowhere does not exist."),
+            (["run=."], "is not a run folder"),
             (["rum=x"], "lossselect report has no option 'rum'. Did you mean 'run'?"),
         ],
     )

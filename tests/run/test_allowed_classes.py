@@ -1,7 +1,7 @@
-"""Every class that a config may name, at every position, compared with the reviewed list allowed_classes.json.
+"""The classes that a config may name, at every position, compared with the reviewed list allowed_classes.json.
 
-A class goes onto that list once somebody has looked for arguments of it that are loaded, unpickled, imported,
-evaluated or executed.
+A class is added to the list after a review of its arguments: none is loaded, unpickled, imported, evaluated or
+executed.
 """
 
 import base64
@@ -35,7 +35,7 @@ PLACES = {
     "hydra.launcher": ["hydra.launcher"],
     "hydra.sweeper": ["hydra.sweeper"],
     "hydra.callbacks": ["hydra.callbacks.mine"],
-    "a setting of the user's own, and the user's own code": ["mine", "models.a", ""],
+    "a custom setting, and the user's code": ["mine", "models.a", ""],
     None: [
         *(
             "data",
@@ -55,7 +55,7 @@ PLACES = {
         *("hydra.sweeper.sampler", "hydra.callbacks", "hydra.callbacks.a.b", "hydra.job"),
     ],
 }
-"""Places in a config, by the position that they belong to."""
+"""Places in a config by position; None for the places where no class is allowed."""
 
 OTHERS = (
     "torch.fx.GraphModule",
@@ -86,7 +86,7 @@ OTHERS = (
     "hydra.utils.get_method",
     "hydra.core.plugins.Plugins",
 )
-"""Classes and functions that no position allows; the enumeration finds them and many more."""
+"""Some of the classes and functions that no position allows."""
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def canonical(cls):
 
 @pytest.fixture(scope="module")
 def classes():
-    """The installed classes of the packages that a config may name: the defining name by each of their names."""
+    """Map each name of an installed class to its defining name, in the packages that a config may name."""
     script = SCRIPTS / "classes.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     return {**dict.fromkeys(OTHERS), **json.loads(done.stdout.splitlines()[-1])}
@@ -119,11 +119,11 @@ def test_only_reviewed_classes_are_allowed(position, classes):
     assert len(classes) > 5000
     reviewed = set()
     every = {name for names in REVIEWED.values() for name in names}
-    for name in every if str(position).startswith("a setting") else REVIEWED.get(position, ()):
+    for name in every if str(position).startswith("a custom") else REVIEWED.get(position, ()):
         module, _, last = name.rpartition(".")
         try:
             reviewed.add(canonical(getattr(importlib.import_module(module), last)))
-        except (ImportError, AttributeError):  # of another version, or a package that is not installed
+        except (ImportError, AttributeError):  # another version, or a package that is not installed
             continue
     for place in PLACES[position]:
         allowed = {defining or name for name, defining in classes.items() if is_allowed(name, place)}
@@ -131,7 +131,7 @@ def test_only_reviewed_classes_are_allowed(position, classes):
 
 
 def test_the_table_is_the_reviewed_list():
-    """Also for classes of versions that are not installed here."""
+    """The table also contains classes of versions that are not installed here."""
     assert len(POSITIONS) == len(REVIEWED)
     for position, names in REVIEWED.items():
         for place in PLACES[position]:
@@ -147,19 +147,19 @@ def test_a_new_class_is_noticed(classes, monkeypatch):
         test_only_reviewed_classes_are_allowed("optimizer", classes)
 
 
-def test_what_is_allowed_reads_no_data():
+def test_allowed_classes_read_no_data():
     data = torch.utils.data
     for names in REVIEWED.values():
         for name in names:
             try:
                 cls = get_object(name)
-            except Exception:  # of another version, or a package that is not installed
+            except Exception:  # another version, or a package that is not installed
                 continue
             assert not issubclass(cls, data.Dataset | data.DataLoader | data.Sampler | torch.jit.ScriptModule)
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_others_are_allowed_nowhere(name):
+def test_other_classes_are_allowed_nowhere(name):
     for place in ["", "mine", *(place for places in PLACES.values() for place in places)]:
         assert not is_allowed(name, place), place
 
@@ -177,8 +177,8 @@ def test_a_class_by_the_module_that_defines_it():
         assert public_name(name) is None
 
 
-def test_a_part_is_checked_when_it_is_made(monkeypatch):
-    """Also without the check of the whole config before."""
+def test_a_part_is_checked_when_it_is_created(monkeypatch):
+    """The check does not depend on the earlier check of the whole config."""
     trust([])
     config = OmegaConf.create(
         {
@@ -266,7 +266,7 @@ REJECTED = {
     "commands of SLURM": "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {mode: MULTIRUN, launcher: {setup: [touch executed]}}",
     "a line in a script of SLURM": 'defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {mode: MULTIRUN, launcher: {partition: "x\\ntouch executed #"}}',
     "settings of W&B": "logger: {_target_: lightning.pytorch.loggers.WandbLogger, settings: {_executable: touch}}",
-    "a handler of one's own": "hydra: {job_logging: {handlers: {x: {class: evil.Evil}}, root: {handlers: [x]}}}",
+    "a custom handler": "hydra: {job_logging: {handlers: {x: {class: evil.Evil}}, root: {handlers: [x]}}}",
     "a queue of the log": "hydra: {job_logging: {handlers: {x: {class: logging.StreamHandler, queue: evil.Evil}}, root: {handlers: [x]}}}",
     "without the check": "hydra: {callbacks: {check: null}, job: {env_set: {PYTHONPATH: x}}}",
     "without the check, another class": "hydra: {callbacks: {check: null}}\nmodel: {_target_: evil.Evil}",
@@ -286,16 +286,17 @@ def test_rejected(title, command, tmp_path, monkeypatch):
     reasons = (
         "a config may",
         "must be a single line",
-        "a log is made of",
+        "a config may only use",
         "some variables",
+        "cannot contain itself",
         "Interpolation to",
     )
     assert any(reason in err for reason in reasons), err
 
 
 @pytest.mark.parametrize("argument", ["setup", "teardown", "srun_args", "additional_parameters"])
-def test_arguments_of_the_slurm_launcher_in_a_config_of_ones_own(argument):
-    """Its own structured config has not all that its class takes."""
+def test_arguments_of_the_slurm_launcher_in_a_custom_config(argument):
+    """Its structured config does not have all arguments of its class."""
     launcher = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}
     config = OmegaConf.create({"hydra": {"launcher": {**launcher, argument: ["touch executed"]}}})
     with pytest.raises(ValueError, match=rf"hydra\.launcher\.{argument} can run commands"):
@@ -315,7 +316,7 @@ def test_configs_in_a_package_are_not_imported(command, tmp_path):
     assert not (tmp_path / MARK).exists()
 
 
-def test_an_argument_that_the_command_line_gives(command):
+def test_an_argument_on_the_command_line(command):
     code, out, err = command(
         *(
             "task=binary",

@@ -1,4 +1,4 @@
-"""The command line's choices of loss, weights, decision: what they lead to, and what is refused."""
+"""Choices of loss, weights and decision on the command line, and errors for invalid choices."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ SHORT = ["trainer.max_epochs=3", "hydra.run.dir=run", "model.hidden=[16]", "logg
 
 @pytest.fixture
 def grades(tmp_path):
-    """Rows whose class 0, 1 or 2 grows with x; class 2 is rare."""
+    """Write rows with class 0, 1 or 2, increasing with x; class 2 is rare."""
     generator = np.random.default_rng(1)
     x = generator.normal(size=(300, 4))
     score = x[:, 0] + 0.3 * generator.normal(size=300)
@@ -43,8 +43,8 @@ def table(target, *exclude):
     ]
 
 
-def check_refused(command, *arguments, message):
-    """In one message, before anything is written."""
+def check_error(command, *arguments, message):
+    """Check that the arguments lead to one message, and that nothing is written."""
     code, _, err = command(*arguments, *SHORT)
     assert code == 1
     assert message in err
@@ -70,17 +70,17 @@ def test_ordered_classes(grades, command):
     assert sum(float(row[f"p_{name}"]) for name in "012") == pytest.approx(1, abs=1e-5)
 
 
-def test_names_of_ordered_classes_need_their_order(grades, command):
+def test_ordered_class_names_require_their_order(grades, command):
     arguments = ["task=multiclass", "task.ordinal=true", *table("name"), *SHORT]
     code, _, err = command(*arguments)
     assert code == 1
-    assert "'high' is not a number: set +task.class_names=[lowest,...,highest]" in err
+    assert "'high' is not a number. Set +task.class_names=[lowest,...,highest]" in err
     assert not Path("run").exists()
     code, _, err = command(*arguments, "+task.class_names=[low,mid,high]")
     assert (code, err) == (0, "")
 
 
-def test_weights_by_name_are_numbers_in_plan_and_checkpoint(grades, command):
+def test_balanced_weights_are_numbers_in_plan_and_checkpoint(grades, command):
     code, out, err = command("task=multiclass", "loss.weight=balanced", *table("name"), *SHORT)
     assert (code, err) == (0, "")
     plan = " ".join(out.split())
@@ -99,7 +99,7 @@ def test_every_loss_runs(grades, command, loss):
     assert (code, err) == (0, "")
 
 
-def test_weights_of_rows(grades, command):
+def test_sample_weights(grades, command):
     arguments = ["task=multiclass", *table("name", "w"), *SHORT]
     code, out, err = command(*arguments, "data.sample_weight=w")
     assert (code, err) == (0, "")
@@ -110,7 +110,7 @@ def test_weights_of_rows(grades, command):
     assert weighted["test/loss"] != metrics()["test/loss"]
 
 
-def test_weights_of_rows_in_arrays(grades, command):
+def test_sample_weights_in_arrays(grades, command):
     x, y = grades.select("x0", "x1").to_numpy(), grades["grade"].to_numpy()
     np.savez("a.npz", X=x, y=y, w=grades["w"].to_numpy())
     arguments = ["task=multiclass", "data=arrays", "data.path=a.npz", *SHORT]
@@ -121,7 +121,7 @@ def test_weights_of_rows_in_arrays(grades, command):
 
 
 @pytest.mark.parametrize("value", ["-1", "abc", "", "inf"])
-def test_weights_of_rows_that_cannot_be(grades, command, value):
+def test_invalid_sample_weights(grades, command, value):
     text = grades.with_columns(pl.col("w").cast(pl.String)).with_columns(
         pl.when(pl.int_range(pl.len()) == 7).then(pl.lit(value)).otherwise("w").alias("w")
     )
@@ -131,11 +131,13 @@ def test_weights_of_rows_that_cannot_be(grades, command, value):
     assert "Row 7 of grades.csv has the weight" in err
 
 
-def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsys):
+def test_the_decision_is_tuned_saved_and_used(grades, command, monkeypatch, capsys):
     allowed = "ignore_warnings=[few_positives]"
     code, out, err = command("task=binary", "decision.metric=f1", allowed, *table("rare"), *SHORT)
     assert (code, err) == (0, "")
-    assert "a threshold tuned for f1; probabilities calibrated by a temperature" in " ".join(out.split())
+    assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
+        out.split()
+    )
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     threshold, temperature = content["task"]["threshold"], content["task"]["temperature"]
     assert f"threshold     {threshold:.3g}" in out
@@ -166,10 +168,10 @@ def test_the_decision_is_tuned_kept_and_used(grades, command, monkeypatch, capsy
     assert merged["p_yes"].to_numpy() == pytest.approx(merged["p_yes_right"].to_numpy(), abs=1e-6)
 
 
-def test_a_threshold_of_ones_own_stays(grades, command):
+def test_a_custom_threshold_is_kept(grades, command):
     code, out, _ = command("task=binary", "task.threshold=0.3", *table("rare"), *SHORT)
     assert code == 0
-    assert "1 if the probability is >= 0.3" in out
+    assert "1 where the probability is at least 0.3" in out
     task = torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]
     assert task["threshold"] == 0.3
     assert task["temperature"] != 1
@@ -183,17 +185,17 @@ def test_nothing_is_tuned_without_a_decision(grades, command):
     assert not [name for name in metrics() if "base_task" in name]
 
 
-def test_classes_are_decided_for_a_metric(grades, command):
+def test_class_factors_are_tuned_for_a_metric(grades, command):
     code, out, _ = command("task=multiclass", "decision.metric=balanced_accuracy", *table("name"), *SHORT)
     assert code == 0
-    assert "with class factors tuned for balanced_accuracy" in " ".join(out.split())
+    assert "by factors tuned on val for balanced_accuracy" in " ".join(out.split())
     assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["prior_correction"]) == 3
     matrix = pl.read_csv("run/confusion_matrix.csv")
     assert matrix["true"].to_list() == ["high", "low", "mid"]
     assert matrix.drop("true").to_numpy().sum() == 60
 
 
-def test_top_k_and_at_least(command):
+def test_top_k_and_min_labels(command):
     for setting in ("task.top_k=3", "task.min_labels=3"):
         code, out, err = command(
             "task=multilabel", setting, "trainer.max_epochs=1", "hydra.run.dir=run", "logger=none"
@@ -202,7 +204,7 @@ def test_top_k_and_at_least(command):
         rows = [json.loads(row) for row in pl.read_csv("run/predictions.csv")["prediction"]]
         assert {len(row) for row in rows} == {3} if "top_k" in setting else min(map(len, rows)) >= 3
         assert (
-            "the 3 most probable labels" if "top_k" in setting else "with at least 3 labels per row"
+            "the 3 most probable labels" if "top_k" in setting else "and at least 3 label(s)"
         ) in " ".join(out.split())
 
 
@@ -216,22 +218,22 @@ def test_mixup(grades, command):
     assert metrics()["test/loss"] != mixed
 
 
-def test_the_head_starts_from_the_shares(grades, command):
-    for setting, said in ((), True), (("bias_init=null",), False):
+def test_the_head_is_initialised_from_the_class_frequencies(grades, command):
+    for setting, is_initialised in ((), True), (("bias_init=null",), False):
         _, out, _ = command("task=multiclass", *setting, *table("name"), *SHORT, "check_only=true")
-        assert ("the class frequencies in the training rows" in out) == said
+        assert ("starts from the shares of the train labels" in out) == is_initialised
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["loss.weight=[1,2]"], "weight must have one value per output, shape (3,) for multiclass with 3 classes"),
-        (["loss.weight=[1,-2,1]"], "weight must be finite and >= 0, got -2 for 'low'"),
-        (["loss.weight={high:2,hihg:3}"], "weight cannot be set for 'hihg': multiclass with 3 classes has no output of that name. Did you mean 'high'?"),
+        (["loss.weight=[1,-2,1]"], "weight must be finite and at least 0, got -2 for 'low'"),
+        (["loss.weight={high:2,hihg:3}"], "weight is given for 'hihg', but multiclass with 3 classes has no such output. Did you mean 'high'?"),
         (["loss.weight=[0,0,0]"], "weight is 0 for every output"),
-        (["loss.weight=ballanced"], "Unknown weight 'ballanced'. Did you mean 'balanced'?"),
+        (["loss.weight=ballanced"], "There is no weight 'ballanced'. Did you mean 'balanced'?"),
         (["loss.beta=0.9"], "beta has no effect without weight=effective_number"),
-        (["loss.label_smoothing=1"], "label_smoothing must be < 1"),
+        (["loss.label_smoothing=1"], "label_smoothing must be below 1"),
         (["loss=focal", "loss.gamma=-1"], "gamma must be a number of at least 0, got -1"),
         (["loss=asymmetric"], "Loss 'asymmetric' has no softmax form, which task=multiclass needs"),
         (["loss=dice"], "Loss 'dice' compares regions"),
@@ -239,41 +241,41 @@ def test_the_head_starts_from_the_shares(grades, command):
         (["loss=auto", "+loss.gamma=2"], "Loss 'auto' has no option 'gamma'"),
         (["loss=logit_adjusted", "loss.prior=[0.5,0.5]"], "prior must have one value per output, shape (3,)"),
         (["bias_init=prio"], "There is no bias_init 'prio'. Did you mean 'prior'?"),
-        (["mix=mixup", "mix.alpha=0"], "alpha must be a number > 0, got 0"),
-        (["mix=cutmix"], "got inputs of shape (2, 4). Set mix=mixup."),
+        (["mix=mixup", "mix.alpha=0"], "alpha must be above 0"),
+        (["mix=cutmix"], "inputs of shape (2, 4) have none: mix=mixup"),
         (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
         (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
-        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect"),
-        (["data.sample_weight=[w,x0]"], "data.sample_weight must be one column, got 2: w, x0."),
-        (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run keeps"),
-        (["decision.shrinkage=-1"], "shrinkage must be a number >= 0"),
+        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds"),
+        (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
+        (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run trains"),
+        (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
         (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),
         (["+decision.k=3"], "decision has no option 'k'"),
-        (["decision=none", "decision.metric=f1"], "decision.metric is no setting beside decision=none, which has none."),
+        (["decision=none", "decision.metric=f1"], "decision.metric cannot be combined with decision=none, which has no settings."),
         (["+task.threshold=0.3"], "task=multiclass has no option 'threshold'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_one_message_and_nothing_written(grades, command, arguments, message):
-    check_refused(command, "task=multiclass", *arguments, *table("name"), message=message)
+def test_errors_of_a_multiclass_task(grades, command, arguments, message):
+    check_error(command, "task=multiclass", *arguments, *table("name"), message=message)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
-        (["task.threshold=[0.5,0.5]"], "threshold requires one number per output (1), got 2"),
-        (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 and decision.metric=f1 contradict each other"),
-        (["loss.weight=balanced"], "Set pos_weight=auto to weight its positives against its negatives"),
-        (["loss.pos_weight=-2"], "pos_weight must be finite and >= 0, got -2 for 'yes'"),
-        (["loss=zlpr", "loss.pos_weight=auto"], "Loss 'zlpr' does not support pos_weight"),
-        (["decision.calibration=per_label"], "calibration=per_label is only for multilabel"),
-        (["decision.shrinkage=5"], "shrinkage=5 has no effect"),
+        (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
+        (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 cannot be combined with decision.metric=f1"),
+        (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
+        (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),
+        (["loss=zlpr", "loss.pos_weight=auto"], "pos_weight is a factor of the loss of single labels"),
+        (["decision.calibration=per_label"], "calibration=per_label is for multilabel"),
+        (["decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds of labels are tuned"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_of_a_binary_task(grades, command, arguments, message):
-    check_refused(command, "task=binary", *arguments, *table("rare"), message=message)
+def test_errors_of_a_binary_task(grades, command, arguments, message):
+    check_error(command, "task=binary", *arguments, *table("rare"), message=message)
 
 
 def test_a_class_called_true_has_its_column(command):
@@ -295,7 +297,7 @@ def test_the_last_checkpoint_is_the_same_model(grades, command):
 
 @pytest.mark.parametrize("monitor", ["callbacks.early_stopping.monitor=val/loss", "monitor=val/loss"])
 def test_early_stopping_that_stops(grades, command, monitor):
-    """No epoch is better by 10: after the second one there is no patience left."""
+    """No epoch improves by 10, so patience=1 ends the run after the second one."""
     settings = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=10", monitor]
     assert command("task=binary", *table("rare"), *SHORT, "trainer.max_epochs=8", *settings)[0] == 0
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
@@ -303,7 +305,7 @@ def test_early_stopping_that_stops(grades, command, monitor):
 
 @pytest.fixture
 def rare(tmp_path):
-    """1,500 rows, of which an eighth are positive, and nobody can tell which for sure."""
+    """Return the settings for 1,500 rows; an eighth are positive, and the classes overlap."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(1500, 3))
     positive = generator.random(1500) < 1 / (1 + np.exp(2.8 - 1.5 * x[:, 0] + x[:, 1]))
@@ -312,12 +314,10 @@ def rare(tmp_path):
     return ["task=binary", "data=table", "data.path=rare.csv", "data.target=bad", *SHORT]
 
 
-LINE = (
-    r"f1 is (0\.\d\d) at threshold (0\.\d+), but (0\.\d\d) at the current ([0-9.]+)\. Set decision\.metric=f1"
-)
+LINE = r"f1 (0\.\d\d) at threshold (0\.\d+) on the validation rows \((0\.\d\d) at ([0-9.]+)\): decision\.metric=f1"
 
 
-def test_binary_is_decided_at_half_and_says_what_another_threshold_would_do(rare, command):
+def test_the_binary_threshold_is_one_half_and_another_one_is_suggested(rare, command):
     code, out, err = command(*rare, "trainer.max_epochs=10")
     assert (code, err) == (0, "")
     assert torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["threshold"] == 0.5
@@ -334,21 +334,21 @@ def test_binary_is_decided_at_half_and_says_what_another_threshold_would_do(rare
 def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     code, out, err = command(*rare, "trainer.max_epochs=10", "loss.pos_weight=10")
     assert (code, err) == (0, "")
-    said = " ".join(out.split())
-    assert "1 if the logit is >= 0, the decision that pos_weight implies" in said
+    text = " ".join(out.split())
+    assert "1 where the logit is at least 0, the decision that pos_weight implies" in text
     assert (
-        "calibrated by a temperature, after subtracting the shift that pos_weight adds to the logits" in said
+        "calibrated by a temperature, after subtracting the shift that pos_weight adds to the logits" in text
     )
     p = pl.read_csv("run/predictions.csv")["p_1"]
     truth = pl.read_csv("rare.csv")["bad"]
     assert p.mean() == pytest.approx(truth.mean(), abs=0.03)
-    assert metrics()["test/f1"] == metrics()["test/default_decision/f1"]  # as the net itself decides
+    assert metrics()["test/f1"] == metrics()["test/default_decision/f1"]  # the decisions of the net itself
     assert metrics()["test/brier_score"] < metrics()["test/default_decision/brier_score"] - 0.03
     _, out, _ = command(*rare, "loss.pos_weight=10", "decision=none")
     assert "probabilities are not calibrated, as pos_weight of the loss moves them" in " ".join(out.split())
 
 
-def test_a_word_for_missing_features_is_no_class(tmp_path, command):
+def test_a_marker_of_missing_features_is_not_a_class(tmp_path, command):
     kinds = ["a", "b", "a", "b", "NA"] * 30
     pl.DataFrame({"x": [(i * 37 % 150) / 7 for i in range(150)], "kind": kinds}).write_csv(tmp_path / "t.csv")
     table = ["task=binary", "data=table", "data.path=t.csv", "data.target=kind", "data.positive=b"]

@@ -1,4 +1,4 @@
-"""Loggers beside the CSV log, of packages that the user installs; each is tried where it is installed."""
+"""Loggers in addition to the CSV log; a logger is tested if its package is installed."""
 
 import csv
 import importlib.util
@@ -34,7 +34,7 @@ def needs(*packages):
 
 
 def events_of(folder):
-    """(tag, step, value) of what TensorBoard would show, and the steps from which on files begin anew."""
+    """Return the (tag, step, value) that TensorBoard shows, and the steps from which values were purged."""
     try:
         from tensorboardX.proto.event_pb2 import Event
     except ImportError:
@@ -63,7 +63,7 @@ def csv_rows():
 
 
 @needs("tensorboard", "tensorboardX")
-def test_tensorboard_shows_what_the_csv_log_has_and_the_test_metrics(command):
+def test_tensorboard_shows_the_values_of_the_csv_log_and_the_test_metrics(command):
     code, _, err = command(*SHORT, "logger=tensorboard")
     assert code == 0, err
     shown = {(tag, step): value for tag, step, value in events_of("run/logs/tensorboard")[0]}
@@ -85,7 +85,7 @@ def test_tensorboard_shows_what_the_csv_log_has_and_the_test_metrics(command):
 
 
 @needs("tensorboard", "tensorboardX")
-def test_a_run_that_goes_on_is_shown_without_what_came_after_its_checkpoint(command):
+def test_tensorboard_after_resuming(command):
     more = ("logger=tensorboard", "scheduler=none", "decision=none")
     assert command(*SHORT, *more)[0] == 0
     code, _, err = command(*SHORT, *more, "trainer.max_epochs=3", "resume=auto")
@@ -99,10 +99,10 @@ def test_a_run_that_goes_on_is_shown_without_what_came_after_its_checkpoint(comm
 
 @needs("tensorboard", "tensorboardX")
 @needs("mlflow")
-@pytest.mark.filterwarnings("ignore")  # of what MLflow imports
-def test_several_by_their_names(command, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # in packages that MLflow imports
+def test_several_loggers(command, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    # MLflow keeps a store by the name it has been given for as long as the process lives
+    # MLflow caches a store by its name for the life of the process
     several = ("logger=[tensorboard,mlflow]", "logger.mlflow.tracking_uri=file:several")
     code, _, err = command(*SHORT, *several)
     assert code == 0, err
@@ -119,13 +119,13 @@ def test_a_package_that_is_not_installed(name, command, monkeypatch, tmp_path):
     logger = {"tensorboard": "TensorBoard", "wandb": "Wandb", "mlflow": "MLFlow"}[name]
     other = " (or tensorboardX)" if name == "tensorboard" else ""
     assert err == (
-        f"{logger}Logger needs a package that is not installed: pip install {name}{other}. logger=csv needs "
-        "none.\n"
+        f"{logger}Logger requires a package that is not installed: pip install {name}{other}. Or set logger=csv, "
+        "which requires none.\n"
     )
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_folder_is_no_package(monkeypatch, tmp_path):
+def test_a_folder_is_not_a_package(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "runs_of_mine").mkdir()
     assert importlib.util.find_spec("runs_of_mine")
@@ -141,7 +141,7 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
     code, _, err = command(*SHORT, "logger=mlflow")
     assert code == 1
     assert (
-        "MLflow's runs are in a database (logger.mlflow.tracking_uri=sqlite:...), for which mlflow-skinny is too little: pip install mlflow, or"
+        "logger.mlflow.tracking_uri=sqlite:... is a database, which mlflow-skinny does not support. Run pip install mlflow, or"
         in err
     )
     assert not [*tmp_path.iterdir()]
@@ -149,19 +149,19 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
         (
             "logger=tensorbord",
-            "There is no logger 'tensorbord'. Did you mean 'tensorboard'? Choose one of: csv,",
+            "Unknown logger 'tensorbord'. Did you mean 'tensorboard'? Choose one of: csv,",
         ),
         (
             "logger=tensorboard logger.tensorboard.nam=a",
-            "There is no setting 'logger.tensorboard.nam'. Did you mean 'name'? logger.tensorboard has: _target_,",
+            "Unknown setting 'logger.tensorboard.nam'. Did you mean 'name'? logger.tensorboard has: _target_,",
         ),
         (
             "logger=tensorboard +logger.tensorboard.namee=a",
-            "TensorBoardLogger cannot be set up as it is asked to: FileWriter",
+            "TensorBoardLogger does not accept its settings logger.*: FileWriter",
         ),
         (
             "logger=tensorboard logger.tensorboard._target_=null",
@@ -169,40 +169,46 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
         ),
         (
             "+logger.mine._target_=torch.nn.ReLU",
-            "logger.mine._target_ must make a lightning.pytorch.loggers.logger.Logger, got ReLU.",
+            "logger.mine._target_ must create a lightning.pytorch.loggers.logger.Logger, got ReLU.",
         ),
         (
             "logger=tensorboard ~logger.tensorboard._target_",
-            "logger.tensorboard must have a _target_, or be null",
+            "logger.tensorboard must be null or have a _target_",
         ),
         (
             "logger=mlflow logger.run_name=x",
-            "There is no setting 'logger.run_name'. Did you mean logger.mlflow.run_name?",
+            "Unknown setting 'logger.run_name'. Did you mean logger.mlflow.run_name?",
         ),
         (
             "logger.version=a",
-            "There is no setting 'logger.version'. A logger is chosen by logger=, one of csv,",
+            "Unknown setting 'logger.version'. Set logger= to one of csv,",
         ),
-        ("logger.tensorbord=1", "There is no setting 'logger.tensorbord'. Did you mean 'tensorboard'?"),
-        ("logger.tensorboard=true", "without that logger: say logger=tensorboard too."),
-        ("logger.mlflow.run_name=a", "without that logger: say logger=mlflow too."),
+        ("logger.tensorbord=1", "Unknown setting 'logger.tensorbord'. Did you mean 'tensorboard'?"),
+        (
+            "logger.tensorboard=true",
+            "is a setting of a logger that is not in use. Set logger=tensorboard as well.",
+        ),
+        (
+            "logger.mlflow.run_name=a",
+            "is a setting of a logger that is not in use. Set logger=mlflow as well.",
+        ),
         ("logger.csv=maybe", "logger.csv must be true or false, got 'maybe'."),
-        ("logger=[nope]", "There is no logger 'nope'. Did you mean 'none'? Choose one of: csv,"),
+        ("logger=[nope]", "Unknown logger 'nope'. Did you mean 'none'? Choose one of: csv,"),
         (
             "logger=tensorboard logger.csv=false",
-            "The CSV log is kept beside other loggers: +logger.csv=false",
+            "The CSV log is written in addition to other loggers. To switch it off, set +logger.csv=false.",
         ),
-        ("logger.csv.name=x", "logger.csv is True, and has no settings."),
+        ("logger.csv.name=x", "logger.csv is True and has no settings."),
     ],
 )
-def test_mistakes(given, said, command):
-    code, _, err = command(*SHORT, *given.split())
+def test_mistakes(settings, message, command):
+    code, _, err = command(*SHORT, *settings.split())
     assert code == 1
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
-def test_what_the_configs_name_is_known_without_an_import():
+def test_the_loggers_of_the_configs_are_allowed():
     for path in CONFIGS.glob("*.yaml"):
         config = OmegaConf.load(path)
         assert not config or path.stem == "csv" or config["_target_"] in LOGGERS
@@ -212,14 +218,14 @@ OWN = """
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-class Told(Logger):
+class Recorder(Logger):
     all = []
     def __init__(self, token=None):
         super().__init__()
         assert token in (None, "hunter2")
         self.settings, self.steps, self.ended = {}, [], []
         self.all.append(self)
-    name, version = "told", "a1"
+    name, version = "recorder", "a1"
     @rank_zero_only
     def log_hyperparams(self, params):
         self.settings.update(params)
@@ -233,35 +239,42 @@ class Told(Logger):
 
 @pytest.fixture
 def own(command, tmp_path, monkeypatch):
-    """Runs the command with several loggers by name, and returns what they were told."""
+    """Run the command with two custom loggers; return exit code, output and loggers."""
     name = f"own_loggers_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(OWN)
     (tmp_path / "mine" / "logger").mkdir(parents=True)
     (tmp_path / "mine" / "logger" / "two.yaml").write_text(
-        f"a: {{_target_: {name}.Told, token: '${{mine}}'}}\nb: {{_target_: {name}.Told}}\nc: null\n"
+        f"a: {{_target_: {name}.Recorder, token: '${{mine}}'}}\nb: {{_target_: {name}.Recorder}}\nc: null\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("A_SECRET", "hunter2")
 
     def run(*arguments):
-        given = ("--config-dir", "mine", *SHORT, "+mine=${oc.env:A_SECRET}", f"trust=[{name}]", "logger=two")
-        code, out, err = command(*given, *arguments)
+        settings = (
+            "--config-dir",
+            "mine",
+            *SHORT,
+            "+mine=${oc.env:A_SECRET}",
+            f"trust=[{name}]",
+            "logger=two",
+        )
+        code, out, err = command(*settings, *arguments)
         module = __import__(name)
-        return code, out + err, module.Told.all
+        return code, out + err, module.Recorder.all
 
     return run
 
 
-def test_several_loggers_are_told_metrics_and_plain_settings(own):
-    code, said, (a, b) = own("loss.label_smoothing=0.1", "optimizer.lr=0.01")
-    assert code == 0, said
+def test_custom_loggers_get_metrics_and_unresolved_settings(own):
+    code, output, (a, b) = own("loss.label_smoothing=0.1", "optimizer.lr=0.01")
+    assert code == 0, output
     assert (a.settings, a.steps, a.ended) == (b.settings, b.steps, b.ended)
     assert a.settings["loss.label_smoothing"] == 0.1
     assert a.settings["optimizer.lr"] == 0.01
     assert a.settings["scheduler.T_max"] == 2
     assert a.settings["callbacks.early_stopping.patience"] == 20
     assert a.settings["mine"] == "${oc.env:A_SECRET}"
-    assert "hunter2" not in str(a.settings) + said
+    assert "hunter2" not in str(a.settings) + output
     assert not [name for name in a.settings if name.startswith(("logger", "hydra", "trust"))]
     assert [step for step, _ in a.steps] == [6, 6, 13, 13, 14]
     assert {"val/loss", "val/f1_macro", "epoch"} <= set(a.steps[0][1])
@@ -270,16 +283,16 @@ def test_several_loggers_are_told_metrics_and_plain_settings(own):
     assert [row["step"] for row in csv_rows()] == ["6", "6", "13", "13"]
 
 
-def test_of_a_run_that_fails_loggers_are_told(own):
+def test_loggers_of_a_failed_run(own):
     code, _, (a, b) = own("optimizer.lr=1e30", "optimizer=sgd", "scheduler=none")
     assert code == 1
     assert (a.ended, b.ended) == (["failed"], ["failed"])
 
 
 def test_a_smoke_test_logs_nothing(own):
-    code, said, told = own("+trainer.fast_dev_run=true")
-    assert code == 0, said
-    assert [(one.settings, one.steps) for one in told] == [({}, [])] * 2
+    code, output, recorders = own("+trainer.fast_dev_run=true")
+    assert code == 0, output
+    assert [(one.settings, one.steps) for one in recorders] == [({}, [])] * 2
     assert not Path("run/logs").exists()
 
 
@@ -303,19 +316,19 @@ def test_settings_by_class_names_are_text():
 
 
 @needs("mlflow")
-@pytest.mark.filterwarnings("ignore")  # of what MLflow imports
+@pytest.mark.filterwarnings("ignore")  # in packages that MLflow imports
 def test_mlflow_with_its_local_file_store(command, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # without, MLflow 3.17 refuses one
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # required since MLflow 3.17
     monkeypatch.setenv("A_SECRET", "hunter2")
     table = tmp_path / "hunter2.csv"
     rows = [f"{i % 7},{i % 5},{('a/b <x>', 'c', 'd-x')[i % 3]}" for i in range(120)]
     table.write_text("\n".join(["x,z,kind", *rows]))
-    given = (
+    settings = (
         *SHORT, "task=multiclass", "data=table", "data.path=${oc.env:A_SECRET}.csv", "data.target=kind",
         "loss.weight={d-x:2}", "logger=mlflow", "logger.mlflow.tracking_uri=file:runs",
         "scheduler=none", "ignore_warnings=[duplicate_rows]",
     )  # fmt: skip
-    code, _, err = command(*given)
+    code, _, err = command(*settings)
     assert code == 0, err
     from mlflow.tracking import MlflowClient
 
@@ -337,7 +350,7 @@ def test_mlflow_with_its_local_file_store(command, monkeypatch, tmp_path):
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
     more = ("trainer.max_epochs=3", "resume=auto", f"logger.mlflow.run_id={run.info.run_id}")
-    code, _, err = command(*given, *more)
+    code, _, err = command(*settings, *more)
     assert code == 0, err
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.params["trainer.max_epochs"] == "2"
@@ -348,20 +361,20 @@ def test_mlflow_with_its_local_file_store(command, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_run_of_wandb_ends_with_ours(fails, monkeypatch):
-    told = []
+def test_the_run_of_wandb_ends_with_the_run(fails, monkeypatch):
+    exit_codes = []
     monkeypatch.setitem(
-        sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: told.append(exit_code))
+        sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: exit_codes.append(exit_code))
     )
     logger = WandbLogger.__new__(WandbLogger)
     with suppress(OSError), loggers.finish_loggers([logger]):
         if fails:
             raise OSError
-    assert told == [int(fails)]
+    assert exit_codes == [int(fails)]
 
 
 @needs("wandb")
-@pytest.mark.filterwarnings("ignore")  # of what wandb imports
+@pytest.mark.filterwarnings("ignore")  # in packages that wandb imports
 def test_wandb_offline_has_a_run_for_each_job(command, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -371,7 +384,7 @@ def test_wandb_offline_has_a_run_for_each_job(command, monkeypatch, tmp_path):
     files = [*tmp_path.glob("runs/*/wandb/offline-run-*/*.wandb")]
     assert sorted(path.parents[2].name for path in files) == ["0-binary", "1-binary"]
     for path in files:
-        for _ in range(100):  # W&B's own process writes the end a little later
+        for _ in range(100):  # W&B's process writes the end a little later
             if b"test/f1_macro" in (content := path.read_bytes()):
                 break
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Two runs in one folder: the second is rejected, and changes nothing of the first."""
+"""Two runs in one folder: the second raises an error and changes nothing."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_a_second_run_is_rejected_and_changes_nothing(more, command, holder, tmp
     assert code == 1
     assert err == (
         f"Another run is using the folder {tmp_path / 'run'} (process {alive.pid} on {gethostname()}). Wait until it ends, stop "
-        "it, or choose another folder: hydra.run.dir=FOLDER.\n"
+        "it, or set hydra.run.dir to another folder.\n"
     )
     assert files_in("run") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -95,27 +95,27 @@ def test_an_error_ends_the_lock(command):
 
 
 class TestSweep:
-    GIVEN = ("-m", *SHORT, "seed=0,1", "hydra.sweep.dir=sweep")
+    ARGUMENTS = ("-m", *SHORT, "seed=0,1", "hydra.sweep.dir=sweep")
 
     def test_before_any_job_starts(self, command, holder):
         alive = holder("sweep/1-binary")
-        code, _, err = command(*self.GIVEN)
+        code, _, err = command(*self.ARGUMENTS)
         assert code == 1
         assert f"{Path('sweep/1-binary').absolute()} (process {alive.pid} on {gethostname()})" in err
         assert [*files_in("sweep")] == [Path("sweep/1-binary") / LOCK]
 
     def test_when_a_job_starts(self, command, holder, monkeypatch):
-        """As of a sweeper whose jobs nobody knows before, or of two sweeps at the same time."""
+        """The jobs of some sweepers are not known before, and two sweeps may start at the same time."""
         monkeypatch.setattr(precheck, "check_unlocked", lambda folder: None)
         alive = holder("sweep/1-binary")
-        code, _, err = command(*self.GIVEN)
+        code, _, err = command(*self.ARGUMENTS)
         assert code == 1
         assert f"{Path('sweep/1-binary').absolute()} (process {alive.pid} on {gethostname()})" in err
         assert (Path("sweep") / "0-binary" / "metrics.json").exists()
         assert not (Path("sweep") / "1-binary" / "plan.json").exists()
 
     def test_jobs_unlock_their_folders(self, command):
-        assert command(*self.GIVEN)[0] == 0
+        assert command(*self.ARGUMENTS)[0] == 0
         assert not [*Path("sweep").rglob(LOCK)]
 
 

@@ -1,4 +1,4 @@
-"""Settings of the trainer of a wrong type: one message, whatever Lightning makes of them."""
+"""Settings of the trainer with a wrong type: one message, even if Lightning accepts them."""
 
 import inspect
 from datetime import timedelta
@@ -13,30 +13,30 @@ from lossselect.run.trainer import build_trainer
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
-        ("+trainer.val_check_interval=0", "trainer.val_check_interval must be at least 1, got 0."),
-        ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1, got 0."),
+        ("+trainer.val_check_interval=0", "trainer.val_check_interval must be >= 1, got 0."),
+        ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be >= 1, got 0."),
         ("+trainer.profiler=5", "trainer.profiler must be text, or null, got 5."),
         ("+trainer.profiler=[1]", "trainer.profiler must be text, or null, got [1]."),
         ("+trainer.profiler={a:1}", "trainer.profiler must be text, or null, got {'a': 1}."),
         ("+trainer.profiler=true", "trainer.profiler must be text, or null, got True."),
         (
             "trainer.devices={a:1}",
-            "trainer.devices must be a list of whole numbers, or text, or a whole number, got",
+            "trainer.devices must be a list of integers, or text, or an integer, got",
         ),
         (
             "trainer.devices=true",
-            "trainer.devices must be a list of whole numbers, or text, or a whole number, got",
+            "trainer.devices must be a list of integers, or text, or an integer, got",
         ),
-        ("trainer.devices=[a]", "or text, or a whole number, got ['a']."),
-        ("+trainer.max_time={hours:x}", "or a mapping of whole numbers, or null, got {'hours': 'x'}."),
+        ("trainer.devices=[a]", "or text, or an integer, got ['a']."),
+        ("+trainer.max_time={hours:x}", "or a mapping of integers, or null, got {'hours': 'x'}."),
         ("trainer.accelerator=[1]", "trainer.accelerator must be text, got [1]."),
         ("+trainer.strategy=5", "trainer.strategy must be text, got 5."),
         ("+trainer.plugins=[x]", "trainer.plugins must be null, got ['x']."),
         (
             "trainer.deterministic=maybe",
-            "trainer.deterministic must be true or false, or one of warn, or null, got",
+            "trainer.deterministic must be one of warn, or true or false, or null, got",
         ),
         (
             "trainer.enable_progress_bar=1",
@@ -44,29 +44,29 @@ from lossselect.run.trainer import build_trainer
         ),
         (
             "+trainer.limit_val_batches=[1]",
-            "limit_val_batches must be a whole number, or a number, or null, got",
+            "limit_val_batches must be an integer, or a number, or null, got",
         ),
         (
             "trainer.gradient_clip_val=abc",
-            "trainer.gradient_clip_val must be a whole number, or a number, or null, got 'abc'.",
+            "trainer.gradient_clip_val must be an integer, or a number, or null, got 'abc'.",
         ),
         (
             "+trainer.max_time=5",
-            "trainer.max_time must be text, or a mapping of whole numbers, or null, got 5.",
+            "trainer.max_time must be text, or a mapping of integers, or null, got 5.",
         ),
-        ("+trainer.max_steps=1.5", "trainer.max_steps must be a whole number, got 1.5."),
+        ("+trainer.max_steps=1.5", "trainer.max_steps must be an integer, got 1.5."),
         (
             "trainer.precision=[1]",
-            "trainer.precision must be one of 64, 32, 16, or one of transformer-engine",
+            "trainer.precision must be one of 64, 32, 16, transformer-engine",
         ),
     ],
 )
 @pytest.mark.parametrize("stops", [[], ["explain=true"]], ids=["run", "explain"])
-def test_one_message(setting, said, stops, command, tmp_path):
+def test_one_message(setting, message, stops, command, tmp_path):
     code, out, err = command("task=binary", setting, *stops)
     assert code == 1
     assert err.startswith("The trainer cannot be built: ")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert not out
     assert not [*tmp_path.iterdir()]
@@ -88,10 +88,10 @@ def test_one_message(setting, said, stops, command, tmp_path):
     ],
     ids=lambda options: " ".join(options),
 )
-def test_what_lightning_documents_is_taken(options):
+def test_values_that_lightning_documents(options):
     build_trainer({"accelerator": "cpu", "devices": 1, **options})
 
 
-def test_its_own_defaults_are_taken():
+def test_the_defaults_of_lightning():
     parameters = inspect.signature(Trainer).parameters
     build_trainer({name: parameter.default for name, parameter in parameters.items() if name not in RESERVED})

@@ -1,4 +1,4 @@
-"""Configs and checkpoints that would run code of somebody else: none of it is run."""
+"""Configs and checkpoints that contain somebody else's code: none of it is executed."""
 
 import os
 import pickle
@@ -25,15 +25,15 @@ HOSTILE = {
     "a module that torch imports": "model: {_target_: torch.os.system, command: $TOUCH}",
     "a module that lightning imports": "model: {_target_: lightning.pytorch.trainer.trainer.os.system, command: $TOUCH}",
     "a class that torch imports": "model: {_target_: torch.utils.collect_env.subprocess.Popen, args: [touch, $MARK]}",
-    "a function of ours": "callbacks: {x: {_target_: lossselect.utils.atomic_write.atomic_write, path: $MARK}}",
+    "a function of lossselect": "callbacks: {x: {_target_: lossselect.utils.atomic_write.atomic_write, path: $MARK}}",
     "a private module of torch": "model: {_target_: torch._utils_internal.os.system, command: $TOUCH}",
     "torch.hub": "model: {_target_: torch.hub.load, repo_or_dir: ., model: evil, source: local}",
     "within a part": "callbacks: {x: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: {_target_: os.system, command: $TOUCH}}}",
     "within a list": "model: {_target_: torch.nn.Sequential, _args_: [{_target_: os.system, command: $TOUCH}]}",
     "partial": "optimizer: {_target_: os.system, _partial_: true}",
-    "of a variable": "callbacks: {x: {_target_: '${oc.env:EVIL}', command: $TOUCH}}",
-    "of another setting": "seed: 0\nmodel: '${evil}'\nevil: {_target_: os.system, command: $TOUCH}",
-    "made by a resolver": "evil: '{_target_: os.system, command: $MARK}'\nmodel: '${oc.create:${evil}}'",
+    "from a variable": "callbacks: {x: {_target_: '${oc.env:EVIL}', command: $TOUCH}}",
+    "from another setting": "seed: 0\nmodel: '${evil}'\nevil: {_target_: os.system, command: $TOUCH}",
+    "created by a resolver": "evil: '{_target_: os.system, command: $MARK}'\nmodel: '${oc.create:${evil}}'",
     "a logger": "logger: {_target_: os.system, command: $TOUCH}",
     "a module in the folder": "model: {_target_: evil.Evil}",
     "a callback of Hydra": "hydra: {callbacks: {x: {_target_: os.system, command: $TOUCH}}}",
@@ -49,24 +49,24 @@ HOSTILE = {
     "a config that trusts itself": "trust: [os]\ncallbacks: {x: {_target_: os.system, command: $TOUCH}}",
     "trust by a variable": "hydra: {job: {env_set: {LOSSSELECT_TRUST: os}}}\nmodel: {_target_: os.system, command: $TOUCH}",
     "a path by a variable": "hydra: {job: {env_set: {PYTHONPATH: sent}}}\ntrainer: {devices: 2, strategy: ddp}",
-    "a name that is no name": "model: {_target_: {_target_: os.system, command: $TOUCH}}",
+    "a name that is not a string": "model: {_target_: {_target_: os.system, command: $TOUCH}}",
 }
 
 
 REASONS = (
     "a config may name only",
     "a config may not name a class here",
-    "a log is made of parts of the standard library's logging",
-    "some variables let a run's processes load other code",
-    "trust=[...] is said on the command line",
+    "a config may only use the standard library's logging",
+    "some variables make a run's processes load other code",
+    "A config cannot set trust",
     "must be the name of a class",
 )
-"""What refuses them, so that none is refused by chance."""
+"""The errors for hostile configs; any other error would be accidental."""
 
 
 @pytest.fixture
 def hostile(command, tmp_path, monkeypatch):
-    """Runs a config that somebody has sent."""
+    """Run a config from somebody else."""
     monkeypatch.setenv("EVIL", "os.system")
     monkeypatch.delenv(VARIABLE, raising=False)
     (tmp_path / "evil.py").write_text(
@@ -98,7 +98,7 @@ def test_a_hostile_config(title, how, hostile, tmp_path):
     assert not (tmp_path / "outputs").exists() or "of the log" in title
 
 
-def test_what_is_said(hostile):
+def test_messages(hostile):
     assert hostile("model: {_target_: evil.Evil}")[2].strip() == (
         "model._target_=evil.Evil: a config may name only layers and losses of torch.nn here (see SECURITY.md). "
         "If you trust it, add trust=[evil] to the command line."
@@ -107,17 +107,16 @@ def test_what_is_said(hostile):
         "model._target_=torch.os.system: a config may name only layers"
         in hostile(HOSTILE["a module that torch imports"])[2]
     )
-    assert "trust=[...] is said on the command line" in hostile(HOSTILE["a config that trusts itself"])[2]
+    assert "A config cannot set trust" in hostile(HOSTILE["a config that trusts itself"])[2]
 
 
 def test_the_command_line_trusts(hostile, tmp_path):
-    """What it names, or all of a package."""
     hostile("model: {_target_: evil.Evil}", "trust=[evil]", "check_only=true")
-    assert (tmp_path / MARK).exists()  # it can be executed, so that not being so means something
+    assert (tmp_path / MARK).exists()  # the code of these tests does work
 
 
 def test_parts_of_torch_and_lightning(command, tmp_path):
-    """As a config names them, without a word on the command line."""
+    """A config may name them without trust on the command line."""
     folder = tmp_path / "mine"
     (folder / "model").mkdir(parents=True)
     (folder / "optimizer").mkdir()
@@ -136,7 +135,7 @@ def test_parts_of_torch_and_lightning(command, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["3", "true", "{a:b}"])
-def test_what_is_no_name_cannot_be_trusted(value):
+def test_a_value_that_is_not_a_name_cannot_be_trusted(value):
     with pytest.raises(TypeError, match="trust must be a name or a list of names, got"):
         find_trusted([f"trust={value}"])
 

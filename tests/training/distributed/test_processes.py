@@ -172,7 +172,7 @@ class TestAtTheCommandLine:
     def test_a_sweep_of_jobs_with_several_processes_raises(self, command, tmp_path):
         code, _, err = command("-m", *SAME, *TWO, "seed=0,1")
         assert code == 1
-        assert "Each job of this sweep (-m) would be 2 processes, which it cannot start" in err
+        assert "Each job of this sweep (-m) would use 2 processes" in err
         assert not [*tmp_path.iterdir()]
 
 
@@ -195,7 +195,7 @@ def test_a_signal(which, code, settings, tmp_path):
     process.send_signal(which)
     result, _, err = finish(process, timeout=60)
     assert result == code, err
-    assert f"In {tmp_path / 'run'}: checkpoints/best.ckpt, checkpoints/last.ckpt. To go on: " in err
+    assert f"In {tmp_path / 'run'}: checkpoints/best.ckpt, checkpoints/last.ckpt. To resume, add" in err
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
 
 
