@@ -1,4 +1,6 @@
-"""Comparison of losses, modifiers and decisions: python benchmarks/choices.py [--seeds 5] [--only yeast]
+"""Comparison of losses, modifiers and decisions.
+
+    python benchmarks/choices.py [--seeds 5] [--only yeast]
 
 Trains the default net with each row of `CHOICES` on each data set with each seed, and evaluates several
 decisions of each net on test rows. Runs stored in benchmarks/results/choices.json are not repeated. Writes

@@ -1,4 +1,4 @@
-"""LightningCLI instead of Hydra; requires jsonargparse (pip install 'lossselect[examples]'):
+"""LightningCLI instead of Hydra; requires jsonargparse (pip install 'lossselect[examples]').
 
     cd examples
     python lightning_cli.py fit --config lightning_cli.yaml --model.loss=focal

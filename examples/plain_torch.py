@@ -1,4 +1,6 @@
-"""One training loop for three tasks, with plain torch and without Lightning: python examples/plain_torch.py
+"""One training loop for three tasks, with plain torch and without Lightning.
+
+    python examples/plain_torch.py
 
 The 1,797 handwritten digits of scikit-learn are classified by three questions: Is the digit odd? Which digit
 is it? Which of three properties does it have? Only `QUESTIONS` differs between the tasks; head, loss,

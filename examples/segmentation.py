@@ -1,4 +1,6 @@
-"""A class for each pixel, with missing labels: python examples/segmentation.py
+"""A class for each pixel, with missing labels.
+
+    python examples/segmentation.py
 
 Trailing dimensions require no setting. The net returns logits (N, classes, height, width), labels have shape
 (N, height, width), and loss, metrics and predictions are computed per pixel. As in VOC and Cityscapes, the

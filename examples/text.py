@@ -1,4 +1,6 @@
-"""Topics of messages, several, one or none each: python examples/text.py
+"""Topics of messages; a message has several, one or none.
+
+    python examples/text.py
 
 A bag of word vectors, trained from scratch, with a threshold for each topic. The messages are generated from
 phrases of their topics and small talk, and every tenth word is left out. Real messages are harder.

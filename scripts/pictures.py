@@ -1,6 +1,6 @@
-"""README's pictures, of a real run: docs/images/plan.png and report.png.
+"""Take README's pictures of a real run: docs/images/plan.png and report.png.
 
-python scripts/pictures.py        needs Debian's chromium, and a minute
+python scripts/pictures.py        requires Debian's chromium; takes a minute
 """
 
 import io
@@ -21,12 +21,12 @@ FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking
 
 
 def shoot(page: Path, picture: Path, width: int, height: int) -> None:
-    """A picture of a page's top."""
-    chromium = shutil.which("chromium") or sys.exit("Needs chromium: apt-get install chromium.")
+    """Save a screenshot of the top of a page."""
+    chromium = shutil.which("chromium") or sys.exit("Chromium is required: apt-get install chromium.")
     with tempfile.TemporaryDirectory() as profile:
-        given = [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--screenshot={picture}"]
+        options = [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--screenshot={picture}"]
         flags = [f"--{flag}" for flag in FLAGS]
-        subprocess.run([chromium, *flags, *given, page.as_uri()], check=True, capture_output=True)
+        subprocess.run([chromium, *flags, *options, page.as_uri()], check=True, capture_output=True)
 
 
 def main() -> None:
@@ -34,12 +34,13 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "runs" / "yeast"
-        given = ("task=multilabel", "loss=auto", f"hydra.run.dir={run}")
-        subprocess.run([sys.executable, ROOT / "train.py", *given], check=True, capture_output=True)
+        settings = ("task=multilabel", "loss=auto", f"hydra.run.dir={run}")
+        subprocess.run([sys.executable, ROOT / "train.py", *settings], check=True, capture_output=True)
         shoot(run / "report.html", IMAGES / "report.png", 1100, 1330)
         lines = json.loads((run / "plan.json").read_text(encoding="utf-8"))["lines"]
-        console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True)
-        console.print(Plan("Plan", [Line(**line) for line in lines if line["name"] != "outputs"]))
+        console = Console(record=True, width=82, file=io.StringIO(), force_terminal=True)
+        plan = Plan("Plan", [Line(**line) for line in lines if line["name"] != "outputs"])
+        console.print(plan.summary())
         count = len(console.export_text(clear=False).splitlines())
         form = (
             '<body style="margin:0;background:#14191e"><pre style="font:13px/1.35 monospace;color:#e4e9ee;'
@@ -47,7 +48,7 @@ def main() -> None:
         )
         page = Path(folder) / "plan.html"
         page.write_text(console.export_html(code_format=form, inline_styles=True), encoding="utf-8")
-        shoot(page, IMAGES / "plan.png", 920, 18 * count + 28)
+        shoot(page, IMAGES / "plan.png", 700, 18 * count + 28)
 
 
 if __name__ == "__main__":

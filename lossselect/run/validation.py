@@ -85,7 +85,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         if entry is not None:
             check_has_target(f"callbacks.{name}", entry)
             check_int(f"callbacks.{name}.patience", entry.get("patience", 0), 0)
-    lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "choice of on_nonfinite")
+    lookup(dict.fromkeys(ON_NONFINITE), config["on_nonfinite"], "on_nonfinite")
     resume = config.get("resume")
     message = f"resume must be auto or the path of a checkpoint, got {resume!r}."
     _require(isinstance(resume, str | None), message, OptionTypeError)

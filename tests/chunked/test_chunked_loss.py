@@ -349,7 +349,7 @@ class TestUnsupported:
         task = TASKS["multiclass"]
         with pytest.raises(ValueError, match="class indices must be from 0 to 22"):
             self.run(task, torch.tensor([0, 1, 2, 23]))
-        message = re.escape("logits of shape (4, 23), but multiclass with 7 classes needs (N, 7)")
+        message = re.escape("logits of shape (N, 7) for multiclass with 7 classes, got (4, 23)")
         with pytest.raises(ValueError, match=message):
             self.run(ls.Multiclass(7), torch.zeros(4, dtype=torch.long))
         with pytest.raises(ValueError, match=r"only reduction='mean', got 'sum'"):

@@ -206,7 +206,7 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ("monitor=last", {"checkpoint": "as asked for", "early stopping": "none"}),
+            ("monitor=last", {"checkpoint": "as set", "early stopping": "none"}),
             ("bias_init=zero", {"initial bias": "bias_init=prior"}),
             ("model=linear", {"model": "model=mlp"}),
             ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
@@ -258,7 +258,7 @@ class TestExplain:
         task = ls.Multiclass(3, prior_correction=(1, 2, 30), temperature=3)
         assert ls.explain_task(ls.Multiclass(3))["decision"].value == "the most probable class"
         assert ls.explain_task(task)["decision"].value == (
-            "the most probable class, of probabilities times 1, 2, 30; logits are divided by 3"
+            "the most probable class, with probabilities multiplied by 1, 2, 30; logits are divided by 3"
         )
 
     def test_a_run_leaves_its_plan(self, command, tmp_path):

@@ -119,9 +119,9 @@ def test_a_target_of_other_positions():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mixp", "There is no mix 'mixp'. Did you mean 'mixup'?"),
+        ("mixp", "Unknown mix 'mixp'. Did you mean 'mixup'?"),
         ({"name": "mixup", "alpha": 0}, "alpha must be a number > 0, got 0."),
-        ({"name": "mixup", "alpha": -1}, "alpha must be a number of at least 0, got -1."),
+        ({"name": "mixup", "alpha": -1}, "alpha must be a number >= 0, got -1."),
         ({"name": "mixup", "beta": 1}, "Mix 'mixup' has no option 'beta'."),
         ({"alpha": 1}, "has no 'name'"),
     ],

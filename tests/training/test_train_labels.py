@@ -73,7 +73,7 @@ class TestTrainLabels:
                 super().__init__(task, **kwargs)
                 self.auxiliary = nn.Linear(8, task.num_outputs)
 
-        with pytest.warns(ls.LossSelectWarning, match="but another one made the logits"):
+        with pytest.warns(ls.LossSelectWarning, match="but another layer computed the logits"):
             trainer(tmp_path).fit(Own(ls.Multiclass(3), bias_init="prior"), loader(ls.Multiclass(3)))
 
     def test_the_bias_is_initialised_once(self, tmp_path):

@@ -39,7 +39,7 @@ class FiniteCheck:
     """
 
     def __init__(self, choice: str) -> None:
-        lookup(dict.fromkeys(ON_NONFINITE), choice, "choice of on_nonfinite")
+        lookup(dict.fromkeys(ON_NONFINITE), choice, "on_nonfinite")
         self.skips = choice == "skip"
         self.skipped = 0
         self._consecutive = 0

@@ -253,5 +253,5 @@ def test_sharded_gradients():
 
 
 def test_unknown_choice():
-    with pytest.raises(ValueError, match="There is no choice of on_nonfinite 'stopp'"):
+    with pytest.raises(ValueError, match="Unknown on_nonfinite 'stopp'"):
         ls.TaskModule(ls.Binary(), nn.Linear(2, 1), on_nonfinite="stopp")

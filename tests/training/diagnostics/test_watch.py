@@ -95,10 +95,10 @@ def test_a_sequence_that_ends_in_probabilities_raises_before_training(name, end,
             lambda z: z.exp() / z.exp().sum(1, keepdim=True),
             "Each row of the first batch's outputs is",
         ),
-        ("binary", lambda z: z.squeeze(), "The net returned logits of shape (16,), but binary needs (N, 1)."),
+        ("binary", lambda z: z.squeeze(), "logits of shape (N, 1) for binary, got (16,)."),
         ("binary", lambda z: z.detach(), "The logits have no gradient, so nothing would be trained"),
         ("binary", lambda z: z / 0, "of the first batch's logits is not finite. Check the layers of the net"),
-        ("multiclass", lambda z: z[:, :2], "The net returned logits of shape (16, 2), but multiclass with 3"),
+        ("multiclass", lambda z: z[:, :2], "for multiclass with 3 classes, got (16, 2)"),
     ],
 )
 def test_a_wrong_function_at_the_end_raises_before_training(name, function, message, tmp_path):
