@@ -31,7 +31,7 @@ COMMANDS = {
             ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
         ],
     ),
-    "docs": ("[docs]", [["-m", "mkdocs", "build", "--strict", "--quiet"]]),
+    "docs": ("[docs]", [["scripts/errors_page.py"], ["-m", "mkdocs", "build", "--strict", "--quiet"]]),
     "build": (
         "[build]",
         [["-m", "build", "-q", "."], ["-m", "twine", "check", "--strict", "dist/*"]],
