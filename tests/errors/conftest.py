@@ -11,7 +11,7 @@ from paths import ROOT
 
 sys.path[:0] = [str(ROOT / "scripts"), str(Path(__file__).parent)]
 
-import errors_page
+import errors_page  # noqa: E402  # in scripts
 
 UPDATED = pytest.StashKey[dict[str, str]]()
 """The messages of this process and of those that have ended, if they are to be updated."""

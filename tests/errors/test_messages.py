@@ -12,7 +12,6 @@ from pathlib import Path
 
 import errors_page
 import pytest
-import torch
 from lightning.pytorch import Trainer
 
 from lossselect.cli import main as cli
@@ -120,7 +119,7 @@ def test_example(entry, request, names, tmp_path, monkeypatch, check_message):
     else:
         assert code == int(not all(line.startswith("Warning: ") for line in text.splitlines()))
     text = _mask(text.strip())
-    # assert entry["contains"]
+    assert entry["contains"]
     assert entry["contains"] in text
     check_message(entry["title"], text)
 
