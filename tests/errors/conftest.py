@@ -70,6 +70,7 @@ def check_text(request):
     """Compare a longer text with printed/NAME.txt, or update that."""
 
     def check(name, text):
+        text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
         path = Path(__file__).parent / "printed" / f"{name}.txt"
         if request.config.getoption("update_messages", False):
             path.parent.mkdir(exist_ok=True)

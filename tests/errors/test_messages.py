@@ -146,6 +146,7 @@ def test_help_of_training(command, check_text):
 
 @pytest.mark.parametrize("subcommand", ["", "predict", "export", "report"])
 def test_help(subcommand, monkeypatch, capsys, check_text):
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "argv", ["lossselect", *subcommand.split(), "--help"])
     cli.main()
     check_text(f"help-{subcommand or 'lossselect'}", capsys.readouterr().out)
