@@ -19,8 +19,8 @@ def _compares(request):
 
 @pytest.mark.usefixtures("_compares")
 def test_page_is_current():
-    current = errors_page.PAGE.read_text(encoding="utf-8")
-    assert errors_page.render_page(PAGE, MESSAGES) == current, "Run: python scripts/errors_page.py"
+    is_current = errors_page.render_page(PAGE, MESSAGES) == errors_page.PAGE.read_text(encoding="utf-8")
+    assert is_current, "Run: python scripts/errors_page.py"
 
 
 @pytest.mark.usefixtures("_compares")
