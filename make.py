@@ -40,6 +40,7 @@ COMMANDS = {
         "[docs]",
         [
             ["scripts/settings_page.py"],
+            ["scripts/errors_page.py"],
             ["-c", "import shutil; shutil.rmtree('site', ignore_errors=True)"],
             # -W: warnings are errors; -E: all pages are read, so that each build reports all warnings
             ["-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-d", "build/doctrees", "docs", "site"],

@@ -19,7 +19,15 @@ def _unpatched_loaders(monkeypatch):
 
 
 SLOW = (
-    *("cli/", "export/", "project/", "reporting/test_report.py", "run/", "sklearn/"),
+    *(
+        "cli/",
+        "errors/test_messages.py",
+        "export/",
+        "project/",
+        "reporting/test_report.py",
+        "run/",
+        "sklearn/",
+    ),
     *("training/checkpoints/", "training/distributed/", "training/test_compiled.py", "training/test_gpu.py"),
     *("training/test_device_semantics.py", "training/callbacks/", "chunked/test_chunked_training.py"),
     *("data/test_own_data.py", "tasks/test_missing_predictions.py", "tasks/test_fourth_task.py"),
