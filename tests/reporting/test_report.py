@@ -295,7 +295,7 @@ class TestRun:
         predictions = pl.read_csv(tmp_path / "run" / "predictions.csv")
         wrong = predictions.filter(pl.col("prediction") != pl.col("target"))
         assert f">{wrong['row'][0]}<" in page
-        with pytest.raises(ValueError, match="Remove report.html to replace it"):
+        with pytest.raises(ValueError, match=r"Remove report\.html to replace it"):
             write_run_report(str(tmp_path / "run"))
 
     OWN = """
