@@ -1,4 +1,4 @@
-"""Rules that no linter knows."""
+"""Rules of the repository that no linter checks."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ QUESTIONS = (
 
 
 def test_nothing_outside_tasks_asks_which_task_it_is():
-    """What differs by task is a property or method of `Task`; what differs by activation is in losses and metrics."""
+    """A property or method of `Task` has what differs by task; losses and metrics have what differs by activation."""
     for path in PACKAGE.rglob("*.py"):
         folder = path.relative_to(PACKAGE).parts[0]
         if folder == "tasks":

@@ -1,4 +1,4 @@
-"""What is imported when, each in an interpreter of its own."""
+"""Lazy imports, each tested in a separate interpreter."""
 
 import subprocess
 import sys

@@ -14,7 +14,7 @@ PATTERNS = {
     r"\bof (ours|(one's|your|its|their|his|her|my|our) own)\b": "your own X, built-in X, a separate X",
     r"\bto the bit\b": "bit-exact, bit-identical",
     r"\bthe shares\b|\bshares of the (classes|labels|train)": "class frequencies",
-    r"\b(is|are|was|were|has|have|had) none\b": "is not one, has no X",
+    r"(?<!\b[Tt]here )\b(is|are|was|were|has|have|had) none\b": "is not one, has no X",
     r"(?<!\b[Tt]here )\b(is|are) no (?!longer\b|more\b|less\b|fewer\b|better\b|worse\b|different\b|\d)": "is not a X",
     r"\bthat there (is|are) not\b": "that does not exist, unknown",
     r"\bSay `?[\w.+]+=": "Set x=",

@@ -26,11 +26,6 @@ class TestErrors:
                 ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))),
                 "do not squeeze()",
             ),
-            (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "set task=multiclass"),
-            (
-                ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))),
-                "do not squeeze()",
-            ),
             (ls.TaskModule(TASKS["multilabel"]), "TaskModule has no net. Pass net=..., or override forward."),
             (
                 ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 3), loss=lambda x, y: (x - y) ** 2),
