@@ -280,14 +280,17 @@ class Task(ABC):
     def _check_width(self, outputs: Tensor, kind: str, width: int) -> None:
         if outputs.is_floating_point() and outputs.ndim >= 2 and outputs.shape[1] == width:
             return
-        fix = "Build the last layer with task.num_outputs."
+        shape = tuple(outputs.shape)
         if not outputs.is_floating_point():
-            fix = f"They must be floats, not {outputs.dtype}: pass {kind}, not predictions."
-        elif outputs.ndim < 2 and width == 1:
+            fix = f"Pass {kind}, not predictions."
+            raise ConfigError(
+                f"Expected float {kind} for {self}, got {outputs.dtype} of shape {shape}. {fix}"
+            )
+        fix = "Build the last layer with task.num_outputs."
+        if outputs.ndim < 2 and width == 1:
             fix = "Keep the last dimension: do not squeeze() the output."
         elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
             fix = "The single output is that of the positive class. For two outputs set task=multiclass."
-        shape = tuple(outputs.shape)
         raise ConfigError(f"Expected {kind} of shape (N, {width}) for {self}, got {shape}. {fix}")
 
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:

@@ -83,7 +83,10 @@ def _infer_column(known: Tensor) -> InferredTask:
         return InferredTask("multiclass", f"{count} distinct integers, {low:g} to {high:g}")
     if low >= 0 and high <= 1:
         return InferredTask("binary", "soft labels between 0 and 1")
-    raise DataError(f"Labels such as {low:g} and {high:g} look like a quantity, not like classes.")
+    raise DataError(
+        f"Labels such as {low:g} and {high:g} look like a quantity, not like classes. "
+        "If they are classes, encode them as integers or strings."
+    )
 
 
 def _infer_matrix(target: Tensor, known: Tensor) -> InferredTask:

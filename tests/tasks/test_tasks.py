@@ -271,7 +271,7 @@ class TestPredict:
             (
                 ls.Multiclass(3),
                 torch.zeros(16, 3, dtype=torch.long),
-                "They must be floats, not torch.int64",
+                "Expected float logits for multiclass with 3 classes, got torch.int64 of",
             ),
         ],
     )
