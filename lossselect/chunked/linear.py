@@ -246,6 +246,6 @@ def _choose_chunk(rows: int, width: int, chunk: int | None, device: torch.device
         raise ConfigError(
             f"Blocks of {rows} x {chunk} logits require {needed / 1e9:.1f} GB with a copy, but "
             f"{free / 1e9:.1f} GB are free. Set head.chunk={max(1, int(chunk * free / needed / 2))}, or "
-            "leave it out to choose it automatically."
+            "remove it to choose it automatically."
         )
     return chunk

@@ -95,8 +95,8 @@ def _check_arguments(loss: Loss, logits: Any, target: Any, sample_weight: Tensor
     if loss.task.exclusive:
         if isinstance(target, SparseLabels):
             raise ConfigError(
-                f"SparseLabels are a target for task=multilabel, but the task is {loss.task}. Pass class "
-                "indices of shape (N,)."
+                f"SparseLabels require task=multilabel, but the task is {loss.task}. Pass class indices of "
+                "shape (N,)."
             )
         target = loss.task.check_target(target, logits)
         if target.is_floating_point():
@@ -113,7 +113,8 @@ def _check_arguments(loss: Loss, logits: Any, target: Any, sample_weight: Tensor
         )
     if target.device != logits.device:
         raise ConfigError(
-            f"The logits are on {logits.device}, but the target is on {target.device}. Move the target."
+            f"The logits are on {logits.device}, but the target is on {target.device}. Pass "
+            f"target.to({str(logits.device)!r})."
         )
     return target
 

@@ -147,7 +147,7 @@ def first_process_ends() -> bool:
 
 
 @contextmanager
-def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] switches this off.") -> Iterator[None]:
+def print_warnings_in_one_line(hint: str = "ignore_warnings=[{name}] silences this.") -> Iterator[None]:
     """Print this package's warnings without file and line of code, and sanitise other warnings."""
     show_other = warnings.showwarning
 

@@ -61,10 +61,10 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
         return f"{subject} Set a part to one of its variants, such as model=mlp; --help lists them."
     if "Ambiguous value for argument" in text:
         setting = text.partition("argument '")[2].partition("'")[0] or "Several values"
-        return f"{setting} has several values, which needs a sweep. Add -m to the command."
+        return f"{setting} has several values, which requires a sweep. Add -m to the command."
     if isinstance(error, HydraException):
         if match := re.search(r"Error merging override (.*)", text):
-            return f"{match[1]!r} is not a possible value: {str(error.__cause__).splitlines()[0]}."
+            return f"{match[1]!r} cannot be used as a value: {str(error.__cause__).splitlines()[0]}."
         match = re.match(r"Could not override '([^']+)'", text)
         return _unknown_setting(match[1], arguments) if match else line
     if isinstance(error, OmegaConfBaseException):
@@ -80,12 +80,12 @@ def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
 def _os_message(error: OSError) -> str | None:
     path = str(error.filename)
     if isinstance(error, FileExistsError):
-        return f"Expected a folder, but {path} is a file. Choose another folder: hydra.run.dir=FOLDER."
+        return f"Expected a folder, but {path} is a file. Set hydra.run.dir to another folder."
     if isinstance(error, PermissionError) and FIRST_FILES & {*Path(path).parts}:
         folder = re.sub(r"[/\\]+(\.lock|\.hydra|plan\.json).*", "", path)
-        return f"The folder {folder} is not writable. Choose another folder: hydra.run.dir=FOLDER."
+        return f"The folder {folder} is not writable. Set hydra.run.dir to another folder."
     if error.errno == errno.ENOSPC and not error.filename:
-        return f"{error.strerror}: a file, or stdout, cannot be written. Free some disk space."
+        return f"{error.strerror}: a file, or stdout, cannot be written. Free disk space."
     return f"{error.strerror}: {path}" if error.filename else None
 
 
@@ -123,10 +123,10 @@ def _failed_target(error: InstantiationException) -> str:
     while cause and cause.__cause__:
         cause = cause.__cause__
     if cause:
-        text = f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
+        text = f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '').rstrip('.')}"
     return (
-        f"{part or 'A part'}._target_{'=' + target[1] if target else ''} cannot be created: {text} "
-        "(HYDRA_FULL_ERROR=1 shows the traceback.)"
+        f"{part or 'A part'}._target_{'=' + target[1] if target else ''} cannot be created: {text}. Set "
+        "HYDRA_FULL_ERROR=1 to see the traceback."
     )
 
 
@@ -166,7 +166,7 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     parts = {"": ("trainer", "optimizer", "scheduler", "model", "data"), "logger": available}.get(place, ())
     for part in parts:
         if _has_setting(node, part, name):
-            return f"{message} Did you mean {f'{place}.{part}'.lstrip('.')}.{name}?"
+            return f"{message} Did you mean '{f'{place}.{part}'.lstrip('.')}.{name}'?"
     if place == "logger":
         return _unknown_logger(key, name)
     owner = next((text for text in chosen if text.startswith(f"{place}=")), place)

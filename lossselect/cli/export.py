@@ -67,7 +67,7 @@ def export_checkpoint(
         frames = preparation.frames(input, 8192)
         parts = [preparation.features.transform(frame, input, 0)[0] for frame in frames]
         if not any(map(len, parts)):
-            raise DataError(f"{input} has no rows.")
+            raise DataError(f"{input} has no rows. Add at least one.")
         rows = torch.cat([part[torch.arange(len(part))] for part in parts])
         description = f"rows of {input}"
     _export(module, path, prepared, rows, description)

@@ -9,7 +9,7 @@ from lossselect.utils.terminal import prepare_streams
 
 COMMANDS = {
     "train": "train and evaluate a classifier; the same as train.py",
-    "explain": "print the plan of such a run without training",
+    "explain": "print the plan of a run without training",
     "predict": "predict classes and probabilities for the rows of a new file",
     "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
     "report": "write the report of a run that ended early",

@@ -30,7 +30,7 @@ from lossselect.run.validation import (
     check_task_settings,
     check_trainer,
 )
-from lossselect.utils.checks import suggestion
+from lossselect.utils.checks import SPLIT_NAMES, suggestion
 from lossselect.utils.terminal import print_safely
 from lossselect.utils.warnings import ignore_warnings
 
@@ -123,7 +123,7 @@ def check_run(config: DictConfig, hydra_config: Any, check_data: bool = True, sw
             from lossselect.data.batches import check_enough_rows
 
             for split, rows in splits.rows.items():
-                check_enough_rows(f"{split} split", len(rows), ranks)
+                check_enough_rows(f"{SPLIT_NAMES[split]} split", len(rows), ranks)
 
 
 def _check_folder(folder: Path, task: Any) -> None:

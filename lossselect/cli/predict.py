@@ -73,12 +73,12 @@ def predict_file(
             table.write_csv(file, include_header=first == 0)
             first += len(rows)
         if not first:
-            raise DataError(f"{input} has no rows.")
+            raise DataError(f"{input} has no rows. Add at least one.")
     for name, count in unknown.items():
         warn(
             "unseen_category",
-            f"{count} cells of column {name!r} are unlike all training rows: the value is missing, or is an "
-            "unknown category.",
+            f"{count} cells of column {name!r} are missing, which no training cell is, or have a category "
+            "that no training row has. The net gets the column's mean or no category for them.",
         )
     if missing:
         raise DataError(
@@ -97,7 +97,7 @@ COMMAND = Command(
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
         "checkpoint": ("best.ckpt", "checkpoint of a run, or an exported model (.onnx, .safetensors, .pt2)"),
-        "input": ("new.csv", "file with the features of the training: .csv, .tsv, .parquet, .npz or .npy"),
+        "input": ("new.csv", "file with the features used in training: .csv, .tsv, .parquet, .npz or .npy"),
         "output": (
             "out.csv",
             "file to write: row, prediction, the probability of each class (or the 5 highest)",

@@ -15,7 +15,8 @@ def write_run_report(run: str) -> None:
         raise FileMissingError(f"The folder {folder} does not exist. Set run to a run folder.")
     if not (folder / "plan.json").is_file() and not (folder / "logs" / "metrics.csv").is_file():
         raise FileMissingError(
-            f"{folder} is not a run folder: it has neither plan.json nor logs/metrics.csv."
+            f"{folder} is not a run folder: it has neither plan.json nor logs/metrics.csv. Set run to a run "
+            "folder."
         )
     if (folder / "metrics.json").is_file() and (folder / "report.html").is_file():
         raise ConfigError(

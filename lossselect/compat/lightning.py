@@ -43,7 +43,7 @@ def wrap(root: object, path: str, around: Callable[..., Any]) -> None:
     if (method := getattr(type(owner), name, None)) is None:
         raise UnsupportedError(
             f"lightning {lightning.__version__} has no {type(owner).__name__}.{name}, which lossselect "
-            "needs. Install a tested version (constraints.txt)."
+            "requires. Install a tested version (constraints.txt)."
         )
     setattr(owner, name, partial(around, method.__get__(owner)))
 

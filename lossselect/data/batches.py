@@ -56,8 +56,8 @@ def check_enough_rows(owner: str, num_rows: int, processes: int) -> None:
     """Raise a DataError for fewer rows than processes."""
     if num_rows < processes:
         raise DataError(
-            f"The {owner} has {num_rows} rows, but each of the {processes} processes needs at least one. "
-            "Set fewer processes (trainer.devices), or add rows."
+            f"Each of the {processes} processes requires at least one row, but the {owner} has {num_rows}. "
+            "Use fewer processes (trainer.devices), or add rows."
         )
 
 

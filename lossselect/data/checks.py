@@ -14,7 +14,7 @@ from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.label_counts import LabelCounts, count_sparse, count_target
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import format_setting, shorten
+from lossselect.utils.checks import SPLIT_NAMES, format_setting, shorten
 from lossselect.utils.warnings import warn, warn_class_without_rows, warn_looks_multiclass
 
 
@@ -32,9 +32,9 @@ def check_splits(task: Task, splits: Splits) -> dict[str, LabelCounts]:
         counts = {split: count_target(task, target[rows]) for split, rows in splits.rows.items()}
     for split, count in counts.items():
         if not count.rows:
-            raise DataError(f"The {split} split has no rows. Add at least one.")
+            raise DataError(f"The {SPLIT_NAMES[split]} split has no rows. Add at least one.")
         if not count.known.any():
-            raise DataError(f"All labels of the {split} split are missing. Add rows with labels to it.")
+            raise DataError(f"All labels of the {SPLIT_NAMES[split]} split are missing. Add labels.")
         _check_classes(task, split, count)
     if task.several_labels and task.num_outputs > 1 and all(count.single for count in counts.values()):
         warn_looks_multiclass()
@@ -79,8 +79,8 @@ def check_monitor_is_defined(monitor: str, counts: dict[str, LabelCounts]) -> No
         return
     if not ((counts[split].positives > 0) & (counts[split].negatives > 0)).any():
         raise DataError(
-            f"The monitor {monitor} cannot be computed: no label of the {split} split has both positives and "
-            f"negatives. Set another monitor, such as monitor={split}/loss."
+            f"The monitor {monitor} cannot be computed: no label of the {SPLIT_NAMES[split]} split has both "
+            f"positives and negatives. Set another monitor, such as monitor={split}/loss."
         )
 
 
@@ -88,10 +88,11 @@ def _check_classes(task: Task, split: str, count: LabelCounts) -> None:
     names = np.array(task.names, dtype=object)
     present = count.positives > 0
     if not task.several_labels and present.sum() == 1:
-        message = f"All rows of the {split} split have class {names[present][0]!r},"
+        message = f"All rows of the {SPLIT_NAMES[split]} split have class {names[present][0]!r}"
+        fix = "Add rows of other classes."
         if split == "train":
-            raise DataError(f"{message} but training needs at least two classes. Add rows of other classes.")
-        warn("one_class", f"{message} so its ranking metrics (auroc, average_precision) are undefined.")
+            raise DataError(f"{message}, but training requires at least two classes. {fix}")
+        warn("one_class", f"{message}, so its auroc and average_precision are undefined. {fix}")
     elif split == "train" and not present.all():
         warn_class_without_rows(names[~present].tolist())
     constant = names[present & (count.negatives == 0)].tolist()
@@ -112,6 +113,6 @@ def _warn_duplicates(splits: Splits) -> None:
         if count:
             warn(
                 "duplicate_rows",
-                f"{count} of {len(rows)} rows of the {split} split have the same features as a training row, "
-                "so its metrics partly measure memorisation. Remove duplicate rows.",
+                f"{count} of {len(rows)} rows of the {SPLIT_NAMES[split]} split have the same features as a "
+                "training row, so its metrics partly measure memorisation. Remove duplicate rows.",
             )

@@ -12,7 +12,7 @@ from lossselect.data.preprocessing.standardizer import Standardizer, standardize
 from lossselect.data.preprocessing.table_features import TableRows
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.labels.sparse_labels import SparseLabels
-from lossselect.utils.checks import shorten
+from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn
 
 SPLITS = ("train", "val", "test")
@@ -156,8 +156,8 @@ def split_rows(
             if not 1 <= size < len(remaining):
                 raise DataError(
                     f"{len(labels)} rows ({pinned.sum()} of them reserved for training) are too few for a "
-                    f"{split} split of {fractions[split]}. Add rows, or set another data.{split}_fraction or "
-                    f"data.{split}_path."
+                    f"{SPLIT_NAMES[split]} split of {fractions[split]}. Add rows, or set another "
+                    f"data.{split}_fraction or data.{split}_path."
                 )
             try:
                 remaining, splits[split] = _split_in_two(remaining, strata, size, seed)

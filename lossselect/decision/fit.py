@@ -92,9 +92,9 @@ class DecisionOptions:
         counts_per_label = metric not in (None, EXPECTED) and not task.exclusive and self.per_label
         if self.shrinkage != SHRINKAGE and not counts_per_label:
             raise ConfigError(
-                f"shrinkage={self.shrinkage:g} has no effect: it needs a threshold for each label, tuned for "
-                f"a metric other than {EXPECTED}, but task={task.name}, decision.metric={self.metric} and "
-                f"per_label={self.per_label}. Remove shrinkage."
+                f"shrinkage={self.shrinkage:g} has no effect: it requires a threshold for each label, tuned "
+                f"for a metric other than {EXPECTED}, but task={task.name}, decision.metric={self.metric} "
+                f"and per_label={self.per_label}. Remove shrinkage."
             )
         if metric is not None:
             goals = dict.fromkeys(CLASS_GOALS if task.exclusive else GOALS)
@@ -237,7 +237,7 @@ def _warn_untuned(names: Sequence[str], count: int) -> None:
     warn(
         "untuned_threshold",
         f"{len(names)} of {count} labels have no positive in the validation split, so their thresholds "
-        f"cannot be tuned: {shorten(names)}.",
+        f"cannot be tuned: {shorten(names)}. Hold out more rows.",
     )
 
 

@@ -36,7 +36,7 @@ def require(form: str, packages: Iterable[str]) -> None:
     missing = [name for name in packages if not is_installed(name)]
     if missing:
         raise PackageMissingError(
-            f"format={form} requires packages that are not installed: {', '.join(missing)}. Run: pip install "
+            f"format={form} requires packages that are not installed: {', '.join(missing)}. Run pip install "
             "'lossselect[export]'."
         )
 

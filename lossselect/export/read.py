@@ -98,7 +98,7 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         raise FileMissingError(f"There is no model {path}.")
     form = find_format(path)
     if form is None:
-        raise CheckpointError(f"{path} is not an exported model: its suffix must be one of {SUFFIXES}.")
+        raise CheckpointError(f"Expected a model with one of the suffixes {SUFFIXES}, got {path}.")
     if form == "torch_export" and not trust:
         raise CheckpointError(
             f"Reading {path} may run code that the .pt2 file contains. Set trust=true if you trust its "
@@ -130,7 +130,9 @@ def _read_onnx(path: Path) -> ExportedModel:
     metadata, task = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY))
     name, width = session.get_inputs()[0].name, session.get_outputs()[0].shape[1]
     if isinstance(width, int) and width != task.num_outputs:
-        raise CheckpointError(f"{path} is damaged: its net returns {width} outputs, but its task is {task}.")
+        raise CheckpointError(
+            f"{path} is damaged: its net returns {width} outputs, but its task is {task}. Export it again."
+        )
 
     def run(features: Tensor) -> list[Tensor]:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})

@@ -65,7 +65,7 @@ def export_model(
     path = Path(path)
     form = find_format(path)
     if form is None:
-        raise ConfigError(f"The suffix of {path} is not that of a format. It must be one of {SUFFIXES}.")
+        raise ConfigError(f"Expected a path with one of the suffixes {SUFFIXES}, got {path}.")
     require(form, FORMATS[form].to_write)
     # a subclass with its own forward may not return the outputs of the net
     plain = type(module).forward is Classifier.forward
@@ -171,7 +171,8 @@ def _write_onnx(model: Outputs, inputs: Tensor, metadata: str, path: Path) -> No
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ConfigError(f"The net cannot be written as ONNX: {_summarize(cause)}") from None
+        problem = _summarize(cause).rstrip(".")
+        raise ConfigError(f"The net cannot be written as ONNX: {problem}. Set format=torch_export.") from None
     assert exported is not None
     values = json.loads(metadata)
     plain = {name: json.dumps(values[name], ensure_ascii=False) for name in ("class_names", "threshold")}

@@ -100,7 +100,8 @@ def _ragged(target: Any) -> DataError:
     row = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
     if row is None:
         return DataError(
-            "Entries of one row of the target differ in length. A target must be a regular array."
+            "Expected rows of equal shape as target, but the entries of one row differ in length. Convert it "
+            "to a regular array."
         )
     return DataError(
         f"Row {row} of the target has {sizes[row]} entries, but row 0 has {sizes[0]}. If the rows are lists "

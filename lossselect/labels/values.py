@@ -123,7 +123,7 @@ def distinct_labels(entries: list[Any], rows: Rows, column: str | None) -> list[
         raise
     if not labels:
         raise DataError(
-            "All labels are missing: there is nothing to learn from." if entries else "There are no labels."
+            "All labels are missing. Add labels." if entries else "Expected at least one label, got none."
         )
     # True == 1, so the set contains only one of them
     examples = [next(e for e in entries if type(e) is kind) for kind in set(map(type, entries))]
@@ -136,7 +136,7 @@ def check_same_type(values: Iterable[Any], entries: Sequence[Any], rows: Rows) -
     examples = {type(value): value for value in values}
     for kind, value in examples.items():
         if kind is float:
-            raise DataError(f"Label {value!r} is not an integer. Labels must be classes, not quantities.")
+            raise DataError(f"Label {value!r} looks like a quantity, not a class. Use integers or strings.")
         if kind not in (str, int, bool):
             raise DataTypeError(
                 f"Labels must be strings, integers or booleans, got {kind.__name__} {value!r}."
@@ -155,5 +155,5 @@ def raise_for_unhashable(entries: Iterable[Any], rows: Rows, column: str | None)
     for row, entry in zip(rows, entries, strict=True):
         if type(entry).__hash__ is None or isinstance(entry, LISTS):
             problem = f" has the {type(entry).__name__} {entry!r} in place of a single label."
-            fix = "For one list of labels per row use task=multilabel, fit_lists and encode_lists."
+            fix = "If rows have several labels, set task=multilabel, or call fit_lists and encode_lists."
             raise DataTypeError.at(row, column, f"{problem} {fix}", entry)

@@ -69,15 +69,15 @@ class Vocabulary:
         values = tuple(plain_value(value) for value in self.values)
         check_same_type(values, values, range(len(values)))
         if not values:
-            raise DataError("A vocabulary must have at least one label, got none.")
+            raise DataError("Expected at least one label, got none.")
         index = {value: i for i, value in enumerate(values)}
         if len(index) < len(values):
-            raise DataError(f"Label {first_duplicate(values)!r} occurs twice.")
+            raise DataError(f"Labels must be distinct, but {first_duplicate(values)!r} occurs twice.")
         names = tuple(map(str, self.names or values))
         if len(names) != len(values):
-            raise ConfigError(f"Expected a name for each of the {len(values)} labels, got {len(names)}.")
+            raise ConfigError(f"names must have one entry per label ({len(values)}), got {len(names)}.")
         if len(set(names)) < len(names):
-            raise ConfigError(f"Names must be distinct, but {first_duplicate(names)!r} occurs twice.")
+            raise ConfigError(f"names must be distinct, but {first_duplicate(names)!r} occurs twice.")
         index[None] = IGNORE_INDEX
         for name, value in {"values": values, "names": names, "_index": index}.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -232,9 +232,7 @@ class Vocabulary:
             raise DataTypeError(f"decode expects integer indices, got {array.dtype}.")
         bad = (array != IGNORE_INDEX) & ((array < 0) | (array >= len(self)))
         if bad.any():
-            raise ConfigError(
-                f"Index {array[bad][0]} is out of range: the labels have the indices 0 to {len(self) - 1}."
-            )
+            raise ConfigError(f"Index {array[bad][0]} is out of range: it must be from 0 to {len(self) - 1}.")
         return [None if i == IGNORE_INDEX else self.values[i] for i in array.tolist()]
 
     def decode_lists(self, labels: "SparseLabels") -> list[list[Value] | None]:

@@ -55,8 +55,8 @@ def is_counted(option: str, value: Any, task: Task) -> bool:
         return False
     if option == "prior":
         raise ConfigError(
-            f"prior must be a list of class frequencies, got {value!r}. Leave prior out to compute it from "
-            "the training labels."
+            f"prior must be a list of class frequencies, got {value!r}. Remove prior to compute it from the "
+            "training labels."
         )
     lookup({"auto": None} if option == "pos_weight" else WEIGHTS, value, option)
     if option == "weight" and len(task.output_names) == 1:

@@ -29,8 +29,8 @@ def _by_name(option: str, values: Mapping[Any, Any], task: Task) -> list[Any]:
                 f"pos_weight={{{task.names[1]}: ...}} to weight the positive class against it."
             )
         raise ConfigError(
-            f"{option} cannot be set for {key!r}: {task} has no output of that "
-            f"name.{suggestion(key, task.output_names)} Choose from: {shorten(task.output_names)}."
+            f"Unknown name {key!r} in {option}.{suggestion(key, task.output_names)} Choose one of: "
+            f"{shorten(task.output_names)}."
         )
     return [named.get(output, 1.0) for output in task.output_names]
 
@@ -61,7 +61,9 @@ def per_output(option: str, values: Any, task: Task) -> Tensor | None:
         )
     _check_each(numbers, (numbers >= 0) & (numbers <= MAX_WEIGHT), f"{option} must be finite and >= 0", task)
     if not bool(numbers.any()):
-        raise ConfigError(f"{option} is 0 for every output, so nothing would be learned. Set one > 0.")
+        raise ConfigError(
+            f"{option} is 0 for all outputs, so nothing would be learned. Set at least one > 0."
+        )
     if option == "prior":
         inside = (numbers > 0) & (numbers < 1)
         _check_each(numbers, inside, "prior must be > 0 and < 1", task)

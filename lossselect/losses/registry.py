@@ -115,14 +115,14 @@ def select_formula(
     formula = forms.get(task.activation)
     if name == "one_vs_rest" and task.ordinal:
         raise ConfigError(
-            "Loss 'one_vs_rest' needs an output per class, but with task.ordinal=true the outputs are the "
+            "Loss 'one_vs_rest' requires an output per class, but with task.ordinal=true the outputs are the "
             "boundaries between classes. Choose another softmax loss, or set task.ordinal=false."
         )
     if formula is None:
         fitting = ", ".join(loss for loss, forms in LOSSES.items() if task.activation in forms)
         raise ConfigError(
-            f"Loss {name!r} has no {task.activation} form, which task={task.name} needs. "
-            f"Losses for {task.name}: {fitting}."
+            f"Loss {name!r} has no {task.activation} form, which task={task.name} requires. Losses for "
+            f"{task.name}: {fitting}."
         )
     supported, takes = formula_options(formula), formula_takes(formula)
     others = {key: kind for kind, form in forms.items() for key in formula_options(form).keys() - supported}

@@ -44,7 +44,7 @@ def check_mixes(mix: Any, loss: Any) -> None:
     name = getattr(loss, "__name__", type(loss).__name__)
     if mix is not None and name in INDEX_ONLY:
         raise ConfigError(
-            f"mix makes soft labels, which torch's {name} does not support. Remove mix, or set loss to one "
+            f"mix creates soft labels, which torch's {name} does not support. Remove mix, or set loss to one "
             f"of: {', '.join(LOSSES)}."
         )
 
@@ -61,8 +61,8 @@ def check_torch_loss(loss: Any, task: Task) -> None:
     names -= {"_Loss", "_WeightedLoss"}
     if names and not names & TORCH_LOSSES[task.activation]:
         raise ConfigError(
-            f"torch's {min(names)} does not accept raw logits with the targets of {task}. Remove loss, or "
-            f"set it to one of: {', '.join(LOSSES)}."
+            f"torch's {min(names)} does not accept raw logits and targets of task={task.name}. Remove loss, "
+            f"or set it to one of: {', '.join(LOSSES)}."
         )
     if options.get("reduction", "mean") != "mean":
         raise ConfigError(

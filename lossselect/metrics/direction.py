@@ -18,8 +18,8 @@ def best_mode(monitor: str) -> str:
     """Return "min" or "max" for a metric such as "val/f1"; raise ConfigError if its direction is unknown."""
     if (mode := direction(monitor)) is None:
         raise ConfigError(
-            f"Unknown metric {monitor!r}: whether a high or a low value is better is not known. Set mode=max "
-            "or mode=min."
+            f"Unknown metric {monitor!r}, so it is not known whether high or low values are better. Set "
+            "mode=max or mode=min."
         )
     return mode
 

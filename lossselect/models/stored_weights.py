@@ -12,6 +12,8 @@ from lossselect.models.nets import make_net
 
 RUNNING_STATISTICS = ("running_mean", "running_var")
 """Buffers of normalisation layers, which affect outputs like parameters."""
+COPY = "Use another file, or an intact copy."
+"""The fix for a damaged file."""
 MAX_UNBACKED_BYTES = 1 << 24
 """Maximum size of a tensor that exceeds the size of its file, such as a view that repeats a value."""
 
@@ -48,7 +50,7 @@ def check_backed(content: Any, path: Path) -> None:
         if value.layout == torch.strided and value.numel() * value.itemsize > limit:
             raise CheckpointError(
                 f"{path} is damaged: it declares a tensor of shape {tuple(value.shape)}, but the file has "
-                f"only {path.stat().st_size} bytes. Use another checkpoint, or another copy of this one."
+                f"only {path.stat().st_size} bytes. {COPY}"
             )
 
 
@@ -72,13 +74,14 @@ def check_net(
     if isinstance(hidden, list | tuple) and len(hidden) > len(weights):
         raise CheckpointError(
             f"{source} is damaged: it declares a net with {len(hidden)} hidden layers, but contains only "
-            f"{len(weights)} weights."
+            f"{len(weights)} weights. {COPY}"
         )
     try:
         with torch.device("meta"):
             net = make_net(spec, num_outputs)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise CheckpointError(f"{source} is damaged: its net cannot be built: {error}") from None
+        problem = str(error).rstrip(".")
+        raise CheckpointError(f"{source} is damaged: its net cannot be built: {problem}. {COPY}") from None
     expected = {prefix + name: tuple(value.shape) for name, value in net.state_dict().items()}
     for name in sorted(expected.keys() | {name for name in weights if name.startswith(prefix)}):
         value = weights.get(name)
@@ -89,5 +92,5 @@ def check_net(
             }
             raise CheckpointError(
                 f"{source} is damaged: its weights do not fit its net {net_spec} with {num_outputs} outputs. "
-                f"Expected {name!r} of shape {expected.get(name)}, got {shape}."
+                f"Expected {name!r} of shape {expected.get(name)}, got {shape}. {COPY}"
             )

@@ -13,7 +13,7 @@ from lossselect.metrics.direction import best_mode
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
-from lossselect.utils.checks import shorten, split_name
+from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
 
 if TYPE_CHECKING:
     from lossselect.data.splits import Splits
@@ -97,16 +97,16 @@ def _task_lines(
     yield from loss_lines(criterion, task)
     sparse = chunked and not task.exclusive
     form = "the present labels of each row" if sparse else task.target_spec
-    yield Line("target", form, example, "task.missing=-1 (marks missing labels)")
+    reason = "the form that the loss takes" + f"; {example}" * bool(example)
+    yield Line("target", form, reason, "task.missing=-1 (marks missing labels)")
     rule = _format_decision(task, decision, criterion)
     if chunked:
-        yield Line(
-            "decision", f"{rule}; predictions are the 5 most probable", "head=chunked tunes no decision", ""
-        )
+        value, reason = f"{rule}; predictions are the 5 most probable", "head=chunked does not tune it"
+        yield Line("decision", value, reason)
         names = top_metric_names(task, width, counted)
-        reason = "computed over the whole epoch of val and test; in training only the loss is computed"
+        reason = "computed over all validation and test rows; in training only the loss is computed"
     else:
-        reason = "fitted on the validation split after training" if decision else "nothing is fitted"
+        reason = "fitted on the validation split after training" if decision else "it is not tuned"
         change = "task.threshold=0.3, " if task.threshold is not None and not task.top_k else ""
         yield Line("decision", rule, reason, change + ("decision=none" if decision else "decision=tuned"))
         names = task.metric_names
@@ -145,7 +145,7 @@ def _weights_line(criterion: Loss, task: Task) -> Line:
         values += [f"{value or name}, counted in fit" for name, value in counted.items()]
     change = "loss.weight=balanced" + ", loss.pos_weight=auto" * (not task.exclusive)
     if not values:
-        reason = "all rows and classes have the same weight"
+        reason = "the default: all classes have the same weight"
         return Line("weights", "none", reason, change)
     reason = "as configured"
     if counted and not criterion.waiting:
@@ -215,21 +215,21 @@ def _find_weights(task: Task, criterion: Any) -> str:
 
 
 def _data_lines(task: Task, data: Any, splits: "Splits") -> Iterator[Line]:
-    sizes = ", ".join(f"{len(rows)} {split}" for split, rows in splits.rows.items())
+    sizes = ", ".join(f"{len(rows)} {SPLIT_NAMES[split]}" for split, rows in splits.rows.items())
     features = f"{splits.name}: {sizes} rows, {data.num_features} features"
     yield Line(
         "data",
         features,
-        "standardised with the statistics of the training rows",
+        "features are standardised with the statistics of the training rows",
         "data=table data.path=... data.target=...",
     )
     counts: Mapping[str, LabelCounts] = data.counts
     train = counts["train"]
     kind = "label" if task.several_labels else "class"
-    value = f"most to least frequent {kind} {train.imbalance:.3g}:1 in train"
+    value = f"most to least frequent {kind} {train.imbalance:.3g}:1 in the training rows"
     if task.several_labels:
         value = f"{train.cardinality:.3g} of {len(task.names)} labels per row, {value}"
-    missing = ", ".join(f"{count.missing} in {split}" for split, count in counts.items() if count.missing)
+    missing = ", ".join(f"{c.missing} in {SPLIT_NAMES[split]}" for split, c in counts.items() if c.missing)
     reason = "missing labels are left out of loss, weights and metrics" if missing else ""
     yield Line("labels", f"{value}; missing: {missing or 'none'}", reason, "data.target=...")
     if splits.weights is not None:

@@ -286,7 +286,7 @@ def describe_training(
     value = " or ".join(limits)
     if rows := getattr(data, "batch_size", None):
         group = processes * options.get("accumulate_grad_batches", 1)
-        value += f"; batches of {rows} rows" + (f", {rows * group} rows a step" if group > 1 else "")
+        value += f"; batches of {rows} rows" + (f", {rows * group} rows per step" if group > 1 else "")
     change = "trainer.max_epochs=..." + ", data.batch_size=..." * (getattr(data, "splits", None) is not None)
     yield Line("training", value, "", change)
     stopping = []

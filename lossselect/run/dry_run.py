@@ -33,14 +33,14 @@ def check_only(config: DictConfig) -> None:
     if not is_custom:
         print_table("Labels", label_table(classifier.task, data.counts), header=("class", *data.counts))
         # a chunked head computes no macro averages, for which each label needs positives
-        evaluated = {} if classifier._chunked else {"val": "validation", "test": "test"}
-        for split, name in evaluated.items():  # as in a run after evaluation
-            warn_no_positives(data.counts[split].positives, classifier.task, name)
+        for split in () if classifier._chunked else ("val", "test"):  # as in a run after evaluation
+            warn_no_positives(data.counts[split].positives, classifier.task, split)
     check_end(classifier.net, classifier.task)
     batch = next(iter(data.train_dataloader()), None)
     if batch is None:
         raise DataError(
-            "The training loader is empty. Are there fewer rows than a batch, and drop_last=True?"
+            "The training loader is empty (fewer rows than a batch, and drop_last=True?). Add rows, or set "
+            "drop_last=False."
         )
     classifier.check_batch(batch)
     print("The net and the loss accept the first batch. Nothing was trained or saved.")

@@ -56,8 +56,8 @@ def check_loggers(config: DictConfig) -> None:
         packages = PACKAGES.get(name, ())
         if packages and not any(map(is_installed, packages)):
             raise ConfigError(
-                f"{name} requires a package that is not installed: pip install {' (or '.join(packages)}"
-                f"{')' * (len(packages) - 1)}. Or set logger=csv, which requires none."
+                f"{name} requires a package that is not installed. Run pip install "
+                f"{' (or '.join(packages)}{')' * (len(packages) - 1)}, or set logger=csv."
             )
         if name == "MLFlowLogger" and not is_installed("sqlalchemy"):
             uri = str(entry.get("tracking_uri") or "")

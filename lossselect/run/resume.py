@@ -44,7 +44,7 @@ def resume_path(setting: str | None, folder: Path) -> tuple[Path, dict[str, Any]
     if damaged and not candidates:
         raise CheckpointError(f"resume=auto found no usable checkpoint. {' '.join(damaged)}")
     for message in damaged:
-        warn("damaged_checkpoint", f"{message} It is skipped.")
+        warn("damaged_checkpoint", f"resume=auto skips a checkpoint. {message}")
     return max(candidates, key=lambda candidate: candidate[0])[1:] if candidates else None
 
 
@@ -54,7 +54,7 @@ def check_start(path: Path, checkpoint: Mapping[str, Any], module: TaskModule, t
     if trainer.max_epochs not in (None, -1) and epochs > trainer.max_epochs:
         raise ConfigError(
             f"The checkpoint is from epoch {epochs}, but trainer.max_epochs={trainer.max_epochs} ends before "
-            "that. Increase trainer.max_epochs, or start again without resume."
+            "that. Increase trainer.max_epochs, or start a new run without resume."
         )
     check_same_task(checkpoint, module.task)
     _check_shapes(checkpoint, module)

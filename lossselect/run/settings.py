@@ -86,15 +86,15 @@ def monitored_metrics(config: Mapping[str, Any]) -> dict[str, Any]:
 def find_chunked_conflict(config: Mapping[str, Any]) -> str:
     """Return a message about a setting that head=chunked does not support, or ""."""
     if config["trainer"].get("compile"):
-        return "trainer.compile cannot be combined with head=chunked. Remove one of them."
+        return "head=chunked does not support trainer.compile. Set head=dense or trainer.compile=false."
     if config.get("mix"):
-        return "head=chunked does not support mix, which creates soft labels. Set mix=none."
+        return "head=chunked does not support mix, which creates soft labels. Set head=dense or mix=none."
     defaults = packaged_config("decision", "tuned")
     for key, value in (config.get("decision") or {}).items():
         if value != defaults.get(key):
             return (
                 f"decision.{key}={value} requires all outputs of the validation rows, which head=chunked "
-                f"does not compute. Remove decision.{key}."
+                f"does not compute. Set head=dense, or remove decision.{key}."
             )
     return ""
 
@@ -142,10 +142,10 @@ def resolve_monitor(config: Mapping[str, Any], task: "Task") -> "Monitor":
     from lossselect.reporting.plan import Monitor
 
     if config["monitor"]:
-        return Monitor(str(config["monitor"]), "as set")
+        return Monitor(str(config["monitor"]), "as configured")
     # the late epochs then differ only by noise, and the best of a small validation split is not better
     if _anneals(config):
-        return Monitor("last", "the learning rate has reached 0, and the last epoch is as good as any")
+        return Monitor("last", "the learning rate is 0 by then, so the last epochs differ only by noise")
     return Monitor(task_monitor(config, task), "the run may end before the learning rate reaches 0")
 
 

@@ -23,7 +23,7 @@ WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "an integer",
     float: "a number",
-    str: "text",
+    str: "a string",
     list[int]: "a list of integers",
     dict[str, int]: "a mapping of integers",
     types.NoneType: "null",
@@ -73,13 +73,13 @@ def _has_type(value: Any, expected: Any) -> bool:
 
 
 def _describe_type(expected: Any) -> str:
-    """Return a description of an annotation, such as "an integer, or null"."""
+    """Return a description of an annotation, such as "an integer or null"."""
     options = get_args(expected) if get_origin(expected) in (Union, types.UnionType) else [expected]
     names = [WORDS[option] for option in options if option in WORDS]
     choices = [str(c) for option in options if get_origin(option) is Literal for c in get_args(option)]
     if choices:
         names.insert(0, f"one of {', '.join(dict.fromkeys(choices))}")
-    return ", or ".join(names)
+    return " or ".join(names)
 
 
 class StageRecorder(Callback):
@@ -113,14 +113,14 @@ def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
     except (LossSelectError, OSError):
         raise
     except Exception as error:
-        hint = "(HYDRA_FULL_ERROR=1 shows the traceback.)"
+        hint = "Set HYDRA_FULL_ERROR=1 to see the traceback."
         if recorder.stage == "restoring" and resumes:
             raise CheckpointError(
                 "The checkpoint is damaged or belongs to another run. Lightning cannot restore it: "
                 f"{type(error).__name__}: {first_sentence(error)}. {hint}"
             ) from error
         if recorder.stage in ("restoring", "preparing") and type(error) in (ValueError, TypeError):
-            raise ConfigError(f"Training cannot start: {str(error).strip()} {hint}") from error
+            raise ConfigError(f"Training cannot start: {str(error).strip().rstrip('.')}. {hint}") from error
         raise
 
 

@@ -90,7 +90,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     message = f"resume must be auto or the path of a checkpoint, got {resume!r}."
     _require(isinstance(resume, str | None), message, OptionTypeError)
     if (form := config["export"]) is not None:
-        message = f"export must be one format, got {form!r}. Write other formats later: lossselect export."
+        message = f"export must be one format, got {form!r}. Write others with lossselect export."
         _require(isinstance(form, str), message, OptionTypeError)
         require(form, lookup(FORMATS, form, "format to export").to_write)
         check_weights_suffice(form, "model" not in own)

@@ -128,7 +128,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             sample_weight = np.array(sample_weight, dtype=np.float64)
             if sample_weight.shape not in ((), (len(rows),)):
                 raise DataError(
-                    f"Expected sample_weight to be a number or of shape ({len(rows)},), got shape "
+                    f"sample_weight must be a number or of shape ({len(rows)},), got shape "
                     f"{sample_weight.shape}."
                 )
             sample_weight = sample_weight + np.zeros(len(rows))
@@ -220,7 +220,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             used = np.flatnonzero(weights)
             if not len(used):
                 raise DataError(
-                    "All sample weights are zero, so nothing would be learned. Pass a weight > 0."
+                    "All sample weights are 0, so nothing would be learned. Pass at least one > 0."
                 )
         indices = {"train": used}
         if held_out:
@@ -309,9 +309,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         if isinstance(self.net, nn.Module):
             raise OptionTypeError(
-                f"net must be a function that makes a new net for each fit, got a {type(self.net).__name__}, "
-                "which would keep its trained weights. Pass its class, or a function of (num_features, "
-                "num_outputs)."
+                "net must be a function that creates a new net for each fit, got a "
+                f"{type(self.net).__name__}, which would keep its trained weights. Pass its class, or a "
+                "function of (num_features, num_outputs)."
             )
         spec = {"name": self.net} if isinstance(self.net, str) else self.net
         if isinstance(spec, Mapping):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import device
 
 LISTS = (
-    "scikit-learn's scores and splits need a matrix of 0 and 1: convert lists of labels with "
+    "scikit-learn's scores and splits require a matrix of 0 and 1. Convert lists of labels with "
     "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
 )
 # warnings about metrics of the held-out rows and about the initial bias, which the user did not request
@@ -47,25 +47,25 @@ def encode_labels(y: Any, task: str) -> tuple[str, np.ndarray, np.ndarray]:
             raise DataError(f"Expected y with 0 and 1, got an array of dtype {values.dtype}. {LISTS}")
         if values.ndim != 2:
             raise DataError(
-                "task=multilabel needs y with 0 and 1 of shape (N, L), one column per label, got shape "
+                "task=multilabel requires y with 0 and 1 of shape (N, L), one column per label, got shape "
                 f"{values.shape}."
             )
         return name, values.astype(np.float32), np.arange(values.shape[1])
     if values.ndim == 2 and values.shape[1] > 1:
         raise DataError(
-            f"task={name} needs one label per row, got y of shape {values.shape}. Set task=multilabel if a "
-            "row can have several labels."
+            f"task={name} requires one label per row, got y of shape {values.shape}. If rows have several "
+            "labels, set task=multilabel."
         )
     classes, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
     if len(classes) < 2:
         raise DataError(
-            f"task={name} needs at least two classes, but y contains only 1 class: {classes[0]}. Pass rows "
-            "of another class too."
+            f"task={name} requires at least two classes, but y contains only 1 class: {classes[0]}. Pass "
+            "rows of another class too."
         )
     if TASKS[name].kind == "binary" and len(classes) > 2:
         raise DataError(
-            f"task=binary needs two classes, but y contains {len(classes)}: {shorten(classes.tolist())}. Set "
-            "task=multiclass."
+            f"task=binary requires two classes, but y contains {len(classes)}: {shorten(classes.tolist())}. "
+            "Set task=multiclass."
         )
     return name, indices, classes
 

@@ -226,7 +226,7 @@ class Task(ABC):
             return None
         if not 0 <= indices < len(self.names):
             raise ConfigError(
-                f"Class index {indices} is out of range: expected 0 to {len(self.names) - 1}, or "
+                f"Class index {indices} is out of range: it must be from 0 to {len(self.names) - 1}, or "
                 f"{IGNORE_INDEX} if missing."
             )
         return self.names[indices]
@@ -290,7 +290,7 @@ class Task(ABC):
         if outputs.ndim < 2 and width == 1:
             fix = "Keep the last dimension: do not squeeze() the output."
         elif width == 1 and outputs.ndim >= 2 and outputs.shape[1] == 2:
-            fix = "The single output is that of the positive class. For two outputs set task=multiclass."
+            fix = "The single output is that of the positive class. For two outputs, set task=multiclass."
         raise ConfigError(f"Expected {kind} of shape (N, {width}) for {self}, got {shape}. {fix}")
 
     def check_target(self, target: Tensor, outputs: Tensor) -> Tensor:
@@ -328,7 +328,8 @@ class Task(ABC):
             )
         if target.device != outputs.device:
             raise ConfigError(
-                f"The outputs are on {outputs.device}, but the target is on {target.device}. Move one."
+                f"The outputs are on {outputs.device}, but the target is on {target.device}. Pass "
+                f"target.to({str(outputs.device)!r})."
             )
         return target
 

@@ -75,14 +75,14 @@ class SigmoidTask(Task):
     def _hint(self, values: set[float]) -> str:
         others = values - {0.0, 1.0}
         if values <= {1.0, 2.0}:
-            return "The labels seem to start at 1: subtract 1."
+            return "If the labels start at 1, subtract 1."
         if values <= {0.0, 255.0}:
-            return "Divide by 255."
+            return "If 255 means yes, divide by 255."
         if others == {-1.0}:
-            return "If -1 marks a missing label, declare it with missing=-1. If it means no, map it to 0."
+            return "If -1 marks a missing label, set task.missing=-1. If it means no, map it to 0."
         if not all(value.is_integer() for value in others):
             return "Pass labels, not logits."
-        marker = f"If {min(others):g} marks a missing label, declare it with missing={min(others):g}."
+        marker = f"If {min(others):g} marks a missing label, set task.missing={min(others):g}."
         if min(others) < 0:
             return marker
         indices = "For class indices of shape (N,), set task=multiclass."
@@ -152,9 +152,9 @@ class Binary(SigmoidTask):
             return as_distributions(target, self.missing, self.name)[:, 1:]
         if target.ndim == 0 or (target.ndim == 2 and target.shape[1] != 1):
             raise DataError(
-                f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. For several "
-                "labels per row set task=multilabel. For one of several classes set task=multiclass. For T "
-                "positions per row pass shape (N, 1, T)."
+                f"Binary targets must have shape (N,) or (N, 1), got {tuple(target.shape)}. If rows have "
+                "several labels, set task=multilabel. For one of several classes, set task=multiclass. For T "
+                "positions per row, pass shape (N, 1, T)."
             )
         if target.ndim == 1 or target.shape[1] != 1:
             target = target.unsqueeze(1)

@@ -15,6 +15,7 @@ from lossselect.labels.vocabulary import Vocabulary
 from lossselect.tasks.registry import Task, as_task, make_task
 from lossselect.utils.checks import shorten
 
+DECLARE = "Set task=binary, task=multiclass or task=multilabel."
 MAX_CLASSES = 20
 """Maximum number of distinct integers that are inferred to be classes."""
 
@@ -43,7 +44,7 @@ def infer_task(target: Any) -> InferredTask:
     form = label_form(target)
     if form == "lists":
         count = len(Vocabulary.fit_lists(target))
-        return InferredTask("multilabel", f"rows are lists of {_plural(count, 'label')}")
+        return InferredTask("multilabel", f"rows are lists of {_plural(count, 'distinct label')}")
     if form == "names":
         values = Vocabulary.fit(target).values
         if len({as_number(value) for value in values} - {None}) < len(values):  # "007" and "7" differ
@@ -55,20 +56,20 @@ def infer_task(target: Any) -> InferredTask:
     is_column = labels.ndim == 1 or labels.shape[1] == 1  # a matrix has one column per class
     if inferred.name == "multiclass" and is_column and len(labels[~labels.isnan()].unique()) > MAX_CLASSES:
         raise DataError(
-            f"There are {inferred.reason}, which may be classes or a quantity. "
-            "If they are classes, set task=multiclass."
+            f"There are {inferred.reason}, which may be classes or a quantity. If they are classes, set "
+            "task=multiclass."
         )
     return inferred
 
 
 def _infer(target: Tensor) -> InferredTask:
     if target.ndim not in (1, 2):
-        raise DataError(f"Cannot infer the task from a target of shape {tuple(target.shape)}. Declare it.")
+        raise DataError(f"Cannot infer the task from a target of shape {tuple(target.shape)}. {DECLARE}")
     known = target[~target.isnan()]
     if known.numel() == 0:
-        raise DataError("Cannot infer the task: all labels are missing. Declare it.")
+        raise DataError(f"Cannot infer the task: all labels are missing. {DECLARE}")
     if not bool(known.isfinite().all()):
-        raise DataError("Labels must be finite, but these contain infinity.")
+        raise DataError("Labels must be finite, got infinity.")
     is_column = target.ndim == 1 or target.shape[1] == 1
     return _infer_column(known) if is_column else _infer_matrix(target, known)
 
@@ -84,8 +85,8 @@ def _infer_column(known: Tensor) -> InferredTask:
     if low >= 0 and high <= 1:
         return InferredTask("binary", "soft labels between 0 and 1")
     raise DataError(
-        f"Labels such as {low:g} and {high:g} look like a quantity, not like classes. "
-        "If they are classes, encode them as integers or strings."
+        f"Labels such as {low:g} and {high:g} look like a quantity, not classes. If they are classes, encode "
+        "them as integers or strings."
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lossselect.exceptions import DataError
 from lossselect.labels.sparse_labels import SparseLabels
 from lossselect.tasks.registry import IGNORE_INDEX, Task, as_task
-from lossselect.utils.checks import shorten
+from lossselect.utils.checks import SPLIT_NAMES, shorten
 from lossselect.utils.warnings import warn, warn_one_hot_integers
 
 
@@ -185,6 +185,6 @@ def warn_no_positives(positives: Any, task: Task, split: str) -> None:
         kind, averages = ("labels", "f1_macro, ") if task.several_labels else ("classes", "")
         warn(
             "no_positives",
-            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {split} split, so "
-            f"macro averages ({averages}auroc, average_precision) exclude them: {shorten(names)}.",
+            f"{len(names)} of {len(task.output_names)} {kind} have no positive in the {SPLIT_NAMES[split]} "
+            f"split, so macro averages ({averages}auroc, average_precision) exclude them: {shorten(names)}.",
         )

@@ -143,8 +143,9 @@ class Multiclass(Task):
         if target.ndim == 2 and soft and trailing_dims != 1:
             raise DataError(
                 f"Multiclass targets must be indices (N,) or rows (N, num_classes)=(N, {self.num_classes}), "
-                f"got floats of shape {tuple(target.shape)}. Set num_classes to the number of columns. For "
-                "several labels per row set task=multilabel. Indices of positions (N, T) must be integers."
+                f"got floats of shape {tuple(target.shape)}. Set num_classes to the number of columns. If "
+                "rows have several labels, set task=multilabel. Indices of positions (N, T) must be "
+                "integers."
             )
         return self._encode_indices(target)
 
@@ -181,7 +182,7 @@ class Multiclass(Task):
     def _encode_indices(self, target: Tensor) -> Tensor:
         if target.dtype == torch.bool and self.num_classes > 2:
             raise DataError(
-                f"The target is bool, but {self} requires class indices. For yes/no labels set task=binary."
+                f"The target is bool, but {self} requires class indices. For yes/no labels, set task=binary."
             )
         if target.is_floating_point():
             # Lightning's precision=bf16-true also casts targets; bfloat16 is inexact for many classes
@@ -211,10 +212,10 @@ class Multiclass(Task):
         if any(value % 1 for value in values):
             return f"Soft labels must have one column per class: shape (N, {self.num_classes})."
         if lowest == 1 and highest == self.num_classes:
-            return "The labels seem to start at 1: subtract 1."
+            return "If the labels start at 1, subtract 1."
         if lowest < 0:
-            return f"If {lowest:g} marks a missing label, declare it with missing={lowest:g}."
-        return f"num_classes={self.num_classes} may be too small."
+            return f"If {lowest:g} marks a missing label, set task.missing={lowest:g}."
+        return f"If there are more classes than num_classes={self.num_classes}, increase it."
 
     def check_values(self, target: Tensor) -> None:
         if target.is_floating_point():

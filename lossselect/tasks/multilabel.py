@@ -120,7 +120,7 @@ class Multilabel(SigmoidTask):
         if target.ndim < 2 or target.shape[1] != self.num_labels:
             fix = "Set num_labels to the number of columns."
             if target.ndim < 2 or target.shape[1] == 1:
-                fix = "For class indices of shape (N,) set task=multiclass, for yes/no labels task=binary."
+                fix = "For class indices (N,), set task=multiclass. For yes/no labels, set task=binary."
             raise DataError(
                 f"Multilabel targets must have shape (N, num_labels)=(N, {self.num_labels}), got "
                 f"{tuple(target.shape)}. {fix}"

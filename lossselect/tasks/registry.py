@@ -43,8 +43,8 @@ def make_task(
     if width is None:
         if num_outputs not in (None, 1):
             raise ConfigError(
-                f"task={name} has one output, for the positive class, got num_outputs={num_outputs}. "
-                "For one of several classes set task=multiclass."
+                f"task={name} has one output, for the positive class, got num_outputs={num_outputs}. For one "
+                "of several classes, set task=multiclass."
             )
     elif options.setdefault(width, num_outputs) is None:
         if class_names is None:

@@ -148,8 +148,7 @@ class Classifier(RecordsArguments, nn.Module):
         """Raise ConfigError if a chunked head does not support the mix, the task or a loss."""
         if self.mix is not None:
             raise ConfigError(
-                "A chunked head does not support mix, which makes labels soft. Leave mix out, or set "
-                "head=dense."
+                "head=chunked does not support mix, which creates soft labels. Set head=dense, or remove mix."
             )
         check_topk_task(self.task)
         if not isinstance(criterion, AutoLoss):

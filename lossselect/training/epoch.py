@@ -20,6 +20,7 @@ from lossselect.metrics.task_metric import MetricInput
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.outputs import FirstEpochChecks
+from lossselect.utils.checks import SPLIT_NAMES
 from lossselect.utils.distributed import all_gather, interleave
 
 MAX_HELD_STEPS = 1024  # small tensors take more memory than their bytes
@@ -116,8 +117,9 @@ class BaseEpoch(ABC):
         has_steps = all_gather(self.loss.update_called)
         if any(has_steps) and not all(has_steps):
             raise DataError(
-                f"Process {has_steps.index(False)} of {len(has_steps)} had no {self.prefix.strip('/')} "
-                "batch, but others did. Let the loader yield at least one batch in each process."
+                f"Process {has_steps.index(False)} of {len(has_steps)} had no "
+                f"{SPLIT_NAMES[self.prefix.strip('/')]} batch, but others did. Let the loader yield at least "
+                "one batch in each process."
             )
         return self._compute_metrics() if all(has_steps) else {}
 

@@ -9,6 +9,7 @@ from torch.utils.data import IterableDataset, SequentialSampler
 
 from lossselect.compat.lightning import DataFetcher, IteratorFetcher, data_fetcher
 from lossselect.exceptions import DataError
+from lossselect.utils.checks import SPLIT_NAMES
 
 CAUSE = (
     "Python treats that as the end of the loader, so the rest of the epoch would be left out. A usual cause "
@@ -35,7 +36,8 @@ def check_epoch_length(trainer: Trainer, stage: str) -> None:
         return  # the step takes its batches from an iterator itself
     batches = loop.batch_progress.current
     if batches.ready > batches.processed:
-        raise DataError(f"StopIteration was raised in the step of {stage} batch {batches.ready - 1}. {CAUSE}")
+        place = f"the step of {SPLIT_NAMES.get(stage, stage)} batch {batches.ready - 1}"
+        raise DataError(f"StopIteration was raised in {place}. {CAUSE}")
     if fetcher.done or stage != "train":
         check_fetched(fetcher, stage)
 
@@ -48,7 +50,8 @@ def check_fetched(fetcher: DataFetcher, stage: str) -> None:
         return
     if any(isinstance(getattr(loader, "dataset", None), IterableDataset) for loader in loaders):
         return  # the length of an IterableDataset is only an estimate
-    message = f"Expected {expected} {stage} batches (the length of the loader), got {got}."
+    kind = SPLIT_NAMES.get(stage, stage)
+    message = f"Expected {expected} {kind} batches (the length of the loader), got {got}."
     if len(loaders) == 1 and (row := _find_raising_row(loaders[0], got)) is not None:
         name = type(loaders[0].dataset).__name__
         raise DataError(f"{message} {name}[{row}] raises StopIteration. {CAUSE}")

@@ -162,8 +162,8 @@ def _check_strategy(trainer: Trainer, module: Any) -> None:
     if module.bias_init is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path:
         raise ConfigError(
             f"bias_init={module.bias_init} has to be applied before {strategy} shards the weights. Call "
-            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or leave bias_init "
-            "out (bias_init=null)."
+            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit, or set "
+            "bias_init=null."
         )
 
 
@@ -176,9 +176,9 @@ def _count_labels(trainer: Trainer, module: Any) -> LabelCounts | None:
     loader = trainer.train_dataloader
     if not math.isfinite(trainer.num_training_batches):
         raise ConfigError(
-            "The loss or bias_init needs the label counts of the training rows, and a train loader without "
-            "an end cannot be counted. Call "
-            "module.set_label_counts(lossselect.count_labels(task, labels)) before fit."
+            "The loss or bias_init requires the label counts of the training rows, and a training loader "
+            "without an end cannot be counted. Call module.set_label_counts(lossselect.count_labels(task, "
+            "labels)) before fit."
         )
     with each_row_once(loader):
         counts = [part for part in all_gather(count_loader(module, loader or ())) if part]
@@ -195,8 +195,8 @@ def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
         generator.set_state(state)
     if counts is not None and not counts.known.any():
         raise DataError(
-            "The train loader has no known label: all are missing. Check the labels, and `missing` of the "
-            "task, the value that marks a missing label."
+            "All labels of the training loader are missing. Add labels, or check `missing` of the task, the "
+            "value that marks a missing label."
         )
     return counts
 
@@ -219,8 +219,7 @@ def _log(trainer: Trainer, module: Any, epoch: "Epoch") -> None:
         for name, value in values.items():  # trainer.validate and trainer.test return logged values
             module.log(name, value, prog_bar=name in shown)
         if epoch.counts is not None:
-            split = "test" if epoch.prefix == "test/" else "validation"
-            warn_no_positives(epoch.counts[0], epoch.task, split)
+            warn_no_positives(epoch.counts[0], epoch.task, epoch.prefix.strip("/"))
     elif values:
         # same effect as module.log, which takes a third of a millisecond for each value
         scalars = torch.stack([value.double() for value in values.values()]).tolist()

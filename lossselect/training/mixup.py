@@ -79,9 +79,9 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
         return _mix_labels(inputs, batch, order, 1 - pasted, task)
     if target.shape[-len(sizes) :] != sizes:
         raise ConfigError(
-            f"cutmix pastes the same box into inputs and target, but the inputs have shape "
-            f"{tuple(inputs.shape)} and the target {tuple(target.shape)}. Set mix=mixup, or use a target of "
-            "the whole sample."
+            "cutmix pastes the same box into inputs and target, but the inputs have shape "
+            f"{tuple(inputs.shape)} and the target {tuple(target.shape)}. Set mix=mixup, or use one target "
+            "per row."
         )
     if weights is not None and weights.ndim == 1:  # each box keeps the weight of its sample
         weights = weights.view(-1, *[1] * len(sizes)).expand(-1, *sizes)
@@ -101,7 +101,7 @@ def make_mix(spec: str | Mapping[str, Any] | None) -> partial[EncodedBatch] | No
     check_options(options, [*inspect.signature(mix).parameters][2:], f"Mix {name!r}")
     if "alpha" in options and check_float("alpha", options["alpha"], 0) == 0:
         raise ConfigError(
-            f"alpha must be a number > 0, got {options['alpha']}. To train without mixing, leave mix out."
+            f"alpha must be a number > 0, got {options['alpha']}. To train without mixing, remove mix."
         )
     return partial(mix, **options)
 
@@ -114,7 +114,7 @@ def _check_inputs(inputs: Any, name: str) -> Tensor:
     if isinstance(inputs, Tensor) and inputs.is_floating_point():
         return inputs
     got = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
-    raise ConfigError(f"{name} requires inputs in one tensor of floats, got {got}. Leave mix out.")
+    raise ConfigError(f"{name} requires inputs in one tensor of floats, got {got}. Remove mix.")
 
 
 def _mix(values: Tensor, order: Tensor, factor: float) -> Tensor:

@@ -26,11 +26,10 @@ from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, TopKEpoch
 from lossselect.training.lifecycle import RunHooks
 from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from lossselect.utils.checks import SPLIT_NAMES
 from lossselect.utils.warnings import warn
 
-_COMPILED_CHUNKED = (
-    "A chunked head cannot be combined with torch.compile. Set head=dense or trainer.compile=false."
-)
+_COMPILED_CHUNKED = "head=chunked does not support torch.compile. Set head=dense or trainer.compile=false."
 
 
 class CompiledStep:
@@ -57,7 +56,7 @@ class CompiledStep:
             cause = " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
             warn(
                 "not_compiled",
-                f"torch.compile failed, and training continues without it: {cause}. torch.compile needs a "
+                f"torch.compile failed, and training continues without it: {cause}. torch.compile requires a "
                 "C++ compiler on a CPU and Triton on a GPU. Install it if it is missing, or set "
                 "trainer.compile=false.",
             )
@@ -196,8 +195,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if dataloader_idx:
             stage = epoch.prefix.strip("/")
             raise ConfigError(
-                f"Several {stage} loaders are not supported: their rows would be mixed in {stage}/loss and "
-                "the metrics. Evaluate one loader after another, or pass one loader of a "
+                f"Several {SPLIT_NAMES[stage]} loaders are not supported: their rows would be mixed in "
+                f"{stage}/loss and the metrics. Evaluate one loader after another, or pass one loader of a "
                 "torch.utils.data.ConcatDataset."
             )
         for single in self._transfer_block(batch) if isinstance(batch, Block) else (batch,):
@@ -353,7 +352,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         if not weights_only:
             raise ConfigError(
                 "Checkpoints contain only tensors and plain values: weights_only=False is not supported. "
-                "Leave weights_only out."
+                "Remove weights_only."
             )
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         return rebuild(cls, checkpoint, checkpoint_path, kwargs, strict)

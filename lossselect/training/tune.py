@@ -75,7 +75,7 @@ def tune_on_validation(
         results = trainer.validate(module, **data, verbose=False, weights_only=True)
         rows = buffer.rows()
         if rows is None:
-            raise DataError("The validation split has no row to fit the decision to. Pass at least one row.")
+            raise DataError("The validation split has no rows to fit the decision to. Add at least one.")
         start = module.base_task or module.task  # a checkpoint with a decision has set the base task
         fitted = fit_decision(start, *rows, **options, loss=loss, counts=module.counts)
     except BaseException:

@@ -14,6 +14,9 @@ from lossselect.exceptions import ConfigError, OptionTypeError
 
 T = TypeVar("T")
 
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+"""Names of the splits in messages."""
+
 RENAMED = {
     "allow": "ignore_warnings",
     "head_bias": "bias_init",
@@ -117,7 +120,7 @@ def check_float(name: str, value: Any, minimum: float = -math.inf, maximum: floa
     if is_real and minimum <= value <= maximum and math.isfinite(value):
         return float(value)
     bounds = "" if minimum == -math.inf else f" >= {minimum}"
-    bounds = bounds if maximum == math.inf else f" between {minimum} and {maximum}"
+    bounds = bounds if maximum == math.inf else f" from {minimum} to {maximum}"
     raise (ConfigError if is_real else OptionTypeError)(f"{name} must be a number{bounds}, got {value!r}.")
 
 

@@ -19,7 +19,7 @@ def parse_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"device={name} cannot be used. Set device=auto. ({reason})") from None
+        raise ConfigError(f"device={name} cannot be used: {reason.rstrip('.')}. Set device=auto.") from None
     return device
 
 

@@ -42,11 +42,11 @@ def parse_sparse_labels(labels: SparseLabels, options: LabelOptions, reason: str
     """Return the labels of all rows; `reason` explains why task=auto infers multilabel."""
     if options.kind not in ("multilabel", "auto"):
         raise DataError(
-            f"Sparse labels need task=multilabel, but task={options.task} has exactly one label per row. Set "
-            "task=multilabel, or save one class index per row as a .npy file of shape (N,)."
+            f"Sparse labels require task=multilabel, but task={options.task} has exactly one label per row. "
+            "Set task=multilabel, or save one class index per row as a .npy file of shape (N,)."
         )
     if not labels.known_rows().any():
-        raise DataError("All labels are missing. Label some rows.")
+        raise DataError("All labels are missing. Add labels.")
     names, order = _order_labels([*map(str, range(labels.num_labels))], options)
     if order is not None:
         rows, columns = (values.numpy() for values in labels.coo())
@@ -67,7 +67,7 @@ def parse_label_matrix(
     if order is not None:
         matrix = matrix[:, order]
     if np.isnan(matrix).all() and options.fitted is None:
-        raise DataError("All labels are missing. Label some rows, or check data.missing.")
+        raise DataError("All labels are missing. Add labels, or check data.missing.")
     task, reason = options.task, ""
     if task == "auto":
         task, why = infer_task(matrix)
@@ -83,7 +83,10 @@ def _order_labels(columns: Sequence[str], options: LabelOptions) -> tuple[list[s
         return [*columns], None
     names = [*map(str, options.class_names)]
     if len(names) != len(columns):
-        raise ConfigError(f"class_names must name each of the {len(columns)} labels, got {len(names)} names.")
+        raise ConfigError(
+            f"Multilabel with {len(columns)} labels requires {len(columns)} class_names, got {len(names)}: "
+            f"{shorten(names)}."
+        )
     positions = {column: position for position, column in enumerate(columns)}
     if set(names) == set(columns):
         return names, [positions[name] for name in names]

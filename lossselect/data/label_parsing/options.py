@@ -57,7 +57,7 @@ class LabelOptions:
         if self.delimiter is not None and self.kind not in ("multilabel", "auto"):
             raise ConfigError(
                 f"data.delimiter cannot be combined with task={self.task}, which has one label per row. "
-                "Remove it, or set task=multilabel for several labels per row."
+                "Remove it. If rows have several labels, set task=multilabel."
             )
         if self.positive is not None and self.kind not in ("binary", "auto"):
             raise ConfigError(

@@ -34,8 +34,7 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         return replace(fitted, values=np.full(len(column), np.nan))
     if not values:
         raise DataError(
-            f"All labels of column {name!r} are missing. Label some rows, or check data.target and "
-            "data.missing.",
+            f"All labels of column {name!r} are missing. Add labels, or check data.target and data.missing.",
             column=name,
         )
     reason = ""
@@ -66,8 +65,8 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         if len(values) == 1:
             required = "the other class" if is_binary else "other classes"
             raise DataError(
-                f"All labels of column {name!r} are {values[0]!r}, but training needs at least two classes. "
-                f"Add rows of {required}.",
+                f"All labels of column {name!r} are {values[0]!r}, but training requires at least two "
+                f"classes. Add rows of {required}.",
                 column=name,
                 value=values[0],
             )
@@ -85,7 +84,7 @@ def _infer(name: str, values: list[Any], options: LabelOptions) -> tuple[str, st
         return "binary", f"{shorten(sorted(map(str, values)))}, and {options.positive!r} is positive"
     if doubt := next(_find_doubts(values, options), None):
         raise column_error(name, f"{doubt[1]} If not, set task=multiclass.")
-    with name_column(name, "Set task=... to declare the task, or choose another data.target.", DataError):
+    with name_column(name, "To predict another column, set data.target=COLUMN.", DataError):
         return infer_task(values)
 
 
@@ -99,12 +98,13 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
     name, pair = column.name, _find_pair(values)
     if len(values) > 2:
         thirds = [v for v in values if len(values) == 3 and _find_pair([w for w in values if w != v])]
-        hint = ""
+        fix = "Set task=multiclass."
         if markers := thirds or [*filter(is_negative, values)]:
-            hint = f" If {markers[0]} marks missing labels, set {format_setting('data.missing', markers[0])}."
+            missing = format_setting("data.missing", markers[0])
+            fix = f"If {markers[0]} marks missing labels, set {missing}. If not, set task=multiclass."
         raise DataError(
-            f"task=binary needs two classes, but column {name!r} contains {len(values)}: "
-            f"{shorten(values)}.{hint} For more than two classes, set task=multiclass.",
+            f"task=binary requires two classes, but column {name!r} contains {len(values)}: "
+            f"{shorten(values)}. {fix}",
             column=name,
         )
     names: tuple[str, ...] = ()

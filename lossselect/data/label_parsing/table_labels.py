@@ -104,8 +104,8 @@ def _parse_lists(name: str, rows: list[Any], options: LabelOptions) -> Labels:
         if i is not None:
             raise column_error(
                 name,
-                f"contains lists of labels. Row {i} has {len(rows[i])} labels, but task={options.task} needs "
-                "exactly one per row. For several labels per row, set task=multilabel.",
+                f"contains lists of labels. Row {i} has {len(rows[i])} labels, but task={options.task} "
+                "requires exactly one per row. If rows have several labels, set task=multilabel.",
                 row=i,
                 value=rows[i],
             )
@@ -175,8 +175,8 @@ def _parse_indicators(columns: Sequence[pl.Series], options: LabelOptions) -> La
         )
     if options.kind == "binary":
         raise ConfigError(
-            f"task=binary needs one label column, but data.target has {len(names)}: {shorten(names)}. Set a "
-            "single data.target or, for several labels per row, task=multilabel."
+            f"task=binary requires one label column, but data.target has {len(names)}: {shorten(names)}. Set "
+            "a single data.target. If rows have several labels, set task=multilabel."
         )
     matrix = np.stack([_to_floats(options.replace_missing(column)) for column in columns], axis=1)
     return parse_label_matrix(matrix, names, options, f"columns {shorten(names)} contain")

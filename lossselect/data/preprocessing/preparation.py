@@ -48,15 +48,15 @@ class Preparation:
         if arrays != (Path(path).suffix.lower() in (".npz", ".npy")):
             expected = ".npz or .npy file" if arrays else ".csv, .tsv or .parquet file with its columns"
             raise DataError(
-                f"The model was trained on {'arrays' if arrays else 'a table'}: expected a {expected}, got "
-                f"{path}."
+                f"Expected a {expected}, got {path}: the model was trained on "
+                f"{'arrays' if arrays else 'a table'}."
             )
         reading = {**self.reading, **reading}
         if arrays:
             inputs = read_features(path, reading["features"])
             if (width := inputs.shape[1]) != reading["width"]:
                 raise DataError(
-                    f"{path} has {width} features per row, but the model was trained on {reading['width']}."
+                    f"Expected {reading['width']} features per row as in training, got {width} in {path}."
                 )
             check_columns(keep, array_columns(width), "keep", path)
             for start in range(0, len(inputs), size):

@@ -205,7 +205,7 @@ def _load(file: "np.lib.npyio.NpzFile", name: str, path: str) -> np.ndarray:
     part = next((member for member in members if member.filename in (name, f"{name}.npy")), None)
     if free is not None and part is not None and part.file_size > MAX_MEMORY_SHARE * free:
         raise DataError(
-            f"Array {name!r} of {path} needs {part.file_size / 1e9:,.1f} GB of memory "
+            f"Array {name!r} of {path} requires {part.file_size / 1e9:,.1f} GB of memory "
             f"({part.compress_size / 1e9:,.3f} GB in the file), more than half of the {free / 1e9:,.1f} GB "
             "that are free. Save it as a .npy file, of which only the used rows are read."
         )

@@ -78,7 +78,7 @@ class Table:
         with self._errors():
             frame = self._read(columns, as_text)
         if frame.height == 0:
-            raise DataError(f"{self.file} has columns, but no rows. At least one row is required.")
+            raise DataError(f"{self.file} has no rows. Add at least one.")
         return frame[columns]
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:

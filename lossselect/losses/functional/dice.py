@@ -50,7 +50,7 @@ def _dice(p: Tensor, not_p: Tensor, target: Tensor, known: Tensor, smooth: float
     check_float("smooth", smooth, 1e-3)
     if p.ndim < 3:
         raise ConfigError(
-            "Loss 'dice' compares regions and needs logits of shape (N, C, ...) with trailing dimensions "
+            "Loss 'dice' compares regions and requires logits of shape (N, C, ...) with trailing dimensions "
             f"such as pixels, got {tuple(p.shape)}. Without such dimensions, set loss=cross_entropy."
         )
     size = (p + target).masked_fill(~known, 0).flatten(2).sum(2)

@@ -114,7 +114,7 @@ class StepsPerExecution(Callback):
             )
         if (count := len(fetcher.combined_loader.flattened)) != 1:
             raise ConfigError(
-                f"steps_per_execution requires one train loader, got {count}. Set steps_per_execution=1."
+                f"steps_per_execution requires one training loader, got {count}. Set steps_per_execution=1."
             )
         compat.set_data_fetcher(trainer.fit_loop, _BlockFetcher(fetcher, self.steps, trainer))
 

@@ -22,7 +22,7 @@ from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
 from lossselect.utils.checks import shorten, suggestion
 
-_FOREIGN = "it was not written by torch.save, or it is truncated."
+_FOREIGN = "it was not written by torch.save, or it is truncated"
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
 def _find_cause(error: Exception) -> str:
     """Return why torch.load cannot read a file, without torch's advice to load it unsafely."""
     if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"it contains more than tensors and plain values, for example {unsafe[1]}."
+        return f"it contains more than tensors and plain values, for example {unsafe[1]}"
     if not isinstance(error, RuntimeError | pickle.UnpicklingError):
         return _FOREIGN
     cause = re.split(r"\n|\. ", str(error))[0]
@@ -57,7 +57,10 @@ def _find_cause(error: Exception) -> str:
 
 
 def _unreadable(path: Path, cause: str) -> CheckpointError:
-    return CheckpointError(f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause}")
+    return CheckpointError(
+        f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause.rstrip('.')}. Use "
+        "another checkpoint, or an intact copy."
+    )
 
 
 def _suggest_files(path: Path) -> str:
@@ -81,7 +84,7 @@ def _check_sums(path: Path) -> None:
     if damaged is not None:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is damaged: its part {damaged} has changed since it was "
-            "written (checksum). Use another checkpoint, or an intact copy of this one."
+            "written (checksum). Use another checkpoint, or an intact copy."
         )
 
 

@@ -70,7 +70,7 @@ class RunState:
         if states is not None and (previous := states[0]["made"]) != names:
             raise CheckpointError(
                 f"The checkpoint was saved with {', '.join(previous)}, but this run has {', '.join(names)}. "
-                "Resume with the same optimizer and scheduler, or start a new run without resuming."
+                "Resume with the same optimizer and scheduler, or start a new run without resume."
             )
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         check_states(self.checkpoint, trainer.ckpt_path, trainer.optimizers, schedulers)
@@ -165,9 +165,9 @@ def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[
     count, now = len(states), trainer.world_size
     if count != now and states[0]["epoch_began"] is not None:
         raise CheckpointError(
-            f"The checkpoint was saved within an epoch by {count} process(es), and {now} would split the "
-            f"epoch's rows differently. Resume with {count} process(es), or from a checkpoint saved at the "
-            "end of an epoch."
+            f"The number of processes was {count} when the checkpoint was saved within an epoch, and is now "
+            f"{now}, which would split the epoch's rows differently. Resume with the same number "
+            "(trainer.devices), or from a checkpoint saved at the end of an epoch."
         )
     return states[trainer.global_rank % count]
 

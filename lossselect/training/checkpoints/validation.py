@@ -145,9 +145,7 @@ def check_resumable(content: Mapping[str, Any], path: Any, exact: bool = True) -
     which a checkpoint lacks if `trainer.save_checkpoint` wrote it outside fit.
     """
     if "loops" not in content or not content.get("optimizer_states"):
-        raise CheckpointError(
-            f"{path} contains only weights, so a run cannot be resumed from it. Use a checkpoint of fit."
-        )
+        raise CheckpointError(f"{path} contains only weights, so no run can resume from it. Use another one.")
     with _damage_in(path):
         _check_parts(content, RESUMED, "resume a run")
         check_structure(content["loops"], {"fit_loop": _fit_loop_structure()}, "loops")

@@ -47,8 +47,8 @@ def _repeat_no_row(sampler: Any) -> None:
     rows, ranks = len(sampler.dataset), sampler.num_replicas
     if rows < ranks:
         raise DataError(
-            f"A loader has {rows} rows for {ranks} processes, but each process needs at least one. Use fewer "
-            "processes (trainer.devices), or more rows."
+            f"Each of the {ranks} processes requires at least one row, but a loader has {rows}. Use fewer "
+            "processes (trainer.devices), or add rows."
         )
     sampler.total_size, sampler.num_samples = rows, len(range(sampler.rank, rows, ranks))
 
