@@ -48,7 +48,7 @@ def as_tensor(target: Any) -> Tensor:
     if target.layout != torch.strided:
         target = target.to_dense()
     if target.is_complex():
-        raise DataError(f"The target is complex ({target.dtype}), but labels must be real numbers.")
+        raise DataError(f"Targets must be real numbers, got {target.dtype}.")
     if target.is_floating_point() or target.dtype == torch.bool:
         return target.detach()
     return target.to(torch.int64)

@@ -121,8 +121,8 @@ def select_formula(
     if formula is None:
         fitting = ", ".join(loss for loss, forms in LOSSES.items() if task.activation in forms)
         raise ConfigError(
-            f"Loss {name!r} has no {task.activation} form, which task={task.name} requires. Losses for "
-            f"{task.name}: {fitting}."
+            f"Loss {name!r} has no {task.activation} form, which task={task.name} requires. "
+            f"Set loss to one of: {fitting}."
         )
     supported, takes = formula_options(formula), formula_takes(formula)
     others = {key: kind for kind, form in forms.items() for key in formula_options(form).keys() - supported}

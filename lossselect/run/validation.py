@@ -200,8 +200,8 @@ def _placeholder_task(config: Mapping[str, Any]) -> "Task":
     weight = config["loss"].get("weight")
     _require(
         weight is None or (isinstance(weight, str | list | Mapping) and weight),
-        f"loss.weight must be a list of one number per output, got {weight!r}. It may also be a mapping, "
-        "such as loss.weight={cat:2,dog:1}, or balanced, or effective_number.",
+        "loss.weight must be balanced, effective_number, a list of one number per output, or a mapping such "
+        f"as loss.weight={{cat:2,dog:1}}, got {weight!r}.",
     )
     options = drop_none(config["task"])
     name = options.pop("name", None)

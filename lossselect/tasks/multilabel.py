@@ -130,7 +130,7 @@ class Multilabel(SigmoidTask):
     def _decode(self, prediction: Tensor) -> list[Any]:
         if prediction.ndim != 2 or prediction.shape[1] != self.num_labels:
             raise ConfigError(
-                f"decode expects predictions (N, {self.num_labels}), got {tuple(prediction.shape)}."
+                f"decode expects predictions of shape (N, {self.num_labels}), got {tuple(prediction.shape)}."
             )
         return [
             None

@@ -299,7 +299,7 @@ class TestLogits:
         head, loss = ChunkedLinear(WIDTH, C), ls.select_loss(TASKS["multiclass"])
         target = SparseLabels.from_csr([0], [0, 1], C)
         with pytest.raises(
-            ValueError, match="SparseLabels are a target for task=multilabel, but the task is multiclass"
+            ValueError, match="SparseLabels require task=multilabel, but the task is multiclass"
         ):
             chunked_loss(loss, head(torch.randn(1, WIDTH)), target)
 

@@ -128,7 +128,7 @@ class TestTraining:
             ls.TaskModule(task, nn.Linear(8, C), "dice", head="chunked")
         with pytest.raises(ValueError, match="A chunked head does not support mix"):
             ls.TaskModule(task, nn.Linear(8, C), mix="mixup", head="chunked")
-        with pytest.raises(ValueError, match="A chunked head cannot be combined"):
+        with pytest.raises(ValueError, match="head=chunked does not support torch"):
             ls.TaskModule(task, nn.Sequential(nn.Linear(8, C)), head="chunked").compile()
         with pytest.raises(ValueError, match=r"Unknown head 'chunkd'\. Did you mean 'chunked'"):
             ls.TaskModule(task, nn.Linear(8, C), head="chunkd")
@@ -336,10 +336,10 @@ class TestCommand:
             (["head=chunked", "head.chunk=x"], "got 'x'"),
             (["head=dense", "+head.chunk=3"], "Head 'dense' has no option 'chunk'"),
             (["head=chunked", "loss=dice"], "Loss 'dice' requires all logits of a row at once"),
-            (["head=chunked", "mix=mixup"], "mix makes soft labels of a batch"),
+            (["head=chunked", "mix=mixup"], "mix creates soft labels of a batch"),
             (
                 ["head=chunked", "trainer.compile=true"],
-                "trainer.compile cannot be combined with head=chunked",
+                "head=chunked does not support trainer.compile",
             ),
             (["head=chunked", "decision.calibration=none"], "decision.calibration=none requires all outputs"),
             (

@@ -265,7 +265,7 @@ class TestFolder:
         (tmp_path / "run").touch()
         code, _, err = command("task=multilabel", "hydra.run.dir=run")
         assert code == 1
-        assert err.endswith("run is a file. Choose another folder: hydra.run.dir=FOLDER.\n")
+        assert err.endswith("run is a file. Set hydra.run.dir to another folder.\n")
 
     @pytest.mark.parametrize(
         "written", ["hydra.core.utils._save_config", "lossselect.utils.atomic_write.os.replace"]
@@ -280,7 +280,7 @@ class TestFolder:
         )
         code, _, err = command("task=multilabel", "hydra.run.dir=run")
         assert code == 1
-        assert err.endswith("run is not writable. Choose another folder: hydra.run.dir=FOLDER.\n")
+        assert err.endswith("run is not writable. Set hydra.run.dir to another folder.\n")
 
     def test_a_closed_pipe(self, tmp_path):
         """After `| head -1` the run still trains to its end."""

@@ -131,7 +131,7 @@ def test_the_plan_states_the_inferred_task(files, command):
 MISTAKES = [
     (["task=multiclass", *table("speces")], "There is no file speces.csv. Did you mean 'species.csv'?"),
     (["task=multiclass", *table("species", target="z")], "has no column 'z' (data.target). It has: length, width, colour, y."),
-    (["task=binary", *table("species")], "task=binary needs two classes, but column 'y' contains 3"),
+    (["task=binary", *table("species")], "task=binary requires two classes, but column 'y' contains 3"),
     (["task=binary", *table("half")], "contains '1' and '2', and the positive class is unknown. Set data.positive=2 or"),
     (["task=binary", *table("mail")], "Set data.positive=spam or data.positive=ham."),
     (["task=multilabel", *table("species")], "Column 'y' contains one label per row, such as 'versicolor'."),
@@ -150,7 +150,7 @@ MISTAKES = [
     (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "Unknown data.handle_unknown 'drop'."),
     (["task=multiclass", *table("species"), "data.nan=drop"], "Unknown data.nan 'drop'. Choose one of: error, missing."),
     (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
-    (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' is not a possible value: "),
+    (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' cannot be used as a value: "),
     (["task=multiclass", *table("species"), "data.features=[]"], "data.features must name at least one column or array"),
     (["task=multiclass", *table("species"), "data.delimter=x"], "Unknown setting 'data.delimter'. Did you mean 'delimiter'?"),
     (["task=multiclass", *table("species"), "check_only=maybe"], "check_only must be true or false, got 'maybe'."),
@@ -216,7 +216,7 @@ class TestCheckOnly:
         monkeypatch.syspath_prepend(tmp_path)
         code, _, err = command("task=binary", "~data", "+data._target_=own_empty.Data", "check_only=true")
         assert code == 1
-        assert err == "The training loader is empty. Are there fewer rows than a batch, and drop_last=True?\n"
+        assert err.startswith("The training loader is empty (fewer rows than a batch, and drop_last=True?).")
 
     def test_checks_custom_data_and_nets(self, command, tmp_path, monkeypatch):
         (tmp_path / "own_check.py").write_text(
@@ -255,7 +255,7 @@ class TestWarnings:
         assert code == 0
         assert err == (
             "Warning: Columns with a single value in all training rows are left out: same. "
-            "(ignore_warnings=[constant_feature] switches this off.)\n"
+            "(ignore_warnings=[constant_feature] silences this.)\n"
         )
         assert command(*arguments, "ignore_warnings=[constant_feature]")[2] == ""
         assert command(*arguments, "ignore_warnings=constant_feature")[2] == ""
@@ -292,7 +292,7 @@ def test_a_monitor_that_cannot_be_computed(files, command):
     code, _, err = command(*arguments, "monitor=val/average_precision", "ignore_warnings=[duplicate_rows]")
     assert code == 1
     assert (
-        "val/average_precision cannot be computed: no label of the val split has both positives and negatives"
+        "val/average_precision cannot be computed: no label of the validation split has both positives and negatives"
         in err
     )
     assert not Path("run").exists()
@@ -400,7 +400,7 @@ class TestPredict:
         np.savez("wide.npz", foo=np.concatenate([x, x], 1))
         code, _, err = run(*settings, "input=wide.npz")
         assert code == 1
-        assert "wide.npz has 6 features per row, but the model was trained on 3." in err
+        assert "Expected 3 features per row as in training, got 6 in wide.npz." in err
         code, _, err = run(*settings, "input=named.npz", "separator=;")
         assert code == 1
         assert "A model of arrays has no option 'separator'." in err
@@ -422,8 +422,8 @@ class TestPredict:
             code, _, err = run(f"checkpoint={trained}", "input=new.csv", "output=out.csv", "batch_size=50")
         assert code == 0
         assert err == (
-            "Warning: 120 cells of column 'colour' are unlike all training rows: the value is missing, or is an "
-            "unknown category.\n"
+            "Warning: 120 cells of column 'colour' are missing, which no training cell is, or have a category "
+            "that no training row has. The net gets the column's mean or no category for them.\n"
         )
 
     @pytest.mark.parametrize(

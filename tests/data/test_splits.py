@@ -83,7 +83,7 @@ class TestChecks:
             warnings.simplefilter("always")
             check_splits(task, splits)
         assert [str(warning.message).partition(",")[0] for warning in caught] == [
-            "8 of 8 rows of the val split have the same features as a training row",
+            "8 of 8 rows of the validation split have the same features as a training row",
             "10 of 10 rows of the test split have the same features as a training row",
         ]
 
@@ -99,7 +99,7 @@ class TestChecks:
         train = {"x": numbers(20), "y": ["a", "b"] * 10}
         splits = load(train, val_path={"x": [1.0], "y": ["a"]})
         task = make_task("multiclass", class_names=splits.class_names)
-        with pytest.warns(ls.LossSelectWarning, match="All rows of the val split have class 'a'"):
+        with pytest.warns(ls.LossSelectWarning, match="All rows of the validation split have class 'a'"):
             check_splits(task, splits)
 
     def test_a_class_that_train_lacks(self, load):

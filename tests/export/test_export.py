@@ -213,7 +213,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"path": "m.bin"}, "suffix of m.bin is not that of a format. It must be one of .onnx, .pt2"),
+            ({"path": "m.bin"}, "Expected a path with one of the suffixes .onnx, .pt2"),
             (
                 {"path": "m.onnx", "inputs": torch.zeros(0, 5)},
                 r"one tensor with at least one row, got shape \(0, 5\)",

@@ -141,9 +141,9 @@ class TestVocabulary:
     @pytest.mark.parametrize(
         ("values", "error", "message"),
         [
-            ([], ValueError, "There are no labels."),
-            ([None, NAN], ValueError, "All labels are missing: there is nothing to learn from."),
-            ([0.5, 1], ValueError, "Label 0.5 is not an integer. Labels must be classes, not quantities."),
+            ([], ValueError, "Expected at least one label, got none."),
+            ([None, NAN], ValueError, "All labels are missing. Add labels."),
+            ([0.5, 1], ValueError, "Label 0.5 looks like a quantity, not a class."),
             (
                 ["a", 1],
                 TypeError,
@@ -173,8 +173,8 @@ class TestVocabulary:
         [
             ((), (), "at least one label"),
             (("a", "a"), (), "Label 'a' occurs twice."),
-            (("a", "b"), ("x",), "Expected a name for each of the 2 labels, got 1."),
-            ((1, 2), ("x", "x"), "Names must be distinct, but 'x' occurs twice."),
+            (("a", "b"), ("x",), "names must have one entry per label (2), got 1."),
+            ((1, 2), ("x", "x"), "names must be distinct, but 'x' occurs twice."),
         ],
     )
     def test_invalid_vocabularies(self, values, names, message):

@@ -91,7 +91,7 @@ class TestOptions:
         ) as e:
             ls.select_loss(ls.Multiclass(3), "only_sigmoid")
         others = [name for name, forms in ls.LOSSES.items() if "softmax" in forms]
-        assert f"Losses for multiclass: {', '.join(others)}." in str(e.value)
+        assert f"Set loss to one of: {', '.join(others)}." in str(e.value)
 
 
 @pytest.mark.parametrize("task", ["multiclass", ls.Multiclass, [0, 1]])

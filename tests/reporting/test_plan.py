@@ -128,9 +128,9 @@ class TestExplain:
         )
         assert code == 0, err
         lines = {line["name"]: line for line in json.loads(out)["lines"]}
-        row = int(lines["target"]["why"].split()[1].rstrip(":"))
+        row = int(lines["target"]["why"].split("row ")[1].split(":")[0])
         label, code = ("a", "1, 0") if row % 2 == 0 else ("b", "0, 1")
-        assert lines["target"]["why"] == f"row {row}: ['{label}', 'c'] is encoded as [{code}, 1]"
+        assert lines["target"]["why"].endswith(f"; row {row}: ['{label}', 'c'] is encoded as [{code}, 1]")
 
     def test_reasons_of_a_run(self, command):
         given = ("task=auto", "data=yeast", "loss=auto", "seed=1", "trainer.max_epochs=3", "bias_init=null")
@@ -206,7 +206,7 @@ class TestExplain:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ("monitor=last", {"checkpoint": "as set", "early stopping": "none"}),
+            ("monitor=last", {"checkpoint": "as configured", "early stopping": "none"}),
             ("bias_init=zero", {"initial bias": "bias_init=prior"}),
             ("model=linear", {"model": "model=mlp"}),
             ("optimizer=sgd", {"optimizer": "optimizer=adamw, optimizer.lr"}),
@@ -216,10 +216,10 @@ class TestExplain:
             ),
             ("+trainer.max_steps=20", {"training": "at most 50 epochs or 20 steps"}),
             ("+trainer.max_time=00:01:00:00", {"training": "50 epochs or 00:01:00:00 (days:"}),
-            ("trainer.accumulate_grad_batches=4", {"training": "256 rows a step"}),
+            ("trainer.accumulate_grad_batches=4", {"training": "256 rows per step"}),
             (
                 "trainer.devices=2 +trainer.strategy=ddp trainer.accumulate_grad_batches=4",
-                {"training": "512 rows a step", "device": "2 processes"},
+                {"training": "512 rows per step", "device": "2 processes"},
             ),
             (
                 "callbacks.early_stopping.monitor=val/f1",

@@ -212,7 +212,7 @@ def test_mixup(grades, command):
     arguments = ["task=multiclass", *table("name"), *SHORT]
     code, out, err = command(*arguments, "mix=mixup", "mix.alpha=1")
     assert (code, err) == (0, "")
-    assert "mixup of the train batches" in out
+    assert "mixup of the training batches" in out
     mixed = metrics()["test/loss"]
     assert command(*arguments)[0] == 0
     assert metrics()["test/loss"] != mixed
@@ -245,7 +245,7 @@ def test_the_head_is_initialised_from_the_class_frequencies(grades, command):
         (["mix=cutmix"], "inputs of shape (2, 4) have none: mix=mixup"),
         (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
         (["decision.calibration=platt"], "There is no calibration 'platt'"),
-        (["decision.recall=2"], "recall must be a number between 0 and 1, got 2"),
+        (["decision.recall=2"], "recall must be a number from 0 to 1, got 2"),
         (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
         (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds"),
         (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
@@ -264,7 +264,7 @@ def test_errors_of_a_multiclass_task(grades, command, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task.threshold=1.5"], "threshold must be a number between 0 and 1, got 1.5"),
+        (["task.threshold=1.5"], "threshold must be a number from 0 to 1, got 1.5"),
         (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 cannot be combined with decision.metric=f1"),
         (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),

@@ -119,8 +119,8 @@ def test_a_package_that_is_not_installed(name, command, monkeypatch, tmp_path):
     logger = {"tensorboard": "TensorBoard", "wandb": "Wandb", "mlflow": "MLFlow"}[name]
     other = " (or tensorboardX)" if name == "tensorboard" else ""
     assert err == (
-        f"{logger}Logger requires a package that is not installed: pip install {name}{other}. Or set logger=csv, "
-        "which requires none.\n"
+        f"{logger}Logger requires a package that is not installed. Run pip install {name}{other}, or set "
+        "logger=csv.\n"
     )
     assert not [*tmp_path.iterdir()]
 

@@ -58,7 +58,7 @@ class TestResume:
         assert code == 1
         assert err == (
             "The checkpoint is from epoch 3, but trainer.max_epochs=1 ends before that. Increase "
-            "trainer.max_epochs, or start again without resume.\n"
+            "trainer.max_epochs, or start a new run without resume.\n"
         )
 
     def test_suggestions_of_a_checkpoint(self, command):

@@ -308,7 +308,7 @@ class TestWeights:
         weighted = small(max_epochs=1).fit(X, Y, np.ones(150)).predict_proba(X)
         np.testing.assert_array_equal(small(max_epochs=1).fit(X, Y, 1.0).predict_proba(X), weighted)
         with pytest.raises(
-            ValueError, match=r"sample_weight to be a number or of shape \(150,\), got shape \(150, 1\)"
+            ValueError, match=r"sample_weight must be a number or of shape \(150,\), got shape \(150, 1\)"
         ):
             small().fit(X, Y, np.ones((150, 1)))
 
@@ -437,7 +437,7 @@ class TestSideEffects:
         (
             {"net": nn.Linear(4, 3)},
             TypeError,
-            "net must be a function that makes a new net for each fit, got a Linear",
+            "net must be a function that creates a new net for each fit, got a Linear",
         ),
         ({"net": lambda n, m: 3}, TypeError, "net must return a torch.nn.Module, got int."),
         ({"net": 3}, TypeError, "net must be a name, a dict with a name, or a function, got 3."),
@@ -474,7 +474,7 @@ class TestSideEffects:
         (
             {"task": "binary"},
             ValueError,
-            "task=binary needs two classes, but y contains 3: 0, 1, 2. Set task=multiclass.",
+            "task=binary requires two classes, but y contains 3: 0, 1, 2. Set task=multiclass.",
         ),
         (
             {"task": "multilabel"},
@@ -495,7 +495,11 @@ def test_invalid_arguments_raise_an_error(arguments, kind, message):
     [
         ({}, (X, None), "fit requires y to be passed, but the target y is None"),
         ({}, (X, Y[:-1]), "inconsistent numbers of samples"),
-        ({}, (X, np.zeros(150)), "task=binary needs at least two classes, but y contains only 1 class: 0.0."),
+        (
+            {},
+            (X, np.zeros(150)),
+            "task=binary requires at least two classes, but y contains only 1 class: 0.0.",
+        ),
         ({}, (X, X[:, 0]), "Unknown label type: continuous"),
         (
             {},
@@ -505,7 +509,7 @@ def test_invalid_arguments_raise_an_error(arguments, kind, message):
         (
             {"task": "multiclass"},
             (POINTS, LABELS),
-            "task=multiclass needs one label per row, got y of shape (120, 4).",
+            "task=multiclass requires one label per row, got y of shape (120, 4).",
         ),
         ({"task": "multilabel"}, (POINTS, LABELS * 2), "0 or 1"),
         ({}, (X * 1e200, Y), "column 0 of X"),

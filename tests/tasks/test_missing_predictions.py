@@ -306,7 +306,7 @@ def test_a_run_with_rows_that_have_no_prediction(trained, monkeypatch):
     code, _, err = command(*arguments, "trainer.max_epochs=1", "hydra.run.dir=other")
     assert code == 0, err
     assert "1 of 18 rows in predictions.csv have no prediction, because the net returned NaN for them" in err
-    assert "(ignore_warnings=[no_prediction] switches this off.)" in err
+    assert "(ignore_warnings=[no_prediction] silences this.)" in err
     predictions = pl.read_csv("other/predictions.csv")
     assert predictions["prediction"].null_count() == 1
     assert predictions["prediction"][0] is None

@@ -40,7 +40,7 @@ class TestOrderedClasses:
             if "softmax" not in forms:
                 continue
             if name == "one_vs_rest":
-                with pytest.raises(ValueError, match="needs an output per class"):
+                with pytest.raises(ValueError, match="requires an output per class"):
                     ls.select_loss(task, name)
                 continue
             more = (4,) if name == "dice" else ()

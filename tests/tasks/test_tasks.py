@@ -78,17 +78,17 @@ class TestBinaryEncode:
         ("target", "message"),
         [
             ([0, 1, 2], "Row 2 of the target is 2, but binary targets must be 0, 1,"),
-            ([1, 2, 2], "The labels seem to start at 1: subtract 1."),
+            ([1, 2, 2], "If the labels start at 1, subtract 1."),
             (
                 [1, -1],
-                "If -1 marks a missing label, declare it with missing=-1. If it means no, map it",
+                "If -1 marks a missing label, set task.missing=-1. If it means no, map it",
             ),
             ([0, 255], "Divide by 255."),
             ([0.2, 1.5], "Row 1 of the target is 1.5"),
             ([0.2, float("inf")], "Row 1 of the target is inf"),
             (
                 [[0, 1, 1]],
-                "must have shape (N,) or (N, 1), got (1, 3). For several labels per row set task=multilabel",
+                "must have shape (N,) or (N, 1), got (1, 3). If rows have several labels, set task=multilabel",
             ),
             (
                 [[1, 1], [0, 1]],
@@ -97,7 +97,7 @@ class TestBinaryEncode:
             ([[0.5, 0.2]], "Row 0 of the target sums to 0.7"),
             (1, "got ()"),
             ([[1], [0, 1]], "Row 1 of the target has 2 entries, but row 0 has 1"),
-            (torch.tensor([1j]), "The target is complex"),
+            (torch.tensor([1j]), "Targets must be real numbers, got torch.complex64."),
         ],
     )
     def test_errors_name_row_value_and_fix(self, target, message):
@@ -161,9 +161,9 @@ class TestMulticlassEncode:
         ("target", "message"),
         [
             ([0, 1, 3], "Row 2 of the target is 3, but class indices must be integers from 0 to 2"),
-            ([1, 2, 3], "The labels seem to start at 1: subtract 1."),
-            ([0, -1], "If -1 marks a missing label, declare it with missing=-1."),
-            ([0, -100], "declare it with missing=-100"),
+            ([1, 2, 3], "If the labels start at 1, subtract 1."),
+            ([0, -1], "If -1 marks a missing label, set task.missing=-1."),
+            ([0, -100], "set task.missing=-100"),
             ([0.5, 1.0], "Row 0 of the target is 0.5, but class indices must be integers"),
             ([float("inf"), 1.0], "Row 0 of the target is inf"),
             (
@@ -208,7 +208,7 @@ class TestMultilabelEncode:
             ),
             ([[0, 1]], "got (1, 2). Set num_labels to the number of columns."),
             ([[0, 1, 7]], "Row 0, label '2' of the target is 7"),
-            ([[0, 1, -1]], "declare it with missing=-1"),
+            ([[0, 1, -1]], "set task.missing=-1"),
             ([[0], [1, 2]], "Row 1 of the target has 2 entries, but row 0 has 1"),
         ],
     )
@@ -247,7 +247,9 @@ class TestPredict:
     def test_trailing_dimensions(self):
         assert ls.Binary(class_names=("x", "y")).decode(torch.tensor([[[0, 1]]])) == [["x", "y"]]
         assert ls.Multiclass(2).decode(torch.tensor([[0, 1]])) == [["0", "1"]]
-        with pytest.raises(ValueError, match=re.escape("decode expects predictions (N, 2), got (1, 2, 3)")):
+        with pytest.raises(
+            ValueError, match=re.escape("decode expects predictions of shape (N, 2), got (1, 2, 3)")
+        ):
             ls.Multilabel(2).decode(torch.zeros(1, 2, 3))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -267,7 +269,7 @@ class TestPredict:
                 "Expected logits of shape (N, 5) for multilabel with 5 labels, got (16, 10).",
             ),
             (ls.Binary(), torch.zeros(16), "do not squeeze() the output"),
-            (ls.Binary(), torch.zeros(16, 2), "For two outputs set task=multiclass"),
+            (ls.Binary(), torch.zeros(16, 2), "For two outputs, set task=multiclass"),
             (
                 ls.Multiclass(3),
                 torch.zeros(16, 3, dtype=torch.long),
@@ -298,13 +300,13 @@ class TestDeclaration:
             (
                 lambda: ls.Binary(threshold=1.5),
                 ValueError,
-                "threshold must be a number between 0 and 1, got 1.5",
+                "threshold must be a number from 0 to 1, got 1.5",
             ),
             (lambda: ls.Binary(threshold=NAN), ValueError, "threshold must be a number between"),
             (
                 lambda: ls.Multilabel(2, threshold=[0.5, -1]),
                 ValueError,
-                "threshold[1] must be a number between 0 and 1, got -1",
+                "threshold[1] must be a number from 0 to 1, got -1",
             ),
             (
                 lambda: ls.Multilabel(2, threshold=[0.5]),
@@ -318,7 +320,7 @@ class TestDeclaration:
             (
                 lambda: ls.Multilabel(2, threshold=["0.5", 1]),
                 TypeError,
-                "threshold[0] must be a number between 0 and 1, got '0.5'",
+                "threshold[0] must be a number from 0 to 1, got '0.5'",
             ),
             (
                 lambda: ls.Binary(class_names={0: "a", 1: "b"}),
@@ -384,9 +386,9 @@ class TestDecode:
     @pytest.mark.parametrize(
         ("task", "prediction", "message"),
         [
-            (ls.Binary(), torch.tensor([[-1]]), "Class index -1 is out of range: expected 0 to 1"),
+            (ls.Binary(), torch.tensor([[-1]]), "Class index -1 is out of range: it must be from 0 to 1"),
             (ls.Binary(), torch.tensor([0, 1]), "decode expects predictions of shape (N, 1, ...), got (2,)"),
-            (ls.Multiclass(3), torch.tensor([3]), "Class index 3 is out of range: expected 0 to 2"),
+            (ls.Multiclass(3), torch.tensor([3]), "Class index 3 is out of range: it must be from 0 to 2"),
             (ls.Multilabel(2), torch.tensor([[0.2, 1.0]]), "decode expects predictions"),
         ],
     )
@@ -458,9 +460,9 @@ class TestHints:
     @pytest.mark.parametrize(
         ("task", "target", "hint", "other"),
         [
-            (ls.Binary(), [0, 1, -100], "declare it with missing=-100", "logits"),
-            (ls.Binary(missing=-1), [0, -1, -2], "declare it with missing=-2", "missing=-1"),
-            (ls.Multiclass(3, missing=-1), [0, -1, 3], "num_classes=3 may be too small.", "missing=-1"),
+            (ls.Binary(), [0, 1, -100], "set task.missing=-100", "logits"),
+            (ls.Binary(missing=-1), [0, -1, -2], "set task.missing=-2", "missing=-1"),
+            (ls.Multiclass(3, missing=-1), [0, -1, 3], "more classes than num_classes=3", "missing=-1"),
             (ls.Multilabel(2), [[0, 9], [1, 1]], "If 9 marks a missing label", "logits"),
             (
                 ls.Multilabel(2),
@@ -495,7 +497,7 @@ def test_values_outside_by_rounding_are_clamped(task, target):
 
 
 def test_a_ragged_row_within_a_regular_target():
-    with pytest.raises(ValueError, match="Entries of one row of the target differ in length"):
+    with pytest.raises(ValueError, match="the entries of one row differ in length"):
         ls.Multilabel(2).encode([[[1, 0], [1]], [[0, 1], [1, 1]]])
 
 

@@ -80,14 +80,14 @@ def test_at_the_first_and_the_last_item(at):
 
 
 def test_in_the_sanity_check():
-    with pytest.raises(ValueError, match=r"Expected 2 val batches .* got 1\. Stops\[5\]"):
+    with pytest.raises(ValueError, match=r"Expected 2 validation batches .* got 1\. Stops\[5\]"):
         trainer().fit(module(), loader(), loader(5))
 
 
 def test_shuffled_rows():
     with pytest.raises(
         ValueError,
-        match=r"Expected 10 train batches .*, got \d\. Probably the data set raises StopIteration",
+        match=r"Expected 10 training batches .*, got \d\. Probably the data set raises StopIteration",
     ):
         trainer().fit(module(), loader(26, shuffle=True))
 
@@ -109,7 +109,7 @@ def test_no_checkpoint_of_an_epoch_that_ended_early_is_saved(tmp_path):
 
 @pytest.mark.parametrize(
     ("hook", "stage"),
-    [("training_step", "train"), ("validation_step", "val"), ("on_train_batch_start", "train")],
+    [("training_step", "training"), ("validation_step", "validation"), ("on_train_batch_start", "training")],
 )
 def test_a_step_that_raises_stop_iteration(hook, stage):
     def raising(self, batch, batch_idx, *_):
@@ -183,5 +183,5 @@ def test_a_loader_that_is_not_a_data_loader():
         def __iter__(self):
             return iter([(torch.randn(4, 3), torch.ones(4, 1))] * 3)
 
-    with pytest.raises(ValueError, match=r"Expected 5 train batches .* got 3"):
+    with pytest.raises(ValueError, match=r"Expected 5 training batches .* got 3"):
         trainer().fit(module(), Own())

@@ -139,7 +139,7 @@ def test_inputs_of_another_kind():
 
 @pytest.mark.parametrize("loss", [nn.MultiMarginLoss(), nn.functional.multi_margin_loss])
 def test_a_loss_without_soft_labels_raises_at_construction(loss):
-    with pytest.raises(ValueError, match=r"mix makes soft labels, which torch's \w+ does not support"):
+    with pytest.raises(ValueError, match=r"mix creates soft labels, which torch's \w+ does not support"):
         ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), loss=loss, mix="mixup")
 
 

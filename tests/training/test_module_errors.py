@@ -21,7 +21,7 @@ class TestErrors:
                 ls.TaskModule(TASKS["multilabel"], nn.Linear(8, 4)),
                 "(N, 3) for multilabel with 3 labels, got (16, 4)",
             ),
-            (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "For two outputs set task=multiclass"),
+            (ls.TaskModule(TASKS["binary"], nn.Linear(8, 2)), "For two outputs, set task=multiclass"),
             (
                 ls.TaskModule(TASKS["binary"], nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))),
                 "do not squeeze()",
@@ -52,7 +52,7 @@ class TestErrors:
             (
                 "multilabel",
                 torch.zeros(40, dtype=torch.long),
-                "For class indices of shape (N,) set task=multiclass",
+                "For class indices (N,), set task=multiclass",
             ),
             ("binary", 1 + torch.arange(40) % 2, "Row 1 of the target is 2"),
         ],
@@ -194,7 +194,7 @@ class TestErrors:
             (
                 {"loss": nn.CrossEntropyLoss()},
                 ValueError,
-                "torch's CrossEntropyLoss does not accept raw logits with the targets of multilabel with 3 labels.",
+                "torch's CrossEntropyLoss does not accept raw logits and targets of task=multilabel.",
             ),
             ({"loss": nn.BCELoss()}, ValueError, "torch's BCELoss does not accept raw logits"),
             (

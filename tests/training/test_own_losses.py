@@ -70,7 +70,7 @@ def test_a_function_may_be_assigned():
 
 def test_a_criterion_that_does_not_support_mixed_targets():
     module = ls.TaskModule(ls.Multiclass(3), nn.Linear(8, 3), mix="mixup")
-    with pytest.raises(ValueError, match="mix makes soft labels"):
+    with pytest.raises(ValueError, match="mix creates soft labels"):
         module.criterion = nn.MultiMarginLoss()
 
 

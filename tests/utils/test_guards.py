@@ -41,8 +41,8 @@ def test_unknown_names():
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (ls.Multiclass(2, class_names=("cat", "dog")), {"weight": {"dgo": 2}}, "weight cannot be set for 'dgo': multiclass with 2 classes has no output of that name. Did you mean 'dog'? Choose from: cat, dog."),
-        (ls.Multilabel(2), {"pos_weight": {"2": 3}}, "pos_weight cannot be set for '2': multilabel with 2 labels has no output of that name."),
+        (ls.Multiclass(2, class_names=("cat", "dog")), {"weight": {"dgo": 2}}, "Unknown name 'dgo' in weight. Did you mean 'dog'? Choose one of: cat, dog."),
+        (ls.Multilabel(2), {"pos_weight": {"2": 3}}, "Unknown name '2' in pos_weight."),
         (ls.Multiclass(2), {"weight": {"0": -1}}, "weight must be finite and >= 0, got -1 for '0'."),
         (ls.Multiclass(2), {"weight": {0: float("nan")}}, "weight must be finite and >= 0, got nan for '0'."),
         (ls.Multiclass(3), {"weight": [1, 2]}, "weight must have one value per output, shape (3,)"),

@@ -89,12 +89,12 @@ class TestSingleLabels:
             ),
             ("binary", ["ham", "spam"], {}, "Set data.positive=spam or data.positive=ham."),
             ("binary", [0, 1, -1], {}, "3: -1, 0, 1. If -1 marks missing labels, set data.missing=-1."),
-            ("binary", ["a", "b", "c"], {}, "needs two classes, but column 'y' contains 3: a, b, c."),
+            ("binary", ["a", "b", "c"], {}, "requires two classes, but column 'y' contains 3: a, b, c."),
             (
                 "binary",
                 [1, 1],
                 {},
-                "All labels of column 'y' are 1, but training needs at least two classes.",
+                "All labels of column 'y' are 1, but training requires at least two classes.",
             ),
             (
                 "binary",
@@ -135,7 +135,7 @@ class TestSingleLabels:
                 "multiclass",
                 ["a", "a"],
                 {},
-                "All labels of column 'y' are 'a', but training needs at least two classes.",
+                "All labels of column 'y' are 'a', but training requires at least two classes.",
             ),
             (
                 "multiclass",
@@ -147,7 +147,7 @@ class TestSingleLabels:
                 "multiclass",
                 [None, None],
                 {},
-                "All labels of column 'y' are missing. Label some rows",
+                "All labels of column 'y' are missing. Add labels",
             ),
             ("multiclass", ["", None], {}, "All labels of column 'y' are missing"),
             ("multiclass", ["?", "?"], {"missing": ("?",)}, "All labels of column 'y' are missing"),
@@ -167,8 +167,8 @@ class TestSingleLabels:
                 "Column 'y' contains one label per row, such as 'a'. For task=multilabel, set",
             ),
             ("auto", ["a", "b"], {}, "Set data.positive=b or data.positive=a."),
-            ("auto", range(30), {}, "Set task=... to declare the task, or choose another data.target."),
-            ("auto", [0.5, 3.5, 9.1], {}, "Set task=... to declare the task, or choose another data.target."),
+            ("auto", range(30), {}, "To predict another column, set data.target=COLUMN."),
+            ("auto", [0.5, 3.5, 9.1], {}, "To predict another column, set data.target=COLUMN."),
             (
                 "auto",
                 ["a|b", "b|c", "a|c", "a|b|c"],

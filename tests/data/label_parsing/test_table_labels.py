@@ -126,7 +126,7 @@ class TestSeveralLabels:
                 [pl.Series("a", [1]), pl.Series("b", [0])],
                 "binary",
                 {},
-                "task=binary needs one label column, but data.target has 2: a, b.",
+                "task=binary requires one label column, but data.target has 2: a, b.",
             ),
             (
                 [pl.Series("a", [1]), pl.Series("b", [0])],
@@ -144,7 +144,7 @@ class TestSeveralLabels:
                 [pl.Series("a", [1]), pl.Series("b", [0])],
                 "multilabel",
                 {"class_names": ["x"]},
-                "class_names must name each of the 2 labels, got 1",
+                "requires 2 class_names, got 1",
             ),
             ([pl.Series("a", [None]), pl.Series("b", [None])], "multilabel", {}, "All labels are missing"),
         ],

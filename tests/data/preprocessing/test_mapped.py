@@ -223,7 +223,7 @@ class TestWarnings:
         x[train, 2], x[val] = 0, x[train]
         x[val, 2] = -0.0
         splits = load_npy(x, CLASSES)
-        with pytest.raises(ls.LossSelectWarning, match="1 of 38 rows of the val split have the same"):
+        with pytest.raises(ls.LossSelectWarning, match="1 of 38 rows of the validation split have the same"):
             check_splits(make_task("multiclass", class_names=splits.class_names), splits)
 
     def test_constant_columns(self):
@@ -456,7 +456,7 @@ def test_names_of_labels():
         indices, indptr = splits.labels.csr()
         assert all((a.diff() > 0).all() for a in indices.tensor_split(indptr[1:-1]))
         for names, message in (
-            (list("abc"), "class_names must name each of the 6 labels, got 3 names."),
+            (list("abc"), "requires 6 class_names, got 3: a, b, c."),
             (list("0bcdef"), "so '0' is ambiguous"),
         ):
             with pytest.raises(ValueError, match=re.escape(message)):
@@ -564,7 +564,7 @@ def test_valid_sparse_labels(form):
 def test_sparse_labels_need_multilabel(task):
     np.save("x.npy", numbers("float32")[:, :4])
     as_npz("offsets")
-    with pytest.raises(ValueError, match=rf"Sparse labels need task=multilabel, but task={task} has"):
+    with pytest.raises(ValueError, match=rf"Sparse labels require task=multilabel, but task={task} has"):
         load("x.npy", task, target="labels.npz")
 
 

@@ -52,8 +52,8 @@ def test_a_table_is_read(content, name, options, rows, write):
     [
         ("", "is empty."),
         ("\n", "has no header: its first line is empty."),
-        ("a,b\n", "has columns, but no rows."),
-        ("a,b\n\n\n", "has columns, but no rows."),
+        ("a,b\n", "has no rows. Add at least one."),
+        ("a,b\n\n\n", "has no rows. Add at least one."),
         ("a,b,a\n1,2,3\n", "has more than one column 'a'."),
         ("a,,b\n1,2,3\n", "Column 1 of "),
         ("a,b\n1,2\n3\n", "Row 1 of "),
@@ -121,7 +121,7 @@ def test_parquet(tmp_path):
     assert read_table(path, columns=["b"]).columns == ["b"]
     assert open_table(path).header == ["a", "b"]
     frame.clear().write_parquet(path)
-    with pytest.raises(ValueError, match="has columns, but no rows"):
+    with pytest.raises(ValueError, match="has no rows"):
         read_table(path)
     (tmp_path / "t.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match="cannot be read as a Parquet file"):

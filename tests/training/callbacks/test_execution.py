@@ -415,7 +415,7 @@ class TestErrors:
         def make(task, shuffle=False):
             return {"a": tensor_loader(task), "b": tensor_loader(task)} if shuffle else tensor_loader(task)
 
-        with pytest.raises(ConfigError, match="requires one train loader, got 2"):
+        with pytest.raises(ConfigError, match="requires one training loader, got 2"):
             fit(tmp_path, 4, make=make)
 
     def test_weight_averaging(self, tmp_path):

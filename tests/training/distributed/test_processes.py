@@ -141,7 +141,7 @@ class TestAtTheCommandLine:
         code, out, err = finish(start([*SAME, *TWO, "report=true", "hydra.run.dir=run"], tmp_path))
         assert code == 0, err
         assert out.count("Results") == 1
-        assert "batches of 32 rows, 64 rows a step" in " ".join(out.split())
+        assert "batches of 32 rows, 64 rows per step" in " ".join(out.split())
         assert "2 processes" in out
         assert "sync_dist" not in err
         assert (tmp_path / "run" / "report.html").is_file()
