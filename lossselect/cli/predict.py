@@ -97,7 +97,7 @@ COMMAND = Command(
     "  lossselect predict checkpoint=runs/first/checkpoints/best.ckpt input=new.csv output=out.csv",
     {
         "checkpoint": ("best.ckpt", "checkpoint of a run, or an exported model (.onnx, .safetensors, .pt2)"),
-        "input": ("new.csv", "file with the features used in training: .csv, .tsv, .parquet, .npz or .npy"),
+        "input": ("new.csv", "file with the training features: .csv, .tsv, .parquet, .npz or .npy"),
         "output": (
             "out.csv",
             "file to write: row, prediction, the probability of each class (or the 5 highest)",

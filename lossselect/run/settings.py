@@ -145,7 +145,7 @@ def resolve_monitor(config: Mapping[str, Any], task: "Task") -> "Monitor":
         return Monitor(str(config["monitor"]), "as configured")
     # the late epochs then differ only by noise, and the best of a small validation split is not better
     if _anneals(config):
-        return Monitor("last", "the learning rate is 0 by then, so the last epochs differ only by noise")
+        return Monitor("last", "the learning rate is 0 by then, so the last epochs hardly differ")
     return Monitor(task_monitor(config, task), "the run may end before the learning rate reaches 0")
 
 
