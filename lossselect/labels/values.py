@@ -136,7 +136,7 @@ def check_same_type(values: Iterable[Any], entries: Sequence[Any], rows: Rows) -
     examples = {type(value): value for value in values}
     for kind, value in examples.items():
         if kind is float:
-            raise DataError(f"Label {value!r} looks like a quantity, not a class. Use integers or strings.")
+            raise DataError(f"Labels must be strings or integers, not quantities, got {value!r}.")
         if kind not in (str, int, bool):
             raise DataTypeError(
                 f"Labels must be strings, integers or booleans, got {kind.__name__} {value!r}."

@@ -85,7 +85,7 @@ class SigmoidTask(Task):
         marker = f"If {min(others):g} marks a missing label, set task.missing={min(others):g}."
         if min(others) < 0:
             return marker
-        indices = "For class indices of shape (N,), set task=multiclass."
+        indices = "For class indices (N,), set task=multiclass."
         return f"{indices} {marker}" if len(others) == 1 and min(others) > 2 else indices
 
 

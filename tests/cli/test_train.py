@@ -234,7 +234,7 @@ for arguments in (["task=binary", "loss=squared", "loss.power=3"], ["task=multic
     assert "squared (sigmoid form)" in done.stdout
     content = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert content["hyper_parameters"]["loss"] == {"name": "squared", "power": 3}
-    assert "Loss 'squared' has no softmax form, which task=multiclass needs." in done.stderr
+    assert "Loss 'squared' has no softmax form, which task=multiclass requires." in done.stderr
 
 
 @pytest.mark.parametrize(

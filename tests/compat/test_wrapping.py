@@ -31,5 +31,7 @@ class TestWrap:
             assert loop.run(2) == 2
 
     def test_a_version_without_the_method_raises_an_error(self) -> None:
-        with pytest.raises(RuntimeError, match=r"lightning \d\S+ has no Loop\.walk, which lossselect needs"):
+        with pytest.raises(
+            RuntimeError, match=r"lightning \d\S+ has no Loop\.walk, which lossselect requires"
+        ):
             wrap(Loop(), "walk", lambda walk: None)

@@ -149,7 +149,7 @@ MISTAKES = [
     (["task=multiclass", *table("species"), "data.path=3"], "data.path must be the path of a file, got 3."),
     (["task=multiclass", *table("species"), "data.handle_unknown=drop"], "Unknown data.handle_unknown 'drop'."),
     (["task=multiclass", *table("species"), "data.nan=drop"], "Unknown data.nan 'drop'. Choose one of: error, missing."),
-    (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number between 0"),
+    (["task=multiclass", *table("species"), "data.test_fraction=null"], "data.test_fraction must be a number from 0"),
     (["task=multiclass", *table("species"), "data.exclude={a:1}"], "'data.exclude={a:1}' cannot be used as a value: "),
     (["task=multiclass", *table("species"), "data.features=[]"], "data.features must name at least one column or array"),
     (["task=multiclass", *table("species"), "data.delimter=x"], "Unknown setting 'data.delimter'. Did you mean 'delimiter'?"),

@@ -130,7 +130,7 @@ class TestVocabulary:
                 "Row 1: label 'dgo' is not among the class_names: cat, dog. Did you mean",
             ),
             ([1, 2, 5], ["a", "b", "c"], "Row 0: label 1 is not among the class_names: a, b, c."),
-            (["a"], ["a", "a"], "Label 'a' occurs twice."),
+            (["a"], ["a", "a"], "Labels must be distinct, but 'a' occurs twice."),
             ([1, 2], ["1", "2", "04"], "got 1 (int in row 0) and '04' (str in row 2)"),
         ],
     )
@@ -143,7 +143,7 @@ class TestVocabulary:
         [
             ([], ValueError, "Expected at least one label, got none."),
             ([None, NAN], ValueError, "All labels are missing. Add labels."),
-            ([0.5, 1], ValueError, "Label 0.5 looks like a quantity, not a class."),
+            ([0.5, 1], ValueError, "Labels must be strings or integers, not quantities, got 0.5."),
             (
                 ["a", 1],
                 TypeError,
@@ -153,14 +153,14 @@ class TestVocabulary:
             (
                 [[1], [2]],
                 TypeError,
-                "Row 0 has the list [1] in place of a single label. For one list",
+                "Row 0 has the list [1] in place of a single label. If rows have",
             ),
             ([1, {"n": 1}], TypeError, "Row 1 has the dict {'n': 1} in place of a single label."),
             ([b"a"], TypeError, "Labels must be strings, integers or booleans, got bytes b'a'."),
             ("abc", TypeError, "Labels must be a list with one entry per row, got str 'abc'."),
             ({"a"}, TypeError, "one entry per row, got set {'a'}."),
             (np.zeros((2, 2)), ValueError, "got an array of shape (2, 2)"),
-            ([float("inf")], ValueError, "Label inf is not an integer"),
+            ([float("inf")], ValueError, "not quantities, got inf."),
         ],
         ids=str,
     )
@@ -172,8 +172,8 @@ class TestVocabulary:
         ("values", "names", "message"),
         [
             ((), (), "at least one label"),
-            (("a", "a"), (), "Label 'a' occurs twice."),
-            (("a", "b"), ("x",), "names must have one entry per label (2), got 1."),
+            (("a", "a"), (), "Labels must be distinct, but 'a' occurs twice."),
+            (("a", "b"), ("x",), r"names must have one entry per label \(2\), got 1."),
             ((1, 2), ("x", "x"), "names must be distinct, but 'x' occurs twice."),
         ],
     )

@@ -62,7 +62,7 @@ class TestOptions:
             (ls.Multiclass(3), "cross_entropy", {"weight": [1, -2, 1]}, ">= 0, got -2 for '1'"),
             (ls.Multiclass(3), "cross_entropy", {"weight": [1, float("nan"), 1]}, "got nan for '1'"),
             (ls.Multiclass(3), "cross_entropy", {"weight": [0, 0, 0]}, "nothing would be learned"),
-            (ls.Multilabel(2), "cross_entropy", {"pos_weight": 0}, "pos_weight is 0 for every output"),
+            (ls.Multilabel(2), "cross_entropy", {"pos_weight": 0}, "pos_weight is 0 for all outputs"),
             (
                 ls.Multilabel(2),
                 "cross_entropy",
@@ -87,7 +87,7 @@ class TestOptions:
     def test_a_loss_without_the_form_that_the_task_needs(self, monkeypatch):
         monkeypatch.setitem(ls.LOSSES, "only_sigmoid", {"sigmoid": ls.LOSSES["focal"]["sigmoid"]})
         with pytest.raises(
-            ValueError, match="'only_sigmoid' has no softmax form, which task=multiclass needs"
+            ValueError, match="'only_sigmoid' has no softmax form, which task=multiclass requires"
         ) as e:
             ls.select_loss(ls.Multiclass(3), "only_sigmoid")
         others = [name for name, forms in ls.LOSSES.items() if "softmax" in forms]
@@ -154,7 +154,7 @@ def test_row_options_are_none_if_the_defaults_of_the_forms_differ(monkeypatch):
             {"tau": -1, "prior": [0.5]},
             "tau must be",
         ),
-        (ls.Binary(), "logit_adjusted", {"prior": [0.0]}, "prior is 0 for every output"),
+        (ls.Binary(), "logit_adjusted", {"prior": [0.0]}, "prior is 0 for all outputs"),
         (
             ls.Multilabel(2),
             "logit_adjusted",

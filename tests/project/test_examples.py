@@ -116,7 +116,7 @@ def test_subclass(settings, constant, first, run, tmp_path):
 def test_subclass_is_refused_what_its_task_has_not(run):
     arguments = ["-m", "sevenseg.train", "task=multiclass", "loss=asymmetric", "hydra.run.dir=run"]
     out = run(*arguments, path=EXAMPLES / "subclass", code=1)
-    assert "Loss 'asymmetric' has no softmax form, which task=multiclass needs." in out
+    assert "Loss 'asymmetric' has no softmax form, which task=multiclass requires." in out
 
 
 @needs("pip", "setuptools")

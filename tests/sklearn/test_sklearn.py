@@ -425,7 +425,7 @@ class TestSideEffects:
         (
             {"loss": "asymmetric"},
             ValueError,
-            "Loss 'asymmetric' has no softmax form, which task=multiclass needs.",
+            "Loss 'asymmetric' has no softmax form, which task=multiclass requires.",
         ),
         ({"loss": {"name": "focal", "gama": 1}}, ValueError, "has no option 'gama'. Did you mean 'gamma'?"),
         ({"net": "mpl"}, ValueError, "net 'mpl'. Did you mean 'mlp'?"),

@@ -83,7 +83,7 @@ class TestBinaryEncode:
                 [1, -1],
                 "If -1 marks a missing label, set task.missing=-1. If it means no, map it",
             ),
-            ([0, 255], "Divide by 255."),
+            ([0, 255], "If 255 means yes, divide by 255."),
             ([0.2, 1.5], "Row 1 of the target is 1.5"),
             ([0.2, float("inf")], "Row 1 of the target is inf"),
             (
@@ -204,7 +204,7 @@ class TestMultilabelEncode:
         [
             (
                 torch.zeros(32),
-                "must have shape (N, num_labels)=(N, 3), got (32,). For class indices of shape (N,)",
+                "must have shape (N, num_labels)=(N, 3), got (32,). For class indices (N,)",
             ),
             ([[0, 1]], "got (1, 2). Set num_labels to the number of columns."),
             ([[0, 1, 7]], "Row 0, label '2' of the target is 7"),
@@ -302,7 +302,7 @@ class TestDeclaration:
                 ValueError,
                 "threshold must be a number from 0 to 1, got 1.5",
             ),
-            (lambda: ls.Binary(threshold=NAN), ValueError, "threshold must be a number between"),
+            (lambda: ls.Binary(threshold=NAN), ValueError, "threshold must be a number from"),
             (
                 lambda: ls.Multilabel(2, threshold=[0.5, -1]),
                 ValueError,
@@ -467,7 +467,7 @@ class TestHints:
             (
                 ls.Multilabel(2),
                 [[0, 2], [1, 1]],
-                "For class indices of shape (N,), set task=multiclass",
+                "For class indices (N,), set task=multiclass",
                 "missing=2",
             ),
             (ls.Multilabel(2), [[0, float("inf")], [1, 1]], "labels, not logits", "missing=inf"),
@@ -541,7 +541,7 @@ def test_tolerance_of_the_sum_of_soft_labels(total, fits):
 def test_decode_of_missing_rows_and_of_invalid_predictions():
     task = ls.Multilabel(2, class_names=("a", "b"))
     assert task.decode(task.to_hard_labels(task.encode([[1, NAN], [NAN, NAN]]))) == [["a"], None]
-    with pytest.raises(ValueError, match=r"decode expects predictions \(N, 2\), got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"decode expects predictions of shape \(N, 2\), got \(1, 3\)"):
         task.decode(torch.zeros(1, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="decode expects predictions, not probabilities"):
         ls.Multiclass(2).decode(torch.tensor([[0.2, 0.8]]))
@@ -638,7 +638,7 @@ class TestDecisions:
             ),
             (
                 lambda: ls.Multiclass(2, prior_correction=(1, 0)),
-                "prior_correction[1] must be a number between",
+                "prior_correction[1] must be a number from",
             ),
         ],
     )
