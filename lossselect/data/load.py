@@ -118,8 +118,7 @@ def load_own_data(
     rows = split_rows(labels.values, fractions, seed, labels.class_names)
     if source.weights is not None and not source.weights[rows["train"]].any():
         raise DataError(
-            "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set at least "
-            "one > 0."
+            "All training rows have weight 0 (data.sample_weight), so nothing would be learned. Set one > 0."
         )
     features = (
         Features.fit(source.features, rows["train"], parser, categories)

@@ -130,9 +130,7 @@ def _read_onnx(path: Path) -> ExportedModel:
     metadata, task = _parse_metadata(session.get_modelmeta().custom_metadata_map.get(KEY))
     name, width = session.get_inputs()[0].name, session.get_outputs()[0].shape[1]
     if isinstance(width, int) and width != task.num_outputs:
-        raise CheckpointError(
-            f"{path} is damaged: its net returns {width} outputs, but its task is {task}. Export it again."
-        )
+        raise CheckpointError(f"{path} is damaged: {width} outputs do not fit {task}. Export it again.")
 
     def run(features: Tensor) -> list[Tensor]:
         values = session.run([*Prediction._fields], {name: features.cpu().numpy()})

@@ -100,8 +100,7 @@ def _ragged(target: Any) -> DataError:
     row = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
     if row is None:
         return DataError(
-            "Expected rows of equal shape as target, but the entries of one row differ in length. Convert it "
-            "to a regular array."
+            "The entries of one row of the target differ in length. Convert it to a regular array."
         )
     return DataError(
         f"Row {row} of the target has {sizes[row]} entries, but row 0 has {sizes[0]}. If the rows are lists "

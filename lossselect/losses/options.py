@@ -61,9 +61,7 @@ def per_output(option: str, values: Any, task: Task) -> Tensor | None:
         )
     _check_each(numbers, (numbers >= 0) & (numbers <= MAX_WEIGHT), f"{option} must be finite and >= 0", task)
     if not bool(numbers.any()):
-        raise ConfigError(
-            f"{option} is 0 for all outputs, so nothing would be learned. Set at least one > 0."
-        )
+        raise ConfigError(f"{option} is 0 for all outputs, so nothing would be learned. Set one > 0.")
     if option == "prior":
         inside = (numbers > 0) & (numbers < 1)
         _check_each(numbers, inside, "prior must be > 0 and < 1", task)

@@ -497,7 +497,7 @@ def test_values_outside_by_rounding_are_clamped(task, target):
 
 
 def test_a_ragged_row_within_a_regular_target():
-    with pytest.raises(ValueError, match="the entries of one row differ in length"):
+    with pytest.raises(ValueError, match="The entries of one row of the target differ in length"):
         ls.Multilabel(2).encode([[[1, 0], [1]], [[0, 1], [1, 1]]])
 
 

@@ -84,8 +84,7 @@ def _order_labels(columns: Sequence[str], options: LabelOptions) -> tuple[list[s
     names = [*map(str, options.class_names)]
     if len(names) != len(columns):
         raise ConfigError(
-            f"Multilabel with {len(columns)} labels requires {len(columns)} class_names, got {len(names)}: "
-            f"{shorten(names)}."
+            f"Multilabel requires {len(columns)} class_names, got {len(names)}: {shorten(names)}."
         )
     positions = {column: position for position, column in enumerate(columns)}
     if set(names) == set(columns):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lossselect.exceptions import CheckpointError, FileMissingError, OptionTypeError
 from lossselect.losses.loss import Loss
-from lossselect.models.stored_weights import check_backed
+from lossselect.models.stored_weights import COPY, check_backed
 from lossselect.tasks.registry import Task, make_task
 from lossselect.training.checkpoints.validation import check_content
 from lossselect.utils.atomic_write import atomic_write, check_regular_file
@@ -57,10 +57,8 @@ def _find_cause(error: Exception) -> str:
 
 
 def _unreadable(path: Path, cause: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause.rstrip('.')}. Use "
-        "another checkpoint, or an intact copy."
-    )
+    problem = f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: {cause.rstrip('.')}."
+    return CheckpointError(f"{problem} {COPY}")
 
 
 def _suggest_files(path: Path) -> str:
