@@ -8,7 +8,7 @@ MISTAKES = [
     (["task=multilable"], "Unknown task 'multilable'. Did you mean 'multilabel'?"),
     (["tsk=binary"], "Unknown setting 'tsk'. Did you mean 'task'?"),
     (["task=binary", "lerning=1"], "Unknown setting 'lerning'."),
-    (["task=binary", "loss=focl"], "There is no loss 'focl'. Did you mean 'focal'?"),
+    (["task=binary", "loss=focl"], "Unknown loss 'focl'. Did you mean 'focal'?"),
     (
         ["task=binary", "loss=focal", "loss.gama=2"],
         "'loss.gama'. Did you mean 'gamma'? loss=focal has: alpha, beta, gamma",
@@ -16,23 +16,23 @@ MISTAKES = [
     (["task=binary", "loss.gamma=2"], "gamma is an option of loss=focal."),
     (["task=binary", "trainer.max_epoch=3"], "'trainer.max_epoch'. Did you mean 'max_epochs'?"),
     (["task=binary", "x=[1"], "'x=[1' cannot be read as KEY=VALUE."),
-    (["task=binary", "seed=x"], "seed must be a whole number from 0 to 4294967295, got 'x'."),
-    (["task=binary", "loss=bce"], "There is no loss 'bce'. Here it is 'cross_entropy', in the form that"),
-    (["task=binary", "loss.name=BCEWithLogitsLoss"], "Here it is 'cross_entropy', in the form that the task"),
+    (["task=binary", "seed=x"], "seed must be an integer from 0 to 4294967295, got 'x'."),
+    (["task=binary", "loss=bce"], "Unknown loss 'bce'. Here it is called 'cross_entropy'"),
+    (["task=binary", "loss.name=BCEWithLogitsLoss"], "Here it is called 'cross_entropy'"),
     (["task=binary", "loss.weight=[]"], "loss.weight must be a list of one number per output, got []."),
     (["task=multilabel", "loss.weight=3"], "loss.weight must be a list of one number per output, got 3."),
-    (["task=binary", "optimizer.name=adamw"], "There is no optimizer 'adamw'. Did you mean 'AdamW'?"),
+    (["task=binary", "optimizer.name=adamw"], "Unknown optimizer 'adamw'. Did you mean 'AdamW'?"),
     (["task=binary", "optimizer.lr=abc"], "Optimizer 'AdamW': lr must be a number, got 'abc'."),
     (["task=binary", "optimizer.name=SparseAdam", "~optimizer.weight_decay"], "A step of the optimizer with"),
     (["task=binary", "scheduler.T_max=null"], "A step of the scheduler with {'name': 'Cosine"),
     (["task=binary", "model.hidden=64"], "hidden must be a list of widths, such as [64], got 64."),
-    (["task=binary", "model.hidden=[0]"], "a width of hidden must be a whole number of at least 1, got 0."),
+    (["task=binary", "model.hidden=[0]"], "hidden[0] must be an integer >= 1, got 0."),
     (
         ["task=binary", "callbacks.early_stopping.patience=abc"],
-        "callbacks.early_stopping.patience must be a whole number of at least 0, got 'abc'.",
+        "callbacks.early_stopping.patience must be an integer >= 0, got 'abc'.",
     ),
     (["task=binary", "+callbacks.foo=3"], "callbacks.foo must be null or have a _target_, got 3."),
-    (["task=binary", "trainer.log_every_n_steps=abc"], "trainer.log_every_n_steps must be a whole number"),
+    (["task=binary", "trainer.log_every_n_steps=abc"], "trainer.log_every_n_steps must be an integer"),
     (["task=binary", "trainer.limit_train_batches=3"], "add a plus: +trainer.limit_train_batches=..."),
     (["task={a:1}"], "task must be the name of a variant"),
     (
@@ -43,27 +43,27 @@ MISTAKES = [
         ["task=binary", "scheduler=plateau", "+scheduler.monitor=val/x"],
         "Unknown metric 'val/x' of scheduler.monitor.",
     ),
-    (["task=binary", "trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number"),
-    (["task=binary", "data.batch_size=0"], "data.batch_size must be a whole number of at least 1, got 0."),
+    (["task=binary", "trainer.max_epochs=abc"], "trainer.max_epochs must be an integer"),
+    (["task=binary", "data.batch_size=0"], "data.batch_size must be an integer >= 1, got 0."),
     (["task=binary", "data.val_fraction=2"], "data.val_fraction must be a number between 0 and 1, got 2."),
     (["task=binary", "data.test_fraction=2"], "data.test_fraction must be a number between 0 and 1, got 2."),
-    (["task=binary", "data.name=bc"], "There is no data set 'bc'."),
+    (["task=binary", "data.name=bc"], "Unknown data set 'bc'."),
     (["task=binary", "task.threshold=2"], "threshold must be a number between 0 and 1, got 2."),
-    (["task=binary", "task.missing=1"], "missing=1 is a label itself"),
-    (["task=binary", "+task.class_names=[a,b,c]"], "Binary needs 2 class_names, got 3: a, b, c."),
-    (["task=binary", "loss=focal", "loss.gamma=-2"], "gamma must be a number of at least 0, got -2."),
+    (["task=binary", "task.missing=1"], "missing=1 is a valid label"),
+    (["task=binary", "+task.class_names=[a,b,c]"], "Binary requires 2 class_names, got 3: a, b, c."),
+    (["task=binary", "loss=focal", "loss.gamma=-2"], "gamma must be a number >= 0, got -2."),
     (["task=multiclass", "loss=focal", "loss.alpha=.2"], "alpha has no effect on the softmax form"),
-    (["task=multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
+    (["task=multiclass", "loss.pos_weight=3"], "pos_weight is not supported under softmax"),
     (
         ["task=binary", "loss.label_smoothing=1.5"],
         "label_smoothing must be a number between 0 and 1, got 1.5.",
     ),
     (["task=multilabel", "loss.weight=[1,-2,3]"], "weight must have one value per output, shape (14,)"),
     (["task=binary", "optimizer.lr=-1"], "Optimizer 'AdamW' cannot be built with {'lr': -1"),
-    (["task=binary", "optimizer.name=Adm"], "There is no optimizer 'Adm'. Did you mean 'Adam'?"),
-    (["task=binary", "scheduler.name=Cosine"], "There is no scheduler 'Cosine'."),
+    (["task=binary", "optimizer.name=Adm"], "Unknown optimizer 'Adm'. Did you mean 'Adam'?"),
+    (["task=binary", "scheduler.name=Cosine"], "Unknown scheduler 'Cosine'."),
     (["task=binary", "model.dropout=2"], "Net 'mlp' cannot be built"),
-    (["task=binary", "model.name=mpl"], "There is no net 'mpl'. Did you mean 'mlp'?"),
+    (["task=binary", "model.name=mpl"], "Unknown net 'mpl'. Did you mean 'mlp'?"),
     (
         ["task=binary", "monitor=val/auc"],
         "Unknown metric 'val/auc' of monitor. Did you mean 'val/auroc'?",
@@ -80,8 +80,8 @@ MISTAKES = [
         ["task=binary", "+task.num_outputs=5"],
         "task.num_outputs cannot be set. The number of classes follows from the data.",
     ),
-    (["task=binary", "loss.name=[a]"], "There is no loss ['a']."),
-    (["task=binary", "loss=focal", "loss.gamma=null"], "gamma must be a number of at least 0, got None."),
+    (["task=binary", "loss.name=[a]"], "Unknown loss ['a']."),
+    (["task=binary", "loss=focal", "loss.gamma=null"], "gamma must be a number >= 0, got None."),
     (["task=binary", "task.threshold=x"], "threshold must be a number"),
     (["task=binary", "+model.num_features=5"], "model.num_features cannot be set."),
     (["task=binary", "~loss"], "Expected a variant of loss, got None."),
@@ -100,7 +100,7 @@ MISTAKES = [
         ["task=binary", "optimizer=Adam"],
         "Choose one of: adamw, sgd. For another one of torch, set optimizer.name=Adam.",
     ),
-    (["task=multilabel", "task.top_k=a"], "task.top_k must be a whole number of at least 0, got 'a'."),
+    (["task=multilabel", "task.top_k=a"], "task.top_k must be an integer >= 0, got 'a'."),
     (["task=multiclass", "task.class_names=[a]"], "add a plus: +task.class_names=..."),
     (
         ["task=binary", "export=[onnx]"],
@@ -113,7 +113,7 @@ MISTAKES = [
     # labels that do not fit the task
     (
         ["task=binary", "data=digits"],
-        "The labels look like task=multiclass: 10 distinct whole numbers, 0 to 9.",
+        "The labels look like task=multiclass: 10 distinct integers, 0 to 9.",
     ),
     (["task=multiclass", "data=yeast"], "The labels look like task=multilabel: row 0 has 4 ones."),
     (["task=multilabel", "data=digits"], "The labels look like task=multiclass"),
@@ -123,13 +123,13 @@ MISTAKES = [
         ["task=multilabel", "loss.weight=[1,2,3]"],
         "shape (14,) for multilabel with 14 labels, got shape (3,)",
     ),
-    (["task=binary", "data.val_fraction=.001"], "455 rows cannot be split at 0.001"),
-    (["task=binary", "data.test_fraction=null"], "breast_cancer has no test split of its own"),
+    (["task=binary", "data.val_fraction=.001"], "455 rows cannot be split with a size of 0.001"),
+    (["task=binary", "data.test_fraction=null"], "breast_cancer has no test split. Set data.test_fraction"),
     (["task=binary", "hydra.run.dir=/proc/none/x"], "/proc/none"),
     # sweeps
     (["-m", "task=binary,multilable"], "Unknown task 'multilable'. Did you mean 'multilabel'?"),
-    (["-m", "task=binary,multiclass", "loss.pos_weight=3"], "pos_weight has no effect under softmax"),
-    (["-m", "task=binary", "seed=1,x"], "seed must be a whole number"),
+    (["-m", "task=binary,multiclass", "loss.pos_weight=3"], "pos_weight is not supported under softmax"),
+    (["-m", "task=binary", "seed=1,x"], "seed must be an integer"),
     (["-m", "task=binary", "data=breast_cancer,digits"], "The labels look like task=multiclass"),
 ]
 
@@ -154,11 +154,11 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         (["NoTrain"], "`train_dataloader` must be implemented"),
         (
             ["NoVal", "monitor=val/loss"],
-            "There is no validation batch, but val/loss chooses the best checkpoint",
+            "There is no validation batch, but val/loss selects the best checkpoint",
         ),
         (
             ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
-            "There is no validation batch, but val/loss chooses",
+            "There is no validation batch, but val/loss selects",
         ),
         (["Data", "+data.rows=0"], "No step was taken. The training loader is empty"),
         (
@@ -211,7 +211,10 @@ def test_a_mistake_in_custom_parts_is_one_message(arguments, message, own):
 def test_a_diverged_run_saves_no_weights(command):
     code, _, err = command("task=binary", "optimizer=sgd", "optimizer.lr=1e30", "hydra.run.dir=run", *SHORT)
     assert code == 1
-    assert "The loss or its gradient is not finite in step 2 (epoch 0, batch 1): it begins in what net" in err
+    assert (
+        "The loss or its gradient is not finite in step 2 (epoch 0, batch 1). First non-finite output: net"
+        in err
+    )
     assert not list(Path("run").rglob("*.ckpt"))
 
 
