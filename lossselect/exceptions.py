@@ -48,9 +48,9 @@ class DataError(LossSelectError, ValueError):
     def counted_from(self, first: int) -> "DataError":
         """Add `first`, the first row of a block in which the error was found, to its row; return it."""
         if self.row is not None:
-            message = str(self).removeprefix(f"Row {self.row}")
+            rows = f"ow {self.row}", f"ow {self.row + first}"
             self.row += first
-            self.args = (f"Row {self.row}{message}", *self.args[1:])
+            self.args = (str(self).replace(*rows, 1), *self.args[1:])
         return self
 
 

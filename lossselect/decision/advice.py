@@ -43,11 +43,10 @@ def suggest_threshold(task: Task, logits: Tensor, target: Tensor) -> Advice | No
     z, positive = scores[known].numpy(), labels[known].numpy() >= 0.5
     if positive.sum() < MIN_POSITIVES or positive.all():
         return None
-    p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # a number, because the task is binary
+    p, current = sigmoid(z), float(task.threshold)  # type: ignore[arg-type]  # one number: the task is binary
     order = np.random.default_rng(0).permutation(len(positive))
-    order = order[
-        np.argsort(positive[order], kind="stable")
-    ]  # sorted by class: every fifth row is a fold with the same class frequencies
+    # sorted by class, so that every fifth row is a fold with the same class frequencies
+    order = order[np.argsort(positive[order], kind="stable")]
     held_out = np.zeros_like(positive)
     for fold in (order[k::5] for k in range(5)):
         others = np.delete(np.arange(len(z)), fold)

@@ -52,6 +52,12 @@ def check_error(command, *arguments, message):
     assert not Path("run").exists()
 
 
+def planned(name):
+    """A choice in the plan of the run, with its reason."""
+    lines = json.loads(Path("run/plan.json").read_text())["lines"]
+    return next(" | ".join((line["value"], line["why"])) for line in lines if line["name"] == name)
+
+
 def metrics():
     return json.loads(Path("run/metrics.json").read_text())
 
@@ -83,9 +89,8 @@ def test_ordered_class_names_require_their_order(grades, command):
 def test_balanced_weights_are_numbers_in_plan_and_checkpoint(grades, command):
     code, out, err = command("task=multiclass", "loss.weight=balanced", *table("name"), *SHORT)
     assert (code, err) == (0, "")
-    plan = " ".join(out.split())
-    assert "weights weight high: " in plan
-    assert "counted in the train labels (weight=balanced)" in plan
+    assert "weights weight high: " in " ".join(out.split())
+    assert "counted in the training labels (weight=balanced)" in planned("weights")
     weight = torch.load("run/checkpoints/best.ckpt", weights_only=True)["loss"]["weight"]
     assert len(weight) == 3
     assert max(weight) == weight[0]  # "high" is the rare one
@@ -103,7 +108,7 @@ def test_sample_weights(grades, command):
     arguments = ["task=multiclass", *table("name", "w"), *SHORT]
     code, out, err = command(*arguments, "data.sample_weight=w")
     assert (code, err) == (0, "")
-    assert "weighted in the loss by data.sample_weight" in out
+    assert "metrics are unweighted" in planned("sample weights")
     assert "w" not in out.split("features", 1)[1].split("rows")[0].split()
     weighted = metrics()
     assert command(*arguments, "data.exclude=[grade,rare,w]")[0] == 0
@@ -135,9 +140,7 @@ def test_the_decision_is_tuned_saved_and_used(grades, command, monkeypatch, caps
     allowed = "ignore_warnings=[few_positives]"
     code, out, err = command("task=binary", "decision.metric=f1", allowed, *table("rare"), *SHORT)
     assert (code, err) == (0, "")
-    assert "a threshold, tuned on val for f1; probabilities calibrated by a temperature" in " ".join(
-        out.split()
-    )
+    assert "a threshold tuned for f1; calibrated by a temperature" in " ".join(out.split())
     content = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     threshold, temperature = content["task"]["threshold"], content["task"]["temperature"]
     assert f"threshold     {threshold:.3g}" in out
@@ -171,7 +174,7 @@ def test_the_decision_is_tuned_saved_and_used(grades, command, monkeypatch, caps
 def test_a_custom_threshold_is_kept(grades, command):
     code, out, _ = command("task=binary", "task.threshold=0.3", *table("rare"), *SHORT)
     assert code == 0
-    assert "1 where the probability is at least 0.3" in out
+    assert "1 if the probability is >= 0.3" in out
     task = torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]
     assert task["threshold"] == 0.3
     assert task["temperature"] != 1
@@ -188,7 +191,7 @@ def test_nothing_is_tuned_without_a_decision(grades, command):
 def test_class_factors_are_tuned_for_a_metric(grades, command):
     code, out, _ = command("task=multiclass", "decision.metric=balanced_accuracy", *table("name"), *SHORT)
     assert code == 0
-    assert "by factors tuned on val for balanced_accuracy" in " ".join(out.split())
+    assert "with class factors tuned for balanced_accuracy" in " ".join(out.split())
     assert len(torch.load("run/checkpoints/best.ckpt", weights_only=True)["task"]["prior_correction"]) == 3
     matrix = pl.read_csv("run/confusion_matrix.csv")
     assert matrix["true"].to_list() == ["high", "low", "mid"]
@@ -203,16 +206,15 @@ def test_top_k_and_min_labels(command):
         assert (code, err) == (0, "")
         rows = [json.loads(row) for row in pl.read_csv("run/predictions.csv")["prediction"]]
         assert {len(row) for row in rows} == {3} if "top_k" in setting else min(map(len, rows)) >= 3
-        assert (
-            "the 3 most probable labels" if "top_k" in setting else "and at least 3 label(s)"
-        ) in " ".join(out.split())
+        rule = "the 3 most probable labels" if "top_k" in setting else "at least 3 label"
+        assert rule in planned("decision")
 
 
 def test_mixup(grades, command):
     arguments = ["task=multiclass", *table("name"), *SHORT]
     code, out, err = command(*arguments, "mix=mixup", "mix.alpha=1")
     assert (code, err) == (0, "")
-    assert "mixup of the training batches" in out
+    assert "mixup of the training batches" in planned("mix")
     mixed = metrics()["test/loss"]
     assert command(*arguments)[0] == 0
     assert metrics()["test/loss"] != mixed
@@ -221,36 +223,36 @@ def test_mixup(grades, command):
 def test_the_head_is_initialised_from_the_class_frequencies(grades, command):
     for setting, is_initialised in ((), True), (("bias_init=null",), False):
         _, out, _ = command("task=multiclass", *setting, *table("name"), *SHORT, "check_only=true")
-        assert ("starts from the shares of the train labels" in out) == is_initialised
+        assert ("the class frequencies in the training rows" in out) == is_initialised
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["loss.weight=[1,2]"], "weight must have one value per output, shape (3,) for multiclass with 3 classes"),
-        (["loss.weight=[1,-2,1]"], "weight must be finite and at least 0, got -2 for 'low'"),
-        (["loss.weight={high:2,hihg:3}"], "weight is given for 'hihg', but multiclass with 3 classes has no such output. Did you mean 'high'?"),
+        (["loss.weight=[1,-2,1]"], "weight must be finite and >= 0, got -2 for 'low'"),
+        (["loss.weight={high:2,hihg:3}"], "Unknown name 'hihg' in weight. Did you mean 'high'?"),
         (["loss.weight=[0,0,0]"], "weight is 0 for all outputs"),
-        (["loss.weight=ballanced"], "There is no weight 'ballanced'. Did you mean 'balanced'?"),
+        (["loss.weight=ballanced"], "Unknown weight 'ballanced'. Did you mean 'balanced'?"),
         (["loss.beta=0.9"], "beta has no effect without weight=effective_number"),
-        (["loss.label_smoothing=1"], "label_smoothing must be below 1"),
-        (["loss=focal", "loss.gamma=-1"], "gamma must be a number of at least 0, got -1"),
+        (["loss.label_smoothing=1"], "label_smoothing must be < 1, got 1"),
+        (["loss=focal", "loss.gamma=-1"], "gamma must be a number >= 0, got -1"),
         (["loss=asymmetric"], "Loss 'asymmetric' has no softmax form, which task=multiclass requires"),
         (["loss=dice"], "Loss 'dice' compares regions"),
         (["loss=zlpr"], "Loss 'zlpr' has no softmax form"),
         (["loss=auto", "+loss.gamma=2"], "Loss 'auto' has no option 'gamma'"),
         (["loss=logit_adjusted", "loss.prior=[0.5,0.5]"], "prior must have one value per output, shape (3,)"),
-        (["bias_init=prio"], "There is no bias_init 'prio'. Did you mean 'prior'?"),
-        (["mix=mixup", "mix.alpha=0"], "alpha must be above 0"),
-        (["mix=cutmix"], "inputs of shape (2, 4) have none: mix=mixup"),
-        (["decision.metric=f1_micro"], "There is no decision.metric for task=multiclass 'f1_micro'"),
-        (["decision.calibration=platt"], "There is no calibration 'platt'"),
+        (["bias_init=prio"], "Unknown bias_init 'prio'. Did you mean 'prior'?"),
+        (["mix=mixup", "mix.alpha=0"], "alpha must be a number > 0, got 0"),
+        (["mix=cutmix"], "got inputs of shape (2, 4). Set mix=mixup"),
+        (["decision.metric=f1_micro"], "decision.metric for task=multiclass 'f1_micro'"),
+        (["decision.calibration=platt"], "Unknown calibration 'platt'"),
         (["decision.recall=2"], "recall must be a number from 0 to 1, got 2"),
         (["decision.recall=0.5"], "recall=0.5 has no effect without decision.metric=precision_at_recall"),
-        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds"),
-        (["data.sample_weight=[w,x0]"], "data.sample_weight is one column, got 2: w, x0."),
+        (["decision.metric=f1_macro", "decision.shrinkage=5"], "shrinkage=5 has no effect"),
+        (["data.sample_weight=[w,x0]"], "data.sample_weight must be one column, got 2: w, x0."),
         (["callbacks.early_stopping.patience=3"], "callbacks.early_stopping.patience has no effect: the run trains"),
-        (["decision.shrinkage=-1"], "shrinkage must be a number of at least 0"),
+        (["decision.shrinkage=-1"], "shrinkage must be a number >= 0"),
         (["decision.per_label=maybe"], "per_label must be true or false, got 'maybe'"),
         (["+decision.k=3"], "decision has no option 'k'"),
         (["decision=none", "decision.metric=f1"], "decision.metric cannot be combined with decision=none, which has no settings."),
@@ -265,13 +267,13 @@ def test_errors_of_a_multiclass_task(grades, command, arguments, message):
     ("arguments", "message"),
     [
         (["task.threshold=1.5"], "threshold must be a number from 0 to 1, got 1.5"),
-        (["task.threshold=[0.5,0.5]"], "threshold needs one number per output (1), got 2"),
+        (["task.threshold=[0.5,0.5]"], "threshold requires one number per output (1), got 2"),
         (["task.threshold=0.3", "decision.metric=f1"], "task.threshold=0.3 cannot be combined with decision.metric=f1"),
-        (["loss.weight=balanced"], "To weigh its positives against its negatives: pos_weight=auto"),
-        (["loss.pos_weight=-2"], "pos_weight must be finite and at least 0, got -2 for 'yes'"),
-        (["loss=zlpr", "loss.pos_weight=auto"], "pos_weight is a factor of the loss of single labels"),
-        (["decision.calibration=per_label"], "calibration=per_label is for multilabel"),
-        (["decision.shrinkage=5"], "shrinkage=5 has no effect where no thresholds of labels are tuned"),
+        (["loss.weight=balanced"], "Set pos_weight=auto to weight"),
+        (["loss.pos_weight=-2"], "pos_weight must be finite and >= 0, got -2 for 'yes'"),
+        (["loss=zlpr", "loss.pos_weight=auto"], "Loss 'zlpr' does not support pos_weight"),
+        (["decision.calibration=per_label"], "calibration=per_label is only for multilabel"),
+        (["decision.shrinkage=5"], "shrinkage=5 has no effect"),
     ],
 )  # fmt: skip
 def test_errors_of_a_binary_task(grades, command, arguments, message):
@@ -314,7 +316,9 @@ def rare(tmp_path):
     return ["task=binary", "data=table", "data.path=rare.csv", "data.target=bad", *SHORT]
 
 
-LINE = r"f1 (0\.\d\d) at threshold (0\.\d+) on the validation rows \((0\.\d\d) at ([0-9.]+)\): decision\.metric=f1"
+LINE = (
+    r"f1 is (0\.\d\d) at threshold (0\.\d+), but (0\.\d\d) at the current ([0-9.]+)\. Set decision\.metric=f1"
+)
 
 
 def test_the_binary_threshold_is_one_half_and_another_one_is_suggested(rare, command):
@@ -334,18 +338,15 @@ def test_the_binary_threshold_is_one_half_and_another_one_is_suggested(rare, com
 def test_pos_weight_leaves_probabilities_calibrated(rare, command):
     code, out, err = command(*rare, "trainer.max_epochs=10", "loss.pos_weight=10")
     assert (code, err) == (0, "")
-    text = " ".join(out.split())
-    assert "1 where the logit is at least 0, the decision that pos_weight implies" in text
-    assert (
-        "calibrated by a temperature, after subtracting the shift that pos_weight adds to the logits" in text
-    )
+    assert "1 if the logit is >= 0, which pos_weight implies" in " ".join(out.split())
+    assert "after the shift of the logits by pos_weight is removed" in planned("decision")
     p = pl.read_csv("run/predictions.csv")["p_1"]
     truth = pl.read_csv("rare.csv")["bad"]
     assert p.mean() == pytest.approx(truth.mean(), abs=0.03)
     assert metrics()["test/f1"] == metrics()["test/default_decision/f1"]  # the decisions of the net itself
     assert metrics()["test/brier_score"] < metrics()["test/default_decision/brier_score"] - 0.03
     _, out, _ = command(*rare, "loss.pos_weight=10", "decision=none")
-    assert "probabilities are not calibrated, as pos_weight of the loss moves them" in " ".join(out.split())
+    assert "probabilities are not calibrated, as pos_weight shifts the logits" in planned("decision")
 
 
 def test_a_marker_of_missing_features_is_not_a_class(tmp_path, command):
