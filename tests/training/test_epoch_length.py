@@ -63,7 +63,7 @@ FITS = {
 @pytest.mark.parametrize("options", WORKERS, ids=str)
 @pytest.mark.parametrize("how", FITS)
 def test_a_data_set_that_raises_stop_iteration(how, options):
-    stage = "training" if how == "train" else "validation"
+    stage = {"train": "training", "val": "validation", "validate": "validation"}.get(how, how)
     message = (
         f"Expected 10 {stage} batches (the length of the loader), got 6. Stops[26] raises StopIteration."
     )

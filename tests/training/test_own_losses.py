@@ -83,7 +83,7 @@ def test_a_criterion_that_a_chunked_head_cannot_compute():
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), "focal"])
 def test_a_task_of_another_kind_is_rejected_when_it_is_assigned(criterion):
     module = with_criterion(ls.Multiclass(3), criterion)
-    with pytest.raises(ValueError, match="targets of task=multilabel"):
+    with pytest.raises(ValueError, match=r"task=multilabel|task is multilabel"):
         module.task = ls.Multilabel(3)
     with pytest.raises(TypeError, match="make_task"):
         module.task = "multilabel"
