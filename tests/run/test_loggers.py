@@ -177,7 +177,7 @@ def test_mlflow_skinny_has_no_databases(command, monkeypatch, tmp_path):
         ),
         (
             "logger=mlflow logger.run_name=x",
-            "Unknown setting 'logger.run_name'. Did you mean logger.mlflow.run_name?",
+            "Unknown setting 'logger.run_name'. Did you mean 'logger.mlflow.run_name'?",
         ),
         (
             "logger.version=a",

@@ -52,7 +52,7 @@ from lossselect.run.trainer import build_trainer
         ),
         (
             "+trainer.max_time=5",
-            "trainer.max_time must be text, or a mapping of integers, or null, got 5.",
+            "trainer.max_time must be a string, or a mapping of integers, or null, got 5.",
         ),
         ("+trainer.max_steps=1.5", "trainer.max_steps must be an integer, got 1.5."),
         (
