@@ -212,6 +212,8 @@ def train(config: DictConfig) -> float | None:
     folder_lines = _prepare_folder(config, folder, module.task, start, writes)
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())
+    if inferred := getattr(getattr(data, "splits", None), "reason", None):
+        print_safely(f"task=auto: {module.task} ({inferred}).")
     print("explain=true shows all choices, their reasons, and the settings that change them.")
     if writes:
         with atomic_write(folder / "plan.json") as path:

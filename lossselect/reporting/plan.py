@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = {
     **dict.fromkeys(("task", "classes", "loss", "options", "target", "head"), 1),
     **dict.fromkeys(("weights", "decision", "metrics", "data", "model"), 2),
-    **dict.fromkeys(("training", "device", "resumed", "previous_run", "outputs"), 1),
+    **dict.fromkeys(("training", "device"), 1),
+    **dict.fromkeys(("resumed", "previous_run", "outputs"), 9),  # with a path, which must not be cut
 }
 """Names of the lines in a plan's summary, and the rows of a terminal that each may fill."""
 
