@@ -275,7 +275,7 @@ class TestWarnings:
         assert re.search(
             r"Row \d+ of column 'y': label 'setosa' was never seen in training.*\(In species\.csv\.\)", err
         )
-        code, out, err = command(*arguments, "data.handle_unknown=ignore")
+        code, _out, err = command(*arguments, "data.handle_unknown=ignore")
         assert code == 0
         count = frame.filter(pl.col("y") == "setosa").height
         assert (
