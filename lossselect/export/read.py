@@ -112,7 +112,7 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise many types, for example for another version of a format
-        problem = f"{type(error).__name__}: {first_sentence(error)}".rstrip(".")
+        problem = f"{type(error).__name__}: {first_sentence(error)}"
         raise CheckpointError(f"{path} cannot be read as a model: {problem}. Export it again.") from None
 
 
