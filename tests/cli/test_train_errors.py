@@ -152,8 +152,14 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
     ("arguments", "message"),
     [
         (["NoTrain"], "`train_dataloader` must be implemented"),
-        (["NoVal", "monitor=val/loss"], "There is no validation batch"),
-        (["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"], "There is no validation batch"),
+        (
+            ["NoVal", "monitor=val/loss"],
+            "There is no validation batch, but val/loss chooses the best checkpoint",
+        ),
+        (
+            ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
+            "There is no validation batch, but val/loss chooses",
+        ),
         (["Data", "+data.rows=0"], "No step was taken. The training loader is empty"),
         (
             ["Data", "+data.rows=10", "+data.drop_last=true"],
