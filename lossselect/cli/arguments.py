@@ -76,26 +76,32 @@ def order_arguments(arguments: Sequence[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
-        word = rest[0] if rest and not re.search("=|^-", rest[0]) else None  # may be a value
         if name in FLAGS and (FLAGS[name] or not equals):
-            choices = CHOICES.get(name, ())
-            if FLAGS[name] and not equals:
-                is_next = bool(rest) and not rest[0].startswith("-") and (not choices or rest[0] in choices)
-                value = rest.pop(0) if is_next else "all" if name in ("--info", "-i") else word or ""
-                if not value:
-                    raise ConfigError(f"{name} requires a value.")
-            if choices and value not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-            flags += [name, value] if FLAGS[name] else [argument]
+            flags += [name, _flag_value(name, value, rest)] if FLAGS[name] else [name]
         elif not argument.startswith("-") and (equals or argument.startswith("~")):
             settings.append(argument)
         else:
+            word = rest[0] if rest and not re.search("=|^-", rest[0]) else None  # may be a value
             fix, uses_word = _correct(argument, word)
             fixes.append(fix)
             rest = rest[uses_word:]
     if fixes:
         raise ConfigError(f"Settings are written KEY=VALUE: use {' '.join(fixes)}.")
     return [*flags, *settings]
+
+
+def _flag_value(name: str, value: str, rest: list[str]) -> str:
+    """Return the value of one of Hydra's flags; without one, remove it from the start of `rest`."""
+    choices = CHOICES.get(name, ())
+    is_optional = name in ("--info", "-i")
+    if not value and rest and (rest[0] in choices if is_optional else not rest[0].startswith("-")):
+        value = rest.pop(0)
+    value = value or "all" * is_optional
+    if not value:
+        raise ConfigError(f"{name} requires a value.")
+    if choices and value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
 
 
 def _correct(argument: str, word: str | None) -> tuple[str, bool]:

@@ -336,11 +336,12 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
 
             - `reduction`: "mean" (default), "sum" or "none";
             - `weight`: factors >= 0 of the classes or labels, (C,), by position or by name; "balanced" or
-              "effective_number" (with its `beta`, 0.999 by default) computes them from the training labels;
-            - `pos_weight` (sigmoid only): factors >= 0 of the positives, one per output or one for all;
+              "effective_number" computes them from the training labels;
+            - `beta`: of weight="effective_number", in [0, 1), by default 0.999;
+            - `pos_weight`: under sigmoid, factors >= 0 of the positives, one per output or one for all;
               "auto" computes them from the training labels;
             - `label_smoothing`: in [0, 1);
-            - `prior` (of `logit_adjusted`): the frequency of each class, or of the positives of each label;
+            - `prior`: of `logit_adjusted`, the frequency of each class, or of the positives of each label;
               by default computed from the training labels;
             - `counts`: `count_labels(task, labels)` of the training labels.
 

@@ -125,9 +125,8 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
-    if (
-        buffer.share == 1 and not module._trailing_dims
-    ):  # with trailing dimensions a "row" is a position, such as a pixel
+    # with trailing dimensions a "row" is a position, such as a pixel
+    if buffer.share == 1 and not module._trailing_dims:
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]
@@ -261,9 +260,9 @@ def best_checkpoint(trainer: Trainer, callback: ModelCheckpoint, resumed: bool) 
             "checkpoint. Train for longer (does trainer.max_steps end within an epoch?), or validate more "
             "often (trainer.check_val_every_n_epoch)."
         )
-    if score.isnan():
+    if not score.isfinite():  # Lightning stores an infinity for NaN
         raise DataError(
-            f"{callback.monitor} was NaN in each epoch, so there is no best checkpoint. The labels may have "
-            "no positives or no negatives. Set monitor=val/loss."
+            f"{callback.monitor} was NaN or infinite in each epoch, so there is no best checkpoint. The "
+            "labels may have no positives or no negatives. Set another monitor, such as monitor=val/loss."
         )
     return callback.best_model_path

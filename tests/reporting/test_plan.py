@@ -52,6 +52,13 @@ class TestPlan:
         assert all(line.value.endswith(" ...") and not line.why + line.change for line in lines)
         assert plan.summary()["task"].value == "a long value a long value a long value a long value ..."
 
+    @pytest.mark.parametrize("name", ["resumed", "previous_run", "outputs"])
+    def test_a_summary_contains_whole_paths(self, name):
+        path = "/home/me/" + "a_folder/" * 9
+        assert (
+            Plan("Plan", [Line(name, f"from {path}, after 8 steps")]).summary()[name].value.count(path) == 1
+        )
+
     def test_plain_values(self):
         assert json.loads(self.plan.to_json()) == self.plan.to_dict()
         assert self.plan.to_dict()["lines"][1] == {"name": "head", "value": "3", "why": "", "change": ""}

@@ -1,4 +1,13 @@
-"""Asymmetric loss: focal loss with different focusing of positives and negatives."""
+"""Asymmetric loss: focal loss with different focusing of positives and negatives.
+
+Options:
+    gamma_neg: Down-weighting g- of easy negatives, >= 0.
+    gamma_pos: Down-weighting g+ of easy positives, >= 0; with gamma_neg = 0 and clip = 0 this is BCE.
+    clip: The margin m, in [0, 1); 0 gives the focal loss for negatives.
+
+References:
+    Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021, arXiv:2009.14119.
+"""
 
 import math
 
@@ -15,16 +24,6 @@ def sigmoid_asymmetric(
     p = sigmoid(logit). A negative with a probability up to the margin m = clip costs nothing, and the loss of
     a negative with p near 1, which is likely mislabelled, is limited. The gradient is that of the formula;
     the authors' code excludes the powers from it by default.
-
-    Args:
-        logits: Raw logits, (N, L, ...).
-        target: 0/1 or soft labels, (N, L, ...).
-        gamma_neg: Down-weighting g- of easy negatives, >= 0.
-        gamma_pos: Down-weighting g+ of easy positives, >= 0; with gamma_neg = 0 and clip = 0 this is BCE.
-        clip: The margin m, in [0, 1); 0 gives the focal loss for negatives.
-
-    References:
-        Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021, arXiv:2009.14119.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Generalised cross-entropy, which limits the cost of a wrong label to 1 / q.
 
-The option q ranges from 0.001 (nearly cross-entropy) to 1 (the absolute error, which is robust to label noise
-but learns slowly).
+Options:
+    q: From 0.001 (nearly cross-entropy) to 1 (absolute error: robust to label noise, but learns slowly).
 
 References:
     Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.

@@ -1,7 +1,10 @@
 """Logit-adjusted cross-entropy, which corrects the logits for the class frequencies.
 
 `prior`, in (0, 1) and broadcast over the logits, is the frequency r of each class, or of each label's
-positives, in the training rows. The option tau >= 0 is the strength of the correction; 0 gives cross-entropy.
+positives, in the training rows.
+
+Options:
+    tau: Strength of the correction, >= 0; 0 gives cross-entropy.
 
 References:
     Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.

@@ -1,7 +1,8 @@
 """Poly-1 loss: cross-entropy with a different first coefficient in its series in 1 - p.
 
-The option epsilon >= -1 is added to that coefficient; 0 gives cross-entropy. Below -1 the gradient of easy
-elements or samples would have the wrong sign.
+Options:
+    epsilon: Added to that coefficient, >= -1; 0 gives cross-entropy. Below -1 the gradient of easy elements
+        or samples would have the wrong sign.
 
 References:
     Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
