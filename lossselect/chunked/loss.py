@@ -60,7 +60,7 @@ def chunked_loss(
         loss: Loss that `select_loss` returned; see `chunkable`.
         logits: Logits that a `ChunkedLinear` returned.
         target: `SparseLabels` (sigmoid), or class indices (N,), -100 where missing (softmax).
-        sample_weight: Weight of each row (N,).
+        sample_weight: Weight of each row (N,), >= 0.
         observe: Called with the rows, the columns and the logits of each block, which it must not change.
 
     Returns:

@@ -147,7 +147,7 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     try:
         with initialize_config_module("lossselect.configs", version_base="1.3"):
             node: Any = compose("train", overrides=chosen)
-    except (HydraException, OmegaConfBaseException):  # with variants from the user's config folder, say
+    except (HydraException, OmegaConfBaseException):  # for example, variants from the user's config folder
         return message + plus
     place, available = "", sorted({*node, "task", "experiment"})
     for name in key.split("."):  # the first name that the config lacks

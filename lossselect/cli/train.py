@@ -1,6 +1,6 @@
 """`lossselect-train` and `python train.py`: train, evaluate and predict as a Hydra config describes.
 
-A misspelt setting is reported before torch is imported, and most other mistakes before lightning is.
+A misspelt setting is reported before torch is imported, and most other mistakes before Lightning.
 """
 
 import os
@@ -273,7 +273,7 @@ def train(config: DictConfig) -> float | None:
 def _prepare_folder(
     config: DictConfig, folder: Path, task: "Task", start: tuple[Path, Mapping[str, Any]] | None, writes: bool
 ) -> "list[Line]":
-    """Move the files of an earlier run out of the way; return the plan's lines about that and `start`."""
+    """Move the files of an earlier run out of the way; return the plan's lines about that and resuming."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run

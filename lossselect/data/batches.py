@@ -118,13 +118,18 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
 
 
 class TensorBatches(Dataset[Any]):
-    """Data set of rows in memory, indexed one batch at a time.
+    """Data set of rows in memory, indexed one batch at a time; see `EncodedBatch` for its items.
 
     Args:
-        inputs: A tensor, or any object that is indexed by rows like one.
-        target: The same, or `SparseLabels`.
-        rows: Indices of the rows of this data set; all rows by default.
-        weights: Sample weights of all rows in the loss, (N,).
+        inputs: A tensor (N, ...), or any object that is indexed by rows like a tensor.
+        target: The canonical target, as `task.encode` returns it, or `SparseLabels`.
+        rows: Integer tensor (n,) with the indices of the rows of this data set; all N rows by default.
+        weights: Sample weights (N,) in the loss, >= 0; None for no weights.
+
+    Example:
+        >>> loader = TensorBatches(torch.zeros(5, 3), torch.zeros(5, 1)).loader(batch_size=2)
+        >>> [tuple(batch.inputs.shape) for batch in loader]
+        [(2, 3), (2, 3), (1, 3)]
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class TensorBatches(Dataset[Any]):
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
         self.device = torch.device("cpu")  # device of inputs, target and weights
-        self.dense = True  # whether batches of sparse labels are float32 (n, num_labels), else sparse
+        self.dense = True  # whether batches of sparse labels are converted to float32 (n, num_labels)
         self.pins = False  # whether batches are pinned in memory, so that copying to a GPU is asynchronous
 
     def __len__(self) -> int:

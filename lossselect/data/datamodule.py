@@ -18,7 +18,7 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.devices import free_memory
 
 MAX_DEVICE_SHARE = 8
-"""Rows are stored on a GPU if they take at most 1 / MAX_DEVICE_SHARE of its free memory."""
+"""Divisor of a GPU's free memory: rows are stored there if they take at most this part of it."""
 
 
 class TensorData(LightningDataModule):

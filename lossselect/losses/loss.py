@@ -31,14 +31,14 @@ class Loss(nn.Module):
     target with e = label_smoothing, and w the sample weight. The values equal torch's under sigmoid and for
     class indices; one-hot and soft forms of the same labels give the same values. Missing labels (NaN, or
     -100 among indices) are ignored; if no label is left, the mean and its gradient are 0. A formula that
-    pools (`zlpr` the labels of a row, `dice` the pixels of a region) returns s itself, with d = 1 for each
-    pool that has a label.
+    pools elements (`zlpr` the labels of a row, `dice` the pixels of a region) returns s itself, with d = 1
+    for each pool that has a label.
 
     Shapes:
         logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
-        `task.encode` returns it; sample_weight (N,) or (N, ...). Returns a scalar in nats for "mean" and
-        "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax, zlpr), 0 where the
-        label is missing.
+        `task.encode` returns it; sample_weight (N,) or (N, ...), >= 0. Returns a scalar in nats for "mean"
+        and "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax, zlpr), 0 where
+        the label is missing.
 
     Raises:
         ConfigError, OptionTypeError: at construction, see `select_loss`.

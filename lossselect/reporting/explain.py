@@ -31,8 +31,17 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
             `select_loss`.
         options: Options of the loss, such as `gamma=1.0`.
 
+    Returns:
+        A plan with a line for each choice; `print` shows it.
+
     Raises:
-        ConfigError: The loss is unknown, is not available for the task, or has no such option.
+        ConfigError: the loss is unknown, is not available for the task, or has no such option.
+        OptionTypeError: `task` is not a task, or an option has the wrong type.
+
+    Example:
+        >>> from lossselect import Binary
+        >>> explain_task(Binary())["head"].value
+        '1 logit'
     """
     if isinstance(loss, str | Mapping):
         name, named = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")

@@ -1,4 +1,4 @@
-"""Write report.html, and its figures as files."""
+"""The report of a run, report.html, and its figures as files."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
 
-UNDEFINED = "\N{EN DASH}"  # sort.js has it, too
+UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""The results of a run: metrics.json, tables and predictions, each written whole or not at all."""
+"""The results of a run: metrics.json, tables and predictions, each written atomically."""
 
 import json
 import math

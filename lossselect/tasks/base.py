@@ -53,7 +53,7 @@ class Task(ABC):
     """Metric shown next to the loss during training."""
     train_metrics: ClassVar[tuple[str, ...]]
     target_spec: ClassVar[str]
-    """Description of the canonical target, for the plan."""
+    """Description of the canonical target: dtype, shape and values."""
     untuned_rule: ClassVar[str]
     """Description of the decision on uncalibrated logits, for the plan."""
     _width_field: ClassVar[str | None] = None

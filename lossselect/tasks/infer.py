@@ -114,6 +114,7 @@ def check_task(task: Task, target: Any) -> Task:
 
     Raises:
         DataError: labels that do not fit; names the row, the value, the fix and the inferred task.
+        OptionTypeError: `task` is not a task.
 
     Example:
         >>> from lossselect import Binary
