@@ -131,7 +131,7 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       other metrics round them, 0.5 to the positive value.
     - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): only for ordered classes.
 
-    `update` takes `task.probabilities(logits)` and `task.encode(labels)`, and optionally `predictions` and
+    `update` accepts `task.probabilities(logits)` and `task.encode(labels)`, and optionally `predictions` and
     `log_odds=task.log_odds(logits.double())`. Rankings use the log-odds: float32 probabilities of logits
     above 17 are tied.
 
