@@ -186,7 +186,7 @@ class SigmoidSums(Sums):
                 block.mul_(a + b).sub_(a)
             if has_weight:
                 block.mul_(weight)
-            # for large z sigmoid(z) rounds to 1, but sigmoid(-z) keeps the difference to 1
+            # for large z sigmoid(z) rounds to 1; sigmoid(-z) is the difference from 1 without rounding
             flat[places] = label_b * z.sigmoid() - label_a * (-z).sigmoid()
             if unknown_places is not None:
                 flat.index_fill_(0, unknown_places, 0)

@@ -20,7 +20,7 @@ from lossselect.utils.terminal import print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
 
 REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
-"""Variable by which the first process tells the others that it, not the user, has set HYDRA_FULL_ERROR."""
+"""Variable that is set if the first process, rather than the user, has set HYDRA_FULL_ERROR."""
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and REWORDS_ERRORS not in os.environ
 """True if the user has set HYDRA_FULL_ERROR=1, to see the traceback of each error."""
@@ -115,7 +115,7 @@ def print_version() -> None:
 def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = False) -> Iterator[None]:
     """Print an error that the user can fix as one message without a traceback, and exit with code 1.
 
-    Hydra turns errors of a callback into warnings and continues, so there any other error exits as well.
+    Hydra turns errors of a callback into warnings and continues: `in_callback` makes other errors exit too.
     """
     try:
         yield
@@ -137,7 +137,7 @@ def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = 
 
 
 def first_process_ends() -> bool:
-    """Wait 8 s for the process that started this one; return whether it ended, and printed the error."""
+    """Return whether the process that started this one, and prints its errors, ends within 8 s."""
     parent = os.getppid()
     for _ in range(80):  # it may first write a report
         time.sleep(0.1)

@@ -108,7 +108,7 @@ def main() -> None:
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
         for argument in sys.argv[1:]
     ]
-    # as for `python train.py`: modules in the current folder are found, but shadow no others
+    # like `python train.py`, find modules in the current folder; last, so that they shadow no others
     sys.path.append(os.getcwd())
     if not is_first_process():
         _silence_process()

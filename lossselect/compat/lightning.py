@@ -36,7 +36,7 @@ LOADER_PREPARATION = "_data_connector._prepare_dataloader"  # adds a distributed
 
 
 def wrap(root: object, path: str, around: Callable[..., Any]) -> None:
-    """Replace the method at `path` from `root` by `around(method, ...)`, `method` being that of the class."""
+    """Replace the method at `path` from `root` by `around(method, ...)`, with `method` from the class."""
     owner, name = _find_owner(root, path)
     if (method := getattr(type(owner), name, None)) is None:
         raise UnsupportedError(

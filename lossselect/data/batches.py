@@ -46,7 +46,7 @@ class Block:
 
 
 def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
-    """Return views of each batch's rows, or copies of those that are not aligned."""
+    """Return each batch's rows as a view, or as a copy if the view is not aligned."""
     if values is None:
         return [None] * len(sizes)
     return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
@@ -64,7 +64,7 @@ def check_enough_rows(owner: str, num_rows: int, processes: int) -> None:
 class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that Lightning does not replace it
     """Sampler of batches of row indices for a DataLoader with batch_size=None; seed and epoch set the order.
 
-    With W processes, the process of rank r takes the rows at r, r + W, r + 2 W, ... of that order. Each row
+    With W processes, the process of rank r takes the positions r, r + W, r + 2 W, ... of the order. Each row
     is used once, whereas torch's own sampler repeats some. Together, the W processes take the same batches as
     one process with W times the batch size. All processes have the same number of batches; the last batch may
     have one more row in some processes.
@@ -74,7 +74,7 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
         batch_size: The number of rows per batch and process.
         shuffle: Whether the order is random; else the rows keep their order.
         seed: Seed of the order, by default torch's initial seed.
-        num_replicas: The number of processes, by default that of torch.distributed.
+        num_replicas: The number of processes, by default the world size of torch.distributed.
         rank: The rank of this process, used with `num_replicas`.
     """
 

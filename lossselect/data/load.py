@@ -251,7 +251,7 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
-    """Return the null values that also mean "missing" in labels: those that are not classes or numbers."""
+    """Return the null values that also mean "missing" in labels: all but numbers and names of classes."""
     words: list[Any] = [word for word in parser.null_values if as_number(word) is None]
     words += [math.nan] if parser.nan == "missing" else []
     named = {str(value).lower() for value in classes}

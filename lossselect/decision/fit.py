@@ -134,8 +134,7 @@ def fit_decision(
         task: The task whose threshold, temperature and factors are replaced.
         logits: The raw logits of the validation rows, (N, num_outputs, ...).
         target: The labels of the validation rows, in any form that `task.encode` accepts or returns.
-        loss: The loss that the net was trained with; losses other than those of lossselect and torch are
-            ignored.
+        loss: The loss that the net was trained with; ignored unless it is a loss of lossselect or torch.
         counts: Counts of the training labels, for the class frequencies; by default the validation rows are
             counted.
         options: `metric`, `per_label`, `recall`, `calibration` and `shrinkage`: see `DecisionOptions`.

@@ -120,7 +120,7 @@ class Loss(nn.Module):
 
         They minimise the cross-entropy of the training labels with these weights. Sigmoid: the log-odds of
         each label's frequency. Softmax: the log of each class frequency; for ordered classes the log-odds
-        of being above a class given at least that class. The tau log prior that the loss adds is subtracted.
+        of a class above k, given at least k. The tau log prior that the loss adds is subtracted.
         """
         prior = class_prior(self.task, counts)
         weight, pos_weight = (1 if w is None else w.cpu().numpy() for w in (self.weight, self.pos_weight))
@@ -212,7 +212,7 @@ class Loss(nn.Module):
             check_weight_shape(sample_weight, logits)
 
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
-        """Check values on the CPU; on a device, where the check blocks, only those of the first call."""
+        """Check values on the CPU; on a device, where the check blocks, only in the first call."""
         if target.device.type != "cpu" and self._values_checked:
             return
         self._values_checked = True

@@ -87,7 +87,7 @@ class TaskMetrics(MetricCollection):
                 metric.follow(first)
 
     def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
-        """Return whether a metric is of the task of this collection, and can use its checked batches."""
+        """Return whether a metric belongs to the collection's task, and can use its checked batches."""
         return isinstance(metric, TaskMetric) and metric.task is self.task
 
     def _grouped(self, by_states: bool = True) -> list[list[TaskMetric]]:

@@ -13,7 +13,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 
 
 class Mean(SumMetric):
-    """The mean of a value per label or row; `values` returns those of a batch, and a mask of known ones."""
+    """The mean of a value per label or row; `values` returns a batch's values, and a mask of known ones."""
 
     shape = (2,)
 

@@ -1,4 +1,4 @@
-"""The lines of a plan: the choices that follow from a task, and those of a run."""
+"""The lines of a plan: choices that follow from a task, and choices of a run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any

@@ -121,7 +121,7 @@ def _render(**content: Any) -> str:
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
     environment.filters["cell"] = _format_cell
-    # the digest lets only this script run, also if a class name contains one
+    # the digest allows only this script: a script in a class name does not run
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(template).render(
         script=Markup(script), style=Markup(style), digest=digest, **content

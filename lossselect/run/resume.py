@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from, and the rows of its log that are kept."""
+"""The checkpoint that a run resumes from, and the rows of the log that a resumed run keeps."""
 
 import csv
 from collections.abc import Mapping

@@ -53,7 +53,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             decision is fitted, and without a decision to fit no rows are held out.
         decision: "tuned" for the defaults of `fit_decision` (thresholds for the expected F1, and temperature,
             in multilabel tasks; only the temperature in binary and multiclass tasks), a mapping with other
-            options of it such as `{"metric": "f1_macro"}`, or None for the threshold 0.5.
+            options such as `{"metric": "f1_macro"}`, or None for the threshold 0.5 or most probable class.
         random_state: An integer, a `numpy.random.RandomState`, or None for a seed drawn from NumPy's global
             generator. The state of all other global generators is restored after `fit`.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if one is available.

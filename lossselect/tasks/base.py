@@ -115,7 +115,7 @@ class Task(ABC):
 
     @property
     def positive_name(self) -> str | None:
-        """Name of the class whose probability the single output of a binary task is; None for other tasks."""
+        """Name of the positive class if a single output is its probability (binary tasks), else None."""
         return self.names[1] if self._num_names > self.num_probabilities else None
 
     @abstractmethod

@@ -82,7 +82,7 @@ class Classifier(RecordsArguments, nn.Module):
                 'net must be a torch.nn.Module, a dict such as {"name": "mlp", "num_features": 8}, or None '
                 f"for a subclass that sets self.net, got {net!r}."
             )
-        # Any, so that type checkers let a subclass that sets its own net call it without a check for None
+        # Any, so that a subclass that sets its own net need not check for None to satisfy a type checker
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _make_criterion(loss, task)
         check_head_bias(bias_init)

@@ -1,4 +1,4 @@
-"""Optimizers and schedulers: those of torch by their names, or any callable."""
+"""Optimizers and schedulers, from the name of a torch class or from any callable."""
 
 import inspect
 import math

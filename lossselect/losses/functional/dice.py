@@ -12,7 +12,7 @@ from lossselect.losses.functional._shared import Tensor
 from lossselect.utils.checks import check_float
 
 REGIONS = ("dice",)
-"""Losses that pool positions; other losses that take `known` pool the labels of one position."""
+"""Losses that pool positions; the other losses with the argument `known` pool the labels of one position."""
 
 
 def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:

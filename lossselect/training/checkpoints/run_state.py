@@ -175,7 +175,7 @@ def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[
 def _find_due_schedulers(trainer: Trainer) -> list[int]:
     """Return the indices of ReduceLROnPlateau schedulers that step directly after the checkpoint.
 
-    A resumed run takes that step only if the checkpoint was saved during a validation or at its end.
+    A resumed run takes the step only if the checkpoint was saved during a validation or at its end.
     """
     if compat.data_fetcher(trainer.fit_loop) is None:  # the checkpoint is saved after fit
         return []
