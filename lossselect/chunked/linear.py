@@ -1,7 +1,4 @@
-"""A last layer for very many outputs, which computes its logits in blocks and discards each block.
-
-`chunked_loss` computes the loss and its gradients.
-"""
+"""A last layer for very many outputs, which computes its logits in blocks and discards each block."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache

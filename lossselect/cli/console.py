@@ -137,7 +137,7 @@ def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = 
 
 
 def first_process_ends() -> bool:
-    """Return whether the process that started this one, and prints its errors, ends within 8 s."""
+    """Wait up to 8 s for the process that started this one to print the error; return whether it ended."""
     parent = os.getppid()
     for _ in range(80):  # it may first write a report
         time.sleep(0.1)

@@ -118,7 +118,7 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
 
 
 class TensorBatches(Dataset[Any]):
-    """Data set of rows in memory, indexed one batch at a time; see `EncodedBatch` for its items.
+    """Data set of rows in memory, indexed one batch at a time; a batch is (inputs, target, weights).
 
     Args:
         inputs: A tensor (N, ...), or any object that is indexed by rows like a tensor.

@@ -18,7 +18,7 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.devices import free_memory
 
 MAX_DEVICE_SHARE = 8
-"""Divisor of a GPU's free memory: rows are stored there if they take at most this part of it."""
+"""Divisor of a GPU's free memory; the quotient is the maximum size of rows that are stored on the GPU."""
 
 
 class TensorData(LightningDataModule):

@@ -16,7 +16,7 @@ MIN_IMBALANCE = 10.0
 
 
 class Rule(NamedTuple):
-    """A loss, chosen if `applies` is true for it and for no earlier rule."""
+    """The loss that is chosen if `applies` is true; the first such rule decides."""
 
     name: str
     applies: Callable[[Task, LabelCounts], bool]

@@ -120,7 +120,7 @@ class Loss(nn.Module):
 
         They minimise the cross-entropy of the training labels with these weights. Sigmoid: the log-odds of
         each label's frequency. Softmax: the log of each class frequency; for ordered classes the log-odds
-        of a class above k, given at least k. The tau log prior that the loss adds is subtracted.
+        of a class above k, given at least k, at output k. The tau log prior that the loss adds is subtracted.
         """
         prior = class_prior(self.task, counts)
         weight, pos_weight = (1 if w is None else w.cpu().numpy() for w in (self.weight, self.pos_weight))

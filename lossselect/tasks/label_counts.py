@@ -23,7 +23,7 @@ class LabelCounts:
         positives: (len(task.names),) number of positives of each class or label; soft labels are rounded.
         negatives: (len(task.names),) number of known negatives of each class or label.
         missing: Number of missing labels, over all rows and labels.
-        single: True if each row with known labels has exactly one positive.
+        single: True if each row without missing labels has exactly one class or label.
         mass: (len(task.names),) sums of the labels; equal to `positives` if no label is soft.
         soft: True if some labels are soft.
     """

@@ -1,6 +1,6 @@
 """Readers of features and labels from NumPy files: one .npz, or one .npy each. No pickled code is executed.
 
-A .npy is memory-mapped: only the rows that are used are read.
+A .npy is memory-mapped: only the used rows of features and of label matrices are read.
 """
 
 import zipfile

@@ -1,7 +1,4 @@
-"""A callback that takes several optimizer steps in each iteration of Lightning's loop.
-
-An iteration of the loop has an overhead as large as the step of a small net.
-"""
+"""A callback that takes several steps per iteration of Lightning's loop, which has a high overhead."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -130,7 +130,7 @@ class StepMean:
     def finish(self, module: nn.Module, group: int) -> None:
         """Rescale the gradients before the optimizer step, unless `before_backward` has rescaled them.
 
-        It does not rescale sharded gradients, or after a last micro-batch whose loss has no gradient.
+        It does not rescale sharded gradients, nor after a last micro-batch whose loss has no gradient.
         """
         self._pending = None
         if self._micro_batches:
