@@ -119,13 +119,13 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       `exact_match`: fraction of rows with all labels predicted correctly.
     - `balanced_accuracy`: mean recall of the classes; for binary, and for each label, the mean recall of
       positives and negatives.
-    - `f1_micro`, `f1_macro`: over the classes or labels; for binary over both classes, and `f1` is that of
-      the positive class. As in scikit-learn, a class that is predicted but does not occur counts as 0 in the
+    - `f1_micro`, `f1_macro`: over the classes or labels, for binary over both classes. `f1`: the F1 of the
+      positive class. As in scikit-learn, a class that is predicted but does not occur counts as 0 in the
       multiclass f1_macro.
     - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels. They are exact
       for up to 10 million outputs, then computed from bins of log-odds: see `Ranking`.
-    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): computed from the ranking of the labels in
-      each row.
+    - `ranking_loss`, `coverage_error`, `precision_at_1`, `precision_at_3`, `precision_at_5`: computed from
+      the ranking of the labels in each row.
     - `brier_score`: mean squared difference between probability and label; for multiclass summed over
       classes. `calibration_error`: see `CalibrationError`. These two score soft labels without rounding; all
       other metrics round them, 0.5 to the positive value.

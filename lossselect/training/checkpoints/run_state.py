@@ -1,4 +1,4 @@
-"""State that makes a resumed run bit-identical to one that never stopped, in addition to Lightning's.
+"""State, in addition to Lightning's, that makes a resumed run bit-identical to one that never stopped.
 
 It contains random numbers, the position in the epoch's rows, accumulated gradients, the metrics of the epoch
 so far, and the values logged last.
