@@ -131,6 +131,8 @@ def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
         yield Line("loss", auto if name == "AutoLoss" else name, "", "loss=...")
         return
     formula = (criterion.formula.__doc__ or criterion.formula.__name__).splitlines()[0]
+    formula = formula.removeprefix("Return the ")
+    formula = formula[:1].upper() + formula[1:]
     reason, change = "as configured", "loss=cross_entropy"
     if criterion.name == "cross_entropy":
         reason, change = "the default: the negative log-likelihood of the labels", "loss=focal"
