@@ -105,7 +105,7 @@ def _flag_value(name: str, value: str, rest: list[str]) -> str:
 
 
 def _correct(argument: str, word: str | None) -> tuple[str, bool]:
-    """Return the setting that an argument means, and whether `word`, the one after it, is its value."""
+    """Return the setting that an argument means, and whether the next argument, `word`, is its value."""
     name, equals, value = argument.lstrip("-+").partition("=")
     key, is_dashed = name.replace("-", "_"), argument.startswith("-")
     takes_word = not equals and word is not None and (is_dashed or key not in SWITCHES)
@@ -138,7 +138,7 @@ def _correct(argument: str, word: str | None) -> tuple[str, bool]:
 
 
 def find_group(name: str) -> str | None:
-    """Return the part that has a variant of this name, such as "task" for "binary", or None."""
+    """Return the group of configs with a variant of this name, such as "task" for "binary", or None."""
     if name in LOSSES:
         return "loss"
     groups = dict.fromkeys(("task", "data", *list_variants()))
@@ -160,7 +160,7 @@ def find_value(key: str, arguments: Iterable[str]) -> str:
 def guess(key: str, value: str, arguments: Iterable[str] = ()) -> str | None:
     """Return the answer to a setting that other programs have, such as "Set optimizer.lr=0.1.", or None.
 
-    Settings that `arguments` contain already are left out of it.
+    The answer leaves out settings that `arguments` already contain.
     """
     if settings := _guessed_settings(key, value, arguments):
         return f"Set {settings}."

@@ -36,7 +36,7 @@ def main() -> None:
     elif not re.search("=|^-", name):
         from lossselect.cli.arguments import is_setting_word  # imports OmegaConf
 
-        if not is_setting_word(name):  # else `train` states the right form
+        if not is_setting_word(name):  # otherwise `train` corrects it or raises an error
             sys.exit(
                 f"Unknown command {name!r}.{suggestion(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
             )

@@ -1,6 +1,6 @@
 """`lossselect-train` and `python train.py`: train, evaluate and predict as a Hydra config describes.
 
-A misspelt setting is reported before torch is imported, and most other mistakes before lightning is.
+A misspelt setting is reported before torch is imported, and most other mistakes before Lightning.
 """
 
 import os
@@ -107,7 +107,7 @@ def main() -> None:
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
         for argument in sys.argv[1:]
     ]
-    # as for `python train.py`: modules in the current folder are found, but shadow no others
+    # like `python train.py`, find modules in the current folder; last, so that they shadow no others
     sys.path.append(os.getcwd())
     if not is_first_process():
         _silence_process()
@@ -274,7 +274,7 @@ def train(config: DictConfig) -> float | None:
 def _prepare_folder(
     config: DictConfig, folder: Path, start: tuple[Path, Mapping[str, Any]] | None, writes: bool
 ) -> "list[Line]":
-    """Move the files of an earlier run out of the way; return the plan's lines about that and `start`."""
+    """Move the files of an earlier run out of the way; return the plan's lines about that and resuming."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run

@@ -26,7 +26,7 @@ KEY = "lossselect"  # the metadata entry with the JSON of `ExportedModel.metadat
 
 
 class Prediction(NamedTuple):
-    """The outputs of a model for some rows."""
+    """Logits, probabilities and predictions of a model for some rows."""
 
     logits: Tensor
     probabilities: Tensor
@@ -85,6 +85,10 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     Args:
         path: File ending in .onnx, .safetensors or .pt2.
         trust: Whether to read a .pt2 file, from which torch may run code.
+
+    Returns:
+        A function of features (N, ...), a tensor or an array, which runs on the CPU. Its result has the
+        fields `logits`, `probabilities` and `predictions`, as the task returns them.
 
     Raises:
         FileMissingError: the file does not exist.

@@ -23,8 +23,8 @@ def mlp(
 ) -> nn.Sequential:
     """Return a multilayer perceptron with ReLU and dropout: (N, num_features) -> (N, num_outputs) logits.
 
-    `hidden` lists the widths of the hidden layers. Features are clipped to [-clip, clip], which bounds the
-    influence of outliers; None does not clip.
+    `hidden` lists the widths of the hidden layers. Dropout rates are in [0, 1]. Features are clipped to
+    [-clip, clip], which bounds the influence of outliers; None does not clip.
     """
     from torch import nn
 

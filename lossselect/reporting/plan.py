@@ -1,4 +1,4 @@
-"""Plans, and how they are shown on a console, in a notebook and to a program; explain.py fills them."""
+"""Plans, shown on a console or in a notebook, or written as JSON; explain.py makes their lines."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,13 +39,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Choices under a title. `print` shows them as text; Rich and notebooks show a table.
-
-    Example:
-        >>> from lossselect import Binary, explain_task
-        >>> explain_task(Binary())["head"].value
-        '1 logit'
-    """
+    """Choices under a title. `print` shows them as text; Rich and notebooks show a table."""
 
     title: str
     lines: Sequence[Line] = ()

@@ -1,4 +1,4 @@
-"""The results of a run: metrics.json, tables and predictions, each written whole or not at all."""
+"""The results of a run: metrics.json, tables and predictions, each written atomically."""
 
 import json
 import math
@@ -217,7 +217,7 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
 
 
 def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Gather the batches of all processes; several processes give single rows in the order of the data."""
+    """Gather the batches of all processes; if there are several, as single rows in the order of the data."""
     parts = all_gather(batches)
     if len(parts) == 1:
         return batches

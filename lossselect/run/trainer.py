@@ -1,4 +1,4 @@
-"""Lightning's trainer, built from a config, and Lightning's errors while it starts a run."""
+"""Lightning's trainer, built from a config, and conversion of the errors that it raises at the start."""
 
 import inspect
 import logging
@@ -83,7 +83,7 @@ def _describe_type(expected: Any) -> str:
 
 
 class StageRecorder(Callback):
-    """Records the stage that the start of a fit has reached."""
+    """Records the stage of a starting fit, which determines the error to raise."""
 
     stage = ""
 

@@ -74,9 +74,9 @@ class TestExplainTask:
         ("task", "head", "activation", "formula"),
         [
             (ls.Binary(), "1 logit", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3), "3 logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multiclass(3), "3 logits", "softmax", "Cross-entropy: -sum_c"),
             (ls.Multilabel(14), "14 logits", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3, ordinal=True), "2 logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multiclass(3, ordinal=True), "2 logits", "softmax", "Cross-entropy: -sum_c"),
         ],
     )
     def test_follows_from_the_task(self, task, head, activation, formula):

@@ -19,11 +19,11 @@ from lossselect.utils.checks import check_float
 def sigmoid_asymmetric(
     logits: Tensor, target: Tensor, gamma_neg: float = 4.0, gamma_pos: float = 0.0, clip: float = 0.05
 ) -> Tensor:
-    """Asymmetric loss of each element: y (1 - p)^g+ (-log p) + (1 - y) q^g- (-log(1 - q)), q = max(p - m, 0).
+    """Return the asymmetric loss: y (1 - p)^g+ (-log p) + (1 - y) q^g- (-log(1 - q)), q = max(p - m, 0).
 
     p = sigmoid(logit). A negative with a probability up to the margin m = clip costs nothing, and the loss of
-    a negative with p near 1, which is likely mislabelled, is limited. The gradient is that of the formula;
-    the authors' code excludes the powers from it by default.
+    a negative with p near 1, which is likely mislabelled, is limited. The gradient is exact, whereas the
+    authors' code by default treats the powers as constants.
     """
     import torch
 

@@ -17,7 +17,7 @@ from lossselect.utils.checks import check_float
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
-    """Focal loss of each element: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
+    """Return the focal loss: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
 
     p = sigmoid(logit).
     """
@@ -32,7 +32,7 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss of each sample: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
+    """Return the focal loss: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
 
     log(1 - p) is computed as the log-sum-exp of log p of the other classes: 1 - p would round to 0, where
     the gradient is infinite for gamma < 1.

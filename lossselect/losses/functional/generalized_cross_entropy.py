@@ -15,7 +15,7 @@ MIN_Q = 1e-3
 
 
 def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
-    """Generalised BCE of each element: y (1 - p^q) / q + (1 - y) (1 - (1 - p)^q) / q, p = sigmoid(logit).
+    """Return the generalised BCE: y (1 - p^q) / q + (1 - y) (1 - (1 - p)^q) / q, p = sigmoid(logit).
 
     This equals the softmax form for two classes with logits 0 and x.
     """
@@ -25,7 +25,7 @@ def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
 
 
 def softmax_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
-    """Generalised CE of each sample: sum_c t_c (1 - p_c^q) / q, p = softmax(logits)."""
+    """Return the generalised CE: sum_c t_c (1 - p_c^q) / q, p = softmax(logits)."""
     check_float("q", q, MIN_Q, 1)
     return by_class(-(q * logits.log_softmax(1)).expm1() / q, target)
 
