@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from lossselect.cli.main import COMMANDS
+from lossselect.cli.commands import COMMANDS
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import LOSSES
 from lossselect.run.allowed_classes import OPTIMIZERS

@@ -4,16 +4,9 @@ import re
 import sys
 from importlib import import_module
 
+from lossselect.cli.commands import COMMANDS
 from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import prepare_streams
-
-COMMANDS = {
-    "train": "train and evaluate a classifier; the same as train.py",
-    "explain": "print the plan of such a run without training",
-    "predict": "predict classes and probabilities for the rows of a new file",
-    "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
-    "report": "write the report of a run that ended early",
-}
 
 
 def main() -> None:
