@@ -62,7 +62,7 @@ def test_a_dry_run_of_a_sweep_writes_nothing(what, command, tmp_path):
     assert code == 0, err
     for task in ("binary", "multiclass"):
         assert (f"task={task} {what}" in out) == (what != "explain=json")
-    assert "10 raw logits" in out
+    assert "10 logits" in out
     assert not [*tmp_path.iterdir()]
 
 

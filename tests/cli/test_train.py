@@ -28,7 +28,7 @@ def test_the_results_of_a_run(task, rows, first, command, tmp_path):
         "Results",
         "test (default)",
         "f1_macro",
-        "Binary cross-entropy" if task != "multiclass" else "Cross-ent",
+        "cross_entropy (softmax form)" if task == "multiclass" else "cross_entropy (sigmoid form)",
     ):
         assert word in out
 

@@ -206,7 +206,7 @@ class TestPage:
         )
         page = write_report(tmp_path, of)
         assert page.stat().st_size < 3e6
-        assert "The 8 of 1000 with the most rows." in page.read_text()
+        assert "Shown are the 8 of 1000 with the most rows." in page.read_text()
         assert "1,000 classes" in page.read_text()
 
     def test_pictures_are_files_too(self, tmp_path):
