@@ -19,7 +19,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 INSTALLING = (
-    "Installing into .venv, which takes a minute or two and about 1.4 GB on disk. PyTorch for CPUs is a "
+    "Installing into .venv, which takes a minute or two and 1.5 GB on disk. PyTorch for CPUs is a "
     "download of about 200 MB, PyTorch with CUDA one of several GB."
 )
 

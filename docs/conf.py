@@ -66,8 +66,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     # other libraries: their inventories would have to be fetched
     ("py:.*", r"(collections|os|pathlib|torch|nn|lightning|numpy|torchmetrics)\..*"),
-    # a base class of TaskModule that is not public
-    ("py:class", r"lossselect\.training\.classifier\.Classifier"),
+    ("py:exc", "NotFittedError"),
+    # a base class of TaskModule and two types of results, which are not public
+    ("py:class", r"lossselect\..*\.(Classifier|ExportedModel|Plan)"),
 ]
 
 myst_heading_anchors = 4

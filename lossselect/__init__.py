@@ -1,4 +1,4 @@
-"""Declare the classification task once; head, loss, target, metrics, thresholds and decoding follow.
+"""Classifiers from a task that is declared once: head, loss, target, metrics and decision follow from it.
 
 Names are imported on first use, so `import lossselect` is fast and the core (tasks, losses) imports
 only torch. Lightning and torchmetrics are imported only by `TaskModule` and `make_metrics`.

@@ -1,7 +1,4 @@
-"""A last layer with very many outputs, whose logits are computed in blocks that are not kept.
-
-`chunked_loss` computes the loss and its gradients.
-"""
+"""A last layer for very many outputs, which computes its logits in blocks and discards each block."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -33,10 +30,10 @@ class ChunkedLinear(nn.Linear):
     and checkpoints are the same as for `torch.nn.Linear`.
 
     Args:
-        in_features: Number of features, D.
-        out_features: Number of outputs, C.
+        in_features: Number of features D of the inputs (N, D).
+        out_features: Number of outputs C of the logits (N, C).
         bias: Whether to add a bias.
-        chunk: Number of outputs in a block; None chooses it from the number of rows.
+        chunk: Number of outputs in a block, >= 1; None chooses it from the number of rows.
         **options: Passed to `torch.nn.Linear` (device, dtype).
 
     Raises:
@@ -188,7 +185,7 @@ class ChunkedLogits:
 
 
 class Highest:
-    """The k highest logits of each row and their columns, (N, k) each, an `Observer` of blocks."""
+    """`Observer` that collects the k highest logits of each row and their columns, (N, k) each."""
 
     def __init__(self, logits: ChunkedLogits, k: int) -> None:
         self.logits = logits
@@ -206,7 +203,7 @@ class Highest:
 
     @torch.no_grad()
     def scan(self) -> Self:
-        """Compute all blocks, if no loss does."""
+        """Compute all blocks; only needed if no loss is computed from them."""
         for rows in self.logits.groups():
             for columns, block in self.logits.blocks(rows):
                 self(rows, columns, block)

@@ -51,7 +51,7 @@ def chunked_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean of `loss` over the logits, and its numerator and denominator.
 
-    Up to rounding, value and gradients are those of `loss` for the matrix of logits. For a logit z with label
+    Value and gradients equal those of `loss` for the dense logits, up to rounding. For a logit z with label
     y, sigmoid cross-entropy is a softplus(-z) + b softplus(z) with a = pos_weight y', b = 1 - y' and the
     smoothed label y'. Softmax cross-entropy is sum_c w_c t'_c (log sum_k exp z_k - z_c). Sums are computed in
     float32 or wider, for any dtype of inputs and weight. The result is deterministic.
@@ -60,7 +60,7 @@ def chunked_loss(
         loss: Loss that `select_loss` returned; see `chunkable`.
         logits: Logits that a `ChunkedLinear` returned.
         target: `SparseLabels` (sigmoid), or class indices (N,), -100 where missing (softmax).
-        sample_weight: Weight of each row (N,).
+        sample_weight: Weight of each row (N,), >= 0.
         observe: Called with the rows, the columns and the logits of each block, which it must not change.
 
     Returns:

@@ -18,8 +18,13 @@ def top_metric_names(task: Task, width: int | None = None, counted: bool = True)
 
     Args:
         task: A multilabel or multiclass task.
-        width: Number of outputs; None for very many.
-        counted: Whether the training labels have been counted, which propensities require.
+        width: Number of outputs, >= 1; None for very many.
+        counted: Whether the training labels have been counted, which `psp_at_k` requires.
+
+    Example:
+        >>> from lossselect import Multilabel
+        >>> top_metric_names(Multilabel(2), width=2)
+        ('f1_micro', 'precision_at_1', 'ndcg_at_1', 'psp_at_1')
     """
     ks = [k for k in (1, 3, TOP_K) if width is None or k <= width]
     kinds = ["precision" if task.several_labels else "accuracy", "ndcg", *(["psp"] if counted else [])]

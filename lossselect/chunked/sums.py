@@ -23,7 +23,7 @@ class Gradients:
         self.logits, wide = logits, logits.wide
         self.scale = safe_divide(torch.ones_like(count), count).to(wide)
         inputs, weight, bias = self.parts = logits.inputs, logits.weight, logits.bias
-        # sums over groups of rows would lose precision, and float16 would overflow
+        # in the dtype of the weight, sums over groups would lose precision, and float16 would overflow
         is_wide = weight.dtype == torch.float16 or len([*logits.groups()]) > 1
         dtype = wide if is_wide else weight.dtype
         self.inputs = torch.zeros_like(inputs, dtype=wide) if for_inputs else None
@@ -134,9 +134,9 @@ def _on_cpu(tensor: Tensor) -> bool:
 class SigmoidSums(Sums):
     """Sums over labels: cross-entropy in closed form, other losses by autograd of each block.
 
-    Cross-entropy of a logit z is a softplus(-z) + b softplus(z) with a = p y', b = 1 - y', the pos_weight p
-    and y' = (1 - e) y + e / 2. Its gradient is (a + b) sigmoid(z) - a. A block is first computed as if all
-    labels were negative; then the values of positive labels are corrected.
+    Cross-entropy of a logit z is a softplus(-z) + b softplus(z) with a = p y' and b = 1 - y', where p is
+    pos_weight and y' = (1 - e) y + e / 2 the smoothed label. Its gradient is (a + b) sigmoid(z) - a. A block
+    is first computed as if all labels were negative; then the values of positive labels are corrected.
     """
 
     target: SparseLabels
@@ -186,7 +186,7 @@ class SigmoidSums(Sums):
                 block.mul_(a + b).sub_(a)
             if has_weight:
                 block.mul_(weight)
-            # for large z sigmoid(z) rounds to 1, but sigmoid(-z) keeps the difference to 1
+            # for large z sigmoid(z) rounds to 1; sigmoid(-z) is the difference from 1 without rounding
             flat[places] = label_b * z.sigmoid() - label_a * (-z).sigmoid()
             if unknown_places is not None:
                 flat.index_fill_(0, unknown_places, 0)

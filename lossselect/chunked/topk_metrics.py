@@ -113,7 +113,7 @@ class TopKMetrics(Metric):
         inverse = None if counts is None else torch.from_numpy(1 / propensities(counts))
         self.register_buffer("inverse", inverse, persistent=False)
         k = min(TOP_K, task.num_outputs)
-        # cumulative over ranks: hits, NDCG, weighted hits, and the largest possible weighted hits
+        # over the first 1, ..., k outputs: hits, NDCG, weighted hits, largest possible weighted hits
         self.add_state("sums", torch.zeros(4, k, dtype=torch.double), dist_reduce_fx="sum")
         # rows, predictions, true positives, positives, NaN outputs
         self.add_state("counted", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")

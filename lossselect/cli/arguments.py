@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from lossselect.cli.main import COMMANDS
+from lossselect.cli.commands import COMMANDS
 from lossselect.exceptions import ConfigError
 from lossselect.losses.registry import LOSSES
 from lossselect.run.allowed_classes import OPTIMIZERS
@@ -76,20 +76,12 @@ def order_arguments(arguments: Sequence[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
-        word = rest[0] if rest and not re.search("=|^-", rest[0]) else None  # may be a value
         if name in FLAGS and (FLAGS[name] or not equals):
-            choices = CHOICES.get(name, ())
-            if FLAGS[name] and not equals:
-                is_next = bool(rest) and not rest[0].startswith("-") and (not choices or rest[0] in choices)
-                value = rest.pop(0) if is_next else "all" if name in ("--info", "-i") else word or ""
-                if not value:
-                    raise ConfigError(f"{name} requires a value.")
-            if choices and value not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-            flags += [name, value] if FLAGS[name] else [argument]
+            flags += [name, _flag_value(name, value, rest)] if FLAGS[name] else [name]
         elif not argument.startswith("-") and (equals or argument.startswith("~")):
             settings.append(argument)
         else:
+            word = rest[0] if rest and not re.search("=|^-", rest[0]) else None  # may be a value
             fix, uses_word = _correct(argument, word)
             fixes.append(fix)
             rest = rest[uses_word:]
@@ -98,8 +90,22 @@ def order_arguments(arguments: Sequence[str]) -> list[str]:
     return [*flags, *settings]
 
 
+def _flag_value(name: str, value: str, rest: list[str]) -> str:
+    """Return the value of one of Hydra's flags; without one, remove it from the start of `rest`."""
+    choices = CHOICES.get(name, ())
+    is_optional = name in ("--info", "-i")
+    if not value and rest and (rest[0] in choices if is_optional else not rest[0].startswith("-")):
+        value = rest.pop(0)
+    value = value or "all" * is_optional
+    if not value:
+        raise ConfigError(f"{name} requires a value.")
+    if choices and value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    return value
+
+
 def _correct(argument: str, word: str | None) -> tuple[str, bool]:
-    """Return the setting that an argument means, and whether `word`, the one after it, is its value."""
+    """Return the setting that an argument means, and whether the next argument, `word`, is its value."""
     name, equals, value = argument.lstrip("-+").partition("=")
     key, is_dashed = name.replace("-", "_"), argument.startswith("-")
     takes_word = not equals and word is not None and (is_dashed or key not in SWITCHES)
@@ -132,7 +138,7 @@ def _correct(argument: str, word: str | None) -> tuple[str, bool]:
 
 
 def find_group(name: str) -> str | None:
-    """Return the part that has a variant of this name, such as "task" for "binary", or None."""
+    """Return the group of configs with a variant of this name, such as "task" for "binary", or None."""
     if name in LOSSES:
         return "loss"
     groups = dict.fromkeys(("task", "data", *list_variants()))
@@ -154,7 +160,7 @@ def find_value(key: str, arguments: Iterable[str]) -> str:
 def guess(key: str, value: str, arguments: Iterable[str] = ()) -> str | None:
     """Return the answer to a setting that other programs have, such as "Set optimizer.lr=0.1.", or None.
 
-    Settings that `arguments` contain already are left out of it.
+    The answer leaves out settings that `arguments` already contain.
     """
     if settings := _guessed_settings(key, value, arguments):
         return f"Set {settings}."

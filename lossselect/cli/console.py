@@ -1,4 +1,4 @@
-"""Arguments, errors, warnings and early ends of the commands, each printed as one message."""
+"""Parsing of the commands' arguments; printing of errors, warnings and interruptions as one message each."""
 
 import os
 import re
@@ -20,10 +20,10 @@ from lossselect.utils.terminal import print_safely, sanitize
 from lossselect.utils.warnings import LossSelectWarning
 
 REWORDS_ERRORS = "LOSSSELECT_REWORDS_ERRORS"
-"""A variable for the other processes of a run, where HYDRA_FULL_ERROR has already been set by the first."""
+"""Variable that is set if the first process, rather than the user, has set HYDRA_FULL_ERROR."""
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and REWORDS_ERRORS not in os.environ
-"""True if tracebacks of the user's mistakes are printed as well (HYDRA_FULL_ERROR=1)."""
+"""True if the user has set HYDRA_FULL_ERROR=1, to see the traceback of each error."""
 
 
 def is_first_process() -> bool:
@@ -38,7 +38,7 @@ def is_first_process() -> bool:
 class Command(NamedTuple):
     """A command whose arguments are `KEY=VALUE` or `--KEY VALUE`."""
 
-    run: Callable[..., None]  # called with the arguments as keywords, all of them text
+    run: Callable[..., None]  # called with the arguments as keywords; all values are strings
     name: str
     description: str
     options: Mapping[str, tuple[str, str]]  # an example and the help of each argument
@@ -102,7 +102,7 @@ def _example(command: Command) -> str:
 
 def print_version() -> None:
     """Print the versions of this package and of the packages that affect its results."""
-    from importlib.metadata import PackageNotFoundError, version  # takes 10 ms
+    from importlib.metadata import PackageNotFoundError, version  # imported late: takes 10 ms
 
     versions = []
     for name in ("lossselect", "torch", "lightning", "torchmetrics"):
@@ -115,7 +115,7 @@ def print_version() -> None:
 def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = False) -> Iterator[None]:
     """Print an error that the user can fix as one message without a traceback, and exit with code 1.
 
-    Hydra turns errors of a callback into warnings and continues, so there any other error exits as well.
+    Hydra turns errors of a callback into warnings and continues: `in_callback` makes other errors exit too.
     """
     try:
         yield
@@ -137,7 +137,7 @@ def print_errors_in_one_line(arguments: Iterable[str] = (), in_callback: bool = 
 
 
 def first_process_ends() -> bool:
-    """Wait 8 s for the process that started this one; return whether it ended, and printed the error."""
+    """Wait up to 8 s for the process that started this one to print the error; return whether it ended."""
     parent = os.getppid()
     for _ in range(80):  # it may first write a report
         time.sleep(0.1)

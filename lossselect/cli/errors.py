@@ -41,7 +41,7 @@ HYDRA_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hyd
 def get_message(error: Exception, arguments: Iterable[str] = ()) -> str | None:
     """Return one message for an error that the user can fix; None for any other error, which is a bug.
 
-    The settings that a config has depend on `arguments`, the command line.
+    `arguments` is the command line, which determines the settings of the config.
     """
     text, line = str(error), " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and (message := _missing_variant(error)):
@@ -147,7 +147,7 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
     try:
         with initialize_config_module("lossselect.configs", version_base="1.3"):
             node: Any = compose("train", overrides=chosen)
-    except (HydraException, OmegaConfBaseException):  # with variants from the user's config folder, say
+    except (HydraException, OmegaConfBaseException):  # for example, variants from the user's config folder
         return message + plus
     place, available = "", sorted({*node, "task", "experiment"})
     for name in key.split("."):  # the first name that the config lacks
@@ -179,7 +179,7 @@ def _unknown_setting(key: str, arguments: Iterable[str]) -> str:
 
 
 def _has_setting(config: Any, part: str, name: str) -> bool:
-    """Return whether a part of the config has a setting; data also has those of a table."""
+    """Return whether a part of the config has a setting, for data also with data=table."""
     value = config.get(part)
     is_of_table = part == "data" and name in packaged_config("data", "table")
     return is_of_table or (isinstance(value, DictConfig) and name in value)

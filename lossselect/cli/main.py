@@ -4,16 +4,9 @@ import re
 import sys
 from importlib import import_module
 
+from lossselect.cli.commands import COMMANDS
 from lossselect.utils.checks import suggestion
 from lossselect.utils.terminal import prepare_streams
-
-COMMANDS = {
-    "train": "train and evaluate a classifier; the same as train.py",
-    "explain": "print the plan of a run without training",
-    "predict": "predict classes and probabilities for the rows of a new file",
-    "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
-    "report": "write the report of a run that ended early",
-}
 
 
 def main() -> None:
@@ -36,7 +29,7 @@ def main() -> None:
     elif not re.search("=|^-", name):
         from lossselect.cli.arguments import is_setting_word  # imports OmegaConf
 
-        if not is_setting_word(name):  # else `train` states the right form
+        if not is_setting_word(name):  # otherwise `train` corrects it or raises an error
             sys.exit(
                 f"Unknown command {name!r}.{suggestion(name, COMMANDS)} Choose one of: {', '.join(COMMANDS)}."
             )

@@ -45,7 +45,7 @@ class CheckBeforeRun(Callback):
             if is_dry_run(config):
                 dry_run(config)
                 sys.exit(0)
-            # here, because Hydra writes .hydra/ before it calls run(); only one process has the folder
+            # before run(), because Hydra writes .hydra/ first; one process locks the folder for all
             if is_first_process():
                 lock_folder(Path(config.hydra.run.dir))
 
@@ -64,7 +64,7 @@ class CheckBeforeRun(Callback):
                         check_unlocked(Path(job.hydra.sweep.dir) / str(job.hydra.sweep.subdir))
                 with open_dict(job):
                     del job["hydra"]
-                # a file is not read again for each seed
+                # jobs that differ only in the seed read the same data: check them once
                 data = str([{**to_plain(job.data), "seed": 0}, to_plain(job.task)])
                 check_run(job, config.hydra, check_data=data not in checked_data, sweep=True)
                 checked_data.add(data)

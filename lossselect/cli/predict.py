@@ -37,8 +37,8 @@ def predict_file(
     """Predict the rows of a file with a checkpoint or an export, and write a .csv.
 
     Raises:
-        ConfigError: An argument is not valid, or the checkpoint cannot predict the rows of a file.
-        DataError: The file has no rows, or the net returned NaN for some (after the output was written).
+        ConfigError: an argument is not valid, or the checkpoint cannot predict the rows of a file.
+        DataError: the file has no rows, or the net returned NaN for some (after the output was written).
     """
     import torch
 

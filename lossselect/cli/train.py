@@ -1,6 +1,6 @@
 """`lossselect-train` and `python train.py`: train, evaluate and predict as a Hydra config describes.
 
-A misspelt setting is reported before torch is imported, and most other mistakes before lightning is.
+A misspelt setting is reported before torch is imported, and most other mistakes before Lightning.
 """
 
 import os
@@ -35,7 +35,6 @@ from lossselect.utils.warnings import ignore_warnings, warn
 
 if TYPE_CHECKING:
     from lossselect.reporting.plan import Line
-    from lossselect.tasks.registry import Task
 
 
 START = """\
@@ -108,7 +107,7 @@ def main() -> None:
         re.sub(r"^(scheduler|callbacks|logger|experiment)=null$", r"\1=none", argument)
         for argument in sys.argv[1:]
     ]
-    # as for `python train.py`: modules in the current folder are found, but shadow no others
+    # like `python train.py`, find modules in the current folder; last, so that they shadow no others
     sys.path.append(os.getcwd())
     if not is_first_process():
         _silence_process()
@@ -209,9 +208,11 @@ def train(config: DictConfig) -> float | None:
         check_start(*start, module, trainer)
     decision = decision_settings(config, module, data)
     described = plan(module, data, describe_training(config, data, monitor, trainer), monitor, decision)
-    folder_lines = _prepare_folder(config, folder, module.task, start, writes)
+    folder_lines = _prepare_folder(config, folder, start, writes)
     described = Plan(described.title, [*described.lines, *folder_lines])
     print_renderable(described.summary())
+    if inferred := getattr(getattr(data, "splits", None), "reason", None):
+        print_safely(f"task=auto: {module.task} ({inferred}).")
     print("explain=true shows all choices, their reasons, and the settings that change them.")
     if writes:
         with atomic_write(folder / "plan.json") as path:
@@ -271,13 +272,12 @@ def train(config: DictConfig) -> float | None:
 
 
 def _prepare_folder(
-    config: DictConfig, folder: Path, task: "Task", start: tuple[Path, Mapping[str, Any]] | None, writes: bool
+    config: DictConfig, folder: Path, start: tuple[Path, Mapping[str, Any]] | None, writes: bool
 ) -> "list[Line]":
-    """Move the files of an earlier run out of the way; return the plan's lines about that and `start`."""
+    """Move the files of an earlier run out of the way; return the plan's lines about that and resuming."""
     from lossselect.reporting.plan import Line
     from lossselect.run.results import remove_results
     from lossselect.run.resume import keep_previous_run
-    from lossselect.training.checkpoints.content import check_same_task
 
     # a previous_run.N has its settings only in its plan; unresolved, as ${oc.env:NAME} may be a secret
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
@@ -287,7 +287,6 @@ def _prepare_folder(
     ]
     started_here = start is not None and start[0].resolve().parent.parent == folder.resolve()
     if start is not None:
-        check_same_task(start[1], task)
         why = "optimizer and scheduler keep the settings in the checkpoint"
         if not started_here:
             why += "; the best checkpoint is chosen among the epochs from here on"

@@ -28,17 +28,15 @@ def is_tested() -> bool:
     return ".".join(lightning.__version__.split(".")[:2]) in TESTED
 
 
-# --- methods to wrap
+# --- methods to wrap, by their paths from the trainer
 
-
-# paths from the trainer
 SIGNAL_REGISTRATION = "_signal_connector.register_signal_handlers"  # called when fit starts
 SIGTERM_BROADCAST = "fit_loop.epoch_loop._broadcast_sigterm_tensor"  # a collective operation in each batch
 LOADER_PREPARATION = "_data_connector._prepare_dataloader"  # adds a distributed sampler to a user's loader
 
 
 def wrap(root: object, path: str, around: Callable[..., Any]) -> None:
-    """Replace the method at `path` from `root` by `around(method, ...)`, `method` being that of the class."""
+    """Replace the method at `path` from `root` by `around(method, ...)`, with `method` from the class."""
     owner, name = _find_owner(root, path)
     if (method := getattr(type(owner), name, None)) is None:
         raise UnsupportedError(
@@ -113,13 +111,13 @@ def count_optimizer_step(trainer: Trainer) -> None:
 
 
 class PrivateHooks:
-    """A mixin before LightningModule: does not transfer batches of `_block_type`, and starts hooks faster."""
+    """Mixin for LightningModule: leaves batches of `_block_type` on their device, and speeds up hooks."""
 
     _block_type: type = type(None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":
-            # set twice per hook, about fifty times per step, for which nn.Module.__setattr__ is slow
+            # Lightning sets it about fifty times per step, and nn.Module.__setattr__ is slow
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)

@@ -46,7 +46,7 @@ class Block:
 
 
 def _split(values: Tensor | None, sizes: list[int]) -> list[Any]:
-    """Return views of each batch's rows, or copies of those that are not aligned."""
+    """Return each batch's rows as a view, or as a copy if the view is not aligned."""
     if values is None:
         return [None] * len(sizes)
     return [part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in values.split(sizes)]
@@ -64,7 +64,7 @@ def check_enough_rows(owner: str, num_rows: int, processes: int) -> None:
 class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that Lightning does not replace it
     """Sampler of batches of row indices for a DataLoader with batch_size=None; seed and epoch set the order.
 
-    With W processes, the process of rank r takes the rows at r, r + W, r + 2 W, ... of that order. Each row
+    With W processes, the process of rank r takes the positions r, r + W, r + 2 W, ... of the order. Each row
     is used once, whereas torch's own sampler repeats some. Together, the W processes take the same batches as
     one process with W times the batch size. All processes have the same number of batches; the last batch may
     have one more row in some processes.
@@ -74,7 +74,7 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
         batch_size: The number of rows per batch and process.
         shuffle: Whether the order is random; else the rows keep their order.
         seed: Seed of the order, by default torch's initial seed.
-        num_replicas: The number of processes, by default that of torch.distributed.
+        num_replicas: The number of processes, by default the world size of torch.distributed.
         rank: The rank of this process, used with `num_replicas`.
     """
 
@@ -118,13 +118,18 @@ class RowBatches(DistributedSampler[Tensor]):  # a DistributedSampler, so that L
 
 
 class TensorBatches(Dataset[Any]):
-    """Data set of rows in memory, indexed one batch at a time.
+    """Data set of rows in memory, indexed one batch at a time; a batch is (inputs, target, weights).
 
     Args:
-        inputs: A tensor, or any object that is indexed by rows like one.
-        target: The same, or `SparseLabels`.
-        rows: Indices of the rows of this data set; all rows by default.
-        weights: Sample weights of all rows in the loss, (N,).
+        inputs: A tensor (N, ...), or any object that is indexed by rows like a tensor.
+        target: The canonical target, as `task.encode` returns it, or `SparseLabels`.
+        rows: Integer tensor (n,) with the indices of the rows of this data set; all N rows by default.
+        weights: Sample weights (N,) in the loss, >= 0; None for no weights.
+
+    Example:
+        >>> loader = TensorBatches(torch.zeros(5, 3), torch.zeros(5, 1)).loader(batch_size=2)
+        >>> [tuple(batch.inputs.shape) for batch in loader]
+        [(2, 3), (2, 3), (1, 3)]
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class TensorBatches(Dataset[Any]):
         self.inputs, self.target, self.weights = inputs, target, weights
         self.rows = torch.arange(len(inputs)) if rows is None else rows
         self.device = torch.device("cpu")  # device of inputs, target and weights
-        self.dense = True  # whether batches of sparse labels are float32 (n, num_labels), else sparse
+        self.dense = True  # whether batches of sparse labels are converted to float32 (n, num_labels)
         self.pins = False  # whether batches are pinned in memory, so that copying to a GPU is asynchronous
 
     def __len__(self) -> int:

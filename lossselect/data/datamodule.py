@@ -18,7 +18,7 @@ from lossselect.tasks.registry import Task
 from lossselect.utils.devices import free_memory
 
 MAX_DEVICE_SHARE = 8
-"""Rows are stored on a GPU if they take at most 1 / MAX_DEVICE_SHARE of its free memory."""
+"""Divisor of a GPU's free memory; the quotient is the maximum size of rows that are stored on the GPU."""
 
 
 class TensorData(LightningDataModule):

@@ -251,7 +251,7 @@ def _labels(source: Source, options: LabelOptions) -> Labels:
 
 
 def _missing_words(parser: CellParser, classes: Sequence[Any]) -> list[Any]:
-    """Return the null values that also mean "missing" in labels: those that are not classes or numbers."""
+    """Return the null values that also mean "missing" in labels: all but numbers and names of classes."""
     words: list[Any] = [word for word in parser.null_values if as_number(word) is None]
     words += [math.nan] if parser.nan == "missing" else []
     named = {str(value).lower() for value in classes}
@@ -274,7 +274,7 @@ def _warn_unmatched(labels: Sequence[pl.Series] | np.ndarray | SparseLabels, mar
         return
     flat = [column.explode() if column.dtype in (pl.List, pl.Array) else column for column in labels]
     values = [value for column in flat for value in column.unique().drop_nulls()]
-    # a cell may contain several labels
+    # `in`, because a cell may contain several labels
     if unmatched := [m for m in markers if not any(is_marker(v, [m]) or str(m) in str(v) for v in values)]:
         problem = f"No row has the label {shorten(unmatched)}, which data.missing marks as missing."
         warn("unmatched_missing", f"{problem} Check how the file writes missing labels.")

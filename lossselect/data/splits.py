@@ -147,7 +147,7 @@ def split_rows(
         others = rare & ~pinned
         if others.sum() <= len(fractions):
             pinned |= others
-        strata = None if large else np.where(rare, len(names), strata)  # the other rare rows are one stratum
+        strata = None if large else np.where(rare, len(names), strata)  # rare classes form one stratum
     remaining, count = np.flatnonzero(~pinned), len(labels)
     splits: dict[str, np.ndarray] = {}
     for split in ("test", "val"):

@@ -45,9 +45,9 @@ class DecisionOptions:
             `pos_weight` or `prior`), and does not tune others: binary uses the threshold 0.5 and multiclass
             the most probable class, or what the weights of the loss imply.
         per_label: Whether each label of a multilabel task has its own threshold.
-        recall: The minimum recall of precision_at_recall on the validation rows, before shrinkage.
+        recall: The minimum recall of precision_at_recall on the validation rows before shrinkage, in [0, 1].
         calibration: "temperature", "per_label" (a temperature for each label) or "none".
-        shrinkage: k >= 0. With k positives, the threshold of a label is halfway to the common one, as logits.
+        shrinkage: k >= 0. With k positives, a label's threshold is halfway (in logits) to the common one.
 
     Raises:
         ConfigError, OptionTypeError: an invalid option, or one without effect.
@@ -123,8 +123,8 @@ def fit_decision(
     "expected_f1" is computed from probabilities p instead of labels, because rare labels have few positives.
     The largest expected F1 is F = max_n 2 (sum of the n largest p) / (n + sum p), reached by the threshold
     F / 2. The common threshold uses all outputs, and t_l is a fifth of the way (`OWN_SHARE`, as logits) from
-    it to the label's own. p is sigmoid(a x + b) with the a, b of minimal cross-entropy, because a loss may
-    shift all logits.
+    it to the label's own. For a logit x, p is sigmoid(a x + b) with the a and b of minimal cross-entropy,
+    because a loss may shift all logits.
 
     Multiclass: class factors r_c^-s with the class frequencies r_c, and the best s of a grid from -1.5 to
     1.5. Ties are resolved towards 1 for balanced accuracy (Menon et al., 2021), towards 1/2 for macro-F1, and
@@ -134,8 +134,7 @@ def fit_decision(
         task: The task whose threshold, temperature and factors are replaced.
         logits: The raw logits of the validation rows, (N, num_outputs, ...).
         target: The labels of the validation rows, in any form that `task.encode` accepts or returns.
-        loss: The loss that the net was trained with; losses other than those of lossselect and torch are
-            ignored.
+        loss: The loss that the net was trained with; ignored unless it is a loss of lossselect or torch.
         counts: Counts of the training labels, for the class frequencies; by default the validation rows are
             counted.
         options: `metric`, `per_label`, `recall`, `calibration` and `shrinkage`: see `DecisionOptions`.
@@ -144,8 +143,8 @@ def fit_decision(
         A task of the same kind; its thresholds apply to probabilities after shift and temperature.
 
     Raises:
-        ConfigError, OptionTypeError: an option that is invalid or that the task does not support, or logits
-            of the wrong shape or dtype.
+        ConfigError: an invalid option, or one that the task does not support; logits of wrong shape or dtype.
+        OptionTypeError: an option of the wrong type, or a `task` that is not a task.
         DataError: logits that are NaN or +inf, an invalid target, or no known label.
 
     References:

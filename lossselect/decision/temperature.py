@@ -28,7 +28,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 def weight_shift(task: Task, loss: Any) -> np.ndarray | None:
     """Return the shift that the weights of a loss add to the logits, (num_probabilities,), or None.
 
-    With weights w, cross-entropy is minimal when the odds are w times those of the rows: `pos_weight` and,
+    With weights w, cross-entropy is minimal at w times the odds in the rows: `pos_weight` and,
     under softmax, `weight` add log w; focal's `alpha` adds log(alpha / (1 - alpha)). `logit_adjusted`
     subtracts tau log prior (under sigmoid, tau times the log-odds of the prior). No shift is assumed for the
     `weight` of labels under sigmoid, nor for losses other than `Loss` and torch's (binary) cross-entropy.

@@ -20,7 +20,7 @@ OWN_SHARE = 0.2
 MAX_CUTS = 2000
 """Maximum number of common thresholds to try; if there are more outputs, quantiles are tried."""
 EXPECTED = "expected_f1"
-"""Name of the goal F1 as expected from the probabilities, without counts of labels."""
+"""Name of the goal expected F1, which is computed from probabilities instead of labels."""
 
 Score = Callable[..., np.ndarray]
 """A function that computes a score from tp, fp, fn and tn."""

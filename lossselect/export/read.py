@@ -13,7 +13,7 @@ from lossselect.chunked.options import TOP_K
 from lossselect.exceptions import CheckpointError, FileMissingError
 from lossselect.export.digest import check_sealed
 from lossselect.export.formats import FORMATS, SUFFIXES, find_format, require
-from lossselect.models.nets import first_sentence, make_net
+from lossselect.models.nets import first_line, make_net
 from lossselect.models.stored_weights import check_finite, check_net
 from lossselect.tasks.registry import IGNORE_INDEX, Task, make_task
 from lossselect.utils.atomic_write import check_regular_file
@@ -26,7 +26,7 @@ KEY = "lossselect"  # the metadata entry with the JSON of `ExportedModel.metadat
 
 
 class Prediction(NamedTuple):
-    """The outputs of a model for some rows."""
+    """Logits, probabilities and predictions of a model for some rows."""
 
     logits: Tensor
     probabilities: Tensor
@@ -86,6 +86,10 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
         path: File ending in .onnx, .safetensors or .pt2.
         trust: Whether to read a .pt2 file, from which torch may run code.
 
+    Returns:
+        A function of features (N, ...), a tensor or an array, which runs on the CPU. Its result has the
+        fields `logits`, `probabilities` and `predictions`, as the task returns them.
+
     Raises:
         FileMissingError: the file does not exist.
         CheckpointError: the file has another suffix, is damaged, was not written by `export_model`, or is a
@@ -112,7 +116,7 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise many types, for example for another version of a format
-        problem = f"{type(error).__name__}: {first_sentence(error)}".rstrip(".")
+        problem = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{path} cannot be read as a model: {problem}. Export it again.") from None
 
 

@@ -43,8 +43,8 @@ def export_model(
     Args:
         module: Trained module on any device; it is exported for the CPU.
         path: File ending in .onnx, .pt2 (torch.export) or .safetensors; written atomically.
-        inputs: Rows of inputs of the net, for tracing and for the comparison. Required for a custom net;
-            by default, normal random values for a built-in net.
+        inputs: Inputs (N, ...) of the net, N >= 1, for tracing and for the comparison. Required for a custom
+            net; by default, normal random values for a built-in net.
         preparation: Preparation of the features, as in "TensorData" of a checkpoint.
 
     Returns:
@@ -56,6 +56,14 @@ def export_model(
             of a custom net are missing.
         OptionTypeError: module is not a `TaskModule`.
         PackageMissingError: a package that the format requires is not installed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lossselect import Binary, TaskModule
+        >>> module = TaskModule(Binary(), {"name": "linear", "num_features": 8})
+        >>> with TemporaryDirectory() as folder:
+        ...     export_model(module, f"{folder}/model.safetensors")["predictions"]
+        0.0
     """
     if not isinstance(module, Classifier):
         raise OptionTypeError(

@@ -213,7 +213,7 @@ class SparseLabels:
         return torch.repeat_interleave(torch.arange(len(self)), indptr.diff()), indices
 
     def select(self, rows: Any) -> "SparseLabels":
-        """Return the labels of the given rows, integers (n,) or one integer; rows may repeat."""
+        """Return the labels of `rows`, integers (n,) or one integer; rows may repeat."""
         rows = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
         indices, indptr = self.csr()
         starts = indptr[rows]

@@ -50,7 +50,7 @@ def first_known(entries: Iterable[Any]) -> tuple[int | None, Any]:
 
 
 def sorted_values(values: Iterable[Value]) -> list[Value]:
-    """Sort labels; strings are sorted as numbers if all of them are numbers, such as "10" and "2"."""
+    """Sort labels; if all strings are numbers, such as "10" and "2", sort them as numbers."""
     values = list(values)
     if values and all(isinstance(value, str) and as_number(value) is not None for value in values):
         return sorted(values, key=lambda value: (as_number(value), value))

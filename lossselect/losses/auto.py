@@ -16,7 +16,7 @@ MIN_IMBALANCE = 10.0
 
 
 class Rule(NamedTuple):
-    """The loss to choose if `applies` is true; the first such rule is used."""
+    """The loss that is chosen if `applies` is true; the first such rule decides."""
 
     name: str
     applies: Callable[[Task, LabelCounts], bool]

@@ -31,14 +31,14 @@ class Loss(nn.Module):
     target with e = label_smoothing, and w the sample weight. The values equal torch's under sigmoid and for
     class indices; one-hot and soft forms of the same labels give the same values. Missing labels (NaN, or
     -100 among indices) are ignored; if no label is left, the mean and its gradient are 0. A formula that
-    pools (`zlpr` the labels of a row, `dice` the pixels of a region) returns s itself, with d = 1 for each
-    pool that has a label.
+    pools elements (`zlpr` the labels of a row, `dice` the pixels of a region) returns s itself, with d = 1
+    for each pool that has a label.
 
     Shapes:
         logits (N, num_outputs, ...) of any float dtype, computed in float32 or wider; target as
-        `task.encode` returns it; sample_weight (N,) or (N, ...). Returns a scalar in nats for "mean" and
-        "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax, zlpr), 0 where the
-        label is missing.
+        `task.encode` returns it; sample_weight (N,) or (N, ...), >= 0. Returns a scalar in nats for "mean"
+        and "sum"; for "none" the w_i s_i, of shape (N, L, ...) (sigmoid) or (N, ...) (softmax, zlpr), 0 where
+        the label is missing.
 
     Raises:
         ConfigError, OptionTypeError: at construction, see `select_loss`.
@@ -120,7 +120,7 @@ class Loss(nn.Module):
 
         They minimise the cross-entropy of the training labels with these weights. Sigmoid: the log-odds of
         each label's frequency. Softmax: the log of each class frequency; for ordered classes the log-odds
-        of being above a class given at least that class. The tau log prior that the loss adds is subtracted.
+        of a class above k, given at least k, at output k. The tau log prior that the loss adds is subtracted.
         """
         prior = class_prior(self.task, counts)
         weight, pos_weight = (1 if w is None else w.cpu().numpy() for w in (self.weight, self.pos_weight))
@@ -212,7 +212,7 @@ class Loss(nn.Module):
             check_weight_shape(sample_weight, logits)
 
     def _check_values(self, target: Tensor, sample_weight: Tensor | None) -> None:
-        """Check values on the CPU; on a device, where the check blocks, only those of the first call."""
+        """Check values on the CPU; on a device, where the check blocks, only in the first call."""
         if target.device.type != "cpu" and self._values_checked:
             return
         self._values_checked = True
@@ -336,11 +336,12 @@ def select_loss(task: Task, name: str = "cross_entropy", **options: Any) -> Loss
 
             - `reduction`: "mean" (default), "sum" or "none";
             - `weight`: factors >= 0 of the classes or labels, (C,), by position or by name; "balanced" or
-              "effective_number" (with its `beta`, 0.999 by default) computes them from the training labels;
-            - `pos_weight` (sigmoid only): factors >= 0 of the positives, one per output or one for all;
+              "effective_number" computes them from the training labels;
+            - `beta`: of weight="effective_number", in [0, 1), by default 0.999;
+            - `pos_weight`: under sigmoid, factors >= 0 of the positives, one per output or one for all;
               "auto" computes them from the training labels;
             - `label_smoothing`: in [0, 1);
-            - `prior` (of `logit_adjusted`): the frequency of each class, or of the positives of each label;
+            - `prior`: of `logit_adjusted`, the frequency of each class, or of the positives of each label;
               by default computed from the training labels;
             - `counts`: `count_labels(task, labels)` of the training labels.
 

@@ -89,7 +89,7 @@ def formula_options(formula: Formula) -> dict[str, Any]:
 
 
 def formula_takes(formula: Formula) -> set[str]:
-    """Return which of the arguments "known", "prior" and "weight" a formula takes."""
+    """Return those of the arguments "known", "prior" and "weight" that a formula takes."""
     return {*inspect.signature(formula).parameters} - {*formula_options(formula)} - {"logits", "target"}
 
 

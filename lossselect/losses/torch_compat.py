@@ -20,7 +20,7 @@ TORCH_LOSSES = {
     },
     "softmax": {"CrossEntropyLoss", "cross_entropy", "MultiMarginLoss", "multi_margin_loss"},
 }
-"""Losses of torch that take raw logits and canonical targets; others would train on wrong inputs."""
+"""Losses of torch that accept raw logits and canonical targets; others would train on wrong inputs."""
 
 INDEX_ONLY = ("MultiMarginLoss", "multi_margin_loss")
 """Names in `TORCH_LOSSES` that do not support soft labels."""
@@ -52,7 +52,7 @@ def check_mixes(mix: Any, loss: Any) -> None:
 def check_torch_loss(loss: Any, task: Task) -> None:
     """Raise ConfigError for a loss of torch, or a subclass of one, that does not fit the task.
 
-    The loss must take raw logits and canonical targets, with reduction="mean" and an `ignore_index` that a
+    The loss must accept raw logits and canonical targets, with reduction="mean" and an `ignore_index` that a
     target can contain. Losses of other packages that derive from torch's base classes are accepted.
     """
     loss, options = _unwrap(loss)

@@ -87,7 +87,7 @@ class TaskMetrics(MetricCollection):
                 metric.follow(first)
 
     def _is_own(self, metric: Metric) -> TypeGuard[TaskMetric]:
-        """Return whether a metric is of the task of this collection, and can use its checked batches."""
+        """Return whether a metric belongs to the collection's task, and can use its checked batches."""
         return isinstance(metric, TaskMetric) and metric.task is self.task
 
     def _grouped(self, by_states: bool = True) -> list[list[TaskMetric]]:
@@ -119,19 +119,19 @@ def make_metrics(task: Task, prefix: str | None = None, names: Sequence[str] | N
       `exact_match`: fraction of rows with all labels predicted correctly.
     - `balanced_accuracy`: mean recall of the classes; for binary, and for each label, the mean recall of
       positives and negatives.
-    - `f1_micro`, `f1_macro`: over the classes or labels; for binary over both classes, and `f1` is that of
-      the positive class. As in scikit-learn, a class that is predicted but does not occur counts as 0 in the
+    - `f1_micro`, `f1_macro`: over the classes or labels, for binary over both classes. `f1`: the F1 of the
+      positive class. As in scikit-learn, a class that is predicted but does not occur counts as 0 in the
       multiclass f1_macro.
     - `auroc`, `average_precision`: macro mean over classes (one against the rest) or labels. They are exact
       for up to 10 million outputs, then computed from bins of log-odds: see `Ranking`.
-    - `ranking_loss`, `coverage_error`, `precision_at_1` (3, 5): computed from the ranking of the labels in
-      each row.
+    - `ranking_loss`, `coverage_error`, `precision_at_1`, `precision_at_3`, `precision_at_5`: computed from
+      the ranking of the labels in each row.
     - `brier_score`: mean squared difference between probability and label; for multiclass summed over
       classes. `calibration_error`: see `CalibrationError`. These two score soft labels without rounding; all
       other metrics round them, 0.5 to the positive value.
     - `mean_absolute_error`, `quadratic_kappa` (quadratic weights): only for ordered classes.
 
-    `update` takes `task.probabilities(logits)` and `task.encode(labels)`, and optionally `predictions` and
+    `update` accepts `task.probabilities(logits)` and `task.encode(labels)`, and optionally `predictions` and
     `log_odds=task.log_odds(logits.double())`. Rankings use the log-odds: float32 probabilities of logits
     above 17 are tied.
 

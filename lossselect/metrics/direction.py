@@ -10,7 +10,7 @@ HIGHER_IS_BETTER = {
     *("accuracy", "balanced_accuracy", "exact_match", "f1", "f1_micro", "f1_macro", "auroc"),
     *("average_precision", "quadratic_kappa"),
     *(f"{kind}_at_{k}" for kind in ("precision", "accuracy", "ndcg", "psp") for k in (1, 3, 5)),
-    "last",  # the number of the epoch, whose maximum is the last epoch
+    "last",  # Lightning logs the number of the epoch, which is largest in the last one
 }
 
 

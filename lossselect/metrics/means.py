@@ -13,7 +13,7 @@ from lossselect.tasks.registry import IGNORE_INDEX
 
 
 class Mean(SumMetric):
-    """The mean of a value per label or row; `values` returns those of a batch, and a mask of known ones."""
+    """The mean of a value per label or row; `values` returns a batch's values, and a mask of known ones."""
 
     shape = (2,)
 
@@ -45,7 +45,7 @@ def absolute_errors(batch: MetricInput) -> tuple[Tensor, Tensor]:
 
 
 def exact_matches(batch: MetricInput) -> tuple[Tensor, Tensor]:
-    """Return whether the known labels of each row are all predicted correctly."""
+    """Return 1 for rows whose known labels are all predicted correctly, else 0."""
     predictions, labels = flatten_positions(batch.predictions), flatten_positions(batch.labels)
     known = labels != IGNORE_INDEX
     return ((predictions == labels) | ~known).all(1), known.any(1)

@@ -78,7 +78,7 @@ class Ranking(TaskMetric):
         counts = all_gather((self._count(), self.bins.numel()))
         if any(size > 1 for _, size in counts) or sum(count for count, _ in counts) > MAX_EXACT:
             self._move_to_bins()
-        elif not self.scores:  # otherwise shape and dtype would differ from those of other ranks
+        elif not self.scores:  # so that shape and dtype are the same in all ranks
             classes = self.task.num_probabilities
             self.scores = [torch.zeros(0, classes, dtype=torch.double, device=self.device)]
             shape = (0,) if self.task.activation == "softmax" else (0, classes)

@@ -1,4 +1,4 @@
-"""Metrics of each task: the statistic that is accumulated, and the score that is computed from it."""
+"""Metrics of each task, with the statistic that is accumulated and the score that is computed from it."""
 
 from collections.abc import Callable
 from functools import partial

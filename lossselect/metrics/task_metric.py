@@ -93,8 +93,8 @@ def check_batch(
 class TaskMetric(Metric):
     """A scalar metric of a task; created by `make_metrics`, and usable independently of its collection.
 
-    Missing labels are ignored. So are, in rankings, classes without positives or without negatives, and in
-    macro means, labels without positives. The value is NaN if no label is known or a probability is NaN.
+    Missing labels are ignored. Rankings also ignore classes without positives or without negatives, and macro
+    means ignore labels without positives. The value is NaN if no label is known or a probability is NaN.
 
     Args:
         task: The task of the metric.

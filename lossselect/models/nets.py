@@ -23,8 +23,8 @@ def mlp(
 ) -> nn.Sequential:
     """Return a multilayer perceptron with ReLU and dropout: (N, num_features) -> (N, num_outputs) logits.
 
-    `hidden` lists the widths of the hidden layers. Features are clipped to [-clip, clip], which bounds the
-    influence of outliers; None does not clip.
+    `hidden` lists the widths of the hidden layers. Dropout rates are in [0, 1]. Features are clipped to
+    [-clip, clip], which bounds the influence of outliers; None does not clip.
     """
     from torch import nn
 
@@ -93,10 +93,10 @@ def make_net(spec: Mapping[str, Any], num_outputs: int) -> nn.Module:
     except (RuntimeError, TypeError, ValueError) as error:
         shown = {key: value for key, value in options.items() if key != "num_features"}
         raise ConfigError(
-            f"Net {spec['name']!r} cannot be built with {shown}: {first_sentence(error)}"
+            f"Net {spec['name']!r} cannot be built with {shown}: {first_line(error)}."
         ) from None
 
 
-def first_sentence(error: Exception) -> str:
-    """Return an error's message without the stack that torch's C++ code adds."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without a full stop; torch's C++ code adds a stack."""
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

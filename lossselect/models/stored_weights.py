@@ -43,7 +43,7 @@ def check_finite(weights: Mapping[str, Any], buffers: Collection[str], source: A
 
 
 def check_backed(content: Any, path: Path) -> None:
-    """Raise a CheckpointError for a tensor that is larger than its file: with strides of 0, or on "meta"."""
+    """Raise CheckpointError for a tensor larger than its file, such as one with strides of 0 or on "meta"."""
     limit = max(path.stat().st_size, MAX_UNBACKED_BYTES)
     for value in _tensors(content):
         # torch.load checks indices and values of other layouts

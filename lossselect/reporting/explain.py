@@ -1,4 +1,4 @@
-"""The lines of a plan: the choices that follow from a task, and those of a run."""
+"""The lines of a plan: choices that follow from a task, and choices of a run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,17 @@ def explain_task(task: Task, loss: Any = "cross_entropy", **options: Any) -> Pla
             `select_loss`.
         options: Options of the loss, such as `gamma=1.0`.
 
+    Returns:
+        A plan with a line for each choice; `print` shows it.
+
     Raises:
-        ConfigError: The loss is unknown, is not available for the task, or has no such option.
+        ConfigError: the loss is unknown, is not available for the task, or has no such option.
+        OptionTypeError: `task` is not a task, or an option has the wrong type.
+
+    Example:
+        >>> from lossselect import Binary
+        >>> explain_task(Binary())["head"].value
+        '1 logit'
     """
     if isinstance(loss, str | Mapping):
         name, named = split_name({"name": loss} if isinstance(loss, str) else loss, "loss")
@@ -122,6 +131,8 @@ def loss_lines(criterion: Any, task: Task) -> Iterator[Line]:
         yield Line("loss", auto if name == "AutoLoss" else name, "", "loss=...")
         return
     formula = (criterion.formula.__doc__ or criterion.formula.__name__).splitlines()[0]
+    formula = formula.removeprefix("Return the ")
+    formula = formula[:1].upper() + formula[1:]
     reason, change = "as configured", "loss=cross_entropy"
     if criterion.name == "cross_entropy":
         reason, change = "the default: the negative log-likelihood of the labels", "loss=focal"

@@ -1,4 +1,4 @@
-"""Write report.html, and its figures as files."""
+"""The report of a run, report.html, and its figures as files."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ from lossselect.reporting.plan import Line, by_stage
 from lossselect.utils.atomic_write import atomic_write
 from lossselect.utils.terminal import escape_controls
 
-UNDEFINED = "\N{EN DASH}"  # sort.js has it, too
+UNDEFINED = "\N{EN DASH}"  # sort.js compares cells with it
 
 
 def write_report(folder: Path, outcome: Outcome | None = None, ended: str = "") -> Path:
@@ -121,7 +121,7 @@ def _render(**content: Any) -> str:
         finalize=lambda value: escape_controls(value) if type(value) is str else value,
     )
     environment.filters["cell"] = _format_cell
-    # the digest lets only this script run, also if a class name contains one
+    # the digest allows only this script: a script in a class name does not run
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(template).render(
         script=Markup(script), style=Markup(style), digest=digest, **content

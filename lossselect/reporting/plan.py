@@ -1,7 +1,6 @@
-"""Plans, and how they are shown on a console, in a notebook and to a program; explain.py fills them."""
+"""Plans, shown on a console or in a notebook, or written as JSON; explain.py makes their lines."""
 
 import json
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,9 +15,10 @@ if TYPE_CHECKING:
 SUMMARY = {
     **dict.fromkeys(("task", "classes", "loss", "options", "target", "head"), 1),
     **dict.fromkeys(("weights", "decision", "metrics", "data", "model"), 2),
-    **dict.fromkeys(("training", "device", "resumed", "previous_run", "outputs"), 1),
+    **dict.fromkeys(("training", "device"), 1),
+    **dict.fromkeys(("resumed", "previous_run", "outputs"), None),
 }
-"""Names of the lines in a plan's summary, and the rows of a terminal that each may fill."""
+"""Names of the lines in a plan's summary, and the rows of a terminal that each may fill; None: any number."""
 
 
 class Monitor(NamedTuple):
@@ -39,13 +39,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Choices under a title. `print` shows them as text; Rich and notebooks show a table.
-
-    Example:
-        >>> from lossselect import Binary, explain_task
-        >>> explain_task(Binary())["head"].value
-        '1 logit'
-    """
+    """Choices under a title. `print` shows them as text; Rich and notebooks show a table."""
 
     title: str
     lines: Sequence[Line] = ()
@@ -65,12 +59,10 @@ class Plan:
     def summary(self) -> "Plan":
         """Return the main choices without reasons and settings, to fit in 24 rows of 80 columns."""
         values = {line.name: line.value for line in self.lines}
-        lines = [
-            Line(name, textwrap.shorten(values[name], 66 * rows - 10, placeholder=" ..."))
-            for name, rows in SUMMARY.items()
-            if name in values
-        ]
-        return replace(self, lines=lines)
+        for name, rows in SUMMARY.items():
+            if rows and len(values.get(name, "")) > (width := 66 * rows - 10):
+                values[name] = f"{values[name][: width - 4].rstrip()} ..."
+        return replace(self, lines=[Line(name, values[name]) for name in SUMMARY if name in values])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, as in plan.json."""

@@ -10,10 +10,7 @@ from torch import Tensor
 from lossselect.tasks.registry import IGNORE_INDEX, Task
 
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
-"""Pattern of cells that a spreadsheet would evaluate as a formula, which can start a program (CWE-1236).
-
-The last four characters are the full-width forms of the first four.
-"""
+"""Pattern of cells that a spreadsheet would run as a formula (CWE-1236), full-width characters included."""
 
 
 def rows_without_prediction(prediction: Tensor) -> np.ndarray:

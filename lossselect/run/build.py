@@ -269,7 +269,7 @@ def prepare(config: DictConfig) -> "tuple[TaskModule, LightningDataModule, Monit
 def describe_training(
     config: DictConfig, data: Any, monitor: "Monitor", trainer: "Trainer | None" = None
 ) -> "Iterator[Line]":
-    """Yield the plan's lines about training; a missing `trainer` is built only if its settings require it."""
+    """Yield the plan's lines about training; without `trainer`, one is built if the settings require it."""
     from lossselect.reporting.plan import Line
     from lossselect.utils.devices import auto_device
 

@@ -89,7 +89,7 @@ def unresolved_settings(config: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     settings = dict(_flatten(plain))
     for name, value in settings.items():
-        for _ in settings:  # a chain of references may be a circle
+        for _ in settings:  # references may form a cycle
             match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
             value = settings.get(match[1], value) if match else value
         settings[name] = value

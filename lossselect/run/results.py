@@ -1,4 +1,4 @@
-"""The results of a run: metrics.json, tables and predictions, each written whole or not at all."""
+"""The results of a run: metrics.json, tables and predictions, each written atomically."""
 
 import json
 import math
@@ -125,9 +125,8 @@ def _make_outcome(
     if not predicted.any():
         return None
     names: Any = None
-    if (
-        buffer.share == 1 and not module._trailing_dims
-    ):  # with trailing dimensions a "row" is a position, such as a pixel
+    # with trailing dimensions a "row" is a position, such as a pixel
+    if buffer.share == 1 and not module._trailing_dims:
         count = len(logits)  # trainer.limit_test_batches
         if isinstance(data, TensorData):
             names = data.splits.rows_in_file(split)[:count]
@@ -218,7 +217,7 @@ def save_predictions(trainer: Trainer, module: TaskModule, data: Any, checkpoint
 
 
 def _gather_batches(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Gather the batches of all processes; several processes give single rows in the order of the data."""
+    """Gather the batches of all processes; if there are several, as single rows in the order of the data."""
     parts = all_gather(batches)
     if len(parts) == 1:
         return batches
@@ -261,9 +260,9 @@ def best_checkpoint(trainer: Trainer, callback: ModelCheckpoint, resumed: bool) 
             "checkpoint. Train for longer (does trainer.max_steps end within an epoch?), or validate more "
             "often (trainer.check_val_every_n_epoch)."
         )
-    if score.isnan():
+    if not score.isfinite():  # Lightning stores an infinity for NaN
         raise DataError(
-            f"{callback.monitor} was NaN in each epoch, so there is no best checkpoint. The labels may have "
-            "no positives or no negatives. Set monitor=val/loss."
+            f"{callback.monitor} was NaN or infinite in each epoch, so there is no best checkpoint. The "
+            "labels may have no positives or no negatives. Set another monitor, such as monitor=val/loss."
         )
     return callback.best_model_path

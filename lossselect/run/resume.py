@@ -1,4 +1,4 @@
-"""The checkpoint that a run resumes from, and the rows of its log that are kept."""
+"""The checkpoint that a run resumes from, and the rows of the log that a resumed run keeps."""
 
 import csv
 from collections.abc import Mapping
@@ -105,7 +105,7 @@ def keep_previous_run(folder: Path) -> Path | None:
 
 
 def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Keep the rows logged before the checkpoint, which Lightning would drop, and none after it."""
+    """Keep the rows logged before the checkpoint, which Lightning would drop, and remove later rows."""
     step = checkpoint["global_step"]
     num_before = checkpoint["run_state"][0]["rows"] or 0
     for logger in trainer.loggers:
@@ -128,6 +128,6 @@ def continue_log(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 def _is_user_row(row: Mapping[str, str], step: int) -> bool:
     """Return whether a row that follows the checkpoint was logged by the user, and is not logged again."""
-    # Lightning writes a `training_step`'s values of an epoch after the checkpoint is saved; rows of this
-    # package are written before it, or are logged again
+    # Lightning writes the values that a `training_step` logs per epoch after the checkpoint is saved; rows of
+    # this package are written before it, or are logged again
     return int(row["step"]) < step and not (row.get("train/loss") or row.get("val/loss"))

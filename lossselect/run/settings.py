@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 RESERVED = {"callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary"}
 """Arguments of Lightning's trainer that are groups of the config, or that the run sets itself."""
 
-STEP_OPTIONS = (
-    "steps_per_execution",
-    "compile",
-)  # settings of `trainer` that Lightning's trainer does not have
+STEP_OPTIONS = ("steps_per_execution", "compile")
+"""Settings of `trainer` that Lightning's trainer does not have."""
 
 MIN_INTS = {"max_epochs": 1, "accumulate_grad_batches": 1, "steps_per_execution": 1, "log_every_n_steps": 0}
 """Minimums of the integers of `trainer` that are checked without Lightning."""

@@ -1,4 +1,4 @@
-"""Lightning's trainer, built from a config, and Lightning's errors while it starts a run."""
+"""Lightning's trainer, built from a config, and conversion of the errors that it raises at the start."""
 
 import inspect
 import logging
@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lossselect.exceptions import CheckpointError, ConfigError, LossSelectError
-from lossselect.models.nets import first_sentence
+from lossselect.models.nets import first_line
 from lossselect.run.settings import RESERVED, STEP_OPTIONS
 from lossselect.utils.checks import check_options
 
@@ -83,7 +83,7 @@ def _describe_type(expected: Any) -> str:
 
 
 class StageRecorder(Callback):
-    """Records the stage that the start of a fit has reached."""
+    """Records the stage of a starting fit, which determines the error to raise."""
 
     stage = ""
 
@@ -117,7 +117,7 @@ def convert_start_errors(trainer: Trainer, resumes: bool) -> Iterator[None]:
         if recorder.stage == "restoring" and resumes:
             raise CheckpointError(
                 "The checkpoint is damaged or belongs to another run. Lightning cannot restore it: "
-                f"{type(error).__name__}: {first_sentence(error)}. {hint}"
+                f"{type(error).__name__}: {first_line(error)}. {hint}"
             ) from error
         if recorder.stage in ("restoring", "preparing") and type(error) in (ValueError, TypeError):
             raise ConfigError(f"Training cannot start: {str(error).strip().rstrip('.')}. {hint}") from error

@@ -28,7 +28,7 @@ VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
     *("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG"),
 )
-"""Environment variables that a config may set: none of them names a file to load."""
+"""Environment variables that a config may set, because none of them names a file to load."""
 
 VARIABLE = "LOSSSELECT_TRUST"  # passes what the command line trusts to the processes that a run starts
 

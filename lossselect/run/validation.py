@@ -61,7 +61,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise an error for the first invalid setting of a config in plain values."""
+    """Raise ConfigError or OptionTypeError for the first invalid setting of a config in plain values."""
     # checks that need no torch come first, so that their errors are immediate
     _require(config.get("task"), "A task is required. Set task=binary, task=multiclass or task=multilabel.")
     for part in PARTS:
@@ -130,9 +130,9 @@ def _require(condition: Any, message: str, error: type[Exception] = ConfigError)
 def check_task_settings(
     config: Mapping[str, Any], task: "Task", counts: "LabelCounts | None" = None, shape: Sequence[int] = ()
 ) -> None:
-    """Raise an error for the first option of loss or decision, or metric, that the task does not support.
+    """Raise ConfigError for the first option of loss or decision, or metric, that does not fit the task.
 
-    Without `counts` of the training labels, `task` is a placeholder, because the data have not been read.
+    Without `counts` of the training labels, the data have not been read, and `task` is a placeholder.
     """
     from lossselect.decision.fit import decision_options
     from lossselect.losses.auto import loss_by_name
@@ -165,7 +165,7 @@ def check_task_settings(
 
 
 def _check_rows_fit(loss: "Loss", mix: Any, shape: Sequence[int]) -> None:
-    """Raise an error for losses on regions and for mixing of images: rows of a file have neither."""
+    """Raise ConfigError for losses on regions and for mixing of images: rows of a file have neither."""
     import torch
 
     from lossselect.labels.targets import EncodedBatch
@@ -227,7 +227,7 @@ def check_early_stopping(config: Mapping[str, Any], monitor: str) -> None:
 
 
 def _check_monitors(config: Mapping[str, Any], task: "Task", is_final: bool) -> None:
-    """Raise ConfigError for a metric that is not computed; unless `is_final` the width is not known yet."""
+    """Raise ConfigError for a metric that is not computed; the width is known only if `is_final`."""
     head = (resolve_head(config, task) if is_final else configured_head(config))["name"]
     width = task.num_outputs if is_final else None
     top_names = top_metric_names(task, width, counted="_target_" not in config["data"])

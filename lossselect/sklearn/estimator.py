@@ -45,15 +45,15 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             `"weight": {"cat": 2.0}`, or `"pos_weight": "auto"` in binary and multilabel tasks.
         net: "mlp" or "linear", a mapping with options such as `{"name": "mlp", "hidden": [64]}`, or a
             function or class that returns a module with raw logits for (num_features, num_outputs).
-        max_epochs: Number of epochs.
-        batch_size: Number of rows per step.
-        learning_rate: Initial learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
+        max_epochs: Number of epochs, >= 1.
+        batch_size: Number of rows per step, >= 1.
+        learning_rate: Initial learning rate of AdamW, >= 0.
+        weight_decay: Weight decay of AdamW, >= 0.
         validation_fraction: Fraction of the rows, in [0, 1), that is held out to fit the decision. With 0 no
             decision is fitted, and without a decision to fit no rows are held out.
         decision: "tuned" for the defaults of `fit_decision` (thresholds for the expected F1, and temperature,
             in multilabel tasks; only the temperature in binary and multiclass tasks), a mapping with other
-            options of it such as `{"metric": "f1_macro"}`, or None for the threshold 0.5.
+            options such as `{"metric": "f1_macro"}`, or None for the threshold 0.5 or most probable class.
         random_state: An integer, a `numpy.random.RandomState`, or None for a seed drawn from NumPy's global
             generator. The state of all other global generators is restored after `fit`.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if one is available.
@@ -103,7 +103,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             X: Numbers of shape (N, F), without missing values.
             y: A class label for each row, (N,); for a multilabel task 0 and 1 of shape (N, L), dense or
                 sparse. With task="multilabel", NaN is a missing label, which the loss ignores.
-            sample_weight: Weight of each row in the loss, (N,); rows of weight 0 are removed. The decision,
+            sample_weight: Weights >= 0 of the rows in the loss, (N,); rows of weight 0 are removed. Decision,
                 the means of features and the class frequencies do not use weights.
 
         Returns:
@@ -111,7 +111,8 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         Raises:
             ConfigError, OptionTypeError: an invalid argument of the estimator.
-            DataError: data or weights that cannot be trained on.
+            DataError: labels or weights that cannot be trained on.
+            ValueError: raised by scikit-learn for invalid X or y, such as NaN in X.
         """
         from lossselect.tasks.registry import TASKS, make_task
         from lossselect.utils.devices import parse_device
@@ -155,6 +156,7 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         Raises:
             DataError: a row for which the net returns NaN.
+            NotFittedError: `fit` has not been called.
         """
         logits = self._logits(X)
         predicted = self.task_.predict(logits).numpy()

@@ -53,7 +53,7 @@ class Task(ABC):
     """Metric shown next to the loss during training."""
     train_metrics: ClassVar[tuple[str, ...]]
     target_spec: ClassVar[str]
-    """Description of the canonical target, for the plan."""
+    """Description of the canonical target: dtype, shape and values."""
     untuned_rule: ClassVar[str]
     """Description of the decision on uncalibrated logits, for the plan."""
     _width_field: ClassVar[str | None] = None
@@ -115,7 +115,7 @@ class Task(ABC):
 
     @property
     def positive_name(self) -> str | None:
-        """Name of the class whose probability the single output of a binary task is; None for other tasks."""
+        """Name of the positive class if a single output is its probability (binary tasks), else None."""
         return self.names[1] if self._num_names > self.num_probabilities else None
 
     @abstractmethod

@@ -113,8 +113,13 @@ def _plural(count: int, word: str) -> str:
 def check_task(task: Task, target: Any) -> Task:
     """Check that a task fits all labels of a data set, and return the task.
 
+    Args:
+        task: The declared task.
+        target: All labels of the data set, in any form that `task.encode` accepts.
+
     Raises:
         DataError: labels that do not fit; names the row, the value, the fix and the inferred task.
+        OptionTypeError: `task` is not a task.
 
     Example:
         >>> from lossselect import Binary

@@ -23,8 +23,8 @@ class LabelCounts:
         positives: (len(task.names),) number of positives of each class or label; soft labels are rounded.
         negatives: (len(task.names),) number of known negatives of each class or label.
         missing: Number of missing labels, over all rows and labels.
-        single: True if each known row has exactly one label.
-        mass: (len(task.names),) sums of the labels; equal to `positives` without soft labels.
+        single: True if each row without missing labels has exactly one class or label.
+        mass: (len(task.names),) sums of the labels; equal to `positives` if no label is soft.
         soft: True if some labels are soft.
     """
 
@@ -87,6 +87,7 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
     Raises:
         DataError: labels that do not fit the task.
         DataTypeError: labels that are not numbers.
+        OptionTypeError: `task` is not a task.
 
     Example:
         >>> from lossselect import Multilabel

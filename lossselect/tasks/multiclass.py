@@ -137,7 +137,7 @@ class Multiclass(Task):
             note = "For class indices of positions, call encode(target, trailing_dims=1)."
             ambiguous = not soft and trailing_dims is None
             rows = as_distributions(target, self.missing, self.name, note if ambiguous else "")
-            # indices give the same loss as one-hot rows; on a GPU, checking values would stall
+            # indices have the same loss as one-hot rows; on a GPU, checking values would stall
             is_soft = soft and (target.device.type != "cpu" or bool(((rows > 0) & (rows < 1)).any()))
             return rows if is_soft else self.to_hard_labels(rows)
         if target.ndim == 2 and soft and trailing_dims != 1:

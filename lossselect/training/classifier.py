@@ -51,9 +51,9 @@ class Classifier(RecordsArguments, nn.Module):
         head: "dense" or None, "chunked", or `{"name": "chunked", "chunk": 4096}` (see `TaskModule`).
 
     Raises:
-        ConfigError: A setting does not fit the task, such as an unknown loss or an option that the loss does
+        ConfigError: a setting does not fit the task, such as an unknown loss or an option that the loss does
             not have.
-        OptionTypeError: An argument has the wrong type.
+        OptionTypeError: an argument has the wrong type.
 
     Example:
         >>> from lossselect import Multiclass
@@ -82,7 +82,7 @@ class Classifier(RecordsArguments, nn.Module):
                 'net must be a torch.nn.Module, a dict such as {"name": "mlp", "num_features": 8}, or None '
                 f"for a subclass that sets self.net, got {net!r}."
             )
-        # Any, so that type checkers let a subclass that sets its own net call it without a check for None
+        # Any, so that a subclass that sets its own net need not check for None to satisfy a type checker
         self.net: Any = make_net(net, task.num_outputs) if isinstance(net, Mapping) else net
         self.criterion = _make_criterion(loss, task)
         check_head_bias(bias_init)
@@ -171,7 +171,7 @@ class Classifier(RecordsArguments, nn.Module):
         (N, ...).
 
         Raises:
-            DataError: The batch is not a pair.
+            DataError: the batch is not a pair.
         """
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
@@ -247,7 +247,7 @@ class Classifier(RecordsArguments, nn.Module):
         """Return the loss of a batch of a data loader.
 
         Raises:
-            ConfigError, DataError: The same errors as in training on this batch.
+            ConfigError, DataError: the same errors as in training on this batch.
         """
         self._build_head()
         if self.mix:
@@ -263,7 +263,7 @@ class Classifier(RecordsArguments, nn.Module):
             counts: The result of `count_labels(task, labels)` for the training rows.
 
         Raises:
-            DataError: The counts are of another number of classes.
+            DataError: the counts are of another number of classes.
         """
         counts.check_task(self.task)
         self.counts = counts
@@ -344,8 +344,8 @@ class Classifier(RecordsArguments, nn.Module):
             path: The checkpoint, such as best.ckpt in a run folder.
 
         Raises:
-            FileMissingError: The file does not exist.
-            CheckpointError: The file is damaged, is not a checkpoint of a `TaskModule`, or lacks a custom
+            FileMissingError: the file does not exist.
+            CheckpointError: the file is damaged, is not a checkpoint of a `TaskModule`, or lacks a custom
                 net, which only `TaskModule.load_from_checkpoint(path, net=...)` accepts.
         """
         checkpoint = read_checkpoint(path)

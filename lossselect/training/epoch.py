@@ -38,7 +38,7 @@ class OutputBuffer:
 
     def __init__(self, max_outputs: int | None = None) -> None:
         self._parts: list[Any] = []  # logits and target of rows, and a random number in [0, 1) for each row
-        self.share = 1.0  # the fraction of rows that is kept: those with a lower number; final after `rows`
+        self.share = 1.0  # fraction of rows kept, whose random number is lower; final after `rows`
         self._random = torch.Generator().manual_seed(0)
         self._max_outputs = (max_outputs or MAX_BUFFERED_OUTPUTS) // len(all_gather(None))
 

@@ -20,8 +20,8 @@ CAUSE = (
 def check_epoch_length(trainer: Trainer, stage: str) -> None:
     """Raise DataError if an epoch that has just ended had fewer batches than the length of its loader.
 
-    Limits such as `trainer.limit_train_batches` are taken into account, and an epoch that the trainer itself
-    ends (max_steps, should_stop) counts as complete.
+    The length respects limits such as `trainer.limit_train_batches`. An epoch that the trainer itself ends
+    (max_steps, should_stop) counts as complete.
     """
     fitting = trainer.state.fn == TrainerFn.FITTING
     loops: dict[str, Any] = {

@@ -31,7 +31,7 @@ def mixup(batch: EncodedBatch, task: Task, alpha: float = 0.2) -> EncodedBatch:
         alpha: Parameter of the Beta distribution, > 0; the larger, the closer f is to 1/2.
 
     Raises:
-        ConfigError: The inputs are not a float tensor.
+        ConfigError: the inputs are not a float tensor.
 
     References:
         Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv:1710.09412.
@@ -53,7 +53,7 @@ def cutmix(batch: EncodedBatch, task: Task, alpha: float = 1.0) -> EncodedBatch:
         alpha: Parameter of the Beta distribution, > 0; the larger, the closer f is to 1/2.
 
     Raises:
-        ConfigError: The inputs are not a float tensor, or have no positions, or not those of the target.
+        ConfigError: the inputs are not a float tensor, have no positions, or have other ones than the target.
 
     References:
         Yun et al., CutMix, ICCV 2019, arXiv:1905.04899.

@@ -99,11 +99,11 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
     through the train loader. Call `set_label_counts` to provide them yourself.
 
     Raises:
-        ConfigError: A setting does not fit the task, such as an unknown loss or an option that the loss does
+        ConfigError: a setting does not fit the task, such as an unknown loss or an option that the loss does
             not have; at the first batch, the logits do not fit the task.
-        OptionTypeError: An argument has the wrong type.
-        DataError: In a step, the target does not fit the task or the logits.
-        TrainingDiverged: In fit, the loss, a gradient or a weight is not finite.
+        OptionTypeError: an argument has the wrong type.
+        DataError: in a step, the target does not fit the task or the logits.
+        TrainingDiverged: in fit, the loss, a gradient or a weight is not finite.
 
     Example:
         >>> from lossselect import Multilabel, TaskModule
@@ -243,7 +243,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             options: Arguments of torch.compile, such as mode="reduce-overhead" for CUDA graphs.
 
         Raises:
-            ConfigError: The head is chunked.
+            ConfigError: the head is chunked.
         """
         if self._chunked:
             raise ConfigError(_COMPILED_CHUNKED)
@@ -290,7 +290,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """Take a step of a scheduler.
 
         Raises:
-            ConfigError: The scheduler allows no further step, as OneCycleLR after its last step.
+            ConfigError: the scheduler allows no further step, as OneCycleLR after its last step.
         """
         try:
             super().lr_scheduler_step(scheduler, metric)
@@ -309,7 +309,7 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """Check that the checkpoint is for the same task; to evaluate or predict, use its decision.
 
         Raises:
-            CheckpointError: The checkpoint was trained for another task.
+            CheckpointError: the checkpoint was trained for another task.
         """
         check_same_task(checkpoint, self.task)
         trainer = get_trainer(self)
@@ -344,8 +344,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
                 values, such as `net=`, and arguments to change.
 
         Raises:
-            FileMissingError: The file does not exist.
-            CheckpointError: The file is damaged, is not a checkpoint of a `TaskModule`, was trained for
+            FileMissingError: the file does not exist.
+            CheckpointError: the file is damaged, is not a checkpoint of a `TaskModule`, was trained for
                 another task, or lacks an argument that must be passed.
             ConfigError: weights_only is False.
         """

@@ -1,4 +1,4 @@
-"""Optimizers and schedulers: those of torch by their names, or any callable."""
+"""Optimizers and schedulers, from the name of a torch class or from any callable."""
 
 import inspect
 import math
@@ -41,8 +41,8 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Any], fused: bool =
     Adam on a small net then takes a third of the time.
 
     Raises:
-        ConfigError: The name or an option is unknown, an option is invalid, or no parameter is trainable.
-        OptionTypeError: The spec is an optimizer that has already been built.
+        ConfigError: the name or an option is unknown, an option is invalid, or no parameter is trainable.
+        OptionTypeError: the spec is an optimizer that has already been built.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
@@ -78,8 +78,8 @@ def make_scheduler(
     count steps raises a warning.
 
     Raises:
-        ConfigError: The name, an option or a key is unknown or invalid.
-        OptionTypeError: The callable returns something that is not a scheduler.
+        ConfigError: the name, an option or a key is unknown or invalid.
+        OptionTypeError: the callable returns something that is not a scheduler.
     """
     if spec is None:
         return None

@@ -1,4 +1,4 @@
-"""Fit a module's decision to its validation split."""
+"""Fitting of a module's decision to its validation split."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,9 @@ def tune_decision(
         The metrics of the validation split with the default decision.
 
     Raises:
-        OptionTypeError: The first two arguments are not a Trainer and a TaskModule.
-        ConfigError: The head is chunked, or an option does not fit the task.
-        DataError: The validation split has no row, or no known label.
+        OptionTypeError: the first two arguments are not a Trainer and a TaskModule.
+        ConfigError: the head is chunked, or an option does not fit the task.
+        DataError: the validation split has no row, or no known label.
     """
     data = {"dataloaders": dataloaders, "datamodule": datamodule, "ckpt_path": ckpt_path}
     return tune_on_validation(trainer, module, options, **data)[0]

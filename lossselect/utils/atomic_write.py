@@ -1,4 +1,4 @@
-"""Atomic writes: a file has either its old content or all of the new content."""
+"""Atomic writes, after which a file has either its old content or all of the new content."""
 
 import os
 import stat

@@ -140,9 +140,6 @@ def check_int(name: str, value: Any, minimum: int, maximum: float = math.inf) ->
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package is installed, without importing it.
-
-    A folder without code, such as the one that W&B writes its runs to, does not count.
-    """
+    """Return whether a package is installed, without importing it; a folder without code does not count."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None

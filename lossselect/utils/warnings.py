@@ -77,10 +77,10 @@ def warn(name: str, message: str) -> None:
 
 @contextmanager
 def ignore_warnings(*names: str) -> Iterator[None]:
-    """Silence these warnings within the context.
+    """Silence the warnings `names`, names of `WARNINGS`, within the context.
 
     Raises:
-        ConfigError: unknown warning name.
+        ConfigError: an unknown name.
 
     Example:
         >>> from lossselect import Multilabel, ignore_warnings, check_task

@@ -146,6 +146,8 @@ def test_the_form_of_a_setting(arguments, fix, command):
         ("predict checkpoint=a.ckpt", "Run it with: lossselect predict"),
         ("task=binary --cfg jobb", "--cfg must be one of job, hydra, all, got 'jobb'."),
         ("task=binary --config-dir", "--config-dir requires a value."),
+        ("task=binary --config-dir= -m", "--config-dir requires a value."),
+        ("--cfg task=binary", "--cfg must be one of job, hydra, all, got 'task=binary'."),
         ("task=binary loss.weight={cat=2}", "Write a list as [a,b] and a mapping as {a:1,b:2}"),
     ],
     ids=str,
@@ -184,6 +186,8 @@ def test_flags_may_stand_between_settings():
     assert order_arguments(["task=binary", "--cfg", "job", "seed=1", "-m", "~data", "--info"]) == [
         *("--cfg", "job", "-m", "--info", "all", "task=binary", "seed=1", "~data"),
     ]
+    assert order_arguments(["-i", "config", "-c=job"]) == ["-i", "config", "-c", "job"]
+    assert order_arguments(["-i", "task=binary"]) == ["-i", "all", "task=binary"]
 
 
 def test_the_flags_are_those_of_hydra():

@@ -59,7 +59,7 @@ def check_devices(func: Any, args: Any, flat: list[Any], on_cpu: OnCpu) -> None:
 
 
 def waits_of(func: Any, args: Any, kwargs: dict[str, Any], on_cpu: OnCpu) -> Iterator[str]:
-    """Yield the reasons for which the host waits in an operator on device tensors."""
+    """Yield the reasons why the host waits in an operator on device tensors."""
     name = name_of(func)
     if name in _INDEXES:
         yield from _waits_of_index(name, args, on_cpu)

@@ -60,6 +60,6 @@ def needed(name):
     return {"prior": PRIOR} if name == "logit_adjusted" else {}
 
 
-def as_shares(target):
+def as_probabilities(target):
     """Return a target as probabilities (N, C, ...): soft labels, or one-hot rows for class indices."""
     return target if target.is_floating_point() else F.one_hot(target, 3).movedim(-1, 1)

@@ -7,7 +7,7 @@ from loss_cases import (
     PRIOR,
     ROWS,
     TASKS,
-    as_shares,
+    as_probabilities,
     both_targets,
     hard_target,
     needed,
@@ -28,9 +28,9 @@ def test_index_one_hot_and_soft_forms_agree(name, weight, smoothing):
     logits, labels = random_logits(name, 9), hard_target("softmax", 9, trailing(name))
     loss = ls.select_loss(task, name, weight=weight, label_smoothing=smoothing, **needed(name))
     index = loss(logits, labels)
-    soft = loss(logits, as_shares(labels).double())
+    soft = loss(logits, as_probabilities(labels).double())
     torch.testing.assert_close(index, soft, rtol=1e-12, atol=0)
-    assert torch.equal(index, loss(logits, task.encode(as_shares(labels).float())))
+    assert torch.equal(index, loss(logits, task.encode(as_probabilities(labels).float())))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

@@ -97,7 +97,7 @@ class TestOptions:
 @pytest.mark.parametrize("task", ["multiclass", ls.Multiclass, [0, 1]])
 def test_an_argument_that_is_not_a_task(task):
     for call in (lambda: ls.select_loss(task), lambda: ls.check_task(task, [0, 1])):
-        with pytest.raises(TypeError, match="task"):
+        with pytest.raises(TypeError, match="must be a task"):
             call()
 
 

@@ -9,7 +9,7 @@ from loss_cases import (
     PRIOR,
     ROWS,
     TASKS,
-    as_shares,
+    as_probabilities,
     both_targets,
     log_softmax,
     needed,
@@ -149,7 +149,7 @@ class TestEveryRow:
         loss = ls.select_loss(TASKS[activation], name, reduction="none", **options)
         for target in both_targets(name, activation):
             want = REFERENCES[name, activation](
-                logits.numpy(), as_shares(target).numpy().astype(np.float64), **options
+                logits.numpy(), as_probabilities(target).numpy().astype(np.float64), **options
             )
             np.testing.assert_allclose(loss(logits, target).numpy(), want, rtol=1e-10, atol=1e-12)
 

@@ -101,6 +101,13 @@ def test_the_links_of_the_readme_lead_somewhere():
             assert anchor in slugs, f"{path}#{anchor}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_cpu_build_of_torch_is_the_pinned_version(page):
+    """With another version, `pip install -c constraints.txt` would replace it by the CUDA build."""
+    pinned = re.search(r"^torch==(\S+)$", read(ROOT / "constraints.txt"), flags=re.M)[1]
+    assert re.findall(r"torch==(\S+)", read(ROOT / page)) == [pinned]
+
+
 def test_the_page_of_settings_is_current():
     spec = spec_from_file_location("settings_page", ROOT / "scripts" / "settings_page.py")
     script = module_from_spec(spec)

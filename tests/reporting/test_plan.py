@@ -52,6 +52,13 @@ class TestPlan:
         assert all(line.value.endswith(" ...") and not line.why + line.change for line in lines)
         assert plan.summary()["task"].value == "a long value a long value a long value a long value ..."
 
+    @pytest.mark.parametrize("name", ["resumed", "previous_run", "outputs"])
+    def test_a_summary_contains_whole_paths(self, name):
+        path = "/home/me/" + "a_folder/" * 9
+        assert (
+            Plan("Plan", [Line(name, f"from {path}, after 8 steps")]).summary()[name].value.count(path) == 1
+        )
+
     def test_plain_values(self):
         assert json.loads(self.plan.to_json()) == self.plan.to_dict()
         assert self.plan.to_dict()["lines"][1] == {"name": "head", "value": "3", "why": "", "change": ""}
@@ -67,9 +74,9 @@ class TestExplainTask:
         ("task", "head", "activation", "formula"),
         [
             (ls.Binary(), "1 logit", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3), "3 logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multiclass(3), "3 logits", "softmax", "Cross-entropy: -sum_c"),
             (ls.Multilabel(14), "14 logits", "sigmoid", "Binary cross-entropy"),
-            (ls.Multiclass(3, ordinal=True), "2 logits", "softmax", "Cross-entropy of each sample"),
+            (ls.Multiclass(3, ordinal=True), "2 logits", "softmax", "Cross-entropy: -sum_c"),
         ],
     )
     def test_follows_from_the_task(self, task, head, activation, formula):

@@ -200,7 +200,7 @@ def test_class_factors_are_tuned_for_a_metric(grades, command):
 
 def test_top_k_and_min_labels(command):
     for setting in ("task.top_k=3", "task.min_labels=3"):
-        code, _, err = command(
+        code, _out, err = command(
             "task=multilabel", setting, "trainer.max_epochs=1", "hydra.run.dir=run", "logger=none"
         )
         assert (code, err) == (0, "")
@@ -212,7 +212,7 @@ def test_top_k_and_min_labels(command):
 
 def test_mixup(grades, command):
     arguments = ["task=multiclass", *table("name"), *SHORT]
-    code, _, err = command(*arguments, "mix=mixup", "mix.alpha=1")
+    code, _out, err = command(*arguments, "mix=mixup", "mix.alpha=1")
     assert (code, err) == (0, "")
     assert "mixup of the training batches" in planned("mix")
     mixed = metrics()["test/loss"]

@@ -72,7 +72,7 @@ def parse_label_matrix(
     if task == "auto":
         task, why = infer_task(matrix)
         reason = f"{source} 0 and 1, and {why}"
-    # checks the values here, so that row numbers in errors are those of the file
+    # checked here, because the indices of rows in errors then refer to the file
     make_task(task, class_names=names if TASKS[task].is_sized() else None).encode(matrix)
     return Labels(task, reason, matrix.astype(np.float32, copy=False), tuple(names), None)
 

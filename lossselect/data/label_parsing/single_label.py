@@ -127,7 +127,7 @@ def _fit_binary(column: pl.Series, values: list[Any], options: LabelOptions) -> 
             f"class_names={[*names]} declares {names[1]!r} as the positive class, but "
             f"data.positive={options.positive}. Remove one of the two settings."
         )
-    # names that are not labels are for 0 and 1, or no and yes, in that order, even if 0 or no is positive
+    # names that are not labels name the pair in its order (0, 1 or no, yes), even if 0 or no is positive
     by_label = dict(zip(named or pair or (negative, positive), names, strict=True))
     return Vocabulary((negative, positive), (by_label[negative], by_label[positive]))
 

@@ -1,6 +1,6 @@
 """Conversion of an array to the standardised features of a net, in two passes over blocks of rows.
 
-It corresponds to `Features` for the columns of a table, but the array may be larger than the memory.
+`ArrayRows` corresponds to `TableRows` for a table, but the array may be larger than the memory.
 """
 
 from collections.abc import Iterator

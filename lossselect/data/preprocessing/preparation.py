@@ -40,7 +40,7 @@ class Preparation:
     def frames(
         self, path: str, size: int, keep: Sequence[str] = (), **reading: Any
     ) -> Iterator[pl.DataFrame]:
-        """Yield `size` rows at a time of a new file, with the columns of the features and those to `keep`.
+        """Yield `size` rows at a time of a new file, with the columns of the features and the columns `keep`.
 
         `reading` replaces entries of `self.reading`.
         """

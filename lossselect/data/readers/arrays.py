@@ -1,6 +1,6 @@
 """Readers of features and labels from NumPy files: one .npz, or one .npy each. No pickled code is executed.
 
-A .npy is memory-mapped: only the used rows of features, and of a matrix of labels, are read.
+A .npy is memory-mapped: only the used rows of features and of label matrices are read.
 """
 
 import zipfile
@@ -22,7 +22,7 @@ from lossselect.utils.devices import free_memory
 BLOCK = 1 << 20
 """Number of values in a block of rows: 8 MB as float64, which fit into a processor's cache."""
 MAX_MEMORY_SHARE = 0.5
-"""Fraction of the free memory that an array of a .npz may take; the features made of it need the rest."""
+"""Fraction of the free memory that an array of a .npz may take; its features need the rest."""
 FEATURES = ("features", "X", "x", "inputs", "data")
 LABELS = ("labels", "label", "target", "targets", "Y", "y")
 
@@ -100,7 +100,7 @@ def blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def as_polars_knows(values: np.ndarray) -> np.ndarray:
-    """Convert to a type that all supported versions of Polars accept from NumPy."""
+    """Convert to a dtype that all supported versions of Polars can read from NumPy."""
     if values.dtype.kind == "f" and values.dtype not in (np.float32, np.float64):
         return values.astype(np.float64)
     return values.astype(values.dtype.newbyteorder("="), copy=False)

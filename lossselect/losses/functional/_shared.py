@@ -16,7 +16,7 @@ def log_sigmoids(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_label(positive: Tensor, negative: Tensor, target: Tensor) -> Tensor:
-    """Return y v_1 + (1 - y) v_0 of each element, given the losses of positives and negatives."""
+    """Return y v_1 + (1 - y) v_0, with the losses v_1 of positive and v_0 of negative elements."""
     return target * positive + (1 - target) * negative
 
 

@@ -1,4 +1,13 @@
-"""Asymmetric loss: focal loss with different focusing of positives and negatives."""
+"""Asymmetric loss: focal loss with different focusing of positives and negatives.
+
+Options:
+    gamma_neg: Down-weighting g- of easy negatives, >= 0.
+    gamma_pos: Down-weighting g+ of easy positives, >= 0; with gamma_neg = 0 and clip = 0 this is BCE.
+    clip: The margin m, in [0, 1); 0 gives the focal loss for negatives.
+
+References:
+    Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021, arXiv:2009.14119.
+"""
 
 import math
 
@@ -10,21 +19,11 @@ from lossselect.utils.checks import check_float
 def sigmoid_asymmetric(
     logits: Tensor, target: Tensor, gamma_neg: float = 4.0, gamma_pos: float = 0.0, clip: float = 0.05
 ) -> Tensor:
-    """Asymmetric loss of each element: y (1 - p)^g+ (-log p) + (1 - y) q^g- (-log(1 - q)), q = max(p - m, 0).
+    """Return the asymmetric loss: y (1 - p)^g+ (-log p) + (1 - y) q^g- (-log(1 - q)), q = max(p - m, 0).
 
     p = sigmoid(logit). A negative with a probability up to the margin m = clip costs nothing, and the loss of
-    a negative with p near 1, which is likely mislabelled, is limited. The gradient is that of the formula;
-    the authors' code excludes the powers from it by default.
-
-    Args:
-        logits: Raw logits, (N, L, ...).
-        target: 0/1 or soft labels, (N, L, ...).
-        gamma_neg: Down-weighting g- of easy negatives, >= 0.
-        gamma_pos: Down-weighting g+ of easy positives, >= 0; with gamma_neg = 0 and clip = 0 this is BCE.
-        clip: The margin m, in [0, 1); 0 gives the focal loss for negatives.
-
-    References:
-        Ridnik et al., Asymmetric Loss For Multi-Label Classification, ICCV 2021, arXiv:2009.14119.
+    a negative with p near 1, which is likely mislabelled, is limited. The gradient is exact, whereas the
+    authors' code by default treats the powers as constants.
     """
     import torch
 

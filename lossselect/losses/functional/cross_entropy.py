@@ -4,14 +4,14 @@ from lossselect.losses.functional._shared import Tensor
 
 
 def sigmoid_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of each element: -[y log p + (1 - y) log(1 - p)], p = sigmoid(logit)."""
+    """Return the binary cross-entropy: -[y log p + (1 - y) log(1 - p)], p = sigmoid(logit)."""
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     return binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 def softmax_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each sample: -sum_c t_c log p_c, p = softmax(logits); -log p_y for an index y."""
+    """Return the cross-entropy: -sum_c t_c log p_c, p = softmax(logits); -log p_y for an index y."""
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits, target, reduction="none")

@@ -1,7 +1,9 @@
 """Soft Dice loss, also known as soft F1: the overlap of regions.
 
-Sums are over the trailing dimensions (pixels, time steps), which are required (else ConfigError). With the
-option smooth, s >= 0.001, an empty region that is predicted to be empty has the loss 0.
+Sums are over the trailing dimensions (pixels, time steps), which are required (else ConfigError).
+
+Options:
+    smooth: The s of the formula, >= 0.001, with which an empty region predicted to be empty has the loss 0.
 
 References:
     Milletari et al., V-Net, 3DV 2016, arXiv:1606.04797 (here with s, and without squares in the denominator).
@@ -12,11 +14,11 @@ from lossselect.losses.functional._shared import Tensor
 from lossselect.utils.checks import check_float
 
 REGIONS = ("dice",)
-"""Losses that pool positions; other losses that take `known` pool the labels of one position."""
+"""Losses that pool positions; the other losses with the argument `known` pool the labels of one position."""
 
 
 def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Dice loss of each label's region: 1 - (2 sum y p + s) / (sum y + sum p + s), p = sigmoid(logits).
+    """Return the Dice loss of regions: 1 - (2 sum y p + s) / (sum y + sum p + s), p = sigmoid(logits).
 
     Returns:
         The losses (N, L), and a mask (N, L) of the regions that contain a `known` label (N, L, ...).
@@ -27,7 +29,7 @@ def sigmoid_dice(logits: Tensor, target: Tensor, known: Tensor, smooth: float = 
 def softmax_dice(
     logits: Tensor, target: Tensor, known: Tensor, weight: Tensor | None, smooth: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Dice loss of each sample, the mean over c of 1 - (2 sum t_c p_c + s) / (sum t_c + sum p_c + s).
+    """Return the Dice loss: mean_c [1 - (2 sum t_c p_c + s) / (sum t_c + sum p_c + s)].
 
     p = softmax(logits); `weight` (C,) weights the classes in the mean.
 

@@ -1,7 +1,10 @@
 """Focal loss: hard samples count more than easy ones.
 
-The option gamma >= 0 is the down-weighting of easy elements or samples; 0 gives cross-entropy. The powers
-are computed in log space, so that they and their gradients are finite for any gamma and logit.
+Options:
+    gamma: Down-weighting of easy elements or samples, >= 0; 0 gives cross-entropy.
+    alpha: Weight of positives, in [0, 1]; negatives have 1 - alpha. None: both have the weight 1.
+
+The powers are computed in log space, so that they and their gradients are finite for any gamma and logit.
 
 References:
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
@@ -14,10 +17,9 @@ from lossselect.utils.checks import check_float
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
-    """Focal loss of each element: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
+    """Return the focal loss: y alpha (1 - p)^gamma (-log p) + (1 - y) (1 - alpha) p^gamma (-log(1 - p)).
 
-    p = sigmoid(logit). Positives have the weight alpha, in [0, 1], and negatives 1 - alpha; None leaves both
-    at 1.
+    p = sigmoid(logit).
     """
     check_float("gamma", gamma, 0)
     log_p, log_not_p = log_sigmoids(logits)
@@ -30,7 +32,7 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: flo
 
 
 def softmax_focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss of each sample: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
+    """Return the focal loss: sum_c t_c (1 - p_c)^gamma (-log p_c), p = softmax(logits).
 
     log(1 - p) is computed as the log-sum-exp of log p of the other classes: 1 - p would round to 0, where
     the gradient is infinite for gamma < 1.

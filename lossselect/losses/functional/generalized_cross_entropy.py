@@ -1,7 +1,7 @@
 """Generalised cross-entropy, which limits the cost of a wrong label to 1 / q.
 
-The option q ranges from 0.001 (nearly cross-entropy) to 1 (the absolute error, which is robust to label noise
-but learns slowly).
+Options:
+    q: From 0.001 (nearly cross-entropy) to 1 (absolute error: robust to label noise, but learns slowly).
 
 References:
     Zhang & Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018, arXiv:1805.07836.
@@ -15,7 +15,7 @@ MIN_Q = 1e-3
 
 
 def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
-    """Generalised BCE of each element: y (1 - p^q) / q + (1 - y) (1 - (1 - p)^q) / q, p = sigmoid(logit).
+    """Return the generalised BCE: y (1 - p^q) / q + (1 - y) (1 - (1 - p)^q) / q, p = sigmoid(logit).
 
     This equals the softmax form for two classes with logits 0 and x.
     """
@@ -25,7 +25,7 @@ def sigmoid_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float =
 
 
 def softmax_generalized_cross_entropy(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
-    """Generalised CE of each sample: sum_c t_c (1 - p_c^q) / q, p = softmax(logits)."""
+    """Return the generalised CE: sum_c t_c (1 - p_c^q) / q, p = softmax(logits)."""
     check_float("q", q, MIN_Q, 1)
     return by_class(-(q * logits.log_softmax(1)).expm1() / q, target)
 

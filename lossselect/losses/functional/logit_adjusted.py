@@ -1,7 +1,10 @@
 """Logit-adjusted cross-entropy, which corrects the logits for the class frequencies.
 
 `prior`, in (0, 1) and broadcast over the logits, is the frequency r of each class, or of each label's
-positives, in the training rows. The option tau >= 0 is the strength of the correction; 0 gives cross-entropy.
+positives, in the training rows.
+
+Options:
+    tau: Strength of the correction, >= 0; 0 gives cross-entropy.
 
 References:
     Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
@@ -13,20 +16,20 @@ from lossselect.utils.checks import check_float
 
 
 def sigmoid_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:
-    """Logit-adjusted BCE of each element: BCE of logit + tau log(r / (1 - r)), r the label's frequency.
+    """Return the logit-adjusted BCE: BCE of logit + tau log(r / (1 - r)), r the label's frequency.
 
-    This equals the softmax form for two classes with logits 0 and x. At tau = 1 the logit is that of a
-    sample drawn equally from positives and negatives, and the threshold 0.5 minimises the balanced error.
+    This equals the softmax form for two classes with logits 0 and x. At tau = 1 the logit assumes equally
+    many positives and negatives, and the threshold 0.5 minimises the balanced error.
     """
     check_float("tau", tau, 0)
     return sigmoid_cross_entropy(logits + (tau * prior.logit()).to(logits.dtype), target)
 
 
 def softmax_logit_adjusted(logits: Tensor, target: Tensor, prior: Tensor, tau: float = 1.0) -> Tensor:
-    """Logit-adjusted CE of each sample: CE of logit_c + tau log r_c, r_c the class frequency.
+    """Return the logit-adjusted CE: CE of logit_c + tau log r_c, r_c the class frequency.
 
-    At tau = 1 this is balanced softmax (Ren et al., NeurIPS 2020, arXiv:2007.10740): the logits are
-    those of a sample drawn equally from all classes, and the largest one minimises the balanced error.
+    At tau = 1 this is balanced softmax (Ren et al., NeurIPS 2020, arXiv:2007.10740): the logits assume
+    equally frequent classes, and predicting the largest one minimises the balanced error.
     """
     check_float("tau", tau, 0)
     # relative to the largest logit: added to a logit of 6e4, log r would be lost in float32

@@ -4,10 +4,10 @@ from lossselect.losses.functional._shared import Tensor
 
 
 def softmax_one_vs_rest(logits: Tensor, target: Tensor) -> Tensor:
-    """One-vs-rest BCE of each sample: sum_c t_c [-log q_c - sum_{k != c} log(1 - q_k)], q = sigmoid(logits).
+    """Return the one-vs-rest BCE: sum_c t_c [-log q_c - sum_{k != c} log(1 - q_k)], q = sigmoid(logits).
 
-    Predictions and probabilities are still those of softmax. The loss is not the likelihood of these
-    probabilities, so calibrate them before you use them. timm's BinaryCrossEntropy is the mean over the
+    Predictions and probabilities still use softmax. The loss is not the likelihood of these probabilities,
+    so calibrate them before you use them. timm's BinaryCrossEntropy is the mean over the
     classes.
 
     References:

@@ -1,7 +1,8 @@
 """Poly-1 loss: cross-entropy with a different first coefficient in its series in 1 - p.
 
-The option epsilon >= -1 is added to that coefficient; 0 gives cross-entropy. Below -1 the gradient of easy
-elements or samples would have the wrong sign.
+Options:
+    epsilon: Added to that coefficient, >= -1; 0 gives cross-entropy. Below -1 the gradient of easy elements
+        or samples would have the wrong sign.
 
 References:
     Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511.
@@ -13,14 +14,14 @@ from lossselect.utils.checks import check_float
 
 
 def sigmoid_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
-    """Poly-1 loss of each element: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit)."""
+    """Return the Poly-1 loss: BCE + epsilon [y (1 - p) + (1 - y) p], p = sigmoid(logit)."""
     check_float("epsilon", epsilon, -1)
     wrong = by_label((-logits).sigmoid(), logits.sigmoid(), target)
     return sigmoid_cross_entropy(logits, target) + epsilon * wrong
 
 
 def softmax_poly1(logits: Tensor, target: Tensor, epsilon: float = 1.0) -> Tensor:
-    """Poly-1 loss of each sample: sum_c t_c [-log p_c + epsilon (1 - p_c)], p = softmax(logits).
+    """Return the Poly-1 loss: sum_c t_c [-log p_c + epsilon (1 - p_c)], p = softmax(logits).
 
     Symmetric cross-entropy (Wang et al., 2019, arXiv:1908.06112) is this loss up to a factor: alpha CE +
     beta RCE is alpha times Poly-1 with epsilon = -A beta / alpha, if log 0 is clipped to A.

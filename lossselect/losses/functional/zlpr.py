@@ -7,7 +7,7 @@ LOG_0 = -1e30
 
 
 def sigmoid_zlpr(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """ZLPR of each row: log(1 + sum_l (1 - y_l) exp(x_l)) + log(1 + sum_l y_l exp(-x_l)).
+    """Return the ZLPR loss: log(1 + sum_l (1 - y_l) exp(x_l)) + log(1 + sum_l y_l exp(-x_l)).
 
     Ranks positive labels above 0 and negative labels below 0. A label is predicted if its logit is positive,
     that is, if sigmoid(logit) is above 0.5; this sigmoid is not a probability before it is calibrated.

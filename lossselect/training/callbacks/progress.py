@@ -120,7 +120,7 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)  # the end of the logger's run identifier, of no use to a reader
+        metrics.pop("v_num", None)  # a part of the logger's run identifier, which does not help a reader
         return {sanitize(name): value for name, value in metrics.items()}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:

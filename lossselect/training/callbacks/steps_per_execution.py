@@ -1,7 +1,4 @@
-"""A callback that takes several optimizer steps in each iteration of Lightning's loop.
-
-An iteration of the loop has an overhead as large as the step of a small net.
-"""
+"""A callback that takes several steps per iteration of Lightning's loop, which has a high overhead."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -91,7 +88,7 @@ class StepsPerExecution(Callback):
             compat.wrap(loop.automatic_optimization, "run", partial(_take_steps, trainer))
             self.on_train_epoch_start(trainer, pl_module)
             if bar := trainer.progress_bar_callback:
-                # the hook gets the index of the first batch of the block, the bar needs that of the last
+                # the hook is called with the index of the block's first batch, but the bar needs the last
                 compat.wrap(bar, "on_train_batch_end", lambda end, *args: end(*args[:-1], loop.batch_idx))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

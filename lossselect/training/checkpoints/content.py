@@ -124,7 +124,7 @@ def add_module_state(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def save_decision(path: str | os.PathLike[str], module: Any) -> None:
-    """Replace the task in a checkpoint with that of the module, whose decision has since been tuned."""
+    """Replace the task in a checkpoint with the module's task, whose decision has since been tuned."""
     content = read_checkpoint(path)
     content |= {"task": module.task.to_dict(), "base_task": module.base_task.to_dict()}
     with atomic_write(Path(path)) as temporary:

@@ -27,7 +27,7 @@ class RecordsArguments:
     """Records constructor arguments: plain values in `_arguments`, the names of others in `_not_plain`.
 
     `save_hyperparameters` reads the local variables of __init__, which may have changed since the call, and
-    copies nets. This class records the call itself, also that of a subclass.
+    copies nets. This class records the call itself, including the call of a subclass.
     """
 
     _arguments: dict[str, Any]

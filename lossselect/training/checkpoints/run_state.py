@@ -1,4 +1,4 @@
-"""The state, beyond Lightning's, with which a resumed run ends as if it had never stopped.
+"""State, in addition to Lightning's, that makes a resumed run bit-identical to one that never stopped.
 
 It contains random numbers, the position in the epoch's rows, accumulated gradients, the metrics of the epoch
 so far, and the values logged last.
@@ -175,7 +175,7 @@ def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[
 def _find_due_schedulers(trainer: Trainer) -> list[int]:
     """Return the indices of ReduceLROnPlateau schedulers that step directly after the checkpoint.
 
-    A resumed run takes that step only if the checkpoint was saved during a validation or at its end.
+    A resumed run takes the step only if the checkpoint was saved during a validation or at its end.
     """
     if compat.data_fetcher(trainer.fit_loop) is None:  # the checkpoint is saved after fit
         return []
@@ -210,10 +210,7 @@ def _get_part_names(trainer: Trainer) -> list[str]:
 
 
 def _count_logged_rows(trainer: Trainer) -> int | None:
-    """Return the number of rows in metrics.csv; None in a process that does not write it.
-
-    The step does not identify a row: several rows may have the same.
-    """
+    """Return the number of rows in metrics.csv (steps may repeat); None if another process writes it."""
     folders = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     if not folders or not trainer.is_global_zero:
         return None

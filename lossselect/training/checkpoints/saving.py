@@ -22,7 +22,7 @@ MAX_TRIED = 1 << 20  # bytes written at most to check that a folder is writable
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Saves the best checkpoint of a run as best.ckpt; with the monitor "last", that of the last epoch.
+    """Saves the best checkpoint of a run as best.ckpt; with the monitor "last", the last epoch's checkpoint.
 
     It is saved at the end of a training epoch if `at_epoch_end`, otherwise at the end of a validation.
     """
@@ -78,7 +78,7 @@ class LastCheckpoint(Checkpoint):
             self._copy(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # an epoch that ends without another batch needs no new file, as in the run that was stopped
+        # if the resumed epoch ends without another batch, last.ckpt is already up to date
         self._saved_at = _count_batches(trainer) if self._resumes_from(trainer, BEST, LAST) else None
         self._best_score = self.best.current_score
 

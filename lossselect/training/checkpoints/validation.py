@@ -212,7 +212,7 @@ def check_states(
 
 
 def _check_like(state: Mapping[str, Any], template: Mapping[str, Any], place: str) -> None:
-    """Check a state against that of a new object; a None in the latter allows any type."""
+    """Check a state against the state of a new object, in which None allows any type."""
     # flags and private entries may be missing: other versions of torch may not have them
     structure = {
         key: _structure_like(value)

@@ -34,8 +34,8 @@ class FiniteCheck:
     """Checks the loss and the gradients of each optimizer step before it is taken.
 
     The host does not wait for a GPU: it reads each result up to `MAX_PENDING` steps later, and always before
-    a checkpoint is saved. If `choice` is "skip" instead of "stop", the step is skipped (its gradients, its
-    effect on running means, and its loss in the training metrics). This requires waiting for a GPU.
+    a checkpoint is saved. If `choice` is "skip" instead of "stop", gradients, running means and training loss
+    of the step are discarded, and training continues. This requires waiting for a GPU.
     """
 
     def __init__(self, choice: str) -> None:
@@ -98,7 +98,7 @@ class FiniteCheck:
             handle(copy.item())
 
     def check_weights(self, module: Any) -> None:
-        """Raise TrainingDiverged if weights are not finite; once an epoch, since the host waits for a GPU."""
+        """Raise TrainingDiverged if weights are not finite; called once an epoch, as it waits for a GPU."""
         if self.checked_step == module.trainer.global_step:
             return
         self.checked_step = module.trainer.global_step

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lossselect.chunked.linear import ChunkedLogits
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.models.head import bias_values
-from lossselect.models.nets import first_sentence
+from lossselect.models.nets import first_line
 from lossselect.tasks.registry import Task
 from lossselect.training.diagnostics.last_operation import LastOperations, find_last_nodes, find_layer
 from lossselect.utils.distributed import is_sharded
@@ -109,7 +109,7 @@ class OutputChecks:
                 raise
             shape = f" of shape {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else ""
             raise ConfigError(
-                f"The net fails for inputs{shape}: {first_sentence(error)}. Set HYDRA_FULL_ERROR=1 to see "
+                f"The net fails for inputs{shape}: {first_line(error)}. Set HYDRA_FULL_ERROR=1 to see "
                 "the traceback."
             ) from error
 

@@ -17,10 +17,7 @@ from lossselect.exceptions import DataError
 
 
 def take_each_row_once(trainer: Trainer) -> None:
-    """Make all evaluation loaders yield each row in exactly one process.
-
-    Lightning's sampler would repeat some rows, so that all processes have equally many.
-    """
+    """Make evaluation loaders yield each row in one process; Lightning's sampler would repeat some rows."""
     if trainer.world_size > 1:
         wrap(trainer, LOADER_PREPARATION, _prepare)
 
@@ -67,10 +64,7 @@ def each_row_once(loader: Any) -> Iterator[None]:
 
 
 def evaluate_apart(trainer: Trainer, apart: bool) -> None:
-    """Switch DDP's communication off (`apart`) for evaluation, or on again.
-
-    In evaluation, processes may have different numbers of batches.
-    """
+    """Switch DDP's communication off if `apart`, as processes may evaluate different numbers of batches."""
     model = trainer.strategy.model
     if not isinstance(model, DistributedDataParallel):
         return

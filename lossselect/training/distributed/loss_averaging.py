@@ -128,9 +128,9 @@ class StepMean:
                 self._parts[name] = self._parts[name] + gradient if name in self._parts else gradient
 
     def finish(self, module: nn.Module, group: int) -> None:
-        """Rescale the gradients before the optimizer step, unless `before_backward` has done it.
+        """Rescale the gradients before the optimizer step, unless `before_backward` has rescaled them.
 
-        It has not if the gradients are sharded, or if the loss of the last micro-batch had no gradient.
+        It does not rescale sharded gradients, nor after a last micro-batch whose loss has no gradient.
         """
         self._pending = None
         if self._micro_batches:

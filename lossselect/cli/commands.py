@@ -1,0 +1,10 @@
+"""The commands of `lossselect`."""
+
+COMMANDS = {
+    "train": "train and evaluate a classifier; the same as train.py",
+    "explain": "print the plan of a run without training",
+    "predict": "predict classes and probabilities for the rows of a new file",
+    "export": "write a checkpoint's model as ONNX, torch.export or safetensors",
+    "report": "write the report of a run that ended early",
+}
+"""Each command, and a description."""
