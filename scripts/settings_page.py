@@ -55,7 +55,7 @@ class Setting(NamedTuple):
 
 
 class Option(NamedTuple):
-    """What a name such as `focal` of a group stands for."""
+    """An option of a group, such as `focal` of `loss`."""
 
     meaning: str
     settings: Sequence[Setting]

@@ -35,7 +35,9 @@ GUESSES = {
     "optim": "optimizer={value}",
     "batch_size bs": "data.batch_size={value}",
     "path file csv": "data=table data.path={value}",
-    "target": "data=table data.path=FILE data.target={value}",
+    "target label labels": "data=table data.path=FILE data.target={value}",
+    "val_split validation_split val_size val_fraction": "data.val_fraction={value}",
+    "test_split test_size test_fraction": "data.test_fraction={value}",
     "output output_dir out": "hydra.run.dir={value}",
     "checkpoint ckpt": "resume={value}",
     "threshold": "task.threshold={value}",
@@ -71,6 +73,9 @@ def order_arguments(arguments: Sequence[str]) -> list[str]:
 
     Hydra accepts the flags before or after all settings, not between them.
     """
+    if "=" in arguments:
+        joined = " ".join(arguments).replace(" = ", "=")
+        raise ConfigError(f"Settings are written KEY=VALUE, without spaces around =: use {joined}.")
     flags, settings, fixes = list[str](), list[str](), list[str]()
     rest = [*arguments]
     while rest:

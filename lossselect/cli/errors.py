@@ -101,10 +101,12 @@ def _missing_variant(error: MissingConfigException) -> str | None:
         return unknown_loss_error(name, ("auto",))
     if group == "data" and "." in name:
         return f"data={name} is a file. Set data=table data.path={name} data.target=..."
-    example = {"optimizer": "Adam", "scheduler": "StepLR"}.get(group)
-    return f"Unknown {group} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}." + (
-        f" For another one of torch, set {group}.name={example}." if example else ""
-    )
+    hint = {
+        "optimizer": " For another one of torch, set optimizer.name=Adam.",
+        "scheduler": " For another one of torch, set scheduler.name=StepLR.",
+        "data": " For your own file, set data=table data.path=FILE data.target=COLUMN.",
+    }.get(group, "")
+    return f"Unknown {group} {name!r}.{suggestion(name, options)} Choose one of: {', '.join(options)}.{hint}"
 
 
 def _unreadable_override(error: OverrideParseException) -> str:

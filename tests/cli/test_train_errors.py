@@ -8,6 +8,7 @@ MISTAKES = [
     (["task=multilable"], "Unknown task 'multilable'. Did you mean 'multilabel'?"),
     (["tsk=binary"], "Unknown setting 'tsk'. Did you mean 'task'?"),
     (["task=binary", "lerning=1"], "Unknown setting 'lerning'."),
+    (["task=binary", "data=csv"], "For your own file, set data=table data.path=FILE data.target=COLUMN."),
     (["task=binary", "loss=focl"], "Unknown loss 'focl'. Did you mean 'focal'?"),
     (
         ["task=binary", "loss=focal", "loss.gama=2"],
