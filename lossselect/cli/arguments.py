@@ -75,7 +75,7 @@ def order_arguments(arguments: Sequence[str]) -> list[str]:
     """
     if "=" in arguments:
         joined = " ".join(arguments).replace(" = ", "=")
-        raise ConfigError(f"Settings are written KEY=VALUE, without spaces around =: use {joined}.")
+        raise ConfigError(f"Settings are written KEY=VALUE: use {joined}, without spaces around =.")
     flags, settings, fixes = list[str](), list[str](), list[str]()
     rest = [*arguments]
     while rest:

@@ -122,7 +122,7 @@ FORMS = [
     ("--path train.csv", "use data=table data.path=train.csv."),
     ("multilabel", "use task=multilabel."),
     ("task multilabel", "use task=multilabel."),
-    ("task = multilabel", "without spaces around =: use task=multilabel."),
+    ("task = multilabel", "use task=multilabel, without spaces around =."),
     ("train.csv task=binary", "use data=table data.path=train.csv."),
     ("task=binary focal", "use loss=focal."),
     ("explain", "use explain=true."),
