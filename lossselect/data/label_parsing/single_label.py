@@ -42,6 +42,10 @@ def parse_single_labels(column: pl.Series, options: LabelOptions) -> Labels:
         task, why = _infer(name, values, options)
         options, reason = replace(options, task=task), f"column {name!r} contains {why}"
     if options.kind == "multilabel":
+        if delimiter := _find_delimiter(values):
+            example = next(value for value in values if delimiter in value)
+            fix = f"If these are several labels, set {format_setting('data.delimiter', delimiter)}."
+            raise column_error(name, f"contains cells such as {example!r}. {fix}")
         raise column_error(
             name,
             f"contains one label per row, such as {values[0]!r}. For task=multilabel, set several 0/1 "

@@ -162,6 +162,12 @@ class TestSingleLabels:
             ("multiclass", ['[{"n": "b"}]'], {}, "Column 'y' contains lists of Struct({'n': String}), but"),
             (
                 "multilabel",
+                ["a|b", "b", "a"],
+                {},
+                "Column 'y' contains cells such as 'a|b'. If these are several labels, set \"data.delimiter='|'\".",
+            ),
+            (
+                "multilabel",
                 ["a", "b", "b"],
                 {},
                 "Column 'y' contains one label per row, such as 'a'. For task=multilabel, set",
