@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 SUMMARY = {
-    **dict.fromkeys(("task", "classes", "loss", "options", "target", "head"), 1),
-    **dict.fromkeys(("weights", "decision", "metrics", "data", "model"), 2),
+    **dict.fromkeys(("task", "classes", "loss", "options", "target"), 1),
+    **dict.fromkeys(("head", "weights", "decision", "metrics", "data", "model"), 2),
     **dict.fromkeys(("training", "device"), 1),
     **dict.fromkeys(("resumed", "previous_run", "outputs"), None),
 }

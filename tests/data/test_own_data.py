@@ -466,7 +466,7 @@ class TestPredict:
             (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
             (
                 ["checkpoint={}", "input=X.npy", "output=out.csv"],
-                "on a table: expected a .csv, .tsv or .parquet file with its columns, got X.npy.",
+                "Expected a .csv, .tsv or .parquet file with its columns, got X.npy",
             ),
             (
                 ["checkpoint={}", "input=species.csv", "output=out.csv", "keep=[colr]"],

@@ -511,7 +511,7 @@ def test_invalid_arguments_raise_an_error(arguments, kind, message):
             (POINTS, LABELS),
             "task=multiclass requires one label per row, got y of shape (120, 4).",
         ),
-        ({"task": "multilabel"}, (POINTS, LABELS * 2), "0 or 1"),
+        ({"task": "multilabel"}, (POINTS, LABELS * 2), "multilabel targets must be 0, 1"),
         ({}, (X * 1e200, Y), "column 0 of X"),
         ({}, (X, Y, -np.ones(150)), "Row 0 has the sample weight -1"),
         ({}, (X, Y, np.zeros(150)), "zero"),
