@@ -67,6 +67,8 @@ def command(request, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr("lossselect.reporting.page._draw_pictures", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    # Hydra would compose the config once more, only to look for hydra.mode, which no test sets
+    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
     build._load_data.cache_clear()  # cached data would not issue warnings again
 
     def run(*arguments):

@@ -48,8 +48,6 @@ def runs(tmp_path_factory):
 def shell(command, monkeypatch, capsys, runs):
     """Run lines of a shell; return the exit code and stderr of the last one, None for a common tool."""
     exec(PAGE["files"], {})
-    # Hydra would read all configs once more, only to look for hydra.mode, which no example sets
-    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *args, **kwargs: None)
 
     def train(line):
         """Run a training whose folder later examples need, once."""

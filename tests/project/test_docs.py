@@ -246,16 +246,15 @@ class Namespace(dict):
         return self[name]
 
 
-class QuietTrainer(lightning.pytorch.Trainer):
-    """A Trainer that prints and logs nothing unless it is asked to."""
+make_trainer = lightning.pytorch.Trainer.__init__
 
-    @wraps(lightning.pytorch.Trainer.__init__)  # the command line reads the names of the arguments
-    def __init__(self, **options):
-        checkpointing = any(
-            isinstance(callback, ModelCheckpoint) for callback in options.get("callbacks") or ()
-        )
-        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-        super().__init__(**{**quiet, "enable_checkpointing": checkpointing, **options})
+
+@wraps(make_trainer)  # the command line reads the names of the arguments
+def make_quiet_trainer(self, **options):
+    """Make a Trainer that prints and logs nothing unless it is asked to."""
+    checkpointing = any(isinstance(callback, ModelCheckpoint) for callback in options.get("callbacks") or ())
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    make_trainer(self, **{**quiet, "enable_checkpointing": checkpointing, **options})
 
 
 def run_python(block, names, page):
@@ -325,7 +324,7 @@ def test_the_examples_of_a_page_run(page, shell, monkeypatch):
         succeeded, printed = shell(line)
         assert succeeded, f"$ {line}\n{printed}"
 
-    monkeypatch.setattr(lightning.pytorch, "Trainer", QuietTrainer)
+    monkeypatch.setattr(lightning.pytorch.Trainer, "__init__", make_quiet_trainer)
     write_files()
     names = Namespace(__name__="page", succeed=succeed)
     for block in blocks_of(read(page)):

@@ -619,7 +619,10 @@ class TestClaims:
         export_model(module, tmp_path / f"m{suffix}")
         if suffix == ".onnx" and "outputs" not in change[0]:
             pytest.skip("the graph is the net")
-        with little_memory(), pytest.raises(ValueError, match=r"is damaged: (its (net|weights|task)|3 outputs)"):
+        with (
+            little_memory(),
+            pytest.raises(ValueError, match=r"is damaged: (its (net|weights|task)|3 outputs)"),
+        ):
             load_exported(tmp_path / f"m{suffix}")
 
     @pytest.mark.parametrize("kind", ["compressed", "pickle", "more", "overlapping"])
