@@ -270,14 +270,16 @@ class Task(ABC):
         return self.predict_from_probabilities(self.probabilities(logits))
 
     def check_logits(self, logits: Tensor) -> None:
-        """Raise a ConfigError unless `logits` are floats of shape (N, num_outputs, ...)."""
+        """Raise an error unless `logits` are a tensor of floats of shape (N, num_outputs, ...)."""
         self._check_width(logits, "logits", self.num_outputs)
 
     def check_probabilities(self, probabilities: Tensor) -> None:
-        """Raise a ConfigError unless they are floats of shape (N, num_probabilities, ...)."""
+        """Raise an error unless they are a tensor of floats of shape (N, num_probabilities, ...)."""
         self._check_width(probabilities, "probabilities", self.num_probabilities)
 
     def _check_width(self, outputs: Tensor, kind: str, width: int) -> None:
+        if not hasattr(outputs, "is_floating_point"):  # `ChunkedLogits` are not a tensor, but like one
+            raise DataTypeError(f"Expected a tensor as {kind}, got {type(outputs).__name__}.")
         if outputs.is_floating_point() and outputs.ndim >= 2 and outputs.shape[1] == width:
             return
         shape = tuple(outputs.shape)

@@ -95,7 +95,11 @@ def count_labels(task: Task, labels: Any) -> LabelCounts:
         [3, 1]
     """
     task = as_task(task)
-    return count_target(task, labels if isinstance(labels, SparseLabels) else to_canonical(task, labels))
+    if not isinstance(labels, SparseLabels):
+        return count_target(task, to_canonical(task, labels))
+    if not task.several_labels or labels.num_labels != task.num_outputs:
+        raise DataError(f"Sparse labels of shape {tuple(labels.shape)} do not fit {task}.")
+    return count_target(task, labels)
 
 
 def to_canonical(task: Task, labels: Any, trailing_dims: int | None = None) -> Tensor:

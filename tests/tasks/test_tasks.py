@@ -1,3 +1,4 @@
+import inspect
 import math
 import re
 import warnings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import lossselect as ls
+from lossselect.exceptions import DataError, DataTypeError
 
 NAN = float("nan")
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -645,3 +647,19 @@ class TestDecisions:
     def test_invalid_settings(self, make, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             make()
+
+
+@pytest.mark.parametrize("task", [ls.Multilabel(3), ls.Multiclass(5), ls.Binary()], ids=str)
+def test_counts_of_sparse_labels_of_another_task(task):
+    labels = ls.SparseLabels.from_csr(indices=[0, 4], indptr=[0, 1, 2], num_labels=5)
+    with pytest.raises(DataError, match=r"shape \(2, 5\)"):
+        ls.count_labels(task, labels)
+
+
+@pytest.mark.parametrize(
+    "function", [ls.Binary().probabilities, ls.Binary().predict, ls.select_loss(ls.Binary())]
+)
+def test_logits_that_are_not_a_tensor(function):
+    target = () if inspect.ismethod(function) else (torch.zeros(1, 1),)
+    with pytest.raises(DataTypeError, match="a tensor as logits, got list"):
+        function([[0.3]], *target)
