@@ -143,7 +143,7 @@ def _check_resume(path: str, task: Any) -> None:
     from lossselect.training.checkpoints.validation import check_resumable
 
     if not Path(path).exists() and (auto := suggestion(path, ["auto"])):
-        raise ConfigError(f"There is no checkpoint {path}.{auto}")
+        raise ConfigError(f"Checkpoint not found: {path}.{auto}")
     checkpoint = read_checkpoint(path)
     if task is not None:
         check_same_task(checkpoint, task)

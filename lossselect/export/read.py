@@ -99,7 +99,7 @@ def load_exported(path: str | Path, trust: bool = False) -> ExportedModel:
     path = Path(path)
     check_regular_file(path)
     if not path.is_file():
-        raise FileMissingError(f"There is no model {path}.")
+        raise FileMissingError(f"Model not found: {path}. Check the path.")
     form = find_format(path)
     if form is None:
         raise CheckpointError(f"Expected a model with one of the suffixes {SUFFIXES}, got {path}.")

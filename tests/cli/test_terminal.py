@@ -380,7 +380,7 @@ def test_the_plan_has_no_secret(command, monkeypatch, tmp_path):
     ("value", "text", "shown"),
     [
         ("hunter2", "with hunter2x, xhunter2", "with ${oc.env:V}x, x${oc.env:V}"),
-        ("ab", "There is no file ab. about", "There is no file ${oc.env:V}. about"),
+        ("ab", "File not found: ab. about", "File not found: ${oc.env:V}. about"),
         ("a", "a file 'a' as", "a file '${oc.env:V}' as"),
         ("12", "row 12, got '12'", "row 12, got '${oc.env:V}'"),
         ("true", "must be true", "must be true"),

@@ -158,11 +158,11 @@ def test_a_mistake_in_the_config_is_one_message_and_nothing_written(arguments, m
         (["NoTrain"], "`train_dataloader` must be implemented"),
         (
             ["NoVal", "monitor=val/loss"],
-            "There is no validation batch, but val/loss selects the best checkpoint",
+            "val/loss selects the best checkpoint, but there are no validation batches",
         ),
         (
             ["Data", "monitor=val/loss", "+trainer.limit_val_batches=0"],
-            "There is no validation batch, but val/loss selects",
+            "but there are no validation batches",
         ),
         (["Data", "+data.rows=0"], "No step was taken. The training loader is empty"),
         (

@@ -129,7 +129,7 @@ def test_the_plan_states_the_inferred_task(files, command):
 
 
 MISTAKES = [
-    (["task=multiclass", *table("speces")], "There is no file speces.csv. Did you mean 'species.csv'?"),
+    (["task=multiclass", *table("speces")], "File not found: speces.csv. Did you mean 'species.csv'?"),
     (["task=multiclass", *table("species", target="z")], "has no column 'z' (data.target). It has: length, width, colour, y."),
     (["task=binary", *table("species")], "task=binary requires two classes, but column 'y' contains 3"),
     (["task=binary", *table("half")], "contains '1' and '2', and the positive class is unknown. Set data.positive=2 or"),
@@ -461,7 +461,7 @@ class TestPredict:
             ),
             (
                 ["checkpoint=none.ckpt", "input=species.csv", "output=out.csv"],
-                "There is no checkpoint none.ckpt.",
+                "Checkpoint not found: none.ckpt.",
             ),
             (["checkpoint=species.csv", "input=species.csv", "output=out.csv"], "species.csv ("),
             (
@@ -478,7 +478,7 @@ class TestPredict:
                 ["checkpoint={}", "input=semi.csv", "output=out.csv"],
                 "If ';' separates the columns, set \"data.separator=';'\".",
             ),
-            (["checkpoint={}", "input=none.csv", "output=out.csv"], "There is no file none.csv."),
+            (["checkpoint={}", "input=none.csv", "output=out.csv"], "File not found: none.csv."),
             (["checkpoint={}", "input=species.csv", "output=out.txt"], "output=out.txt must end in .csv."),
             (["checkpoint={}", "input=species.csv", "output=species.csv"], "is the input file."),
             (

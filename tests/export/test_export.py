@@ -411,7 +411,7 @@ class TestCommand:
             (["checkpoint=run/checkpoints/bst.ckpt", "output=m.onnx"], "Did you mean"),
             (
                 ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=u.csv"],
-                "There is no file u.csv",
+                "File not found: u.csv",
             ),
             (
                 ["checkpoint=run/checkpoints/best.ckpt", "output=m.onnx", "input=head.csv"],

@@ -64,7 +64,7 @@ class TestResume:
     def test_suggestions_of_a_checkpoint(self, command):
         assert command(*self.SHORT)[0] == 0
         for value, message in (
-            ("auot", "There is no checkpoint auot. Did you mean 'auto'?"),
+            ("auot", "Checkpoint not found: auot. Did you mean 'auto'?"),
             ("run", "This is a folder. It contains run/checkpoints/best.ckpt, run/checkpoints/last.ckpt."),
             ("run/checkpoints/lats.ckpt", "Did you mean 'run/checkpoints/last.ckpt'?"),
         ):
@@ -131,7 +131,7 @@ class TestResume:
                 ["resume=auto"],
                 "resume=auto resumes from the newest checkpoint in the run folder, but",
             ),
-            (["resume=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt."),
+            (["resume=nowhere.ckpt"], "Checkpoint not found: nowhere.ckpt."),
             (["resume=3"], "resume must be auto or the path of a checkpoint, got 3."),
             (
                 ["resume=text.ckpt"],

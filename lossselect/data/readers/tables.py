@@ -60,7 +60,7 @@ def existing_file(path: str) -> Path:
     file = Path(path)
     if not file.is_file():
         names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise FileMissingError(f"There is no file {file}.{suggestion(file.name, names)}")
+        raise FileMissingError(f"File not found: {file}.{suggestion(file.name, names) or ' Check the path.'}")
     return file
 
 

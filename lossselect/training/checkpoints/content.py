@@ -30,7 +30,7 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     path = Path(path)
     check_regular_file(path)
     if not path.is_file():
-        raise FileMissingError(f"There is no checkpoint {path}.{_suggest_files(path)}")
+        raise FileMissingError(f"Checkpoint not found: {path}.{_suggest_files(path)}")
     _check_sums(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)

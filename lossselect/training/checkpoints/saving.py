@@ -131,7 +131,7 @@ class Preflight(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
             raise DataError(
-                f"There is no validation batch, but {self.monitor} selects the best checkpoint. Add a "
+                f"{self.monitor} selects the best checkpoint, but there are no validation batches. Add a "
                 "val_dataloader to the data (and do not set trainer.limit_val_batches=0), or set "
                 "monitor=train/loss."
             )

@@ -327,7 +327,7 @@ class TestFiles:
             load("x.npy", target="y.npy", features="X")
 
     def test_no_file(self):
-        with pytest.raises(FileNotFoundError, match=r"There is no file z\.npy"):
+        with pytest.raises(FileNotFoundError, match=r"File not found: z\.npy"):
             load("x.npy", target="z.npy")
 
     def test_modified_while_it_is_used(self):

@@ -86,10 +86,10 @@ def test_a_name_with_quotation_marks_in_the_header(name, encoding, write):
 def test_no_such_file(write, tmp_path):
     write("a\n1\n", "train.csv")
     with pytest.raises(
-        FileNotFoundError, match=r"There is no file .*trian\.csv\. Did you mean 'train\.csv'\?"
+        FileNotFoundError, match=r"File not found: .*trian\.csv\. Did you mean 'train\.csv'\?"
     ):
         read_table(str(tmp_path / "trian.csv"))
-    with pytest.raises(FileNotFoundError, match=r"There is no file nowhere/at/all\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"File not found: nowhere/at/all\.csv"):
         read_table("nowhere/at/all.csv")
     with pytest.raises(ConfigError, match="Expected a file, got the folder"):
         read_table(str(tmp_path))

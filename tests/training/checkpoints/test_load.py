@@ -319,7 +319,7 @@ class TestCheckpoints:
         torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
         with pytest.raises(ValueError, match=r"not a checkpoint of a lossselect\.TaskModule"):
             MyModel.load_from_checkpoint(tmp_path / "x.ckpt")
-        with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
+        with pytest.raises(FileNotFoundError, match="Checkpoint not found"):
             MyModel.load_from_checkpoint(tmp_path / "none.ckpt")
 
     def test_nothing_in_a_checkpoint_is_executed(self, tmp_path):
