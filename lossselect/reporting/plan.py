@@ -61,7 +61,8 @@ class Plan:
         values = {line.name: line.value for line in self.lines}
         for name, rows in SUMMARY.items():
             if rows and len(values.get(name, "")) > (width := 66 * rows - 10):
-                values[name] = f"{values[name][: width - 4].rstrip()} ..."
+                cut = values[name][: width - 4]
+                values[name] = f"{cut.rpartition(' ')[0] or cut} ..."
         return replace(self, lines=[Line(name, values[name]) for name in SUMMARY if name in values])
 
     def to_dict(self) -> dict[str, Any]:
