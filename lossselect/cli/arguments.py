@@ -1,7 +1,7 @@
 """The arguments of `train`: Hydra's flags, settings, and answers to common first guesses."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
 from lossselect.cli.commands import COMMANDS
@@ -28,13 +28,39 @@ CHOICES = {
 }
 """Possible values of Hydra's flags; the value of --info may be left out."""
 
-GUESSES = {
+
+def _file_setting(name: str, value: str) -> str:
+    kind = "arrays" if value.endswith((".npy", ".npz")) else "table"
+    return f"data={kind} data.path={{value}}"
+
+
+def _optimizer_setting(name: str, value: str) -> str:
+    classes = {full.rpartition(".")[2].lower(): full.rpartition(".")[2] for full in OPTIMIZERS}
+    if value in list_variants("optimizer") or value.lower() not in classes:
+        return "optimizer={value}"
+    return f"optimizer.name={classes[value.lower()]}"
+
+
+def _device_setting(name: str, value: str) -> str:
+    """Return the settings for a device: cuda, cuda:1, cpu, mps, or a number of GPUs."""
+    value = value.lower()
+    if value in ("cpu", "false", "none", "null", "no") or (value == "0" and "gpus" in name):
+        return "trainer=cpu"
+    if value == "auto" or value in ("mps", "tpu", "hpu", "xpu"):
+        return f"trainer.accelerator={value}"
+    if match := re.fullmatch(r"(?:cuda|gpu):(\d+)", value):
+        return f"trainer=gpu trainer.devices=[{match[1]}]"
+    is_several = value.startswith("[") or (value.isdecimal() and int(value) > 1)
+    return f"trainer=gpu trainer.devices={value}" if is_several else "trainer=gpu"
+
+
+GUESSES: dict[str, str | Callable[[str, str], str]] = {
     "epochs max_epochs n_epochs num_epochs": "trainer.max_epochs={value}",
     "lr learning_rate": "optimizer.lr={value}",
     "wd weight_decay": "optimizer.weight_decay={value}",
-    "optim": "optimizer={value}",
+    "optim": _optimizer_setting,
     "batch_size bs": "data.batch_size={value}",
-    "path file csv": "data=table data.path={value}",
+    "path file csv": _file_setting,
     "target label labels": "data=table data.path=FILE data.target={value}",
     "val_split validation_split val_size val_fraction": "data.val_fraction={value}",
     "test_split test_size test_fraction": "data.test_fraction={value}",
@@ -48,9 +74,9 @@ GUESSES = {
     "precision": "trainer.precision={value}",
     "patience": "callbacks.early_stopping.monitor=val/loss callbacks.early_stopping.patience={value}",
     "random_state random_seed": "seed={value}",
-    "gpu gpus n_gpus num_gpus cuda device devices accelerator": "trainer=gpu",  # see `_device_setting`
+    "gpu gpus n_gpus num_gpus cuda device devices accelerator": _device_setting,
 }
-"""Names that other programs use, and the settings that are meant."""
+"""Names that other programs use, and the settings that are meant, or a function that returns them."""
 
 NOT_NEEDED = {
     "metric metrics": "Set monitor=val/{value} to choose the best checkpoint by this metric, or "
@@ -177,14 +203,8 @@ def guess(key: str, value: str, arguments: Iterable[str] = ()) -> str | None:
 
 def _guessed_settings(key: str, value: str, arguments: Iterable[str] = ()) -> str:
     part, _, name = key.rpartition(".")
-    text = next((text for names, text in GUESSES.items() if name in names.split()), "")
-    if text == "trainer=gpu":
-        text = _device_setting(name, value)
-    if name == "optim" and value not in list_variants("optimizer"):
-        classes = {full.rpartition(".")[2].lower(): full.rpartition(".")[2] for full in OPTIMIZERS}
-        text = f"optimizer.name={classes[value.lower()]}" if value.lower() in classes else text
-    if name == "path" and value.endswith((".npy", ".npz")):
-        text = "data=arrays data.path={value}"
+    meant = next((meant for names, meant in GUESSES.items() if name in names.split()), "")
+    text = meant(name, value) if callable(meant) else meant
     target = text.split()[-1].partition("=")[0] if text else ""
     is_known = key in ("trainer.accelerator", "trainer.devices", target)
     if part and (is_known or not f"{target}.".startswith(f"{part}.")):
@@ -192,16 +212,3 @@ def _guessed_settings(key: str, value: str, arguments: Iterable[str] = ()) -> st
     chosen = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     settings = [s for s in text.split() if "{value}" in s or s.partition("=")[0] not in chosen - {key}]
     return " ".join(settings or text.split()).replace("{value}", value)
-
-
-def _device_setting(name: str, value: str) -> str:
-    """Return the settings for a device: cuda, cuda:1, cpu, mps, or a number of GPUs."""
-    value = value.lower()
-    if value in ("cpu", "false", "none", "null", "no") or (value == "0" and "gpus" in name):
-        return "trainer=cpu"
-    if value == "auto" or value in ("mps", "tpu", "hpu", "xpu"):
-        return f"trainer.accelerator={value}"
-    if match := re.fullmatch(r"(?:cuda|gpu):(\d+)", value):
-        return f"trainer=gpu trainer.devices=[{match[1]}]"
-    is_several = value.startswith("[") or (value.isdecimal() and int(value) > 1)
-    return f"trainer=gpu trainer.devices={value}" if is_several else "trainer=gpu"
