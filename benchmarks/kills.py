@@ -29,20 +29,9 @@ SIZE = 2_000_000
 
 def content(number: int, size: int = SIZE) -> dict[str, object]:
     """Return a checkpoint whose weights equal its number."""
-    weights = torch.full((size,), float(number))
-    return {
-        "task": ls.Binary().to_dict(),
-        "class": "TaskModule",
-        "arguments": {},
-        "not_plain": [],
-        "loss": None,
-        "base_task": None,
-        "counts": None,
-        "buffers": [],
-        "state_dict": {},
-        "weights": weights,
-        "number": number,
-    }
+    checkpoint = {"state_dict": {}, "weights": torch.full((size,), float(number)), "number": number}
+    ls.TaskModule(ls.Binary()).on_save_checkpoint(checkpoint)
+    return checkpoint
 
 
 def is_intact(path: Path) -> bool:

@@ -28,19 +28,9 @@ from lossselect.utils.atomic_write import atomic_write, remove_partial_files
 
 
 def content(number, size=1000):
-    return {
-        "task": ls.Binary().to_dict(),
-        "class": "TaskModule",
-        "arguments": {},
-        "not_plain": [],
-        "loss": None,
-        "base_task": None,
-        "counts": None,
-        "buffers": [],
-        "state_dict": {},
-        "weights": torch.full((size,), float(number)),
-        "numbers": [number],
-    }
+    checkpoint = {"state_dict": {}, "weights": torch.full((size,), float(number)), "numbers": [number]}
+    ls.TaskModule(ls.Binary()).on_save_checkpoint(checkpoint)
+    return checkpoint
 
 
 @pytest.fixture
