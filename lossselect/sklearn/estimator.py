@@ -221,7 +221,9 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             check_sample_weight(torch.from_numpy(weights))
             used = np.flatnonzero(weights)
             if not len(used):
-                raise DataError("All sample weights are zero, so nothing would be learned. Pass at least one weight > 0.")
+                raise DataError(
+                    "All sample weights are zero, so nothing would be learned. Pass at least one weight > 0."
+                )
         indices = {"train": used}
         if held_out:
             try:
