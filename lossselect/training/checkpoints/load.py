@@ -20,7 +20,10 @@ from lossselect.training.checkpoints.validation import damaged
 Module = TypeVar("Module", bound=Any)
 
 # arguments that may be changed at loading without changing the loss
-LOSS_INDEPENDENT = ("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "on_nonfinite")
+LOSS_INDEPENDENT = (
+    *("task", "net", "optimizer", "scheduler", "bias_init", "mix", "head", "class_dim", "batch_keys"),
+    *("loader_names", "on_nonfinite"),
+)
 
 
 class RecordsArguments:
@@ -105,9 +108,9 @@ def rebuild(
     module._on_restored(dict(checkpoint))
     # these may have changed after construction, for example by tuned thresholds
     module.base_task = make_task(**checkpoint["base_task"]) if checkpoint["base_task"] else None
-    module.counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
-    if module.counts:
-        module.counts.check_task(task)
+    module.label_counts = LabelCounts.from_dict(checkpoint["counts"]) if checkpoint["counts"] else None
+    if module.label_counts:
+        module.label_counts.check_task(task)
     module.task = task
     loss_is_unchanged = changed.keys() <= {*LOSS_INDEPENDENT, *checkpoint["not_plain"]}
     if checkpoint["loss"] and isinstance(module.criterion, Loss | AutoLoss) and loss_is_unchanged:
