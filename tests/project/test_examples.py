@@ -1,7 +1,10 @@
 """The examples, run as users run them: each in a new process and an empty folder."""
 
+import csv
+import importlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -9,8 +12,12 @@ import sys
 import zipfile
 from importlib.metadata import distributions, version
 
+import numpy as np
 import pytest
 from paths import ROOT
+from PIL import Image, ImageDraw
+
+from lossselect.exceptions import DataError, FileMissingError, LossSelectError
 
 EXAMPLES = ROOT / "examples"
 
@@ -181,3 +188,279 @@ def test_notebook(run, tmp_path):
             tuned, untuned, constant = numbers(rf"{metric} +(\S+) +(\S+) +(\S+)", before)
             assert tuned > untuned > constant + 0.08
     assert not [*tmp_path.iterdir()]
+
+
+COLOURS = {"blue": (60, 60, 230), "green": (40, 200, 40), "red": (220, 40, 40)}
+SHAPES = ("disc", "square")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A folder of 40 discs and 40 squares in three colours, and CSV files of them."""
+    folder, draw = tmp_path_factory.mktemp("shapes"), random.Random(0)
+    rows = []
+    for shape in SHAPES:
+        (folder / "photos" / shape).mkdir(parents=True)
+        for i in range(40):
+            colour = draw.choice([*COLOURS])
+            image = Image.new("RGB", (30 + i % 3, 30), (30, 30, 30))
+            x, y = draw.randint(10, 18), draw.randint(10, 18)
+            pen = ImageDraw.Draw(image)
+            box = (x - 9, y - 9, x + 9, y + 9)
+            pen.ellipse(box, COLOURS[colour]) if shape == "disc" else pen.rectangle(box, COLOURS[colour])
+            image.save(folder / "photos" / shape / f"{i}.png")
+            rows.append((f"photos/{shape}/{i}.png", shape, colour))
+    texts = {
+        "binary.csv": [(path, "yes" if colour == "red" else "no") for path, _, colour in rows],
+        "multilabel.csv": [(path, f"{shape} | {colour}") for path, shape, colour in rows],
+    }
+    for name, pairs in texts.items():
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "label"), *pairs])
+    return folder
+
+
+def train_images(run, data, task, *more):
+    settings = ["--size", 32, "--workers", 0, "--accelerator", "cpu", "--augmentation", "torch", *more]
+    return run(EXAMPLES / "images" / "train.py", "--task", task, "--data", data, *settings)
+
+
+def predict_images(run, tmp_path, folder):
+    script = EXAMPLES / "images" / "predict.py"
+    run(script, "run/model.ckpt", folder, "--accelerator", "cpu")
+    return [*csv.DictReader((tmp_path / "predictions.csv").open())]
+
+
+def test_images_of_a_folder(shapes, run, tmp_path):
+    """Trains on a folder, first the last layer and then all; predicts images of all kinds."""
+    more = ["--epochs", 5, "--frozen-epochs", 1, "--lr", 0.01, "--export", "pt2"]
+    out = train_images(run, shapes / "photos", "multiclass", *more)
+    assert "multiclass with 2 classes: disc, square; 56 train, 12 test, 12 val\n" in out
+    assert numbers(r"test/accuracy (\S+)", out) >= [0.8]
+    files = {"checkpoints", "logs", "metrics.json", "model.ckpt", "model.pt2"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == files
+
+    (tmp_path / "new").mkdir()
+    image = Image.open(shapes / "photos" / "square" / "0.png")
+    grey = np.asarray(image.convert("L")).astype(np.uint16)
+    variants = {
+        "a.jpg": image,
+        "b.png": image.convert("RGBA"),
+        "c.png": image.convert("L"),
+        "d.png": image.convert("P"),
+        "e.tif": Image.fromarray(grey * 257),
+        "f.webp": image.resize((64, 64)),
+    }
+    for name, variant in variants.items():
+        variant.save(tmp_path / "new" / name)
+    rows = predict_images(run, tmp_path, "new")
+    assert [row["path"] for row in rows] == [f"new/{name}" for name in variants]
+    assert {row["prediction"] for row in rows} <= {*SHAPES}
+    for row in rows:
+        assert sum(float(row[f"p_{shape}"]) for shape in SHAPES) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "columns"),
+    [
+        ("multilabel", ["--decision", "f1_macro"], ["p_blue", "p_disc", "p_green", "p_red", "p_square"]),
+        ("binary", ["--positive", "no", "--loss", "focal"], ["p_no"]),
+    ],
+)
+def test_images_of_a_file(task, more, columns, shapes, run, tmp_path):
+    out = train_images(run, shapes / f"{task}.csv", task, "--epochs", 5, "--lr", 0.01, *more)
+    assert numbers(r"test/auroc (\S+)", out) > [0.8]
+    (tmp_path / "predictions.csv").write_text("an older file")
+    rows = predict_images(run, tmp_path, shapes / "photos" / "disc")
+    assert [*rows[0]] == ["path", "prediction", *columns]
+    if task == "multilabel":
+        predicted = [set(row["prediction"].split("|")) for row in rows]
+        assert sum("square" not in names for names in predicted) > 25  # of 40 discs
+
+
+@needs("timm", "kornia")
+def test_images_with_timm_and_kornia(shapes, run, tmp_path):
+    net = ["--backbone", "timm:resnet18", "--random-weights", "--frozen-epochs", 1, "--epochs", 2]
+    out = train_images(run, shapes / "photos", "multiclass", *net, "--augmentation", "kornia")
+    assert numbers(r"test/loss (\S+)", out) > [0]
+    assert len(predict_images(run, tmp_path, shapes / "photos")) == 80
+
+
+VISION_MODEL = """
+from transformers import ViTConfig, ViTModel
+small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+ViTModel(ViTConfig(**small, image_size=32, patch_size=8)).save_pretrained("vit")
+"""
+
+
+@needs("transformers")
+def test_images_with_a_local_folder_of_transformers(shapes, run, tmp_path):
+    run("-c", VISION_MODEL)
+    net = ["--backbone", "transformers:vit", "--frozen-epochs", 1, "--epochs", 2]
+    out = train_images(run, shapes / "photos", "multiclass", *net)
+    assert numbers(r"test/loss (\S+)", out) > [0]
+    assert len(predict_images(run, tmp_path, shapes / "photos")) == 80
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """The modules of examples/images: train and data."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(EXAMPLES / "images")
+    names = ("data", "model", "train")
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module("train"), importlib.import_module("data")
+    for name in names:
+        del sys.modules[name]
+    sys.modules.update(others)
+
+
+def test_images_are_read_upright_and_in_the_same_form(images, tmp_path):
+    _, data = images
+    half = Image.new("RGB", (40, 20), "black")
+    half.paste("white", (20, 0, 40, 20))  # the right half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was rotated: the right half is the lower one
+    half.save(tmp_path / "rotated.png", exif=exif)
+    half.save(tmp_path / "half.png")
+    clear = Image.new("RGBA", (20, 20), (200, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "deep.png")
+
+    def read(name):
+        image = data.read_image(tmp_path / name, 10)
+        assert (image.shape, str(image.dtype)) == ((3, 10, 10), "torch.uint8")
+        return image.float().mean(0)
+
+    rotated, half = read("rotated.png"), read("half.png")
+    assert rotated[1].mean() < 20 < 230 < rotated[8].mean()
+    assert half[:, 1].mean() < 20 < 230 < half[:, 8].mean()
+    assert read("clear.png").unique().tolist() == [255]
+    assert read("deep.png").unique().tolist() == [40000 // 257]
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path.name
+
+
+def _copy(shapes, to, names=SHAPES):
+    for name in names:
+        shutil.copytree(shapes / "photos" / name, to / name)
+    return to.name
+
+
+WRONG_IMAGES = {
+    "a missing folder": (lambda s, t: "nowhere", FileMissingError, "File not found: nowhere."),
+    "an empty folder": (lambda s, t: ".", DataError, ". has no subfolders"),
+    "a folder without images": (
+        lambda s, t: (t / "a" / "cat").mkdir(parents=True) or "a",
+        DataError,
+        "The folder a/cat contains no images.",
+    ),
+    "one class": (lambda s, t: _copy(s, t / "a", ["disc"]), DataError, "got only ['disc']"),
+    "other columns": (
+        lambda s, t: _write(t / "a.csv", "file,label\n1.png,x\n"),
+        DataError,
+        "a.csv must have the columns path and label, got ['file', 'label'].",
+    ),
+    "no rows": (lambda s, t: _write(t / "a.csv", "path,label\n"), DataError, "a.csv contains no rows."),
+    "a missing image": (
+        lambda s, t: _write(t / "a.csv", "path,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(20))),
+        FileMissingError,
+        ".png. Check the path, or remove its row.",
+    ),
+    "an image that is none": (
+        lambda s, t: (_copy(s, t / "a"), [_write(path, "text") for path in (t / "a").rglob("*.png")])[0],
+        DataError,
+        ".png cannot be read as an image: cannot identify image file",
+    ),
+    "too few images": (
+        lambda s, t: _write(t / "a.csv", "path,label\n1.png,x\n2.png,y\n"),
+        DataError,
+        "2 images are too few to split off 15%.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_wrong_images(make, kind, message, images, shapes, tmp_path, monkeypatch):
+    train, _ = images
+    monkeypatch.chdir(tmp_path)
+    args = train.parse_arguments(["--task", "multiclass", "--data", str(make(shapes, tmp_path))])
+    with pytest.raises(kind) as caught:
+        train.read_splits(args)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_class_of_validation_images(images, shapes, tmp_path):
+    train, _ = images
+    _copy(shapes, tmp_path / "val")
+    (tmp_path / "val" / "disc").rename(tmp_path / "val" / "disk")
+    data = ["--data", str(shapes / "photos"), "--val", str(tmp_path / "val")]
+    with pytest.raises(LossSelectError) as caught:
+        train.read_splits(train.parse_arguments(["--task", "multiclass", *data]))
+    assert "label 'disk' is not among the class_names. Did you mean 'disc'?" in str(caught.value)
+    assert "This is about the val images." in str(caught.value)
+
+
+def test_a_damaged_image_is_named(images, shapes, tmp_path):
+    _, data = images
+    (path := tmp_path / "1.png").write_bytes((shapes / "photos" / "disc" / "0.png").read_bytes()[:100])
+    with pytest.raises(DataError, match=r"1\.png cannot be read as an image: "):
+        data.read_image(path, 8)
+
+
+def test_wrong_images_at_the_command_line(shapes, run, tmp_path):
+    arguments = ["--task", "multilabel", "--data", shapes / "photos"]
+    out = run(EXAMPLES / "images" / "train.py", *arguments, code=1)
+    assert out.startswith("Error: Expected a CSV file with the columns path and label")
+    assert "Traceback" not in out
+    assert not [*tmp_path.iterdir()]
+
+
+TOPICS = {
+    "account": "password login profile mail address",
+    "delivery": "parcel courier box late tracking",
+    "payment": "card invoice refund money price",
+}
+TEXT_MODEL = """
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+words = {word: i for i, word in enumerate([*special, *%r])}
+tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+ends = [("[CLS]", 2), ("[SEP]", 3)]
+tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained("tiny")
+small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **small)
+BertForSequenceClassification(config).save_pretrained("tiny")
+"""
+
+
+@needs("transformers")
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_transformers(task, run, tmp_path):
+    draw, rows = random.Random(0), []
+    for _ in range(200):
+        topics = draw.sample([*TOPICS], 1 if task == "multiclass" else draw.randrange(3))
+        words = [word for topic in topics for word in draw.sample(TOPICS[topic].split(), 2)]
+        words += draw.sample(["hello", "please", "the", "my", "is", "thanks"], draw.randrange(1, 6))
+        draw.shuffle(words)
+        rows.append((" ".join(words), "|".join(topics)))
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    run("-c", TEXT_MODEL % " ".join(TOPICS.values()).split())
+    folder, cpu = EXAMPLES / "transformers", ["--accelerator", "cpu"]
+    data = ["--task", task, "--data", "train.csv", "--model", "tiny"]
+    out = run(folder / "train.py", *data, "--lr", 3e-3, "--epochs", 8, *cpu)
+    assert numbers(r"test/f1_macro (\S+)", out) > [0.7]
+    run(folder / "predict.py", "run", "train.csv", *cpu)
+    predictions = [*csv.DictReader((tmp_path / "predictions.csv").open())]
+    assert [*predictions[0]] == ["text", "prediction", *(f"p_{topic}" for topic in TOPICS)]
+    right = sum(row["prediction"] == label for row, (_, label) in zip(predictions, rows, strict=True))
+    assert right > 120

@@ -1,0 +1,189 @@
+"""Fine-tune a text model: python train.py --task multiclass --data train.csv --model FOLDER.
+
+The task is declared once. The number of outputs, the loss, the target, the metrics and the decision follow
+from it. Batches are what the tokenizer returns, with labels.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+
+import lossselect as ls
+from lossselect.exceptions import DataError, FileMissingError, LossSelectError
+
+
+def read_texts(path, several):
+    """Return texts and labels of a CSV file; `several` labels of a text are separated by |."""
+    if not Path(path).is_file():
+        raise FileMissingError(f"File not found: {path}. Check the path.")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"text", "label"} <= set(reader.fieldnames or ()):
+            raise DataError(f"{path} must have the columns text and label, got {reader.fieldnames}.")
+        rows = [(row["text"] or "", (row["label"] or "").strip()) for row in reader]
+    if not rows:
+        raise DataError(f"{path} contains no rows. Add one row per text.")
+    labels = [[name.strip() for name in cell.split("|") if name.strip()] for _, cell in rows]
+    if not several:
+        labels = [cell or None for _, cell in rows]  # an empty label is missing
+    return [text for text, _ in rows], labels
+
+
+def make_task(name, labels):
+    """Return the task for the labels of all training texts."""
+    known = [label if isinstance(label, list) else [label] for label in labels if label is not None]
+    names = sorted({name for labels in known for name in labels})
+    if len(names) < 2:
+        raise DataError(f"The texts must have at least two different labels, got only {names}.")
+    return ls.make_task(name, class_names=names)
+
+
+def split(task, target, seed, fraction=0.15):
+    """Return the rows for training, validation and test, with the same class frequencies."""
+    ones = task.to_one_hot(target).nan_to_num().round().numpy()
+    ones = np.hstack([ones, 1 - ones])  # the splitter requires two columns, and a binary task has one
+    parts, rows = [], np.arange(len(ones))
+    for size in (fraction, fraction / (1 - fraction)):
+        splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
+        rest, part = next(splitter.split(ones[rows], ones[rows]))
+        parts.append(rows[part])
+        rows = rows[rest]
+    if min(len(part) for part in (rows, *parts)) == 0:
+        raise DataError(f"{len(ones)} texts are too few for three splits. Add texts.")
+    return rows, parts[1], parts[0]
+
+
+def make_loader(tokenizer, texts, target=None, max_length=128, **options):
+    """Return a loader of batches with input_ids, attention_mask, ... and labels, padded per batch."""
+
+    def collate(rows):
+        batch = tokenizer(
+            [texts[row] for row in rows],
+            padding=True,
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        if target is not None:
+            batch["labels"] = target[rows]
+        return batch
+
+    return DataLoader(range(len(texts)), collate_fn=collate, **options)
+
+
+def layer_groups(net, lr, decay, weight_decay=0.01):
+    """Return one parameter group per layer: the deeper a layer, the smaller its learning rate."""
+    depth = net.config.num_hidden_layers
+    groups = {}
+    for name, parameter in net.named_parameters():
+        layer = next((int(part) + 1 for part in name.split(".") if part.isdigit()), None)
+        if layer is None:
+            layer = 0 if "embeddings" in name else depth + 1  # the head is the last one
+        group = layer, parameter.ndim > 1  # no weight decay for biases and norms
+        groups.setdefault(group, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * decay ** (depth + 1 - layer),
+            "weight_decay": weight_decay if is_matrix else 0.0,
+        }
+        for (layer, is_matrix), parameters in groups.items()
+    ]
+
+
+def parse_arguments(arguments=None):
+    """Return the settings in the arguments of the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--task", choices=[*ls.TASKS], required=True, help="what a text has")
+    add("--data", required=True, help="CSV file with the columns text and label")
+    add("--model", required=True, help="local folder of a model and its tokenizer, or a name on the hub")
+    add("--output", default="run", type=Path, help="folder for the model, the metrics and the log")
+    add("--loss", default="cross_entropy", help=", ".join(sorted(ls.LOSSES)))
+    add("--decision", default="auto", help="metric to tune the decision for, such as f1_macro")
+    add("--epochs", type=int, default=3, help="number of epochs")
+    add("--batch-size", type=int, default=16, help="texts per step")
+    add("--lr", type=float, default=5e-5, help="learning rate of the head")
+    add(
+        "--layer-decay",
+        type=float,
+        default=0.9,
+        help="factor of the learning rate from a layer to the one below",
+    )
+    add("--warmup", type=float, default=0.1, help="fraction of the steps in which the learning rate rises")
+    add("--seed", type=int, default=0, help="seed of everything random")
+    add("--accelerator", default="auto", help="as in Lightning")
+    return parser.parse_args(arguments)
+
+
+def train(args):
+    """Train, tune the decision on validation texts, test, and write the model."""
+    L.seed_everything(args.seed, verbose=False)
+    texts, labels = read_texts(args.data, args.task == "multilabel")
+    task = make_task(args.task, labels)
+    target = task.encode(labels)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    train_rows, val_rows, test_rows = split(task, target, args.seed)
+    loaders = {
+        name: make_loader(
+            tokenizer,
+            [texts[row] for row in rows],
+            target[rows],
+            batch_size=args.batch_size,
+            shuffle=name == "train",
+        )
+        for name, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows))
+    }
+    net = AutoModelForSequenceClassification.from_pretrained(
+        args.model, num_labels=task.num_outputs, ignore_mismatched_sizes=True
+    )
+    steps = args.epochs * len(loaders["train"])
+
+    def scheduler(optimizer):
+        schedule = get_linear_schedule_with_warmup(optimizer, int(args.warmup * steps), steps)
+        return {"scheduler": schedule, "interval": "step"}
+
+    model = ls.TaskModule(
+        task,
+        net=net,
+        loss=args.loss,
+        optimizer=lambda _: AdamW(layer_groups(net, args.lr, args.layer_decay)),
+        scheduler=scheduler,
+        bias_init="prior",
+    )
+    model.set_label_counts(ls.count_labels(task, target[train_rows]))
+    trainer = L.Trainer(
+        accelerator=args.accelerator,
+        max_epochs=args.epochs,
+        callbacks=[ModelCheckpoint(args.output / "checkpoints", monitor="val/loss", mode="min")],
+        gradient_clip_val=1.0,
+        logger=CSVLogger(args.output, name=None, version="logs"),
+    )
+    trainer.fit(model, loaders["train"], loaders["val"])
+    ls.tune_decision(trainer, model, loaders["val"], ckpt_path="best", metric=args.decision)
+    result = trainer.test(model, loaders["test"], verbose=False)[0]
+    trainer.save_checkpoint(args.output / "model.ckpt", weights_only=True)
+    net.config.save_pretrained(args.output / "model")  # predict.py builds the net from it
+    tokenizer.save_pretrained(args.output / "model")
+    (args.output / "metrics.json").write_text(json.dumps(result, indent=2))
+    print("\n".join(f"{name} {value:.3f}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    try:
+        train(parse_arguments())
+    except LossSelectError as error:
+        sys.exit(f"Error: {error}")
