@@ -62,13 +62,12 @@ def read_labels(source, several):
 
 def split(task, labels, fraction, seed):
     """Return the rows of two parts with the same class frequencies; the second is `fraction` of all rows."""
+    if len(labels) * fraction < 1:
+        raise DataError(f"{len(labels)} images are too few to split off {fraction:.0%}. Add images.")
     ones = task.to_one_hot(task.encode(labels)).nan_to_num().round().numpy()
     ones = np.hstack([ones, 1 - ones])  # the splitter requires two columns, and a binary task has one
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
-    parts = [sorted(part.tolist()) for part in next(splitter.split(ones, ones))]
-    if not all(parts):
-        raise DataError(f"{len(labels)} images are too few to split off {fraction:.0%}. Add images.")
-    return parts
+    return [sorted(part.tolist()) for part in next(splitter.split(ones, ones))]
 
 
 @contextmanager

@@ -51,6 +51,8 @@ def make_task(name, labels):
 
 def split(task, target, seed, fraction=0.15):
     """Return the rows for training, validation and test, with the same class frequencies."""
+    if len(target) * fraction < 1:
+        raise DataError(f"{len(target)} texts are too few to split off {fraction:.0%}. Add texts.")
     ones = task.to_one_hot(target).nan_to_num().round().numpy()
     ones = np.hstack([ones, 1 - ones])  # the splitter requires two columns, and a binary task has one
     parts, rows = [], np.arange(len(ones))
@@ -59,8 +61,6 @@ def split(task, target, seed, fraction=0.15):
         rest, part = next(splitter.split(ones[rows], ones[rows]))
         parts.append(rows[part])
         rows = rows[rest]
-    if min(len(part) for part in (rows, *parts)) == 0:
-        raise DataError(f"{len(ones)} texts are too few for three splits. Add texts.")
     return rows, parts[1], parts[0]
 
 

@@ -196,20 +196,19 @@ SHAPES = ("disc", "square")
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """A folder of 40 discs and 40 squares in three colours, and CSV files of them."""
+    """A folder of 30 discs and squares in each of three colours, and CSV files of them."""
     folder, draw = tmp_path_factory.mktemp("shapes"), random.Random(0)
     rows = []
-    for shape in SHAPES:
-        (folder / "photos" / shape).mkdir(parents=True)
-        for i in range(40):
-            colour = draw.choice([*COLOURS])
+    for colour, rgb in COLOURS.items():
+        (folder / "photos" / colour).mkdir(parents=True)
+        for i in range(30):
+            shape = draw.choice(SHAPES)
             image = Image.new("RGB", (30 + i % 3, 30), (30, 30, 30))
             x, y = draw.randint(10, 18), draw.randint(10, 18)
             pen = ImageDraw.Draw(image)
-            box = (x - 9, y - 9, x + 9, y + 9)
-            pen.ellipse(box, COLOURS[colour]) if shape == "disc" else pen.rectangle(box, COLOURS[colour])
-            image.save(folder / "photos" / shape / f"{i}.png")
-            rows.append((f"photos/{shape}/{i}.png", shape, colour))
+            (pen.ellipse if shape == "disc" else pen.rectangle)((x - 9, y - 9, x + 9, y + 9), rgb)
+            image.save(folder / "photos" / colour / f"{i}.png")
+            rows.append((f"photos/{colour}/{i}.png", shape, colour))
     texts = {
         "binary.csv": [(path, "yes" if colour == "red" else "no") for path, _, colour in rows],
         "multilabel.csv": [(path, f"{shape} | {colour}") for path, shape, colour in rows],
@@ -221,27 +220,27 @@ def shapes(tmp_path_factory):
 
 
 def train_images(run, data, task, *more):
-    settings = ["--size", 32, "--workers", 0, "--accelerator", "cpu", "--augmentation", "torch", *more]
-    return run(EXAMPLES / "images" / "train.py", "--task", task, "--data", data, *settings)
+    settings = ["--size", 32, "--batch-size", 8, "--workers", 0, "--accelerator", "cpu"]
+    return run(EXAMPLES / "images" / "train.py", "--task", task, "--data", data, *settings, *more)
 
 
 def predict_images(run, tmp_path, folder):
     script = EXAMPLES / "images" / "predict.py"
     run(script, "run/model.ckpt", folder, "--accelerator", "cpu")
-    return [*csv.DictReader((tmp_path / "predictions.csv").open())]
+    return [*csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines())]
 
 
 def test_images_of_a_folder(shapes, run, tmp_path):
     """Trains on a folder, first the last layer and then all; predicts images of all kinds."""
-    more = ["--epochs", 5, "--frozen-epochs", 1, "--lr", 0.01, "--export", "pt2"]
+    more = ["--epochs", 5, "--frozen-epochs", 1, "--export", "pt2", "--augmentation", "torch"]
     out = train_images(run, shapes / "photos", "multiclass", *more)
-    assert "multiclass with 2 classes: disc, square; 56 train, 12 test, 12 val\n" in out
-    assert numbers(r"test/accuracy (\S+)", out) >= [0.8]
+    assert "multiclass with 3 classes: blue, green, red; 62 train, 14 test, 14 val\n" in out
+    assert numbers(r"test/accuracy (\S+)", out) > [0.8]
     files = {"checkpoints", "logs", "metrics.json", "model.ckpt", "model.pt2"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == files
 
     (tmp_path / "new").mkdir()
-    image = Image.open(shapes / "photos" / "square" / "0.png")
+    image = Image.open(shapes / "photos" / "red" / "0.png")
     grey = np.asarray(image.convert("L")).astype(np.uint16)
     variants = {
         "a.jpg": image,
@@ -255,9 +254,9 @@ def test_images_of_a_folder(shapes, run, tmp_path):
         variant.save(tmp_path / "new" / name)
     rows = predict_images(run, tmp_path, "new")
     assert [row["path"] for row in rows] == [f"new/{name}" for name in variants]
-    assert {row["prediction"] for row in rows} <= {*SHAPES}
+    assert {row["prediction"] for row in rows[:2]} == {"red"}
     for row in rows:
-        assert sum(float(row[f"p_{shape}"]) for shape in SHAPES) == pytest.approx(1)
+        assert sum(float(row[f"p_{colour}"]) for colour in COLOURS) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -268,22 +267,20 @@ def test_images_of_a_folder(shapes, run, tmp_path):
     ],
 )
 def test_images_of_a_file(task, more, columns, shapes, run, tmp_path):
-    out = train_images(run, shapes / f"{task}.csv", task, "--epochs", 5, "--lr", 0.01, *more)
-    assert numbers(r"test/auroc (\S+)", out) > [0.8]
-    (tmp_path / "predictions.csv").write_text("an older file")
-    rows = predict_images(run, tmp_path, shapes / "photos" / "disc")
+    out = train_images(run, shapes / f"{task}.csv", task, "--epochs", 5, *more)
+    assert numbers(r"test/f1_macro (\S+)", out) > [0.7]
+    rows = predict_images(run, tmp_path, shapes / "photos" / "red")
     assert [*rows[0]] == ["path", "prediction", *columns]
-    if task == "multilabel":
-        predicted = [set(row["prediction"].split("|")) for row in rows]
-        assert sum("square" not in names for names in predicted) > 25  # of 40 discs
+    right = sum({"red", "yes"} & {*row["prediction"].split("|")} != set() for row in rows)
+    assert right > 20  # of 30
 
 
-@needs("timm", "kornia")
+@needs("timm", "torchvision", "kornia")
 def test_images_with_timm_and_kornia(shapes, run, tmp_path):
     net = ["--backbone", "timm:resnet18", "--random-weights", "--frozen-epochs", 1, "--epochs", 2]
     out = train_images(run, shapes / "photos", "multiclass", *net, "--augmentation", "kornia")
     assert numbers(r"test/loss (\S+)", out) > [0]
-    assert len(predict_images(run, tmp_path, shapes / "photos")) == 80
+    assert len(predict_images(run, tmp_path, shapes / "photos")) == 90
 
 
 VISION_MODEL = """
@@ -299,7 +296,7 @@ def test_images_with_a_local_folder_of_transformers(shapes, run, tmp_path):
     net = ["--backbone", "transformers:vit", "--frozen-epochs", 1, "--epochs", 2]
     out = train_images(run, shapes / "photos", "multiclass", *net)
     assert numbers(r"test/loss (\S+)", out) > [0]
-    assert len(predict_images(run, tmp_path, shapes / "photos")) == 80
+    assert len(predict_images(run, tmp_path, shapes / "photos")) == 90
 
 
 @pytest.fixture
@@ -344,7 +341,7 @@ def _write(path, text):
     return path.name
 
 
-def _copy(shapes, to, names=SHAPES):
+def _copy(shapes, to, names=COLOURS):
     for name in names:
         shutil.copytree(shapes / "photos" / name, to / name)
     return to.name
@@ -358,7 +355,7 @@ WRONG_IMAGES = {
         DataError,
         "The folder a/cat contains no images.",
     ),
-    "one class": (lambda s, t: _copy(s, t / "a", ["disc"]), DataError, "got only ['disc']"),
+    "one class": (lambda s, t: _copy(s, t / "a", ["red"]), DataError, "got only ['red']"),
     "other columns": (
         lambda s, t: _write(t / "a.csv", "file,label\n1.png,x\n"),
         DataError,
@@ -396,17 +393,17 @@ def test_wrong_images(make, kind, message, images, shapes, tmp_path, monkeypatch
 def test_an_unknown_class_of_validation_images(images, shapes, tmp_path):
     train, _ = images
     _copy(shapes, tmp_path / "val")
-    (tmp_path / "val" / "disc").rename(tmp_path / "val" / "disk")
+    (tmp_path / "val" / "green").rename(tmp_path / "val" / "gren")
     data = ["--data", str(shapes / "photos"), "--val", str(tmp_path / "val")]
     with pytest.raises(LossSelectError) as caught:
         train.read_splits(train.parse_arguments(["--task", "multiclass", *data]))
-    assert "label 'disk' is not among the class_names. Did you mean 'disc'?" in str(caught.value)
+    assert "label 'gren' is not among the class_names. Did you mean 'green'?" in str(caught.value)
     assert "This is about the val images." in str(caught.value)
 
 
 def test_a_damaged_image_is_named(images, shapes, tmp_path):
     _, data = images
-    (path := tmp_path / "1.png").write_bytes((shapes / "photos" / "disc" / "0.png").read_bytes()[:100])
+    (path := tmp_path / "1.png").write_bytes((shapes / "photos" / "red" / "0.png").read_bytes()[:100])
     with pytest.raises(DataError, match=r"1\.png cannot be read as an image: "):
         data.read_image(path, 8)
 
@@ -420,9 +417,9 @@ def test_wrong_images_at_the_command_line(shapes, run, tmp_path):
 
 
 TOPICS = {
-    "account": "password login profile mail address",
-    "delivery": "parcel courier box late tracking",
-    "payment": "card invoice refund money price",
+    "account": "password login profile",
+    "delivery": "parcel courier tracking",
+    "payment": "card invoice refund",
 }
 TEXT_MODEL = """
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -437,7 +434,7 @@ tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]"
 names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
 PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained("tiny")
 small = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **small)
+config = BertConfig(vocab_size=len(words), initializer_range=0.2, **small)
 BertForSequenceClassification(config).save_pretrained("tiny")
 """
 
@@ -449,7 +446,7 @@ def test_transformers(task, run, tmp_path):
     for _ in range(200):
         topics = draw.sample([*TOPICS], 1 if task == "multiclass" else draw.randrange(3))
         words = [word for topic in topics for word in draw.sample(TOPICS[topic].split(), 2)]
-        words += draw.sample(["hello", "please", "the", "my", "is", "thanks"], draw.randrange(1, 6))
+        words += draw.sample(["hello", "please", "my", "is"], draw.randrange(1, 4))
         draw.shuffle(words)
         rows.append((" ".join(words), "|".join(topics)))
     with (tmp_path / "train.csv").open("w", newline="") as file:
@@ -457,10 +454,10 @@ def test_transformers(task, run, tmp_path):
     run("-c", TEXT_MODEL % " ".join(TOPICS.values()).split())
     folder, cpu = EXAMPLES / "transformers", ["--accelerator", "cpu"]
     data = ["--task", task, "--data", "train.csv", "--model", "tiny"]
-    out = run(folder / "train.py", *data, "--lr", 3e-3, "--epochs", 8, *cpu)
+    out = run(folder / "train.py", *data, "--lr", 3e-3, "--epochs", 6, "--batch-size", 8, *cpu)
     assert numbers(r"test/f1_macro (\S+)", out) > [0.7]
     run(folder / "predict.py", "run", "train.csv", *cpu)
-    predictions = [*csv.DictReader((tmp_path / "predictions.csv").open())]
+    predictions = [*csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines())]
     assert [*predictions[0]] == ["text", "prediction", *(f"p_{topic}" for topic in TOPICS)]
     right = sum(row["prediction"] == label for row, (_, label) in zip(predictions, rows, strict=True))
     assert right > 120

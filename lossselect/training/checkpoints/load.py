@@ -118,6 +118,8 @@ def rebuild(
             module.criterion = Loss(task, **checkpoint["loss"])
         except (TypeError, ValueError) as error:
             raise damaged(path, f"its loss cannot be built: {error}") from None
+    elif module.label_counts and isinstance(module.criterion, Loss | AutoLoss):
+        module.criterion = module.criterion.with_counts(module.label_counts)
     module.bias_init = None  # the bias is trained already
     try:
         module.load_state_dict(weights, strict=strict)

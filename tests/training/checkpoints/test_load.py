@@ -347,6 +347,19 @@ def test_another_optimizer_at_loading_leaves_the_loss(tmp_path):
     assert not again.criterion.waiting
 
 
+def test_another_argument_of_a_subclass_at_loading_leaves_the_loss(tmp_path):
+    class Named(MyModel):
+        def __init__(self, task, title="a", **kwargs):
+            super().__init__(task, **kwargs)
+
+    task, path = ls.Binary(), tmp_path / "a.ckpt"
+    run, module = trainer(tmp_path), Named(task, loss={"name": "cross_entropy", "pos_weight": "auto"})
+    run.fit(module, loader(task))
+    run.save_checkpoint(path)
+    again = Named.load_from_checkpoint(path, title="b")
+    assert torch.equal(again.criterion.pos_weight, module.criterion.pos_weight)
+
+
 def test_all_arguments_but_the_loss_are_independent_of_it():
     """A new argument of `TaskModule` must be added to `LOSS_INDEPENDENT` or here."""
     from lossselect.training.checkpoints.load import LOSS_INDEPENDENT
