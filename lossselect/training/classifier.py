@@ -179,13 +179,16 @@ class Classifier(RecordsArguments, nn.Module):
         return self.net(*inputs, **named)
 
     def _check_net(self) -> None:
-        if self.net is None and type(self).forward is Classifier.forward:
+        if self.net is None and not self._overrides_forward():
             raise ConfigError(f"{type(self).__name__} has no net. Pass net=..., or override forward.")
 
     def _called(self) -> nn.Module:
         """Return the module whose forward receives the inputs of a batch."""
         self._check_net()
-        return self.net if type(self).forward is Classifier.forward else self
+        return self if self._overrides_forward() else self.net
+
+    def _overrides_forward(self) -> bool:
+        return type(self).forward is not Classifier.forward or "forward" in vars(self)
 
     def compute_logits(self, inputs: Any) -> Any:
         """Return the logits (N, num_outputs, ...) for the inputs of a batch, as `unpack_batch` returns them.

@@ -186,7 +186,7 @@ def test_overridden_hooks_run_in_each_step(tmp_path):
     class Own(ls.TaskModule):
         def training_step(self, batch, batch_idx):
             calls.append(("step", batch_idx, len(batch.target)))
-            loss = super().training_step(batch, batch_idx)
+            loss = self.step(batch).loss
             self.log("own", loss, on_step=True, on_epoch=True, batch_size=len(batch.target))
             return loss
 
@@ -273,7 +273,7 @@ def test_an_optimizer_that_needs_its_closure(tmp_path):
 def test_epoch_means_of_several_hooks_that_log(on_step, tmp_path):
     class Logs(ls.TaskModule):
         def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
+            loss = self.step(batch).loss
             self.log("own", loss, on_step=False, on_epoch=True, batch_size=len(batch.target))
             return loss
 
