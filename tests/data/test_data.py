@@ -12,6 +12,7 @@ from lossselect.data.preprocessing.table_features import TableRows
 from lossselect.data.splits import make_splits
 from lossselect.data.toy import DATASETS, load
 from lossselect.labels.sparse_labels import SparseLabels
+from lossselect.labels.targets import EncodedPair
 
 FRACTIONS = {"breast_cancer": 0.2, "digits": 0.2, "yeast": None}
 
