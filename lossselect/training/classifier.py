@@ -179,13 +179,16 @@ class Classifier(RecordsArguments, nn.Module):
         return self.net(*inputs, **named)
 
     def _check_net(self) -> None:
-        if self.net is None and type(self).forward is Classifier.forward:
+        if self.net is None and not self._overrides_forward():
             raise ConfigError(f"{type(self).__name__} has no net. Pass net=..., or override forward.")
 
     def _called(self) -> nn.Module:
         """Return the module whose forward receives the inputs of a batch."""
         self._check_net()
-        return self.net if type(self).forward is Classifier.forward else self
+        return self if self._overrides_forward() else self.net
+
+    def _overrides_forward(self) -> bool:
+        return type(self).forward is not Classifier.forward or "forward" in vars(self)
 
     def compute_logits(self, inputs: Any) -> Any:
         """Return the logits (N, num_outputs, ...) for the inputs of a batch, as `unpack_batch` returns them.
@@ -198,6 +201,11 @@ class Classifier(RecordsArguments, nn.Module):
 
     def _find_logits(self, outputs: Any) -> Any:
         logits = find_logits(outputs, self.class_dim)
+        if self._head_spec["name"] == "chunked" and not isinstance(logits, ChunkedLogits):
+            raise ConfigError(
+                "head=chunked had no effect: forward returned a tensor of logits. Return the output of the "
+                f"last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set head=dense."
+            )
         try:
             self.task.check_logits(logits)
         except ConfigError as error:
@@ -229,12 +237,6 @@ class Classifier(RecordsArguments, nn.Module):
         inputs, target, weight = self._encode_batch(batch)
         logits = self._output_checks.call(self, inputs)
         if not isinstance(logits, ChunkedLogits):
-            if self._head_spec["name"] == "chunked":
-                raise ConfigError(
-                    "head=chunked had no effect: forward returned a tensor of logits. Return the output of "
-                    f"the last torch.nn.Linear, with {self.task.num_outputs} outputs, unchanged, or set "
-                    "head=dense."
-                )
             target = target.to_dense() if isinstance(target, SparseLabels) else target
             target = self._fit_target(target, logits)
         self._output_checks.check(logits, inputs, self)
@@ -321,9 +323,13 @@ class Classifier(RecordsArguments, nn.Module):
         """Return the inputs, the canonical target and the sample weights of a raw or an encoded batch."""
         is_encoded = isinstance(batch, EncodedBatch | EncodedPair)
         encoded = EncodedBatch(*batch) if is_encoded else self._unpack_and_encode(batch)
-        if self._chunked and not self.task.exclusive and isinstance(encoded.target, Tensor):
-            return encoded._replace(target=SparseLabels.from_dense(encoded.target))
-        return encoded
+        return encoded._replace(target=self._to_sparse(encoded.target))
+
+    def _to_sparse(self, target: Any) -> Any:
+        """Return a canonical target in the form that a chunked head requires."""
+        if self._chunked and not self.task.exclusive and isinstance(target, Tensor):
+            return SparseLabels.from_dense(target)
+        return target
 
     def _unpack_and_encode(self, batch: Any) -> EncodedBatch:
         unpacked = self.unpack_batch(batch)
@@ -350,7 +356,7 @@ class Classifier(RecordsArguments, nn.Module):
         encoded = self.task.encode_first(target) if dims is None else self.task.encode(target, dims)
         if isinstance(target, Tensor) and target.is_pinned():
             encoded = encoded.pin_memory()  # so that the copy to the device stays asynchronous
-        return encoded
+        return self._to_sparse(encoded)
 
     def predict(self, inputs: Any) -> dict[str, Tensor]:
         """Return the probabilities and the predictions for inputs of the net.

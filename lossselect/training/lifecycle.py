@@ -288,10 +288,10 @@ def _find_loader_names(trainer: Trainer, module: Any, stage: str) -> list[str]:
         )
     if (name := first_duplicate(names)) is not None:
         raise ConfigError(f"Two {kind} loaders have the name {name!r}. Give each its own name.")
-    if name := next((name for name in names if not re.fullmatch(r"[^/\\\s]+", name)), None):
+    if invalid := [name for name in names if not re.fullmatch(r"[^/\\\s]+", name)]:
         raise ConfigError(
-            f"The name {name!r} of a {kind} loader becomes part of names such as {stage}/NAME/loss. Use "
-            "a name without slashes and blanks."
+            f"The name {invalid[0]!r} of a {kind} loader becomes part of names such as {stage}/NAME/loss. "
+            "Use a name without slashes and blanks."
         )
     return names
 

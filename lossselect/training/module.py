@@ -278,8 +278,14 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             self._transfer.arrive(self.unpack_batch(batch)[1], device)
 
     def _transfer_block(self, block: Block) -> list[Any]:
-        """Return the batches of a block on the device, encoded if they are transferred together."""
-        return list(map(self._to_device, block) if self._chunked else block.moved(self._to_device))
+        """Return the batches of a block, encoded and on the device."""
+
+        def move(batch: Any) -> Any:
+            moved = self._to_device(batch)
+            # `_transfer` has only the target of the last batch
+            return moved if isinstance(moved, EncodedPair | EncodedBatch) else self._encode_batch(moved)
+
+        return list(map(move, block) if self._chunked else block.moved(move))
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
