@@ -141,4 +141,4 @@ if __name__ == "__main__":
     try:
         train(parse_arguments())
     except LossSelectError as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {str(error).splitlines()[-1]}")  # before it, an error of a worker has its traceback

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import lightning.pytorch as L
 import torch
+from data import make_loader
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import lossselect as ls
 from lossselect.exceptions import DataError, LossSelectError
-from train import make_loader
 
 
 def main():

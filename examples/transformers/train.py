@@ -5,39 +5,20 @@ from it. Batches are what the tokenizer returns, with labels.
 """
 
 import argparse
-import csv
 import json
+import math
 import sys
 from pathlib import Path
 
 import lightning.pytorch as L
-import numpy as np
-from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+from data import make_loader, read_texts, split
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim import AdamW
-from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 import lossselect as ls
-from lossselect.exceptions import DataError, FileMissingError, LossSelectError
-
-
-def read_texts(path, several):
-    """Return texts and labels of a CSV file; `several` labels of a text are separated by |."""
-    if not Path(path).is_file():
-        raise FileMissingError(f"File not found: {path}. Check the path.")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"text", "label"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path} must have the columns text and label, got {reader.fieldnames}.")
-        rows = [(row["text"] or "", (row["label"] or "").strip()) for row in reader]
-    if not rows:
-        raise DataError(f"{path} contains no rows. Add one row per text.")
-    labels = [[name.strip() for name in cell.split("|") if name.strip()] for _, cell in rows]
-    if not several:
-        labels = [cell or None for _, cell in rows]  # an empty label is missing
-    return [text for text, _ in rows], labels
+from lossselect.exceptions import DataError, LossSelectError
 
 
 def make_task(name, labels):
@@ -49,57 +30,20 @@ def make_task(name, labels):
     return ls.make_task(name, class_names=names)
 
 
-def split(task, target, seed, fraction=0.15):
-    """Return the rows for training, validation and test, with the same class frequencies."""
-    if len(target) * fraction < 1:
-        raise DataError(f"{len(target)} texts are too few to split off {fraction:.0%}. Add texts.")
-    ones = task.to_one_hot(target).nan_to_num().round().numpy()
-    ones = np.hstack([ones, 1 - ones])  # the splitter requires two columns, and a binary task has one
-    parts, rows = [], np.arange(len(ones))
-    for size in (fraction, fraction / (1 - fraction)):
-        splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
-        rest, part = next(splitter.split(ones[rows], ones[rows]))
-        parts.append(rows[part])
-        rows = rows[rest]
-    return rows, parts[1], parts[0]
-
-
-def make_loader(tokenizer, texts, target=None, max_length=128, **options):
-    """Return a loader of batches with input_ids, attention_mask, ... and labels, padded per batch."""
-
-    def collate(rows):
-        batch = tokenizer(
-            [texts[row] for row in rows],
-            padding=True,
-            truncation=True,
-            max_length=max_length,
-            return_tensors="pt",
-        )
-        if target is not None:
-            batch["labels"] = target[rows]
-        return batch
-
-    return DataLoader(range(len(texts)), collate_fn=collate, **options)
-
-
-def layer_groups(net, lr, decay, weight_decay=0.01):
-    """Return one parameter group per layer: the deeper a layer, the smaller its learning rate."""
-    depth = net.config.num_hidden_layers
-    groups = {}
-    for name, parameter in net.named_parameters():
-        layer = next((int(part) + 1 for part in name.split(".") if part.isdigit()), None)
-        if layer is None:
-            layer = 0 if "embeddings" in name else depth + 1  # the head is the last one
-        group = layer, parameter.ndim > 1  # no weight decay for biases and norms
-        groups.setdefault(group, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": lr * decay ** (depth + 1 - layer),
-            "weight_decay": weight_decay if is_matrix else 0.0,
-        }
-        for (layer, is_matrix), parameters in groups.items()
-    ]
+def make_optimizer(named_parameters, lr, layer_decay):
+    """Return AdamW with smaller learning rates for lower layers, and no weight decay for biases and norms."""
+    layers = {}
+    for name, parameter in named_parameters:
+        numbers = [int(part) for part in name.split(".") if part.isdigit()]
+        layer = numbers[0] + 1 if numbers else 0 if "embeddings" in name else math.inf  # the head is the last
+        layers.setdefault(layer, []).append(parameter)
+    groups = []
+    for depth, layer in enumerate(sorted(layers, reverse=True)):
+        options = {"lr": lr * layer_decay**depth}
+        matrices = [parameter for parameter in layers[layer] if parameter.ndim > 1]
+        vectors = [parameter for parameter in layers[layer] if parameter.ndim == 1]
+        groups += [{"params": matrices, **options}, {"params": vectors, "weight_decay": 0.0, **options}]
+    return AdamW(groups)
 
 
 def parse_arguments(arguments=None):
@@ -160,7 +104,7 @@ def train(args):
         task,
         net=net,
         loss=args.loss,
-        optimizer=lambda _: AdamW(layer_groups(net, args.lr, args.layer_decay)),
+        optimizer=lambda _: make_optimizer(net.named_parameters(), args.lr, args.layer_decay),
         scheduler=scheduler,
         bias_init="prior",
     )
