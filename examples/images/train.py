@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import lightning.pytorch as L
+import torch
 from data import Images, read_labels, split
 from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -101,6 +102,7 @@ def train(args):
             shuffle=name == "train",
             num_workers=args.workers,
             persistent_workers=args.workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
         for name, images in splits.items()
     }
