@@ -200,9 +200,9 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
             batch: A batch of the loader, or any part of it that `unpack_batch` accepts.
 
         Returns:
-            A dict, whose entries are also attributes: `loss`, the mean over the batch; `logits`
-            (N, num_outputs, ...), with their graph in training; the canonical `target`; `weight`, the sample
-            weights or None. The batch is added to the loss and the metrics of the running epoch.
+            A dict whose entries are also attributes. `loss` is the mean over the batch, `logits`
+            (N, num_outputs, ...) have their graph in training, `target` is canonical, and `weight` contains
+            the sample weights or is None. The batch also counts in the loss and metrics of the epoch.
 
         Example:
             >>> from lossselect import Binary, TaskModule
