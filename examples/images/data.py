@@ -51,13 +51,13 @@ def read_labels(source, several):
         reader = csv.DictReader(file)
         if not {"path", "label"} <= set(reader.fieldnames or ()):
             raise DataError(f"{source} must have the columns path and label, got {reader.fieldnames}.")
-        rows = [(row["path"], (row["label"] or "").strip()) for row in reader]
+        rows = [(row["path"] or "", (row["label"] or "").strip()) for row in reader]
     if not rows:
         raise DataError(f"{source} contains no rows. Add one row per image.")
-    labels = [[name.strip() for name in cell.split("|") if name.strip()] for _, cell in rows]
-    if not several:
-        labels = [cell or None for _, cell in rows]
-    return [source.parent / path for path, _ in rows], labels
+    paths = [source.parent / path for path, _ in rows]
+    if several:
+        return paths, [[name.strip() for name in cell.split("|") if name.strip()] for _, cell in rows]
+    return paths, [cell or None for _, cell in rows]
 
 
 def split(task, labels, fraction, seed):

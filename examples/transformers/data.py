@@ -10,21 +10,26 @@ from torch.utils.data import DataLoader
 from lossselect.exceptions import DataError, FileMissingError
 
 
-def read_texts(path, several):
-    """Return texts and labels of a CSV file; `several` labels of a text are separated by |."""
+def read_columns(path, names):
+    """Return the columns of a CSV file, as a list of cells each; an empty cell is an empty string."""
     if not Path(path).is_file():
         raise FileMissingError(f"File not found: {path}. Check the path.")
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        if not {"text", "label"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path} must have the columns text and label, got {reader.fieldnames}.")
-        rows = [(row["text"] or "", (row["label"] or "").strip()) for row in reader]
+        if not {*names} <= {*(reader.fieldnames or ())}:
+            raise DataError(f"{path} must have the columns {', '.join(names)}, got {reader.fieldnames}.")
+        rows = [*reader]
     if not rows:
         raise DataError(f"{path} contains no rows. Add one row per text.")
-    labels = [[name.strip() for name in cell.split("|") if name.strip()] for _, cell in rows]
-    if not several:
-        labels = [cell or None for _, cell in rows]  # an empty label is missing
-    return [text for text, _ in rows], labels
+    return [[(row[name] or "").strip() for row in rows] for name in names]
+
+
+def read_texts(path, several):
+    """Return the texts and labels of a CSV file; `several` labels of a text are separated by |."""
+    texts, cells = read_columns(path, ["text", "label"])
+    if several:
+        return texts, [[name.strip() for name in cell.split("|") if name.strip()] for cell in cells]
+    return texts, [cell or None for cell in cells]  # an empty label is missing
 
 
 def split(task, target, seed, fraction=0.15):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import lightning.pytorch as L
 import torch
-from data import make_loader
+from data import make_loader, read_columns
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import lossselect as ls
-from lossselect.exceptions import DataError, LossSelectError
+from lossselect.exceptions import LossSelectError
 
 
 def main():
@@ -24,10 +24,7 @@ def main():
     parser.add_argument("--accelerator", default="auto", help="as in Lightning")
     args = parser.parse_args()
 
-    with open(args.texts, newline="", encoding="utf-8-sig") as file:
-        texts = [row.get("text") for row in csv.DictReader(file)]
-    if not texts or None in texts:
-        raise DataError(f"{args.texts} must have the column text and at least one row.")
+    (texts,) = read_columns(args.texts, ["text"])
     config = AutoConfig.from_pretrained(args.run / "model")
     net = AutoModelForSequenceClassification.from_config(config)
     model = ls.TaskModule.load_from_checkpoint(args.run / "model.ckpt", net=net)
@@ -46,5 +43,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except LossSelectError as error:
+    except (LossSelectError, OSError) as error:  # transformers raises OSError for a missing model
         sys.exit(f"Error: {error}")

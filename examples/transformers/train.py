@@ -129,5 +129,5 @@ def train(args):
 if __name__ == "__main__":
     try:
         train(parse_arguments())
-    except LossSelectError as error:
+    except (LossSelectError, OSError) as error:  # transformers raises OSError for a missing model
         sys.exit(f"Error: {error}")

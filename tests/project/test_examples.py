@@ -17,6 +17,7 @@ import pytest
 from paths import ROOT
 from PIL import Image, ImageDraw
 
+import lossselect as ls
 from lossselect.exceptions import DataError, FileMissingError, LossSelectError
 
 EXAMPLES = ROOT / "examples"
@@ -300,20 +301,24 @@ def test_images_with_a_local_folder_of_transformers(shapes, run, tmp_path):
 
 
 @pytest.fixture
-def images(monkeypatch):
-    """The modules of examples/images: train and data."""
+def load(monkeypatch):
+    """A function that imports a module of an example."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.syspath_prepend(EXAMPLES / "images")
     names = ("data", "model", "train")
     others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    yield importlib.import_module("train"), importlib.import_module("data")
+
+    def load(example, name):
+        monkeypatch.syspath_prepend(EXAMPLES / example)
+        return importlib.import_module(name)
+
+    yield load
     for name in names:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
     sys.modules.update(others)
 
 
-def test_images_are_read_upright_and_in_the_same_form(images, tmp_path):
-    _, data = images
+def test_images_are_read_upright_and_in_the_same_form(load, tmp_path):
+    data = load("images", "data")
     half = Image.new("RGB", (40, 20), "black")
     half.paste("white", (20, 0, 40, 20))  # the right half
     exif = Image.Exif()
@@ -381,8 +386,8 @@ WRONG_IMAGES = {
 
 
 @pytest.mark.parametrize(("make", "kind", "message"), WRONG_IMAGES.values(), ids=WRONG_IMAGES)
-def test_wrong_images(make, kind, message, images, shapes, tmp_path, monkeypatch):
-    train, _ = images
+def test_wrong_images(make, kind, message, load, shapes, tmp_path, monkeypatch):
+    train = load("images", "train")
     monkeypatch.chdir(tmp_path)
     args = train.parse_arguments(["--task", "multiclass", "--data", str(make(shapes, tmp_path))])
     with pytest.raises(kind) as caught:
@@ -390,8 +395,8 @@ def test_wrong_images(make, kind, message, images, shapes, tmp_path, monkeypatch
     assert message in str(caught.value)
 
 
-def test_an_unknown_class_of_validation_images(images, shapes, tmp_path):
-    train, _ = images
+def test_an_unknown_class_of_validation_images(load, shapes, tmp_path):
+    train = load("images", "train")
     _copy(shapes, tmp_path / "val")
     (tmp_path / "val" / "green").rename(tmp_path / "val" / "gren")
     data = ["--data", str(shapes / "photos"), "--val", str(tmp_path / "val")]
@@ -401,8 +406,8 @@ def test_an_unknown_class_of_validation_images(images, shapes, tmp_path):
     assert "This is about the val images." in str(caught.value)
 
 
-def test_a_damaged_image_is_named(images, shapes, tmp_path):
-    _, data = images
+def test_a_damaged_image_is_named(load, shapes, tmp_path):
+    data = load("images", "data")
     (path := tmp_path / "1.png").write_bytes((shapes / "photos" / "red" / "0.png").read_bytes()[:100])
     with pytest.raises(DataError, match=r"1\.png cannot be read as an image: "):
         data.read_image(path, 8)
@@ -461,3 +466,21 @@ def test_transformers(task, run, tmp_path):
     assert [*predictions[0]] == ["text", "prediction", *(f"p_{topic}" for topic in TOPICS)]
     right = sum(row["prediction"] == label for row, (_, label) in zip(predictions, rows, strict=True))
     assert right > 120
+    out = run(folder / "predict.py", "run", "nowhere.csv", code=1)
+    assert out == "Error: File not found: nowhere.csv. Check the path.\n"
+
+
+def test_wrong_texts(load, tmp_path):
+    """The module that reads texts does not require transformers."""
+    data = load("transformers", "data")
+    (path := tmp_path / "a.csv").write_text("text,topic\nhello,x\n")
+    with pytest.raises(DataError, match=r"must have the columns text, label, got \['text', 'topic'\]"):
+        data.read_texts(path, several=False)
+    path.write_text("text,label\n")
+    with pytest.raises(DataError, match="contains no rows"):
+        data.read_texts(path, several=False)
+    path.write_text("text,label\na,x | y\nb,\n")
+    assert data.read_texts(path, several=True) == (["a", "b"], [["x", "y"], []])
+    assert data.read_texts(path, several=False) == (["a", "b"], ["x | y", None])
+    with pytest.raises(DataError, match="2 texts are too few to split off 15%"):
+        data.split(ls.Binary(), ls.Binary().encode([0, 1]), seed=0)
