@@ -13,6 +13,7 @@ from lossselect.metrics.direction import best_mode
 from lossselect.reporting.plan import Line, Monitor, Plan
 from lossselect.tasks.label_counts import LabelCounts
 from lossselect.tasks.registry import Task
+from lossselect.training.optimizers import ignores_specs
 from lossselect.utils.checks import SPLIT_NAMES, shorten, split_name
 
 if TYPE_CHECKING:
@@ -265,9 +266,8 @@ def _optimizer_lines(module: Any) -> Iterator[Line]:
         # the chosen one may be written as its class, such as AdamW
         return ", ".join(f"{setting}={name}" for name in variants if name not in chosen.lower())
 
-    cls = type(module)
-    if not getattr(cls, "configure_optimizers", cls.forward).__module__.startswith("lossselect."):
-        yield Line("optimizer", f"{cls.__name__}.configure_optimizers")
+    if ignores_specs(type(module)):
+        yield Line("optimizer", f"{type(module).__name__}.configure_optimizers")
         return
     steps = _format_spec(module._optimizer_spec or "AdamW")
     schedule = _format_spec(module._scheduler_spec or "none")

@@ -128,11 +128,10 @@ class CustomModule:
 
     def takes(self, name: str) -> bool:
         """Return whether the class uses the run's setting `name`, such as "optimizer"."""
-        if name in ("optimizer", "scheduler"):
-            overrides = [vars(base).get("configure_optimizers") for base in self.bases]
-            codes = [getattr(inspect.unwrap(f), "__code__", None) for f in overrides if f is not None]
-            if not all(code is None or "configure_optimizers" in code.co_names for code in codes):
-                return False  # an override that does not call super().configure_optimizers()
+        from lossselect.training.optimizers import ignores_specs
+
+        if name in ("optimizer", "scheduler") and ignores_specs(self.cls):
+            return False
         return name in self.named or name in self.passed_on
 
     def check(self, config: DictConfig, overrides: Iterable[str]) -> None:
@@ -201,6 +200,7 @@ class CustomModule:
             call = bind_arguments(self.cls, values)
             module = self.cls(*call.args, **call.kwargs)
             has_net = module.net is not None or self.cls.forward is not Classifier.forward
+            module._build_head()  # of a net that the class sets after super().__init__
         except LossSelectError:
             raise
         except Exception as error:  # the user's code may raise anything
