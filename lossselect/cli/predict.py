@@ -127,8 +127,8 @@ def _load_model(
     from lossselect.export.read import load_exported, topk_prediction
 
     cannot = (
-        "contains no preparation of features, as its run was not on data=table or data=arrays with a "
-        "built-in net. Predict in Python:"
+        "contains no preparation of features, as its run was not on data=table or data=arrays. Predict in "
+        "Python:"
     )
     if trust and find_format(checkpoint) != "torch_export":
         raise ConfigError(f"trust=true is only for a .pt2 file, got {checkpoint}. Remove trust.")

@@ -123,7 +123,7 @@ class CustomModule:
 
     @property
     def takes_net(self) -> bool:
-        """Whether the constructor names `net`; if it does not, the class builds its net itself."""
+        """True if the constructor names `net`; otherwise the class builds its net itself."""
         return "net" in self.named
 
     def takes(self, name: str) -> bool:
@@ -151,15 +151,17 @@ class CustomModule:
         derived = [name for name in DERIVED if name in self.named and "_target_" not in config.data]
         for name in names:
             if name in derived:
-                raise ConfigError(f"module.{name} cannot be set. It follows from the data. Remove it.")
+                raise ConfigError(f"module.{name} cannot be set: it follows from the data. Remove it.")
             if name in ("task", "net", *SETTINGS):
                 setting = {"net": "model"}.get(name, name)
-                raise ConfigError(f"module.{name} cannot be set. Set {setting}=... instead.")
+                raise ConfigError(
+                    f"module.{name} cannot be set: the run passes {name} itself. Set {setting}=... instead."
+                )
         passed = {"task", "net", *SETTINGS, *derived}
         check_options(names, [n for n in (*self.named, *self.passed_on) if n not in passed], self.place)
         if missing := [name for name in self.required if name not in {*names, *passed, *DERIVED}]:
-            settings = " ".join(f"module.{name}=..." for name in missing)
-            raise ConfigError(f"{self.place} requires {', '.join(missing)}. Set {settings}.")
+            settings = " ".join(f"module.{name}=VALUE" for name in missing)
+            raise ConfigError(f"{self.place} requires {', '.join(missing)}. Add {settings}.")
         typed = {re.split(r"[.=@]", override.lstrip("+~"))[0] for override in overrides}
         unused = [name for name in SETTINGS if not self.takes(name)]
         for name in unused + ["model"] * (not self.takes_net):

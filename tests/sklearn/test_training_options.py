@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
@@ -35,6 +35,9 @@ class Recorder(Callback):
 
     def __init__(self):
         self.epochs = self.steps = 0
+
+    def __repr__(self):
+        return "Recorder()"  # in the names of tests
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.epochs += 1
@@ -72,7 +75,7 @@ def fit(**arguments):
             optimizer={"name": "AdamW", "lr": 0.05},
             scheduler={"name": "StepLR", "step_size": 4},
             # not EarlyStopping: scikit-learn compares hashes, and those of tensors always differ
-            callbacks=[GradientAccumulationScheduler({2: 2})],
+            callbacks=[Recorder()],
             trainer_options={"gradient_clip_val": 10.0},
         )
     ],
@@ -111,7 +114,7 @@ def test_estimator_checks_of_scikit_learn(estimator, check):
             0.1,
         ),
     ],
-    ids=str,
+    ids=["default", "rate", "name", "mapping", "function", "schedule", "schedule function"],
 )
 def test_optimizer_and_scheduler(arguments, expected, rate):
     model, recorder = fit(**arguments)
