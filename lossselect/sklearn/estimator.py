@@ -270,7 +270,12 @@ class TaskClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             task,
             self._net(data.num_features, task.num_outputs),
             deepcopy(self.loss),  # it may have parameters, which training would change
-            {"name": "AdamW", "lr": self.learning_rate, "weight_decay": self.weight_decay},
+            {
+                "name": "AdamW",
+                "lr": self.learning_rate,
+                "weight_decay": self.weight_decay,
+                "fused": "auto",
+            },
             {"name": "CosineAnnealingLR", "T_max": self.max_epochs},
             bias_init="prior",
         )

@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
+from lossselect.compat.lightning import data_fetcher
 from lossselect.data.datamodule import TensorData
 from lossselect.exceptions import ConfigError, DataError
 from lossselect.losses.loss import Loss
@@ -44,6 +45,8 @@ class RunHooks(Callback):
         # a new list, because Lightning is iterating over the old one
         others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
         trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
+        if stage == "fit":
+            self.run_state.watch(trainer)
         pl_module._build_head()
         _check_strategy(trainer, pl_module)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -58,12 +61,14 @@ class RunHooks(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.run_state.check(trainer)
-        self.run_state.watch(trainer)
         if trainer.ckpt_path is not None:
             pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
         pl_module._initialize_bias()
-        if pl_module._needs_counts and (counts := _count_labels(trainer, pl_module)):
-            pl_module.set_label_counts(counts)
+        if pl_module._needs_counts:
+            started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
+            if counts := _count_labels(trainer, pl_module):
+                pl_module.set_label_counts(counts)
+                self.run_state.rewind(trainer, started)
         self.run_state.compare_loss(pl_module.criterion)
         pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
 
@@ -72,7 +77,7 @@ class RunHooks(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module._train_epoch.reset()
-        self.run_state.begin_epoch(trainer)
+        self.run_state.begin_epoch()
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         evaluate_apart(trainer, True)

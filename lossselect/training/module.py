@@ -25,7 +25,13 @@ from lossselect.training.diagnostics.nonfinite import FiniteCheck
 from lossselect.training.distributed.loss_averaging import StepMean
 from lossselect.training.epoch import Epoch, TopKEpoch
 from lossselect.training.lifecycle import RunHooks
-from lossselect.training.optimizers import OptimizerSpec, SchedulerSpec, make_optimizer, make_scheduler
+from lossselect.training.optimizers import (
+    OptimizerSpec,
+    SchedulerSpec,
+    initial_lr,
+    make_optimizer,
+    make_scheduler,
+)
 from lossselect.utils.checks import SPLIT_NAMES
 from lossselect.utils.warnings import warn
 
@@ -78,8 +84,10 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         loss: A name of `LOSSES`, `{"name": ..., **options}`, "auto" (see `suggest_loss`), or a callable that
             accepts logits and the canonical target and returns a scalar.
         optimizer: The name of a class of torch.optim, such as "SGD", a dict such as
-            `{"name": "SGD", "lr": 0.1}`, a callable that accepts the parameters and returns an optimizer, or
-            None for AdamW with lr=1e-3.
+            `{"name": "SGD", "lr": 0.1}`, a callable that accepts the trainable parameters and returns an
+            optimizer, or None for AdamW with lr=1e-3. A callable whose first argument is called
+            `named_parameters` gets pairs (name, parameter), for example to form parameter groups. Unless the
+            optimizer is a callable, the attribute `lr` is its learning rate, which `Tuner.lr_find` sets.
         scheduler: The name of a class of torch.optim.lr_scheduler, a dict such as
             `{"name": "CosineAnnealingLR", "T_max": 50}`, a callable that accepts the optimizer, or None.
         bias_init: "prior" initialises the last bias from the class frequencies in the training rows, so that
@@ -137,6 +145,8 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         # loggers write `hparams` as text, so tensors are left out
         self.hparams.update({k: v for k, v in self._arguments.items() if not isinstance(v, Tensor)})
         self._optimizer_spec, self._scheduler_spec = optimizer, scheduler
+        if not hasattr(self, "lr") and (lr := initial_lr(optimizer)) is not None:
+            self.lr = lr  # `configure_optimizers` uses it, and learning rate finders set it
         self._has_run_hooks = False
         self._step_mean = StepMean()
         self._finite_check = FiniteCheck(on_nonfinite)
@@ -271,20 +281,27 @@ class TaskModule(PrivateHooks, Classifier, LightningModule):
         """Return the optimizer, or a dict of the optimizer and the scheduler."""
         self._check_net()
         trainer = get_trainer(self)
-        # a fused optimizer unscales the gradients within its step, so Lightning cannot clip them before it
-        precision = None if trainer is None else trainer.precision_plugin
-        overrides = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
-        clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
-        scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
-        # fused optimizers do not support the sparse gradients of an embedding
-        sparse = any(getattr(part, "sparse", False) for part in self.modules())
-        optimizer = make_optimizer(self._optimizer_spec, self.parameters(), fused=not scaled and not sparse)
+        optimizer = make_optimizer(
+            self._optimizer_spec,
+            self.named_parameters(),
+            getattr(self, "lr", None),
+            self._supports_fused(trainer),
+        )
         monitor = topk_monitor(self.task) if self._chunked else self.task.monitor
         length: dict[str, Any] = {}
         if self._scheduler_spec is not None and trainer is not None and trainer.training:
             length = {"epochs": trainer.max_epochs, "steps": trainer.estimated_stepping_batches}
         scheduler = make_scheduler(self._scheduler_spec, optimizer, f"val/{monitor}", **length)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _supports_fused(self, trainer: Any) -> bool:
+        """Return whether gradients are dense, and not clipped by Lightning after they were scaled."""
+        # a fused optimizer unscales the gradients within its step, so Lightning cannot clip them before it
+        precision = None if trainer is None else trainer.precision_plugin
+        overrides = type(self).configure_gradient_clipping is not TaskModule.configure_gradient_clipping
+        clips = trainer is not None and (overrides or bool(trainer.gradient_clip_val))
+        scaled = (clips and isinstance(precision, MixedPrecision)) or getattr(precision, "scaler", None)
+        return not scaled and not any(getattr(part, "sparse", False) for part in self.modules())
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Take a step of a scheduler.

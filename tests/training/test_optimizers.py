@@ -10,21 +10,27 @@ from lossselect.exceptions import OptionTypeError
 
 
 class TestFused:
+    def configure(self, **options):
+        return MyModel(ls.Binary(), optimizer={"lr": 0.01, **options}).configure_optimizers().defaults
+
+    def test_is_used_only_on_request(self):
+        assert not self.configure(name="AdamW").get("fused")
+        assert not MyModel(ls.Binary()).configure_optimizers().defaults.get("fused")
+        assert self.configure(name="AdamW", fused=True)["fused"] is True
+
     @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "Adagrad"])
-    def test_is_used_if_torch_has_one(self, name):
-        module = MyModel(ls.Binary(), optimizer={"name": name, "lr": 0.01})
-        assert module.configure_optimizers().defaults["fused"] is True
+    def test_auto_uses_it_if_torch_has_one(self, name):
+        assert self.configure(name=name, fused="auto")["fused"] is True
 
-    @pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"differentiable": True}])
-    def test_is_not_used_if_the_user_chooses_another(self, options):
-        module = MyModel(ls.Binary(), optimizer={"name": "Adam", **options})
-        assert not module.configure_optimizers().defaults["fused"]
+    @pytest.mark.parametrize("options", [{"foreach": True}, {"differentiable": True}])
+    def test_auto_does_not_use_it_if_the_user_chooses_another(self, options):
+        assert not self.configure(name="Adam", fused="auto", **options)["fused"]
 
-    def test_is_not_used_if_not_supported(self, tmp_path):
-        module = MyModel(ls.Binary())
+    def test_auto_does_not_use_it_if_not_supported(self):
+        module = MyModel(ls.Binary(), optimizer={"name": "AdamW", "fused": "auto"})
         module.net.append(nn.Embedding(3, 2, sparse=True))
         assert not module.configure_optimizers().defaults["fused"]
-        assert MyModel(ls.Binary(), optimizer="RMSprop").configure_optimizers()
+        assert "fused" not in self.configure(name="RMSprop", fused="auto")
 
     def test_gives_the_same_weights(self, tmp_path):
         weights = []
