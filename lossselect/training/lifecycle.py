@@ -43,8 +43,8 @@ class RunHooks(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module._has_run_hooks = True
         # a new list, because Lightning is iterating over the old one
-        others = [callback for callback in trainer.callbacks if not isinstance(callback, EpochEndHooks)]  # type: ignore[attr-defined]
-        trainer.callbacks = [EpochEndHooks(), *others]  # type: ignore[attr-defined]
+        others = [callback for callback in trainer.callbacks if not isinstance(callback, FirstHooks)]  # type: ignore[attr-defined]
+        trainer.callbacks = [FirstHooks(self.run_state), *others]  # type: ignore[attr-defined]
         if stage == "fit":
             self.run_state.watch(trainer)
         pl_module._build_head()
@@ -58,19 +58,6 @@ class RunHooks(Callback):
         warnings.filterwarnings(
             "ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`"
         )
-
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.run_state.check(trainer)
-        if trainer.ckpt_path is not None:
-            pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
-        pl_module._initialize_bias()
-        if pl_module._needs_counts:
-            started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
-            if counts := _count_labels(trainer, pl_module):
-                pl_module.set_label_counts(counts)
-                self.run_state.rewind(trainer, started)
-        self.run_state.compare_loss(pl_module.criterion)
-        pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.run_state.start(trainer, pl_module)
@@ -125,8 +112,28 @@ class RunHooks(Callback):
         self.run_state.checkpoint = checkpoint if fitting else {}
 
 
-class EpochEndHooks(Callback):
-    """Computes and logs the values of an epoch, like `self.log`, before all other hooks at its end."""
+class FirstHooks(Callback):
+    """Hooks that must run before those of all other callbacks.
+
+    Fit starts with label counts and an initial bias, which a learning rate finder needs, and an epoch ends
+    with logged values, which other callbacks monitor.
+    """
+
+    def __init__(self, run_state: RunState) -> None:
+        self.run_state = run_state
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.run_state.check(trainer)
+        if trainer.ckpt_path is not None:
+            pl_module.bias_init = None  # a resumed run takes its bias from the checkpoint
+        pl_module._initialize_bias()
+        if pl_module._needs_counts:
+            started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
+            if counts := _count_labels(trainer, pl_module):
+                pl_module.set_label_counts(counts)
+                self.run_state.rewind(trainer, started)
+        self.run_state.compare_loss(pl_module.criterion)
+        pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")

@@ -36,6 +36,7 @@ class RunState:
         self._first_rng: dict[str, Any] | None = None
         self._stopped_fetcher: Any = None  # whose loaders `rewind` has stopped
         self._epoch_is_new = False  # whether the next batches start an epoch, and do not complete one
+        self._resumes = False  # whether an epoch that starts next is the first one of a resumed run
         self._validation_rng: dict[str, Any] = {}  # the random numbers before the last validation
 
     def save(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
@@ -101,6 +102,7 @@ class RunState:
         if states is None:
             return
         state = _select_process(states, trainer)
+        self._resumes = state["epoch_began"] is None
         trainer.callback_metrics.update(as_scalars(state["logged"]))
         # Lightning warns that the loaders start from their first batch, which is corrected here
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
@@ -116,7 +118,7 @@ class RunState:
                 # the callback sets it only when an epoch starts
                 trainer.accumulate_grad_batches = int(state["epoch"]["accumulate_grad_batches"])
             for name, now in _describe_epoch(trainer).items():
-                if state["epoch"][name] != now:
+                if state["batches"] and state["epoch"][name] != now:
                     raise CheckpointError(
                         "The checkpoint was saved within an epoch, whose batches have changed since "
                         f"({name}: {state['epoch'][name]}, now {now}). Resume with the same settings and "
@@ -161,10 +163,12 @@ class RunState:
             load()
 
         def start_epoch(start: Callable[[Any], None], fetcher: Any) -> None:
-            loops = trainer.fit_loop
-            if self._epoch_is_new and (loops.is_resuming or trainer.current_epoch > 0):
+            loops, resumes = trainer.fit_loop, self._resumes
+            starts = trainer.current_epoch > 0 and not loops.is_resuming and not loops.epoch_loop.restarting
+            self._resumes = False
+            if self._epoch_is_new and (resumes or starts):
                 self._epoch_rng = get_rng_state(trainer)
-                if loops.is_resuming or loops.epoch_loop.restarting:
+                if resumes:
                     iter(fetcher)  # Lightning started the loaders before `start` restored random numbers
             start(fetcher)
             if self._epoch_is_new:
@@ -193,7 +197,7 @@ class RunState:
             set_rng_state(now, trainer)
         else:  # until Lightning would start them
             compat.set_data_fetcher(trainer.fit_loop, None)
-            self._stopped_fetcher = fetcher
+            self._stopped_fetcher, self._epoch_rng = fetcher, None
 
 
 def _select_process(states: Sequence[dict[str, Any]], trainer: Trainer) -> dict[str, Any]:
