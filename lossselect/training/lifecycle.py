@@ -17,8 +17,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lossselect.chunked.options import chunked_primary_metric
 from lossselect.compat.lightning import data_fetcher
+from lossselect.data.checks import check_counts
 from lossselect.data.datamodule import TensorData
-from lossselect.exceptions import ConfigError, DataError
+from lossselect.exceptions import ConfigError
 from lossselect.losses.loss import Loss
 from lossselect.tasks.label_counts import LabelCounts, count_batches, warn_no_positives
 from lossselect.training.checkpoints.content import add_module_state, check_same_task
@@ -28,6 +29,7 @@ from lossselect.training.checkpoints.validation import check_resumable, check_st
 from lossselect.training.diagnostics.outputs import check_end
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length
+from lossselect.training.start_checks import check_epoch, check_labels_in_memory, check_monitors
 from lossselect.utils.distributed import all_gather
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ class FirstHooks(Callback):
 
     def __init__(self, run_state: RunState) -> None:
         self.run_state = run_state
+        self.checked: set[str] = set()  # splits whose labels have been checked
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.run_state.check(trainer)
@@ -130,10 +133,17 @@ class FirstHooks(Callback):
         if pl_module._needs_counts:
             started = data_fetcher(trainer.fit_loop) is not None  # for the length of a schedule
             if counts := _count_labels(trainer, pl_module):
+                check_counts(pl_module.task, "train", counts)
                 pl_module.set_label_counts(counts)
                 self.run_state.rewind(trainer, started)
+                self.checked.add("train")
         self.run_state.compare_loss(pl_module.criterion)
         pl_module._step_mean.equal_counts = _has_equal_counts(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        check_monitors(trainer, pl_module)
+        is_checked = isinstance(trainer.datamodule, TensorData)  # type: ignore[attr-defined]
+        self.checked.update(("train", "val") if is_checked else check_labels_in_memory(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "train")
@@ -143,15 +153,17 @@ class FirstHooks(Callback):
             pl_module._train_epoch.first_checks = None
             if not pl_module._output_checks.ends_affine:
                 first.warn_of_outputs()
-            counts = pl_module._train_epoch.counts
-            if counts and not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
-                first.warn_of_labels(pl_module.task, *counts)  # TensorData has warned before the first step
+            if not isinstance(trainer.datamodule, TensorData):  # type: ignore[attr-defined]
+                first.warn_of_labels(pl_module.task)
+        self._check_labels(trainer, pl_module._train_epoch, "train")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "val")
         if trainer.state.fn == TrainerFn.FITTING:
             pl_module._finite_check.check_weights(pl_module)  # before they are saved as the best checkpoint
         _log(trainer, pl_module, pl_module._val_epoch)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._check_labels(trainer, pl_module._val_epoch, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "test")
@@ -159,6 +171,10 @@ class FirstHooks(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         check_epoch_length(trainer, "predict")
+
+    def _check_labels(self, trainer: Trainer, epoch: Any, split: str) -> None:
+        if split not in self.checked and check_epoch(trainer, epoch, split):
+            self.checked.add(split)
 
 
 def _check_strategy(trainer: Trainer, module: Any) -> None:
@@ -205,11 +221,6 @@ def count_loader(module: Any, loader: Iterable[Any]) -> LabelCounts | None:
         counts = count_batches(module.task, (module._encode_batch(batch).target for batch in loader))
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
-    if counts is not None and not counts.known.any():
-        raise DataError(
-            "All labels of the training loader are missing. Add labels, or check `missing` of the task, the "
-            "value that marks a missing label."
-        )
     return counts
 
 

@@ -22,6 +22,7 @@ from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
 from lossselect.training.checkpoints.validation import check_states
+from lossselect.training.start_checks import check_train_loaders
 from lossselect.utils.distributed import gather
 from lossselect.utils.warnings import warn
 
@@ -159,6 +160,7 @@ class RunState:
             end()
 
         def start_loaders(load: Callable[[], None]) -> None:
+            check_train_loaders(trainer)
             self._epoch_rng = get_rng_state(trainer)  # Lightning starts the loaders after this method
             load()
 
