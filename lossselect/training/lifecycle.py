@@ -27,9 +27,9 @@ from lossselect.training.checkpoints.run_state import RunState, find_generators
 from lossselect.training.checkpoints.saving import CheckpointFiles
 from lossselect.training.checkpoints.validation import check_resumable, check_states
 from lossselect.training.diagnostics.outputs import check_end
+from lossselect.training.diagnostics.start_checks import check_epoch, check_labels_in_memory, check_monitors
 from lossselect.training.distributed.eval_sampler import each_row_once, evaluate_apart, take_each_row_once
 from lossselect.training.epoch_length import check_epoch_length
-from lossselect.training.start_checks import check_epoch, check_labels_in_memory, check_monitors
 from lossselect.utils.distributed import all_gather
 
 if TYPE_CHECKING:

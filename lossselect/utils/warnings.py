@@ -47,7 +47,7 @@ WARNINGS = {
     "untested_lightning": "an untested version of Lightning, for which steps_per_execution becomes 1",
     "untuned_threshold": "labels without a validation positive, whose thresholds are not tuned",
     "unused_delimiter": "a delimiter that no label cell contains",
-    "unknown_monitor": "a monitor that neither the module nor, it seems, the user's hooks log",
+    "unknown_monitor": "a monitor similar to a metric, but unknown, in a project whose hooks may log it",
     "unmatched_missing": "values of data.missing that no row has",
     "unseen_label": "labels unknown from training, ignored due to handle_unknown=ignore",
 }

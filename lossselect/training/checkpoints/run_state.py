@@ -22,7 +22,7 @@ from lossselect.exceptions import CheckpointError
 from lossselect.losses.loss import Loss
 from lossselect.metrics.state import as_numbers, as_scalars
 from lossselect.training.checkpoints.validation import check_states
-from lossselect.training.start_checks import check_train_loaders
+from lossselect.training.diagnostics.start_checks import check_train_loaders
 from lossselect.utils.distributed import gather
 from lossselect.utils.warnings import warn
 

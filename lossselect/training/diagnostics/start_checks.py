@@ -24,7 +24,7 @@ CHANGE_LABELS = (
     *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
 """Methods that may change labels after a loader has returned them."""
-PACKAGES = ("lightning", "pytorch_lightning", "lossselect", "torch", "builtins")
+PACKAGES = ("lightning", "pytorch_lightning", "lossselect", "torch")
 LOGGING = ("log", "log_dict", "callback_metrics")
 """Names in code that logs metrics."""
 SIMILAR = 0.8  # similarity of a monitor and a metric that suggests a spelling mistake
@@ -177,7 +177,8 @@ def _is_hook(name: str) -> bool:
 
 def _user_classes(part: Any) -> list[type]:
     """Return the classes of an object that belong neither to Lightning nor to this package."""
-    return [cls for cls in type(part).__mro__ if cls.__module__.partition(".")[0] not in PACKAGES]
+    classes = type(part).__mro__[:-1]  # without `object`
+    return [cls for cls in classes if cls.__module__.partition(".")[0] not in PACKAGES]
 
 
 def _names_and_strings(code: types.CodeType) -> tuple[set[str], set[str]]:
