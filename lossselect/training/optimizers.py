@@ -58,8 +58,8 @@ def make_optimizer(
     """Return the optimizer for "SGD", `{"name": "SGD", "lr": 0.1}` or a callable; AdamW(lr=1e-3) for None.
 
     A callable accepts the trainable parameters, or pairs of their names and parameters if its first argument
-    is called `named_parameters`. A spec with a name uses `lr` instead of its own, if given, and with
-    `fused="auto"` torch's fused implementation if there is one and `supports_fused`.
+    is called `named_parameters`. If given, `lr` replaces the learning rate of a name or a dict. With
+    `fused="auto"`, torch's fused implementation is used if there is one and `supports_fused`.
 
     Raises:
         ConfigError: the name or an option is unknown, an option is invalid, or no parameter is trainable.
